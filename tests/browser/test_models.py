@@ -306,6 +306,16 @@ def test_an_evaluation_is_asked_for_and_read(
     with page.expect_popup() as popup:
         panel.get_by_role("link", name="full report").click()
     expect(popup.value.get_by_role("heading", level=1)).to_be_visible()
+    popup.value.close()
+
+    page.goto(f"/#/train/{job}")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("succeeded")
+    written = page.get_by_role("region", name="The report is ready")
+    expect(written).to_contain_text(re.compile(rf"AUROC{negatives} \d"))
+    with page.expect_popup() as popup:
+        written.get_by_role("link", name="Open the report").click()
+    expect(popup.value.get_by_role("heading", level=1)).to_be_visible()
+    popup.value.close()
 
 
 def test_drift_is_told_by_source(page: Page, house: httpx.Client, digits: str) -> None:

@@ -9,11 +9,13 @@ import httpx
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from models.registry.registry import Registry
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
-from tests.browser.helpers import drop, slow_uploads
+from tests.browser.helpers import drop, slow_uploads, toast
 from tests.browser.looks import in_every_look
 from tests.support.paths import DIGITS
+from tests.support.trained import barely_trained
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -48,15 +50,6 @@ def filled(page: Page, model: str, steps: int) -> None:
     estimate = page.get_by_role("region", name="Estimate")
     expect(estimate).to_contain_text(re.compile(r"\d+:\d\d.*33,144", re.DOTALL))
     expect(estimate).to_contain_text("train-cpu")
-
-
-def started(page: Page, model: str, steps: int) -> str:
-    """Starts such a training; answers the job's id."""
-    filled(page, model, steps)
-    page.get_by_role("button", name="Start training").click()
-    page.wait_for_url(re.compile("#/train/.+"))
-    expect(page.get_by_role("heading", level=1)).to_contain_text(f"Training of {model}")
-    return page.url.rpartition("/")[2]
 
 
 def fits(page: Page) -> None:
@@ -137,37 +130,66 @@ def test_refusals_are_shown_where_they_belong(page: Page, collector: Collector, 
     collector.found = [one for one in collector.found if "status of 503" not in one]  # asked again meanwhile
 
 
+@pytest.fixture(scope="module")
+def followed(house: httpx.Client, home: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A short training of a second version of the model `followed`; the first to open its page sees it run."""
+    Registry(home / "registry").publish(barely_trained(tmp_path_factory), "followed")
+    parameters = {"max_steps": 50, "validation_images": 100}
+    training = {"type": "train", "dataset": "mnist-mini", "preset": "snf-glow-tiny", "model": "followed"}
+    answer = house.post("/v1/jobs", json=training | {"parameters": parameters})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
 @in_every_look
-def test_a_training_is_followed_to_its_model(page: Page, house: httpx.Client, screenshot: Callable[..., Path]) -> None:
-    size = page.viewport_size
-    assert size is not None
-    scheme = "dark" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "light"
-    model = f"followed-{scheme}-{size['width']}"
-    job = started(page, model, 50)
+def test_a_training_is_followed_to_its_model(
+    page: Page, house: httpx.Client, followed: str, screenshot: Callable[..., Path]
+) -> None:
+    page.goto(f"/#/train/{followed}")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Training of followed")
     curve = page.get_by_role("img", name=re.compile("Bits per dimension over steps: training [0-9.]+ at first"))
     expect(curve.locator("canvas")).to_be_visible(timeout=TRAINED_MS)
     expect(page.get_by_role("img", name="Reconstruction error over steps").locator("canvas")).to_be_visible()
     expect(page.get_by_alt_text("Samples at step 50")).to_be_visible(timeout=TRAINED_MS)
-    ready = page.get_by_role("region", name=f"The model {model}:1 is ready")
+    ready = page.get_by_role("region", name="The model followed:2 is ready")
     expect(ready).to_be_visible(timeout=TRAINED_MS)
-    record = house.get(f"/v1/jobs/{job}").json()
+    record = house.get(f"/v1/jobs/{followed}").json()
     assert record["status"] == "succeeded"
     expect(ready).to_contain_text(f"{record['metrics']['evaluation']['test_bits_per_dim']:.4f} bits/dim")
-    expect(page.get_by_role("log")).to_contain_text(f"{model}:1 is registered")
+    expect(page.get_by_role("log")).to_contain_text("followed:2 is registered")
     slider = page.get_by_role("slider", name="Step of the samples")
     slider.press("Home")
     expect(page.get_by_alt_text("Samples at step 25")).to_be_visible()
-    expect(ready.get_by_role("link", name=f"{model}:1")).to_have_attribute("href", f"#/models/{model}:1")
+    expect(ready.get_by_role("link", name="followed:2")).to_have_attribute("href", "#/models/followed:2")
     fits(page)
     axe(page)
     assert screenshot(page, "job").stat().st_size > 0
+
+
+def test_a_second_version_is_made_live(page: Page, house: httpx.Client, followed: str) -> None:
+    page.goto(f"/#/train/{followed}")
+    ready = page.get_by_role("region", name="The model followed:2 is ready")
+    expect(ready).to_contain_text("followed uses version 1", timeout=TRAINED_MS)
+    ready.get_by_role("button", name="Make it live").click()
+    toast(page, "followed is now version 2")
+    expect(ready.get_by_role("button", name="Make it live")).to_have_count(0)
+    assert house.get("/v1/models/followed").json()["version"] == 2
+    ready.get_by_role("link", name="Draw samples").click()
+    expect(page).to_have_url(re.compile("#/samples/followed$"))
+    page.go_back()
     ready.get_by_role("link", name="Score images").click()
-    expect(page.get_by_label("Model", exact=True)).to_have_value(model)
+    expect(page.get_by_label("Model", exact=True)).to_have_value("followed")
 
 
-def test_pause_resume_cancel_and_a_lost_connection(page: Page, collector: Collector, house: httpx.Client) -> None:
-    job = started(page, "halted", 5000)
+def test_a_training_is_paused_resumed_cancelled_and_tried_again(
+    page: Page, collector: Collector, house: httpx.Client
+) -> None:
+    filled(page, "halted", 5000)
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_url(re.compile("#/train/.+"))
+    job = page.url.rpartition("/")[2]
     badge = page.get_by_role("heading", level=1)
+    expect(badge).to_contain_text("Training of halted")
     expect(badge).to_contain_text("running", timeout=TRAINED_MS)
     expect(page.get_by_role("img", name="Bits per dimension")).to_be_visible()
     page.get_by_role("button", name="Pause").click()
@@ -192,9 +214,17 @@ def test_pause_resume_cancel_and_a_lost_connection(page: Page, collector: Collec
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("dialog", name="Cancel this job?").get_by_role("button", name="Cancel job").click()
     expect(badge).to_contain_text("cancelled", timeout=TRAINED_MS)
-    expect(page.get_by_role("button", name="Try again")).to_be_visible()
+
+    page.get_by_role("button", name="Try again").click()
+    toast(page, "A new job continues from the checkpoint")
+    page.wait_for_url(re.compile(f"#/train/(?!{job})"))
+    another = page.url.rpartition("/")[2]
+    assert house.get(f"/v1/jobs/{another}").json()["retry_of"] == job
+    expect(badge).to_contain_text("running", timeout=TRAINED_MS)
+    assert house.post(f"/v1/jobs/{another}/cancel").status_code == 202
+    expect(badge).to_contain_text("cancelled", timeout=TRAINED_MS)
     page.get_by_role("link", name="All jobs").click()
-    expect(page.get_by_role("link", name="train halted, cancelled")).to_be_visible()
+    expect(page.get_by_role("link", name="train halted, cancelled")).to_have_count(2)
 
 
 def test_from_images_to_a_verdict(page: Page, house: httpx.Client) -> None:
@@ -240,3 +270,4 @@ def test_a_refused_start_makes_no_job_and_asking_again_makes_one(
     assert again.value.headers["idempotency-key"] == keys[0]
     made = [one for one in house.get("/v1/jobs").json()["jobs"] if one["model"] == "once"]
     assert len(made) == 1
+    house.post(f"/v1/jobs/{made[0]['id']}/cancel").raise_for_status()

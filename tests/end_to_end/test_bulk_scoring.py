@@ -49,27 +49,6 @@ def test_a_row_is_what_scoring_one_image_answers(house: httpx.Client) -> None:
         assert scores[path.name] == pytest.approx(score_one(house, "mnist-snf-glow", path.read_bytes()), abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("changes", "pointer"),
-    [
-        ({"preset": "snf-glow-tiny"}, "/body/preset"),
-        ({"parameters": {"max_steps": 5}}, "/body/parameters/max_steps"),
-        ({"model": "nobody"}, "/body/model"),
-        ({"model": "mnist-snf-glow:9"}, "/body/model"),
-        ({"dataset": "nothing"}, "/body/dataset"),
-    ],
-)
-def test_what_cannot_succeed_is_not_queued(house: httpx.Client, changes: dict[str, Any], pointer: str) -> None:
-    answer = house.post("/v1/jobs", json=BODY | changes)
-    assert answer.status_code == 422
-    assert pointer in [one["pointer"] for one in answer.json()["errors"]]
-
-
-def test_an_alpha_that_the_calibration_cannot_give_is_refused(house: httpx.Client) -> None:
-    answer = house.post("/v1/jobs", json=BODY | {"parameters": {"alpha": 1e-9}})
-    assert (answer.status_code, answer.json()["type"]) == (422, "alpha-unattainable")
-
-
 def test_a_dataset_with_images_that_the_model_refuses_ends_in_part(house: httpx.Client, house_home: Path) -> None:
     large = io.BytesIO()
     Image.open(DIGITS[12]).resize((30, 30)).save(large, "PNG")

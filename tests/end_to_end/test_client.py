@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from pyarrow import parquet
 from snf_client import (
     AsyncClient,
     Client,
+    ClientError,
     Conflict,
     EndEvent,
     Event,
@@ -43,7 +43,7 @@ MODEL = "digits"
 @pytest.fixture(scope="module")
 def house(module_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, which the tests here may kill parts of."""
-    with running("app.cli.main", "up", home=module_home, train_threads=1) as client:
+    with running("app.cli.main", "up", home=module_home, measured=False, train_threads=1) as client:
         yield client
 
 
@@ -125,7 +125,7 @@ def test_heat_maps_draws_and_details(client: Client) -> None:
 
 def test_a_request_that_is_too_large_is_cut(module_home: Path) -> None:
     with (
-        running("app.server", home=module_home, shipped=False, max_images_per_request=5) as http,
+        running("app.server", home=module_home, shipped=False, measured=False, max_images_per_request=5) as http,
         Client(str(http.base_url)) as client,
     ):
         for images in (ARRAY, DIGITS):
@@ -229,26 +229,6 @@ def test_a_model_goes_from_one_service_to_another(client: Client, house: httpx.C
     assert "brought" not in {one.name for one in client.models.list().models}
 
 
-def test_a_training_from_estimate_to_result(client: Client) -> None:
-    parameters = FEW_IMAGES | {"max_steps": 4, "validations": 1}
-    job = client.jobs.train("mnist-mini", "made", preset="snf-glow-tiny", parameters=parameters, key="once")
-    assert (
-        client.jobs.train("mnist-mini", "made", preset="snf-glow-tiny", parameters=parameters, key="once").id == job.id
-    )
-    done = client.jobs.wait(job.id, timeout=240)
-    assert (done.status, done.result and done.result["ref"]) == ("succeeded", "made:1")
-    result = client.jobs.result(job.id)
-    assert getattr(result, "ref", None) == "made:1"
-    assert client.jobs.metrics(job.id).points
-    assert client.jobs.metrics_csv(job.id).startswith("step,")
-    [*_, preview] = client.jobs.previews(job.id).samples
-    assert client.jobs.preview(job.id, preview.step).startswith(b"\x89PNG")
-    assert isinstance(client.jobs.log(job.id), str)
-    assert job.id in {one.id for one in client.jobs.list(status="succeeded", type="train").jobs}
-    with pytest.raises(Conflict):
-        client.jobs.cancel(job.id)
-
-
 def test_jobs_are_steered(client: Client) -> None:
     job = client.jobs.train("mnist-mini", "steered", preset="snf-glow-tiny", parameters=ENDLESS, device="cuda")
     assert client.jobs.pause(job.id).status == "paused"
@@ -263,11 +243,15 @@ def test_jobs_are_steered(client: Client) -> None:
     assert client.jobs.cancel(client.jobs.retry(job.id).id).status == "cancelled"
 
 
-def test_events_and_calls_go_on_across_restarts_of_the_service(
+def test_a_training_from_its_start_to_its_result_across_a_restart_of_the_service(
     client: Client, house: httpx.Client, module_home: Path
 ) -> None:
     parameters = FEW_IMAGES | {"max_steps": 100, "validations": 2}
-    job = client.jobs.train("mnist-mini", "followed", preset="snf-glow-tiny", parameters=parameters)
+    job, same = (
+        client.jobs.train("mnist-mini", "made", preset="snf-glow-tiny", parameters=parameters, key="once")
+        for _ in range(2)
+    )
+    assert same.id == job.id
     seen: list[Event] = []
     async_seen: list[Event] = []
 
@@ -287,7 +271,8 @@ def test_events_and_calls_go_on_across_restarts_of_the_service(
     # Repeated until the service is back.
     assert client.jobs.get(job.id).id == job.id
     assert likelihoods(client, ARRAY[:3])
-    assert client.jobs.wait(job.id, timeout=240).status == "succeeded"
+    done = client.jobs.wait(job.id, timeout=240)
+    assert (done.status, done.result and done.result["ref"]) == ("succeeded", "made:1")
     for reader in readers:
         reader.join(60)
         assert not reader.is_alive()
@@ -297,48 +282,71 @@ def test_events_and_calls_go_on_across_restarts_of_the_service(
     assert isinstance(replay[-1], EndEvent)
     assert list(client.jobs.events(job.id, after=replay[-1].id)) == []
 
+    result = client.jobs.result(job.id)
+    assert getattr(result, "ref", None) == "made:1"
+    assert client.jobs.metrics(job.id).points
+    assert client.jobs.metrics_csv(job.id).startswith("step,")
+    [*_, preview] = client.jobs.previews(job.id).samples
+    assert client.jobs.preview(job.id, preview.step).startswith(b"\x89PNG")
+    assert isinstance(client.jobs.log(job.id), str)
+    assert job.id in {one.id for one in client.jobs.list(status="succeeded", type="train").jobs}
+    with pytest.raises(Conflict):
+        client.jobs.cancel(job.id)
+
 
 def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:
-    """The service is killed while images are scored, and started again at the same address."""
+    """The service is killed while images are left to score, and starts again once a request is known to be repeated."""
     port = free_port()
-    wanted = np.arange(1000) % len(ARRAY)
+    places = np.arange(1000) % len(ARRAY)
+    log = module_home / "restarted.log"
 
     def start() -> subprocess.Popen[bytes]:
-        log = (module_home / "restarted.log").open("ab")
-        variables = environment(module_home, shipped=False, port=port)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app.server"], cwd=ROOT, env=variables, stdout=log, stderr=log
-        )
+        variables = environment(module_home, shipped=False, measured=False, port=port)
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "app.server"], cwd=ROOT, env=variables, stdout=output, stderr=output
+            )
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
-            await_ready(http, process, module_home / "restarted.log")
+            await_ready(http, process, log)
         return process
 
-    told: list[float] = []
-    retries = Retries(
-        attempts=60, seconds=120, longest_pause=1.0, on_retry=lambda _error, seconds: told.append(seconds)
-    )
-    process = start()
+    def images() -> Iterator[np.ndarray[Any, Any]]:
+        """Requests take a few hundred images ahead: those after the kill are sent to a service that is not there."""
+        for count, place in enumerate(places):
+            if count == 500:
+                services[0].kill()
+                services[0].wait()
+            yield ARRAY[place]
+
+    def on_retry(_error: ClientError, _seconds: float) -> None:
+        if services[0].poll() is not None:
+            repeated.set()
+
+    def start_again() -> None:
+        if repeated.wait(120):
+            services.append(start())
+
+    repeated = threading.Event()
+    retries = Retries(attempts=200, seconds=240, longest_pause=1.0, on_retry=on_retry)
+    services = [start()]
+    restart = threading.Thread(target=start_again)
+    restart.start()
     try:
         with Client(f"http://127.0.0.1:{port}", retries=retries) as client:
-            found = []
-            for one in client.score_each(MODEL, ARRAY[wanted]):
-                found.append(one)
-                if len(found) == 64:
-                    process.send_signal(signal.SIGKILL)
-                    process.wait()
-                    process = start()
-            one_by_one = likelihoods(client, ARRAY)
-        assert [one.log_likelihood for one in found if one.status == "ok"] == pytest.approx(
-            np.array(one_by_one)[wanted], abs=1e-4
-        )
-        assert told
+            found = list(client.score_each(MODEL, images()))
+            alone = np.array(likelihoods(client, ARRAY))
+        assert [one.index for one in found] == list(range(1000))
+        assert [one.log_likelihood for one in found if one.status == "ok"] == pytest.approx(alone[places], abs=1e-4)
+        assert len(services) == 2
     finally:
-        process.kill()
-        process.wait()
+        restart.join()
+        for process in services:
+            process.kill()
+            process.wait()
 
 
 def test_a_service_that_stays_away(module_home: Path) -> None:
-    with running("app.server", home=module_home, shipped=False) as http:
+    with running("app.server", home=module_home, shipped=False, measured=False) as http:
         url = str(http.base_url)
     with Client(url, retries=Retries(attempts=3, first_pause=0.05)) as client:
         with pytest.raises(ServiceUnavailable):

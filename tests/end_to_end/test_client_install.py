@@ -30,8 +30,9 @@ SERVER_PACKAGES = {"torch", "fastapi", "celery", "redis", "scipy", "scikit-learn
 def test_the_client_alone_scores_an_image(house: httpx.Client, tmp_path: Path) -> None:
     source, python = tmp_path / "client", tmp_path / "venv" / "bin" / "python"
     shutil.copytree(ROOT / "client", source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", source]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
+    install = [*pip, "install", "--quiet", "--no-compile", source]
     installed = subprocess.run(install, capture_output=True, text=True, check=False, timeout=240)
     assert installed.returncode == 0, installed.stderr
     # Isolated mode: neither this source tree nor the environment of the tests can be imported.

@@ -1,4 +1,4 @@
-"""The command line in processes of its own: output, files and exit codes."""
+"""The command line: output, files and exit codes."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from tests.end_to_end.support.service import score_one, snf
+from tests.end_to_end.support.service import score_one, snf, snf_process
 from tests.support.paths import DIGITS, ROOT
 
 
@@ -22,7 +22,7 @@ def test_help_needs_no_torch(tmp_path: Path) -> None:
     )
     assert done.stdout.split() == ["False"] * 4
     started = time.monotonic()
-    assert "score" in snf(tmp_path, "--help").stdout
+    assert "score" in snf_process(tmp_path, "--help").stdout
     assert time.monotonic() - started < 10
 
 
@@ -158,14 +158,14 @@ def test_exit_codes(home: Path, tmp_path: Path) -> None:
     digit = str(DIGITS[0])
     text = tmp_path / "text.png"
     text.write_text("no image")
-    assert snf(home, "score", digit, "-m", "digits", "--alpha", "1", "--fail-on-anomaly").returncode == 1
+    assert snf_process(home, "score", digit, "-m", "digits", "--alpha", "1", "--fail-on-anomaly").returncode == 1
     assert snf(home, "score", digit, "-m", "digits", "--alpha", "1e-9").returncode == 2
     assert snf(home, "score", digit, "-m", "nobody").returncode == 2
     assert snf(home, "score", str(text), "-m", "digits").returncode == 4
     both = snf(home, "score", digit, str(text), "-m", "digits", "--alpha", "1", "--fail-on-anomaly")
     assert (both.returncode, "1 image judged, 1 anomaly, 1 not judged" in both.stderr) == (4, True)
     assert snf(home, "score", "no-such-file.png").returncode == 2
-    dead = snf(home, "score", digit, "--url", "http://127.0.0.1:1")
+    dead = snf_process(home, "score", digit, "--url", "http://127.0.0.1:1")
     assert dead.returncode == 3
     assert "does not answer" in dead.stderr
     assert "Traceback" not in dead.stderr
@@ -246,7 +246,7 @@ def test_presets_and_layer_types_are_listed(home: Path) -> None:
 
 def test_a_damaged_data_set_is_a_message(home: Path, tmp_path: Path) -> None:
     (tmp_path / "mnist.npz").write_bytes(b"PK\x03\x04 cut off")
-    done = snf(home, "datasets", data_dir=tmp_path)
+    done = snf_process(home, "datasets", data_dir=tmp_path)
     assert done.returncode == 0
     assert "mnist-mini" in done.stdout
     assert "mnist.npz" in done.stderr

@@ -1,7 +1,6 @@
 """Evaluating a model as a job and on the command line, through a real broker, worker and process."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -54,42 +53,6 @@ def test_a_job_leaves_a_report_in_two_forms(house: httpx.Client, negatives: str)
     assert strange.status_code == 422
     events = house.get(f"/v1/jobs/{job['id']}/events").text
     assert "event: evaluated" in events
-
-
-def test_a_cancelled_job_is_gone_on_with_by_its_retry(house: httpx.Client) -> None:
-    job = house.post("/v1/jobs", json=BODY | {"parameters": {"corruptions": True, "images": 40}}).json()
-    deadline = time.monotonic() + 120
-    while not (standing := house.get(f"/v1/jobs/{job['id']}").json())["checkpoint_step"]:
-        assert time.monotonic() < deadline, standing
-        time.sleep(0.2)
-    assert house.post(f"/v1/jobs/{job['id']}/cancel").status_code == 202
-    cancelled = await_job(house, job["id"], "cancelled")
-    assert house.get(f"/v1/jobs/{job['id']}/result").status_code == 409
-    again = house.post(f"/v1/jobs/{job['id']}/retry").json()
-    done = await_job(house, again["id"], "succeeded")
-    assert f"goes on from the scores of job {cancelled['id']}" in house.get(f"/v1/jobs/{again['id']}/log").text + (
-        house.get(f"/v1/jobs/{again['id']}/events").text
-    )
-    assert len(done["result"]["auroc"]) == 40
-
-
-@pytest.mark.parametrize(
-    ("changes", "pointer"),
-    [
-        ({"preset": "snf-glow-tiny"}, "/body/preset"),
-        ({"model": "nobody"}, "/body/model"),
-        ({"dataset": "nothing"}, "/body/dataset"),
-        ({"parameters": {}}, "/body/parameters"),
-        ({"parameters": {"against": ["nothing"]}}, "/body/parameters/against/0"),
-        ({"parameters": {"against": ["mnist-mini"]}}, "/body/parameters/against/0"),
-        ({"parameters": {"corruptions": True, "images": 1}}, "/body/parameters/images"),
-        ({"parameters": {"corruptions": True, "max_steps": 1}}, "/body/parameters/max_steps"),
-    ],
-)
-def test_what_cannot_succeed_is_not_queued(house: httpx.Client, changes: dict[str, Any], pointer: str) -> None:
-    answer = house.post("/v1/jobs", json=BODY | {"parameters": {"corruptions": True, "images": 40}} | changes)
-    assert answer.status_code == 422
-    assert pointer in [one["pointer"] for one in answer.json()["errors"]]
 
 
 def test_images_that_the_model_refuses_and_its_own_training_images_are_refused(

@@ -5,11 +5,10 @@ from typing import Any
 
 import httpx
 
-from tests.end_to_end.support.jobs import TRAINING, submit
+from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, TRAINING, submit
 from tests.end_to_end.support.service import await_estimate, await_job
 
-SHORT: dict[str, Any] = {"max_steps": 120, "validations": 1, "batch_size": 32, "validation_images": 20}
-ENDLESS: dict[str, Any] = {"max_steps": 1_000_000, "batch_size": 32, "checkpoint_seconds": 0.5}
+SHORT: dict[str, Any] = FEW_IMAGES | {"max_steps": 120, "validations": 1, "batch_size": 32}
 
 
 def await_step(client: httpx.Client, job_id: str, step: int) -> dict[str, Any]:
@@ -50,25 +49,25 @@ def test_a_paused_job_frees_its_device_and_goes_on_where_it_was(house: httpx.Cli
 
 
 def test_a_queued_job_is_paused_at_once_and_may_be_cancelled(house: httpx.Client) -> None:
-    running = submit(house, model="running", parameters=ENDLESS)
-    waiting = submit(house, model="waiting")
+    waiting = submit(house, model="waiting", device="cuda")  # which the worker does not have
     assert house.get(f"/v1/jobs/{waiting['id']}").json()["place_in_line"] is not None
     assert house.post(f"/v1/jobs/{waiting['id']}/pause").json()["status"] == "paused"
     assert waiting["id"] in {job["id"] for job in house.get("/v1/jobs", params={"status": "paused"}).json()["jobs"]}
     assert house.post(f"/v1/jobs/{waiting['id']}/cancel").json()["status"] == "cancelled"
     refused = house.post(f"/v1/jobs/{waiting['id']}/resume")
     assert (refused.status_code, refused.json()["type"]) == (409, "job-state-conflict")
-    house.post(f"/v1/jobs/{running['id']}/cancel")
-    await_job(house, running["id"], "cancelled")
 
 
-def test_another_try_goes_on_from_the_checkpoint(house: httpx.Client) -> None:
+def test_a_running_job_is_cancelled_and_another_try_goes_on_from_its_checkpoint(house: httpx.Client) -> None:
     job = submit(house, model="tried-again", parameters=ENDLESS)
     await_step(house, job["id"], 5)
     refused = house.post(f"/v1/jobs/{job['id']}/retry")
     assert (refused.status_code, refused.json()["type"]) == (409, "job-state-conflict")
-    house.post(f"/v1/jobs/{job['id']}/cancel")
+    asked = house.post(f"/v1/jobs/{job['id']}/cancel")
+    assert (asked.status_code, asked.json()["cancel_requested"]) == (202, True)
     cancelled = await_job(house, job["id"], "cancelled")
+    assert cancelled["result"] is None
+    assert house.get("/v1/models/tried-again").status_code == 404
 
     answer = house.post(f"/v1/jobs/{job['id']}/retry")
     assert answer.status_code == 202
@@ -100,14 +99,3 @@ def test_an_estimate_is_answered_before_anything_is_queued(house: httpx.Client) 
     assert house.get("/v1/jobs").json()["jobs"][:1] == before
     wrong = house.post("/v1/jobs/estimate", json=body | {"preset": "resnet"})
     assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "/body/preset")
-
-
-def test_a_job_for_a_device_that_nobody_has_waits_for_it(house: httpx.Client) -> None:
-    (worker,) = house.get("/v1/workers").json()["workers"]
-    assert (worker["device"], worker["queues"]) == ("cpu", ["train-cpu", "score"])
-    job = submit(house, model="on-a-gpu", device="cuda")
-    assert (job["queue"], job["estimate"]["fits"]) == ("train-gpu", None)
-    done = submit(house, model="on-a-cpu", device="cpu")
-    await_job(house, done["id"], "succeeded")
-    assert house.get(f"/v1/jobs/{job['id']}").json()["status"] == "queued"
-    house.post(f"/v1/jobs/{job['id']}/cancel")

@@ -15,20 +15,24 @@ from fastapi.testclient import TestClient
 from app.access.failed_attempts import FREE_ATTEMPTS
 from app.access.key_ring import CHECK_S, KeyRing
 from app.main import create_app
+from models.registry.registry import Registry
 from tests.end_to_end.support.service import files
-from tests.support.compiled_cache import share_compiled
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
+from tests.support.service_settings import service_settings
+from tests.support.trained import barely_trained
 from worker.keys.key_file import KeyFile
 from worker.keys.roles import Role
 from worker.settings import Settings
 
-SCORE = "/v1/models/mnist-snf-glow/score"
+pytestmark = pytest.mark.usefixtures("no_shipped_models")
+
+SCORE = "/v1/models/digits/score"
 
 
 @contextmanager
 def serving(home: Path, **changes: Any) -> Iterator[TestClient]:
-    settings = Settings(home=share_compiled(home), redis_url="redis://127.0.0.1:1/0", **changes)
+    settings = service_settings(home, **changes)
     with TestClient(create_app(settings), LOCAL, raise_server_exceptions=False) as client:
         yield client
 
@@ -154,7 +158,8 @@ def test_a_right_key_is_let_in_from_an_address_that_is_held_off(tmp_path: Path) 
         assert (status(bearer(made)), status(old)) == (200, 401)
 
 
-def test_a_key_has_rate_limits(tmp_path: Path) -> None:
+def test_a_key_has_rate_limits(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    Registry(tmp_path / "registry").publish(barely_trained(tmp_path_factory), "digits")
     few = make(tmp_path, "few", requests="3/hour")
     images = make(tmp_path, "images", "score", images="4/hour")
     with serving(tmp_path) as client:
@@ -169,8 +174,8 @@ def test_a_key_has_rate_limits(tmp_path: Path) -> None:
         assert three.status_code == 200, three.text
         two = client.post(SCORE, files=files(*DIGITS[:2]), headers=images)
         assert (two.status_code, two.json()["unit"]) == (429, "images")
-        assert client.get("/v1/models/mnist-snf-glow/samples?n=1", headers=images).status_code == 200
-        assert client.get("/v1/models/mnist-snf-glow/samples?n=1", headers=images).status_code == 429
+        assert client.get("/v1/models/digits/samples?n=1", headers=images).status_code == 200
+        assert client.get("/v1/models/digits/samples?n=1", headers=images).status_code == 429
         large = client.post(SCORE, files=files(*DIGITS[:5]), headers=images)
         assert (large.status_code, large.json()["type"]) == (422, "larger-than-rate-limit")
 

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from app.access.origins import OriginCheck
 from app.main import create_app
-from tests.support.compiled_cache import share_compiled
+from tests.support.service_settings import service_settings
 from worker.settings import Settings
 
 CONSOLE = "https://console.example"
@@ -142,7 +142,7 @@ def test_origins_can_be_allowed() -> None:
 
 
 def test_all_paths_of_the_service_are_behind_it(tmp_path: Path) -> None:
-    settings = Settings(home=share_compiled(tmp_path), redis_url="redis://127.0.0.1:1/0")
+    settings = service_settings(tmp_path)
     client = TestClient(create_app(settings), "http://rebound.example")
     for path in (
         "/",

@@ -14,12 +14,11 @@ from app.access.authentication import is_open
 from app.access.permissions import REFUSALS, role_of
 from app.http.request_log import SAFE, UNCHANGING
 from app.main import create_app
-from tests.support.compiled_cache import share_compiled
 from tests.support.local import LOCAL
 from tests.support.paths import ROOT
+from tests.support.service_settings import service_settings
 from worker.keys.key_file import KeyFile
 from worker.keys.roles import ROLES, Role, includes
-from worker.settings import Settings
 
 PAGE = ROOT / "docs" / "api-roles.md"
 WRITE = "SNF_WRITE_TABLES"
@@ -37,8 +36,7 @@ PASSES = "yes"
 @contextmanager
 def serving(home: Path) -> Iterator[TestClient]:
     """A service without a job store."""
-    settings = Settings(home=share_compiled(home), redis_url="redis://127.0.0.1:1/0")
-    with TestClient(create_app(settings), LOCAL, raise_server_exceptions=False) as client:
+    with TestClient(create_app(service_settings(home)), LOCAL, raise_server_exceptions=False) as client:
         yield client
 
 

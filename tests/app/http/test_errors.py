@@ -20,22 +20,19 @@ from app.main import Service, create_app
 from app.registry import endpoints as models
 from app.samples import endpoints as samples
 from app.scoring import endpoints as scores
-from tests.support.compiled_cache import share_compiled
 from tests.support.local import LOCAL
-from worker.settings import Settings
+from tests.support.service_settings import service_settings
 
 MEMBERS = {"type", "title", "status", "detail", "instance"}
 
 
 def make_app(home: Path, **changes: Any) -> Service:
-    return create_app(
-        Settings(home=share_compiled(home), max_upload_bytes=4096, redis_url="redis://127.0.0.1:1/0", **changes)
-    )
+    return create_app(service_settings(home, max_upload_bytes=4096, **changes))
 
 
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[TestClient]:
-    app = make_app(tmp_path)
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    app = make_app(tmp_path_factory.mktemp("home"))
 
     @app.get("/broken")
     def broken() -> None:
@@ -95,9 +92,7 @@ def test_too_large_body_without_a_declared_size(client: TestClient) -> None:
 
 
 def test_json_bodies_are_small(tmp_path: Path) -> None:
-    with TestClient(
-        create_app(Settings(home=share_compiled(tmp_path), redis_url="redis://127.0.0.1:1/0")), LOCAL
-    ) as client:
+    with TestClient(create_app(service_settings(tmp_path)), LOCAL) as client:
         body = {"type": "train", "dataset": "d", "model": "m", "parameters": {"x": "y" * 70_000}}
         assert "65536 bytes" in problem(client.post("/v1/jobs", json=body), 413, "content-too-large")["detail"]
 

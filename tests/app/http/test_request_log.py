@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
+import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
-from tests.support.compiled_cache import share_compiled
 from tests.support.local import LOCAL
+from tests.support.service_settings import service_settings
 from worker.keys.key_file import KeyFile
-from worker.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("no_shipped_models")
 
 
 def records_of(home: Path) -> list[str]:
@@ -21,7 +23,7 @@ def test_a_method_that_a_path_does_not_have_changes_nothing(tmp_path: Path) -> N
     keys = KeyFile(tmp_path / "keys.json")
     keys.create("boss", "admin")
     reading = {"x-api-key": keys.create("reader", "read")[1]}
-    settings = Settings(home=share_compiled(tmp_path), redis_url="redis://127.0.0.1:1/0")
+    settings = service_settings(tmp_path)
     with TestClient(create_app(settings), LOCAL) as client:
         assert client.delete("/healthz?a=1").status_code == 405
         assert client.delete("/v1/jobs", headers=reading).status_code == 405
@@ -30,7 +32,7 @@ def test_a_method_that_a_path_does_not_have_changes_nothing(tmp_path: Path) -> N
 
 
 def test_a_record_is_short_however_long_the_query(tmp_path: Path) -> None:
-    settings = Settings(home=share_compiled(tmp_path), redis_url="redis://127.0.0.1:1/0")
+    settings = service_settings(tmp_path)
     query = "&".join(f"{number}=" for number in range(8000))
     with TestClient(create_app(settings), LOCAL) as client:
         client.delete(f"/v1/datasets/none?{query}")

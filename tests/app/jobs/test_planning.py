@@ -21,6 +21,7 @@ from models.features.lite0 import LITE0
 from models.features.store import BackboneStore
 from models.registry.registry import Registry
 from tests.support.local import LOCAL
+from tests.support.service_settings import service_settings
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.duration_model import DurationModel
@@ -36,7 +37,7 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_damaged_data_set_is_named(tmp_path: Path) -> None:
     (tmp_path / "mnist.npz").write_bytes(b"PK\x03\x04 cut off")
-    settings = Settings(home=tmp_path, data_dir=tmp_path, redis_url="redis://127.0.0.1:1/0")
+    settings = service_settings(tmp_path, data_dir=tmp_path)
     with TestClient(create_app(settings), LOCAL) as client:
         answer = client.post("/v1/jobs", json={"type": "train", "dataset": "mnist", "model": "m"})
     assert (answer.status_code, answer.json()["type"]) == (422, "dataset-unfit")
@@ -82,7 +83,7 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
 
 @pytest.mark.parametrize("preset", ["snf-features", "snf-hybrid"])
 def test_a_backbone_that_is_not_here_is_named(tmp_path: Path, preset: str) -> None:
-    settings = Settings(home=tmp_path, redis_url="redis://127.0.0.1:1/0")
+    settings = service_settings(tmp_path)
     request = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": preset}
     with TestClient(create_app(settings), LOCAL) as client:
         answer = client.post("/v1/jobs", json=request | {"parameters": {"backbone": "dinov2"}})
@@ -134,7 +135,7 @@ def test_a_training_that_no_worker_has_the_memory_for_is_refused_with_the_figure
 
 
 def test_a_refused_training_is_queued_when_forced(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path, runtime_dir=Path(tempfile.mkdtemp(prefix="snf-test-")))
+    settings = service_settings(tmp_path, redis_url=None, runtime_dir=Path(tempfile.mkdtemp(prefix="snf-test-")))
     broker = EmbeddedBroker(settings)
     broker.start()
     presence = WorkerRegistry(redis_client(settings), settings.key_prefix)

@@ -14,12 +14,11 @@ from app.jobs.store_monitor import JobStoreMonitor
 from app.main import create_app
 from app.metrics.registry import ServiceMetrics
 from tests.end_to_end.support.service import files
-from tests.support.compiled_cache import share_compiled
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
+from tests.support.service_settings import service_settings
 from tests.worker.support.helpers import until
 from worker.queues import Queue
-from worker.settings import Settings
 
 MODEL = {"model": "mnist-snf-glow", "version": "1"}
 SCORE = "/v1/models/mnist-snf-glow/score"
@@ -27,7 +26,7 @@ SCORE = "/v1/models/mnist-snf-glow/score"
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    settings = Settings(home=share_compiled(tmp_path_factory.mktemp("home")), redis_url="redis://127.0.0.1:1/0")
+    settings = service_settings(tmp_path_factory.mktemp("home"))
     with TestClient(create_app(settings), LOCAL, raise_server_exceptions=False) as found:
         yield found
 
@@ -125,16 +124,13 @@ def test_the_state_is_told(client: TestClient) -> None:
 
 def test_services_beside_each_other_count_alone(client: TestClient, tmp_path: Path) -> None:
     client.post(SCORE, files=files(DIGITS[0])).raise_for_status()
-    with TestClient(
-        create_app(Settings(home=share_compiled(tmp_path), redis_url="redis://127.0.0.1:1/0")), LOCAL
-    ) as other:
+    with TestClient(create_app(service_settings(tmp_path)), LOCAL) as other:
         assert value(values(other), "snf_images_scored_total", **MODEL) == 0
     assert value(values(client), "snf_images_scored_total", **MODEL) > 0
 
 
 def test_a_key_is_asked_for_where_there_are_keys(tmp_path: Path) -> None:
-    settings = Settings(home=share_compiled(tmp_path), redis_url="redis://127.0.0.1:1/0", api_keys=("secret",))
-    with TestClient(create_app(settings), LOCAL) as client:
+    with TestClient(create_app(service_settings(tmp_path, api_keys=("secret",))), LOCAL) as client:
         assert client.get("/metrics").status_code == 401
         assert client.get("/metrics", headers={"Authorization": "Bearer secret"}).status_code == 200
         assert client.get("/healthz").status_code == 200

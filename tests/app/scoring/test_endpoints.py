@@ -16,18 +16,17 @@ from models.scorer import Scorer
 from models.scoring.flow_pass import FlowPass
 from models.steps import Steps
 from tests.end_to_end.support.service import files
-from tests.support.compiled_cache import share_compiled
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
+from tests.support.service_settings import service_settings
 from tests.worker.support.helpers import until
-from worker.settings import Settings
 
 SCORE = "/v1/models/mnist-snf-glow/score"
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    settings = Settings(home=share_compiled(tmp_path_factory.mktemp("home")), redis_url="redis://127.0.0.1:1/0")
+    settings = service_settings(tmp_path_factory.mktemp("home"))
     with TestClient(create_app(settings), LOCAL) as found:
         yield found
 

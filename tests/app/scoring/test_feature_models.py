@@ -18,9 +18,9 @@ from models.scorer import Scorer
 from models.scoring.options import EngineOptions
 from snf_client.schemas import ModelDetail, ModelPage, Scores
 from tests.end_to_end.support.service import files
-from tests.support.compiled_cache import share_compiled
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
+from tests.support.service_settings import service_settings
 from tests.support.trained import feature_artifact, hybrid_artifact
 from worker.settings import Settings
 
@@ -30,8 +30,7 @@ MODELS = ("parts", "both")
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Settings:
     """An installation with a model of features, and one of pixels and features."""
-    home = share_compiled(tmp_path_factory.mktemp("home"))
-    found = Settings(home=home, redis_url="redis://127.0.0.1:1/0", backbones=backbones)
+    found = service_settings(tmp_path_factory.mktemp("home"), backbones=backbones)
     registry = Registry(found.registry_dir)
     registry.publish(feature_artifact(tmp_path_factory), "parts")
     registry.publish(hybrid_artifact(tmp_path_factory), "both")

@@ -12,7 +12,7 @@ TRAINING: dict[str, Any] = {
 }
 """A job of a few seconds, without the name of its model."""
 
-FEW_IMAGES: dict[str, Any] = {"batch_size": 32, "validation_images": 20, "checkpoint_seconds": 0.5}
+FEW_IMAGES: dict[str, Any] = {"batch_size": 8, "validation_images": 20, "checkpoint_seconds": 0.5}
 """Parameters of a training with short steps and many checkpoints."""
 
 ENDLESS = FEW_IMAGES | {"max_steps": 1_000_000}

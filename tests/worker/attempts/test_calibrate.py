@@ -13,6 +13,7 @@ from models.datasets import DatasetStore, Source
 from models.registry.calibrations import CalibrationStore
 from models.registry.registry import Registry
 from tests.models.datasets.sample_files import pngs, zipped
+from tests.support.trained import barely_trained
 from tests.worker.support.helpers import until
 from worker.jobs.record import Job, Status, new_job_id
 from worker.jobs.store import JobStore
@@ -20,7 +21,7 @@ from worker.queues import Queue
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
-MODEL = "mnist-snf-glow:1"
+MODEL = "digits:1"
 
 
 def calibrating(**changes: Any) -> Job:
@@ -40,9 +41,12 @@ def real(store: JobStore, settings: Settings, stopping: threading.Event) -> Supe
     return Supervisor(store, settings, stopping)
 
 
-@pytest.fixture
-def calibrations(settings: Settings) -> CalibrationStore:
-    return Registry(settings.registry_dir).calibrations("mnist-snf-glow", 1)
+@pytest.fixture(autouse=True)
+def calibrations(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> CalibrationStore:
+    """The calibrations of a small model, which is made here."""
+    registry = Registry(settings.registry_dir)
+    registry.publish(barely_trained(tmp_path_factory), "digits")
+    return registry.calibrations("digits", 1)
 
 
 def in_background(supervisor: Supervisor, job: Job) -> tuple[threading.Thread, list[Outcome]]:
@@ -75,11 +79,11 @@ def test_a_process_that_is_killed_is_tried_again_and_publishes_once(
     assert calibrations.numbers() == [0]
     assert real.run(job.id) is Outcome.SUCCEEDED
     done = store.get(job.id)
-    made = {"model": "mnist-snf-glow", "version": 1, "ref": MODEL, "calibration": 1, "smallest_p": 1 / 101}
+    made = {"model": "digits", "version": 1, "ref": MODEL, "calibration": 1, "smallest_p": 1 / 51}
     assert (done.result, done.attempts) == (made, 2)
-    assert (done.progress["step"], done.progress["steps"], done.progress["fraction"]) == (1400, 1400, 1)
+    assert (done.progress["step"], done.progress["steps"], done.progress["fraction"]) == (250, 250, 1)
     record = calibrations.record(1)
-    assert (record.job, record.summary.dataset, record.summary.statistics_images) == (job.id, "mnist-mini", 400)
+    assert (record.job, record.summary.dataset, record.summary.statistics_images) == (job.id, "mnist-mini", 50)
     assert calibrations.active() == 1
 
     # The worker died when all that was missing was the record of the success.

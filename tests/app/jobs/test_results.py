@@ -1,0 +1,83 @@
+"""Results of finished jobs of every type, as the service answers them."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.main import create_app
+from tests.support.local import LOCAL
+from tests.support.service_settings import service_settings
+from worker.attempts.evaluate import REPORT_HTML, REPORT_JSON
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
+from worker.jobs.record import Job, Status, new_job_id
+from worker.jobs.store import JobStore
+from worker.queues import JobType, Queue
+from worker.settings import Settings
+
+REF = {"model": "digits", "version": 2, "ref": "digits:2"}
+
+pytestmark = pytest.mark.usefixtures("no_shipped_models")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    """An installation with a broker."""
+    found = service_settings(tmp_path, redis_url=None, runtime_dir=Path(tempfile.mkdtemp(prefix="snf-test-")))
+    broker = EmbeddedBroker(found)
+    broker.start()
+    yield found
+    broker.stop()
+    shutil.rmtree(found.runtime_folder)
+
+
+def finished(settings: Settings, type: JobType, result: dict[str, Any], **files: str) -> str:
+    """Store a job that has succeeded and its files; return the path of its result."""
+    job = Job(
+        id=new_job_id(),
+        type=type,
+        queue=Queue.SCORE,
+        model="digits:2",
+        dataset="mnist-mini",
+        created_at=datetime.now(UTC),
+    )
+    store = JobStore(redis_client(settings), settings.key_prefix)
+    store.create(job)
+    store.finish(job.id, store.take(job.id, "worker", 30) or 0, Status.SUCCEEDED, {"result": result})
+    folder = settings.jobs_dir / job.id
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    return f"/v1/jobs/{job.id}/result"
+
+
+def test_every_type_has_its_result(settings: Settings) -> None:
+    trained = finished(settings, "train", REF)
+    calibrated = finished(settings, "calibrate", REF | {"calibration": 3, "smallest_p": 0.01})
+    evaluated = finished(settings, "evaluate", REF, **{REPORT_JSON: '{"sets": []}', REPORT_HTML: "<!DOCTYPE html>"})
+    scored = finished(settings, "score", REF, **{"scores.parquet": "PAR1"})
+    with TestClient(create_app(settings), LOCAL) as client:
+        answer = client.get(trained).json()
+        assert (answer["ref"], answer["links"]["score"]) == ("digits:2", "/v1/models/digits:2/score")
+        answer = client.get(calibrated).json()
+        assert (answer["calibration"], answer["smallest_p"]) == (3, 0.01)
+        assert answer["links"]["calibration"] == "/v1/models/digits:2/calibrations/3"
+
+        assert client.get(evaluated).json() == {"sets": []}
+        for page in (
+            client.get(evaluated, headers={"accept": "text/html,application/xhtml+xml;q=0.9"}),
+            client.get(evaluated, params={"format": "html"}),
+        ):
+            assert page.text == "<!DOCTYPE html>"
+            assert page.headers["content-type"].startswith("text/html")
+            assert page.headers["content-security-policy"].startswith("default-src 'none'")
+        assert client.get(evaluated, params={"format": "pdf"}).status_code == 422
+
+        table = client.get(scored)
+        assert (table.content, table.headers["content-type"]) == (b"PAR1", "application/vnd.apache.parquet")

@@ -1,0 +1,17 @@
+"""Settings of services that tests start in their own process."""
+
+from pathlib import Path
+from typing import Any
+
+from tests.support.compiled_cache import share_compiled
+from worker.settings import Settings
+
+
+def service_settings(home: Path, **changes: Any) -> Settings:
+    """Return the settings of a service with the shipped models, whose job store does not answer.
+
+    Args:
+        home: Its home, whose folder is made.
+        changes: Other settings.
+    """
+    return Settings(**{"home": share_compiled(home), "redis_url": "redis://127.0.0.1:1/0"} | changes)

@@ -1,0 +1,49 @@
+"""What is found in an uploaded model before it is registered; over HTTP, `test_artifacts` uploads some of them."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.models.artifacts.spoilt_models import (
+    a_card_in_another_encoding,
+    a_file_outside,
+    no_picture,
+    other_weights,
+    other_weights_signed,
+    weights_that_are_no_numbers,
+    weights_that_run,
+    weights_with_a_huge_header,
+)
+from tests.support.trained import barely_trained
+from worker.sandbox.verify_upload import find_problem
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact to spoil."""
+    return Path(shutil.copytree(barely_trained(tmp_path_factory), tmp_path / "spoilt"))
+
+
+def test_a_good_one(folder: Path) -> None:
+    assert find_problem(folder, folder) is None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (other_weights, "weights.safetensors does not have the SHA-256"),
+        (other_weights_signed, "the pinned image scores"),
+        (weights_that_are_no_numbers, "weights.safetensors gives no score"),
+        (weights_that_run, "weights.safetensors cannot be read"),
+        (weights_with_a_huge_header, "weights.safetensors cannot be read"),
+        (no_picture, "it cannot be loaded: UnidentifiedImageError"),
+        (a_card_in_another_encoding, "card.md is not UTF-8"),
+        (a_file_outside, "the manifest lists ../../../../etc/passwd"),
+    ],
+)
+def test_a_bad_one(folder: Path, spoil: Callable[[Path], None], says: str) -> None:
+    spoil(folder)
+    assert says in (find_problem(folder, folder) or "")
+    assert not Path("/tmp/snf-exploited").exists()
