@@ -11,6 +11,8 @@ from models.images.options import ImageOptions
 
 INITIALIZATION_IMAGES = 512
 """Number of images that initialise the activation normalisation of a flow before its first step."""
+MAX_STEPS = 10_000_000
+"""Largest number of steps of a training: as good as no limit."""
 STEPS_BETWEEN_VALIDATIONS = 25
 """Smallest number of steps between two validations; short trainings have fewer validations than configured."""
 
@@ -22,13 +24,16 @@ class TrainingConfig(ImageOptions):
     """
 
     max_steps: int = Field(
-        2000, ge=1, le=10_000_000, description="Optimiser steps; the learning rate falls to its end."
+        2000,
+        ge=1,
+        le=MAX_STEPS,
+        description="Optimiser steps; the learning rate falls to its end. Unlimited where max_minutes alone is given.",
     )
     max_minutes: float | None = Field(
         None,
         gt=0,
         le=60 * 24 * 14,
-        description="Wall-clock budget; the schedule follows the budget of which the larger share is used.",
+        description="Wall-clock budget; with max_steps, the schedule follows the one of which more is used.",
     )
     batch_size: int = Field(64, ge=2, le=4096, description="Images a step.")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's step size after the warm-up.")

@@ -184,7 +184,7 @@ class Trainer:
         last_checkpoint = time.monotonic()
         progress = self._progress()
         self.log_dets.start(self.flow)
-        self.observe({"event": "started", "step": self.state.step, "steps": self.config.max_steps})
+        self.observe({"event": "started", "step": self.state.step, "steps": self._expected_steps(progress)})
         while progress < 1:
             loss = self._step(self.state.step, progress)
             elapsed = self.ranks.value_of_first(time.monotonic() - started)
@@ -209,6 +209,12 @@ class Trainer:
         if self.config.max_minutes is not None:
             share = max(share, self.state.elapsed_seconds / (60 * self.config.max_minutes))
         return min(1.0, share)
+
+    def _expected_steps(self, progress: float) -> int:
+        """Return the number of steps of the whole training, which follows from the progress where minutes limit it."""
+        if self.config.max_minutes is None or progress <= 0:
+            return self.config.max_steps
+        return min(self.config.max_steps, max(self.state.step, round(self.state.step / progress)))
 
     def _step(self, step: int, progress: float) -> Loss:
         images = self.batches.batch(step).to(self.device)
@@ -285,7 +291,7 @@ class Trainer:
             {
                 "event": "metrics",
                 "step": self.state.step,
-                "steps": self.config.max_steps,
+                "steps": self._expected_steps(progress),
                 "progress": progress,
                 "epoch": self.state.step // self.batches.steps_per_epoch,
                 "images_per_second": None if rate is None else rate * self.batches.batch_size,

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from models.flows.architecture import Architecture
-from models.training.config import TrainingConfig
+from models.training.config import MAX_STEPS, TrainingConfig
 
 OF_FEATURES = frozenset({"backbone", "feature_side", "feature_steps", "feature_updates"})
 """Settings that only models with features have."""
@@ -52,6 +52,8 @@ class TrainingRecipe(Protocol):
 def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
     """Return the training settings of a recipe, with ``parameters`` in place of its own.
 
+    If ``parameters`` have ``max_minutes`` and no ``max_steps``, the minutes alone decide when the training ends.
+
     Raises:
         pydantic.ValidationError: A parameter is unknown, has no effect on this recipe, or is outside its bounds.
     """
@@ -61,4 +63,5 @@ def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> Tr
             TrainingConfig.__name__,
             [{"type": "extra_forbidden", "loc": (name,), "input": parameters[name]} for name in unused],
         )
-    return TrainingConfig.model_validate({**recipe.defaults, **parameters})
+    unlimited = {"max_steps": MAX_STEPS} if parameters.get("max_minutes") is not None else {}
+    return TrainingConfig.model_validate({**recipe.defaults, **unlimited, **parameters})

@@ -20,7 +20,7 @@ from models.loading import load_artifact
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
 from models.training.batches import Batches
-from models.training.config import TrainingConfig
+from models.training.config import MAX_STEPS, TrainingConfig
 from models.training.loop import Interrupted, Trainer
 from models.training.precision import training_precision
 from models.training.presets import find_preset
@@ -189,6 +189,27 @@ def test_what_a_run_reports(whole: tuple[Trainer, Events]) -> None:
     assert trainer.state.step == QUICK.max_steps
     assert {"event": "samples", "step": 6, "file": "samples/step-00000006.png"} in events
     assert (trainer.samples / "step-00000006.png").is_file()
+
+
+def test_minutes_alone_decide_where_they_are_given() -> None:
+    for name in ("snf-glow-tiny", "snf-conv-9l"):
+        preset = find_preset(name)
+        assert preset.config({"max_minutes": 30}).max_steps == MAX_STEPS
+        assert preset.config({"max_minutes": 30, "max_steps": 500}).max_steps == 500
+        assert preset.config({"max_minutes": None}).max_steps == preset.config({}).max_steps < MAX_STEPS
+
+
+def test_steps_are_expected_from_the_time_used(tmp_path: Path) -> None:
+    """A budget of a second: the steps told approach those that it has in the end."""
+    config = find_preset("snf-glow-tiny").config(
+        {"max_minutes": 1 / 60, "validations": 1, "batch_size": 32, "validation_images": 20, "precision": "float32"}
+    )
+    trainer, events = trainer_in(tmp_path, config)
+    trained = trainer.run(lambda: False)
+    metrics = [event for event in events if event["event"] == "metrics"]
+    assert metrics[-1]["step"] == metrics[-1]["steps"] == trained.steps < 2000
+    assert metrics[-1]["progress"] == 1
+    assert all(event["step"] <= event["steps"] for event in metrics)
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:

@@ -80,9 +80,7 @@ export class Form {
     const { accepted } = this;
     const typed = Object.fromEntries(Object.entries(this.typed).filter(([name]) => name in accepted.properties));
     const minutes = this.budget === "minutes";
-    // The learning-rate schedule follows the budget that is used up first. With the maximum number of steps only the minutes count.
-    const budget = minutes
-      ? { max_minutes: Number(this.minutes), max_steps: this.schema.properties.max_steps.maximum } : { max_steps: Number(this.steps) };
+    const budget = minutes ? { max_minutes: Number(this.minutes) } : { max_steps: Number(this.steps) };
     return {
       type: "train", dataset: this.dataset, model: this.model, preset: this.preset, promote: this.promote, device: this.bySteps ? this.device : "auto",
       parameters: { ...filledIn(accepted, typed), ...(this.bySteps ? budget : {}) },
