@@ -63,7 +63,7 @@ def an_enormous_architecture(folder: Path) -> None:
     def change(document: dict[str, Any]) -> None:
         for part in ("architecture", "preprocessing"):
             document[part] |= {"height": 1024, "width": 1024}
-        document["architecture"] |= {"levels": 8, "steps": 32, "hidden": 1024}
+        document["architecture"] |= {"levels": 8, "steps": 64, "hidden": 1024}
 
     edit_manifest(folder, change)
 
