@@ -21,8 +21,9 @@ FIRST_OF_SEVERAL = {"GIF", "MPO"}
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NEW_SUBFILE_TYPE, BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLES_PER_PIXEL = 254, 258, 262, 277
 PREVIEW, WHITE_IS_ZERO = 1, 0
-UPRIGHT, SIDEWAYS = 1, 5
-"""The EXIF orientation of an upright image, and the first of those that exchange width and height."""
+UNREADABLE, UPRIGHT, SIDEWAYS = 0, 1, 5
+"""Stand-in for an EXIF orientation that cannot be read, that of an upright image, and the first of those that exchange
+width and height."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -77,6 +78,8 @@ def open_image(data: bytes, check: Callable[[tuple[int, int]], None] = lambda _s
         image = image.transpose(TURNS[orientation])
     if orientation in TURNS:
         notes.append(f"turned as its EXIF orientation {orientation} says")
+    if orientation == UNREADABLE:
+        notes.append("taken as upright: its EXIF data cannot be read")
     if mode != "I;16" and bits == 16:
         notes.append("16 bits brought to 8: every 256 levels are one")
     form = "JPEG" if file.format == "MPO" else file.format
@@ -84,14 +87,16 @@ def open_image(data: bytes, check: Callable[[tuple[int, int]], None] = lambda _s
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) to 8, of an image; 1 for damaged metadata."""
+    """Return the EXIF orientation, 1 (upright) to 8, of an image; ``UNREADABLE`` for damaged metadata."""
     # Without metadata in the header, ``getexif`` would decompress a whole PNG file.
     if not image.info.keys() & {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"} and image.format != "TIFF":
         return UPRIGHT
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    except MemoryError:
+        raise
     except Exception:  # Pillow raises nearly anything for damaged metadata; the pixels are sound all the same
-        return UPRIGHT
+        return UNREADABLE
     return value if isinstance(value, int) and value in TURNS else UPRIGHT
 
 

@@ -177,9 +177,9 @@ def _check_without_shape(recipe: ArchitectureFile) -> None:
             _Levels.model_validate(recipe.description)
         except ValidationError as error:
             raise ArchitectureInvalid(sentence(error, recipe.description)) from error
-    given = [recipe.description.get(name) for name in SHAPE]
-    if all(isinstance(side, int) for side in given):
-        recipe.architecture_for((given[0], given[1], given[2]), recipe.config({}))  # type: ignore[arg-type]
+    channels, height, width = (recipe.description.get(name) for name in SHAPE)
+    if isinstance(channels, int) and isinstance(height, int) and isinstance(width, int):
+        recipe.architecture_for((channels, height, width), recipe.config({}))
 
 
 def document_of(architecture: LayeredArchitecture, name: str, training: Mapping[str, Any]) -> dict[str, Any]:

@@ -321,7 +321,7 @@ class Trainer:
 
         Raises ``TrainingDiverged`` with the name of a layer that has become singular.
         """
-        averaged = copy.deepcopy(self.averaged).cpu()
+        averaged = self.averaged if self.device.type == "cpu" else copy.deepcopy(self.averaged).cpu()
         try:
             log_dets = constant_log_dets(averaged, self.dataset.image_shape)
         except SingularLayer as error:

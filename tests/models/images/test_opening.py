@@ -15,6 +15,7 @@ from PIL import Image
 
 from models.errors import ImageError
 from models.images.codec import Preprocessing, decode_image
+from models.images.opening import open_image
 from models.images.preprocessing import DecodedImage
 from tests.models.helpers import real_images
 from tests.support.image_files import HIGH, WIDE, encoded, exif, tiff
@@ -51,6 +52,12 @@ def test_a_file_is_turned_as_its_orientation_says(kind: str, orientation: int) -
 def test_damaged_metadata_leaves_the_pixels_as_they_are() -> None:
     damaged = encoded(DIGIT, "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff broken")
     assert np.array_equal(decode(damaged).pixels[0], DIGIT)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_metadata_that_cannot_be_read_are_said(kind: str) -> None:
+    opened = open_image(encoded(DIGIT, kind, exif=b"Exif\0\0garbage"))
+    assert opened.notes == ("taken as upright: its EXIF data cannot be read",)
 
 
 @pytest.mark.parametrize(
