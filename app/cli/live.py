@@ -82,7 +82,13 @@ def terminal_view(console: Console) -> Iterator[Observer]:
                         eta=duration(event.get("eta_seconds")),
                     )
                 case "scoring":
-                    bar.update(task, description=event["part"], completed=event["done"], total=event["images"])
+                    bar.update(
+                        task,
+                        description=event["part"],
+                        completed=event["done"],
+                        total=event["images"],
+                        eta=duration(event.get("eta_seconds")),
+                    )
             for line in _messages(event):
                 console.print(Text(line))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from safetensors.torch import save_file as save_tensors
 
 from models.anomaly.calibration_file import save_calibration
 from models.anomaly.fitting.calibrate import calibrate
-from models.anomaly.fitting.reference_images import ReferenceImages
+from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages
 from models.artifacts.card import model_card
 from models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
 from models.artifacts.manifest import (
@@ -46,10 +47,12 @@ from models.scoring.open_density import log_dets_of, open_density
 from models.scoring.options import EngineOptions
 from models.scoring.sampling import sample_frozen, to_pixels
 from models.training.config import TrainingConfig
+from models.training.evaluation_plan import EvaluationPlan, EvaluationProgress, ImageSeconds
 from models.training.feature_fit import FittedFeatures
 from models.training.loop import Observer, TrainedFlow
 from models.training.objective import inverse_errors
 from models.training.recipe import TrainingRecipe
+from models.training.schedule import Schedule
 from models.training.validation import FINAL_SAMPLES
 
 SAMPLE_SEED = 0
@@ -129,6 +132,7 @@ def write_artifact(
     job: str | None,
     commit: str | None,
     options: EngineOptions,
+    schedule: Schedule,
 ) -> None:
     """Calibrate and evaluate a trained model, and write its artifact, complete or not at all.
 
@@ -143,13 +147,14 @@ def write_artifact(
         job: Id of the job, which the manifest records.
         commit: Commit of the source tree, which the manifest records.
         options: Engine that calibrates and evaluates.
+        schedule: The time that the training has taken, and its deadline. Where too little is left for all images,
+            fewer calibrate and test the model, which is reported.
     """
     architecture = model.architecture
     shape = dataset.image_shape
+    flow = model.flows if isinstance(model.flows, Flow) else None
+    began = time.monotonic()
     log_dets = log_dets_of(model.flows, architecture)
-
-    def report(part: str, done: int, images: int) -> None:
-        observe({"event": "scoring", "part": part, "done": done, "images": images})
 
     with new_folder(path) as folder:
         weights = folder / WEIGHTS
@@ -159,16 +164,27 @@ def write_artifact(
         candidates = (dataset.test, dataset.calibration, dataset.statistics)
         pinned = np.ascontiguousarray(next(part for part in candidates if len(part))[:PINNED_COUNT])
         (folder / PINNED).write_bytes(save_arrays({"images": pinned}))
+        # The finished model is frozen and checked once more.
+        plan = _plan_evaluation(density, dataset, flow, schedule, 2 * (time.monotonic() - began), observe)
+        statistics, ranked, test_images = plan.part_of(dataset)
+        progress = EvaluationProgress(plan, 2 * (time.monotonic() - began))
+
+        def report(part: str, done: int, images: int) -> None:
+            left, spent = progress.seconds_left(part, done), schedule.spent()
+            event = {"event": "scoring", "part": part, "done": done, "images": images}
+            observe({**event, "eta_seconds": left, "progress": spent / (spent + left)})
+
         calibration, summary = calibrate(
             density,
-            _reference(dataset, config, model),
+            _reference(dataset, config, model, statistics, ranked),
             pinned[0],
             report,
-            flow=model.flows if isinstance(model.flows, Flow) else None,
+            flow=flow,
             unseen=model.features.unseen if model.features is not None else None,
+            most=plan.gradient_images,
         )
         save_calibration(calibration, folder / CALIBRATION)
-        test = _log_likelihoods(density, dataset.test, report)
+        test = _log_likelihoods(density, test_images, report)
         pinned_score = score_images(density, pinned[:1])[0]
         manifest = Manifest(
             created=datetime.now(UTC).replace(microsecond=0),
@@ -206,10 +222,37 @@ def write_artifact(
     observe({"event": "evaluation", **manifest.evaluation.model_dump()})
 
 
-def _reference(dataset: Dataset, config: TrainingConfig, model: TrainedModel) -> ReferenceImages:
+def _plan_evaluation(
+    density: ImageDensity,
+    dataset: Dataset,
+    flow: Flow | None,
+    schedule: Schedule,
+    after: float,
+    observe: Observer,
+) -> EvaluationPlan:
+    """Return how many images calibrate and test a model in the time left; report where that is not all of them."""
+    plan = EvaluationPlan.whole(dataset, ImageSeconds.measure(density, dataset.statistics, flow))
+    if schedule.deadline is None or dataset.folds is not None:
+        return plan
+    left = schedule.deadline - time.monotonic() - after
+    shorter = plan.within(left)
+    if shorter.images != plan.images:
+        counts = ", ".join(f"{shorter.images[part]} of {count} {part}" for part, count in plan.images.items())
+        message = f"the time left is too short to calibrate and test with all images; takes {counts}"
+        observe({"event": "log", "message": message})
+    if shorter.total_seconds > left:
+        late = shorter.total_seconds - left
+        message = f"fewer images would not do for a calibration: the job ends about {late:.0f} s after its budget"
+        observe({"event": "log", "message": message})
+    return shorter
+
+
+def _reference(
+    dataset: Dataset, config: TrainingConfig, model: TrainedModel, statistics: ImageRows, calibration: ImageRows
+) -> ReferenceImages:
     """Return the images to calibrate on: those held out, or all in folds if the fit was repeated without each fold."""
     reference = ReferenceImages(
-        dataset.name, dataset.digest, dataset.statistics, dataset.calibration, dataset.folds, config.suspect_share
+        dataset.name, dataset.digest, statistics, calibration, dataset.folds, config.suspect_share
     )
     if model.features is None or model.features.unseen is None:
         return reference
@@ -272,7 +315,7 @@ def _evaluation(
 
 
 def _log_likelihoods(
-    density: ImageDensity, images: Images, report: Callable[[str, int, int], None]
+    density: ImageDensity, images: ImageRows, report: Callable[[str, int, int], None]
 ) -> NDArray[np.float64]:
     values: list[float] = []
     for start in range(0, len(images), REPORT_EVERY):

@@ -35,6 +35,7 @@ class TrainingState:
         best_bits_per_dim: Bits per dimension at the best validation.
         config_digest: SHA-256 of architecture, configuration and dataset: checkpoints of another digest are ignored.
         first_bits_per_dim: Bits per dimension of the first report, by which a divergence is recognised; None before it.
+        validation_seconds: The part of ``elapsed_seconds`` that validations took, with previews and checkpoints.
     """
 
     step: int
@@ -43,6 +44,7 @@ class TrainingState:
     best_bits_per_dim: float | None
     config_digest: str
     first_bits_per_dim: float | None = None
+    validation_seconds: float = 0.0
 
 
 def save_checkpoint(

@@ -13,8 +13,6 @@ INITIALIZATION_IMAGES = 512
 """Number of images that initialise the activation normalisation of a flow before its first step."""
 MAX_STEPS = 10_000_000
 """Largest number of steps of a training: as good as no limit."""
-STEPS_BETWEEN_VALIDATIONS = 25
-"""Smallest number of steps between two validations; short trainings have fewer validations than configured."""
 
 
 class TrainingConfig(ImageOptions):
@@ -33,7 +31,8 @@ class TrainingConfig(ImageOptions):
         None,
         gt=0,
         le=60 * 24 * 14,
-        description="Wall-clock budget; with max_steps, the schedule follows the one of which more is used.",
+        description="Wall-clock budget, from the start of the process to the written model; with max_steps, the "
+        "schedule follows the one of which more is used.",
     )
     batch_size: int = Field(64, ge=2, le=4096, description="Images a step.")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's step size after the warm-up.")
@@ -93,9 +92,14 @@ class TrainingConfig(ImageOptions):
         "them in memory; slower, in float32.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seeds weights, order of the images and dequantisation noise.")
-    validation_images: int = Field(1000, ge=1, description="Images of the statistics split used for model selection.")
+    validation_images: int = Field(
+        1000, ge=1, description="Images of the statistics split used for model selection, at most."
+    )
     validations: int = Field(
-        20, ge=1, le=1000, description="Validations in a run, evenly spaced; fewer in runs of few steps."
+        20,
+        ge=1,
+        le=1000,
+        description="Validations in a run, evenly spaced, at most: all together take a tenth of the time at most.",
     )
     checkpoint_seconds: float = Field(60.0, gt=0, description="Longest time between two checkpoints.")
     backbone: str = Field(
@@ -124,11 +128,6 @@ class TrainingConfig(ImageOptions):
         if self.recompute and self.precision == "bfloat16":
             raise ValueError("recompute computes in float32: set precision to auto or float32")
         return self
-
-    @property
-    def validation_count(self) -> int:
-        """The number of validations in a run: ``validations``, but at most one per 25 steps and at least 1 in all."""
-        return max(1, min(self.validations, self.max_steps // STEPS_BETWEEN_VALIDATIONS))
 
     def learning_rate_at(self, step: int, progress: float) -> float:
         """Return the learning rate of a step: ``learning_rate`` times a linear warm-up times a cosine decay.

@@ -31,6 +31,7 @@ from models.training.divergence import DIVERGED_SHARE, DIVERGED_STEPS, ReportHis
 from models.training.followed_log_dets import FollowedLogDets
 from models.training.objective import BatchLoss, Loss, SelfNormalizingObjective, inverse_quality
 from models.training.precision import compute_coupling_nets_in, training_precision
+from models.training.schedule import Schedule
 from models.training.validation import trimmed_bits_per_dim, write_preview
 
 Observer = Callable[[dict[str, Any]], None]
@@ -51,6 +52,7 @@ class TrainedFlow:
         best_step: Step of the validation whose weights the flow has.
         validation_bits_per_dim: Bits per dimension at that validation, without suspects.
         elapsed_seconds: Duration of the training, without interruptions.
+        validation_seconds: The part of it that validations took, with previews and checkpoints.
     """
 
     flow: Flow
@@ -58,6 +60,7 @@ class TrainedFlow:
     best_step: int
     validation_bits_per_dim: float
     elapsed_seconds: float
+    validation_seconds: float
 
 
 class Trainer:
@@ -74,8 +77,7 @@ class Trainer:
         observe: Function that receives the events.
         device: "cpu", "cuda" or "cuda:N": where weights, averages, multipliers, optimiser and batches are.
         ranks: The processes that share every batch.
-        evaluation_steps: Number of steps that take as long as evaluation and calibration after the last step. They are
-            part of the time that is reported as left.
+        schedule: When it validates and ends, and how long the rest takes; None to follow from ``config`` alone.
         start: Flow of this architecture whose weights are where the training starts; None for random weights.
 
     Raises:
@@ -92,18 +94,17 @@ class Trainer:
         observe: Observer,
         device: str = "cpu",
         ranks: Ranks = SINGLE_PROCESS,
-        evaluation_steps: float = 0.0,
+        schedule: Schedule | None = None,
         start: Flow | None = None,
     ) -> None:
         self.device = find_device(device)
         self.ranks = ranks
-        self.evaluation_steps = evaluation_steps
+        self.schedule = schedule or Schedule(config, len(dataset.statistics))
         self.dataset = dataset
         self.config = config
         self.checkpoints = folder / "checkpoints"
         self.samples = folder / "samples"
         self.observe: Observer = observe if ranks.first else lambda _event: None
-        self.validations = config.validation_count
         self.batches = Batches(dataset.train, min(config.batch_size, len(dataset.train)), config.seed)
         if self.batches.batch_size < ranks.size:
             raise RanksUnfit(
@@ -172,6 +173,7 @@ class Trainer:
             kept_step,
             self.state.best_bits_per_dim,
             self.state.elapsed_seconds,
+            self.state.validation_seconds,
         )
 
     def take_steps(self, should_stop: Callable[[], bool]) -> None:
@@ -182,9 +184,10 @@ class Trainer:
         started = time.monotonic() - self.state.elapsed_seconds
         history = ReportHistory(self.state.step, self.state.first_bits_per_dim)
         last_checkpoint = time.monotonic()
+        self.schedule.resume(self.state)
         progress = self._progress()
         self.log_dets.start(self.flow)
-        self.observe({"event": "started", "step": self.state.step, "steps": self._expected_steps(progress)})
+        self.observe({"event": "started", "step": self.state.step, "steps": self.schedule.expected_steps(self.state)})
         while progress < 1:
             loss = self._step(self.state.step, progress)
             elapsed = self.ranks.value_of_first(time.monotonic() - started)
@@ -194,8 +197,9 @@ class Trainer:
                 self._report(loss, history)
             # Called before anything is written: an attempt that lost its lease ends here.
             stop = self.ranks.any(should_stop())
-            if int(progress * self.validations) > int(before * self.validations) or progress >= 1:
-                self._validate()
+            images = self.schedule.validation_images(self.state, before)
+            if images or progress >= 1:
+                self._validate(images)
                 last_checkpoint = time.monotonic()
             elif time.monotonic() - last_checkpoint >= self.config.checkpoint_seconds:
                 self._save()
@@ -205,16 +209,9 @@ class Trainer:
                 raise Interrupted(f"stopped after step {self.state.step}")
 
     def _progress(self) -> float:
-        share = self.state.step / self.config.max_steps
-        if self.config.max_minutes is not None:
-            share = max(share, self.state.elapsed_seconds / (60 * self.config.max_minutes))
-        return min(1.0, share)
-
-    def _expected_steps(self, progress: float) -> int:
-        """Return the number of steps of the whole training, which follows from the progress where minutes limit it."""
-        if self.config.max_minutes is None or progress <= 0:
-            return self.config.max_steps
-        return min(self.config.max_steps, max(self.state.step, round(self.state.step / progress)))
+        """Return the used share of the budget, which is the same in all processes."""
+        progress = self.schedule.advance(self.state)
+        return self.ranks.value_of_first(progress) if self.schedule.timed else progress
 
     def _step(self, step: int, progress: float) -> Loss:
         images = self.batches.batch(step).to(self.device)
@@ -285,36 +282,43 @@ class Trainer:
                 f"{self._advice()}"
             )
         history.took(self.ranks.value_of_first(time.monotonic() - began))
-        progress, elapsed = self._progress(), self.state.elapsed_seconds
-        evaluation_seconds = self.evaluation_steps * elapsed / self.state.step
         self.observe(
             {
                 "event": "metrics",
                 "step": self.state.step,
-                "steps": self._expected_steps(progress),
-                "progress": progress,
+                "steps": self.schedule.expected_steps(self.state),
+                "progress": self.schedule.fraction(self.state),
                 "epoch": self.state.step // self.batches.steps_per_epoch,
                 "images_per_second": None if rate is None else rate * self.batches.batch_size,
                 "bits_per_dim": bits,
                 "reconstruction_error": float(loss.reconstruction_error),
                 "learning_rate": self.optimizer.param_groups[0]["lr"],
-                "eta_seconds": elapsed * (1 - progress) / progress + evaluation_seconds if progress > 0 else None,
+                "eta_seconds": self.schedule.seconds_left(self.state),
             }
         )
 
-    def _validate(self) -> None:
+    def _validate(self, count: int) -> None:
+        """Validate the averaged weights with the first ``count`` statistics images, then save and draw samples."""
         if not self.ranks.first:
             return
+        began = time.monotonic()
         frozen = self._freeze()
-        images, share = self.dataset.statistics[: self.config.validation_images], self.config.suspect_share
+        images, share = self.dataset.statistics[:count], self.config.suspect_share
         bits, kept = trimmed_bits_per_dim(frozen, images, share, str(self.device))
         state = self.state
         if math.isfinite(kept) and (state.best_bits_per_dim is None or kept < state.best_bits_per_dim):
             self.state = replace(state, best_step=state.step, best_bits_per_dim=kept)
         figures = {"bits_per_dim": bits} | ({"kept_bits_per_dim": kept} if share else {}) | self._inverse_quality()
-        self.observe({"event": "validation", "step": state.step, **figures})
+        self.observe({"event": "validation", "step": state.step, "images": count, **figures})
         self._save()
         self._preview(frozen)
+        seconds = time.monotonic() - began
+        self.schedule.validated(seconds)
+        self.state = replace(
+            self.state,
+            elapsed_seconds=state.elapsed_seconds + seconds,
+            validation_seconds=state.validation_seconds + seconds,
+        )
 
     def _freeze(self) -> FrozenFlow:
         """Freeze the averaged flow with its log-dets, computed once for the validation and its preview.

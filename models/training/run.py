@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from models.artifacts.manifest import FILE, Manifest, read_manifest
 from models.datasets import Dataset, DatasetSummary
 from models.errors import ArchitectureInvalid, FolderTaken
 from models.features.store import DEFAULT_FOLDER, BackboneStore
-from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
+from models.flows.architecture import FeatureArchitecture, HybridArchitecture, PixelArchitecture
 from models.flows.build import describe_flow
 from models.flows.flow import Flow
 from models.flows.levels import sentence
@@ -24,7 +25,7 @@ from models.scoring.options import EngineOptions
 from models.training.architecture_file import document_of, parse_architecture
 from models.training.artifact import EveryImage, TrainedModel, write_artifact
 from models.training.config import TrainingConfig
-from models.training.cost.estimate import estimate_training
+from models.training.cost.estimate import phases_in_steps
 from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.feature_fit import FittedFeatures, fit_features
 from models.training.feature_steps import StepsPlan
@@ -32,6 +33,8 @@ from models.training.loop import Interrupted, Observer, Trainer
 from models.training.precision import training_precision
 from models.training.presets import PRESETS, find_preset
 from models.training.recipe import TrainingRecipe
+from models.training.schedule import Schedule
+from models.training.validation_plan import PhaseSteps
 
 
 def train(
@@ -47,6 +50,7 @@ def train(
     device: str = "cpu",
     ranks: Ranks = SINGLE_PROCESS,
     engine: EngineOptions | None = None,
+    began: float | None = None,
 ) -> Path:
     """Train a flow, calibrate and test it, write the complete model to ``folder/artifact`` and return that path.
 
@@ -67,6 +71,7 @@ def train(
         device: "cpu", "cuda" or "cuda:N", for the training steps; all that follows runs on the CPU.
         ranks: Processes that share every batch. The first one writes the artifact, the others return before that.
         engine: Engine that calibrates and evaluates.
+        began: Start of the process, by ``time.monotonic``, from where a budget in minutes counts; None for now.
 
     Returns:
         The path of the artifact, ``folder/artifact``.
@@ -83,6 +88,8 @@ def train(
         EngineUnavailable: The engine is not installed, or does not support the model.
     """
     path = folder / "artifact"
+    began = time.monotonic() if began is None else began
+    observe = _rising(observe)
     start = recipe if isinstance(recipe, Flow) else None
     chosen = _recipe_of(recipe, dataset)
     if start is not None:
@@ -102,19 +109,20 @@ def train(
             )
         return path
     trained = None
+    costs = None if isinstance(architecture, FeatureArchitecture) else _phases(dataset, architecture, config, observe)
+    schedule = Schedule(config, len(dataset.statistics), costs, began)
     if not isinstance(flow_architecture, FeatureArchitecture):
-        seconds = _evaluation_steps_or_none(dataset, architecture, config, observe)
         # No name for the trainer: its gradients and moments are freed before the model is evaluated.
-        trained = Trainer(dataset, flow_architecture, config, folder, observe, device, ranks, seconds, start=start).run(
+        trained = Trainer(dataset, flow_architecture, config, folder, observe, device, ranks, schedule, start).run(
             should_stop
         )
         observe({"event": "log", "message": "training is done; evaluates and calibrates"})
-    fitted, began = None, time.monotonic()
+    fitted, fit_began = None, time.monotonic()
     if isinstance(architecture, FeatureArchitecture | HybridArchitecture):
         fitted = _fit_features(dataset, architecture, config, folder, options, observe, should_stop)
-    model = TrainedModel.of(architecture, trained, fitted, time.monotonic() - began)
+    model = TrainedModel.of(architecture, trained, fitted, time.monotonic() - fit_began)
     precision = training_precision(config, device) if trained is not None else "float32"
-    write_artifact(path, dataset, chosen, config, model, precision, observe, job, _commit(), options)
+    write_artifact(path, dataset, chosen, config, model, precision, observe, job, _commit(), options, schedule)
     return path
 
 
@@ -185,20 +193,24 @@ def _check_same_run(manifest: Manifest, dataset: Dataset, recipe: TrainingRecipe
         )
 
 
-def _evaluation_steps_or_none(
-    dataset: Dataset, architecture: Architecture, config: TrainingConfig, observe: Observer
-) -> float:
-    """Return the number of training steps that take as long as the evaluation after training; 0 if it is unknown."""
-    try:
-        return _evaluation_steps(dataset, architecture, config)
-    except Exception as error:
-        # A training must not fail because its remaining time is unknown.
-        message = f"the remaining time leaves out the evaluation, whose work cannot be counted: {error}"
-        observe({"event": "log", "message": message})
-        return 0.0
+def _rising(observe: Observer) -> Observer:
+    """Return an observer that passes events on, with a progress that never falls from one to the next."""
+    highest = 0.0
+
+    def forward(event: dict[str, Any]) -> None:
+        nonlocal highest
+        if "progress" in event:
+            highest = max(highest, event["progress"])
+            event = {**event, "progress": highest}
+        observe(event)
+
+    return forward
 
 
-def _evaluation_steps(dataset: Dataset, architecture: Architecture, config: TrainingConfig) -> float:
+def _phases(
+    dataset: Dataset, architecture: PixelArchitecture | HybridArchitecture, config: TrainingConfig, observe: Observer
+) -> PhaseSteps:
+    """Return how long validation, fit and evaluation take, in steps; zeros where their work cannot be counted."""
     summary = DatasetSummary(
         dataset.image_shape,
         len(dataset.train),
@@ -207,9 +219,13 @@ def _evaluation_steps(dataset: Dataset, architecture: Architecture, config: Trai
         len(dataset.test),
         folds=0 if dataset.folds is None else 1,
     )
-    # A limit in minutes changes the number of steps, which is not known here.
-    estimate = estimate_training(architecture, config.model_copy(update={"max_minutes": None}), summary)
-    return config.max_steps * estimate.evaluation_seconds / estimate.training_seconds
+    try:
+        return phases_in_steps(architecture, config, summary)
+    except Exception as error:
+        # A training must not fail because its remaining time is unknown.
+        message = f"the remaining time leaves out the evaluation, whose work cannot be counted: {error}"
+        observe({"event": "log", "message": message})
+        return PhaseSteps()
 
 
 def _commit() -> str | None:

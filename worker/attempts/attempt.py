@@ -33,6 +33,9 @@ from worker.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
 
+BEGAN = time.monotonic()
+"""Start of this process, from where a budget in minutes counts."""
+
 _OUTAGE_S = 0.5
 
 

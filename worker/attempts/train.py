@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models.scoring.options import EngineName, EngineOptions
-from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt
+from worker.attempts.attempt import BEGAN, Fence, JobSpec, StopFlag, attempt
 from worker.attempts.progress import FitReporter, PreparationReporter
 from worker.broker.connection import redis_client
 from worker.jobs.events import EventLog
@@ -92,6 +92,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
             job=spec.id,
             device=spec.device,
             engine=_engine(settings),
+            began=BEGAN,
         )
         # Before the registry is locked, because an outage of Redis may last.
         fence.require()

@@ -73,6 +73,8 @@ class AttemptSummary:
             self.metrics.update({key: event[key] for key in _METRICS if key in event})
             if "progress" in event:  # of the whole training, limited by steps or by time
                 self.progress["fraction"] = event["progress"]
+        elif kind == "scoring" and "progress" in event:  # after the last step
+            self.progress |= {"fraction": event["progress"], "eta_seconds": event["eta_seconds"]}
         elif kind == "validation":
             self.progress["step"] = event["step"]
             self.metrics["validation_bits_per_dim"] = event.get("bits_per_dim")

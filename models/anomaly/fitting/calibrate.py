@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,20 @@ from models.scoring.likelihood import score_images
 FISHER_IMAGES = 500
 GRADIENT_IMAGES = 2000
 """Most images of each part with a backward pass, which costs several forward passes."""
+FISHER, GRADIENTS = "squared gradients", ", gradients"
+"""Name of a part of the work, and what is added to the name of images whose gradients are computed."""
 NONE = np.zeros(0, dtype=np.float32)
 
 Progress = Callable[[str, int, int], None]
 """A function that is called with the name of a part of the work, the images done, and the images in the part."""
+
+
+@dataclass(frozen=True)
+class GradientImages:
+    """Most images with a backward pass: for the Fisher information, and in each of both parts of the reference."""
+
+    fisher: int = FISHER_IMAGES
+    ranked: int = GRADIENT_IMAGES
 
 
 def count_image_passes(reference: ReferenceImages, precision: Precision = "float32") -> int:
@@ -47,6 +57,7 @@ def calibrate(
     flow: Flow | None = None,
     precise: ImageDensity | None = None,
     unseen: Sequence[FeatureEvidence] | None = None,
+    most: GradientImages = GradientImages(),
 ) -> tuple[Calibration, CalibrationSummary]:
     """Measure normal images with a model to give new images p-values; return the calibration and its summary.
 
@@ -58,6 +69,7 @@ def calibrate(
         flow: The flow of a density of pixels with its weights, for gradients; None for verdicts without them.
         precise: The density in float32 to compare with, where ``density`` has another precision.
         unseen: Feature evidence by fits that have not seen the images; see :func:`fit_cross`.
+        most: The most images with gradients.
 
     Raises:
         ScoreNotFinite: The flow overflows on a reference image.
@@ -81,12 +93,12 @@ def calibrate(
         held_out = collect("calibration", reference.calibration)
         if flow is not None:
             passes = GradientPasses(GradientProbe(flow), density.weights_digest)
-            few = min(len(reference.statistics), FISHER_IMAGES)
-            fisher = passes.fisher(reference.statistics, progress_of("squared gradients", few), few)
+            few = min(len(reference.statistics), most.fisher)
+            fisher = passes.fisher(reference.statistics, progress_of(FISHER, few), few)
 
             def backwards(part: str, images: ImageRows) -> NDArray[np.float64]:
-                few = min(len(images), GRADIENT_IMAGES)
-                return passes.features(images, fisher, progress_of(f"{part}, gradients", few), few)
+                few = min(len(images), most.ranked)
+                return passes.features(images, fisher, progress_of(part + GRADIENTS, few), few)
 
             statistics = statistics.with_gradients(backwards("statistics", reference.statistics))
             held_out = held_out.with_gradients(backwards("calibration", reference.calibration))

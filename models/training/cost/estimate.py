@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from models.anomaly.fitting.calibrate import FISHER_IMAGES, GRADIENT_IMAGES
 from models.anomaly.gradients.probe import TILE
 from models.datasets import DatasetSummary
-from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
+from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture, PixelArchitecture
 from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
 from models.training.cost.feature_work import feature_work
 from models.training.cost.flow_work import FROZEN_BATCH, FlowWork, flow_work
@@ -17,6 +17,7 @@ from models.training.cost.throughput import ASSUMED, Throughput
 from models.training.feature_fit import CHOICE_FOLDS
 from models.training.precision import training_precision
 from models.training.validation import FINAL_SAMPLES, PREVIEW_SAMPLES
+from models.training.validation_plan import EVALUATION_SHARE, PhaseSteps, plan_validations
 
 PROGRAM_BYTES = 400_000_000
 """Memory of Python and its libraries once a training process has loaded everything."""
@@ -61,7 +62,7 @@ def estimate_training(
 
     Args:
         architecture: The flow or flows.
-        config: Its training; ``max_minutes`` caps the steps with their validations alone.
+        config: Its training; ``max_minutes`` caps the whole of a training of pixels, start and evaluation included.
         splits: Sizes of the parts of the dataset. Its image shape must be that of the architecture.
         throughput: Rates of the device that the steps run on.
         device: Its kind, "cpu" or "cuda".
@@ -81,19 +82,20 @@ def estimate_training(
         )
         on_cpu = throughput if device == "cpu" else host
         return _together(pixels, _features(architecture.features, config, splits, on_cpu, slowdown, whole=False))
-    batch, first = min(config.batch_size, splits.train), min(INITIALIZATION_IMAGES, splits.train)
-    flow = flow_work(architecture, config, batch, first, training_precision(config, device))
-
-    start = throughput.start_seconds + throughput.seconds(flow.initialization)
-    training = _training_seconds(flow, config, splits, throughput)
+    flow = _flow_work(architecture, config, splits, device)
+    start = slowdown * (throughput.start_seconds + throughput.seconds(flow.initialization))
+    training = slowdown * _training_seconds(flow, config, splits, throughput)
+    evaluation = slowdown * _evaluation_seconds(flow, splits, throughput if device == "cpu" else host)
     if config.max_minutes is not None:
-        training = min(training, 60 * config.max_minutes / slowdown)
+        limit = 60 * config.max_minutes
+        evaluation = min(evaluation, EVALUATION_SHARE * limit)
+        training = min(training, max(limit - start - evaluation, 0.0))
     return TrainingEstimate(
         parameters=flow.parameters,
         memory_bytes=_peak_bytes(flow, splits),
-        start_seconds=slowdown * start,
-        training_seconds=slowdown * training,
-        evaluation_seconds=slowdown * _evaluation_seconds(flow, splits, throughput if device == "cpu" else host),
+        start_seconds=start,
+        training_seconds=training,
+        evaluation_seconds=evaluation,
     )
 
 
@@ -154,18 +156,64 @@ def _together(pixels: TrainingEstimate, features: TrainingEstimate) -> TrainingE
     )
 
 
-def _training_seconds(flow: FlowWork, config: TrainingConfig, splits: DatasetSummary, throughput: Throughput) -> float:
+def phases_in_steps(
+    architecture: PixelArchitecture | HybridArchitecture, config: TrainingConfig, splits: DatasetSummary
+) -> PhaseSteps:
+    """Return how long the phases around the steps of a training take, in steps, by counted work alone.
+
+    The ratio of two amounts of work depends on the machine less than either does, so the rates are those of the
+    reference machine.
+
+    Args:
+        architecture: The flow over pixels, with or without flows over features.
+        config: Its training.
+        splits: Sizes of the parts of the dataset.
+    """
+    pixels = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
+    flow = _flow_work(pixels, config, splits)
+    step = _step_seconds(flow, config, ASSUMED)
+    fixed, image = _validation_seconds(flow, ASSUMED)
+    evaluation, fit = _evaluation_seconds(flow, splits, ASSUMED), 0.0
+    if isinstance(architecture, HybridArchitecture):
+        features = _features(architecture.features, config, splits, ASSUMED, 1.0, whole=False)
+        evaluation, fit = evaluation + features.evaluation_seconds, features.training_seconds
+    return PhaseSteps(fixed / step, image / step, fit / step, evaluation / step)
+
+
+def _flow_work(
+    architecture: PixelArchitecture, config: TrainingConfig, splits: DatasetSummary, device: str = "cpu"
+) -> FlowWork:
+    batch, first = min(config.batch_size, splits.train), min(INITIALIZATION_IMAGES, splits.train)
+    return flow_work(architecture, config, batch, first, training_precision(config, device))
+
+
+def _step_seconds(flow: FlowWork, config: TrainingConfig, throughput: Throughput) -> float:
     step = throughput.seconds(flow.step)
     if config.refresh_inverse_every:
         step += throughput.seconds(flow.refresh) / config.refresh_inverse_every
-    steps = config.max_steps * step
-    validated = min(config.validation_images, splits.statistics)
-    validation_work = flow.constant_log_det + flow.scoring * (validated / FROZEN_BATCH) + flow.quality
+    return step
+
+
+def _validation_seconds(flow: FlowWork, throughput: Throughput) -> tuple[float, float]:
+    """Return the time of a validation without its images, and the time of each image."""
     preview = flow.preview_freezing + flow.preview * (PREVIEW_SAMPLES / FROZEN_BATCH)
+    fixed = throughput.seconds(flow.constant_log_det + flow.quality + preview) + _checkpoint_seconds(flow, throughput)
+    return fixed, throughput.seconds(flow.scoring) / FROZEN_BATCH
+
+
+def _checkpoint_seconds(flow: FlowWork, throughput: Throughput) -> float:
     # Weights, averages and two moments.
-    checkpoint = 4 * 4 * flow.parameters / throughput.disk_bytes_per_second
-    validation = throughput.seconds(validation_work + preview) + checkpoint
-    return (steps + config.validation_count * validation) * (1 + checkpoint / config.checkpoint_seconds)
+    return 4 * 4 * flow.parameters / throughput.disk_bytes_per_second
+
+
+def _training_seconds(flow: FlowWork, config: TrainingConfig, splits: DatasetSummary, throughput: Throughput) -> float:
+    step = _step_seconds(flow, config, ASSUMED)
+    fixed, image = (seconds / step for seconds in _validation_seconds(flow, ASSUMED))
+    plan = plan_validations(config, splits.statistics, config.max_steps, PhaseSteps(fixed, image))
+    fixed, image = _validation_seconds(flow, throughput)
+    validations = plan.count * (fixed + plan.images * image)
+    steps = config.max_steps * _step_seconds(flow, config, throughput)
+    return (steps + validations) * (1 + _checkpoint_seconds(flow, throughput) / config.checkpoint_seconds)
 
 
 def _evaluation_seconds(flow: FlowWork, splits: DatasetSummary, throughput: Throughput) -> float:

@@ -81,7 +81,7 @@ def test_reports_compute_no_determinant(kind: str, tmp_path: Path, monkeypatch: 
     trainer.log_dets.start(trainer.flow)
     monkeypatch.setattr(Bijection, "constant_log_det_at", lambda *_: pytest.fail("a report computes a determinant"))
     monkeypatch.setattr(trainer.log_dets, "start", lambda *_: None)
-    monkeypatch.setattr(trainer, "_validate", lambda: None)
+    monkeypatch.setattr(trainer, "_validate", lambda _images: None)
     with CountedCalls() as calls:
         trainer.take_steps(lambda: False)
     assert set(calls.cubic) == {"linalg_vector_norm"}, "that of the gradient, which is clipped"
@@ -100,7 +100,7 @@ def test_a_validation_computes_every_log_det_once(tmp_path: Path, monkeypatch: p
         return original(self, shape)
 
     monkeypatch.setattr(ChannelAffine, "constant_log_det_at", counted)
-    trainer._validate()
+    trainer._validate(50)
     assert [event["event"] for event in events][:1] == ["validation"]
     assert sorted(calls) == ["ActNorm", "ActNorm", "SelfNormalizingConv1x1", "SelfNormalizingConv1x1"]
 
@@ -111,7 +111,7 @@ def test_a_validation_starts_anew_from_exact_log_dets(tmp_path: Path) -> None:
     trainer.log_dets.start(trainer.flow)
     for step in range(20):
         trainer._step(step, 0.0)
-    trainer._validate()
+    trainer._validate(50)
     difference = abs(left_out(trainer.flow) - left_out(trainer.averaged))
     assert difference > 0.1
     assert trainer.log_dets.total() == pytest.approx(left_out(trainer.flow), abs=0.05 * difference)
@@ -122,7 +122,7 @@ def test_a_singular_layer_stops_the_training_with_its_name(tmp_path: Path) -> No
     with torch.no_grad():
         trainer.averaged.get_parameter("levels.0.steps.2.weight")[3] = 0
     with pytest.raises(TrainingDiverged, match=r"step 0: the layer levels\.0\.steps\.2 has no inverse"):
-        trainer._validate()
+        trainer._validate(50)
 
 
 def test_slow_reports_come_less_often() -> None:

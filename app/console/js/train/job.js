@@ -81,7 +81,7 @@ export class Job {
       this.advance(data);
     } else if (kind === "validation") this.curve.validation.add(data);
     else if (kind === "samples") this.sampled(data);
-    else if (kind === "scoring") this.activity = `${data.part}: ${whole(data.done)} of ${whole(data.images)} images`;
+    else if (kind === "scoring") this.evaluate(data);
     else if (kind === "log") this.activity = data.message;
     this.changed();
   }
@@ -97,6 +97,11 @@ export class Job {
     if (attempt !== job.attempts || step <= (job.progress.step ?? -1)) return;
     Object.assign(job.progress, { step, steps: all, images_per_second: speed, eta_seconds: eta });
     if (progress != null) job.progress.fraction = progress;
+  }
+
+  evaluate({ attempt, part, done, images, progress, eta_seconds: eta }) {
+    this.activity = `${part}: ${whole(done)} of ${whole(images)} images`;
+    if (progress != null && attempt === this.job.attempts) Object.assign(this.job.progress, { fraction: progress, eta_seconds: eta });
   }
 
   async act(action) {

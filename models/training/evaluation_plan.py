@@ -1,0 +1,145 @@
+"""How many images evaluate and calibrate a finished model, and how long that takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from models.anomaly.fitting.calibrate import FISHER, FISHER_IMAGES, GRADIENT_IMAGES, GRADIENTS, GradientImages
+from models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows
+from models.anomaly.gradients.passes import GradientPasses
+from models.anomaly.gradients.probe import GradientProbe, tile_of
+from models.datasets import Dataset
+from models.flows.flow import Flow
+from models.scoring.density import ImageDensity
+from models.scoring.likelihood import score_images
+
+TIMED_IMAGES = 32
+"""Images that are scored to measure the time of an image."""
+FEWEST = {"statistics": 300, "calibration": 400, "test": 200, FISHER: 64}
+"""Images of each part of the work that are used however little time there is, where there are so many."""
+FEWEST_GRADIENTS = 200
+"""The same for each pass with gradients."""
+
+Report = Callable[[str, int, int], None]
+"""A function that is called with the name of a part of the work, the images done, and the images in the part."""
+
+
+@dataclass(frozen=True)
+class ImageSeconds:
+    """Measured time of one image: of its score, and of a backward pass that gives its gradients, in seconds."""
+
+    score: float
+    gradients: float
+
+    @classmethod
+    def measure(cls, density: ImageDensity, images: ImageRows, flow: Flow | None) -> ImageSeconds:
+        """Measure both with a few images, after one run that is not counted.
+
+        Args:
+            density: The density that scores.
+            images: Images of the dataset.
+            flow: The flow that gives gradients; None for a density without them.
+        """
+        few = images[:TIMED_IMAGES]
+        score = _second_time(lambda: score_images(density, few)) / len(few)
+        if flow is None:
+            return cls(score, 0.0)
+        passes = GradientPasses(GradientProbe(flow), density.weights_digest)
+        tile = few[: tile_of(few.shape[2] * few.shape[3])]
+        fisher = passes.fisher(tile)
+        return cls(score, _second_time(lambda: passes.features(tile, fisher)) / len(tile))
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Number of images of each part of the work, by its name, and the time of one image of it in seconds."""
+
+    images: dict[str, int]
+    seconds: dict[str, float]
+
+    @classmethod
+    def whole(cls, dataset: Dataset, seconds: ImageSeconds) -> EvaluationPlan:
+        """Return the plan with all images of the dataset.
+
+        Args:
+            dataset: The dataset; without a calibration part, where there are folds, there are no gradients.
+            seconds: The measured times.
+        """
+        statistics, calibration = len(dataset.statistics), len(dataset.calibration)
+        images = {"statistics": statistics, "calibration": calibration, "test": len(dataset.test)}
+        times = dict.fromkeys(images, seconds.score)
+        if seconds.gradients and dataset.folds is None:
+            images[FISHER] = min(statistics, FISHER_IMAGES)
+            images |= {part + GRADIENTS: min(images[part], GRADIENT_IMAGES) for part in ("statistics", "calibration")}
+            times |= {part: seconds.gradients for part in images if part not in times}
+        return cls(images, times)
+
+    @property
+    def total_seconds(self) -> float:
+        """The time of all parts of the work together."""
+        return sum(count * self.seconds[part] for part, count in self.images.items())
+
+    @property
+    def gradient_images(self) -> GradientImages:
+        """The most images of the passes with gradients."""
+        ranked = max((count for part, count in self.images.items() if part.endswith(GRADIENTS)), default=0)
+        return GradientImages(self.images.get(FISHER, 0), ranked)
+
+    def within(self, seconds: float) -> EvaluationPlan:
+        """Return the plan with the same share of the images of every part, such that it takes ``seconds`` at most.
+
+        No part gets fewer images than ``FEWEST``, even if it then takes longer.
+        """
+        least = {part: min(count, FEWEST.get(part, FEWEST_GRADIENTS)) for part, count in self.images.items()}
+
+        def shrunk(share: float) -> EvaluationPlan:
+            counts = {part: max(least[part], int(share * count)) for part, count in self.images.items()}
+            return replace(self, images=counts)
+
+        shares = np.linspace(1.0, 0.0, 201)
+        return next((plan for plan in map(shrunk, shares) if plan.total_seconds <= seconds), shrunk(0.0))
+
+    def part_of(self, dataset: Dataset) -> tuple[ImageRows, ImageRows, ImageRows]:
+        """Return the statistics, calibration and test images of the plan, evenly spaced over those of the dataset."""
+        statistics, calibration, test = (
+            images if self.images[part] == len(images) else EvenlySpaced([images], self.images[part])
+            for part, images in (
+                ("statistics", dataset.statistics),
+                ("calibration", dataset.calibration),
+                ("test", dataset.test),
+            )
+        )
+        return statistics, calibration, test
+
+
+class EvaluationProgress:
+    """Time left of an evaluation, from its plan and from how fast its parts have been so far.
+
+    Args:
+        plan: The images of each part of the work and their expected time.
+        after: Expected time of what follows the last image, in seconds.
+    """
+
+    def __init__(self, plan: EvaluationPlan, after: float) -> None:
+        self._plan = plan
+        self._after = after
+        self._done = dict.fromkeys(plan.images, 0)
+        self._began = time.monotonic()
+
+    def seconds_left(self, part: str, done: int) -> float:
+        """Return how many seconds are left when ``done`` images of a part are finished."""
+        self._done[part] = done
+        expected = sum(count * self._plan.seconds.get(name, 0.0) for name, count in self._done.items())
+        slowness = (time.monotonic() - self._began) / expected if expected > 0 else 1.0
+        return max(self._plan.total_seconds - expected, 0.0) * slowness + self._after
+
+
+def _second_time(run: Callable[[], object]) -> float:
+    run()
+    began = time.monotonic()
+    run()
+    return time.monotonic() - began

@@ -1,0 +1,140 @@
+"""The schedule of a training: how far it is, when it validates and ends, and how long the rest takes."""
+
+from __future__ import annotations
+
+import time
+
+from models.training.checkpoint import TrainingState
+from models.training.config import TrainingConfig
+from models.training.validation_plan import (
+    EVALUATION_SHARE,
+    VALIDATION_SHARE,
+    PhaseSteps,
+    ValidationPlan,
+    plan_validations,
+)
+
+
+class Schedule:
+    """Progress of one training, from its steps and its time.
+
+    A budget in minutes is the time from the start of the process to the written model. What validation, the fit of
+    features, evaluation and calibration will take is set aside, and the steps have the rest.
+
+    Args:
+        config: The budget, in steps or minutes, and the number of validations.
+        images: Images that the dataset has for validations.
+        costs: How long the other phases take, in steps.
+        began: Time of the start of the process, by ``time.monotonic``; None for now.
+    """
+
+    def __init__(
+        self, config: TrainingConfig, images: int, costs: PhaseSteps | None = None, began: float | None = None
+    ) -> None:
+        self._config = config
+        self._images = images
+        self._costs = costs or PhaseSteps()
+        self._origin = time.monotonic() if began is None else began
+        self._limit = None if config.max_minutes is None else 60 * config.max_minutes
+        self._progress = 0.0
+        self._validated_at = 0.0
+        self._validation_seconds: float | None = None
+        self._first_step = 0
+        self._warm: TrainingState | None = None
+
+    def resume(self, state: TrainingState) -> None:
+        """Take in the steps and the time of earlier attempts of the training."""
+        self._origin -= state.elapsed_seconds
+        self._first_step = state.step
+        self._validated_at = self.advance(state)
+
+    @property
+    def timed(self) -> bool:
+        """Whether a number of minutes limits the training."""
+        return self._limit is not None
+
+    @property
+    def deadline(self) -> float | None:
+        """The time, by ``time.monotonic``, when the model should be written; None without a budget in minutes."""
+        return None if self._limit is None else self._origin + self._limit
+
+    def spent(self) -> float:
+        """Return the seconds since the start of the process, with those of earlier attempts."""
+        return time.monotonic() - self._origin
+
+    def advance(self, state: TrainingState) -> float:
+        """Return the used share of the steps or of the time for them, whichever is larger; it ends at 1."""
+        if self._warm is None and state.step > self._first_step:
+            self._warm = state
+        share = state.step / self._config.max_steps
+        if self._limit is not None and state.step:
+            for_steps = self._limit - self._seconds_after(state)
+            share = max(share, self.spent() / for_steps if for_steps > 0 else 1.0)
+        self._progress = min(1.0, share)
+        return self._progress
+
+    def expected_steps(self, state: TrainingState) -> int:
+        """Return the number of steps of the whole training, which follows from the progress where minutes limit it."""
+        if self._limit is None or self._progress <= 0:
+            return self._config.max_steps
+        return min(self._config.max_steps, max(state.step, round(state.step / self._progress)))
+
+    def validation_images(self, state: TrainingState, before: float) -> int:
+        """Return of how many images a validation is due after a step; 0 where none is due.
+
+        The last step is always followed by one. With a budget in minutes, others wait until all of them together
+        have taken less than a tenth of the training time.
+
+        Args:
+            state: The training after the step.
+            before: Progress before the step.
+        """
+        plan, progress = self._plan(state), self._progress
+        if self._limit is None:
+            due = int(progress * plan.count) > int(before * plan.count)
+        else:
+            taken = state.validation_seconds + self._next_validation_seconds(state)
+            due = progress - self._validated_at >= 1 / plan.count and taken <= VALIDATION_SHARE * state.elapsed_seconds
+        return plan.images if due or progress >= 1 else 0
+
+    def validated(self, seconds: float) -> None:
+        """Take in how long a validation took, with its preview and its checkpoint."""
+        self._validated_at, self._validation_seconds = self._progress, seconds
+
+    def seconds_left(self, state: TrainingState) -> float:
+        """Return how many seconds the rest will take, until the model is written."""
+        spent = state.elapsed_seconds if self._limit is None else self.spent()
+        steps = spent * (1 - self._progress) / self._progress if self._progress > 0 else 0.0
+        return steps + self._seconds_after(state)
+
+    def fraction(self, state: TrainingState) -> float:
+        """Return the done share of the whole work, 0 to 1: below 1 until the model is written."""
+        spent = self.spent()
+        return spent / max(spent + self.seconds_left(state), 1e-9) if self._progress > 0 else 0.0
+
+    def _plan(self, state: TrainingState) -> ValidationPlan:
+        return plan_validations(self._config, self._images, self.expected_steps(state), self._costs)
+
+    def _seconds_after(self, state: TrainingState) -> float:
+        """Return what the last validation and all that follows it take, as far as it is known."""
+        step = self._step_seconds(state)
+        evaluation = self._costs.evaluation * step
+        if self._limit is not None:
+            evaluation = min(evaluation, EVALUATION_SHARE * self._limit)
+        last = self._next_validation_seconds(state) if self._progress < 1 else 0.0
+        return last + self._costs.features * step + evaluation
+
+    def _next_validation_seconds(self, state: TrainingState) -> float:
+        """Return how long the next validation takes: as long as the last one, or as counted before the first."""
+        if self._validation_seconds is not None:
+            return self._validation_seconds
+        images = self._plan(state).images
+        return (self._costs.validation + self._costs.validation_image * images) * self._step_seconds(state)
+
+    def _step_seconds(self, state: TrainingState) -> float:
+        """Return the mean time of a step of this attempt, without the first one, which prepares much; 0 before."""
+        warm = self._warm
+        if warm is None or state.step == warm.step:
+            return 0.0
+        seconds = state.elapsed_seconds - state.validation_seconds - warm.elapsed_seconds + warm.validation_seconds
+        return max(seconds, 0.0) / (state.step - warm.step)
