@@ -60,7 +60,7 @@ def calibrate_model(
     job = JobRequest(type="calibrate", model=ref, dataset=request.dataset, parameters=parameters)
     queued = service.submit(job, scope, key)
     response.headers["Location"] = f"/v1/jobs/{queued.id}"
-    return job_view(queued)
+    return job_view(queued, service.workers.served())
 
 
 @router.get(

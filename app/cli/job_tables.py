@@ -38,7 +38,7 @@ def print_jobs(page: JobList) -> None:
             Text(job.status, STYLES.get(job.status, "")),
             job.model,
             job.dataset,
-            _percent(job),
+            job.waits_for or _percent(job),
             duration(job.progress.get("eta_seconds")) if job.status == "running" else "",
             _bits(job),
         )
@@ -59,6 +59,7 @@ def print_job(job: JobView) -> None:
         "preset": job.preset if job.type == "train" else "",
         "parameters": ", ".join(f"{name} {value}" for name, value in job.parameters.items()),
         "queue": job.queue if job.place_in_line is None else f"{job.queue}, {job.place_in_line} before it",
+        "waits": job.waits_for or "",
         "done": _percent(job),
         "step": "{step} of {steps}".format_map(job.progress) if {"step", "steps"} <= job.progress.keys() else "",
         "ETA": duration(job.progress.get("eta_seconds")) if job.status == "running" else "",

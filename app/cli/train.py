@@ -59,7 +59,8 @@ def train(
     name: Annotated[str | None, typer.Option("--name", help="Name of the model. [default: DATA-PRESET]")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps at most.", show_default=False)] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(help="Longest training time, minutes.", show_default=False)
+        float | None,
+        typer.Option(help="Minutes from the start to the registered model, evaluation included.", show_default=False),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Any other training parameter as NAME=VALUE; repeatable.")
@@ -73,7 +74,8 @@ def train(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Train even if the training is expected to need more memory than this machine has."
+            "--force",
+            help="Train even if it is expected to need more memory than this machine has, or more than two weeks.",
         ),
     ] = False,
     as_json: Json = False,
@@ -101,7 +103,7 @@ def train(
         ranks = processes.enter_context(ranks_of_torchrun(device))
         store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         if device == "cpu" and not force:
-            _require_memory(data, recipe, config, settings, store)
+            _require_feasible(data, recipe, config, settings, store)
         dataset = load_dataset(data, settings.data_dir, store, config)
         try:
             with live_view(as_json) as observe:
@@ -168,16 +170,24 @@ def _config(
         raise fail_validation(error, "--set") from error
 
 
-def _require_memory(
+def _require_feasible(
     data: str, recipe: TrainingRecipe, config: TrainingConfig, settings: Settings, store: DatasetStore
 ) -> None:
     from models.datasets import summarize
+    from models.training.config import MAX_MINUTES
     from models.training.cost.estimate import estimate_training
     from worker.runtime.machine import memory_of_this_machine
 
     summary = summarize(data, settings.data_dir, store, config)
     architecture = recipe.architecture_for(summary.image_shape, config, settings.backbones_dir)
-    needed = estimate_training(architecture, config, summary).memory_bytes
+    estimate = estimate_training(architecture, config, summary)
+    if estimate.seconds > 60 * MAX_MINUTES:
+        raise fail(
+            f"the training is expected to take {estimate.seconds / 86_400:,.0f} days on this machine, expected at most "
+            f"{MAX_MINUTES // 1440}. Use fewer steps, a smaller preset or --max-minutes, or train anyway with --force",
+            USAGE,
+        )
+    needed = estimate.memory_bytes
     available = memory_of_this_machine()
     if available is not None and needed > available:
         raise fail(

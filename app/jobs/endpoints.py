@@ -13,7 +13,7 @@ from app.http.errors import responses
 from app.http.json_route import JsonRoute
 from app.http.schemas import pattern
 from app.jobs.schemas import EstimatedJob, JobList, JobRequest, JobView, WorkerList, WorkerView
-from app.jobs.views import job_view
+from app.jobs.views import NO_WORKER, job_view
 from worker.jobs.record import Status
 from worker.queues import JobType
 
@@ -69,8 +69,9 @@ def submit_job(
 ) -> JobView:
     """Check and queue a training, bulk scoring, calibration or evaluation. 422 for a job that cannot succeed.
 
-    A training that is expected to need more memory than every running worker has is refused too, unless `force` is
-    true. Without a running worker this is not known, and `fits` of the estimate is null.
+    A training that is expected to need more memory than every running worker has, or more than two weeks, is refused
+    too, unless `force` is true. Without a running worker the memory is not known, and `fits` of the estimate is null.
+    A job that no running worker can take is queued, and `waits_for` says so.
 
     The answer to a training job contains the expected time and memory. A training registers a version of `model`, which
     is served without a restart. A scoring writes a Parquet file with a row per image, a calibration adds a calibration
@@ -80,7 +81,7 @@ def submit_job(
     """
     queued = service.submit(job, scope, key)
     response.headers["Location"] = f"/v1/jobs/{queued.id}"
-    return job_view(queued)
+    return job_view(queued, service.workers.served())
 
 
 @router.post(
@@ -101,6 +102,7 @@ def estimate_job(
         queue=plan.queue.value,
         waiting=jobs.lines.length(plan.queue),
         workers=plan.workers,
+        waits_for=None if plan.workers else NO_WORKER[plan.queue],
         estimate=plan.estimate,
     )
 
@@ -112,10 +114,11 @@ def estimate_job(
     dependencies=[MayRead],
     responses=responses(401, 422, 500, 503),
 )
-def list_jobs(jobs: JobStoreDep, query: Annotated[JobQuery, Query()]) -> JobList:
+def list_jobs(jobs: JobStoreDep, workers: WorkerRegistryDep, query: Annotated[JobQuery, Query()]) -> JobList:
     """List jobs page by page, the newest first. `next` is the value of `after` for the next page, or null."""
     page = jobs.list(query.after, query.limit, query.status, query.type)
-    return JobList(jobs=[job_view(job) for job in page.jobs], next=page.next)
+    served = workers.served()
+    return JobList(jobs=[job_view(job, served) for job in page.jobs], next=page.next)
 
 
 @router.get(
@@ -125,10 +128,10 @@ def list_jobs(jobs: JobStoreDep, query: Annotated[JobQuery, Query()]) -> JobList
     dependencies=[MayRead],
     responses=responses(401, 404, 422, 500, 503),
 )
-def get_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
+def get_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep) -> JobView:
     """Show the status, place in the queue, progress, latest metrics, error and result of a job."""
     job = jobs.get(job_id)
-    return job_view(job, jobs.lines.position(job))
+    return job_view(job, workers.served(), jobs.lines.position(job))
 
 
 @router.post(
@@ -139,9 +142,9 @@ def get_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
     status_code=202,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def cancel_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
+def cancel_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep) -> JobView:
     """Cancel a waiting job at once, or ask a running job to stop. 409 for a job that has ended."""
-    return job_view(jobs.request_cancel(job_id))
+    return job_view(jobs.request_cancel(job_id), workers.served())
 
 
 @router.post(
@@ -152,9 +155,9 @@ def cancel_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
     status_code=202,
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def pause_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
+def pause_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep) -> JobView:
     """Pause a queued job at once. A running job first writes a checkpoint, then frees its device for the next job."""
-    return job_view(jobs.request_pause(job_id))
+    return job_view(jobs.request_pause(job_id), workers.served())
 
 
 @router.post(
@@ -167,7 +170,7 @@ def pause_job(job_id: JobId, jobs: JobStoreDep) -> JobView:
 )
 def resume_job(job_id: JobId, service: JobServiceDep) -> JobView:
     """Put a paused job at the head of its queue; it continues from its checkpoint. 409 if it is not paused."""
-    return job_view(service.resume(job_id))
+    return job_view(service.resume(job_id), service.workers.served())
 
 
 @router.post(
@@ -191,7 +194,7 @@ def retry_job(job_id: JobId, service: JobServiceDep, response: Response, scope: 
     """
     queued = service.retry(job_id, scope)
     response.headers["Location"] = f"/v1/jobs/{queued.id}"
-    return job_view(queued)
+    return job_view(queued, service.workers.served())
 
 
 @workers_router.get("", operation_id="list_workers", summary="List the workers", responses=responses(401, 500, 503))

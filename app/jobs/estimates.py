@@ -130,8 +130,8 @@ def _guess(architecture: Architecture, config: TrainingConfig, dataset: DatasetS
         seconds = ASSUMED.start_seconds + images * GUESSED_IMAGE_SECONDS
         return JobEstimate(slowdown * seconds, GUESSED_FEATURE_BYTES, 0, slowdown, "guessed")
     values = min(config.batch_size, dataset.train) * math.prod(dataset.image_shape)
-    seconds = slowdown * config.max_steps * values * GUESSED_STEP_SECONDS
+    seconds = slowdown * (ASSUMED.start_seconds + config.max_steps * values * GUESSED_STEP_SECONDS)
     if config.max_minutes is not None:
         seconds = min(seconds, 60 * config.max_minutes)
     fixed, each = GUESSED_BYTES
-    return JobEstimate(slowdown * ASSUMED.start_seconds + seconds, fixed + each * values, 0, slowdown, "guessed")
+    return JobEstimate(seconds, fixed + each * values, 0, slowdown, "guessed")

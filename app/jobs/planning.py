@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from app.http.errors import Problem, field_problem, invalid
 from app.jobs.checks import CHECKS
-from app.jobs.estimates import estimate_job
+from app.jobs.estimates import JobEstimate, estimate_job
 from app.jobs.schemas import Estimate, JobRequest
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from models.errors import (
@@ -24,7 +24,7 @@ from models.flows.architecture import Architecture
 from models.naming import is_name
 from models.registry.registry import Registry
 from models.training.architecture_file import find_recipe
-from models.training.config import TrainingConfig
+from models.training.config import MAX_MINUTES, TrainingConfig
 from models.training.presets import PRESETS
 from models.training.recipe import TrainingRecipe
 from worker.jobs.duration_model import DurationModel
@@ -32,6 +32,9 @@ from worker.jobs.submission import training_queue
 from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
 from worker.queues import DeviceKind, Queue
 from worker.settings import Settings
+
+GUESS_FACTOR = 10
+"""How many times a guessed time or memory must exceed what there is before a job is refused."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,27 @@ def plan_job(
     return JobPlan(model, Queue.SCORE, serving, None, calibration)
 
 
-def require_memory(plan: JobPlan) -> None:
-    """Raise a 422 ``Problem`` if a training is expected to need more memory than any running worker allows."""
+def require_feasible(plan: JobPlan) -> None:
+    """Raise a 422 ``Problem`` if a training is expected to need more memory than any worker allows, or over two weeks.
+
+    A guess must exceed them tenfold.
+    """
     estimate = plan.estimate
-    if estimate is None or estimate.fits is not False:
+    if estimate is None:
+        return
+    most_seconds = 60 * MAX_MINUTES * (GUESS_FACTOR if estimate.basis == "guessed" else 1)
+    if estimate.seconds > most_seconds:
+        days = estimate.seconds / 86_400
+        long = f"{days:.0f} days" if days < 1000 else f"{days / 365.25:,.0f} years"
+        raise Problem(
+            422,
+            "too-long-expected",
+            "The job is expected to take too long",
+            f"it is expected to take {long}; expected at most {MAX_MINUTES // 1440} days. Fewer steps, a smaller "
+            'preset or max_minutes take less; "force": true queues it all the same',
+            extensions={"seconds": estimate.seconds, "available_seconds": 60 * MAX_MINUTES},
+        )
+    if estimate.fits is not False:
         return
     raise Problem(
         422,
@@ -113,10 +133,19 @@ def _plan_training(
         slowness=expected.slowdown,
         measured=expected.basis == "earlier jobs",
         basis=expected.basis,
-        fits=None if available is None or expected.basis == "guessed" else available >= expected.memory_bytes,
+        fits=_fits(expected, available),
         available_bytes=available,
     )
     return JobPlan(request.model, queue, len(serving), estimate, preset=recipe.name)
+
+
+def _fits(expected: JobEstimate, available: int | None) -> bool | None:
+    """Return whether a training fits into memory; None where that is not known, or only guessed and not far off."""
+    if available is None:
+        return None
+    if expected.basis == "guessed":
+        return False if expected.memory_bytes > GUESS_FACTOR * available else None
+    return available >= expected.memory_bytes
 
 
 def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:

@@ -71,7 +71,9 @@ class JobRequest(BaseModel):
         "auto", description="train: the device; `auto` is a GPU if a running worker has one, else the CPU."
     )
     force: bool = Field(
-        False, description="train: queue it even if it is expected to need more memory than any running worker has."
+        False,
+        description="train: queue it even if it is expected to need more memory than any running worker has, or more "
+        "than two weeks.",
     )
 
 
@@ -91,7 +93,7 @@ class Estimate(Answer):
     )
     fits: bool | None = Field(
         description="Whether a running worker gives a training that much memory; null if that is not known: no "
-        "worker serves the queue, or the memory is guessed."
+        "worker serves the queue, or the memory is guessed and less than ten times as much."
     )
     available_bytes: int | None = Field(
         None, description="Most memory that a running worker of the queue gives a training; null: not known."
@@ -104,6 +106,7 @@ class EstimatedJob(Answer):
     queue: str = Field(description="Queue that it would wait in.")
     waiting: int = Field(description="Jobs that wait in that queue already.")
     workers: int = Field(description="Running workers that serve that queue.")
+    waits_for: str | None = Field(None, description="What it would wait for where no running worker serves that queue.")
     estimate: Estimate | None = Field(description="Null for what is not known beforehand: a training alone has one.")
 
 
@@ -141,6 +144,9 @@ class JobView(Answer):
     queue: str = Field(description="Queue of the job, which decides on its device.")
     place_in_line: int | None = Field(
         None, description="Number of jobs ahead of it in its queue, while it waits. Not in lists."
+    )
+    waits_for: str | None = Field(
+        None, description="What a queued job waits for where no running worker serves its queue."
     )
     dataset: str
     model: str

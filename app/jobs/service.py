@@ -10,7 +10,7 @@ from celery import Celery  # type: ignore[import-untyped]
 from starlette.types import Scope
 
 from app.access.permissions import require
-from app.jobs.planning import JobPlan, plan_job, require_memory
+from app.jobs.planning import JobPlan, plan_job, require_feasible
 from app.jobs.schemas import JobRequest
 from models.datasets import DatasetStore
 from models.registry.registry import Registry
@@ -66,7 +66,7 @@ class JobService:
             return known
         plan = self.plan(request)
         if not request.force:
-            require_memory(plan)
+            require_feasible(plan)
         if request.type != "train":
             pinned = {} if plan.calibration is None else {"calibration": plan.calibration}
             return submit_on_model(

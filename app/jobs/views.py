@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from app.jobs.schemas import JobView
 from worker.jobs.record import Job, Status
+from worker.queues import Queue
+
+NO_WORKER = {
+    Queue.TRAIN_GPU: "waits for a worker with a GPU: none is running",
+    Queue.TRAIN_CPU: "waits for a worker that trains on a CPU: none is running",
+    Queue.SCORE: "waits for a worker: none is running",
+}
+"""What a job waits for where no running worker serves its queue."""
 
 
-def job_view(job: Job, place_in_line: int | None = None) -> JobView:
-    """Return the API answer for a job record, with links to calls that its status allows, such as ``resume``."""
+def waits_for(queue: Queue, served: Collection[Queue]) -> str | None:
+    """Return what a job in a queue waits for where no running worker serves it; None where one does."""
+    return None if queue in served else NO_WORKER[queue]
+
+
+def job_view(job: Job, served: Collection[Queue], place_in_line: int | None = None) -> JobView:
+    """Return the API answer for a job record, with links to calls that its status allows, such as ``resume``.
+
+    Args:
+        job: The record.
+        served: The queues that running workers serve.
+        place_in_line: Number of jobs ahead of it, where that is known.
+    """
     path = f"/v1/jobs/{job.id}"
     links = {"self": path} | {name: f"{path}/{name}" for name in ("events", "metrics", "samples", "log")}
     if not job.finished:
@@ -29,5 +50,6 @@ def job_view(job: Job, place_in_line: int | None = None) -> JobView:
         status=job.status.value,
         queue=job.queue.value,
         place_in_line=place_in_line,
+        waits_for=waits_for(job.queue, served) if job.status is Status.QUEUED else None,
         links=links,
     )

@@ -13,6 +13,8 @@ INITIALIZATION_IMAGES = 512
 """Number of images that initialise the activation normalisation of a flow before its first step."""
 MAX_STEPS = 10_000_000
 """Largest number of steps of a training: as good as no limit."""
+MAX_MINUTES = 60 * 24 * 14
+"""Longest training: two weeks."""
 
 
 class TrainingConfig(ImageOptions):
@@ -30,7 +32,7 @@ class TrainingConfig(ImageOptions):
     max_minutes: float | None = Field(
         None,
         gt=0,
-        le=60 * 24 * 14,
+        le=MAX_MINUTES,
         description="Wall-clock budget, from the start of the process to the written model; with max_steps, the "
         "schedule follows the one of which more is used.",
     )

@@ -68,13 +68,11 @@ class AttemptSummary:
     def add(self, event: dict[str, Any]) -> None:
         """Update progress, metrics, checkpoint, result or error with an event; ignore other kinds of events."""
         kind = event["event"]
-        if kind == "metrics":
+        if kind in ("metrics", "scoring"):
             self.progress.update({key: event[key] for key in _PROGRESS if key in event})
             self.metrics.update({key: event[key] for key in _METRICS if key in event})
-            if "progress" in event:  # of the whole training, limited by steps or by time
+            if "progress" in event:  # of the whole job, with the evaluation after the last step
                 self.progress["fraction"] = event["progress"]
-        elif kind == "scoring" and "progress" in event:  # after the last step
-            self.progress |= {"fraction": event["progress"], "eta_seconds": event["eta_seconds"]}
         elif kind == "validation":
             self.progress["step"] = event["step"]
             self.metrics["validation_bits_per_dim"] = event.get("bits_per_dim")

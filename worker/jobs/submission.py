@@ -28,8 +28,7 @@ def training_queue(device: DeviceKind, registry: WorkerRegistry) -> Queue:
         BrokerDown: Redis does not answer.
     """
     if device == "auto":
-        served = {queue for worker in registry.workers() for queue in worker.queues}
-        return Queue.TRAIN_GPU if Queue.TRAIN_GPU in served else Queue.TRAIN_CPU
+        return Queue.TRAIN_GPU if Queue.TRAIN_GPU in registry.served() else Queue.TRAIN_CPU
     return Queue.TRAIN_GPU if device == "cuda" else Queue.TRAIN_CPU
 
 

@@ -65,6 +65,10 @@ class WorkerRegistry:
             pipe.delete(self._prefix + name)
             pipe.execute()
 
+    def served(self) -> frozenset[Queue]:
+        """Return the queues that at least one running worker serves."""
+        return frozenset(queue for worker in self.workers() for queue in worker.queues)
+
     def workers(self) -> list[WorkerInfo]:
         """Return the entries of all running workers, sorted by name, without those that have expired."""
         with translate_redis_errors():

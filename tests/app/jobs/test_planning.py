@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from app.http.errors import Problem
 from app.jobs import estimates
-from app.jobs.planning import JobPlan, plan_job, require_memory
+from app.jobs.planning import JobPlan, plan_job, require_feasible
 from app.jobs.schemas import Estimate, JobRequest
 from app.main import create_app
 from models.datasets import DatasetStore
@@ -33,6 +34,11 @@ from worker.settings import Settings
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimates, "WAIT_S", 300.0)
+
+
+def _running(*workers: WorkerInfo) -> WorkerRegistry:
+    served = frozenset(queue for worker in workers for queue in worker.queues)
+    return cast(WorkerRegistry, SimpleNamespace(workers=lambda: list(workers), served=lambda: served))
 
 
 def test_a_damaged_data_set_is_named(tmp_path: Path) -> None:
@@ -71,7 +77,7 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
         started_at=datetime.now(UTC),
     )
     settings = Settings(home=tmp_path)
-    workers = cast(WorkerRegistry, SimpleNamespace(workers=lambda: [worker]))
+    workers = _running(worker)
     durations = cast(DurationModel, SimpleNamespace(slowdown=lambda _device, _preset: 2.0))
     request = JobRequest(type="train", dataset="mnist-mini", model="m", preset="snf-glow-tiny")
     plan = plan_job(
@@ -104,7 +110,7 @@ def test_a_fit_in_closed_form_waits_for_no_gpu(tmp_path: Path, monkeypatch: pyte
         train_memory_bytes=None,
         started_at=datetime.now(UTC),
     )
-    workers = cast(WorkerRegistry, SimpleNamespace(workers=lambda: [gpu]))
+    workers = _running(gpu)
     durations = cast(DurationModel, SimpleNamespace(slowdown=lambda _device, _preset: 1.0))
     common = (settings, Registry(settings.registry_dir), DatasetStore(tmp_path / "datasets"), workers, durations)
 
@@ -125,13 +131,71 @@ def test_a_training_that_no_worker_has_the_memory_for_is_refused_with_the_figure
     )
     plan = JobPlan("m", Queue.TRAIN_CPU, 1, estimate)
     with pytest.raises(Problem) as refused:
-        require_memory(plan)
+        require_feasible(plan)
     assert (refused.value.status, refused.value.slug) == (422, "out-of-memory-expected")
     assert refused.value.extensions == {"memory_bytes": 3000, "available_bytes": 2000}
     assert all(figure in refused.value.detail for figure in ("3000", "2000", '"force": true'))
     for fits in (True, None):
-        require_memory(replace(plan, estimate=estimate.model_copy(update={"fits": fits})))
-    require_memory(replace(plan, estimate=None))
+        require_feasible(replace(plan, estimate=estimate.model_copy(update={"fits": fits})))
+    require_feasible(replace(plan, estimate=None))
+
+
+@pytest.mark.parametrize(
+    ("basis", "days", "refused"), [("assumed", 15, True), ("guessed", 15, False), ("guessed", 141, True)]
+)
+def test_a_training_that_would_take_too_long_is_refused_with_the_time(basis: str, days: int, refused: bool) -> None:
+    estimate = Estimate.model_validate(
+        {"seconds": 86_400.0 * days, "memory_bytes": 1, "parameters": 1, "slowness": 1.0, "measured": False}
+        | {"fits": True, "basis": basis}
+    )
+    plan = JobPlan("m", Queue.TRAIN_CPU, 1, estimate)
+    if not refused:
+        require_feasible(plan)
+        return
+    with pytest.raises(Problem, match=f"expected to take {days} days; expected at most 14 days") as problem:
+        require_feasible(plan)
+    assert (problem.value.status, problem.value.slug) == (422, "too-long-expected")
+
+
+def test_what_fits_no_machine_is_refused_before_it_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training of 273 years is refused on a guess; minutes, or force, let it start."""
+    monkeypatch.setattr(estimates, "WAIT_S", 0.0)
+    monkeypatch.setattr(estimates, "_counting", lambda: ThreadPoolExecutor(1))
+    settings = service_settings(tmp_path)
+    request = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-2l-16k"}
+    endless = {"parameters": {"max_steps": 10_000_000, "batch_size": 4096}}
+    workers = _running()
+    durations = cast(DurationModel, SimpleNamespace(slowdown=lambda _device, _preset: 1e4))
+    common = (settings, Registry(settings.registry_dir), DatasetStore(tmp_path / "datasets"), workers, durations)
+    with pytest.raises(Problem, match=r"expected to take .* years; expected at most 14 days"):
+        require_feasible(plan_job(JobRequest.model_validate(request | endless), *common))
+    limited = {"parameters": endless["parameters"] | {"max_minutes": 10}}
+    require_feasible(plan_job(JobRequest.model_validate(request | limited), *common))
+
+
+def test_a_job_for_a_device_that_no_worker_has_says_what_it_waits_for(tmp_path: Path) -> None:
+    settings = service_settings(tmp_path, redis_url=None, runtime_dir=Path(tempfile.mkdtemp(prefix="snf-test-")))
+    broker = EmbeddedBroker(settings)
+    broker.start()
+    cpu = WorkerInfo(name="w", device="cpu", queues=(Queue.TRAIN_CPU, Queue.SCORE), started_at=datetime.now(UTC))
+    WorkerRegistry(redis_client(settings), settings.key_prefix).announce(cpu, 60)
+    request = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
+    on_gpu = "waits for a worker with a GPU: none is running"
+    try:
+        with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+            estimate = client.post("/v1/jobs/estimate", json=request | {"device": "cuda"}).json()
+            assert (estimate["workers"], estimate["waits_for"]) == (0, on_gpu)
+            waiting = client.post("/v1/jobs", json=request | {"device": "cuda"}).json()
+            served = client.post("/v1/jobs", json=request).json()
+            assert (waiting["waits_for"], served["waits_for"]) == (on_gpu, None)
+            listed = {job["id"]: job["waits_for"] for job in client.get("/v1/jobs").json()["jobs"]}
+            assert listed == {waiting["id"]: on_gpu, served["id"]: None}
+            assert client.get(f"/v1/jobs/{waiting['id']}").json()["waits_for"] == on_gpu
+            cancelled = client.post(f"/v1/jobs/{waiting['id']}/cancel").json()
+            assert cancelled["waits_for"] is None
+    finally:
+        broker.stop()
+        shutil.rmtree(settings.runtime_folder)
 
 
 def test_a_refused_training_is_queued_when_forced(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ export class Estimate {
   }
 
   numbers() {
-    const { estimate, queue, waiting, workers } = this.answer;
+    const { estimate, queue, waiting, workers, waits_for: waitsFor } = this.answer;
     return html`<div class="estimate ${this.pending ? "stale" : ""}">
         <div><strong>${estimate ? duration(estimate.seconds) : "–"}</strong><span class="small faint">time</span></div>
         <div><strong>${bytes(estimate?.memory_bytes)}</strong><span class="small faint">memory</span></div>
@@ -64,7 +64,7 @@ export class Estimate {
         ["workers", workers ? `${whole(workers)} running` : null],
         ["basis", BASIS[estimate?.basis] ?? null],
       ])}
-      ${workers ? nothing : notice(`No running worker serves ${queue}. The job will wait until a worker starts.`, "warn")}
+      ${waitsFor ? notice(`The job ${waitsFor}.`, "warn") : nothing}
       ${estimate?.fits === false ? notice(`Running workers offer at most ${bytes(estimate.available_bytes)} of memory. Use a smaller batch size or preset.`, "warn") : nothing}`;
   }
 }

@@ -142,7 +142,7 @@ export class Form {
       </details>
       ${this.estimate.view()}
       ${problem(this.refused)}
-      ${this.refused?.type === "out-of-memory-expected" ? html`<div class="row end"><button type="button" ?disabled=${this.sending} @click=${() => this.start(true)}>Start anyway</button></div>` : nothing}
+      ${["out-of-memory-expected", "too-long-expected"].includes(this.refused?.type) ? html`<div class="row end"><button type="button" ?disabled=${this.sending} @click=${() => this.start(true)}>Start anyway</button></div>` : nothing}
       <div class="row end"><button class="primary" ?disabled=${this.sending || !this.dataset || Boolean(wrongModel)}>${this.sending ? "Starting ..." : "Start training"}</button></div>
     </form>`;
   }

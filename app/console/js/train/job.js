@@ -180,6 +180,7 @@ export class Job {
     const { job } = this;
     if (job.cancel_requested && !FINISHED.has(job.status)) return "cancelling ...";
     if (job.pause_requested && job.status !== "paused") return "writing a checkpoint before the pause ...";
+    if (job.status === "queued" && job.waits_for) return job.waits_for;
     if (job.status === "queued") return job.place_in_line ? `${count(job.place_in_line, "job")} ahead` : "waiting for a worker";
     if (job.status === "paused") return "paused; resume to continue from the checkpoint";
     if (job.status === "starting") return "starting ...";

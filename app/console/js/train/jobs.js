@@ -82,7 +82,7 @@ function row(job) {
     <td class="break"><a href="#/train/${job.id}" aria-label="${job.type} ${job.model}, ${job.status}">${job.result?.ref ?? job.model}</a></td>
     <td>${job.type}</td>
     <td class="break">${job.dataset}</td>
-    <td class="progress">${done == null || finished ? (job.error ? html`<span class="small">${job.error.title}</span>` : html`<span class="faint">${finished ? "" : "waiting"}</span>`)
+    <td class="progress">${done == null || finished ? (job.error ? html`<span class="small">${job.error.title}</span>` : html`<span class="faint">${finished ? "" : job.waits_for ?? "waiting"}</span>`)
       : html`<progress aria-label="Progress" max="1" .value=${done}></progress>`}</td>
     <td class="num" data-label="ETA">${finished || done == null ? "" : duration(job.progress.eta_seconds)}</td>
     <td class="num" data-label="bits/dim">${bits(job)}</td>
