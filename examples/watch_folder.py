@@ -44,6 +44,8 @@ MAX_IMAGES = 256
 """Images between two checks of the folder at most."""
 RETRIES = Retries(attempts=3)
 """Few, because the program tries again by itself and Ctrl-C waits for the images in flight."""
+NOT_JUDGED = 4
+"""Exit code of --once where a file was not judged, as that of `snf score`."""
 TEMPORARY = (ServiceUnavailable, ServiceFailed, Busy)
 """Errors after which an image is sent again at the next check."""
 
@@ -89,10 +91,15 @@ def keep(scored: Scored, folder: Path) -> None:
         target.with_suffix(".map.png").write_bytes(scored.heat_map)
 
 
-def watch(client: Client, table: ScoreTable, options: argparse.Namespace, stop: Event) -> None:
-    """Score arriving images until ``stop`` is set; with --once until all are scored."""
+def watch(client: Client, table: ScoreTable, options: argparse.Namespace, stop: Event) -> bool:
+    """Score arriving images until ``stop`` is set; with --once until all are scored.
+
+    Returns:
+        Whether all images that were sent were judged.
+    """
     before: set[FileState] = set()
     note: str | None = None
+    unjudged = 0
     pool = ThreadPoolExecutor(IN_FLIGHT)
     try:
         while not stop.is_set():
@@ -104,22 +111,24 @@ def watch(client: Client, table: ScoreTable, options: argparse.Namespace, stop: 
             failure: ClientError | None = None
             for scored in pool.map(partial(score, client, options), ready):
                 if stop.is_set():
-                    return
+                    return unjudged == 0
                 if isinstance(scored, ClientError):
                     failure = scored
                 elif scored is not None:
                     if scored.row.is_anomaly and options.anomalies is not None:
                         keep(scored, options.anomalies)
                     table.append(scored.row)  # last: an image that is not in the table is scored again
+                    unjudged += scored.row.log_likelihood is None
                     print(scored.row.line(), flush=True)
             if failure is not None:
                 print(f"watch_folder: {failure}; trying again", file=sys.stderr, flush=True)
             if options.once and not now - table.states:
-                return
+                break
             before = now
             stop.wait(options.every)
     finally:
         pool.shutdown(cancel_futures=True)
+    return unjudged == 0
 
 
 def stop_on_signals(stop: Event) -> None:
@@ -159,8 +168,11 @@ if __name__ == "__main__":
     stop_on_signals(stop)
     try:
         with Client(retries=RETRIES) as client, closing(ScoreTable(options.table)) as table:
-            watch(client, table, options, stop)
+            complete = watch(client, table, options, stop)
         if stop.is_set():
             print("watch_folder: stopped", file=sys.stderr)
+        elif not complete:
+            print("watch_folder: not every image was judged; the table says why", file=sys.stderr)
+            sys.exit(NOT_JUDGED)
     except (ClientError, OSError, ValueError) as error:
         sys.exit(f"watch_folder: {error}")

@@ -72,6 +72,9 @@ class TrainingRecord(_ManifestPart):
     steps: int = Field(ge=0, description="0 for a model that is fitted in closed form.")
     best_step: int = Field(ge=0)
     seconds: float = Field(ge=0)
+    validation_seconds: float | None = Field(
+        None, ge=0, description="The part of `seconds` that validations took; null where it was not measured."
+    )
     precision: str
     started_from_commit: str | None = None
     versions: dict[str, str] = {}

@@ -201,6 +201,7 @@ def write_artifact(
                 steps=model.pixels.steps if model.pixels is not None else 0,
                 best_step=model.pixels.best_step if model.pixels is not None else 0,
                 seconds=model.seconds,
+                validation_seconds=model.pixels.validation_seconds if model.pixels is not None else None,
                 precision=precision,
                 started_from_commit=commit,
                 versions={"python": platform.python_version(), "torch": torch.__version__},

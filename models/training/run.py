@@ -116,7 +116,8 @@ def train(
         trained = Trainer(dataset, flow_architecture, config, folder, observe, device, ranks, schedule, start).run(
             should_stop
         )
-        observe({"event": "log", "message": "training is done; evaluates and calibrates"})
+        spent = f"{trained.elapsed_seconds:.1f} s, {trained.validation_seconds:.1f} s of them for validation"
+        observe({"event": "log", "message": f"trained {trained.steps} steps in {spent}; evaluates and calibrates"})
     fitted, fit_began = None, time.monotonic()
     if isinstance(architecture, FeatureArchitecture | HybridArchitecture):
         fitted = _fit_features(dataset, architecture, config, folder, options, observe, should_stop)

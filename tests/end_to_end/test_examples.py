@@ -184,12 +184,22 @@ def test_a_folder_is_watched_across_restarts(home: Path, tmp_path: Path, monkeyp
                 file.write("half a row,")
             (incoming / DIGITS[4].name).write_bytes(DIGITS[4].read_bytes())
             run(f"http://127.0.0.1:{port}", tmp_path, *words, "--once")
+            (incoming / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+            last = subprocess.run(
+                [*words, "--once"],
+                cwd=tmp_path,
+                env=around(f"http://127.0.0.1:{port}"),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert (last.returncode, "not every image was judged" in last.stderr) == (4, True)
     finally:
         first.kill()
         first.wait()
 
     rows = {row["file"]: row for row in rows_of(table)}
-    assert len(rows) == len(rows_of(table)) == 7
+    assert len(rows) == len(rows_of(table)) == 8
     assert rows["text.png"]["why"].startswith("The file is not an image")
     assert float(rows["00027-4.png"]["log_likelihood"]) == pytest.approx(-530.878, abs=0.01)
     assert [name for name, row in rows.items() if row["is_anomaly"] == "True"] == ["noise.png"]
