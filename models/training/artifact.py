@@ -47,7 +47,7 @@ from models.scoring.open_density import log_dets_of, open_density
 from models.scoring.options import EngineOptions
 from models.scoring.sampling import sample_frozen, to_pixels
 from models.training.config import TrainingConfig
-from models.training.evaluation_plan import EvaluationPlan, EvaluationProgress, ImageSeconds
+from models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft, ImageSeconds
 from models.training.feature_fit import FittedFeatures
 from models.training.loop import Observer, TrainedFlow
 from models.training.objective import inverse_errors
@@ -167,7 +167,7 @@ def write_artifact(
         # The finished model is frozen and checked once more.
         plan = _plan_evaluation(density, dataset, flow, schedule, 2 * (time.monotonic() - began), observe)
         statistics, ranked, test_images = plan.part_of(dataset)
-        progress = EvaluationProgress(plan, 2 * (time.monotonic() - began))
+        progress = EvaluationTimeLeft(plan, 2 * (time.monotonic() - began))
 
         def report(part: str, done: int, images: int) -> None:
             left, spent = progress.seconds_left(part, done), schedule.spent()

@@ -116,7 +116,7 @@ class EvaluationPlan:
         return statistics, calibration, test
 
 
-class EvaluationProgress:
+class EvaluationTimeLeft:
     """Time left of an evaluation, from its plan and from how fast its parts have been so far.
 
     Args:

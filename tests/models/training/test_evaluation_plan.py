@@ -14,7 +14,7 @@ from models.artifacts.manifest import read_manifest
 from models.datasets import Dataset, load_dataset
 from models.scorer import Scorer
 from models.training import evaluation_plan as module
-from models.training.evaluation_plan import EvaluationPlan, EvaluationProgress, ImageSeconds
+from models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft, ImageSeconds
 from models.training.presets import find_preset
 from models.training.run import train
 
@@ -67,7 +67,7 @@ def test_the_images_taken_are_spread_over_the_part() -> None:
 def test_time_left_follows_the_speed_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    progress = EvaluationProgress(EvaluationPlan({"statistics": 100, "test": 300}, {"statistics": 0.1, "test": 0.1}), 5)
+    progress = EvaluationTimeLeft(EvaluationPlan({"statistics": 100, "test": 300}, {"statistics": 0.1, "test": 0.1}), 5)
     now[0] = 20.0  # twice as long as expected
     assert progress.seconds_left("statistics", 100) == pytest.approx(30 * 2 + 5)
     now[0] = 80.0
