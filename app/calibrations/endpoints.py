@@ -53,7 +53,9 @@ def calibrate_model(
     left out are used. At least 20 images are needed. The weights of the model do not change; scores have the precision
     of the active calibration.
 
-    With `activate`, the default, it becomes the active calibration. That needs the role `admin`.
+    It becomes the active calibration unless its smallest p-value is larger than that of the one in use; `activate`
+    decides otherwise. All but `"activate": false` needs the role `admin`. The result of the job and the calibration say
+    whether it became active, and why not.
     """
     registry.locate(parse_ref(ref))
     parameters = {"activate": request.activate, "precision": request.precision}

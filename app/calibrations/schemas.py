@@ -32,6 +32,7 @@ LINE: dict[str, Any] = {
         {"alpha": 0.1, "threshold": 0.07481296758104738, "images_needed": 29},
     ],
     "problem": None,
+    "reason": None,
 }
 """An example, whose numbers a test computes."""
 
@@ -40,11 +41,15 @@ class CalibrationRequest(BaseModel):
     """Request to calibrate a model: its p-values are then ranks among the images of the given normal dataset."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, json_schema_extra={"examples": [{"dataset": "line-1", "activate": True}]}
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"dataset": "line-1"}]}
     )
 
     dataset: Name = Field(description="A dataset of normal images, like those to be scored.")
-    activate: bool = Field(True, description="Whether the new calibration becomes the active one.")
+    activate: bool | None = Field(
+        None,
+        description="Whether the new calibration becomes the active one. Null: it does unless its smallest p-value is "
+        "larger than that of the one in use at that time.",
+    )
     precision: Precision = Field(
         "float32",
         description="Arithmetic of scores while this calibration is active. `bfloat16`: for the middle convolutions of "
@@ -96,6 +101,10 @@ class CalibrationView(Answer):
         "suspect images were left out."
     )
     problem: str | None = Field(description="Why it cannot be used.")
+    reason: str | None = Field(
+        None,
+        description="Why it did not become active when it was made, or that it replaced a damaged one; else null.",
+    )
 
 
 class CalibrationList(Answer):

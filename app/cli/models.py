@@ -96,8 +96,14 @@ def calibrate(
         ),
     ],
     activate: Annotated[
-        bool, typer.Option("--activate/--keep", help="Make the new calibration the active one.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--activate/--keep",
+            help="Make the new calibration the active one, or not. Without either: unless it is coarser than the one "
+            "in use.",
+            show_default=False,
+        ),
+    ] = None,
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of scores while the calibration is active.")
     ] = "float32",

@@ -76,7 +76,8 @@ def submit_job(
     is served without a restart. A scoring writes a Parquet file with a row per image, a calibration adds a calibration
     to the model, and an evaluation writes a report as JSON and HTML.
 
-    A job that changes what is served needs the role `admin`: a training with `promote`, a calibration with `activate`.
+    A job that changes what is served needs the role `admin`: a training with `promote`, a calibration
+    without `"activate": false`.
     """
     queued = service.submit(job, scope, key)
     response.headers["Location"] = f"/v1/jobs/{queued.id}"

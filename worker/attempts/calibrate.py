@@ -29,8 +29,10 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
     from models.anomaly.calibration_file import calibration_bytes
     from models.anomaly.fitting.calibrate import count_image_passes
     from models.anomaly.fitting.reference_images import as_seen, reference_of
+    from models.artifacts.manifest import Activation
     from models.datasets import DatasetStore, load_dataset
     from models.naming import parse_ref
+    from models.registry.activation import UnlessCoarser
     from models.registry.registry import Registry
     from models.scorer import Scorer
     from models.training.loop import Interrupted
@@ -68,6 +70,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
         datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         dataset = load_dataset(spec.dataset, settings.data_dir, datasets, as_seen(scorer.preprocessing), on_prepared)
         reference = reference_of(dataset, scorer.manifest)
+        activate = spec.parameters.get("activate")
         precision = spec.parameters.get("precision", "float32")
         progress = ProgressReporter(events, count_image_passes(reference, precision))
         passes: dict[str, int] = {}
@@ -83,12 +86,15 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
             calibration_bytes(calibration),
             summary,
             job=spec.id,
-            activate=spec.parameters.get("activate", True),
+            activate=UnlessCoarser(scorer.manifest.calibration) if activate is None else activate,
             before_publish=check_before_publish,
         )
-    smallest = calibrations.record(number).summary.smallest_p
-    made = {"model": name, "version": version, "ref": f"{name}:{version}"}
-    events.write({"event": "calibrated", **made, "calibration": number, "smallest_p": smallest})
+    record = calibrations.record(number)
+    made = {"model": name, "version": version, "ref": f"{name}:{version}", "calibration": number}
+    decided = record.activation or Activation(active=calibrations.active() == number)
+    events.write(
+        {"event": "calibrated", **made, "smallest_p": record.summary.smallest_p, **decided.model_dump(mode="json")}
+    )
 
 
 if __name__ == "__main__":

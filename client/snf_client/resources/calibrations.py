@@ -38,7 +38,7 @@ class CalibrationsResource(Resource[S]):
         ref: str,
         dataset: str,
         *,
-        activate: bool = True,
+        activate: bool | None = None,
         precision: Literal["float32", "bfloat16"] = "float32",
         key: str | None = None,
     ) -> Call[JobView]:
@@ -47,7 +47,7 @@ class CalibrationsResource(Resource[S]):
         Args:
             ref: The model version.
             dataset: Images like those to be scored, without anomalies.
-            activate: Make the new calibration the active one.
+            activate: Whether the new calibration becomes the active one; None: unless it is coarser than the one in use.
             precision: Arithmetic of scores while the calibration is active.
             key: Idempotency key, see ``JobsResource``.
         """
