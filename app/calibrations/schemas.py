@@ -40,9 +40,7 @@ LINE: dict[str, Any] = {
 class CalibrationRequest(BaseModel):
     """Request to calibrate a model: its p-values are then ranks among the images of the given normal dataset."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, json_schema_extra={"examples": [{"dataset": "line-1"}]}
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"dataset": "line-1"}]})
 
     dataset: Name = Field(description="A dataset of normal images, like those to be scored.")
     activate: bool | None = Field(

@@ -81,7 +81,10 @@ class CalibrationRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dataset: str = Field(..., description="A dataset of normal images, like those to be scored.")
-    activate: bool = Field(True, description="Whether the new calibration becomes the active one.")
+    activate: bool | None = Field(
+        None,
+        description="Whether the new calibration becomes the active one. Null: it does unless its smallest p-value is larger than that of the one in use at that time.",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Arithmetic of scores while this calibration is active. `bfloat16`: for the middle convolutions of the coupling networks, faster on CPUs that support it. The distance of scores from float32 is measured as `deviation`.",
@@ -98,6 +101,10 @@ class CalibrationResult(BaseModel):
     links: dict[str, str]
     calibration: int = Field(..., description="Its number.")
     smallest_p: float = Field(..., description="Smallest p-value that it can give.")
+    active: bool | None = Field(
+        None, description="Whether it became the active calibration; null for jobs of earlier versions."
+    )
+    reason: str | None = Field(None, description="Why it did not, or that it replaced a damaged one; else null.")
 
 
 class CallerView(BaseModel):
@@ -838,6 +845,9 @@ class CalibrationView(BaseModel):
         description="Thresholds for images like those of the calibration. Empty with several folds, and where suspect images were left out.",
     )
     problem: str | None = Field(..., description="Why it cannot be used.")
+    reason: str | None = Field(
+        None, description="Why it did not become active when it was made, or that it replaced a damaged one; else null."
+    )
 
 
 class Column(BaseModel):

@@ -39,6 +39,6 @@ class UnlessCoarser:
         loss = f"could no longer flag at alpha {' and '.join(lost)}" if lost else "is coarser"
         return Activation(
             active=False,
-            reason=f"its smallest p-value is {smallest_p:.3g}, that of calibration {used} in use {used_smallest_p:.3g}: "
-            f"it {loss}; choose calibration {number} to use it all the same",
+            reason=f"its smallest p-value is {smallest_p:.3g}, that of calibration {used} in use "
+            f"{used_smallest_p:.3g}: it {loss}; choose calibration {number} to use it all the same",
         )

@@ -7,7 +7,9 @@ a calibration carries the id of its job, and the lease is checked under the regi
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
 
 from pathlib import Path
+from typing import Any
 
+from models.registry.calibrations import CalibrationStore
 from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt
 from worker.attempts.progress import PreparationReporter, ProgressReporter
 from worker.broker.connection import redis_client
@@ -29,7 +31,6 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
     from models.anomaly.calibration_file import calibration_bytes
     from models.anomaly.fitting.calibrate import count_image_passes
     from models.anomaly.fitting.reference_images import as_seen, reference_of
-    from models.artifacts.manifest import Activation
     from models.datasets import DatasetStore, load_dataset
     from models.naming import parse_ref
     from models.registry.activation import UnlessCoarser
@@ -89,12 +90,17 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
             activate=UnlessCoarser(scorer.manifest.calibration) if activate is None else activate,
             before_publish=check_before_publish,
         )
-    record = calibrations.record(number)
     made = {"model": name, "version": version, "ref": f"{name}:{version}", "calibration": number}
-    decided = record.activation or Activation(active=calibrations.active() == number)
-    events.write(
-        {"event": "calibrated", **made, "smallest_p": record.summary.smallest_p, **decided.model_dump(mode="json")}
-    )
+    events.write({"event": "calibrated", **made, **_decided(calibrations, number)})
+
+
+def _decided(calibrations: CalibrationStore, number: int) -> dict[str, Any]:
+    """Return the smallest p-value of a calibration, and whether and why it became the active one."""
+    record = calibrations.record(number)
+    smallest, activation = record.summary.smallest_p, record.activation
+    if activation is None:  # made by an attempt of an earlier version
+        return {"smallest_p": smallest, "active": calibrations.active() == number, "reason": None}
+    return {"smallest_p": smallest, **activation.model_dump()}
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class CalibrationsResource(Resource[S]):
         Args:
             ref: The model version.
             dataset: Images like those to be scored, without anomalies.
-            activate: Whether the new calibration becomes the active one; None: unless it is coarser than the one in use.
+            activate: Whether the new calibration becomes active; None: unless it is coarser than the one in use.
             precision: Arithmetic of scores while the calibration is active.
             key: Idempotency key, see ``JobsResource``.
         """
