@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
 from app.calibrations import views
+from app.calibrations.comparison import compare
+from app.calibrations.comparison_schemas import CalibrationComparison
 from app.calibrations.schemas import CalibrationChoice, CalibrationList, CalibrationRequest, CalibrationView
-from app.http.dependencies import JobServiceDep, RegistryDep
+from app.http.dependencies import JobServiceDep, RecentEvidenceDep, RegistryDep
 from app.http.errors import responses
 from app.http.json_route import JsonRoute
 from app.jobs.endpoints import IdempotencyKey
@@ -84,8 +86,16 @@ def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
     dependencies=[MayAdminister],
     responses=responses(401, 404, 413, 415, 422, 429, 500),
 )
-def choose_calibration(ref: str, choice: CalibrationChoice, registry: RegistryDep) -> CalibrationList:
-    """Select the calibration, new or earlier, that gives a model's p-values. Scoring uses it within about a second."""
+def choose_calibration(
+    ref: str, choice: CalibrationChoice, registry: RegistryDep, recent: RecentEvidenceDep
+) -> CalibrationList:
+    """Select the calibration, new or earlier, that gives a model's p-values. Scoring uses it within about a second.
+
+    With `dry_run` nothing changes: the answer has a `comparison` with the calibration in use.
+    """
+    if choice.dry_run:
+        comparison = compare(registry, ref, choice.calibration, recent)
+        return views.listing(registry, ref).model_copy(update={"comparison": comparison})
     return views.choose(registry, ref, choice.calibration)
 
 
@@ -99,3 +109,27 @@ def choose_calibration(ref: str, choice: CalibrationChoice, registry: RegistryDe
 def get_calibration(ref: str, number: Number, registry: RegistryDep) -> CalibrationView:
     """Show a calibration of a model version: its dataset, numbers of images, precision and p-value thresholds."""
     return views.show(registry, ref, number)
+
+
+Against = Annotated[
+    int | None, Query(ge=0, lt=10**9, description="The calibration to compare with. Default: the one in use.")
+]
+
+
+@router.get(
+    "/{number}/comparison",
+    operation_id="compare_calibration",
+    summary="Compare a calibration with the one in use",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 422, 500),
+)
+def compare_calibration(
+    ref: str, number: Number, registry: RegistryDep, recent: RecentEvidenceDep, against: Against = None
+) -> CalibrationComparison:
+    """Compare a calibration with the one in use: smallest alpha, threshold, and verdicts on the newest images.
+
+    The verdicts are those on at most 200 images that this process of the service judged by the model version since it
+    started, each at the `alpha` of its request. They are exactly those that scoring would give. Images are not kept,
+    only their statistics; those of bulk jobs and of requests with `detail=full` are not.
+    """
+    return compare(registry, ref, number, recent, against)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.calibrations.comparison_schemas import CalibrationComparison
 from app.http.schemas import Answer
 from models.artifacts.manifest import Deviation, Precision
 from models.naming import Name
@@ -59,9 +60,12 @@ class CalibrationRequest(BaseModel):
 class CalibrationChoice(BaseModel):
     """Request that selects, by number, the calibration that gives a model version's p-values from then on."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"calibration": 0}]})
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"calibration": 0, "dry_run": True}]}
+    )
 
     calibration: int = Field(ge=0, description="Its number; 0 is the model's own calibration.")
+    dry_run: bool = Field(False, description="Change nothing, and answer with a `comparison`.")
 
 
 class Threshold(Answer):
@@ -112,3 +116,4 @@ class CalibrationList(Answer):
     version: int
     active: int
     calibrations: list[CalibrationView]
+    comparison: CalibrationComparison | None = Field(None, description="Of a `dry_run`: what would change. Else null.")

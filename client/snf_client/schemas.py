@@ -74,6 +74,7 @@ class CalibrationChoice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     calibration: int = Field(..., description="Its number; 0 is the model's own calibration.")
+    dry_run: bool = Field(False, description="Change nothing, and answer with a `comparison`.")
 
 
 class CalibrationRequest(BaseModel):
@@ -115,6 +116,37 @@ class CallerView(BaseModel):
     key: str | None = Field(..., description="Id of the key; null without one.")
     role: Literal["read", "score", "train", "admin"] = Field(..., description="Role of the key; admin without one.")
     may: list[Literal["read", "score", "train", "admin"]] = Field(..., description="Roles that `role` includes.")
+
+
+class ComparedCalibration(BaseModel):
+    """What one of two compared calibrations can flag."""
+
+    model_config = ConfigDict(frozen=True)
+    number: int
+    dataset: str
+    calibration_images: int = Field(..., description="Images among which p-values are ranks.")
+    precision: Literal["float32", "bfloat16"]
+    smallest_p: float = Field(..., description="Smallest p-value, and so the smallest `alpha` of a request.")
+    attainable_alphas: list[float] = Field(..., description="Those of 0.001, 0.01 and 0.05 that it can flag at.")
+    default_alpha: float = Field(..., description="False-alarm rate of requests without `alpha`.")
+    threshold: float = Field(
+        ...,
+        description="Anomaly statistic from which an image is flagged at the default alpha, nats. With several folds it is approximate.",
+    )
+
+
+class ComparedVerdicts(BaseModel):
+    """How the verdicts on the newest images would change."""
+
+    model_config = ConfigDict(frozen=True)
+    images: int = Field(..., description="Images judged by both calibrations.")
+    anomalies_before: int
+    anomalies_after: int
+    to_anomaly: int = Field(..., description="Images whose verdict would change from normal to anomalous.")
+    to_normal: int = Field(..., description="Images whose verdict would change from anomalous to normal.")
+    refused_before: int = Field(..., description="Images whose `alpha` the calibration in use cannot attain.")
+    refused_after: int = Field(..., description="Images whose `alpha` the other one cannot attain: a 422 error.")
+    note: str = Field(..., description="Which images these are, or why there are none.")
 
 
 class Curve(BaseModel):
@@ -816,6 +848,17 @@ class Audit(BaseModel):
     seconds: float = Field(..., description="Computing time.")
 
 
+class CalibrationComparison(BaseModel):
+    """A calibration beside the one in use: what each can flag, and which verdicts of the newest images would change."""
+
+    model_config = ConfigDict(frozen=True)
+    model: str
+    version: int
+    before: ComparedCalibration = Field(..., description="The calibration in use, or the one asked for.")
+    after: ComparedCalibration
+    verdicts: ComparedVerdicts
+
+
 class CalibrationView(BaseModel):
     """A model calibration: its dataset, image counts and p-value thresholds; fields are null if the file is damaged."""
 
@@ -1029,6 +1072,7 @@ class CalibrationList(BaseModel):
     version: int
     active: int
     calibrations: list[CalibrationView]
+    comparison: CalibrationComparison | None = Field(None, description="Of a `dry_run`: what would change. Else null.")
 
 
 class DatasetDetail(BaseModel):

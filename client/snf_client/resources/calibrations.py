@@ -5,8 +5,15 @@ from __future__ import annotations
 import uuid
 from typing import Literal
 
-from snf_client.request import Call, path, read_json
-from snf_client.schemas import CalibrationChoice, CalibrationList, CalibrationRequest, CalibrationView, JobView
+from snf_client.request import Call, path, query, read_json
+from snf_client.schemas import (
+    CalibrationChoice,
+    CalibrationComparison,
+    CalibrationList,
+    CalibrationRequest,
+    CalibrationView,
+    JobView,
+)
 from snf_client.transport import Resource, S, operation
 
 
@@ -31,6 +38,18 @@ class CalibrationsResource(Resource[S]):
         """Make scoring use another calibration of a model version, within about a second; return all of them."""
         body = {"json": CalibrationChoice(calibration=number).model_dump()}
         return Call("PUT", path("models", ref, "calibrations", "active"), read_json(CalibrationList), body=body)
+
+    @operation
+    def compare(self, ref: str, number: int, *, against: int | None = None) -> Call[CalibrationComparison]:
+        """Return what would change if calibration ``number`` became active: alpha, threshold, newest verdicts.
+
+        Args:
+            ref: The model version.
+            number: The calibration.
+            against: The calibration to compare with; None for the one in use.
+        """
+        address = path("models", ref, "calibrations", number, "comparison")
+        return Call("GET", address, read_json(CalibrationComparison), params=query(against=against))
 
     @operation
     def create(
