@@ -18,6 +18,7 @@ from models.registry.registry import Registry
 if TYPE_CHECKING:
     from models.anomaly.calibration import Calibration
     from models.anomaly.rejudge import StoredEvidence
+    from models.artifacts.manifest import Precision
     from models.registry.version import ModelVersion
 
 NOT_KEPT = "bulk jobs and requests with detail=full are not among them"
@@ -102,7 +103,7 @@ def _verdicts(
     )
 
 
-def _note(stored: Sequence[StoredEvidence] | None, kept: Sequence[StoredEvidence], precisions: set[str]) -> str:
+def _note(stored: Sequence[StoredEvidence] | None, kept: Sequence[StoredEvidence], precisions: set[Precision]) -> str:
     if stored is None:
         return "no image: only a running service keeps the evidence of the images that it judged"
     if len(precisions) > 1:

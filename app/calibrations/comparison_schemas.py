@@ -57,8 +57,8 @@ class ComparedCalibration(Answer):
     attainable_alphas: list[float] = Field(description="Those of 0.001, 0.01 and 0.05 that it can flag at.")
     default_alpha: float = Field(description="False-alarm rate of requests without `alpha`.")
     threshold: float = Field(
-        description="Anomaly statistic from which an image is flagged at the default alpha, nats. With several folds it "
-        "is approximate."
+        description="Anomaly statistic, in nats, from which an image is flagged at the default alpha; approximate with "
+        "several folds."
     )
 
 

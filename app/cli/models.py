@@ -150,8 +150,8 @@ def use_calibration(
 ) -> None:
     """Select the calibration that gives a model's p-values; a running service uses it within about a second.
 
-    With --dry-run nothing changes: smallest alpha, threshold and, of a running service, the verdicts on its newest images
-    are shown before and after.
+    With --dry-run nothing changes: smallest alpha, threshold and, of a running service, the verdicts on its newest
+    images are shown before and after.
     """
     if dry_run:
         _print_comparison(_compared(model, number, url, key), as_json)
