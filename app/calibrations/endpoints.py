@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
 from app.calibrations import views
@@ -111,9 +112,14 @@ def get_calibration(ref: str, number: Number, registry: RegistryDep) -> Calibrat
     return views.show(registry, ref, number)
 
 
-Against = Annotated[
-    int | None, Query(ge=0, lt=10**9, description="The calibration to compare with. Default: the one in use.")
-]
+class ComparisonQuery(BaseModel):
+    """Query parameters of a comparison; unknown parameters are refused with 422."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    against: int | None = Field(
+        None, ge=0, lt=10**9, description="The calibration to compare with. Default: the one in use."
+    )
 
 
 @router.get(
@@ -124,7 +130,11 @@ Against = Annotated[
     responses=responses(401, 404, 422, 500),
 )
 def compare_calibration(
-    ref: str, number: Number, registry: RegistryDep, recent: RecentEvidenceDep, against: Against = None
+    ref: str,
+    number: Number,
+    registry: RegistryDep,
+    recent: RecentEvidenceDep,
+    query: Annotated[ComparisonQuery, Query()],
 ) -> CalibrationComparison:
     """Compare a calibration with the one in use: smallest alpha, threshold, and verdicts on the newest images.
 
@@ -132,4 +142,4 @@ def compare_calibration(
     started, each at the `alpha` of its request. They are exactly those that scoring would give. Images are not kept,
     only their statistics; those of bulk jobs and of requests with `detail=full` are not.
     """
-    return compare(registry, ref, number, recent, against)
+    return compare(registry, ref, number, recent, query.against)

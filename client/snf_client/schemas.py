@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, constr
 
 
 class AliasTarget(BaseModel):
@@ -131,7 +131,7 @@ class ComparedCalibration(BaseModel):
     default_alpha: float = Field(..., description="False-alarm rate of requests without `alpha`.")
     threshold: float = Field(
         ...,
-        description="Anomaly statistic from which an image is flagged at the default alpha, nats. With several folds it is approximate.",
+        description="Anomaly statistic, in nats, from which an image is flagged at the default alpha; approximate with several folds.",
     )
 
 
@@ -407,6 +407,45 @@ class ItemError(BaseModel):
     title: str
     status: int
     detail: str
+
+
+class JobDataset(BaseModel):
+    """A dataset, and whether a job can take it."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    images: int
+    image_shape: list[int] = Field(..., description="Channels, height, width.")
+    problem: str | None = Field(
+        ..., description="Why the job would be refused with this dataset; null if it would not."
+    )
+    problem_as_anomalies: str | None = Field(
+        ..., description="evaluate: why it cannot be the anomalous images; null if it can, and for other jobs."
+    )
+    note: str | None = Field(..., description="What to know before it is chosen; else null.")
+
+
+class JobDatasets(BaseModel):
+    """All datasets, and whether a job can take each."""
+
+    model_config = ConfigDict(frozen=True)
+    datasets: list[JobDataset]
+    suggested: str | None = Field(
+        ..., description="The dataset that is clearly meant; null where the user has to choose."
+    )
+
+
+class JobDraft(BaseModel):
+    """A job without its dataset; the other fields are those of a job request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    type: Literal["train", "score", "calibrate", "evaluate"]
+    model: constr(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}(:[1-9][0-9]{0,8}|@[a-z0-9][a-z0-9._-]{0,63})?$") | None = Field(
+        None, description="The model; not needed for a training."
+    )
+    preset: str = Field("snf-glow-small", description="train: the preset.")
+    architecture: dict[str, Any] | None = Field(None, description="train: an architecture in place of a preset.")
+    parameters: dict[str, Any] | None = Field(None, description="Parameters of the job.")
 
 
 class JobRequest(BaseModel):

@@ -53,6 +53,22 @@ def await_calibration(client: httpx.Client, number: int) -> dict[str, Any]:
     raise AssertionError(f"scores are by calibration {body['calibration']}, expected {number}")
 
 
+def it_became_active_when_chosen(client: httpx.Client, in_record: dict[str, Any], result: dict[str, Any]) -> None:
+    assert (in_record["active"], result["active"], await_calibration(client, 0)["calibration"]) == (
+        False,
+        False,
+        0,
+    )
+    assert result["reason"] == (
+        "its smallest p-value is 0.0476, that of calibration 0 in use 0.0002: it could no longer flag at alpha 0.001 "
+        "and 0.01; choose calibration 1 to use it all the same"
+    )
+    told = client.put(f"{PATH}/active", json={"calibration": 1, "dry_run": True}).json()
+    assert (told["active"], told["calibrations"][1]["reason"]) == (0, result["reason"])
+    assert told["comparison"]["verdicts"]["images"] > 0
+    assert client.put(f"{PATH}/active", json={"calibration": 1}).json()["active"] == 1
+
+
 def test_a_shipped_model_is_calibrated_and_goes_back(client: httpx.Client, home: Path) -> None:
     before = await_calibration(client, 0)
     asked = client.post(PATH, json={"dataset": "own"}, headers={"Idempotency-Key": "once"})
@@ -67,19 +83,7 @@ def test_a_shipped_model_is_calibrated_and_goes_back(client: httpx.Client, home:
     assert (done["result"]["calibration"], done["result"]["smallest_p"]) == (1, 1 / 21)
     result = client.get(done["links"]["result"]).json()
     assert result["links"]["calibration"] == done["links"]["calibration"] == f"{MODEL}:1/calibrations/1"
-    assert (done["result"]["active"], result["active"], await_calibration(client, 0)["calibration"]) == (
-        False,
-        False,
-        0,
-    )
-    assert result["reason"] == (
-        "its smallest p-value is 0.0476, that of calibration 0 in use 0.0002: it could no longer flag at alpha 0.001 and "
-        "0.01; choose calibration 1 to use it all the same"
-    )
-    told = client.put(f"{PATH}/active", json={"calibration": 1, "dry_run": True}).json()
-    assert (told["active"], told["calibrations"][1]["reason"]) == (0, result["reason"])
-    assert told["comparison"]["verdicts"]["images"] > 0
-    assert client.put(f"{PATH}/active", json={"calibration": 1}).json()["active"] == 1
+    it_became_active_when_chosen(client, done["result"], result)
 
     after = await_calibration(client, 1)
     old, new = before["results"][0], after["results"][0]
