@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, constr
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class AliasTarget(BaseModel):
@@ -440,9 +440,7 @@ class JobDraft(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     type: Literal["train", "score", "calibrate", "evaluate"]
-    model: constr(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}(:[1-9][0-9]{0,8}|@[a-z0-9][a-z0-9._-]{0,63})?$") | None = Field(
-        None, description="The model; not needed for a training."
-    )
+    model: str | None = Field(None, description="The model; not needed for a training.")
     preset: str = Field("snf-glow-small", description="train: the preset.")
     architecture: dict[str, Any] | None = Field(None, description="train: an architecture in place of a preset.")
     parameters: dict[str, Any] | None = Field(None, description="Parameters of the job.")
