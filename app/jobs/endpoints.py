@@ -119,7 +119,7 @@ def estimate_job(
     "/datasets",
     operation_id="list_job_datasets",
     summary="List the datasets that a job can take",
-    dependencies=[MayRead],
+    dependencies=[MayTrain],
     responses=responses(401, 413, 415, 422, 429, 500),
 )
 def list_job_datasets(
