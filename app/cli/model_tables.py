@@ -86,7 +86,12 @@ def print_model(model: ModelDetail) -> None:
 
 
 def print_calibrations(calibrations: CalibrationList) -> None:
-    """Print a table with a row for each calibration of a model version: dataset, image counts and p-value threshold."""
+    """Print a table with a row for each calibration of a model version: dataset, image counts and p-value threshold.
+
+    Below it stand the reasons why calibrations did not become active.
+    """
+    from rich.console import Console
+
     _print_table(
         ("calibration", "dataset", "images", "precision", "smallest alpha", "p that keeps 1 % (95 % sure)", "active"),
         [
@@ -102,6 +107,10 @@ def print_calibrations(calibrations: CalibrationList) -> None:
             for calibration in calibrations.calibrations
         ],
     )
+    for calibration in calibrations.calibrations:
+        if calibration.reason:
+            remark = f"{calibration.number}, when it was made: {calibration.reason}"
+            Console(soft_wrap=True).print(remark, markup=False, highlight=False)
 
 
 def print_comparison(comparison: CalibrationComparison) -> None:
@@ -125,7 +134,7 @@ def print_comparison(comparison: CalibrationComparison) -> None:
         of = f" of {verdicts.images}"
         rows.append(("anomalies", f"{verdicts.anomalies_before}{of}", f"{verdicts.anomalies_after}{of}"))
     _print_table(("", f"before: calibration {before.number}", f"after: calibration {after.number}"), rows)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, highlight=False)
     if verdicts.images:
         console.print(f"{verdicts.to_anomaly} become anomalous, {verdicts.to_normal} become normal")
     if verdicts.refused_after:

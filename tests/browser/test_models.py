@@ -292,7 +292,7 @@ def test_calibrations_are_made_compared_and_chosen(
     follow = panel.get_by_role("link", name="follow the job")
     expect(follow).to_be_visible()
     await_job(house, str(follow.get_attribute("href")).split("/")[-1], "succeeded")
-    expect(panel.get_by_text("1: did not become active: its smallest p-value is 0.0099")).to_be_visible()
+    expect(panel.get_by_text("1, when it was made: its smallest p-value is 0.0099")).to_be_visible()
     expect(line(page, "0 in use")).to_be_visible()
     house.post(f"/v1/models/{SHIPPED}/score", files=files(*DIGITS)).raise_for_status()
     panel.get_by_role("button", name="Compare calibration 1").click()
@@ -330,9 +330,11 @@ def test_an_evaluation_is_asked_for_and_read(
     draft = {"type": "evaluate", "model": SHIPPED, "parameters": {"corruptions": True}}
     suggested = house.post("/v1/jobs/datasets", json=draft).json()["suggested"]
     expect(normal).to_have_value(suggested or "")
-    expect(normal.locator(f"option[value={negatives}]")).to_be_enabled()
+    too_few = normal.locator(f"option[value={negatives}]")
+    expect(too_few).to_be_disabled()
+    expect(too_few).to_have_text(f"{negatives} has {len(DIGITS)} images; at least 40 normal images are needed")
     expect(normal.locator(f"option[value={coloured}]")).to_be_disabled()
-    anomalous = panel.get_by_role("checkbox", name=f"{coloured}: {coloured}: they are in colour")
+    anomalous = panel.get_by_role("checkbox", name=f"{coloured}: they are in colour")
     expect(anomalous).to_be_disabled()
     panel.get_by_role("checkbox", name="convert size and colour").check()
     expect(normal.locator(f"option[value={coloured}]")).to_be_enabled()

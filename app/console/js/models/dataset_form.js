@@ -51,7 +51,9 @@ export class DatasetForm {
 
 /** Describes a dataset in a line; with the reason if it cannot be used. */
 export function described(dataset, problem) {
-  return problem ? `${dataset.name}: ${problem}` : `${dataset.name}, ${count(dataset.images, "image")}, ${shape(dataset.image_shape)}`;
+  const { name } = dataset;
+  if (!problem) return `${name}, ${count(dataset.images, "image")}, ${shape(dataset.image_shape)}`;
+  return problem.startsWith(`${name}:`) || problem.startsWith(`${name} `) ? problem : `${name}: ${problem}`;
 }
 
 /** Renders the reasons why a job was rejected. */
