@@ -61,7 +61,7 @@ def calibrate_model(
     whether it became active, and why not.
     """
     registry.locate(parse_ref(ref))
-    parameters = {"activate": request.activate, "precision": request.precision}
+    parameters = request.model_dump(include={"activate", "precision"}, exclude_none=True)
     job = JobRequest(type="calibrate", model=ref, dataset=request.dataset, parameters=parameters)
     queued = service.submit(job, scope, key)
     response.headers["Location"] = f"/v1/jobs/{queued.id}"
