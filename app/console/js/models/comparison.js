@@ -13,6 +13,8 @@ const ROWS = [
   ["default false-alarm rate", (side) => `${brief(100 * side.default_alpha, 3)} %`],
   ["flagged there from T (nats)", ({ threshold }) => fixed(threshold, 4)],
 ];
+// Names and lists may wrap anywhere, single numbers not.
+const wrap = (label) => (["dataset", "can flag at"].includes(label) ? "break" : "nobreak");
 
 export class Comparison {
   /** `activate` is called with the number of the calibration. */
@@ -51,7 +53,7 @@ export class Comparison {
     const rows = ROWS.map(([label, show]) => [label, show(before), show(after)]);
     if (verdicts.images) rows.push([`anomalies of ${count(verdicts.images, "image")}`, whole(verdicts.anomalies_before), whole(verdicts.anomalies_after)]);
     return html`<div class="scroll"><table class="comparison"><thead><tr><th scope="col"><span class="sr-only">property</span></th><th scope="col">in use: ${before.number}</th><th scope="col">after: ${after.number}</th></tr></thead>
-        <tbody>${rows.map(([label, old, now]) => html`<tr><th scope="row">${label}</th><td class="break">${old}</td><td class="break">${old === now ? now : html`<strong>${now}</strong>`}</td></tr>`)}</tbody></table></div>
+        <tbody>${rows.map(([label, old, now]) => html`<tr><th scope="row">${label}</th><td class=${wrap(label)}>${old}</td><td class=${wrap(label)}>${old === now ? now : html`<strong>${now}</strong>`}</td></tr>`)}</tbody></table></div>
       ${verdicts.images ? html`<p>${count(verdicts.to_anomaly, "image")} would become anomalous, ${count(verdicts.to_normal, "image")} normal.</p>` : nothing}
       ${verdicts.refused_after ? html`<p class="notice warn">${count(verdicts.refused_after, "image")} came with a false-alarm rate that would be refused.</p>` : nothing}
       <p class="small faint">Verdicts: ${verdicts.note}.</p>`;
