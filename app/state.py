@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypedDict
 
+from app.calibrations.recent_evidence import RecentEvidence
 from app.datasets.uploads import DatasetUploads
 from app.drift.monitor import DriftMonitor
 from app.health.state_collector import StateCollector
@@ -45,6 +46,7 @@ class AppState(TypedDict):
     scoring_queue: ScoringQueue
     scoring_service: ScoringService
     drift_monitor: DriftMonitor
+    recent_evidence: RecentEvidence
     dataset_store: DatasetStore
     dataset_uploads: DatasetUploads
     job_store: JobStore
@@ -72,6 +74,7 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
     )
     decoders = Decoders(DECODERS)
     drift_monitor = DriftMonitor(settings)
+    recent_evidence = RecentEvidence()
     job_service = JobService(
         settings=settings,
         registry=registry,
@@ -98,8 +101,11 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
                 model_pool=model_pool,
                 model_uploads=ModelUploads(settings, registry, draining),
                 scoring_queue=scoring_queue,
-                scoring_service=ScoringService(settings, model_pool, scoring_queue, decoders, metrics, drift_monitor),
+                scoring_service=ScoringService(
+                    settings, model_pool, scoring_queue, decoders, metrics, drift_monitor, recent_evidence
+                ),
                 drift_monitor=drift_monitor,
+                recent_evidence=recent_evidence,
                 dataset_store=dataset_store,
                 dataset_uploads=dataset_uploads,
                 job_store=job_store,

@@ -111,6 +111,8 @@ def _plain(schema: dict[str, Any]) -> dict[str, Any]:
     plain = {key: value for key, value in schema.items() if key not in DROPPED}
     if "properties" in plain:
         plain["properties"] = {name: _plain(child) for name, child in plain["properties"].items()}
+    if "anyOf" in plain:
+        plain["anyOf"] = [_plain(option) for option in plain["anyOf"]]
     return plain
 
 

@@ -14,13 +14,14 @@ from safetensors.torch import load_file as load_tensors
 from torch import Tensor
 
 from models.anomaly.calibration import Calibration
-from models.anomaly.calibration_file import load_calibration
+from models.anomaly.calibration_file import load_added_calibration, load_calibration
 from models.artifacts.files import CALIBRATION, NAMES, PINNED, WEIGHTS
 from models.artifacts.manifest import FILE, CalibrationSummary, Manifest, file_label, read_manifest
 from models.atomic_files import sha256_file
 from models.errors import ArtifactError
 from models.features.flows import TrainedFlows, build_flows
 from models.flows.no_init import NoRandomness
+from models.registry.version import ModelVersion
 from models.scoring.open_density import layers_with_log_dets
 
 STATISTIC_TOLERANCE = 0.05
@@ -91,6 +92,22 @@ def load_artifact(folder: Path) -> Artifact:
     if image_digest(pinned[0]) != manifest.pinned.image_sha256:
         raise ArtifactError(f"{file_label(folder)}: the pinned image is not the one that the manifest names")
     return Artifact(manifest, flow.eval(), calibration, pinned)
+
+
+def load_calibration_of(version: ModelVersion) -> Calibration:
+    """Return the calibration that a model version uses, without its weights, after checking its SHA-256.
+
+    Raises ``ArtifactError`` where it is missing or damaged, or belongs to other weights.
+    """
+    manifest = version.manifest
+    if version.calibration_path is not None:
+        return load_added_calibration(version.calibration_path, manifest.log_dets.weights_sha256)[0]
+    path = version.path / CALIBRATION
+    if not path.is_file():
+        raise ArtifactError(f"{file_label(path)} is missing")
+    if sha256_file(path) != manifest.files.get(CALIBRATION):
+        raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that the manifest gives")
+    return load_calibration(path)
 
 
 def seal(folder: Path, manifest: Manifest) -> None:

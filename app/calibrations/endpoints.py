@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
 from app.calibrations import views
+from app.calibrations.comparison import compare
+from app.calibrations.comparison_schemas import CalibrationComparison
 from app.calibrations.schemas import CalibrationChoice, CalibrationList, CalibrationRequest, CalibrationView
-from app.http.dependencies import JobServiceDep, RegistryDep
+from app.http.dependencies import JobServiceDep, RecentEvidenceDep, RegistryDep
 from app.http.errors import responses
 from app.http.json_route import JsonRoute
 from app.jobs.endpoints import IdempotencyKey
@@ -53,10 +56,12 @@ def calibrate_model(
     left out are used. At least 20 images are needed. The weights of the model do not change; scores have the precision
     of the active calibration.
 
-    With `activate`, the default, it becomes the active calibration. That needs the role `admin`.
+    It becomes the active calibration unless its smallest p-value is larger than that of the one in use; `activate`
+    decides otherwise. All but `"activate": false` needs the role `admin`. The result of the job and the calibration say
+    whether it became active, and why not.
     """
     registry.locate(parse_ref(ref))
-    parameters = {"activate": request.activate, "precision": request.precision}
+    parameters = request.model_dump(include={"activate", "precision"}, exclude_none=True)
     job = JobRequest(type="calibrate", model=ref, dataset=request.dataset, parameters=parameters)
     queued = service.submit(job, scope, key)
     response.headers["Location"] = f"/v1/jobs/{queued.id}"
@@ -82,8 +87,16 @@ def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
     dependencies=[MayAdminister],
     responses=responses(401, 404, 413, 415, 422, 429, 500),
 )
-def choose_calibration(ref: str, choice: CalibrationChoice, registry: RegistryDep) -> CalibrationList:
-    """Select the calibration, new or earlier, that gives a model's p-values. Scoring uses it within about a second."""
+def choose_calibration(
+    ref: str, choice: CalibrationChoice, registry: RegistryDep, recent: RecentEvidenceDep
+) -> CalibrationList:
+    """Select the calibration, new or earlier, that gives a model's p-values. Scoring uses it within about a second.
+
+    With `dry_run` nothing changes: the answer has a `comparison` with the calibration in use.
+    """
+    if choice.dry_run:
+        comparison = compare(registry, ref, choice.calibration, recent)
+        return views.listing(registry, ref).model_copy(update={"comparison": comparison})
     return views.choose(registry, ref, choice.calibration)
 
 
@@ -97,3 +110,36 @@ def choose_calibration(ref: str, choice: CalibrationChoice, registry: RegistryDe
 def get_calibration(ref: str, number: Number, registry: RegistryDep) -> CalibrationView:
     """Show a calibration of a model version: its dataset, numbers of images, precision and p-value thresholds."""
     return views.show(registry, ref, number)
+
+
+class ComparisonQuery(BaseModel):
+    """Query parameters of a comparison; unknown parameters are refused with 422."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    against: int | None = Field(
+        None, ge=0, lt=10**9, description="The calibration to compare with. Default: the one in use."
+    )
+
+
+@router.get(
+    "/{number}/comparison",
+    operation_id="compare_calibration",
+    summary="Compare a calibration with the one in use",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 422, 500),
+)
+def compare_calibration(
+    ref: str,
+    number: Number,
+    registry: RegistryDep,
+    recent: RecentEvidenceDep,
+    query: Annotated[ComparisonQuery, Query()],
+) -> CalibrationComparison:
+    """Compare a calibration with the one in use: smallest alpha, threshold, and verdicts on the newest images.
+
+    The verdicts are those on at most 200 images that this process of the service judged by the model version since it
+    started, each at the `alpha` of its request. They are exactly those that scoring would give. Images are not kept,
+    only their statistics; those of bulk jobs and of requests with `detail=full` are not.
+    """
+    return compare(registry, ref, number, recent, query.against)

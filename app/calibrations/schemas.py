@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.calibrations.comparison_schemas import CalibrationComparison
 from app.http.schemas import Answer
 from models.artifacts.manifest import Deviation, Precision
 from models.naming import Name
@@ -32,6 +33,7 @@ LINE: dict[str, Any] = {
         {"alpha": 0.1, "threshold": 0.07481296758104738, "images_needed": 29},
     ],
     "problem": None,
+    "reason": None,
 }
 """An example, whose numbers a test computes."""
 
@@ -39,12 +41,14 @@ LINE: dict[str, Any] = {
 class CalibrationRequest(BaseModel):
     """Request to calibrate a model: its p-values are then ranks among the images of the given normal dataset."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, json_schema_extra={"examples": [{"dataset": "line-1", "activate": True}]}
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"dataset": "line-1"}]})
 
     dataset: Name = Field(description="A dataset of normal images, like those to be scored.")
-    activate: bool = Field(True, description="Whether the new calibration becomes the active one.")
+    activate: bool | None = Field(
+        None,
+        description="Whether the new calibration becomes the active one. Null: it does unless its smallest p-value is "
+        "larger than that of the one in use at that time.",
+    )
     precision: Precision = Field(
         "float32",
         description="Arithmetic of scores while this calibration is active. `bfloat16`: for the middle convolutions of "
@@ -56,9 +60,12 @@ class CalibrationRequest(BaseModel):
 class CalibrationChoice(BaseModel):
     """Request that selects, by number, the calibration that gives a model version's p-values from then on."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"calibration": 0}]})
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"calibration": 0, "dry_run": True}]}
+    )
 
     calibration: int = Field(ge=0, description="Its number; 0 is the model's own calibration.")
+    dry_run: bool = Field(False, description="Change nothing, and answer with a `comparison`.")
 
 
 class Threshold(Answer):
@@ -96,6 +103,10 @@ class CalibrationView(Answer):
         "suspect images were left out."
     )
     problem: str | None = Field(description="Why it cannot be used.")
+    reason: str | None = Field(
+        None,
+        description="Why it did not become active when it was made, or that it replaced a damaged one; else null.",
+    )
 
 
 class CalibrationList(Answer):
@@ -105,3 +116,4 @@ class CalibrationList(Answer):
     version: int
     active: int
     calibrations: list[CalibrationView]
+    comparison: CalibrationComparison | None = Field(None, description="Of a `dry_run`: what would change. Else null.")

@@ -76,16 +76,17 @@ def _view(registry: Registry, name: str, version: int, number: int, *, active: b
     try:
         if number == OWN:
             manifest = registry.with_calibration(name, version, OWN).manifest
-            return _sound(number, active, manifest.created, manifest.training.job, manifest.calibration)
+            return _sound(number, active, manifest.created, manifest.training.job, manifest.calibration, None)
         record = registry.calibrations(name, version).record(number)
     except (ArtifactError, CalibrationNotFound) as error:
         unknown = dict.fromkeys(("created", "job", *FROM_SUMMARY))
         return CalibrationView(number=number, active=active, thresholds=[], problem=error.detail, **unknown)
-    return _sound(number, active, record.created, record.job, record.summary)
+    reason = None if record.activation is None else record.activation.reason
+    return _sound(number, active, record.created, record.job, record.summary, reason)
 
 
 def _sound(
-    number: int, active: bool, created: datetime, job: str | None, summary: CalibrationSummary
+    number: int, active: bool, created: datetime, job: str | None, summary: CalibrationSummary, reason: str | None
 ) -> CalibrationView:
     # The bound does not hold for several folds, nor where strange images were left out.
     exact = summary.folds == 1 and summary.suspect_share == 0
@@ -96,6 +97,7 @@ def _sound(
         job=job,
         thresholds=list(advice(summary.calibration_images)) if exact else [],
         problem=None,
+        reason=reason,
         **{name: getattr(summary, name) for name in FROM_SUMMARY},
     )
 

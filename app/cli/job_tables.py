@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.cli.judged import JudgedCounts
 from app.cli.progress import duration
@@ -105,12 +105,23 @@ def outcome(job: JobView) -> str:
     """Return a job's result as one line, such as ``registered digits:2`` or the counts of a scoring."""
     result = job.result or {}
     if "calibration" in result:
-        return f"calibration {result['calibration']} of {result['ref']}, smallest alpha {result['smallest_p']:.4g}"
+        return calibration_outcome(result)
     if "ref" in result:
         return f"registered {result['ref']}"
     if "anomalies" in result:
         return job_counts(job).text
     return f"job {job.id} succeeded"
+
+
+def calibration_outcome(result: dict[str, Any]) -> str:
+    """Return the result of a calibration job: the calibration, and whether and why it became the one in use."""
+    number, ref, reason = result["calibration"], result["ref"], result.get("reason")
+    made = f"calibration {number} of {ref}, smallest alpha {result['smallest_p']:.4g}"
+    if result.get("active") is None:
+        return made
+    if result["active"]:
+        return f"{made}; it is in use now" + (f" ({reason})" if reason else "")
+    return f"{made}; it is not in use: {reason}\n`snf models use-calibration {ref} {number}` puts it to use"
 
 
 def job_counts(job: JobView) -> JudgedCounts:

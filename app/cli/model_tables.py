@@ -12,7 +12,15 @@ from app.cli.progress import duration
 if TYPE_CHECKING:
     from models.artifacts.manifest import TrainingRecord
     from models.flows.architecture import Architecture
-    from snf_client.schemas import Audit, CalibrationList, CalibrationView, ModelDetail, ModelPage, Threshold
+    from snf_client.schemas import (
+        Audit,
+        CalibrationComparison,
+        CalibrationList,
+        CalibrationView,
+        ModelDetail,
+        ModelPage,
+        Threshold,
+    )
 
 SHOWN_ALPHA = 0.01
 """False-alarm rate of the shown thresholds; JSON has several."""
@@ -78,7 +86,12 @@ def print_model(model: ModelDetail) -> None:
 
 
 def print_calibrations(calibrations: CalibrationList) -> None:
-    """Print a table with a row for each calibration of a model version: dataset, image counts and p-value threshold."""
+    """Print a table with a row for each calibration of a model version: dataset, image counts and p-value threshold.
+
+    Below it stand the reasons why calibrations did not become active.
+    """
+    from rich.console import Console
+
     _print_table(
         ("calibration", "dataset", "images", "precision", "smallest alpha", "p that keeps 1 % (95 % sure)", "active"),
         [
@@ -94,6 +107,39 @@ def print_calibrations(calibrations: CalibrationList) -> None:
             for calibration in calibrations.calibrations
         ],
     )
+    for calibration in calibrations.calibrations:
+        if calibration.reason:
+            remark = f"{calibration.number}, when it was made: {calibration.reason}"
+            Console(soft_wrap=True).print(remark, markup=False, highlight=False)
+
+
+def print_comparison(comparison: CalibrationComparison) -> None:
+    """Print two calibrations side by side, and how many verdicts on the newest images change from one to the other."""
+    from rich.console import Console
+
+    before, after, verdicts = comparison.before, comparison.after, comparison.verdicts
+    rows: list[tuple[str, str, str]] = [
+        (label, show(before), show(after))
+        for label, show in (
+            ("dataset", lambda one: one.dataset),
+            ("calibration images", lambda one: str(one.calibration_images)),
+            ("precision", lambda one: one.precision),
+            ("smallest alpha", lambda one: f"{one.smallest_p:.4g}"),
+            ("flags at", lambda one: ", ".join(f"{alpha:g}" for alpha in one.attainable_alphas) or "none of the usual"),
+            ("default alpha", lambda one: f"{one.default_alpha:.4g}"),
+            ("flagged from T, nats", lambda one: f"{one.threshold:.4f}"),
+        )
+    ]
+    if verdicts.images:
+        of = f" of {verdicts.images}"
+        rows.append(("anomalies", f"{verdicts.anomalies_before}{of}", f"{verdicts.anomalies_after}{of}"))
+    _print_table(("", f"before: calibration {before.number}", f"after: calibration {after.number}"), rows)
+    console = Console(soft_wrap=True, highlight=False)
+    if verdicts.images:
+        console.print(f"{verdicts.to_anomaly} become anomalous, {verdicts.to_normal} become normal")
+    if verdicts.refused_after:
+        console.print(f"{verdicts.refused_after} were asked for at an alpha that would be refused")
+    console.print(f"verdicts: {verdicts.note}")
 
 
 def print_audit(audit: Audit) -> None:

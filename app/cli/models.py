@@ -25,11 +25,11 @@ from app.cli.common import (
 from app.cli.job_tables import outcome
 from app.cli.live import live_view
 from app.cli.model_files import Ref, audit, card, export, import_model
-from app.cli.model_tables import print_calibrations, print_model, print_models
+from app.cli.model_tables import print_calibrations, print_comparison, print_model, print_models
 from app.cli.remote import follow_job, service, service_url
 
 if TYPE_CHECKING:
-    from snf_client.schemas import CalibrationList
+    from snf_client.schemas import CalibrationComparison, CalibrationList
 
 HELP = "List, show, calibrate, alias and delete models. Without a subcommand: list."
 models = typer.Typer(help=HELP, invoke_without_command=True)
@@ -96,8 +96,14 @@ def calibrate(
         ),
     ],
     activate: Annotated[
-        bool, typer.Option("--activate/--keep", help="Make the new calibration the active one.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--activate/--keep",
+            help="Make the new calibration the active one, or not. Without either: unless it is coarser than the one "
+            "in use.",
+            show_default=False,
+        ),
+    ] = None,
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Arithmetic of scores while the calibration is active.")
     ] = "float32",
@@ -132,10 +138,24 @@ def use_calibration(
         ),
     ],
     url: Url = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Change nothing; show what would change beside the calibration in use. --url adds verdicts.",
+        ),
+    ] = False,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Select the calibration that gives a model's p-values; a running service uses it within about a second."""
+    """Select the calibration that gives a model's p-values; a running service uses it within about a second.
+
+    With --dry-run nothing changes: smallest alpha, threshold and, of a running service, the verdicts on its newest
+    images are shown before and after.
+    """
+    if dry_run:
+        _print_comparison(_compared(model, number, url, key), as_json)
+        return
     if url:
         with service(url, key) as client:
             chosen = client.calibrations.choose(model, number)
@@ -240,6 +260,24 @@ def delete(
             else:
                 registry().remove(name, version)
     print_deleted(name if version is None else f"{name}:{version}", as_json=as_json)
+
+
+def _compared(model: str, number: int, url: str | None, key: str | None) -> CalibrationComparison:
+    if url:
+        with service(url, key) as client:
+            return client.calibrations.compare(model, number)
+    with error_messages():
+        from app.calibrations.comparison import compare
+        from snf_client.schemas import CalibrationComparison
+
+        return client_schema(CalibrationComparison, compare(registry(), model, number))
+
+
+def _print_comparison(comparison: CalibrationComparison, as_json: bool) -> None:
+    if as_json:
+        print_response(comparison)
+    else:
+        print_comparison(comparison)
 
 
 def _print_calibrations(calibrations: CalibrationList, as_json: bool) -> None:

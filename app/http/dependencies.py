@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from app.calibrations.recent_evidence import RecentEvidence
 from app.datasets.uploads import DatasetUploads
 from app.drift.monitor import DriftMonitor
 from app.jobs.event_streams import EventStreams
@@ -46,6 +47,7 @@ ModelUploadsDep = Annotated[ModelUploads, _part("model_uploads")]
 ScoringQueueDep = Annotated[ScoringQueue, _part("scoring_queue")]
 ScoringServiceDep = Annotated[ScoringService, _part("scoring_service")]
 DriftMonitorDep = Annotated[DriftMonitor, _part("drift_monitor")]
+RecentEvidenceDep = Annotated[RecentEvidence, _part("recent_evidence")]
 
 DatasetStoreDep = Annotated[DatasetStore, _part("dataset_store")]
 DatasetUploadsDep = Annotated[DatasetUploads, _part("dataset_uploads")]

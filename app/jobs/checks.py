@@ -51,7 +51,11 @@ class CalibrationParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    activate: bool = Field(True, description="Whether scoring uses the new calibration from then on.")
+    activate: bool | None = Field(
+        None,
+        description="Whether scoring uses the new calibration from then on. Null: unless it is coarser than the one in "
+        "use.",
+    )
     precision: Precision = Field("float32", description="Arithmetic of the scores that the calibration is made for.")
 
 

@@ -8,10 +8,19 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.access.permissions import CallerScope, MayRead, MayTrain
-from app.http.dependencies import JobServiceDep, JobStoreDep, WorkerRegistryDep
+from app.http.dependencies import (
+    DatasetStoreDep,
+    JobServiceDep,
+    JobStoreDep,
+    RegistryDep,
+    SettingsDep,
+    WorkerRegistryDep,
+)
 from app.http.errors import responses
 from app.http.json_route import JsonRoute
 from app.http.schemas import pattern
+from app.jobs.choice_schemas import JobDatasets, JobDraft
+from app.jobs.dataset_choices import dataset_choices
 from app.jobs.schemas import EstimatedJob, JobList, JobRequest, JobView, WorkerList, WorkerView
 from app.jobs.views import NO_WORKER, job_view
 from worker.jobs.record import Status
@@ -77,7 +86,8 @@ def submit_job(
     is served without a restart. A scoring writes a Parquet file with a row per image, a calibration adds a calibration
     to the model, and an evaluation writes a report as JSON and HTML.
 
-    A job that changes what is served needs the role `admin`: a training with `promote`, a calibration with `activate`.
+    A job that changes what is served needs the role `admin`: a training with `promote`, a calibration
+    without `"activate": false`.
     """
     queued = service.submit(job, scope, key)
     response.headers["Location"] = f"/v1/jobs/{queued.id}"
@@ -105,6 +115,24 @@ def estimate_job(
         waits_for=None if plan.workers else NO_WORKER[plan.queue],
         estimate=plan.estimate,
     )
+
+
+@router.post(
+    "/datasets",
+    operation_id="list_job_datasets",
+    summary="List the datasets that a job can take",
+    dependencies=[MayTrain],
+    responses=responses(401, 413, 415, 422, 429, 500),
+)
+def list_job_datasets(
+    draft: JobDraft, settings: SettingsDep, registry: RegistryDep, datasets: DatasetStoreDep
+) -> JobDatasets:
+    """List every dataset with the reason why the job would be refused with it, or null; nothing is queued.
+
+    The checks are those of a submission. `suggested` is the dataset that is clearly meant, if there is one: for an
+    evaluation, that of the calibration in use or of the training, if it has images that neither used.
+    """
+    return dataset_choices(draft, settings, registry, datasets)
 
 
 @router.get(

@@ -206,11 +206,10 @@ def get_job_result(
     result = JobResult(model=job.result["model"], version=job.result["version"], ref=job.result["ref"], links=links)
     if job.type != "calibrate":
         return result
-    number, smallest = job.result["calibration"], job.result["smallest_p"]
+    made = {key: job.result.get(key) for key in ("calibration", "smallest_p", "active", "reason")}
+    number = made["calibration"]
     links |= {"calibration": f"{model}/calibrations/{number}", "active": f"{model}/calibrations/active"}
-    return CalibrationResult(
-        **result.model_dump(exclude={"links"}), links=links, calibration=number, smallest_p=smallest
-    )
+    return CalibrationResult.model_validate(result.model_dump(exclude={"links"}) | made | {"links": links})
 
 
 def _report(job_id: str, settings: Settings, form: Literal["json", "html"]) -> FileResponse:

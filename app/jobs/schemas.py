@@ -268,3 +268,7 @@ class CalibrationResult(JobResult):
 
     calibration: int = Field(description="Its number.")
     smallest_p: float = Field(description="Smallest p-value that it can give.")
+    active: bool | None = Field(
+        None, description="Whether it became the active calibration; null for jobs of earlier versions."
+    )
+    reason: str | None = Field(None, description="Why it did not, or that it replaced a damaged one; else null.")

@@ -113,5 +113,5 @@ def _require_role(scope: Scope, *, promote: bool, type: JobType, parameters: Map
     """Raise a 403 error if a job would replace the served model or calibration and its caller is no admin."""
     if promote:
         require(scope, "admin", "a job that makes its model live ('promote': true)")
-    if type == "calibrate" and parameters.get("activate", True) is not False:
+    if type == "calibrate" and parameters.get("activate") is not False:
         require(scope, "admin", "a calibration that goes into use by itself (all without 'activate': false)")

@@ -13,6 +13,8 @@ from starlette.requests import Request
 
 from app.access.callers import caller_of
 from app.access.rate_limits import take_images
+from app.calibrations.recent_evidence import MAX_IMAGES as MAX_KEPT
+from app.calibrations.recent_evidence import RecentEvidence
 from app.drift.monitor import DriftMonitor
 from app.http.deadline import deadline
 from app.http.errors import invalid
@@ -74,6 +76,7 @@ class ScoringService:
     decoders: Decoders
     metrics: ServiceMetrics
     drift: DriftMonitor
+    recent: RecentEvidence
 
     async def score(self, ref: str, request: Request, query: ScoreQuery, timeout_ms: int | None) -> bytes:
         """Score the images in a request's body with the model ``ref``, and return the answer as JSON bytes.
@@ -140,7 +143,7 @@ class ScoringService:
     def _record(
         self, loaded: Loaded, query: ScoreQuery, items: Sequence[Item], judged: Mapping[int, Judgement]
     ) -> None:
-        """Count the images in the metrics, and add their p-values to the drift monitor."""
+        """Count the images in the metrics, add their p-values to the drift monitor, and keep their evidence."""
         verdicts = [image.verdict for image in judged.values() if not isinstance(image, ScoreNotFinite)]
         errors = [image.slug for image in judged.values() if isinstance(image, ScoreNotFinite)]
         errors += [item.image.slug for item in items if isinstance(item.image, ImageError)]
@@ -150,3 +153,13 @@ class ScoringService:
         # Verdicts with gradient evidence rest on fewer calibration images, and would resemble drift among the others.
         if query.detail == "basic":
             self.drift.record(loaded, query.source, [verdict.p_value for verdict in verdicts])
+            self._keep(loaded, query.alpha, judged)
+
+    def _keep(self, loaded: Loaded, alpha: float | None, judged: Mapping[int, Judgement]) -> None:
+        from models.anomaly.rejudge import StoredEvidence  # noqa: PLC0415 - PyTorch, which a loaded model has imported
+
+        scorer = loaded.scorer
+        scored = [image.likelihood.evidence for image in judged.values() if not isinstance(image, ScoreNotFinite)]
+        newest = [evidence for evidence in scored if evidence is not None][-MAX_KEPT:]
+        images = [StoredEvidence.of(evidence, alpha, scorer.precision) for evidence in newest]
+        self.recent.record(loaded.version.name, loaded.version.version, scorer.log_det_digest, images)

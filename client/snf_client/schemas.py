@@ -74,6 +74,7 @@ class CalibrationChoice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     calibration: int = Field(..., description="Its number; 0 is the model's own calibration.")
+    dry_run: bool = Field(False, description="Change nothing, and answer with a `comparison`.")
 
 
 class CalibrationRequest(BaseModel):
@@ -81,7 +82,10 @@ class CalibrationRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dataset: str = Field(..., description="A dataset of normal images, like those to be scored.")
-    activate: bool = Field(True, description="Whether the new calibration becomes the active one.")
+    activate: bool | None = Field(
+        None,
+        description="Whether the new calibration becomes the active one. Null: it does unless its smallest p-value is larger than that of the one in use at that time.",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Arithmetic of scores while this calibration is active. `bfloat16`: for the middle convolutions of the coupling networks, faster on CPUs that support it. The distance of scores from float32 is measured as `deviation`.",
@@ -98,6 +102,10 @@ class CalibrationResult(BaseModel):
     links: dict[str, str]
     calibration: int = Field(..., description="Its number.")
     smallest_p: float = Field(..., description="Smallest p-value that it can give.")
+    active: bool | None = Field(
+        None, description="Whether it became the active calibration; null for jobs of earlier versions."
+    )
+    reason: str | None = Field(None, description="Why it did not, or that it replaced a damaged one; else null.")
 
 
 class CallerView(BaseModel):
@@ -108,6 +116,37 @@ class CallerView(BaseModel):
     key: str | None = Field(..., description="Id of the key; null without one.")
     role: Literal["read", "score", "train", "admin"] = Field(..., description="Role of the key; admin without one.")
     may: list[Literal["read", "score", "train", "admin"]] = Field(..., description="Roles that `role` includes.")
+
+
+class ComparedCalibration(BaseModel):
+    """What one of two compared calibrations can flag."""
+
+    model_config = ConfigDict(frozen=True)
+    number: int
+    dataset: str
+    calibration_images: int = Field(..., description="Images among which p-values are ranks.")
+    precision: Literal["float32", "bfloat16"]
+    smallest_p: float = Field(..., description="Smallest p-value, and so the smallest `alpha` of a request.")
+    attainable_alphas: list[float] = Field(..., description="Those of 0.001, 0.01 and 0.05 that it can flag at.")
+    default_alpha: float = Field(..., description="False-alarm rate of requests without `alpha`.")
+    threshold: float = Field(
+        ...,
+        description="Anomaly statistic, in nats, from which an image is flagged at the default alpha; approximate with several folds.",
+    )
+
+
+class ComparedVerdicts(BaseModel):
+    """How the verdicts on the newest images would change."""
+
+    model_config = ConfigDict(frozen=True)
+    images: int = Field(..., description="Images judged by both calibrations.")
+    anomalies_before: int
+    anomalies_after: int
+    to_anomaly: int = Field(..., description="Images whose verdict would change from normal to anomalous.")
+    to_normal: int = Field(..., description="Images whose verdict would change from anomalous to normal.")
+    refused_before: int = Field(..., description="Images whose `alpha` the calibration in use cannot attain.")
+    refused_after: int = Field(..., description="Images whose `alpha` the other one cannot attain: a 422 error.")
+    note: str = Field(..., description="Which images these are, or why there are none.")
 
 
 class Curve(BaseModel):
@@ -369,6 +408,43 @@ class ItemError(BaseModel):
     title: str
     status: int
     detail: str
+
+
+class JobDataset(BaseModel):
+    """A dataset, and whether a job can take it."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    images: int
+    image_shape: list[int] = Field(..., description="Channels, height, width.")
+    problem: str | None = Field(
+        ..., description="Why the job would be refused with this dataset; null if it would not."
+    )
+    problem_as_anomalies: str | None = Field(
+        ..., description="evaluate: why it cannot be the anomalous images; null if it can, and for other jobs."
+    )
+    note: str | None = Field(..., description="What to know before it is chosen; else null.")
+
+
+class JobDatasets(BaseModel):
+    """All datasets, and whether a job can take each."""
+
+    model_config = ConfigDict(frozen=True)
+    datasets: list[JobDataset]
+    suggested: str | None = Field(
+        ..., description="The dataset that is clearly meant; null where the user has to choose."
+    )
+
+
+class JobDraft(BaseModel):
+    """A job without its dataset; the other fields are those of a job request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    type: Literal["train", "score", "calibrate", "evaluate"]
+    model: str | None = Field(None, description="The model; not needed for a training.")
+    preset: str = Field("snf-glow-small", description="train: the preset.")
+    architecture: dict[str, Any] | None = Field(None, description="train: an architecture in place of a preset.")
+    parameters: dict[str, Any] | None = Field(None, description="Parameters of the job.")
 
 
 class JobRequest(BaseModel):
@@ -814,6 +890,17 @@ class Audit(BaseModel):
     seconds: float = Field(..., description="Computing time.")
 
 
+class CalibrationComparison(BaseModel):
+    """A calibration beside the one in use: what each can flag, and which verdicts of the newest images would change."""
+
+    model_config = ConfigDict(frozen=True)
+    model: str
+    version: int
+    before: ComparedCalibration = Field(..., description="The calibration in use, or the one asked for.")
+    after: ComparedCalibration
+    verdicts: ComparedVerdicts
+
+
 class CalibrationView(BaseModel):
     """A model calibration: its dataset, image counts and p-value thresholds; fields are null if the file is damaged."""
 
@@ -843,6 +930,9 @@ class CalibrationView(BaseModel):
         description="Thresholds for images like those of the calibration. Empty with several folds, and where suspect images were left out.",
     )
     problem: str | None = Field(..., description="Why it cannot be used.")
+    reason: str | None = Field(
+        None, description="Why it did not become active when it was made, or that it replaced a damaged one; else null."
+    )
 
 
 class Column(BaseModel):
@@ -1024,6 +1114,7 @@ class CalibrationList(BaseModel):
     version: int
     active: int
     calibrations: list[CalibrationView]
+    comparison: CalibrationComparison | None = Field(None, description="Of a `dry_run`: what would change. Else null.")
 
 
 class DatasetDetail(BaseModel):

@@ -146,6 +146,13 @@ class CalibrationSummary(_ManifestPart):
     deviation: Deviation | None = Field(None, description="Where the precision is not float32.")
 
 
+class Activation(_ManifestPart):
+    """Whether a calibration became the one in use when it was made, and why where that is not what was expected."""
+
+    active: bool
+    reason: str | None = Field(None, description="Why it did not, or that it replaced a damaged one.")
+
+
 class CalibrationRecord(_ManifestPart):
     """Content of ``calibration.json``, which describes a calibration made after its model was published."""
 
@@ -154,6 +161,7 @@ class CalibrationRecord(_ManifestPart):
     job: str | None = None
     summary: CalibrationSummary
     sha256: str = Field(description="SHA-256 of the arrays.")
+    activation: Activation | None = Field(None, description="Null in records of earlier versions.")
 
 
 class PinnedSample(_ManifestPart):

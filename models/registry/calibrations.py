@@ -10,10 +10,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.artifacts.manifest import CalibrationRecord, CalibrationSummary, file_label
+from models.artifacts.manifest import Activation, CalibrationRecord, CalibrationSummary, file_label
 from models.atomic_files import locked, new_folder, sha256_file, write_atomically
 from models.errors import ArtifactError, CalibrationNotFound
 from models.naming import is_version
+from models.registry.activation import UnlessCoarser
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,8 @@ FOLDER = "calibrations"
 RECORD = "calibration.json"
 ARRAYS = "calibration.safetensors"
 CHOICE = "active.json"
+NOT_ASKED = "it was made without becoming active"
+"""Why a calibration is not in use whose job was told not to activate it."""
 OWN = 0
 """The number of the calibration in the artifact itself."""
 
@@ -95,17 +98,19 @@ class CalibrationStore:
         summary: CalibrationSummary,
         *,
         job: str | None = None,
-        activate: bool = True,
+        activate: bool | UnlessCoarser = True,
         before_publish: Callable[[], None] = lambda: None,
     ) -> int:
         """Store a calibration in a new folder under the next number, and return the number; readers see all or none.
+
+        Its record says whether it became active, and why not.
 
         Args:
             arrays: The content of the calibration's file.
             summary: Its summary.
             job: The job that made it. A job publishes once: the number of an earlier calibration of the job is
                 returned.
-            activate: Whether it becomes the active calibration.
+            activate: Whether it becomes the active calibration; ``UnlessCoarser`` compares it with the one in use.
             before_publish: Called when nothing else can prevent the publication; it may raise to stop it.
         """
         with locked(self._of_name):
@@ -113,29 +118,54 @@ class CalibrationStore:
             if known is not None:
                 return known
             newest = self.numbers()[-1]
+            decision = None
             try:
                 before, newest = self.active(), max(newest, self._choice().newest)
             except ArtifactError as problem:
                 # The work of minutes must not be lost for a choice that can be repeated.
                 log.warning("the choice of %s is made anew: %s", self._label, problem.detail)
-                before = newest
+                before, decision = newest, Activation(active=True, reason=f"no other was chosen: {problem.detail}")
             # A number is never used again, also where its folder was deleted.
             number = newest + 1
+            if isinstance(activate, bool):
+                decision = Activation(active=activate, reason=None if activate else NOT_ASKED)
+            elif decision is None:
+                decision = self._decide(number, summary, before, activate)
             record = CalibrationRecord(
                 created=datetime.now(UTC).replace(microsecond=0),
                 job=job,
                 summary=summary,
                 sha256=hashlib.sha256(arrays).hexdigest(),
+                activation=decision,
             )
             with new_folder(self.folder / str(number)) as folder:
                 (folder / ARRAYS).write_bytes(arrays)
                 (folder / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
                 before_publish()
-                if not activate:
+                if not decision.active:
                     self._choose(before, number)
             # It is active once its folder exists; with the stored choice its deletion is an error, not another choice.
-            self._choose(number if activate else before, number)
+            self._choose(number if decision.active else before, number)
         return number
+
+    def _decide(self, number: int, new: CalibrationSummary, used: int, rule: UnlessCoarser) -> Activation:
+        try:
+            in_use = rule.own if used == OWN else self.checked_record(used, new.weights_sha256).summary
+        except (ArtifactError, CalibrationNotFound) as problem:
+            log.warning("calibration %d of %s is replaced: %s", used, self._label, problem.detail)
+            return Activation(active=True, reason=f"calibration {used}, used so far, is damaged: {problem.detail}")
+        return rule.decide(number, new.smallest_p, used, in_use.smallest_p)
+
+    def checked_record(self, number: int, weights_sha256: str) -> CalibrationRecord:
+        """Return the record of a calibration with a number from 1 on, after checking its files.
+
+        Raises:
+            CalibrationNotFound: There is no such calibration.
+            ArtifactError: It is damaged, or it does not belong to the weights with this digest.
+        """
+        record = self.record(number)
+        check_files(self.folder / str(number), record, weights_sha256)
+        return record
 
     def choose(self, number: int, weights_sha256: str) -> None:
         """Check the files of a calibration, then make it the one that gives the verdicts of the model version.
@@ -150,8 +180,7 @@ class CalibrationStore:
         """
         with locked(self._of_name):
             if number != OWN:
-                record = self.record(number)
-                check_files(self.folder / str(number), record, weights_sha256)
+                self.checked_record(number, weights_sha256)
             newest = self.numbers()[-1]
             try:
                 newest = max(newest, self._choice().newest)

@@ -57,6 +57,21 @@ def fits(page: Page) -> None:
     assert overflow == 0, f"the page is {overflow} pixels wider than its window"
 
 
+def test_nothing_is_chosen_before_the_user_chooses(page: Page, collector: Collector) -> None:
+    opened(page)
+    expect(page.get_by_role("radio", name="mnist-mini")).not_to_be_checked()
+    start = page.get_by_role("button", name="Start training")
+    expect(start).to_be_disabled()
+    expect(page.get_by_text("Choose a dataset first.")).to_be_visible()
+    page.get_by_role("radio", name="mnist-mini").check()
+    expect(start).to_be_enabled()
+    page.get_by_text("More parameters").click()
+    with collector.expected("status of 422"):
+        page.get_by_label("learning rate", exact=True).fill("5")
+        expect(page.get_by_role("region", name="Estimate").get_by_role("alert")).to_be_visible()
+    expect(start).to_be_disabled()
+
+
 @in_every_look
 def test_an_upload_and_its_report(
     page: Page, house: httpx.Client, digits: Path, screenshot: Callable[..., Path]
@@ -112,6 +127,7 @@ def test_refusals_are_shown_where_they_belong(page: Page, collector: Collector, 
     with collector.expected("status of 409"):
         page.get_by_role("button", name="Upload", exact=True).click()
         expect(page.get_by_role("alert")).to_contain_text("taken")
+    page.get_by_role("radio", name="mnist-mini").check()
     page.get_by_text("More parameters").click()
     rate = page.get_by_label("learning rate", exact=True)
     with collector.expected("status of 422"):

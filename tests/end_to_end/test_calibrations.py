@@ -53,6 +53,22 @@ def await_calibration(client: httpx.Client, number: int) -> dict[str, Any]:
     raise AssertionError(f"scores are by calibration {body['calibration']}, expected {number}")
 
 
+def it_became_active_when_chosen(client: httpx.Client, in_record: dict[str, Any], result: dict[str, Any]) -> None:
+    assert (in_record["active"], result["active"], await_calibration(client, 0)["calibration"]) == (
+        False,
+        False,
+        0,
+    )
+    assert result["reason"] == (
+        "its smallest p-value is 0.0476, that of calibration 0 in use 0.0002: it could no longer flag at alpha 0.001 "
+        "and 0.01; choose calibration 1 to use it all the same"
+    )
+    told = client.put(f"{PATH}/active", json={"calibration": 1, "dry_run": True}).json()
+    assert (told["active"], told["calibrations"][1]["reason"]) == (0, result["reason"])
+    assert told["comparison"]["verdicts"]["images"] > 0
+    assert client.put(f"{PATH}/active", json={"calibration": 1}).json()["active"] == 1
+
+
 def test_a_shipped_model_is_calibrated_and_goes_back(client: httpx.Client, home: Path) -> None:
     before = await_calibration(client, 0)
     asked = client.post(PATH, json={"dataset": "own"}, headers={"Idempotency-Key": "once"})
@@ -67,6 +83,7 @@ def test_a_shipped_model_is_calibrated_and_goes_back(client: httpx.Client, home:
     assert (done["result"]["calibration"], done["result"]["smallest_p"]) == (1, 1 / 21)
     result = client.get(done["links"]["result"]).json()
     assert result["links"]["calibration"] == done["links"]["calibration"] == f"{MODEL}:1/calibrations/1"
+    it_became_active_when_chosen(client, done["result"], result)
 
     after = await_calibration(client, 1)
     old, new = before["results"][0], after["results"][0]
@@ -111,7 +128,15 @@ def test_the_command_line(client: httpx.Client, home: Path) -> None:
     remote = ["--url", str(client.base_url)]
     done = snf(home, "models", "calibrate", "mnist-snf-glow", "-d", "own", "--keep", "--follow", *remote)
     assert done.returncode == 0, done.stderr
-    assert "of mnist-snf-glow:1, smallest alpha 0.04762" in done.stdout
+    assert "of mnist-snf-glow:1, smallest alpha 0.04762; it is not in use: it was made without" in done.stdout
+    assert "snf models use-calibration mnist-snf-glow:1 2" in done.stdout
+    for where, verdicts in ((remote, "the newest "), ([], "only a running service keeps the evidence")):
+        shown = snf(home, "models", "use-calibration", "mnist-snf-glow", "0", "--dry-run", *where)
+        assert shown.returncode == 0, shown.stderr
+        assert "0.0002" in shown.stdout
+        assert verdicts in shown.stdout
+    compared = json.loads(snf(home, "models", "use-calibration", "mnist-snf-glow", "0", "--dry-run", "--json").stdout)
+    assert (compared["before"]["number"], compared["after"]["number"]) == (1, 0)
     listed = json.loads(snf(home, "models", "calibrations", "mnist-snf-glow", "--json", *remote).stdout)
     assert listed == json.loads(snf(home, "models", "calibrations", "mnist-snf-glow", "--json").stdout)
     newest = listed["calibrations"][-1]["number"]
@@ -119,8 +144,10 @@ def test_the_command_line(client: httpx.Client, home: Path) -> None:
     table = snf(home, "models", "calibrations", "mnist-snf-glow").stdout
     assert "own" in table
     assert "1.1042" in snf(home, "models", *remote).stdout
-    rounded = ["-d", "own", "--precision", "bfloat16", "--follow", *remote]
-    assert snf(home, "models", "calibrate", "mnist-snf-glow", *rounded).returncode == 0
+    rounded = ["-d", "own", "--precision", "bfloat16", "--activate", "--follow", *remote]
+    in_use = snf(home, "models", "calibrate", "mnist-snf-glow", *rounded)
+    assert in_use.returncode == 0
+    assert "it is in use now" in in_use.stdout
     await_calibration(client, newest + 1)
     serving = client.get(MODEL).json()
     assert serving["serving"]["precision"] == serving["calibration"]["precision"] == "bfloat16"

@@ -7,7 +7,9 @@ a calibration carries the id of its job, and the lease is checked under the regi
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
 
 from pathlib import Path
+from typing import Any
 
+from models.registry.calibrations import CalibrationStore
 from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt
 from worker.attempts.progress import PreparationReporter, ProgressReporter
 from worker.broker.connection import redis_client
@@ -31,6 +33,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
     from models.anomaly.fitting.reference_images import as_seen, reference_of
     from models.datasets import DatasetStore, load_dataset
     from models.naming import parse_ref
+    from models.registry.activation import UnlessCoarser
     from models.registry.registry import Registry
     from models.scorer import Scorer
     from models.training.loop import Interrupted
@@ -68,6 +71,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
         datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
         dataset = load_dataset(spec.dataset, settings.data_dir, datasets, as_seen(scorer.preprocessing), on_prepared)
         reference = reference_of(dataset, scorer.manifest)
+        activate = spec.parameters.get("activate")
         precision = spec.parameters.get("precision", "float32")
         progress = ProgressReporter(events, count_image_passes(reference, precision))
         passes: dict[str, int] = {}
@@ -83,12 +87,20 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
             calibration_bytes(calibration),
             summary,
             job=spec.id,
-            activate=spec.parameters.get("activate", True),
+            activate=UnlessCoarser(scorer.manifest.calibration) if activate is None else activate,
             before_publish=check_before_publish,
         )
-    smallest = calibrations.record(number).summary.smallest_p
-    made = {"model": name, "version": version, "ref": f"{name}:{version}"}
-    events.write({"event": "calibrated", **made, "calibration": number, "smallest_p": smallest})
+    made = {"model": name, "version": version, "ref": f"{name}:{version}", "calibration": number}
+    events.write({"event": "calibrated", **made, **_decided(calibrations, number)})
+
+
+def _decided(calibrations: CalibrationStore, number: int) -> dict[str, Any]:
+    """Return the smallest p-value of a calibration, and whether and why it became the active one."""
+    record = calibrations.record(number)
+    smallest, activation = record.summary.smallest_p, record.activation
+    if activation is None:  # made by an attempt of an earlier version
+        return {"smallest_p": smallest, "active": calibrations.active() == number, "reason": None}
+    return {"smallest_p": smallest, **activation.model_dump()}
 
 
 if __name__ == "__main__":

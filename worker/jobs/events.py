@@ -90,7 +90,9 @@ class AttemptSummary:
         elif kind == "scored":
             self.result = {key: event[key] for key in ("model", "images", "anomalies", "errors")}
         elif kind == "calibrated":
-            self.result = {key: event[key] for key in ("model", "version", "ref", "calibration", "smallest_p")}
+            # Attempts of earlier versions write neither `active` nor `reason`.
+            keys = ("model", "version", "ref", "calibration", "smallest_p", "active", "reason")
+            self.result = {key: event.get(key) for key in keys}
         elif kind == "evaluated":
             self.result = {key: event[key] for key in ("model", "auroc", "auroc_over_baseline", "false_alarms")}
         elif kind == "error":

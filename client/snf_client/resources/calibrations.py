@@ -5,8 +5,15 @@ from __future__ import annotations
 import uuid
 from typing import Literal
 
-from snf_client.request import Call, path, read_json
-from snf_client.schemas import CalibrationChoice, CalibrationList, CalibrationRequest, CalibrationView, JobView
+from snf_client.request import Call, path, query, read_json
+from snf_client.schemas import (
+    CalibrationChoice,
+    CalibrationComparison,
+    CalibrationList,
+    CalibrationRequest,
+    CalibrationView,
+    JobView,
+)
 from snf_client.transport import Resource, S, operation
 
 
@@ -33,12 +40,24 @@ class CalibrationsResource(Resource[S]):
         return Call("PUT", path("models", ref, "calibrations", "active"), read_json(CalibrationList), body=body)
 
     @operation
+    def compare(self, ref: str, number: int, *, against: int | None = None) -> Call[CalibrationComparison]:
+        """Return what would change if calibration ``number`` became active: alpha, threshold, newest verdicts.
+
+        Args:
+            ref: The model version.
+            number: The calibration.
+            against: The calibration to compare with; None for the one in use.
+        """
+        address = path("models", ref, "calibrations", number, "comparison")
+        return Call("GET", address, read_json(CalibrationComparison), params=query(against=against))
+
+    @operation
     def create(
         self,
         ref: str,
         dataset: str,
         *,
-        activate: bool = True,
+        activate: bool | None = None,
         precision: Literal["float32", "bfloat16"] = "float32",
         key: str | None = None,
     ) -> Call[JobView]:
@@ -47,7 +66,7 @@ class CalibrationsResource(Resource[S]):
         Args:
             ref: The model version.
             dataset: Images like those to be scored, without anomalies.
-            activate: Make the new calibration the active one.
+            activate: Whether the new calibration becomes active; None: unless it is coarser than the one in use.
             precision: Arithmetic of scores while the calibration is active.
             key: Idempotency key, see ``JobsResource``.
         """

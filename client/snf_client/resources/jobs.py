@@ -18,6 +18,8 @@ from snf_client.schemas import (
     CalibrationResult,
     EstimatedJob,
     EvaluationReport,
+    JobDatasets,
+    JobDraft,
     JobList,
     JobRequest,
     JobResult,
@@ -93,6 +95,19 @@ class _Jobs(Resource[S]):
             force=force,
         )
         return _submit(job, key)
+
+    @operation
+    def datasets(
+        self, type: JobType, ref: str | None = None, *, parameters: dict[str, Any] | None = None
+    ) -> Call[JobDatasets]:
+        """Return every dataset with the reason why a job of this type would be refused with it, None if it would not.
+
+        ``ref`` is the model; a training needs none. Nothing is queued.
+        """
+        draft = JobDraft(type=type, model=ref, parameters=parameters or {})
+        return Call(
+            "POST", path("jobs", "datasets"), read_json(JobDatasets), body={"json": draft.model_dump(exclude_none=True)}
+        )
 
     @operation
     def score(

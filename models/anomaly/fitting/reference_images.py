@@ -104,12 +104,8 @@ def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:
     """
     check_shape(dataset.name, dataset.image_shape, manifest.preprocessing)
     own = dataset.digest == manifest.training.dataset_digest
-    fit = manifest.training.feature_fit
-    if own and fit is not None and fit.fits > 1:
-        raise DatasetUnfit(
-            f"the model was fitted to all images of {dataset.name}, so only the calibration that came with it can rank "
-            "them: choose other images"
-        )
+    if own:
+        check_held_out(dataset.name, manifest)
     if own and dataset.folds is not None:
         parts: tuple[ImageRows, ImageRows] = dataset.statistics, dataset.calibration
     elif own:
@@ -132,9 +128,26 @@ def _parts(statistics: Sequence[Images], calibration: Sequence[Images]) -> tuple
 
 
 def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> None:
-    """Raise ``DatasetUnfit`` if a dataset has another image shape than the model, or fewer than 20 images."""
+    """Raise ``DatasetUnfit`` if a dataset has another image shape than the model, or fewer than 20 images.
+
+    Of the dataset with the name of the model's training dataset, the images that training left out are counted.
+    """
     check_shape(name, summary.image_shape, manifest.preprocessing)
-    check_count(name, summary.train + summary.statistics + summary.calibration, own=False)
+    own = name == manifest.training.dataset
+    if own:
+        check_held_out(name, manifest)
+    held_out = summary.statistics + summary.calibration
+    check_count(name, held_out if own else summary.train + held_out, own=own)
+
+
+def check_held_out(name: str, manifest: Manifest) -> None:
+    """Raise ``DatasetUnfit`` if the model was fitted to all images of its training dataset, called ``name``."""
+    fit = manifest.training.feature_fit
+    if fit is not None and fit.fits > 1:
+        raise DatasetUnfit(
+            f"the model was fitted to all images of {name}, so only the calibration that came with it can rank them: "
+            "choose other images"
+        )
 
 
 def check_shape(name: str, shape: tuple[int, int, int], preprocessing: Preprocessing) -> None:

@@ -1,5 +1,6 @@
 """Calibrating with real processes: published once, whoever dies, and nothing by one that was asked to stop."""
 
+import json
 import os
 import signal
 import threading
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 
 from models.datasets import DatasetStore, Source
-from models.registry.calibrations import CalibrationStore
+from models.registry.calibrations import NOT_ASKED, CalibrationStore
 from models.registry.registry import Registry
 from tests.models.datasets.sample_files import pngs, zipped
 from tests.support.trained import barely_trained
 from tests.worker.support.helpers import until
+from worker.jobs.events import AttemptSummary
 from worker.jobs.record import Job, Status, new_job_id
 from worker.jobs.store import JobStore
 from worker.queues import Queue
@@ -80,7 +82,7 @@ def test_a_process_that_is_killed_is_tried_again_and_publishes_once(
     assert real.run(job.id) is Outcome.SUCCEEDED
     done = store.get(job.id)
     made = {"model": "digits", "version": 1, "ref": MODEL, "calibration": 1, "smallest_p": 1 / 51}
-    assert (done.result, done.attempts) == (made, 2)
+    assert (done.result, done.attempts) == (made | {"active": True, "reason": None}, 2)
     assert (done.progress["step"], done.progress["steps"], done.progress["fraction"]) == (250, 250, 1)
     record = calibrations.record(1)
     assert (record.job, record.summary.dataset, record.summary.statistics_images) == (job.id, "mnist-mini", 50)
@@ -91,7 +93,8 @@ def test_a_process_that_is_killed_is_tried_again_and_publishes_once(
     arrays = (calibrations.folder / "1" / "calibration.safetensors").read_bytes()
     assert calibrations.publish(arrays, record.summary, job=again.id, activate=False) == 2
     assert real.run(again.id) is Outcome.SUCCEEDED
-    assert (store.get(again.id).result or {})["calibration"] == 2
+    result = store.get(again.id).result or {}
+    assert (result["calibration"], result["active"], result["reason"]) == (2, False, NOT_ASKED)
     assert (calibrations.numbers(), calibrations.active()) == ([0, 1, 2], 1)
 
 
@@ -105,6 +108,40 @@ def test_one_that_is_cancelled_publishes_nothing(
     thread.join(60)
     assert outcomes == [Outcome.CANCELLED]
     assert calibrations.numbers() == [0]
+
+
+@pytest.mark.parametrize(("activate", "active"), [(None, False), (True, True), (False, False), ("absent", False)])
+def test_thirty_images_take_over_only_where_asked(
+    real: Supervisor,
+    store: JobStore,
+    settings: Settings,
+    tmp_path: Path,
+    calibrations: CalibrationStore,
+    activate: bool | str | None,
+    active: bool,
+) -> None:
+    archive = tmp_path / "thirty.zip"
+    archive.write_bytes(zipped(pngs(30)))
+    DatasetStore(settings.datasets_dir).create("thirty", [Source(archive, "thirty.zip")])
+    parameters = {} if activate == "absent" else {"activate": activate}
+    job, _ = store.create(calibrating(dataset="thirty", parameters=parameters))
+    assert real.run(job.id) is Outcome.SUCCEEDED
+    result = store.get(job.id).result or {}
+    assert (result["active"], calibrations.active()) == (active, int(active))
+    events = [json.loads(line) for line in (settings.jobs_dir / job.id / "events.jsonl").read_text().splitlines()]
+    [event] = [event for event in events if event["event"] == "calibrated"]
+    assert (event["active"], event["reason"]) == (active, result["reason"])
+    if not activate or activate == "absent":
+        reason = "its smallest p-value is 0.0769" if activate is not False else NOT_ASKED
+        assert result["reason"].startswith(reason)
+
+
+def test_an_attempt_of_an_earlier_version_has_a_result() -> None:
+    summary = AttemptSummary({}, {}, None)
+    old = {"event": "calibrated", "model": "m", "version": 1, "ref": "m:1", "calibration": 1, "smallest_p": 0.5}
+    summary.add(old)
+    assert summary.result is not None
+    assert (summary.result["calibration"], summary.result["active"]) == (1, None)
 
 
 def test_too_few_images_are_final(real: Supervisor, store: JobStore, settings: Settings, tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
-// The Calibrations tab: lists the calibrations of a version, activates one, and creates new ones.
+// The Calibrations tab: lists the calibrations of a version, compares and activates one, and creates new ones.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { brief, moment, shape, whole } from "../format.js";
 import { failure, notice, waiting } from "../parts.js";
 import { get } from "../service.js";
 import { complain } from "../toast.js";
+import { Comparison } from "./comparison.js";
 import { DatasetForm, refusal } from "./dataset_form.js";
 import "../charts.js";
 
 const MARKS = [0.05, 0.01, 0.001];
+const WHEN_FINISHED = [["", "activate unless coarser"], ["true", "activate in any case"], ["false", "keep the one in use"]];
 
 export class Calibrations {
   constructor(subject, redraw) {
@@ -17,7 +19,9 @@ export class Calibrations {
     this.marks = [];
     this.busy = false;
     this.requests = 0;
-    this.form = new DatasetForm(redraw);
+    this.form = new DatasetForm(redraw, () => ({ type: "calibrate", model: subject.exact }));
+    this.dataset = "";
+    this.comparison = new Comparison(subject, redraw, (number) => this.use(number));
     this.submitted = this.refused = null;
   }
 
@@ -66,6 +70,7 @@ export class Calibrations {
       const answer = await get(this.subject.path("/calibrations/active"), { method: "PUT", json: { calibration } });
       this.requests += 1; // discards pending answers, which are older than this change
       this.update(answer);
+      this.comparison.close();
     } catch (error) {
       complain(error);
     }
@@ -74,12 +79,11 @@ export class Calibrations {
 
   async submit(event) {
     event.preventDefault();
-    const { target } = event;
-    const fields = new FormData(target);
+    const fields = new FormData(event.target);
     [this.busy, this.refused] = [true, null];
     this.redraw();
     try {
-      const json = { dataset: fields.get("dataset"), precision: fields.get("precision"), activate: fields.has("activate") };
+      const json = { dataset: fields.get("dataset"), precision: fields.get("precision"), activate: JSON.parse(fields.get("activate") || "null") };
       this.submitted = await get(this.subject.path("/calibrations"), { method: "POST", json });
     } catch (error) {
       this.refused = error;
@@ -95,6 +99,7 @@ export class Calibrations {
       <section class="card"><h2>Calibrations</h2>
         <p class="faint">A p-value is the rank of an image among the calibration images. Calibrations never change; number 0 comes with the model.</p>
         ${this.table()}</section>
+      ${this.comparison.view()}
       <div class="columns wide-first">
         <section class="card"><h2>Statistic T of ${this.reference ? whole(this.reference.count) : "the"} calibration images</h2>${this.histogram()}</section>
         <section class="card"><h2>Guaranteed thresholds</h2>${thresholds(active)}</section>
@@ -112,7 +117,8 @@ export class Calibrations {
         <td data-label="precision">${entry.precision}${entry.deviation ? html`<br><span class="small faint">differs from float32 by ${brief(entry.deviation.median, 2)} (median), ${brief(entry.deviation.worst, 2)} (maximum) nats</span>` : nothing}</td>
         <td class="num" data-label="smallest p">${brief(entry.smallest_p, 2)}</td>
         <td class="small" data-label="created">${moment(entry.created)}${entry.job ? html` <a href="#/train/${entry.job}">job</a>` : nothing}</td>`}
-      <td>${entry.active || entry.problem ? nothing : html`<button aria-label="Use calibration ${entry.number}" @click=${() => this.use(entry.number)}>Use</button>`}</td></tr>`;
+      <td>${entry.active || entry.problem ? nothing : html`<button aria-label="Compare calibration ${entry.number}" @click=${() => this.comparison.open(entry.number)}>Compare</button>`}</td></tr>
+      ${entry.reason ? html`<tr class="remark"><td colspan="8" class="small break">${entry.number}, when it was made: ${entry.reason}</td></tr>` : nothing}`;
     return html`<div class="scroll"><table class="rows calibrations">
       <thead><tr><th>number</th><th>dataset</th><th class="num">calibration images</th><th class="num">reference images</th><th>precision</th><th class="num">smallest p-value</th><th>created</th><th><span class="sr-only">actions</span></th></tr></thead>
       <tbody>${repeat(this.calibrations, (entry) => entry.number, line)}</tbody></table></div>`;
@@ -134,13 +140,14 @@ export class Calibrations {
     return html`<form class="stack" @submit=${(event) => this.submit(event)}>
       <p class="faint">Calibrate the model for another camera or lot; its weights stay the same. Use at least 20 normal images (${shape(takes)}).</p>
       <div class="columns three">
-        ${this.form.choice("dataset", "Dataset", takes)}
+        ${this.form.choice("dataset", "Dataset", this.dataset, (name) => { this.dataset = name; this.redraw(); })}
         <div class="field"><label for="precision">Scoring precision</label><select id="precision" name="precision"><option>float32</option>${hasFeatures ? nothing : html`<option>bfloat16</option>`}</select>
           <small>${hasFeatures ? "Models with features have float32 alone." : "bfloat16 is faster on CPUs that support it. The job measures the difference from float32."}</small></div>
-        <div class="field"><span class="label">When finished</span><label class="check"><input type="checkbox" name="activate" checked> activate it</label></div>
+        <div class="field"><label for="activate">When finished</label><select id="activate" name="activate">${WHEN_FINISHED.map(([value, label]) => html`<option value=${value}>${label}</option>`)}</select>
+          <small>Coarser: its smallest p-value is larger than that of the one in use, so that small false-alarm rates would be refused.</small></div>
       </div>
       ${refusal(this.refused)}
-      <div class="row" role="status"><button class="primary" ?disabled=${this.busy || !this.form.any}>Calibrate</button>
+      <div class="row" role="status"><button class="primary" ?disabled=${this.busy || !this.form.usable(this.dataset)}>Calibrate</button>
         ${this.submitted ? html`<span>Queued: <a href="#/train/${this.submitted.id}">follow the job</a></span>` : nothing}</div></form>`;
   }
 }

@@ -5,12 +5,15 @@ import { get } from "../service.js";
 import { DatasetForm, described, refusal } from "./dataset_form.js";
 
 const IMAGES = 2000;
+const asAnomalies = (dataset) => dataset.problem_as_anomalies;
 
 export class EvaluationForm {
   constructor(subject, redraw, onQueued) {
     [this.subject, this.redraw, this.onQueued] = [subject, redraw, onQueued];
-    this.datasets = new DatasetForm(redraw);
-    this.normal = subject.detail.calibration.dataset;
+    this.adapt = false;
+    // With corruptions, as without anomalous images no evaluation is valid.
+    this.datasets = new DatasetForm(redraw, () => ({ type: "evaluate", model: subject.exact, parameters: { corruptions: true, adapt: this.adapt } }));
+    this.chosen = null;
     this.submitted = this.refused = null;
     this.busy = false;
   }
@@ -45,27 +48,26 @@ export class EvaluationForm {
   }
 
   view() {
-    const takes = this.subject.entry.image_shape;
-    const choose = (name) => { this.normal = name; this.redraw(); };
+    const choose = (name) => { this.chosen = name; this.redraw(); };
     const unavailable = this.datasets.unavailable();
-    // If the dataset of the calibration no longer exists, the first dataset is selected.
-    const sorted = this.datasets.sorted(takes);
-    const normal = sorted.some(({ name }) => name === this.normal) ? this.normal : sorted[0]?.name;
+    const normal = this.chosen ?? this.datasets.suggested ?? "";
+    const anomalies = this.datasets.sorted(asAnomalies).filter(({ name }) => name !== normal);
+    const convert = (event) => { this.adapt = event.target.checked; this.datasets.load(); };
     return html`<section class="card"><h2>Evaluate version ${this.subject.version}</h2>
       <form class="stack" @submit=${(event) => this.submit(event)}>
         <div class="columns">
-          <div class="stack">${this.datasets.choice("normal", "Normal images", takes, normal, choose)}
+          <div class="stack">${this.datasets.choice("normal", "Normal images", normal, choose)}
             <p class="small faint">Images that should not be flagged. Choose a dataset that training and calibration have not used; of a built-in dataset only the test part is used.</p>
             <div class="field"><label for="images">Maximum images per set</label><input id="images" name="images" type="number" min="40" max="100000" .defaultValue=${String(IMAGES)} required></div></div>
           <fieldset><legend>Anomalous images</legend><div class="stack">
-            <div class="stack choices">${unavailable ?? repeat(sorted.filter(({ name }) => name !== normal), ({ name }) => name, (dataset) => html`<label class="check"><input type="checkbox" name="against" value=${dataset.name}> <span class="break">${described(dataset, takes)}</span></label>`)}</div>
+            <div class="stack choices">${unavailable ?? repeat(anomalies, ({ name }) => name, (dataset) => html`<label class="check"><input type="checkbox" name="against" value=${dataset.name} ?disabled=${Boolean(asAnomalies(dataset))}> <span class="break">${described(dataset, asAnomalies(dataset))}</span></label>`)}</div>
             <label class="check"><input type="checkbox" name="corruptions"> normal images with graded corruptions</label></div></fieldset>
           <fieldset><legend>Options</legend><div class="stack">
-            <label class="check"><input type="checkbox" name="adapt"> convert size and colour</label>
+            <label class="check"><input type="checkbox" name="adapt" @change=${convert}> convert size and colour</label>
             ${this.hasFeatures ? nothing : html`<label class="check"><input type="checkbox" name="thorough"> include gradients (several times slower)</label>`}</div></fieldset>
         </div>
         ${refusal(this.refused)}
-        <div class="row" role="status"><button class="primary" ?disabled=${this.busy || !this.datasets.any}>Evaluate</button>
+        <div class="row" role="status"><button class="primary" ?disabled=${this.busy || !this.datasets.usable(normal)}>Evaluate</button>
           ${this.submitted ? html`<span>Queued: <a href="#/train/${this.submitted.id}">follow the job</a></span>` : nothing}</div>
       </form></section>`;
   }

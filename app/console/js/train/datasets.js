@@ -21,8 +21,8 @@ export class Datasets {
     try {
       this.list = (await get("/v1/datasets")).datasets.sort(newestFirst);
       this.error = null;
-      const usable = this.list.filter((dataset) => !dataset.problem);
-      if (!usable.some((dataset) => dataset.name === this.chosen) && usable.length) await this.choose(usable[0].name);
+      // Only the user knows what to train on: nothing is preselected.
+      if (this.chosen && !this.list.some((dataset) => dataset.name === this.chosen && !dataset.problem)) this.clear();
     } catch (error) {
       this.error = error;
     }
@@ -34,6 +34,12 @@ export class Datasets {
     this.list = [dataset, ...(this.list ?? [])];
     await this.choose(dataset.name, dataset);
     this.load();
+  }
+
+  clear() {
+    if (this.sheet) URL.revokeObjectURL(this.sheet);
+    Object.assign(this, { chosen: null, detail: null, sheet: null });
+    this.onChoose(null);
   }
 
   async choose(name, detail = null) {
@@ -61,7 +67,7 @@ export class Datasets {
       await call(`/v1/datasets/${name}`, { method: "DELETE" });
       this.list = this.list.filter((dataset) => dataset.name !== name);
       toast(`${name} is deleted`);
-      this.chosen = null;
+      this.clear();
     } catch (error) {
       complain(error);
     }

@@ -44,6 +44,11 @@ export class Estimate {
     this.changed();
   }
 
+  /** Whether the service would refuse the training as it is. */
+  get refused() {
+    return this.error?.status === 422;
+  }
+
   view() {
     return html`<section class="stack sunken" aria-label="Estimate" aria-busy=${this.pending}>
       <div class="row between"><h3>Estimate</h3><span class="small faint" role="status">${this.pending ? "estimating ..." : ""}</span></div>

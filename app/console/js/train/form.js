@@ -48,7 +48,7 @@ export class Form {
     return this.chosen.parameters[name] ?? this.schema.properties[name].default;
   }
 
-  /** Selects the training dataset. */
+  /** Selects the training dataset; null for none. */
   use(dataset) {
     this.dataset = dataset;
     this.suggest();
@@ -143,7 +143,7 @@ export class Form {
       ${this.estimate.view()}
       ${problem(this.refused)}
       ${["out-of-memory-expected", "too-long-expected"].includes(this.refused?.type) ? html`<div class="row end"><button type="button" ?disabled=${this.sending} @click=${() => this.start(true)}>Start anyway</button></div>` : nothing}
-      <div class="row end"><button class="primary" ?disabled=${this.sending || !this.dataset || Boolean(wrongModel)}>${this.sending ? "Starting ..." : "Start training"}</button></div>
+      <div class="row end">${this.dataset ? nothing : html`<span class="small faint">Choose a dataset first.</span>`}<button class="primary" ?disabled=${this.sending || !this.dataset || Boolean(wrongModel) || this.estimate.refused}>${this.sending ? "Starting ..." : "Start training"}</button></div>
     </form>`;
   }
 

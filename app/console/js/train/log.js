@@ -17,7 +17,7 @@ const MESSAGES = {
   },
   published: ({ ref: name }) => `${name} is registered`,
   scored: ({ images, anomalies, errors }) => `${whole(images)} images scored: ${whole(anomalies)} anomalies, ${whole(errors)} errors`,
-  calibrated: ({ ref: name, calibration }) => `${name} has calibration ${calibration}`,
+  calibrated: ({ ref: name, calibration, active, reason }) => `${name} has calibration ${calibration}${active === false ? `, which is not in use: ${reason}` : reason ? `: ${reason}` : ""}`,
   evaluated: ({ auroc }) => (auroc == null ? "the report is ready" : `AUROC ${fixed(auroc, 4)}`),
 };
 

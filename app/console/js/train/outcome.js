@@ -77,8 +77,9 @@ function scored(job) {
 
 function calibrated({ result }) {
   return html`<section class="card good-edge" aria-labelledby="outcome-title"><h2 id="outcome-title">Calibration ${result.calibration} of <a href="#/models/${result.ref}">${result.ref}</a> is ready</h2>
-    ${facts([["smallest p-value", brief(result.smallest_p)]])}
-    <div><a class="button" href="#/models/${result.ref}">Open the model</a></div></section>`;
+    ${result.active === false ? html`<p class="notice warn">It is not in use: ${result.reason}.</p>` : nothing}
+    ${facts([["smallest p-value", brief(result.smallest_p)], ["in use", result.active ? `yes${result.reason ? `: ${result.reason}` : ""}` : null]])}
+    <div><a class="button" href="#/models/${result.ref}/calibrations">${result.active === false ? "Compare it with the one in use" : "Open the calibrations"}</a></div></section>`;
 }
 
 function evaluated(job) {

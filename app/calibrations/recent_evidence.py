@@ -1,0 +1,76 @@
+"""The evidence of the newest images that this process scored, kept in memory to judge them by another calibration."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from models.anomaly.rejudge import StoredEvidence
+
+MAX_IMAGES = 200
+"""Most images of a model version."""
+MAX_BYTES = 8 * 2**20
+"""Most bytes of a model version; more images than fit drop the oldest."""
+MAX_VERSIONS = 16
+"""Most model versions; that whose last image is oldest is dropped first."""
+
+
+@dataclass(eq=False)
+class VersionEvidence:
+    """The evidence of the newest images of one model version; ``weights`` is the digest of its weights."""
+
+    weights: str
+    images: deque[StoredEvidence] = field(default_factory=deque)
+    nbytes: int = 0
+
+    def add(self, image: StoredEvidence) -> None:
+        """Append the evidence of an image; the oldest that exceed the limits are dropped."""
+        self.images.append(image)
+        self.nbytes += image.nbytes
+        while len(self.images) > MAX_IMAGES or self.nbytes > MAX_BYTES:
+            self.nbytes -= self.images.popleft().nbytes
+
+
+class RecentEvidence:
+    """The evidence of the newest 200 images of each model version that this process scored; float arrays, no images.
+
+    A restart forgets it. May be used from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._versions: OrderedDict[tuple[str, int], VersionEvidence] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def record(self, name: str, version: int, weights: str, images: Sequence[StoredEvidence]) -> None:
+        """Keep the evidence of newly scored images.
+
+        Args:
+            name: The model.
+            version: The number of its version.
+            weights: The digest of its weights.
+            images: The evidence of each image.
+        """
+        if not images:
+            return
+        with self._lock:
+            known = self._versions.get((name, version))
+            if known is None or known.weights != weights:
+                known = self._versions[name, version] = VersionEvidence(weights)
+            self._versions.move_to_end((name, version))
+            for image in images:
+                known.add(image)
+            while len(self._versions) > MAX_VERSIONS:
+                self._versions.popitem(last=False)
+
+    def of(self, name: str, version: int, weights: str) -> list[StoredEvidence]:
+        """Return the evidence of the newest images of a model version, the oldest first.
+
+        ``weights`` is the digest of its weights: evidence under others is not returned.
+        """
+        with self._lock:
+            known = self._versions.get((name, version))
+            return [] if known is None or known.weights != weights else list(known.images)

@@ -1,0 +1,103 @@
+"""Which datasets a job can take: each is checked as if the job were submitted with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from app.datasets.schemas import DatasetEntry
+from app.datasets.views import entries
+from app.http.errors import Problem, invalid
+from app.jobs.checks import CHECKS, find_calibrated
+from app.jobs.choice_schemas import JobDataset, JobDatasets, JobDraft
+from app.jobs.planning import check_training
+from app.jobs.schemas import JobRequest
+from models.datasets import DatasetStore
+from models.errors import DatasetNotFound, DatasetUnfit
+from models.evaluation.checks import check_anomalous
+from models.registry.registry import Registry
+from models.registry.version import ModelVersion
+from worker.settings import Settings
+
+DATASET = "/body/dataset"
+"""Pointer of errors that another dataset may cure."""
+
+
+def dataset_choices(draft: JobDraft, settings: Settings, registry: Registry, store: DatasetStore) -> JobDatasets:
+    """Check a job with every dataset without queueing it; reads the disk, and decodes no image.
+
+    Raises:
+        Problem: 422, for a job that no dataset makes valid.
+    """
+    if draft.type != "train" and draft.model is None:
+        raise invalid("/body/model", "expected a model, as a job of this type works with one")
+    version = None if draft.type == "train" else find_calibrated(registry, draft.model or "", None)
+    datasets = [
+        _checked(draft, entry, version, settings, registry, store) for entry in entries(store, settings.data_dir)
+    ]
+    return JobDatasets(datasets=datasets, suggested=_suggested(draft, version, datasets))
+
+
+def _checked(
+    draft: JobDraft,
+    entry: DatasetEntry,
+    version: ModelVersion | None,
+    settings: Settings,
+    registry: Registry,
+    store: DatasetStore,
+) -> JobDataset:
+    request = JobRequest(**({"model": "new"} | draft.model_dump(exclude_unset=True)), dataset=entry.name)
+
+    def check() -> None:
+        if request.type == "train":
+            check_training(request, settings.data_dir, store, settings.backbones_dir)
+        else:
+            CHECKS[request.type](request, registry, settings.data_dir, store)
+
+    def check_as_anomalies() -> None:
+        if version is not None and draft.type == "evaluate":
+            # That they differ from the normal images is left to the reader, who knows which these are.
+            adapt = bool(draft.parameters.get("adapt"))
+            check_anomalous(entry.name, "", version.manifest.preprocessing, adapt, settings.data_dir, store)
+
+    problem = entry.problem or _refusal(check)
+    return JobDataset(
+        name=entry.name,
+        images=entry.images,
+        image_shape=entry.image_shape,
+        problem=problem,
+        problem_as_anomalies=entry.problem or _refusal(check_as_anomalies),
+        note=None if problem else _note(draft, entry, version),
+    )
+
+
+def _refusal(check: Callable[[], None]) -> str | None:
+    """Return why a check refuses a dataset, or None; raise what another dataset would not cure."""
+    try:
+        check()
+    except (DatasetUnfit, DatasetNotFound) as error:
+        return error.detail
+    except Problem as problem:
+        errors = problem.errors or []
+        if not errors or any(error.pointer != DATASET for error in errors):
+            raise
+        return "; ".join(error.detail for error in errors)
+    return None
+
+
+def _note(draft: JobDraft, entry: DatasetEntry, version: ModelVersion | None) -> str | None:
+    if draft.type == "calibrate" and version is not None and entry.name == version.manifest.training.dataset:
+        held_out = entry.statistics + entry.calibration
+        return f"the model was trained on it: only the {held_out} images that training left out are used"
+    return None
+
+
+def _suggested(draft: JobDraft, version: ModelVersion | None, datasets: list[JobDataset]) -> str | None:
+    """Return the dataset of the calibration in use or of the training whose held-out images an evaluation can take.
+
+    Only a user can say which other images are normal for a model, and what to train on.
+    """
+    if draft.type != "evaluate" or version is None:
+        return None
+    usable = {dataset.name for dataset in datasets if dataset.problem is None}
+    related = (version.calibration_summary.dataset, version.manifest.training.dataset)
+    return next((name for name in related if name in usable), None)

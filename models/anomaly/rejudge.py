@@ -1,0 +1,60 @@
+"""Verdicts on images from their stored evidence, under any calibration of the same weights and precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from models.anomaly.calibration import Calibration
+from models.artifacts.manifest import Precision
+from models.scoring.evidence import Evidence, FeatureEvidence
+
+
+@dataclass(frozen=True)
+class StoredEvidence:
+    """The evidence of one scored image, from which its verdict can be computed again without the image.
+
+    Gradients are not stored: they depend on the calibration that the image was scored with.
+
+    Attributes:
+        evidence: The evidence, one row, without gradients.
+        alpha: The false-alarm rate that was asked for; None for the default of the calibration.
+        precision: The arithmetic that the evidence was computed in.
+    """
+
+    evidence: Evidence
+    alpha: float | None
+    precision: Precision
+
+    @classmethod
+    def of(cls, evidence: Evidence, alpha: float | None, precision: Precision) -> Self:
+        """Return a copy of an image's evidence, as its row of a batch would hold the arrays of the whole batch."""
+        features = evidence.features
+        copied = None if features is None else FeatureEvidence(np.array(features.places), np.array(features.pooled))
+        return cls(Evidence(np.array(evidence.whole), np.array(evidence.cells), None, copied), alpha, precision)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its arrays in bytes."""
+        features = self.evidence.features
+        arrays = [self.evidence.whole, self.evidence.cells]
+        arrays += [] if features is None else [features.places, features.pooled]
+        return sum(array.nbytes for array in arrays)
+
+
+def rejudge(calibration: Calibration, stored: Sequence[StoredEvidence]) -> list[bool | None]:
+    """Return for each image whether it is flagged under a calibration of the same weights and precision.
+
+    None where the calibration cannot attain the false-alarm rate that was asked for: the request would be refused.
+    """
+    if not stored:
+        return []
+    p = calibration.p_values(Evidence.join([image.evidence for image in stored]))
+    verdicts: list[bool | None] = []
+    for p_value, image in zip(p, stored, strict=True):
+        alpha = calibration.default_alpha if image.alpha is None else image.alpha
+        verdicts.append(None if alpha < calibration.smallest_p else bool(p_value <= alpha))
+    return verdicts

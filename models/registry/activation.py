@@ -1,0 +1,44 @@
+"""The decision whether a new calibration becomes the one in use. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.artifacts.manifest import Activation, CalibrationSummary
+
+USUAL_ALPHAS = (0.001, 0.01, 0.05)
+"""False-alarm rates that verdicts are usually asked for at."""
+
+
+def attainable(smallest_p: float) -> tuple[float, ...]:
+    """Return the usual false-alarm rates at which a calibration with this smallest p-value can flag an image."""
+    return tuple(alpha for alpha in USUAL_ALPHAS if alpha >= smallest_p)
+
+
+@dataclass(frozen=True)
+class UnlessCoarser:
+    """Rule that activates a new calibration unless its smallest p-value is larger than that of the one in use.
+
+    ``own`` is the summary of calibration 0, which is stored with the model.
+    """
+
+    own: CalibrationSummary
+
+    @staticmethod
+    def decide(number: int, smallest_p: float, used: int, used_smallest_p: float) -> Activation:
+        """Return whether calibration ``number`` is to replace the calibration ``used``, and why not.
+
+        >>> UnlessCoarser.decide(1, 0.001, 0, 0.002).active
+        True
+        >>> UnlessCoarser.decide(1, 1 / 31, 0, 0.002).reason.partition("; ")[0]
+        'its smallest p-value is 0.0323, that of calibration 0 in use 0.002: it could no longer flag at alpha 0.01'
+        """
+        if smallest_p <= used_smallest_p:
+            return Activation(active=True)
+        lost = [f"{alpha:g}" for alpha in attainable(used_smallest_p) if alpha < smallest_p]
+        loss = f"could no longer flag at alpha {' and '.join(lost)}" if lost else "is coarser"
+        return Activation(
+            active=False,
+            reason=f"its smallest p-value is {smallest_p:.3g}, that of calibration {used} in use "
+            f"{used_smallest_p:.3g}: it {loss}; choose calibration {number} to use it all the same",
+        )

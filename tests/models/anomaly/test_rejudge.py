@@ -1,0 +1,52 @@
+"""Verdicts from stored evidence are those of scoring under the other calibration, for every kind of model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.anomaly.calibration_file import calibration_bytes
+from models.anomaly.fitting.reference_images import reference_of
+from models.anomaly.rejudge import StoredEvidence, rejudge
+from models.datasets import Dataset
+from models.errors import ScoreNotFinite
+from models.registry.registry import Registry
+from models.scorer import Scorer
+from models.scoring.options import EngineOptions
+from tests.models.helpers import real_images
+from tests.support.backbones import backbone_folder
+from tests.support.trained import barely_trained, feature_artifact, hybrid_artifact
+
+
+@pytest.mark.parametrize("make", [barely_trained, feature_artifact, hybrid_artifact])
+def test_they_are_those_of_scoring(
+    make: Callable[[pytest.TempPathFactory], Path], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    engine = EngineOptions(backbones=backbone_folder(tmp_path_factory))
+    registry = Registry(tmp_path / "registry", zoo=tmp_path / "none")
+    version = registry.publish(make(tmp_path_factory), "digits")
+    scorer = Scorer.load(version.path, options=engine)
+    images = np.maximum(real_images(100), np.roll(real_images(100), 1, axis=3))
+    dataset = Dataset("thick", images[:60], images[60:80], images[80:], test=images[:0], digest="thick")
+    calibration, summary = scorer.calibrate(reference_of(dataset, scorer.manifest), lambda *_: None)
+    registry.calibrations("digits", 1).publish(calibration_bytes(calibration), summary)
+    other = registry.resolve("digits")
+    other_scorer = Scorer.load(other.path, other.calibration_path, engine)
+    digits = real_images(150)[100:]
+    seen = np.concatenate([digits[:25], np.maximum(digits[25:], np.roll(digits[25:], 1, axis=3)), 255 - digits[:3]])
+    alphas = [None if number % 2 else 0.4 for number in range(len(seen))]
+    first = scorer.judge_each(seen, alphas)
+    stored = []
+    for judged, alpha in zip(first, alphas, strict=True):
+        assert not isinstance(judged, ScoreNotFinite)
+        assert judged.likelihood.evidence is not None
+        stored.append(StoredEvidence.of(judged.likelihood.evidence, alpha, scorer.precision))
+    for of_scoring, scored in ((scorer, first), (other_scorer, other_scorer.judge_each(seen, alphas))):
+        flagged = [not isinstance(one, ScoreNotFinite) and one.verdict.is_anomaly for one in scored]
+        assert rejudge(of_scoring.calibration, stored) == flagged
+    assert rejudge(scorer.calibration, stored) != rejudge(other_scorer.calibration, stored)
+
+
+def test_no_images_have_no_verdicts(scorer: Scorer) -> None:
+    assert rejudge(scorer.calibration, []) == []
