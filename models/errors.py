@@ -57,11 +57,19 @@ class ModelNotFound(ModelsError):
     kind = ErrorKind.NOT_FOUND
 
 
+class NoLiveVersion(ModelsError):
+    """Raised for the plain name of a model of which no version is live, because all of them are unfit."""
+
+    slug = "no-live-version"
+    title = "The model has no live version"
+    kind = ErrorKind.CONFLICT
+
+
 class AliasRequired(ModelsError):
-    """Raised for an attempt to remove the alias ``live``, which every model has and which can only be moved."""
+    """Raised for an attempt to remove the alias ``live`` from a fit version: it can only be moved."""
 
     slug = "alias-required"
-    title = "Every model has this alias"
+    title = "The alias cannot be removed"
     kind = ErrorKind.CONFLICT
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from models.artifacts.fitness import FitnessRecord
 from models.errors import ArtifactError
 from models.flows.architecture import Architecture
 from models.images.preprocessing import Preprocessing
@@ -169,10 +170,16 @@ class Manifest(_ManifestPart):
     preprocessing: Preprocessing
     training: TrainingRecord
     evaluation: Evaluation
+    fitness: FitnessRecord | None = Field(None, description="Null for a model of an earlier version: it counts as fit.")
     log_dets: LogDets
     calibration: CalibrationSummary
     pinned: PinnedSample
     files: dict[str, str] = Field(description="SHA-256 of every other file of the artifact.")
+
+    @property
+    def unfit(self) -> tuple[str, ...]:
+        """The reasons why the model is unfit to become live by itself, as sentences; empty for a fit model."""
+        return () if self.fitness is None else self.fitness.reasons
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -35,6 +35,8 @@ class TrainingState:
         best_bits_per_dim: Bits per dimension at the best validation.
         config_digest: SHA-256 of architecture, configuration and dataset: checkpoints of another digest are ignored.
         first_bits_per_dim: Bits per dimension of the first report, by which a divergence is recognised; None before it.
+        first_validation: Bits per dimension of the first finite validation, without suspects; None before it.
+        last_validation: Bits per dimension of the last validation after that one; None before it.
     """
 
     step: int
@@ -43,6 +45,8 @@ class TrainingState:
     best_bits_per_dim: float | None
     config_digest: str
     first_bits_per_dim: float | None = None
+    first_validation: float | None = None
+    last_validation: float | None = None
 
 
 def save_checkpoint(

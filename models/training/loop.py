@@ -51,6 +51,8 @@ class TrainedFlow:
         best_step: Step of the validation whose weights the flow has.
         validation_bits_per_dim: Bits per dimension at that validation, without suspects.
         elapsed_seconds: Duration of the training, without interruptions.
+        first_validation: Bits per dimension of the first finite validation, without suspects.
+        last_validation: The same of the last validation; None if there was none after the first one.
     """
 
     flow: Flow
@@ -58,6 +60,8 @@ class TrainedFlow:
     best_step: int
     validation_bits_per_dim: float
     elapsed_seconds: float
+    first_validation: float | None
+    last_validation: float | None
 
 
 class Trainer:
@@ -172,6 +176,8 @@ class Trainer:
             kept_step,
             self.state.best_bits_per_dim,
             self.state.elapsed_seconds,
+            self.state.first_validation,
+            self.state.last_validation,
         )
 
     def take_steps(self, should_stop: Callable[[], bool]) -> None:
@@ -311,6 +317,10 @@ class Trainer:
         state = self.state
         if math.isfinite(kept) and (state.best_bits_per_dim is None or kept < state.best_bits_per_dim):
             self.state = replace(state, best_step=state.step, best_bits_per_dim=kept)
+        if state.first_validation is not None:
+            self.state = replace(self.state, last_validation=kept)
+        elif math.isfinite(kept):
+            self.state = replace(self.state, first_validation=kept)
         figures = {"bits_per_dim": bits} | ({"kept_bits_per_dim": kept} if share else {}) | self._inverse_quality()
         self.observe({"event": "validation", "step": state.step, **figures})
         self._save()
