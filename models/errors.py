@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.artifacts.fitness import FitnessCheck
 
 
 class ErrorKind(StrEnum):
@@ -58,11 +61,20 @@ class ModelNotFound(ModelsError):
 
 
 class NoLiveVersion(ModelsError):
-    """Raised for the plain name of a model of which no version is live, because all of them are unfit."""
+    """Raised for the plain name of a model of which no version is live, because all of them are unfit.
+
+    Args:
+        detail: Text for the user.
+        unfit: The checks that the newest version failed.
+    """
 
     slug = "no-live-version"
     title = "The model has no live version"
     kind = ErrorKind.CONFLICT
+
+    def __init__(self, detail: str, unfit: Sequence[FitnessCheck]) -> None:
+        super().__init__(detail)
+        self.unfit = tuple(unfit)
 
 
 class AliasRequired(ModelsError):

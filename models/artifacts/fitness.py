@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -91,6 +92,11 @@ class FitnessRecord(BaseModel):
     checks: tuple[FitnessCheck, ...]
 
     @property
-    def reasons(self) -> tuple[str, ...]:
-        """The sentences of the checks that failed; empty for a fit model."""
-        return tuple(check.sentence for check in self.checks if not check.passed)
+    def failed(self) -> tuple[FitnessCheck, ...]:
+        """The checks that failed, which are the reasons why the model is unfit; empty for a fit model."""
+        return tuple(check for check in self.checks if not check.passed)
+
+
+def in_words(failed: Iterable[FitnessCheck]) -> str:
+    """Return the sentences of failed checks as one text."""
+    return "; ".join(check.sentence for check in failed)

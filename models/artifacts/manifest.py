@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.artifacts.fitness import FitnessRecord
+from models.artifacts.fitness import FitnessCheck, FitnessRecord
 from models.errors import ArtifactError
 from models.flows.architecture import Architecture
 from models.images.preprocessing import Preprocessing
@@ -177,9 +177,9 @@ class Manifest(_ManifestPart):
     files: dict[str, str] = Field(description="SHA-256 of every other file of the artifact.")
 
     @property
-    def unfit(self) -> tuple[str, ...]:
-        """The reasons why the model is unfit to become live by itself, as sentences; empty for a fit model."""
-        return () if self.fitness is None else self.fitness.reasons
+    def unfit(self) -> tuple[FitnessCheck, ...]:
+        """The checks that the model failed, so that it does not become live by itself; empty for a fit model."""
+        return () if self.fitness is None else self.fitness.failed
 
 
 def read_manifest(folder: Path) -> Manifest:

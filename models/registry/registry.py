@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from models.artifacts.fitness import FitnessCheck, in_words
 from models.artifacts.manifest import FILE, file_label, read_manifest
 from models.atomic_files import locked, new_folder, remove_folder, remove_leftovers, write_atomically
 from models.errors import AliasRequired, ArtifactError, ModelNotFound, ModelReadOnly, NoLiveVersion, VersionInUse
@@ -63,8 +64,8 @@ class Registry:
         first = None if LIVE in stored else next((number for number in versions if not self.unfit(name, number)), None)
         return stored if first is None else {LIVE: first, **stored}
 
-    def unfit(self, name: str, version: int) -> tuple[str, ...]:
-        """Return why a version is unfit to become live by itself, as sentences; empty for one that is fit.
+    def unfit(self, name: str, version: int) -> tuple[FitnessCheck, ...]:
+        """Return the checks that a version failed, so that it does not become live by itself; empty for a fit one.
 
         A damaged version counts as fit: its error must not hide behind others.
         """
@@ -268,16 +269,17 @@ class Registry:
         if ref.selector in aliases:
             return aliases[ref.selector]
         if ref.selector == LIVE:
-            raise self.no_live_version(ref.name)
+            raise self._no_live_version(ref.name)
         known = ", ".join(sorted(aliases)) or "none"
         raise ModelNotFound(f"{ref.name} has no alias {ref.selector!r}; it has: {known}")
 
-    def no_live_version(self, name: str) -> NoLiveVersion:
-        """Return the error of a model of which no version is live: why its newest one is unfit, and what to do."""
+    def _no_live_version(self, name: str) -> NoLiveVersion:
         newest = self._known_versions(name)[-1]
+        unfit = self.unfit(name, newest)
         return NoLiveVersion(
-            f"{name}:{newest} is unfit: {'; '.join(self.unfit(name, newest))}. Name the version, {name}:{newest}, to use "
-            f"it; train {name} again, or make it live all the same: snf models alias {name} {LIVE} {newest}"
+            f"no version of {name} is live: {name}:{newest} is unfit, {in_words(unfit)}. Train again, use the version "
+            f"by its number, {name}:{newest}, or make it live all the same: snf models alias {name} {LIVE} {newest}",
+            unfit,
         )
 
     def _newest_removed(self, name: str) -> int:
