@@ -20,11 +20,10 @@ from models.features.moments import FeatureMoments
 from models.scorer import Scorer
 from models.scoring.open_density import open_density
 from models.scoring.pixel_density import PixelDensity
-from models.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from models.training.fitness import independent_pixels, learned_inverse_error
 from models.training.loop import Interrupted
 from models.training.run import train
-from tests.models.helpers import QUICK, real_images
+from tests.models.helpers import QUICK
 from tests.models.training.runs import run, trainer_in
 from tests.support.trained import feature_artifact, hybrid_artifact, unfit_artifact
 
