@@ -24,7 +24,7 @@ def models_of(
 
     Raises:
         ClientError: If a call of the service fails.
-        RuntimeError: If a training fails.
+        RuntimeError: If a training fails, or the model is unfit.
     """
     started = [_start(client, folder, preset, parameters, progress) for folder in folders]
     for folder, (_name, job_id) in zip(folders, started, strict=True):
@@ -75,4 +75,7 @@ def _follow(client: Client, label: str, job_id: str, progress: Progress) -> None
     if job.status != "succeeded":
         reason = job.error["detail"] if job.error else f"see its log: {job.links.get('log', job_id)}"
         raise RuntimeError(f"the training of {label} {job.status}: {reason}")
+    unfit = (job.result or {}).get("unfit")
+    if unfit:
+        raise RuntimeError(f"the model of {label} is unfit, {unfit[0]['detail']}; train with more steps")
     progress.update(task, completed=1, total=1)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from models.artifacts.fitness import FitnessCheck
+from typing import Any
 
 
 class ErrorKind(StrEnum):
@@ -65,14 +62,14 @@ class NoLiveVersion(ModelsError):
 
     Args:
         detail: Text for the user.
-        unfit: The checks that the newest version failed.
+        unfit: Why the newest version is unfit: a code such as ``hardly-trained`` and a sentence for each reason.
     """
 
     slug = "no-live-version"
     title = "The model has no live version"
     kind = ErrorKind.CONFLICT
 
-    def __init__(self, detail: str, unfit: Sequence[FitnessCheck]) -> None:
+    def __init__(self, detail: str, unfit: Sequence[tuple[str, str]]) -> None:
         super().__init__(detail)
         self.unfit = tuple(unfit)
 

@@ -210,7 +210,7 @@ def _members(error: ModelsError | JobsError) -> dict[str, Any]:
     """Return the further members of the problem of an error, by which a program can act."""
     if not isinstance(error, NoLiveVersion):
         return {}
-    return {"unfit": [{"code": check.code, "detail": check.sentence} for check in error.unfit]}
+    return {"unfit": [{"code": code, "detail": detail} for code, detail in error.unfit]}
 
 
 def phrase(status: int) -> str:

@@ -279,7 +279,7 @@ class Registry:
         return NoLiveVersion(
             f"no version of {name} is live: {name}:{newest} is unfit, {in_words(unfit)}. Train again, use the version "
             f"by its number, {name}:{newest}, or make it live all the same: snf models alias {name} {LIVE} {newest}",
-            unfit,
+            [(check.code, check.sentence) for check in unfit],
         )
 
     def _newest_removed(self, name: str) -> int:

@@ -40,7 +40,7 @@ def test_an_unfit_version_is_kept_but_not_live(registry: Registry, unfit: Path) 
             NoLiveVersion, match=r"digits:2 is unfit, hardly trained: .*not below.*alias digits live 2"
         ) as no:
             registry.resolve(ref)
-        assert [check.code for check in no.value.unfit] == ["hardly-trained"]
+        assert [code for code, _detail in no.value.unfit] == ["hardly-trained"]
     with pytest.raises(ModelNotFound, match="has no alias 'champion'; it has: none"):
         registry.resolve("digits@champion")
     assert registry.set_alias("digits", "champion", 1) is None
