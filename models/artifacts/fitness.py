@@ -14,6 +14,8 @@ UnfitCode = Literal["hardly-trained", "diverged", "learned-inverse-off"]
 
 MAX_INVERSE_ERROR = 0.5
 """Largest root mean square error in pixel values with which a learned inverse may give held-out images back."""
+MAX_PLAIN = 10_000
+"""Figures from here on, of flows that diverged, are written in scientific notation."""
 
 _CODES: dict[Measure, UnfitCode] = {
     "pixels": "hardly-trained",
@@ -62,26 +64,30 @@ class FitnessCheck(BaseModel):
     @property
     def sentence(self) -> str:
         """The figure and its limit in words, without a full stop; what is wrong comes first where the check fails."""
-        found = "no finite number" if self.found is None else f"{self.found:.4f}"
+        found, limit = ("no finite number" if number is None else _brief(number) for number in (self.found, self.limit))
         match self.measure:
             case "pixels":
                 side = "below" if self.passed else "not below"
-                figures = f"{found} bits/dim on held-out images, {side} the {self.limit:.4f} of independent pixels"
+                figures = f"{found} bits/dim on held-out images, {side} the {limit} of independent pixels"
             case "features":
                 side = "above" if self.passed else "not above"
                 figures = (
-                    f"the log-likelihood of held-out features is {found} nats a value, {side} the {self.limit:.4f} of "
+                    f"the log-likelihood of held-out features is {found} nats a value, {side} the {limit} of "
                     "one Gaussian for all places"
                 )
             case "validation":
                 side = "no worse" if self.passed else "worse"
-                figures = f"the last validation has {found} bits/dim, {side} than the first with {self.limit:.4f}"
+                figures = f"the last validation has {found} bits/dim, {side} than the first with {limit}"
             case "learned-inverse":
                 figures = (
                     f"the learned inverse gives held-out images back with an error of {found} pixel values (root mean "
                     f"square), at most {self.limit:g} are allowed"
                 )
         return figures if self.passed else f"{self.code.replace('-', ' ')}: {figures}"
+
+
+def _brief(number: float) -> str:
+    return f"{number:.4f}" if abs(number) < MAX_PLAIN else f"{number:.3g}"
 
 
 class FitnessRecord(BaseModel):

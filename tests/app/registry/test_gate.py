@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from models.artifacts.tar import pack
 from models.registry.registry import Registry
+from snf_client.errors import Conflict, problem_of
 from snf_client.schemas import ModelDetail, ModelPage
 from tests.end_to_end.support.service import files
 from tests.support.local import LOCAL
@@ -76,6 +77,9 @@ def test_the_plain_name_is_refused_with_the_reason_and_the_number_works(client: 
         described = client.get("/openapi.json").json()["paths"][f"/v1/models/{{ref}}{path}"][method.lower()]
         assert "409" in described["responses"]
     assert score(client, "hasty:1").json()["results"][0]["status"] == "ok"
+    raised = problem_of(score(client, "hasty"))
+    assert isinstance(raised, Conflict)
+    assert (raised.type, raised.extensions["unfit"][0]["code"]) == ("no-live-version", "hardly-trained")
     assert client.get("/v1/models/hasty:1/samples", params={"n": 1}).status_code == 200
 
 
