@@ -1,11 +1,12 @@
 """Models before the gate to ``live``: untrained, diverged, hardly and well trained ones, and what became live.
 
-``python -m benchmarks.gate [--default-budget] [--presets snf-glow-tiny ...]``
+``python -m benchmarks.gate [--default-budget | --steps N] [--presets snf-glow-tiny ...]``
 
 Each model is trained on ``mnist-mini`` by the code of ``snf train`` and published under a name of its own. A row has
 the figures of its checks beside their limits, the reasons why it is unfit, and what its plain name answers. Models of
 features need ``snf backbones add efficientnet-lite0``; they have no steps, so they are fitted to 20 images and to all.
-``--default-budget`` trains in the default budget of each preset instead, which takes hours, and adds its rows.
+``--default-budget`` trains in the default budget of each preset instead, which takes hours, and adds its rows;
+``--steps`` does so for a number of steps.
 """
 
 from __future__ import annotations
@@ -51,10 +52,12 @@ MEASURES: dict[Measure, str] = {
 }
 
 
-def settings_of(preset: str, default_budget: bool) -> dict[str, dict[str, Any]]:
+def settings_of(preset: str, default_budget: bool, steps: int | None) -> dict[str, dict[str, Any]]:
     """Return the parameters of each training of a preset, by the name of its row."""
     if default_budget:
         return {"default budget": {}}
+    if steps is not None:
+        return {f"{steps} steps": {"max_steps": steps}}
     if preset not in HARMFUL:
         return {f"{FEW_IMAGES} images": {}, "all images": {}}
     rows: dict[str, dict[str, Any]] = {name: {"max_steps": steps} for name, steps in STEPS.items()}
@@ -131,14 +134,16 @@ def stored(path: Path) -> list[dict[str, Any]]:
 def main() -> None:
     """Train, print and write ``results/gate.{json,md}``; rows of earlier runs stay unless they are measured again."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gate", description=__doc__)
-    parser.add_argument("--default-budget", action="store_true", help="only models in their default budgets: hours")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--default-budget", action="store_true", help="only models in their default budgets: hours")
+    only.add_argument("--steps", type=int, metavar="N", help="only models of pixels after N steps")
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=PRESETS)
     arguments = parser.parse_args()
     rows = {(row["preset"], row["row"]): row for row in stored(RESULTS / "gate.json")}
     with tempfile.TemporaryDirectory() as folder:
         registry = Registry(Path(folder, "registry"))
         for preset in arguments.presets:
-            for name, parameters in settings_of(preset, arguments.default_budget).items():
+            for name, parameters in settings_of(preset, arguments.default_budget, arguments.steps).items():
                 rows[preset, name] = measure(preset, name, parameters, registry, Path(folder, "runs"))
                 print(json.dumps(rows[preset, name]), flush=True)
     ordered = sorted(rows.values(), key=lambda row: PRESETS.index(row["preset"]))
