@@ -83,6 +83,15 @@ def test_the_plain_name_is_refused_with_the_reason_and_the_number_works(client: 
     assert client.get("/v1/models/hasty:1/samples", params={"n": 1}).status_code == 200
 
 
+@pytest.mark.parametrize("kind", ["score", "calibrate", "evaluate"])
+def test_a_job_by_the_plain_name_is_refused_before_it_is_queued(client: TestClient, kind: str) -> None:
+    parameters = {"corruptions": True} if kind == "evaluate" else {}
+    job = {"type": kind, "model": "hasty", "dataset": "mnist-mini", "parameters": parameters}
+    answer = client.post("/v1/jobs", json=job)
+    assert (answer.status_code, answer.json()["type"]) == (409, "no-live-version"), answer.text
+    assert answer.json()["unfit"][0]["code"] == "hardly-trained"
+
+
 def test_list_detail_card_and_readiness_say_why(client: TestClient) -> None:
     entry = listed(client)
     assert (entry.state, entry.aliases, entry.versions) == ("unfit", {}, [1, 2])
