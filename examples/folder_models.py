@@ -20,30 +20,28 @@ from snf_client.local_files import images_in
 def models_of(
     client: Client, folders: list[Path], preset: str, parameters: dict[str, Any], progress: Progress
 ) -> list[str]:
-    """Return the name of a trained model for each folder.
+    """Return a trained model for each folder, as ``name:version``, and print a warning if it is unfit.
 
     Raises:
         ClientError: If a call of the service fails.
         RuntimeError: If a training fails.
     """
     started = [_start(client, folder, preset, parameters, progress) for folder in folders]
-    for folder, (_name, job_id) in zip(folders, started, strict=True):
-        if job_id is not None:
-            _follow(client, folder.name, job_id, progress)
-    return [name for name, _job_id in started]
+    return [
+        ref if job_id is None else _follow(client, folder.name, job_id, progress)
+        for folder, (ref, job_id) in zip(folders, started, strict=True)
+    ]
 
 
 def _start(
     client: Client, folder: Path, preset: str, parameters: dict[str, Any], progress: Progress
 ) -> tuple[str, str | None]:
-    """Return the name of the folder's model and the id of the job that trains it; None if the model exists."""
+    """Return the folder's model, and the id of the job that trains it; None if the model exists."""
     dataset = _name(folder, "")
     name = _name(folder, f"{preset} {sorted(parameters.items())}")
-    try:
-        client.models.get(name)
-        return name, None
-    except NotFound:
-        pass  # trained below
+    for model in client.models.list().models:
+        if model.name == name:
+            return f"{name}:{model.versions[-1]}", None
     for job in client.jobs.list(type="train").jobs:
         if job.model == name and job.status in {"queued", "starting", "running"}:
             return name, job.id  # submitted by a program that was stopped
@@ -66,13 +64,18 @@ def _name(folder: Path, settings: str) -> str:
     return f"{slug or 'images'}-{digest.hexdigest()[:10]}"
 
 
-def _follow(client: Client, label: str, job_id: str, progress: Progress) -> None:
+def _follow(client: Client, label: str, job_id: str, progress: Progress) -> str:
+    """Return the model that a job trains as ``name:version``, once it is trained."""
     task = progress.add_task(f"train {label}", total=None)
     for event in client.jobs.events(job_id):
         if isinstance(event, MetricsEvent):
             progress.update(task, completed=event.step, total=event.steps)
     job = client.jobs.get(job_id)
-    if job.status != "succeeded":
+    if job.status != "succeeded" or job.result is None:
         reason = job.error["detail"] if job.error else f"see its log: {job.links.get('log', job_id)}"
         raise RuntimeError(f"the training of {label} {job.status}: {reason}")
     progress.update(task, completed=1, total=1)
+    for reason in job.result["unfit"]:
+        # Its plain name would be refused; its scores are those of a poor model.
+        progress.console.print(f"the model of {label} is unfit: {reason['detail']}", style="red", markup=False)
+    return str(job.result["ref"])

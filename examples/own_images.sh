@@ -104,4 +104,4 @@ call --form "images=@$work/image;filename=one" "$url/v1/models/$ref/score"
 echo "   $image: log-likelihood $(number log_likelihood 1) nats, $(number bits_per_dim 3) bits/dim"
 echo "   p-value $(number p_value 4), anomaly at alpha $(number alpha 4): $(value is_anomaly)"
 echo
-echo "Score more: curl -F images=@FILE $url/v1/models/$name/score"
+echo "Score more: curl -F images=@FILE $url/v1/models/$ref/score"

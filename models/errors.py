@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -57,11 +57,28 @@ class ModelNotFound(ModelsError):
     kind = ErrorKind.NOT_FOUND
 
 
+class NoLiveVersion(ModelsError):
+    """Raised for the plain name of a model of which no version is live, because all of them are unfit.
+
+    Args:
+        detail: Text for the user.
+        unfit: Why the newest version is unfit: a code such as ``hardly-trained`` and a sentence for each reason.
+    """
+
+    slug = "no-live-version"
+    title = "The model has no live version"
+    kind = ErrorKind.CONFLICT
+
+    def __init__(self, detail: str, unfit: Sequence[tuple[str, str]]) -> None:
+        super().__init__(detail)
+        self.unfit = tuple(unfit)
+
+
 class AliasRequired(ModelsError):
-    """Raised for an attempt to remove the alias ``live``, which every model has and which can only be moved."""
+    """Raised for an attempt to remove the alias ``live`` from a fit version: it can only be moved."""
 
     slug = "alias-required"
-    title = "Every model has this alias"
+    title = "The alias cannot be removed"
     kind = ErrorKind.CONFLICT
 
 

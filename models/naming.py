@@ -13,7 +13,7 @@ from pydantic import Field
 from models.errors import InvalidName, ModelNotFound
 
 LIVE = "live"
-"""The alias that every model has: the version that its plain name means."""
+"""The alias of the version that the plain name of a model means; every model with a fit version has it."""
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 VERSION = r"[1-9][0-9]{0,8}"
 NAME_PATTERN = rf"^{NAME}$"

@@ -39,7 +39,7 @@ Count = Annotated[
     "",
     operation_id="audit_model",
     summary="Compute scores again without cached values",
-    responses=responses(401, 404, 422, 429, 500, 503, 504),
+    responses=responses(401, 404, 409, 422, 429, 500, 503, 504),
 )
 async def audit_model(
     ref: str,

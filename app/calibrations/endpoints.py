@@ -37,7 +37,7 @@ Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the model's own c
             "description": "The job is queued.",
             "headers": {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}},
         },
-        **responses(401, 404, 413, 415, 422, 429, 500, 503),
+        **responses(401, 404, 409, 413, 415, 422, 429, 500, 503),
     },
 )
 def calibrate_model(
@@ -73,7 +73,7 @@ def calibrate_model(
     operation_id="list_calibrations",
     summary="List the calibrations of a model",
     dependencies=[MayRead],
-    responses=responses(401, 404, 422, 500),
+    responses=responses(401, 404, 409, 422, 500),
 )
 def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
     """List the calibrations of a model version, each with p-value thresholds that keep common false-alarm rates."""
@@ -85,7 +85,7 @@ def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
     operation_id="choose_calibration",
     summary="Use another calibration",
     dependencies=[MayAdminister],
-    responses=responses(401, 404, 413, 415, 422, 429, 500),
+    responses=responses(401, 404, 409, 413, 415, 422, 429, 500),
 )
 def choose_calibration(
     ref: str, choice: CalibrationChoice, registry: RegistryDep, recent: RecentEvidenceDep
@@ -105,7 +105,7 @@ def choose_calibration(
     operation_id="get_calibration",
     summary="Show a calibration of a model",
     dependencies=[MayRead],
-    responses=responses(401, 404, 422, 500),
+    responses=responses(401, 404, 409, 422, 500),
 )
 def get_calibration(ref: str, number: Number, registry: RegistryDep) -> CalibrationView:
     """Show a calibration of a model version: its dataset, numbers of images, precision and p-value thresholds."""

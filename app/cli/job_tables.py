@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.cli.judged import JudgedCounts
 from app.cli.progress import duration
+from app.cli.published import published_line
 
 if TYPE_CHECKING:
     from snf_client.schemas import JobList, JobView, TrainingCurve
@@ -72,7 +73,7 @@ def print_job(job: JobView) -> None:
         "finished": _moment(job.finished_at.isoformat() if job.finished_at else ""),
         "retry of": job.retry_of or "",
         "error": f"{job.error['title']}: {job.error['detail']}" if job.error else "",
-        "outcome": outcome(job) if job.status in ENDED_WITH_RESULT else "",
+        "outcome": Text(outcome(job), "bold red" if is_unfit(job) else "") if job.status in ENDED_WITH_RESULT else "",
     }
     for name, value in rows.items():
         if value:
@@ -107,7 +108,9 @@ def outcome(job: JobView) -> str:
     if "calibration" in result:
         return calibration_outcome(result)
     if "ref" in result:
-        return f"registered {result['ref']}"
+        # Jobs of earlier versions have no list of reasons.
+        unfit = [reason["detail"] for reason in result.get("unfit", ())]
+        return published_line(result["ref"], live=result.get("live", False), unfit=unfit)
     if "anomalies" in result:
         return job_counts(job).text
     return f"job {job.id} succeeded"
@@ -122,6 +125,11 @@ def calibration_outcome(result: dict[str, Any]) -> str:
     if result["active"]:
         return f"{made}; it is in use now" + (f" ({reason})" if reason else "")
     return f"{made}; it is not in use: {reason}\n`snf models use-calibration {ref} {number}` puts it to use"
+
+
+def is_unfit(job: JobView) -> bool:
+    """Return whether a job trained a model that is unfit to become live by itself."""
+    return bool((job.result or {}).get("unfit"))
 
 
 def job_counts(job: JobView) -> JudgedCounts:

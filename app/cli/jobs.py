@@ -9,8 +9,9 @@ import typer
 
 from app.cli import completion
 from app.cli.common import USAGE, Json, Key, ServiceUrl, fail, print_response
-from app.cli.job_tables import job_counts, outcome, print_curve, print_job, print_jobs
+from app.cli.job_tables import is_unfit, job_counts, outcome, print_curve, print_job, print_jobs
 from app.cli.live import live_view
+from app.cli.published import print_published
 from app.cli.remote import follow_job, service, service_url
 from worker.jobs.record import Status
 
@@ -63,7 +64,7 @@ def watch(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json 
         with live_view(as_json) as observe:
             job = follow_job(client, job_id, observe)
         if not as_json:
-            typer.echo(outcome(job))
+            print_published(outcome(job), unfit=is_unfit(job))
     job_counts(job).exit(fail_on_anomaly=False)
 
 

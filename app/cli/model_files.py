@@ -24,6 +24,7 @@ from app.cli.common import (
 )
 from app.cli.model_tables import print_audit
 from app.cli.progress import bytes_bar, images_bar, spinner
+from app.cli.published import print_published, published_line
 from app.cli.remote import service, service_url
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def export(
 def import_model(
     name: NewName,
     tar: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Tar file of `snf models export`.")],
-    promote: Annotated[bool, typer.Option("--promote", help="Point the alias `live` at the new version.")] = False,
+    promote: Annotated[bool, typer.Option("--promote", help="Make the new version live, fit or not.")] = False,
     url: ServiceUrl = None,
     key: Key = None,
     as_json: Json = False,
@@ -119,7 +120,10 @@ def import_model(
     if as_json:
         print_response(registered)
     else:
-        typer.echo(f"registered {registered.name}:{registered.version}")
+        # An unfit version is live only if that was asked.
+        unfit = [reason.detail for reason in registered.unfit]
+        line = published_line(f"{registered.name}:{registered.version}", live=promote, unfit=unfit)
+        print_published(line, unfit=bool(unfit))
 
 
 def _audit(model: str, n: int) -> Audit:

@@ -10,6 +10,7 @@ from app.cli.common import SERVICE, fail
 from app.cli.progress import duration
 
 if TYPE_CHECKING:
+    from models.artifacts.fitness import FitnessRecord
     from models.artifacts.manifest import TrainingRecord
     from models.flows.architecture import Architecture
     from snf_client.schemas import (
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         CalibrationView,
         ModelDetail,
         ModelPage,
+        ModelSummary,
         Threshold,
     )
 
@@ -35,14 +37,15 @@ def print_models(page: ModelPage) -> None:
             (
                 model.name,
                 " ".join(map(str, model.versions)),
-                str(model.aliases.get("live", "")),
+                "none" if model.state == "unfit" else str(model.aliases.get("live", "")),
                 model.architecture or "",
                 "x".join(map(str, model.image_shape or [])),
                 "" if model.test_bits_per_dim is None else f"{model.test_bits_per_dim:.4f}",
-                model.reason or model.state,
+                _state(model),
             )
             for model in page.models
         ],
+        alarming=[bool(model.unfit) for model in page.models],
     )
 
 
@@ -71,6 +74,7 @@ def print_model(model: ModelDetail) -> None:
         "created": f"{manifest.created:%Y-%m-%d %H:%M} UTC",
         "test": _measured(evaluation.test_bits_per_dim, evaluation.test_nats, evaluation.test_images),
         "validation": _measured(evaluation.validation_bits_per_dim, evaluation.validation_nats, None),
+        "fit to serve": _fitness(manifest.fitness),
         "error of learned inverses": _number(evaluation.reconstruction_error, ".2e"),
         "log-determinants": f"{manifest.log_dets.total:.6f} nats, of weights {manifest.log_dets.weights_sha256[:12]}",
         "active calibration": f"{calibration.number}: {calibration.problem or calibration.dataset}",
@@ -79,6 +83,8 @@ def print_model(model: ModelDetail) -> None:
         "drift": ", ".join(window.source or "all images" for window in model.drift if window.alarm),
     }
     table = Table(title=f"{model.name}:{model.version}", title_justify="left", show_header=False)
+    for unfit in model.unfit:
+        table.add_row(Text("unfit", "bold red"), Text(unfit.detail, "bold red", overflow="fold"))
     for name, value in rows.items():
         if value:
             table.add_row(name, Text(value, overflow="fold"))
@@ -171,6 +177,11 @@ def _measured(bits: float | None, nats: float | None, images: int | None) -> str
     return "" if nats is None else f"mean log-likelihood {-nats:.1f} nats{on_images}, of features"
 
 
+def _fitness(record: FitnessRecord | None) -> str:
+    """Return the figures of the checks that a model passed; those that failed stand above."""
+    return "" if record is None else "; ".join(check.sentence for check in record.checks if check.passed)
+
+
 def _training(record: TrainingRecord) -> str:
     if not record.steps:
         return f"fitted in closed form in {duration(record.seconds)}"
@@ -205,12 +216,25 @@ def _threshold(thresholds: list[Threshold]) -> str:
     return f"needs {shown.images_needed} images" if shown.threshold is None else f"{shown.threshold:.4g}"
 
 
-def _print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+def _state(model: ModelSummary) -> str:
+    """Return the loading state of a model, or why it failed, and why its version is unfit."""
+    unfit = "; ".join(reason.detail for reason in model.unfit)
+    if model.state == "unfit":
+        return f"no live version: {unfit}"
+    state = model.reason or model.state
+    return f"{state}, unfit: {unfit}" if unfit else state
+
+
+def _print_table(
+    columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], alarming: Sequence[bool] | None = None
+) -> None:
+    """Print a table; the last cell of the rows that are ``alarming`` is red."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(*columns)
-    for row in rows:
-        table.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in row))
+    for row, alarm in zip(rows, alarming or [False] * len(rows), strict=True):
+        *cells, last = (Text(cell, STYLES.get(cell, "")) for cell in row)
+        table.add_row(*cells, Text(last.plain, "bold red") if alarm else last)
     Console().print(table)

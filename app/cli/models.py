@@ -194,7 +194,7 @@ def show_model(model: Ref, url: Url = None, key: Key = None, as_json: Json = Fal
 def alias(
     name: Name,
     label: Annotated[
-        str, typer.Argument(metavar="ALIAS", help="Name of the alias; `live` is the default version of a model.")
+        str, typer.Argument(metavar="ALIAS", help="Name of the alias; `live` is the version of the plain name.")
     ],
     version: Annotated[int | None, typer.Argument(min=1, help="Version that the alias points at.")] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Delete the alias.")] = False,
@@ -216,13 +216,20 @@ def alias(
                 moved = client.models.set_alias(name, label, version)
     else:
         with error_messages():
+            from app.registry.schemas import Aliases as ServiceAliases
+            from app.registry.views import unfit_reasons
+
             local = registry()
             if version is None:
                 local.remove_alias(name, label)
                 moved = None
             else:
                 previous = local.set_alias(name, label, version)
-                moved = Aliases(name=name, aliases=local.aliases(name), previous=previous)
+                unfit = unfit_reasons(local.unfit(name, version))
+                moved = client_schema(
+                    Aliases,
+                    ServiceAliases(name=name, aliases=local.aliases(name), previous=previous, unfit=unfit),
+                )
     if moved is None:
         typer.echo(f"deleted {name}@{label}", err=as_json)
     elif as_json:
@@ -230,6 +237,8 @@ def alias(
     else:
         before = "" if moved.previous is None else f", before {moved.previous}"
         typer.echo(f"{name}@{label} is version {moved.aliases[label]}{before}")
+        for reason in moved.unfit:
+            typer.secho(f"unfit: {reason.detail}", fg=typer.colors.RED)
 
 
 @models.command()

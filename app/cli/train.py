@@ -26,6 +26,7 @@ from app.cli.common import (
     stop_on_signals,
 )
 from app.cli.live import live_view
+from app.cli.published import print_published, published_line
 
 if TYPE_CHECKING:
     from models.datasets import DatasetStore
@@ -65,7 +66,7 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Any other training parameter as NAME=VALUE; repeatable.")
     ] = None,
-    promote: Annotated[bool, typer.Option("--promote", help="Point the alias `live` at the new version.")] = False,
+    promote: Annotated[bool, typer.Option("--promote", help="Make the new version live, fit or not.")] = False,
     folder: Annotated[
         Path | None,
         typer.Option("--folder", help="Folder for the checkpoints.", show_default=False),
@@ -81,6 +82,9 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model on a dataset and register it. Ctrl-C writes a checkpoint; the same command continues from it.
+
+    The first fit version of a name becomes live. A version that was hardly trained, that diverged, or whose learned
+    inverse is off is kept without becoming live, and the last line says why.
 
     Under torchrun (torchrun --nproc-per-node N -m app.cli.main train ...) N processes share every batch. On CUDA each
     process has its own GPU. The first process prints.
@@ -127,12 +131,14 @@ def train(
         if given is None:
             # With these checkpoints the next training of this name would end at once.
             shutil.rmtree(folder)
-    reference = f"{version.name}:{version.version}"
+    reference, live, failed = f"{version.name}:{version.version}", registry().is_live(version), version.manifest.unfit
     if as_json:
-        published = {"model": version.name, "version": version.version, "ref": reference}
-        typer.echo(json.dumps({"event": "published", **published}))
+        published = {"model": version.name, "version": version.version, "ref": reference, "live": live}
+        unfit = [{"code": check.code, "detail": check.sentence} for check in failed]
+        typer.echo(json.dumps({"event": "published", **published, "unfit": unfit}))
     else:
-        typer.echo(f"registered {reference}")
+        line = published_line(reference, live=live, unfit=[check.sentence for check in failed])
+        print_published(line, unfit=bool(failed))
 
 
 def _recipe(preset: str | None, architecture: Path | None) -> TrainingRecipe:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.http.schemas import RULES
-from models.errors import ErrorKind, ModelsError, plain_text, with_value
+from models.errors import ErrorKind, ModelsError, NoLiveVersion, plain_text, with_value
 from worker.errors import BrokerDown, JobsError
 
 MEDIA_TYPE = "application/problem+json"
@@ -183,7 +183,7 @@ def problem_of(error: Exception) -> Problem:
                 headers={"Retry-After": str(error.retry_after_s)},
             )
         case ModelsError() | JobsError():
-            return Problem(status_of(error), error.slug, error.title, error.detail)
+            return Problem(status_of(error), error.slug, error.title, error.detail, extensions=_members(error))
         case RequestValidationError():
             fields = [field_problem(item) for item in error.errors()]
             detail = "; ".join(f"{item.pointer}: {item.detail}" for item in fields[:3])
@@ -204,6 +204,13 @@ def problem_of(error: Exception) -> Problem:
                 "The service failed",
                 "An unexpected error happened; the service's log has its traceback.",
             )
+
+
+def _members(error: ModelsError | JobsError) -> dict[str, Any]:
+    """Return the further members of the problem of an error, by which a program can act."""
+    if not isinstance(error, NoLiveVersion):
+        return {}
+    return {"unfit": [{"code": code, "detail": detail} for code, detail in error.unfit]}
 
 
 def phrase(status: int) -> str:

@@ -66,7 +66,7 @@ class JobQuery(BaseModel):
             "description": "The job is queued.",
             "headers": {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}},
         },
-        **responses(401, 413, 415, 422, 429, 500, 503),
+        **responses(401, 409, 413, 415, 422, 429, 500, 503),
     },
 )
 def submit_job(
@@ -99,7 +99,7 @@ def submit_job(
     operation_id="estimate_job",
     summary="Estimate a job",
     dependencies=[MayTrain],
-    responses=responses(401, 413, 415, 422, 429, 500, 503),
+    responses=responses(401, 409, 413, 415, 422, 429, 500, 503),
 )
 def estimate_job(
     job: JobRequest,

@@ -175,7 +175,7 @@ def get_job_sample(
 )
 def get_job_result(
     job: ExistingJob, settings: SettingsDep, request: Request, query: Annotated[ResultQuery, Query()]
-) -> JobResult | FileResponse:
+) -> CalibrationResult | JobResult | FileResponse:
     """Return a job's result: a model version, a calibration, a Parquet file of scores, or an evaluation report.
 
     A training returns the registered model version, a calibration the new calibration. A scoring returns a Parquet file
@@ -203,13 +203,11 @@ def get_job_result(
         return _report(job.id, settings, query.format or ("html" if HTML in accept else "json"))
     model = f"/v1/models/{job.result['ref']}"
     links = {"job": f"/v1/jobs/{job.id}", "model": model, "score": f"{model}/score", "samples": f"{model}/samples"}
-    result = JobResult(model=job.result["model"], version=job.result["version"], ref=job.result["ref"], links=links)
     if job.type != "calibrate":
-        return result
-    made = {key: job.result.get(key) for key in ("calibration", "smallest_p", "active", "reason")}
-    number = made["calibration"]
+        return JobResult(**job.result, links=links)
+    number = job.result["calibration"]
     links |= {"calibration": f"{model}/calibrations/{number}", "active": f"{model}/calibrations/active"}
-    return CalibrationResult.model_validate(result.model_dump(exclude={"links"}) | made | {"links": links})
+    return CalibrationResult(**job.result, links=links)
 
 
 def _report(job_id: str, settings: Settings, form: Literal["json", "html"]) -> FileResponse:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.http.schemas import REF, Answer, Name
+from app.registry.schemas import UnfitReason
 from worker.queues import JobType
 
 
@@ -65,7 +66,8 @@ class JobRequest(BaseModel):
         "`thorough`, `adapt` (convert size and colour).",
     )
     promote: bool = Field(
-        False, description="train: move the alias `live` to the new version; the first version gets it anyway."
+        False,
+        description="train: move the alias `live` to the new version, fit or not; the first fit one gets it anyway.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="train: the device; `auto` is a GPU if a running worker has one, else the CPU."
@@ -170,7 +172,8 @@ class JobView(Answer):
     )
     error: dict[str, Any] | None
     result: dict[str, Any] | None = Field(
-        description="The registered model version, the counts of a scoring, or the number of the new calibration."
+        description="The registered model version, whether it is live and why it is unfit, the counts of a scoring, or "
+        "the number of the new calibration."
     )
     links: dict[str, str]
 
@@ -254,16 +257,21 @@ class Previews(Answer):
     samples: list[Preview]
 
 
-class JobResult(Answer):
-    """Result of a training or calibration job: the model version that it registered or calibrated, with links."""
-
+class _VersionResult(Answer):
     model: str
     version: int
     ref: str = Field(examples=["my-digits:1"])
     links: dict[str, str]
 
 
-class CalibrationResult(JobResult):
+class JobResult(_VersionResult):
+    """Result of a training job: the model version that it registered, whether it is live and why it is unfit."""
+
+    live: bool | None = Field(None, description="Whether it became live; null for a job of an earlier version.")
+    unfit: list[UnfitReason] = Field([], description="Why it is unfit to become live by itself; empty if it is fit.")
+
+
+class CalibrationResult(_VersionResult):
     """Result of a calibration job: the model version, the number of its new calibration, and the smallest p-value."""
 
     calibration: int = Field(description="Its number.")

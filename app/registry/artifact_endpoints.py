@@ -34,7 +34,9 @@ class ImportQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Name = Field(description="Name of which the model becomes the next version.", examples=["line-1"])
-    promote: bool = Field(False, description="Whether it becomes live; the first version of a name always does.")
+    promote: bool = Field(
+        False, description="Whether it becomes live in any case; the first fit version of a name does so by itself."
+    )
 
 
 @router.get(
@@ -44,7 +46,7 @@ class ImportQuery(BaseModel):
     dependencies=[MayTrain],
     response_class=Response,
     responses={
-        **responses(401, 404, 422, 500),
+        **responses(401, 404, 409, 422, 500),
         200: {
             "description": "A tar archive for `POST /v1/models`, the same bytes every time.",
             "headers": {"Content-Disposition": {"description": "A name for the file.", "schema": {"type": "string"}}},
@@ -89,7 +91,7 @@ def import_model(
 
     The archive is not trusted. Only the plain files of a model are extracted. Before the model is registered, a
     separate process with limits on memory and time verifies all digests, loads the model and scores its stored image
-    again.
+    again. A model whose manifest says that it is unfit does not become live by itself; `unfit` says why.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != TAR:

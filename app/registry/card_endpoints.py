@@ -37,7 +37,7 @@ Form = Annotated[
     summary="Read the model card",
     response_class=Response,
     responses={
-        **responses(401, 404, 422, 500),
+        **responses(401, 404, 409, 422, 500),
         200: {
             "description": "The card.",
             "content": {
@@ -61,7 +61,7 @@ def get_model_card(ref: str, registry: RegistryDep, format: Form = "markdown") -
     summary="Show the samples of the model card",
     response_class=Response,
     responses={
-        **responses(401, 404, 422, 500),
+        **responses(401, 404, 409, 422, 500),
         200: {
             "description": "A grid of samples, drawn when the model was made.",
             "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},

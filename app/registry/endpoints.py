@@ -15,7 +15,7 @@ from app.http.json_route import JsonRoute
 from app.http.schemas import Name
 from app.jobs.in_use import refuse_in_use
 from app.registry.schemas import Aliases, AliasTarget, ModelDetail, ModelPage
-from app.registry.views import detail, summary
+from app.registry.views import detail, summary, unfit_reasons
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[MayRead])
 versions_router = APIRouter(
@@ -33,7 +33,10 @@ Version = Annotated[int, Path(ge=1, lt=10**9, examples=[3])]
     responses=responses(401, 500),
 )
 async def list_models(pool: ModelPoolDep) -> ModelPage:
-    """List all models with versions, aliases and loading state. A model that failed to load has a `reason`."""
+    """List all models with versions, aliases and loading state.
+
+    A model that failed to load, and one of which no version is live, has a `reason`.
+    """
 
     def read() -> ModelPage:
         return ModelPage(models=[summary(model) for model in pool.listing()])
@@ -46,12 +49,13 @@ async def list_models(pool: ModelPoolDep) -> ModelPage:
     "/{ref}",
     operation_id="get_model",
     summary="Show one version of a model",
-    responses=responses(401, 404, 422, 500),
+    responses=responses(401, 404, 409, 422, 500),
 )
 async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: DriftMonitorDep) -> ModelDetail:
     """Show a model version: its metadata (manifest), its active calibration and, once loaded, how it computes scores.
 
-    `ref` is `name` (its alias `live`), `name:3` or `name@champion`.
+    `ref` is `name` (its alias `live`), `name:3` or `name@champion`. 409 `no-live-version` for the name of a model of
+    which all versions are unfit; `name:3` shows one of them.
     """
 
     def read() -> ModelDetail:
@@ -73,10 +77,11 @@ def move_alias(name: str, alias: Alias, target: AliasTarget, registry: RegistryD
     """Create an alias of a model, or point it at another version. To undo, send the `previous` version returned.
 
     Requests for the alias use the new version within about two seconds, as soon as it is loaded. A version that cannot
-    be loaded does not take over.
+    be loaded does not take over. An unfit version can be made live this way; the answer says why it is unfit.
     """
     previous = registry.set_alias(name, alias, target.version)
-    return Aliases(name=name, aliases=registry.aliases(name), previous=previous)
+    unfit = unfit_reasons(registry.unfit(name, target.version))
+    return Aliases(name=name, aliases=registry.aliases(name), previous=previous, unfit=unfit)
 
 
 @versions_router.delete(
@@ -88,7 +93,10 @@ def move_alias(name: str, alias: Alias, target: AliasTarget, registry: RegistryD
     responses=responses(401, 404, 409, 422, 500),
 )
 def delete_alias(name: str, alias: Alias, registry: RegistryDep) -> None:
-    """Delete an alias of a model; the version that it points at stays. 409 for `live`, which every model has."""
+    """Delete an alias of a model; the version that it points at stays.
+
+    409 for `live` of a fit version. Without `live` of an unfit version, the first fit version is live, or none.
+    """
     registry.remove_alias(name, alias)
 
 

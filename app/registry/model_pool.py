@@ -12,8 +12,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from app.http.errors import Problem, draining
-from models.errors import ModelNotFound, ModelsError
+from models.errors import ModelNotFound, ModelsError, NoLiveVersion
 from models.naming import ModelRef, parse_ref
+from models.registry.calibrations import OWN
 from models.registry.registry import Registry
 from models.registry.version import ModelVersion
 from models.scoring.options import EngineOptions
@@ -34,12 +35,13 @@ log = logging.getLogger(__name__)
 
 
 class ModelState(StrEnum):
-    """Loading state of a model version in this process: idle (not loaded), loading, ready or failed."""
+    """Loading state of a model version in this process, idle if it is not loaded; unfit: a model without a live one."""
 
     IDLE = "idle"
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
+    UNFIT = "unfit"
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class PoolEntry:
 class ModelListing:
     """A registered model: its version numbers, its aliases, its live version and that version's loading state.
 
-    ``live`` is None if its manifest cannot be read.
+    ``live`` is None if its manifest cannot be read, and if all versions are unfit. Then ``newest`` is the newest one.
     """
 
     name: str
@@ -90,6 +92,7 @@ class ModelListing:
     live: ModelVersion | None
     state: ModelState
     reason: str | None
+    newest: ModelVersion | None = None
 
 
 class ModelPool:
@@ -179,6 +182,9 @@ class ModelPool:
             aliases = dict(self._registry.aliases(name))
             live = self._registry.resolve(name)
             _ = live.manifest
+        except NoLiveVersion as error:
+            newest = self._registry.with_calibration(name, versions[-1], OWN)
+            return ModelListing(name, versions, aliases, None, ModelState.UNFIT, error.detail, newest)
         # A damaged model must not hide the others.
         except (ModelsError, OSError) as error:
             return ModelListing(name, versions, aliases, None, ModelState.FAILED, reason_of(error))
@@ -265,6 +271,8 @@ class ModelPool:
         for name in self._registry.names():
             try:
                 versions.append(self._registry.resolve(name))
+            except NoLiveVersion:
+                continue
             except ModelsError as error:
                 log.error("model %s cannot be read: %s", name, error.detail)
         return versions
@@ -292,10 +300,10 @@ class ModelPool:
                 )  # fmt: skip
 
     def _now(self, ref: ModelRef, before: ModelVersion) -> ModelVersion | None:
-        """Return the current version of a reference, or the former one where the registry is damaged."""
+        """Return the current version of a reference, None without one; the former one where the registry is damaged."""
         try:
             return self._registry.find(ref)
-        except ModelNotFound:
+        except (ModelNotFound, NoLiveVersion):
             return None
         except ModelsError as error:
             log.error("model %s cannot be read: %s", ref.name, error.detail)

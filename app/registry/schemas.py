@@ -9,20 +9,33 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.calibrations.schemas import CalibrationView
 from app.drift.schemas import Drift
 from app.http.schemas import Answer
+from models.artifacts.fitness import UnfitCode
 from models.artifacts.manifest import Precision
 from models.flows.architecture import DensityKind
 
 
+class UnfitReason(Answer):
+    """A reason why a model version is unfit, so that it does not become live by itself: its code, and the figures."""
+
+    code: UnfitCode
+    detail: str = Field(examples=["hardly trained: 2.0853 bits/dim on held-out images, not below the 1.9540 of ..."])
+
+
 class ModelSummary(Answer):
-    """A model in the list of models: its versions and aliases, and the state and quality of its live version."""
+    """A model in the list of models: its versions and aliases, and the state and quality of its live version.
+
+    While no version is live, state and quality are those of the newest version.
+    """
 
     name: str
     versions: list[int]
     aliases: dict[str, int]
-    state: Literal["idle", "loading", "ready", "failed"] = Field(
-        description="State of the live version. An `idle` version is loaded at its first request."
+    state: Literal["idle", "loading", "ready", "failed", "unfit"] = Field(
+        description="State of the live version. An `idle` version is loaded at its first request. `unfit`: no version "
+        "is live, and the plain name answers 409 `no-live-version`."
     )
-    reason: str | None = Field(description="Reason of the failure, if it failed.")
+    reason: str | None = Field(description="Why it failed, or why no version is live.")
+    unfit: list[UnfitReason] = Field(description="Why the version is unfit; empty if it is fit.")
     read_only: bool | None = Field(description="Whether the model ships with the product.")
     architecture: str | None = Field(description="Preset of the model, or the number of its layers if it has none.")
     kind: DensityKind | None = Field(
@@ -65,6 +78,7 @@ class ModelDetail(Answer):
     kind: DensityKind = Field(description="What its log-likelihoods are a density of, as in the list of models.")
     state: Literal["idle", "loading", "ready", "failed"]
     reason: str | None
+    unfit: list[UnfitReason] = Field(description="Why it does not become live by itself; empty if it is fit.")
     size_bytes: int
     manifest: dict[str, Any] = Field(description="The manifest of the artifact on disk.")
     calibration: CalibrationView = Field(description="The active calibration.")
@@ -85,9 +99,12 @@ class Aliases(Answer):
 
     model_config = ConfigDict(
         frozen=True,
-        json_schema_extra={"examples": [{"name": "line-1", "aliases": {"live": 3, "champion": 2}, "previous": 2}]},
+        json_schema_extra={
+            "examples": [{"name": "line-1", "aliases": {"live": 3, "champion": 2}, "previous": 2, "unfit": []}]
+        },
     )
 
     name: str
     aliases: dict[str, int] = Field(description="Version of each alias; `live` is the version of the plain name.")
     previous: int | None = Field(description="Former version of the alias; null for a new alias.")
+    unfit: list[UnfitReason] = Field(description="Why the version of the alias is unfit; empty if it is fit.")

@@ -10,26 +10,32 @@ from app.drift.schemas import Drift
 from app.drift.windows import WindowStatus
 from app.registry import schemas
 from app.registry.model_pool import ModelListing, ModelState, PoolEntry
+from models.artifacts.fitness import FitnessCheck
 from models.artifacts.manifest import Manifest
 from models.registry.version import ModelVersion
 from models.training.presets import PRESETS
 
 
 def summary(model: ModelListing) -> schemas.ModelSummary:
-    """Return the list entry of a model: versions, aliases, loading state, and facts about its live version."""
-    manifest = model.live.manifest if model.live else None
+    """Return the list entry of a model: versions, aliases, loading state, and facts about its live version.
+
+    While no version is live, the facts are about the newest version.
+    """
+    shown = model.live or model.newest
+    manifest = shown.manifest if shown else None
     return schemas.ModelSummary(
         name=model.name,
         versions=list(model.versions),
         aliases=model.aliases,
         state=model.state.value,
         reason=model.reason,
-        read_only=model.live.read_only if model.live else None,
+        unfit=unfit_reasons(manifest.unfit) if manifest else [],
+        read_only=shown.read_only if shown else None,
         architecture=_architecture_of(manifest) if manifest else None,
         kind=manifest.architecture.kind if manifest else None,
         image_shape=list(manifest.preprocessing.shape) if manifest else None,
         test_bits_per_dim=manifest.evaluation.test_bits_per_dim if manifest else None,
-        size_bytes=folder_size(model.live.path) if model.live else None,
+        size_bytes=folder_size(shown.path) if shown else None,
     )
 
 
@@ -70,12 +76,18 @@ def detail(
         kind=version.manifest.architecture.kind,
         state=(entry.state if entry else ModelState.IDLE).value,
         reason=entry.reason if entry else None,
+        unfit=unfit_reasons(version.manifest.unfit),
         size_bytes=folder_size(version.path),
         manifest=version.manifest.model_dump(mode="json"),
         calibration=calibration,
         serving=serving,
         drift=[Drift.model_validate(window) for window in drift],
     )
+
+
+def unfit_reasons(failed: Sequence[FitnessCheck]) -> list[schemas.UnfitReason]:
+    """Return the checks that a model failed as API answers."""
+    return [schemas.UnfitReason(code=check.code, detail=check.sentence) for check in failed]
 
 
 def folder_size(path: Path) -> int:

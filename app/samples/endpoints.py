@@ -63,7 +63,7 @@ _OK = {
     operation_id="sample_images",
     summary="Draw samples",
     response_class=Response,
-    responses={**responses(401, 404, 422, 429, 500, 503, 504), 200: _OK},
+    responses={**responses(401, 404, 409, 422, 429, 500, 503, 504), 200: _OK},
 )
 async def sample_images(
     ref: str,

@@ -45,7 +45,7 @@ _BODY = {
     operation_id="score_images",
     summary="Score images",
     response_model=Scores,
-    responses=responses(400, 401, 404, 413, 415, 422, 429, 500, 503, 504),
+    responses=responses(400, 401, 404, 409, 413, 415, 422, 429, 500, 503, 504),
     openapi_extra={"requestBody": _BODY},
 )
 async def score_images(
@@ -58,7 +58,8 @@ async def score_images(
     """Score one or many images: exact log-likelihoods in nats, p-values, and whether each is an anomaly.
 
     An image has the same score alone, in any batch and in any order. A bad file never fails the others: the answer is
-    200 if at least one image was scored, and 422 if none was.
+    200 if at least one image was scored, and 422 if none was. 409 `no-live-version` for the plain name of a model of
+    which all versions are unfit; `name:1` scores.
     """
     # Encoded by the service: FastAPI would validate the answer once more.
     content = await scoring.score(ref, request, query, timeout_ms)

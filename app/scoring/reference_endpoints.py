@@ -23,7 +23,7 @@ Bins = Annotated[int, Query(ge=10, le=200, description="Number of bins.")]
     "",
     operation_id="get_reference",
     summary="Show the distribution of the calibration images",
-    responses=responses(401, 404, 422, 500, 503, 504),
+    responses=responses(401, 404, 409, 422, 500, 503, 504),
 )
 async def get_reference(
     ref: str, settings: SettingsDep, pool: ModelPoolDep, bins: Bins = 60, timeout_ms: TimeoutMs = None

@@ -87,7 +87,10 @@ class NotFound(ProblemError):
 
 
 class Conflict(ProblemError):
-    """Raised when the state of a resource forbids a call, such as cancelling a finished job (HTTP 409)."""
+    """Raised when the state of a resource forbids a call, such as cancelling a finished job (HTTP 409).
+
+    A model without a live version gives the type ``no-live-version``; ``extensions["unfit"]`` has the reasons.
+    """
 
 
 class InvalidRequest(ProblemError):

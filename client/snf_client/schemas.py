@@ -19,15 +19,6 @@ class AliasTarget(BaseModel):
     version: int = Field(..., description="A version of the model.")
 
 
-class Aliases(BaseModel):
-    """All aliases of a model after a change, each with its version, and the version before the change."""
-
-    model_config = ConfigDict(frozen=True)
-    name: str
-    aliases: dict[str, int] = Field(..., description="Version of each alias; `live` is the version of the plain name.")
-    previous: int | None = Field(..., description="Former version of the alias; null for a new alias.")
-
-
 class AuditedImage(BaseModel):
     """The log-likelihood of one image as served, recomputed in float64, and their difference, in nats."""
 
@@ -472,7 +463,8 @@ class JobRequest(BaseModel):
         description="All optional, unknown ones are refused. train: see TrainingConfig. score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of anomalous datasets), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and colour).",
     )
     promote: bool = Field(
-        False, description="train: move the alias `live` to the new version; the first version gets it anyway."
+        False,
+        description="train: move the alias `live` to the new version, fit or not; the first fit one gets it anyway.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="train: the device; `auto` is a GPU if a running worker has one, else the CPU."
@@ -481,16 +473,6 @@ class JobRequest(BaseModel):
         False,
         description="train: queue it even if it is expected to need more memory than any running worker has, or more than two weeks.",
     )
-
-
-class JobResult(BaseModel):
-    """Result of a training or calibration job: the model version that it registered or calibrated, with links."""
-
-    model_config = ConfigDict(frozen=True)
-    model: str
-    version: int
-    ref: str
-    links: dict[str, str]
 
 
 class JobView(BaseModel):
@@ -533,33 +515,10 @@ class JobView(BaseModel):
     )
     error: dict[str, Any] | None
     result: dict[str, Any] | None = Field(
-        ..., description="The registered model version, the counts of a scoring, or the number of the new calibration."
+        ...,
+        description="The registered model version, whether it is live and why it is unfit, the counts of a scoring, or the number of the new calibration.",
     )
     links: dict[str, str]
-
-
-class ModelSummary(BaseModel):
-    """A model in the list of models: its versions and aliases, and the state and quality of its live version."""
-
-    model_config = ConfigDict(frozen=True)
-    name: str
-    versions: list[int]
-    aliases: dict[str, int]
-    state: Literal["idle", "loading", "ready", "failed"] = Field(
-        ..., description="State of the live version. An `idle` version is loaded at its first request."
-    )
-    reason: str | None = Field(..., description="Reason of the failure, if it failed.")
-    read_only: bool | None = Field(..., description="Whether the model ships with the product.")
-    architecture: str | None = Field(
-        ..., description="Preset of the model, or the number of its layers if it has none."
-    )
-    kind: Literal["density", "feature_density"] | None = Field(
-        ...,
-        description="What its log-likelihoods are a density of: `density` of the pixels, or `feature_density` of the features that a frozen network sees, without bits/dim and samples.",
-    )
-    image_shape: list[int] | None = Field(..., description="Channels, height, width.")
-    test_bits_per_dim: float | None
-    size_bytes: int | None = Field(..., description="Size of the live version's files.")
 
 
 class Normal(BaseModel):
@@ -827,6 +786,14 @@ class Threshold(BaseModel):
     images_needed: int = Field(..., description="Fewest calibration images for a threshold.")
 
 
+class UnfitReason(BaseModel):
+    """A reason why a model version is unfit, so that it does not become live by itself: its code, and the figures."""
+
+    model_config = ConfigDict(frozen=True)
+    code: Literal["hardly-trained", "diverged", "learned-inverse-off"]
+    detail: str
+
+
 class Validation(BaseModel):
     """Metrics of a model on held-out validation images at one step of its training, such as bits/dim."""
 
@@ -853,6 +820,16 @@ class WorkerView(BaseModel):
         ..., description="`not-receiving`: jobs wait that do not reach the worker; it reconnects, then restarts."
     )
     job: str | None = Field(..., description="Id of the job that it runs.")
+
+
+class Aliases(BaseModel):
+    """All aliases of a model after a change, each with its version, and the version before the change."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    aliases: dict[str, int] = Field(..., description="Version of each alias; `live` is the version of the plain name.")
+    previous: int | None = Field(..., description="Former version of the alias; null for a new alias.")
+    unfit: list[UnfitReason] = Field(..., description="Why the version of the alias is unfit; empty if it is fit.")
 
 
 class Anomaly(BaseModel):
@@ -1015,6 +992,20 @@ class JobList(BaseModel):
     next: str | None = Field(..., description="Value of `after` for the next page; null for the last page.")
 
 
+class JobResult(BaseModel):
+    """Result of a training job: the model version that it registered, whether it is live and why it is unfit."""
+
+    model_config = ConfigDict(frozen=True)
+    model: str
+    version: int
+    ref: str
+    links: dict[str, str]
+    live: bool | None = Field(None, description="Whether it became live; null for a job of an earlier version.")
+    unfit: list[UnfitReason] = Field(
+        [], description="Why it is unfit to become live by itself; empty if it is fit.", validate_default=True
+    )
+
+
 class ModelDetail(BaseModel):
     """A model version: its metadata, its calibration, its loading state, and drift (change) of the images it scored."""
 
@@ -1027,6 +1018,7 @@ class ModelDetail(BaseModel):
     )
     state: Literal["idle", "loading", "ready", "failed"]
     reason: str | None
+    unfit: list[UnfitReason] = Field(..., description="Why it does not become live by itself; empty if it is fit.")
     size_bytes: int
     manifest: dict[str, Any] = Field(..., description="The manifest of the artifact on disk.")
     calibration: CalibrationView = Field(..., description="The active calibration.")
@@ -1036,11 +1028,33 @@ class ModelDetail(BaseModel):
     )
 
 
-class ModelPage(BaseModel):
-    """List of all registered models, with versions, aliases, loading state and quality of each."""
+class ModelSummary(BaseModel):
+    """A model in the list of models: its versions and aliases, and the state and quality of its live version.
+
+    While no version is live, state and quality are those of the newest version.
+    """
 
     model_config = ConfigDict(frozen=True)
-    models: list[ModelSummary]
+    name: str
+    versions: list[int]
+    aliases: dict[str, int]
+    state: Literal["idle", "loading", "ready", "failed", "unfit"] = Field(
+        ...,
+        description="State of the live version. An `idle` version is loaded at its first request. `unfit`: no version is live, and the plain name answers 409 `no-live-version`.",
+    )
+    reason: str | None = Field(..., description="Why it failed, or why no version is live.")
+    unfit: list[UnfitReason] = Field(..., description="Why the version is unfit; empty if it is fit.")
+    read_only: bool | None = Field(..., description="Whether the model ships with the product.")
+    architecture: str | None = Field(
+        ..., description="Preset of the model, or the number of its layers if it has none."
+    )
+    kind: Literal["density", "feature_density"] | None = Field(
+        ...,
+        description="What its log-likelihoods are a density of: `density` of the pixels, or `feature_density` of the features that a frozen network sees, without bits/dim and samples.",
+    )
+    image_shape: list[int] | None = Field(..., description="Channels, height, width.")
+    test_bits_per_dim: float | None
+    size_bytes: int | None = Field(..., description="Size of the live version's files.")
 
 
 class PresetList(BaseModel):
@@ -1142,3 +1156,10 @@ class DatasetDetail(BaseModel):
     problem: str | None = Field(None, description="Why it cannot be used, if so. Counts are 0 then.")
     report: DatasetReport | None
     links: dict[str, str]
+
+
+class ModelPage(BaseModel):
+    """List of all registered models, with versions, aliases, loading state and quality of each."""
+
+    model_config = ConfigDict(frozen=True)
+    models: list[ModelSummary]

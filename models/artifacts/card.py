@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from models.artifacts.fitness import in_words
 from models.artifacts.manifest import Evaluation, FeatureFitRecord, FeatureStepsRecord, Manifest
 from models.flows.architecture import (
     Architecture,
@@ -18,7 +19,7 @@ def model_card(manifest: Manifest) -> str:
     config = "\n".join(f"| {key} | {value} |" for key, value in manifest.training.config.items())
     limits = "\n".join(_limits(manifest.architecture))
     return f"""# Model card
-
+{_warning(manifest)}
 {_introduction(manifest.architecture)}
 
 | | |
@@ -41,6 +42,13 @@ def model_card(manifest: Manifest) -> str:
 
 {limits}
 """
+
+
+def _warning(manifest: Manifest) -> str:
+    """Return a paragraph that says why the model is unfit, "" for a fit model."""
+    if not manifest.unfit:
+        return ""
+    return f"\n**This model is unfit and does not become live by itself: {in_words(manifest.unfit)}.**\n"
 
 
 def _introduction(architecture: Architecture) -> str:
@@ -72,6 +80,7 @@ def _facts(manifest: Manifest) -> dict[str, str]:
     facts = {
         "test set": _test(evaluation),
         "validation": _validation(evaluation),
+        "fit to serve": _fitness(manifest),
         "preset": f"{training.preset}: {architecture.summary()}",
     }
     if features is not None:
@@ -129,6 +138,13 @@ def _validation(evaluation: Evaluation) -> str:
     if evaluation.validation_nats is not None:
         return f"mean log-likelihood {-evaluation.validation_nats:.1f} nats"
     return "none"
+
+
+def _fitness(manifest: Manifest) -> str:
+    if manifest.fitness is None:
+        return "not checked"
+    checks = "; ".join(check.sentence for check in manifest.fitness.checks)
+    return f"{'no' if manifest.unfit else 'yes'}: {checks}"
 
 
 def _fit(record: FeatureFitRecord) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from models.artifacts.fitness import FitnessCheck, FitnessRecord
 from models.errors import ArtifactError
 from models.flows.architecture import Architecture
 from models.images.preprocessing import Preprocessing
@@ -180,10 +181,16 @@ class Manifest(_ManifestPart):
     preprocessing: Preprocessing
     training: TrainingRecord
     evaluation: Evaluation
+    fitness: FitnessRecord | None = Field(None, description="Null for a model of an earlier version: it counts as fit.")
     log_dets: LogDets
     calibration: CalibrationSummary
     pinned: PinnedSample
     files: dict[str, str] = Field(description="SHA-256 of every other file of the artifact.")
+
+    @property
+    def unfit(self) -> tuple[FitnessCheck, ...]:
+        """The checks that the model failed, so that it does not become live by itself; empty for a fit model."""
+        return () if self.fitness is None else self.fitness.failed
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -93,6 +93,24 @@ def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-
     return sorted(choices, key=lambda choice: choice.held_out)
 
 
+def one_gaussian(moments: FeatureMoments, folds: Sequence[int]) -> float:
+    """Return the held-out negative log-likelihood of one Gaussian for all places, in nats for each value of features.
+
+    All places have the same mean and covariance, those of the features of all places together, without shrinkage. Each
+    fold is held out in turn, as in :func:`choose`, so that the figures can be compared.
+
+    Args:
+        moments: The moments of the features.
+        folds: The numbers of the folds to use; at least two.
+    """
+    filled = [fold for fold in folds if moments.images[fold] > 0]
+    values = [
+        HeldOut(moments.total([other for other in folds if other != fold]), moments.total([fold]), 1, "all-places")
+        for fold in filled
+    ]
+    return sum(value.nats(0.0, 1.0) for value in values) / len(values)
+
+
 class HeldOut:
     """Likelihood of held-out features under a Gaussian fitted to others, for one grid and any degrees of shrinkage.
 

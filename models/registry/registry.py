@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from models.artifacts.fitness import FitnessCheck, in_words
 from models.artifacts.manifest import FILE, file_label, read_manifest
 from models.atomic_files import locked, new_folder, remove_folder, remove_leftovers, write_atomically
-from models.errors import AliasRequired, ArtifactError, ModelNotFound, ModelReadOnly, VersionInUse
+from models.errors import AliasRequired, ArtifactError, ModelNotFound, ModelReadOnly, NoLiveVersion, VersionInUse
 from models.naming import LIVE, ModelRef, check_name, is_name, is_version, parse_ref
 from models.registry.calibrations import FOLDER as CALIBRATIONS
 from models.registry.calibrations import OWN, RECORD, CalibrationStore
@@ -54,30 +55,49 @@ class Registry:
     def aliases(self, name: str) -> dict[str, int]:
         """Return a dict from each alias of a model, such as ``live``, to the version number it points at.
 
-        Raises ``ModelNotFound``.
+        Raises ``ModelNotFound``, ``ArtifactError``.
 
-        ``live`` is the first version until it is moved.
+        ``live`` is the first version that is fit until it is moved. It is missing while all versions are unfit.
         """
         versions = self._known_versions(name)
-        return {LIVE: versions[0], **read_aliases(self.root / name)}
+        stored = read_aliases(self.root / name)
+        first = None if LIVE in stored else next((number for number in versions if not self.unfit(name, number)), None)
+        return stored if first is None else {LIVE: first, **stored}
+
+    def unfit(self, name: str, version: int) -> tuple[FitnessCheck, ...]:
+        """Return the checks that a version failed, so that it does not become live by itself; empty for a fit one.
+
+        A damaged version counts as fit: its error must not hide behind others.
+        """
+        try:
+            return self.with_calibration(name, version, OWN).manifest.unfit
+        except ArtifactError:
+            return ()
+
+    def is_live(self, version: ModelVersion) -> bool:
+        """Return whether the plain name of the model means this version."""
+        return self.aliases(version.name).get(LIVE) == version.version
 
     def resolve(self, ref: str) -> ModelVersion:
         """Return the version that a reference means: ``name`` (its alias ``live``), ``name:3`` or ``name@champion``.
 
-        The version has its active calibration. Raises ``ModelNotFound``, ``ArtifactError``.
+        The version has its active calibration. Raises ``ModelNotFound``, ``NoLiveVersion``, ``ArtifactError``.
         """
         return self.find(parse_ref(ref))
 
     def find(self, ref: ModelRef) -> ModelVersion:
         """Return the model version that a parsed reference means, with the calibration in use for it.
 
-        Raises ``ModelNotFound``, ``ArtifactError``.
+        Raises ``ModelNotFound``, ``NoLiveVersion``, ``ArtifactError``.
         """
         name, version = self.locate(ref)
         return self.with_calibration(name, version, self.calibrations(name, version).active())
 
     def locate(self, ref: ModelRef) -> tuple[str, int]:
-        """Return (name, version number) for a parsed reference. Raises ``ModelNotFound`` if it does not exist."""
+        """Return (name, version number) for a parsed reference.
+
+        Raises ``ModelNotFound``, and ``NoLiveVersion`` for the plain name of a model of which no version is live.
+        """
         version = self._selected(ref)
         while version not in (versions := self._known_versions(ref.name)):
             # Meanwhile the alias may have moved away from a version that was then removed.
@@ -111,12 +131,13 @@ class Registry:
     ) -> ModelVersion:
         """Copy a trained model's folder into the registry as the next version of ``name``, and return the version.
 
-        The first version becomes live. A job publishes once: an earlier version of the same job is returned.
+        It becomes live if no version is and it is fit. A job publishes once: an earlier version of the same job is
+        returned.
 
         Args:
             artifact: The folder of a complete artifact.
             name: The name of the model.
-            promote: Whether the version becomes live.
+            promote: Whether the version becomes live, fit or not, in place of any other.
             before_publish: Called when nothing else can prevent the publication; it may raise to stop it.
 
         Raises:
@@ -139,7 +160,8 @@ class Registry:
             with new_folder(self.root / name / str(version)) as folder:
                 shutil.copytree(artifact, folder, dirs_exist_ok=True)
                 before_publish()
-            if promote or not versions:
+            # Without an entry in the file, the first fit version is live.
+            if promote:
                 self._write_alias(name, LIVE, version)
         return self.resolve(f"{name}:{version}")
 
@@ -174,13 +196,15 @@ class Registry:
         return before
 
     def remove_alias(self, name: str, alias: str) -> None:
-        """Remove an alias of a model, not the version. Raises ``AliasRequired`` for ``live``, which all models have.
+        """Remove an alias of a model, not the version. Raises ``AliasRequired`` for ``live`` of a fit version.
 
-        Raises ``ModelNotFound``, ``ArtifactError``.
+        Without the alias ``live`` of an unfit version, the first fit version is live, or none.
+
+        Raises ``ModelNotFound``, ``NoLiveVersion``, ``ArtifactError``.
         """
         with self._writing(name):
             version = self._selected(ModelRef(name, alias))
-            if alias == LIVE:
+            if alias == LIVE and not self.unfit(name, version):
                 raise AliasRequired(
                     f"the alias {LIVE} of {name} cannot be removed; it points at version {version}: move it instead"
                 )
@@ -214,12 +238,12 @@ class Registry:
             if self._is_shipped(name, 1):
                 raise ModelReadOnly(f"{name} ships with the product and cannot be removed")
             # An alias must never point at a missing version: other aliases go first, the live version goes last.
-            live = self.aliases(name)[LIVE]
-            write_aliases(self.root / name, {LIVE: live})
+            live = self.aliases(name).get(LIVE)
+            write_aliases(self.root / name, {} if live is None else {LIVE: live})
             *others, last = sorted(self.versions(name), key=lambda version: version == live)
             for version in others:
                 self._remove(name, version)
-            write_aliases(self.root / name, {})  # the next version is live at once
+            write_aliases(self.root / name, {})  # the next fit version is live at once
             self._remove(name, last)
 
     def _remove(self, name: str, version: int) -> None:
@@ -242,9 +266,21 @@ class Registry:
         if isinstance(ref.selector, int):
             return ref.selector
         aliases = self.aliases(ref.name)
-        if ref.selector not in aliases:
-            raise ModelNotFound(f"{ref.name} has no alias {ref.selector!r}; it has: {', '.join(sorted(aliases))}")
-        return aliases[ref.selector]
+        if ref.selector in aliases:
+            return aliases[ref.selector]
+        if ref.selector == LIVE:
+            raise self._no_live_version(ref.name)
+        known = ", ".join(sorted(aliases)) or "none"
+        raise ModelNotFound(f"{ref.name} has no alias {ref.selector!r}; it has: {known}")
+
+    def _no_live_version(self, name: str) -> NoLiveVersion:
+        newest = self._known_versions(name)[-1]
+        unfit = self.unfit(name, newest)
+        return NoLiveVersion(
+            f"no version of {name} is live: {name}:{newest} is unfit, {in_words(unfit)}. Train again, use the version "
+            f"by its number, {name}:{newest}, or make it live all the same: snf models alias {name} {LIVE} {newest}",
+            [(check.code, check.sentence) for check in unfit],
+        )
 
     def _newest_removed(self, name: str) -> int:
         path = self.root / name / REMOVED
@@ -254,7 +290,7 @@ class Registry:
             raise ArtifactError(f"{file_label(path)} does not hold the number of a version") from error
 
     def _go_live(self, version: ModelVersion) -> None:
-        if self.aliases(version.name)[LIVE] < version.version:
+        if self.aliases(version.name).get(LIVE, 0) < version.version:
             self._write_alias(version.name, LIVE, version.version)
 
     def _known_versions(self, name: str) -> list[int]:

@@ -49,6 +49,7 @@ from models.scoring.sampling import sample_frozen, to_pixels
 from models.training.config import TrainingConfig
 from models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft, ImageSeconds
 from models.training.feature_fit import FittedFeatures
+from models.training.fitness import measure_fitness
 from models.training.loop import Observer, TrainedFlow
 from models.training.objective import inverse_errors
 from models.training.recipe import TrainingRecipe
@@ -186,6 +187,15 @@ def write_artifact(
         save_calibration(calibration, folder / CALIBRATION)
         test = _log_likelihoods(density, test_images, report)
         pinned_score = score_images(density, pinned[:1])[0]
+        fitness = measure_fitness(
+            density,
+            dataset,
+            summary.statistics_log_likelihood,
+            config.suspect_share,
+            report,
+            pixels=model.pixels,
+            features=model.features,
+        )
         manifest = Manifest(
             created=datetime.now(UTC).replace(microsecond=0),
             architecture=architecture,
@@ -209,6 +219,7 @@ def write_artifact(
                 feature_fit=_fit_record(model.features),
             ),
             evaluation=_evaluation(density, summary, test, model),
+            fitness=fitness,
             log_dets=LogDets(layers=log_dets, total=density.constant_log_det, weights_sha256=digest),
             calibration=summary,
             pinned=PinnedSample(image_sha256=image_digest(pinned[0]), log_likelihood=pinned_score.log_likelihood),

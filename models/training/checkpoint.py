@@ -36,6 +36,8 @@ class TrainingState:
         config_digest: SHA-256 of architecture, configuration and dataset: checkpoints of another digest are ignored.
         first_bits_per_dim: Bits per dimension of the first report, by which a divergence is recognised; None before it.
         validation_seconds: The part of ``elapsed_seconds`` that validations took, with previews and checkpoints.
+        first_validation: Bits per dimension of the first finite validation, without suspects; None before it.
+        last_validation: Bits per dimension of the last validation after that one; None before it.
     """
 
     step: int
@@ -45,6 +47,8 @@ class TrainingState:
     config_digest: str
     first_bits_per_dim: float | None = None
     validation_seconds: float = 0.0
+    first_validation: float | None = None
+    last_validation: float | None = None
 
 
 def save_checkpoint(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.bijections.local_affine import ExactLocalAffine
 from models.datasets import Dataset
 from models.features.extractor import FeatureExtractor
-from models.features.fit import FitChoice, choose, fit_layer
+from models.features.fit import FitChoice, choose, fit_layer, one_gaussian
 from models.features.flows import LOCAL_LAYERS, FeatureFlows, sums_of_groups
 from models.features.moments import FeatureMoments
 from models.flows.architecture import FeatureArchitecture
@@ -56,6 +56,7 @@ class FittedFeatures:
         architecture: Their architecture, with the chosen grids.
         choices: Shrinkages and held-out log-likelihood of every grid that was tried, the best first.
         pooled_choice: The same for the pooled features, which have one place and so one grid.
+        one_gaussian: Held-out negative log-likelihood of one Gaussian for all places, to compare the choices with.
         unseen: For each fold, the evidence of the images outside it, each by a fit that has seen neither the image nor
             the fold; None without folds.
         steps: The Glow steps that were tried, which are part of ``flows`` if they are kept; None if none were tried.
@@ -65,6 +66,7 @@ class FittedFeatures:
     architecture: FeatureArchitecture
     choices: tuple[FitChoice, ...]
     pooled_choice: FitChoice
+    one_gaussian: float
     unseen: tuple[FeatureEvidence, ...] | None
     steps: StepsOutcome | None = None
 
@@ -139,6 +141,7 @@ def fit_features(
         described.model_copy(update={"grids": tuple(places.grid for places, _ in layers)}),
         tuple(chosen[0][0]),
         chosen[0][1],
+        one_gaussian(moments[0], everything),
         None if folds is None else _unseen(images, extractor, folds, fits, chosen[1:], report),
         steps,
     )

@@ -53,6 +53,8 @@ class TrainedFlow:
         validation_bits_per_dim: Bits per dimension at that validation, without suspects.
         elapsed_seconds: Duration of the training, without interruptions.
         validation_seconds: The part of it that validations took, with previews and checkpoints.
+        first_validation: Bits per dimension of the first finite validation, without suspects.
+        last_validation: The same of the last validation; None if there was none after the first one.
     """
 
     flow: Flow
@@ -61,6 +63,8 @@ class TrainedFlow:
     validation_bits_per_dim: float
     elapsed_seconds: float
     validation_seconds: float
+    first_validation: float | None
+    last_validation: float | None
 
 
 class Trainer:
@@ -174,6 +178,8 @@ class Trainer:
             self.state.best_bits_per_dim,
             self.state.elapsed_seconds,
             self.state.validation_seconds,
+            self.state.first_validation,
+            self.state.last_validation,
         )
 
     def take_steps(self, should_stop: Callable[[], bool]) -> None:
@@ -308,6 +314,10 @@ class Trainer:
         state = self.state
         if math.isfinite(kept) and (state.best_bits_per_dim is None or kept < state.best_bits_per_dim):
             self.state = replace(state, best_step=state.step, best_bits_per_dim=kept)
+        if state.first_validation is not None:
+            self.state = replace(self.state, last_validation=kept)
+        elif math.isfinite(kept):
+            self.state = replace(self.state, first_validation=kept)
         figures = {"bits_per_dim": bits} | ({"kept_bits_per_dim": kept} if share else {}) | self._inverse_quality()
         self.observe({"event": "validation", "step": state.step, "images": count, **figures})
         self._save()

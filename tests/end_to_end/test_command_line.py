@@ -195,15 +195,42 @@ def test_lists(home: Path, house: httpx.Client) -> None:
 
 
 def test_training_registers_a_model(home: Path) -> None:
-    few = ["--max-steps", "2", "--set", "validations=1", "--set", "validation_images=20", "--json"]
-    done = snf(home, "train", "--data", "mnist-mini", "--preset", "snf-glow-tiny", "--name", "made", *few)
+    few = ["--max-steps", "6", "--set", "warmup_steps=2", "--set", "batch_size=32", "--set", "validation_images=20"]
+    done = snf(home, "train", "--data", "mnist-mini", "--preset", "snf-glow-tiny", "--name", "made", *few, "--json")
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert events[-1] == {"event": "published", "model": "made", "version": 1, "ref": "made:1"}
+    published = {"event": "published", "model": "made", "version": 1, "ref": "made:1", "live": True, "unfit": []}
+    assert events[-1] == published
     assert {"metrics", "validation", "checkpoint", "evaluation"} <= {one["event"] for one in events}
     assert snf(home, "score", str(DIGITS[0]), "-m", "made").returncode == 0
     assert snf(home, "train", "--data", "mnist-mini", "--set", "colour=red").returncode == 2
     assert snf(home, "train", "--data", "nothing").returncode == 2
+
+
+def test_a_hardly_trained_model_is_kept_but_not_live_and_every_command_says_why(home: Path) -> None:
+    few = ["--data", "mnist-mini", "--preset", "snf-glow-tiny", "--max-steps", "1", "--set", "validation_images=20"]
+    done = snf(home, "train", *few, "--name", "hasty")
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("published as hasty:1, not live: hardly trained: 2.")
+    assert last.endswith("To make it live all the same: snf models alias hasty live 1")
+    refused = snf(home, "score", str(DIGITS[0]), "-m", "hasty")
+    assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
+    assert "no live version: no version of hasty is live: hasty:1 is unfit, hardly trained" in refused.stderr
+    assert snf(home, "score", str(DIGITS[0]), "-m", "hasty:1").returncode == 0
+    (listed,) = [one for one in json.loads(snf(home, "models", "--json").stdout)["models"] if one["name"] == "hasty"]
+    assert (listed["state"], listed["aliases"], listed["versions"]) == ("unfit", {}, [1])
+    assert listed["unfit"][0]["code"] == "hardly-trained"
+    assert listed["image_shape"] == [1, 28, 28]
+    assert "unfit" in snf(home, "models", "show", "hasty:1").stdout
+    moved = snf(home, "models", "alias", "hasty", "live", "1")
+    assert moved.stdout.splitlines()[0] == "hasty@live is version 1"
+    assert moved.stdout.splitlines()[1].startswith("unfit: hardly trained: 2.")
+    assert snf(home, "score", str(DIGITS[0]), "-m", "hasty").returncode == 0
+    promoted = snf(home, "train", *few, "--name", "rash", "--promote", "--json")
+    published = json.loads(promoted.stdout.splitlines()[-1])
+    assert (published["live"], published["unfit"][0]["code"]) == (True, "hardly-trained")
+    assert snf(home, "score", str(DIGITS[0]), "-m", "rash").returncode == 0
 
 
 def test_an_architecture_file_is_trained(home: Path, tmp_path: Path) -> None:
@@ -217,7 +244,7 @@ def test_an_architecture_file_is_trained(home: Path, tmp_path: Path) -> None:
     done = snf(home, "train", "--data", "mnist-mini", "--architecture", str(path), *few)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["ref"] == "mnist-mini-my-snf-glow-tiny:1"
-    assert snf(home, "score", str(DIGITS[0]), "-m", "mnist-mini-my-snf-glow-tiny").returncode == 0
+    assert snf(home, "score", str(DIGITS[0]), "-m", "mnist-mini-my-snf-glow-tiny:1").returncode == 0
 
     document["levels"][0]["steps"][0]["steps"][1]["type"] = "wodbury"
     path.write_text(json.dumps(document))

@@ -157,16 +157,16 @@ def test_own_images_are_trained_on_and_scored(house: httpx.Client) -> None:
     content = io.BytesIO()
     Image.fromarray(DIGITS[0, 0]).resize((400, 300)).save(content, "BMP")
     form = [("images", ("other.bmp", content.getvalue()))]
-    answer = house.post("/v1/models/own/score", files=form)
+    answer = house.post("/v1/models/own:1/score", files=form)
     assert answer.status_code == 200, answer.text
     note = answer.json()["results"][0]["preprocessing"]
     assert (note["resized"], note["fit"], note["converted"]) == (True, "crop", "L -> RGB")
     assert "400x300" in note["warning"]
-    manifest = house.get("/v1/models/own").json()["manifest"]
+    manifest = house.get("/v1/models/own:1").json()["manifest"]
     assert manifest["training"]["provenance"]["formats"] == {"PNG": 15, "JPEG": 15, "BMP": 15, "WEBP": 15}
     assert house.delete("/v1/datasets/own").status_code == 204
     assert house.delete("/v1/datasets/own").status_code == 404
-    assert house.post("/v1/models/own/score", files=form).status_code == 200, "the model stays"
+    assert house.post("/v1/models/own:1/score", files=form).status_code == 200, "the model stays"
     gone = house.post("/v1/jobs", json=request)
     assert (gone.status_code, gone.json()["errors"][0]["pointer"]) == (422, "/body/dataset")
 

@@ -71,12 +71,12 @@ def test_images_that_the_model_refuses_and_its_own_training_images_are_refused(
     training = {"type": "train", "dataset": "own-lots", "preset": "snf-glow-tiny", "model": "lots", "parameters": few}
     await_job(house, house.post("/v1/jobs", json=training).json()["id"], "succeeded")
     own = house.post(
-        "/v1/jobs", json=BODY | {"model": "lots", "dataset": "own-lots", "parameters": {"corruptions": True}}
+        "/v1/jobs", json=BODY | {"model": "lots:1", "dataset": "own-lots", "parameters": {"corruptions": True}}
     )
     assert own.status_code == 422
     assert "upload held-out images" in own.json()["detail"]
     # So few images are calibrated in folds.
-    body = BODY | {"model": "lots", "parameters": {"against": [negatives], "images": 40}}
+    body = BODY | {"model": "lots:1", "parameters": {"against": [negatives], "images": 40}}
     done = await_job(house, house.post("/v1/jobs", json=body).json()["id"], "succeeded")
     report = EvaluationReport.model_validate_json(house.get(done["links"]["result"]).content)
     assert any("cross-conformal" in note for note in report.notes)

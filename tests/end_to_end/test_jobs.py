@@ -21,7 +21,7 @@ def test_a_trained_model_is_served_without_a_restart(house: httpx.Client) -> Non
     assert done["metrics"]["bits_per_dim"] > 0
     assert done["error"] is None
     assert done["finished_at"] >= done["started_at"] >= done["created_at"]
-    assert score_one(house, "trained", DIGITS[0].read_bytes()) < 0
+    assert score_one(house, "trained:1", DIGITS[0].read_bytes()) < 0
     detail = house.get(done["links"]["model"]).json()
     assert (detail["state"], detail["version"]) == ("ready", 1)
     assert detail["serving"]["log_det_digest"] == detail["manifest"]["log_dets"]["weights_sha256"]
@@ -49,7 +49,7 @@ def test_an_architecture_is_trained_in_place_of_a_preset(house: httpx.Client) ->
     job = house.post("/v1/jobs", json=request).raise_for_status().json()
     assert (job["preset"], job["architecture"]) == ("small-lu", ARCHITECTURE)
     assert await_job(house, job["id"], "succeeded")["result"]["ref"] == "any-flow:1"
-    assert score_one(house, "any-flow", DIGITS[0].read_bytes()) < 0
+    assert score_one(house, "any-flow:1", DIGITS[0].read_bytes()) < 0
     manifest = house.get("/v1/models/any-flow:1").json()["manifest"]
     assert [layer["type"] for layer in manifest["architecture"]["levels"][0]["steps"]] == [
         "actnorm",

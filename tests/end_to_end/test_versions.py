@@ -36,14 +36,14 @@ def test_an_alias_moves_and_goes_back_by_the_same_call(client: httpx.Client) -> 
     assert scored_by(client) == 1
     moved = client.put(f"{PATH}/aliases/live", json={"version": 2})
     assert moved.status_code == 200, moved.text
-    assert moved.json() == {"name": MODEL, "aliases": {"live": 2}, "previous": 1}
+    assert moved.json() == {"name": MODEL, "aliases": {"live": 2}, "previous": 1, "unfit": []}
     until(lambda: scored_by(client) == 2, 20)
     back = client.put(f"{PATH}/aliases/live", json={"version": moved.json()["previous"]})
     assert back.json()["previous"] == 2
     until(lambda: scored_by(client) == 1, 20)
 
     new = client.put(f"{PATH}/aliases/champion", json={"version": 2}).json()
-    assert new == {"name": MODEL, "aliases": {"live": 1, "champion": 2}, "previous": None}
+    assert new == {"name": MODEL, "aliases": {"live": 1, "champion": 2}, "previous": None, "unfit": []}
     assert scored_by(client, f"{MODEL}@champion") == 2
     listed = client.get("/v1/models").json()["models"]
     assert next(one["aliases"] for one in listed if one["name"] == MODEL) == new["aliases"]

@@ -29,6 +29,15 @@ def barely_trained(factory: pytest.TempPathFactory, seed: int = 0, preset: str =
     return _trained(factory, f"{preset}-{seed}", preset, QUICK.model_copy(update={"seed": seed}))
 
 
+def unfit_artifact(factory: pytest.TempPathFactory) -> Path:
+    """Return an artifact of real digits after one step of training: no better than independent pixels.
+
+    Args:
+        factory: pytest's ``tmp_path_factory``.
+    """
+    return _trained(factory, "unfit", "snf-glow-tiny", QUICK.model_copy(update={"max_steps": 1}))
+
+
 def feature_artifact(factory: pytest.TempPathFactory) -> Path:
     """Return the artifact of a model of features of real digits, fitted by the first process that needs it.
 

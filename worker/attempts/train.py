@@ -105,7 +105,16 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         registry.promote(version)
     drop_training_files(folder)
     reference = f"{version.name}:{version.version}"
-    events.write({"event": "published", "model": version.name, "version": version.version, "ref": reference})
+    events.write(
+        {
+            "event": "published",
+            "model": version.name,
+            "version": version.version,
+            "ref": reference,
+            "live": registry.is_live(version),
+            "unfit": [{"code": check.code, "detail": check.sentence} for check in version.manifest.unfit],
+        }
+    )
 
 
 def _engine(settings: Settings) -> EngineOptions:

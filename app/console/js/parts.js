@@ -5,29 +5,38 @@ import { get } from "./service.js";
 
 const DEFAULT_MODEL = "mnist-snf-glow";
 
-/** Returns the models that can score. Damaged models are left out; the version `requested` is added if it is given. */
+/** Returns the models that can score. Damaged models are left out; the version `requested` is added if it is given.
+ *  A model without a live version is named by its newest version, because its plain name cannot score. */
 export async function usableModels(requested = null) {
-  const models = (await get("/v1/models")).models.filter((model) => model.image_shape && model.state !== "failed");
-  if (!requested || !/[:@]/.test(requested)) return models;
+  const models = (await get("/v1/models")).models.filter((model) => model.image_shape && model.state !== "failed")
+    .map((model) => (model.state === "unfit" ? { ...model, name: `${model.name}:${Math.max(...model.versions)}` } : model));
+  if (!requested || !/[:@]/.test(requested) || models.some(({ name }) => name === requested)) return models;
   const version = await get(`/v1/models/${requested}`);
-  return [...models, { name: requested, kind: version.kind, image_shape: version.manifest.preprocessing.shape }];
+  return [...models, { name: requested, kind: version.kind, image_shape: version.manifest.preprocessing.shape, unfit: version.unfit }];
 }
+
+/** Returns why a model is unfit, as one text; an empty one for a fit model. */
+export const unfitText = (unfit) => (unfit?.length ? `This model is unfit: ${unfit.map(({ detail }) => detail).join("; ")}.` : "");
 
 /** Whether log-likelihoods of a model are densities of features: without bits per dimension and without samples. */
 export const ofFeatures = (model) => model?.kind === "feature_density";
 
-/** Returns the model called `name`, else the default model, else the first; undefined if there is none. */
+/** Returns the model called `name`, else the default model, else the first that is fit; undefined if there is none. */
 export function wantedModel(models, name) {
-  return models.find((model) => model.name === name) ?? models.find((model) => model.name === DEFAULT_MODEL) ?? models[0];
+  const fit = models.filter(({ unfit }) => !unfit?.length);
+  return models.find((model) => model.name === name) ?? fit.find((model) => model.name === DEFAULT_MODEL) ?? fit[0];
 }
 
-/** Renders a selection of one model. */
+/** Renders a selection of one model, and why the chosen one is unfit. */
 export function modelChoice(models, chosen, choose) {
+  const current = models.find(({ name }) => name === chosen);
   return html`<div class="field">
     <label for="model">Model</label>
     <select id="model" @change=${(event) => choose(event.target.value)}>
-      ${models.map((model) => html`<option value=${model.name} ?selected=${model.name === chosen}>${model.name} (${shape(model.image_shape)})</option>`)}
+      ${current ? nothing : html`<option value="" disabled selected>choose a model</option>`}
+      ${models.map((model) => html`<option value=${model.name} ?selected=${model.name === chosen}>${model.name} (${shape(model.image_shape)}${model.unfit?.length ? ", unfit" : ""})</option>`)}
     </select>
+    ${notice(current ? unfitText(current.unfit) : "All models are unfit, so none is selected.", "bad")}
   </div>`;
 }
 
@@ -41,7 +50,7 @@ export function segments(name, legend, options, chosen, choose) {
 
 const BADGE_CLASSES = {
   queued: "", starting: "accent", running: "accent", paused: "warn", succeeded: "good", partial: "warn", failed: "bad", cancelled: "",
-  ready: "good", loading: "accent", idle: "",
+  ready: "good", loading: "accent", idle: "", unfit: "bad",
 };
 
 /** Renders the state of a job or a model as a coloured badge. */

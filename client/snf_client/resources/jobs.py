@@ -76,7 +76,8 @@ class _Jobs(Resource[S]):
             preset: Architecture, see ``Client.presets``; by default ``snf-glow-small``.
             architecture: Content of an architecture file, in place of a preset.
             parameters: Parameters of the training that differ from those of the preset.
-            promote: Point the alias ``live`` at the new version.
+            promote: Point the alias ``live`` at the new version, fit or not. The first fit version of a name needs no
+                promotion.
             device: Device to train on; ``auto`` prefers a GPU.
             force: Queue the job even if it is expected to need more memory than any running worker has.
             key: Idempotency key of the submission.

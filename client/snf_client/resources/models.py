@@ -57,7 +57,10 @@ class ModelsResource(Resource[S]):
 
     @operation
     def set_alias(self, name: str, alias: str, version: int) -> Call[Aliases]:
-        """Point an alias, such as ``champion``, at a model version, and create it if it is new; return all aliases."""
+        """Point an alias, such as ``champion``, at a model version, and create it if it is new; return all aliases.
+
+        ``live`` can point at an unfit version; ``unfit`` of the returned object then has the reasons.
+        """
         body = {"json": AliasTarget(version=version).model_dump()}
         return Call("PUT", path("models", name, "aliases", alias), read_json(Aliases), body=body)
 
@@ -66,7 +69,7 @@ class ModelsResource(Resource[S]):
         """Delete an alias (a name for a version, such as ``champion``) of a model; the version itself stays.
 
         Raises:
-            Conflict: If the alias is ``live``.
+            Conflict: If the alias is ``live`` of a fit version, or no version is live.
         """
         return Call("DELETE", path("models", name, "aliases", alias), read_nothing)
 
@@ -105,7 +108,7 @@ class ModelsResource(Resource[S]):
         Args:
             name: Name of the model.
             tar: File that ``download`` or ``snf models export`` wrote.
-            promote: Point the alias ``live`` at the new version.
+            promote: Point the alias ``live`` at the new version, fit or not.
             progress: Function that is called with the bytes sent and the bytes in all.
         """
         return Call(

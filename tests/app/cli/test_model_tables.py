@@ -1,16 +1,17 @@
 """`snf models show` for people, of a service that is newer or older than the command."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
 from app.calibrations.views import view_of
 from app.cli.common import client_schema
-from app.cli.model_tables import print_model
+from app.cli.model_tables import print_model, print_models
 from app.registry.views import detail
 from models.registry.registry import Registry
-from snf_client.schemas import ModelDetail
+from snf_client.schemas import ModelDetail, ModelPage, ModelSummary, UnfitReason
 from worker.settings import Settings
 
 
@@ -32,6 +33,26 @@ def test_the_facts_are_shown(shown: ModelDetail, capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out
     assert "mnist-snf-glow:1" in said
     assert "1x28x28" in said
+
+
+def test_unfit_models_are_said_to_be_so(
+    shown: ModelDetail, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    reason = UnfitReason(code="diverged", detail="diverged: the last validation is worse")
+    print_model(shown.model_copy(update={"unfit": [reason]}))
+    assert "diverged: the last validation is worse" in capsys.readouterr().out
+    facts: dict[str, Any] = {"name": "m", "versions": [1], "read_only": False, "architecture": "a", "kind": "density"}
+    facts |= {"image_shape": [1, 8, 8], "test_bits_per_dim": 2.0, "size_bytes": 1, "unfit": [reason]}
+    models = [
+        ModelSummary(**facts, state="unfit", reason="no version of m is live", aliases={}),
+        ModelSummary(**facts, state="ready", reason=None, aliases={"live": 1}),
+    ]
+    print_models(ModelPage(models=models))
+    said = capsys.readouterr().out
+    assert "none" in said
+    assert "no live version: diverged: the last validation is worse" in said
+    assert "ready, unfit: diverged: the last validation is worse" in said
 
 
 @pytest.mark.parametrize("change", [{"format_version": 3}, {"architecture": {}}], ids=["format", "architecture"])

@@ -53,7 +53,7 @@ def main() -> None:
         assert uploaded.status_code == 201, uploaded.text
         job = client.post("/v1/jobs", json=TRAINING).json()["id"]
         await_job(client, job, "succeeded")
-        score_one(client, "first", DIGITS[0].read_bytes())
+        score_one(client, "first:1", DIGITS[0].read_bytes())
     print(json.dumps({"without_route": without_route() - before if alone else None}))
 
 

@@ -83,7 +83,8 @@ def test_a_job_becomes_a_registered_model_once(real: Supervisor, store: JobStore
     job, _ = store.create(new_job(parameters=SHORT))
     assert real.run(job.id) is Outcome.SUCCEEDED
     done = store.get(job.id)
-    assert done.result == {"model": "digits", "version": 1, "ref": "digits:1"}
+    unfit = [{"code": "hardly-trained", "detail": done.result["unfit"][0]["detail"]}] if done.result else []
+    assert done.result == {"model": "digits", "version": 1, "ref": "digits:1", "live": False, "unfit": unfit}
     assert done.progress["step"] == SHORT["max_steps"]
     assert done.metrics["bits_per_dim"] > 0
     assert done.metrics["evaluation"]["test_bits_per_dim"] > 0
@@ -92,7 +93,7 @@ def test_a_job_becomes_a_registered_model_once(real: Supervisor, store: JobStore
     left = {path.name for path in (settings.jobs_dir / job.id).iterdir()}
     kept = {"job.json", "events.jsonl", "trainer.log", "trainer.lock", "samples"}
     assert left == kept, "the registry has the model"
-    assert registry.resolve("digits").manifest.training.job == job.id
+    assert registry.resolve("digits:1").manifest.training.job == job.id
     # The worker died before it could note the success: the next attempt finds the model and trains nothing.
     again = subprocess.run(
         attempt_command(settings.jobs_dir / job.id, "train"),
@@ -313,7 +314,7 @@ def test_half_a_line_of_a_killed_attempt_is_skipped(tmp_path: Path) -> None:
 def test_events_of_a_stale_attempt_are_not_the_new_ones(tmp_path: Path) -> None:
     stale, current = EventLog(tmp_path, 1), EventLog(tmp_path, 2)
     reader = EventReader(tmp_path, 2)
-    stale.write({"event": "published", "model": "digits", "version": 9, "ref": "digits:9"})
+    stale.write({"event": "published", "model": "digits", "version": 9, "ref": "digits:9", "live": True, "unfit": []})
     current.write({"event": "checkpoint", "step": 2})
     stale.write({"event": "checkpoint", "step": 99})
     assert [event["step"] for event in reader.read()] == [2]

@@ -49,7 +49,7 @@ def test_success(supervisor: Supervisor, store: JobStore, add: Add) -> None:
     assert supervisor.run(job.id) is Outcome.SUCCEEDED
     done = store.get(job.id)
     assert done.status is Status.SUCCEEDED
-    assert done.result == {"model": "digits", "version": 1, "ref": "digits:1"}
+    assert done.result == {"model": "digits", "version": 1, "ref": "digits:1", "live": True, "unfit": []}
     assert done.progress == {"step": 1, "steps": 10}
     assert done.metrics == {"bits_per_dim": 4.5, "learning_rate": 0.001}
     assert (done.attempts, done.error) == (1, None)

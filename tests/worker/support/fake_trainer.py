@@ -41,7 +41,7 @@ def main() -> int:
             time.sleep(0.02)
         events.write({"event": "checkpoint", "step": 5})
         return stop.exit_code
-    published = {"model": spec["model"], "version": 1, "ref": f"{spec['model']}:1"}
+    published = {"model": spec["model"], "version": 1, "ref": f"{spec['model']}:1", "live": True, "unfit": []}
     events.write({"event": "published", **published})
     return ExitCode.DONE
 

@@ -3,7 +3,7 @@ import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { bytes, count, fixed, shape } from "../format.js";
 import { painter, poll } from "../paint.js";
-import { failure, stateBadge, waiting } from "../parts.js";
+import { failure, stateBadge, unfitText, waiting } from "../parts.js";
 import { get } from "../service.js";
 import { uploader } from "./upload.js";
 
@@ -63,7 +63,8 @@ function table(models) {
 }
 
 function row(model) {
-  return html`<tr class=${model.reason ? "has-why" : ""}>
+  const why = model.reason ?? unfitText(model.unfit);
+  return html`<tr class=${why ? "has-why" : ""}>
     <th class="break" scope="row"><a href="#/models/${model.name}">${model.name}</a>${model.read_only ? html` <span class="small faint">shipped</span>` : nothing}</th>
     <td data-label="state">${stateBadge(model.state)}</td>
     <td class="num" data-label="versions">${model.versions.length}</td>
@@ -72,5 +73,5 @@ function row(model) {
     <td class="nobreak" data-label="images">${shape(model.image_shape)}</td>
     <td class="num" data-label="test bits/dim">${fixed(model.test_bits_per_dim, 4)}</td>
     <td class="num nobreak" data-label="size">${bytes(model.size_bytes)}</td>
-  </tr>${model.reason ? html`<tr class="why"><td colspan="8" class="small break">${model.reason}</td></tr>` : nothing}`;
+  </tr>${why ? html`<tr class="why"><td colspan="8" class="small break">${why}</td></tr>` : nothing}`;
 }

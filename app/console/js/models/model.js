@@ -2,7 +2,7 @@
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { live } from "../../vendor/lit-html/directives/live.js";
 import { painter, poll } from "../paint.js";
-import { failure, notice, ofFeatures, stateBadge, waiting } from "../parts.js";
+import { failure, notice, ofFeatures, stateBadge, unfitText, waiting } from "../parts.js";
 import { call, hasKey, save } from "../service.js";
 import { complain } from "../toast.js";
 import { Audit } from "./audit.js";
@@ -115,6 +115,8 @@ class Page {
       ${subject.loadError ? failure(subject.loadError, this.refresh) : nothing}
       ${notice(subject.problem && `Version ${subject.version} cannot be used: ${subject.problem.message}`, "bad")}
       ${notice(subject.detail?.reason && `Version ${subject.version} cannot be loaded: ${subject.detail.reason}`, "bad")}
+      ${notice(subject.entry.state === "unfit" && `${subject.name} has no live version: ${subject.entry.reason}.`, "bad")}
+      ${notice(subject.entry.state !== "unfit" && unfitText(subject.detail?.unfit), "bad")}
       ${this.tabs()}
       <div class="stack roomy" role="tabpanel" id="panel" aria-labelledby="tab-${this.tab}" tabindex="0">
         ${this.usable ? this.panel().view() : waiting()}</div>`;
@@ -136,8 +138,8 @@ class Page {
         </div></div>
       ${subject.problem || subject.detail?.state === "failed" ? nothing : html`<div class="row">
         ${this.download()}
-        ${ofFeatures(subject.detail) ? nothing : html`<a class="button" href="#/samples/${subject.name}">Draw samples</a>`}
-        <button class="primary" @click=${() => this.score()}>${subject.live ? "Score images" : `Score with live version ${aliases.live}`}</button>
+        ${ofFeatures(subject.detail) ? nothing : html`<a class="button" href="#/samples/${subject.scoring}">Draw samples</a>`}
+        <button class="primary" @click=${() => this.score()}>${subject.live || !aliases.live ? "Score images" : `Score with live version ${aliases.live}`}</button>
       </div>`}</div>`;
   }
 
@@ -160,7 +162,7 @@ class Page {
   }
 
   score() {
-    sessionStorage.setItem("snf-model", this.subject.name);
+    sessionStorage.setItem("snf-model", this.subject.scoring);
     location.hash = "#/score";
   }
 

@@ -13,12 +13,13 @@ export class Subject {
     this.requests = 0;
   }
 
-  /** The version number; null if there is no such version. */
+  /** The version number; null if there is no such version. The plain name of a model without a live version means its newest. */
   get version() {
     const [, version] = this.ref.split(":");
     if (version) return this.entry?.versions.includes(Number(version)) ? Number(version) : null;
     const [, alias = "live"] = this.ref.split("@");
-    return this.entry?.aliases[alias] ?? null;
+    const newest = this.entry?.state === "unfit" && this.ref === this.name ? Math.max(...this.entry.versions) : null;
+    return this.entry?.aliases[alias] ?? newest;
   }
 
   /** The reference by version number, which does not depend on an alias. */
@@ -29,6 +30,11 @@ export class Subject {
   /** Returns the path of a call for this version. */
   path(rest = "") {
     return `/v1/models/${this.exact}${rest}`;
+  }
+
+  /** The reference that scores: the plain name, or this version of a model without a live one. */
+  get scoring() {
+    return this.entry?.aliases.live ? this.name : this.exact;
   }
 
   get live() {

@@ -1,6 +1,7 @@
 // Upload of a model as a tar file.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { bytes } from "../format.js";
+import { unfitText } from "../parts.js";
 import { isAbort, upload } from "../service.js";
 
 const NAME = "[a-z0-9][a-z0-9._\\-]{0,63}";
@@ -56,5 +57,5 @@ function progress({ sent, total, stopped }) {
 
 function statusText({ sending, uploaded }) {
   if (sending) return sending.sent < sending.total ? "Uploading ..." : "Verifying the weights ...";
-  return uploaded ? html`<a href="#/models/${uploaded.name}:${uploaded.version}">${uploaded.name}:${uploaded.version}</a> is registered.` : nothing;
+  return uploaded ? html`<a href="#/models/${uploaded.name}:${uploaded.version}">${uploaded.name}:${uploaded.version}</a> is registered.${uploaded.unfit?.length ? html` <span class="badge bad">unfit</span> ${unfitText(uploaded.unfit)}` : nothing}` : nothing;
 }

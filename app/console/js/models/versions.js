@@ -5,6 +5,7 @@ import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { confirmed } from "../confirm.js";
 import { fixed, moment } from "../format.js";
 import { call, get } from "../service.js";
+import { unfitText } from "../parts.js";
 import { complain, toast } from "../toast.js";
 
 const LIVE = "live";
@@ -58,8 +59,8 @@ export class Versions {
   async move(alias, version) {
     await this.change(async () => {
       const path = `/v1/models/${this.subject.name}/aliases/${encodeURIComponent(alias)}`;
-      const { previous } = await get(path, { method: "PUT", json: { version } });
-      this.moved = { alias, version, previous };
+      const { previous, unfit } = await get(path, { method: "PUT", json: { version } });
+      this.moved = { alias, version, previous, unfit };
     });
     // The button may be far below the message.
     requestAnimationFrame(() => document.getElementById("moved")?.scrollIntoView({ block: "nearest" }));
@@ -122,13 +123,18 @@ export class Versions {
       </section>`;
   }
 
+  /** Whether a version is unfit, as far as its details are loaded. */
+  unfit(version) {
+    return Boolean(this.details.get(version)?.unfit?.length);
+  }
+
   undo() {
     const { moved, subject } = this;
     if (!moved) return nothing;
     const { alias, version, previous } = moved;
     const canRollBack = previous !== null && previous !== version && subject.entry.versions.includes(previous);
     return html`<div class="notice row spread"><span><strong>${alias}</strong> is now version ${version}${previous === null ? "" : `, it was ${previous}`}.
-      ${alias === LIVE ? "Scoring switches to it within about two seconds." : ""}</span>
+      ${alias === LIVE ? "Scoring switches to it within about two seconds." : ""} ${unfitText(moved.unfit)}</span>
       ${canRollBack ? html`<button @click=${() => this.move(alias, previous)}>Roll back to ${previous}</button>` : nothing}</div>`;
   }
 
@@ -149,7 +155,7 @@ export class Versions {
         <span class="badge ${alias === LIVE ? "accent" : ""}">${alias}</span>
         <select aria-label="Version of the alias ${alias}" ?disabled=${entry.versions.length < 2} .value=${live(String(entry.aliases[alias]))}
           @change=${(event) => this.move(alias, Number(event.target.value))}>${options(entry.aliases[alias])}</select>
-        ${alias === LIVE ? html`<span class="faint small">cannot be removed</span>` : html`<button class="quiet" @click=${() => this.removeAlias(alias)} aria-label="Remove the alias ${alias}">Remove</button>`}
+        ${alias === LIVE && !this.unfit(entry.aliases[alias]) ? html`<span class="faint small">cannot be removed</span>` : html`<button class="quiet" @click=${() => this.removeAlias(alias)} aria-label="Remove the alias ${alias}">Remove</button>`}
       </li>`)}</ul>
       <form class="row" @submit=${add}>
         <input class="narrow" name="alias" required pattern=${ALIAS} placeholder="champion" aria-label="Name of a new alias" title="Lowercase letters, digits, dots, dashes and underscores" autocomplete="off">
@@ -165,7 +171,7 @@ export class Versions {
     const here = version === this.subject.version;
     return html`<tr class=${here ? "here" : ""}>
       <th scope="row"><a href="#/models/${name}:${version}/overview" aria-current=${here ? "true" : "false"}>${version}</a></th>
-      <td><span class="row tight">${aliases.map((alias) => html`<span class="badge ${alias === LIVE ? "accent" : ""}">${alias}</span>`)}</span></td>
+      <td><span class="row tight">${aliases.map((alias) => html`<span class="badge ${alias === LIVE ? "accent" : ""}">${alias}</span>`)}${this.unfit(version) ? html`<span class="badge bad" title=${unfitText(detail.unfit)}>unfit</span>` : nothing}</span></td>
       ${detail instanceof Error ? html`<td colspan="5"><span class="badge bad">damaged</span> <span class="small break">${detail.message}</span></td>` : this.cells(detail?.manifest)}
       <td><span class="row tight end">
         ${aliases.includes(LIVE) ? nothing : html`<button ?disabled=${detail instanceof Error} @click=${() => this.move(LIVE, version)}>Make live</button>`}

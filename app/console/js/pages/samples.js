@@ -113,6 +113,7 @@ function view() {
   const head = html`<div class="head"><div><h1>Samples</h1><p>Images sampled from a model. The same seed gives the same images.</p></div></div>`;
   if (!state.models) return html`${head}${state.error ? notice(state.error.message, "bad") : waiting()}`;
   if (!state.models.length) return html`${head}<p class="empty">There is no model yet. <a href="#/train">Train a model</a>.</p>`;
+  if (!chosen()) return html`${head}<section class="card" aria-label="Sampling options">${modelChoice(state.models, state.model, choose)}</section>`;
   if (ofFeatures(chosen())) {
     return html`${head}<section class="card" aria-label="Sampling options">${modelChoice(state.models, state.model, choose)}
       <p class="notice">This model has no samples: its log-likelihood is a density of features, and features have no way back to pixels.</p></section>`;

@@ -156,6 +156,7 @@ function view() {
   if (!state.models) return html`<h1>Score images</h1>${waiting()}`;
   if (!state.models.length) return html`<h1>Score images</h1><p class="empty">There is no model yet. <a href="#/train">Train a model</a>.</p>`;
   const model = state.models.find((entry) => entry.name === state.model);
+  if (!model) return html`<h1>Score images</h1><section class="card controls" aria-label="Model and false-alarm rate">${modelChoice(state.models, state.model, choose)}</section>`;
   const fitting = state.examples.filter((example) => String(example.shape) === String(model.image_shape));
   return html`
     <div class="head"><div><h1>Score images</h1><p>Get the exact log-likelihood and a calibrated anomaly verdict for each image. Images stay on this service.</p></div></div>

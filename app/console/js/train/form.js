@@ -134,7 +134,7 @@ export class Form {
         ${this.budgetField(wrong)}
       </div>` : nothing}
       ${this.bySteps && this.devices.includes("cuda") ? segments("device", "Device", [["auto", "auto"], ["cpu", "CPU"], ["cuda", "GPU"]], this.device, (device) => this.edit({ device })) : nothing}
-      ${existing ? html`<label class="check"><input type="checkbox" .checked=${live(this.promote)} @change=${(event) => this.edit({ promote: event.target.checked })}> Make the new version live after training</label>` : nothing}
+      ${existing ? html`<label class="check"><input type="checkbox" .checked=${live(this.promote)} @change=${(event) => this.edit({ promote: event.target.checked })}> Make the new version live after training, even if it is unfit</label>` : nothing}
       <details class="more"><summary>More parameters${Object.values(this.typed).some((text) => text !== "") ? html` <span class="badge accent">changed</span>` : nothing}</summary>
         ${presetDefaults(this.chosen)}
         ${parameterFields({ schema: this.accepted, preset: this.chosen, typed: this.typed, wrong, change: (name, text) => this.edit({ typed: { ...this.typed, [name]: text } }) })}

@@ -2,6 +2,7 @@
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { ref } from "../../vendor/lit-html/directives/ref.js";
 import { fixed, whole } from "../format.js";
+import { unfitText } from "../parts.js";
 import { call } from "../service.js";
 
 const MAX_LINES = 1000;
@@ -15,7 +16,7 @@ const MESSAGES = {
     if (bits != null) return `test ${fixed(bits, 4)} bits/dim on ${whole(images)} images`;
     return nats == null ? "evaluated" : `test log-likelihood ${fixed(-nats, 1)} nats on ${whole(images)} images`;
   },
-  published: ({ ref: name }) => `${name} is registered`,
+  published: ({ ref: name, live, unfit }) => (unfit?.length ? `${name} is published${live ? "" : ", not live"}. ${unfitText(unfit)}` : `${name} is registered`),
   scored: ({ images, anomalies, errors }) => `${whole(images)} images scored: ${whole(anomalies)} anomalies, ${whole(errors)} errors`,
   calibrated: ({ ref: name, calibration, active, reason }) => `${name} has calibration ${calibration}${active === false ? `, which is not in use: ${reason}` : reason ? `: ${reason}` : ""}`,
   evaluated: ({ auroc }) => (auroc == null ? "the report is ready" : `AUROC ${fixed(auroc, 4)}`),

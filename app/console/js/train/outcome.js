@@ -1,7 +1,7 @@
 // The result of a finished job: a model, a table, a calibration, a report, or an error with advice.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { brief, duration, fixed, whole } from "../format.js";
-import { facts } from "../parts.js";
+import { facts, notice, unfitText } from "../parts.js";
 import { call, get, hasKey, save } from "../service.js";
 import { complain, toast } from "../toast.js";
 
@@ -38,8 +38,10 @@ function trained({ result, metrics }, aliases, changed) {
   // A density of features has no bits per dimension and no samples.
   const ofFeatures = evaluation.validation_nats != null && evaluation.validation_bits_per_dim == null;
   const isLive = aliases?.live === result.version;
-  return html`<section class="card good-edge" aria-labelledby="outcome-title">
-    <h2 id="outcome-title">The model <a href="#/models/${result.ref}">${result.ref}</a> is ready</h2>
+  const unfit = unfitText(result.unfit);
+  return html`<section class="card ${unfit ? "bad-edge" : "good-edge"}" aria-labelledby="outcome-title">
+    <h2 id="outcome-title">The model <a href="#/models/${result.ref}">${result.ref}</a> is ${unfit ? "unfit" : "ready"}</h2>
+    ${notice(unfit, "bad")}
     ${facts([
       ["test", evaluation.test_bits_per_dim == null ? null : html`<strong>${fixed(evaluation.test_bits_per_dim, 4)} bits/dim</strong>${evaluation.test_images ? ` on ${whole(evaluation.test_images)} images` : ""}`],
       ["test log-likelihood", evaluation.test_nats == null ? null : `${fixed(-evaluation.test_nats, 1)} nats per image (density of ${ofFeatures ? "features" : "pixels"})`],
@@ -47,7 +49,7 @@ function trained({ result, metrics }, aliases, changed) {
       ["validation log-likelihood", ofFeatures ? `${fixed(-evaluation.validation_nats, 1)} nats per image` : null],
       ["reconstruction error", evaluation.reconstruction_error == null ? null : `${brief(evaluation.reconstruction_error)}, maximum over learned inverses`],
     ])}
-    ${aliases && !isLive ? html`<div class="notice row between"><span>This version is not live: <code>${result.model}</code> uses version ${aliases.live}.</span>
+    ${aliases && !isLive ? html`<div class="notice row between"><span>This version is not live: <code>${result.model}</code> ${aliases.live ? `uses version ${aliases.live}` : "has no live version"}.</span>
       <button @click=${() => makeLive(result, aliases, changed)}>Make it live</button></div>` : nothing}
     <div class="row">
       <a class="button primary-link" href="#/score" @click=${() => sessionStorage.setItem("snf-model", isLive ? result.model : result.ref)}>Score images</a>

@@ -1,0 +1,31 @@
+"""Lines about a model version that was published: registered, or kept without becoming live because it is unfit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+
+def published_line(ref: str, *, live: bool, unfit: Sequence[str]) -> str:
+    """Return one line about a new version: its reference, and of an unfit one whether it is live and why it is unfit.
+
+    Args:
+        ref: The version as ``name:version``.
+        live: Whether it is live.
+        unfit: Why it is unfit; empty for a fit version.
+    """
+    if not unfit:
+        return f"registered {ref}"
+    reasons = "; ".join(unfit)
+    if live:
+        return f"published as {ref} and live, although it is unfit: {reasons}"
+    name, _, version = ref.partition(":")
+    return (
+        f"published as {ref}, not live: {reasons}. To make it live all the same: snf models alias {name} live {version}"
+    )
+
+
+def print_published(line: str, *, unfit: bool) -> None:
+    """Print a line about a new version on stdout, in red if the version is unfit."""
+    typer.secho(line, fg=typer.colors.RED if unfit else None)

@@ -1,0 +1,108 @@
+"""Fitness of a model to serve: what was measured when it was made, and the reasons why it is unfit. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Measure = Literal["pixels", "features", "validation", "learned-inverse"]
+"""What a check measures: the density of pixels, the density of features, the course of the training, or the inverse."""
+UnfitCode = Literal["hardly-trained", "diverged", "learned-inverse-off"]
+"""Stable name of a reason why a model is unfit."""
+
+MAX_INVERSE_ERROR = 0.5
+"""Largest root mean square error in pixel values with which a learned inverse may give held-out images back."""
+MAX_PLAIN = 10_000
+"""Figures from here on, of flows that diverged, are written in scientific notation."""
+
+_CODES: dict[Measure, UnfitCode] = {
+    "pixels": "hardly-trained",
+    "features": "hardly-trained",
+    "validation": "diverged",
+    "learned-inverse": "learned-inverse-off",
+}
+
+
+class FitnessCheck(BaseModel):
+    """A figure of a model beside the limit that it must keep.
+
+    Attributes:
+        measure: ``pixels``: bits/dim of held-out images, less than those of independent pixels. ``features``:
+            log-likelihood of held-out features in nats a value, more than that of one Gaussian for all places.
+            ``validation``: bits/dim of the last validation, at most those of the first one. ``learned-inverse``: error
+            of held-out images after the flow and its learned inverse, root mean square in pixel values, at most 0.5.
+        found: The figure; None if it is not finite.
+        limit: The limit, in the unit of the figure.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    measure: Measure
+    found: float | None
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure keeps its limit. One that is not finite keeps none."""
+        if self.found is None:
+            return False
+        match self.measure:
+            case "pixels":
+                return self.found < self.limit
+            case "features":
+                return self.found > self.limit
+            case "validation" | "learned-inverse":
+                return self.found <= self.limit
+
+    @property
+    def code(self) -> UnfitCode:
+        """The stable name of the reason that the check gives if it fails."""
+        return _CODES[self.measure]
+
+    @property
+    def sentence(self) -> str:
+        """The figure and its limit in words, without a full stop; what is wrong comes first where the check fails."""
+        found, limit = ("no finite number" if number is None else _brief(number) for number in (self.found, self.limit))
+        match self.measure:
+            case "pixels":
+                side = "below" if self.passed else "not below"
+                figures = f"{found} bits/dim on held-out images, {side} the {limit} of independent pixels"
+            case "features":
+                side = "above" if self.passed else "not above"
+                figures = (
+                    f"the log-likelihood of held-out features is {found} nats a value, {side} the {limit} of "
+                    "one Gaussian for all places"
+                )
+            case "validation":
+                side = "no worse" if self.passed else "worse"
+                figures = f"the last validation has {found} bits/dim, {side} than the first with {limit}"
+            case "learned-inverse":
+                figures = (
+                    f"the learned inverse gives held-out images back with an error of {found} pixel values (root mean "
+                    f"square), at most {self.limit:g} are allowed"
+                )
+        return figures if self.passed else f"{self.code.replace('-', ' ')}: {figures}"
+
+
+def _brief(number: float) -> str:
+    return f"{number:.4f}" if abs(number) < MAX_PLAIN else f"{number:.3g}"
+
+
+class FitnessRecord(BaseModel):
+    """The checks of a model before it may become live by itself; it is fit if all of them are passed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checks: tuple[FitnessCheck, ...]
+
+    @property
+    def failed(self) -> tuple[FitnessCheck, ...]:
+        """The checks that failed, which are the reasons why the model is unfit; empty for a fit model."""
+        return tuple(check for check in self.checks if not check.passed)
+
+
+def in_words(failed: Iterable[FitnessCheck]) -> str:
+    """Return the sentences of failed checks as one text."""
+    return "; ".join(check.sentence for check in failed)

@@ -1,0 +1,133 @@
+"""Measurement of whether a trained model is fit to serve: against trivial densities, its course, and its inverse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.artifacts.fitness import MAX_INVERSE_ERROR, FitnessCheck, FitnessRecord, Measure
+from models.datasets import Dataset, Images
+from models.scoring.density import ImageDensity
+from models.scoring.engines import TorchEngine
+from models.scoring.flow_pass import run_flow
+from models.scoring.hybrid_density import pixels_of
+from models.scoring.likelihood import bits_per_dim, score_images
+from models.scoring.pixel_density import PixelDensity, dequantise
+from models.training.feature_fit import FittedFeatures
+from models.training.loop import TrainedFlow
+
+INVERTED_IMAGES = 100
+"""Most held-out images on which the learned inverse is measured."""
+BATCH = 50
+
+Report = Callable[[str, int, int], None]
+"""A function that is called with the name of a part of the work, the images done, and all images of the part."""
+
+
+def measure_fitness(
+    density: ImageDensity,
+    dataset: Dataset,
+    statistics_log_likelihood: float,
+    suspect_share: float,
+    report: Report,
+    *,
+    pixels: TrainedFlow | None,
+    features: FittedFeatures | None,
+) -> FitnessRecord:
+    """Measure a model against the limits that it must keep to become live by itself.
+
+    A flow over pixels must give held-out images fewer bits/dim than independent pixels do, its last validation must not
+    be worse than its first, and its learned inverse must give images back. Flows over features must give held-out
+    features a greater likelihood than one Gaussian for all places. A hybrid model must keep all limits.
+
+    Args:
+        density: The density of the model, as it is exported.
+        dataset: The dataset of the training.
+        statistics_log_likelihood: Mean log-likelihood of the statistics images under a density of pixels, in nats.
+        suspect_share: Share of the images that were expected not to be normal. Then each of two densities that are
+            compared leaves out this share of the images, those that it finds least likely.
+        report: Called with the progress; what it raises ends the work.
+        pixels: The training of the flow over pixels, or None.
+        features: The fit of the flows over features, or None.
+    """
+    checks = []
+    of_pixels = pixels_of(density)
+    if pixels is not None and of_pixels is not None:
+        held_out = dataset.statistics
+        bits = bits_per_dim(statistics_log_likelihood, density.dimensions)
+        if suspect_share:
+            scored = [
+                score.log_likelihood
+                for start in range(0, len(held_out), BATCH)
+                for score in score_images(of_pixels, held_out[start : start + BATCH])
+            ]
+            bits = bits_per_dim(-_mean_of_usual(-np.array(scored), suspect_share), density.dimensions)
+        independent = independent_pixels(dataset.train, held_out)
+        checks.append(_check("pixels", bits, _mean_of_usual(independent, suspect_share)))
+        if pixels.first_validation is not None and pixels.last_validation is not None:
+            checks.append(_check("validation", pixels.last_validation, pixels.first_validation))
+        if of_pixels.frozen.has_learned_inverse:
+            error = learned_inverse_error(of_pixels, held_out[:INVERTED_IMAGES], report)
+            checks.append(_check("learned-inverse", error, MAX_INVERSE_ERROR))
+    if features is not None:
+        checks.append(_check("features", -features.choices[0].held_out, -features.one_gaussian))
+    return FitnessRecord(checks=tuple(checks))
+
+
+def independent_pixels(train: Images, images: Images) -> NDArray[np.float64]:
+    """Return bits/dim of each image if all its pixels were independent, with the histogram of all training pixels.
+
+    The probability of a value v in a channel of n training values is (count(v) + 1) / (n + 256).
+
+    Args:
+        train: Training images, uint8 ``(N, C, H, W)``.
+        images: Images to measure, uint8 ``(M, C, H, W)``.
+
+    Returns:
+        The mean of -log2 p over the values of each image, ``(M,)``.
+    """
+    channels = train.shape[1]
+    counts = np.ones((channels, 256))
+    for start in range(0, len(train), BATCH):
+        # In batches, as the images may be mapped from a file that is larger than the memory.
+        for channel, values in enumerate(np.moveaxis(train[start : start + BATCH], 1, 0)):
+            counts[channel] += np.bincount(values.reshape(-1), minlength=256)
+    bits = -np.log2(counts / counts.sum(1, keepdims=True))
+    which = np.arange(channels)[:, None, None]
+    return np.concatenate(
+        [bits[which, images[start : start + BATCH]].mean((1, 2, 3)) for start in range(0, len(images), BATCH)]
+    )
+
+
+def learned_inverse_error(density: PixelDensity, images: Images, report: Report) -> float:
+    """Return the error of images x' that the learned inverse makes of the latents of images x, in pixel values.
+
+    It is the root mean square of x' - x over all values of the images, with x dequantised.
+
+    Args:
+        density: The density of pixels, with a flow that has a learned inverse.
+        images: The images, uint8 ``(N, C, H, W)``.
+        report: Called with the progress.
+    """
+    # An engine that compiles would compile the learned inverse for this alone.
+    engine, squares = TorchEngine(density.frozen), 0.0
+    for start in range(0, len(images), BATCH):
+        x = torch.from_numpy(dequantise(images[start : start + BATCH], density.weights_digest))
+        latents = run_flow(engine, density.frozen, x).latents
+        back, _ = density.frozen.pixels.inverse(engine.inverse(latents.scales, "learned"))
+        squares += float((back - x).square().sum())
+        report("learned inverse", start + len(x), len(images))
+    return math.sqrt(squares / images.size)
+
+
+def _mean_of_usual(costs: NDArray[np.float64], suspect_share: float) -> float:
+    """Return the mean of all costs but the share of the largest ones."""
+    return float(np.sort(costs)[: len(costs) - int(suspect_share * len(costs))].mean())
+
+
+def _check(measure: Measure, found: float, limit: float) -> FitnessCheck:
+    return FitnessCheck(measure=measure, found=found if math.isfinite(found) else None, limit=limit)

@@ -1,0 +1,202 @@
+"""What makes a model unfit: hardly trained, diverged, or a learned inverse that is off; each by a real training."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.artifacts.card import model_card
+from models.artifacts.fitness import MAX_INVERSE_ERROR, FitnessCheck, FitnessRecord
+from models.artifacts.manifest import Manifest, read_manifest
+from models.bijections.conv1x1 import SelfNormalizingConv1x1
+from models.datasets import load_dataset
+from models.features.fit import choose, one_gaussian
+from models.features.moments import FeatureMoments
+from models.scorer import Scorer
+from models.scoring.open_density import open_density
+from models.scoring.pixel_density import PixelDensity
+from models.training.fitness import independent_pixels, learned_inverse_error
+from models.training.loop import Interrupted
+from models.training.run import train
+from tests.models.helpers import QUICK
+from tests.models.training.runs import run, trainer_in
+from tests.support.trained import feature_artifact, hybrid_artifact, unfit_artifact
+
+DIGITS = load_dataset("mnist-mini", None)
+DIVERGING = QUICK.model_copy(
+    update={
+        "max_steps": 50,
+        "validations": 2,
+        "batch_size": 16,
+        "learning_rate": 1.0,
+        "warmup_steps": 120,
+        "final_learning_rate": 1.0,
+        "ema_decay": 0.0,
+    }
+)
+"""A learning rate that grows until every step does harm, but none to values that are not finite."""
+
+
+def checks_of(manifest: Manifest) -> dict[str, FitnessCheck]:
+    assert manifest.fitness is not None
+    return {check.measure: check for check in manifest.fitness.checks}
+
+
+def quiet(_part: str, _done: int, _total: int) -> None:
+    """Take a report of progress."""
+
+
+def test_independent_pixels_have_the_code_length_of_the_smoothed_histogram_of_each_channel() -> None:
+    train_images = np.array([[[[0, 0]], [[7, 9]]], [[[0, 3]], [[7, 7]]]], dtype=np.uint8)  # 2 images of 2x1x2
+    images = np.array([[[[0, 3]], [[7, 200]]]], dtype=np.uint8)
+    first = [-math.log2((3 + 1) / (4 + 256)), -math.log2((1 + 1) / (4 + 256))]
+    second = [-math.log2((3 + 1) / (4 + 256)), -math.log2((0 + 1) / (4 + 256))]
+    np.testing.assert_allclose(independent_pixels(train_images, images), [np.mean(first + second)])
+
+
+def test_one_step_is_hardly_trained_and_more_steps_are_not(
+    tmp_path_factory: pytest.TempPathFactory, artifact: Path
+) -> None:
+    one_step, six_steps = read_manifest(unfit_artifact(tmp_path_factory)), read_manifest(artifact)
+    (failed,) = one_step.unfit
+    assert (failed.code, failed.found) == ("hardly-trained", pytest.approx(one_step.evaluation.validation_bits_per_dim))
+    values, counts = np.unique(DIGITS.train, return_counts=True)
+    bits = np.full(256, -math.log2(1 / (DIGITS.train.size + 256)))
+    bits[values] = -np.log2((counts + 1) / (DIGITS.train.size + 256))
+    assert failed.limit == pytest.approx(bits[DIGITS.statistics].mean())
+    assert failed.found is not None
+    assert failed.found >= failed.limit
+    assert "not below" in failed.sentence
+    assert not six_steps.unfit
+    assert checks_of(six_steps)["pixels"].limit == failed.limit
+    card = model_card(one_step)
+    assert card.index(f"**This model is unfit and does not become live by itself: {failed.sentence}.**") < 30
+    assert "unfit" not in model_card(six_steps)
+
+
+def test_a_training_whose_last_validation_is_worse_than_its_first_diverged(tmp_path: Path) -> None:
+    path = train(DIGITS, "snf-glow-tiny", DIVERGING, tmp_path, observe=lambda _: None, should_stop=lambda: False)
+    manifest = read_manifest(path)
+    check = checks_of(manifest)["validation"]
+    assert check.found is not None
+    assert check.found > check.limit
+    assert "diverged" in {failed.code for failed in manifest.unfit}
+    assert manifest.evaluation.validation_bits_per_dim is not None
+
+
+def test_first_and_last_validation_survive_an_interruption(tmp_path: Path) -> None:
+    config = QUICK.model_copy(update={"max_steps": 75, "validations": 3, "batch_size": 8})
+    whole, events = run(tmp_path / "whole", config=config)
+    bits = [event["bits_per_dim"] for event in events if event["event"] == "validation"]
+    assert (whole.state.first_validation, whole.state.last_validation) == (bits[0], bits[-1])
+    assert len(bits) == 3
+    run(tmp_path / "parts", config=config, stop_at=30)
+    parts, _ = run(tmp_path / "parts", config=config)
+    assert (parts.state.first_validation, parts.state.last_validation) == (bits[0], bits[-1])
+    single = run(tmp_path / "single")[0]
+    assert single.state.first_validation is not None
+    assert single.state.last_validation is None, "one validation has no course"
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_first_validation(tmp_path: Path) -> None:
+    trainer, _ = trainer_in(tmp_path)
+    with pytest.raises(Interrupted):
+        trainer.run(lambda: trainer.state.step >= 2)
+    (state_file,) = tmp_path.glob("checkpoints/*/state.json")
+    text = state_file.read_text()
+    for name in ("first_validation", "last_validation"):
+        text = text.replace(f',\n  "{name}": null', "")
+    assert "validation" not in text
+    state_file.write_text(text)
+    resumed, events = run(tmp_path)
+    assert "resumes from the checkpoint of step 2" in events[0]["message"]
+    assert resumed.state.first_validation is not None
+
+
+def test_a_perturbed_learned_inverse_is_off(scorer: Scorer) -> None:
+    images = DIGITS.statistics[:20]
+    flow = copy.deepcopy(scorer.flows)
+    digest = scorer.log_det_digest
+
+    def error_of() -> float:
+        density = open_density(flow, scorer.manifest.architecture, scorer.manifest.log_dets.layers, digest)
+        assert isinstance(density, PixelDensity)
+        return learned_inverse_error(density, images, quiet)
+
+    before = error_of()
+    check = checks_of(scorer.manifest)["learned-inverse"]
+    assert check.passed
+    assert before == pytest.approx(check.found, rel=0.3), "the first 20 images are like all of them"
+    layer = next(module for module in flow.modules() if isinstance(module, SelfNormalizingConv1x1))
+    with torch.no_grad():
+        layer.inverse_weight.mul_(1.2)
+    off = error_of()
+    assert off > MAX_INVERSE_ERROR
+    failed = FitnessCheck(measure="learned-inverse", found=off, limit=MAX_INVERSE_ERROR)
+    assert (failed.passed, failed.code) == (False, "learned-inverse-off")
+
+
+def test_one_gaussian_for_all_places_is_that_of_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    generator = np.random.default_rng(0)
+    x = (generator.standard_normal((40, 3, 4, 5)) + np.arange(5)).astype(np.float32)
+    folds = np.arange(40) % 2
+    moments = FeatureMoments((3, 4, 5), 2)
+    moments.add(x, folds)
+    expected = []
+    for fold in (0, 1):
+        places = x[folds != fold].transpose(0, 2, 3, 1).reshape(-1, 3).astype(np.float64)
+        covariance = np.cov(places.T, bias=True)
+        # The fit adds 1e-3 to the diagonal of channels that are divided by their deviation about the means of places.
+        about = x[folds != fold] - x[folds != fold].mean(0)
+        covariance += 1e-3 * np.diag(about.transpose(0, 2, 3, 1).reshape(-1, 3).var(0))
+        held = x[folds == fold].transpose(0, 2, 3, 1).reshape(-1, 3)
+        density = stats.multivariate_normal(places.mean(0), covariance)
+        expected.append(-density.logpdf(held).mean() / 3)
+    assert one_gaussian(moments, [0, 1]) == pytest.approx(np.mean(expected), rel=1e-4)
+    assert choose(moments, [0, 1])[0].held_out < one_gaussian(moments, [0, 1]), "the means depend on the place"
+
+
+def test_features_must_be_above_one_gaussian_and_a_hybrid_must_pass_all(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    features = checks_of(read_manifest(feature_artifact(tmp_path_factory)))
+    assert features.keys() == {"features"}
+    assert features["features"].passed
+    hybrid = checks_of(read_manifest(hybrid_artifact(tmp_path_factory)))
+    assert hybrid.keys() == {"pixels", "features", "learned-inverse"}
+
+
+@pytest.mark.parametrize(
+    ("measure", "good", "bad"),
+    [("pixels", 0.9, 1.0), ("features", 1.1, 1.0), ("validation", 1.0, 1.1), ("learned-inverse", 1.0, 1.1)],
+)
+def test_a_figure_keeps_its_limit_or_not(measure: str, good: float, bad: float) -> None:
+    checks = [
+        FitnessCheck.model_validate({"measure": measure, "found": found, "limit": 1.0}) for found in (good, bad, None)
+    ]
+    assert [check.passed for check in checks] == [True, False, False]
+    record = FitnessRecord(checks=tuple(checks))
+    assert record.failed == tuple(checks[1:])
+    assert FitnessRecord.model_validate_json(record.model_dump_json()) == record
+    for check in checks:
+        assert check.sentence.startswith(check.code.replace("-", " ")) is not check.passed
+    assert "no finite number" in checks[2].sentence
+
+
+def test_dirty_images_do_not_make_a_model_unfit(tmp_path: Path) -> None:
+    """A flow that leaves suspects out finds them ever less likely: they count for neither of the two densities."""
+    config = QUICK.model_copy(update={"max_steps": 4, "suspect_share": 0.1})
+    path = train(DIGITS, "snf-glow-tiny", config, tmp_path, observe=lambda _: None, should_stop=lambda: False)
+    manifest = read_manifest(path)
+    check = checks_of(manifest)["pixels"]
+    assert check.found is not None
+    assert manifest.evaluation.validation_bits_per_dim is not None
+    assert check.found < manifest.evaluation.validation_bits_per_dim
+    independent = np.sort(independent_pixels(DIGITS.train, DIGITS.statistics))
+    assert check.limit == pytest.approx(independent[: len(independent) - len(independent) // 10].mean())
