@@ -31,8 +31,9 @@ class FitnessCheck(BaseModel):
     Attributes:
         measure: ``pixels``: bits/dim of held-out images, less than those of independent pixels. ``features``:
             log-likelihood of held-out features in nats a value, more than that of one Gaussian for all places.
-            ``validation``: bits/dim of the last validation, at most those of the first one. ``learned-inverse``: error
-            of held-out images after the flow and its learned inverse, root mean square in pixel values, at most 0.5.
+            ``validation``: bits/dim of the last validation, at most those of the first one, or of the first report of
+            a training with one validation. ``learned-inverse``: error of held-out images after the flow and its learned
+            inverse, root mean square in pixel values, at most 0.5.
         found: The figure; None if it is not finite.
         limit: The limit, in the unit of the figure.
     """
@@ -77,7 +78,7 @@ class FitnessCheck(BaseModel):
                 )
             case "validation":
                 side = "no worse" if self.passed else "worse"
-                figures = f"the last validation has {found} bits/dim, {side} than the first with {limit}"
+                figures = f"the last validation has {found} bits/dim, {side} than at the start with {limit}"
             case "learned-inverse":
                 figures = (
                     f"the learned inverse gives held-out images back with an error of {found} pixel values (root mean "

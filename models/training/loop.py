@@ -33,6 +33,7 @@ from models.training.objective import BatchLoss, Loss, SelfNormalizingObjective,
 from models.training.precision import compute_coupling_nets_in, training_precision
 from models.training.schedule import Schedule
 from models.training.validation import trimmed_bits_per_dim, write_preview
+from models.training.validation_plan import STEPS_BETWEEN_VALIDATIONS
 
 Observer = Callable[[dict[str, Any]], None]
 """A function that receives the events of a training, each a dictionary with the key ``event``."""
@@ -53,8 +54,9 @@ class TrainedFlow:
         validation_bits_per_dim: Bits per dimension at that validation, without suspects.
         elapsed_seconds: Duration of the training, without interruptions.
         validation_seconds: The part of it that validations took, with previews and checkpoints.
-        first_validation: Bits per dimension of the first finite validation, without suspects.
-        last_validation: The same of the last validation; None if there was none after the first one.
+        first_validation: Bits per dimension of the first finite validation, without suspects; of the first report
+            where a short training has one validation.
+        last_validation: The same of the last validation; None if it was the first one, in a training of few steps.
     """
 
     flow: Flow
@@ -178,9 +180,15 @@ class Trainer:
             self.state.best_bits_per_dim,
             self.state.elapsed_seconds,
             self.state.validation_seconds,
-            self.state.first_validation,
-            self.state.last_validation,
+            *self._course(),
         )
+
+    def _course(self) -> tuple[float | None, float | None]:
+        """Return bits per dimension at the start and at the end of the training; None where there is no such figure."""
+        state = self.state
+        if state.last_validation is None and state.step >= STEPS_BETWEEN_VALIDATIONS:
+            return state.first_bits_per_dim, state.first_validation
+        return state.first_validation, state.last_validation
 
     def take_steps(self, should_stop: Callable[[], bool]) -> None:
         """Train until the steps or minutes are used up, with validations and checkpoints, and return nothing.

@@ -22,12 +22,24 @@ from models.scoring.sampling import sample_frozen, to_pixels
 Images: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
 BATCH = 100
+TILE_PIXELS = BATCH * 32 * 32
+"""Most pixels of the images that are computed at once. A served score has small tiles, so that it is the same in every
+batch; a validation needs no equality to the last bit, and large tiles take a fraction of the time."""
 PREVIEW_SAMPLES = 16
 FINAL_SAMPLES = 64
 """Number of samples that are stored with the finished model."""
 PREVIEW_SEED = 0
 """Seed of the latents of all previews, and of the samples that are stored with a model: these begin with the same."""
 PREVIEWS_KEPT = 50
+
+
+def validation_tile(image_shape: tuple[int, int, int]) -> int:
+    """Return how many images a validation computes at once: 100 of up to 1024 pixels each, fewer of larger ones.
+
+    >>> validation_tile((1, 28, 28)), validation_tile((3, 256, 256))
+    (100, 1)
+    """
+    return max(1, min(BATCH, TILE_PIXELS // (image_shape[1] * image_shape[2])))
 
 
 def validation_bits_per_dim(frozen: FrozenFlow, images: Images, device: str = "cpu") -> float:
@@ -53,10 +65,11 @@ def trimmed_bits_per_dim(
         suspect_share: Share of the images that the second mean leaves out, 0 to 1.
         device: Where to compute; the CPU where a layer cannot be computed there.
     """
+    tile = validation_tile(frozen.image_shape)
     try:
-        engine = TorchEngine(frozen, device=device)
+        engine = TorchEngine(frozen, tile, device=device)
     except EngineUnavailable:
-        engine = TorchEngine(frozen)
+        engine = TorchEngine(frozen, tile)
     log_likelihoods = []
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
@@ -81,7 +94,8 @@ def write_preview(frozen: FrozenFlow, folder: Path, step: int) -> Path:
         Exception: Whatever an inverse of the flow raises.
     """
     inverse: Inverse = "learned" if frozen.has_learned_inverse else "exact"
-    images = sample_frozen(TorchEngine(frozen), frozen, PREVIEW_SAMPLES, seed=PREVIEW_SEED, inverse=inverse)
+    engine = TorchEngine(frozen, min(PREVIEW_SAMPLES, validation_tile(frozen.image_shape)))
+    images = sample_frozen(engine, frozen, PREVIEW_SAMPLES, seed=PREVIEW_SEED, inverse=inverse)
     if not np.isfinite(images).all():
         raise ValueError(f"the {inverse} inverse gave values that are not finite")
     path = folder / f"step-{step:08d}.png"

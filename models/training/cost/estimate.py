@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from pydantic import BaseModel
 
@@ -14,9 +15,10 @@ from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
 from models.training.cost.feature_work import feature_work
 from models.training.cost.flow_work import FROZEN_BATCH, FlowWork, flow_work
 from models.training.cost.throughput import ASSUMED, Throughput
+from models.training.cost.work import Work
 from models.training.feature_fit import CHOICE_FOLDS
 from models.training.precision import training_precision
-from models.training.validation import FINAL_SAMPLES, PREVIEW_SAMPLES
+from models.training.validation import FINAL_SAMPLES, PREVIEW_SAMPLES, validation_tile
 from models.training.validation_plan import EVALUATION_SHARE, PhaseSteps, plan_validations
 
 PROGRAM_BYTES = 400_000_000
@@ -172,7 +174,7 @@ def phases_in_steps(
     pixels = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
     flow = _flow_work(pixels, config, splits)
     step = _step_seconds(flow, config, ASSUMED)
-    fixed, image = _validation_seconds(flow, ASSUMED)
+    fixed, image = _validation_seconds(flow, splits.image_shape, ASSUMED)
     evaluation, fit = _evaluation_seconds(flow, splits, ASSUMED), 0.0
     if isinstance(architecture, HybridArchitecture):
         features = _features(architecture.features, config, splits, ASSUMED, 1.0, whole=False)
@@ -194,11 +196,20 @@ def _step_seconds(flow: FlowWork, config: TrainingConfig, throughput: Throughput
     return step
 
 
-def _validation_seconds(flow: FlowWork, throughput: Throughput) -> tuple[float, float]:
+def _validation_seconds(
+    flow: FlowWork, image_shape: tuple[int, int, int], throughput: Throughput
+) -> tuple[float, float]:
     """Return the time of a validation without its images, and the time of each image."""
-    preview = flow.preview_freezing + flow.preview * (PREVIEW_SAMPLES / FROZEN_BATCH)
-    fixed = throughput.seconds(flow.constant_log_det + flow.quality + preview) + _checkpoint_seconds(flow, throughput)
-    return fixed, throughput.seconds(flow.scoring) / FROZEN_BATCH
+    tile = validation_tile(image_shape)
+    drawn = _in_tiles(flow.preview, min(PREVIEW_SAMPLES, tile)) * (PREVIEW_SAMPLES / FROZEN_BATCH)
+    work = flow.constant_log_det + flow.quality + flow.preview_freezing + drawn
+    fixed = throughput.seconds(work) + _checkpoint_seconds(flow, throughput)
+    return fixed, throughput.seconds(_in_tiles(flow.scoring, tile)) / FROZEN_BATCH
+
+
+def _in_tiles(work: Work, tile: int) -> Work:
+    """Return the work of ``FROZEN_BATCH`` images as a part of a tile, whose images share the calls of PyTorch."""
+    return replace(work, calls=work.calls * FROZEN_BATCH / max(tile, FROZEN_BATCH))
 
 
 def _checkpoint_seconds(flow: FlowWork, throughput: Throughput) -> float:
@@ -208,9 +219,9 @@ def _checkpoint_seconds(flow: FlowWork, throughput: Throughput) -> float:
 
 def _training_seconds(flow: FlowWork, config: TrainingConfig, splits: DatasetSummary, throughput: Throughput) -> float:
     step = _step_seconds(flow, config, ASSUMED)
-    fixed, image = (seconds / step for seconds in _validation_seconds(flow, ASSUMED))
+    fixed, image = (seconds / step for seconds in _validation_seconds(flow, splits.image_shape, ASSUMED))
     plan = plan_validations(config, splits.statistics, config.max_steps, PhaseSteps(fixed, image))
-    fixed, image = _validation_seconds(flow, throughput)
+    fixed, image = _validation_seconds(flow, splits.image_shape, throughput)
     validations = plan.count * (fixed + plan.images * image)
     steps = config.max_steps * _step_seconds(flow, config, throughput)
     return (steps + validations) * (1 + _checkpoint_seconds(flow, throughput) / config.checkpoint_seconds)

@@ -184,7 +184,7 @@ def test_minutes_cap_the_whole_training() -> None:
     [
         {"max_steps": 4000},
         {"batch_size": 128},
-        {"max_steps": 4000, "validation_images": 4000},
+        {"max_steps": 40_000, "validation_images": 4000},
         {"max_steps": 40_000, "validations": 40},
         {"symmetric_reconstruction": True},
         {"noise_reconstruction": 1.0},
