@@ -43,7 +43,7 @@ MODEL = "digits"
 @pytest.fixture(scope="module")
 def house(module_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, which the tests here may kill parts of."""
-    with running("app.cli.main", "up", home=module_home, measured=False, train_threads=1) as client:
+    with running("tests.support.forking_house", home=module_home, measured=False, train_threads=1) as client:
         yield client
 
 

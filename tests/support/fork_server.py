@@ -22,6 +22,8 @@ from types import SimpleNamespace
 from typing import IO, Any, Never
 from unittest.mock import patch
 
+import coverage
+
 from tests.support.paths import ROOT
 
 IMPORTED = (
@@ -29,6 +31,8 @@ IMPORTED = (
     "sklearn.covariance", "sklearn.mixture", "torch._dynamo",
 )  # fmt: skip
 """Modules that take long to import and start no thread."""
+MEASURED = "COVERAGE_PROCESS_CONFIG"
+"""Variable of processes whose coverage is measured."""
 ZOMBIE_S = 1.0
 """Time for which the id of a process that has ended is not given to another: its parent may be about to signal it."""
 
@@ -43,6 +47,8 @@ class ForkServer:
         self._channel: socket.socket | None = None
         self._started: int | None = None
         self._gone = False
+        self.pids: dict[str, int] = {}
+        """Ids of the processes by the last word of their command line; that of an attempt is the folder of its job."""
 
     def popen(
         self,
@@ -71,6 +77,7 @@ class ForkServer:
                 pid, self._started = self._started, None
         if pid is None:
             raise ChildProcessError("the fork server has ended")
+        self.pids[command[-1]] = pid
         return ForkedProcess(self, pid)
 
     def await_end(self, pid: int, timeout: float | None) -> int | None:
@@ -90,9 +97,9 @@ class ForkServer:
     def _start(self) -> socket.socket:
         self._channel, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())], cwd=ROOT, pass_fds=[theirs.fileno()]
-            )
+            command = [sys.executable, "-m", __name__, str(theirs.fileno())]
+            unmeasured = {name: value for name, value in os.environ.items() if name != MEASURED}
+            self._process = subprocess.Popen(command, cwd=ROOT, env=unmeasured, pass_fds=[theirs.fileno()])
         threading.Thread(target=self._listen, args=(self._channel,), daemon=True).start()
         return self._channel
 
@@ -192,6 +199,7 @@ def become(request: dict[str, Any], output: int, passed: int) -> Never:
         os.environ.update(request["env"])
         os.chdir(request["cwd"])
         sys.argv = request["argv"]
+        coverage.process_startup()
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
@@ -199,6 +207,9 @@ def become(request: dict[str, Any], output: int, passed: int) -> Never:
     except BaseException:
         traceback.print_exc()
     finally:
+        if measured := coverage.Coverage.current():
+            measured.stop()
+            measured.save()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from app.cli.main import cli
 from models.registry.registry import Registry
 from tests.support.compiled_cache import share_compiled
+from tests.support.fork_server import MEASURED
 from tests.support.paths import ROOT
 
 READY_S = 120
@@ -43,7 +44,7 @@ def environment(home: Path, *, shipped: bool = True, measured: bool = True, **ch
         changes: Settings.
     """
     share_compiled(home)
-    foreign = {"REDIS_URL"} if measured else {"REDIS_URL", "COVERAGE_PROCESS_CONFIG"}
+    foreign = {"REDIS_URL"} if measured else {"REDIS_URL", MEASURED}
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SNF_") and k not in foreign}
     own = {"home": home, "nice": 0} | ({} if shipped else {"shipped_models": home / "none"})
     return clean | {f"SNF_{k.upper()}": str(v) for k, v in (own | changes).items()}
