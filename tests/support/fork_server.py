@@ -1,8 +1,9 @@
-"""Attempts of jobs as forks of a process that has imported what they need, which takes a new process seconds.
+"""Services and attempts of jobs as forks of a process that has imported what they need, which takes seconds.
 
 Each is a process of its own, in a session of its own, that runs the module of its command line from the start.
 """
 
+import atexit
 import json
 import os
 import runpy
@@ -13,9 +14,9 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from tests.support.paths import ROOT
 IMPORTED = (
     "models.scorer", "models.training.run", "models.evaluation.evaluate", "models.bulk.plan", "worker.attempts.attempt",
     "sklearn.covariance", "sklearn.mixture", "torch._dynamo",
+    "celery.app.base", "fastapi", "fastapi_offline", "httptools", "kombu.transport.redis", "uvicorn.main", "uvloop",
 )  # fmt: skip
 """Modules that take long to import and start no thread."""
 MEASURED = "COVERAGE_PROCESS_CONFIG"
@@ -54,23 +56,22 @@ class ForkServer:
         self,
         command: Sequence[str],
         *,
-        stdin: int,
+        stdin: int = subprocess.DEVNULL,
         stdout: IO[bytes],
-        stderr: int,
+        stderr: int = subprocess.STDOUT,
         env: Mapping[str, str],
         cwd: Path,
-        pass_fds: Sequence[int],
-        start_new_session: bool,
+        pass_fds: Sequence[int] = (),
+        start_new_session: bool = True,
     ) -> "ForkedProcess":
-        """Runs `python -m MODULE ...` with one more file descriptor; input and errors are as attempts have them."""
+        """Runs `python -m MODULE ...`; input, errors and session are as attempts have them."""
         assert command[:2] == [sys.executable, "-m"], command
         assert (stdin, stderr, start_new_session) == (subprocess.DEVNULL, subprocess.STDOUT, True)
-        (passed,) = pass_fds
         with self._lock:
             channel = self._channel or self._start()
-            request = {"argv": command[2:], "env": dict(env), "cwd": str(cwd), "passed": passed}
+            request = {"argv": command[2:], "env": dict(env), "cwd": str(cwd), "passed": list(pass_fds)}
             data = json.dumps(request).encode() + b"\n"
-            sent = socket.send_fds(channel, [data], [stdout.fileno(), passed])
+            sent = socket.send_fds(channel, [data], [stdout.fileno(), *pass_fds])
             channel.sendall(data[sent:])
             with self._ended:
                 self._ended.wait_for(lambda: self._started is not None or self._gone)
@@ -129,11 +130,25 @@ class ForkedProcess:
     def poll(self) -> int | None:
         return self._server.await_end(self.pid, 0)
 
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
     def wait(self, timeout: float | None = None) -> int:
         code = self._server.await_end(self.pid, timeout)
         if code is None:
             raise subprocess.TimeoutExpired("a forked process", timeout or 0)
         return code
+
+
+@cache
+def fork_server() -> ForkServer:
+    """The one of this process."""
+    server = ForkServer()
+    atexit.register(server.close)
+    return server
 
 
 @contextmanager
@@ -184,35 +199,23 @@ def serve(channel: socket.socket) -> None:
             channel.sendall(json.dumps([pid]).encode() + b"\n")
 
 
-def become(request: dict[str, Any], output: int, passed: int) -> Never:
+def become(request: dict[str, Any], output: int, *passed: int) -> Never:
     """Makes this fork the process that was asked for."""
-    code = 1
-    try:
-        os.setsid()
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        for target in (1, 2):
-            os.dup2(output, target)
-        os.dup2(passed, request["passed"])
-        os.environ.clear()
-        os.environ.update(request["env"])
-        os.chdir(request["cwd"])
-        sys.argv = request["argv"]
-        coverage.process_startup()
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        if measured := coverage.Coverage.current():
-            measured.stop()
-            measured.save()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    for target in (1, 2):
+        os.dup2(output, target)
+    for fd, target in zip(passed, request["passed"], strict=True):
+        os.dup2(fd, target)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["cwd"])
+    sys.argv = request["argv"]
+    coverage.process_startup()
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    sys.exit()
 
 
 if __name__ == "__main__":

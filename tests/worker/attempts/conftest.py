@@ -4,18 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.fork_server import ForkServer, forked_attempts
-
-
-@pytest.fixture(scope="session")
-def fork_server() -> Iterator[ForkServer]:
-    server = ForkServer()
-    yield server
-    server.close()
+from tests.support.fork_server import ForkServer, fork_server, forked_attempts
 
 
 @pytest.fixture
-def forked(fork_server: ForkServer) -> Iterator[None]:
+def forked() -> Iterator[ForkServer]:
     """Attempts that supervisors of the test start are forked."""
-    with forked_attempts(fork_server):
-        yield
+    with forked_attempts(fork_server()):
+        yield fork_server()

@@ -69,12 +69,12 @@ def test_a_process_that_is_killed_is_tried_again_and_publishes_once(
     store: JobStore,
     settings: Settings,
     calibrations: CalibrationStore,
-    fork_server: ForkServer,
+    forked: ForkServer,
 ) -> None:
     job, _ = store.create(calibrating())
     thread, outcomes = in_background(real, job)
     await_scoring(settings, job)
-    os.kill(fork_server.pids[str(settings.jobs_dir / job.id)], signal.SIGKILL)
+    os.kill(forked.pids[str(settings.jobs_dir / job.id)], signal.SIGKILL)
     thread.join(60)
     assert outcomes == [Outcome.QUEUED_AGAIN]
     assert calibrations.numbers() == [0]

@@ -81,9 +81,8 @@ def unfinished(store: JobStore, job: Job) -> Iterator[None]:
         shards.release(*held)
 
 
-@pytest.mark.usefixtures("forked")
 def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
-    real: Supervisor, store: JobStore, settings: Settings, fork_server: ForkServer
+    real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer
 ) -> None:
     whole, _ = store.create(scoring())
     assert real.run(whole.id) is Outcome.SUCCEEDED
@@ -110,7 +109,7 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
     with unfinished(store, cut):
         thread, outcomes = in_background(real, cut)
         await_part(store, cut)
-        os.kill(fork_server.pids[str(settings.jobs_dir / cut.id)], signal.SIGKILL)
+        os.kill(forked.pids[str(settings.jobs_dir / cut.id)], signal.SIGKILL)
         thread.join(60)
     assert outcomes == [Outcome.QUEUED_AGAIN]
     assert store.get(cut.id).attempts_without_progress == 0, "its parts are progress"

@@ -97,14 +97,13 @@ def test_a_job_becomes_a_registered_model_once(real: Supervisor, store: JobStore
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("forked")
 def test_kill_9_resumes_cancel_ends_and_another_job_takes_over_the_checkpoints(
-    real: Supervisor, store: JobStore, settings: Settings, fork_server: ForkServer
+    real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer
 ) -> None:
     job, _ = store.create(new_job(parameters=LONG))
     end = in_background(real, job)
     until(lambda: store.get(job.id).checkpoint_step, 120)
-    os.kill(fork_server.pids[str(settings.jobs_dir / job.id)], signal.SIGKILL)
+    os.kill(forked.pids[str(settings.jobs_dir / job.id)], signal.SIGKILL)
     assert end() is Outcome.QUEUED_AGAIN
     reached = store.get(job.id).checkpoint_step or 0
     end = in_background(real, job)
