@@ -13,6 +13,7 @@ import pytest
 from tests.support.compiled_cache import FOLDER
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
     from xdist.scheduler import LoadFileScheduling
 
 LONGEST = ("tests/browser/", "tests/end_to_end/", "tests/worker/", "tests/models/training/")
@@ -42,13 +43,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config) -> LoadFileScheduling | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
     """With `--dist loadfile`, files that share an installation go to one process."""
     if config.getoption("dist") != "loadfile":
         return None
     from tests.support.scheduler import OneHouseEach  # noqa: PLC0415 - pytest runs without pytest-xdist, too
 
-    return OneHouseEach(config)
+    return OneHouseEach(config, log)
 
 
 @pytest.fixture(scope="session")
