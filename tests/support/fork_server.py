@@ -63,10 +63,20 @@ class ForkServer:
         cwd: Path,
         pass_fds: Sequence[int] = (),
         start_new_session: bool = True,
-    ) -> "ForkedProcess":
-        """Runs `python -m MODULE ...`; input, errors and session are as attempts have them."""
+    ) -> "ForkedProcess | subprocess.Popen[bytes]":
+        """Runs `python -m MODULE ...`; input, errors and session are as attempts have them.
+
+        Where forks are not safe, which is everywhere but on Linux, it is a new process.
+        """
         assert command[:2] == [sys.executable, "-m"], command
         assert (stdin, stderr, start_new_session) == (subprocess.DEVNULL, subprocess.STDOUT, True)
+        if sys.platform != "linux":
+            process = subprocess.Popen(
+                command, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd, pass_fds=pass_fds,
+                start_new_session=start_new_session,
+            )  # fmt: skip
+            self.pids[command[-1]] = process.pid
+            return process
         with self._lock:
             channel = self._channel or self._start()
             request = {"argv": command[2:], "env": dict(env), "cwd": str(cwd), "passed": list(pass_fds)}
