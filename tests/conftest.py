@@ -1,13 +1,20 @@
 """What all processes of a test run share."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.compiled_cache import FOLDER
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadFileScheduling
 
 LONGEST = ("tests/browser/", "tests/end_to_end/", "tests/worker/", "tests/models/training/")
 """Folders whose files take longest."""
@@ -33,6 +40,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the longest files first: then no process works on one of them when all others have nothing left to do."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """With `--dist loadfile`, files that share an installation go to one process."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.support.scheduler import OneHouseEach  # noqa: PLC0415 - pytest runs without pytest-xdist, too
+
+    return OneHouseEach(config, log)
 
 
 @pytest.fixture(scope="session")

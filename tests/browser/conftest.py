@@ -37,9 +37,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def house(chromium: str, home: Path) -> Iterator[httpx.Client]:
-    """Everything that `snf up` starts, with the shipped models; not started where there is no browser."""
+    """Everything that `snf up` starts, with the shipped models and forked attempts; not started without a browser."""
     # The end-to-end tests measure what the service does here.
-    with running("app.cli.main", "up", home=home, measured=False) as client:
+    with running("tests.support.forking_house", home=home, measured=False) as client:
         yield client
 
 

@@ -34,7 +34,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def client(home: Path) -> Iterator[httpx.Client]:
-    with running("app.cli.main", "up", home=home) as client:
+    with running("tests.support.forking_house", home=home) as client:
         upload(client, "own", ("own.zip", zipped(pngs(60, 6)))).raise_for_status()
         yield client
 

@@ -32,7 +32,7 @@ from snf_client import (
 from snf_client.images import ImagesLike
 from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES
 from tests.end_to_end.support.processes import kill
-from tests.end_to_end.support.service import answers, await_ready, environment, free_port, running, score_one
+from tests.end_to_end.support.service import answers, await_ready, environment, free_port, running, score_one, serving
 from tests.support.paths import DIGITS, ROOT
 from tests.worker.support.helpers import until
 
@@ -43,7 +43,7 @@ MODEL = "digits"
 @pytest.fixture(scope="module")
 def house(module_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, which the tests here may kill parts of."""
-    with running("app.cli.main", "up", home=module_home, measured=False, train_threads=1) as client:
+    with running("tests.support.forking_house", home=module_home, measured=False, train_threads=1) as client:
         yield client
 
 
@@ -125,7 +125,7 @@ def test_heat_maps_draws_and_details(client: Client) -> None:
 
 def test_a_request_that_is_too_large_is_cut(module_home: Path) -> None:
     with (
-        running("app.server", home=module_home, shipped=False, measured=False, max_images_per_request=5) as http,
+        serving(module_home, shipped=False, measured=False, max_images_per_request=5) as http,
         Client(str(http.base_url)) as client,
     ):
         for images in (ARRAY, DIGITS):
@@ -346,7 +346,7 @@ def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:
 
 
 def test_a_service_that_stays_away(module_home: Path) -> None:
-    with running("app.server", home=module_home, shipped=False, measured=False) as http:
+    with serving(module_home, shipped=False, measured=False) as http:
         url = str(http.base_url)
     with Client(url, retries=Retries(attempts=3, first_pause=0.05)) as client:
         with pytest.raises(ServiceUnavailable):

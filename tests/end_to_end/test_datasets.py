@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.end_to_end.support.service import await_job, running, snf
+from tests.end_to_end.support.service import await_job, serving, snf
 from tests.end_to_end.support.uploads import BOUNDARY, FORM, GOOD, left, upload
 from tests.models.datasets.sample_files import (
     DIGITS,
@@ -36,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(home: Path) -> Iterator[httpx.Client]:
-    with running("app.server", home=home, shipped=False) as client:
+    with serving(home, shipped=False) as client:
         yield client
 
 

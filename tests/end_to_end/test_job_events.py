@@ -22,7 +22,7 @@ from httpx_sse import connect_sse
 from app.jobs.event_streams import POLL_S
 from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, submit
 from tests.end_to_end.support.processes import kill
-from tests.end_to_end.support.service import answers, await_job, running, snf, snf_process
+from tests.end_to_end.support.service import answers, await_job, running, serving, snf, snf_process
 from tests.worker.support.helpers import until
 from worker.broker.connection import redis_client
 from worker.settings import Settings
@@ -319,7 +319,7 @@ def test_a_paused_job_keeps_its_streams_and_a_stopping_service_ends_them(
     house.post(f"/v1/jobs/{job['id']}/pause").raise_for_status()
     with contextlib.ExitStack() as stack:
         source = None
-        with running("app.server", home=module_home, shipped=False) as service:
+        with serving(module_home, shipped=False) as service:
             source = stack.enter_context(connect_sse(service, "GET", f"/v1/jobs/{job['id']}/events"))
             lines = source.response.iter_lines()
             while '"paused"' not in next(lines):

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.keys import keys
-from tests.end_to_end.support.service import running, snf
+from tests.end_to_end.support.service import running, serving, snf
 from tests.worker.support.helpers import until
 
 KEY = "correct-horse-battery-staple"
@@ -62,7 +62,7 @@ def test_keys_are_made_rotated_and_revoked_beside_a_running_service(tmp_path: Pa
 
     admin = snf(tmp_path, "keys", "create", "ann", "--role", "admin")
     assert "every caller must show a key" in admin.stderr
-    with running("app.server", home=tmp_path, shipped=False) as client:
+    with serving(tmp_path, shipped=False) as client:
         first = made(snf(tmp_path, "keys", "create", "cam", "--role", "score", "--expires", "90d", "--json"))
         until(lambda: status(first["key"]) == 200, seconds=2)
         assert status(first["key"], "DELETE", "/v1/datasets/mnist-mini") == 403
@@ -92,7 +92,7 @@ def test_the_key_of_a_service_from_before_stays_valid_beside_new_ones(tmp_path: 
     done = snf(tmp_path, "keys", "create", "cam", "--role", "score")
     assert done.returncode == 0, done.stderr
     assert "stays valid" in done.stderr
-    with running("app.server", home=tmp_path, shipped=False) as client:
+    with serving(tmp_path, shipped=False) as client:
         roles = [
             client.get("/v1/me", headers={"x-api-key": key}).json()["role"]
             for key in ("sesame-of-before", done.stdout.strip())

@@ -23,6 +23,8 @@ from app.scoring import endpoints as scores
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 
+pytestmark = pytest.mark.usefixtures("no_shipped_models")
+
 MEMBERS = {"type", "title", "status", "detail", "instance"}
 
 

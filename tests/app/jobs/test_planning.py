@@ -30,6 +30,8 @@ from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
 from worker.queues import Queue
 from worker.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("no_shipped_models")
+
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def test_the_state_is_told(client: TestClient) -> None:
     found = until(lambda: (now := values(client)) and value(now, "snf_event_loop_lag_seconds_count") and now)
     assert value(found, "snf_queue_images") == 0
     assert value(found, "snf_queue_capacity_images") == 4096
-    assert value(found, "snf_models", state="ready") == 3
+    assert value(found, "snf_models", state="ready") == 1
     assert found["snf_models", frozenset({("state", "failed")})] == 0
     assert found["snf_job_store_up", frozenset()] == 0
     assert not [name for name, _ in found if name == "snf_jobs_waiting"]

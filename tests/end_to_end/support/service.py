@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from app.cli.main import cli
 from models.registry.registry import Registry
 from tests.support.compiled_cache import share_compiled
+from tests.support.fork_server import MEASURED, ForkedProcess, fork_server
 from tests.support.paths import ROOT
 
 READY_S = 120
@@ -43,7 +44,7 @@ def environment(home: Path, *, shipped: bool = True, measured: bool = True, **ch
         changes: Settings.
     """
     share_compiled(home)
-    foreign = {"REDIS_URL"} if measured else {"REDIS_URL", "COVERAGE_PROCESS_CONFIG"}
+    foreign = {"REDIS_URL"} if measured else {"REDIS_URL", MEASURED}
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SNF_") and k not in foreign}
     own = {"home": home, "nice": 0} | ({} if shipped else {"shipped_models": home / "none"})
     return clean | {f"SNF_{k.upper()}": str(v) for k, v in (own | changes).items()}
@@ -81,19 +82,22 @@ def installed(artifact: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def running(*arguments: str, home: Path, **changes: Any) -> Iterator[httpx.Client]:
-    """Runs `python -m ...` until the block ends, then asks it to stop and checks that it does so cleanly."""
+def running(*arguments: str, home: Path, forked: bool = False, **changes: Any) -> Iterator[httpx.Client]:
+    """Runs `python -m ...` until the block ends, then asks it to stop and checks that it does so cleanly.
+
+    Args:
+        arguments: The module and its arguments.
+        home: Its `SNF_HOME`.
+        forked: Whether it is forked: it starts with a fifth of the work, but cannot be found by its command line.
+        changes: Settings, and those of `environment`.
+    """
     port = free_port()
     log = home / f"{arguments[0]}.log"
     variables = environment(home, port=port, **changes)
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            cwd=ROOT,
-            env=variables,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+        command = [sys.executable, "-m", *arguments]
+        start = fork_server().popen if forked else subprocess.Popen
+        process = start(command, cwd=ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False) as client:
             await_ready(client, process, log)
@@ -107,7 +111,12 @@ def running(*arguments: str, home: Path, **changes: Any) -> Iterator[httpx.Clien
             process.wait()
 
 
-def await_ready(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
+def serving(home: Path, **changes: Any) -> AbstractContextManager[httpx.Client]:
+    """Runs a service alone, forked, until the block ends."""
+    return running("app.server", home=home, forked=True, **changes)
+
+
+def await_ready(client: httpx.Client, process: "subprocess.Popen[bytes] | ForkedProcess", log: Path) -> None:
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()

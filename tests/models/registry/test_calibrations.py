@@ -24,6 +24,7 @@ from models.registry.calibrations import ARRAYS, CHOICE, RECORD, CalibrationStor
 from models.registry.registry import Registry
 from models.scorer import Scorer
 from tests.models.helpers import real_images
+from tests.models.registry.publishing import publish_calibrations
 
 Made = tuple[bytes, CalibrationSummary]
 
@@ -225,15 +226,10 @@ def test_a_version_that_takes_a_number_again_starts_without(registry: Registry, 
     assert registry.publish(artifact, "digits").calibration == 0
 
 
-def _publish(root: Path, made: Made, answers: multiprocessing.Queue[int]) -> None:
-    for _ in range(4):
-        answers.put(CalibrationStore(root, "digits", 1).publish(*made))
-
-
 def test_several_processes_publish_at_once(registry: Registry, calibrations: CalibrationStore, made: Made) -> None:
     context = multiprocessing.get_context("spawn")
     answers: multiprocessing.Queue[int] = context.Queue()
-    workers = [context.Process(target=_publish, args=(registry.root, made, answers)) for _ in range(2)]
+    workers = [context.Process(target=publish_calibrations, args=(registry.root, made, answers)) for _ in range(2)]
     for worker in workers:
         worker.start()
     numbers = sorted(answers.get(timeout=120) for _ in range(8))

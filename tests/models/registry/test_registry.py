@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from models.errors import AliasRequired, ArtifactError, InvalidName, ModelNotFou
 from models.naming import ModelRef, parse_ref
 from models.registry.registry import Registry
 from models.scorer import Scorer
+from tests.models.registry.publishing import publish_versions
 
 
 @pytest.fixture
@@ -308,16 +308,10 @@ def test_folders_that_are_no_models_are_no_models(registry: Registry, artifact: 
     assert registry.versions("digits") == [1]
 
 
-def _publish(root: Path, artifact: Path, count: int, answers: multiprocessing.Queue[int]) -> None:
-    registry = Registry(root, zoo=root / "no-zoo")
-    for _ in range(count):
-        answers.put(registry.publish(artifact, "digits", promote=os.getpid() % 2 == 0).version)
-
-
 def test_several_processes_publish_at_once(registry: Registry, artifact: Path) -> None:
     context = multiprocessing.get_context("spawn")
     answers: multiprocessing.Queue[int] = context.Queue()
-    workers = [context.Process(target=_publish, args=(registry.root, artifact, 5, answers)) for _ in range(3)]
+    workers = [context.Process(target=publish_versions, args=(registry.root, artifact, 5, answers)) for _ in range(3)]
     for worker in workers:
         worker.start()
     versions = [answers.get(timeout=120) for _ in range(15)]

@@ -219,21 +219,24 @@ class TestSameImageSameNumber:
         self, artifact: Path, images: NDArray[np.uint8], together: list[Likelihood], tmp_path: Path
     ) -> None:
         np.save(tmp_path / "images.npy", images[:8])
-        code = (
-            "import json, sys, numpy, pathlib, torch; from models.scorer import Scorer;"
-            "torch.set_num_threads(int(sys.argv[3]));"
-            "scorer = Scorer.load(pathlib.Path(sys.argv[1]));"
-            "print(json.dumps([r.log_likelihood for r in scorer.score(numpy.load(sys.argv[2]))]))"
+        code = """if True:
+            import json, pathlib, sys, numpy, torch
+            from models.scorer import Scorer
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                scorer = Scorer.load(pathlib.Path(sys.argv[1]))
+                print(json.dumps([r.log_likelihood for r in scorer.score(numpy.load(sys.argv[2]))]))
+        """
+        answer = subprocess.run(
+            [sys.executable, "-c", code, str(artifact), str(tmp_path / "images.npy")],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=240,
         )
-        for threads in (1, 2):
-            answer = subprocess.run(
-                [sys.executable, "-c", code, str(artifact), str(tmp_path / "images.npy"), str(threads)],
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=240,
-            )
-            scores = json.loads(answer.stdout)
+        with_one, with_two = map(json.loads, answer.stdout.splitlines())
+        for scores in (with_one, with_two):
+            assert len(scores) == 8
             for score, here in zip(scores, together, strict=False):
                 assert abs(score - here.log_likelihood) <= ELSEWHERE
 

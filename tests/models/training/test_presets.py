@@ -80,8 +80,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
             dataset = replace(dataset, train=dataset.train[:32])
         config = find_preset(name).config({**budget(name), "validations": 2, "validation_images": 20})
         events: list[dict[str, Any]] = []
-        # Graphs of wide presets take long to compile.
-        engine = EngineOptions("torch" if name in WIDE else "auto", threads=1)
+        # Graphs take long to compile, and frozen exact layers have those of self-normalizing ones.
+        engine = EngineOptions("torch" if name in WIDE or name.startswith("exact-") else "auto", threads=1)
         artifact = train(
             dataset,
             name,
@@ -156,8 +156,11 @@ def test_a_preset_with_features_lives_from_training_to_verdicts(
     preset = find_preset(name)
     steps = {"max_steps": 2, "batch_size": 4, "validations": 1, "precision": "float32"}
     config = preset.config({"feature_side": 64} | (steps if preset.family == "hybrid" else {}))
-    engine = EngineOptions(threads=1, backbones=backbone_folder(tmp_path_factory))
-    dataset = load_dataset("mnist-mini", None)
+    flows: EngineName = "torch" if name.startswith("exact-") else "auto"
+    engine = EngineOptions(flows, threads=1, backbones=backbone_folder(tmp_path_factory))
+    whole = load_dataset("mnist-mini", None)
+    # The backbone takes its time for each image.
+    dataset = replace(whole, train=whole.train[:200], test=whole.test[:20], digest=f"{whole.digest}-few")
     artifact = train(
         dataset, name, config, tmp_path, observe=lambda _event: None, should_stop=lambda: False, engine=engine
     )

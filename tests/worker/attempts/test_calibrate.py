@@ -14,6 +14,7 @@ from models.datasets import DatasetStore, Source
 from models.registry.calibrations import NOT_ASKED, CalibrationStore
 from models.registry.registry import Registry
 from tests.models.datasets.sample_files import pngs, zipped
+from tests.support.fork_server import ForkServer
 from tests.support.trained import barely_trained
 from tests.worker.support.helpers import until
 from worker.jobs.events import AttemptSummary
@@ -22,6 +23,8 @@ from worker.jobs.store import JobStore
 from worker.queues import Queue
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("forked")
 
 MODEL = "digits:1"
 
@@ -63,19 +66,17 @@ def await_scoring(settings: Settings, job: Job) -> None:
     until(lambda: journal.exists() and '"started"' in journal.read_text(), 60, every=0.01)
 
 
-def kill_process(settings: Settings, job: Job) -> None:
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
-        if f"worker.attempts.calibrate\0{settings.jobs_dir / job.id}".encode() in line.read_bytes():
-            os.kill(int(line.parent.name), signal.SIGKILL)
-
-
 def test_a_process_that_is_killed_is_tried_again_and_publishes_once(
-    real: Supervisor, store: JobStore, settings: Settings, calibrations: CalibrationStore
+    real: Supervisor,
+    store: JobStore,
+    settings: Settings,
+    calibrations: CalibrationStore,
+    forked: ForkServer,
 ) -> None:
     job, _ = store.create(calibrating())
     thread, outcomes = in_background(real, job)
     await_scoring(settings, job)
-    kill_process(settings, job)
+    os.kill(forked.pids[str(settings.jobs_dir / job.id)], signal.SIGKILL)
     thread.join(60)
     assert outcomes == [Outcome.QUEUED_AGAIN]
     assert calibrations.numbers() == [0]

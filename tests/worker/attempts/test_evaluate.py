@@ -4,6 +4,8 @@ import json
 import threading
 from datetime import UTC, datetime
 
+import pytest
+
 from models.evaluation.schema import EvaluationReport
 from tests.worker.support.helpers import until
 from worker.jobs.record import Job, new_job_id
@@ -26,6 +28,7 @@ def evaluating(retry_of: str | None = None) -> Job:
     )
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_cancelled_one_is_gone_on_with_by_its_retry(
     store: JobStore, settings: Settings, stopping: threading.Event
 ) -> None:

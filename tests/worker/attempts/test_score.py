@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pyarrow import parquet
 
+from tests.support.fork_server import ForkServer
 from tests.worker.support.helpers import until
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
@@ -82,7 +82,7 @@ def unfinished(store: JobStore, job: Job) -> Iterator[None]:
 
 
 def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
-    real: Supervisor, store: JobStore, settings: Settings
+    real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer
 ) -> None:
     whole, _ = store.create(scoring())
     assert real.run(whole.id) is Outcome.SUCCEEDED
@@ -109,9 +109,7 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
     with unfinished(store, cut):
         thread, outcomes = in_background(real, cut)
         await_part(store, cut)
-        for line in Path("/proc").glob("[0-9]*/cmdline"):
-            if f"worker.attempts.score\0{settings.jobs_dir / cut.id}".encode() in line.read_bytes():
-                os.kill(int(line.parent.name), signal.SIGKILL)
+        os.kill(forked.pids[str(settings.jobs_dir / cut.id)], signal.SIGKILL)
         thread.join(60)
     assert outcomes == [Outcome.QUEUED_AGAIN]
     assert store.get(cut.id).attempts_without_progress == 0, "its parts are progress"
@@ -119,6 +117,7 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
     assert rows(settings, cut) == expected
 
 
+@pytest.mark.usefixtures("forked")
 def test_it_pauses_at_once_and_another_try_takes_over_the_parts(
     real: Supervisor, store: JobStore, settings: Settings
 ) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from models.registry.registry import ZOO, Registry
 from models.training.loop import Interrupted
+from tests.support.fork_server import ForkServer
 from tests.worker.support.helpers import new_job, until
 from worker.attempts.attempt import Fence, JobSpec, StopFlag, lock_folder
 from worker.attempts.attempt import attempt as attempt_process
@@ -66,19 +67,8 @@ def artifact_of(job: Job, folder: Path) -> Path:
     return Path(artifact)
 
 
-def trainer_pid(folder: Path) -> int | None:
-    # The trainer's command line names its folder.
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = line.read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if b"worker.attempts.train" in words and str(folder).encode() in words:
-            return int(line.parent.name)
-    return None
-
-
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("forked")
 def test_a_job_becomes_a_registered_model_once(real: Supervisor, store: JobStore, settings: Settings) -> None:
     job, _ = store.create(new_job(parameters=SHORT))
     assert real.run(job.id) is Outcome.SUCCEEDED
@@ -108,14 +98,13 @@ def test_a_job_becomes_a_registered_model_once(real: Supervisor, store: JobStore
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the trainer through /proc")
 def test_kill_9_resumes_cancel_ends_and_another_job_takes_over_the_checkpoints(
-    real: Supervisor, store: JobStore, settings: Settings
+    real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer
 ) -> None:
     job, _ = store.create(new_job(parameters=LONG))
     end = in_background(real, job)
     until(lambda: store.get(job.id).checkpoint_step, 120)
-    os.kill(trainer_pid(settings.jobs_dir / job.id) or 0, signal.SIGKILL)
+    os.kill(forked.pids[str(settings.jobs_dir / job.id)], signal.SIGKILL)
     assert end() is Outcome.QUEUED_AGAIN
     reached = store.get(job.id).checkpoint_step or 0
     end = in_background(real, job)
@@ -142,6 +131,7 @@ def test_kill_9_resumes_cancel_ends_and_another_job_takes_over_the_checkpoints(
     assert next(event for event in events if event["event"] == "started")["step"] == step
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("changes", "slug"),
     [

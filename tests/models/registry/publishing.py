@@ -1,0 +1,24 @@
+"""What processes do that publish at once; without PyTorch, which each of them would import for seconds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+from models.artifacts.manifest import CalibrationSummary
+from models.registry.calibrations import CalibrationStore
+from models.registry.registry import Registry
+
+
+def publish_versions(root: Path, artifact: Path, count: int, answers: multiprocessing.Queue[int]) -> None:
+    registry = Registry(root, zoo=root / "no-zoo")
+    for _ in range(count):
+        answers.put(registry.publish(artifact, "digits", promote=os.getpid() % 2 == 0).version)
+
+
+def publish_calibrations(
+    root: Path, made: tuple[bytes, CalibrationSummary], answers: multiprocessing.Queue[int]
+) -> None:
+    for _ in range(4):
+        answers.put(CalibrationStore(root, "digits", 1).publish(*made))
