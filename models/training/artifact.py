@@ -180,7 +180,7 @@ def write_artifact(
             _reference(dataset, config, model, statistics, ranked),
             pinned[0],
             report,
-            flow=flow,
+            flow=flow if plan.has_gradients else None,
             unseen=model.features.unseen if model.features is not None else None,
             most=plan.gradient_images,
         )
@@ -249,9 +249,11 @@ def _plan_evaluation(
     left = schedule.deadline - time.monotonic() - after
     shorter = plan.within(left)
     if shorter.images != plan.images:
-        counts = ", ".join(f"{shorter.images[part]} of {count} {part}" for part, count in plan.images.items())
+        counts = ", ".join(f"{shorter.images.get(part, 0)} of {count} {part}" for part, count in plan.images.items())
         message = f"the time left is too short to calibrate and test with all images; takes {counts}"
         observe({"event": "log", "message": message})
+    if plan.has_gradients and not shorter.has_gradients:
+        observe({"event": "log", "message": "without gradients; thorough verdicts need another calibration"})
     if shorter.total_seconds > left:
         late = shorter.total_seconds - left
         message = f"fewer images would not do for a calibration: the job ends about {late:.0f} s after its budget"

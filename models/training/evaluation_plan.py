@@ -45,13 +45,14 @@ class ImageSeconds:
             flow: The flow that gives gradients; None for a density without them.
         """
         few = images[:TIMED_IMAGES]
-        score = _second_time(lambda: score_images(density, few)) / len(few)
+        score_images(density, few)
+        score = _seconds(lambda: score_images(density, few)) / len(few)
         if flow is None:
             return cls(score, 0.0)
         passes = GradientPasses(GradientProbe(flow), density.weights_digest)
         tile = few[: tile_of(few.shape[2] * few.shape[3])]
         fisher = passes.fisher(tile)
-        return cls(score, _second_time(lambda: passes.features(tile, fisher)) / len(tile))
+        return cls(score, _seconds(lambda: passes.features(tile, fisher)) / len(tile))
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,16 @@ class EvaluationPlan:
         ranked = max((count for part, count in self.images.items() if part.endswith(GRADIENTS)), default=0)
         return GradientImages(self.images.get(FISHER, 0), ranked)
 
+    @property
+    def has_gradients(self) -> bool:
+        """Whether gradients are computed."""
+        return FISHER in self.images
+
     def within(self, seconds: float) -> EvaluationPlan:
         """Return the plan with the same share of the images of every part, such that it takes ``seconds`` at most.
 
-        No part gets fewer images than ``FEWEST``, even if it then takes longer.
+        No part gets fewer images than ``FEWEST``. Where that takes longer, gradients are left out, which only thorough
+        verdicts need; the plan without them may still take longer.
         """
         least = {part: min(count, FEWEST.get(part, FEWEST_GRADIENTS)) for part, count in self.images.items()}
 
@@ -100,8 +107,14 @@ class EvaluationPlan:
             counts = {part: max(least[part], int(share * count)) for part, count in self.images.items()}
             return replace(self, images=counts)
 
-        shares = np.linspace(1.0, 0.0, 201)
-        return next((plan for plan in map(shrunk, shares) if plan.total_seconds <= seconds), shrunk(0.0))
+        for share in np.linspace(1.0, 0.0, 201):
+            plan = shrunk(share)
+            if plan.total_seconds <= seconds:
+                return plan
+        if not self.has_gradients:
+            return plan
+        scored = {part: count for part, count in self.images.items() if part in ("statistics", "calibration", "test")}
+        return replace(self, images=scored).within(seconds)
 
     def part_of(self, dataset: Dataset) -> tuple[ImageRows, ImageRows, ImageRows]:
         """Return the statistics, calibration and test images of the plan, evenly spaced over those of the dataset."""
@@ -138,8 +151,7 @@ class EvaluationTimeLeft:
         return max(self._plan.total_seconds - expected, 0.0) * slowness + self._after
 
 
-def _second_time(run: Callable[[], object]) -> float:
-    run()
+def _seconds(run: Callable[[], object]) -> float:
     began = time.monotonic()
     run()
     return time.monotonic() - began

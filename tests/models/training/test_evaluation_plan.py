@@ -38,17 +38,20 @@ def test_the_images_fit_the_time_left() -> None:
     half = whole.within(65)
     assert 62 < half.total_seconds <= 65
     assert half.images["test"] == pytest.approx(5000, abs=30)
-    least = whole.within(-3)
-    assert least.images == {
-        "statistics": 300,
-        "calibration": 400,
-        "test": 200,
-        FISHER: 64,
-        "statistics, gradients": 200,
-        "calibration, gradients": 200,
-    }
+    fewest = {"statistics": 300, "calibration": 400, "test": 200}
+    least = {**fewest, FISHER: 64, "statistics, gradients": 200, "calibration, gradients": 200}
+    assert whole.within(900 * 0.002 + 464 * 0.02 + 0.01).images == least
     few = EvaluationPlan.whole(digits(50, 60, 70), ImageSeconds(0.002, 0.02))
-    assert few.within(0).images == few.images | {FISHER: 50}
+    assert few.within(few.total_seconds).images["test"] == 70
+
+
+def test_without_time_for_gradients_they_are_left_out() -> None:
+    whole = EvaluationPlan.whole(digits(5000, 5000, 10_000), ImageSeconds(score=0.002, gradients=0.5))
+    without = whole.within(30)
+    assert not without.has_gradients
+    assert without.total_seconds == pytest.approx(30, rel=0.02)
+    assert without.gradient_images.fisher == 0
+    assert whole.within(-3).images == {"statistics": 300, "calibration": 400, "test": 200}
 
 
 def test_the_images_taken_are_spread_over_the_part() -> None:
