@@ -326,7 +326,9 @@ class Trainer:
             self.state = replace(self.state, last_validation=kept)
         elif math.isfinite(kept):
             self.state = replace(self.state, first_validation=kept)
-        figures = {"bits_per_dim": bits} | ({"kept_bits_per_dim": kept} if share else {}) | self._inverse_quality()
+        figures = {"bits_per_dim": bits} | ({"kept_bits_per_dim": kept} if share else {})
+        if self.schedule.measures_inverses(state, time.monotonic() - began):
+            figures |= self._inverse_quality()
         self.observe({"event": "validation", "step": state.step, "images": count, **figures})
         self._save()
         self._preview(frozen)

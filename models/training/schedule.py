@@ -14,6 +14,9 @@ from models.training.validation_plan import (
     plan_validations,
 )
 
+QUICK_SECONDS = 1.0
+"""Longest time of a part of a validation that is never left out."""
+
 
 class Schedule:
     """Progress of one training, from its steps and its time.
@@ -96,6 +99,17 @@ class Schedule:
             taken = state.validation_seconds + self._next_validation_seconds(state)
             due = progress - self._validated_at >= 1 / plan.count and taken <= VALIDATION_SHARE * state.elapsed_seconds
         return plan.images if due or progress >= 1 else 0
+
+    def measures_inverses(self, state: TrainingState, seconds: float) -> bool:
+        """Return whether a validation measures the learned inverses: unless this takes over a second and too long.
+
+        Args:
+            state: The training before the validation.
+            seconds: What the validation has taken so far.
+        """
+        expected = self._costs.quality * self._step_seconds(state)
+        taken = state.validation_seconds + seconds + expected
+        return expected <= QUICK_SECONDS or taken <= VALIDATION_SHARE * state.elapsed_seconds
 
     def validated(self, seconds: float) -> None:
         """Take in how long a validation took, with its preview and its checkpoint."""

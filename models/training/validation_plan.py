@@ -27,12 +27,14 @@ class PhaseSteps:
     Attributes:
         validation: A validation without its images: log-dets, freezing, preview and checkpoint.
         validation_image: One image of a validation.
+        quality: Measuring the learned inverses in a validation; a part of ``validation``.
         features: Fit of the flows over features after the last step.
         evaluation: Evaluation and calibration of the finished model with all images.
     """
 
     validation: float = 0.0
     validation_image: float = 0.0
+    quality: float = 0.0
     features: float = 0.0
     evaluation: float = 0.0
 

@@ -179,7 +179,8 @@ def phases_in_steps(
     if isinstance(architecture, HybridArchitecture):
         features = _features(architecture.features, config, splits, ASSUMED, 1.0, whole=False)
         evaluation, fit = evaluation + features.evaluation_seconds, features.training_seconds
-    return PhaseSteps(fixed / step, image / step, fit / step, evaluation / step)
+    quality = ASSUMED.seconds(flow.quality)
+    return PhaseSteps(fixed / step, image / step, quality / step, fit / step, evaluation / step)
 
 
 def _flow_work(

@@ -137,6 +137,16 @@ def test_an_interrupted_training_keeps_its_budget(clock: list[float]) -> None:
     assert second.state.elapsed_seconds + COSTS.evaluation * 0.1 == pytest.approx(180, rel=0.05)
 
 
+def test_learned_inverses_are_measured_where_there_is_time(clock: list[float]) -> None:
+    costs = replace(COSTS, quality=8.0)
+    played = Played(Schedule(timed(1), 5000, costs), clock, 0.4, costs).run(steps=10)
+    early, late = played.state, replace(played.state, elapsed_seconds=100.0, step=250)
+    assert not played.schedule.measures_inverses(early, 1.0)
+    assert played.schedule.measures_inverses(late, 1.0)
+    quick = Played(Schedule(timed(1), 5000, costs), clock, 0.01, costs).run(steps=10)
+    assert quick.schedule.measures_inverses(quick.state, 1.0), "it takes less than a second"
+
+
 def test_validations_of_steps_do_not_depend_on_time(clock: list[float]) -> None:
     """The weights that are kept follow from settings and data alone, also after an interruption."""
     config = TrainingConfig(max_steps=500)
