@@ -25,8 +25,8 @@ FITTED_MS = 120_000
 def published(house: httpx.Client, home: Path, backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A model of features, one of pixels and features, and their backbone."""
     shutil.copytree(backbones, home / "backbones", dirs_exist_ok=True)
-    Registry(home / "registry").publish(feature_artifact(tmp_path_factory), "parts")
-    Registry(home / "registry").publish(hybrid_artifact(tmp_path_factory), "both")
+    Registry(home / "registry").publish(feature_artifact(tmp_path_factory), "parts", promote=True)
+    Registry(home / "registry").publish(hybrid_artifact(tmp_path_factory), "both", promote=True)
     for name in ("parts", "both"):
         assert house.get(f"/v1/models/{name}").status_code == 200
 

@@ -25,7 +25,7 @@ MODEL = "/v1/models/mnist-snf-glow"
 def client(house: httpx.Client, house_home: Path, tmp_path_factory: pytest.TempPathFactory) -> httpx.Client:
     """The house with a model that knows no places beside those that do."""
     dense = barely_trained(tmp_path_factory, preset="snf-fc-2l")
-    Registry(house_home / "registry").publish(dense, "dense")
+    Registry(house_home / "registry").publish(dense, "dense", promote=True)
     return house
 
 
