@@ -46,7 +46,8 @@ async def readiness(
         for version, (state, reason) in pool.states().items()
         if state is ModelState.FAILED
     }
-    failed |= {model.name: model.reason or "unknown" for model in listing if model.state is ModelState.FAILED}
+    unreadable = [model for model in listing if model.state is ModelState.FAILED and model.live is None]
+    failed |= {model.name: model.reason or "unknown" for model in unreadable}
     status = _status(pool, listing, draining=stopping.is_set())
     response.status_code = 200 if status == "ready" else 503
     return Readiness(

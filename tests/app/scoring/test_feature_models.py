@@ -32,8 +32,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Setti
     """An installation with a model of features, and one of pixels and features."""
     found = service_settings(tmp_path_factory.mktemp("home"), backbones=backbones)
     registry = Registry(found.registry_dir)
-    registry.publish(feature_artifact(tmp_path_factory), "parts")
-    registry.publish(hybrid_artifact(tmp_path_factory), "both")
+    registry.publish(feature_artifact(tmp_path_factory), "parts", promote=True)
+    registry.publish(hybrid_artifact(tmp_path_factory), "both", promote=True)
     return found
 
 

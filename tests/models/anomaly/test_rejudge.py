@@ -25,7 +25,7 @@ def test_they_are_those_of_scoring(
 ) -> None:
     engine = EngineOptions(backbones=backbone_folder(tmp_path_factory))
     registry = Registry(tmp_path / "registry", zoo=tmp_path / "none")
-    version = registry.publish(make(tmp_path_factory), "digits")
+    version = registry.publish(make(tmp_path_factory), "digits", promote=True)
     scorer = Scorer.load(version.path, options=engine)
     images = np.maximum(real_images(100), np.roll(real_images(100), 1, axis=3))
     dataset = Dataset("thick", images[:60], images[60:80], images[80:], test=images[:0], digest="thick")
