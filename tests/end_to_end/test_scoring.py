@@ -130,12 +130,13 @@ def test_a_model_that_appears_is_served_and_a_moved_alias_followed(home: Path, a
         registry.publish(artifact, "newcomer")
         score_one(client, "newcomer", data)
         registry.publish(artifact, "digits", promote=True)
-        for _ in range(200):
+
+        def answered() -> int:
             answer = client.post("/v1/models/digits/score", content=data, headers={"content-type": "image/png"})
-            assert answer.status_code == 200
-            if answer.json()["version"] == 2:
-                break
-        assert answer.json()["version"] == 2
+            assert answer.status_code == 200, "the former version serves until the next one is loaded"
+            return int(answer.json()["version"])
+
+        until(lambda: answered() == 2)
 
 
 def test_a_model_trained_again_in_the_place_of_another_is_served(home: Path, other_artifact: Path) -> None:
