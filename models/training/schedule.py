@@ -14,8 +14,8 @@ from models.training.validation_plan import (
     plan_validations,
 )
 
-QUICK_SECONDS = 1.0
-"""Longest time of a part of a validation that is never left out."""
+QUICK_SECONDS = 0.3
+"""Longest expected time of a part of a validation that is never left out."""
 
 
 class Schedule:
@@ -101,15 +101,15 @@ class Schedule:
         return plan.images if due or progress >= 1 else 0
 
     def measures_inverses(self, state: TrainingState, seconds: float) -> bool:
-        """Return whether a validation measures the learned inverses: unless this takes over a second and too long.
+        """Return whether a validation measures the learned inverses: always where this is quick, else if there is time.
 
         Args:
             state: The training before the validation.
             seconds: What the validation has taken so far.
         """
         expected = self._costs.quality * self._step_seconds(state)
-        taken = state.validation_seconds + seconds + expected
-        return expected <= QUICK_SECONDS or taken <= VALIDATION_SHARE * state.elapsed_seconds
+        whole = max(seconds + expected, self._next_validation_seconds(state))
+        return expected <= QUICK_SECONDS or state.validation_seconds + whole <= VALIDATION_SHARE * state.elapsed_seconds
 
     def validated(self, seconds: float) -> None:
         """Take in how long a validation took, with its preview and its checkpoint."""
