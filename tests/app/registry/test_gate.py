@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
 from tests.support.service_settings import service_settings
 from tests.support.trained import barely_trained, unfit_artifact
+from tests.worker.support.helpers import until
 from worker.settings import Settings
 
 
@@ -42,13 +42,6 @@ def score(client: TestClient, ref: str) -> Any:
     return client.post(f"/v1/models/{ref}/score", files=files(DIGITS[0]))
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def listed(client: TestClient) -> Any:
     (entry,) = ModelPage.model_validate(client.get("/v1/models").json()).models
     return entry
@@ -65,8 +58,8 @@ def test_the_plain_name_is_refused_with_the_reason_and_the_number_works(client: 
         ("GET", "/artifact"),
         ("GET", "/calibrations"),
     ):
-        sent = {"files": files(DIGITS[0])} if method == "POST" else {}
-        answer = client.request(method, f"/v1/models/hasty{path}", **sent)  # type: ignore[arg-type]
+        sent = files(DIGITS[0]) if method == "POST" else None
+        answer = client.request(method, f"/v1/models/hasty{path}", files=sent)
         assert answer.status_code == 409, path
         problem = answer.json()
         assert problem["type"] == "no-live-version"

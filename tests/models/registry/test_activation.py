@@ -40,18 +40,6 @@ def made(scorer: Scorer) -> dict[int, Made]:
 
 
 @pytest.fixture
-def registry(artifact: Path, tmp_path: Path) -> Registry:
-    registry = Registry(tmp_path / "registry", zoo=tmp_path / "zoo")
-    registry.publish(artifact, "digits")
-    return registry
-
-
-@pytest.fixture
-def calibrations(registry: Registry) -> CalibrationStore:
-    return registry.calibrations("digits", 1)
-
-
-@pytest.fixture
 def rule(scorer: Scorer) -> UnlessCoarser:
     return UnlessCoarser(scorer.manifest.calibration)
 

@@ -46,18 +46,6 @@ def made(scorer: Scorer) -> Made:
     return calibration_bytes(calibration), summary
 
 
-@pytest.fixture
-def registry(artifact: Path, tmp_path: Path) -> Registry:
-    registry = Registry(tmp_path / "registry", zoo=tmp_path / "zoo")
-    registry.publish(artifact, "digits")
-    return registry
-
-
-@pytest.fixture
-def calibrations(registry: Registry) -> CalibrationStore:
-    return registry.calibrations("digits", 1)
-
-
 def test_the_newest_is_active_and_another_scores(
     registry: Registry, calibrations: CalibrationStore, made: Made, scorer: Scorer
 ) -> None:
