@@ -127,7 +127,7 @@ class ComparisonQuery(BaseModel):
     operation_id="compare_calibration",
     summary="Compare a calibration with the one in use",
     dependencies=[MayRead],
-    responses=responses(401, 404, 422, 500),
+    responses=responses(401, 404, 409, 422, 500),
 )
 def compare_calibration(
     ref: str,

@@ -122,7 +122,7 @@ def estimate_job(
     operation_id="list_job_datasets",
     summary="List the datasets that a job can take",
     dependencies=[MayTrain],
-    responses=responses(401, 413, 415, 422, 429, 500),
+    responses=responses(401, 409, 413, 415, 422, 429, 500),
 )
 def list_job_datasets(
     draft: JobDraft, settings: SettingsDep, registry: RegistryDep, datasets: DatasetStoreDep

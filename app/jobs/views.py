@@ -16,11 +16,6 @@ NO_WORKER = {
 """What a job waits for where no running worker serves its queue."""
 
 
-def waits_for(queue: Queue, served: Collection[Queue]) -> str | None:
-    """Return what a job in a queue waits for where no running worker serves it; None where one does."""
-    return None if queue in served else NO_WORKER[queue]
-
-
 def job_view(job: Job, served: Collection[Queue], place_in_line: int | None = None) -> JobView:
     """Return the API answer for a job record, with links to calls that its status allows, such as ``resume``.
 
@@ -50,6 +45,6 @@ def job_view(job: Job, served: Collection[Queue], place_in_line: int | None = No
         status=job.status.value,
         queue=job.queue.value,
         place_in_line=place_in_line,
-        waits_for=waits_for(job.queue, served) if job.status is Status.QUEUED else None,
+        waits_for=NO_WORKER[job.queue] if job.status is Status.QUEUED and job.queue not in served else None,
         links=links,
     )

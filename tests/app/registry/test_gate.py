@@ -57,6 +57,7 @@ def test_the_plain_name_is_refused_with_the_reason_and_the_number_works(client: 
         ("GET", "/card"),
         ("GET", "/artifact"),
         ("GET", "/calibrations"),
+        ("GET", "/calibrations/0/comparison"),
     ):
         sent = files(DIGITS[0]) if method == "POST" else None
         answer = client.request(method, f"/v1/models/hasty{path}", files=sent)
@@ -67,7 +68,8 @@ def test_the_plain_name_is_refused_with_the_reason_and_the_number_works(client: 
         assert problem["unfit"][0]["detail"] in problem["detail"]
         assert "hasty:2" in problem["detail"]
         assert "snf models alias hasty live 2" in problem["detail"]
-        described = client.get("/openapi.json").json()["paths"][f"/v1/models/{{ref}}{path}"][method.lower()]
+        template = f"/v1/models/{{ref}}{path.replace('/0/', '/{number}/')}"
+        described = client.get("/openapi.json").json()["paths"][template][method.lower()]
         assert "409" in described["responses"]
     assert score(client, "hasty:1").json()["results"][0]["status"] == "ok"
     raised = problem_of(score(client, "hasty"))
@@ -83,6 +85,10 @@ def test_a_job_by_the_plain_name_is_refused_before_it_is_queued(client: TestClie
     answer = client.post("/v1/jobs", json=job)
     assert (answer.status_code, answer.json()["type"]) == (409, "no-live-version"), answer.text
     assert answer.json()["unfit"][0]["code"] == "hardly-trained"
+    drafted = client.post("/v1/jobs/datasets", json={key: value for key, value in job.items() if key != "dataset"})
+    assert (drafted.status_code, drafted.json()["type"]) == (409, "no-live-version"), drafted.text
+    described = client.get("/openapi.json").json()["paths"]["/v1/jobs/datasets"]["post"]
+    assert "409" in described["responses"]
 
 
 def test_list_detail_card_and_readiness_say_why(client: TestClient) -> None:
