@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -171,9 +172,12 @@ def write_artifact(
         progress = EvaluationTimeLeft(plan, 2 * (time.monotonic() - began))
 
         def report(part: str, done: int, images: int) -> None:
-            left, spent = progress.seconds_left(part, done), schedule.spent()
-            event = {"event": "scoring", "part": part, "done": done, "images": images}
-            observe({**event, "eta_seconds": left, "progress": spent / (spent + left)})
+            event: dict[str, Any] = {"event": "scoring", "part": part, "done": done, "images": images}
+            # The fit of features alone has a progress of its own, by the images of all its parts.
+            if model.pixels is not None:
+                left, spent = progress.seconds_left(part, done), schedule.spent()
+                event |= {"eta_seconds": left, "progress": spent / (spent + left)}
+            observe(event)
 
         calibration, summary = calibrate(
             density,

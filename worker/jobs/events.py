@@ -86,7 +86,8 @@ class AttemptSummary:
             if self.checkpoint_step is None or step > self.checkpoint_step:
                 self.checkpoint_step, self.new_checkpoint = step, True
         elif kind == "published":
-            self.result = {key: event[key] for key in ("model", "version", "ref", "live", "unfit")}
+            # Attempts of earlier versions write neither `live` nor `unfit`.
+            self.result = {key: event[key] for key in ("model", "version", "ref", "live", "unfit") if key in event}
         elif kind == "scored":
             self.result = {key: event[key] for key in ("model", "images", "anomalies", "errors")}
         elif kind == "calibrated":

@@ -38,17 +38,23 @@ def test_progress_reaches_its_end(
     dataset = load_dataset(name, None, store, config)
     assert (dataset.whole_folds is not None) == (name == "digits")
     total = passes_of_fit(dataset, config)
-    fit = FitReporter(EventLog(tmp_path, 1), total)
+    log = EventLog(tmp_path, 1)
+    fit = FitReporter(log, total)
 
     def observe(event: dict[str, Any]) -> None:
+        log.write(event)
         if event["event"] == "scoring":
             fit.report(event["part"], event["done"] * UNITS.get(event["part"], 1))
 
     engine = EngineOptions(backbones=backbones)
     folder = tmp_path / "run"
     train(dataset, "snf-features", config, folder, observe=observe, should_stop=lambda: False, engine=engine)
-    summary = AttemptSummary({}, {}, None)
+    summary, fractions = AttemptSummary({}, {}, None), [0.0]
     for _, event in read_chunk(tmp_path / FILE).entries:
         summary.add(event)
+        fractions.append(summary.progress.get("fraction", 0.0))
+    assert fractions == sorted(fractions), "one progress, which rises"
     assert summary.progress["steps"] == total
+    summary.add({"event": "published", "model": "digits", "version": 1, "ref": "digits:1"})  # of an earlier version
+    assert summary.result == {"model": "digits", "version": 1, "ref": "digits:1"}
     assert share * total <= fit.done <= total
