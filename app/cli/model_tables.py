@@ -217,8 +217,11 @@ def _threshold(thresholds: list[Threshold]) -> str:
 
 
 def _state(model: ModelSummary) -> str:
-    """Return the loading state of a model, or why it failed, and why its version is unfit."""
-    unfit = "; ".join(reason.detail for reason in model.unfit)
+    """Return the loading state of a model, or why it failed, and why its version is unfit.
+
+    The figures of an unfit version would fill a narrow terminal; ``snf models show`` has them.
+    """
+    unfit = ", ".join(reason.code.replace("-", " ") for reason in model.unfit)
     if model.state == "unfit":
         return f"no live version: {unfit}"
     state = model.reason or model.state

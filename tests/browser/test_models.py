@@ -1,6 +1,5 @@
 """The Models page in a real browser: shipped models, and one of two versions."""
 
-import io
 import re
 import shutil
 from collections.abc import Callable
@@ -9,22 +8,20 @@ from typing import Any
 
 import httpx
 import pytest
-from PIL import Image, ImageOps
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
 from models.registry.registry import Registry
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import slow_uploads, toast
-from tests.browser.looks import HEIGHT, LOOKS, in_every_look
-from tests.end_to_end.support.service import await_job, files
-from tests.end_to_end.support.uploads import upload
+from tests.browser.looks import in_every_look
+from tests.browser.model_pages import SHIPPED, fact, fits, line, opened
+from tests.end_to_end.support.service import files
 from tests.support.paths import DIGITS
 from tests.support.trained import barely_trained
 
 pytestmark = pytest.mark.timeout(300)
 
-SHIPPED = "mnist-snf-glow"
 TABS = ("Overview", "Versions", "Calibrations", "Evaluations", "Audit", "Drift", "Card")
 
 
@@ -37,34 +34,6 @@ def digits(house: httpx.Client, home: Path, tmp_path_factory: pytest.TempPathFac
     return "digits"
 
 
-@pytest.fixture(scope="module")
-def negatives(house: httpx.Client) -> str:
-    """A dataset of digits, black on white."""
-    made = []
-    for path in DIGITS:
-        data = io.BytesIO()
-        with Image.open(path) as image:
-            ImageOps.invert(image.convert("L")).save(data, "PNG")
-        made.append((path.name, data.getvalue()))
-    answer = upload(house, "negatives", *made)
-    assert answer.status_code == 201, answer.text
-    return "negatives"
-
-
-@pytest.fixture(scope="module")
-def coloured(house: httpx.Client) -> str:
-    """A dataset of red digits, which no model of grey images takes."""
-    made = []
-    for number in range(60):
-        data = io.BytesIO()
-        with Image.open(DIGITS[number % len(DIGITS)]) as image:
-            ImageOps.colorize(image.convert("L"), "black", (255, 60, 4 * number)).save(data, "PNG")
-        made.append((f"{number}.png", data.getvalue()))
-    answer = upload(house, "coloured", *made)
-    assert answer.status_code == 201, answer.text
-    return "coloured"
-
-
 @pytest.fixture
 def another(request: pytest.FixtureRequest, house: httpx.Client, home: Path, digits: str) -> str:
     """The same two versions under a name that is the test's own, to change as it likes."""
@@ -72,29 +41,6 @@ def another(request: pytest.FixtureRequest, house: httpx.Client, home: Path, dig
     shutil.copytree(home / "registry" / digits, home / "registry" / name)
     assert house.get(f"/v1/models/{name}:2").status_code == 200
     return name
-
-
-def opened(page: Page, name: str, tab: str = "overview") -> None:
-    page.goto(f"/#/models/{name}/{tab}")
-    expect(page.get_by_role("heading", level=1, name=name)).to_be_visible()
-
-
-def line(where: Page | Locator, name: str | re.Pattern[str]) -> Locator:
-    """The row of a table that has this header."""
-    page = where if isinstance(where, Page) else where.page
-    return where.get_by_role("row").filter(has=page.get_by_role("rowheader", name=name))
-
-
-def fact(page: Page, name: str) -> Locator:
-    """The value of a pair of name and value."""
-    return page.get_by_role("term").filter(has_text=re.compile(f"^{name}$")).locator("xpath=following-sibling::dd[1]")
-
-
-def fits(page: Page) -> None:
-    """Nothing is wider than the window, and axe finds nothing."""
-    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert overflow == 0, f"the page is {overflow} pixels wider than its window"
-    axe(page)
 
 
 def aliases(house: httpx.Client, name: str) -> dict[str, int]:
@@ -273,107 +219,6 @@ def test_the_card_is_shown_with_its_samples(page: Page, house: httpx.Client) -> 
         page.get_by_role("button", name="Download card.md").click()
     assert download.value.suggested_filename == f"{SHIPPED}-1.md"
     assert Path(download.value.path()).read_text() == house.get(f"/v1/models/{SHIPPED}/card").text
-
-
-def test_calibrations_are_made_compared_and_chosen(
-    page: Page, house: httpx.Client, coloured: str, screenshot: Callable[..., Path]
-) -> None:
-    opened(page, SHIPPED, "calibrations")
-    panel = page.get_by_role("tabpanel")
-    expect(panel.get_by_role("img", name="Histogram of statistic T of 5000 calibration images")).to_be_visible()
-    expect(line(page, "0 in use")).to_contain_text("5,000")
-    choice = panel.get_by_role("combobox", name="Dataset")
-    expect(choice).to_have_value("")
-    expect(panel.get_by_role("button", name="Calibrate")).to_be_disabled()
-    refused = choice.locator(f"option[value={coloured}]")
-    expect(refused).to_be_disabled()
-    expect(refused).to_contain_text("are 3x28x28, this model takes 1x28x28")
-    choice.select_option("mnist-mini")
-    panel.get_by_role("button", name="Calibrate").click()
-    follow = panel.get_by_role("link", name="follow the job")
-    expect(follow).to_be_visible()
-    await_job(house, str(follow.get_attribute("href")).split("/")[-1], "succeeded")
-    expect(panel.get_by_text("1, when it was made: its smallest p-value is 0.0099")).to_be_visible()
-    expect(line(page, "0 in use")).to_be_visible()
-    house.post(f"/v1/models/{SHIPPED}/score", files=files(*DIGITS)).raise_for_status()
-    panel.get_by_role("button", name="Compare calibration 1").click()
-    compared = panel.get_by_role("region", name="If calibration 1 is activated")
-    said = house.get(f"/v1/models/{SHIPPED}/calibrations/1/comparison").json()["verdicts"]
-    for row, sides in (
-        ("smallest p-value", ["0.0002", "0.0099"]),
-        ("can flag at", ["0.1 %, 1 %, 5 %", "1 %, 5 %"]),
-        (f"anomalies of {said['images']} images", [str(said["anomalies_before"]), str(said["anomalies_after"])]),
-    ):
-        expect(line(compared, row).get_by_role("cell")).to_have_text(sides)
-    expect(compared).to_contain_text("that this service process judged by this model version")
-    axe(page)
-    assert screenshot(page, "calibrations").stat().st_size > 0
-    assert house.get(f"/v1/models/{SHIPPED}/calibrations").json()["active"] == 0
-    compared.get_by_role("button", name="Activate calibration 1").click()
-    expect(line(page, "1 in use")).to_contain_text("mnist-mini")
-    expect(compared).to_be_hidden()
-    expect(panel.get_by_role("img", name="Histogram of statistic T of 100 calibration images")).to_be_visible()
-    expect(panel.get_by_text("needs 2,995 images")).to_be_visible()
-    axe(page)
-    panel.get_by_role("button", name="Compare calibration 0").click()
-    panel.get_by_role("button", name="Activate calibration 0").click()
-    expect(line(page, "0 in use")).to_be_visible()
-    assert house.get(f"/v1/models/{SHIPPED}/calibrations").json()["active"] == 0
-
-
-def test_an_evaluation_is_asked_for_and_read(
-    page: Page, house: httpx.Client, negatives: str, coloured: str, collector: Collector
-) -> None:
-    opened(page, SHIPPED, "evaluations")
-    panel = page.get_by_role("tabpanel")
-    expect(panel.get_by_text("This model has no evaluation yet")).to_be_visible()
-    normal = panel.get_by_role("combobox", name="Normal images")
-    draft = {"type": "evaluate", "model": SHIPPED, "parameters": {"corruptions": True}}
-    suggested = house.post("/v1/jobs/datasets", json=draft).json()["suggested"]
-    expect(normal).to_have_value(suggested or "")
-    too_few = normal.locator(f"option[value={negatives}]")
-    expect(too_few).to_be_disabled()
-    expect(too_few).to_have_text(f"{negatives} has {len(DIGITS)} images; at least 40 normal images are needed")
-    expect(normal.locator(f"option[value={coloured}]")).to_be_disabled()
-    anomalous = panel.get_by_role("checkbox", name=f"{coloured}: they are in colour")
-    expect(anomalous).to_be_disabled()
-    panel.get_by_role("checkbox", name="convert size and colour").check()
-    expect(normal.locator(f"option[value={coloured}]")).to_be_enabled()
-    panel.get_by_role("checkbox", name="convert size and colour").uncheck()
-    expect(anomalous).to_be_disabled()
-    normal.select_option("mnist-mini")
-    panel.get_by_role("spinbutton", name="Maximum images per set").fill("40")
-    with collector.expected("status of 422"):
-        panel.get_by_role("button", name="Evaluate").click()
-        expect(panel.get_by_role("alert")).to_contain_text("name datasets in `against`")
-    panel.get_by_role("checkbox", name=f"{negatives}, {len(DIGITS)} images").check()
-    panel.get_by_role("button", name="Evaluate").click()
-    expect(panel.get_by_role("link", name="follow the job")).to_be_visible()
-    job = house.get("/v1/jobs", params={"type": "evaluate"}).json()["jobs"][0]["id"]
-    await_job(house, job, "succeeded")
-    said = house.get(f"/v1/jobs/{job}/result", params={"format": "json"}).json()
-    expect(panel.get_by_role("heading", name=f"mnist-mini against {negatives}")).to_be_visible()
-    auroc = said["sets"][0]["results"][0]["auroc"]
-    expect(line(page, f"{negatives} {len(DIGITS)} images")).to_contain_text(f"{auroc:.4f}")
-    expect(panel.get_by_role("img", name="Histograms of combined score T")).to_be_visible()
-    panel.get_by_text(f"{negatives}: ROC curves").click()
-    expect(panel.get_by_role("img", name=f"ROC curves of {negatives}")).to_be_visible()
-    fits(page)
-    page.set_viewport_size({"width": LOOKS[-1].width, "height": HEIGHT})
-    fits(page)
-    with page.expect_popup() as popup:
-        panel.get_by_role("link", name="full report").click()
-    expect(popup.value.get_by_role("heading", level=1)).to_be_visible()
-    popup.value.close()
-
-    page.goto(f"/#/train/{job}")
-    expect(page.get_by_role("heading", level=1)).to_contain_text("succeeded")
-    written = page.get_by_role("region", name="The report is ready")
-    expect(written).to_contain_text(re.compile(rf"AUROC{negatives} \d"))
-    with page.expect_popup() as popup:
-        written.get_by_role("link", name="Open the report").click()
-    expect(popup.value.get_by_role("heading", level=1)).to_be_visible()
-    popup.value.close()
 
 
 def test_drift_is_told_by_source(page: Page, house: httpx.Client, digits: str) -> None:

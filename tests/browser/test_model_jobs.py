@@ -1,0 +1,150 @@
+"""Calibrations and evaluations of a model, asked for on the Models page in a real browser."""
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image, ImageOps
+from playwright.sync_api import Page, expect
+
+from tests.browser.accessibility import axe
+from tests.browser.collector import Collector
+from tests.browser.looks import HEIGHT, LOOKS
+from tests.browser.model_pages import SHIPPED, fits, line, opened
+from tests.end_to_end.support.service import await_job, files
+from tests.end_to_end.support.uploads import upload
+from tests.support.paths import DIGITS
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def negatives(house: httpx.Client) -> str:
+    """A dataset of digits, black on white."""
+    made = []
+    for path in DIGITS:
+        data = io.BytesIO()
+        with Image.open(path) as image:
+            ImageOps.invert(image.convert("L")).save(data, "PNG")
+        made.append((path.name, data.getvalue()))
+    answer = upload(house, "negatives", *made)
+    assert answer.status_code == 201, answer.text
+    return "negatives"
+
+
+@pytest.fixture(scope="module")
+def coloured(house: httpx.Client) -> str:
+    """A dataset of red digits, which no model of grey images takes."""
+    made = []
+    for number in range(60):
+        data = io.BytesIO()
+        with Image.open(DIGITS[number % len(DIGITS)]) as image:
+            ImageOps.colorize(image.convert("L"), "black", (255, 60, 4 * number)).save(data, "PNG")
+        made.append((f"{number}.png", data.getvalue()))
+    answer = upload(house, "coloured", *made)
+    assert answer.status_code == 201, answer.text
+    return "coloured"
+
+
+def test_calibrations_are_made_compared_and_chosen(
+    page: Page, house: httpx.Client, coloured: str, screenshot: Callable[..., Path]
+) -> None:
+    opened(page, SHIPPED, "calibrations")
+    panel = page.get_by_role("tabpanel")
+    expect(panel.get_by_role("img", name="Histogram of statistic T of 5000 calibration images")).to_be_visible()
+    expect(line(page, "0 in use")).to_contain_text("5,000")
+    choice = panel.get_by_role("combobox", name="Dataset")
+    expect(choice).to_have_value("")
+    expect(panel.get_by_role("button", name="Calibrate")).to_be_disabled()
+    refused = choice.locator(f"option[value={coloured}]")
+    expect(refused).to_be_disabled()
+    expect(refused).to_contain_text("are 3x28x28, this model takes 1x28x28")
+    choice.select_option("mnist-mini")
+    panel.get_by_role("button", name="Calibrate").click()
+    follow = panel.get_by_role("link", name="follow the job")
+    expect(follow).to_be_visible()
+    await_job(house, str(follow.get_attribute("href")).split("/")[-1], "succeeded")
+    expect(panel.get_by_text("1, when it was made: its smallest p-value is 0.0099")).to_be_visible()
+    expect(line(page, "0 in use")).to_be_visible()
+    house.post(f"/v1/models/{SHIPPED}/score", files=files(*DIGITS)).raise_for_status()
+    panel.get_by_role("button", name="Compare calibration 1").click()
+    compared = panel.get_by_role("region", name="If calibration 1 is activated")
+    said = house.get(f"/v1/models/{SHIPPED}/calibrations/1/comparison").json()["verdicts"]
+    for row, sides in (
+        ("smallest p-value", ["0.0002", "0.0099"]),
+        ("can flag at", ["0.1 %, 1 %, 5 %", "1 %, 5 %"]),
+        (f"anomalies of {said['images']} images", [str(said["anomalies_before"]), str(said["anomalies_after"])]),
+    ):
+        expect(line(compared, row).get_by_role("cell")).to_have_text(sides)
+    expect(compared).to_contain_text("that this service process judged by this model version")
+    axe(page)
+    assert screenshot(page, "calibrations").stat().st_size > 0
+    assert house.get(f"/v1/models/{SHIPPED}/calibrations").json()["active"] == 0
+    compared.get_by_role("button", name="Activate calibration 1").click()
+    expect(line(page, "1 in use")).to_contain_text("mnist-mini")
+    expect(compared).to_be_hidden()
+    expect(panel.get_by_role("img", name="Histogram of statistic T of 100 calibration images")).to_be_visible()
+    expect(panel.get_by_text("needs 2,995 images")).to_be_visible()
+    axe(page)
+    panel.get_by_role("button", name="Compare calibration 0").click()
+    panel.get_by_role("button", name="Activate calibration 0").click()
+    expect(line(page, "0 in use")).to_be_visible()
+    assert house.get(f"/v1/models/{SHIPPED}/calibrations").json()["active"] == 0
+
+
+def test_an_evaluation_is_asked_for_and_read(
+    page: Page, house: httpx.Client, negatives: str, coloured: str, collector: Collector
+) -> None:
+    opened(page, SHIPPED, "evaluations")
+    panel = page.get_by_role("tabpanel")
+    expect(panel.get_by_text("This model has no evaluation yet")).to_be_visible()
+    normal = panel.get_by_role("combobox", name="Normal images")
+    draft = {"type": "evaluate", "model": SHIPPED, "parameters": {"corruptions": True}}
+    suggested = house.post("/v1/jobs/datasets", json=draft).json()["suggested"]
+    expect(normal).to_have_value(suggested or "")
+    too_few = normal.locator(f"option[value={negatives}]")
+    expect(too_few).to_be_disabled()
+    expect(too_few).to_have_text(f"{negatives} has {len(DIGITS)} images; at least 40 normal images are needed")
+    expect(normal.locator(f"option[value={coloured}]")).to_be_disabled()
+    anomalous = panel.get_by_role("checkbox", name=f"{coloured}: they are in colour")
+    expect(anomalous).to_be_disabled()
+    panel.get_by_role("checkbox", name="convert size and colour").check()
+    expect(normal.locator(f"option[value={coloured}]")).to_be_enabled()
+    panel.get_by_role("checkbox", name="convert size and colour").uncheck()
+    expect(anomalous).to_be_disabled()
+    normal.select_option("mnist-mini")
+    panel.get_by_role("spinbutton", name="Maximum images per set").fill("40")
+    with collector.expected("status of 422"):
+        panel.get_by_role("button", name="Evaluate").click()
+        expect(panel.get_by_role("alert")).to_contain_text("name datasets in `against`")
+    panel.get_by_role("checkbox", name=f"{negatives}, {len(DIGITS)} images").check()
+    panel.get_by_role("button", name="Evaluate").click()
+    expect(panel.get_by_role("link", name="follow the job")).to_be_visible()
+    job = house.get("/v1/jobs", params={"type": "evaluate"}).json()["jobs"][0]["id"]
+    await_job(house, job, "succeeded")
+    said = house.get(f"/v1/jobs/{job}/result", params={"format": "json"}).json()
+    expect(panel.get_by_role("heading", name=f"mnist-mini against {negatives}")).to_be_visible()
+    auroc = said["sets"][0]["results"][0]["auroc"]
+    expect(line(page, f"{negatives} {len(DIGITS)} images")).to_contain_text(f"{auroc:.4f}")
+    expect(panel.get_by_role("img", name="Histograms of combined score T")).to_be_visible()
+    panel.get_by_text(f"{negatives}: ROC curves").click()
+    expect(panel.get_by_role("img", name=f"ROC curves of {negatives}")).to_be_visible()
+    fits(page)
+    page.set_viewport_size({"width": LOOKS[-1].width, "height": HEIGHT})
+    fits(page)
+    with page.expect_popup() as popup:
+        panel.get_by_role("link", name="full report").click()
+    expect(popup.value.get_by_role("heading", level=1)).to_be_visible()
+    popup.value.close()
+
+    page.goto(f"/#/train/{job}")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("succeeded")
+    written = page.get_by_role("region", name="The report is ready")
+    expect(written).to_contain_text(re.compile(rf"AUROC{negatives} \d"))
+    with page.expect_popup() as popup:
+        written.get_by_role("link", name="Open the report").click()
+    expect(popup.value.get_by_role("heading", level=1)).to_be_visible()
+    popup.value.close()
