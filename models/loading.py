@@ -20,6 +20,7 @@ from models.artifacts.manifest import FILE, CalibrationSummary, Manifest, file_l
 from models.atomic_files import sha256_file
 from models.errors import ArtifactError
 from models.features.flows import TrainedFlows, build_flows
+from models.flows.architecture import FeatureArchitecture
 from models.flows.no_init import NoRandomness
 from models.registry.version import ModelVersion
 from models.scoring.open_density import layers_with_log_dets
@@ -76,6 +77,10 @@ def load_artifact(folder: Path) -> Artifact:
     if architecture.image_shape != manifest.preprocessing.shape:
         raise ArtifactError(
             f"{file_label(folder / FILE)}: the architecture and the preprocessing have images of different shapes"
+        )
+    if (isinstance(architecture, FeatureArchitecture) and architecture.tiled) != manifest.preprocessing.tiled:
+        raise ArtifactError(
+            f"{file_label(folder / FILE)}: only one of the architecture and the preprocessing is of tiles"
         )
     try:
         with NoRandomness():

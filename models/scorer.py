@@ -18,7 +18,7 @@ from models.anomaly.fitting.calibrate import Progress, calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
 from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe, tile_of
-from models.anomaly.heat_map import PixelMaps, standardise
+from models.anomaly.heat_map import PixelMaps, standardise, tile_maps
 from models.anomaly.judged import Judgement, judge_scored
 from models.artifacts.files import CALIBRATION, WEIGHTS
 from models.artifacts.manifest import CalibrationSummary, Manifest, Precision, file_label
@@ -32,7 +32,8 @@ from models.errors import (
     UninitializedModel,
 )
 from models.flows.flow import Flow
-from models.images.preprocessing import Pixels, Preprocessing
+from models.images.batch import Batch, stacked
+from models.images.preprocessing import Preprocessing
 from models.loading import (
     SLACK,
     Artifact,
@@ -44,6 +45,7 @@ from models.loading import (
 from models.registry.calibrations import ARRAYS
 from models.scoring.density import CHUNK, ImageDensity
 from models.scoring.evidence import Evidence
+from models.scoring.feature_density import FeaturePass
 from models.scoring.hybrid_density import pixels_of
 from models.scoring.likelihood import Likelihood, add_gradients, score_images, score_steps
 from models.scoring.open_density import open_density
@@ -83,7 +85,8 @@ class Scorer:
         log_det_total: Sum of the stored data-independent log-dets, in nats.
         log_det_digest: SHA-256 of the weights that the stored log-dets belong to.
         statistics: The names of the whole-image statistics, in order.
-        dimensions: The number of values of an image, D = C·H·W.
+        dimensions: The number of values that a log-likelihood is a density of: D = C·H·W pixel values of an image, or
+            the features of an image or a tile.
 
     Raises:
         EngineUnavailable: The engine of ``options`` cannot run here.
@@ -164,17 +167,17 @@ class Scorer:
         check_pinned_statistic(arrays_path, statistic, scorer.calibration_summary)
         return scorer
 
-    def score(self, images: Pixels, draws: int = 1) -> list[Likelihood]:
+    def score(self, images: Batch, draws: int = 1) -> list[Likelihood]:
         """Return the exact log-likelihood of each image. Raises ``ScoreNotFinite`` if one is not finite."""
         return score_images(self.density, images, draws)
 
     def score_each(
-        self, images: Pixels, draws: int = 1, *, gradients: bool = False
+        self, images: Batch, draws: int = 1, *, gradients: bool = False
     ) -> list[Likelihood | ScoreNotFinite]:
         """Return the exact log-likelihood of each image, or a ``ScoreNotFinite`` object where it is infinite or NaN.
 
         Args:
-            images: Images, uint8 ``(N, C, H, W)``.
+            images: Images, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a model of tiles.
             draws: Dequantisation draws that a log-likelihood is averaged over.
             gradients: Whether to add gradient evidence for verdicts, from a backward pass.
 
@@ -187,9 +190,9 @@ class Scorer:
         return finish(self.score_steps(images, draws, gradients=gradients, at_once=CHUNK))
 
     def score_steps(
-        self, images: Pixels, draws: int = 1, *, gradients: bool = False, at_once: int | None = None
+        self, images: Batch, draws: int = 1, *, gradients: bool = False, at_once: int | None = None
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-        """Return a generator that computes log-likelihoods, yields after every ``at_once`` images, and returns them."""
+        """Return a generator that computes log-likelihoods and yields after every ``at_once`` images or tiles."""
         if gradients:
             self.calibration.check_alpha(None, gradients=True)
         size = at_once or self.at_once
@@ -199,7 +202,7 @@ class Scorer:
         features, size = [], tile_of(self._height * self._width)
         for start in range(0, len(images), size):
             yield
-            features.append(self._gradient_passes.features(images[start : start + size], self._fisher))
+            features.append(self._gradient_passes.features(stacked(images[start : start + size]), self._fisher))
         return add_gradients(scored, np.concatenate(features))
 
     @cached_property
@@ -221,36 +224,46 @@ class Scorer:
             )
         return self.calibration.pixels
 
-    def heat_maps(self, images: Pixels, *, gradients: bool = False) -> list[PixelMaps]:
+    def heat_maps(self, images: Batch, *, gradients: bool = False) -> list[PixelMaps]:
         """Return heat maps of each image: what each pixel adds to the log-likelihood, in nats and as a z-score.
 
-        Images are uint8 ``(N, C, H, W)``. With ``gradients``, the norm of the gradient at each pixel is added. Raises
-        ``HeatMapUnsupported`` if the layers mix all pixels at once.
+        With ``gradients``, the norm of the gradient at each pixel is added. Maps of images of several tiles may be
+        smaller than the image (:attr:`PixelMaps.scale`). Raises ``HeatMapUnsupported`` if the layers mix all pixels at
+        once.
         """
         return finish(self.heat_map_steps(images, gradients=gradients))
 
-    def heat_map_steps(self, images: Pixels, *, gradients: bool = False) -> Steps[list[PixelMaps]]:
+    def heat_map_steps(self, images: Batch, *, gradients: bool = False) -> Steps[list[PixelMaps]]:
         """Return a generator that computes heat maps, yields None between groups of images, and returns all maps."""
         reference = self.require_spatial()
         maps: list[PixelMaps] = []
+        if self.preprocessing.tiled:
+            for _, found in self.density.passes(images, at_once=self.at_once):
+                if isinstance(found, FeaturePass):
+                    maps += tile_maps(found, reference)
+                if len(maps) < len(images):
+                    yield
+            return maps
         size = tile_of(self._height * self._width) if gradients else self.at_once
         for start in range(0, len(images), size):
             if start:
                 yield
-            rows = images[start : start + size]
-            nats = np.concatenate([found.additive_map().numpy() for _, found in self.density.passes(rows)])
+            rows = stacked(images[start : start + size])
+            nats = np.concatenate(
+                [found.compared_maps() for _, found in self.density.passes(rows) if found is not None]
+            )
             z = standardise(nats, reference)
             slopes = self._gradient_passes.maps(rows) if gradients else None
             maps += [PixelMaps(nats[i], z[i], None if slopes is None else slopes[i]) for i in range(len(rows))]
         return maps
 
     def judge_each(
-        self, images: Pixels, alpha: Alphas = None, draws: int = 1, *, gradients: bool = False, explain: bool = False
+        self, images: Batch, alpha: Alphas = None, draws: int = 1, *, gradients: bool = False, explain: bool = False
     ) -> list[Judgement]:
         """Return for each image its exact log-likelihood, its p-value, and whether it is flagged as an anomaly.
 
         Args:
-            images: Images, uint8 ``(N, C, H, W)``.
+            images: Images, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a model of tiles.
             alpha: False-alarm rate of the verdicts, or of the verdict on each image; None for the default.
             draws: Dequantisation draws that a log-likelihood is averaged over.
             gradients: Whether verdicts include gradient evidence, from a backward pass.
@@ -268,7 +281,7 @@ class Scorer:
 
     def judge_steps(
         self,
-        images: Pixels,
+        images: Batch,
         alpha: Alphas = None,
         draws: int = 1,
         *,
@@ -328,7 +341,7 @@ class Scorer:
 
     @property
     def at_once(self) -> int:
-        """The number of images that a long computation processes before its thread may do other work."""
+        """The number of images, or of tiles, that a long computation processes before its thread may do other work."""
         return step_size(self.density.step_pixels, self._options.threads or torch.get_num_threads())
 
     @property

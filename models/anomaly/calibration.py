@@ -16,11 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.anomaly.conformal import DEFAULT_ALPHA, Distribution, distribution, p_values, smallest_p
-from models.anomaly.reasons import VerdictReason, feature_reason, gradient_reason, region_reason, statistic_reason
+from models.anomaly.reasons import (
+    PlaceGrid,
+    VerdictReason,
+    feature_reason,
+    gradient_reason,
+    region_reason,
+    statistic_reason,
+)
 from models.anomaly.statistics.combined import EvidenceKind, Statistic, merge, weights
+from models.anomaly.statistics.features import FeatureFamily
 from models.anomaly.statistics.gradient import GradientFamily
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
-from models.scoring.evidence import Evidence
+from models.scoring.evidence import Evidence, FeatureEvidence
 from models.scoring.grid import cell_side
 from models.scoring.whole_image import COMPLEXITY
 
@@ -112,7 +120,10 @@ class Fold:
 
 @dataclass(frozen=True)
 class MapReference:
-    """Mean and standard deviation of the log-likelihood at each pixel over normal images, ``(H, W)`` each, in nats."""
+    """Mean and standard deviation of the log-likelihood at each pixel over normal images, ``(H, W)`` each, in nats.
+
+    For a model of tiles they are those at each place over the tiles of normal images, ``(rows, columns)`` each.
+    """
 
     mean: Array
     deviation: Array
@@ -220,7 +231,7 @@ class Calibration:
         Args:
             evidence: The evidence of N images.
             names: The names of the whole-image statistics.
-            image: Height and width of the images in pixels.
+            image: Height and width of the images in pixels; images of several tiles have their own.
             alpha: The false-alarm rate; None for the default.
          Raises ``AlphaUnattainable``, ``GradientEvidenceUnavailable``.
         """
@@ -275,16 +286,27 @@ def explain(
     reasons: list[list[VerdictReason]] = [[] for _ in range(len(evidence))]
     _add_pixel_reasons(reasons, fold.statistic, evidence, share, names, image)
     if fold.statistic.features is not None and evidence.features is not None:
-        shape = fold.statistic.features.centre.shape
         found = fold.statistic.features.strongest(evidence.features)
-        for of_image, (name, surprise, place), part in zip(reasons, found, share["features"], strict=True):
-            of_image.append(feature_reason(name, surprise, float(part), place, (shape[0], shape[1]), image))
+        grids = _grids(fold.statistic.features, evidence.features, image)
+        for of_image, (name, surprise, place), part, grid in zip(reasons, found, share["features"], grids, strict=True):
+            of_image.append(feature_reason(name, surprise, float(part), place, grid))
     if "gradients" in share:
         for of_image, surprise, part in zip(reasons, surprises[:, -1], share["gradients"], strict=True):
             of_image.append(gradient_reason(float(surprise), float(part)))
     return [
         tuple(sorted((r for r in of_image if r.share >= MIN_SHARE), key=lambda r: -r.share)[:MAX_REASONS])
         for of_image in reasons
+    ]
+
+
+def _grids(family: FeatureFamily, evidence: FeatureEvidence, image: tuple[int, int]) -> list[PlaceGrid]:
+    """Return the grid of the places of each image; ``image`` is the size of images that are one tile, in pixels."""
+    if evidence.plans is None:
+        rows, columns = family.centre.shape
+        return [PlaceGrid((rows, columns), image, image)] * len(evidence)
+    return [
+        PlaceGrid(plan.grid, (plan.grid[0] * plan.stride, plan.grid[1] * plan.stride), (plan.height, plan.width))
+        for plan in evidence.plans
     ]
 
 

@@ -77,9 +77,29 @@ def region_reason(region: Region, z: float, share: float, side: int, image: tupl
     return VerdictReason("region", z, share, f"{where}: {REGION[z > 0]}", (left, top, right, bottom))
 
 
-def feature_reason(
-    name: str, surprise: float, share: float, place: tuple[int, int], grid: tuple[int, int], image: tuple[int, int]
-) -> VerdictReason:
+@dataclass(frozen=True)
+class PlaceGrid:
+    """The grid of the places of an image.
+
+    Attributes:
+        places: Rows and columns of places.
+        covered: Height and width that they cover in pixels, which may reach beyond the image.
+        image: Height and width of the image in pixels.
+    """
+
+    places: tuple[int, int]
+    covered: tuple[int, int]
+    image: tuple[int, int]
+
+    def box(self, place: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Return left, top, right and bottom of a place, by its row and column, in pixels of the image."""
+        (top, bottom), (left, right) = (
+            _pixels(*of_axis) for of_axis in zip(place, self.places, self.covered, strict=True)
+        )
+        return left, top, min(right, self.image[1]), min(bottom, self.image[0])
+
+
+def feature_reason(name: str, surprise: float, share: float, place: tuple[int, int], grid: PlaceGrid) -> VerdictReason:
     """Return the reason for unusual features of a backbone; its ``z`` is -ln p of the statistic in nats.
 
     Args:
@@ -87,15 +107,13 @@ def feature_reason(
         surprise: Its negative log p-value, in nats.
         share: Its share of the evidence.
         place: Row and column of the most unusual place.
-        grid: Rows and columns of places.
-        image: Height and width of the image in pixels.
+        grid: The grid of the places.
     """
     if name in ("feature-mean", "feature-image"):
         return VerdictReason(name, surprise, share, FEATURE_WORDS[name])
-    top, bottom = _pixels(place[0], grid[0], image[0])
-    left, right = _pixels(place[1], grid[1], image[1])
+    left, top, right, bottom = box = grid.box(place)
     where = f"rows {top}-{bottom - 1}, columns {left}-{right - 1}"
-    return VerdictReason(name, surprise, share, FEATURE_WORDS[name].format(where=where), (left, top, right, bottom))
+    return VerdictReason(name, surprise, share, FEATURE_WORDS[name].format(where=where), box)
 
 
 def _pixels(place: int, places: int, side: int) -> tuple[int, int]:

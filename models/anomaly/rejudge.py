@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 
 from models.anomaly.calibration import Calibration
 from models.artifacts.manifest import Precision
-from models.scoring.evidence import Evidence, FeatureEvidence
+from models.scoring.evidence import Evidence
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,17 @@ class StoredEvidence:
     def of(cls, evidence: Evidence, alpha: float | None, precision: Precision) -> Self:
         """Return a copy of an image's evidence, as its row of a batch would hold the arrays of the whole batch."""
         features = evidence.features
-        copied = None if features is None else FeatureEvidence(np.array(features.places), np.array(features.pooled))
+        copied = None
+        if features is not None:
+            copied = replace(features, places=np.array(features.places), pooled=np.array(features.pooled))
         return cls(Evidence(np.array(evidence.whole), np.array(evidence.cells), None, copied), alpha, precision)
 
     @property
     def nbytes(self) -> int:
         """The size of its arrays in bytes."""
         features = self.evidence.features
-        arrays = [self.evidence.whole, self.evidence.cells]
-        arrays += [] if features is None else [features.places, features.pooled]
-        return sum(array.nbytes for array in arrays)
+        of_pixels = self.evidence.whole.nbytes + self.evidence.cells.nbytes
+        return of_pixels + (0 if features is None else features.nbytes)
 
 
 def rejudge(calibration: Calibration, stored: Sequence[StoredEvidence]) -> list[bool | None]:

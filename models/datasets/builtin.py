@@ -10,14 +10,13 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.datasets.choose_preprocessing import ImageFacts, choose_preprocessing
-from models.datasets.dataset import HELD_OUT_SHARE, MIN_IMAGES, Dataset, DatasetSummary, Images, digest_of
+from models.datasets.dataset import HELD_OUT_SHARE, MIN_IMAGES, Dataset, DatasetSummary, digest_of
 from models.errors import DatasetUnfit, ImageError
 from models.images.npy import npy_header
 from models.images.options import ImageOptions
-from models.images.preprocessing import Preprocessing, conform_pixels
+from models.images.preprocessing import Pixels, Preprocessing, conform_pixels
 from models.images.provenance import ARRAY, Provenance, Split
 
 FILES = {
@@ -69,7 +68,7 @@ def load_builtin(name: str, path: Path, config: ImageOptions) -> Dataset:
     sizes = _split_sizes(name, len(images))
     size = (images.shape[3], images.shape[2])
     chosen = _choice(config, images.shape[1:], name)
-    resized = len(images) if chosen and chosen.size != size else 0
+    resized = len(images) if chosen and chosen.size != size and not chosen.tiled else 0
     if chosen and chosen.shape != images.shape[1:]:
         images, test = _conformed(images, chosen, name), _conformed(test, chosen, name)
     official = len(images) in LARGE_SPLITS
@@ -98,8 +97,9 @@ def _choice(config: ImageOptions, shape: tuple[int, ...], name: str) -> Preproce
     return choose_preprocessing(config, facts, name)
 
 
-def _conformed(images: Images, preprocessing: Preprocessing, name: str) -> Images:
-    conformed = np.empty((len(images), *preprocessing.shape), dtype=np.uint8)
+def _conformed(images: Pixels, preprocessing: Preprocessing, name: str) -> Pixels:
+    size = images.shape[2:] if preprocessing.tiled else preprocessing.shape[1:]
+    conformed = np.empty((len(images), preprocessing.channels, *size), dtype=np.uint8)
     try:
         for index, image in enumerate(images):
             conformed[index] = conform_pixels(image, preprocessing).pixels
@@ -136,7 +136,7 @@ def _named(path: Path) -> Iterator[None]:
         raise DatasetUnfit(f"{path.name} is not an .npz file with images in x_train: {reason}") from error
 
 
-def _channels_first(images: NDArray[np.uint8]) -> Images:
+def _channels_first(images: Pixels) -> Pixels:
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise DatasetUnfit(f"expected uint8 images (N, H, W) or (N, H, W, C), got {images.dtype} {images.shape}")
     if images.ndim == 3:

@@ -9,6 +9,8 @@ from models.images.options import ImageOptions
 from models.images.preprocessing import CHANNELS, MAX_LEVELS, Colour, Preprocessing
 
 MAX_MODEL_SIDE = 1024
+TILE_SIDE = 256
+"""Side of the tiles of a model with fit tiles, where image_size is unset."""
 
 
 class ImageFacts(BaseModel):
@@ -27,10 +29,10 @@ def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> 
     """Return size, fit (crop, pad, ...) and colour of a model's input: as configured, else to suit the images.
 
     The default size is that of the images, where all have the same and it is at most 1024. Otherwise it is the largest
-    square whose side is a multiple of 4, at most the median shorter side and at most ``automatic_side``. The default
-    fit is ``exact`` where all images have the size of the model, and ``crop`` otherwise. The default colour is
-    ``exact`` where all images have the same channels, resized or not, so that an image of another colour is refused in
-    scoring. Otherwise it is ``rgb``.
+    square whose side is a multiple of 4, at most the median shorter side and at most ``automatic_side``. With fit
+    ``tiles`` the size is that of a tile, by default 256. The default fit is ``exact`` where all images have the size
+    of the model, and ``crop`` otherwise. The default colour is ``exact`` where all images have the same channels,
+    resized or not, so that an image of another colour is refused in scoring. Otherwise it is ``rgb``.
 
     Args:
         config: The configuration of the run.
@@ -47,6 +49,8 @@ def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> 
     width, height = _size(config, facts)
     as_they_are = facts.smallest == facts.largest == (width, height)
     fit = config.fit or ("exact" if as_they_are else "crop")
+    if fit == "tiles" and width != height:
+        raise DatasetUnfit(f"fit tiles takes square tiles, got image_size {height}x{width}; set image_size to one side")
     if fit == "exact" and not as_they_are:
         sizes = " to ".join(dict.fromkeys("{}x{}".format(*size) for size in (facts.smallest, facts.largest)))
         raise DatasetUnfit(
@@ -65,6 +69,8 @@ def _size(config: ImageOptions, facts: ImageFacts) -> tuple[int, int]:
     """Return width and height of the model's input in pixels."""
     if config.image_size is not None:
         return config.image_size[1], config.image_size[0]
+    if config.fit == "tiles":
+        return TILE_SIDE, TILE_SIDE
     if facts.smallest == facts.largest and max(facts.largest) <= MAX_MODEL_SIDE:
         return facts.largest
     side = min(config.automatic_side, max(4, facts.median_shorter_side // 4 * 4))

@@ -1,18 +1,20 @@
-"""A dataset in memory: images of one shape, in disjoint parts for training, statistics, calibration and tests."""
+"""A dataset: images of one shape, or for tiles of any, to train, to fit statistics, to calibrate and to test."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.images.batch import Batch, stacked
 from models.images.preprocessing import Preprocessing
 from models.images.provenance import Provenance, Split
 
-Images = NDArray[np.uint8]
-"""Images, uint8 ``(N, C, H, W)``, in memory or mapped from a file."""
+Images: TypeAlias = Batch
+"""Images, uint8 ``(N, C, H, W)``, in memory or mapped from a file; for a model of tiles ``(C, H, W)`` each."""
 PARTS = ("train", "statistics", "calibration")
 HELD_OUT_SHARE = 10
 """One in ten images goes to the statistics, and another to the calibration."""
@@ -21,7 +23,7 @@ MIN_IMAGES = 10
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images of one shape, uint8 ``(N, C, H, W)``, in disjoint parts for training, statistics, calibration and tests.
+    """Images, of one shape or to be cut into tiles, in disjoint parts for training, statistics, calibration and tests.
 
     Attributes:
         name: The name of the dataset.
@@ -51,8 +53,10 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """The shape of one image as (channels, height, width), the sides in pixels."""
-        _, channels, height, width = self.train.shape
+        """The shape of one image, or of a tile, as (channels, height, width), the sides in pixels."""
+        if self.preprocessing is not None:
+            return self.preprocessing.shape
+        _, channels, height, width = stacked(self.train).shape
         return channels, height, width
 
 
@@ -71,7 +75,7 @@ class DatasetSummary:
     folds: int = 0
 
 
-def digest_of(*arrays: Images) -> str:
+def digest_of(*arrays: NDArray[np.uint8]) -> str:
     """Return one SHA-256 digest, in hexadecimal, of the shapes and pixels of several arrays of images."""
     content = hashlib.sha256()
     for array in arrays:

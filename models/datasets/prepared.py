@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.atomic_files import new_folder, remove_leftovers
-from models.datasets.dataset import PARTS, Dataset
+from models.datasets.dataset import PARTS, Dataset, Images
 from models.datasets.ingest.limits import DiskQuota
+from models.datasets.mapped_images import PIXELS as OWN_SIZES
+from models.datasets.mapped_images import SIZES, MappedImages
 from models.datasets.report import DatasetReport
 from models.datasets.splits import folds_of_all
 from models.datasets.storage import Storage, open_index
@@ -52,7 +54,8 @@ def prepare(
 ) -> Dataset:
     """Return an uploaded dataset, its images converted to a model's input and cached on disk for the next call.
 
-    The cache is one ``.npy`` file with the images in the order of the parts, and of the paths in each part.
+    The cache is one file with the images in the order of the parts, and of the paths in each part: an array in
+    ``pixels.npy``, or for a model of tiles the pixels of images of different sizes in ``pixels.bin``.
 
     Args:
         folder: The folder of the dataset.
@@ -69,24 +72,26 @@ def prepare(
     split = report.split
     ends = np.cumsum([getattr(split, part) for part in PARTS])
     shape = (int(ends[-1]), *preprocessing.shape)
-    cached = _read(cache, shape, split)
+    cached = _read(cache, shape, split, preprocessing)
     if cached is None:
-        room.require(math.prod(shape))
+        room.require(_own_bytes(folder, preprocessing) if preprocessing.tiled else math.prod(shape))
         remove_leftovers(cache.parent, LEFTOVER_SECONDS)
         shutil.rmtree(cache, ignore_errors=True)
         # Another process may have made the same cache meanwhile.
         with suppress(FileExistsError), new_folder(cache) as temporary:
             _write(temporary, folder, report, preprocessing, progress)
-        cached = _read(cache, shape, split)
+        cached = _read(cache, shape, split, preprocessing)
     if cached is None:
         raise DatasetUnfit(f"the prepared pixels of {report.name} cannot be read back")
     pixels, record = cached
-    parts = dict(zip(PARTS, np.split(pixels, ends[:-1]), strict=True))
+    train, statistics, calibration = (
+        pixels[start:end] for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
+    )
     return Dataset(
         report.name,
-        parts["train"],
-        parts["statistics"],
-        parts["calibration"],
+        train,
+        statistics,
+        calibration,
         test=pixels[:0],
         digest=record.digest,
         preprocessing=preprocessing,
@@ -106,35 +111,57 @@ def _write(target: Path, folder: Path, report: DatasetReport, preprocessing: Pre
     shape = (report.images, *preprocessing.shape)
     content = hashlib.sha256(repr((shape, report.split.train, report.split.statistics)).encode())
     provenance = Provenance()
-    with Storage.open(folder) as storage, (target / PIXELS).open("wb") as file:
+    sizes = []
+    with Storage.open(folder) as storage, (target / (OWN_SIZES if preprocessing.tiled else PIXELS)).open("wb") as file:
         folds = storage.folds() if report.split.folds else []
         if folds:  # other folds of the same pixels give another model
             content.update(bytes(folds))
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        if not preprocessing.tiled:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
         for done, stored in enumerate(storage.images("part, path"), start=1):
             try:
                 image = conform(storage.image(stored), preprocessing)
             except ImageError as error:
                 raise DatasetUnfit(f"{stored.path} of {report.name}: {error.detail}") from error
-            data = image.pixels.tobytes()
-            content.update(data)
-            file.write(data)
+            sizes.append(image.pixels.shape[1:])
+            if preprocessing.tiled:
+                content.update(repr(image.pixels.shape).encode())
+            for channel in image.pixels:  # one by one, as an image of tiles may be large
+                data = channel.tobytes()
+                content.update(data)
+                file.write(data)
             provenance = provenance.with_image(image)
             progress(done, report.images)
+    if preprocessing.tiled:
+        np.save(target / SIZES, np.array(sizes, dtype=np.int64), allow_pickle=False)
     record = Prepared(digest=content.hexdigest(), provenance=provenance, folds=folds)
     (target / RECORD).write_text(record.model_dump_json(), encoding="utf-8")
 
 
+def _own_bytes(folder: Path, preprocessing: Preprocessing) -> int:
+    """Return the bytes of all images of a dataset in their own sizes."""
+    with closing(open_index(folder)) as index:
+        pixels: int = index.execute("SELECT sum(width * height) FROM images").fetchone()[0]
+    return preprocessing.channels * pixels
+
+
 def _read(
-    cache: Path, shape: tuple[int, ...], split: Split
-) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], Prepared] | None:
+    cache: Path, shape: tuple[int, ...], split: Split, preprocessing: Preprocessing
+) -> tuple[Images, Prepared] | None:
     """Return the cached pixels of a dataset with their record; None where the cache is missing or damaged."""
     try:
         record = Prepared.model_validate_json((cache / RECORD).read_bytes())
-        pixels = np.load(cache / PIXELS, mmap_mode="r", allow_pickle=False)
+        pixels = _pixels(cache, shape, preprocessing)
     except (OSError, ValueError, ValidationError):
         return None
     sizes = [record.folds.count(fold) for fold in range(len(split.folds))]
-    sound = pixels.shape == shape and pixels.dtype == np.uint8 and sizes == split.folds
-    return (pixels, record) if sound and len(record.folds) == sum(sizes) else None
+    sound = pixels is not None and sizes == split.folds and len(record.folds) == sum(sizes)
+    return (pixels, record) if pixels is not None and sound else None
+
+
+def _pixels(cache: Path, shape: tuple[int, ...], preprocessing: Preprocessing) -> Images | None:
+    if preprocessing.tiled:
+        return MappedImages.open(cache, preprocessing.channels, shape[0])
+    pixels: NDArray[np.uint8] = np.load(cache / PIXELS, mmap_mode="r", allow_pickle=False)
+    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from models.images.batch import Batch
+
 Array: TypeAlias = NDArray[np.float64]
 Images: TypeAlias = NDArray[np.uint8]
 
@@ -83,14 +85,17 @@ def corrupt(images: Images, corruption: Corruption, rng: np.random.Generator | N
     return result
 
 
-def corrupt_chunks(chunks: Iterable[Images], corruption: Corruption) -> Iterator[Images]:
-    """Yield a damaged copy of each batch of images, uint8 ``(N, C, H, W)``, with the same simulated fault in all.
+def corrupt_chunks(chunks: Iterable[Batch], corruption: Corruption) -> Iterator[Batch]:
+    """Yield a damaged copy of each batch of images, with the same simulated fault in all.
 
     The result does not depend on the size of the batches: together they equal :func:`corrupt` of all images.
     """
     rng = np.random.default_rng(SEED)
     for images in chunks:
-        yield corrupt(images, corruption, rng)
+        if isinstance(images, np.ndarray):
+            yield corrupt(images, corruption, rng)
+        else:
+            yield [corrupt(image[None], corruption, rng)[0] for image in images]
 
 
 def _noise(x: Array, level: float, rng: np.random.Generator) -> Array:

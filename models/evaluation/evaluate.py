@@ -114,9 +114,9 @@ def _fit(subject: Subject, normals: Normals, meter: _ProgressMeter) -> Baselines
     meter.start(f"{subject.dataset} (baselines)")
     images, values = [], []
     for batch in normals.fit.batches():
-        places, scored = scored_batch(subject.scorer, batch)
+        _, scored = scored_batch(subject.scorer, batch)
         if scored is not None:
-            images.append(batch[places])
+            images.append(scored.pictures)
             values.append(scored.log_likelihoods)
         meter.add(len(batch))
     if sum(map(len, images)) < 2:

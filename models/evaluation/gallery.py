@@ -21,12 +21,31 @@ MAX_SIDE = 96
 def gallery(scorer: Scorer, raw: RawSet, names: Sequence[str]) -> Gallery:
     """Return the few most and least anomalous images of a set as base64 PNG, each with its scores and strongest reason.
 
-    ``names`` holds the names of all images of the set.
+    ``names`` holds the names of all images of the set. Of a model of tiles only small pictures are kept, which have no
+    reasons.
     """
-    return Gallery(most=_examples(scorer, raw.most, names), least=_examples(scorer, raw.least, names))
+    examples = _of_pictures if scorer.preprocessing.tiled else _examples
+    return Gallery(most=examples(scorer, raw, raw.most, names), least=examples(scorer, raw, raw.least, names))
 
 
-def _examples(scorer: Scorer, extremes: Extremes, names: Sequence[str]) -> list[Example]:
+def _of_pictures(_scorer: Scorer, raw: RawSet, extremes: Extremes, names: Sequence[str]) -> list[Example]:
+    rows = np.searchsorted(raw.scored.kept, extremes.places)
+    return [
+        Example(
+            name=names[place],
+            p_value=float(raw.scored.p_values[row]),
+            statistic=statistic,
+            log_likelihood=float(raw.scored.log_likelihoods[row]),
+            reason=None,
+            png=_png(picture),
+        )
+        for picture, statistic, place, row in zip(
+            extremes.images, extremes.statistics.tolist(), extremes.places.tolist(), rows, strict=True
+        )
+    ]
+
+
+def _examples(scorer: Scorer, _raw: RawSet, extremes: Extremes, names: Sequence[str]) -> list[Example]:
     if not len(extremes.images):
         return []
     likelihoods = scorer.score(extremes.images)

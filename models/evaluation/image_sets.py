@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,6 +19,7 @@ from models.errors import DatasetNotFound, DatasetUnfit, ImageError
 from models.evaluation.checks import adapted, check_anomalous, check_normals, not_found
 from models.evaluation.corruptions import Corruption, corrupt_chunks
 from models.evaluation.schema import EvaluationParameters
+from models.images.batch import Batch, batch_of, in_batches, stacked
 from models.images.preprocessing import DecodedImage, Preprocessing, conform_pixels
 from models.training.config import TrainingConfig
 
@@ -104,19 +104,18 @@ class ImageSet:
         )
         return replace(self, source=chosen, corruption=corruption)
 
-    def batches(self) -> Iterator[Images]:
-        """Yield all images in batches of at most 250, uint8 ``(N, C, H, W)``, with the set's simulated fault, if any.
+    def batches(self) -> Iterator[Batch]:
+        """Yield all images in batches of at most 250, with the set's simulated fault, if any.
 
         Raises ``DatasetUnfit`` for an image that the model refuses, and ``DatasetNotFound`` if the dataset was deleted.
         """
         batches = self._batches()
         return batches if self.corruption is None else corrupt_chunks(batches, self.corruption)
 
-    def _batches(self) -> Iterator[Images]:
-        size = max(1, min(BATCH, BATCH_BYTES // math.prod(self.preprocessing.shape)))
-        images = self.source.read(0, len(self))
-        while batch := list(islice(images, size)):
-            yield np.stack([self._pixels(image) for _, image in batch])
+    def _batches(self) -> Iterator[Batch]:
+        pixels = (self._pixels(image) for _, image in self.source.read(0, len(self)))
+        for batch in in_batches(pixels, BATCH, BATCH_BYTES, lambda image: image.nbytes):
+            yield batch_of(batch, self.preprocessing)
 
     def _pixels(self, image: DecodedImage | ImageError) -> Images:
         if isinstance(image, ImageError):
@@ -180,7 +179,7 @@ class ImageSets:
         if path is not None:
             dataset = load_builtin(name, path, TrainingConfig())
             chosen = [
-                self._array_set(name, part, pixels, min(most, self.images))
+                self._array_set(name, part, stacked(pixels), min(most, self.images))
                 for part, pixels, most in (
                     ("statistics", dataset.statistics, self._fitted),
                     ("calibration", dataset.calibration, self.images),
@@ -208,7 +207,7 @@ class ImageSets:
         path = builtin_file(name, self.data_dir)
         if path is not None:
             test = load_builtin(name, path, TrainingConfig()).test
-            return self._array_set(name, "test", test, self.images)
+            return self._array_set(name, "test", stacked(test), self.images)
         store = self._stored(name)
         return self._stored_set(store, name, evenly(store.report(name).images, self.images))
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from models.atomic_files import write_atomically
 from models.evaluation.image_sets import ImageSet
+from models.evaluation.pictures import pictures
 from models.evaluation.scores import ImageScores, ScoreSuite
 
 Images: TypeAlias = NDArray[np.uint8]
@@ -27,7 +28,7 @@ class Extremes:
     """The n most, or n least, anomalous images of a set, with their anomaly scores in nats and indices in the set.
 
     Attributes:
-        images: The images, ``(n, C, H, W)``.
+        images: The images, ``(n, C, H, W)``; those of a model of tiles as small pictures.
         statistics: Their combined anomaly scores in nats, ``(n,)``, the most extreme first.
         places: Their indices in the set, ``(n,)``.
     """
@@ -99,9 +100,10 @@ def score_set(scores: ScoreSuite, images: ImageSet, shown: int, progress: Callab
     done = 0
     for batch in images.batches():
         scored = scores(batch)
-        extremes = Extremes(batch[scored.kept], scored.statistics, scored.kept + done)
-        most = (most or Extremes.none(batch.shape[1:])).merged(extremes, shown, -1)
-        least = (least or Extremes.none(batch.shape[1:])).merged(extremes, shown, 1)
+        shown_images = pictures(batch, images.preprocessing.height)
+        extremes = Extremes(shown_images[scored.kept], scored.statistics, scored.kept + done)
+        none = Extremes.none(shown_images.shape[1:])
+        most, least = (most or none).merged(extremes, shown, -1), (least or none).merged(extremes, shown, 1)
         parts.append(ImageScores(scored.values, scored.log_likelihoods, scored.p_values, scored.kept + done))
         done += len(batch)
         progress(len(batch))

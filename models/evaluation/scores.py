@@ -14,7 +14,9 @@ from models.anomaly.statistics.combined import EvidenceKind, Statistic
 from models.anomaly.statistics.features import FEATURE_STATISTICS
 from models.errors import ScoreNotFinite
 from models.evaluation.baselines import LABELS, NAMES, Baselines
+from models.evaluation.pictures import pictures
 from models.flows.architecture import DensityKind
+from models.images.batch import Batch, chosen
 from models.scorer import Scorer
 from models.scoring.evidence import Evidence
 from models.scoring.grid import regions
@@ -54,13 +56,13 @@ class ScoredBatch:
     """N images with finite log-likelihoods, and their statistics from the flow, which anomaly scores are computed from.
 
     Attributes:
-        images: The images, ``(N, C, H, W)``.
+        pictures: The images as simple scores see them, ``(N, C, H, W)``.
         likelihoods: Their likelihoods.
         evidence: Their statistics from the forward pass.
         with_gradients: The same with statistics of gradients, if a backward pass was made, else None.
     """
 
-    images: Images
+    pictures: Images
     likelihoods: Sequence[Likelihood]
     evidence: Evidence
     with_gradients: Evidence | None = None
@@ -142,8 +144,8 @@ class ScoreSuite:
         """The name, label and kind of each score, in column order; the first is the model's combined anomaly score."""
         return tuple(column for group in self._groups for column in group.columns)
 
-    def __call__(self, images: Images) -> ImageScores:
-        """Return all anomaly scores of N images, uint8 ``(N, C, H, W)``."""
+    def __call__(self, images: Batch) -> ImageScores:
+        """Return all anomaly scores of N images."""
         kept, batch = scored_batch(self._scorer, images, self._gradients)
         if batch is None:
             return ImageScores(np.zeros((0, len(self.columns))), np.zeros(0), np.zeros(0), kept)
@@ -153,7 +155,7 @@ class ScoreSuite:
 
 
 def scored_batch(
-    scorer: Scorer, images: Images, gradients: bool = False
+    scorer: Scorer, images: Batch, gradients: bool = False
 ) -> tuple[NDArray[np.int64], ScoredBatch | None]:
     """Score images and return (indices, results) of those with a finite likelihood. Without any, results are None."""
     scores = scorer.score_each(images, gradients=gradients)
@@ -165,7 +167,8 @@ def scored_batch(
         return kept, None
     together = Evidence.join(evidence)
     plain = replace(together, gradients=None)
-    return kept, ScoredBatch(images[kept], likelihoods, plain, together if gradients else None)
+    shown = pictures(chosen(images, kept), scorer.preprocessing.height)
+    return kept, ScoredBatch(shown, likelihoods, plain, together if gradients else None)
 
 
 def combined(calibration: Calibration) -> ScoreGroup:
@@ -279,11 +282,11 @@ def trivial(baselines: Baselines, kind: DensityKind = "density") -> ScoreGroup:
     over = " of the features" if kind == "feature_density" else ""
     labels = {name: LABELS[name].replace("log-likelihood", f"log-likelihood{over}") for name in NAMES}
     columns = tuple(ScoreColumn(name, labels[name], "baseline") for name in NAMES)
-    return ScoreGroup(columns, lambda batch: baselines(batch.images, batch.log_likelihoods))
+    return ScoreGroup(columns, lambda batch: baselines(batch.pictures, batch.log_likelihoods))
 
 
 def _no_scores() -> ScoreGroup:
-    return ScoreGroup((), lambda batch: np.zeros((len(batch.images), 0)))
+    return ScoreGroup((), lambda batch: np.zeros((len(batch.pictures), 0)))
 
 
 def _fits(calibration: Calibration) -> list[Statistic]:

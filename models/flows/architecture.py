@@ -236,6 +236,7 @@ class FeatureArchitecture(_ImageArchitecture):
     )
     input_height: int = Field(ge=1, le=4096, description="Height to which images are enlarged for the backbone.")
     input_width: int = Field(ge=1, le=4096)
+    tiled: bool = Field(False, description="Whether images have any size: height and width are those of a tile.")
     feature_channels: int = Field(ge=1, le=8192)
     rows: int = Field(ge=1, le=512, description="Rows of places with a feature vector.")
     columns: int = Field(ge=1, le=512)
@@ -267,7 +268,8 @@ class FeatureArchitecture(_ImageArchitecture):
     def summary(self) -> str:
         """Return a one-line description of the architecture in words, with its backbone and its grid."""
         grid = min(self.grids[0], max(self.rows, self.columns))
-        return f"{self.feature_channels} features at {self.rows}x{self.columns} places of {self.backbone}, " + (
+        each = f" of each tile of {self.height}x{self.width} pixels" if self.tiled else ""
+        return f"{self.feature_channels} features at {self.rows}x{self.columns} places{each} of {self.backbone}, " + (
             f"{self.linear} local affine maps on a {grid}x{grid} grid"
             + (f", {self.steps} Glow step{'s' if self.steps > 1 else ''}" if self.steps else "")
         )

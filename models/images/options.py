@@ -28,7 +28,7 @@ class ImageOptions(BaseModel):
     image_size: Annotated[tuple[Side, Side] | None, BeforeValidator(_both_sides)] = Field(
         None,
         description="Side, or [height, width], that images are brought to; unset: their own size where all have the "
-        "same, else a size that suits them.",
+        "same, else a size that suits them. With fit tiles the side of a tile; unset: 256.",
     )
     automatic_side: Side = Field(
         64, description="Largest side that is chosen where the images differ in size and image_size is unset."
@@ -36,7 +36,8 @@ class ImageOptions(BaseModel):
     fit: Fit | None = Field(
         None,
         description="How images of another size are brought to the model's, in training and in scoring: exact (they "
-        "are refused), crop, stretch or pad; unset: exact where all images have the model's size, else crop.",
+        "are refused), crop, stretch, pad, or tiles (none are resized; they are scored tile by tile, by presets of "
+        "features alone); unset: exact where all images have the model's size, else crop.",
     )
     colour: Colour | None = Field(
         None,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.errors import ImageError
 
-Fit = Literal["exact", "crop", "stretch", "pad"]
+Fit = Literal["exact", "crop", "stretch", "pad", "tiles"]
 Colour = Literal["exact", "grey", "rgb"]
 Pixels = NDArray[np.uint8]
 
@@ -33,6 +33,7 @@ class Preprocessing(BaseModel):
 
     ``fit`` is the treatment of other sizes. "exact": they are refused. "crop": the shorter side is resized and the
     middle is cut out. "stretch": both sides are resized. "pad": the longer side is resized and the rest is black.
+    "tiles": images keep their size and are scored tile by tile; height and width are those of a tile.
     ``colour`` is the treatment of other channels. "exact": they are refused if a conversion would change a value.
     "grey": colours become their ITU-R 601 luma. "rgb": grey values are repeated. ``levels`` is the number of levels of
     16-bit grey files, which become 256: 65536, or 4096 for a camera of 12 bits.
@@ -54,6 +55,8 @@ class Preprocessing(BaseModel):
     def _consistent(self) -> Self:
         if self.channels != CHANNELS.get(self.colour, self.channels):
             raise ValueError(f"colour {self.colour!r} does not give {self.channels} channels")
+        if self.tiled and self.height != self.width:
+            raise ValueError(f"fit tiles takes square tiles, got {self.height}x{self.width}")
         return self
 
     @property
@@ -65,8 +68,13 @@ class Preprocessing(BaseModel):
         return _id(self)
 
     @property
+    def tiled(self) -> bool:
+        """Whether images keep their size and are scored tile by tile."""
+        return self.fit == "tiles"
+
+    @property
     def shape(self) -> tuple[int, int, int]:
-        """The channels, height and width of the model's images, in this order."""
+        """The channels, height and width of the model's images or, for a model of tiles, of a tile, in this order."""
         return self.channels, self.height, self.width
 
     @property
@@ -124,9 +132,12 @@ def conform(opened: OpenedImage, preprocessing: Preprocessing) -> DecodedImage:
         image, notes = to_eight_bits(image, levels), (*notes, _levels_note(image, levels))
     converted, note = _to_mode(image, opened.mode, preprocessing)
     resized = _to_size(converted, preprocessing)
-    pixels = np.asarray(resized, dtype=np.uint8).reshape(preprocessing.height, preprocessing.width, -1)
+    pixels = np.asarray(resized, dtype=np.uint8).reshape(resized.height, resized.width, -1).transpose(2, 0, 1)
+    if preprocessing.tiled and min(image.size) < preprocessing.height:
+        notes = (*notes, f"smaller than a tile of {preprocessing.height} pixels: extended by mirroring")
     return DecodedImage(
-        np.ascontiguousarray(pixels.transpose(2, 0, 1)),
+        # An image of tiles may be large, and its tiles are copied one by one.
+        pixels if preprocessing.tiled else np.ascontiguousarray(pixels),
         note,
         resized is not converted,
         opened.format,
@@ -227,7 +238,7 @@ def _to_mode(image: Image.Image, source: str, preprocessing: Preprocessing) -> t
 
 def _to_size(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     size = preprocessing.size
-    if image.size == size:
+    if image.size == size or preprocessing.tiled:
         return image
     if preprocessing.fit == "crop":
         return ImageOps.fit(image, size, RESAMPLING)

@@ -12,6 +12,7 @@ from torch import Tensor
 from models.artifacts.manifest import Precision
 from models.bijections.base import Shape
 from models.flows.architecture import DensityKind
+from models.images.batch import Batch
 from models.scoring.evidence import Evidence
 
 CHUNK, CHUNK_PIXELS = 64, 64 * 128 * 128
@@ -31,6 +32,10 @@ class DensityPass(Protocol):
         """Return the contribution of each pixel to the log-likelihood, ``(N, H, W)`` in nats; they sum to the score."""
         ...
 
+    def compared_maps(self) -> NDArray[np.float64]:
+        """Return maps in nats that heat maps compare with those of normal images, one of each image or tile."""
+        ...
+
     def rows(self, chosen: slice) -> DensityPass:
         """Return the result for a slice of the images."""
         ...
@@ -46,12 +51,12 @@ class ImageDensity(Protocol):
 
     @property
     def image_shape(self) -> Shape:
-        """Channels, height and width of the images."""
+        """Channels, height and width of the images, or of their tiles."""
         ...
 
     @property
     def dimensions(self) -> int:
-        """The number of values of the space that the log-likelihood is a density over."""
+        """The number of values of the space that the log-likelihood of an image, or a tile, is a density over."""
         ...
 
     @property
@@ -99,21 +104,24 @@ class ImageDensity(Protocol):
         """The number of images that the engine computes at once."""
         ...
 
-    def passes(
-        self, images: NDArray[np.uint8], draws: int = 1, at_once: int = CHUNK
-    ) -> Iterator[tuple[int, DensityPass]]:
+    @property
+    def tiled(self) -> bool:
+        """Whether images have any size and are cut into tiles, of which ``image_shape`` is the shape."""
+        ...
+
+    def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, DensityPass | None]]:
         """Score images in groups, so that memory does not grow with their number.
 
         Args:
-            images: Pixels, uint8 ``(N, C, H, W)``.
+            images: Pixels, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a density of tiles.
             draws: The number of dequantisation draws; the draws of an image follow each other.
-            at_once: The largest number of draws in a group.
+            at_once: The largest number of draws, or of tiles, in a group.
 
         Yields:
-            The number of the first draw of a group, and the result of the group.
+            The number of the first draw of a group, and the result of the group; None where no image is complete yet.
         """
         ...
 
-    def evidence(self, images: NDArray[np.uint8], found: DensityPass) -> Evidence:
+    def evidence(self, images: Batch, found: DensityPass) -> Evidence:
         """Return the evidence for anomaly verdicts on images, from the result of their first draws."""
         ...

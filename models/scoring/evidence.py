@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.images.tiles import TilePlan
 from models.scoring.flow_pass import FlowPass
 from models.scoring.grid import pool
 from models.scoring.whole_image import whole_image_statistics
@@ -17,19 +20,50 @@ from models.scoring.whole_image import whole_image_statistics
 class FeatureEvidence:
     """Negative log-densities of the features of N images under one or more fits of a flow, up to constants.
 
+    An image is one tile, or where there are ``plans`` several, which follow each other: T tiles in all.
+
     Attributes:
-        places: At each place, ``(N, fits, rows, columns)`` in nats.
-        pooled: Of each group of the pooled features, ``(N, fits, groups)`` in nats.
+        places: At each place of the tiles, ``(T, fits, rows, columns)`` in nats.
+        pooled: Of each group of the pooled features, ``(T, fits, groups)`` in nats.
+        plans: The tiles of each image; None where every image is one tile.
     """
 
-    places: NDArray[np.float64]
-    pooled: NDArray[np.float64]
+    places: NDArray[np.floating]
+    pooled: NDArray[np.floating]
+    plans: tuple[TilePlan, ...] | None = None
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.places) if self.plans is None else len(self.plans)
 
     def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.intp]) -> FeatureEvidence:
-        return FeatureEvidence(self.places[rows], self.pooled[rows])
+        if self.plans is None:
+            return FeatureEvidence(self.places[rows], self.pooled[rows])
+        numbers = np.arange(len(self))[rows].tolist()
+        tiles = [np.arange(start, stop) for start, stop in (self.tiles[number] for number in numbers)]
+        every = np.concatenate([np.zeros(0, dtype=np.intp), *tiles])
+        return FeatureEvidence(self.places[every], self.pooled[every], tuple(self.plans[number] for number in numbers))
+
+    @classmethod
+    def join(cls, parts: Sequence[FeatureEvidence]) -> FeatureEvidence:
+        """Return the evidence of several batches, at least one, as one object."""
+        plans = [plan for part in parts if part.plans is not None for plan in part.plans]
+        return cls(
+            np.concatenate([part.places for part in parts]),
+            np.concatenate([part.pooled for part in parts]),
+            None if parts[0].plans is None else tuple(plans),
+        )
+
+    @cached_property
+    def tiles(self) -> list[tuple[int, int]]:
+        """The first tile of each image, and the tile after its last one."""
+        counts = [1] * len(self.places) if self.plans is None else [len(plan) for plan in self.plans]
+        ends = list(accumulate(counts))
+        return list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its arrays in bytes."""
+        return self.places.nbytes + self.pooled.nbytes
 
     @property
     def fits(self) -> int:
@@ -66,18 +100,11 @@ class Evidence:
         """Return the statistics of several batches as one object; gradients are None unless all batches have them."""
         gradients = [part.gradients for part in parts if part.gradients is not None]
         features = [part.features for part in parts if part.features is not None]
-        joined = (
-            FeatureEvidence(
-                np.concatenate([part.places for part in features]), np.concatenate([part.pooled for part in features])
-            )
-            if features
-            else None
-        )
         return cls(
             np.concatenate([part.whole for part in parts]),
             np.concatenate([part.cells for part in parts]),
             np.concatenate(gradients) if len(gradients) == len(parts) else None,
-            joined,
+            FeatureEvidence.join(features) if features else None,
         )
 
 

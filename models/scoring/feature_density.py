@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -16,11 +17,14 @@ from models.artifacts.manifest import Precision
 from models.bijections.base import Shape
 from models.features.flows import FrozenFeatureFlows
 from models.flows.architecture import DensityKind
+from models.images.batch import Batch, stacked
 from models.images.preprocessing import Pixels
+from models.images.tiles import TilePlan, tile_plan
 from models.scoring.density import CHUNK, CHUNK_PIXELS, DensityPass
 from models.scoring.evidence import Evidence, FeatureEvidence
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 
 class FeatureEngine(Protocol):
@@ -60,70 +64,113 @@ class FeatureEngine(Protocol):
 
 @dataclass(frozen=True)
 class FeaturePass:
-    """Squared latents of the features of N images, from which their log-likelihoods and evidence are computed.
+    """Negative log-densities of the features of images, from which log-likelihoods and evidence are computed.
 
     Attributes:
         flows: The frozen flows over the features.
-        squares: ||z||² of the latents at each place, float64 ``(N, fits, rows, columns)``.
-        pooled: ||z||² of the latents of each group of pooled features, float64 ``(N, fits, groups)``.
-        image: Height and width of the images.
+        features: ||z||² / 2 of the latents: negative log-densities up to constants, in float64.
+        image: Height and width of the images or, where they have several tiles, of a tile.
+        draws: The number of draws of each image, which are all equal.
     """
 
     flows: FrozenFeatureFlows
-    squares: Array
-    pooled: Array
+    features: FeatureEvidence
     image: tuple[int, int]
+    draws: int = 1
 
     def __len__(self) -> int:
-        return len(self.squares)
+        return len(self.features) * self.draws
 
     def terms(self) -> Tensor:
-        """Return the log-prior and log-det of each scale, ``(N, 2, 2)`` in nats; both are 0 for scale 0, the pixels."""
-        terms = torch.zeros(len(self), 2, 2, dtype=torch.float64)
+        """Return the log-prior and log-det of each scale, ``(N, 2, 2)`` in nats; both are 0 for scale 0, the pixels.
+
+        Those of an image are sums over its tiles.
+        """
+        terms = torch.zeros(len(self.features), 2, 2, dtype=torch.float64)
         dimensions = math.prod(self.flows.feature_shape)
-        terms[:, 1, 0] = torch.from_numpy(-0.5 * self.squares[:, 0].sum((1, 2)))
-        terms[:, 1, 0] -= 0.5 * dimensions * math.log(2 * math.pi)
-        terms[:, 1, 1] = self.flows.constant_log_det
-        return terms
+        priors = -self.features.places[:, 0].sum((1, 2)) - 0.5 * dimensions * math.log(2 * math.pi)
+        if self.features.plans is not None:
+            # Exact sums, which do not depend on how they are grouped.
+            priors = np.array([math.fsum(priors[start:stop]) for start, stop in self.features.tiles])
+        terms[:, 1, 0] = torch.from_numpy(priors)
+        counts = [stop - start for start, stop in self.features.tiles]
+        terms[:, 1, 1] = self.flows.constant_log_det * torch.tensor(counts, dtype=torch.float64)
+        return terms.repeat_interleave(self.draws, 0)
+
+    def compared_maps(self) -> Array:
+        """Return maps in nats that heat maps compare: of each image its additive map, of a tile its places."""
+        if self.features.plans is None:
+            return self.additive_map().numpy()
+        maps: Array = -self.features.places[:, 0].astype(np.float64, copy=False)
+        return maps
 
     def additive_map(self) -> Tensor:
         """Return the contribution of each pixel to the log-likelihood, ``(N, H, W)`` in nats; they sum to the score.
 
         The contribution of a place is divided among the pixels that are nearest to it. Log-det and constants are
-        divided evenly among all pixels.
+        divided evenly among all pixels. Images of several tiles are not supported.
         """
-        height, width = self.image
-        rows, columns = self.squares.shape[2:]
-        row, column = np.arange(height) * rows // height, np.arange(width) * columns // width
-        by_row, by_column = np.bincount(row, minlength=rows), np.bincount(column, minlength=columns)
-        share = -0.5 * self.squares[:, 0] / np.maximum(by_row[:, None] * by_column, 1)
-        maps = share[:, row][:, :, column]
-        # A small image has places without a pixel of their own; what they contribute is distributed evenly, too.
-        total = -0.5 * self.squares[:, 0].sum((1, 2)) - maps.sum((1, 2))
-        even = total + self.flows.constant_log_det
-        even -= 0.5 * math.prod(self.flows.feature_shape) * math.log(2 * math.pi)
-        return torch.from_numpy(maps + (even / (height * width))[:, None, None])
+        assert self.features.plans is None
+        (height, width), (rows, columns) = self.image, self.features.places.shape[2:]
+        nearest = np.arange(height) * rows // height, np.arange(width) * columns // width
+        maps = spread(-self.features.places[:, 0].astype(np.float64, copy=False), *nearest, self.constants)
+        return torch.from_numpy(maps).repeat_interleave(self.draws, 0)
+
+    @property
+    def constants(self) -> tuple[float, float]:
+        """The parts of the log-likelihood of an image or a tile that do not depend on it, in nats."""
+        return self.flows.constant_log_det, -0.5 * math.prod(self.flows.feature_shape) * math.log(2 * math.pi)
 
     def rows(self, chosen: slice) -> FeaturePass:
-        """Return the result for a slice of the images."""
-        return FeaturePass(self.flows, self.squares[chosen], self.pooled[chosen], self.image)
+        """Return the result for a slice of the draws."""
+        numbers = np.arange(len(self))[chosen] // self.draws
+        return FeaturePass(self.flows, self.features[numbers], self.image)
 
     def evidence(self) -> FeatureEvidence:
-        """Return the evidence for anomaly verdicts: ||z||² / 2, the negative log-densities up to constants, in nats."""
-        return FeatureEvidence(0.5 * self.squares, 0.5 * self.pooled)
+        """Return the evidence for anomaly verdicts, negative log-densities up to constants, in nats.
+
+        Images may have thousands of tiles, whose evidence is kept in float32.
+        """
+        if self.features.plans is None:
+            return self.features
+        places, pooled = (part.astype(np.float32) for part in (self.features.places, self.features.pooled))
+        return FeatureEvidence(places, pooled, self.features.plans)
+
+
+def spread(places: Array, row: Indices, column: Indices, even: Sequence[float]) -> Array:
+    """Return the values of places, each divided among its pixels, ``(N, H, W)``.
+
+    A small image has places without a pixel of their own. Their values are divided evenly among all pixels.
+
+    Args:
+        places: Values at places, ``(N, rows, columns)``.
+        row: The row of places of each row of pixels, ``(H,)``.
+        column: The column of places of each column of pixels, ``(W,)``.
+        even: Numbers that are divided evenly among all pixels, too.
+    """
+    rows, columns = places.shape[1:]
+    by_row, by_column = np.bincount(row, minlength=rows), np.bincount(column, minlength=columns)
+    maps = (places / np.maximum(by_row[:, None] * by_column, 1))[:, row][:, :, column]
+    rest = places.sum((1, 2)) - maps.sum((1, 2))
+    for part in even:
+        rest = rest + part
+    result: Array = maps + (rest / (len(row) * len(column)))[:, None, None]
+    return result
 
 
 class FeatureDensity:
     """Density of images over the space of their features at places, by a frozen backbone and a frozen flow.
 
-    There is no dequantisation noise, so every draw of an image gives the same log-likelihood.
+    There is no dequantisation noise, so every draw of an image gives the same log-likelihood. The log-likelihood of an
+    image of several tiles is the sum of those of its tiles.
 
     Args:
         engine: The engine that runs the backbone and the flows.
         flows: The frozen flows over the features.
         weights_digest: SHA-256 of the weights of the flows, in hexadecimal.
-        image_shape: Channels, height and width of the images.
-        input_size: Height and width to which images are enlarged for the backbone.
+        image_shape: Channels, height and width of the images, or of their tiles.
+        input_size: Height and width to which images or tiles are enlarged for the backbone.
+        tiled: Whether images have any size, and are cut into tiles.
     """
 
     kind: DensityKind = "feature_density"
@@ -138,11 +185,13 @@ class FeatureDensity:
         weights_digest: str,
         image_shape: Shape,
         input_size: tuple[int, int],
+        tiled: bool = False,
     ) -> None:
         self.engine = engine
         self.flows = flows
         self.weights_digest = weights_digest
         self.image_shape = image_shape
+        self.tiled = tiled
         self.dimensions = math.prod(flows.feature_shape)
         self.step_pixels = math.prod(input_size)
         self.engine_name = engine.name
@@ -150,32 +199,60 @@ class FeatureDensity:
         self.tile = engine.tile
         self.constant_log_det = flows.constant_log_det
 
-    def passes(
-        self, images: NDArray[np.uint8], draws: int = 1, at_once: int = CHUNK
-    ) -> Iterator[tuple[int, FeaturePass]]:
-        """Score images in groups, so that memory does not grow with their number.
+    def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, FeaturePass | None]]:
+        """Score images in groups, so that memory does not grow with their number, nor with their tiles.
 
         Args:
-            images: Pixels, uint8 ``(N, C, H, W)``.
+            images: Pixels, uint8 ``(N, C, H, W)`` or, where there are tiles, ``(C, H, W)`` each.
             draws: The number of draws; they are equal, and those of an image follow each other.
-            at_once: The largest number of draws in a group.
+            at_once: The largest number of draws, or of tiles, in a group.
 
         Yields:
-            The number of the first draw of a group, and the result of the group.
+            The number of the first draw of a group, and the result of the group; None instead of a result after a
+            group of tiles that completes no image.
         """
-        size = max(1, min(at_once // draws, CHUNK_PIXELS // self.step_pixels))
+        most = CHUNK_PIXELS // self.step_pixels
+        if self.tiled:
+            yield from self._tiled_passes(images, draws, max(1, min(at_once, most)))
+            return
+        size = max(1, min(at_once // draws, most))
         for start in range(0, len(images), size):
-            found = self.measure(images[start : start + size])
-            if draws > 1:
-                found = replace(found, squares=found.squares.repeat(draws, 0), pooled=found.pooled.repeat(draws, 0))
-            yield start * draws, found
+            yield start * draws, replace(self.measure(stacked(images[start : start + size])), draws=draws)
 
-    def measure(self, images: NDArray[np.uint8]) -> FeaturePass:
-        """Return the squared latents of images, uint8 ``(N, C, H, W)``, computed as one group."""
-        _, height, width = self.image_shape
-        return FeaturePass(self.flows, *self.engine.squares(images), (height, width))
+    def _tiled_passes(self, images: Batch, draws: int, at_once: int) -> Iterator[tuple[int, FeaturePass | None]]:
+        plans = [self.plan(image) for image in images]
+        tiles = (plan.cut(image, tile) for image, plan in zip(images, plans, strict=True) for tile in range(len(plan)))
+        # Groups go on from one image to the next: many small images are computed together.
+        measured: list[FeatureEvidence] = []
+        first = waiting = 0
+        while group := list(islice(tiles, at_once)):
+            measured.append(self._measured(np.stack(group)))
+            waiting += len(group)
+            last, complete = first, 0
+            while last < len(plans) and complete + len(plans[last]) <= waiting:
+                complete, last = complete + len(plans[last]), last + 1
+            if last == first:
+                yield first * draws, None
+                continue
+            together = FeatureEvidence.join(measured)
+            done = replace(together[:complete], plans=tuple(plans[first:last]))
+            yield first * draws, FeaturePass(self.flows, done, self.image_shape[1:], draws)
+            measured, waiting, first = [together[complete:]], waiting - complete, last
 
-    def evidence(self, images: NDArray[np.uint8], found: DensityPass) -> Evidence:
+    def plan(self, image: Pixels) -> TilePlan:
+        """Return the tiles of an image, uint8 ``(C, H, W)``."""
+        side = self.image_shape[1]
+        return tile_plan(image.shape[1], image.shape[2], side, side // self.flows.feature_shape[1])
+
+    def measure(self, images: Pixels) -> FeaturePass:
+        """Return the negative log-densities of images or tiles, uint8 ``(N, C, H, W)``, computed as one group."""
+        return FeaturePass(self.flows, self._measured(images), self.image_shape[1:])
+
+    def _measured(self, images: Pixels) -> FeatureEvidence:
+        squares, pooled = self.engine.squares(images)
+        return FeatureEvidence(0.5 * squares, 0.5 * pooled)
+
+    def evidence(self, images: Batch, found: DensityPass) -> Evidence:
         """Return the evidence for anomaly verdicts on images, from their :class:`FeaturePass`."""
         assert isinstance(found, FeaturePass)
         nothing = np.zeros((len(found), 0))

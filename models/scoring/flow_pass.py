@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.flows.flow import standard_normal_log_prob
@@ -66,6 +68,11 @@ class FlowPass:
             result = result + share.repeat_interleave(rows, 1).repeat_interleave(columns, 2)
         constant = sum(level.constant_log_det for level in self.frozen.levels)
         return result + constant / (height * width)
+
+    def compared_maps(self) -> NDArray[np.float64]:
+        """Return the maps in nats that heat maps compare, ``(N, H, W)``: the additive ones."""
+        maps: NDArray[np.float64] = self.additive_map().numpy()
+        return maps
 
     def rows(self, chosen: slice) -> FlowPass:
         """Return the results for only the images in the slice ``chosen``, as a new object."""

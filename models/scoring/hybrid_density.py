@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from models.flows.architecture import DensityKind
+from models.images.batch import Batch, stacked
 from models.scoring.density import CHUNK, DensityPass, ImageDensity
 from models.scoring.evidence import Evidence
 from models.scoring.feature_density import FeatureDensity
@@ -25,6 +23,7 @@ class HybridDensity:
     """
 
     kind: DensityKind = "density"
+    tiled = False
 
     def __init__(self, pixels: PixelDensity, features: FeatureDensity) -> None:
         self.pixels = pixels
@@ -41,13 +40,13 @@ class HybridDensity:
         self.precision = pixels.precision
         self.tile = pixels.tile
 
-    def passes(self, images: NDArray[np.uint8], draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, FlowPass]]:
+    def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, FlowPass]]:
         """Score the pixels of images in groups; see :meth:`PixelDensity.passes`."""
         return self.pixels.passes(images, draws, at_once)
 
-    def evidence(self, images: NDArray[np.uint8], found: DensityPass) -> Evidence:
+    def evidence(self, images: Batch, found: DensityPass) -> Evidence:
         """Return the evidence of pixels and features, from the pass of the pixels and one of the features."""
-        return replace(self.pixels.evidence(images, found), features=self.features.measure(images).evidence())
+        return replace(self.pixels.evidence(images, found), features=self.features.measure(stacked(images)).evidence())
 
 
 def pixels_of(density: ImageDensity) -> PixelDensity | None:

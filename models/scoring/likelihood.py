@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.errors import ScoreNotFinite
 from models.flows.architecture import DensityKind
+from models.images.batch import Batch, check_batch
 from models.scoring.density import CHUNK, ImageDensity
 from models.scoring.evidence import Evidence
 from models.steps import STEP, Steps, finish
@@ -72,20 +73,20 @@ class Likelihood:
     evidence: Evidence | None = field(default=None, compare=False, repr=False)
 
 
-def score_images(density: ImageDensity, images: NDArray[np.uint8], draws: int = 1) -> list[Likelihood]:
-    """Return the log-likelihoods of uint8 images, ``(N, C, H, W)``. Raises ``ScoreNotFinite`` if one is not finite.
+def score_images(density: ImageDensity, images: Batch, draws: int = 1) -> list[Likelihood]:
+    """Return the log-likelihoods of a batch of images. Raises ``ScoreNotFinite`` if one is not finite.
 
     Arguments are those of :func:`score_each`.
     """
     return require_finite(score_each(density, images, draws))
 
 
-def score_each(density: ImageDensity, images: NDArray[np.uint8], draws: int = 1) -> list[Likelihood | ScoreNotFinite]:
+def score_each(density: ImageDensity, images: Batch, draws: int = 1) -> list[Likelihood | ScoreNotFinite]:
     """Return the exact log-likelihood of each image, or a ``ScoreNotFinite`` object in its place if it is not finite.
 
     Args:
         density: The density of a model.
-        images: Pixels, uint8 ``(N, C, H, W)``.
+        images: Pixels, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a density of tiles.
         draws: The number of dequantisation draws.
 
     Returns:
@@ -98,20 +99,22 @@ def score_each(density: ImageDensity, images: NDArray[np.uint8], draws: int = 1)
 
 
 def score_steps(
-    density: ImageDensity, images: NDArray[np.uint8], draws: int = 1, at_once: int = STEP
+    density: ImageDensity, images: Batch, draws: int = 1, at_once: int = STEP
 ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-    """Compute log-likelihoods as a generator that yields after every ``at_once`` images and returns the results."""
-    if images.dtype != np.uint8 or images.shape[1:] != density.image_shape:
-        raise ValueError(f"expected uint8 images (N, {density.image_shape}), got {images.dtype} {images.shape}")
+    """Compute log-likelihoods as a generator that yields after every ``at_once`` images or tiles."""
+    check_batch(images, density.image_shape, tiled=density.tiled)
     if draws < 1:
         raise ValueError(f"expected at least one draw, got {draws}")
     terms, evidence = [], []
-    todo, done = density.passes(images, draws, at_once), 0
+    todo, done, began = density.passes(images, draws, at_once), 0, False
     while done < len(images) * draws:
-        if done:
+        if began:
             yield
+        began = True
         with torch_threads(1):
             start, found = next(todo)
+            if found is None:
+                continue
             done = start + len(found)
             terms.append(found.terms())
             # Every ``draws``-th point is the first draw of an image.

@@ -112,4 +112,6 @@ def _open_features(
     backbone = store.by_digest(architecture.backbone, architecture.backbone_sha256)
     frozen = freeze_features(flows, log_dets)
     engine = open_feature_engine(store, backbone, architecture, frozen, options)
-    return FeatureDensity(engine, frozen, weights_digest, architecture.image_shape, architecture.input_size)
+    return FeatureDensity(
+        engine, frozen, weights_digest, architecture.image_shape, architecture.input_size, architecture.tiled
+    )

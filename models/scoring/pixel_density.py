@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from models.artifacts.manifest import Precision
 from models.bijections.base import Shape
 from models.flows.architecture import DensityKind
+from models.images.batch import Batch, stacked
 from models.images.dequantisation import content_stream
 from models.scoring.density import CHUNK, CHUNK_PIXELS, DensityPass
 from models.scoring.engines import Engine
@@ -37,6 +38,7 @@ class PixelDensity:
     """
 
     kind: DensityKind = "density"
+    tiled = False
 
     def __init__(self, engine: Engine, frozen: FrozenFlow, weights_digest: str) -> None:
         self.engine = engine
@@ -61,7 +63,7 @@ class PixelDensity:
         """Rows and columns of the cells of the image; None for a flow that mixes all pixels at once."""
         return grid_shape(*self.image_shape[1:]) if self.frozen.is_spatial else None
 
-    def passes(self, images: NDArray[np.uint8], draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, FlowPass]]:
+    def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, FlowPass]]:
         """Run the flow on images in groups, so that memory does not grow with their number.
 
         Args:
@@ -74,15 +76,15 @@ class PixelDensity:
         """
         start = 0
         size = max(1, min(at_once, CHUNK_PIXELS // math.prod(self.image_shape[1:])))
-        points = _dequantised_points(images, self.weights_digest, draws)
+        points = _dequantised_points(stacked(images), self.weights_digest, draws)
         while chunk := list(islice(points, size)):
             yield start, run_flow(self.engine, self.frozen, torch.from_numpy(np.stack(chunk)))
             start += len(chunk)
 
-    def evidence(self, images: NDArray[np.uint8], found: DensityPass) -> Evidence:
+    def evidence(self, images: Batch, found: DensityPass) -> Evidence:
         """Return the evidence for anomaly verdicts on images, from the pass of their first draws."""
         assert isinstance(found, FlowPass)
-        return gather(images, found)
+        return gather(stacked(images), found)
 
 
 def dequantise(images: NDArray[np.uint8], weights_digest: str) -> NDArray[np.float64]:

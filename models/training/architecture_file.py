@@ -27,7 +27,7 @@ from models.flows.levels import LevelSpec, sentence
 from models.naming import NAME_RULE, is_name
 from models.training.config import TrainingConfig
 from models.training.presets import PRESETS, find_preset
-from models.training.recipe import OF_FEATURES, TrainingRecipe, training_config
+from models.training.recipe import OF_FEATURES, TrainingRecipe, require_features, training_config
 
 MAX_BYTES = 2**18
 """Largest size of a document."""
@@ -77,9 +77,10 @@ class ArchitectureFile:
         """Return the architecture for images of a shape, with the pixel transform of the settings.
 
         Raises:
-            DatasetUnfit: The file gives another shape.
+            DatasetUnfit: The file gives another shape, or images are to be cut into tiles.
             ArchitectureInvalid: A layer cannot take its images, or the flow is too large; names level and step.
         """
+        require_features(self, tiled=config.fit == "tiles")
         shape = dict(zip(SHAPE, image_shape, strict=True))
         if {**shape, **self.description} != {**self.description, **shape}:
             wanted = "x".join(str(self.description.get(name, shape[name])) for name in SHAPE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,10 +38,12 @@ from models.features.fit import FitChoice
 from models.features.flows import HybridFlows, TrainedFlows
 from models.flows.architecture import Architecture
 from models.flows.flow import Flow
+from models.images.batch import stacked
 from models.images.codec import encode_png, image_grid
 from models.images.preprocessing import Preprocessing
 from models.loading import image_digest, seal
 from models.scoring.density import ImageDensity
+from models.scoring.feature_density import FeatureDensity
 from models.scoring.hybrid_density import pixels_of
 from models.scoring.likelihood import bits_per_dim, score_images
 from models.scoring.open_density import log_dets_of, open_density
@@ -54,14 +56,15 @@ from models.training.fitness import measure_fitness
 from models.training.loop import Observer, TrainedFlow
 from models.training.objective import inverse_errors
 from models.training.recipe import TrainingRecipe
+from models.training.samples import EveryImage
 from models.training.schedule import Schedule
 from models.training.validation import FINAL_SAMPLES
 
 SAMPLE_SEED = 0
 PINNED_COUNT = 4
 """Number of images that are stored with a model. The score of the first one is stored too, to verify a loaded model."""
-REPORT_EVERY = 500
-"""Images between two reports of the evaluation."""
+REPORT_EVERY, TILED_REPORT_EVERY = 500, 16
+"""Images between two reports of the evaluation, and the same of images of several tiles."""
 
 
 @dataclass(frozen=True)
@@ -102,25 +105,6 @@ class TrainedModel:
         joined = architecture.model_copy(update={"features": features.architecture})
         flows = HybridFlows(pixels.flow, features.flows).eval()
         return cls(joined, flows, pixels, features, pixels.elapsed_seconds + seconds)
-
-
-class EveryImage(Sequence[NDArray[np.uint8]]):
-    """Read-only sequence of the images of several parts of a dataset; slice it to read a batch."""
-
-    def __init__(self, parts: tuple[Images, ...]) -> None:
-        self._parts = parts
-
-    def __len__(self) -> int:
-        return sum(map(len, self._parts))
-
-    def __getitem__(self, rows: slice | int) -> NDArray[np.uint8]:  # type: ignore[override]
-        assert isinstance(rows, slice)
-        start, stop, _ = rows.indices(len(self))
-        taken, first = [], 0
-        for part in self._parts:
-            taken.append(part[max(start - first, 0) : max(stop - first, 0)])
-            first += len(part)
-        return np.concatenate(taken)
 
 
 def write_artifact(
@@ -164,7 +148,7 @@ def write_artifact(
         digest = sha256_file(weights)
         density = open_density(model.flows, architecture, log_dets, digest, options)
         candidates = (dataset.test, dataset.calibration, dataset.statistics)
-        pinned = np.ascontiguousarray(next(part for part in candidates if len(part))[:PINNED_COUNT])
+        pinned = _pinned(next(part for part in candidates if len(part))[:PINNED_COUNT], density)
         (folder / PINNED).write_bytes(save_arrays({"images": pinned}))
         # The finished model is frozen and checked once more.
         plan = _plan_evaluation(density, dataset, flow, schedule, 2 * (time.monotonic() - began), observe)
@@ -236,6 +220,14 @@ def write_artifact(
         (folder / CARD).write_text(model_card(manifest))
         seal(folder, manifest)
     observe({"event": "evaluation", **manifest.evaluation.model_dump()})
+
+
+def _pinned(images: Images, density: ImageDensity) -> NDArray[np.uint8]:
+    """Return images to be stored with a model, uint8 ``(n, C, H, W)``; of images of several tiles the middle one."""
+    if not isinstance(density, FeatureDensity) or not density.tiled:
+        return np.ascontiguousarray(stacked(images))
+    plans = [density.plan(image) for image in images]
+    return np.stack([plan.cut(image, plan.middle) for image, plan in zip(images, plans, strict=True)])
 
 
 def _plan_evaluation(
@@ -336,7 +328,9 @@ def _log_likelihoods(
     density: ImageDensity, images: ImageRows, report: Callable[[str, int, int], None]
 ) -> NDArray[np.float64]:
     values: list[float] = []
-    for start in range(0, len(images), REPORT_EVERY):
-        values += [result.log_likelihood for result in score_images(density, images[start : start + REPORT_EVERY])]
+    # The evidence of a batch is in memory together.
+    every = TILED_REPORT_EVERY if density.tiled else REPORT_EVERY
+    for start in range(0, len(images), every):
+        values += [result.log_likelihood for result in score_images(density, images[start : start + every])]
         report("test", len(values), len(images))
     return np.array(values, dtype=np.float64)

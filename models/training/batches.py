@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from models.datasets import Images
+from models.images.batch import stacked
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Batches:
         chosen = _permutation(len(self.images), self.seed, epoch)[
             index * self.batch_size : (index + 1) * self.batch_size
         ]
-        images = self.images[np.sort(chosen)]
+        images = stacked(self.images)[np.sort(chosen)]
         noise = np.random.default_rng((self.seed, step, 1)).random(images.shape)
         return torch.from_numpy(images + noise)
 

@@ -14,7 +14,9 @@ from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe, tile_of
 from models.datasets import Dataset
 from models.flows.flow import Flow
+from models.images.batch import stacked
 from models.scoring.density import ImageDensity
+from models.scoring.feature_density import FeatureDensity
 from models.scoring.likelihood import score_images
 
 TIMED_IMAGES = 32
@@ -44,7 +46,9 @@ class ImageSeconds:
             images: Images of the dataset.
             flow: The flow that gives gradients; None for a density without them.
         """
-        few = images[:TIMED_IMAGES]
+        if isinstance(density, FeatureDensity) and density.tiled:
+            return cls(_seconds_of_tiles(density, images), 0.0)
+        few = stacked(images[:TIMED_IMAGES])
         score_images(density, few)
         score = _seconds(lambda: score_images(density, few)) / len(few)
         if flow is None:
@@ -149,6 +153,16 @@ class EvaluationTimeLeft:
         expected = sum(count * self._plan.seconds.get(name, 0.0) for name, count in self._done.items())
         slowness = (time.monotonic() - self._began) / expected if expected > 0 else 1.0
         return max(self._plan.total_seconds - expected, 0.0) * slowness + self._after
+
+
+def _seconds_of_tiles(density: FeatureDensity, images: ImageRows) -> float:
+    """Return the time of an image with the mean number of tiles, from that of a few tiles, in seconds."""
+    plans = [density.plan(image) for image in images[: len(images)]]
+    first = images[:1][0]
+    tiles = [plans[0].cut(first, number) for number in range(min(TIMED_IMAGES, len(plans[0])))]
+    score_images(density, tiles)
+    tile = _seconds(lambda: score_images(density, tiles)) / len(tiles)
+    return tile * sum(map(len, plans)) / len(plans)
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from models.scoring.evidence import FeatureEvidence
 from models.training.config import TrainingConfig
 from models.training.feature_steps import BATCH as STEPS_BATCH
 from models.training.feature_steps import StepsOutcome, StepsPlan, StepsTrial
+from models.training.samples import ChosenImages, TrainingImages, TrainingSamples
 
 CHOICE_FOLDS = 5
 """Folds by which grid and shrinkage are chosen."""
@@ -37,14 +37,6 @@ UNITS = {CHOICE: 0, STEPS: STEPS_BATCH}
 Report = Callable[[str, int, int], None]
 """A function that is called with the name of a part of the work, the steps done, and all steps of the part."""
 Folds = NDArray[np.integer]
-
-
-class TrainingImages(Protocol):
-    """Protocol of a read-only sequence of training images, uint8 ``(n, C, H, W)``, that is sliced to read a batch."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: slice, /) -> NDArray[np.uint8]: ...
 
 
 @dataclass(frozen=True)
@@ -83,21 +75,24 @@ def fit_features(
     """Fit flows over features to training images, with grid and shrinkage chosen by held-out log-likelihood.
 
     Memory does not grow with the number of images: they are passed through the backbone in batches, once, or more
-    often with folds or suspects (:func:`passes_of_fit`).
+    often with folds or suspects (:func:`passes_of_fit`). For an architecture of tiles, every tile of every image is a
+    sample of the fit; folds are folds of images, so that the tiles of an image stay together.
 
     Args:
         images: The training images, in an order that keeps related images together.
         extractor: The function from images to features.
         architecture: The architecture; its grids are replaced by the chosen ones.
-        report: Called with the progress; what it raises ends the fit.
+        report: Called with the progress in samples; what it raises ends the fit.
         folds: The cross-conformal fold of every image, ``(n,)``. The whole fit, choice included, is then repeated
             without each fold.
         suspect_share: Share of the images, those with the smallest log-likelihood under a first fit, that is left out
             of a second fit. Without effect where there are folds: a fit must not depend on the images that it ranks.
         plan: Glow steps to try after the fit, or None. Without effect where there are folds.
     """
+    samples = TrainingSamples(images, architecture)
     # Blocks and not random folds: images that follow each other may show the same part.
-    own = np.arange(len(images)) * CHOICE_FOLDS // len(images) if folds is None else folds
+    of_images = np.arange(len(images)) * CHOICE_FOLDS // len(images) if folds is None else folds
+    own = of_images[samples.owners]
     count = int(own.max()) + 1
     pooled_shape = sum(extractor.pooled), 1, 1
     moments = (
@@ -106,7 +101,7 @@ def fit_features(
     )
     final = folds is not None or not suspect_share
     trial = StepsTrial(plan, architecture, own) if plan is not None and folds is None and final else None
-    for start, places, pooled in _batches(images, extractor, report, "features"):
+    for start, places, pooled in _batches(samples, extractor, report, "features"):
         rows = own[start : start + len(places)]
         moments[0].add(places, rows)
         moments[1].add(pooled[:, :, None, None], rows)
@@ -122,7 +117,7 @@ def fit_features(
     report(CHOICE, 1 + len(without), 1 + len(without))
     layers = [fits.layers(kept, *choice) for kept, choice in zip([everything, *without], chosen, strict=True)]
     if not final:
-        usual = _usual(images, extractor, *layers[0], suspect_share, report)
+        usual = _usual(samples, extractor, *layers[0], suspect_share, report)
         return fit_features(ChosenImages(images, usual), extractor, architecture, report, plan=plan)
     steps = None
     if trial is not None:
@@ -142,7 +137,7 @@ def fit_features(
         tuple(chosen[0][0]),
         chosen[0][1],
         one_gaussian(moments[0], everything),
-        None if folds is None else _unseen(images, extractor, folds, fits, chosen[1:], report),
+        None if folds is None else _unseen(samples, extractor, folds, fits, chosen[1:], report),
         steps,
     )
 
@@ -151,49 +146,36 @@ def passes_of_fit(dataset: Dataset, config: TrainingConfig) -> int:
     """Return how many images pass through the backbone until a model of features is fitted, calibrated and tested.
 
     An image that passes several times counts several times, and optimiser steps count as the images of their batches.
+    For a model of tiles those that pass in the fit are tiles.
     """
+    updates = config.feature_updates if config.feature_steps and dataset.folds is None else 0
     if dataset.whole_folds is None:
         held_out = len(dataset.statistics) + len(dataset.calibration) + len(dataset.test)
-        updates = config.feature_updates if config.feature_steps and dataset.folds is None else 0
         # Suspects are found by a first fit, and left out of a second one.
         return (3 if config.suspect_share else 1) * len(dataset.train) + held_out + updates * STEPS_BATCH
     # For the moments, for the fits without two folds, and for the calibration.
     return 3 * len(dataset.whole_folds) + len(dataset.test)
 
 
-class ChosenImages:
-    """Read-only sequence of some of the training images of another sequence.
-
-    Args:
-        images: The other sequence.
-        chosen: The numbers of its images to take, rising, ``(n,)``.
-    """
-
-    def __init__(self, images: TrainingImages, chosen: NDArray[np.intp]) -> None:
-        self._images = images
-        self._chosen = chosen
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def __getitem__(self, rows: slice, /) -> NDArray[np.uint8]:
-        return np.concatenate([self._images[number : number + 1] for number in self._chosen[rows].tolist()])
-
-
 def _usual(
-    images: TrainingImages,
+    samples: TrainingSamples,
     extractor: FeatureExtractor,
     places: ExactLocalAffine,
     pooled: ExactLocalAffine,
     suspect_share: float,
     report: Report,
 ) -> NDArray[np.intp]:
-    """Return the numbers of all images but the share with the smallest log-likelihood of features, rising, ``(n,)``."""
-    energies = [
+    """Return the numbers of all images but the share with the least likely features, rising, ``(n,)``.
+
+    Images of several tiles are compared by the mean log-likelihood of their tiles.
+    """
+    of_samples = [
         float(_energy(places, at_places).sum() + _energy(pooled, of_whole[:, None, None]).sum())
-        for _, features, whole in _batches(images, extractor, report, "suspects")
+        for _, features, whole in _batches(samples, extractor, report, "suspects")
         for at_places, of_whole in zip(features, whole, strict=True)
     ]
+    # Images of many tiles must not count as less likely than others.
+    energies = np.bincount(samples.owners, of_samples) / np.bincount(samples.owners)
     kept = len(energies) - round(suspect_share * len(energies))
     return np.sort(np.argsort(energies, kind="stable")[:kept])
 
@@ -226,7 +208,7 @@ class _Fits:
 
 
 def _unseen(
-    images: TrainingImages,
+    samples: TrainingSamples,
     extractor: FeatureExtractor,
     folds: Folds,
     fits: _Fits,
@@ -245,19 +227,24 @@ def _unseen(
         for fold in pair:
             other = pair[0] if fold == pair[1] else pair[1]
             layers[fold, other] = fits.layers(kept, *choices[fold])
-    places: list[list[NDArray[np.float64]]] = [[] for _ in range(count)]
+    places: list[list[NDArray[np.floating]]] = [[] for _ in range(count)]
     pooled: list[list[NDArray[np.float64]]] = [[] for _ in range(count)]
-    for start, features, whole in _batches(images, extractor, report, "folds"):
+    kind = np.float64 if samples.plans is None else np.float32
+    for start, features, whole in _batches(samples, extractor, report, "folds"):
         for row in range(len(features)):
-            of_image = int(folds[start + row])
+            of_image = int(folds[samples.owners[start + row]])
             for fold in range(count):
                 if fold != of_image:
                     over_places, over_pooled = layers[fold, of_image]
-                    places[fold].append(_energy(over_places, features[row])[0])
+                    places[fold].append(_energy(over_places, features[row])[0].astype(kind))
                     pooled[fold].append(_energy(over_pooled, whole[row, :, None, None], extractor.pooled)[:, 0, 0])
+    plans = [
+        None if samples.plans is None else tuple(samples.plans[number] for number in np.flatnonzero(folds != fold))
+        for fold in range(count)
+    ]
     return tuple(
-        FeatureEvidence(np.stack(at_places)[:, None], np.stack(of_whole)[:, None])
-        for at_places, of_whole in zip(places, pooled, strict=True)
+        FeatureEvidence(np.stack(at_places)[:, None], np.stack(of_whole)[:, None], of_fold)
+        for at_places, of_whole, of_fold in zip(places, pooled, plans, strict=True)
     )
 
 
@@ -279,10 +266,10 @@ def _energy(
 
 
 def _batches(
-    images: TrainingImages, extractor: FeatureExtractor, report: Report, part: str
+    samples: TrainingSamples, extractor: FeatureExtractor, report: Report, part: str
 ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
-    """Yield, for each batch of images, the number of the first one, the features at places and the pooled features."""
-    for start in range(0, len(images), BATCH):
-        batch = np.ascontiguousarray(images[start : start + BATCH])
+    """Yield, for each batch of samples, the number of the first one, the features at places and the pooled features."""
+    for start in range(0, len(samples), BATCH):
+        batch = samples[start : start + BATCH]
         yield start, *extractor(batch)
-        report(part, start + len(batch), len(images))
+        report(part, start + len(batch), len(samples))

@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from models.artifacts.fitness import MAX_INVERSE_ERROR, FitnessCheck, FitnessRecord, Measure
-from models.datasets import Dataset, Images
+from models.datasets import Dataset
+from models.images.batch import stacked
+from models.images.preprocessing import Pixels
 from models.scoring.density import ImageDensity
 from models.scoring.engines import TorchEngine
 from models.scoring.flow_pass import run_flow
@@ -57,7 +59,7 @@ def measure_fitness(
     checks = []
     of_pixels = pixels_of(density)
     if pixels is not None and of_pixels is not None:
-        held_out = dataset.statistics
+        held_out = stacked(dataset.statistics)
         bits = bits_per_dim(statistics_log_likelihood, density.dimensions)
         if suspect_share:
             scored = [
@@ -66,7 +68,7 @@ def measure_fitness(
                 for score in score_images(of_pixels, held_out[start : start + BATCH])
             ]
             bits = bits_per_dim(-_mean_of_usual(-np.array(scored), suspect_share), density.dimensions)
-        independent = independent_pixels(dataset.train, held_out)
+        independent = independent_pixels(stacked(dataset.train), held_out)
         checks.append(_check("pixels", bits, _mean_of_usual(independent, suspect_share)))
         if pixels.first_validation is not None and pixels.last_validation is not None:
             checks.append(_check("validation", pixels.last_validation, pixels.first_validation))
@@ -78,7 +80,7 @@ def measure_fitness(
     return FitnessRecord(checks=tuple(checks))
 
 
-def independent_pixels(train: Images, images: Images) -> NDArray[np.float64]:
+def independent_pixels(train: Pixels, images: Pixels) -> NDArray[np.float64]:
     """Return bits/dim of each image if all its pixels were independent, with the histogram of all training pixels.
 
     The probability of a value v in a channel of n training values is (count(v) + 1) / (n + 256).
@@ -103,7 +105,7 @@ def independent_pixels(train: Images, images: Images) -> NDArray[np.float64]:
     )
 
 
-def learned_inverse_error(density: PixelDensity, images: Images, report: Report) -> float:
+def learned_inverse_error(density: PixelDensity, images: Pixels, report: Report) -> float:
     """Return the error of images x' that the learned inverse makes of the latents of images x, in pixel values.
 
     It is the root mean square of x' - x over all values of the images, with x dequantised.

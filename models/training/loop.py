@@ -21,6 +21,7 @@ from models.errors import DamagedCheckpoints, RanksUnfit, SingularLayer, Trainin
 from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
+from models.images.batch import stacked
 from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
 from models.scoring.likelihood import bits_per_dim
 from models.training.batches import Batches
@@ -143,7 +144,7 @@ class Trainer:
             torch.manual_seed(self.config.seed)
             flow = build_flow(architecture) if start is None else copy.deepcopy(start)
         if isinstance(flow.pixels, MarginalPixels):
-            flow.pixels.fit(self.dataset.train)
+            flow.pixels.fit(stacked(self.dataset.train))
         precision = training_precision(self.config, self.device.type)
         compute_coupling_nets_in(flow, torch.bfloat16 if precision == "bfloat16" else None)
         flow.recompute = self.config.recompute
@@ -317,7 +318,7 @@ class Trainer:
             return
         began = time.monotonic()
         frozen = self._freeze()
-        images, share = self.dataset.statistics[:count], self.config.suspect_share
+        images, share = stacked(self.dataset.statistics[:count]), self.config.suspect_share
         bits, kept = trimmed_bits_per_dim(frozen, images, share, str(self.device))
         state = self.state
         if math.isfinite(kept) and (state.best_bits_per_dim is None or kept < state.best_bits_per_dim):

@@ -28,7 +28,7 @@ from models.flows.architecture import (
 )
 from models.images.options import ImageOptions
 from models.training.config import TrainingConfig
-from models.training.recipe import OF_FEATURES, training_config
+from models.training.recipe import OF_FEATURES, require_features, training_config
 
 Family = Literal["glow", "convolutional", "fully-connected", "features", "hybrid"]
 
@@ -85,6 +85,8 @@ class Preset:
         pixels: PixelTransform,
         backbone: Backbone = LITE0,
         feature_side: int | None = None,
+        *,
+        tiled: bool = False,
     ) -> Architecture:
         """Return the architecture of the preset for images of a given shape.
 
@@ -93,12 +95,14 @@ class Preset:
             pixels: The pixel transform.
             backbone: The backbone of a model with features.
             feature_side: The shorter side to which images are enlarged for the backbone, at least; None for its own.
+            tiled: Whether images of any size are scored tile by tile; ``image_shape`` is then that of a tile.
 
         Raises:
-            DatasetUnfit: The architecture cannot have this image shape.
+            DatasetUnfit: The architecture cannot have this image shape, or cannot be one of tiles.
         """
+        require_features(self, tiled=tiled)
         if self.family in ("features", "hybrid"):
-            features = self._features(image_shape, backbone, feature_side)
+            features = self._features(image_shape, backbone, feature_side, tiled)
             if self.family == "features":
                 return features
             glow = replace(self, family="glow")._pixels(image_shape, pixels)
@@ -120,13 +124,14 @@ class Preset:
             DatasetUnfit: The architecture cannot have this image shape.
             BackboneMissing: The backbone is not installed here.
         """
+        tiled = config.fit == "tiles"
         if self.family not in ("features", "hybrid"):
-            return self.architecture(image_shape, config.pixel_transform)
+            return self.architecture(image_shape, config.pixel_transform, tiled=tiled)
         backbone = BackboneStore(backbones or DEFAULT_FOLDER).find(config.backbone)
-        return self.architecture(image_shape, config.pixel_transform, backbone, config.feature_side)
+        return self.architecture(image_shape, config.pixel_transform, backbone, config.feature_side, tiled=tiled)
 
     def _features(
-        self, image_shape: tuple[int, int, int], backbone: Backbone, feature_side: int | None
+        self, image_shape: tuple[int, int, int], backbone: Backbone, feature_side: int | None, tiled: bool
     ) -> FeatureArchitecture:
         channels, height, width = image_shape
         if channels not in (1, 3) or max(height, width) > LARGEST_SIDE:
@@ -134,8 +139,15 @@ class Preset:
                 f"{self.name} takes grey or RGB images with sides up to {LARGEST_SIDE}, got "
                 f"{channels}x{height}x{width}; set colour to rgb or grey, or image_size"
             )
-        size = backbone.input_size(height, width, feature_side)
+        # Tiles keep the resolution of the file, unless they are to be enlarged.
+        size = backbone.input_size(height, width, feature_side or (height if tiled else None))
         features, rows, columns = backbone.feature_shape(size)
+        if tiled and height % rows:
+            raise DatasetUnfit(
+                f"a tile of {height} pixels would have {rows} places along a side, which do not divide it; set "
+                f"image_size to a multiple of {backbone.multiple}"
+                + (", or feature_side to a multiple of image_size" if feature_side else "")
+            )
         return FeatureArchitecture(
             channels=channels,
             height=height,
@@ -144,6 +156,7 @@ class Preset:
             backbone_sha256=backbone.digest,
             input_height=size[0],
             input_width=size[1],
+            tiled=tiled,
             feature_channels=features,
             rows=rows,
             columns=columns,

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
+from models.errors import DatasetUnfit
 from models.flows.architecture import Architecture
 from models.training.config import MAX_STEPS, TrainingConfig
 
 OF_FEATURES = frozenset({"backbone", "feature_side", "feature_steps", "feature_updates"})
 """Settings that only models with features have."""
+NO_TILES = "fit tiles is for models of features alone, which {recipe} is not; choose the preset snf-features"
 
 
 class TrainingRecipe(Protocol):
@@ -49,6 +52,12 @@ class TrainingRecipe(Protocol):
         ...
 
 
+def require_features(recipe: TrainingRecipe, *, tiled: bool) -> None:
+    """Raise ``DatasetUnfit`` where images are to be scored tile by tile by a recipe that is not of features alone."""
+    if tiled and recipe.family != "features":
+        raise DatasetUnfit(NO_TILES.format(recipe=recipe.name))
+
+
 def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
     """Return the training settings of a recipe, with ``parameters`` in place of its own.
 
@@ -62,6 +71,17 @@ def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> Tr
         raise ValidationError.from_exception_data(
             TrainingConfig.__name__,
             [{"type": "extra_forbidden", "loc": (name,), "input": parameters[name]} for name in unused],
+        )
+    if parameters.get("fit") == "tiles" and recipe.family != "features":
+        raise ValidationError.from_exception_data(
+            TrainingConfig.__name__,
+            [
+                {
+                    "type": PydanticCustomError("tiles", NO_TILES, {"recipe": recipe.name}),
+                    "loc": ("fit",),
+                    "input": "tiles",
+                }
+            ],
         )
     unlimited = {"max_steps": MAX_STEPS} if parameters.get("max_minutes") is not None else {}
     return TrainingConfig.model_validate({**recipe.defaults, **unlimited, **parameters})

@@ -23,7 +23,7 @@ from models.flows.levels import sentence
 from models.scoring.engines.open_features import open_extractor
 from models.scoring.options import EngineOptions
 from models.training.architecture_file import document_of, parse_architecture
-from models.training.artifact import EveryImage, TrainedModel, write_artifact
+from models.training.artifact import TrainedModel, write_artifact
 from models.training.config import TrainingConfig
 from models.training.cost.estimate import phases_in_steps
 from models.training.distributed import SINGLE_PROCESS, Ranks
@@ -33,6 +33,7 @@ from models.training.loop import Interrupted, Observer, Trainer
 from models.training.precision import training_precision
 from models.training.presets import PRESETS, find_preset
 from models.training.recipe import TrainingRecipe
+from models.training.samples import EveryImage, TrainingImages
 from models.training.schedule import Schedule
 from models.training.validation_plan import PhaseSteps
 
@@ -153,7 +154,7 @@ def _fit_features(
     features = architecture if isinstance(architecture, FeatureArchitecture) else architecture.features
     # A hybrid model is calibrated on images that its flow over pixels has not seen, in folds or not.
     folds = dataset.whole_folds if features is architecture else None
-    images = EveryImage((dataset.train, dataset.statistics)) if folds is not None else dataset.train
+    images: TrainingImages = EveryImage((dataset.train, dataset.statistics)) if folds is not None else dataset.train
     store = BackboneStore(options.backbones or DEFAULT_FOLDER)
     backbone = store.find(config.backbone)
     extractor = open_extractor(store, backbone, features.image_shape, features.input_size, options)

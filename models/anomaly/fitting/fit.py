@@ -28,9 +28,11 @@ class ReferenceEvidence:
     Attributes:
         evidence: The evidence of each image.
         log_likelihoods: Log-likelihoods in nats, ``(n,)``.
-        map_sum: The sum of the log-likelihood maps over the images, ``(H, W)``; None without spatial structure.
-        map_squares: The sum of their squares, ``(H, W)``.
+        map_sum: The sum of the maps of the log-likelihood over the images, ``(H, W)``, or over the tiles of images,
+            ``(rows, columns)``; None without spatial structure.
+        map_squares: The sum of their squares.
         gradients: Gradient features of the first m images, ``(m, G)``.
+        maps: The number of maps that were summed; None for one of each image.
     """
 
     evidence: Evidence
@@ -38,6 +40,7 @@ class ReferenceEvidence:
     map_sum: Array | None
     map_squares: Array | None
     gradients: Array | None = None
+    maps: int | None = None
 
     def with_gradients(self, gradients: Array) -> ReferenceEvidence:
         """Return a copy of this object with the gradient features of its first m images added, ``(m, G)``."""
@@ -49,10 +52,10 @@ class ReferenceEvidence:
         return replace(self.evidence[:count], gradients=self.gradients)
 
     def pixels(self) -> MapReference | None:
-        """Return per-pixel mean and deviation of the log-likelihood in nats; None for a flow that mixes all pixels."""
+        """Return mean and deviation of the log-likelihood by pixel, or place of a tile; None where pixels are mixed."""
         if self.map_sum is None or self.map_squares is None:
             return None
-        count = len(self.evidence)
+        count = len(self.evidence) if self.maps is None else self.maps
         mean = self.map_sum / count
         deviation = np.sqrt(np.maximum(self.map_squares / count - np.square(mean), 0))
         return MapReference(mean, np.maximum(deviation, max(0.1 * float(np.median(deviation)), 1e-9)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -23,7 +24,7 @@ MAX_STATISTICS, MAX_CALIBRATION = 5_000, 10_000
 
 
 class ImageRows(Protocol):
-    """Protocol of a read-only sequence of n images, uint8 ``(n, C, H, W)``: a slice of it is a batch as an array."""
+    """Protocol of a read-only sequence of n images, uint8 ``(C, H, W)`` each: a slice of it is a batch."""
 
     def __len__(self) -> int: ...
 
@@ -72,11 +73,19 @@ class EvenlySpaced:
 
     def __getitem__(self, rows: slice, /) -> Images:
         places = self._places[rows]
-        images = np.empty((len(places), *self._parts[0].shape[1:]), dtype=np.uint8)
-        for part, end in zip(self._parts, self._ends, strict=True):
+        arrays = [part for part in self._parts if isinstance(part, np.ndarray)]
+        if len(arrays) < len(self._parts):
+            return [self._image(place) for place in places.tolist()]
+        images = np.empty((len(places), *arrays[0].shape[1:]), dtype=np.uint8)
+        for part, end in zip(arrays, self._ends, strict=True):
             inside = (places >= end - len(part)) & (places < end)
             images[inside] = part[places[inside] - (end - len(part))]
         return images
+
+    def _image(self, place: int) -> NDArray[np.uint8]:
+        number = bisect_right(self._ends, place)
+        image: NDArray[np.uint8] = self._parts[number][place - self._ends[number] + len(self._parts[number])]
+        return image
 
 
 def as_seen(preprocessing: Preprocessing) -> ImageOptions:

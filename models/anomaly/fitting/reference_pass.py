@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.anomaly.fitting.fit import ReferenceEvidence
 from models.anomaly.fitting.reference_images import ImageRows
@@ -23,7 +25,7 @@ def collect_evidence(
 
     Args:
         density: The density of the model.
-        images: The images, ``(n, C, H, W)``.
+        images: The images, ``(n, C, H, W)``, or ``(C, H, W)`` each for a density of tiles.
         progress: Called with the number of images done; what it raises ends the work.
 
     Raises:
@@ -31,15 +33,20 @@ def collect_evidence(
     """
     evidence: list[Evidence] = []
     log_likelihoods: list[float] = []
-    height, width = density.image_shape[1:]
-    total, squares = np.zeros((height, width)), np.zeros((height, width))
-    at_once = max(1, min(BATCH_IMAGES, BATCH_PIXELS // (height * width)))
+    total: NDArray[np.float64] | None = None
+    squares: NDArray[np.float64] | None = None
+    maps_summed = 0
+    at_once = max(1, min(BATCH_IMAGES, BATCH_PIXELS // math.prod(density.image_shape[1:])))
     for begin in range(0, len(images), at_once):
-        batch = np.ascontiguousarray(images[begin : begin + at_once])
+        batch = images[begin : begin + at_once]
         for start, found in density.passes(batch):
-            maps = found.additive_map().numpy()
-            total += maps.sum(0)
-            squares += np.square(maps).sum(0)
+            if found is None:
+                progress(len(log_likelihoods))
+                continue
+            maps = found.compared_maps()
+            total = maps.sum(0) if total is None else total + maps.sum(0)
+            squares = np.square(maps).sum(0) if squares is None else squares + np.square(maps).sum(0)
+            maps_summed += len(maps)
             log_likelihoods += found.terms().sum((1, 2)).tolist()
             evidence.append(density.evidence(batch[start : start + len(found)], found))
         progress(len(log_likelihoods))
@@ -47,8 +54,9 @@ def collect_evidence(
     if not np.isfinite(values).all():
         raise ScoreNotFinite(f"the flow's arithmetic overflowed on image {int(np.argmin(np.isfinite(values)))}")
     together = Evidence.join(evidence) if evidence else _none(density)
-    places = density.has_map and len(values) > 0
-    return ReferenceEvidence(together, values, total if places else None, squares if places else None)
+    if not density.has_map:
+        total = squares = None
+    return ReferenceEvidence(together, values, total, squares, maps=maps_summed)
 
 
 def _none(density: ImageDensity) -> Evidence:

@@ -13,6 +13,7 @@ from torch import Tensor
 from models.anomaly.fitting.reference_images import ImageRows
 from models.anomaly.gradients.probe import GradientProbe, Gradients, fisher_information, gradient_map, layer_features
 from models.datasets import Images
+from models.images.batch import stacked
 from models.scoring.pixel_density import dequantise
 
 BATCH_IMAGES = 32
@@ -90,4 +91,4 @@ class GradientPasses:
         count = len(images) if most is None else min(most, len(images))
         for start in range(0, count, BATCH_IMAGES):
             rows = images[start : min(start + BATCH_IMAGES, count)]
-            yield self.probe(torch.from_numpy(dequantise(rows, self.weights_digest)))
+            yield self.probe(torch.from_numpy(dequantise(stacked(rows), self.weights_digest)))

@@ -32,11 +32,12 @@ class FeatureFamily:
     The negative log-density at each place, less its mean over normal images, is a map: places that vary little have
     large densities, and without centring a few of them would decide. The statistics are the largest value of the map,
     the mean of its highest twentieth, and the negative log-densities of the means of the features at places and of the
-    deepest features.
+    deepest features. Where an image has several tiles, the map is that of the image (:meth:`TilePlan.merged`), and the
+    negative log-densities are the largest of its tiles.
 
     Attributes:
         fit_number: Which of several fits of the features is judged by, ``(1,)``.
-        centre: Means of the negative log-density at each place, ``(rows, columns)`` in nats.
+        centre: Means of the negative log-density at each place of an image or a tile, ``(rows, columns)`` in nats.
         tails: The survival function of each statistic.
         joint: The survival function of the merged surprise.
     """
@@ -49,7 +50,7 @@ class FeatureFamily:
     @classmethod
     def fit(cls, evidence: FeatureEvidence) -> Self:
         """Fit the centre and the survival functions to normal images, by the first fit of their features."""
-        centre = evidence.places[:, 0].mean(0)
+        centre = evidence.places[:, 0].mean(0, dtype=np.float64)
         values = _statistics(evidence, 0, centre)
         place, area, mean, image = (Tail.fit(column) for column in values.T)
         tails = place, area, mean, image
@@ -59,9 +60,12 @@ class FeatureFamily:
         """Return a copy that judges by another fit of the features."""
         return replace(self, fit_number=np.array([number], dtype=np.int64))
 
-    def centred(self, evidence: FeatureEvidence) -> Array:
-        """Return the negative log-density at each place less its mean, ``(N, rows, columns)`` in nats."""
-        return evidence.places[:, int(self.fit_number[0])] - self.centre
+    def maps(self, evidence: FeatureEvidence) -> list[Array]:
+        """Return the negative log-density at each place of each image less its mean, ``(rows, columns)`` in nats.
+
+        The tiles of an image are brought on the grid of the image.
+        """
+        return _maps(evidence, int(self.fit_number[0]), self.centre)
 
     def statistics(self, evidence: FeatureEvidence) -> Array:
         """Return the four statistics of each image, ``(N, 4)`` in nats, in the order of their names."""
@@ -83,20 +87,39 @@ class FeatureFamily:
         """
         surprises = self.surprises(evidence)
         preferred = surprises - np.array([0.0, 0.0, PLACE_FIRST, PLACE_FIRST])
-        flat = self.centred(evidence).reshape(len(evidence), -1).argmax(1)
-        columns = self.centre.shape[1]
         return [
-            (FEATURE_STATISTICS[best], float(row[best]), divmod(int(place), columns))
-            for row, best, place in zip(surprises, preferred.argmax(1).tolist(), flat.tolist(), strict=True)
+            (FEATURE_STATISTICS[best], float(row[best]), divmod(int(of_image.argmax()), of_image.shape[1]))
+            for row, best, of_image in zip(surprises, preferred.argmax(1).tolist(), self.maps(evidence), strict=True)
         ]
 
 
+def _maps(evidence: FeatureEvidence, number: int, centre: Array) -> list[Array]:
+    if evidence.plans is None:
+        return list(evidence.places[:, number] - centre)
+    return [
+        plan.merged(evidence.places[start:stop, number] - centre)
+        for plan, (start, stop) in zip(evidence.plans, evidence.tiles, strict=True)
+    ]
+
+
 def _statistics(evidence: FeatureEvidence, number: int, centre: Array) -> Array:
-    maps = (evidence.places[:, number] - centre).reshape(len(evidence), -1)
+    pooled = evidence.pooled[:, number]
+    if evidence.plans is None:
+        of_places = _of_maps((evidence.places[:, number] - centre).reshape(len(evidence), -1))
+    else:
+        maps = [_of_maps(of_image.reshape(1, -1)) for of_image in _maps(evidence, number, centre)]
+        of_places = np.concatenate([np.zeros((0, 2)), *maps])
+        # For normal images as for new ones: a maximum is ranked among maxima.
+        largest = [pooled[start:stop].max(0) for start, stop in evidence.tiles]
+        pooled = np.stack([pooled[0], *largest])[1:] if largest else pooled
+    return np.concatenate([of_places, pooled], 1)
+
+
+def _of_maps(maps: Array) -> Array:
+    """Return the largest value of each map, and the mean of its highest twentieth, ``(N, places) -> (N, 2)``."""
     count = max(1, math.ceil(AREA * maps.shape[1]))
     highest = np.partition(maps, -count, axis=1)[:, -count:] if count < maps.shape[1] else maps
-    of_places = np.stack([maps.max(1), np.sort(highest, axis=1).mean(1)], 1)
-    return np.concatenate([of_places, evidence.pooled[:, number]], 1)
+    return np.stack([maps.max(1), np.sort(highest, axis=1).mean(1)], 1)
 
 
 def _surprises(values: Array, tails: tuple[Tail, Tail, Tail, Tail]) -> Array:

@@ -1,0 +1,104 @@
+"""What flows over features are fitted to: training images, or all tiles of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.flows.architecture import FeatureArchitecture
+from models.images.batch import Batch, joined, stacked
+from models.images.preprocessing import Pixels
+from models.images.tiles import TilePlan, tile_plan
+
+
+class TrainingImages(Protocol):
+    """Protocol of a read-only sequence of training images, uint8 ``(C, H, W)``, that is sliced to read a batch."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Batch: ...
+
+
+class TrainingSamples:
+    """Training images as inputs of a backbone: the images, or for an architecture of tiles all tiles of each image.
+
+    Args:
+        images: The images.
+        architecture: The architecture, which says whether images are cut into tiles.
+
+    Attributes:
+        images: The images.
+        plans: The tiles of each image; None where every image is one sample.
+        owners: The number of the image of each sample, ``(n,)``, rising.
+    """
+
+    def __init__(self, images: TrainingImages, architecture: FeatureArchitecture) -> None:
+        self.images = images
+        self.plans = plans_of(images, architecture) if architecture.tiled else None
+        counts = [1] * len(images) if self.plans is None else [len(plan) for plan in self.plans]
+        self._firsts = [0, *accumulate(counts)]
+        self.owners: NDArray[np.intp] = np.repeat(np.arange(len(counts)), counts)
+
+    def __len__(self) -> int:
+        return len(self.owners)
+
+    def __getitem__(self, rows: slice, /) -> Pixels:
+        """Return some of the samples, uint8 ``(n, C, H, W)``."""
+        if self.plans is None:
+            return np.ascontiguousarray(stacked(self.images[rows]))
+        numbers = range(*rows.indices(len(self)))
+        return np.stack([self._tile(number) for number in numbers])
+
+    def _tile(self, number: int) -> Pixels:
+        assert self.plans is not None
+        owner = int(self.owners[number])
+        return self.plans[owner].cut(self.images[owner : owner + 1][0], number - self._firsts[owner])
+
+
+class ChosenImages:
+    """Read-only sequence of some of the training images of another sequence.
+
+    Args:
+        images: The other sequence.
+        chosen: The numbers of its images to take, rising, ``(n,)``.
+    """
+
+    def __init__(self, images: TrainingImages, chosen: NDArray[np.intp]) -> None:
+        self._images = images
+        self._chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, rows: slice, /) -> Batch:
+        return [self._images[number : number + 1][0] for number in self._chosen[rows].tolist()]
+
+
+class EveryImage(Sequence[Pixels]):
+    """Read-only sequence of the images of several parts of a dataset; slice it to read a batch."""
+
+    def __init__(self, parts: tuple[Batch, ...]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, rows: slice | int) -> Batch:  # type: ignore[override]
+        assert isinstance(rows, slice)
+        start, stop, _ = rows.indices(len(self))
+        taken, first = [], 0
+        for part in self._parts:
+            taken.append(part[max(start - first, 0) : max(stop - first, 0)])
+            first += len(part)
+        return joined(taken)
+
+
+def plans_of(images: TrainingImages, architecture: FeatureArchitecture) -> tuple[TilePlan, ...]:
+    """Return the tiles of each image under an architecture of tiles; pixels that are mapped from a file stay there."""
+    side, stride = architecture.height, architecture.height // architecture.rows
+    sizes = (images[number : number + 1][0].shape[1:] for number in range(len(images)))
+    return tuple(tile_plan(height, width, side, stride) for height, width in sizes)
