@@ -19,6 +19,7 @@ from app.metrics.registry import ServiceMetrics
 from app.registry.imports import ModelUploads
 from app.registry.model_pool import ModelPool
 from app.scoring.decoders import Decoders
+from app.scoring.large_images import LargeImages
 from app.scoring.queue import ScoringQueue
 from app.scoring.service import ScoringService
 from models.datasets import DatasetStore
@@ -102,7 +103,14 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
                 model_uploads=ModelUploads(settings, registry, draining),
                 scoring_queue=scoring_queue,
                 scoring_service=ScoringService(
-                    settings, model_pool, scoring_queue, decoders, metrics, drift_monitor, recent_evidence
+                    settings,
+                    model_pool,
+                    scoring_queue,
+                    decoders,
+                    metrics,
+                    drift_monitor,
+                    recent_evidence,
+                    LargeImages(),
                 ),
                 drift_monitor=drift_monitor,
                 recent_evidence=recent_evidence,

@@ -23,6 +23,8 @@ FILES_PER_TASK = 8
 """Files that a thread decodes at a time: handing over a single small file costs more than decoding it."""
 REQUESTS_PER_BATCH = 4
 """Images of a batch as a multiple of those of a request: a verdict costs less in a large batch."""
+LARGE_BATCH_BYTES = 64 * 2**20
+"""Most bytes of a batch of several images that keep their size."""
 PREFETCHED = 2
 """Batches that are decoded or scored ahead, so that the model never waits."""
 
@@ -45,8 +47,13 @@ def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator
     loaded.scorer.calibration.check_alpha(parameters.alpha, parameters.detail == "full")
     if parameters.explain:
         loaded.scorer.require_spatial()
-    decoded = prefetch(_decoded(files, loaded, REQUESTS_PER_BATCH * parameters.batch_size), PREFETCHED)
-    with closing(prefetch(_scored(decoded, loaded, parameters), PREFETCHED)) as batches:
+    decoded = _decoded(files, loaded, REQUESTS_PER_BATCH * parameters.batch_size)
+    if loaded.scorer.preprocessing.tiled:
+        # Large images are not kept ahead: the memory is that of one batch.
+        scored = _scored(decoded, loaded, parameters)
+    else:
+        scored = prefetch(_scored(prefetch(decoded, PREFETCHED), loaded, parameters), PREFETCHED)
+    with closing(scored) as batches:
         first = 0
         for items, outcomes in batches:
             yield _part(loaded, items, outcomes, first)
@@ -54,6 +61,12 @@ def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator
 
 
 def _decoded(files: Sequence[Path], loaded: Loaded, size: int) -> Generator[list[Item]]:
+    from models.images.batch import in_batches
+
+    if loaded.scorer.preprocessing.tiled:
+        yield from in_batches((_item(path, loaded) for path in files), size, LARGE_BATCH_BYTES, _bytes)
+        return
+
     def decode(paths: Sequence[Path]) -> list[Item]:
         return [_item(path, loaded) for path in paths]
 
@@ -62,6 +75,12 @@ def _decoded(files: Sequence[Path], loaded: Loaded, size: int) -> Generator[list
             batch = files[start : start + size]
             pieces = [batch[at : at + FILES_PER_TASK] for at in range(0, len(batch), FILES_PER_TASK)]
             yield [item for items in pool.map(decode, pieces) for item in items]
+
+
+def _bytes(item: Item) -> int:
+    from models.images.codec import DecodedImage
+
+    return item.image.pixels.nbytes if isinstance(item.image, DecodedImage) else 0
 
 
 def _item(path: Path, loaded: Loaded) -> Item:
@@ -80,9 +99,8 @@ def _item(path: Path, loaded: Loaded) -> Item:
 def _scored(
     batches: Generator[list[Item]], loaded: Loaded, parameters: ScoreParameters
 ) -> Generator[tuple[list[Item], dict[int, Judgement]]]:
-    import numpy as np
-
     from app.scoring.request_images import decoded
+    from models.images.batch import batch_of
 
     scorer, full = loaded.scorer, parameters.detail == "full"
     with closing(batches):
@@ -91,7 +109,7 @@ def _scored(
             if not images:
                 yield items, {}
                 continue
-            pixels = np.stack(list(images.values()))
+            pixels = batch_of(list(images.values()), scorer.preprocessing)
             judged = scorer.judge_each(
                 pixels, parameters.alpha, parameters.draws, gradients=full, explain=parameters.explain
             )

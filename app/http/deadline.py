@@ -24,8 +24,30 @@ TimeoutMs = Annotated[
 ]
 
 
+class RequestDeadline:
+    """The time limit of a request that is being answered.
+
+    Args:
+        limit: The limit as asyncio counts it.
+        seconds: The limit in seconds.
+        asked: Whether the client asked for it.
+    """
+
+    def __init__(self, limit: asyncio.Timeout, seconds: float, asked: bool) -> None:
+        self.seconds = seconds
+        self._limit = limit
+        self._asked = asked
+
+    def extend(self, seconds: float) -> None:
+        """Allow more time for work that is known to take long, unless the client itself set the limit."""
+        when = self._limit.when()
+        if not self._asked and when is not None:
+            self.seconds += seconds
+            self._limit.reschedule(when + seconds)
+
+
 @asynccontextmanager
-async def deadline(timeout_ms: int | None, default_s: float) -> AsyncIterator[None]:
+async def deadline(timeout_ms: int | None, default_s: float) -> AsyncIterator[RequestDeadline]:
     """Context manager that cancels the code in its block after a time limit, and raises an error with status 504.
 
     Args:
@@ -35,7 +57,8 @@ async def deadline(timeout_ms: int | None, default_s: float) -> AsyncIterator[No
     seconds = default_s if timeout_ms is None else timeout_ms / 1000
     try:
         async with asyncio.timeout(seconds) as limit:
-            yield
+            current = RequestDeadline(limit, seconds, timeout_ms is not None)
+            yield current
     except TimeoutError as error:
         if not limit.expired():
             raise
@@ -43,5 +66,5 @@ async def deadline(timeout_ms: int | None, default_s: float) -> AsyncIterator[No
             504,
             "deadline-exceeded",
             "The deadline passed",
-            f"the work took longer than {seconds:g} s and was cancelled; send fewer images or allow more time",
+            f"the work took longer than {current.seconds:g} s and was cancelled; send fewer images or allow more time",
         ) from error

@@ -19,7 +19,8 @@ from app.http.errors import Problem, invalid, unsupported_media_type
 from app.scoring.decoders import Decoders
 from models.errors import ImageError
 from models.images.codec import DecodedImage, Preprocessing, decode_image, decode_npy
-from models.images.policy import MEDIA_TYPES
+from models.images.opening import pixels_of
+from models.images.policy import MAX_PIXELS, MEDIA_TYPES
 
 MULTIPART = "multipart/form-data"
 NPY = "application/x-npy"
@@ -82,7 +83,8 @@ async def read_batch(request: Request, preprocessing: Preprocessing, max_images:
         return ImageUploads((Upload(None, await request.body()),))
     if kind == NPY:
         # After the header, an array that can be scored has one byte per value.
-        limit = NPY_HEADER_BYTES + max_images * math.prod(preprocessing.shape)
+        pixels = MAX_PIXELS if preprocessing.tiled else max_images * preprocessing.height * preprocessing.width
+        limit = NPY_HEADER_BYTES + pixels * preprocessing.channels
         return ImageUploads((Upload(None, await read_body(request, limit)),), array=True)
     raise unsupported_media_type(kind, [MULTIPART, *MEDIA_TYPES, NPY])
 
@@ -124,6 +126,20 @@ def too_many(limit: int) -> Problem:
         "Too many images",
         f"one request with this number of draws may carry {limit} images; split it into several",
     )
+
+
+async def count_pixels(batch: ImageUploads, preprocessing: Preprocessing, decoders: Decoders, caller: str) -> int:
+    """Return the pixels of all images of a request by the headers of its files, before they are decoded.
+
+    Args:
+        batch: The body of the request.
+        preprocessing: Preprocessing of the model.
+        decoders: Threads that read the headers.
+        caller: Name of the caller.
+    """
+    if batch.array:
+        return len(batch.uploads[0].data) // preprocessing.channels
+    return sum(await decoders.map(caller, pixels_of, [upload.data for upload in batch.uploads]))
 
 
 async def decode_batch(

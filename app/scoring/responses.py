@@ -104,7 +104,7 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, lo
 def heat_map_answer(pixels: Pixels, heat_map: PixelMaps) -> schemas.HeatMap:
     """Return the heat map of an image for the API: a PNG overlay and a NumPy array, both in base64.
 
-    ``pixels`` are uint8 ``(C, H, W)``.
+    ``pixels`` are uint8 ``(C, H, W)``. Both may be smaller than a large image of several tiles.
     """
     from models.anomaly.heat_map import overlay  # noqa: PLC0415 - SciPy takes time to load
 
@@ -114,9 +114,10 @@ def heat_map_answer(pixels: Pixels, heat_map: PixelMaps) -> schemas.HeatMap:
     buffer = io.BytesIO()
     np.save(buffer, np.stack(list(channels.values())), allow_pickle=False)
     return schemas.HeatMap(
-        png=base64.b64encode(overlay(pixels, heat_map.z)).decode(),
+        png=base64.b64encode(overlay(pixels, heat_map.z, heat_map.scale)).decode(),
         npy=base64.b64encode(buffer.getvalue()).decode(),
         channels=list(channels),
+        scale=heat_map.scale,
         lowest_z=float(heat_map.z.min()),
         highest_z=float(heat_map.z.max()),
     )

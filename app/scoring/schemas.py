@@ -142,6 +142,11 @@ class HeatMap(Answer):
         "standard deviations from the reference images at that pixel. `gradients`, with `detail=full`: norm of the "
         "gradient with respect to the transformed pixels."
     )
+    scale: int = Field(
+        1,
+        description="Pixels of the image along each side of a pixel of picture and array: more than 1 for an image of "
+        "over 1,048,576 pixels that a model scored tile by tile. Boxes are in pixels of the image all the same.",
+    )
     lowest_z: float
     highest_z: float
 

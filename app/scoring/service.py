@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 from starlette.requests import Request
 
 from app.access.callers import caller_of
@@ -21,11 +21,13 @@ from app.http.errors import invalid
 from app.metrics.registry import ServiceMetrics
 from app.registry.model_pool import Loaded, ModelPool
 from app.scoring.decoders import Decoders
+from app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages
 from app.scoring.queue import ScoringQueue
-from app.scoring.request_images import Item, Pixels, decode_batch, decoded, read_batch, too_many
+from app.scoring.request_images import Item, Pixels, count_pixels, decode_batch, decoded, read_batch, too_many
 from app.scoring.responses import answer_json
 from app.scoring.schemas import ScoreQuery
 from models.errors import ImageError, ScoreNotFinite
+from models.images.batch import batch_of
 from models.steps import Steps
 from worker.settings import Settings
 
@@ -62,7 +64,7 @@ class JudgeImages:
 
     def __call__(self, images: Sequence[RequestedImage]) -> list[Judgement]:
         """Return the score and verdict, or the error, of each image, independent of its batch mates."""
-        pixels = np.stack([image.pixels for image in images])
+        pixels = batch_of([image.pixels for image in images], self.scorer.preprocessing)
         return self.scorer.judge_each(pixels, [image.alpha for image in images], self.draws)
 
 
@@ -77,6 +79,7 @@ class ScoringService:
     metrics: ServiceMetrics
     drift: DriftMonitor
     recent: RecentEvidence
+    large: LargeImages
 
     async def score(self, ref: str, request: Request, query: ScoreQuery, timeout_ms: int | None) -> bytes:
         """Score the images in a request's body with the model ``ref``, and return the answer as JSON bytes.
@@ -98,18 +101,25 @@ class ScoringService:
         caller = caller_of(request.scope).name
         # Before the body is read and decoded, so that a refusal costs little.
         self.queue.check(caller, query.passes)
-        async with deadline(timeout_ms, self.settings.request_timeout_s):
+        async with deadline(timeout_ms, self.settings.request_timeout_s) as limit_of_time, AsyncExitStack() as held:
             loaded = await self.pool.acquire(ref)
             # Before the work, so that a request that cannot be answered costs nothing.
             loaded.scorer.calibration.check_alpha(query.alpha, query.detail == "full")
+            preprocessing = loaded.scorer.preprocessing
             if query.explain:
                 loaded.scorer.require_spatial()
-                area = math.prod(loaded.scorer.preprocessing.shape[1:])
+                area = 1 if preprocessing.tiled else preprocessing.height * preprocessing.width
                 limit = min(limit, MAX_EXPLAINED, max(1, MAX_EXPLAINED_PIXELS // area))
-            batch = await read_batch(request, loaded.scorer.preprocessing, limit)
+            batch = await read_batch(request, preprocessing, limit)
             if not batch.array:
                 self.queue.check(caller, query.passes * len(batch.uploads))
-            items = await decode_batch(batch, loaded.scorer.preprocessing, self.decoders, caller, limit)
+            if preprocessing.tiled:
+                pixels = await count_pixels(batch, preprocessing, self.decoders, caller)
+                held.enter_context(self.large.hold(caller, pixels))
+                limit_of_time.extend(SECONDS_PER_MEGAPIXEL * query.passes * pixels / 1e6)
+                if query.explain and len(batch.uploads) > 1 and pixels > MAX_EXPLAINED_PIXELS:
+                    raise too_many(1)
+            items = await decode_batch(batch, preprocessing, self.decoders, caller, limit)
             if len(items) > limit:
                 raise too_many(limit)
             images = decoded(items)
@@ -125,8 +135,10 @@ class ScoringService:
 
     async def _judge(self, caller: str, loaded: Loaded, images: Sequence[Pixels], query: ScoreQuery) -> list[Judgement]:
         scorer = loaded.scorer
-        # The draws of an image in a shared batch are one turn of the thread; steps spread more of them over several.
-        if query.detail == "basic" and not query.explain and query.draws <= scorer.at_once:
+        tiled = scorer.preprocessing.tiled
+        # The draws of an image in a shared batch are one turn of the thread; steps spread more of them, or the tiles of
+        # a large image, over several.
+        if query.detail == "basic" and not query.explain and query.draws <= scorer.at_once and not tiled:
             requested = [RequestedImage(pixels, query.alpha) for pixels in images]
             function = JudgeImages(scorer, query.draws)
             return await self.queue.run_each(caller, function, requested, query.draws, scorer.at_once)
@@ -134,11 +146,20 @@ class ScoringService:
         def work() -> Steps[list[Judgement]]:
             return (
                 yield from scorer.judge_steps(
-                    np.stack(images), query.alpha, query.draws, gradients=query.detail == "full", explain=query.explain
+                    batch_of(images, scorer.preprocessing),
+                    query.alpha,
+                    query.draws,
+                    gradients=query.detail == "full",
+                    explain=query.explain,
                 )
             )
 
-        return await self.queue.run(caller, work(), len(images) * query.passes)
+        count = len(images)
+        if tiled:
+            # Each tile counts as an image, and a single large image fits into an idle queue.
+            count = sum(math.ceil(image[0].size / scorer.density.step_pixels) for image in images)
+            count = max(len(images), min(count, self.queue.largest // query.passes))
+        return await self.queue.run(caller, work(), count * query.passes)
 
     def _record(
         self, loaded: Loaded, query: ScoreQuery, items: Sequence[Item], judged: Mapping[int, Judgement]

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from models.bulk.table import PartSummary, Row, write_part
 from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import ImageError, ModelsError, ScoreNotFinite
+from models.images.batch import batch_of, in_batches
 from models.images.codec import DecodedImage
 from models.images.provenance import remark
 from models.prefetch import prefetch
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
     from models.scorer import Scorer
 
 BATCH = 64
+BATCH_BYTES = 64 * 2**20
+"""Most bytes of a batch of several images."""
 AHEAD = 2
 """Batches that are decoded ahead."""
 
@@ -63,7 +63,9 @@ def score_part(
         AlphaUnattainable: The calibration has too few images for ``alpha``.
     """
     rows: list[Row] = []
-    with closing(prefetch(_batches(source.read(start, stop)), AHEAD)) as batches:
+    images = _batches(source.read(start, stop))
+    # Large images are not decoded ahead: the memory is that of one batch.
+    with closing(images if scorer.preprocessing.tiled else prefetch(images, AHEAD)) as batches:
         while True:
             if should_stop():
                 raise Stopped("scoring was stopped")
@@ -76,13 +78,17 @@ def score_part(
 
 
 def _batches(images: Iterator[NamedImage]) -> Generator[list[NamedImage]]:
-    while batch := list(islice(images, BATCH)):
-        yield batch
+    yield from in_batches(images, BATCH, BATCH_BYTES, _bytes)
+
+
+def _bytes(named: NamedImage) -> int:
+    _, image = named
+    return image.pixels.nbytes if isinstance(image, DecodedImage) else 0
 
 
 def _score(scorer: Scorer, batch: list[NamedImage], alpha: float | None) -> list[Row]:
     good = [image.pixels for _, image in batch if isinstance(image, DecodedImage)]
-    judged = iter(scorer.judge_each(np.stack(good), alpha) if good else [])
+    judged = iter(scorer.judge_each(batch_of(good, scorer.preprocessing), alpha) if good else [])
     rows = []
     for path, image in batch:
         result = image if isinstance(image, ImageError) else next(judged)

@@ -19,7 +19,6 @@ from models.datasets.builtin import builtin_file
 from models.datasets.catalogue import dataset_names
 from models.datasets.image_source import ImageSource, NamedImage, StoredImages, file_stamp
 from models.datasets.ingest.items import refused
-from models.datasets.ingest.limits import Limits
 from models.datasets.ingest.members import archive_errors
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, ImageError
@@ -28,7 +27,8 @@ from models.images.npy import npy_header
 from models.images.preprocessing import conform_pixels
 
 ARRAYS = ("x_train", "x_test")
-MAX_FILE_BYTES = Limits().file_bytes
+MAX_FILE_BYTES = 256 * 2**20
+"""Largest image file: as large as a request to the service may be."""
 
 
 def open_source(
@@ -140,7 +140,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of an image file. Raises ``ImageError`` if it cannot be read or is larger than 64 MiB."""
+    """Return the bytes of an image file. Raises ``ImageError`` if it cannot be read or is larger than 256 MiB."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block for ever
             detail = "expected a plain file, no folder or pipe"

@@ -40,7 +40,7 @@ def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pi
     """Return the images of a ``.npy`` file, uint8 ``(N, C, H, W)``. Raises ``ImageError`` for another type or shape.
 
     The shape in the header is checked before the data are read. Pickled content, other sizes and other numbers of
-    channels are refused.
+    channels are refused. A model of tiles takes any size.
 
     Args:
         data: Content of the file, a uint8 array ``(N, H, W)`` or ``(N, H, W, C)``.
@@ -58,6 +58,8 @@ def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pi
     except (ValueError, EOFError, SyntaxError) as error:
         raise ImageError("undecodable-image", "The file is not a .npy array", str(error)) from error
     channels, height, width = preprocessing.shape
+    if preprocessing.tiled and len(shape) >= 3 and min(shape) > 0:
+        height, width = shape[1:3]
     wanted = (height, width) if channels == 1 else (height, width, channels)
     if dtype != np.uint8:
         raise ImageError("unsupported-image", "The array is not 8-bit", f"expected uint8, got {dtype}")

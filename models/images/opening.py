@@ -86,6 +86,19 @@ def open_image(data: bytes, check: Callable[[tuple[int, int]], None] = lambda _s
     return OpenedImage(image, form, mode, tuple(notes), 2**bits if mode == "I;16" and bits < 16 else None)
 
 
+def pixels_of(data: bytes) -> int:
+    """Return the pixels of an image file by its header, without decoding; 0 for a file that is no image."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises nearly anything for damaged files, which are refused when they are decoded
+        return 0
+    return width * height
+
+
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) to 8, of an image; ``UNREADABLE`` for damaged metadata."""
     # Without metadata in the header, ``getexif`` would decompress a whole PNG file.
