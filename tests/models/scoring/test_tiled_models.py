@@ -1,0 +1,275 @@
+"""Models of tiles: one statistic and one p-value an image of any size, with boxes in pixels of the image."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from models.anomaly.fitting.reference_images import as_seen, reference_of
+from models.anomaly.heat_map import tile_maps
+from models.anomaly.judged import JudgedImage
+from models.audit import recompute_features
+from models.bulk.part import score_part
+from models.bulk.sources import ImageFiles, open_source
+from models.datasets import DatasetStore, load_dataset
+from models.errors import DatasetUnfit
+from models.evaluation.assemble import Subject
+from models.evaluation.evaluate import evaluate
+from models.evaluation.schema import EvaluationParameters
+from models.features.flows import FeatureFlows
+from models.flows.architecture import FeatureArchitecture
+from models.images.batch import Batch
+from models.images.codec import encode_png
+from models.scorer import Scorer
+from models.scoring.evidence import FeatureEvidence
+from models.scoring.feature_density import FeatureDensity, FeaturePass
+from models.scoring.options import EngineOptions
+from models.training.config import TrainingConfig
+from models.training.presets import find_preset
+from tests.support.tiled import DIGIT, FAULTY, OTHERS, SIDE, TRAINED_ON, mosaic, tiled_artifact, with_fault
+
+STRIDE = 16
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> tuple[Scorer, DatasetStore]:
+    artifact, store = tiled_artifact(tmp_path_factory)
+    return Scorer.load(artifact, options=EngineOptions(backbones=backbones)), store
+
+
+@pytest.fixture(scope="module")
+def scorer(made: tuple[Scorer, DatasetStore]) -> Scorer:
+    return made[0]
+
+
+@pytest.fixture(scope="module")
+def images() -> list[NDArray[np.uint8]]:
+    """Mosaics of several sizes, one smaller than a tile, one with a size that is no multiple of a place."""
+    return [*(mosaic(seed) for seed in range(300, 305)), mosaic(1, 1, 1), mosaic(2, 6, 7)[:, :151, :133]]
+
+
+def judged(scorer: Scorer, batch: Batch) -> list[JudgedImage]:
+    results = scorer.judge_each(batch)
+    assert all(isinstance(result, JudgedImage) for result in results)
+    return [result for result in results if isinstance(result, JudgedImage)]
+
+
+def tiles_of(image: NDArray[np.uint8]) -> dict[tuple[int, int], NDArray[np.uint8]]:
+    """Return the tiles of an image by their origins, cut from a mirrored copy: an own computation."""
+    extended = np.pad(image, ((0, 0), (0, SIDE), (0, SIDE)), mode="symmetric")
+    extended = np.pad(extended, ((0, 0), (0, SIDE), (0, SIDE)), mode="symmetric")
+
+    def origins(length: int) -> list[int]:
+        free = max(0, math.ceil(length / STRIDE) - SIDE // STRIDE)
+        moves = math.ceil(free / 3)
+        return [0, *(STRIDE * (move * free // moves) for move in range(1, moves + 1))]
+
+    _, height, width = image.shape
+    places = [(top, left) for top in origins(height) for left in origins(width)]
+    return {(top, left): extended[:, top : top + SIDE, left : left + SIDE] for top, left in places}
+
+
+def test_a_statistic_is_that_of_all_tiles(scorer: Scorer, images: list[NDArray[np.uint8]]) -> None:
+    assert isinstance(scorer.density, FeatureDensity)
+    for image, likelihood in zip(images, scorer.score(images), strict=True):
+        evidence = likelihood.evidence
+        assert evidence is not None
+        for fold in scorer.calibration.folds:
+            family = fold.statistic.features
+            assert family is not None
+            number, tiles = int(family.fit_number[0]), tiles_of(image)
+            places, pooled = scorer.density.engine.squares(np.stack(list(tiles.values())))
+            centred = dict(zip(tiles, 0.5 * places[:, number] - family.centre, strict=True))
+            values = []
+            for row in range(math.ceil(image.shape[1] / STRIDE)):
+                for column in range(math.ceil(image.shape[2] / STRIDE)):
+                    y, x = STRIDE * row + 8, STRIDE * column + 8
+                    inside = [(t, left) for t, left in centred if t < y < t + SIDE and left < x < left + SIDE]
+                    top, left = min(inside, key=lambda at, y=y, x=x: (abs(at[0] + 32 - y), abs(at[1] + 32 - x)))
+                    values.append(centred[top, left][row - top // STRIDE, column - left // STRIDE])
+            highest = np.sort(values)[-math.ceil(0.05 * len(values)) :]
+            expected = [max(values), highest.mean(), *(0.5 * pooled[:, number]).max(0)]
+            assert evidence.features is not None
+            np.testing.assert_allclose(family.statistics(evidence.features)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_log_likelihood_is_the_sum_over_tiles_in_float64(
+    scorer: Scorer, images: list[NDArray[np.uint8]], backbones: Path
+) -> None:
+    flows, architecture = scorer.flows, scorer.manifest.architecture
+    assert isinstance(flows, FeatureFlows)
+    assert isinstance(architecture, FeatureArchitecture)
+    options = EngineOptions(backbones=backbones)
+    for image in (images[0], images[-2], images[-1]):
+        tiles = tiles_of(image).values()
+        exact = [recompute_features(flows, architecture, options, tile[None])[0] for tile in tiles]
+        [found] = scorer.score([image])
+        tolerance = sum(scorer.exact_tolerance(log_likelihood) for log_likelihood in exact)
+        assert found.log_likelihood == pytest.approx(math.fsum(exact), abs=tolerance)
+        assert found.log_likelihood == sum(term.log_prior + term.log_det for term in found.terms)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_an_image_has_the_same_score_in_all_company(
+    made: tuple[Scorer, DatasetStore],
+    images: list[NDArray[np.uint8]],
+    tmp_path_factory: pytest.TempPathFactory,
+    backbones: Path,
+    engine: str,
+) -> None:
+    artifact, _ = tiled_artifact(tmp_path_factory)
+    options = EngineOptions("torch" if engine == "torch" else "auto", backbones=backbones)
+    first, again = (Scorer.load(artifact, options=options) for _ in range(2))
+    together = judged(first, images)
+    alone = [judged(again, [image])[0] for image in images]
+    order = np.random.default_rng(0).permutation(len(images)).tolist()
+    shuffled = judged(again, [images[number] for number in order])
+    for number, result in enumerate(together):
+        for other in (alone[number], shuffled[order.index(number)]):
+            assert other.likelihood.log_likelihood == result.likelihood.log_likelihood
+            assert other.verdict == result.verdict
+    drawn = first.score(images[:3], draws=3)
+    assert [score.log_likelihood for score in drawn] == [one.likelihood.log_likelihood for one in together[:3]]
+
+
+def test_a_large_image_pauses_between_groups_of_tiles(scorer: Scorer) -> None:
+    image = mosaic(3, 30, 30)
+    steps, pauses = scorer.judge_steps([image], explain=True), 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            [result] = end.value
+            break
+        pauses += 1
+    assert isinstance(scorer.density, FeatureDensity)
+    assert pauses >= 2 * (len(scorer.density.plan(image)) // scorer.at_once) - 2
+    assert result.verdict == judged(scorer, [image])[0].verdict
+
+
+def test_a_fault_is_found_where_it_is(scorer: Scorer) -> None:
+    image = mosaic(7, 12, 10)
+    for top, left in ((130, 40), (20, 220), (320, 264), (4, 3)):
+        [result] = judged(scorer, [with_fault(image, top, left)])
+        reason = next(reason for reason in result.verdict.reasons if reason.box is not None)
+        assert reason.box is not None
+        x0, y0, x1, y1 = reason.box
+        assert x0 < left + 16
+        assert left < x1
+        assert y0 < top + 16
+        assert top < y1
+        assert result.verdict.extrapolated
+    height, width = 12 * DIGIT, 10 * DIGIT - 1
+    [result] = judged(scorer, [with_fault(image[:, :, :width], height - 16, width - 16)])
+    boxes = [reason.box for reason in result.verdict.reasons if reason.box is not None]
+    assert boxes
+    assert all(box[2] <= width and box[3] <= height for box in boxes)
+
+
+def test_a_heat_map_is_of_the_image(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = with_fault(mosaic(7, 6, 8), 90, 150)
+    [result] = scorer.judge_each([image], explain=True)
+    assert isinstance(result, JudgedImage)
+    heat_map = result.heat_map
+    assert heat_map is not None
+    assert (heat_map.nats.shape, heat_map.z.shape, heat_map.scale) == (image.shape[1:], image.shape[1:], 1)
+    assert heat_map.nats.sum() == pytest.approx(result.likelihood.log_likelihood, rel=1e-9)
+    row, column = np.unravel_index(heat_map.z.argmin(), heat_map.z.shape)
+    assert 80 <= row < 112
+    assert 144 <= column < 176
+    monkeypatch.setattr("models.anomaly.heat_map.MAX_MAP_PIXELS", 5000)
+    _, found = next(scorer.density.passes([image], at_once=1000))
+    assert isinstance(found, FeaturePass)
+    [small] = tile_maps(found, scorer.require_spatial())
+    assert (small.scale, small.z.shape) == (3, (56, 74))
+    assert small.nats.sum() == pytest.approx(result.likelihood.log_likelihood, rel=1e-9)
+    np.testing.assert_array_equal(small.z, heat_map.z[: 3 * 56 : 3, : 3 * 74 : 3])
+
+
+def test_evidence_of_images_is_selected_and_joined(scorer: Scorer, images: list[NDArray[np.uint8]]) -> None:
+    parts = [likelihood.evidence for likelihood in scorer.score(images)]
+    features = [part.features for part in parts if part is not None and part.features is not None]
+    together = FeatureEvidence.join(features)
+    assert len(together) == len(images)
+    family = scorer.calibration.folds[0].statistic.features
+    assert family is not None
+    rows = np.array([4, 0, 6])
+    np.testing.assert_array_equal(family.statistics(together[rows]), family.statistics(together)[rows])
+    for number, of_image in enumerate(family.maps(together)):
+        np.testing.assert_array_equal(of_image, family.maps(features[number])[0])
+    assert len(together[:0]) == 0
+    assert family.statistics(together[:0]).shape == (0, 4)
+
+
+def test_bulk_scores_are_those_of_single_images(
+    made: tuple[Scorer, DatasetStore], images: list[NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    scorer, store = made
+    paths = [tmp_path / f"{number}.png" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(encode_png(image))
+    paths[2].write_bytes(b"no image")
+    source = ImageFiles(paths, scorer.preprocessing)
+    summary = score_part(scorer, source, 0, source.count, tmp_path / "part", alpha=None, should_stop=lambda: False)
+    assert (summary.images, summary.errors) == (len(images), 1)
+    rows = parquet.read_table(tmp_path / "part").to_pylist()
+    for number in (0, 1, 5, 6):
+        [alone] = judged(scorer, [images[number]])
+        assert rows[number]["log_likelihood"] == alone.likelihood.log_likelihood
+        assert rows[number]["p_value"] == alone.verdict.p_value
+    assert rows[5]["warning"].startswith("smaller than a tile")
+    stored = open_source(FAULTY, None, store, scorer.preprocessing)
+    summary = score_part(scorer, stored, 0, stored.count, tmp_path / "faulty", alpha=0.05, should_stop=lambda: False)
+    assert summary.anomalies == summary.images == 10
+
+
+def test_a_model_of_tiles_is_calibrated_on_other_images(made: tuple[Scorer, DatasetStore]) -> None:
+    scorer, store = made
+    dataset = load_dataset(OTHERS, None, store, as_seen(scorer.preprocessing))
+    assert dataset.image_shape == (1, SIDE, SIDE)
+    reference = reference_of(dataset, scorer.manifest)
+    calibration, summary = scorer.calibrate(reference, lambda _part, _done, _images: None)
+    assert summary.statistics_images + summary.calibration_images == 40
+    mosaics = [mosaic(seed) for seed in range(400, 406)]
+    scores = scorer.score([*mosaics, *(with_fault(image, 20, 24) for image in mosaics)])
+    p = [float(calibration.p_values(score.evidence)[0]) for score in scores if score.evidence is not None]
+    assert max(p[6:]) == calibration.smallest_p
+    assert np.median(p[:6]) > 0.1
+
+
+def test_a_model_of_tiles_is_evaluated(made: tuple[Scorer, DatasetStore]) -> None:
+    scorer, store = made
+    parameters = EvaluationParameters(against=[FAULTY], corruptions=False)
+    report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, store, resamples=20))
+    [faulty] = report.sets
+    assert next(result for result in faulty.results if result.score == "combined").auroc > 0.95
+    assert len(faulty.gallery.most) > 0
+    assert {result.score for result in faulty.results} >= {"feature-place", "pca-mahalanobis"}
+
+
+def test_a_damaged_cache_of_pixels_is_made_again(made: tuple[Scorer, DatasetStore]) -> None:
+    scorer, store = made
+    options = as_seen(scorer.preprocessing)
+    before = load_dataset(FAULTY, None, store, options)
+    [pixels] = (store.root / FAULTY).glob("prepared/*/pixels.bin")
+    pixels.write_bytes(pixels.read_bytes()[:-1])
+    again = load_dataset(FAULTY, None, store, options)
+    assert again.digest == before.digest
+    assert [image.shape for image in again.train] == [image.shape for image in before.train]
+    np.testing.assert_array_equal(again.train[0], with_fault(again.train[0], 20, 24))
+
+
+def test_only_models_of_features_alone_take_tiles(made: tuple[Scorer, DatasetStore]) -> None:
+    _, store = made
+    for name in ("snf-glow-tiny", "snf-hybrid"):
+        with pytest.raises(ValueError, match=f"models of features alone, which {name} is not; choose the preset snf-f"):
+            find_preset(name).config({"fit": "tiles"})
+        with pytest.raises(DatasetUnfit, match="choose the preset snf-features"):
+            find_preset(name).architecture_for((1, 64, 64), TrainingConfig(fit="tiles"))
+    with pytest.raises(DatasetUnfit, match="square tiles"):
+        load_dataset(TRAINED_ON, None, store, TrainingConfig(fit="tiles", image_size=(64, 96)))
