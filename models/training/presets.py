@@ -125,8 +125,9 @@ class Preset:
             BackboneMissing: The backbone is not installed here.
         """
         tiled = config.fit == "tiles"
+        require_features(self, tiled=tiled)
         if self.family not in ("features", "hybrid"):
-            return self.architecture(image_shape, config.pixel_transform, tiled=tiled)
+            return self.architecture(image_shape, config.pixel_transform)
         backbone = BackboneStore(backbones or DEFAULT_FOLDER).find(config.backbone)
         return self.architecture(image_shape, config.pixel_transform, backbone, config.feature_side, tiled=tiled)
 

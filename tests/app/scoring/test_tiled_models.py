@@ -1,0 +1,145 @@
+"""Models of tiles over HTTP and on the command line: images of any size, within limits of pixels and of time."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from typer.testing import CliRunner
+
+from app.cli.main import cli
+from app.http.errors import Problem
+from app.main import create_app
+from app.scoring.large_images import LargeImages
+from models.anomaly.judged import JudgedImage
+from models.images.codec import encode_png
+from models.registry.registry import Registry
+from models.scorer import Scorer
+from models.scoring.options import EngineOptions
+from tests.support.local import LOCAL
+from tests.support.service_settings import service_settings
+from tests.support.tiled import mosaic, tiled_artifact, with_fault
+from worker.settings import Settings
+
+SIZES = [(2, 3), (5, 2), (1, 1), (4, 4)]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Settings:
+    artifact, _ = tiled_artifact(tmp_path_factory)
+    found = service_settings(tmp_path_factory.mktemp("home"), backbones=backbones, request_timeout_s=0.5)
+    Registry(found.registry_dir).publish(artifact, "tiles", promote=True)
+    return found
+
+
+@pytest.fixture(scope="module")
+def client(settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(settings), LOCAL) as found:
+        body = {"images": ("0.png", encode_png(mosaic(0)))}  # loads the model, which may take longer than a request
+        found.post("/v1/models/tiles/score", files=body, headers={"X-Timeout-Ms": "60000"}).raise_for_status()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Scorer:
+    return Scorer.load(tiled_artifact(tmp_path_factory)[0], options=EngineOptions(backbones=backbones))
+
+
+def post(client: TestClient, *images: np.ndarray[Any, Any], **query: Any) -> Any:
+    body = [("images", (f"{number}.png", encode_png(image))) for number, image in enumerate(images)]
+    return client.post("/v1/models/tiles/score", params=query, files=body)
+
+
+def test_images_of_different_sizes_share_a_request(client: TestClient, scorer: Scorer) -> None:
+    images = [mosaic(number, *size) for number, size in enumerate(SIZES)]
+    images[3] = with_fault(images[3], 60, 80)
+    results = post(client, *images).raise_for_status().json()["results"]
+    for image, result in zip(images, results, strict=True):
+        [expected] = scorer.judge_each([image])
+        assert isinstance(expected, JudgedImage)
+        assert result["log_likelihood"] == expected.likelihood.log_likelihood
+        assert result["anomaly"]["p_value"] == expected.verdict.p_value
+        assert result["preprocessing"]["resized"] is False
+    assert results[2]["preprocessing"]["notes"] == ["smaller than a tile of 64 pixels: extended by mirroring"]
+    boxes = [reason["box"] for reason in results[3]["anomaly"]["reasons"] if reason["box"]]
+    assert boxes
+    assert all(left < 96 and right > 80 and top < 76 and bottom > 60 for left, top, right, bottom in boxes)
+
+
+def test_heat_maps_are_of_the_images_own_size(client: TestClient) -> None:
+    image = mosaic(5, 3, 5)
+    [result] = post(client, image, explain=True).raise_for_status().json()["results"]
+    nats, z = np.load(io.BytesIO(base64.b64decode(result["heat_map"]["npy"])))
+    assert nats.shape == z.shape == image.shape[1:]
+    assert nats.sum() == pytest.approx(result["log_likelihood"], rel=1e-9)
+    assert result["heat_map"]["scale"] == 1
+    with Image.open(io.BytesIO(base64.b64decode(result["heat_map"]["png"]))) as picture:
+        assert picture.size == image.shape[:0:-1]
+
+
+def test_an_array_may_have_any_size(client: TestClient, scorer: Scorer) -> None:
+    images, file = np.stack([mosaic(seed, 4, 3)[0] for seed in range(2)]), io.BytesIO()
+    np.save(file, images)
+    answer = client.post(
+        "/v1/models/tiles/score", content=file.getvalue(), headers={"Content-Type": "application/x-npy"}
+    )
+    found = [result["log_likelihood"] for result in answer.raise_for_status().json()["results"]]
+    assert found == [score.log_likelihood for score in scorer.score(images[:, None])]
+
+
+def test_a_large_image_has_more_time(client: TestClient) -> None:
+    image = mosaic(6, 60, 60)
+    [result] = post(client, image).raise_for_status().json()["results"]
+    assert result["status"] == "ok"
+    body = {"images": ("0.png", encode_png(image))}
+    answer = client.post("/v1/models/tiles/score", files=body, headers={"X-Timeout-Ms": "500"})
+    assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (504, "deadline-exceeded")
+
+
+def test_pixels_in_memory_are_limited() -> None:
+    large = LargeImages(1000)
+    with pytest.raises(Problem) as refused, large.hold("me", 1001):
+        pass
+    assert refused.value.status == 413
+    with large.hold("me", 600):
+        with pytest.raises(Problem) as full, large.hold("you", 600):
+            pass
+        assert full.value.status == 429
+        with large.hold("you", 200):
+            pass
+    with large.hold("you", 1000):
+        pass
+
+
+def test_the_command_line_scores_images_of_any_size(
+    settings: Settings, scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SNF_HOME", str(settings.home))
+    monkeypatch.setenv("SNF_BACKBONES", str(settings.backbones_dir))
+    images = [mosaic(number, *size) for number, size in enumerate(SIZES)]
+    paths = [tmp_path / f"{number}.png" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(encode_png(image))
+    maps = tmp_path / "maps"
+    result = CliRunner().invoke(cli, ["score", *map(str, paths), "-m", "tiles", "--json", "--explain", str(maps)])
+    assert result.exit_code == 0, result.output
+    results = json.loads(result.stdout)["results"]
+    assert [found["log_likelihood"] for found in results] == [score.log_likelihood for score in scorer.score(images)]
+    assert len(list(maps.glob("*.png"))) == len(images)
+
+
+def test_a_training_of_pixels_in_tiles_is_refused(client: TestClient) -> None:
+    request = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
+    answer = client.post("/v1/jobs", json={**request, "parameters": {"fit": "tiles"}})
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["pointer"] == "/body/parameters/fit"
+    assert error["detail"].endswith("choose the preset snf-features")
