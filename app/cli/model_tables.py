@@ -39,7 +39,7 @@ def print_models(page: ModelPage) -> None:
                 " ".join(map(str, model.versions)),
                 "none" if model.state == "unfit" else str(model.aliases.get("live", "")),
                 model.architecture or "",
-                "x".join(map(str, model.image_shape or [])),
+                _images(model),
                 "" if model.test_bits_per_dim is None else f"{model.test_bits_per_dim:.4f}",
                 _state(model),
             )
@@ -47,6 +47,12 @@ def print_models(page: ModelPage) -> None:
         ],
         alarming=[bool(model.unfit) for model in page.models],
     )
+
+
+def _images(model: ModelSummary) -> str:
+    if model.fit == "tiles" and model.image_shape:
+        return f"{model.image_shape[0]}, any size"
+    return "x".join(map(str, model.image_shape or []))
 
 
 def print_model(model: ModelDetail) -> None:
@@ -67,7 +73,8 @@ def print_model(model: ModelDetail) -> None:
     calibration, serving = model.calibration, model.serving
     rows = {
         "architecture": f"{architecture.summary()} ({training.preset})",
-        "images": "x".join(map(str, architecture.image_shape)),
+        "images": "any size, in tiles of " * manifest.preprocessing.tiled
+        + "x".join(map(str, architecture.image_shape)),
         "trained on": f"{training.dataset}, {training.train_images:,} images",
         "backbone": _backbone(architecture),
         "training": _training(training),

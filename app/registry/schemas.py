@@ -43,6 +43,11 @@ class ModelSummary(Answer):
         "features that a frozen network sees, without bits/dim and samples."
     )
     image_shape: list[int] | None = Field(description="Channels, height, width.")
+    fit: Fit | None = Field(
+        None,
+        description="What is done to images of other sizes. `tiles`: they keep their size and are scored tile by tile, "
+        "and `image_shape` is that of a tile.",
+    )
     test_bits_per_dim: float | None
     size_bytes: int | None = Field(description="Size of the live version's files.")
 

@@ -34,6 +34,7 @@ def summary(model: ModelListing) -> schemas.ModelSummary:
         architecture=_architecture_of(manifest) if manifest else None,
         kind=manifest.architecture.kind if manifest else None,
         image_shape=list(manifest.preprocessing.shape) if manifest else None,
+        fit=manifest.preprocessing.fit if manifest else None,
         test_bits_per_dim=manifest.evaluation.test_bits_per_dim if manifest else None,
         size_bytes=folder_size(shown.path) if shown else None,
     )

@@ -79,6 +79,8 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, lo
     if judged.heat_map is not None:
         optional["heat_map"] = heat_map_answer(image.pixels, judged.heat_map)
     changes: dict[str, Any] = {"notes": list(image.notes)} if image.notes else {}
+    if loaded.scorer.preprocessing.tiled:
+        changes["size"] = image.pixels.shape[:0:-1]
     if image.resized:
         changes["fit"] = loaded.scorer.preprocessing.fit
     return schemas.ScoredImage(

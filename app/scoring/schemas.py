@@ -108,6 +108,11 @@ class PreprocessingNote(Answer):
     fit: Literal["crop", "stretch", "pad"] | None = Field(
         default=None, description="How it was resized, if it was. Boxes and heat maps are of the image after that."
     )
+    size: tuple[int, int] | None = Field(
+        default=None,
+        description="Width and height of an image that kept its size, because the model scores images tile by tile. "
+        "Boxes are in its pixels.",
+    )
     converted: str | None = Field(description="The colour conversion, if there was any.")
     warning: str | None = Field(
         description="How the file differs from the training images in format or size, if it does. A model can mistake "

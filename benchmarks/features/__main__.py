@@ -7,6 +7,7 @@ WHAT is
 - ood: CIFAR-10 against SVHN, Fashion-MNIST against MNIST;
 - false-alarms: resplits of held-out images, and few images in five folds;
 - exactness: T against float64, and the same image in other company;
+- mosaics: images of 4096x4096 and of 100 megapixels, scored tile by tile; ``--only`` fit, evidence or service;
 - fit, speed: timed, so run them on a quiet machine;
 - heat-maps: of twenty defective cells, to look at;
 - plots: pictures of the results (needs matplotlib).
@@ -24,7 +25,7 @@ from pathlib import Path
 from benchmarks.features.common import run_of
 from benchmarks.speed.machine import cores
 
-WHAT = ("elpv", "choice", "ood", "false-alarms", "exactness", "fit", "speed", "heat-maps", "plots")
+WHAT = ("elpv", "choice", "ood", "false-alarms", "exactness", "mosaics", "fit", "speed", "heat-maps", "plots")
 
 
 def main() -> int:
@@ -40,7 +41,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="try the benchmark out with few images; no result")
     parser.add_argument("--again", action="store_true", help="elpv, choice: measure anew what has a result")
     parser.add_argument(
-        "--only", nargs="+", help="elpv: parts, such as features or baselines; false-alarms: cells, zoo or folds"
+        "--only",
+        nargs="+",
+        help="elpv: parts, such as features or baselines; false-alarms: cells, zoo or folds; mosaics",
     )
     parser.add_argument("--pixel-minutes", type=float, default=2.0, help="training of a hybrid's pixels, each split")
     parser.add_argument("--coreset", type=float, default=0.01, help="elpv: share of the patches that PatchCore keeps")
@@ -52,6 +55,7 @@ def main() -> int:
     parser.add_argument("--skip-baselines", action="store_true", help="ood: hybrid, features and pixels alone")
     parser.add_argument("--resplits", type=int, default=1000)
     parser.add_argument("--repetitions", type=int, default=20, help="false-alarms: runs in five folds of each size")
+    parser.add_argument("--tile", type=int, default=256, help="mosaics: side of a tile")
     parser.add_argument("--rounds", type=int, default=5, help="fit, speed: repetitions")
     arguments = vars(parser.parse_args())
     if "SNF_DATA_DIR" not in os.environ:

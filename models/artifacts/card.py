@@ -230,7 +230,9 @@ def _calibration(manifest: Manifest) -> str:
 
 def _images(manifest: Manifest) -> str:
     preprocessing, provenance = manifest.preprocessing, manifest.training.provenance
-    policy = f"other sizes: {preprocessing.fit}, other colours: {preprocessing.colour}"
+    sizes_kept = f"any size, scored in tiles of {preprocessing.height}x{preprocessing.width}"
+    policy = sizes_kept if preprocessing.tiled else f"other sizes: {preprocessing.fit}"
+    policy += f", other colours: {preprocessing.colour}"
     if provenance is None or not provenance.formats:
         return policy
     sizes = ["{}x{}".format(*size) for size in (provenance.smallest, provenance.largest)]

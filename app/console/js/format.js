@@ -48,6 +48,11 @@ export function shape(sides) {
   return `${width}×${height} ${channels === 1 ? "grey" : channels === 3 ? "colour" : `${channels} channels`}`;
 }
 
+/** Formats the images that a model takes: "32×28 grey", or "grey, any size" where they are scored tile by tile. */
+export function accepted({ image_shape: sides, fit }) {
+  return fit === "tiles" && sides ? `${shape(sides).replace(/^\S+ /, "")}, any size` : shape(sides);
+}
+
 /** Formats a number with a noun: "1 image", "2 images". */
 export function count(n, singular, plural = `${singular}s`) {
   return `${whole(n)} ${n === 1 ? singular : plural}`;

@@ -1,6 +1,6 @@
 // Components that several pages share.
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
-import { shape } from "./format.js";
+import { accepted } from "./format.js";
 import { get } from "./service.js";
 
 const DEFAULT_MODEL = "mnist-snf-glow";
@@ -12,7 +12,8 @@ export async function usableModels(requested = null) {
     .map((model) => (model.state === "unfit" ? { ...model, name: `${model.name}:${Math.max(...model.versions)}` } : model));
   if (!requested || !/[:@]/.test(requested) || models.some(({ name }) => name === requested)) return models;
   const version = await get(`/v1/models/${requested}`);
-  return [...models, { name: requested, kind: version.kind, image_shape: version.manifest.preprocessing.shape, unfit: version.unfit }];
+  const { channels, height, width, fit } = version.manifest.preprocessing;
+  return [...models, { name: requested, kind: version.kind, image_shape: [channels, height, width], fit, unfit: version.unfit }];
 }
 
 /** Returns why a model is unfit, as one text; an empty one for a fit model. */
@@ -34,7 +35,7 @@ export function modelChoice(models, chosen, choose) {
     <label for="model">Model</label>
     <select id="model" @change=${(event) => choose(event.target.value)}>
       ${current ? nothing : html`<option value="" disabled selected>choose a model</option>`}
-      ${models.map((model) => html`<option value=${model.name} ?selected=${model.name === chosen}>${model.name} (${shape(model.image_shape)}${model.unfit?.length ? ", unfit" : ""})</option>`)}
+      ${models.map((model) => html`<option value=${model.name} ?selected=${model.name === chosen}>${model.name} (${accepted(model)}${model.unfit?.length ? ", unfit" : ""})</option>`)}
     </select>
     ${notice(current ? unfitText(current.unfit) : "All models are unfit, so none is selected.", "bad")}
   </div>`;

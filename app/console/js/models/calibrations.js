@@ -1,7 +1,7 @@
 // The Calibrations tab: lists the calibrations of a version, compares and activates one, and creates new ones.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
-import { brief, moment, shape, whole } from "../format.js";
+import { accepted, brief, moment, whole } from "../format.js";
 import { failure, notice, waiting } from "../parts.js";
 import { get } from "../service.js";
 import { complain } from "../toast.js";
@@ -135,10 +135,9 @@ export class Calibrations {
   }
 
   newCalibration() {
-    const { image_shape: takes } = this.subject.entry;
     const hasFeatures = ["features", "hybrid"].includes(this.subject.detail.manifest.architecture.family);
     return html`<form class="stack" @submit=${(event) => this.submit(event)}>
-      <p class="faint">Calibrate the model for another camera or lot; its weights stay the same. Use at least 20 normal images (${shape(takes)}).</p>
+      <p class="faint">Calibrate the model for another camera or lot; its weights stay the same. Use at least 20 normal images (${accepted(this.subject.entry)}).</p>
       <div class="columns three">
         ${this.form.choice("dataset", "Dataset", this.dataset, (name) => { this.dataset = name; this.redraw(); })}
         <div class="field"><label for="precision">Scoring precision</label><select id="precision" name="precision"><option>float32</option>${hasFeatures ? nothing : html`<option>bfloat16</option>`}</select>

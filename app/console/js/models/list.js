@@ -1,7 +1,7 @@
 // The list of models.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
-import { bytes, count, fixed, shape } from "../format.js";
+import { accepted, bytes, count, fixed } from "../format.js";
 import { painter, poll } from "../paint.js";
 import { failure, stateBadge, unfitText, waiting } from "../parts.js";
 import { get } from "../service.js";
@@ -70,7 +70,7 @@ function row(model) {
     <td class="num" data-label="versions">${model.versions.length}</td>
     <td data-label="aliases"><span class="row tight">${aliasBadges(model.aliases)}</span></td>
     <td class="nobreak" data-label="architecture">${model.architecture ?? "–"}</td>
-    <td class="nobreak" data-label="images">${shape(model.image_shape)}</td>
+    <td class="nobreak" data-label="images">${accepted(model)}</td>
     <td class="num" data-label="test bits/dim">${fixed(model.test_bits_per_dim, 4)}</td>
     <td class="num nobreak" data-label="size">${bytes(model.size_bytes)}</td>
   </tr>${why ? html`<tr class="why"><td colspan="8" class="small break">${why}</td></tr>` : nothing}`;

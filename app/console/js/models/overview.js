@@ -3,7 +3,7 @@ import { html } from "../../vendor/lit-html/lit-html.js";
 import { brief, bytes, count, duration, fixed, moment, shape, whole } from "../format.js";
 import { facts, waiting } from "../parts.js";
 
-const FIT = { exact: "rejected", crop: "resized and centre-cropped", stretch: "stretched", pad: "resized, padded with black" };
+const FIT = { exact: "rejected", crop: "resized and centre-cropped", stretch: "stretched", pad: "resized, padded with black", tiles: "kept, scored tile by tile" };
 const COLOUR = { exact: "rejected", grey: "converted to grey", rgb: "converted to colour" };
 const TRANSFORM = {
   affine: "affine: pixels scaled to an interval",
@@ -37,7 +37,7 @@ function model(detail, { architecture, preprocessing, created, training: { featu
     ["backbone", features && html`${features.backbone} <span class="faint">images enlarged to ${features.input_width}×${features.input_height}, ${features.feature_channels} features at ${features.columns}×${features.rows} places</span>`],
     ["Glow steps", fit?.steps && html`${fit.steps.steps} ${fit.steps.kept ? "kept" : "tried and left out"} <span class="faint">held-out images ${fixed(fit.steps.gain, 1)} ± ${fixed(fit.steps.standard_error, 1)} nats likelier</span>`],
     ["grid", fit && html`${fit.grids[0].grid}×${fit.grids[0].grid} <span class="faint">shrinkage ${fit.grids[0].shrinkage}, chosen by held-out log-likelihood${fit.fits > 1 ? `, repeated without each of ${fit.fits - 1} folds` : ""}</span>`],
-    ["images", `${shape([preprocessing.channels, preprocessing.height, preprocessing.width])}, ${whole(preprocessing.channels * preprocessing.height * preprocessing.width)} dimensions`],
+    [preprocessing.fit === "tiles" ? "tiles" : "images", `${shape([preprocessing.channels, preprocessing.height, preprocessing.width])}, ${whole(preprocessing.channels * preprocessing.height * preprocessing.width)} dimensions`],
     ["other sizes", FIT[preprocessing.fit]],
     ["other colours", COLOUR[preprocessing.colour]],
     ["pixel transform", TRANSFORM[(architecture.pixels ?? architecture).pixel_transform]],

@@ -1,7 +1,7 @@
 // The Score page: log-likelihoods and anomaly verdicts of images.
 import { html, nothing, render } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
-import { brief, count, fixed, shape, whole } from "../format.js";
+import { accepted, brief, count, fixed, whole } from "../format.js";
 import { modelChoice, notice, ofFeatures, usableModels, waiting, wantedModel } from "../parts.js";
 import { csv } from "../score/csv.js";
 import { detail } from "../score/detail.js";
@@ -157,7 +157,7 @@ function view() {
   if (!state.models.length) return html`<h1>Score images</h1><p class="empty">There is no model yet. <a href="#/train">Train a model</a>.</p>`;
   const model = state.models.find((entry) => entry.name === state.model);
   if (!model) return html`<h1>Score images</h1><section class="card controls" aria-label="Model and false-alarm rate">${modelChoice(state.models, state.model, choose)}</section>`;
-  const fitting = state.examples.filter((example) => String(example.shape) === String(model.image_shape));
+  const fitting = state.examples.filter((example) => String(example.shape) === String(model.image_shape) || (model.fit === "tiles" && example.shape[0] === model.image_shape[0]));
   return html`
     <div class="head"><div><h1>Score images</h1><p>Get the exact log-likelihood and a calibrated anomaly verdict for each image. Images stay on this service.</p></div></div>
     <section class="card controls" aria-label="Model and false-alarm rate">
@@ -170,7 +170,7 @@ function view() {
         <label class="button">choose files<input class="sr-only" type="file" multiple accept=${TYPES} @change=${chosen}></label>
         <label class="button">choose a folder<input class="sr-only" type="file" webkitdirectory @change=${chosen}></label>
       </div>
-      <p class="small faint">${model.name} accepts ${shape(model.image_shape)} images: PNG, JPEG, WebP, BMP, TIFF or GIF.</p>
+      <p class="small faint">${model.name} accepts images (${accepted(model)}): PNG, JPEG, WebP, BMP, TIFF or GIF.</p>
       ${fitting.length ? exampleButtons(fitting) : nothing}
     </section>
     ${queue.items.length || queue.skipped ? results(model) : nothing}`;
@@ -239,6 +239,9 @@ function order(key) {
   return state.sorted !== key ? "none" : state.down ? "descending" : "ascending";
 }
 
+// The shape of the picture that boxes are in: of an image that is scored tile by tile its own.
+const shownShape = ({ preprocessing }, { image_shape: shape }) => (preprocessing?.size ? [shape[0], ...[...preprocessing.size].reverse()] : shape);
+
 function row(item, model) {
   const open = state.open === item.id && item.state === "ok";
   const { result } = item;
@@ -249,7 +252,7 @@ function row(item, model) {
         <td class="num" data-label="p">${brief(result.anomaly.p_value, 3)}</td><td class="verdict">${verdict(result)}</td>`
       : html`<td colspan=${columns(model).length - 1} class="small wide">${item.error ? html`<span class="badge warn">${item.error.title}</span> ${item.error.detail}` : html`<span class="faint">${item.state} ...</span>`}</td>`}
   </tr>
-  ${open ? html`<tr class="opened"><td colspan=${columns(model).length + 1}>${detail(item, { alpha: alphaOf(result), reference: state.reference, shape: model.image_shape })}</td></tr>` : nothing}`;
+  ${open ? html`<tr class="opened"><td colspan=${columns(model).length + 1}>${detail(item, { alpha: alphaOf(result), reference: state.reference, shape: result && shownShape(result, model) })}</td></tr>` : nothing}`;
 }
 
 // Until the calibration is loaded, the false-alarm rate of the service applies.
