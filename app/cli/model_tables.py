@@ -73,7 +73,7 @@ def print_model(model: ModelDetail) -> None:
     calibration, serving = model.calibration, model.serving
     rows = {
         "architecture": f"{architecture.summary()} ({training.preset})",
-        "images": "any size, in tiles of " * manifest.preprocessing.tiled
+        "images": ("any size, in tiles of " if manifest.preprocessing.tiled else "")
         + "x".join(map(str, architecture.image_shape)),
         "trained on": f"{training.dataset}, {training.train_images:,} images",
         "backbone": _backbone(architecture),

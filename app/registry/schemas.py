@@ -12,6 +12,7 @@ from app.http.schemas import Answer
 from models.artifacts.fitness import UnfitCode
 from models.artifacts.manifest import Precision
 from models.flows.architecture import DensityKind
+from models.images.preprocessing import Fit
 
 
 class UnfitReason(Answer):

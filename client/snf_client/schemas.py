@@ -346,6 +346,10 @@ class HeatMap(BaseModel):
         ...,
         description="`nats`: the exact map, whose sum is the log-likelihood at the first draw. `z`: the same in standard deviations from the reference images at that pixel. `gradients`, with `detail=full`: norm of the gradient with respect to the transformed pixels.",
     )
+    scale: int = Field(
+        1,
+        description="Pixels of the image along each side of a pixel of picture and array: more than 1 for an image of over 1,048,576 pixels that a model scored tile by tile. Boxes are in pixels of the image all the same.",
+    )
     lowest_z: float
     highest_z: float
 
@@ -543,6 +547,10 @@ class PreprocessingNote(BaseModel):
     resized: bool
     fit: Literal["crop", "stretch", "pad"] | None = Field(
         None, description="How it was resized, if it was. Boxes and heat maps are of the image after that."
+    )
+    size: tuple[int, int] | None = Field(
+        None,
+        description="Width and height of an image that kept its size, because the model scores images tile by tile. Boxes are in its pixels.",
     )
     converted: str | None = Field(..., description="The colour conversion, if there was any.")
     warning: str | None = Field(
@@ -1053,6 +1061,10 @@ class ModelSummary(BaseModel):
         description="What its log-likelihoods are a density of: `density` of the pixels, or `feature_density` of the features that a frozen network sees, without bits/dim and samples.",
     )
     image_shape: list[int] | None = Field(..., description="Channels, height, width.")
+    fit: Literal["exact", "crop", "stretch", "pad", "tiles"] | None = Field(
+        None,
+        description="What is done to images of other sizes. `tiles`: they keep their size and are scored tile by tile, and `image_shape` is that of a tile.",
+    )
     test_bits_per_dim: float | None
     size_bytes: int | None = Field(..., description="Size of the live version's files.")
 
