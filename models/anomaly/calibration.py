@@ -288,8 +288,10 @@ def explain(
     if fold.statistic.features is not None and evidence.features is not None:
         found = fold.statistic.features.strongest(evidence.features)
         grids = _grids(fold.statistic.features, evidence.features, image)
-        for of_image, (name, surprise, place), part, grid in zip(reasons, found, share["features"], grids, strict=True):
-            of_image.append(feature_reason(name, surprise, float(part), place, grid))
+        for number, (name, surprise, place) in enumerate(found):
+            tile = fold.statistic.features.strongest_tile(evidence.features, number, name)
+            part = float(share["features"][number])
+            reasons[number].append(feature_reason(name, surprise, part, place, grids[number], tile))
     if "gradients" in share:
         for of_image, surprise, part in zip(reasons, surprises[:, -1], share["gradients"], strict=True):
             of_image.append(gradient_reason(float(surprise), float(part)))

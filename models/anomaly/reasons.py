@@ -31,6 +31,10 @@ FEATURE_WORDS = {
     "feature-mean": "the mean of the features over the image is unlike that of normal images",
     "feature-image": "the features of the image as a whole are unlike those of normal images",
 }
+TILE_WORDS = {
+    "feature-mean": "{where}: the mean of the features over this tile is unlike that of normal images",
+    "feature-image": "{where}: the features of this tile as a whole are unlike those of normal images",
+}
 REGION = {True: "plainer than its surroundings suggest", False: "less likely than its surroundings suggest"}
 
 
@@ -99,7 +103,14 @@ class PlaceGrid:
         return left, top, min(right, self.image[1]), min(bottom, self.image[0])
 
 
-def feature_reason(name: str, surprise: float, share: float, place: tuple[int, int], grid: PlaceGrid) -> VerdictReason:
+def feature_reason(
+    name: str,
+    surprise: float,
+    share: float,
+    place: tuple[int, int],
+    grid: PlaceGrid,
+    tile: tuple[int, int, int, int] | None = None,
+) -> VerdictReason:
     """Return the reason for unusual features of a backbone; its ``z`` is -ln p of the statistic in nats.
 
     Args:
@@ -108,12 +119,15 @@ def feature_reason(name: str, surprise: float, share: float, place: tuple[int, i
         share: Its share of the evidence.
         place: Row and column of the most unusual place.
         grid: The grid of the places.
+        tile: Left, top, right and bottom of the tile with the most unusual features as a whole, for a statistic that is
+            the largest of several tiles.
     """
-    if name in ("feature-mean", "feature-image"):
+    if name in TILE_WORDS and tile is None:
         return VerdictReason(name, surprise, share, FEATURE_WORDS[name])
-    left, top, right, bottom = box = grid.box(place)
+    left, top, right, bottom = box = grid.box(place) if tile is None else tile
     where = f"rows {top}-{bottom - 1}, columns {left}-{right - 1}"
-    return VerdictReason(name, surprise, share, FEATURE_WORDS[name].format(where=where), box)
+    words = FEATURE_WORDS if tile is None else TILE_WORDS
+    return VerdictReason(name, surprise, share, words[name].format(where=where), box)
 
 
 def _pixels(place: int, places: int, side: int) -> tuple[int, int]:

@@ -54,6 +54,12 @@ class TilePlan:
         """The number of a tile in the middle of the image."""
         return len(self.tops) // 2 * len(self.lefts) + len(self.lefts) // 2
 
+    def box(self, number: int) -> tuple[int, int, int, int]:
+        """Return left, top, right and bottom of a tile within the image, in pixels."""
+        row, column = divmod(number, len(self.lefts))
+        top, left = self.tops[row], self.lefts[column]
+        return left, top, min(left + self.side, self.width), min(top + self.side, self.height)
+
     def cut(self, image: Pixels, number: int) -> Pixels:
         """Return a tile of the image, uint8 ``(C, side, side)``.
 

@@ -92,6 +92,22 @@ class FeatureFamily:
             for row, best, of_image in zip(surprises, preferred.argmax(1).tolist(), self.maps(evidence), strict=True)
         ]
 
+    def strongest_tile(self, evidence: FeatureEvidence, number: int, name: str) -> tuple[int, int, int, int] | None:
+        """Return the box of the tile that a statistic of pooled features is the largest of: left, top, right, bottom.
+
+        None for a statistic of places, and where images are single tiles without a size of their own.
+
+        Args:
+            evidence: The evidence of N images.
+            number: The number of the image.
+            name: The name of the statistic.
+        """
+        group = FEATURE_STATISTICS.index(name) - 2
+        if evidence.plans is None or group < 0:
+            return None
+        start, stop = evidence.tiles[number]
+        return evidence.plans[number].box(int(evidence.pooled[start:stop, int(self.fit_number[0]), group].argmax()))
+
 
 def _maps(evidence: FeatureEvidence, number: int, centre: Array) -> list[Array]:
     if evidence.plans is None:
