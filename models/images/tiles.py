@@ -131,6 +131,11 @@ def tile_plan(height: int, width: int, side: int, stride: int) -> TilePlan:
     return TilePlan(height, width, side, stride, _origins(height, side, stride), _origins(width, side, stride))
 
 
+def size_of(image: Pixels) -> tuple[int, int]:
+    """Return height and width of an image ``(C, H, W)`` in pixels."""
+    return image.shape[1], image.shape[2]
+
+
 def _origins(length: int, side: int, stride: int) -> tuple[int, ...]:
     """Return the first pixels of evenly spaced tiles along a side of an image, rising multiples of the stride."""
     places = side // stride

@@ -19,7 +19,7 @@ from models.features.flows import FrozenFeatureFlows
 from models.flows.architecture import DensityKind
 from models.images.batch import Batch, stacked
 from models.images.preprocessing import Pixels
-from models.images.tiles import TilePlan, tile_plan
+from models.images.tiles import TilePlan, size_of, tile_plan
 from models.scoring.density import CHUNK, CHUNK_PIXELS, DensityPass
 from models.scoring.evidence import Evidence, FeatureEvidence
 
@@ -242,7 +242,7 @@ class FeatureDensity:
     def plan(self, image: Pixels) -> TilePlan:
         """Return the tiles of an image, uint8 ``(C, H, W)``."""
         side = self.image_shape[1]
-        return tile_plan(image.shape[1], image.shape[2], side, side // self.flows.feature_shape[1])
+        return tile_plan(*size_of(image), side, side // self.flows.feature_shape[1])
 
     def measure(self, images: Pixels) -> FeaturePass:
         """Return the negative log-densities of images or tiles, uint8 ``(N, C, H, W)``, computed as one group."""

@@ -18,7 +18,7 @@ from safetensors.torch import save_file as save_tensors
 
 from models.anomaly.calibration_file import save_calibration
 from models.anomaly.fitting.calibrate import calibrate
-from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages
+from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages, images_in_memory
 from models.artifacts.card import model_card
 from models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
 from models.artifacts.manifest import (
@@ -151,7 +151,7 @@ def write_artifact(
         pinned = _pinned(next(part for part in candidates if len(part))[:PINNED_COUNT], density)
         (folder / PINNED).write_bytes(save_arrays({"images": pinned}))
         # The finished model is frozen and checked once more.
-        plan = _plan_evaluation(density, dataset, flow, schedule, 2 * (time.monotonic() - began), observe)
+        plan = _plan_evaluation(density, architecture, dataset, flow, schedule, 2 * (time.monotonic() - began), observe)
         statistics, ranked, test_images = plan.part_of(dataset)
         progress = EvaluationTimeLeft(plan, 2 * (time.monotonic() - began))
 
@@ -232,6 +232,7 @@ def _pinned(images: Images, density: ImageDensity) -> NDArray[np.uint8]:
 
 def _plan_evaluation(
     density: ImageDensity,
+    architecture: Architecture,
     dataset: Dataset,
     flow: Flow | None,
     schedule: Schedule,
@@ -240,6 +241,15 @@ def _plan_evaluation(
 ) -> EvaluationPlan:
     """Return how many images calibrate and test a model in the time left; report where that is not all of them."""
     plan = EvaluationPlan.whole(dataset, ImageSeconds.measure(density, dataset.statistics, flow))
+    if dataset.folds is None:
+        parts = {"statistics": dataset.statistics, "calibration": dataset.calibration}
+        plan = plan.limited({part: images_in_memory(images, architecture) for part, images in parts.items()})
+        for part, images in parts.items():
+            if plan.images[part] < len(images):
+                message = (
+                    f"the {part} images have too many tiles for memory; takes {plan.images[part]} of {len(images)}"
+                )
+                observe({"event": "log", "message": message})
     if schedule.deadline is None or dataset.folds is not None:
         return plan
     left = schedule.deadline - time.monotonic() - after

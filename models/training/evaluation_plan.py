@@ -120,6 +120,10 @@ class EvaluationPlan:
         scored = {part: count for part, count in self.images.items() if part in ("statistics", "calibration", "test")}
         return replace(self, images=scored).within(seconds)
 
+    def limited(self, images: dict[str, int]) -> EvaluationPlan:
+        """Return the plan with at most the given numbers of images of some parts."""
+        return replace(self, images={part: min(count, images.get(part, count)) for part, count in self.images.items()})
+
     def part_of(self, dataset: Dataset) -> tuple[ImageRows, ImageRows, ImageRows]:
         """Return the statistics, calibration and test images of the plan, evenly spaced over those of the dataset."""
         statistics, calibration, test = (

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from models.anomaly.fitting.reference_images import MOST_EVIDENCE_BYTES, evidence_bytes
 from models.artifacts.manifest import FILE, Manifest, read_manifest
 from models.datasets import Dataset, DatasetSummary
 from models.errors import ArchitectureInvalid, FolderTaken
@@ -36,6 +37,9 @@ from models.training.recipe import TrainingRecipe
 from models.training.samples import EveryImage, TrainingImages
 from models.training.schedule import Schedule
 from models.training.validation_plan import PhaseSteps
+
+FOLDED_PARTS = 2
+"""How many times the evidence of a part a fit that is repeated in folds keeps in memory at most."""
 
 
 def train(
@@ -154,6 +158,13 @@ def _fit_features(
     features = architecture if isinstance(architecture, FeatureArchitecture) else architecture.features
     # A hybrid model is calibrated on images that its flow over pixels has not seen, in folds or not.
     folds = dataset.whole_folds if features is architecture else None
+    if folds is not None:
+        # Of all images under all fits, and of those outside each fold under another one.
+        kept = 2 * int(folds.max() + 1)
+        every = evidence_bytes(dataset.train, features, kept) + evidence_bytes(dataset.statistics, features, kept)
+        if every > MOST_EVIDENCE_BYTES * FOLDED_PARTS:
+            observe({"event": "log", "message": "too many tiles to repeat the fit without each fold of images"})
+            folds = None
     images: TrainingImages = EveryImage((dataset.train, dataset.statistics)) if folds is not None else dataset.train
     store = BackboneStore(options.backbones or DEFAULT_FOLDER)
     backbone = store.find(config.backbone)

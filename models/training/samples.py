@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.flows.architecture import FeatureArchitecture
 from models.images.batch import Batch, joined, stacked
 from models.images.preprocessing import Pixels
-from models.images.tiles import TilePlan, tile_plan
+from models.images.tiles import TilePlan, size_of, tile_plan
 
 
 class TrainingImages(Protocol):
@@ -100,5 +100,5 @@ class EveryImage(Sequence[Pixels]):
 def plans_of(images: TrainingImages, architecture: FeatureArchitecture) -> tuple[TilePlan, ...]:
     """Return the tiles of each image under an architecture of tiles; pixels that are mapped from a file stay there."""
     side, stride = architecture.height, architecture.height // architecture.rows
-    sizes = (images[number : number + 1][0].shape[1:] for number in range(len(images)))
-    return tuple(tile_plan(height, width, side, stride) for height, width in sizes)
+    each = (images[number : number + 1][0] for number in range(len(images)))
+    return tuple(tile_plan(*size_of(image), side, stride) for image in each)

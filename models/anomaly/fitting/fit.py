@@ -113,9 +113,10 @@ def fit_cross(
     fitted = []
     for number, fold in enumerate(np.unique(folds)):
         inside = np.asarray(folds == fold)
-        fitted_to = evidence[~inside]
-        if unseen is not None:
-            fitted_to = replace(fitted_to, features=unseen[number])
+        if unseen is None:
+            fitted_to = evidence[~inside]
+        else:
+            fitted_to = replace(replace(evidence, features=None)[~inside], features=unseen[number])
         own_fit = 0 if unseen is None else number + 1
         fold_of = _fold(fitted_to, evidence[inside], names, grid, suspect_share, own_fit)
         complete, here = reference.evidence_with_gradients(), inside[: len(reference.evidence_with_gradients())]

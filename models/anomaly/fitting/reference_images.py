@@ -14,11 +14,17 @@ from numpy.typing import NDArray
 from models.artifacts.manifest import Manifest
 from models.datasets import Dataset, DatasetSummary, Images
 from models.errors import DatasetUnfit
+from models.flows.architecture import Architecture, FeatureArchitecture
 from models.images.options import ImageOptions
 from models.images.preprocessing import Preprocessing
+from models.images.tiles import size_of, tile_plan
 
 MIN_REFERENCE = 20
 SEED = 0
+MOST_EVIDENCE_BYTES = 2**30
+"""Most bytes of the evidence of a part: where images have many tiles, fewer images are taken."""
+BYTES_OF_PLACE = 4
+"""Bytes of the evidence of a place of a tile, in float32."""
 MAX_STATISTICS, MAX_CALIBRATION = 5_000, 10_000
 """Most images of each part, evenly spaced: more would change only the last digit of a p-value."""
 
@@ -118,9 +124,9 @@ def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:
     if own and dataset.folds is not None:
         parts: tuple[ImageRows, ImageRows] = dataset.statistics, dataset.calibration
     elif own:
-        parts = _parts([dataset.statistics], [dataset.calibration])
+        parts = _parts([dataset.statistics], [dataset.calibration], manifest)
     else:
-        parts = _parts([dataset.train], [dataset.statistics, dataset.calibration])
+        parts = _parts([dataset.train], [dataset.statistics, dataset.calibration], manifest)
     reference = ReferenceImages(
         dataset.name,
         dataset.digest,
@@ -132,8 +138,37 @@ def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:
     return reference
 
 
-def _parts(statistics: Sequence[Images], calibration: Sequence[Images]) -> tuple[ImageRows, ImageRows]:
-    return EvenlySpaced(statistics, MAX_STATISTICS), EvenlySpaced(calibration, MAX_CALIBRATION)
+def _parts(
+    statistics: Sequence[Images], calibration: Sequence[Images], manifest: Manifest
+) -> tuple[ImageRows, ImageRows]:
+    most = (
+        min(limit, sum(images_in_memory(part, manifest.architecture) for part in parts))
+        for parts, limit in ((statistics, MAX_STATISTICS), (calibration, MAX_CALIBRATION))
+    )
+    return EvenlySpaced(statistics, next(most)), EvenlySpaced(calibration, next(most))
+
+
+def images_in_memory(images: Images, architecture: Architecture) -> int:
+    """Return how many of some images a calibration keeps the evidence of: all, or fewer of a model of tiles."""
+    needed = evidence_bytes(images, architecture)
+    if needed <= MOST_EVIDENCE_BYTES:
+        return len(images)
+    return min(len(images), max(MIN_REFERENCE, len(images) * MOST_EVIDENCE_BYTES // needed))
+
+
+def evidence_bytes(images: Images, architecture: Architecture, fits: int | None = None) -> int:
+    """Return the bytes of the evidence of images of several tiles; 0 for other models, whose images are small.
+
+    Args:
+        images: The images.
+        architecture: The architecture of the model.
+        fits: The number of fits of the features; None for that of the architecture.
+    """
+    if not isinstance(architecture, FeatureArchitecture) or not architecture.tiled:
+        return 0
+    side, places = architecture.height, architecture.rows * architecture.columns
+    plans = (tile_plan(*size_of(image), side, side // architecture.rows) for image in images)
+    return BYTES_OF_PLACE * places * (fits or len(architecture.grids)) * sum(map(len, plans))
 
 
 def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> None:
