@@ -9,11 +9,13 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from models.images.codec import encode_png
 from models.registry.registry import Registry
 from tests.browser.accessibility import axe
 from tests.browser.helpers import drop
 from tests.browser.looks import in_every_look
 from tests.support.paths import DIGITS
+from tests.support.tiled import mosaic, tiled_artifact, with_fault
 from tests.support.trained import feature_artifact, hybrid_artifact
 
 pytestmark = pytest.mark.timeout(180)
@@ -81,6 +83,36 @@ def test_a_model_says_what_its_backbone_is(page: Page, model: str, screenshot: C
     expect(backbone).to_contain_text("images enlarged to 64×64, 152 features at 4×4 places")
     fits(page)
     assert screenshot(page, f"model-{model}").stat().st_size > 0
+
+
+def test_a_fault_of_an_image_of_any_size_is_framed(
+    page: Page, house: httpx.Client, home: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    Registry(home / "registry").publish(tiled_artifact(tmp_path_factory)[0], "tiles", promote=True)
+    assert house.get("/v1/models/tiles").status_code == 200
+    file = tmp_path / "large.png"
+    image = with_fault(mosaic(7, 6, 9), 60, 200)
+    file.write_bytes(encode_png(image))
+    page.goto("/")
+    page.get_by_label("Model", exact=True).select_option("tiles")
+    expect(page.get_by_text("accepts images (grey, any size)")).to_be_visible()
+    drop(page.get_by_role("main"), file)
+    page.get_by_role("button", name="large.png").click()
+    expect(page.get_by_alt_text("Heat map")).to_be_visible()
+    frame = page.locator(".framed i").first
+    _, height, width = image.shape
+    left, top = (
+        float(frame.evaluate(f"box => parseFloat(box.style.{side})")) * length / 100
+        for side, length in (("left", width), ("top", height))
+    )
+    assert 176 <= left < 216
+    assert 36 <= top < 76
+    picture = page.locator(".framed img").bounding_box()
+    assert picture is not None
+    assert picture["width"] / picture["height"] == pytest.approx(width / height, rel=0.02)
+    fits(page)
+    page.goto("/#/models/tiles/overview")
+    expect(page.get_by_text("kept, scored tile by tile")).to_be_visible()
 
 
 def test_a_model_of_features_is_fitted_and_used(page: Page, house: httpx.Client) -> None:
