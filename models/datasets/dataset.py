@@ -64,7 +64,8 @@ class Dataset:
 class DatasetSummary:
     """The image shape ``(C, H, W)`` of a dataset, and how many images train, fit statistics, calibrate and test.
 
-    ``folds`` is the number of folds of ``statistics`` where these images also serve calibration, else 0.
+    ``folds`` is the number of folds of ``statistics`` where these images also serve calibration, else 0. ``tiles`` is
+    the mean number of tiles of an image, about, where images are scored tile by tile, else 1.
     """
 
     image_shape: tuple[int, int, int]
@@ -73,6 +74,7 @@ class DatasetSummary:
     calibration: int
     test: int
     folds: int = 0
+    tiles: float = 1.0
 
 
 def digest_of(*arrays: NDArray[np.uint8]) -> str:

@@ -20,6 +20,8 @@ from models.datasets.prepared import LEFTOVER_SECONDS, Progress, no_progress, pr
 from models.datasets.report import DatasetReport
 from models.errors import DatasetNotFound, DatasetTaken
 from models.images.options import ImageOptions
+from models.images.preprocessing import Preprocessing
+from models.images.tiles import tile_plan
 from models.naming import check_name, is_name
 
 RESERVE = 256 * 2**20
@@ -118,9 +120,10 @@ class DatasetStore:
         Raises ``DatasetNotFound``, ``DatasetUnfit``.
         """
         report = self.report(name)
-        shape = choose_preprocessing(config, report.facts, name).shape
-        split = report.split
-        return DatasetSummary(shape, split.train, split.statistics, split.calibration, 0, len(split.folds))
+        preprocessing = choose_preprocessing(config, report.facts, name)
+        split, tiles = report.split, _mean_tiles(report, preprocessing) if preprocessing.tiled else 1.0
+        parts = split.train, split.statistics, split.calibration
+        return DatasetSummary(preprocessing.shape, *parts, 0, len(split.folds), tiles)
 
     def load(self, name: str, config: ImageOptions, progress: Progress = no_progress) -> Dataset:
         """Return a dataset, its images in the size and colour that ``config`` sets, mapped from a file on disk.
@@ -141,6 +144,14 @@ class DatasetStore:
 
     def _not_found(self, name: str) -> DatasetNotFound:
         return DatasetNotFound(f"there is no dataset {name!r}; there are: {', '.join(self.names()) or 'none'}")
+
+
+def _mean_tiles(report: DatasetReport, preprocessing: Preprocessing) -> float:
+    """Return the mean number of tiles of the images of the most frequent sizes, whatever the stride of the backbone."""
+    side = preprocessing.height
+    stride = side // 8 if side % 8 == 0 else side
+    tiles = sum(size.images * len(tile_plan(size.height, size.width, side, stride)) for size in report.sizes)
+    return tiles / max(1, sum(size.images for size in report.sizes))
 
 
 def _taken(name: str) -> DatasetTaken:

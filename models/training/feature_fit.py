@@ -82,7 +82,7 @@ def fit_features(
         images: The training images, in an order that keeps related images together.
         extractor: The function from images to features.
         architecture: The architecture; its grids are replaced by the chosen ones.
-        report: Called with the progress in samples; what it raises ends the fit.
+        report: Called with the progress in images; what it raises ends the fit.
         folds: The cross-conformal fold of every image, ``(n,)``. The whole fit, choice included, is then repeated
             without each fold.
         suspect_share: Share of the images, those with the smallest log-likelihood under a first fit, that is left out
@@ -146,7 +146,6 @@ def passes_of_fit(dataset: Dataset, config: TrainingConfig) -> int:
     """Return how many images pass through the backbone until a model of features is fitted, calibrated and tested.
 
     An image that passes several times counts several times, and optimiser steps count as the images of their batches.
-    For a model of tiles those that pass in the fit are tiles.
     """
     updates = config.feature_updates if config.feature_steps and dataset.folds is None else 0
     if dataset.whole_folds is None:
@@ -272,4 +271,5 @@ def _batches(
     for start in range(0, len(samples), BATCH):
         batch = samples[start : start + BATCH]
         yield start, *extractor(batch)
-        report(part, start + len(batch), len(samples))
+        stop, images = start + len(batch), len(samples.images)
+        report(part, int(samples.owners[stop]) if stop < len(samples) else images, images)

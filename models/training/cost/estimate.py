@@ -123,7 +123,7 @@ def _features(
     steps = 0 if splits.folds else config.feature_steps
     work, folds = feature_work(architecture.model_copy(update={"steps": steps})), splits.folds if whole else 0
     fits, pairs = 1 + folds, folds * max(folds - 1, 0)
-    fitted = splits.train + (splits.statistics if folds else 0)
+    fitted = splits.tiles * (splits.train + (splits.statistics if folds else 0))
     passed = (work.backbone + work.moments) * fitted + (work.choice + work.layers) * fits
     if config.suspect_share and not folds:
         # A first fit finds the suspects, which are left out of a second one.
@@ -132,15 +132,17 @@ def _features(
         passed = passed + work.update * config.feature_updates
     if folds:
         passed = passed + (work.backbone + work.scoring * (folds - 1)) * fitted + work.layers * pairs
-    ranked = fitted if folds else splits.statistics + splits.calibration
-    held_out = (work.backbone + work.scoring * fits) * (ranked + splits.test)
+    ranked = fitted if folds else splits.tiles * (splits.statistics + splits.calibration)
+    held_out = (work.backbone + work.scoring * fits) * (ranked + splits.tiles * splits.test)
     weights = work.layer_bytes * fits
     choosing = work.moment_bytes * 5 * CHOICE_FOLDS
     images = splits.train + splits.statistics + splits.calibration + splits.test
+    # Images in tiles are mapped from a file, and a tile is in memory at a time.
+    data = math.prod(splits.image_shape) * (1 if splits.tiles > 1 else images)
     phases = max(choosing, work.moment_bytes * CHOICE_FOLDS + work.layer_bytes * pairs, 5 * weights)
     return TrainingEstimate(
         parameters=work.parameters * fits,
-        memory_bytes=PROGRAM_BYTES + images * math.prod(splits.image_shape) + work.batch_bytes + phases,
+        memory_bytes=PROGRAM_BYTES + data + work.batch_bytes + phases,
         start_seconds=slowdown * throughput.start_seconds,
         training_seconds=slowdown * throughput.seconds(passed),
         evaluation_seconds=slowdown * (throughput.seconds(held_out) + weights / throughput.disk_bytes_per_second),
