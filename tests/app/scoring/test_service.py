@@ -5,11 +5,14 @@ from typing import Any, cast
 import numpy as np
 
 from app.scoring.service import JudgeImages, RequestedImage
+from models.images.preprocessing import Preprocessing
 from models.scorer import Scorer
 
 
 class Noting:
     """A scorer that notes its calls."""
+
+    preprocessing = Preprocessing(channels=1, height=2, width=2)
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []

@@ -173,7 +173,7 @@ class Overflowing:
     """A scorer whose arithmetic overflows on one image of a batch."""
 
     def __init__(self, scorer: Scorer, index: int) -> None:
-        self.manifest = scorer.manifest
+        self.manifest, self.preprocessing = scorer.manifest, scorer.preprocessing
         self._scorer, self._index = scorer, index
 
     def judge_each(self, images: np.ndarray, alpha: float | None) -> list[Judgement]:  # type: ignore[type-arg]
