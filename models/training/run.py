@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from models.anomaly.fitting.reference_images import MOST_EVIDENCE_BYTES, evidence_bytes
@@ -38,8 +40,8 @@ from models.training.samples import EveryImage, TrainingImages
 from models.training.schedule import Schedule
 from models.training.validation_plan import PhaseSteps
 
-FOLDED_PARTS = 2
-"""How many times the evidence of a part a fit that is repeated in folds keeps in memory at most."""
+MOST_FOLDED_BYTES = 2 * MOST_EVIDENCE_BYTES
+"""Most bytes of the evidence of images of several tiles under all fits that are repeated in folds."""
 
 
 def train(
@@ -157,14 +159,7 @@ def _fit_features(
 ) -> FittedFeatures:
     features = architecture if isinstance(architecture, FeatureArchitecture) else architecture.features
     # A hybrid model is calibrated on images that its flow over pixels has not seen, in folds or not.
-    folds = dataset.whole_folds if features is architecture else None
-    if folds is not None:
-        # Of all images under all fits, and of those outside each fold under another one.
-        kept = 2 * int(folds.max() + 1)
-        every = evidence_bytes(dataset.train, features, kept) + evidence_bytes(dataset.statistics, features, kept)
-        if every > MOST_EVIDENCE_BYTES * FOLDED_PARTS:
-            observe({"event": "log", "message": "too many tiles to repeat the fit without each fold of images"})
-            folds = None
+    folds = folds_of_fit(dataset, features, observe) if features is architecture else None
     images: TrainingImages = EveryImage((dataset.train, dataset.statistics)) if folds is not None else dataset.train
     store = BackboneStore(options.backbones or DEFAULT_FOLDER)
     backbone = store.find(config.backbone)
@@ -190,6 +185,23 @@ def _fit_features(
     if fitted.steps is not None:
         log(fitted.steps.summary())
     return fitted
+
+
+def folds_of_fit(dataset: Dataset, architecture: FeatureArchitecture, observe: Observer) -> NDArray[np.int8] | None:
+    """Return the folds without each of which a fit to all of few images is repeated; None where it is not.
+
+    It is not repeated where the images have too many tiles to keep their evidence under all fits in memory.
+    """
+    folds = dataset.whole_folds
+    if folds is None:
+        return None
+    # Of all images under all fits, and of those outside each fold under another one.
+    fits = 2 * int(folds.max() + 1)
+    kept = sum(evidence_bytes(images, architecture, fits) for images in (dataset.train, dataset.statistics))
+    if kept <= MOST_FOLDED_BYTES:
+        return folds
+    observe({"event": "log", "message": "the images have too many tiles to repeat the fit without each fold of them"})
+    return None
 
 
 def _check_same_run(manifest: Manifest, dataset: Dataset, recipe: TrainingRecipe, config: TrainingConfig) -> None:

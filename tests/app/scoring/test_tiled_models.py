@@ -85,6 +85,14 @@ def test_heat_maps_are_of_the_images_own_size(client: TestClient) -> None:
         assert picture.size == image.shape[:0:-1]
 
 
+def test_heat_maps_of_many_pixels_are_of_one_image(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.scoring.service.MAX_EXPLAINED_PIXELS", 10_000)
+    image = mosaic(5, 4, 4)
+    assert post(client, image, explain=True).status_code == 200
+    refused = post(client, image, image, explain=True)
+    assert (refused.status_code, refused.json()["type"].rpartition("/")[2]) == (413, "too-many-images")
+
+
 def test_an_array_may_have_any_size(client: TestClient, scorer: Scorer) -> None:
     images, file = np.stack([mosaic(seed, 4, 3)[0] for seed in range(2)]), io.BytesIO()
     np.save(file, images)

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from models.anomaly.fitting.reference_images import as_seen, reference_of
+from models.anomaly.fitting.reference_images import as_seen, evidence_bytes, images_in_memory, reference_of
 from models.anomaly.heat_map import tile_maps
 from models.anomaly.judged import JudgedImage
 from models.audit import recompute_features
@@ -31,6 +31,7 @@ from models.scoring.feature_density import FeatureDensity, FeaturePass
 from models.scoring.options import EngineOptions
 from models.training.config import TrainingConfig
 from models.training.presets import find_preset
+from models.training.run import folds_of_fit
 from tests.support.tiled import DIGIT, FAULTY, OTHERS, SIDE, TRAINED_ON, mosaic, tiled_artifact, with_fault
 
 STRIDE = 16
@@ -262,6 +263,37 @@ def test_a_damaged_cache_of_pixels_is_made_again(made: tuple[Scorer, DatasetStor
     assert again.digest == before.digest
     assert [image.shape for image in again.train] == [image.shape for image in before.train]
     np.testing.assert_array_equal(again.train[0], with_fault(again.train[0], 20, 24))
+
+
+def test_evidence_in_memory_is_bounded(made: tuple[Scorer, DatasetStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer, store = made
+    architecture = scorer.manifest.architecture
+    assert isinstance(architecture, FeatureArchitecture)
+    assert isinstance(scorer.density, FeatureDensity)
+    large = [mosaic(0, 10, 10)] * 60
+    evidence = scorer.score(large[:1])[0].evidence
+    assert evidence is not None
+    assert evidence.features is not None
+    assert evidence_bytes(large, architecture) == 60 * evidence.features.places.nbytes
+    assert images_in_memory(large, architecture) == 60
+    monkeypatch.setattr(
+        "models.anomaly.fitting.reference_images.MOST_EVIDENCE_BYTES", evidence_bytes(large, architecture) // 2
+    )
+    assert images_in_memory(large, architecture) == 30
+    dataset, events = load_dataset(TRAINED_ON, None, store, as_seen(scorer.preprocessing)), []
+    assert folds_of_fit(dataset, architecture, events.append) is dataset.whole_folds
+    monkeypatch.setattr("models.training.run.MOST_FOLDED_BYTES", 1000)
+    assert folds_of_fit(dataset, architecture, events.append) is None
+    assert [event["event"] for event in events] == ["log"]
+
+
+def test_tiles_may_be_enlarged(made: tuple[Scorer, DatasetStore], backbones: Path) -> None:
+    preset, config = find_preset("snf-features"), TrainingConfig(fit="tiles", feature_side=128)
+    architecture = preset.architecture_for((1, SIDE, SIDE), config, backbones)
+    assert isinstance(architecture, FeatureArchitecture)
+    assert (architecture.input_size, architecture.rows) == ((128, 128), 8)
+    with pytest.raises(DatasetUnfit, match="set image_size to a multiple of 32"):
+        preset.architecture_for((1, 100, 100), TrainingConfig(fit="tiles"), backbones)
 
 
 def test_only_models_of_features_alone_take_tiles(made: tuple[Scorer, DatasetStore]) -> None:
