@@ -6,6 +6,7 @@ WHAT is
 - choice: whether held-out likelihood chooses grid and shrinkage well;
 - ood: CIFAR-10 against SVHN, Fashion-MNIST against MNIST;
 - false-alarms: resplits of held-out images, and few images in five folds;
+- darker: a scene that becomes darker, until the drift alarm and after recalibration;
 - exactness: T against float64, and the same image in other company;
 - fit, speed: timed, so run them on a quiet machine;
 - heat-maps: of twenty defective cells, to look at;
@@ -24,7 +25,7 @@ from pathlib import Path
 from benchmarks.features.common import run_of
 from benchmarks.speed.machine import cores
 
-WHAT = ("elpv", "choice", "ood", "false-alarms", "exactness", "fit", "speed", "heat-maps", "plots")
+WHAT = ("elpv", "choice", "ood", "false-alarms", "darker", "exactness", "fit", "speed", "heat-maps", "plots")
 
 
 def main() -> int:
