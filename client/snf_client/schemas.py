@@ -218,30 +218,6 @@ class Draws(BaseModel):
     iw_bound: float = Field(..., description="Importance-weighted lower bound of the log-mass, nats.")
 
 
-class Drift(BaseModel):
-    """Result of a Kolmogorov-Smirnov test that compares p-values of recently scored images and calibration images."""
-
-    model_config = ConfigDict(frozen=True)
-    source: str | None = Field(..., description="Source of the images; null for all images together.")
-    images: int = Field(..., description="Images in the window of the newest images.")
-    statistic: float | None = Field(
-        ...,
-        description="Two-sample Kolmogorov-Smirnov distance of the p-values from those of the calibration images; null while there are too few images.",
-    )
-    p_value: float | None = Field(
-        ..., description="How likely so large a distance is without drift; null with `statistic`."
-    )
-    low_share: float = Field(
-        ..., description="Share of images with a p-value of 0.05 or less; about 0.05 without drift."
-    )
-    alarm: bool = Field(
-        ...,
-        description="Starts when the p-value is at most the service's threshold, ends when it exceeds ten times that.",
-    )
-    since: datetime = Field(..., description="Time at which the oldest image of the window was scored.")
-    alarm_since: datetime | None = Field(..., description="Start of the alarm, while it lasts.")
-
-
 class Duplicates(BaseModel):
     """The images of a dataset that are equal or nearly equal to others: their number, and examples by path."""
 
@@ -804,6 +780,19 @@ class Validation(BaseModel):
     bits_per_dim: float | None = None
 
 
+class WhiteLevelDrift(BaseModel):
+    """Result of a Kolmogorov-Smirnov test that compares the light of recent images with that of calibration images.
+
+    The white level of an image is the smallest grey level that at least 99 % of its values do not exceed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    statistic: float = Field(..., description="Kolmogorov-Smirnov distance of the white levels.")
+    p_value: float = Field(..., description="How likely so large a distance is without drift.")
+    median: int = Field(..., description="Median white level of the images in the window, 0 to 255.")
+    usual: int = Field(..., description="Median white level of the calibration images.")
+
+
 class WorkerView(BaseModel):
     """A running worker process: its device, its queues, its memory, and the one job that it runs, if any."""
 
@@ -949,6 +938,34 @@ class DatasetReport(BaseModel):
     different_groups: int
     split: Split
     notes: list[str] = Field(..., description="Advice to read before training.")
+
+
+class Drift(BaseModel):
+    """Results of Kolmogorov-Smirnov tests that compare recently scored images with the calibration images."""
+
+    model_config = ConfigDict(frozen=True)
+    source: str | None = Field(..., description="Source of the images; null for all images together.")
+    images: int = Field(..., description="Images in the window of the newest images.")
+    statistic: float | None = Field(
+        ...,
+        description="Two-sample Kolmogorov-Smirnov distance of the p-values from those of the calibration images; null while there are too few images.",
+    )
+    p_value: float | None = Field(
+        ..., description="How likely so large a distance is without drift; null with `statistic`."
+    )
+    white_level: WhiteLevelDrift | None = Field(
+        ...,
+        description="The same test of the light; null while there are too few images, and for a calibration made before white levels were stored.",
+    )
+    low_share: float = Field(
+        ..., description="Share of images with a p-value of 0.05 or less; about 0.05 without drift."
+    )
+    alarm: bool = Field(
+        ...,
+        description="Starts when the p-value of either test is at most half of the service's threshold, or where there is one test the whole; ends when both exceed ten times that.",
+    )
+    since: datetime = Field(..., description="Time at which the oldest image of the window was scored.")
+    alarm_since: datetime | None = Field(..., description="Start of the alarm, while it lasts.")
 
 
 class EvaluationReport(BaseModel):
