@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from app.drift.windows import DriftWindows, Key, WindowReference
@@ -20,7 +21,10 @@ from models.datasets.splits import split_images
 from models.images.preprocessing import Pixels
 from models.registry.registry import ZOO
 from models.scorer import Scorer
+from models.scoring.evidence import Evidence
 from worker.settings import Settings
+
+Values = NDArray[np.float64]
 
 NAME = "darker"
 PIXEL_MODELS = ("mnist-snf-glow", "fashion-snf-glow", "cifar10-snf-glow")
@@ -70,8 +74,8 @@ def changed_scene(run: FeatureRun, scorer: Scorer, images: Pixels) -> dict[str, 
     shares = []
     for seed in range(run.some(run.seeds, 2)):
         order = np.random.default_rng(seed).permutation(len(images))
-        until.append(alarm_after(scorer, p_changed[order[:WATCHED]]))
-        without.append(alarm_after(scorer, p_usual[order[:WATCHED]]))
+        until.append(alarm_after(scorer, p_changed, changed, order[:WATCHED]))
+        without.append(alarm_after(scorer, p_usual, usual, order[:WATCHED]))
         chosen, rest = np.split(order, [min(RECALIBRATION, len(order) // 2)])
         calibration, summary = scorer.calibrate(
             reference_of(uploaded(darker[chosen]), scorer.manifest), lambda _part, _done, _images: None
@@ -91,8 +95,9 @@ def changed_scene(run: FeatureRun, scorer: Scorer, images: Pixels) -> dict[str, 
     }
 
 
-def alarm_after(scorer: Scorer, p: np.ndarray[Any, np.dtype[np.float64]]) -> int | None:
+def alarm_after(scorer: Scorer, p: Values, evidence: Evidence, order: NDArray[np.int64]) -> int | None:
     """Return the number of images after which the drift windows of the service raise an alarm; None if they do not."""
+    assert evidence.white_levels is not None
     settings = Settings()
     windows = DriftWindows(
         images=settings.drift_images,
@@ -100,9 +105,11 @@ def alarm_after(scorer: Scorer, p: np.ndarray[Any, np.dtype[np.float64]]) -> int
         level=settings.drift_alarm,
         sources=settings.drift_sources,
     )
-    key, reference = Key("model", 1, 0), WindowReference("", scorer.calibration.images, scorer.smallest_p)
-    for count, value in enumerate(p.tolist(), 1):
-        windows.record(key, reference, None, [value], float(count))
+    calibration = scorer.calibration
+    key = Key("model", 1, 0)
+    reference = WindowReference("", calibration.images, scorer.smallest_p, calibration.white_level_counts)
+    for count, image in enumerate(order, 1):
+        windows.record(key, reference, None, [float(p[image])], float(count), [int(evidence.white_levels[image])])
         if windows.status(key, float(count))[0].alarm:
             return count
     return None
