@@ -50,6 +50,7 @@ MEASURES: dict[Measure, str] = {
     "pixels": "bits/dim < independent pixels",
     "features": "nats a value > one Gaussian",
     "validation": "last <= first validation",
+    "training": "overfitted: training images at the end <= first validation",
     "learned-inverse": "inverse error <= 0.5",
 }
 

@@ -38,6 +38,8 @@ class TrainingState:
         validation_seconds: The part of ``elapsed_seconds`` that validations took, with previews and checkpoints.
         first_validation: Bits per dimension of the first finite validation, without suspects; None before it.
         last_validation: Bits per dimension of the last validation after that one; None before it.
+        last_training: Bits per dimension of training images at the end, measured where the last validation is worse
+            than the first.
     """
 
     step: int
@@ -49,6 +51,7 @@ class TrainingState:
     validation_seconds: float = 0.0
     first_validation: float | None = None
     last_validation: float | None = None
+    last_training: float | None = None
 
 
 def save_checkpoint(
