@@ -1,0 +1,197 @@
+"""Measurement of a detection limit: inject graded defects into good images and count those that a model flags."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.anomaly.judged import JudgedImage
+from models.artifacts.limits import MIN_LIMIT_IMAGES, LimitCell, LimitCurve, LimitParameters, LimitRecord
+from models.datasets.dataset import digest_of
+from models.errors import DatasetUnfit
+from models.limits.cells import CellJournal
+from models.limits.defects import Defect, add_defect, defect_kinds, defect_rng, defect_sizes
+from models.limits.good_images import GoodImages
+from models.limits.rule import goes_on, limit_cell, limit_curve, undamaged_images
+from models.scorer import Scorer
+
+Images = NDArray[np.uint8]
+BATCH = 64
+
+Progress = Callable[[str, int, int], None]
+"""A function that is called with the defect in work, the images scored, and the most that may have to be scored."""
+
+
+def measure_limits(
+    scorer: Scorer,
+    good: GoodImages,
+    parameters: LimitParameters | None = None,
+    *,
+    progress: Progress = lambda _label, _done, _total: None,
+    folder: Path | None = None,
+    finished: Callable[[], None] = lambda: None,
+    calibration: int | None = None,
+    job: str | None = None,
+) -> LimitRecord:
+    """Return the smallest defects of each shape and contrast that a model finds in 90 % of good images.
+
+    Each image gets one defect; it is found if its p-value is at most alpha. Sizes are tried from the largest down,
+    until hardly half are found. With fewer than 29 images nothing is measured, and the record says why.
+
+    Args:
+        scorer: The model, with the calibration whose p-values count.
+        good: The images that get the defects.
+        parameters: Shapes, contrasts, false-alarm rate and seed. Of more than ``images`` images the first are taken.
+        progress: Called with the progress; what it raises ends the work.
+        folder: Where counts of finished sizes are kept. Another run with this folder does not repeat them.
+        finished: Called when a size is finished and its count is stored.
+        calibration: Number of the calibration, for the record.
+        job: Id of the job, for the record.
+
+    Raises:
+        AlphaUnattainable: The calibration has too few images for the false-alarm rate.
+        DatasetUnfit: The images have another shape than the model's.
+    """
+    chosen = parameters or LimitParameters()
+    alpha = scorer.calibration.check_alpha(chosen.alpha)
+    if good.pixels.shape[1:] != scorer.preprocessing.shape:
+        raise DatasetUnfit(
+            f"expected images of {good.dataset} with shape {scorer.preprocessing.shape} (channels, height, width), got "
+            f"{good.pixels.shape[1:]}"
+        )
+    pixels = good.pixels[: chosen.images]
+    digest = digest_of(pixels)
+    kinds = defect_kinds(chosen.shapes, chosen.contrasts)
+    sizes = defect_sizes(*scorer.preprocessing.shape[1:])
+    plan = _plan(scorer, digest, chosen.seed, alpha)
+    enough = len(pixels) >= MIN_LIMIT_IMAGES
+    meter = _Meter(progress, len(pixels) * (1 + len(kinds) * len(sizes) * enough))
+    journal = CellJournal(folder, plan)
+    counter = _Counter(scorer, pixels, alpha, chosen.seed, journal, meter, finished)
+    began = time.monotonic()
+    undamaged = undamaged_images(counter.count(None) if len(pixels) else 0, len(pixels))
+    curves = []
+    for shape, contrast in kinds if enough else []:
+        cells: list[LimitCell] = []
+        for size in reversed(sizes):
+            if cells and not goes_on(cells[-1]):
+                meter.skip(len(pixels))
+                continue
+            found = counter.count(Defect(shape, size, contrast))
+            cells.append(limit_cell(size, found, len(pixels)))
+        curves.append(limit_curve(shape, contrast, cells))
+    return LimitRecord(
+        created=datetime.now(UTC).replace(microsecond=0),
+        job=job,
+        weights_sha256=scorer.log_det_digest,
+        calibration=calibration,
+        calibration_images=scorer.calibration.images,
+        smallest_p=scorer.smallest_p,
+        alpha=alpha,
+        dataset=good.dataset,
+        dataset_digest=digest,
+        part=good.part,
+        images=len(pixels),
+        image_shape=scorer.preprocessing.shape,
+        seed=chosen.seed,
+        shapes=chosen.shapes,
+        contrasts=chosen.contrasts,
+        sizes=sizes,
+        undamaged=undamaged,
+        curves=tuple(curves),
+        not_determinable=None if enough else _too_few(good, len(pixels)),
+        seconds=journal.seconds_before + time.monotonic() - began,
+    )
+
+
+def _plan(scorer: Scorer, digest: str, seed: int, alpha: float) -> str:
+    """Return a digest of everything that the counts depend on."""
+    summary = scorer.calibration_summary.model_dump_json()
+    text = repr((scorer.log_det_digest, scorer.engine_name, summary, digest, seed, alpha))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _too_few(good: GoodImages, images: int) -> str:
+    return (
+        f"{images} images of {good.dataset} ({good.part}), at least {MIN_LIMIT_IMAGES} are needed: if the defects in "
+        f"all of {MIN_LIMIT_IMAGES} images are found, the share is at least 0.9 with a confidence of 95 %"
+    )
+
+
+class _Meter:
+    """Counter of scored images; the total shrinks by what need not be scored."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._total, self._done = total, 0
+
+    def add(self, label: str, images: int) -> None:
+        self._done += images
+        self._progress(label, self._done, self._total)
+
+    def skip(self, images: int) -> None:
+        self._total -= images
+
+
+class _Counter:
+    """Counter of flagged images, which takes counts of an earlier run from its journal."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        pixels: Images,
+        alpha: float,
+        seed: int,
+        journal: CellJournal,
+        meter: _Meter,
+        finished: Callable[[], None],
+    ) -> None:
+        self._scorer, self._pixels = scorer, pixels
+        self._alpha, self._seed = alpha, seed
+        self._journal, self._meter = journal, meter
+        self._finished = finished
+
+    def count(self, defect: Defect | None) -> int:
+        """Return how many images are flagged, each with its own defect or, for None, as they are."""
+        label = "without defects" if defect is None else _label(defect)
+        known = self._journal.get(label)
+        if known is not None:
+            self._meter.add(label, len(self._pixels))
+            return known
+        found = 0
+        for start in range(0, len(self._pixels), BATCH):
+            images = self._pixels[start : start + BATCH]
+            found += self._flagged(images if defect is None else self._damaged(images, defect, start))
+            self._meter.add(label, len(images))
+        self._journal.put(label, found)
+        self._finished()
+        return found
+
+    def _damaged(self, images: Images, defect: Defect, start: int) -> Images:
+        return np.stack(
+            [
+                add_defect(image, defect, defect_rng(self._seed, defect, index))[0]
+                for index, image in enumerate(images, start)
+            ]
+        )
+
+    def _flagged(self, images: Images) -> int:
+        judged = self._scorer.judge_each(images, self._alpha)
+        # An image without a finite likelihood is not judged, so its defect is not found.
+        return sum(isinstance(image, JudgedImage) and image.verdict.is_anomaly for image in judged)
+
+
+def _label(defect: Defect) -> str:
+    contrast = "" if defect.contrast is None else f", {defect.contrast} grey levels"
+    return f"{defect.shape.replace('-', ' ')}{contrast}, {defect.size} pixels"
+
+
+def limits_of(curves: Sequence[LimitCurve]) -> dict[str, int | None]:
+    """Return the limit in pixels of each shape and contrast by its label; None where there is none."""
+    return {curve.label: curve.limit for curve in curves}
