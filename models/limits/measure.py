@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.anomaly.judged import JudgedImage
-from models.artifacts.limits import MIN_LIMIT_IMAGES, LimitCell, LimitCurve, LimitParameters, LimitRecord
+from models.artifacts.limits import MIN_LIMIT_IMAGES, LimitCell, LimitParameters, LimitRecord
 from models.datasets.dataset import digest_of
 from models.errors import DatasetUnfit
 from models.limits.cells import CellJournal
@@ -135,6 +135,9 @@ class _Meter:
         self._done += images
         self._progress(label, self._done, self._total)
 
+    def restore(self, images: int) -> None:
+        self._done += images
+
     def skip(self, images: int) -> None:
         self._total -= images
 
@@ -162,7 +165,7 @@ class _Counter:
         label = "without defects" if defect is None else _label(defect)
         known = self._journal.get(label)
         if known is not None:
-            self._meter.add(label, len(self._pixels))
+            self._meter.restore(len(self._pixels))
             return known
         found = 0
         for start in range(0, len(self._pixels), BATCH):
@@ -190,8 +193,3 @@ class _Counter:
 def _label(defect: Defect) -> str:
     contrast = "" if defect.contrast is None else f", {defect.contrast} grey levels"
     return f"{defect.shape.replace('-', ' ')}{contrast}, {defect.size} pixels"
-
-
-def limits_of(curves: Sequence[LimitCurve]) -> dict[str, int | None]:
-    """Return the limit in pixels of each shape and contrast by its label; None where there is none."""
-    return {curve.label: curve.limit for curve in curves}

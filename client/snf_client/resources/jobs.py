@@ -30,7 +30,7 @@ from snf_client.schemas import (
 from snf_client.transport import AsyncTransport, Resource, S, SyncTransport, operation
 
 JobStatus: TypeAlias = Literal["queued", "starting", "running", "paused", "succeeded", "partial", "failed", "cancelled"]
-JobType: TypeAlias = Literal["train", "score", "calibrate", "evaluate"]
+JobType: TypeAlias = Literal["train", "score", "calibrate", "evaluate", "limit"]
 AnyJobResult: TypeAlias = CalibrationResult | JobResult | EvaluationReport
 
 FINISHED = frozenset({"succeeded", "partial", "failed", "cancelled"})
@@ -130,6 +130,16 @@ class _Jobs(Resource[S]):
     ) -> Call[JobView]:
         """Queue a job that measures how well a model tells a dataset's images from anomalies; return its record."""
         return _submit(JobRequest(type="evaluate", dataset=dataset, model=ref, parameters=parameters or {}), key)
+
+    @operation
+    def limit(
+        self, dataset: str, ref: str, *, parameters: dict[str, Any] | None = None, key: str | None = None
+    ) -> Call[JobView]:
+        """Queue a job that measures the smallest defects a model finds in a dataset's good images; return its record.
+
+        Of the dataset that the model was trained on, only images that it has not used get defects.
+        """
+        return _submit(JobRequest(type="limit", dataset=dataset, model=ref, parameters=parameters or {}), key)
 
     @operation
     def list(
