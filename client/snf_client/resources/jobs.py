@@ -24,6 +24,7 @@ from snf_client.schemas import (
     JobRequest,
     JobResult,
     JobView,
+    LimitResult,
     Previews,
     TrainingCurve,
 )
@@ -31,7 +32,7 @@ from snf_client.transport import AsyncTransport, Resource, S, SyncTransport, ope
 
 JobStatus: TypeAlias = Literal["queued", "starting", "running", "paused", "succeeded", "partial", "failed", "cancelled"]
 JobType: TypeAlias = Literal["train", "score", "calibrate", "evaluate", "limit"]
-AnyJobResult: TypeAlias = CalibrationResult | JobResult | EvaluationReport
+AnyJobResult: TypeAlias = CalibrationResult | LimitResult | JobResult | EvaluationReport
 
 FINISHED = frozenset({"succeeded", "partial", "failed", "cancelled"})
 _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(AnyJobResult)
@@ -46,7 +47,7 @@ class _Jobs(Resource[S]):
 
     @operation
     def submit(self, job: JobRequest, *, key: str | None = None) -> Call[JobView]:
-        """Queue a job of any type: train, score, calibrate or evaluate; return its record with id and status."""
+        """Queue a job of any type: train, score, calibrate, evaluate or limit; return its record with id and status."""
         return _submit(job, key)
 
     @operation
@@ -221,7 +222,7 @@ class _Jobs(Resource[S]):
 
     @operation
     def result(self, job_id: str) -> Call[AnyJobResult]:
-        """Return what a job made: a model version, calibration or report; raise ``Conflict`` if it did not succeed.
+        """Return what a job made: a model version, calibration, limit or report; raise ``Conflict`` without one.
 
         The result of a scoring job is a file, see ``download``.
 
