@@ -15,7 +15,7 @@ from models.datasets import DatasetStore, load_dataset
 from models.errors import DatasetUnfit
 
 STATISTICS = "statistics part"
-ALL = "all images, none of which the model was made of"
+ALL = "all images; a dataset that the model was not made of"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from models.scorer import Scorer
 
 Images = NDArray[np.uint8]
 BATCH = 64
+UNDAMAGED = "without defects"
 
 Progress = Callable[[str, int, int], None]
 """A function that is called with the defect in work, the images scored, and the most that may have to be scored."""
@@ -86,6 +87,7 @@ def measure_limits(
             found = counter.count(Defect(shape, size, contrast))
             cells.append(limit_cell(size, found, len(pixels)))
         curves.append(limit_curve(shape, contrast, cells))
+    meter.report()  # the last sizes may have been left out
     return LimitRecord(
         created=datetime.now(UTC).replace(microsecond=0),
         job=job,
@@ -130,10 +132,15 @@ class _Meter:
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress = progress
         self._total, self._done = total, 0
+        self._label = UNDAMAGED
 
     def add(self, label: str, images: int) -> None:
+        self._label = label
         self._done += images
-        self._progress(label, self._done, self._total)
+        self.report()
+
+    def report(self) -> None:
+        self._progress(self._label, self._done, self._total)
 
     def restore(self, images: int) -> None:
         self._done += images
@@ -162,7 +169,7 @@ class _Counter:
 
     def count(self, defect: Defect | None) -> int:
         """Return how many images are flagged, each with its own defect or, for None, as they are."""
-        label = "without defects" if defect is None else _label(defect)
+        label = UNDAMAGED if defect is None else _label(defect)
         known = self._journal.get(label)
         if known is not None:
             self._meter.restore(len(self._pixels))

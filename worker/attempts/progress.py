@@ -44,10 +44,11 @@ class ProgressReporter:
         ``total`` replaces the number of steps of the whole job where it turned out to be another.
         """
         self.done = done
-        self._total = self._total if total is None else total
+        changed = total is not None and total != self._total
+        self._total = total if total is not None else self._total
         self._checked_at = now = time.monotonic()
         waited = now - self._reported_at
-        if done == self._reported:
+        if done == self._reported and not changed:
             if waited < UNCHANGED_S:
                 return
         elif waited < REPORT_S and done < self._total:
