@@ -21,7 +21,7 @@ STYLE = Markup(
     ".paper{fill:var(--paper)}text{font:11px sans-serif;fill:var(--ink)}.title{font-weight:bold}"
     ".axis{stroke:var(--ink);fill:none}.goal{stroke:var(--ink);stroke-dasharray:3 3;opacity:.6}"
     ".l0{--line:var(--a)}.l1{--line:var(--b)}.l2{--line:var(--c)}"
-    ".line{stroke:var(--line);stroke-width:2;fill:none}.band{fill:var(--line);opacity:.15}.dot{fill:var(--line)}"
+    ".line{stroke:var(--line);stroke-width:2;fill:none}.bounds{stroke:var(--line);opacity:.6}.band{fill:var(--line);opacity:.15}.dot{fill:var(--line)}"
     ".limit{fill:var(--paper);stroke:var(--line);stroke-width:2.5}</style>"
 )
 
@@ -54,12 +54,12 @@ def limit_chart(record: LimitRecord) -> str:
 
 def _panel(title: str, curves: Sequence[LimitCurve], sizes: Sequence[int], contrasts: Sequence[int]) -> Markup:
     span = WIDTH - LEFT - RIGHT
-    x = {size: LEFT + span * (place + 0.5) / len(sizes) for place, size in enumerate(sizes)}
+    place_of = {size: LEFT + span * (place + 0.5) / len(sizes) for place, size in enumerate(sizes)}
     parts = [
         _text(LEFT, 17, title, "start", "title"),
         Markup('<path class="axis" d="M{} {}V{}H{}"/>').format(LEFT, TOP, HEIGHT - BOTTOM, WIDTH - RIGHT),
         Markup('<path class="goal" d="M{} {:.1f}H{}"/>').format(LEFT, _y(FOUND_SHARE), WIDTH - RIGHT),
-        *(_text(x[size], HEIGHT - BOTTOM + 15, str(size), "middle") for size in sizes),
+        *(_text(place_of[size], HEIGHT - BOTTOM + 15, str(size), "middle") for size in sizes),
         *(_text(LEFT - 5, _y(share) + 4, f"{share:g}", "end") for share in (0, 0.5, FOUND_SHARE)),
         _text(LEFT + span / 2, HEIGHT - BOTTOM + 32, "size, pixels", "middle"),
         Markup('<text transform="translate(12 {}) rotate(-90)" text-anchor="middle">found share</text>').format(
@@ -68,9 +68,10 @@ def _panel(title: str, curves: Sequence[LimitCurve], sizes: Sequence[int], contr
     ]
     for curve in curves:
         number = 0 if curve.contrast is None else contrasts.index(curve.contrast)
-        above = [(x[cell.size], _y(cell.upper)) for cell in curve.cells]
-        below = [(x[cell.size], _y(cell.lower)) for cell in reversed(curve.cells)]
-        points = [(x[cell.size], _y(cell.share)) for cell in curve.cells]
+        above = [(place_of[cell.size], _y(cell.upper)) for cell in curve.cells]
+        below = [(place_of[cell.size], _y(cell.lower)) for cell in reversed(curve.cells)]
+        points = [(place_of[cell.size], _y(cell.share)) for cell in curve.cells]
+        bounds = "".join(f"M{x:.1f} {y:.1f}V{low:.1f}" for (x, y), (_, low) in zip(above, reversed(below), strict=True))
         marks = [
             Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(
                 "limit" if cell.size == curve.limit else "dot", *point, 5 if cell.size == curve.limit else 2.5
@@ -78,8 +79,10 @@ def _panel(title: str, curves: Sequence[LimitCurve], sizes: Sequence[int], contr
             for cell, point in zip(curve.cells, points, strict=True)
         ]
         parts.append(
-            Markup('<g class="l{}"><title>{}</title><path class="band" d="{}Z"/>{}{}</g>').format(
-                number % 3, curve.label, _path(above + below), _line(points, number), Markup("").join(marks)
+            Markup(
+                '<g class="l{}"><title>{}</title><path class="band" d="{}Z"/><path class="bounds" d="{}"/>{}{}</g>'
+            ).format(
+                number % 3, curve.label, _path(above + below), bounds, _line(points, number), Markup("").join(marks)
             )
         )
     return Markup("").join(parts)
