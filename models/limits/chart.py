@@ -42,7 +42,7 @@ def limit_chart(record: LimitRecord) -> str:
         panel = _panel(shape.replace("-", " "), curves, record.sizes, contrasts)
         parts.append(Markup('<g transform="translate({} {})">{}</g>').format(x, y, panel))
     if record.not_determinable is not None:
-        parts.append(_text(10, 17, "not determinable: there are too few images", "start"))
+        parts.append(_text(10, 17, "not determinable", "start"))
     parts += _legend(contrasts, height - LEGEND / 2 + 4)
     return str(
         Markup(

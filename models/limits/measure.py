@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models.anomaly.conformal import false_alarm_interval
 from models.anomaly.judged import JudgedImage
-from models.artifacts.limits import MIN_LIMIT_IMAGES, LimitCell, LimitParameters, LimitRecord
+from models.artifacts.limits import MIN_LIMIT_IMAGES, LimitCell, LimitParameters, LimitRecord, UndamagedImages
 from models.datasets.dataset import digest_of
 from models.errors import DatasetUnfit
 from models.limits.cells import CellJournal
@@ -43,7 +44,8 @@ def measure_limits(
     """Return the smallest defects of each shape and contrast that a model finds in 90 % of good images.
 
     Each image gets one defect; it is found if its p-value is at most alpha. Sizes are tried from the largest down,
-    until hardly half are found. With fewer than 29 images nothing is measured, and the record says why.
+    until hardly half are found. With fewer than 29 images, or if more of them are flagged without a defect than alpha
+    explains, nothing is measured, and the record says why.
 
     Args:
         scorer: The model, with the calibration whose p-values count.
@@ -71,14 +73,14 @@ def measure_limits(
     kinds = defect_kinds(chosen.shapes, chosen.contrasts)
     sizes = defect_sizes(*scorer.preprocessing.shape[1:])
     plan = _plan(scorer, digest, chosen.seed, alpha)
-    enough = len(pixels) >= MIN_LIMIT_IMAGES
-    meter = _Meter(progress, len(pixels) * (1 + len(kinds) * len(sizes) * enough))
+    meter = _Meter(progress, len(pixels) * (1 + len(kinds) * len(sizes)))
     journal = CellJournal(folder, plan)
     counter = _Counter(scorer, pixels, alpha, chosen.seed, journal, meter, finished)
     began = time.monotonic()
     undamaged = undamaged_images(counter.count(None) if len(pixels) else 0, len(pixels))
+    problem = _problem(good.dataset, undamaged, scorer.calibration.images, alpha)
     curves = []
-    for shape, contrast in kinds if enough else []:
+    for shape, contrast in kinds if problem is None else []:
         cells: list[LimitCell] = []
         for size in reversed(sizes):
             if cells and not goes_on(cells[-1]):
@@ -107,7 +109,7 @@ def measure_limits(
         sizes=sizes,
         undamaged=undamaged,
         curves=tuple(curves),
-        not_determinable=None if enough else _too_few(good, len(pixels)),
+        not_determinable=problem,
         seconds=journal.seconds_before + time.monotonic() - began,
     )
 
@@ -119,11 +121,22 @@ def _plan(scorer: Scorer, digest: str, seed: int, alpha: float) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _too_few(good: GoodImages, images: int) -> str:
-    return (
-        f"{images} images of {good.dataset} ({good.part}), at least {MIN_LIMIT_IMAGES} are needed: if the defects in "
-        f"all of {MIN_LIMIT_IMAGES} images are found, the share is at least 0.9 with a confidence of 95 %"
-    )
+def _problem(dataset: str, undamaged: UndamagedImages, calibration_images: int, alpha: float) -> str | None:
+    """Return why no limit can be stated; None if one can."""
+    if undamaged.images < MIN_LIMIT_IMAGES:
+        return (
+            f"{dataset} has {undamaged.images} images for it, at least {MIN_LIMIT_IMAGES} are needed: if the defects "
+            f"in all of {MIN_LIMIT_IMAGES} images are found, the share is at least 0.9 with a confidence of 95 %"
+        )
+    _, high = false_alarm_interval(calibration_images, undamaged.images, alpha)
+    expected = round(high * undamaged.images)
+    if undamaged.flagged > expected:
+        return (
+            f"{undamaged.flagged} of {undamaged.images} images of {dataset} are flagged without a defect, at most "
+            f"{expected} are expected at alpha {alpha:g}: they are unlike the images of the calibration, so a defect "
+            "in them proves nothing"
+        )
+    return None
 
 
 class _Meter:
