@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -30,7 +30,7 @@ class LimitParameters(_LimitPart):
     )
     images: int = Field(200, ge=1, le=10_000, description="Most good images that get a defect.")
     shapes: tuple[Shape, ...] = Field(SHAPES, min_length=1, description="Shapes of the defects.")
-    contrasts: tuple[int, ...] = Field(
+    contrasts: tuple[Annotated[int, Field(ge=1, le=255)], ...] = Field(
         CONTRASTS, min_length=1, max_length=10, description="Contrasts of scratch, spot and stain, in grey levels."
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of places, angles and signs.")
@@ -40,8 +40,6 @@ class LimitParameters(_LimitPart):
     def _no_repetition(self) -> Self:
         if len(set(self.shapes)) < len(self.shapes) or len(set(self.contrasts)) < len(self.contrasts):
             raise ValueError("expected each shape and each contrast once")
-        if not all(1 <= contrast <= 255 for contrast in self.contrasts):
-            raise ValueError("expected contrasts from 1 to 255 grey levels")
         return self
 
 

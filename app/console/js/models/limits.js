@@ -108,7 +108,7 @@ export class Limits {
 
 const named = ({ shape: kind, contrast }) => `${kind.replace("-", " ")}${contrast == null ? "" : `, ${contrast} grey levels`}`;
 const percent = (value) => `${fixed(100 * value, 1)} %`;
-const sizeText = ({ limit, cells }) => (limit == null ? `not found at ${cells.at(-1).size}` : `${limit}`);
+const sizeText = ({ limit, cells }) => (limit == null ? `none up to ${cells.at(-1).size}` : `${limit}`);
 
 function table({ curves }) {
   const line = (curve) => {

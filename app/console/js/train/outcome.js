@@ -88,7 +88,7 @@ function limited({ result }) {
   const { ref, limit, alpha, calibration, sizes, not_determinable: why } = result;
   return html`<section class="card ${why ? "" : "good-edge"}" aria-labelledby="outcome-title"><h2 id="outcome-title">Detection limit ${limit} of <a href="#/models/${ref}">${ref}</a> is measured</h2>
     ${notice(why && `It is not determinable: ${why}.`, "warn")}
-    ${facts([["false-alarm rate", `${brief(100 * alpha)} %`], ["calibration", calibration], ...Object.entries(sizes).map(([defect, size]) => [defect, size == null ? "not found at any size" : `from ${size} pixels`])])}
+    ${facts([["false-alarm rate", `${brief(100 * alpha)} %`], ["calibration", calibration], ...Object.entries(sizes).map(([defect, size]) => [defect, size == null ? "none found in 90 %" : `from ${size} pixels`])])}
     <div><a class="button" href="#/models/${ref}/limit">Open the table and the curves</a></div></section>`;
 }
 
