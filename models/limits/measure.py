@@ -130,8 +130,8 @@ def _problem(dataset: str, undamaged: UndamagedImages, calibration_images: int, 
     """Return why no limit can be stated; None if one can."""
     if undamaged.images < MIN_LIMIT_IMAGES:
         return (
-            f"{dataset} has {undamaged.images} good images for it, at least {MIN_LIMIT_IMAGES} are needed: if the defects "
-            f"in all of {MIN_LIMIT_IMAGES} images are found, the share is at least 0.9 with a confidence of 95 %"
+            f"{dataset} has {undamaged.images} good images for it, at least {MIN_LIMIT_IMAGES} are needed: if the "
+            f"defects in all of {MIN_LIMIT_IMAGES} images are found, the share is at least 0.9, with 95 % confidence"
         )
     _, high = false_alarm_interval(calibration_images, undamaged.images, alpha)
     expected = round(high * undamaged.images)
