@@ -407,7 +407,7 @@ class JobDraft(BaseModel):
     """A job without its dataset; the other fields are those of a job request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    type: Literal["train", "score", "calibrate", "evaluate"]
+    type: Literal["train", "score", "calibrate", "evaluate", "limit"]
     model: str | None = Field(None, description="The model; not needed for a training.")
     preset: str = Field("snf-glow-small", description="train: the preset.")
     architecture: dict[str, Any] | None = Field(None, description="train: an architecture in place of a preset.")
@@ -415,19 +415,20 @@ class JobDraft(BaseModel):
 
 
 class JobRequest(BaseModel):
-    """Request for a background job: to train, calibrate or evaluate a model, or to score a dataset with it."""
+    """Request for a background job that trains, calibrates, evaluates or measures a model, or scores a dataset."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    type: Literal["train", "score", "calibrate", "evaluate"] = Field(
+    type: Literal["train", "score", "calibrate", "evaluate", "limit"] = Field(
         ...,
-        description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a model on a dataset without training, or `evaluate` how well it separates a dataset's images from others.",
+        description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a model on a dataset without training, `evaluate` how well it separates a dataset's images from others, or measure its detection `limit`: the smallest defects that it finds in good images.",
     )
     dataset: str = Field(
-        ..., description="The dataset to train on, to score, or to calibrate on; for an evaluation, the normal images."
+        ...,
+        description="The dataset to train on, to score, or to calibrate on; for an evaluation, the normal images; for a limit, the good images.",
     )
     model: str = Field(
         ...,
-        description="train: name that the model is registered under, a new version if it exists. Otherwise the model, `name`, `name:3` or `name@champion`; version (score, evaluate: and calibration) are fixed when the job is queued.",
+        description="train: name that the model is registered under, a new version if it exists. Otherwise the model, `name`, `name:3` or `name@champion`; version (score, evaluate, limit: and calibration) are fixed when the job is queued.",
     )
     preset: str = Field("snf-glow-small", description="train: the preset of architecture and training.")
     architecture: dict[str, Any] | None = Field(
@@ -436,7 +437,7 @@ class JobRequest(BaseModel):
     )
     parameters: dict[str, Any] | None = Field(
         None,
-        description="All optional, unknown ones are refused. train: see TrainingConfig. score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of anomalous datasets), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and colour).",
+        description="All optional, unknown ones are refused. train: see TrainingConfig. score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of anomalous datasets), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and colour). limit: `alpha`, `images` (most of them), `shapes`, `contrasts` (grey levels), `seed`, `calibration`.",
     )
     promote: bool = Field(
         False,
@@ -456,7 +457,7 @@ class JobView(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     id: str
-    type: Literal["train", "score", "calibrate", "evaluate"]
+    type: Literal["train", "score", "calibrate", "evaluate", "limit"]
     status: Literal["queued", "starting", "running", "paused", "succeeded", "partial", "failed", "cancelled"] = Field(
         ..., description="`partial`: a scoring that ended, with at least one image that could not be judged."
     )
@@ -492,9 +493,56 @@ class JobView(BaseModel):
     error: dict[str, Any] | None
     result: dict[str, Any] | None = Field(
         ...,
-        description="The registered model version, whether it is live and why it is unfit, the counts of a scoring, or the number of the new calibration.",
+        description="The registered model version, whether it is live and why it is unfit, the counts of a scoring, or the number of the new calibration or detection limit.",
     )
     links: dict[str, str]
+
+
+class LimitCell(BaseModel):
+    """How many images are flagged whose defect has one shape, contrast and size, and bounds of their share.
+
+    Each bound is a one-sided 95 % Clopper-Pearson bound.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    size: int = Field(..., description="Pixels of the image as the model gets it.")
+    found: int = Field(..., description="Images that are flagged.")
+    images: int
+    share: float
+    lower: float
+    upper: float
+
+
+class LimitCurve(BaseModel):
+    """The share of found defects by their size, for one shape and contrast, and the detection limit.
+
+    The limit is the smallest size from which on, at every larger size too, the lower bound is at least 0.9.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    shape: Literal["scratch", "spot", "stain", "hole", "missing-part"]
+    contrast: int | None = Field(..., description="Grey levels; null for a hole and a missing part.")
+    cells: list[LimitCell] = Field(..., description="The smallest size first.")
+    limit: int | None = Field(..., description="Pixels; null if the largest size is not found often enough.")
+    lower: float | None = Field(..., description="Lower bound of the found share at the limit.")
+
+
+class LimitResult(BaseModel):
+    """Result of a limit job: the model version, the number of its new detection limit, and the smallest sizes."""
+
+    model_config = ConfigDict(frozen=True)
+    model: str
+    version: int
+    ref: str
+    links: dict[str, str]
+    limit: int = Field(..., description="Its number.")
+    calibration: int = Field(..., description="The calibration whose p-values counted.")
+    alpha: float = Field(..., description="False-alarm rate at which defects are found.")
+    sizes: dict[str, int | None] = Field(
+        ...,
+        description="Limit in pixels of each shape and contrast; null if the largest defect is not found often enough.",
+    )
+    not_determinable: str | None = Field(..., description="Why no limit can be stated; else null.")
 
 
 class Normal(BaseModel):
@@ -762,6 +810,16 @@ class Threshold(BaseModel):
     images_needed: int = Field(..., description="Fewest calibration images for a threshold.")
 
 
+class UndamagedImages(BaseModel):
+    """How many of the same images are flagged without a defect, with a two-sided 95 % Clopper-Pearson interval."""
+
+    model_config = ConfigDict(frozen=True)
+    flagged: int
+    images: int
+    share: float | None = Field(..., description="Null without images.")
+    interval: tuple[float, float] | None
+
+
 class UnfitReason(BaseModel):
     """A reason why a model version is unfit, so that it does not become live by itself: its code, and the figures."""
 
@@ -1023,6 +1081,42 @@ class JobResult(BaseModel):
     )
 
 
+class LimitRecord(BaseModel):
+    """A measured detection limit of a model version: what was injected, what was found, and the limits."""
+
+    model_config = ConfigDict(frozen=True)
+    format_version: Literal[1] = 1
+    created: datetime
+    job: str | None = None
+    weights_sha256: str
+    calibration: int | None = Field(..., description="Number of the calibration; null for a model without a registry.")
+    calibration_images: int = Field(..., description="Images that p-values are ranks among.")
+    smallest_p: float
+    alpha: float = Field(..., description="An image is found if its p-value is at most this.")
+    dataset: str
+    dataset_digest: str = Field(..., description="SHA-256 of the pixels of the good images.")
+    part: str = Field(..., description="Which images of the dataset these are, in words.")
+    images: int = Field(..., description="Good images; each gets one defect of each shape, contrast and size.")
+    image_shape: tuple[int, int, int] = Field(..., description="Channels, height, width of the images, in pixels.")
+    seed: int
+    shapes: list[Literal["scratch", "spot", "stain", "hole", "missing-part"]]
+    contrasts: list[int] = Field(..., description="Grey levels.")
+    sizes: list[int] = Field(..., description="The sizes that were tried, in pixels, the smallest first.")
+    undamaged: UndamagedImages
+    curves: list[LimitCurve]
+    not_determinable: str | None = Field(..., description="Why no limit can be stated; else null.")
+    seconds: float = Field(..., description="Time that the scoring took.")
+
+
+class LimitView(BaseModel):
+    """A measured detection limit of a model version: its number, and whether the calibration in use is its own."""
+
+    model_config = ConfigDict(frozen=True)
+    number: int
+    in_use: bool = Field(..., description="Whether it belongs to the calibration in use.")
+    limit: LimitRecord
+
+
 class ModelDetail(BaseModel):
     """A model version: its metadata, its calibration, its loading state, and drift (change) of the images it scored."""
 
@@ -1173,6 +1267,16 @@ class DatasetDetail(BaseModel):
     problem: str | None = Field(None, description="Why it cannot be used, if so. Counts are 0 then.")
     report: DatasetReport | None
     links: dict[str, str]
+
+
+class LimitList(BaseModel):
+    """All detection limits of a model version, the newest first, and the number of the calibration in use."""
+
+    model_config = ConfigDict(frozen=True)
+    model: str
+    version: int
+    active: int = Field(..., description="The calibration in use. A limit belongs to one calibration.")
+    limits: list[LimitView]
 
 
 class ModelPage(BaseModel):
