@@ -28,6 +28,7 @@ from app.http.request_log import RequestLog
 from app.jobs import endpoints as jobs
 from app.jobs import event_endpoints as job_events
 from app.jobs import result_endpoints as job_files
+from app.limits import endpoints as limits
 from app.metrics.middleware import RequestMetrics
 from app.presets import endpoints as presets
 from app.registry import artifact_endpoints as artifacts
@@ -49,7 +50,7 @@ RFC 9457 (`application/problem+json`)."""
 ROUTERS = (
     *(scores.router, samples.router),
     *(models.router, references.router, models.versions_router, audits.router, cards.router, artifacts.router),
-    *(calibrations.router, datasets.router, presets.router),
+    *(calibrations.router, limits.router, datasets.router, presets.router),
     *(jobs.router, job_events.router, job_files.router, jobs.workers_router),
     *(access.router, health.router, pages.router),
 )

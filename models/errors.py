@@ -106,6 +106,14 @@ class CalibrationNotFound(ModelsError):
     kind = ErrorKind.NOT_FOUND
 
 
+class LimitNotFound(ModelsError):
+    """Raised for the number of a detection limit that was not measured for the model version."""
+
+    slug = "limit-not-found"
+    title = "No such detection limit"
+    kind = ErrorKind.NOT_FOUND
+
+
 class InvalidName(ModelsError):
     """Raised for a name that is not 1 to 64 of a-z, 0-9, dot, dash and underscore with a letter or digit first."""
 

@@ -36,6 +36,7 @@ LAYERS = (
     {"loading"},
     {"scorer", "training"},
     {"audit", "evaluation", "bulk"},
+    {"limits"},
     {"zoo"},
 )
 """Folders and modules at the top of ``models``; each imports from its own folder and from the layers above."""

@@ -3,14 +3,15 @@
 from enum import StrEnum
 from typing import Literal
 
-JobType = Literal["train", "score", "calibrate", "evaluate"]
-ModelJobType = Literal["score", "calibrate", "evaluate"]
+JobType = Literal["train", "score", "calibrate", "evaluate", "limit"]
+ModelJobType = Literal["score", "calibrate", "evaluate", "limit"]
 """Job types that work with a registered model."""
 ATTEMPT_MODULES: dict[JobType, str] = {
     "train": "worker.attempts.train",
     "score": "worker.attempts.score",
     "calibrate": "worker.attempts.calibrate",
     "evaluate": "worker.attempts.evaluate",
+    "limit": "worker.attempts.limit",
 }
 """The module that runs an attempt of each job type."""
 DeviceKind = Literal["auto", "cpu", "cuda"]

@@ -105,6 +105,8 @@ def print_curve(curve: TrainingCurve) -> None:
 def outcome(job: JobView) -> str:
     """Return a job's result as one line, such as ``registered digits:2`` or the counts of a scoring."""
     result = job.result or {}
+    if "limit" in result:
+        return limit_outcome(result)
     if "calibration" in result:
         return calibration_outcome(result)
     if "ref" in result:
@@ -125,6 +127,15 @@ def calibration_outcome(result: dict[str, Any]) -> str:
     if result["active"]:
         return f"{made}; it is in use now" + (f" ({reason})" if reason else "")
     return f"{made}; it is not in use: {reason}\n`snf models use-calibration {ref} {number}` puts it to use"
+
+
+def limit_outcome(result: dict[str, Any]) -> str:
+    """Return the result of a limit job: the smallest size of each defect that is found, in pixels."""
+    made = f"detection limit {result['limit']} of {result['ref']} at alpha {result['alpha']:.4g}"
+    if result["not_determinable"]:
+        return f"{made} is not determinable: {result['not_determinable']}"
+    sizes = (f"{label}: {'none' if size is None else f'{size} pixels'}" for label, size in result["sizes"].items())
+    return f"{made}; {'; '.join(sizes)}"
 
 
 def is_unfit(job: JobView) -> bool:

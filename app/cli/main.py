@@ -15,6 +15,7 @@ from app.cli.evaluate import evaluate
 from app.cli.jobs import jobs
 from app.cli.judged import EXIT_CODES
 from app.cli.keys import keys
+from app.cli.limit import limit
 from app.cli.models import models
 from app.cli.presets import presets
 from app.cli.sample import sample
@@ -109,6 +110,7 @@ def _set(**options: str | int | None) -> None:
 cli.command()(train)
 cli.command(epilog=EXIT_CODES)(score)
 cli.command()(evaluate)
+cli.command()(limit)
 cli.command()(sample)
 cli.add_typer(models, name="models")
 cli.add_typer(datasets, name="datasets")

@@ -49,9 +49,11 @@ def card(model: Ref, url: Url = None, key: Key = None) -> None:
             text = client.models.card(model)
     else:
         with error_messages():
-            from models.artifacts.files import CARD, read_file
+            from models.limits.card import card_text
+            from models.naming import parse_ref
 
-            text = read_file(_folder(model), CARD).decode(errors="replace")
+            local = registry()
+            text = card_text(local, *local.locate(parse_ref(model)))
     from rich.console import Console
     from rich.markdown import Markdown
 

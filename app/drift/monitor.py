@@ -1,4 +1,4 @@
-"""Drift monitoring: the p-values of recently scored images are tested against those of calibration images."""
+"""Drift monitoring: p-values and white levels of recent images are tested against those of calibration images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class DriftMonitor:
-    """Background thread that compares every 5 s the p-values of recent images with those of the calibration images.
+    """Background thread that compares every 5 s the recent images of each model with its calibration images.
 
     Each service process has windows of its own requests. Of several services that share a home, a restart continues
     with the windows that were written last.
@@ -51,17 +51,25 @@ class DriftMonitor:
             self._thread.join()
         self._check_and_store()
 
-    def record(self, loaded: Loaded, source: str | None, p_values: Sequence[float]) -> None:
-        """Add the p-values of newly scored images to the recent ones of their model; does not wait for a test.
+    def record(
+        self, loaded: Loaded, source: str | None, p_values: Sequence[float], white_levels: Sequence[int] = ()
+    ) -> None:
+        """Add newly scored images to the recent ones of their model; does not wait for a test.
 
         Args:
             loaded: The model that scored.
             source: Label of the images' source, such as a camera, or None.
             p_values: P-values of the images.
+            white_levels: White levels of the images, 0 to 255.
         """
-        summary = loaded.scorer.calibration_summary
-        reference = WindowReference(loaded.scorer.log_det_digest, summary.calibration_images, loaded.scorer.smallest_p)
-        self._windows.record(key_of(loaded.version), reference, source, p_values, time.time())
+        scorer = loaded.scorer
+        reference = WindowReference(
+            scorer.log_det_digest,
+            scorer.calibration_summary.calibration_images,
+            scorer.smallest_p,
+            scorer.calibration.white_level_counts,
+        )
+        self._windows.record(key_of(loaded.version), reference, source, p_values, time.time(), white_levels)
 
     def of(self, version: ModelVersion) -> list[WindowStatus]:
         """Return the drift test results of a model version: for all recent images first, then for each image source.

@@ -1,4 +1,4 @@
-"""File of the p-values of recently scored images, so that drift detection survives a restart."""
+"""File of the windows of recently scored images, so that drift detection survives a restart."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from models.atomic_files import remove_leftovers, write_atomically
 log = logging.getLogger(__name__)
 
 PValue = Annotated[float, Field(gt=0, le=1)]
+Level = Annotated[int, Field(ge=0, le=255)]
 Time = Annotated[float, Field(ge=0, le=1e11)]
 """Seconds since 1970, of a year with four digits."""
 
@@ -24,13 +25,14 @@ class _DriftRecord(BaseModel):
 
 
 class StoredWindow(_DriftRecord):
-    """JSON form of the newest p-values, with their times, of one image source or of all images of a model.
+    """JSON form of the newest images of one source, or of all images of a model: p-values, levels and times.
 
     Attributes:
         source: Label of the source; None for all images.
         start: Time of the oldest image, in seconds since 1970.
         seconds: Whole seconds from ``start`` to each image.
         p_values: P-value of each image.
+        white_levels: White level of each image, 0 to 255; fewer, or none, in files of earlier services.
         alarm_since: Start of the alarm, in seconds since 1970; None without an alarm.
     """
 
@@ -38,6 +40,7 @@ class StoredWindow(_DriftRecord):
     start: Time
     seconds: list[Annotated[int, Field(ge=-(10**9), le=10**9)]]
     p_values: list[PValue] = Field(min_length=1)
+    white_levels: list[Level] = []
     alarm_since: Time | None
 
     @model_validator(mode="after")
@@ -56,6 +59,7 @@ class StoredModel(_DriftRecord):
     weights: str
     images: int = Field(ge=1)
     smallest_p: PValue
+    white_levels: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=256, max_length=256)] | None = None
     windows: list[StoredWindow]
 
 
@@ -94,7 +98,12 @@ def load(windows: DriftWindows, path: Path) -> None:
     for model in content.models:
         windows.restore(
             Key(model.name, model.version, model.calibration),
-            WindowReference(model.weights, model.images, model.smallest_p),
+            WindowReference(
+                model.weights,
+                model.images,
+                model.smallest_p,
+                None if model.white_levels is None else tuple(model.white_levels),
+            ),
             [(window.source, _window(window)) for window in model.windows],
         )
 
@@ -105,6 +114,7 @@ def _stored(key: Key, reference: WindowReference, windows: list[tuple[str | None
         weights=reference.weights,
         images=reference.images,
         smallest_p=reference.smallest_p,
+        white_levels=None if reference.white_levels is None else list(reference.white_levels),
         windows=[
             StoredWindow(
                 source=source,
@@ -112,6 +122,7 @@ def _stored(key: Key, reference: WindowReference, windows: list[tuple[str | None
                 seconds=[round(time - window.times[0]) for time in window.times],
                 # Six digits distinguish the ranks among a hundred thousand calibration images.
                 p_values=[float(f"{p:.6g}") for p in window.p_values],
+                white_levels=list(window.white_levels),
                 alarm_since=window.alarm_since,
             )
             for source, window in windows
@@ -121,4 +132,4 @@ def _stored(key: Key, reference: WindowReference, windows: list[tuple[str | None
 
 def _window(stored: StoredWindow) -> Window:
     times = deque(stored.start + after for after in stored.seconds)
-    return Window(deque(stored.p_values), times, alarm_since=stored.alarm_since)
+    return Window(deque(stored.p_values), times, deque(stored.white_levels), alarm_since=stored.alarm_since)

@@ -1,4 +1,4 @@
-"""Sliding windows over the p-values of the newest images of each model, in total and by image source."""
+"""Sliding windows over p-values and white levels of the newest images of each model, in total and by source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from models.anomaly.drift import drift_test, low_share
+from models.anomaly.drift import LevelDrift, drift_test, level_test, low_share
 
 MAX_MODELS = 64
 """Most model versions with windows; the least recently scored version is dropped first."""
@@ -32,28 +32,31 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowReference:
-    """Facts on a calibration for the drift test: number of images, smallest p-value, and digest of the weights.
+    """Facts on a calibration for the drift tests, with the digest of the weights.
 
     Attributes:
         weights: Digest of the weights; a model that was trained again in the same place has another.
         images: Number of calibration images.
         smallest_p: Smallest p-value that the calibration can give.
+        white_levels: Number of calibration images of each white level, 0 to 255; None in an old calibration.
     """
 
     weights: str
     images: int
     smallest_p: float
+    white_levels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class WindowStatus:
-    """Result of a Kolmogorov-Smirnov test on the newest images of a model or source: distance, p-value and alarm.
+    """Result of Kolmogorov-Smirnov tests on the newest images of a model or source: distance, p-value and alarm.
 
     Attributes:
         source: Label of the source; None for all images.
         images: Number of images in the window.
-        statistic: Kolmogorov-Smirnov distance from the calibration; None while there are too few images.
+        statistic: Kolmogorov-Smirnov distance of the p-values from calibration; None while there are too few images.
         p_value: P-value of that distance; None while there are too few images.
+        white_level: The same of the white levels; None also where the calibration has none.
         low_share: Share of images with a p-value of 0.05 or less.
         alarm: Whether the window has drifted.
         since: Time of the oldest image, in seconds since 1970.
@@ -64,6 +67,7 @@ class WindowStatus:
     images: int
     statistic: float | None
     p_value: float | None
+    white_level: LevelDrift | None
     low_share: float
     alarm: bool
     since: float
@@ -72,17 +76,22 @@ class WindowStatus:
 
 @dataclass(eq=False)
 class Window:
-    """Bounded queue of the p-values and times of the newest images, with their last drift test result."""
+    """Bounded queues of the p-values, white levels and times of the newest images, with the last test result.
+
+    There may be fewer white levels: files of earlier services have none.
+    """
 
     p_values: deque[float]
     times: deque[float]
+    white_levels: deque[int]
     count: int = 0
     alarm_since: float | None = None
     judged_at: int = -1
     judged: WindowStatus | None = None
 
-    def add(self, p_values: Iterable[float], now: float) -> None:
-        """Append p-values with the time ``now``, in seconds since 1970; a full queue drops its oldest p-values."""
+    def add(self, p_values: Iterable[float], white_levels: Iterable[int], now: float) -> None:
+        """Append p-values and levels with the time ``now``, in seconds since 1970; full queues drop the oldest."""
+        self.white_levels.extend(white_levels)
         for p in p_values:
             self.p_values.append(p)
             self.times.append(now)
@@ -91,22 +100,23 @@ class Window:
 
 @dataclass(eq=False)
 class ModelWindows:
-    """The newest p-values of one model: a bounded queue for all its images, and one for each image source."""
+    """The newest images of one model: a window of all its images, and one of each image source."""
 
     reference: WindowReference
     everything: Window
     sources: OrderedDict[str, Window] = field(default_factory=OrderedDict)
 
     def windows(self) -> Iterator[tuple[str | None, Window]]:
-        """Yield pairs of image source and bounded queue of p-values: first None for all images, then each source."""
+        """Yield pairs of image source and window: first None for all images, then each source."""
         yield None, self.everything
         yield from self.sources.items()
 
 
 class DriftWindows:
-    """The newest p-values of all models, in bounded queues by model and image source, and tests for their drift.
+    """The newest images of all models, in windows by model and image source, and tests for their drift.
 
-    P-values are added in O(1) per image; windows are tested on request.
+    An alarm starts where p-values or white levels differ from those of the calibration images. Images are added in
+    O(1); windows are tested on request.
 
     Every image counts once in the window of all images and once in that of its source, if it has one. Repeated images
     count every time, because they too change the distribution. May be used from any thread.
@@ -135,11 +145,23 @@ class DriftWindows:
         return self._changes
 
     def record(
-        self, key: Key, reference: WindowReference, source: str | None, p_values: Sequence[float], now: float
+        self,
+        key: Key,
+        reference: WindowReference,
+        source: str | None,
+        p_values: Sequence[float],
+        now: float,
+        white_levels: Sequence[int] = (),
     ) -> None:
-        """Add p-values of newly scored images to their model, and to their image source if they have one.
+        """Add newly scored images to the window of their model, and to that of their source if they have one.
 
-        ``now`` is the time of the scoring, in seconds since 1970.
+        Args:
+            key: The model.
+            reference: Facts on its calibration.
+            source: Source of the images, or None.
+            p_values: P-value of each image.
+            now: Time of the scoring, in seconds since 1970.
+            white_levels: White level of each image, 0 to 255, where they are known.
         """
         if not p_values:
             return
@@ -150,10 +172,10 @@ class DriftWindows:
                 dropped = _alarmed(key, group.windows()) if group else []
                 group = self._groups[key] = ModelWindows(reference, self._window())
             self._groups.move_to_end(key)
-            group.everything.add(p_values, now)
+            group.everything.add(p_values, white_levels, now)
             if source is not None:
                 window = group.sources.setdefault(source, self._window())
-                window.add(p_values, now)
+                window.add(p_values, white_levels, now)
                 group.sources.move_to_end(source)
             dropped += self._keep_limits(key, group)
             self._changes += 1
@@ -161,7 +183,7 @@ class DriftWindows:
             log.warning("drift of %s has ended: its window was dropped", name)
 
     def status(self, key: Key, now: float, weights: str | None = None) -> list[WindowStatus]:
-        """Return Kolmogorov-Smirnov tests of a model's recent p-values: for all images first, then for each source.
+        """Return Kolmogorov-Smirnov tests of a model's recent images: of all images first, then of each source.
 
         Starts and ends of alarms are logged.
 
@@ -184,7 +206,7 @@ class DriftWindows:
             return list(self._groups)
 
     def contents(self) -> list[tuple[Key, WindowReference, list[tuple[str | None, Window]]]]:
-        """Return each model's key, calibration facts and copied p-values, so that they can be written to disk."""
+        """Return each model's key, calibration facts and copied windows, so that they can be written to disk."""
         contents = []
         for key in self.models():
             # A model at a time, so that scoring never waits for all of them.
@@ -196,7 +218,7 @@ class DriftWindows:
         return contents
 
     def restore(self, key: Key, reference: WindowReference, windows: Sequence[tuple[str | None, Window]]) -> None:
-        """Replace a model's recent p-values by stored ones; the oldest ones beyond the size limits are dropped."""
+        """Replace a model's windows by stored ones; the oldest images beyond the size limits are dropped."""
         copies = {source: self._window(window) for source, window in windows}
         if None not in copies:
             return
@@ -209,7 +231,8 @@ class DriftWindows:
     def _window(self, content: Window | None = None) -> Window:
         p_values = deque(content.p_values if content else (), self._images)
         times = deque(content.times if content else (), self._images)
-        return Window(p_values, times, len(p_values), content.alarm_since if content else None)
+        white_levels = deque(content.white_levels if content else (), self._images)
+        return Window(p_values, times, white_levels, len(p_values), content.alarm_since if content else None)
 
     def _keep_limits(self, key: Key, group: ModelWindows) -> list[str]:
         """Drop windows past the limits; return the labels of those that had an alarm."""
@@ -228,24 +251,41 @@ class DriftWindows:
             count = window.count
             if window.judged is not None and window.judged_at == count:
                 return window.judged
-            p_values, since = list(window.p_values), window.times[0]
-        statistic = p_value = None
+            p_values, since, levels = list(window.p_values), window.times[0], list(window.white_levels)
+        statistic = p_value = white_level = None
         alarm = False
+        level = self._level if window.alarm_since is None else min(1.0, CALM * self._level)
+        if reference.white_levels is not None and len(levels) >= self._min_images:
+            # Two tests share the rate of false alarms.
+            level /= 2
+            white_level = level_test(levels, reference.white_levels)
         if len(p_values) >= self._min_images:
-            level = self._level if window.alarm_since is None else min(1.0, CALM * self._level)
             result = drift_test(p_values, reference.images, reference.smallest_p, level)
             statistic, p_value, alarm = result.statistic, result.p_value, result.alarm
+        of_p_values = alarm
+        alarm = alarm or (white_level is not None and white_level.p_value <= level)
         share = low_share(p_values)
         if alarm and window.alarm_since is None:
             window.alarm_since = now
-            log.warning(
-                "%s drifts: its last %d images differ from the calibration images (p = %.1e, D = %.3f, %.1f %% with a "
-                "p-value of 0.05 or less)", _label(key, source), len(p_values), p_value, statistic, 100 * share
-            )  # fmt: skip
+            label = _label(key, source)
+            if of_p_values:
+                log.warning(
+                    "%s drifts: its last %d images differ from the calibration images (p = %.1e, D = %.3f, %.1f %% "
+                    "with a p-value of 0.05 or less)", label, len(p_values), p_value, statistic, 100 * share
+                )  # fmt: skip
+            else:
+                assert white_level is not None
+                log.warning(
+                    "%s drifts: the light of its last %d images differs from that of the calibration images (p = %.1e, "
+                    "white level %d, usually %d)", label, len(levels), white_level.p_value, white_level.median,
+                    white_level.usual
+                )  # fmt: skip
         elif not alarm and window.alarm_since is not None:
             window.alarm_since = None
             log.warning("drift of %s has ended", _label(key, source))
-        status = WindowStatus(source, len(p_values), statistic, p_value, share, alarm, since, window.alarm_since)
+        status = WindowStatus(
+            source, len(p_values), statistic, p_value, white_level, share, alarm, since, window.alarm_since
+        )
         window.judged, window.judged_at = status, count
         return status
 

@@ -66,6 +66,9 @@ class StateCollector(Collector):
         low_share = GaugeMetricFamily(
             "snf_drift_low_share", "Share of recent images with a p-value of 0.05 or less.", labels=MODEL
         )
+        white_level = GaugeMetricFamily(
+            "snf_drift_white_level_p_value", "Probability of white levels so unusual without drift.", labels=MODEL
+        )
         alarm = GaugeMetricFamily("snf_drift_alarm", "Whether recent images drift from calibration.", labels=MODEL)
         registered = self._pool.registered()
         for key, windows in self._drift.all().items():
@@ -79,4 +82,6 @@ class StateCollector(Collector):
                 if window.statistic is not None and window.p_value is not None:
                     statistic.add_metric(labels, window.statistic)
                     p_value.add_metric(labels, window.p_value)
-        return images, statistic, p_value, low_share, alarm
+                if window.white_level is not None:
+                    white_level.add_metric(labels, window.white_level.p_value)
+        return images, statistic, p_value, white_level, low_share, alarm

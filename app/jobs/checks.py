@@ -1,4 +1,4 @@
-"""Checks of bulk scoring, calibration and evaluation jobs before they are queued.
+"""Checks of the jobs that work with a registered model, before they are queued.
 
 The checks read the disk. A job that cannot succeed is a 422 error that names the wrong part of the request.
 """
@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.http.errors import Problem, field_problem, invalid
 from app.jobs.schemas import JobRequest
-from models.anomaly.fitting.reference_images import as_seen, check_summary
+from models.anomaly.fitting.reference_images import as_seen, check_shape, check_summary
+from models.artifacts.limits import LimitParameters
 from models.artifacts.manifest import Precision
 from models.bulk.checks import require_scorable
 from models.datasets import DatasetStore, dataset_names, summarize
@@ -23,6 +24,7 @@ from models.errors import AlphaUnattainable, ArtifactError, DatasetNotFound, Dat
 from models.evaluation.checks import check_anomalous, check_normals
 from models.evaluation.schema import EvaluationParameters
 from models.flows.architecture import features_of
+from models.limits.good_images import check_unused
 from models.naming import parse_ref
 from models.registry.calibrations import OWN
 from models.registry.registry import Registry
@@ -136,10 +138,30 @@ def check_evaluation(
     return f"{version.name}:{version.version}", version.calibration
 
 
+def check_limit(
+    request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
+) -> tuple[str, int]:
+    """Return model (``name:version``) and calibration number of a limit request; raise a 422 error if it is invalid.
+
+    Returns:
+        The model as ``name:version``, and the number of the calibration.
+    """
+    parameters = read_parameters(LimitParameters, request)
+    version = find_calibrated(registry, request.model, parameters.calibration)
+    _check_alpha(parameters.alpha, version)
+    manifest = version.manifest
+    with _invalid_dataset("/body/dataset"):
+        check_unused(request.dataset, manifest, version.calibration_summary)
+        summary = summarize(request.dataset, data_dir, datasets, as_seen(manifest.preprocessing))
+        check_shape(request.dataset, summary.image_shape, manifest.preprocessing)
+    return f"{version.name}:{version.version}", version.calibration
+
+
 CHECKS: dict[ModelJobType, Callable[[JobRequest, Registry, Path | None, DatasetStore], tuple[str, int | None]]] = {
     "score": check_scoring,
     "calibrate": check_calibration,
     "evaluate": check_evaluation,
+    "limit": check_limit,
 }
 """The check of each job type that works with a registered model; it returns the model and its calibration."""
 

@@ -88,15 +88,20 @@ def _note(draft: JobDraft, entry: DatasetEntry, version: ModelVersion | None) ->
     if draft.type == "calibrate" and version is not None and entry.name == version.manifest.training.dataset:
         held_out = entry.statistics + entry.calibration
         return f"the model was trained on it: only the {held_out} images that training left out are used"
+    if draft.type == "limit" and version is not None and not entry.problem:
+        used = (version.manifest.training.dataset, version.calibration_summary.dataset)
+        return (
+            "the model was made of it: only images of its statistics part get defects" if entry.name in used else None
+        )
     return None
 
 
 def _suggested(draft: JobDraft, version: ModelVersion | None, datasets: list[JobDataset]) -> str | None:
-    """Return the dataset of the calibration in use or of the training whose held-out images an evaluation can take.
+    """Return the dataset of the calibration in use or of the training whose held-out images the job can take.
 
     Only a user can say which other images are normal for a model, and what to train on.
     """
-    if draft.type != "evaluate" or version is None:
+    if draft.type not in ("evaluate", "limit") or version is None:
         return None
     usable = {dataset.name for dataset in datasets if dataset.problem is None}
     related = (version.calibration_summary.dataset, version.manifest.training.dataset)

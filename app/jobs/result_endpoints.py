@@ -17,7 +17,16 @@ from app.access.permissions import MayRead
 from app.http.dependencies import SettingsDep
 from app.http.errors import Problem, responses
 from app.jobs.dependencies import ExistingJob, folder_of
-from app.jobs.schemas import CalibrationResult, CurvePoint, JobResult, Preview, Previews, TrainingCurve, Validation
+from app.jobs.schemas import (
+    CalibrationResult,
+    CurvePoint,
+    JobResult,
+    LimitResult,
+    Preview,
+    Previews,
+    TrainingCurve,
+    Validation,
+)
 from models.evaluation.report import CONTENT_SECURITY_POLICY
 from models.evaluation.schema import EvaluationReport
 from worker.attempts.evaluate import REPORT_HTML, REPORT_JSON
@@ -161,7 +170,7 @@ def get_job_sample(
     "/{job_id}/result",
     operation_id="get_job_result",
     summary="Show the result of a job",
-    response_model=CalibrationResult | JobResult | EvaluationReport,
+    response_model=CalibrationResult | LimitResult | JobResult | EvaluationReport,
     responses={
         200: {
             "description": "The result of the job.",
@@ -175,10 +184,11 @@ def get_job_sample(
 )
 def get_job_result(
     job: ExistingJob, settings: SettingsDep, request: Request, query: Annotated[ResultQuery, Query()]
-) -> CalibrationResult | JobResult | FileResponse:
-    """Return a job's result: a model version, a calibration, a Parquet file of scores, or an evaluation report.
+) -> CalibrationResult | LimitResult | JobResult | FileResponse:
+    """Return a job's result: a model version, calibration, limit, Parquet file of scores, or evaluation report.
 
-    A training returns the registered model version, a calibration the new calibration. A scoring returns a Parquet file
+    A training returns the registered model version, a calibration the new calibration, a limit the new detection limit,
+    whose curves are under `limit` of its links. A scoring returns a Parquet file
     with a row per image: `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`,
     `error`, `error_detail`; `bits_per_dim` is null for a density of features; the metadata `snf.kind` of the file
     says which density it is. An evaluation returns its report as JSON or as a page (`Accept: text/html` or
@@ -203,6 +213,9 @@ def get_job_result(
         return _report(job.id, settings, query.format or ("html" if HTML in accept else "json"))
     model = f"/v1/models/{job.result['ref']}"
     links = {"job": f"/v1/jobs/{job.id}", "model": model, "score": f"{model}/score", "samples": f"{model}/samples"}
+    if job.type == "limit":
+        address = f"{model}/limits/{job.result['limit']}"
+        return LimitResult(**job.result, links=links | {"limit": address, "chart": f"{address}/chart"})
     if job.type != "calibrate":
         return JobResult(**job.result, links=links)
     number = job.result["calibration"]

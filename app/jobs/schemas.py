@@ -13,7 +13,7 @@ from worker.queues import JobType
 
 
 class JobRequest(BaseModel):
-    """Request for a background job: to train, calibrate or evaluate a model, or to score a dataset with it."""
+    """Request for a background job that trains, calibrates, evaluates or measures a model, or scores a dataset."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -35,22 +35,30 @@ class JobRequest(BaseModel):
                     "model": "fashion-snf-glow",
                     "parameters": {"against": ["mnist"], "corruptions": True},
                 },
+                {
+                    "type": "limit",
+                    "dataset": "fashion-mnist",
+                    "model": "fashion-snf-glow",
+                    "parameters": {"shapes": ["scratch", "spot"], "contrasts": [64, 128]},
+                },
             ]
         },
     )
 
     type: JobType = Field(
         description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a "
-        "model on a dataset without training, or `evaluate` how well it separates a dataset's images from others."
+        "model on a dataset without training, `evaluate` how well it separates a dataset's images from others, or "
+        "measure its detection `limit`: the smallest defects that it finds in good images."
     )
     dataset: Name = Field(
-        description="The dataset to train on, to score, or to calibrate on; for an evaluation, the normal images."
+        description="The dataset to train on, to score, or to calibrate on; for an evaluation, the normal images; "
+        "for a limit, the good images."
     )
     model: str = Field(
         pattern=REF,
         description="train: name that the model is registered under, a new version if it exists. Otherwise the model, "
-        "`name`, `name:3` or `name@champion`; version (score, evaluate: and calibration) are fixed when the job is "
-        "queued.",
+        "`name`, `name:3` or `name@champion`; version (score, evaluate, limit: and calibration) are fixed when the job "
+        "is queued.",
     )
     preset: str = Field("snf-glow-small", description="train: the preset of architecture and training.")
     architecture: dict[str, Any] | None = Field(
@@ -63,7 +71,8 @@ class JobRequest(BaseModel):
         description="All optional, unknown ones are refused. train: see TrainingConfig. "
         "score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of "
         "anomalous datasets), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, "
-        "`thorough`, `adapt` (convert size and colour).",
+        "`thorough`, `adapt` (convert size and colour). limit: `alpha`, `images` (most of them), `shapes`, `contrasts` "
+        "(grey levels), `seed`, `calibration`.",
     )
     promote: bool = Field(
         False,
@@ -173,7 +182,7 @@ class JobView(Answer):
     error: dict[str, Any] | None
     result: dict[str, Any] | None = Field(
         description="The registered model version, whether it is live and why it is unfit, the counts of a scoring, or "
-        "the number of the new calibration."
+        "the number of the new calibration or detection limit."
     )
     links: dict[str, str]
 
@@ -280,3 +289,15 @@ class CalibrationResult(_VersionResult):
         None, description="Whether it became the active calibration; null for jobs of earlier versions."
     )
     reason: str | None = Field(None, description="Why it did not, or that it replaced a damaged one; else null.")
+
+
+class LimitResult(_VersionResult):
+    """Result of a limit job: the model version, the number of its new detection limit, and the smallest sizes."""
+
+    limit: int = Field(description="Its number.")
+    calibration: int = Field(description="The calibration whose p-values counted.")
+    alpha: float = Field(description="False-alarm rate at which defects are found.")
+    sizes: dict[str, int | None] = Field(
+        description="Limit in pixels of each shape and contrast; null if the largest defect is not found often enough."
+    )
+    not_determinable: str | None = Field(description="Why no limit can be stated; else null.")

@@ -11,7 +11,8 @@ from markdown_it.token import Token
 from app.access.permissions import MayRead
 from app.http.dependencies import RegistryDep
 from app.http.errors import responses
-from models.artifacts.files import CARD, SAMPLES, read_file
+from models.artifacts.files import SAMPLES, read_file
+from models.limits.card import card_text
 from models.naming import parse_ref
 from models.registry.calibrations import OWN
 from models.registry.registry import Registry
@@ -48,8 +49,11 @@ Form = Annotated[
     },
 )
 def get_model_card(ref: str, registry: RegistryDep, format: Form = "markdown") -> Response:
-    """Return the model card, a document on what the model is, its quality, its training and its limits."""
-    text = _file(registry, ref, CARD).decode(errors="replace")
+    """Return the model card, a document on what the model is, its quality, its training and its limits.
+
+    A detection limit that was measured since is its last section.
+    """
+    text = card_text(registry, *registry.locate(parse_ref(ref)))
     if format == "html":
         return Response(render_markdown(text), media_type="text/html", headers=HEADERS)
     return Response(text, media_type="text/markdown", headers=HEADERS)
@@ -73,13 +77,13 @@ def get_model_card_samples(ref: str, registry: RegistryDep) -> Response:
 
     A model of features alone has none (404).
     """
-    return Response(_file(registry, ref, SAMPLES), media_type="image/png", headers=HEADERS)
+    return Response(_samples(registry, ref), media_type="image/png", headers=HEADERS)
 
 
-def _file(registry: Registry, ref: str, name: str) -> bytes:
-    # A model with damaged calibrations still has its card.
+def _samples(registry: Registry, ref: str) -> bytes:
+    # A model with damaged calibrations still has its samples.
     model, version = registry.locate(parse_ref(ref))
-    return read_file(registry.with_calibration(model, version, OWN).path, name)
+    return read_file(registry.with_calibration(model, version, OWN).path, SAMPLES)
 
 
 def render_markdown(text: str) -> str:

@@ -173,7 +173,8 @@ class ScoringService:
         self.metrics.count_image_errors(errors)
         # Verdicts with gradient evidence rest on fewer calibration images, and would resemble drift among the others.
         if query.detail == "basic":
-            self.drift.record(loaded, query.source, [verdict.p_value for verdict in verdicts])
+            levels = [level for image in judged.values() for level in _white_levels(image)]
+            self.drift.record(loaded, query.source, [verdict.p_value for verdict in verdicts], levels)
             self._keep(loaded, query.alpha, judged)
 
     def _keep(self, loaded: Loaded, alpha: float | None, judged: Mapping[int, Judgement]) -> None:
@@ -184,3 +185,11 @@ class ScoringService:
         newest = [evidence for evidence in scored if evidence is not None][-MAX_KEPT:]
         images = [StoredEvidence.of(evidence, alpha, scorer.precision) for evidence in newest]
         self.recent.record(loaded.version.name, loaded.version.version, scorer.log_det_digest, images)
+
+
+def _white_levels(image: Judgement) -> list[int]:
+    """Return the white level of a scored image, in a list; an empty one for an image without a finite likelihood."""
+    if isinstance(image, ScoreNotFinite) or image.likelihood.evidence is None:
+        return []
+    levels = image.likelihood.evidence.white_levels
+    return [] if levels is None else levels.tolist()

@@ -6,7 +6,9 @@ WHAT is
 - choice: whether held-out likelihood chooses grid and shrinkage well;
 - ood: CIFAR-10 against SVHN, Fashion-MNIST against MNIST;
 - false-alarms: resplits of held-out images, and few images in five folds;
+- darker: a scene that becomes darker, until the drift alarm and after recalibration;
 - exactness: T against float64, and the same image in other company;
+- limits: the smallest injected defects that pixels, features and both find;
 - mosaics: images of 4096x4096 and of 100 megapixels, scored tile by tile; ``--only`` fit, evidence or service;
 - fit, speed: timed, so run them on a quiet machine;
 - heat-maps: of twenty defective cells, to look at;
@@ -25,7 +27,20 @@ from pathlib import Path
 from benchmarks.features.common import run_of
 from benchmarks.speed.machine import cores
 
-WHAT = ("elpv", "choice", "ood", "false-alarms", "exactness", "mosaics", "fit", "speed", "heat-maps", "plots")
+WHAT = (
+    "elpv",
+    "choice",
+    "ood",
+    "false-alarms",
+    "darker",
+    "exactness",
+    "limits",
+    "mosaics",
+    "fit",
+    "speed",
+    "heat-maps",
+    "plots",
+)
 
 
 def main() -> int:
@@ -39,17 +54,18 @@ def main() -> int:
     parser.add_argument("--engine", choices=["auto", "openvino", "torch"], default="auto")
     parser.add_argument("--folder", type=Path, default=Path("var/features"), help="features and evidence")
     parser.add_argument("--quick", action="store_true", help="try the benchmark out with few images; no result")
-    parser.add_argument("--again", action="store_true", help="elpv, choice: measure anew what has a result")
+    parser.add_argument("--again", action="store_true", help="elpv, choice, limits: measure anew what has a result")
     parser.add_argument(
         "--only",
         nargs="+",
-        help="elpv: parts, such as features or baselines; false-alarms: cells, zoo or folds; mosaics",
+        help="elpv: parts, such as features or baselines; false-alarms: cells, zoo or folds; limits: datasets; "
+        "mosaics: fit, evidence or service",
     )
-    parser.add_argument("--pixel-minutes", type=float, default=2.0, help="training of a hybrid's pixels, each split")
+    parser.add_argument("--pixel-minutes", type=float, default=2.0, help="training of the pixels of cells, each split")
     parser.add_argument("--coreset", type=float, default=0.01, help="elpv: share of the patches that PatchCore keeps")
     parser.add_argument("--choice-splits", type=int, default=3)
     parser.add_argument("--models", nargs="+", help="ood: models of the zoo")
-    parser.add_argument("--train", type=int, default=10_000, help="ood: images that features are fitted to")
+    parser.add_argument("--train", type=int, default=10_000, help="ood, limits: images that features are fitted to")
     parser.add_argument("--images", type=int, default=10_000, help="ood: most images of each part")
     parser.add_argument("--baseline-images", type=int, default=2_000, help="ood: the same for other scores")
     parser.add_argument("--skip-baselines", action="store_true", help="ood: hybrid, features and pixels alone")

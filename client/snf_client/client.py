@@ -12,6 +12,7 @@ from snf_client.request import Call, path, read_json
 from snf_client.resources.calibrations import CalibrationsResource
 from snf_client.resources.datasets import DatasetsResource
 from snf_client.resources.jobs import AsyncJobsResource, JobsResource
+from snf_client.resources.limits import LimitsResource
 from snf_client.resources.models import ModelsResource
 from snf_client.resources.samples import SamplesResource
 from snf_client.resources.scores import (
@@ -35,6 +36,7 @@ class _Client(Resource[S]):
         super().__init__(transport)
         self.models: ModelsResource[S] = ModelsResource(transport)
         self.calibrations: CalibrationsResource[S] = CalibrationsResource(transport)
+        self.limits: LimitsResource[S] = LimitsResource(transport)
         self.samples: SamplesResource[S] = SamplesResource(transport)
         self.datasets: DatasetsResource[S] = DatasetsResource(transport)
 

@@ -218,30 +218,6 @@ class Draws(BaseModel):
     iw_bound: float = Field(..., description="Importance-weighted lower bound of the log-mass, nats.")
 
 
-class Drift(BaseModel):
-    """Result of a Kolmogorov-Smirnov test that compares p-values of recently scored images and calibration images."""
-
-    model_config = ConfigDict(frozen=True)
-    source: str | None = Field(..., description="Source of the images; null for all images together.")
-    images: int = Field(..., description="Images in the window of the newest images.")
-    statistic: float | None = Field(
-        ...,
-        description="Two-sample Kolmogorov-Smirnov distance of the p-values from those of the calibration images; null while there are too few images.",
-    )
-    p_value: float | None = Field(
-        ..., description="How likely so large a distance is without drift; null with `statistic`."
-    )
-    low_share: float = Field(
-        ..., description="Share of images with a p-value of 0.05 or less; about 0.05 without drift."
-    )
-    alarm: bool = Field(
-        ...,
-        description="Starts when the p-value is at most the service's threshold, ends when it exceeds ten times that.",
-    )
-    since: datetime = Field(..., description="Time at which the oldest image of the window was scored.")
-    alarm_since: datetime | None = Field(..., description="Start of the alarm, while it lasts.")
-
-
 class Duplicates(BaseModel):
     """The images of a dataset that are equal or nearly equal to others: their number, and examples by path."""
 
@@ -435,7 +411,7 @@ class JobDraft(BaseModel):
     """A job without its dataset; the other fields are those of a job request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    type: Literal["train", "score", "calibrate", "evaluate"]
+    type: Literal["train", "score", "calibrate", "evaluate", "limit"]
     model: str | None = Field(None, description="The model; not needed for a training.")
     preset: str = Field("snf-glow-small", description="train: the preset.")
     architecture: dict[str, Any] | None = Field(None, description="train: an architecture in place of a preset.")
@@ -443,19 +419,20 @@ class JobDraft(BaseModel):
 
 
 class JobRequest(BaseModel):
-    """Request for a background job: to train, calibrate or evaluate a model, or to score a dataset with it."""
+    """Request for a background job that trains, calibrates, evaluates or measures a model, or scores a dataset."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    type: Literal["train", "score", "calibrate", "evaluate"] = Field(
+    type: Literal["train", "score", "calibrate", "evaluate", "limit"] = Field(
         ...,
-        description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a model on a dataset without training, or `evaluate` how well it separates a dataset's images from others.",
+        description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a model on a dataset without training, `evaluate` how well it separates a dataset's images from others, or measure its detection `limit`: the smallest defects that it finds in good images.",
     )
     dataset: str = Field(
-        ..., description="The dataset to train on, to score, or to calibrate on; for an evaluation, the normal images."
+        ...,
+        description="The dataset to train on, to score, or to calibrate on; for an evaluation, the normal images; for a limit, the good images.",
     )
     model: str = Field(
         ...,
-        description="train: name that the model is registered under, a new version if it exists. Otherwise the model, `name`, `name:3` or `name@champion`; version (score, evaluate: and calibration) are fixed when the job is queued.",
+        description="train: name that the model is registered under, a new version if it exists. Otherwise the model, `name`, `name:3` or `name@champion`; version (score, evaluate, limit: and calibration) are fixed when the job is queued.",
     )
     preset: str = Field("snf-glow-small", description="train: the preset of architecture and training.")
     architecture: dict[str, Any] | None = Field(
@@ -464,7 +441,7 @@ class JobRequest(BaseModel):
     )
     parameters: dict[str, Any] | None = Field(
         None,
-        description="All optional, unknown ones are refused. train: see TrainingConfig. score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of anomalous datasets), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and colour).",
+        description="All optional, unknown ones are refused. train: see TrainingConfig. score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of anomalous datasets), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and colour). limit: `alpha`, `images` (most of them), `shapes`, `contrasts` (grey levels), `seed`, `calibration`.",
     )
     promote: bool = Field(
         False,
@@ -484,7 +461,7 @@ class JobView(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     id: str
-    type: Literal["train", "score", "calibrate", "evaluate"]
+    type: Literal["train", "score", "calibrate", "evaluate", "limit"]
     status: Literal["queued", "starting", "running", "paused", "succeeded", "partial", "failed", "cancelled"] = Field(
         ..., description="`partial`: a scoring that ended, with at least one image that could not be judged."
     )
@@ -520,9 +497,56 @@ class JobView(BaseModel):
     error: dict[str, Any] | None
     result: dict[str, Any] | None = Field(
         ...,
-        description="The registered model version, whether it is live and why it is unfit, the counts of a scoring, or the number of the new calibration.",
+        description="The registered model version, whether it is live and why it is unfit, the counts of a scoring, or the number of the new calibration or detection limit.",
     )
     links: dict[str, str]
+
+
+class LimitCell(BaseModel):
+    """How many images are flagged whose defect has one shape, contrast and size, and bounds of their share.
+
+    Each bound is a one-sided 95 % Clopper-Pearson bound.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    size: int = Field(..., description="Pixels of the image as the model gets it.")
+    found: int = Field(..., description="Images that are flagged.")
+    images: int
+    share: float
+    lower: float
+    upper: float
+
+
+class LimitCurve(BaseModel):
+    """The share of found defects by their size, for one shape and contrast, and the detection limit.
+
+    The limit is the smallest size from which on, at every larger size too, the lower bound is at least 0.9.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    shape: Literal["scratch", "spot", "stain", "hole", "missing-part"]
+    contrast: int | None = Field(..., description="Grey levels; null for a hole and a missing part.")
+    cells: list[LimitCell] = Field(..., description="The smallest size first.")
+    limit: int | None = Field(..., description="Pixels; null if the largest size is not found often enough.")
+    lower: float | None = Field(..., description="Lower bound of the found share at the limit.")
+
+
+class LimitResult(BaseModel):
+    """Result of a limit job: the model version, the number of its new detection limit, and the smallest sizes."""
+
+    model_config = ConfigDict(frozen=True)
+    model: str
+    version: int
+    ref: str
+    links: dict[str, str]
+    limit: int = Field(..., description="Its number.")
+    calibration: int = Field(..., description="The calibration whose p-values counted.")
+    alpha: float = Field(..., description="False-alarm rate at which defects are found.")
+    sizes: dict[str, int | None] = Field(
+        ...,
+        description="Limit in pixels of each shape and contrast; null if the largest defect is not found often enough.",
+    )
+    not_determinable: str | None = Field(..., description="Why no limit can be stated; else null.")
 
 
 class Normal(BaseModel):
@@ -794,6 +818,16 @@ class Threshold(BaseModel):
     images_needed: int = Field(..., description="Fewest calibration images for a threshold.")
 
 
+class UndamagedImages(BaseModel):
+    """How many of the same images are flagged without a defect, with a two-sided 95 % Clopper-Pearson interval."""
+
+    model_config = ConfigDict(frozen=True)
+    flagged: int
+    images: int
+    share: float | None = Field(..., description="Null without images.")
+    interval: tuple[float, float] | None
+
+
 class UnfitReason(BaseModel):
     """A reason why a model version is unfit, so that it does not become live by itself: its code, and the figures."""
 
@@ -810,6 +844,19 @@ class Validation(BaseModel):
     time: datetime
     attempt: int
     bits_per_dim: float | None = None
+
+
+class WhiteLevelDrift(BaseModel):
+    """Result of a Kolmogorov-Smirnov test that compares the light of recent images with that of calibration images.
+
+    The white level of an image is the smallest grey level that at least 99 % of its values do not exceed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    statistic: float = Field(..., description="Kolmogorov-Smirnov distance of the white levels.")
+    p_value: float = Field(..., description="How likely so large a distance is without drift.")
+    median: int = Field(..., description="Median white level of the images in the window, 0 to 255.")
+    usual: int = Field(..., description="Median white level of the calibration images.")
 
 
 class WorkerView(BaseModel):
@@ -959,6 +1006,34 @@ class DatasetReport(BaseModel):
     notes: list[str] = Field(..., description="Advice to read before training.")
 
 
+class Drift(BaseModel):
+    """Results of Kolmogorov-Smirnov tests that compare recently scored images with the calibration images."""
+
+    model_config = ConfigDict(frozen=True)
+    source: str | None = Field(..., description="Source of the images; null for all images together.")
+    images: int = Field(..., description="Images in the window of the newest images.")
+    statistic: float | None = Field(
+        ...,
+        description="Two-sample Kolmogorov-Smirnov distance of the p-values from those of the calibration images; null while there are too few images.",
+    )
+    p_value: float | None = Field(
+        ..., description="How likely so large a distance is without drift; null with `statistic`."
+    )
+    white_level: WhiteLevelDrift | None = Field(
+        ...,
+        description="The same test of the light; null while there are too few images, and for a calibration made before white levels were stored.",
+    )
+    low_share: float = Field(
+        ..., description="Share of images with a p-value of 0.05 or less; about 0.05 without drift."
+    )
+    alarm: bool = Field(
+        ...,
+        description="Starts when the p-value of either test is at most half of the service's threshold, or where there is one test the whole; ends when both exceed ten times that.",
+    )
+    since: datetime = Field(..., description="Time at which the oldest image of the window was scored.")
+    alarm_since: datetime | None = Field(..., description="Start of the alarm, while it lasts.")
+
+
 class EvaluationReport(BaseModel):
     """Report of an evaluation: how well a model and simple baselines separate normal from anomalous images."""
 
@@ -1012,6 +1087,42 @@ class JobResult(BaseModel):
     unfit: list[UnfitReason] = Field(
         [], description="Why it is unfit to become live by itself; empty if it is fit.", validate_default=True
     )
+
+
+class LimitRecord(BaseModel):
+    """A measured detection limit of a model version: what was injected, what was found, and the limits."""
+
+    model_config = ConfigDict(frozen=True)
+    format_version: Literal[1] = 1
+    created: datetime
+    job: str | None = None
+    weights_sha256: str
+    calibration: int | None = Field(..., description="Number of the calibration; null for a model without a registry.")
+    calibration_images: int = Field(..., description="Images that p-values are ranks among.")
+    smallest_p: float
+    alpha: float = Field(..., description="An image is found if its p-value is at most this.")
+    dataset: str
+    dataset_digest: str = Field(..., description="SHA-256 of the pixels of the good images.")
+    part: str = Field(..., description="Which images of the dataset these are, in words.")
+    images: int = Field(..., description="Good images; each gets one defect of each shape, contrast and size.")
+    image_shape: tuple[int, int, int] = Field(..., description="Channels, height, width of the images, in pixels.")
+    seed: int
+    shapes: list[Literal["scratch", "spot", "stain", "hole", "missing-part"]]
+    contrasts: list[int] = Field(..., description="Grey levels.")
+    sizes: list[int] = Field(..., description="The sizes that were tried, in pixels, the smallest first.")
+    undamaged: UndamagedImages
+    curves: list[LimitCurve]
+    not_determinable: str | None = Field(..., description="Why no limit can be stated; else null.")
+    seconds: float = Field(..., description="Time that the scoring took.")
+
+
+class LimitView(BaseModel):
+    """A measured detection limit of a model version: its number, and whether the calibration in use is its own."""
+
+    model_config = ConfigDict(frozen=True)
+    number: int
+    in_use: bool = Field(..., description="Whether it belongs to the calibration in use.")
+    limit: LimitRecord
 
 
 class ModelDetail(BaseModel):
@@ -1168,6 +1279,16 @@ class DatasetDetail(BaseModel):
     problem: str | None = Field(None, description="Why it cannot be used, if so. Counts are 0 then.")
     report: DatasetReport | None
     links: dict[str, str]
+
+
+class LimitList(BaseModel):
+    """All detection limits of a model version, the newest first, and the number of the calibration in use."""
+
+    model_config = ConfigDict(frozen=True)
+    model: str
+    version: int
+    active: int = Field(..., description="The calibration in use. A limit belongs to one calibration.")
+    limits: list[LimitView]
 
 
 class ModelPage(BaseModel):

@@ -30,6 +30,7 @@ from models.anomaly.statistics.gradient import GradientFamily
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
 from models.scoring.evidence import Evidence, FeatureEvidence
 from models.scoring.grid import cell_side
+from models.scoring.white_level import LEVELS
 from models.scoring.whole_image import COMPLEXITY
 
 Array: TypeAlias = NDArray[np.float64]
@@ -138,12 +139,21 @@ class Calibration:
         log_likelihoods: Log-likelihoods of the reference images, sorted, in nats.
         pixels: The reference of heat maps; None for a flow without spatial structure.
         fisher: Mean squared gradients of reference images, ``(P,)``, one group of layers after the other.
+        white_levels: White levels of the reference images, sorted; None in a calibration made before they were stored.
     """
 
     folds: tuple[Fold, ...]
     log_likelihoods: Array
     pixels: MapReference | None
     fisher: NDArray[np.float32] | None = None
+    white_levels: NDArray[np.uint8] | None = None
+
+    @cached_property
+    def white_level_counts(self) -> tuple[int, ...] | None:
+        """The number of reference images of each white level, 0 to 255; None where the levels are not stored."""
+        if self.white_levels is None:
+            return None
+        return tuple(np.bincount(self.white_levels, minlength=LEVELS).tolist())
 
     def ordered(self, gradients: bool = False) -> list[Array]:
         """Return the sorted anomaly statistics of the normal images that new images are ranked among: one array a fold.

@@ -1,4 +1,4 @@
-"""A test for drift: whether the p-values of recent images are distributed as those of the calibration images."""
+"""Tests for drift: whether p-values and white levels of recent images are distributed as in the calibration images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import kolmogorov
+
+from models.scoring.white_level import LEVELS
 
 LOW = 0.05
 """Largest p-value that counts in :attr:`DriftResult.low_share`."""
@@ -72,6 +74,48 @@ def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, 
         mean_p=float(p.mean()),
         alarm=p_value <= level,
     )
+
+
+@dataclass(frozen=True)
+class LevelDrift:
+    """The result of a Kolmogorov-Smirnov test that compares the white levels of recent images with normal ones.
+
+    Attributes:
+        statistic: The Kolmogorov-Smirnov distance.
+        p_value: The p-value of the test.
+        median: The median level of the recent images.
+        usual: The median level of the normal images.
+    """
+
+    statistic: float
+    p_value: float
+    median: int
+    usual: int
+
+
+def level_test(levels: ArrayLike, calibration: ArrayLike) -> LevelDrift:
+    """Compare m recent white levels with those of n calibration images by a two-sample Kolmogorov-Smirnov test.
+
+    The statistic is D = sup |F_m(v) - F_n(v)| over the levels v. Its p-value is that of Kolmogorov's distribution at
+    D sqrt(n m / (n + m)); equal levels make the test conservative.
+
+    Args:
+        levels: White levels of recent images, 0 to 255, ``(m,)``.
+        calibration: The number of calibration images of each level, ``(256,)``.
+
+    Raises:
+        ValueError: There are no levels, or no calibration images.
+    """
+    recent = np.bincount(np.asarray(levels, dtype=np.int64), minlength=LEVELS)
+    usual = np.asarray(calibration, dtype=np.int64)
+    m, n = int(recent.sum()), int(usual.sum())
+    if m == 0 or n == 0:
+        raise ValueError(f"a window and a calibration set of at least one image are expected, got {m} and {n}")
+    shares = recent.cumsum() / m, usual.cumsum() / n
+    statistic = float(np.abs(shares[0] - shares[1]).max())
+    p_value = float(kolmogorov(statistic * math.sqrt(n * m / (n + m))))
+    median, median_usual = (int(np.searchsorted(share, 0.5)) for share in shares)
+    return LevelDrift(statistic, p_value, median, median_usual)
 
 
 def low_share(p_values: ArrayLike) -> float:

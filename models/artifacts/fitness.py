@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Measure = Literal["pixels", "features", "validation", "learned-inverse"]
+Measure = Literal["pixels", "features", "validation", "training", "learned-inverse"]
 """What a check measures: the density of pixels, the density of features, the course of the training, or the inverse."""
 UnfitCode = Literal["hardly-trained", "diverged", "learned-inverse-off"]
 """Stable name of a reason why a model is unfit."""
@@ -21,6 +21,7 @@ _CODES: dict[Measure, UnfitCode] = {
     "pixels": "hardly-trained",
     "features": "hardly-trained",
     "validation": "diverged",
+    "training": "diverged",
     "learned-inverse": "learned-inverse-off",
 }
 
@@ -29,11 +30,12 @@ class FitnessCheck(BaseModel):
     """A figure of a model beside the limit that it must keep.
 
     Attributes:
-        measure: ``pixels``: bits/dim of held-out images, less than those of independent pixels. ``features``:
-            log-likelihood of held-out features in nats a value, more than that of one Gaussian for all places.
-            ``validation``: bits/dim of the last validation, at most those of the first one, or of the first report of
-            a training with one validation. ``learned-inverse``: error of held-out images after the flow and its learned
-            inverse, root mean square in pixel values, at most 0.5.
+        measure: ``pixels``: bits/dim of held-out images, less than those of independent pixels. ``features``: log-
+            likelihood of held-out features in nats a value, more than that of one Gaussian for all places.
+            ``validation``: bits/dim of the last validation, at most those of the first one, or of the first report of a
+            training with one validation. ``training``: bits/dim of training images at the end, at most those of the
+            first validation, where the last one is worse because the flow has overfitted. ``learned-inverse``: error of
+            held-out images after the flow and its learned inverse, root mean square in pixel values, at most 0.5.
         found: The figure; None if it is not finite.
         limit: The limit, in the unit of the figure.
     """
@@ -54,7 +56,7 @@ class FitnessCheck(BaseModel):
                 return self.found < self.limit
             case "features":
                 return self.found > self.limit
-            case "validation" | "learned-inverse":
+            case "validation" | "training" | "learned-inverse":
                 return self.found <= self.limit
 
     @property
@@ -79,6 +81,12 @@ class FitnessCheck(BaseModel):
             case "validation":
                 side = "no worse" if self.passed else "worse"
                 figures = f"the last validation has {found} bits/dim, {side} than at the start with {limit}"
+            case "training":
+                side = "no worse" if self.passed else "worse"
+                figures = (
+                    f"the flow overfitted: training images have {found} bits/dim at the end, {side} than held-out "
+                    f"images at the start with {limit}; the weights of the best validation are kept"
+                )
             case "learned-inverse":
                 figures = (
                     f"the learned inverse gives held-out images back with an error of {found} pixel values (root mean "

@@ -217,7 +217,8 @@ def read_manifest(folder: Path) -> Manifest:
 def file_label(path: Path) -> str:
     """Return the last three parts of a path for an error message, such as ``birds/3/card.md`` (model, version, file).
 
-    A file of a calibration gets five parts: model, version, ``calibrations``, calibration and file.
+    A file of a calibration or of a detection limit gets five parts: model, ``calibrations`` or ``limits``, version,
+    number and file.
     """
-    of_calibration = "calibrations" in path.parts[-4:-2]
-    return "/".join(path.parts[-5 if of_calibration else -3 :])
+    added = not {"calibrations", "limits"}.isdisjoint(path.parts[-4:-2])
+    return "/".join(path.parts[-5 if added else -3 :])

@@ -17,6 +17,8 @@ from models.errors import AliasRequired, ArtifactError, ModelNotFound, ModelRead
 from models.naming import LIVE, ModelRef, check_name, is_name, is_version, parse_ref
 from models.registry.calibrations import FOLDER as CALIBRATIONS
 from models.registry.calibrations import OWN, RECORD, CalibrationStore
+from models.registry.limits import FOLDER as LIMITS
+from models.registry.limits import LimitStore
 from models.registry.version import ModelVersion, file_identity
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,8 @@ class Registry:
     """The trained models on disk: numbered versions of each, aliases of versions such as ``live``, and calibrations.
 
     ``root/<name>/<version>/`` is an artifact, ``root/<name>/aliases.json`` holds the aliases of its versions, and
-    ``root/<name>/calibrations/<version>/`` the calibrations that were added to a version later. The shipped models in
+    ``root/<name>/calibrations/<version>/`` the calibrations that were added to a version later, and
+    ``root/<name>/limits/<version>/`` the detection limits that were measured for it. The shipped models in
     ``zoo`` are version 1 of their names and read-only. Versions appear atomically, so that readers need no lock;
     writers of a name lock its folder.
     """
@@ -121,6 +124,10 @@ class Registry:
         """Return the store of all calibrations of one version of the model ``name``; no file is read."""
         return CalibrationStore(self.root, name, version)
 
+    def limits(self, name: str, version: int) -> LimitStore:
+        """Return the store of all detection limits of one version of the model ``name``; no file is read."""
+        return LimitStore(self.root, name, version)
+
     def publish(
         self,
         artifact: Path,
@@ -156,7 +163,8 @@ class Registry:
             version = max([*versions, self._newest_removed(name)]) + 1
             remove_leftovers(self.root / name)
             # Left by a version of this number that was deleted by hand.
-            shutil.rmtree(self.root / name / CALIBRATIONS / str(version), ignore_errors=True)
+            for added in (CALIBRATIONS, LIMITS):
+                shutil.rmtree(self.root / name / added / str(version), ignore_errors=True)
             with new_folder(self.root / name / str(version)) as folder:
                 shutil.copytree(artifact, folder, dirs_exist_ok=True)
                 before_publish()
@@ -213,7 +221,7 @@ class Registry:
             write_aliases(self.root / name, aliases)
 
     def remove(self, name: str, version: int) -> None:
-        """Remove a model version and its calibrations from disk; its number is never used again.
+        """Remove a model version, its calibrations and limits from disk; its number is never used again.
 
         Raises ``VersionInUse`` while an alias points at it, ``ModelReadOnly`` for a shipped one, ``ModelNotFound``,
         ``ArtifactError``.
@@ -251,9 +259,9 @@ class Registry:
         newest = max(version, self._newest_removed(name))
         write_atomically(self.root / name / REMOVED, str(newest).encode())
         remove_folder(self.root / name / str(version))
-        calibrations = self.calibrations(name, version).folder
-        if calibrations.exists():
-            remove_folder(calibrations)
+        for folder in (self.calibrations(name, version).folder, self.limits(name, version).folder):
+            if folder.exists():
+                remove_folder(folder)
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from models.images.tiles import TilePlan
 from models.scoring.flow_pass import FlowPass
 from models.scoring.grid import pool
+from models.scoring.white_level import white_levels
 from models.scoring.whole_image import whole_image_statistics
 
 
@@ -80,12 +81,14 @@ class Evidence:
         cells: Log-likelihood of each cell of a coarse grid, ``(N, cells)`` in nats.
         gradients: Gradient features from a backward pass, ``(N, G)``, or None.
         features: The evidence of features of a backbone, or None.
+        white_levels: The white level of each image, ``(N,)``; not part of the anomaly statistic.
     """
 
     whole: NDArray[np.float64]
     cells: NDArray[np.float64]
     gradients: NDArray[np.float64] | None = None
     features: FeatureEvidence | None = None
+    white_levels: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.whole)
@@ -93,18 +96,21 @@ class Evidence:
     def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.intp]) -> Evidence:
         gradients = None if self.gradients is None else self.gradients[rows]
         features = None if self.features is None else self.features[rows]
-        return Evidence(self.whole[rows], self.cells[rows], gradients, features)
+        levels = None if self.white_levels is None else self.white_levels[rows]
+        return Evidence(self.whole[rows], self.cells[rows], gradients, features, levels)
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
         """Return the statistics of several batches as one object; gradients are None unless all batches have them."""
         gradients = [part.gradients for part in parts if part.gradients is not None]
         features = [part.features for part in parts if part.features is not None]
+        levels = [part.white_levels for part in parts if part.white_levels is not None]
         return cls(
             np.concatenate([part.whole for part in parts]),
             np.concatenate([part.cells for part in parts]),
             np.concatenate(gradients) if len(gradients) == len(parts) else None,
             FeatureEvidence.join(features) if features else None,
+            np.concatenate(levels) if len(levels) == len(parts) else None,
         )
 
 
@@ -115,4 +121,5 @@ def gather(images: NDArray[np.uint8], flow_pass: FlowPass) -> Evidence:
         images: Pixels, uint8 ``(N, C, H, W)``.
         flow_pass: The pass of their first dequantisation draw.
     """
-    return Evidence(whole_image_statistics(images, flow_pass), pool(flow_pass.additive_map().numpy()))
+    cells = pool(flow_pass.additive_map().numpy())
+    return Evidence(whole_image_statistics(images, flow_pass), cells, white_levels=white_levels(images))

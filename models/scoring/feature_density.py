@@ -22,6 +22,7 @@ from models.images.preprocessing import Pixels
 from models.images.tiles import TilePlan, size_of, tile_plan
 from models.scoring.density import CHUNK, CHUNK_PIXELS, DensityPass
 from models.scoring.evidence import Evidence, FeatureEvidence
+from models.scoring.white_level import white_levels
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -256,4 +257,4 @@ class FeatureDensity:
         """Return the evidence for anomaly verdicts on images, from their :class:`FeaturePass`."""
         assert isinstance(found, FeaturePass)
         nothing = np.zeros((len(found), 0))
-        return Evidence(nothing, nothing, features=found.evidence())
+        return Evidence(nothing, nothing, features=found.evidence(), white_levels=white_levels(images))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,6 +38,8 @@ class TrainingState:
         validation_seconds: The part of ``elapsed_seconds`` that validations took, with previews and checkpoints.
         first_validation: Bits per dimension of the first finite validation, without suspects; None before it.
         last_validation: Bits per dimension of the last validation after that one; None before it.
+        last_training: Bits per dimension of training images at the end, measured where the last validation is worse
+            than the first.
     """
 
     step: int
@@ -49,6 +51,7 @@ class TrainingState:
     validation_seconds: float = 0.0
     first_validation: float | None = None
     last_validation: float | None = None
+    last_training: float | None = None
 
 
 def save_checkpoint(
@@ -82,7 +85,8 @@ def save_checkpoint(
             document = {"state": asdict(state), "sha256": digests}
             (temporary / "state.json").write_text(json.dumps(document, indent=1))
     best = None if state.best_step is None else f"step-{state.best_step:08d}"
-    own = [old for old in _paths(folder) if _belongs(old, state.config_digest)]
+    # The files of older checkpoints are not read: their digests are verified when one of them is loaded.
+    own = [old for old in _paths(folder) if _belongs(old, state.config_digest, files=())]
     for old in own[KEPT:]:
         if old.name != best:
             shutil.rmtree(old)
@@ -128,16 +132,16 @@ def _paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
-def _belongs(path: Path, config_digest: str) -> bool:
-    state = _read(path)
+def _belongs(path: Path, config_digest: str, files: Sequence[str] = FILES) -> bool:
+    state = _read(path, files)
     return state is not None and state.config_digest == config_digest
 
 
-def _read(path: Path) -> TrainingState | None:
-    """Return the state stored in a checkpoint folder, or None if a file is missing or damaged."""
+def _read(path: Path, files: Sequence[str] = FILES) -> TrainingState | None:
+    """Return the state stored in a checkpoint folder, or None if it or one of ``files`` is missing or damaged."""
     try:
         document = json.loads((path / "state.json").read_text())
-        for name in FILES:
+        for name in files:
             file = path / f"{name}.safetensors"
             if sha256_file(file) != document["sha256"][file.name]:
                 raise ValueError(f"{file.name} does not have its digest")

@@ -20,7 +20,7 @@ from models.scoring.hybrid_density import pixels_of
 from models.scoring.likelihood import bits_per_dim, score_images
 from models.scoring.pixel_density import PixelDensity, dequantise
 from models.training.feature_fit import FittedFeatures
-from models.training.loop import TrainedFlow
+from models.training.trained_flow import TrainedFlow
 
 INVERTED_IMAGES = 100
 """Most held-out images on which the learned inverse is measured."""
@@ -43,8 +43,10 @@ def measure_fitness(
     """Measure a model against the limits that it must keep to become live by itself.
 
     A flow over pixels must give held-out images fewer bits/dim than independent pixels do, its last validation must not
-    be worse than its first, and its learned inverse must give images back. Flows over features must give held-out
-    features a greater likelihood than one Gaussian for all places. A hybrid model must keep all limits.
+    be worse than its first, and its learned inverse must give images back. Where the last validation is worse, but
+    training images are not, the flow has overfitted: the weights of its best validation, which are kept, are fit. Flows
+    over features must give held-out features a greater likelihood than one Gaussian for all places. A hybrid model must
+    keep all limits.
 
     Args:
         density: The density of the model, as it is exported.
@@ -71,7 +73,11 @@ def measure_fitness(
         independent = independent_pixels(stacked(dataset.train), held_out)
         checks.append(_check("pixels", bits, _mean_of_usual(independent, suspect_share)))
         if pixels.first_validation is not None and pixels.last_validation is not None:
-            checks.append(_check("validation", pixels.last_validation, pixels.first_validation))
+            first, training = pixels.first_validation, pixels.last_training
+            if training is not None and training <= first:
+                checks.append(_check("training", training, first))
+            else:
+                checks.append(_check("validation", pixels.last_validation, first))
         if of_pixels.frozen.has_learned_inverse:
             error = learned_inverse_error(of_pixels, held_out[:INVERTED_IMAGES], report)
             checks.append(_check("learned-inverse", error, MAX_INVERSE_ERROR))

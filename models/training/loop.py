@@ -7,7 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from models.training.followed_log_dets import FollowedLogDets
 from models.training.objective import BatchLoss, Loss, SelfNormalizingObjective, inverse_quality
 from models.training.precision import compute_coupling_nets_in, training_precision
 from models.training.schedule import Schedule
+from models.training.trained_flow import TrainedFlow
 from models.training.validation import trimmed_bits_per_dim, write_preview
 from models.training.validation_plan import STEPS_BETWEEN_VALIDATIONS
 
@@ -42,32 +43,6 @@ Observer = Callable[[dict[str, Any]], None]
 
 class Interrupted(Exception):
     """Raised when ``should_stop`` ended a training run early; the next run resumes from its checkpoint."""
-
-
-@dataclass(frozen=True)
-class TrainedFlow:
-    """A trained flow: the moving average of weights with the fewest bits per dimension on validation images.
-
-    Attributes:
-        flow: The flow, in evaluation mode on the CPU.
-        steps: Optimiser steps taken.
-        best_step: Step of the validation whose weights the flow has.
-        validation_bits_per_dim: Bits per dimension at that validation, without suspects.
-        elapsed_seconds: Duration of the training, without interruptions.
-        validation_seconds: The part of it that validations took, with previews and checkpoints.
-        first_validation: Bits per dimension of the first finite validation, without suspects; of the first report
-            where a short training has one validation.
-        last_validation: The same of the last validation; None if it was the first one, in a training of few steps.
-    """
-
-    flow: Flow
-    steps: int
-    best_step: int
-    validation_bits_per_dim: float
-    elapsed_seconds: float
-    validation_seconds: float
-    first_validation: float | None
-    last_validation: float | None
 
 
 class Trainer:
@@ -182,6 +157,7 @@ class Trainer:
             self.state.elapsed_seconds,
             self.state.validation_seconds,
             *self._course(),
+            self.state.last_training,
         )
 
     def _course(self) -> tuple[float | None, float | None]:
@@ -214,7 +190,7 @@ class Trainer:
             stop = self.ranks.any(should_stop())
             images = self.schedule.validation_images(self.state, before)
             if images or progress >= 1:
-                self._validate(images)
+                self._validate(images, last=progress >= 1)
                 last_checkpoint = time.monotonic()
             elif time.monotonic() - last_checkpoint >= self.config.checkpoint_seconds:
                 self._save()
@@ -312,8 +288,12 @@ class Trainer:
             }
         )
 
-    def _validate(self, count: int) -> None:
-        """Validate the averaged weights with the first ``count`` statistics images, then save and draw samples."""
+    def _validate(self, count: int, *, last: bool = False) -> None:
+        """Validate the averaged weights with the first ``count`` statistics images, then save and draw samples.
+
+        If the last validation is worse than the first, as many training images are measured: where they are not worse,
+        the flow has overfitted, else it has diverged.
+        """
         if not self.ranks.first:
             return
         began = time.monotonic()
@@ -327,6 +307,8 @@ class Trainer:
             self.state = replace(self.state, last_validation=kept)
         elif math.isfinite(kept):
             self.state = replace(self.state, first_validation=kept)
+        if last and state.first_validation is not None and not kept <= state.first_validation:
+            self._measure_overfitting(frozen, count)
         figures = {"bits_per_dim": bits} | ({"kept_bits_per_dim": kept} if share else {})
         if self.schedule.measures_inverses(state, time.monotonic() - began):
             figures |= self._inverse_quality()
@@ -339,6 +321,19 @@ class Trainer:
             self.state,
             elapsed_seconds=state.elapsed_seconds + seconds,
             validation_seconds=state.validation_seconds + seconds,
+        )
+
+    def _measure_overfitting(self, frozen: FrozenFlow, count: int) -> None:
+        state, images = self.state, stacked(self.dataset.train)
+        seen = images[:: max(1, len(images) // count)][:count]
+        training = trimmed_bits_per_dim(frozen, seen, self.config.suspect_share, str(self.device))[1]
+        self.state = replace(state, last_training=training)
+        self.observe(
+            {
+                "event": "log",
+                "message": f"held-out images rose from {state.first_validation:.4f} to {state.last_validation:.4f} "
+                f"bits/dim, training images have {training:.4f} at the end; weights of step {state.best_step} are kept",
+            }
         )
 
     def _freeze(self) -> FrozenFlow:

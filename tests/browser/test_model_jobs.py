@@ -148,3 +148,47 @@ def test_an_evaluation_is_asked_for_and_read(
         written.get_by_role("link", name="Open the report").click()
     expect(popup.value.get_by_role("heading", level=1)).to_be_visible()
     popup.value.close()
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=str)
+def test_a_detection_limit_is_measured_and_shown(
+    page: Page, house: httpx.Client, look: object, screenshot: Callable[..., Path]
+) -> None:
+    model = "mnist-snf-glow"
+    opened(page, model, "limit")
+    panel = page.get_by_role("tabpanel")
+    house_limits = house.get(f"/v1/models/{model}/limits").json()["limits"]
+    if not house_limits:  # the second look finds what the first has measured
+        expect(panel.get_by_text("No detection limit of version 1 has been measured yet")).to_be_visible()
+        fits(page)
+        panel.get_by_role("combobox", name="Good images").select_option("mnist-mini")
+        panel.get_by_label("Maximum images").fill("40")
+        for shape in ("scratch", "stain", "hole"):
+            panel.get_by_role("checkbox", name=shape).uncheck()
+        panel.get_by_role("button", name="Measure").click()
+        follow = panel.get_by_role("link", name="follow the job")
+        expect(follow).to_be_visible()
+        await_job(house, str(follow.get_attribute("href")).split("/")[-1], "succeeded")
+        follow.click()
+        expect(page.get_by_role("heading", name=f"Detection limit 1 of {model}:1 is measured")).to_be_visible()
+        axe(page)
+        page.get_by_role("link", name="Open the table and the curves").click()
+    [measured] = house.get(f"/v1/models/{model}/limits").json()["limits"]
+    missing = measured["limit"]["curves"][-1]
+    assert missing["shape"] == "missing-part"
+    cell = next(cell for cell in missing["cells"] if cell["size"] == missing["limit"])
+    row = line(panel, "missing part")
+    expect(row.get_by_role("cell")).to_have_text(
+        [str(missing["limit"]), f"{cell['found']} of 40", f"{100 * cell['lower']:.1f} %"]
+    )
+    expect(
+        panel.get_by_role(
+            "img", name=f"Found share of missing part by size; limit in pixels: missing part: {missing['limit']}"
+        )
+    ).to_be_visible()
+    expect(panel.get_by_text("40 images of mnist-mini")).to_be_visible()
+    fits(page)
+    assert screenshot(page, "limit").stat().st_size > 0
+    page.get_by_role("tab", name="Card").click()
+    expect(panel.get_by_role("heading", name="Detection limit")).to_be_visible()
+    expect(panel.get_by_role("row").filter(has_text="missing part")).to_contain_text(f"{missing['limit']} pixels")

@@ -38,12 +38,17 @@ class ProgressReporter:
         """Whether at least 0.5 s have passed since the last call of ``report``."""
         return time.monotonic() - self._checked_at >= REPORT_S
 
-    def report(self, done: int) -> None:
-        """Write a progress event with ``done`` steps, every 0.5 s at most; the last step is always written."""
+    def report(self, done: int, total: int | None = None) -> None:
+        """Write a progress event with ``done`` steps, every 0.5 s at most; the last step is always written.
+
+        ``total`` replaces the number of steps of the whole job where it turned out to be another.
+        """
         self.done = done
+        changed = total is not None and total != self._total
+        self._total = total if total is not None else self._total
         self._checked_at = now = time.monotonic()
         waited = now - self._reported_at
-        if done == self._reported:
+        if done == self._reported and not changed:
             if waited < UNCHANGED_S:
                 return
         elif waited < REPORT_S and done < self._total:

@@ -9,6 +9,15 @@ from typing import Any
 from worker.jobs.journal import FILE, Event, read_chunks
 
 _PROGRESS = ("step", "steps", "epoch", "images_per_second", "eta_seconds")
+_VERSION = ("model", "version", "ref")
+_RESULTS = {
+    "published": (*_VERSION, "live", "unfit"),
+    "scored": ("model", "images", "anomalies", "errors"),
+    "calibrated": (*_VERSION, "calibration", "smallest_p", "active", "reason"),
+    "evaluated": ("model", "auroc", "auroc_over_baseline", "false_alarms"),
+    "limited": (*_VERSION, "limit", "calibration", "alpha", "sizes", "not_determinable"),
+}
+"""The keys of the event that ends each kind of job, which become its result."""
 _METRICS = ("bits_per_dim", "reconstruction_error", "learning_rate")
 
 
@@ -85,17 +94,9 @@ class AttemptSummary:
             step = self.progress["step"] = int(event["step"])
             if self.checkpoint_step is None or step > self.checkpoint_step:
                 self.checkpoint_step, self.new_checkpoint = step, True
-        elif kind == "published":
-            # Attempts of earlier versions write neither `live` nor `unfit`.
-            self.result = {key: event[key] for key in ("model", "version", "ref", "live", "unfit") if key in event}
-        elif kind == "scored":
-            self.result = {key: event[key] for key in ("model", "images", "anomalies", "errors")}
-        elif kind == "calibrated":
-            # Attempts of earlier versions write neither `active` nor `reason`.
-            keys = ("model", "version", "ref", "calibration", "smallest_p", "active", "reason")
-            self.result = {key: event.get(key) for key in keys}
-        elif kind == "evaluated":
-            self.result = {key: event[key] for key in ("model", "auroc", "auroc_over_baseline", "false_alarms")}
+        elif kind in _RESULTS:
+            # Attempts of earlier versions lack some of the keys.
+            self.result = {key: event[key] for key in _RESULTS[kind] if key in event}
         elif kind == "error":
             self.error = {key: event.get(key, "") for key in ("type", "title", "detail")}
         else:

@@ -96,13 +96,13 @@ def submit_on_model(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Store and queue a job that scores a dataset, calibrates a model or evaluates it; return its record.
+    """Store and queue a job that scores a dataset, calibrates or evaluates a model, or measures its limit.
 
     Args:
         store: Job store.
         celery: Celery application that sends the message.
-        kind: Kind of work: score every image of the dataset, calibrate the model on it, or evaluate the model with the
-            dataset as normal images.
+        kind: Kind of work: score every image of the dataset, calibrate the model on it, evaluate the model with the
+            dataset as normal images, or measure its detection limit on the dataset's good images.
         model: Model as ``name:version``.
         dataset: Name of the dataset.
         parameters: Parameters of the job.

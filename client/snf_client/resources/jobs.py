@@ -24,14 +24,15 @@ from snf_client.schemas import (
     JobRequest,
     JobResult,
     JobView,
+    LimitResult,
     Previews,
     TrainingCurve,
 )
 from snf_client.transport import AsyncTransport, Resource, S, SyncTransport, operation
 
 JobStatus: TypeAlias = Literal["queued", "starting", "running", "paused", "succeeded", "partial", "failed", "cancelled"]
-JobType: TypeAlias = Literal["train", "score", "calibrate", "evaluate"]
-AnyJobResult: TypeAlias = CalibrationResult | JobResult | EvaluationReport
+JobType: TypeAlias = Literal["train", "score", "calibrate", "evaluate", "limit"]
+AnyJobResult: TypeAlias = CalibrationResult | LimitResult | JobResult | EvaluationReport
 
 FINISHED = frozenset({"succeeded", "partial", "failed", "cancelled"})
 _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(AnyJobResult)
@@ -46,7 +47,7 @@ class _Jobs(Resource[S]):
 
     @operation
     def submit(self, job: JobRequest, *, key: str | None = None) -> Call[JobView]:
-        """Queue a job of any type: train, score, calibrate or evaluate; return its record with id and status."""
+        """Queue a job of any type: train, score, calibrate, evaluate or limit; return its record with id and status."""
         return _submit(job, key)
 
     @operation
@@ -132,6 +133,16 @@ class _Jobs(Resource[S]):
         return _submit(JobRequest(type="evaluate", dataset=dataset, model=ref, parameters=parameters or {}), key)
 
     @operation
+    def limit(
+        self, dataset: str, ref: str, *, parameters: dict[str, Any] | None = None, key: str | None = None
+    ) -> Call[JobView]:
+        """Queue a job that measures the smallest defects a model finds in a dataset's good images; return its record.
+
+        Of the dataset that the model was trained on, only images that it has not used get defects.
+        """
+        return _submit(JobRequest(type="limit", dataset=dataset, model=ref, parameters=parameters or {}), key)
+
+    @operation
     def list(
         self,
         *,
@@ -211,7 +222,7 @@ class _Jobs(Resource[S]):
 
     @operation
     def result(self, job_id: str) -> Call[AnyJobResult]:
-        """Return what a job made: a model version, calibration or report; raise ``Conflict`` if it did not succeed.
+        """Return what a job made: a model version, calibration, limit or report; raise ``Conflict`` without one.
 
         The result of a scoring job is a file, see ``download``.
 

@@ -84,7 +84,8 @@ def fit_split(
         fold, statistics.evidence_with_gradients(), calibration.evidence_with_gradients(), suspect_share
     )
     together = np.concatenate([statistics.log_likelihoods, calibration.log_likelihoods])
-    return Calibration((fold,), np.sort(together), statistics.pixels())
+    levels = _sorted_levels(statistics.evidence, calibration.evidence)
+    return Calibration((fold,), np.sort(together), statistics.pixels(), white_levels=levels)
 
 
 def fit_cross(
@@ -121,7 +122,13 @@ def fit_cross(
         fold_of = _fold(fitted_to, evidence[inside], names, grid, suspect_share, own_fit)
         complete, here = reference.evidence_with_gradients(), inside[: len(reference.evidence_with_gradients())]
         fitted.append(_add_gradients(fold_of, complete[~here], complete[here], suspect_share))
-    return Calibration(tuple(fitted), np.sort(reference.log_likelihoods), reference.pixels())
+    levels = _sorted_levels(evidence)
+    return Calibration(tuple(fitted), np.sort(reference.log_likelihoods), reference.pixels(), white_levels=levels)
+
+
+def _sorted_levels(*parts: Evidence) -> NDArray[np.uint8] | None:
+    levels = [part.white_levels for part in parts if part.white_levels is not None]
+    return np.sort(np.concatenate(levels)) if len(levels) == len(parts) else None
 
 
 def _fold(

@@ -61,4 +61,5 @@ def collect_evidence(
 
 def _none(density: ImageDensity) -> Evidence:
     rows, columns = density.grid or (0, 0)
-    return Evidence(np.zeros((0, len(density.statistics))), np.zeros((0, rows * columns)))
+    nothing = np.zeros(0, dtype=np.uint8)
+    return Evidence(np.zeros((0, len(density.statistics))), np.zeros((0, rows * columns)), white_levels=nothing)

@@ -1,5 +1,6 @@
 """The windows of recent p-values: bounded, judged when somebody looks, and carried over a restart."""
 
+import json
 import logging
 import threading
 from pathlib import Path
@@ -87,6 +88,41 @@ def test_an_alarm_on_the_edge_does_not_come_and_go() -> None:
     assert not lasting.status(DIGITS, 5.0)[0].alarm
 
 
+LEVELS = WindowReference("abc", 999, 1 / 1000, tuple(4 if 200 <= level < 250 else 0 for level in range(256)))
+
+
+def test_weaker_light_is_an_alarm_where_p_values_are_usual(caplog: pytest.LogCaptureFixture) -> None:
+    windows = made()
+    usual = [200 + i % 50 for i in range(60)]
+    windows.record(DIGITS, LEVELS, "left", USUAL, 1.0, usual)
+    windows.record(DIGITS, LEVELS, "right", USUAL, 1.0, [level - 30 for level in usual])
+    _, left, right = windows.status(DIGITS, 2.0)
+    assert left.white_level is not None
+    assert (left.alarm, left.white_level.statistic, left.white_level.usual) == (
+        False,
+        pytest.approx(1 / 3 - 1 / 5),
+        224,
+    )
+    assert right.white_level is not None
+    assert (right.alarm, right.white_level.median) == (True, 189)
+    assert right.p_value == left.p_value
+    assert "the light of its last 60 images differs" in caplog.messages[-1]
+    assert "white level 189, usually 224" in caplog.messages[-1]
+
+
+def test_each_of_two_tests_has_half_of_the_false_alarms() -> None:
+    p_values = [0.4 + 0.0001 * i for i in range(20)]
+    once = made()
+    once.record(DIGITS, REFERENCE, None, p_values, 1.0)
+    (alone,) = once.status(DIGITS, 1.0)
+    assert alone.p_value is not None
+    levels = [200 + i % 50 for i in range(20)]
+    for level, raised in ((1.5 * alone.p_value, False), (2.5 * alone.p_value, True)):
+        both = DriftWindows(images=100, min_images=20, level=level, sources=3)
+        both.record(DIGITS, LEVELS, None, p_values, 1.0, levels)
+        assert both.status(DIGITS, 1.0)[0].alarm == raised
+
+
 def test_a_window_is_judged_once_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[int] = []
     exact = drift_windows.drift_test
@@ -146,8 +182,8 @@ def test_what_is_kept_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     path = tmp_path / "drift" / "windows.json"
     windows = made()
     for i, p in enumerate(USUAL):
-        windows.record(DIGITS, REFERENCE, "left", [p], 1000.25 + i)
-    windows.record(DIGITS, REFERENCE, "right", STRANGE, 2000.0)
+        windows.record(DIGITS, LEVELS, "left", [p], 1000.25 + i, [200 + i % 50])
+    windows.record(DIGITS, LEVELS, "right", STRANGE, 2000.0, [180] * len(STRANGE))
     before = windows.status(DIGITS, 3000.0)
     drift_file.save(windows, path)
     caplog.clear()
@@ -162,6 +198,17 @@ def test_what_is_kept_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         (None, 30, pytest.approx(2000, abs=0.5)),
         ("right", 30, 2000),
     ]
+
+
+def test_a_file_without_white_levels_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "windows.json"
+    window = {"source": None, "start": 1.0, "seconds": [0] * 60, "p_values": STRANGE, "alarm_since": None}
+    model = {"name": "digits", "version": 1, "calibration": 0, "weights": "abc", "images": 999, "smallest_p": 0.001}
+    path.write_text(json.dumps({"format_version": 1, "models": [model | {"windows": [window]}]}))
+    windows = made()
+    drift_file.load(windows, path)
+    (seen,) = windows.status(DIGITS, 2.0)
+    assert (seen.images, seen.alarm, seen.white_level) == (60, True, None)
 
 
 def test_an_empty_memory_is_a_file_too(tmp_path: Path) -> None:

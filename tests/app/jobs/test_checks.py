@@ -108,3 +108,37 @@ def test_a_calibration_as_any_job(client: TestClient, changes: dict[str, Any]) -
 def test_a_calibration_that_does_not_exist(client: TestClient) -> None:
     for answer in (client.get(f"{CALIBRATIONS}/99"), client.put(f"{CALIBRATIONS}/active", json={"calibration": 99})):
         assert (answer.status_code, answer.json()["type"]) == (404, "calibration-not-found")
+
+
+LIMIT: dict[str, Any] = {"type": "limit", "model": MODEL, "dataset": "mnist-mini"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"preset": "snf-glow-tiny"}, "/body/preset"),
+        ({"model": "nobody"}, "/body/model"),
+        ({"dataset": "nothing"}, "/body/dataset"),
+        ({"dataset": "small"}, "/body/dataset"),
+        ({"parameters": {"shapes": ["crater"]}}, "/body/parameters/shapes/0"),
+        ({"parameters": {"contrasts": [0]}}, "/body/parameters/contrasts/0"),
+        ({"parameters": {"images": 0}}, "/body/parameters/images"),
+        ({"parameters": {"calibration": 99}}, "/body/parameters/calibration"),
+    ],
+)
+def test_a_limit(client: TestClient, changes: dict[str, Any], pointer: str) -> None:
+    answer = client.post("/v1/jobs", json=LIMIT | changes)
+    assert answer.status_code == 422
+    assert pointer in [one["pointer"] for one in answer.json()["errors"]]
+
+
+def test_a_limit_at_an_alpha_that_the_calibration_cannot_give(client: TestClient) -> None:
+    answer = client.post("/v1/jobs", json=LIMIT | {"parameters": {"alpha": 1e-9}})
+    assert (answer.status_code, answer.json()["type"]) == (422, "alpha-unattainable")
+
+
+def test_limits_that_were_not_measured(client: TestClient) -> None:
+    assert client.get(f"/v1/models/{MODEL}/limits").json()["limits"] == []
+    for path in ("1", "1/chart"):
+        answer = client.get(f"/v1/models/{MODEL}/limits/{path}")
+        assert (answer.status_code, answer.json()["type"]) == (404, "limit-not-found")

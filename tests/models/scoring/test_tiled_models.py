@@ -13,6 +13,7 @@ from pyarrow import parquet
 from models.anomaly.fitting.reference_images import as_seen, evidence_bytes, images_in_memory, reference_of
 from models.anomaly.heat_map import tile_maps
 from models.anomaly.judged import JudgedImage
+from models.artifacts.limits import LimitParameters
 from models.audit import recompute_features
 from models.bulk.part import score_part
 from models.bulk.sources import ImageFiles, open_source
@@ -25,6 +26,8 @@ from models.features.flows import FeatureFlows
 from models.flows.architecture import FeatureArchitecture
 from models.images.batch import Batch
 from models.images.codec import encode_png
+from models.limits.good_images import good_images
+from models.limits.measure import measure_limits
 from models.scorer import Scorer
 from models.scoring.evidence import FeatureEvidence
 from models.scoring.feature_density import FeatureDensity, FeaturePass
@@ -251,6 +254,16 @@ def test_a_model_of_tiles_is_evaluated(made: tuple[Scorer, DatasetStore]) -> Non
     assert next(result for result in faulty.results if result.score == "combined").auroc > 0.95
     assert len(faulty.gallery.most) > 0
     assert {result.score for result in faulty.results} >= {"feature-place", "pca-mahalanobis"}
+
+
+def test_a_detection_limit_is_measured_on_images_of_any_size(made: tuple[Scorer, DatasetStore]) -> None:
+    scorer, store = made
+    good = good_images(OTHERS, scorer.manifest, scorer.calibration_summary, 29, None, store)
+    parameters = LimitParameters(shapes=("hole",), alpha=0.1, images=29)
+    record = measure_limits(scorer, good, parameters)
+    assert record.images == 29
+    assert record.image_shape == (1, SIDE, SIDE)
+    assert max(record.sizes) <= SIDE // 2
 
 
 def test_a_damaged_cache_of_pixels_is_made_again(made: tuple[Scorer, DatasetStore]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,13 @@ from models.features.moments import FeatureMoments
 from models.scorer import Scorer
 from models.scoring.open_density import open_density
 from models.scoring.pixel_density import PixelDensity
-from models.training.fitness import independent_pixels, learned_inverse_error
-from models.training.loop import Interrupted
+from models.training.fitness import independent_pixels, learned_inverse_error, measure_fitness
+from models.training.loop import Interrupted, Trainer
+from models.training.presets import PRESETS
 from models.training.run import train
+from models.training.trained_flow import TrainedFlow
 from tests.models.helpers import QUICK
-from tests.models.training.runs import run, trainer_in
+from tests.models.training.runs import Events, run, small_digits, trainer_in
 from tests.support.trained import feature_artifact, hybrid_artifact, unfit_artifact
 
 DIGITS = load_dataset("mnist-mini", None)
@@ -88,6 +91,33 @@ def test_a_training_whose_last_validation_is_worse_than_its_first_diverged(tmp_p
     assert check.found > check.limit
     assert "diverged" in {failed.code for failed in manifest.unfit}
     assert manifest.evaluation.validation_bits_per_dim is not None
+
+
+def test_a_flow_that_overfits_has_not_diverged(tmp_path: Path, scorer: Scorer) -> None:
+    """Held-out images become worse and the few training images do not: the best validation's weights are kept."""
+    dataset = replace(small_digits(), train=small_digits().train[:8])
+    steep = {"max_steps": 75, "validations": 3, "batch_size": 8, "learning_rate": 1e-2, "final_learning_rate": 1e-2}
+    config = QUICK.model_copy(update={**steep, "ema_decay": 0.0})
+    architecture = PRESETS["snf-glow-tiny"].architecture(dataset.image_shape, config.pixel_transform)
+    events: Events = []
+    trained = Trainer(dataset, architecture, config, tmp_path, events.append).run(lambda: False)
+    assert trained.first_validation is not None
+    assert trained.last_validation is not None
+    assert trained.last_training is not None
+    assert trained.last_validation > trained.first_validation > trained.last_training
+    assert trained.best_step == 25
+    assert "weights of step 25 are kept" in next(event["message"] for event in events if event["event"] == "log")
+
+    def course(of: TrainedFlow) -> FitnessCheck:
+        record = measure_fitness(scorer.density, DIGITS, -1.0, 0.0, quiet, pixels=of, features=None)
+        return next(check for check in record.checks if check.code == "diverged")
+
+    overfitted = course(trained)
+    assert (overfitted.measure, overfitted.passed, overfitted.found) == ("training", True, trained.last_training)
+    assert "overfitted" in overfitted.sentence
+    for worse in (trained.first_validation + 0.1, None):
+        check = course(replace(trained, last_training=worse))
+        assert (check.measure, check.passed, check.found) == ("validation", False, trained.last_validation)
 
 
 def test_first_and_last_validation_survive_an_interruption(tmp_path: Path) -> None:
@@ -174,7 +204,13 @@ def test_features_must_be_above_one_gaussian_and_a_hybrid_must_pass_all(
 
 @pytest.mark.parametrize(
     ("measure", "good", "bad"),
-    [("pixels", 0.9, 1.0), ("features", 1.1, 1.0), ("validation", 1.0, 1.1), ("learned-inverse", 1.0, 1.1)],
+    [
+        ("pixels", 0.9, 1.0),
+        ("features", 1.1, 1.0),
+        ("validation", 1.0, 1.1),
+        ("training", 1.0, 1.1),
+        ("learned-inverse", 1.0, 1.1),
+    ],
 )
 def test_a_figure_keeps_its_limit_or_not(measure: str, good: float, bad: float) -> None:
     checks = [

@@ -21,6 +21,13 @@ export class Card {
     this.redraw();
   }
 
+  /** Loads the text again: a detection limit that was measured since is part of it. */
+  async refresh() {
+    if (this.text === null) return;
+    this.text = await this.fragment().catch(() => this.text);
+    this.redraw();
+  }
+
   get hasSamples() {
     return !ofFeatures(this.subject.detail);
   }
@@ -47,7 +54,7 @@ export class Card {
     if (this.error) return failure(this.error, () => { this.error = null; this.start(); });
     if (this.text === null) return waiting();
     return html`<div class=${this.hasSamples ? "columns wide-first" : ""}>
-      <section class="card"><header><p class="faint small">Created at the end of training.</p><button @click=${() => this.download()}>Download card.md</button></header>
+      <section class="card"><header><p class="faint small">Created at the end of training. A detection limit that was measured since is at its end.</p><button @click=${() => this.download()}>Download card.md</button></header>
         <div class="prose">${unsafeHTML(this.text)}</div></section>
       ${this.hasSamples ? html`<section class="card"><h2>Samples</h2>
         ${this.samples ? html`<figure class="figure"><img class="pixels card-samples" src=${this.samples} alt="Samples of ${this.subject.exact}"><figcaption>Sampled at temperature 1 after training.</figcaption></figure>` : nothing}

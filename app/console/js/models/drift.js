@@ -14,7 +14,7 @@ export class Drift {
   view() {
     const { drift } = this.subject.detail;
     return html`<section class="card"><header><h2>Drift</h2>${drift.length ? verdict(drift) : ""}</header>
-      <p class="faint">Compares the p-values of recent images with those of the calibration images. Without drift about 5 % are at or below 0.05.</p>
+      <p class="faint">Compares p-values and light of recent images with those of the calibration images. Without drift about 5 % of the p-values are at or below 0.05. The white level is the grey level, 0 to 255, that 99 % of the values of an image do not exceed.</p>
       ${drift.length ? table(drift) : empty()}
       ${drift.length && !drift.some(({ source }) => source !== null) ? html`<details><summary>Monitor sources separately</summary>${instructions(this.subject.name)}</details>` : ""}
       ${drift.length ? "" : instructions(this.subject.name)}</section>`;
@@ -40,7 +40,7 @@ function instructions(name) {
 
 function table(drift) {
   return html`<div class="scroll"><table class="rows drift">
-    <thead><tr><th>source</th><th>verdict</th><th class="num">images</th><th>p ≤ 0.05</th><th class="num">KS distance</th><th class="num">p-value</th><th>oldest image</th></tr></thead>
+    <thead><tr><th>source</th><th>verdict</th><th class="num">images</th><th>p ≤ 0.05</th><th class="num">KS distance</th><th class="num">p-value</th><th>white level</th><th>oldest image</th></tr></thead>
     <tbody>${drift.map(row)}</tbody></table></div>`;
 }
 
@@ -53,7 +53,13 @@ function row(entry) {
       <span>${fixed(100 * entry.low_share, 1)} %</span></span></td>
     <td class="num" data-label="KS distance">${fixed(entry.statistic, 3)}</td>
     <td class="num" data-label="p-value">${brief(entry.p_value)}</td>
+    <td data-label="white level">${light(entry.white_level)}</td>
     <td class="small" data-label="since">${moment(entry.since)}</td></tr>`;
+}
+
+function light(level) {
+  if (level === null) return html`<span class="faint">–</span>`;
+  return html`${whole(level.median)} <span class="small faint">usually ${whole(level.usual)}, p ${brief(level.p_value)}</span>`;
 }
 
 function badge(entry) {

@@ -10,6 +10,7 @@ import { Calibrations } from "./calibrations.js";
 import { Card } from "./card.js";
 import { Drift } from "./drift.js";
 import { Evaluations } from "./evaluations.js";
+import { Limits } from "./limits.js";
 import { Overview } from "./overview.js";
 import { Subject } from "./subject.js";
 import { Versions } from "./versions.js";
@@ -21,6 +22,7 @@ const TABS = [
   ["versions", "Versions", Versions],
   ["calibrations", "Calibrations", Calibrations],
   ["evaluations", "Evaluations", Evaluations],
+  ["limit", "Detection limit", Limits],
   ["audit", "Audit", Audit],
   ["drift", "Drift", Drift],
   ["card", "Card", Card],

@@ -5,6 +5,7 @@ import { brief } from "../format.js";
 const SIDE = 300;
 const [WIDTH, HEIGHT] = [480, 240];
 const [LEFT, RIGHT, TOP, BOTTOM] = [64, 12, 10, 42];
+const GOAL = 0.9;
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "1 2", "12 4"];
 
 /** Renders ROC curves. `curves` are {label, points}; a point is (false-positive rate, true-positive rate). */
@@ -28,9 +29,25 @@ export function outlines({ edges, sets }, title) {
   return figure(WIDTH, HEIGHT, title, [axes(WIDTH, HEIGHT, "", "share of the images", across, [0, largest / 2, largest].map(percent)), ...lines], sets);
 }
 
+/** Renders found shares by size with their bounds. `curves` are {label, index, cells, limit}; sizes are equally spaced. */
+export function shares(curves, sizes, title) {
+  const [width, bottom] = [SIDE + 60, HEIGHT - BOTTOM];
+  const x = (size) => LEFT + ((sizes.indexOf(size) + 0.5) / sizes.length) * (width - LEFT - RIGHT);
+  const y = (share) => bottom - share * (bottom - TOP);
+  const points = (cells, key) => cells.map((cell) => [x(cell.size), y(cell[key])]);
+  const drawn = curves.map(({ index, cells, limit }) => svg`
+    <path class="band band-${index % DASHES.length}" d=${`${path([...points(cells, "upper"), ...points(cells, "lower").reverse()])}Z`}></path>
+    ${cells.map((cell) => svg`<path class="line bounds line-${index % DASHES.length}" d=${path([[x(cell.size), y(cell.upper)], [x(cell.size), y(cell.lower)]])}></path>`)}
+    ${line(points(cells, "share"), index)}
+    ${cells.map((cell) => svg`<circle class="point line-${index % DASHES.length}" cx=${x(cell.size)} cy=${y(cell.share)} r=${cell.size === limit ? 6 : 2}></circle>`)}`);
+  const goal = svg`<path class="chance goal" d=${path([[LEFT, y(GOAL)], [width - RIGHT, y(GOAL)]])}></path><text x=${LEFT - 5} y=${y(GOAL) + 4} text-anchor="end">90 %</text>`;
+  const ticks = sizes.map((size) => svg`<text x=${x(size)} y=${bottom + 15} text-anchor="middle">${size}</text>`);
+  return figure(width, HEIGHT, title, [axes(width, HEIGHT, "size, pixels", "found", ["", "", ""], ["0 %", "50 %", ""]), goal, ticks, ...drawn], curves);
+}
+
 function figure(width, height, title, parts, legend) {
   return html`<figure class="plot"><svg viewBox="0 0 ${width} ${height}" .style=${`max-width: ${1.1 * width}px`} role="img" aria-label=${title}>${parts}</svg>
-    ${legend.length > 1 ? html`<figcaption><ul class="legend">${legend.map(({ label }, index) => html`<li><svg width="34" height="10" aria-hidden="true">${line([[1, 5], [33, 5]], index)}</svg> ${label}</li>`)}</ul></figcaption>` : nothing}</figure>`;
+    ${legend.length > 1 ? html`<figcaption><ul class="legend">${legend.map(({ label, index }, at) => html`<li><svg width="34" height="10" aria-hidden="true">${line([[1, 5], [33, 5]], index ?? at)}</svg> ${label}</li>`)}</ul></figcaption>` : nothing}</figure>`;
 }
 
 function line(points, index) {

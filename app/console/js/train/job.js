@@ -16,7 +16,7 @@ import { share, steps } from "./progress.js";
 const POINTS = 1000;
 const POLL_MS = 3000;
 const FINISHED = new Set(["succeeded", "partial", "failed", "cancelled"]);
-const TITLES = { train: "Training", score: "Scoring", calibrate: "Calibration", evaluate: "Evaluation" };
+const TITLES = { train: "Training", score: "Scoring", calibrate: "Calibration", evaluate: "Evaluation", limit: "Detection limit" };
 const ACTIONS = [["pause", "Pause"], ["resume", "Resume"], ["cancel", "Cancel"], ["retry", "Try again"]];
 
 export class Job {

@@ -10,7 +10,7 @@ import { share } from "./progress.js";
 const PAGE_SIZE = 20;
 const MAX_PAGE_SIZE = 200;
 const POLL_MS = 3000;
-const TYPES = [["", "all"], ["train", "train"], ["score", "score"], ["calibrate", "calibrate"], ["evaluate", "evaluate"]];
+const TYPES = [["", "all"], ["train", "train"], ["score", "score"], ["calibrate", "calibrate"], ["evaluate", "evaluate"], ["limit", "limit"]];
 
 export class Jobs {
   constructor({ changed }) {

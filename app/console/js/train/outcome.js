@@ -31,7 +31,7 @@ function failure({ error }) {
     <p>${ADVICE[error?.type] ?? "See the log for the cause."}</p></div>`;
 }
 
-const RESULTS = { train: trained, score: scored, calibrate: calibrated, evaluate: evaluated };
+const RESULTS = { train: trained, score: scored, calibrate: calibrated, evaluate: evaluated, limit: limited };
 
 function trained({ result, metrics }, aliases, changed) {
   const evaluation = metrics.evaluation ?? {};
@@ -82,6 +82,14 @@ function calibrated({ result }) {
     ${result.active === false ? html`<p class="notice warn">It is not in use: ${result.reason}.</p>` : nothing}
     ${facts([["smallest p-value", brief(result.smallest_p)], ["in use", result.active ? `yes${result.reason ? `: ${result.reason}` : ""}` : null]])}
     <div><a class="button" href="#/models/${result.ref}/calibrations">${result.active === false ? "Compare it with the one in use" : "Open the calibrations"}</a></div></section>`;
+}
+
+function limited({ result }) {
+  const { ref, limit, alpha, calibration, sizes, not_determinable: why } = result;
+  return html`<section class="card ${why ? "" : "good-edge"}" aria-labelledby="outcome-title"><h2 id="outcome-title">Detection limit ${limit} of <a href="#/models/${ref}">${ref}</a> is measured</h2>
+    ${notice(why && `It is not determinable: ${why}.`, "warn")}
+    ${facts([["false-alarm rate", `${brief(100 * alpha)} %`], ["calibration", calibration], ...Object.entries(sizes).map(([defect, size]) => [defect, size == null ? "none found in 90 %" : `from ${size} pixels`])])}
+    <div><a class="button" href="#/models/${ref}/limit">Open the table and the curves</a></div></section>`;
 }
 
 function evaluated(job) {

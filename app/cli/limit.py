@@ -1,0 +1,181 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Command ``snf limit``: the smallest defects that a model finds in good images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli import completion
+from app.cli.common import (
+    INTERRUPTED,
+    SERVICE,
+    Json,
+    Key,
+    Url,
+    error_messages,
+    fail,
+    fail_validation,
+    print_response,
+    read_settings,
+    registry,
+    require_folder,
+    stop_on_signals,
+)
+from app.cli.model_files import Ref
+from app.cli.progress import labelled_bar
+from app.cli.remote import follow_job, service
+
+if TYPE_CHECKING:
+    from models.artifacts.limits import LimitParameters, LimitRecord
+
+
+def limit(
+    model: Ref,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            "-d",
+            help="Dataset of good images. Default: that of the calibration, of which only unused images get defects.",
+            show_default=False,
+            autocompletion=completion.datasets,
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="False-alarm rate. Default: 0.01, or the smallest p-value where that is larger.", show_default=False
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(min=29, help="Images at most.")] = 200,
+    shapes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shapes",
+            help="Shape of defects: scratch, spot, stain, hole or missing-part; repeatable. Default: all.",
+            show_default=False,
+        ),
+    ] = None,
+    contrasts: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--contrasts",
+            help="Contrast of scratch, spot and stain in grey levels; repeatable. Default: 32, 64 and 128.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the places of the defects.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="SVG file for the picture.", show_default=False)
+    ] = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the smallest defects of each shape and contrast that a model finds in 90 % of good images."""
+    from app.cli.limit_tables import print_limit
+    from models.atomic_files import write_atomically
+    from models.limits.chart import limit_chart
+
+    if out is not None:
+        require_folder(out)
+    given = {"alpha": alpha, "images": images, "shapes": shapes, "contrasts": contrasts, "seed": seed}
+    parameters = _parameters({name: value for name, value in given.items() if value is not None})
+    if url:
+        number, record = _remote(model, data, parameters, url, key, quiet=as_json)
+    else:
+        with error_messages():
+            number, record = _local(model, data, parameters)
+    # Printed first, so that the result of long work is not lost if the file cannot be written.
+    if as_json:
+        print_response(record)
+    else:
+        print_limit(number, record)
+    if out is not None:
+        write_atomically(out.absolute(), limit_chart(record).encode())
+        typer.echo(f"the picture is in {out}", err=as_json)
+
+
+def _parameters(given: dict[str, object]) -> LimitParameters:
+    from pydantic import ValidationError
+
+    from models.artifacts.limits import LimitParameters
+
+    try:
+        return LimitParameters.model_validate(given)
+    except ValidationError as error:
+        raise fail_validation(error, "limit") from error
+
+
+def _local(model: str, data: str | None, parameters: LimitParameters) -> tuple[int, LimitRecord]:
+    import torch
+
+    from models.bulk.part import Stopped
+    from models.datasets import DatasetStore
+    from models.limits.good_images import good_images
+    from models.limits.measure import measure_limits
+    from models.scorer import Scorer
+
+    settings = read_settings()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    models = registry()
+    version = models.resolve(model)
+    scorer = Scorer.load(version.path, version.calibration_path, settings.engine_options)
+    # Refused before images are loaded.
+    scorer.calibration.check_alpha(parameters.alpha)
+    good = good_images(
+        data or scorer.calibration_summary.dataset,
+        scorer.manifest,
+        scorer.calibration_summary,
+        parameters.images,
+        settings.data_dir,
+        DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes),
+    )
+    with stop_on_signals() as stop, labelled_bar() as update:
+
+        def progress(label: str, done: int, total: int) -> None:
+            if stop.is_set():
+                raise Stopped("asked to stop")
+            update(label, done, total)
+
+        try:
+            record = measure_limits(scorer, good, parameters, progress=progress, calibration=version.calibration)
+        except Stopped as error:
+            raise fail("interrupted; the measurement starts anew when it is repeated", INTERRUPTED) from error
+    return models.limits(version.name, version.version).publish(record), record
+
+
+def _remote(
+    model: str, data: str | None, parameters: LimitParameters, url: str, key: str | None, *, quiet: bool
+) -> tuple[int, LimitRecord]:
+    """Measure the limit by a job of a running service, and return its number and record."""
+    from models.artifacts.limits import LimitRecord
+    from snf_client.schemas import LimitResult
+
+    label = ""
+    with service(url, key) as client, labelled_bar() as bar:
+
+        def observe(event: dict[str, Any]) -> None:
+            nonlocal label
+            if event["event"] == "log":
+                label = event["message"]
+            elif event["event"] == "metrics":
+                bar(label, event["step"], event["steps"])
+
+        dataset = data or client.models.get(model).calibration.dataset
+        if dataset is None:
+            raise fail(f"the calibration of {model} is damaged: name a dataset of good images with --data", SERVICE)
+        given = parameters.model_dump(mode="json", exclude_defaults=True)
+        job = client.jobs.limit(dataset, model, parameters=given)
+        if not quiet:
+            typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job")
+        follow_job(client, job.id, observe)
+        result = client.jobs.result(job.id)
+        if not isinstance(result, LimitResult):
+            raise fail(f"expected a limit as the result of job {job.id}, got a {type(result).__name__}", SERVICE)
+        view = client.limits.get(result.ref, result.limit)
+    return result.limit, LimitRecord.model_validate(view.limit.model_dump())

@@ -1,0 +1,1 @@
+"""The API part for detection limits of models."""

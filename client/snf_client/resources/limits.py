@@ -1,0 +1,29 @@
+"""Calls for detection limits of models: the smallest injected defects that a model finds in good images."""
+
+from __future__ import annotations
+
+from snf_client.request import Call, path, read_json, read_text
+from snf_client.schemas import LimitList, LimitView
+from snf_client.transport import Resource, S, operation
+
+
+class LimitsResource(Resource[S]):
+    """Calls about measured detection limits of a model. To measure one, queue a job with ``client.jobs.limit``.
+
+    ``ref`` is a model as ``name``, ``name:3`` or ``name@champion``.
+    """
+
+    @operation
+    def list(self, ref: str) -> Call[LimitList]:
+        """Return all detection limits of a model version, the newest first, and the number of its calibration."""
+        return Call("GET", path("models", ref, "limits"), read_json(LimitList))
+
+    @operation
+    def get(self, ref: str, number: int) -> Call[LimitView]:
+        """Return one detection limit of a model version by its number; they are numbered from 1."""
+        return Call("GET", path("models", ref, "limits", number), read_json(LimitView))
+
+    @operation
+    def chart(self, ref: str, number: int) -> Call[str]:
+        """Return the picture of a detection limit, found shares of defects by their size, as SVG text."""
+        return Call("GET", path("models", ref, "limits", number, "chart"), read_text)

@@ -1,0 +1,61 @@
+"""Counts of finished defects on disk, so that a measurement continues after an interruption."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.atomic_files import write_atomically
+
+log = logging.getLogger(__name__)
+
+FILE = "cells.json"
+
+
+class _Counts(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    plan: str
+    found: dict[str, int] = {}
+    seconds: float = Field(0.0, ge=0, description="Time that the counts took.")
+
+
+class CellJournal:
+    """The numbers of images that were flagged, by defect, in one JSON file; replaced when a defect is finished.
+
+    Counts of another plan (weights, calibration, images, seed, false-alarm rate) are ignored, as is a damaged file.
+
+    Args:
+        folder: The folder of the file; None to keep the counts in memory only.
+        plan: A digest of what the counts depend on.
+    """
+
+    def __init__(self, folder: Path | None, plan: str) -> None:
+        self._path = None if folder is None else folder / FILE
+        self._counts = self._read(plan)
+        self.seconds_before = self._counts.seconds
+        self._began = time.monotonic()
+
+    def get(self, key: str) -> int | None:
+        """Return the count of a defect; None where it is not finished."""
+        return self._counts.found.get(key)
+
+    def put(self, key: str, found: int) -> None:
+        """Store the count of a finished defect."""
+        self._counts.found[key] = found
+        self._counts.seconds = self.seconds_before + time.monotonic() - self._began
+        if self._path is not None:
+            write_atomically(self._path, self._counts.model_dump_json().encode())
+
+    def _read(self, plan: str) -> _Counts:
+        if self._path is None or not self._path.is_file():
+            return _Counts(plan=plan)
+        try:
+            counts = _Counts.model_validate_json(self._path.read_bytes())
+        except ValidationError as error:
+            log.warning("starting again, because %s is damaged: %s", FILE, error.errors()[0]["msg"])
+            return _Counts(plan=plan)
+        return counts if counts.plan == plan else _Counts(plan=plan)

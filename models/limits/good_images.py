@@ -1,0 +1,93 @@
+"""Choice of the good images for a detection limit: those of a dataset that the model has not used. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.anomaly.fitting.reference_images import (
+    EvenlySpaced,
+    ImageRows,
+    as_seen,
+    check_held_out,
+    check_shape,
+)
+from models.artifacts.manifest import CalibrationSummary, Manifest
+from models.datasets import DatasetStore, load_dataset
+from models.errors import DatasetUnfit
+
+STATISTICS = "statistics part"
+ALL = "all images; a dataset that the model was not made of"
+
+
+@dataclass(frozen=True)
+class GoodImages:
+    """Good images that neither the fit of a model nor its p-values have used.
+
+    Attributes:
+        dataset: The name of their dataset.
+        part: Which images of the dataset they are, in words.
+        pixels: The images, uint8 ``(n, C, H, W)``; they are read when sliced.
+    """
+
+    dataset: str
+    part: str
+    pixels: ImageRows
+
+
+def good_images(
+    name: str,
+    manifest: Manifest,
+    calibration: CalibrationSummary,
+    most: int,
+    data_dir: Path | None = None,
+    store: DatasetStore | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> GoodImages:
+    """Return good images of a dataset to inject defects into: at most ``most``, evenly spaced, in a fixed order.
+
+    Of the dataset that the model was trained or calibrated on, these are images of the statistics part: the model was
+    not fitted to them, and no p-value is a rank among them. Of any other dataset all images serve.
+
+    Args:
+        name: The dataset.
+        manifest: The manifest of the model.
+        calibration: The summary of the calibration whose p-values count.
+        most: The largest number of images.
+        data_dir: The folder of built-in datasets.
+        store: The datasets of users.
+        progress: Called with the number of prepared images, and of all; what it raises ends the work.
+
+    Raises:
+        DatasetNotFound: There is no such dataset.
+        DatasetUnfit: The images have another shape than the model's, the model has used all of them, or the dataset has
+            changed since the model was made of it.
+    """
+    check_unused(name, manifest, calibration)
+    dataset = load_dataset(name, data_dir, store, as_seen(manifest.preprocessing), progress)
+    check_shape(name, dataset.image_shape, manifest.preprocessing)
+    own = dataset.digest == manifest.training.dataset_digest
+    if own or dataset.digest == calibration.dataset_digest:
+        # The same images may have been uploaded under another name.
+        check_unused(manifest.training.dataset if own else calibration.dataset, manifest, calibration)
+        # As in a calibration: of another dataset than the model's own, the training part fits the statistics.
+        return GoodImages(name, STATISTICS, EvenlySpaced([dataset.statistics if own else dataset.train], most))
+    if name in (manifest.training.dataset, calibration.dataset):
+        raise DatasetUnfit(
+            f"the images of {name} have changed since the model was trained or calibrated on them, so it is not known "
+            "which of them it has used: upload good images as a dataset of their own"
+        )
+    parts = [part for part in (dataset.train, dataset.statistics, dataset.calibration, dataset.test) if len(part)]
+    return GoodImages(name, ALL, EvenlySpaced(parts, most))
+
+
+def check_unused(name: str, manifest: Manifest, calibration: CalibrationSummary) -> None:
+    """Raise ``DatasetUnfit`` if the model or its p-values have used all images of the dataset ``name``."""
+    if name == manifest.training.dataset:
+        check_held_out(name, manifest)
+    if name == calibration.dataset and calibration.folds > 1:
+        raise DatasetUnfit(
+            f"the p-values of the model are ranks among all images of {name} that training left out: choose another "
+            "dataset of good images"
+        )

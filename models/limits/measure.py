@@ -1,0 +1,254 @@
+"""Measurement of a detection limit: inject graded defects into good images and count those that a model flags."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from models.anomaly.conformal import false_alarm_interval
+from models.anomaly.fitting.reference_images import ImageRows, check_shape
+from models.anomaly.judged import JudgedImage
+from models.artifacts.limits import MIN_LIMIT_IMAGES, LimitCell, LimitParameters, LimitRecord, UndamagedImages
+from models.errors import DatasetUnfit
+from models.images.batch import Batch, batch_of
+from models.images.preprocessing import Preprocessing
+from models.limits.cells import CellJournal
+from models.limits.defects import Defect, add_defect, defect_kinds, defect_rng, defect_sizes
+from models.limits.good_images import GoodImages
+from models.limits.rule import goes_on, limit_cell, limit_curve, undamaged_images
+from models.scorer import Scorer
+
+BATCH = 64
+BATCH_BYTES = 32 * 2**20
+"""Most images and bytes of a batch."""
+UNDAMAGED = "without defects"
+
+Progress = Callable[[str, int, int], None]
+"""A function that is called with the defect in work, the images scored, and the most that may have to be scored."""
+
+
+def measure_limits(
+    scorer: Scorer,
+    good: GoodImages,
+    parameters: LimitParameters | None = None,
+    *,
+    progress: Progress = lambda _label, _done, _total: None,
+    folder: Path | None = None,
+    finished: Callable[[], None] = lambda: None,
+    calibration: int | None = None,
+    job: str | None = None,
+) -> LimitRecord:
+    """Return the smallest defects of each shape and contrast that a model finds in 90 % of good images.
+
+    Each image gets one defect; it is found if its p-value is at most alpha. Sizes are tried from the largest down,
+    until hardly half are found. With fewer than 29 images, or if more of them are flagged without a defect than alpha
+    explains, nothing is measured, and the record says why.
+
+    Args:
+        scorer: The model, with the calibration whose p-values count.
+        good: The images that get the defects.
+        parameters: Shapes, contrasts, false-alarm rate and seed. Of more than ``images`` images the first are taken.
+        progress: Called with the progress; what it raises ends the work.
+        folder: Where counts of finished sizes are kept. Another run with this folder does not repeat them.
+        finished: Called when a size is finished and its count is stored.
+        calibration: Number of the calibration, for the record.
+        job: Id of the job, for the record.
+
+    Raises:
+        AlphaUnattainable: The calibration has too few images for the false-alarm rate.
+        DatasetUnfit: The images have another shape than the model's, or are too small.
+    """
+    chosen = parameters or LimitParameters()
+    alpha = scorer.calibration.check_alpha(chosen.alpha)
+    shape = scorer.preprocessing.shape
+    pixels = _Batches(good.pixels, min(len(good.pixels), chosen.images), scorer.preprocessing)
+    height, width = smallest = pixels.smallest()
+    if len(pixels) and not scorer.preprocessing.tiled:
+        check_shape(good.dataset, good.pixels[:1][0].shape, scorer.preprocessing)
+    kinds = defect_kinds(chosen.shapes, chosen.contrasts)
+    sizes = defect_sizes(*smallest)
+    if not sizes:
+        raise DatasetUnfit(f"expected images of at least 4 pixels on each side for defects, got {height}x{width}")
+    digest = pixels.digest()
+    plan = _plan(scorer, digest, chosen.seed, alpha)
+    meter = _Meter(progress, len(pixels) * (1 + len(kinds) * len(sizes)))
+    journal = CellJournal(folder, plan)
+    counter = _Counter(scorer, pixels, alpha, chosen.seed, journal, meter, finished)
+    began = time.monotonic()
+    undamaged = undamaged_images(counter.count(None) if len(pixels) else 0, len(pixels))
+    problem = _problem(good.dataset, undamaged, scorer.calibration.images, alpha)
+    curves = []
+    if problem is not None:
+        meter.skip(len(pixels) * len(kinds) * len(sizes))
+    for kind, contrast in kinds if problem is None else []:
+        cells: list[LimitCell] = []
+        for size in reversed(sizes):
+            if cells and not goes_on(cells[-1]):
+                meter.skip(len(pixels))
+                continue
+            found = counter.count(Defect(kind, size, contrast))
+            cells.append(limit_cell(size, found, len(pixels)))
+        curves.append(limit_curve(kind, contrast, cells))
+    meter.report()  # the last sizes may have been left out
+    return LimitRecord(
+        created=datetime.now(UTC).replace(microsecond=0),
+        job=job,
+        weights_sha256=scorer.log_det_digest,
+        calibration=calibration,
+        calibration_images=scorer.calibration.images,
+        smallest_p=scorer.smallest_p,
+        alpha=alpha,
+        dataset=good.dataset,
+        dataset_digest=digest,
+        part=good.part,
+        images=len(pixels),
+        image_shape=shape,
+        seed=chosen.seed,
+        shapes=chosen.shapes,
+        contrasts=chosen.contrasts,
+        sizes=sizes,
+        undamaged=undamaged,
+        curves=tuple(curves),
+        not_determinable=problem,
+        seconds=journal.seconds_before + time.monotonic() - began,
+    )
+
+
+def _plan(scorer: Scorer, digest: str, seed: int, alpha: float) -> str:
+    """Return a digest of everything that the counts depend on."""
+    summary = scorer.calibration_summary.model_dump_json()
+    text = repr((scorer.log_det_digest, scorer.engine_name, summary, digest, seed, alpha))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _problem(dataset: str, undamaged: UndamagedImages, calibration_images: int, alpha: float) -> str | None:
+    """Return why no limit can be stated; None if one can."""
+    if undamaged.images < MIN_LIMIT_IMAGES:
+        return (
+            f"{dataset} has {undamaged.images} good images for it, at least {MIN_LIMIT_IMAGES} are needed: if the "
+            f"defects in all of {MIN_LIMIT_IMAGES} images are found, the share is at least 0.9, with 95 % confidence"
+        )
+    _, high = false_alarm_interval(calibration_images, undamaged.images, alpha)
+    expected = round(high * undamaged.images)
+    if undamaged.flagged > expected:
+        return (
+            f"{undamaged.flagged} of {undamaged.images} images of {dataset} are flagged without a defect, at most "
+            f"{expected} are expected at alpha {alpha:g}: they are unlike the images of the calibration, so a defect "
+            "in them proves nothing"
+        )
+    return None
+
+
+class _Batches:
+    """The first ``count`` good images, read in batches that fit into memory whatever the size of an image."""
+
+    def __init__(self, pixels: ImageRows, count: int, preprocessing: Preprocessing) -> None:
+        self._pixels, self._count, self._preprocessing = pixels, count, preprocessing
+        # Images that are scored tile by tile may be large.
+        most = 1 if preprocessing.tiled else BATCH
+        self._size = max(1, min(most, BATCH_BYTES // math.prod(preprocessing.shape)))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def smallest(self) -> tuple[int, int]:
+        """Return the size in pixels of the model's images or, where they differ, what fits into all and into a tile."""
+        _, height, width = self._preprocessing.shape
+        if self._preprocessing.tiled:
+            for _, images in self:
+                height, width = min(height, images[0].shape[1]), min(width, images[0].shape[2])
+        return height, width
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        for start in range(0, self._count, self._size):
+            yield start, self._pixels[start : min(start + self._size, self._count)]
+
+    def digest(self) -> str:
+        """Return a digest of the images, in hexadecimal."""
+        content = hashlib.sha256(repr(self._preprocessing.shape).encode())
+        for _, images in self:
+            for image in images:
+                if self._preprocessing.tiled:
+                    content.update(repr(image.shape).encode())
+                content.update(np.ascontiguousarray(image).tobytes())
+        return content.hexdigest()
+
+
+class _Meter:
+    """Counter of scored images; the total shrinks by what need not be scored."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._total, self._done = total, 0
+        self._label = UNDAMAGED
+
+    def add(self, label: str, images: int) -> None:
+        self._label = label
+        self._done += images
+        self.report()
+
+    def report(self) -> None:
+        self._progress(self._label, self._done, self._total)
+
+    def restore(self, images: int) -> None:
+        self._done += images
+
+    def skip(self, images: int) -> None:
+        self._total -= images
+
+
+class _Counter:
+    """Counter of flagged images, which takes counts of an earlier run from its journal."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        pixels: _Batches,
+        alpha: float,
+        seed: int,
+        journal: CellJournal,
+        meter: _Meter,
+        finished: Callable[[], None],
+    ) -> None:
+        self._scorer, self._pixels = scorer, pixels
+        self._alpha, self._seed = alpha, seed
+        self._journal, self._meter = journal, meter
+        self._finished = finished
+
+    def count(self, defect: Defect | None) -> int:
+        """Return how many images are flagged, each with its own defect or, for None, as they are."""
+        label = UNDAMAGED if defect is None else _label(defect)
+        known = self._journal.get(label)
+        if known is not None:
+            self._meter.restore(len(self._pixels))
+            return known
+        found = 0
+        for start, images in self._pixels:
+            found += self._flagged(images if defect is None else self._damaged(images, defect, start))
+            self._meter.add(label, len(images))
+        self._journal.put(label, found)
+        self._finished()
+        return found
+
+    def _damaged(self, images: Batch, defect: Defect, start: int) -> Batch:
+        damaged = [
+            add_defect(image, defect, defect_rng(self._seed, defect, index))[0]
+            for index, image in enumerate(images, start)
+        ]
+        return batch_of(damaged, self._scorer.preprocessing)
+
+    def _flagged(self, images: Batch) -> int:
+        judged = self._scorer.judge_each(images, self._alpha)
+        # An image without a finite likelihood is not judged, so its defect is not found.
+        return sum(isinstance(image, JudgedImage) and image.verdict.is_anomaly for image in judged)
+
+
+def _label(defect: Defect) -> str:
+    contrast = "" if defect.contrast is None else f", {defect.contrast} grey levels"
+    return f"{defect.shape.replace('-', ' ')}{contrast}, {defect.size} pixels"

@@ -1,0 +1,60 @@
+"""Clopper-Pearson bounds of a share, and the rule by which they give a detection limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scipy.stats import beta
+
+from models.artifacts.limits import CONFIDENCE, FOUND_SHARE, LimitCell, LimitCurve, Shape, UndamagedImages
+
+HOPELESS = 0.5
+"""Smaller defects are left out once the upper bound of the found share is below this."""
+
+
+def clopper_pearson(found: int, images: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return a lower and an upper bound of a share, each of which holds with the given confidence.
+
+    They are quantiles of Beta(k, n - k + 1) and of Beta(k + 1, n - k) for k found of n (Clopper and Pearson 1934).
+    """
+    lower = 0.0 if found == 0 else float(beta.ppf(1 - confidence, found, images - found + 1))
+    upper = 1.0 if found == images else float(beta.ppf(confidence, found + 1, images - found))
+    return lower, upper
+
+
+def limit_cell(size: int, found: int, images: int) -> LimitCell:
+    """Return the found share of defects of one size, with its bounds."""
+    lower, upper = clopper_pearson(found, images)
+    return LimitCell(size=size, found=found, images=images, share=found / images, lower=lower, upper=upper)
+
+
+def undamaged_images(flagged: int, images: int) -> UndamagedImages:
+    """Return the share of good images that are flagged without a defect, with its two-sided 95 % interval."""
+    share = flagged / images if images else None
+    interval = clopper_pearson(flagged, images, (1 + CONFIDENCE) / 2) if images else None
+    return UndamagedImages(flagged=flagged, images=images, share=share, interval=interval)
+
+
+def goes_on(cell: LimitCell) -> bool:
+    """Return whether defects smaller than those of a cell are worth measuring: half of these may still be found."""
+    return cell.upper >= HOPELESS
+
+
+def limit_curve(shape: Shape, contrast: int | None, cells: Sequence[LimitCell]) -> LimitCurve:
+    """Return cells with their limit: the smallest size from which on every lower bound is at least 0.9.
+
+    The sizes are tests in a fixed order, from the largest down to the first that fails, each at 5 %. So all sizes from
+    the limit on are found in 90 % with a confidence of 95 % together.
+    """
+    limit: LimitCell | None = None
+    for cell in sorted(cells, key=lambda cell: -cell.size):
+        if cell.lower < FOUND_SHARE:
+            break
+        limit = cell
+    return LimitCurve(
+        shape=shape,
+        contrast=contrast,
+        cells=tuple(sorted(cells, key=lambda cell: cell.size)),
+        limit=None if limit is None else limit.size,
+        lower=None if limit is None else limit.lower,
+    )

@@ -1,0 +1,94 @@
+"""Detection limits that were measured for a published model version, numbered from 1. Free of torch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from models.artifacts.limits import LimitRecord
+from models.artifacts.manifest import file_label
+from models.atomic_files import locked, new_folder
+from models.errors import ArtifactError, LimitNotFound
+from models.naming import is_version
+
+log = logging.getLogger(__name__)
+
+FOLDER = "limits"
+RECORD = "limit.json"
+
+
+class LimitStore:
+    """The measured detection limits of one model version on disk, each with the number of its calibration.
+
+    A limit is a folder, ``root/<name>/limits/<version>/<number>/``, that appears atomically and never changes. Readers
+    need no lock; writers hold the lock of the model's name.
+    """
+
+    def __init__(self, root: Path, name: str, version: int) -> None:
+        self.folder = root / name / FOLDER / str(version)
+        self._label = f"{name}:{version}"
+        self._of_name = root / name
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all limits, rising; empty if none was measured."""
+        folders = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(int(path.name) for path in folders if is_version(path.name) and path.is_dir())
+
+    def record(self, number: int) -> LimitRecord:
+        """Return a limit by its number. Raises ``LimitNotFound``, and ``ArtifactError`` for a damaged file."""
+        if number not in self.numbers():
+            there = ", ".join(map(str, self.numbers())) or "none"
+            raise LimitNotFound(f"{self._label} has no detection limit {number}; it has: {there}")
+        return read_limit(self.folder / str(number) / RECORD)
+
+    def readable(self) -> dict[int, LimitRecord]:
+        """Return all limits by their numbers, rising, without damaged ones, which are logged."""
+        records = {}
+        for number in self.numbers():
+            try:
+                records[number] = self.record(number)
+            except (ArtifactError, LimitNotFound) as problem:
+                log.warning("skipping detection limit %d of %s: %s", number, self._label, problem.detail)
+        return records
+
+    def best(self, calibration: int) -> tuple[int, LimitRecord] | None:
+        """Return number and record of the newest limit of a calibration; of any calibration if there is none of it."""
+        newest_first = [*reversed(self.readable().items())]
+        own = (item for item in newest_first if item[1].calibration == calibration)
+        return next(own, next(iter(newest_first), None))
+
+    def of_job(self, job: str) -> int | None:
+        """Return the number of the limit that the job with the id ``job`` measured; None if it measured none."""
+        return next((number for number, record in self.readable().items() if record.job == job), None)
+
+    def publish(self, record: LimitRecord, before_publish: Callable[[], None] = lambda: None) -> int:
+        """Store a limit in a new folder under the next number, and return the number; readers see all or none.
+
+        Args:
+            record: The limit. A job publishes once: the number of an earlier limit of the job is returned.
+            before_publish: Called when nothing else can prevent the publication; it may raise to stop it.
+        """
+        with locked(self._of_name):
+            known = None if record.job is None else self.of_job(record.job)
+            if known is not None:
+                return known
+            number = max(self.numbers(), default=0) + 1
+            with new_folder(self.folder / str(number)) as folder:
+                (folder / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+                before_publish()
+        return number
+
+
+def read_limit(path: Path) -> LimitRecord:
+    """Return the detection limit in a file. Raises ``ArtifactError``, which names the file."""
+    try:
+        return LimitRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "/".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{file_label(path)} is not a valid detection limit: {where}: {first['msg']}") from error

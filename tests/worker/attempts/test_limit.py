@@ -1,0 +1,83 @@
+"""A detection limit in real processes: measured once whoever dies, and finished defects are not measured again."""
+
+import json
+import os
+import signal
+import threading
+from datetime import UTC, datetime
+
+from models.artifacts.limits import LimitParameters
+from models.limits.good_images import good_images
+from models.limits.measure import measure_limits
+from models.registry.registry import Registry
+from models.scorer import Scorer
+from tests.support.fork_server import ForkServer
+from tests.worker.support.helpers import until
+from worker.jobs.record import Job, new_job_id
+from worker.jobs.store import JobStore
+from worker.queues import Queue
+from worker.runtime.supervisor import Outcome, Supervisor
+from worker.settings import Settings
+
+MODEL = "mnist-snf-glow"
+PARAMETERS = {"images": 40, "shapes": ["spot", "missing-part"], "contrasts": [64]}
+
+
+def test_a_killed_attempt_is_gone_on_with_and_published_once(
+    store: JobStore, settings: Settings, stopping: threading.Event, forked: ForkServer
+) -> None:
+    real = Supervisor(store, settings, stopping)
+    job, _ = store.create(
+        Job(
+            id=new_job_id(),
+            type="limit",
+            queue=Queue.SCORE,
+            model=f"{MODEL}:1",
+            dataset="mnist-mini",
+            parameters=PARAMETERS,
+            created_at=datetime.now(UTC),
+        )
+    )
+    folder = settings.jobs_dir / job.id
+    outcomes: list[Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(real.run(job.id)), daemon=True)
+    thread.start()
+    until(lambda: (folder / "cells" / "cells.json").exists() or outcomes, 120, every=0.005)
+    os.kill(forked.pids[str(folder)], signal.SIGKILL)
+    thread.join(60)
+    assert outcomes == [Outcome.QUEUED_AGAIN]
+    kept = set(json.loads((folder / "cells" / "cells.json").read_text())["found"])
+    assert "without defects" in kept
+
+    assert real.run(job.id) is Outcome.SUCCEEDED
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    again = {event["message"] for event in events if event["event"] == "log" and event["attempt"] == 2}
+    assert again
+    assert not again & kept
+    assert not (folder / "cells").exists()
+
+    version = Registry(settings.registry_dir).resolve(MODEL)
+    limits = Registry(settings.registry_dir).limits(MODEL, 1)
+    record = limits.record(1)
+    assert (limits.numbers(), record.job, record.calibration) == ([1], job.id, 0)
+    scorer = Scorer.load(version.path)
+    parameters = LimitParameters.model_validate(PARAMETERS)
+    good = good_images("mnist-mini", scorer.manifest, scorer.calibration_summary, 40)
+    direct = measure_limits(scorer, good, parameters)
+    assert (direct.curves, direct.undamaged) == (record.curves, record.undamaged)
+    assert direct.curves[1].limit is not None  # a flat square of 12 pixels on a digit is found
+    done = store.get(job.id)
+    assert done.progress["fraction"] == 1
+    assert done.result == {
+        "model": MODEL,
+        "version": 1,
+        "ref": f"{MODEL}:1",
+        "limit": 1,
+        "calibration": 0,
+        "alpha": 0.01,
+        "sizes": {curve.label: curve.limit for curve in direct.curves},
+        "not_determinable": None,
+    }
+
+    # The worker died when all that was missing was the record of the success.
+    assert limits.publish(record) == 1

@@ -1,0 +1,144 @@
+"""Measurement of a detection limit of a registered model, ``python -m worker.attempts.limit JOB_DIR``.
+
+The counts of finished defects are stored in the folder of the job, so that another attempt, or a job that retries this
+one, continues after them. A job publishes one limit only: its record carries the id of the job, and the lease is
+checked under the registry's lock right before publishing.
+"""
+
+# ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
+
+import shutil
+from pathlib import Path
+
+from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt
+from worker.attempts.progress import PreparationReporter, ProgressReporter
+from worker.broker.connection import redis_client
+from worker.jobs.events import EventLog
+from worker.jobs.retention import adopt_earlier
+from worker.jobs.store import JobStore
+from worker.settings import Settings
+
+CELLS = "cells"
+
+
+def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
+    """Measure the smallest defects that a job's model finds in good images, and store the limit beside the model.
+
+    Raises:
+        Interrupted: The process was asked to stop.
+        StaleAttempt: The attempt lost its lease.
+        ModelsError: No limit can be measured with these images.
+    """
+    import torch
+
+    from models.artifacts.limits import LimitParameters
+    from models.datasets import DatasetStore
+    from models.limits.good_images import good_images
+    from models.limits.measure import measure_limits
+    from models.naming import parse_ref
+    from models.registry.registry import Registry
+    from models.scorer import Scorer
+    from models.training.loop import Interrupted
+
+    store = JobStore(redis_client(settings), settings.key_prefix)
+    fence = Fence(store, spec, settings, stop)
+    fence.require()
+    if settings.train_threads is not None:
+        torch.set_num_threads(settings.train_threads)
+
+    def go_on() -> None:
+        fence.check_periodically()
+        if stop.is_set():
+            raise Interrupted("asked to stop")
+
+    registry = Registry(settings.registry_dir)
+    name, version = registry.locate(parse_ref(spec.model))
+    limits = registry.limits(name, version)
+    number = limits.of_job(spec.id)
+    if number is None:
+        earlier = adopt_earlier(store, folder, spec.retry_of, CELLS)
+        if earlier is not None:
+            events.write({"event": "log", "message": f"goes on from the defects of job {earlier}"})
+        parameters = LimitParameters.model_validate(spec.parameters)
+        # The calibration that was active when the job was queued.
+        calibration = registry.calibrations(name, version).active() if (n := parameters.calibration) is None else n
+        model = registry.with_calibration(name, version, calibration)
+        scorer = Scorer.load(model.path, model.calibration_path, settings.job_engine_options)
+        preparation = PreparationReporter(events)
+
+        def on_prepared(done: int, total: int) -> None:
+            preparation.report(done, total)
+            go_on()
+
+        datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
+        good = good_images(
+            spec.dataset,
+            scorer.manifest,
+            scorer.calibration_summary,
+            parameters.images,
+            settings.data_dir,
+            datasets,
+            on_prepared,
+        )
+        progress = LimitProgress(events)
+
+        def observe(label: str, done: int, total: int) -> None:
+            go_on()
+            progress.report(label, done, total)
+
+        record = measure_limits(
+            scorer,
+            good,
+            parameters,
+            progress=observe,
+            folder=folder / CELLS,
+            finished=progress.checkpoint,
+            calibration=calibration,
+            job=spec.id,
+        )
+        fence.require()  # before the registry is locked, because an outage may last
+        number = limits.publish(record, fence.check_before_publish)
+    shutil.rmtree(folder / CELLS, ignore_errors=True)
+    record = limits.record(number)
+    events.write(
+        {
+            "event": "limited",
+            "model": name,
+            "version": version,
+            "ref": f"{name}:{version}",
+            "limit": number,
+            "calibration": record.calibration,
+            "alpha": record.alpha,
+            "sizes": {curve.label: curve.limit for curve in record.curves},
+            "not_determinable": record.not_determinable,
+        }
+    )
+
+
+class LimitProgress:
+    """Writer of the progress events of a detection limit, in scored images, with a log event for each defect.
+
+    The number of images shrinks while defects turn out to be too small to be measured.
+    """
+
+    def __init__(self, events: EventLog) -> None:
+        self._events = events
+        self._reporter: ProgressReporter | None = None
+        self._label = ""
+
+    def report(self, label: str, done: int, total: int) -> None:
+        """Write an event that ``done`` of ``total`` images are scored; log ``label`` when a new defect begins."""
+        self._reporter = self._reporter or ProgressReporter(self._events, total, done)
+        if label != self._label:
+            self._label = label
+            self._events.write({"event": "log", "message": label})
+        self._reporter.report(done, total)
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint event after a defect; a later attempt continues with the next."""
+        if self._reporter is not None:
+            self._reporter.checkpoint()
+
+
+if __name__ == "__main__":
+    raise SystemExit(attempt(run))
