@@ -15,6 +15,7 @@ from models.evaluation.corruptions import (
     random_rectangle,
 )
 from tests.models.helpers import real_images
+from tests.support.tiled import mosaic
 
 
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 28), (1, 8)])
@@ -84,3 +85,13 @@ def test_where_no_place_is_bright_enough_the_brightest_is_taken() -> None:
     image[0, -1, :] = 90.0
     assert random_rectangle(image, 26, 26, np.random.default_rng(0)) in [(2, 0), (2, 1), (2, 2)]
     assert random_rectangle(np.full((3, 9, 9), 0.1), 4, 4, np.random.default_rng(0)) is not None
+
+
+def test_images_of_different_sizes_are_damaged_one_by_one() -> None:
+    images = [mosaic(1, 2, 3), mosaic(2, 3, 2)]
+    for one in (Corruption("noise", 6), Corruption("hole", 8), Corruption("blur", 1.2)):
+        [found] = corrupt_chunks([images], one)
+        rng = np.random.default_rng(0)
+        for image, damaged in zip(images, found, strict=True):
+            np.testing.assert_array_equal(damaged, corrupt(image[None], one, rng)[0])
+            assert (damaged != image).any()
