@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.anomaly.anomaly_map import of_pixels, of_places
 from models.anomaly.calibration import Calibration, MapReference, Verdict
 from models.anomaly.calibration_file import load_added_calibration
 from models.anomaly.fitting.calibrate import Progress, calibrate
@@ -42,7 +43,7 @@ from models.loading import (
     load_artifact,
 )
 from models.registry.calibrations import ARRAYS
-from models.scoring.density import CHUNK, ImageDensity
+from models.scoring.density import CHUNK, DensityPass, ImageDensity
 from models.scoring.evidence import Evidence
 from models.scoring.hybrid_density import pixels_of
 from models.scoring.likelihood import Likelihood, add_gradients, score_images, score_steps
@@ -238,11 +239,25 @@ class Scorer:
             if start:
                 yield
             rows = images[start : start + size]
-            nats = np.concatenate([found.additive_map().numpy() for _, found in self.density.passes(rows)])
-            z = standardise(nats, reference)
+            nats, features = [], []
+            for first, found in self.density.passes(rows):
+                nats.append(found.additive_map().numpy())
+                if self.calibration.has_features:
+                    features += self._feature_maps(rows[first : first + len(found)], found)
+            joined = np.concatenate(nats)
+            z = standardise(joined, reference)
+            anomaly = features or of_pixels(z)
             slopes = self._gradient_passes.maps(rows) if gradients else None
-            maps += [PixelMaps(nats[i], z[i], None if slopes is None else slopes[i]) for i in range(len(rows))]
+            maps += [
+                PixelMaps(joined[i], z[i], anomaly[i], None if slopes is None else slopes[i]) for i in range(len(rows))
+            ]
         return maps
+
+    def _feature_maps(self, images: Pixels, found: DensityPass) -> list[NDArray[np.float64]]:
+        evidence = self.density.evidence(images, found).features
+        assert evidence is not None
+        image = self._height, self._width
+        return [of_places(places, image) for places in self.calibration.feature_maps(evidence)]
 
     def judge_each(
         self, images: Pixels, alpha: Alphas = None, draws: int = 1, *, gradients: bool = False, explain: bool = False
@@ -283,7 +298,11 @@ class Scorer:
             yield
             maps = yield from self.heat_map_steps(images, gradients=gradients)
         alphas = alpha if isinstance(alpha, Sequence) else [alpha] * len(scored)
-        return judge_scored(scored, alphas, self.anomalies, maps)
+        judged = judge_scored(scored, alphas, self.anomalies, maps)
+        limit = self.calibration.map_threshold
+        return [
+            one if isinstance(one, ScoreNotFinite) else one.with_regions(limit(one.verdict.alpha)) for one in judged
+        ]
 
     def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Verdict:
         """Return the p-value of an image and whether it is flagged, from its log-likelihood computed by this scorer."""

@@ -8,19 +8,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.conformal import DEFAULT_ALPHA, Distribution, distribution, p_values, smallest_p
-from models.anomaly.reasons import VerdictReason, feature_reason, gradient_reason, region_reason, statistic_reason
+from models.anomaly.anomaly_map import of_places
+from models.anomaly.conformal import (
+    DEFAULT_ALPHA,
+    Distribution,
+    distribution,
+    flagged_ranks,
+    p_values,
+    smallest_p,
+    threshold,
+)
+from models.anomaly.reasons import (
+    VerdictReason,
+    feature_reason,
+    gradient_reason,
+    located,
+    region_reason,
+    statistic_reason,
+)
+from models.anomaly.regions import MapRegions, find_regions
 from models.anomaly.statistics.combined import EvidenceKind, Statistic, merge, weights
 from models.anomaly.statistics.gradient import GradientFamily
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
-from models.scoring.evidence import Evidence
+from models.images.placement import FilePlacement
+from models.scoring.evidence import Evidence, FeatureEvidence
 from models.scoring.grid import cell_side
 from models.scoring.whole_image import COMPLEXITY
 
@@ -60,6 +78,16 @@ class Verdict:
     smallest_p: float
     reasons: tuple[VerdictReason, ...]
 
+    def with_regions(self, regions: MapRegions | None) -> Verdict:
+        """Return the verdict with the boxes of regions of the anomaly map in its reasons; unchanged for None."""
+        if regions is None:
+            return self
+        return replace(self, reasons=tuple(located(reason, regions.regions) for reason in self.reasons))
+
+    def in_file(self, placement: FilePlacement) -> Verdict:
+        """Return the verdict with the boxes of its reasons in pixels of the upright file."""
+        return replace(self, reasons=tuple(reason.in_file(placement) for reason in self.reasons))
+
 
 @dataclass(frozen=True)
 class GradientCalibration:
@@ -78,12 +106,15 @@ class Fold:
 
     ``ordered`` holds the sorted values T of the statistic on the calibration images of this fold, in nats.
     ``thorough`` is the same for evidence with gradients; None where the calibration does not support it.
+    ``map_maxima`` holds the sorted largest values of the anomaly maps of these images; None without maps, and in
+    calibrations of earlier versions.
     """
 
     statistic: Statistic
     ordered: Array
     # A name in calibration files: it stays as it is.
     thorough: GradientCalibration | None = None
+    map_maxima: Array | None = None
 
     def families(self, evidence: Evidence) -> Array:
         """Return -ln p of each image by each kind of statistic (whole image, local, gradient), ``(N, kinds)``, in nats.
@@ -141,7 +172,7 @@ class Calibration:
         """
         if not gradients:
             return [fold.ordered for fold in self.folds]
-        if any(fold.statistic.features is not None for fold in self.folds):
+        if self.has_features:
             raise GradientEvidenceUnavailable("a model with features has none")
         ordered = [fold.thorough.ordered for fold in self.folds if fold.thorough is not None]
         if not ordered or len(ordered) < len(self.folds):
@@ -159,6 +190,11 @@ class Calibration:
     def has_gradients(self) -> bool:
         """Whether verdicts can also use log-likelihood gradients: every fold has such statistics of normal images."""
         return all(fold.thorough is not None for fold in self.folds)
+
+    @property
+    def has_features(self) -> bool:
+        """Whether verdicts use features of a backbone: then these give the anomaly maps."""
+        return any(fold.statistic.features is not None for fold in self.folds)
 
     @property
     def smallest_p(self) -> float:
@@ -183,6 +219,50 @@ class Calibration:
         if alpha is not None and alpha < smallest:
             raise AlphaUnattainable(alpha, smallest)
         return max(DEFAULT_ALPHA, smallest) if alpha is None else alpha
+
+    @cached_property
+    def map_maxima(self) -> Array | None:
+        """The largest value of the anomaly map of each calibration image, sorted; None where they are not known."""
+        maxima = [fold.map_maxima for fold in self.folds if fold.map_maxima is not None]
+        return np.sort(np.concatenate(maxima)) if len(maxima) == len(self.folds) else None
+
+    def map_threshold(self, alpha: float) -> float | None:
+        """Return the value that the anomaly maps of at most the share ``alpha`` of normal images reach anywhere.
+
+        It is the smallest value v with (1 + #{i: M_i >= v}) / (n + 1) <= alpha, where M_i is the largest value of the
+        map of calibration image i. None where the calibration has no such values, or too few for ``alpha``.
+        """
+        maxima = self.map_maxima
+        if maxima is None or not flagged_ranks(len(maxima), alpha):
+            return None
+        return threshold(maxima, alpha)
+
+    def feature_maps(self, evidence: FeatureEvidence) -> list[Array]:
+        """Return the map of each image at its places, ``(rows, columns)`` in nats: the mean over the fits of all folds.
+
+        The largest value of the mean is at most the mean of the largest values, so that several folds do not raise the
+        rate of false alarms.
+        """
+        families = [fold.statistic.features for fold in self.folds]
+        maps = [family.maps(evidence) for family in families if family is not None]
+        return [np.mean(of_image, axis=0) for of_image in zip(*maps, strict=True)]
+
+    def feature_regions(self, evidence: Evidence, image: tuple[int, int], alpha: float) -> list[MapRegions | None]:
+        """Return the regions of the anomaly map of each image; None without features or without a threshold.
+
+        Args:
+            evidence: The evidence of N images.
+            image: Height and width of the images in pixels.
+            alpha: The false-alarm rate.
+        """
+        limit = self.map_threshold(alpha)
+        if evidence.features is None or limit is None:
+            return [None] * len(evidence)
+        # No pixel exceeds the largest place, so that most images need no map of their pixels.
+        return [
+            find_regions(of_places(places, image), limit) if places.max() >= limit else MapRegions(limit, (), 0)
+            for places in self.feature_maps(evidence.features)
+        ]
 
     def statistics(self, evidence: Evidence) -> list[Array]:
         """Return the anomaly statistic of N images in nats: for each fold, an array ``(N,)`` by the fit of that fold.
@@ -236,6 +316,7 @@ class Calibration:
         typical = _typical(statistics)
         with np.errstate(over="ignore", invalid="ignore"):
             reasons = explain(self.folds[0], evidence, families[0], names, image)
+        regions = self.feature_regions(evidence, image, used)
         return [
             Verdict(
                 float(p[i]),
@@ -246,7 +327,7 @@ class Calibration:
                 bool(p[i] <= smallest),
                 smallest,
                 reasons[i],
-            )
+            ).with_regions(regions[i])
             for i in range(len(p))
         ]
 

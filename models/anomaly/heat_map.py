@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_erosion, gaussian_filter
 
 from models.anomaly.calibration import MapReference
 from models.images.codec import encode_png
@@ -21,6 +21,10 @@ SMOOTHING = 0.75
 FULL_COLOUR = 4.0
 """Standard deviations at which a colour reaches its full strength."""
 LESS_LIKELY, MORE_LIKELY = (214, 39, 40), (31, 119, 180)
+OUTLINE = (255, 210, 0)
+"""Colour of the outlines of regions."""
+OUTLINE_SHARE = 128
+"""The longer side of a picture, as a multiple of the width of an outline."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,20 @@ class PixelMaps:
     Attributes:
         nats: The contribution to the log-likelihood; the sum over the pixels is the log-likelihood at the first draw.
         z: The same in standard deviations from the mean of the reference images; negative = less likely than usual.
+        anomaly: The anomaly map, larger = more anomalous, whose regions are compared with a threshold.
         gradients: The gradient norm ||d log p / dy||, where a backward pass was made.
     """
 
     nats: Array
     z: Array
+    anomaly: Array
     gradients: Array | None = None
+
+    @property
+    def channels(self) -> dict[str, Array]:
+        """The maps by their names, in the order in which they are handed out."""
+        maps = {"nats": self.nats, "z": self.z, "anomaly": self.anomaly}
+        return maps if self.gradients is None else {**maps, "gradients": self.gradients}
 
 
 def standardise(nats: Array, reference: MapReference) -> Array:
@@ -48,12 +60,13 @@ def standardise(nats: Array, reference: MapReference) -> Array:
     return (nats - reference.mean) / reference.deviation
 
 
-def overlay(image: NDArray[np.uint8], z: Array) -> bytes:
+def overlay(image: NDArray[np.uint8], z: Array, above: NDArray[np.bool_] | None = None) -> bytes:
     """Return a PNG of an image in grey, tinted by its heat map: red is less likely than usual, blue more likely.
 
     Args:
         image: The pixels, ``(C, H, W)``.
         z: The map in standard deviations, ``(H, W)``.
+        above: Where the anomaly map is at or above its threshold, ``(H, W)``: these regions are outlined in yellow.
 
     Returns:
         The content of a PNG file, as large as the image times a whole number.
@@ -64,7 +77,12 @@ def overlay(image: NDArray[np.uint8], z: Array) -> bytes:
     colour = np.where(smooth[..., None] < 0, LESS_LIKELY, MORE_LIKELY)
     mixed = (1 - 0.8 * strength) * grey[..., None] + 0.8 * strength * colour
     pixels = np.rint(mixed).astype(np.uint8)
-    return encode_png(enlarged(pixels).transpose(2, 0, 1))
+    picture = enlarged(pixels)
+    if above is not None and above.any():
+        inside = enlarged(above.astype(np.uint8)[..., None].repeat(3, 2))[..., 0] > 0
+        width = max(1, max(inside.shape) // OUTLINE_SHARE)
+        picture = np.where((inside & ~binary_erosion(inside, iterations=width))[..., None], OUTLINE, picture)
+    return encode_png(picture.astype(np.uint8).transpose(2, 0, 1))
 
 
 def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from models.anomaly.regions import AnomalousRegion, region_around
+from models.images.placement import Box, FilePlacement
 from models.scoring.grid import Region
 
 WORDS = {
@@ -26,6 +29,7 @@ WORDS = {
     "reconstruction": ("channels combine unusually at scale {scale}", "channels combine more simply at scale {scale}"),
 }
 FEATURE_WORDS = {
+    # {where} stands for the rows and columns of the box
     "feature-place": "{where}: features unlike those of normal images at this place",
     "feature-area": "around {where}: features unlike those of normal images over a twentieth of the image",
     "feature-mean": "the mean of the features over the image is unlike that of normal images",
@@ -42,15 +46,46 @@ class VerdictReason:
         feature: The name of a statistic, ``region`` or ``gradients``.
         z: Standard deviations from the value that the complexity of the image lets expect.
         share: The share of the evidence, between 0 and 1.
-        text: The reason in words.
+        words: The reason in words, where ``{where}`` stands for rows and columns of the box.
         box: Left, top, right and bottom of a region in pixels; None without a region.
     """
 
     feature: str
     z: float
     share: float
-    text: str
-    box: tuple[int, int, int, int] | None = None
+    words: str
+    box: Box | None = None
+
+    @property
+    def text(self) -> str:
+        """The reason in words, with rows and columns of its box."""
+        if self.box is None:
+            return self.words
+        left, top, right, bottom = self.box
+        return self.words.format(where=f"rows {top}-{bottom - 1}, columns {left}-{right - 1}")
+
+    def in_file(self, placement: FilePlacement) -> VerdictReason:
+        """Return the reason with its box in pixels of the upright file."""
+        return self if self.box is None else replace(self, box=placement.box(self.box))
+
+
+def located(reason: VerdictReason, regions: Sequence[AnomalousRegion]) -> VerdictReason:
+    """Return a reason with the box of the region of the anomaly map that it is about, where there is one.
+
+    Unusual features belong to the strongest region. A region of pixels that are less likely than expected belongs to
+    the strongest one that overlaps it. Other reasons stay as they are.
+
+    Args:
+        reason: The reason.
+        regions: The regions of the image at the false-alarm rate of the verdict, the strongest first.
+    """
+    if reason.box is None or not regions:
+        return reason
+    if reason.feature != "region":
+        words = FEATURE_WORDS[reason.feature].replace("at this place", "in this region")
+        return replace(reason, box=regions[0].box, words=words)
+    region = region_around(reason.box, regions) if reason.z < 0 else None
+    return reason if region is None else replace(reason, box=region.box)
 
 
 def statistic_reason(name: str, z: float, share: float) -> VerdictReason:
@@ -73,8 +108,7 @@ def region_reason(region: Region, z: float, share: float, side: int, image: tupl
     height, width = image
     left, top = region.left * side, region.top * side
     right, bottom = min(region.right * side, width), min(region.bottom * side, height)
-    where = f"rows {top}-{bottom - 1}, columns {left}-{right - 1}"
-    return VerdictReason("region", z, share, f"{where}: {REGION[z > 0]}", (left, top, right, bottom))
+    return VerdictReason("region", z, share, f"{{where}}: {REGION[z > 0]}", (left, top, right, bottom))
 
 
 def feature_reason(
@@ -94,8 +128,7 @@ def feature_reason(
         return VerdictReason(name, surprise, share, FEATURE_WORDS[name])
     top, bottom = _pixels(place[0], grid[0], image[0])
     left, right = _pixels(place[1], grid[1], image[1])
-    where = f"rows {top}-{bottom - 1}, columns {left}-{right - 1}"
-    return VerdictReason(name, surprise, share, FEATURE_WORDS[name].format(where=where), (left, top, right, bottom))
+    return VerdictReason(name, surprise, share, FEATURE_WORDS[name], (left, top, right, bottom))
 
 
 def _pixels(place: int, places: int, side: int) -> tuple[int, int]:

@@ -233,12 +233,22 @@ def _to_size(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
         return ImageOps.fit(image, size, RESAMPLING)
     if preprocessing.fit == "stretch":
         return image.resize(size, RESAMPLING)
-    scale = min(size[0] / image.width, size[1] / image.height)
-    # A side never becomes 0 pixels.
-    inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), RESAMPLING)
+    inner = image.resize(padded_size(image.size, size), RESAMPLING)
     canvas = Image.new(image.mode, size)
     canvas.paste(inner, ((size[0] - inner.width) // 2, (size[1] - inner.height) // 2))
     return canvas
+
+
+def padded_size(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
+    """Return the width and height of an image after it is resized to fit into a frame that is padded around it.
+
+    Args:
+        size: Width and height of the image.
+        into: Width and height of the frame.
+    """
+    scale = min(into[0] / size[0], into[1] / size[1])
+    # A side never becomes 0 pixels.
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 @lru_cache(maxsize=256)

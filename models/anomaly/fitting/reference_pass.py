@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
+from models.anomaly.anomaly_map import of_pixels
+from models.anomaly.calibration import MapReference
 from models.anomaly.fitting.fit import ReferenceEvidence
 from models.anomaly.fitting.reference_images import ImageRows
+from models.anomaly.heat_map import standardise
 from models.errors import ScoreNotFinite
 from models.scoring.density import ImageDensity
 from models.scoring.evidence import Evidence
@@ -17,7 +21,12 @@ BATCH_IMAGES, BATCH_PIXELS = 512, 2**21
 
 
 def collect_evidence(
-    density: ImageDensity, images: ImageRows, progress: Callable[[int], None] = lambda _done: None
+    density: ImageDensity,
+    images: ImageRows,
+    progress: Callable[[int], None] = lambda _done: None,
+    *,
+    standard: MapReference | None = None,
+    keep_maps: bool = False,
 ) -> ReferenceEvidence:
     """Run a flow on normal images in batches; return their log-likelihoods and the statistics that verdicts use.
 
@@ -25,6 +34,9 @@ def collect_evidence(
         density: The density of the model.
         images: The images, ``(n, C, H, W)``.
         progress: Called with the number of images done; what it raises ends the work.
+        standard: Mean and deviation at each pixel, to compute the largest value of each anomaly map of pixels; None for
+            features, or without spatial structure.
+        keep_maps: Whether to keep the log-likelihood maps of all images.
 
     Raises:
         ScoreNotFinite: The flow overflows on an image, which therefore cannot be a reference.
@@ -33,6 +45,8 @@ def collect_evidence(
     log_likelihoods: list[float] = []
     height, width = density.image_shape[1:]
     total, squares = np.zeros((height, width)), np.zeros((height, width))
+    maxima: list[float] = []
+    kept: list[NDArray[np.float32]] = []
     at_once = max(1, min(BATCH_IMAGES, BATCH_PIXELS // (height * width)))
     for begin in range(0, len(images), at_once):
         batch = np.ascontiguousarray(images[begin : begin + at_once])
@@ -40,6 +54,10 @@ def collect_evidence(
             maps = found.additive_map().numpy()
             total += maps.sum(0)
             squares += np.square(maps).sum(0)
+            if standard is not None:
+                maxima += of_pixels(standardise(maps, standard)).max((1, 2)).tolist()
+            if keep_maps:
+                kept.append(maps.astype(np.float32))
             log_likelihoods += found.terms().sum((1, 2)).tolist()
             evidence.append(density.evidence(batch[start : start + len(found)], found))
         progress(len(log_likelihoods))
@@ -48,7 +66,15 @@ def collect_evidence(
         raise ScoreNotFinite(f"the flow's arithmetic overflowed on image {int(np.argmin(np.isfinite(values)))}")
     together = Evidence.join(evidence) if evidence else _none(density)
     places = density.has_map and len(values) > 0
-    return ReferenceEvidence(together, values, total if places else None, squares if places else None)
+    return ReferenceEvidence(
+        together,
+        values,
+        total if places else None,
+        squares if places else None,
+        image=(height, width),
+        map_maxima=None if standard is None else np.array(maxima),
+        maps=np.concatenate(kept) if kept else None,
+    )
 
 
 def _none(density: ImageDensity) -> Evidence:

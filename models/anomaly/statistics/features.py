@@ -63,6 +63,10 @@ class FeatureFamily:
         """Return the negative log-density at each place less its mean, ``(N, rows, columns)`` in nats."""
         return evidence.places[:, int(self.fit_number[0])] - self.centre
 
+    def maps(self, evidence: FeatureEvidence) -> list[Array]:
+        """Return the map of each image: the centred negative log-density at its places, ``(rows, columns)`` in nats."""
+        return list(self.centred(evidence))
+
     def statistics(self, evidence: FeatureEvidence) -> Array:
         """Return the four statistics of each image, ``(N, 4)`` in nats, in the order of their names."""
         return _statistics(evidence, int(self.fit_number[0]), self.centre)
