@@ -295,6 +295,9 @@ class Example(BaseModel):
     statistic: float
     log_likelihood: float
     reason: str | None = Field(..., description="The strongest reason for an anomaly.")
+    box: tuple[int, int, int, int] | None = Field(
+        None, description="Left, top, right, bottom of this reason, in pixels of the upright file."
+    )
     png: str = Field(..., description="The image as PNG, base64; a large one is made smaller.")
 
 
@@ -331,23 +334,6 @@ class Health(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     status: Literal["alive"]
-
-
-class HeatMap(BaseModel):
-    """Each pixel's part of the log-likelihood, in nats and compared with normal images, as picture and array."""
-
-    model_config = ConfigDict(frozen=True)
-    png: str = Field(
-        ...,
-        description="The image in grey under its map, PNG, base64. Red is less likely than usual, blue more likely.",
-    )
-    npy: str = Field(..., description="float64 array (channels, H, W) as `.npy`, base64.")
-    channels: list[str] = Field(
-        ...,
-        description="`nats`: the exact map, whose sum is the log-likelihood at the first draw. `z`: the same in standard deviations from the reference images at that pixel. `gradients`, with `detail=full`: norm of the gradient with respect to the transformed pixels.",
-    )
-    lowest_z: float
-    highest_z: float
 
 
 class Histogram(BaseModel):
@@ -389,6 +375,18 @@ class ImageFacts(BaseModel):
     median_shorter_side: int
     coloured: bool = Field(..., description="Whether any image has colour.")
     channels: int | None = Field(..., description="Channels that every image has as it is; None where they differ.")
+
+
+class ImageRegion(BaseModel):
+    """A connected region of an image where its anomaly map is at or above the threshold; touching corners connect."""
+
+    model_config = ConfigDict(frozen=True)
+    box: tuple[int, int, int, int] = Field(
+        ..., description="Left, top, right, bottom in pixels of the upright file; the box covers the whole region."
+    )
+    area: int = Field(..., description="Area of the region, in pixels of the file.")
+    peak: float = Field(..., description="Largest value of the anomaly map in the region.")
+    place: tuple[int, int] = Field(..., description="Column and row of that value in the file.")
 
 
 class ItemError(BaseModel):
@@ -542,9 +540,13 @@ class PreprocessingNote(BaseModel):
     id: str = Field(..., description="Digest of the model's preprocessing.")
     resized: bool
     fit: Literal["crop", "stretch", "pad"] | None = Field(
-        None, description="How it was resized, if it was. Boxes and heat maps are of the image after that."
+        None,
+        description="How it was resized, if it was. Heat maps are of the image after that, boxes are in pixels of the file.",
     )
     converted: str | None = Field(..., description="The colour conversion, if there was any.")
+    size: tuple[int, int] | None = Field(
+        None, description="Width and height of the upright file in pixels; all boxes are in these pixels."
+    )
     warning: str | None = Field(
         ...,
         description="How the file differs from the training images in format or size, if it does. A model can mistake that for an anomaly.",
@@ -632,7 +634,8 @@ class Reason(BaseModel):
     share: float = Field(..., description="Its share of the evidence, between 0 and 1.")
     text: str = Field(..., description="The same in words.")
     box: tuple[int, int, int, int] | None = Field(
-        None, description="Left, top, right, bottom of a region or place, pixels."
+        None,
+        description="Left, top, right, bottom of a region or place, in pixels of the upright file. Of features: the strongest region of the anomaly map, or the most unusual place where there is no region.",
     )
 
 
@@ -982,6 +985,32 @@ class FailedImage(BaseModel):
     filename: str | None
     status: Literal["error"]
     error: ItemError
+
+
+class HeatMap(BaseModel):
+    """Each pixel's part of the log-likelihood, in nats and compared with normal images, as picture and array."""
+
+    model_config = ConfigDict(frozen=True)
+    png: str = Field(
+        ...,
+        description="The image in grey under its map, PNG, base64. Red is less likely than usual, blue more likely. Regions are outlined in yellow.",
+    )
+    npy: str = Field(..., description="float64 array (channels, H, W) as `.npy`, base64.")
+    channels: list[str] = Field(
+        ...,
+        description="`nats`: the exact map, whose sum is the log-likelihood at the first draw. `z`: the same in standard deviations from the reference images at that pixel. `anomaly`: the map whose regions are listed, larger where the image is more anomalous. `gradients`, with `detail=full`: norm of the gradient with respect to the transformed pixels.",
+    )
+    lowest_z: float
+    highest_z: float
+    threshold: float | None = Field(
+        None,
+        description="Value of the channel `anomaly` that the maps of at most the share `alpha` of images like the calibration images reach anywhere; null for a calibration of an earlier version: calibrate again for regions.",
+    )
+    regions: list[ImageRegion] | None = Field(
+        None,
+        description="Regions at or above the threshold, the strongest first, at most 20; null without a threshold.",
+    )
+    region_count: int | None = Field(None, description="Number of all regions.")
 
 
 class JobList(BaseModel):

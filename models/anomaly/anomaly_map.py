@@ -12,8 +12,11 @@ from scipy.ndimage import gaussian_filter
 
 Array: TypeAlias = NDArray[np.float64]
 
-SMOOTHING = 1.5
-"""Standard deviation in pixels of the filter that lets a defect stand out of dequantisation noise."""
+SMOOTHING = 0.75
+"""Standard deviation in pixels of the filter that lets a defect stand out of dequantisation noise.
+
+More of it hides fine defects: ``python -m benchmarks.features localisation`` compares several.
+"""
 
 
 def of_places(places: Array, image: tuple[int, int]) -> Array:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import binary_erosion, gaussian_filter
+from scipy.ndimage import binary_erosion
 
+from models.anomaly.anomaly_map import of_pixels
 from models.anomaly.calibration import MapReference
 from models.images.codec import encode_png
 
@@ -16,8 +17,6 @@ Array = NDArray[np.float64]
 
 OVERLAY_SIDE = 256
 """Pixels of the longer side up to which small images are enlarged, by a whole number."""
-SMOOTHING = 0.75
-"""Standard deviation in pixels of the filter that hides dequantisation noise."""
 FULL_COLOUR = 4.0
 """Standard deviations at which a colour reaches its full strength."""
 LESS_LIKELY, MORE_LIKELY = (214, 39, 40), (31, 119, 180)
@@ -72,7 +71,7 @@ def overlay(image: NDArray[np.uint8], z: Array, above: NDArray[np.bool_] | None 
         The content of a PNG file, as large as the image times a whole number.
     """
     grey = image[:3].mean(0)
-    smooth = gaussian_filter(z, SMOOTHING)
+    smooth = -of_pixels(z)
     strength = np.clip(np.abs(smooth) / FULL_COLOUR, 0, 1)[..., None]
     colour = np.where(smooth[..., None] < 0, LESS_LIKELY, MORE_LIKELY)
     mixed = (1 - 0.8 * strength) * grey[..., None] + 0.8 * strength * colour

@@ -17,6 +17,7 @@ from models.bulk.table import PartSummary, Row, write_part
 from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import ImageError, ModelsError, ScoreNotFinite
 from models.images.codec import DecodedImage
+from models.images.placement import FilePlacement
 from models.images.provenance import remark
 from models.prefetch import prefetch
 
@@ -95,7 +96,10 @@ def _score(scorer: Scorer, batch: list[NamedImage], alpha: float | None) -> list
 
 
 def _row(scorer: Scorer, path: str, image: DecodedImage, judged: JudgedImage) -> Row:
-    likelihood, verdict = judged.likelihood, judged.verdict
+    placement = FilePlacement.of(scorer.preprocessing, image.source_size)
+    likelihood, verdict = judged.likelihood, judged.verdict.in_file(placement)
+    strongest = verdict.reasons[0] if verdict.reasons else None
+    boxed = next((reason.box for reason in verdict.reasons if reason.box is not None), None)
     return {
         "path": path,
         "log_likelihood": likelihood.log_likelihood,
@@ -103,6 +107,8 @@ def _row(scorer: Scorer, path: str, image: DecodedImage, judged: JudgedImage) ->
         "p_value": verdict.p_value,
         "score": verdict.score,
         "is_anomaly": verdict.is_anomaly,
+        "reason": None if strongest is None else strongest.text,
+        "box": boxed,
         "warning": remark(scorer.manifest.training.provenance, image),
     }
 

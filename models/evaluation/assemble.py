@@ -130,7 +130,7 @@ def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[st
                 auroc_over_baseline=gain,
                 auroc_over_baseline_interval=(low, high),
                 curves=curves(columns, own, raw.scored, DRAWN if anomalous.dataset else (COMBINED,)),
-                gallery=gallery(scorer, raw, anomalous.images.names),
+                gallery=gallery(scorer, raw, anomalous.images),
             )
         )
     mean = float(normal.log_likelihoods.mean())
@@ -151,7 +151,7 @@ def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[st
             fit_images=len(scored.normals.fit),
             thresholds=_count(subject, "thresholds", thresholds, dataset),
             test=_count(subject, "test", test, dataset),
-            gallery=gallery(scorer, test, scored.normals.test.names),
+            gallery=gallery(scorer, test, scored.normals.test),
             mean_log_likelihood=mean,
             bits_per_dim=bits_per_dim(mean, scorer.dimensions) if scorer.density.kind == "density" else None,
         ),

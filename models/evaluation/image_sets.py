@@ -96,6 +96,11 @@ class ImageSet:
         """The name of each image: its path in an upload, or a name such as ``test/00017`` in a built-in dataset."""
         return self.source.names
 
+    def file_size(self, place: int) -> tuple[int, int] | None:
+        """Return upright width and height of the file of an image, by its index in the set; None if it has no file."""
+        _, image = next(self.source.read(place, place + 1))
+        return None if isinstance(image, ImageError) else image.source_size
+
     def damaged(self, rows: Rows, corruption: Corruption) -> ImageSet:
         """Return a new set of the images with indices ``rows``; the simulated fault is applied as they are read."""
         source = self.source

@@ -89,6 +89,9 @@ class Example(_EvaluationPart):
     statistic: float
     log_likelihood: float
     reason: str | None = Field(description="The strongest reason for an anomaly.")
+    box: tuple[int, int, int, int] | None = Field(
+        None, description="Left, top, right, bottom of this reason, in pixels of the upright file."
+    )
     png: str = Field(description="The image as PNG, base64; a large one is made smaller.")
 
 

@@ -81,9 +81,9 @@ class ReferenceEvidence:
             return self.map_maxima[inside]
         if self.maps is None:
             return None
-        others = self.maps[~inside].astype(np.float64)
+        own, others = (self.maps[chosen].astype(np.float64) for chosen in (inside, ~inside))
         reference = _map_reference(others.sum(0), np.square(others).sum(0), len(others))
-        largest: Array = of_pixels(standardise(self.maps[inside], reference)).max((1, 2))
+        largest: Array = of_pixels(standardise(own, reference)).max((1, 2))
         return largest
 
 
