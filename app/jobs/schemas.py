@@ -62,8 +62,9 @@ class JobRequest(BaseModel):
         default_factory=dict,
         description="All optional, unknown ones are refused. train: see TrainingConfig. "
         "score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of "
-        "anomalous datasets), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, "
-        "`thorough`, `adapt` (convert size and colour).",
+        "anomalous datasets), `masks` (for datasets in `against`, that with masks of their defects), `corruptions` "
+        "(graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and "
+        "colour).",
     )
     promote: bool = Field(
         False,

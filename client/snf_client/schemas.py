@@ -458,7 +458,7 @@ class JobRequest(BaseModel):
     )
     parameters: dict[str, Any] | None = Field(
         None,
-        description="All optional, unknown ones are refused. train: see TrainingConfig. score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of anomalous datasets), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and colour).",
+        description="All optional, unknown ones are refused. train: see TrainingConfig. score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of anomalous datasets), `masks` (for datasets in `against`, that with masks of their defects), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and colour).",
     )
     promote: bool = Field(
         False,
@@ -658,6 +658,15 @@ class Reference(BaseModel):
     )
 
 
+class RegionRates(BaseModel):
+    """How often the anomaly map has regions at false-alarm rate ``alpha``; null for a calibration without maps."""
+
+    model_config = ConfigDict(frozen=True)
+    alpha: float
+    hit: float | None = Field(..., description="Share of the images with a mask where a region overlaps the defect.")
+    false_alarms: float | None = Field(..., description="Share of the normal images with any region.")
+
+
 class RejectedFile(BaseModel):
     """An uploaded file that was left out of a dataset, and the reason."""
 
@@ -721,22 +730,6 @@ class Serving(BaseModel):
     has_learned_inverse: bool
     smallest_p: float
     default_alpha: float
-
-
-class SetReport(BaseModel):
-    """How well every anomaly score separates one set of anomalous images from the normal images, with examples."""
-
-    model_config = ConfigDict(frozen=True)
-    name: str
-    kind: Literal["dataset", "corruption"]
-    images: ImageCount
-    normal_images: int = Field(..., description="Normal images that it is compared with.")
-    results: list[Result]
-    best_baseline: str = Field(..., description="The baseline with the largest AUROC on this very set.")
-    auroc_over_baseline: float = Field(..., description="AUROC of the combined score minus that of this baseline.")
-    auroc_over_baseline_interval: tuple[float, float]
-    curves: list[Curve]
-    gallery: Gallery
 
 
 class SizeCount(BaseModel):
@@ -954,29 +947,6 @@ class DatasetReport(BaseModel):
     notes: list[str] = Field(..., description="Advice to read before training.")
 
 
-class EvaluationReport(BaseModel):
-    """Report of an evaluation: how well a model and simple baselines separate normal from anomalous images."""
-
-    model_config = ConfigDict(frozen=True)
-    format_version: Literal[1] = 1
-    created: datetime
-    model: str
-    weights_sha256: str
-    kind: Literal["density", "feature_density"] = Field(
-        "density", description="What the log-likelihoods are a density of: pixels or features."
-    )
-    calibration: int = Field(..., description="Number of the model's calibration; 0 is the one that it came with.")
-    calibration_dataset: str = Field(..., description="Where the model's own p-values come from.")
-    calibration_images: int
-    alphas: list[float]
-    resamples: int
-    normal: Normal
-    columns: list[Column]
-    sets: list[SetReport]
-    histograms: list[Histograms]
-    notes: list[str] = Field(..., description="Notes on how to read the numbers.")
-
-
 class FailedImage(BaseModel):
     """An image of a request that could not be scored: its index, its file name and the error."""
 
@@ -1033,6 +1003,31 @@ class JobResult(BaseModel):
     unfit: list[UnfitReason] = Field(
         [], description="Why it is unfit to become live by itself; empty if it is fit.", validate_default=True
     )
+
+
+class Localisation(BaseModel):
+    """How well the anomaly maps show where the defects are, by masks. Larger is better, 1 is perfect."""
+
+    model_config = ConfigDict(frozen=True)
+    masks: str = Field(..., description="The dataset of the masks.")
+    images: int = Field(..., description="Images whose mask has a defect.")
+    empty_masks: int = Field(..., description="Images whose mask has none; they are left out.")
+    unpaired: int = Field(..., description="Images without a mask; they are left out.")
+    unpaired_names: list[str] = Field(..., description="The first 20 of them.")
+    unused_masks: int = Field(..., description="Masks without an image.")
+    unused_names: list[str] = Field(..., description="The first 20 of them.")
+    normal_images: int = Field(..., description="Normal images whose maps count as free of defects.")
+    pixel_auroc: float = Field(..., description="AUROC of the pixels of defects against all other pixels.")
+    aupro: float = Field(
+        ...,
+        description="Share of each defect that is found, averaged over the defects and over false-positive rates of pixels from 0 to 0.3.",
+    )
+    aupimo: float | None = Field(
+        ...,
+        description="Share of the defect that is found in an image, averaged over the logarithm of false-positive rates from 1e-5 to 1e-4 on normal images alone: its mean over the images. Null where the normal images have too few pixels for such rates.",
+    )
+    aupimo_found: float | None = Field(..., description="Share of the images whose AUPIMO is at least 0.5.")
+    regions: list[RegionRates]
 
 
 class ModelDetail(BaseModel):
@@ -1133,6 +1128,23 @@ class Scores(BaseModel):
     fdr: Fdr | None = None
 
 
+class SetReport(BaseModel):
+    """How well every anomaly score separates one set of anomalous images from the normal images, with examples."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    kind: Literal["dataset", "corruption"]
+    images: ImageCount
+    normal_images: int = Field(..., description="Normal images that it is compared with.")
+    results: list[Result]
+    best_baseline: str = Field(..., description="The baseline with the largest AUROC on this very set.")
+    auroc_over_baseline: float = Field(..., description="AUROC of the combined score minus that of this baseline.")
+    auroc_over_baseline_interval: tuple[float, float]
+    curves: list[Curve]
+    gallery: Gallery
+    localisation: Localisation | None = Field(None, description="Where there are masks.")
+
+
 class TrainingCurve(BaseModel):
     """Learning curve of a training: its metrics by step. A step that was repeated after a restart occurs once."""
 
@@ -1185,6 +1197,29 @@ class DatasetDetail(BaseModel):
     problem: str | None = Field(None, description="Why it cannot be used, if so. Counts are 0 then.")
     report: DatasetReport | None
     links: dict[str, str]
+
+
+class EvaluationReport(BaseModel):
+    """Report of an evaluation: how well a model and simple baselines separate normal from anomalous images."""
+
+    model_config = ConfigDict(frozen=True)
+    format_version: Literal[1] = 1
+    created: datetime
+    model: str
+    weights_sha256: str
+    kind: Literal["density", "feature_density"] = Field(
+        "density", description="What the log-likelihoods are a density of: pixels or features."
+    )
+    calibration: int = Field(..., description="Number of the model's calibration; 0 is the one that it came with.")
+    calibration_dataset: str = Field(..., description="Where the model's own p-values come from.")
+    calibration_images: int
+    alphas: list[float]
+    resamples: int
+    normal: Normal
+    columns: list[Column]
+    sets: list[SetReport]
+    histograms: list[Histograms]
+    notes: list[str] = Field(..., description="Notes on how to read the numbers.")
 
 
 class ModelPage(BaseModel):

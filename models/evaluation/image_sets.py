@@ -103,11 +103,15 @@ class ImageSet:
 
     def damaged(self, rows: Rows, corruption: Corruption) -> ImageSet:
         """Return a new set of the images with indices ``rows``; the simulated fault is applied as they are read."""
+        return replace(self.chosen(rows), corruption=corruption)
+
+    def chosen(self, rows: Rows) -> ImageSet:
+        """Return a new set of the images with indices ``rows``, which rise."""
         source = self.source
         chosen = (
             replace(source, rows=source.rows[rows]) if isinstance(source, ArrayImages) else source.chosen(rows.tolist())
         )
-        return replace(self, source=chosen, corruption=corruption)
+        return replace(self, source=chosen)
 
     def batches(self) -> Iterator[Images]:
         """Yield all images in batches of at most 250, uint8 ``(N, C, H, W)``, with the set's simulated fault, if any.
@@ -117,17 +121,25 @@ class ImageSet:
         batches = self._batches()
         return batches if self.corruption is None else corrupt_chunks(batches, self.corruption)
 
-    def _batches(self) -> Iterator[Images]:
+    def decoded(self) -> Iterator[list[DecodedImage]]:
+        """Yield all images in batches, with the sizes of their files, and without a simulated fault.
+
+        Raises what :meth:`batches` raises.
+        """
         size = max(1, min(BATCH, BATCH_BYTES // math.prod(self.preprocessing.shape)))
         images = self.source.read(0, len(self))
         while batch := list(islice(images, size)):
-            yield np.stack([self._pixels(image) for _, image in batch])
+            yield [self._usable(image) for _, image in batch]
 
-    def _pixels(self, image: DecodedImage | ImageError) -> Images:
+    def _batches(self) -> Iterator[Images]:
+        for batch in self.decoded():
+            yield np.stack([image.pixels for image in batch])
+
+    def _usable(self, image: DecodedImage | ImageError) -> DecodedImage:
         if isinstance(image, ImageError):
             detail = f"{image.title}: {image.detail}; adapt=true converts size and colour"
             raise DatasetUnfit(f"{self.dataset}: {detail}") from image
-        return image.pixels
+        return image
 
 
 @dataclass(frozen=True)
