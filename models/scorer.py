@@ -158,6 +158,7 @@ class Scorer:
         check_pinned_score(path, pinned.log_likelihood, artifact.manifest, tolerance)
         try:
             statistic = scorer.anomaly(pinned).statistic
+            _ = scorer.calibration.map_maxima
             if scorer.calibration.has_gradients:
                 _ = scorer._fisher
         except (ValueError, IndexError) as error:  # arrays that do not fit each other or this flow

@@ -32,6 +32,9 @@ def print_report(report: EvaluationReport) -> None:
     for anomalous in report.sets:
         if anomalous.kind == "dataset":
             wide.print(_dataset_table(report, anomalous))
+    masked = [anomalous for anomalous in report.sets if anomalous.localisation is not None]
+    if masked:
+        wide.print(_localisation_table(report, masked))
     faults = [anomalous for anomalous in report.sets if anomalous.kind == "corruption"]
     if faults:
         wide.print(_fault_table(report, faults))
@@ -60,6 +63,29 @@ def _dataset_table(report: EvaluationReport, anomalous: SetReport) -> Table:
             "-" if alarms.share is None else percent(alarms.share),
             "{:.2f}-{:.2f} %".format(*(100 * end for end in alarms.interval)),
             style="bold" if column.family == "combined" else None,
+        )
+    return table
+
+
+def _localisation_table(report: EvaluationReport, masked: list[SetReport]) -> Table:
+    alpha = report.alphas[0]
+    table = _table(f"{report.model}: where the defects are, by masks; regions at alpha = {alpha:g}", "defects")
+    for heading in ("masks", "without", "pixel AUROC", "AUPRO", "AUPIMO", "found", "region hits", "region alarms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for anomalous in masked:
+        entry = anomalous.localisation
+        assert entry is not None
+        rates = entry.regions[0]
+        table.add_row(
+            anomalous.name,
+            str(entry.images),
+            str(entry.unpaired + entry.empty_masks),
+            f"{entry.pixel_auroc:.4f}",
+            f"{entry.aupro:.4f}",
+            "-" if entry.aupimo is None else f"{entry.aupimo:.4f}",
+            "-" if entry.aupimo_found is None else percent(entry.aupimo_found),
+            "-" if rates.hit is None else percent(rates.hit),
+            "-" if rates.false_alarms is None else percent(rates.false_alarms),
         )
     return table
 

@@ -222,9 +222,17 @@ class Calibration:
 
     @cached_property
     def map_maxima(self) -> Array | None:
-        """The largest value of the anomaly map of each calibration image, sorted; None where they are not known."""
+        """The largest value of the anomaly map of each calibration image, sorted; None where they are not known.
+
+        Raises ``ValueError`` if there are not as many as calibration images.
+        """
         maxima = [fold.map_maxima for fold in self.folds if fold.map_maxima is not None]
-        return np.sort(np.concatenate(maxima)) if len(maxima) == len(self.folds) else None
+        if len(maxima) < len(self.folds):
+            return None
+        together = np.sort(np.concatenate(maxima))
+        if together.shape != (self.images,):
+            raise ValueError(f"expected the maxima of {self.images} anomaly maps, got {together.shape}")
+        return together
 
     def map_threshold(self, alpha: float) -> float | None:
         """Return the value that the anomaly maps of at most the share ``alpha`` of normal images reach anywhere.

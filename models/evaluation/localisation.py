@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from models.anomaly.regions import TOUCHING
+
 Array: TypeAlias = NDArray[np.float64]
 Map: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -21,8 +23,6 @@ PIMO_RANGE = (1e-5, 1e-4)
 """False-positive rates of AUPIMO."""
 FOUND = 0.5
 """AUPIMO from which on the defect of an image counts as found."""
-TOUCHING = np.ones((3, 3), dtype=np.int8)
-"""Defect pixels that touch at a side or a corner are one defect."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ def _ramp_areas(first: Array, last: Array, low: float, high: float) -> Array:
     """
     after = high - np.clip(last, low, high)
     start, end = np.clip(first, low, high), np.clip(last, low, high)
-    width = last - first
     with np.errstate(invalid="ignore", divide="ignore"):
+        width = last - first
         during = ((end - first) ** 2 - (start - first) ** 2) / (2 * width)
     during = np.where(np.isneginf(first), end - low, np.where(width > 0, during, 0.0))
     areas: Array = after + during
