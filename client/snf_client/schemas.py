@@ -635,7 +635,7 @@ class Reason(BaseModel):
     text: str = Field(..., description="The same in words.")
     box: tuple[int, int, int, int] | None = Field(
         None,
-        description="Left, top, right, bottom of a region or place, in pixels of the upright file. Of features: the strongest region of the anomaly map, or the most unusual place where there is no region.",
+        description="Left, top, right, bottom of a region or place, in pixels of the upright file. Of features: the strongest region of the anomaly map; without a region, the most unusual place where the reason has one.",
     )
 
 

@@ -29,12 +29,18 @@ WORDS = {
     "reconstruction": ("channels combine unusually at scale {scale}", "channels combine more simply at scale {scale}"),
 }
 FEATURE_WORDS = {
-    # {where} stands for the rows and columns of the box
     "feature-place": "{where}: features unlike those of normal images at this place",
     "feature-area": "around {where}: features unlike those of normal images over a twentieth of the image",
     "feature-mean": "the mean of the features over the image is unlike that of normal images",
     "feature-image": "the features of the image as a whole are unlike those of normal images",
 }
+REGION_WORDS = {
+    "feature-place": "{where}: features unlike those of normal images in this region",
+    "feature-area": "around {where}: features unlike those of normal images over a twentieth of the image",
+    "feature-mean": "the mean of the features over the image is unlike that of normal images, most of all in {where}",
+    "feature-image": "the features of the image as a whole are unlike those of normal images, most of all in {where}",
+}
+"""Reasons of features where the anomaly map has a region, whose rows and columns ``{where}`` stands for."""
 REGION = {True: "plainer than its surroundings suggest", False: "less likely than its surroundings suggest"}
 
 
@@ -72,19 +78,19 @@ class VerdictReason:
 def located(reason: VerdictReason, regions: Sequence[AnomalousRegion]) -> VerdictReason:
     """Return a reason with the box of the region of the anomaly map that it is about, where there is one.
 
-    Unusual features belong to the strongest region. A region of pixels that are less likely than expected belongs to
+    Unusual features belong to the strongest region, also those of the image as a whole: a large defect shows in the
+    mean of the features more than at any place. A region of pixels that are less likely than expected belongs to
     the strongest one that overlaps it. Other reasons stay as they are.
 
     Args:
         reason: The reason.
         regions: The regions of the image at the false-alarm rate of the verdict, the strongest first.
     """
-    if reason.box is None or not regions:
+    if not regions:
         return reason
-    if reason.feature != "region":
-        words = FEATURE_WORDS[reason.feature].replace("at this place", "in this region")
-        return replace(reason, box=regions[0].box, words=words)
-    region = region_around(reason.box, regions) if reason.z < 0 else None
+    if reason.feature in REGION_WORDS:
+        return replace(reason, box=regions[0].box, words=REGION_WORDS[reason.feature])
+    region = None if reason.box is None or reason.z > 0 else region_around(reason.box, regions)
     return reason if region is None else replace(reason, box=region.box)
 
 
