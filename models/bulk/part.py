@@ -96,7 +96,7 @@ def _score(scorer: Scorer, batch: list[NamedImage], alpha: float | None) -> list
 
 
 def _row(scorer: Scorer, path: str, image: DecodedImage, judged: JudgedImage) -> Row:
-    placement = FilePlacement.of(scorer.preprocessing, image.source_size)
+    placement = FilePlacement.of(scorer.manifest.preprocessing, image.source_size)
     likelihood, verdict = judged.likelihood, judged.verdict.in_file(placement)
     strongest = verdict.reasons[0] if verdict.reasons else None
     boxed = next((reason.box for reason in verdict.reasons if reason.box is not None), None)

@@ -12,8 +12,8 @@ from models.evaluation.assemble import TEST, THRESHOLDS, AnomalousSet, ScoredSet
 from models.evaluation.baselines import Baselines
 from models.evaluation.corruptions import corruptions
 from models.evaluation.image_sets import ImageSet, ImageSets, Normals, evenly
-from models.evaluation.masked_maps import few, measure_localisation, normal_maps
-from models.evaluation.masks import check_masks, open_masks
+from models.evaluation.masked_maps import few, measure_localisation, normal_maps, pairs_of
+from models.evaluation.masks import open_masks
 from models.evaluation.raw_scores import RawScoreCache, RawSet, score_set
 from models.evaluation.schema import EvaluationReport, Localisation
 from models.evaluation.scores import ScoreSuite, scored_batch
@@ -72,8 +72,11 @@ def evaluate(
     mapped = [few(normals.test), *(one.images for one in masked)] if masked else []
     if masked:
         scorer.require_spatial()
-        for name in chosen.masks.values():
-            check_masks(subject.store, name)
+        for one in masked:  # before the long work
+            assert one.dataset is not None
+            name = chosen.masks[one.dataset]
+            with open_masks(subject.store, name, one.images.preprocessing) as masks:
+                pairs_of(one.images, masks, name)
     meter = _ProgressMeter(
         progress, [normals.fit, normals.thresholds, normals.test, *(one.images for one in anomalous), *mapped]
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models.errors import DatasetUnfit
 from models.evaluation.image_sets import ImageSet, evenly
 from models.evaluation.localisation import FOUND, Map, Mask, localise
-from models.evaluation.masks import MaskReader, pair_masks
+from models.evaluation.masks import MaskPairs, MaskReader, pair_masks
 from models.evaluation.schema import Localisation, RegionRates
 from models.images.preprocessing import DecodedImage
 from models.scorer import Scorer
@@ -34,6 +34,17 @@ def places_in_memory(images: ImageSet) -> NDArray[np.int64]:
     """Return the indices of images of a set, evenly spaced, whose maps fit into memory."""
     most = max(1, MAX_VALUES // (images.preprocessing.height * images.preprocessing.width))
     return evenly(len(images), most)
+
+
+def pairs_of(images: ImageSet, masks: MaskReader, name: str) -> MaskPairs:
+    """Pair the images of a set with masks of the dataset ``name``. Raises ``DatasetUnfit`` where there is no pair."""
+    pairs = pair_masks(images.names, masks.paths)
+    if not pairs.masks:
+        raise DatasetUnfit(
+            f"no image of {images.dataset} has a mask in {name}: expected equal file names without ending and without "
+            f"_mask, got images such as {images.names[0]} and masks such as {masks.paths[0]}"
+        )
+    return pairs
 
 
 def normal_maps(scorer: Scorer, images: ImageSet, advance: Advance) -> list[Map]:
@@ -70,7 +81,7 @@ def measure_localisation(
     Raises:
         DatasetUnfit: No image has a mask with a defect, or a mask does not fit its image.
     """
-    pairs = pair_masks(images.names, masks.paths)
+    pairs = pairs_of(images, masks, name)
     paths = list(pairs.masks.values())
     paired = images.chosen(np.array(list(pairs.masks), dtype=np.int64))
     places = places_in_memory(paired)
