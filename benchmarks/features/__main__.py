@@ -8,6 +8,7 @@ WHAT is
 - false-alarms: resplits of held-out images, and few images in five folds;
 - exactness: T against float64, and the same image in other company;
 - fit, speed: timed, so run them on a quiet machine;
+- localisation: metrics of maps with masks against those of anomalib, and the filter of maps of pixels;
 - heat-maps: of twenty defective cells, to look at;
 - plots: pictures of the results (needs matplotlib).
 
@@ -24,7 +25,7 @@ from pathlib import Path
 from benchmarks.features.common import run_of
 from benchmarks.speed.machine import cores
 
-WHAT = ("elpv", "choice", "ood", "false-alarms", "exactness", "fit", "speed", "heat-maps", "plots")
+WHAT = ("elpv", "choice", "ood", "false-alarms", "exactness", "fit", "speed", "localisation", "heat-maps", "plots")
 
 
 def main() -> int:
