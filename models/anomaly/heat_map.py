@@ -22,7 +22,7 @@ FULL_COLOUR = 4.0
 LESS_LIKELY, MORE_LIKELY = (214, 39, 40), (31, 119, 180)
 OUTLINE = (255, 210, 0)
 """Colour of the outlines of regions."""
-OUTLINE_SHARE = 128
+OUTLINE_SHARE = 100
 """The longer side of a picture, as a multiple of the width of an outline."""
 
 
