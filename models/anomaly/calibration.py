@@ -25,30 +25,19 @@ from models.anomaly.conformal import (
     smallest_p,
     threshold,
 )
-from models.anomaly.reasons import (
-    VerdictReason,
-    feature_reason,
-    gradient_reason,
-    located,
-    region_reason,
-    statistic_reason,
-)
+from models.anomaly.explanation import explain
+from models.anomaly.reasons import VerdictReason, located
 from models.anomaly.regions import MapRegions, find_regions
 from models.anomaly.statistics.combined import EvidenceKind, Statistic, merge, weights
 from models.anomaly.statistics.gradient import GradientFamily
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
 from models.images.placement import FilePlacement
 from models.scoring.evidence import Evidence, FeatureEvidence
-from models.scoring.grid import cell_side
-from models.scoring.whole_image import COMPLEXITY
 
 Array: TypeAlias = NDArray[np.float64]
 
-MAX_REASONS = 3
 MAX_STATISTIC = 1e6
 """Upper bound of a reported T in nats: on some images the arithmetic of the statistics overflows."""
-MIN_SHARE = 0.05
-"""Share of the evidence below which a reason is left out."""
 
 
 @dataclass(frozen=True)
@@ -343,67 +332,3 @@ class Calibration:
 def _typical(statistics: list[Array]) -> Array:
     typical: Array = np.minimum(np.mean(statistics, axis=0), MAX_STATISTIC)
     return typical
-
-
-def explain(
-    fold: Fold, evidence: Evidence, surprises: Array, names: Sequence[str], image: tuple[int, int]
-) -> list[tuple[VerdictReason, ...]]:
-    """Return up to three reasons in words for the anomaly verdict on each image, those that contributed most first.
-
-    Args:
-        fold: The fold whose statistics explain the verdicts.
-        evidence: The evidence of N images.
-        surprises: The surprise of each family, as :meth:`Fold.families` returns it for this evidence.
-        names: The names of the whole-image statistics.
-        image: Height and width of the images in pixels.
-    """
-    kinds = fold.kinds(evidence)
-    parts = np.exp(surprises - surprises.max(1, keepdims=True)) * fold.weights(evidence)
-    parts = parts / parts.sum(1, keepdims=True)
-    share = dict(zip(kinds, parts.T, strict=True))
-    reasons: list[list[VerdictReason]] = [[] for _ in range(len(evidence))]
-    _add_pixel_reasons(reasons, fold.statistic, evidence, share, names, image)
-    if fold.statistic.features is not None and evidence.features is not None:
-        shape = fold.statistic.features.centre.shape
-        found = fold.statistic.features.strongest(evidence.features)
-        for of_image, (name, surprise, place), part in zip(reasons, found, share["features"], strict=True):
-            of_image.append(feature_reason(name, surprise, float(part), place, (shape[0], shape[1]), image))
-    if "gradients" in share:
-        for of_image, surprise, part in zip(reasons, surprises[:, -1], share["gradients"], strict=True):
-            of_image.append(gradient_reason(float(surprise), float(part)))
-    return [
-        tuple(sorted((r for r in of_image if r.share >= MIN_SHARE), key=lambda r: -r.share)[:MAX_REASONS])
-        for of_image in reasons
-    ]
-
-
-def _add_pixel_reasons(
-    reasons: list[list[VerdictReason]],
-    statistic: Statistic,
-    evidence: Evidence,
-    share: dict[EvidenceKind, Array],
-    names: Sequence[str],
-    image: tuple[int, int],
-) -> None:
-    """Add to the reasons of each image those of the statistics of its pixels, where the calibration has any."""
-    if statistic.whole is None:
-        return
-    values = statistic.statistics(evidence)
-    squares = np.square(statistic.whole.components(values))
-    shares = share["whole"][:, None] * squares / np.maximum(squares.sum(1, keepdims=True), 1e-12)
-    z = statistic.whole.standardised(values)
-    all_names = statistic.names(names)
-    labels = [*(all_names[i] for i in statistic.whole.used), COMPLEXITY]
-    # An uneven map has a region that makes it so; that region is the reason to report.
-    uneven = np.array([label.startswith("unevenness-") for label in labels]) & (z > 0)
-    regional = np.where(uneven, shares, 0).sum(1)
-    shares = np.where(uneven, 0, shares)
-    for i, of_image in enumerate(reasons):
-        strongest = np.argsort(-shares[i])[:MAX_REASONS]
-        of_image += [statistic_reason(labels[k], float(z[i, k]), float(shares[i, k])) for k in strongest]
-    if statistic.local is not None:
-        side = cell_side(*image)
-        regions = statistic.local.most_surprising(evidence.cells, evidence.whole[:, 0])
-        for i, (region, deviation) in enumerate(regions):
-            part = float(share["local"][i] + regional[i])
-            reasons[i].append(region_reason(region, deviation, part, side, image))
