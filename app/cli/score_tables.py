@@ -109,7 +109,10 @@ class TableOutput:
 
 
 class HeatMapWriter:
-    """Output that saves each image's heat map as a PNG file and passes all other results to another output."""
+    """Output that saves each image's heat map as a PNG file and passes the results to another output.
+
+    Of the heat map itself only numbers, such as its threshold and regions, are passed on.
+    """
 
     def __init__(self, folder: Path, output: ScoreOutput) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,8 +134,10 @@ class HeatMapWriter:
             return result
         name = f"{result.index:05d}-{Path(result.filename or 'image').stem}.png"
         (self._folder / name).write_bytes(heat_map_png(result.heat_map))
-        kept = result.model_fields_set - {"heat_map"}
-        return type(result).model_construct(kept, **{field: getattr(result, field) for field in kept})
+        heat_map = result.heat_map
+        numbers = heat_map.model_fields_set - {"png", "npy"}
+        brief = type(heat_map).model_construct(numbers, **{field: getattr(heat_map, field) for field in numbers})
+        return result.model_copy(update={"heat_map": brief})
 
 
 def preprocessing_note(result: ScoredImage) -> str:

@@ -105,6 +105,11 @@ def test_the_command_line_says_the_same(
     done = CliRunner().invoke(cli, [*command, "--json"])
     (result,) = json.loads(done.stdout)["results"]
     assert result["anomaly"]["reasons"] == expected["anomaly"]["reasons"]
+    done = CliRunner().invoke(cli, [*command, "--json", "--explain", str(tmp_path / "maps")])
+    (result,) = json.loads(done.stdout)["results"]
+    regions = score(client, "crop", data, explain=True)["heat_map"]["regions"]
+    assert result["heat_map"]["regions"] == regions
+    assert "png" not in result["heat_map"], "it is in the folder"
     shown = CliRunner().invoke(cli, command, env={"COLUMNS": "400"})
     assert expected["anomaly"]["reasons"][0]["text"] in " ".join(shown.stdout.split())
     assert CliRunner().invoke(cli, [*command, "--out", str(tmp_path / "out.parquet")]).exit_code == 0
