@@ -68,14 +68,15 @@ def _dataset_table(report: EvaluationReport, anomalous: SetReport) -> Table:
 
 
 def _localisation_table(report: EvaluationReport, masked: list[SetReport]) -> Table:
-    alpha = report.alphas[0]
-    table = _table(f"{report.model}: where the defects are, by masks; regions at alpha = {alpha:g}", "defects")
-    for heading in ("masks", "without", "pixel AUROC", "AUPRO", "AUPIMO", "found", "region hits", "region alarms"):
+    table = _table(f"{report.model}: where the defects are, by masks, and regions at the smallest alpha", "defects")
+    headings = "masks", "without", "pixel AUROC", "AUPRO", "AUPIMO", "found", "alpha", "region hits", "region alarms"
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for anomalous in masked:
         entry = anomalous.localisation
         assert entry is not None
-        rates = entry.regions[0]
+        # None for a calibration of an earlier version, or one too small for every alpha.
+        rates = next((rates for rates in entry.regions if rates.hit is not None), None)
         table.add_row(
             anomalous.name,
             str(entry.images),
@@ -84,8 +85,7 @@ def _localisation_table(report: EvaluationReport, masked: list[SetReport]) -> Ta
             f"{entry.aupro:.4f}",
             "-" if entry.aupimo is None else f"{entry.aupimo:.4f}",
             "-" if entry.aupimo_found is None else percent(entry.aupimo_found),
-            "-" if rates.hit is None else percent(rates.hit),
-            "-" if rates.false_alarms is None else percent(rates.false_alarms),
+            *(["-"] * 3 if rates is None else [f"{rates.alpha:g}", percent(rates.hit), percent(rates.false_alarms)]),
         )
     return table
 

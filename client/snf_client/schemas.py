@@ -659,7 +659,7 @@ class Reference(BaseModel):
 
 
 class RegionRates(BaseModel):
-    """How often the anomaly map has regions at false-alarm rate ``alpha``; null for a calibration without maps."""
+    """How often the anomaly map has regions at false-alarm rate ``alpha``; null where it has no threshold."""
 
     model_config = ConfigDict(frozen=True)
     alpha: float

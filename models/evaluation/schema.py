@@ -112,7 +112,7 @@ class ImageCount(_EvaluationPart):
 
 
 class RegionRates(_EvaluationPart):
-    """How often the anomaly map has regions at false-alarm rate ``alpha``; null for a calibration without maps."""
+    """How often the anomaly map has regions at false-alarm rate ``alpha``; null where it has no threshold."""
 
     alpha: float
     hit: float | None = Field(description="Share of the images with a mask where a region overlaps the defect.")
