@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.anomaly.anomaly_map import of_pixels, of_places
 from models.anomaly.calibration import Calibration, MapReference, Verdict
 from models.anomaly.calibration_file import load_added_calibration
 from models.anomaly.fitting.calibrate import Progress, calibrate
@@ -43,7 +44,7 @@ from models.loading import (
     load_artifact,
 )
 from models.registry.calibrations import ARRAYS
-from models.scoring.density import CHUNK, ImageDensity
+from models.scoring.density import CHUNK, DensityPass, ImageDensity
 from models.scoring.evidence import Evidence
 from models.scoring.feature_density import FeaturePass
 from models.scoring.hybrid_density import pixels_of
@@ -160,6 +161,7 @@ class Scorer:
         check_pinned_score(path, pinned.log_likelihood, artifact.manifest, tolerance)
         try:
             statistic = scorer.anomaly(pinned).statistic
+            _ = scorer.calibration.map_maxima
             if scorer.calibration.has_gradients:
                 _ = scorer._fisher
         except (ValueError, IndexError) as error:  # arrays that do not fit each other or this flow
@@ -240,7 +242,7 @@ class Scorer:
         if self.preprocessing.tiled:
             for _, found in self.density.passes(images, at_once=self.at_once):
                 if isinstance(found, FeaturePass):
-                    maps += tile_maps(found, reference)
+                    maps += tile_maps(found, reference, self.calibration.feature_maps(found.features))
                 if len(maps) < len(images):
                     yield
             return maps
@@ -249,13 +251,27 @@ class Scorer:
             if start:
                 yield
             rows = stacked(images[start : start + size])
-            nats = np.concatenate(
-                [found.compared_maps() for _, found in self.density.passes(rows) if found is not None]
-            )
-            z = standardise(nats, reference)
+            nats, features = [], []
+            for first, found in self.density.passes(rows):
+                if found is None:
+                    continue
+                nats.append(found.compared_maps())
+                if self.calibration.has_features:
+                    features += self._feature_maps(rows[first : first + len(found)], found)
+            joined = np.concatenate(nats)
+            z = standardise(joined, reference)
+            anomaly = features or of_pixels(z)
             slopes = self._gradient_passes.maps(rows) if gradients else None
-            maps += [PixelMaps(nats[i], z[i], None if slopes is None else slopes[i]) for i in range(len(rows))]
+            maps += [
+                PixelMaps(joined[i], z[i], anomaly[i], None if slopes is None else slopes[i]) for i in range(len(rows))
+            ]
         return maps
+
+    def _feature_maps(self, images: Batch, found: DensityPass) -> list[NDArray[np.float64]]:
+        evidence = self.density.evidence(images, found).features
+        assert evidence is not None
+        image = self._height, self._width
+        return [of_places(places, image) for places in self.calibration.feature_maps(evidence)]
 
     def judge_each(
         self, images: Batch, alpha: Alphas = None, draws: int = 1, *, gradients: bool = False, explain: bool = False
@@ -296,7 +312,11 @@ class Scorer:
             yield
             maps = yield from self.heat_map_steps(images, gradients=gradients)
         alphas = alpha if isinstance(alpha, Sequence) else [alpha] * len(scored)
-        return judge_scored(scored, alphas, self.anomalies, maps)
+        judged = judge_scored(scored, alphas, self.anomalies, maps)
+        limit = self.calibration.map_threshold
+        return [
+            one if isinstance(one, ScoreNotFinite) else one.with_regions(limit(one.verdict.alpha)) for one in judged
+        ]
 
     def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Verdict:
         """Return the p-value of an image and whether it is flagged, from its log-likelihood computed by this scorer."""

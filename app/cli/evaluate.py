@@ -12,6 +12,7 @@ from app.cli import completion
 from app.cli.common import (
     INTERRUPTED,
     SERVICE,
+    USAGE,
     Json,
     Key,
     Model,
@@ -45,6 +46,15 @@ def evaluate(
             "--against", "-a", help="Dataset of anomalous images; repeatable.", autocompletion=completion.datasets
         ),
     ] = None,
+    masks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--masks",
+            metavar="AGAINST=MASKS",
+            help="Dataset with masks of the defects of an --against dataset; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="Also evaluate against normal images with graded faults.")
     ] = False,
@@ -75,6 +85,7 @@ def evaluate(
     parameters = _parameters(
         {
             "against": against or [],
+            "masks": _masks(masks or []),
             "corruptions": corruptions,
             "images": images,
             "alpha": alpha,
@@ -95,6 +106,15 @@ def evaluate(
     if out is not None:
         write_atomically(out.absolute(), render_html(report).encode())
         typer.echo(f"the report is in {out}", err=as_json)
+
+
+def _masks(given: list[str]) -> dict[str, str]:
+    """Return the dataset of masks by the dataset of anomalous images, from options such as ``bad-parts=bad-masks``."""
+    pairs = [option.partition("=") for option in given]
+    for option, (against, _, masks) in zip(given, pairs, strict=True):
+        if not against or not masks:
+            raise fail(f"--masks: expected AGAINST=MASKS, such as bad-parts=bad-masks, got {option!r}", USAGE)
+    return {against: masks for against, _, masks in pairs}
 
 
 def _parameters(given: dict[str, object]) -> EvaluationParameters:

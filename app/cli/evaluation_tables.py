@@ -32,6 +32,9 @@ def print_report(report: EvaluationReport) -> None:
     for anomalous in report.sets:
         if anomalous.kind == "dataset":
             wide.print(_dataset_table(report, anomalous))
+    masked = [anomalous for anomalous in report.sets if anomalous.localisation is not None]
+    if masked:
+        wide.print(_localisation_table(report, masked))
     faults = [anomalous for anomalous in report.sets if anomalous.kind == "corruption"]
     if faults:
         wide.print(_fault_table(report, faults))
@@ -60,6 +63,29 @@ def _dataset_table(report: EvaluationReport, anomalous: SetReport) -> Table:
             "-" if alarms.share is None else percent(alarms.share),
             "{:.2f}-{:.2f} %".format(*(100 * end for end in alarms.interval)),
             style="bold" if column.family == "combined" else None,
+        )
+    return table
+
+
+def _localisation_table(report: EvaluationReport, masked: list[SetReport]) -> Table:
+    table = _table(f"{report.model}: where the defects are, by masks, and regions at the smallest alpha", "defects")
+    headings = "masks", "without", "pixel AUROC", "AUPRO", "AUPIMO", "found", "alpha", "region hits", "region alarms"
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for anomalous in masked:
+        entry = anomalous.localisation
+        assert entry is not None
+        # None for a calibration of an earlier version, or one too small for every alpha.
+        rates = next((rates for rates in entry.regions if rates.hit is not None), None)
+        table.add_row(
+            anomalous.name,
+            str(entry.images),
+            str(entry.unpaired + entry.empty_masks),
+            f"{entry.pixel_auroc:.4f}",
+            f"{entry.aupro:.4f}",
+            "-" if entry.aupimo is None else f"{entry.aupimo:.4f}",
+            "-" if entry.aupimo_found is None else percent(entry.aupimo_found),
+            *(["-"] * 3 if rates is None else [f"{rates.alpha:g}", percent(rates.hit), percent(rates.false_alarms)]),
         )
     return table
 

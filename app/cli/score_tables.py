@@ -77,7 +77,7 @@ class TableOutput:
         self._rows: list[tuple[str, ...]] = []
 
     def add(self, part: ScorePart) -> None:
-        """Keep file, log-likelihood, bits/dim, p-value and verdict of each image of a batch as table rows."""
+        """Keep file, log-likelihood, bits/dim, p-value, verdict and reason of each image of a batch as table rows."""
         if part.model is not None:
             self._title = f"{part.model} version {part.version}"
             if any(result.status == "ok" and result.kind == "feature_density" for result in part.results):
@@ -95,18 +95,24 @@ class TableOutput:
         for column in ("log-likelihood (nats)", "bits/dim", "p-value"):
             table.add_column(column, justify="right")
         table.add_column("verdict")
-        noted = any(row[-1] for row in self._rows)
-        if noted:
-            table.add_column("note", overflow="fold")
-        for *cells, verdict, note in self._rows:
+        more = {"strongest evidence": -2, "note": -1}
+        shown = [place for place in more.values() if any(row[place] for row in self._rows)]
+        for heading, place in more.items():
+            if place in shown:
+                table.add_column(heading, overflow="fold")
+        for row in self._rows:
+            *cells, verdict, _reason, _note = row
             style = STYLES.get(verdict, "yellow")
             # Paths may contain brackets, which are no markup.
-            table.add_row(*map(Text, cells), Text(verdict, style), *([Text(note)] if noted else []))
+            table.add_row(*map(Text, cells), Text(verdict, style), *(Text(row[place]) for place in shown))
         Console().print(table)
 
 
 class HeatMapWriter:
-    """Output that saves each image's heat map as a PNG file and passes all other results to another output."""
+    """Output that saves each image's heat map as a PNG file and passes the results to another output.
+
+    Of the heat map itself only numbers, such as its threshold and regions, are passed on.
+    """
 
     def __init__(self, folder: Path, output: ScoreOutput) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,8 +134,10 @@ class HeatMapWriter:
             return result
         name = f"{result.index:05d}-{Path(result.filename or 'image').stem}.png"
         (self._folder / name).write_bytes(heat_map_png(result.heat_map))
-        kept = result.model_fields_set - {"heat_map"}
-        return type(result).model_construct(kept, **{field: getattr(result, field) for field in kept})
+        heat_map = result.heat_map
+        numbers = heat_map.model_fields_set - {"png", "npy"}
+        brief = type(heat_map).model_construct(numbers, **{field: getattr(heat_map, field) for field in numbers})
+        return result.model_copy(update={"heat_map": brief})
 
 
 def preprocessing_note(result: ScoredImage) -> str:
@@ -144,7 +152,7 @@ def preprocessing_note(result: ScoredImage) -> str:
 def _row(result: ImageResult) -> tuple[str, ...]:
     name = result.filename or ""
     if result.status != "ok":
-        return name, "", "", "", result.error.title, result.error.detail
+        return name, "", "", "", result.error.title, "", result.error.detail
     verdict = "anomaly" if result.anomaly.is_anomaly else "normal"
     return (
         name,
@@ -152,5 +160,6 @@ def _row(result: ImageResult) -> tuple[str, ...]:
         "" if result.bits_per_dim is None else f"{result.bits_per_dim:.4f}",
         f"{result.anomaly.p_value:.4g}",
         verdict,
+        result.anomaly.reasons[0].text if result.anomaly.is_anomaly and result.anomaly.reasons else "",
         preprocessing_note(result),
     )

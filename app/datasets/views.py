@@ -71,7 +71,9 @@ def refuse_used(name: str, jobs: JobStore) -> None:
     """
     refuse_in_use(
         jobs,
-        lambda job: name in (job.dataset, *job.parameters.get("against", ())),
+        lambda job: (
+            name in (job.dataset, *job.parameters.get("against", ()), *job.parameters.get("masks", {}).values())
+        ),
         "dataset-in-use",
         "The dataset is in use",
         name,

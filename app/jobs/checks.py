@@ -22,6 +22,7 @@ from models.bulk.checks import require_scorable
 from models.datasets import DatasetStore, dataset_names, summarize
 from models.errors import AlphaUnattainable, ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
 from models.evaluation.checks import check_anomalous, check_normals
+from models.evaluation.masks import check_masks
 from models.evaluation.schema import EvaluationParameters
 from models.flows.architecture import features_of
 from models.limits.good_images import check_unused
@@ -135,6 +136,9 @@ def check_evaluation(
     for index, other in enumerate(parameters.against):
         with _invalid_dataset(f"/body/parameters/against/{index}"):
             check_anomalous(other, request.dataset, preprocessing, parameters.adapt, data_dir, datasets)
+    for other, masks in parameters.masks.items():
+        with _invalid_dataset(f"/body/parameters/masks/{other}"):
+            check_masks(datasets, masks)
     return f"{version.name}:{version.version}", version.calibration
 
 

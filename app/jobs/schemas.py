@@ -70,9 +70,9 @@ class JobRequest(BaseModel):
         default_factory=dict,
         description="All optional, unknown ones are refused. train: see TrainingConfig. "
         "score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of "
-        "anomalous datasets), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, "
-        "`thorough`, `adapt` (convert size and colour). limit: `alpha`, `images` (most of them), `shapes`, `contrasts` "
-        "(grey levels), `seed`, `calibration`.",
+        "anomalous datasets), `masks` (for datasets in `against`, that with masks of their defects), `corruptions` "
+        "(graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and "
+        "colour). limit: `alpha`, `images` (most of them), `shapes`, `contrasts` (grey levels), `seed`, `calibration`.",
     )
     promote: bool = Field(
         False,

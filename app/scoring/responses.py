@@ -15,11 +15,13 @@ from app.scoring import schemas
 from app.scoring.request_images import FIELD, Item, Pixels
 from models.errors import ImageError, ModelsError, ScoreNotFinite
 from models.images.codec import DecodedImage
+from models.images.placement import FilePlacement
 from models.images.provenance import provenance_warning
 
 if TYPE_CHECKING:
     from models.anomaly.heat_map import PixelMaps
     from models.anomaly.judged import JudgedImage, Judgement
+    from models.anomaly.regions import MapRegions
 
 
 def answer_json(loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Judgement], *, fdr: bool) -> bytes:
@@ -71,16 +73,15 @@ def image_result(
 
 
 def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, loaded: Loaded) -> schemas.ScoredImage:
-    likelihood = judged.likelihood
+    placement = FilePlacement.of(loaded.scorer.preprocessing, image.file_size)
+    in_file, likelihood = judged.in_file(placement), judged.likelihood
     # Members that are not set are left out of the JSON.
     optional: dict[str, Any] = {}
     if likelihood.draws is not None:
         optional["draws"] = likelihood.draws
     if judged.heat_map is not None:
-        optional["heat_map"] = heat_map_answer(image.pixels, judged.heat_map)
+        optional["heat_map"] = heat_map_answer(image.pixels, judged.heat_map, in_file.regions)
     changes: dict[str, Any] = {"notes": list(image.notes)} if image.notes else {}
-    if loaded.scorer.preprocessing.tiled:
-        changes["size"] = image.pixels.shape[:0:-1]
     if image.resized:
         changes["fit"] = loaded.scorer.preprocessing.fit
     return schemas.ScoredImage(
@@ -91,11 +92,12 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, lo
         bits_per_dim=likelihood.bits_per_dim,
         kind=likelihood.kind,
         terms=likelihood.terms,
-        anomaly=judged.verdict,
+        anomaly=in_file.verdict,
         preprocessing=schemas.PreprocessingNote(
             id=loaded.scorer.preprocessing.id,
             resized=image.resized,
             converted=image.converted,
+            size=placement.size,
             warning=provenance_warning(loaded.scorer.manifest.training.provenance, image),
             **changes,
         ),
@@ -103,25 +105,32 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, lo
     )
 
 
-def heat_map_answer(pixels: Pixels, heat_map: PixelMaps) -> schemas.HeatMap:
+def heat_map_answer(pixels: Pixels, heat_map: PixelMaps, regions: MapRegions | None = None) -> schemas.HeatMap:
     """Return the heat map of an image for the API: a PNG overlay and a NumPy array, both in base64.
 
-    ``pixels`` are uint8 ``(C, H, W)``. Both may be smaller than a large image of several tiles.
+    Both may be smaller than a large image of several tiles.
+
+    Args:
+        pixels: The pixels of the model's image, uint8 ``(C, H, W)``.
+        heat_map: Its maps.
+        regions: The regions of the anomaly map in pixels of the file; None where the calibration has no threshold.
     """
     from models.anomaly.heat_map import overlay  # noqa: PLC0415 - SciPy takes time to load
 
-    channels = {"nats": heat_map.nats, "z": heat_map.z}
-    if heat_map.gradients is not None:
-        channels["gradients"] = heat_map.gradients
+    channels = heat_map.channels
+    above = None if regions is None else heat_map.anomaly >= regions.threshold
     buffer = io.BytesIO()
     np.save(buffer, np.stack(list(channels.values())), allow_pickle=False)
     return schemas.HeatMap(
-        png=base64.b64encode(overlay(pixels, heat_map.z, heat_map.scale)).decode(),
+        png=base64.b64encode(overlay(pixels, heat_map.z, above, heat_map.scale)).decode(),
         npy=base64.b64encode(buffer.getvalue()).decode(),
         channels=list(channels),
         scale=heat_map.scale,
         lowest_z=float(heat_map.z.min()),
         highest_z=float(heat_map.z.max()),
+        threshold=None if regions is None else regions.threshold,
+        regions=None if regions is None else regions.regions,
+        region_count=None if regions is None else regions.count,
     )
 
 

@@ -83,7 +83,9 @@ class Reason(Answer):
     share: float = Field(description="Its share of the evidence, between 0 and 1.")
     text: str = Field(description="The same in words.")
     box: tuple[int, int, int, int] | None = Field(
-        None, description="Left, top, right, bottom of a region or place, pixels."
+        None,
+        description="Left, top, right, bottom of a region or place, in pixels of the upright file. Of features: the "
+        "strongest region of the anomaly map; without a region, the most unusual place where the reason has one.",
     )
 
 
@@ -106,14 +108,14 @@ class PreprocessingNote(Answer):
     id: str = Field(description="Digest of the model's preprocessing.")
     resized: bool
     fit: Literal["crop", "stretch", "pad"] | None = Field(
-        default=None, description="How it was resized, if it was. Boxes and heat maps are of the image after that."
-    )
-    size: tuple[int, int] | None = Field(
         default=None,
-        description="Width and height of an image that kept its size, because the model scores images tile by tile. "
-        "Boxes are in its pixels.",
+        description="How it was resized, if it was. Heat maps are of the image after that, boxes are in pixels of the "
+        "file.",
     )
     converted: str | None = Field(description="The colour conversion, if there was any.")
+    size: tuple[int, int] | None = Field(
+        default=None, description="Width and height of the upright file in pixels; all boxes are in these pixels."
+    )
     warning: str | None = Field(
         description="How the file differs from the training images in format or size, if it does. A model can mistake "
         "that for an anomaly."
@@ -135,17 +137,30 @@ class ItemError(Answer):
     detail: str
 
 
+class ImageRegion(Answer):
+    """A connected region of an image where its anomaly map is at or above the threshold; touching corners connect."""
+
+    box: tuple[int, int, int, int] = Field(
+        description="Left, top, right, bottom in pixels of the upright file; the box covers the whole region."
+    )
+    area: int = Field(description="Area of the region, in pixels of the file.")
+    peak: float = Field(description="Largest value of the anomaly map in the region.")
+    place: tuple[int, int] = Field(description="Column and row of that value in the file.")
+
+
 class HeatMap(Answer):
     """Each pixel's part of the log-likelihood, in nats and compared with normal images, as picture and array."""
 
     png: str = Field(
-        description="The image in grey under its map, PNG, base64. Red is less likely than usual, blue more likely."
+        description="The image in grey under its map, PNG, base64. Red is less likely than usual, blue more likely. "
+        "Regions are outlined in yellow."
     )
     npy: str = Field(description="float64 array (channels, H, W) as `.npy`, base64.")
     channels: list[str] = Field(
         description="`nats`: the exact map, whose sum is the log-likelihood at the first draw. `z`: the same in "
-        "standard deviations from the reference images at that pixel. `gradients`, with `detail=full`: norm of the "
-        "gradient with respect to the transformed pixels."
+        "standard deviations from the reference images at that pixel. `anomaly`: the map whose regions are listed, "
+        "larger where the image is more anomalous. `gradients`, with `detail=full`: norm of the gradient with respect "
+        "to the transformed pixels."
     )
     scale: int = Field(
         1,
@@ -154,6 +169,16 @@ class HeatMap(Answer):
     )
     lowest_z: float
     highest_z: float
+    threshold: float | None = Field(
+        None,
+        description="Value of the channel `anomaly` that the maps of at most the share `alpha` of images like the "
+        "calibration images reach anywhere; null for a calibration of an earlier version: calibrate again for regions.",
+    )
+    regions: list[ImageRegion] | None = Field(
+        None,
+        description="Regions at or above the threshold, the strongest first, at most 20; null without a threshold.",
+    )
+    region_count: int | None = Field(None, description="Number of all regions.")
 
 
 class ScoredImage(Answer):
@@ -250,6 +275,7 @@ SCORED_DIGIT: dict[str, Any] = {
                 "id": "sha256:c050e1521a00f8c7cedbb4645e81cac3c9ece06fccbd403b4aac0c3697d69649",
                 "resized": False,
                 "converted": None,
+                "size": [28, 28],
                 "warning": None,
             },
         }
@@ -288,8 +314,8 @@ SCORED_PART: dict[str, Any] = {
                         "feature": "feature-place",
                         "z": 8.6,
                         "share": 1.0,
-                        "text": "rows 96-111, columns 128-143: features unlike those of normal images at this place",
-                        "box": [128, 96, 144, 112],
+                        "text": "rows 88-131, columns 120-183: features unlike those of normal images in this region",
+                        "box": [120, 88, 184, 132],
                     }
                 ],
             },
@@ -297,6 +323,7 @@ SCORED_PART: dict[str, Any] = {
                 "id": "sha256:c050e1521a00f8c7cedbb4645e81cac3c9ece06fccbd403b4aac0c3697d69649",
                 "resized": False,
                 "converted": None,
+                "size": [256, 256],
                 "warning": None,
             },
         }

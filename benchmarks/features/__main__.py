@@ -11,6 +11,7 @@ WHAT is
 - limits: the smallest injected defects that pixels, features and both find;
 - mosaics: images of 4096x4096 and of 100 megapixels, scored tile by tile; ``--only`` fit, evidence or service;
 - fit, speed: timed, so run them on a quiet machine;
+- localisation: metrics of maps with masks against those of anomalib, and the filter of maps of pixels;
 - heat-maps: of twenty defective cells, to look at;
 - plots: pictures of the results (needs matplotlib).
 
@@ -38,6 +39,7 @@ WHAT = (
     "mosaics",
     "fit",
     "speed",
+    "localisation",
     "heat-maps",
     "plots",
 )

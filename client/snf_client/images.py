@@ -125,7 +125,10 @@ def heat_map_array(heat_map: HeatMap) -> npt.NDArray[np.float64]:
 
 
 def heat_map_png(heat_map: HeatMap) -> bytes:
-    """Return a heat map as PNG bytes: the grey image under colours, red where a pixel is less likely than usual."""
+    """Return a heat map as PNG bytes: the grey image under colours, red where a pixel is less likely than usual.
+
+    Regions are outlined in yellow.
+    """
     return base64.b64decode(heat_map.png)
 
 

@@ -271,6 +271,9 @@ class Example(BaseModel):
     statistic: float
     log_likelihood: float
     reason: str | None = Field(..., description="The strongest reason for an anomaly.")
+    box: tuple[int, int, int, int] | None = Field(
+        None, description="Left, top, right, bottom of this reason, in pixels of the upright file."
+    )
     png: str = Field(..., description="The image as PNG, base64; a large one is made smaller.")
 
 
@@ -307,27 +310,6 @@ class Health(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     status: Literal["alive"]
-
-
-class HeatMap(BaseModel):
-    """Each pixel's part of the log-likelihood, in nats and compared with normal images, as picture and array."""
-
-    model_config = ConfigDict(frozen=True)
-    png: str = Field(
-        ...,
-        description="The image in grey under its map, PNG, base64. Red is less likely than usual, blue more likely.",
-    )
-    npy: str = Field(..., description="float64 array (channels, H, W) as `.npy`, base64.")
-    channels: list[str] = Field(
-        ...,
-        description="`nats`: the exact map, whose sum is the log-likelihood at the first draw. `z`: the same in standard deviations from the reference images at that pixel. `gradients`, with `detail=full`: norm of the gradient with respect to the transformed pixels.",
-    )
-    scale: int = Field(
-        1,
-        description="Pixels of the image along each side of a pixel of picture and array: more than 1 for an image of over 1,048,576 pixels that a model scored tile by tile. Boxes are in pixels of the image all the same.",
-    )
-    lowest_z: float
-    highest_z: float
 
 
 class Histogram(BaseModel):
@@ -369,6 +351,18 @@ class ImageFacts(BaseModel):
     median_shorter_side: int
     coloured: bool = Field(..., description="Whether any image has colour.")
     channels: int | None = Field(..., description="Channels that every image has as it is; None where they differ.")
+
+
+class ImageRegion(BaseModel):
+    """A connected region of an image where its anomaly map is at or above the threshold; touching corners connect."""
+
+    model_config = ConfigDict(frozen=True)
+    box: tuple[int, int, int, int] = Field(
+        ..., description="Left, top, right, bottom in pixels of the upright file; the box covers the whole region."
+    )
+    area: int = Field(..., description="Area of the region, in pixels of the file.")
+    peak: float = Field(..., description="Largest value of the anomaly map in the region.")
+    place: tuple[int, int] = Field(..., description="Column and row of that value in the file.")
 
 
 class ItemError(BaseModel):
@@ -441,7 +435,7 @@ class JobRequest(BaseModel):
     )
     parameters: dict[str, Any] | None = Field(
         None,
-        description="All optional, unknown ones are refused. train: see TrainingConfig. score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of anomalous datasets), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and colour). limit: `alpha`, `images` (most of them), `shapes`, `contrasts` (grey levels), `seed`, `calibration`.",
+        description="All optional, unknown ones are refused. train: see TrainingConfig. score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of anomalous datasets), `masks` (for datasets in `against`, that with masks of their defects), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and colour). limit: `alpha`, `images` (most of them), `shapes`, `contrasts` (grey levels), `seed`, `calibration`.",
     )
     promote: bool = Field(
         False,
@@ -570,13 +564,13 @@ class PreprocessingNote(BaseModel):
     id: str = Field(..., description="Digest of the model's preprocessing.")
     resized: bool
     fit: Literal["crop", "stretch", "pad"] | None = Field(
-        None, description="How it was resized, if it was. Boxes and heat maps are of the image after that."
-    )
-    size: tuple[int, int] | None = Field(
         None,
-        description="Width and height of an image that kept its size, because the model scores images tile by tile. Boxes are in its pixels.",
+        description="How it was resized, if it was. Heat maps are of the image after that, boxes are in pixels of the file.",
     )
     converted: str | None = Field(..., description="The colour conversion, if there was any.")
+    size: tuple[int, int] | None = Field(
+        None, description="Width and height of the upright file in pixels; all boxes are in these pixels."
+    )
     warning: str | None = Field(
         ...,
         description="How the file differs from the training images in format or size, if it does. A model can mistake that for an anomaly.",
@@ -664,7 +658,8 @@ class Reason(BaseModel):
     share: float = Field(..., description="Its share of the evidence, between 0 and 1.")
     text: str = Field(..., description="The same in words.")
     box: tuple[int, int, int, int] | None = Field(
-        None, description="Left, top, right, bottom of a region or place, pixels."
+        None,
+        description="Left, top, right, bottom of a region or place, in pixels of the upright file. Of features: the strongest region of the anomaly map; without a region, the most unusual place where the reason has one.",
     )
 
 
@@ -685,6 +680,15 @@ class Reference(BaseModel):
     quantiles: list[Quantile] = Field(
         ..., description="For every common `alpha` that this number of images can attain."
     )
+
+
+class RegionRates(BaseModel):
+    """How often the anomaly map has regions at false-alarm rate ``alpha``; null where it has no threshold."""
+
+    model_config = ConfigDict(frozen=True)
+    alpha: float
+    hit: float | None = Field(..., description="Share of the images with a mask where a region overlaps the defect.")
+    false_alarms: float | None = Field(..., description="Share of the normal images with any region.")
 
 
 class RejectedFile(BaseModel):
@@ -750,22 +754,6 @@ class Serving(BaseModel):
     has_learned_inverse: bool
     smallest_p: float
     default_alpha: float
-
-
-class SetReport(BaseModel):
-    """How well every anomaly score separates one set of anomalous images from the normal images, with examples."""
-
-    model_config = ConfigDict(frozen=True)
-    name: str
-    kind: Literal["dataset", "corruption"]
-    images: ImageCount
-    normal_images: int = Field(..., description="Normal images that it is compared with.")
-    results: list[Result]
-    best_baseline: str = Field(..., description="The baseline with the largest AUROC on this very set.")
-    auroc_over_baseline: float = Field(..., description="AUROC of the combined score minus that of this baseline.")
-    auroc_over_baseline_interval: tuple[float, float]
-    curves: list[Curve]
-    gallery: Gallery
 
 
 class SizeCount(BaseModel):
@@ -1034,29 +1022,6 @@ class Drift(BaseModel):
     alarm_since: datetime | None = Field(..., description="Start of the alarm, while it lasts.")
 
 
-class EvaluationReport(BaseModel):
-    """Report of an evaluation: how well a model and simple baselines separate normal from anomalous images."""
-
-    model_config = ConfigDict(frozen=True)
-    format_version: Literal[1] = 1
-    created: datetime
-    model: str
-    weights_sha256: str
-    kind: Literal["density", "feature_density"] = Field(
-        "density", description="What the log-likelihoods are a density of: pixels or features."
-    )
-    calibration: int = Field(..., description="Number of the model's calibration; 0 is the one that it came with.")
-    calibration_dataset: str = Field(..., description="Where the model's own p-values come from.")
-    calibration_images: int
-    alphas: list[float]
-    resamples: int
-    normal: Normal
-    columns: list[Column]
-    sets: list[SetReport]
-    histograms: list[Histograms]
-    notes: list[str] = Field(..., description="Notes on how to read the numbers.")
-
-
 class FailedImage(BaseModel):
     """An image of a request that could not be scored: its index, its file name and the error."""
 
@@ -1065,6 +1030,36 @@ class FailedImage(BaseModel):
     filename: str | None
     status: Literal["error"]
     error: ItemError
+
+
+class HeatMap(BaseModel):
+    """Each pixel's part of the log-likelihood, in nats and compared with normal images, as picture and array."""
+
+    model_config = ConfigDict(frozen=True)
+    png: str = Field(
+        ...,
+        description="The image in grey under its map, PNG, base64. Red is less likely than usual, blue more likely. Regions are outlined in yellow.",
+    )
+    npy: str = Field(..., description="float64 array (channels, H, W) as `.npy`, base64.")
+    channels: list[str] = Field(
+        ...,
+        description="`nats`: the exact map, whose sum is the log-likelihood at the first draw. `z`: the same in standard deviations from the reference images at that pixel. `anomaly`: the map whose regions are listed, larger where the image is more anomalous. `gradients`, with `detail=full`: norm of the gradient with respect to the transformed pixels.",
+    )
+    scale: int = Field(
+        1,
+        description="Pixels of the image along each side of a pixel of picture and array: more than 1 for an image of over 1,048,576 pixels that a model scored tile by tile. Boxes are in pixels of the image all the same.",
+    )
+    lowest_z: float
+    highest_z: float
+    threshold: float | None = Field(
+        None,
+        description="Value of the channel `anomaly` that the maps of at most the share `alpha` of images like the calibration images reach anywhere; null for a calibration of an earlier version: calibrate again for regions.",
+    )
+    regions: list[ImageRegion] | None = Field(
+        None,
+        description="Regions at or above the threshold, the strongest first, at most 20; null without a threshold.",
+    )
+    region_count: int | None = Field(None, description="Number of all regions.")
 
 
 class JobList(BaseModel):
@@ -1123,6 +1118,31 @@ class LimitView(BaseModel):
     number: int
     in_use: bool = Field(..., description="Whether it belongs to the calibration in use.")
     limit: LimitRecord
+
+
+class Localisation(BaseModel):
+    """How well the anomaly maps show where the defects are, by masks. Larger is better, 1 is perfect."""
+
+    model_config = ConfigDict(frozen=True)
+    masks: str = Field(..., description="The dataset of the masks.")
+    images: int = Field(..., description="Images whose mask has a defect.")
+    empty_masks: int = Field(..., description="Images whose mask has none; they are left out.")
+    unpaired: int = Field(..., description="Images without a mask; they are left out.")
+    unpaired_names: list[str] = Field(..., description="The first 20 of them.")
+    unused_masks: int = Field(..., description="Masks without an image.")
+    unused_names: list[str] = Field(..., description="The first 20 of them.")
+    normal_images: int = Field(..., description="Normal images whose maps count as free of defects.")
+    pixel_auroc: float = Field(..., description="AUROC of the pixels of defects against all other pixels.")
+    aupro: float = Field(
+        ...,
+        description="Share of each defect that is found, averaged over the defects and over false-positive rates of pixels from 0 to 0.3.",
+    )
+    aupimo: float | None = Field(
+        ...,
+        description="Share of the defect that is found in an image, averaged over the logarithm of false-positive rates from 1e-5 to 1e-4 on normal images alone: its mean over the images. Null where the normal images have too few pixels for such rates.",
+    )
+    aupimo_found: float | None = Field(..., description="Share of the images whose AUPIMO is at least 0.5.")
+    regions: list[RegionRates]
 
 
 class ModelDetail(BaseModel):
@@ -1227,6 +1247,23 @@ class Scores(BaseModel):
     fdr: Fdr | None = None
 
 
+class SetReport(BaseModel):
+    """How well every anomaly score separates one set of anomalous images from the normal images, with examples."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    kind: Literal["dataset", "corruption"]
+    images: ImageCount
+    normal_images: int = Field(..., description="Normal images that it is compared with.")
+    results: list[Result]
+    best_baseline: str = Field(..., description="The baseline with the largest AUROC on this very set.")
+    auroc_over_baseline: float = Field(..., description="AUROC of the combined score minus that of this baseline.")
+    auroc_over_baseline_interval: tuple[float, float]
+    curves: list[Curve]
+    gallery: Gallery
+    localisation: Localisation | None = Field(None, description="Where there are masks.")
+
+
 class TrainingCurve(BaseModel):
     """Learning curve of a training: its metrics by step. A step that was repeated after a restart occurs once."""
 
@@ -1279,6 +1316,29 @@ class DatasetDetail(BaseModel):
     problem: str | None = Field(None, description="Why it cannot be used, if so. Counts are 0 then.")
     report: DatasetReport | None
     links: dict[str, str]
+
+
+class EvaluationReport(BaseModel):
+    """Report of an evaluation: how well a model and simple baselines separate normal from anomalous images."""
+
+    model_config = ConfigDict(frozen=True)
+    format_version: Literal[1] = 1
+    created: datetime
+    model: str
+    weights_sha256: str
+    kind: Literal["density", "feature_density"] = Field(
+        "density", description="What the log-likelihoods are a density of: pixels or features."
+    )
+    calibration: int = Field(..., description="Number of the model's calibration; 0 is the one that it came with.")
+    calibration_dataset: str = Field(..., description="Where the model's own p-values come from.")
+    calibration_images: int
+    alphas: list[float]
+    resamples: int
+    normal: Normal
+    columns: list[Column]
+    sets: list[SetReport]
+    histograms: list[Histograms]
+    notes: list[str] = Field(..., description="Notes on how to read the numbers.")
 
 
 class LimitList(BaseModel):

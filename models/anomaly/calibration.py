@@ -8,38 +8,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.conformal import DEFAULT_ALPHA, Distribution, distribution, p_values, smallest_p
-from models.anomaly.reasons import (
-    PlaceGrid,
-    VerdictReason,
-    feature_reason,
-    gradient_reason,
-    region_reason,
-    statistic_reason,
+from models.anomaly.anomaly_map import of_places
+from models.anomaly.conformal import (
+    DEFAULT_ALPHA,
+    Distribution,
+    distribution,
+    flagged_ranks,
+    p_values,
+    smallest_p,
+    threshold,
 )
+from models.anomaly.explanation import explain
+from models.anomaly.reasons import VerdictReason, located
+from models.anomaly.regions import MapRegions, find_regions, find_regions_of_tiles
 from models.anomaly.statistics.combined import EvidenceKind, Statistic, merge, weights
-from models.anomaly.statistics.features import FeatureFamily
 from models.anomaly.statistics.gradient import GradientFamily
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
+from models.images.placement import FilePlacement
+from models.images.tiles import TilePlan
 from models.scoring.evidence import Evidence, FeatureEvidence
-from models.scoring.grid import cell_side
 from models.scoring.white_level import LEVELS
-from models.scoring.whole_image import COMPLEXITY
 
 Array: TypeAlias = NDArray[np.float64]
 
-MAX_REASONS = 3
 MAX_STATISTIC = 1e6
 """Upper bound of a reported T in nats: on some images the arithmetic of the statistics overflows."""
-MIN_SHARE = 0.05
-"""Share of the evidence below which a reason is left out."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,16 @@ class Verdict:
     smallest_p: float
     reasons: tuple[VerdictReason, ...]
 
+    def with_regions(self, regions: MapRegions | None) -> Verdict:
+        """Return the verdict with the boxes of regions of the anomaly map in its reasons; unchanged for None."""
+        if regions is None:
+            return self
+        return replace(self, reasons=tuple(located(reason, regions.regions) for reason in self.reasons))
+
+    def in_file(self, placement: FilePlacement) -> Verdict:
+        """Return the verdict with the boxes of its reasons in pixels of the upright file."""
+        return replace(self, reasons=tuple(reason.in_file(placement) for reason in self.reasons))
+
 
 @dataclass(frozen=True)
 class GradientCalibration:
@@ -87,12 +97,15 @@ class Fold:
 
     ``ordered`` holds the sorted values T of the statistic on the calibration images of this fold, in nats.
     ``thorough`` is the same for evidence with gradients; None where the calibration does not support it.
+    ``map_maxima`` holds the sorted largest values of the anomaly maps of these images; None without maps, and in
+    calibrations of earlier versions.
     """
 
     statistic: Statistic
     ordered: Array
     # A name in calibration files: it stays as it is.
     thorough: GradientCalibration | None = None
+    map_maxima: Array | None = None
 
     def families(self, evidence: Evidence) -> Array:
         """Return -ln p of each image by each kind of statistic (whole image, local, gradient), ``(N, kinds)``, in nats.
@@ -162,7 +175,7 @@ class Calibration:
         """
         if not gradients:
             return [fold.ordered for fold in self.folds]
-        if any(fold.statistic.features is not None for fold in self.folds):
+        if self.has_features:
             raise GradientEvidenceUnavailable("a model with features has none")
         ordered = [fold.thorough.ordered for fold in self.folds if fold.thorough is not None]
         if not ordered or len(ordered) < len(self.folds):
@@ -180,6 +193,11 @@ class Calibration:
     def has_gradients(self) -> bool:
         """Whether verdicts can also use log-likelihood gradients: every fold has such statistics of normal images."""
         return all(fold.thorough is not None for fold in self.folds)
+
+    @property
+    def has_features(self) -> bool:
+        """Whether verdicts use features of a backbone: then these give the anomaly maps."""
+        return any(fold.statistic.features is not None for fold in self.folds)
 
     @property
     def smallest_p(self) -> float:
@@ -204,6 +222,56 @@ class Calibration:
         if alpha is not None and alpha < smallest:
             raise AlphaUnattainable(alpha, smallest)
         return max(DEFAULT_ALPHA, smallest) if alpha is None else alpha
+
+    @cached_property
+    def map_maxima(self) -> Array | None:
+        """The largest value of the anomaly map of each calibration image, sorted; None where they are not known.
+
+        Raises ``ValueError`` if there are not as many as calibration images.
+        """
+        maxima = [fold.map_maxima for fold in self.folds if fold.map_maxima is not None]
+        if len(maxima) < len(self.folds):
+            return None
+        together = np.sort(np.concatenate(maxima))
+        if together.shape != (self.images,):
+            raise ValueError(f"expected the maxima of {self.images} anomaly maps, got {together.shape}")
+        return together
+
+    def map_threshold(self, alpha: float) -> float | None:
+        """Return the value that the anomaly maps of at most the share ``alpha`` of normal images reach anywhere.
+
+        It is the smallest value v with (1 + #{i: M_i >= v}) / (n + 1) <= alpha, where M_i is the largest value of the
+        map of calibration image i. None where the calibration has no such values, or too few for ``alpha``.
+        """
+        maxima = self.map_maxima
+        if maxima is None or not flagged_ranks(len(maxima), alpha):
+            return None
+        return threshold(maxima, alpha)
+
+    def feature_maps(self, evidence: FeatureEvidence) -> list[Array]:
+        """Return the map of each image at its places, ``(rows, columns)`` in nats: the mean over the fits of all folds.
+
+        The largest value of the mean is at most the mean of the largest values, so that several folds do not raise the
+        rate of false alarms.
+        """
+        families = [fold.statistic.features for fold in self.folds]
+        maps = [family.maps(evidence) for family in families if family is not None]
+        return [np.mean(of_image, axis=0) for of_image in zip(*maps, strict=True)]
+
+    def feature_regions(self, evidence: Evidence, image: tuple[int, int], alpha: float) -> list[MapRegions | None]:
+        """Return the regions of the anomaly map of each image; None without features or without a threshold.
+
+        Args:
+            evidence: The evidence of N images.
+            image: Height and width of the images in pixels.
+            alpha: The false-alarm rate.
+        """
+        limit = self.map_threshold(alpha)
+        if evidence.features is None or limit is None:
+            return [None] * len(evidence)
+        maps = self.feature_maps(evidence.features)
+        plans = evidence.features.plans or [None] * len(maps)
+        return [_regions_of(places, image, plan, limit) for places, plan in zip(maps, plans, strict=True)]
 
     def statistics(self, evidence: Evidence) -> list[Array]:
         """Return the anomaly statistic of N images in nats: for each fold, an array ``(N,)`` by the fit of that fold.
@@ -257,6 +325,7 @@ class Calibration:
         typical = _typical(statistics)
         with np.errstate(over="ignore", invalid="ignore"):
             reasons = explain(self.folds[0], evidence, families[0], names, image)
+        regions = self.feature_regions(evidence, image, used)
         return [
             Verdict(
                 float(p[i]),
@@ -267,7 +336,7 @@ class Calibration:
                 bool(p[i] <= smallest),
                 smallest,
                 reasons[i],
-            )
+            ).with_regions(regions[i])
             for i in range(len(p))
         ]
 
@@ -277,78 +346,11 @@ def _typical(statistics: list[Array]) -> Array:
     return typical
 
 
-def explain(
-    fold: Fold, evidence: Evidence, surprises: Array, names: Sequence[str], image: tuple[int, int]
-) -> list[tuple[VerdictReason, ...]]:
-    """Return up to three reasons in words for the anomaly verdict on each image, those that contributed most first.
-
-    Args:
-        fold: The fold whose statistics explain the verdicts.
-        evidence: The evidence of N images.
-        surprises: The surprise of each family, as :meth:`Fold.families` returns it for this evidence.
-        names: The names of the whole-image statistics.
-        image: Height and width of the images in pixels.
-    """
-    kinds = fold.kinds(evidence)
-    parts = np.exp(surprises - surprises.max(1, keepdims=True)) * fold.weights(evidence)
-    parts = parts / parts.sum(1, keepdims=True)
-    share = dict(zip(kinds, parts.T, strict=True))
-    reasons: list[list[VerdictReason]] = [[] for _ in range(len(evidence))]
-    _add_pixel_reasons(reasons, fold.statistic, evidence, share, names, image)
-    if fold.statistic.features is not None and evidence.features is not None:
-        found = fold.statistic.features.strongest(evidence.features)
-        grids = _grids(fold.statistic.features, evidence.features, image)
-        for number, (name, surprise, place) in enumerate(found):
-            tile = fold.statistic.features.strongest_tile(evidence.features, number, name)
-            part = float(share["features"][number])
-            reasons[number].append(feature_reason(name, surprise, part, place, grids[number], tile))
-    if "gradients" in share:
-        for of_image, surprise, part in zip(reasons, surprises[:, -1], share["gradients"], strict=True):
-            of_image.append(gradient_reason(float(surprise), float(part)))
-    return [
-        tuple(sorted((r for r in of_image if r.share >= MIN_SHARE), key=lambda r: -r.share)[:MAX_REASONS])
-        for of_image in reasons
-    ]
-
-
-def _grids(family: FeatureFamily, evidence: FeatureEvidence, image: tuple[int, int]) -> list[PlaceGrid]:
-    """Return the grid of the places of each image; ``image`` is the size of images that are one tile, in pixels."""
-    if evidence.plans is None:
-        rows, columns = family.centre.shape
-        return [PlaceGrid((rows, columns), image, image)] * len(evidence)
-    return [
-        PlaceGrid(plan.grid, (plan.grid[0] * plan.stride, plan.grid[1] * plan.stride), (plan.height, plan.width))
-        for plan in evidence.plans
-    ]
-
-
-def _add_pixel_reasons(
-    reasons: list[list[VerdictReason]],
-    statistic: Statistic,
-    evidence: Evidence,
-    share: dict[EvidenceKind, Array],
-    names: Sequence[str],
-    image: tuple[int, int],
-) -> None:
-    """Add to the reasons of each image those of the statistics of its pixels, where the calibration has any."""
-    if statistic.whole is None:
-        return
-    values = statistic.statistics(evidence)
-    squares = np.square(statistic.whole.components(values))
-    shares = share["whole"][:, None] * squares / np.maximum(squares.sum(1, keepdims=True), 1e-12)
-    z = statistic.whole.standardised(values)
-    all_names = statistic.names(names)
-    labels = [*(all_names[i] for i in statistic.whole.used), COMPLEXITY]
-    # An uneven map has a region that makes it so; that region is the reason to report.
-    uneven = np.array([label.startswith("unevenness-") for label in labels]) & (z > 0)
-    regional = np.where(uneven, shares, 0).sum(1)
-    shares = np.where(uneven, 0, shares)
-    for i, of_image in enumerate(reasons):
-        strongest = np.argsort(-shares[i])[:MAX_REASONS]
-        of_image += [statistic_reason(labels[k], float(z[i, k]), float(shares[i, k])) for k in strongest]
-    if statistic.local is not None:
-        side = cell_side(*image)
-        regions = statistic.local.most_surprising(evidence.cells, evidence.whole[:, 0])
-        for i, (region, deviation) in enumerate(regions):
-            part = float(share["local"][i] + regional[i])
-            reasons[i].append(region_reason(region, deviation, part, side, image))
+def _regions_of(places: Array, image: tuple[int, int], plan: TilePlan | None, limit: float) -> MapRegions:
+    """Return the regions of an image from the values at its places; ``plan`` is that of an image of several tiles."""
+    # No pixel exceeds the largest place, so that most images need no map of their pixels.
+    if places.max() < limit:
+        return MapRegions(limit, (), 0)
+    if plan is None:
+        return find_regions(of_places(places, image), limit)
+    return find_regions_of_tiles(places, plan, limit)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from models.anomaly.calibration import Verdict
 from models.anomaly.heat_map import PixelMaps
+from models.anomaly.regions import MapRegions
 from models.errors import ScoreNotFinite
+from models.images.placement import FilePlacement
 from models.scoring.likelihood import Likelihood
 
 
@@ -20,11 +22,26 @@ class JudgedImage:
         likelihood: The log-likelihood, in nats, with its terms.
         verdict: The p-value and the decision at the false-alarm rate asked for.
         heat_map: The contribution of each pixel, where heat maps were asked for.
+        regions: The regions of the heat map at the false-alarm rate of the verdict; None without a heat map, or where
+            the calibration has no threshold for it.
     """
 
     likelihood: Likelihood
     verdict: Verdict
     heat_map: PixelMaps | None = None
+    regions: MapRegions | None = None
+
+    def with_regions(self, threshold: float | None) -> JudgedImage:
+        """Return the results with the regions of the heat map at or above a threshold, also in the reasons."""
+        if self.heat_map is None or threshold is None:
+            return self
+        regions = self.heat_map.regions(threshold)
+        return replace(self, regions=regions, verdict=self.verdict.with_regions(regions))
+
+    def in_file(self, placement: FilePlacement) -> JudgedImage:
+        """Return the results with all boxes and areas in pixels of the upright file; maps stay as they are."""
+        regions = None if self.regions is None else self.regions.in_file(placement)
+        return replace(self, regions=regions, verdict=self.verdict.in_file(placement))
 
 
 Judgement: TypeAlias = JudgedImage | ScoreNotFinite

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from models.anomaly.regions import AnomalousRegion, region_around
+from models.images.placement import Box, FilePlacement
 from models.scoring.grid import Region
 
 WORDS = {
@@ -35,6 +38,14 @@ TILE_WORDS = {
     "feature-mean": "{where}: the mean of the features over this tile is unlike that of normal images",
     "feature-image": "{where}: the features of this tile as a whole are unlike those of normal images",
 }
+"""Reasons of pooled features in an image of several tiles, with the box of the tile."""
+REGION_WORDS = {
+    "feature-place": "{where}: features unlike those of normal images in this region",
+    "feature-area": "around {where}: features unlike those of normal images over a twentieth of the image",
+    "feature-mean": "the mean of the features over the image is unlike that of normal images, most of all in {where}",
+    "feature-image": "the features of the image as a whole are unlike those of normal images, most of all in {where}",
+}
+"""Reasons of features where the anomaly map has a region, whose rows and columns ``{where}`` stands for."""
 REGION = {True: "plainer than its surroundings suggest", False: "less likely than its surroundings suggest"}
 
 
@@ -46,15 +57,46 @@ class VerdictReason:
         feature: The name of a statistic, ``region`` or ``gradients``.
         z: Standard deviations from the value that the complexity of the image lets expect.
         share: The share of the evidence, between 0 and 1.
-        text: The reason in words.
+        words: The reason in words, where ``{where}`` stands for rows and columns of the box.
         box: Left, top, right and bottom of a region in pixels; None without a region.
     """
 
     feature: str
     z: float
     share: float
-    text: str
-    box: tuple[int, int, int, int] | None = None
+    words: str
+    box: Box | None = None
+
+    @property
+    def text(self) -> str:
+        """The reason in words, with rows and columns of its box."""
+        if self.box is None:
+            return self.words
+        left, top, right, bottom = self.box
+        return self.words.format(where=f"rows {top}-{bottom - 1}, columns {left}-{right - 1}")
+
+    def in_file(self, placement: FilePlacement) -> VerdictReason:
+        """Return the reason with its box in pixels of the upright file."""
+        return self if self.box is None else replace(self, box=placement.box(self.box))
+
+
+def located(reason: VerdictReason, regions: Sequence[AnomalousRegion]) -> VerdictReason:
+    """Return a reason with the box of the region of the anomaly map that it is about, where there is one.
+
+    Unusual features belong to the strongest region, also those of the image as a whole: a large defect shows in the
+    mean of the features more than at any place. A region of pixels that are less likely than expected belongs to
+    the strongest one that overlaps it. Other reasons stay as they are, also that of a whole tile with its box.
+
+    Args:
+        reason: The reason.
+        regions: The regions of the image at the false-alarm rate of the verdict, the strongest first.
+    """
+    if not regions or (reason.feature in TILE_WORDS and reason.box is not None):
+        return reason
+    if reason.feature in REGION_WORDS:
+        return replace(reason, box=regions[0].box, words=REGION_WORDS[reason.feature])
+    region = None if reason.box is None or reason.z > 0 else region_around(reason.box, regions)
+    return reason if region is None else replace(reason, box=region.box)
 
 
 def statistic_reason(name: str, z: float, share: float) -> VerdictReason:
@@ -77,8 +119,7 @@ def region_reason(region: Region, z: float, share: float, side: int, image: tupl
     height, width = image
     left, top = region.left * side, region.top * side
     right, bottom = min(region.right * side, width), min(region.bottom * side, height)
-    where = f"rows {top}-{bottom - 1}, columns {left}-{right - 1}"
-    return VerdictReason("region", z, share, f"{where}: {REGION[z > 0]}", (left, top, right, bottom))
+    return VerdictReason("region", z, share, f"{{where}}: {REGION[z > 0]}", (left, top, right, bottom))
 
 
 @dataclass(frozen=True)
@@ -124,10 +165,8 @@ def feature_reason(
     """
     if name in TILE_WORDS and tile is None:
         return VerdictReason(name, surprise, share, FEATURE_WORDS[name])
-    left, top, right, bottom = box = grid.box(place) if tile is None else tile
-    where = f"rows {top}-{bottom - 1}, columns {left}-{right - 1}"
     words = FEATURE_WORDS if tile is None else TILE_WORDS
-    return VerdictReason(name, surprise, share, words[name].format(where=where), box)
+    return VerdictReason(name, surprise, share, words[name], grid.box(place) if tile is None else tile)
 
 
 def _pixels(place: int, places: int, side: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import ImageError, ModelsError, ScoreNotFinite
 from models.images.batch import batch_of, in_batches
 from models.images.codec import DecodedImage
+from models.images.placement import FilePlacement
 from models.images.provenance import remark
 from models.prefetch import prefetch
 
@@ -101,7 +102,10 @@ def _score(scorer: Scorer, batch: list[NamedImage], alpha: float | None) -> list
 
 
 def _row(scorer: Scorer, path: str, image: DecodedImage, judged: JudgedImage) -> Row:
-    likelihood, verdict = judged.likelihood, judged.verdict
+    placement = FilePlacement.of(scorer.manifest.preprocessing, image.file_size)
+    likelihood, verdict = judged.likelihood, judged.verdict.in_file(placement)
+    strongest = verdict.reasons[0] if verdict.reasons else None
+    boxed = next((reason.box for reason in verdict.reasons if reason.box is not None), None)
     return {
         "path": path,
         "log_likelihood": likelihood.log_likelihood,
@@ -109,6 +113,8 @@ def _row(scorer: Scorer, path: str, image: DecodedImage, judged: JudgedImage) ->
         "p_value": verdict.p_value,
         "score": verdict.score,
         "is_anomaly": verdict.is_anomaly,
+        "reason": None if strongest is None else strongest.text,
+        "box": boxed,
         "warning": remark(scorer.manifest.training.provenance, image),
     }
 

@@ -21,6 +21,8 @@ SCHEMA = pa.schema(
         pa.field("p_value", pa.float64()),
         pa.field("score", pa.float64()),  # -log10 of the p-value
         pa.field("is_anomaly", pa.bool_()),
+        pa.field("reason", pa.string()),  # the strongest reason, in words
+        pa.field("box", pa.list_(pa.int32())),  # of the strongest reason that has one, in pixels of the upright file
         pa.field("warning", pa.string()),
         pa.field("error", pa.string()),  # a slug, null for an image with a score
         pa.field("error_detail", pa.string()),
@@ -84,7 +86,8 @@ def _row_groups(parts: Sequence[Path]) -> Iterator[Any]:
     held = SCHEMA.empty_table()
     for part in parts:
         with parquet.ParquetFile(part) as file:
-            held = pa.concat_tables([held, file.read()])
+            # A part that an earlier version wrote lacks the newer columns.
+            held = pa.concat_tables([held, file.read()], promote_options="default")
         while held.num_rows >= GROUP_ROWS:
             yield held.slice(0, GROUP_ROWS).combine_chunks()
             held = held.slice(GROUP_ROWS)

@@ -25,6 +25,7 @@ from models.evaluation.schema import (
     Histogram,
     Histograms,
     ImageCount,
+    Localisation,
     Normal,
     SetReport,
 )
@@ -89,7 +90,8 @@ class AnomalousSet:
 class ScoredSets:
     """Normal and anomalous images of an evaluation with their anomaly scores, from which its report is computed.
 
-    ``raw`` holds the scores by the key of a set, ``faulty`` the indices of the normal images that were damaged.
+    ``raw`` holds the scores by the key of a set, ``faulty`` the indices of the normal images that were damaged, and
+    ``localisation`` by the key of a set how well anomaly maps show its defects, where it has masks.
     """
 
     scores: ScoreSuite
@@ -97,6 +99,13 @@ class ScoredSets:
     anomalous: Sequence[AnomalousSet]
     raw: Mapping[str, RawSet]
     faulty: NDArray[np.int64]
+    localisation: Mapping[str, Localisation]
+
+
+def alphas_of(subject: Subject) -> list[float]:
+    """Return the false-alarm rates of a report, sorted: those of every report, and the one that was asked for."""
+    alpha = subject.parameters.alpha
+    return sorted({*ALPHAS, *([] if alpha is None else [alpha])})
 
 
 def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[str], None]) -> EvaluationReport:
@@ -108,8 +117,7 @@ def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[st
         report_progress: Called with the name of the set that is summarised; an exception that it raises ends the work.
     """
     scorer, columns = subject.scorer, scored.scores.columns
-    alpha = subject.parameters.alpha
-    alphas = sorted({*ALPHAS, *([] if alpha is None else [alpha])})
+    alphas = alphas_of(subject)
     thresholds, test = scored.raw[THRESHOLDS], scored.raw[TEST]
     flags = Thresholds.of(scorer.calibration.images, thresholds.scored)
     normal = test.scored
@@ -130,7 +138,8 @@ def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[st
                 auroc_over_baseline=gain,
                 auroc_over_baseline_interval=(low, high),
                 curves=curves(columns, own, raw.scored, DRAWN if anomalous.dataset else (COMBINED,)),
-                gallery=gallery(scorer, raw, anomalous.images.names),
+                gallery=gallery(scorer, raw, anomalous.images),
+                localisation=scored.localisation.get(anomalous.key),
             )
         )
     mean = float(normal.log_likelihoods.mean())
@@ -151,7 +160,7 @@ def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[st
             fit_images=len(scored.normals.fit),
             thresholds=_count(subject, "thresholds", thresholds, dataset),
             test=_count(subject, "test", test, dataset),
-            gallery=gallery(scorer, test, scored.normals.test.names),
+            gallery=gallery(scorer, test, scored.normals.test),
             mean_log_likelihood=mean,
             bits_per_dim=bits_per_dim(mean, scorer.dimensions) if scorer.density.kind == "density" else None,
         ),
@@ -217,6 +226,8 @@ def _notes(subject: Subject, scored: ScoredSets) -> list[str]:
             f"Faults are put into {len(scored.faulty)} of the tested images, the same images for every grade; they are "
             "compared with the other tested images."
         )
+    for entry in scored.localisation.values():
+        notes += _mask_notes(subject, entry)
     failed = sum(raw.failed for raw in scored.raw.values())
     if failed:
         notes.append(f"{failed} images have no finite likelihood and are left out.")
@@ -228,3 +239,21 @@ def _notes(subject: Subject, scored: ScoredSets) -> list[str]:
             "what conversion leaves in an image may be what gives it away."
         )
     return notes
+
+
+def _mask_notes(subject: Subject, entry: Localisation) -> list[str]:
+    notes = []
+    if entry.unpaired or entry.empty_masks:
+        notes.append(
+            f"{entry.masks}: {entry.unpaired} images without a mask and {entry.empty_masks} with an empty one are left "
+            f"out of the figures for places{_named(entry.unpaired_names)}."
+        )
+    if entry.unused_masks:
+        notes.append(f"{entry.masks}: {entry.unused_masks} masks belong to no image{_named(entry.unused_names)}.")
+    if subject.scorer.calibration.map_maxima is None:
+        notes.append("The calibration is of an earlier version: calibrate the model again for rates of regions.")
+    return notes
+
+
+def _named(names: Sequence[str]) -> str:
+    return f" ({', '.join(names)})" if names else ""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from models.errors import AlphaUnattainable, DatasetUnfit
-from models.evaluation.assemble import TEST, THRESHOLDS, AnomalousSet, ScoredSets, Subject, assemble
+from models.evaluation.assemble import TEST, THRESHOLDS, AnomalousSet, ScoredSets, Subject, alphas_of, assemble
 from models.evaluation.baselines import Baselines
 from models.evaluation.corruptions import corruptions
 from models.evaluation.image_sets import ImageSet, ImageSets, Normals, evenly
+from models.evaluation.masked_maps import few, measure_localisation, normal_maps, pairs_of
+from models.evaluation.masks import open_masks
 from models.evaluation.raw_scores import RawScoreCache, RawSet, score_set
-from models.evaluation.schema import EvaluationReport
+from models.evaluation.schema import EvaluationReport, Localisation
 from models.evaluation.scores import ScoreSuite, scored_batch
 
 FAULTY = 500
@@ -66,8 +68,17 @@ def evaluate(
     if chosen.corruptions:
         table = corruptions(*scorer.preprocessing.shape[1:])
         anomalous += [AnomalousSet(str(fault), None, normals.test.damaged(faulty, fault)) for fault in table]
+    masked = [one for one in anomalous if one.dataset in chosen.masks]
+    mapped = [few(normals.test), *(one.images for one in masked)] if masked else []
+    if masked:
+        scorer.require_spatial()
+        for one in masked:  # before the long work
+            assert one.dataset is not None
+            name = chosen.masks[one.dataset]
+            with open_masks(subject.store, name, one.images.preprocessing) as masks:
+                pairs_of(one.images, masks, name)
     meter = _ProgressMeter(
-        progress, [normals.fit, normals.thresholds, normals.test, *(one.images for one in anomalous)]
+        progress, [normals.fit, normals.thresholds, normals.test, *(one.images for one in anomalous), *mapped]
     )
 
     scores = ScoreSuite(scorer, _fit(subject, normals, meter), chosen.thorough)
@@ -93,12 +104,57 @@ def evaluate(
         else:
             raw[key] = RawSet.of_arrays(kept)
             meter.add(len(images))
-    return assemble(subject, ScoredSets(scores, normals, anomalous, raw, faulty), meter.repeat)
+    localised = {
+        one.key: found
+        for one, found in zip(masked, _localise(subject, masked, mapped, cache, meter, finished), strict=True)
+    }
+    return assemble(subject, ScoredSets(scores, normals, anomalous, raw, faulty, localised), meter.repeat)
+
+
+def _localise(
+    subject: Subject,
+    masked: Sequence[AnomalousSet],
+    mapped: Sequence[ImageSet],
+    cache: RawScoreCache,
+    meter: _ProgressMeter,
+    finished: Callable[[str], None],
+) -> Iterator[Localisation]:
+    """Yield how well anomaly maps show the defects of each set with masks.
+
+    Args:
+        subject: The model and the datasets.
+        masked: The sets with masks.
+        mapped: The images whose maps are computed: normal ones, then those of each set.
+        cache: Results of an earlier run.
+        meter: The progress.
+        finished: Called with the name of each finished set.
+    """
+    scorer, normal = subject.scorer, None
+    alphas = alphas_of(subject)
+    for one, images in zip(masked, mapped[1:], strict=True):
+        assert one.dataset is not None
+        name = subject.parameters.masks[one.dataset]
+        kept = cache.get(f"masks-{one.name}")
+        if kept is not None:
+            meter.add(len(images))
+            yield Localisation.model_validate_json(bytes(kept["report"]))
+            continue
+        if normal is None:
+            meter.start(f"{subject.dataset} (maps)")
+            normal = normal_maps(scorer, mapped[0], meter.add)
+        meter.start(f"{one.name} (maps)")
+        with open_masks(subject.store, name, images.preprocessing) as masks:
+            found = measure_localisation(scorer, normal, images, masks, name, meter.add, alphas)
+        content = np.frombuffer(found.model_dump_json().encode(), dtype=np.uint8)
+        cache.put(f"masks-{one.name}", {"report": content})
+        finished(f"{one.name} (maps)")
+        yield found
 
 
 def _plan(subject: Subject, datasets: ImageSets, scores: ScoreSuite) -> dict[str, object]:
     """Return all inputs that the scores of an evaluation depend on, as the key of their cache."""
-    names = dict.fromkeys([subject.dataset, *subject.parameters.against])
+    masks = subject.parameters.masks
+    names = dict.fromkeys([subject.dataset, *subject.parameters.against, *masks.values()])
     return {
         "weights": subject.scorer.log_det_digest,
         "calibration": subject.scorer.calibration_summary.model_dump(mode="json"),
@@ -107,6 +163,8 @@ def _plan(subject: Subject, datasets: ImageSets, scores: ScoreSuite) -> dict[str
         "images": subject.parameters.images,
         "normal": subject.dataset,
         "datasets": {name: datasets.stamp(name) for name in names},
+        # Only where there are any, so that the scores of an evaluation of an earlier version are still used.
+        **({"masks": masks, "alphas": list(alphas_of(subject))} if masks else {}),
     }
 
 

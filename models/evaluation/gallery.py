@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.evaluation.image_sets import ImageSet
 from models.evaluation.raw_scores import Extremes, RawSet
 from models.evaluation.schema import Example, Gallery
+from models.images.placement import FilePlacement
 from models.images.preprocessing import as_image
 from models.scorer import Scorer
 
@@ -18,17 +19,18 @@ MAX_SIDE = 96
 """Largest side of a picture in pixels; larger images are reduced."""
 
 
-def gallery(scorer: Scorer, raw: RawSet, names: Sequence[str]) -> Gallery:
+def gallery(scorer: Scorer, raw: RawSet, images: ImageSet) -> Gallery:
     """Return the few most and least anomalous images of a set as base64 PNG, each with its scores and strongest reason.
 
-    ``names`` holds the names of all images of the set. Of a model of tiles only small pictures are kept, which have no
-    reasons.
+    ``images`` are all images of the set, which give the names and the sizes of the files. Of a model of tiles only
+    small pictures are kept, which have no reasons.
     """
     examples = _of_pictures if scorer.preprocessing.tiled else _examples
-    return Gallery(most=examples(scorer, raw, raw.most, names), least=examples(scorer, raw, raw.least, names))
+    return Gallery(most=examples(scorer, raw, raw.most, images), least=examples(scorer, raw, raw.least, images))
 
 
-def _of_pictures(_scorer: Scorer, raw: RawSet, extremes: Extremes, names: Sequence[str]) -> list[Example]:
+def _of_pictures(_scorer: Scorer, raw: RawSet, extremes: Extremes, images: ImageSet) -> list[Example]:
+    names = images.names
     rows = np.searchsorted(raw.scored.kept, extremes.places)
     return [
         Example(
@@ -45,11 +47,15 @@ def _of_pictures(_scorer: Scorer, raw: RawSet, extremes: Extremes, names: Sequen
     ]
 
 
-def _examples(scorer: Scorer, _raw: RawSet, extremes: Extremes, names: Sequence[str]) -> list[Example]:
+def _examples(scorer: Scorer, _raw: RawSet, extremes: Extremes, images: ImageSet) -> list[Example]:
     if not len(extremes.images):
         return []
+    names, places = images.names, extremes.places.tolist()
     likelihoods = scorer.score(extremes.images)
-    verdicts = scorer.anomalies(likelihoods)
+    verdicts = [
+        verdict.in_file(FilePlacement.of(images.preprocessing, images.file_size(place)))
+        for verdict, place in zip(scorer.anomalies(likelihoods), places, strict=True)
+    ]
     return [
         Example(
             name=names[place],
@@ -57,11 +63,10 @@ def _examples(scorer: Scorer, _raw: RawSet, extremes: Extremes, names: Sequence[
             statistic=verdict.statistic,
             log_likelihood=likelihood.log_likelihood,
             reason=verdict.reasons[0].text if verdict.reasons else None,
+            box=verdict.reasons[0].box if verdict.reasons else None,
             png=_png(image),
         )
-        for image, place, likelihood, verdict in zip(
-            extremes.images, extremes.places.tolist(), likelihoods, verdicts, strict=True
-        )
+        for image, place, likelihood, verdict in zip(extremes.images, places, likelihoods, verdicts, strict=True)
     ]
 
 

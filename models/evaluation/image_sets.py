@@ -96,13 +96,22 @@ class ImageSet:
         """The name of each image: its path in an upload, or a name such as ``test/00017`` in a built-in dataset."""
         return self.source.names
 
+    def file_size(self, place: int) -> tuple[int, int] | None:
+        """Return upright width and height of the file of an image, by its index in the set; None if it has no file."""
+        _, image = next(self.source.read(place, place + 1))
+        return None if isinstance(image, ImageError) else image.source_size
+
     def damaged(self, rows: Rows, corruption: Corruption) -> ImageSet:
         """Return a new set of the images with indices ``rows``; the simulated fault is applied as they are read."""
+        return replace(self.chosen(rows), corruption=corruption)
+
+    def chosen(self, rows: Rows) -> ImageSet:
+        """Return a new set of the images with indices ``rows``, which rise."""
         source = self.source
         chosen = (
             replace(source, rows=source.rows[rows]) if isinstance(source, ArrayImages) else source.chosen(rows.tolist())
         )
-        return replace(self, source=chosen, corruption=corruption)
+        return replace(self, source=chosen)
 
     def batches(self) -> Iterator[Batch]:
         """Yield all images in batches of at most 250, with the set's simulated fault, if any.
@@ -112,16 +121,23 @@ class ImageSet:
         batches = self._batches()
         return batches if self.corruption is None else corrupt_chunks(batches, self.corruption)
 
-    def _batches(self) -> Iterator[Batch]:
-        pixels = (self._pixels(image) for _, image in self.source.read(0, len(self)))
-        for batch in in_batches(pixels, BATCH, BATCH_BYTES, lambda image: image.nbytes):
-            yield batch_of(batch, self.preprocessing)
+    def decoded(self) -> Iterator[list[DecodedImage]]:
+        """Yield all images in batches, with the sizes of their files, and without a simulated fault.
 
-    def _pixels(self, image: DecodedImage | ImageError) -> Images:
+        Raises what :meth:`batches` raises.
+        """
+        images = (self._usable(image) for _, image in self.source.read(0, len(self)))
+        yield from in_batches(images, BATCH, BATCH_BYTES, lambda image: image.pixels.nbytes)
+
+    def _batches(self) -> Iterator[Batch]:
+        for batch in self.decoded():
+            yield batch_of([image.pixels for image in batch], self.preprocessing)
+
+    def _usable(self, image: DecodedImage | ImageError) -> DecodedImage:
         if isinstance(image, ImageError):
             detail = f"{image.title}: {image.detail}; adapt=true converts size and colour"
             raise DatasetUnfit(f"{self.dataset}: {detail}") from image
-        return image.pixels
+        return image
 
 
 @dataclass(frozen=True)

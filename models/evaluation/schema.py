@@ -89,6 +89,9 @@ class Example(_EvaluationPart):
     statistic: float
     log_likelihood: float
     reason: str | None = Field(description="The strongest reason for an anomaly.")
+    box: tuple[int, int, int, int] | None = Field(
+        None, description="Left, top, right, bottom of this reason, in pixels of the upright file."
+    )
     png: str = Field(description="The image as PNG, base64; a large one is made smaller.")
 
 
@@ -108,6 +111,39 @@ class ImageCount(_EvaluationPart):
     adapted: bool = Field(False, description="Whether size or colour were converted as the model would not.")
 
 
+class RegionRates(_EvaluationPart):
+    """How often the anomaly map has regions at false-alarm rate ``alpha``; null where it has no threshold."""
+
+    alpha: float
+    hit: float | None = Field(description="Share of the images with a mask where a region overlaps the defect.")
+    false_alarms: float | None = Field(description="Share of the normal images with any region.")
+
+
+class Localisation(_EvaluationPart):
+    """How well the anomaly maps show where the defects are, by masks. Larger is better, 1 is perfect."""
+
+    masks: str = Field(description="The dataset of the masks.")
+    images: int = Field(description="Images whose mask has a defect.")
+    empty_masks: int = Field(description="Images whose mask has none; they are left out.")
+    unpaired: int = Field(description="Images without a mask; they are left out.")
+    unpaired_names: list[str] = Field(description="The first 20 of them.")
+    unused_masks: int = Field(description="Masks without an image.")
+    unused_names: list[str] = Field(description="The first 20 of them.")
+    normal_images: int = Field(description="Normal images whose maps count as free of defects.")
+    pixel_auroc: float = Field(description="AUROC of the pixels of defects against all other pixels.")
+    aupro: float = Field(
+        description="Share of each defect that is found, averaged over the defects and over false-positive rates of "
+        "pixels from 0 to 0.3."
+    )
+    aupimo: float | None = Field(
+        description="Share of the defect that is found in an image, averaged over the logarithm of false-positive "
+        "rates from 1e-5 to 1e-4 on normal images alone: its mean over the images. Null where the normal images have "
+        "too few pixels for such rates."
+    )
+    aupimo_found: float | None = Field(description="Share of the images whose AUPIMO is at least 0.5.")
+    regions: list[RegionRates]
+
+
 class SetReport(_EvaluationPart):
     """How well every anomaly score separates one set of anomalous images from the normal images, with examples."""
 
@@ -121,6 +157,7 @@ class SetReport(_EvaluationPart):
     auroc_over_baseline_interval: Interval
     curves: list[Curve]
     gallery: Gallery
+    localisation: Localisation | None = Field(None, description="Where there are masks.")
 
 
 class Normal(_EvaluationPart):
@@ -170,6 +207,12 @@ class EvaluationParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     against: list[Name] = Field([], max_length=20, description="Datasets of anomalous images.")
+    masks: dict[Name, Name] = Field(
+        {},
+        description="For datasets in `against` the dataset with masks of their defects: uploaded grey images whose "
+        "file names pair with those of the anomalous images. Values of at least 128 are defects.",
+        examples=[{"bad-parts": "bad-parts-masks"}],
+    )
     corruptions: bool = Field(False, description="Also against the normal images with graded faults.")
     images: int = Field(10_000, ge=40, le=100_000, description="Most images of a set, evenly spread over it.")
     alpha: float | None = Field(None, gt=0, lt=1, description="A false-alarm rate to report beside 0.01 and 0.05.")
@@ -183,4 +226,6 @@ class EvaluationParameters(BaseModel):
             raise ValueError("name datasets in `against`, or ask for `corruptions`")
         if len(set(self.against)) < len(self.against):
             raise ValueError("a dataset is named twice in `against`")
+        if missing := sorted(set(self.masks) - set(self.against)):
+            raise ValueError(f"masks are given for {', '.join(missing)}, which is not among the datasets in `against`")
         return self

@@ -23,6 +23,8 @@ CHANNELS = {"grey": 1, "rgb": 3}
 GREY_MODES = frozenset({"1", "L", "LA", "I;16"})
 """Modes of files without colour channels, as Pillow names them."""
 MAX_LEVELS = 2**16
+MASKED = 128
+"""Grey level from which on a pixel of a mask is part of a defect."""
 RESAMPLING = Image.Resampling.BICUBIC
 """Filter for resizing. Pillow widens it when an image shrinks, which avoids aliasing, and computes in integers, so that
 the result is the same on every machine. Bicubic overshoots less at edges than Lanczos, and saturates fewer pixels."""
@@ -122,6 +124,12 @@ class DecodedImage:
     source_size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def file_size(self) -> tuple[int, int]:
+        """The upright width and height of the file; of pixels from an array their own."""
+        _, height, width = self.pixels.shape
+        return self.source_size or (width, height)
+
 
 def conform(opened: OpenedImage, preprocessing: Preprocessing) -> DecodedImage:
     """Convert an opened image to a model's channels and size. Raises ``ImageError`` if the model refuses it."""
@@ -144,6 +152,27 @@ def conform(opened: OpenedImage, preprocessing: Preprocessing) -> DecodedImage:
         image.size,
         notes,
     )
+
+
+def conform_mask(opened: OpenedImage, preprocessing: Preprocessing) -> NDArray[np.bool_]:
+    """Bring a mask to a model's size as its image is, by the nearest pixel; true where it has at least half of white.
+
+    Colours become grey. Raises ``ImageError`` if the model refuses the size.
+
+    Args:
+        opened: The mask, as large as its image.
+        preprocessing: The preprocessing of the image.
+
+    Returns:
+        The mask, ``(H, W)``.
+    """
+    image = opened.image
+    check_size(image.size, preprocessing)
+    if image.mode == "I;16":
+        image = to_eight_bits(image, opened.levels or preprocessing.levels)
+    grey = _to_size(image.convert("L"), preprocessing, Image.Resampling.NEAREST)
+    mask: NDArray[np.bool_] = np.asarray(grey) >= MASKED
+    return mask
 
 
 def conform_pixels(pixels: Pixels, preprocessing: Preprocessing) -> DecodedImage:
@@ -236,20 +265,32 @@ def _to_mode(image: Image.Image, source: str, preprocessing: Preprocessing) -> t
     return image, None if source == wanted else f"{source} -> {wanted}"
 
 
-def _to_size(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def _to_size(
+    image: Image.Image, preprocessing: Preprocessing, resampling: Image.Resampling = RESAMPLING
+) -> Image.Image:
     size = preprocessing.size
     if image.size == size or preprocessing.tiled:
         return image
     if preprocessing.fit == "crop":
-        return ImageOps.fit(image, size, RESAMPLING)
+        return ImageOps.fit(image, size, resampling)
     if preprocessing.fit == "stretch":
-        return image.resize(size, RESAMPLING)
-    scale = min(size[0] / image.width, size[1] / image.height)
-    # A side never becomes 0 pixels.
-    inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), RESAMPLING)
+        return image.resize(size, resampling)
+    inner = image.resize(padded_size(image.size, size), resampling)
     canvas = Image.new(image.mode, size)
     canvas.paste(inner, ((size[0] - inner.width) // 2, (size[1] - inner.height) // 2))
     return canvas
+
+
+def padded_size(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
+    """Return the width and height of an image after it is resized to fit into a frame that is padded around it.
+
+    Args:
+        size: Width and height of the image.
+        into: Width and height of the frame.
+    """
+    scale = min(into[0] / size[0], into[1] / size[1])
+    # A side never becomes 0 pixels.
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 @lru_cache(maxsize=256)

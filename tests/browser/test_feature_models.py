@@ -10,10 +10,12 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from models.images.codec import encode_png
+from models.images.preprocessing import Fit
 from models.registry.registry import Registry
 from tests.browser.accessibility import axe
 from tests.browser.helpers import drop
-from tests.browser.looks import in_every_look
+from tests.browser.looks import LOOKS, in_every_look
+from tests.support.fits import FITS, SIZES, covered, stained_file, with_fit
 from tests.support.paths import DIGITS
 from tests.support.tiled import mosaic, tiled_artifact, with_fault
 from tests.support.trained import feature_artifact, hybrid_artifact
@@ -29,7 +31,13 @@ def published(house: httpx.Client, home: Path, backbones: Path, tmp_path_factory
     shutil.copytree(backbones, home / "backbones", dirs_exist_ok=True)
     Registry(home / "registry").publish(feature_artifact(tmp_path_factory), "parts", promote=True)
     Registry(home / "registry").publish(hybrid_artifact(tmp_path_factory), "both", promote=True)
-    for name in ("parts", "both"):
+    for fit in FITS:
+        Registry(home / "registry").publish(
+            with_fit(feature_artifact(tmp_path_factory), fit, tmp_path_factory.mktemp("fits") / fit),
+            f"with-{fit}",
+            promote=True,
+        )
+    for name in ("parts", "both", *(f"with-{fit}" for fit in FITS)):
         assert house.get(f"/v1/models/{name}").status_code == 200
 
 
@@ -127,3 +135,44 @@ def test_a_model_of_features_is_fitted_and_used(page: Page, house: httpx.Client)
     scored(page, "fitted-here")
     expect(page.locator("td[data-label='bits/dim']")).to_have_count(0)
     assert house.get("/v1/models/fitted-here").json()["kind"] == "feature_density"
+
+
+@pytest.mark.parametrize(("fit", "look"), [("crop", LOOKS[0]), ("stretch", LOOKS[0]), ("crop", LOOKS[1])], ids=str)
+def test_a_box_is_drawn_where_the_stain_is(
+    page: Page, house: httpx.Client, fit: Fit, tmp_path: Path, screenshot: Callable[[Page, str], Path]
+) -> None:
+    data, stain = stained_file(fit)
+    file = tmp_path / f"stain-{fit}.png"
+    file.write_bytes(data)
+    page.goto("/")
+    page.get_by_label("Model", exact=True).select_option(f"with-{fit}")
+    drop(page.get_by_role("main"), file)
+    expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text("1 image scored")
+    page.get_by_role("button", name=file.name).click()
+    expect(page.get_by_alt_text("Heat map")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"Outlined in yellow: \d+ region"))).to_be_visible()
+    # From the screen back to pixels of the file, whose whole picture is shown.
+    picture = page.locator(".framed img").bounding_box()
+    assert picture is not None
+    width, height = SIZES[fit]
+    assert picture["width"] / picture["height"] == pytest.approx(width / height, rel=0.02)
+    scale = width / picture["width"]
+    boxes = [frame.bounding_box() for frame in page.locator(".framed > i:not(.seen)").all()]
+    drawn = [
+        (
+            round((box["x"] - picture["x"]) * scale),
+            round((box["y"] - picture["y"]) * scale),
+            round((box["x"] - picture["x"] + box["width"]) * scale),
+            round((box["y"] - picture["y"] + box["height"]) * scale),
+        )
+        for box in boxes
+        if box is not None
+    ]
+    assert max(covered(box, stain) for box in drawn) >= 0.9, (drawn, stain)
+    query = {"explain": True}
+    answer = house.post(f"/v1/models/with-{fit}/score", params=query, files={"images": (file.name, data)}).json()
+    for region in answer["results"][0]["heat_map"]["regions"]:
+        assert any(max(abs(a - b) for a, b in zip(box, region["box"], strict=True)) <= 2 for box in drawn)
+    expect(page.locator(".framed > .seen")).to_have_count(1 if fit == "crop" else 0)
+    fits(page)
+    assert screenshot(page, f"regions-{fit}").stat().st_size > 0

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -33,6 +34,20 @@ def negatives(house: httpx.Client) -> str:
     answer = upload(house, "negatives", *made)
     assert answer.status_code == 201, answer.text
     return "negatives"
+
+
+@pytest.fixture(scope="module")
+def strokes(house: httpx.Client) -> str:
+    """Masks of the strokes of the digits."""
+    made = []
+    for path in DIGITS:
+        data = io.BytesIO()
+        with Image.open(path) as image:
+            image.convert("L").point(lambda grey: 255 * (grey > 127)).save(data, "PNG")
+        made.append((f"{path.stem}_mask.png", data.getvalue()))
+    answer = upload(house, "strokes", *made)
+    assert answer.status_code == 201, answer.text
+    return "strokes"
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +110,27 @@ def test_calibrations_are_made_compared_and_chosen(
     assert house.get(f"/v1/models/{SHIPPED}/calibrations").json()["active"] == 0
 
 
+def choose_with_masks(page: Page, anomalous: str, masks: str) -> None:
+    """Choose anomalous images, and then the masks of their defects."""
+    page.get_by_role("checkbox", name=f"{anomalous}, {len(DIGITS)} images").check()
+    page.get_by_role("combobox", name=f"Masks of the defects of {anomalous}").select_option(masks)
+
+
+def places_are_shown(page: Page, said: dict[str, Any], anomalous: str, masks: str) -> None:
+    """The figures of the masks stand in a line of their own."""
+    assert (said["masks"], said["images"], said["unpaired"]) == (masks, len(DIGITS), 0)
+    shown = line(page, f"{anomalous} {len(DIGITS)} with a mask")
+    for name in ("pixel_auroc", "aupro"):
+        expect(shown).to_contain_text(f"{said[name]:.4f}")
+
+
 def test_an_evaluation_is_asked_for_and_read(
-    page: Page, house: httpx.Client, negatives: str, coloured: str, collector: Collector
+    page: Page,
+    house: httpx.Client,
+    negatives: str,
+    coloured: str,
+    strokes: str,
+    collector: Collector,
 ) -> None:
     opened(page, SHIPPED, "evaluations")
     panel = page.get_by_role("tabpanel")
@@ -120,7 +154,7 @@ def test_an_evaluation_is_asked_for_and_read(
     with collector.expected("status of 422"):
         panel.get_by_role("button", name="Evaluate").click()
         expect(panel.get_by_role("alert")).to_contain_text("name datasets in `against`")
-    panel.get_by_role("checkbox", name=f"{negatives}, {len(DIGITS)} images").check()
+    choose_with_masks(page, negatives, strokes)
     panel.get_by_role("button", name="Evaluate").click()
     expect(panel.get_by_role("link", name="follow the job")).to_be_visible()
     job = house.get("/v1/jobs", params={"type": "evaluate"}).json()["jobs"][0]["id"]
@@ -129,6 +163,7 @@ def test_an_evaluation_is_asked_for_and_read(
     expect(panel.get_by_role("heading", name=f"mnist-mini against {negatives}")).to_be_visible()
     auroc = said["sets"][0]["results"][0]["auroc"]
     expect(line(page, f"{negatives} {len(DIGITS)} images")).to_contain_text(f"{auroc:.4f}")
+    places_are_shown(page, said["sets"][0]["localisation"], negatives, strokes)
     expect(panel.get_by_role("img", name="Histograms of combined score T")).to_be_visible()
     panel.get_by_text(f"{negatives}: ROC curves").click()
     expect(panel.get_by_role("img", name=f"ROC curves of {negatives}")).to_be_visible()

@@ -114,7 +114,7 @@ def test_heat_maps_draws_and_details(client: Client) -> None:
         assert one.draws is not None
         assert (one.draws.k, one.anomaly.alpha) == (2, 0.05)
         assert one.heat_map is not None
-        assert heat_map_array(one.heat_map).shape == (3, 28, 28)
+        assert heat_map_array(one.heat_map).shape == (4, 28, 28)
     first = client.score("mnist-snf-glow", ARRAY[0], explain=True).results[0]
     assert first.status == "ok"
     assert first.heat_map is not None

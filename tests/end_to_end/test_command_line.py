@@ -83,7 +83,8 @@ def test_heat_maps_and_details(home: Path, house: httpx.Client, tmp_path: Path, 
     assert [one["index"] for one in answer["results"]] == [0, 1, 2, 3]
     assert {path.name for path in maps.iterdir()} == {f"{n:05d}-{DIGITS[n - 1].stem}.png" for n in (1, 2, 3)}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in maps.iterdir())
-    assert not any("heat_map" in one for one in answer["results"])
+    assert not any({"png", "npy"} & set(one["heat_map"]) for one in answer["results"][1:])
+    assert all(one["heat_map"]["channels"] == ["nats", "z", "anomaly", "gradients"] for one in answer["results"][1:])
     plain = json.loads(snf(home, *arguments).stdout)
     for full, basic in zip(answer["results"][1:], plain["results"][1:], strict=True):
         assert full["log_likelihood"] == pytest.approx(basic["log_likelihood"], abs=1e-4)

@@ -53,7 +53,7 @@ def test_heat_maps(client: httpx.Client, path: str) -> None:
         picture.load()
         assert (picture.format, picture.mode) == ("PNG", "RGB")
         assert picture.size == (252, 252), "each pixel is a square of 9x9"
-        assert heat_map["channels"] == ["nats", "z"]
+        assert heat_map["channels"] == ["nats", "z", "anomaly"]
         channels = channels_of(heat_map)
         assert {found.shape for found in channels.values()} == {(28, 28)}
         assert channels["nats"].sum() == pytest.approx(one["log_likelihood"], rel=1e-6)
@@ -64,7 +64,7 @@ def test_heat_maps(client: httpx.Client, path: str) -> None:
 def test_heat_maps_with_gradients(client: httpx.Client) -> None:
     full, plain = (scores(client, MODEL, *DIGITS[:2], explain=True, **more)[1] for more in ({"detail": "full"}, {}))
     channels = channels_of(full["heat_map"])
-    assert list(channels) == ["nats", "z", "gradients"]
+    assert list(channels) == ["nats", "z", "anomaly", "gradients"]
     assert channels["gradients"].shape == (28, 28)
     assert (channels["gradients"] >= 0).all()
     assert channels["gradients"].any()

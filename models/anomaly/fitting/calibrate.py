@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.anomaly.calibration import Calibration
+from models.anomaly.calibration import Calibration, MapReference
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages
 from models.anomaly.fitting.reference_pass import collect_evidence
@@ -20,6 +20,7 @@ from models.flows.flow import Flow
 from models.scoring.density import ImageDensity
 from models.scoring.evidence import FeatureEvidence
 from models.scoring.likelihood import score_images
+from models.scoring.pixel_density import PixelDensity
 
 FISHER_IMAGES = 500
 GRADIENT_IMAGES = 2000
@@ -76,8 +77,13 @@ def calibrate(
     """
     names, grid = density.statistics, density.grid
 
-    def collect(part: str, images: ImageRows) -> ReferenceEvidence:
-        return collect_evidence(density, images, progress_of(part, len(images)))
+    # Features give the anomaly maps where there are any.
+    pixel_maps = density.has_map and isinstance(density, PixelDensity)
+
+    def collect(part: str, images: ImageRows, standard: MapReference | None = None) -> ReferenceEvidence:
+        keep_maps = pixel_maps and reference.folds is not None
+        progress_of_part = progress_of(part, len(images))
+        return collect_evidence(density, images, progress_of_part, standard=standard, keep_maps=keep_maps)
 
     def progress_of(part: str, images: int) -> Callable[[int], None]:
         return lambda done: progress(part, done, images)
@@ -90,7 +96,7 @@ def calibrate(
         calibration = fit_cross(statistics, reference.folds, names, grid, reference.suspect_share, unseen)
         mean = statistics.log_likelihoods.mean()
     else:
-        held_out = collect("calibration", reference.calibration)
+        held_out = collect("calibration", reference.calibration, statistics.pixels() if pixel_maps else None)
         if flow is not None:
             passes = GradientPasses(GradientProbe(flow), density.weights_digest)
             few = min(len(reference.statistics), most.fisher)

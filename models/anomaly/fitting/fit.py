@@ -9,7 +9,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from models.anomaly.anomaly_map import of_pixels, place_maxima
 from models.anomaly.calibration import Calibration, Fold, GradientCalibration, MapReference
+from models.anomaly.heat_map import standardise
 from models.anomaly.statistics.combined import Statistic
 from models.anomaly.statistics.gradient import GradientFamily
 from models.scoring.evidence import Evidence, FeatureEvidence
@@ -32,7 +34,11 @@ class ReferenceEvidence:
             ``(rows, columns)``; None without spatial structure.
         map_squares: The sum of their squares.
         gradients: Gradient features of the first m images, ``(m, G)``.
-        maps: The number of maps that were summed; None for one of each image.
+        image: Height and width of the images in pixels, where anomaly maps are computed from features.
+        map_maxima: The largest value of each anomaly map of pixels, ``(n,)``, where the reference of the pixels was
+            known before.
+        maps: Log-likelihood maps in nats, ``(n, H, W)``, where it was not.
+        summed: The number of maps in ``map_sum``; None for one of each image.
     """
 
     evidence: Evidence
@@ -40,7 +46,10 @@ class ReferenceEvidence:
     map_sum: Array | None
     map_squares: Array | None
     gradients: Array | None = None
-    maps: int | None = None
+    image: tuple[int, int] | None = None
+    map_maxima: Array | None = None
+    maps: NDArray[np.float32] | None = None
+    summed: int | None = None
 
     def with_gradients(self, gradients: Array) -> ReferenceEvidence:
         """Return a copy of this object with the gradient features of its first m images added, ``(m, G)``."""
@@ -55,10 +64,38 @@ class ReferenceEvidence:
         """Return mean and deviation of the log-likelihood by pixel, or place of a tile; None where pixels are mixed."""
         if self.map_sum is None or self.map_squares is None:
             return None
-        count = len(self.evidence) if self.maps is None else self.maps
-        mean = self.map_sum / count
-        deviation = np.sqrt(np.maximum(self.map_squares / count - np.square(mean), 0))
-        return MapReference(mean, np.maximum(deviation, max(0.1 * float(np.median(deviation)), 1e-9)))
+        return _map_reference(
+            self.map_sum, self.map_squares, len(self.evidence) if self.summed is None else self.summed
+        )
+
+    def maxima_of(self, inside: NDArray[np.bool_], statistic: Statistic) -> Array | None:
+        """Return the largest value of the anomaly map of some images; None where they have no such map.
+
+        Maps of pixels are standardised by those of all other images, unless the values are known.
+
+        Args:
+            inside: Which of the images, ``(n,)``.
+            statistic: The statistic whose features give the maps, where it has any.
+        """
+        if statistic.features is not None:
+            if self.evidence.features is None or self.image is None:
+                return None
+            chosen = self.evidence.features[inside]
+            return place_maxima(statistic.features.maps(chosen), None if chosen.plans is not None else self.image)
+        if self.map_maxima is not None:
+            return self.map_maxima[inside]
+        if self.maps is None:
+            return None
+        own, others = (self.maps[chosen].astype(np.float64) for chosen in (inside, ~inside))
+        reference = _map_reference(others.sum(0), np.square(others).sum(0), len(others))
+        largest: Array = of_pixels(standardise(own, reference)).max((1, 2))
+        return largest
+
+
+def _map_reference(total: Array, squares: Array, count: int) -> MapReference:
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
+    return MapReference(mean, np.maximum(deviation, max(0.1 * float(np.median(deviation)), 1e-9)))
 
 
 def fit_split(
@@ -79,7 +116,8 @@ def fit_split(
             images is left out, of the fit (which is then repeated) and of the calibration. Where these images are
             normal after all, false alarms exceed the requested rate by up to this share.
     """
-    fold = _fold(statistics.evidence, calibration.evidence, names, grid, suspect_share)
+    everything = np.ones(len(calibration.evidence), dtype=bool)
+    fold = _fold(statistics.evidence, calibration, everything, names, grid, suspect_share)
     fold = _add_gradients(
         fold, statistics.evidence_with_gradients(), calibration.evidence_with_gradients(), suspect_share
     )
@@ -119,7 +157,7 @@ def fit_cross(
         else:
             fitted_to = replace(replace(evidence, features=None)[~inside], features=unseen[number])
         own_fit = 0 if unseen is None else number + 1
-        fold_of = _fold(fitted_to, evidence[inside], names, grid, suspect_share, own_fit)
+        fold_of = _fold(fitted_to, reference, inside, names, grid, suspect_share, own_fit)
         complete, here = reference.evidence_with_gradients(), inside[: len(reference.evidence_with_gradients())]
         fitted.append(_add_gradients(fold_of, complete[~here], complete[here], suspect_share))
     levels = _sorted_levels(evidence)
@@ -133,7 +171,8 @@ def _sorted_levels(*parts: Evidence) -> NDArray[np.uint8] | None:
 
 def _fold(
     fitted_to: Evidence,
-    held_out: Evidence,
+    ranked: ReferenceEvidence,
+    inside: NDArray[np.bool_],
     names: Sequence[str],
     grid: tuple[int, int] | None,
     suspect_share: float,
@@ -143,7 +182,12 @@ def _fold(
     if suspect_share:
         statistic = Statistic.fit(fitted_to[_usual(statistic(fitted_to), suspect_share)], names, grid)
     statistic = statistic.for_feature_fit(feature_fit)
-    return Fold(statistic, _kept(statistic(held_out), suspect_share))
+    maxima = ranked.maxima_of(inside, statistic)
+    return Fold(
+        statistic,
+        _kept(statistic(ranked.evidence[inside]), suspect_share),
+        map_maxima=None if maxima is None else _kept(maxima, suspect_share),
+    )
 
 
 def _add_gradients(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_share: float) -> Fold:

@@ -8,8 +8,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from models.anomaly.anomaly_map import of_pixels
+from models.anomaly.calibration import MapReference
 from models.anomaly.fitting.fit import ReferenceEvidence
 from models.anomaly.fitting.reference_images import ImageRows
+from models.anomaly.heat_map import standardise
 from models.errors import ScoreNotFinite
 from models.scoring.density import ImageDensity
 from models.scoring.evidence import Evidence
@@ -19,7 +22,12 @@ BATCH_IMAGES, BATCH_PIXELS = 512, 2**21
 
 
 def collect_evidence(
-    density: ImageDensity, images: ImageRows, progress: Callable[[int], None] = lambda _done: None
+    density: ImageDensity,
+    images: ImageRows,
+    progress: Callable[[int], None] = lambda _done: None,
+    *,
+    standard: MapReference | None = None,
+    keep_maps: bool = False,
 ) -> ReferenceEvidence:
     """Run a flow on normal images in batches; return their log-likelihoods and the statistics that verdicts use.
 
@@ -27,6 +35,9 @@ def collect_evidence(
         density: The density of the model.
         images: The images, ``(n, C, H, W)``, or ``(C, H, W)`` each for a density of tiles.
         progress: Called with the number of images done; what it raises ends the work.
+        standard: Mean and deviation at each pixel, to compute the largest value of each anomaly map of pixels; None for
+            features, or without spatial structure.
+        keep_maps: Whether to keep the log-likelihood maps of all images.
 
     Raises:
         ScoreNotFinite: The flow overflows on an image, which therefore cannot be a reference.
@@ -35,7 +46,9 @@ def collect_evidence(
     log_likelihoods: list[float] = []
     total: NDArray[np.float64] | None = None
     squares: NDArray[np.float64] | None = None
-    maps_summed = 0
+    summed = 0
+    maxima: list[float] = []
+    kept: list[NDArray[np.float32]] = []
     at_once = max(1, min(BATCH_IMAGES, BATCH_PIXELS // math.prod(density.image_shape[1:])))
     for begin in range(0, len(images), at_once):
         batch = images[begin : begin + at_once]
@@ -46,7 +59,11 @@ def collect_evidence(
             maps = found.compared_maps()
             total = maps.sum(0) if total is None else total + maps.sum(0)
             squares = np.square(maps).sum(0) if squares is None else squares + np.square(maps).sum(0)
-            maps_summed += len(maps)
+            summed += len(maps)
+            if standard is not None:
+                maxima += of_pixels(standardise(maps, standard)).max((1, 2)).tolist()
+            if keep_maps:
+                kept.append(maps.astype(np.float32))
             log_likelihoods += found.terms().sum((1, 2)).tolist()
             evidence.append(density.evidence(batch[start : start + len(found)], found))
         progress(len(log_likelihoods))
@@ -56,7 +73,16 @@ def collect_evidence(
     together = Evidence.join(evidence) if evidence else _none(density)
     if not density.has_map:
         total = squares = None
-    return ReferenceEvidence(together, values, total, squares, maps=maps_summed)
+    return ReferenceEvidence(
+        together,
+        values,
+        total,
+        squares,
+        image=density.image_shape[1:],
+        map_maxima=None if standard is None else np.array(maxima),
+        maps=np.concatenate(kept) if kept else None,
+        summed=summed,
+    )
 
 
 def _none(density: ImageDensity) -> Evidence:

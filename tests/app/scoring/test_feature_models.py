@@ -59,7 +59,7 @@ def test_a_density_of_features_has_nats_and_no_bits(client: TestClient) -> None:
         for reason in result["anomaly"]["reasons"]:
             assert reason["feature"] in {"feature-place", "feature-area", "feature-mean", "feature-image"}
             assert reason["z"] >= 0
-        nats, _ = np.load(io.BytesIO(base64.b64decode(result["heat_map"]["npy"])))
+        nats, _, _ = np.load(io.BytesIO(base64.b64decode(result["heat_map"]["npy"])))
         assert nats.shape == (28, 28)
         assert nats.sum() == pytest.approx(result["log_likelihood"], rel=1e-6)
 

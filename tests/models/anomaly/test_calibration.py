@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 
-from models.anomaly.calibration import MAX_REASONS, MAX_STATISTIC, MIN_SHARE, Calibration
+from models.anomaly.calibration import MAX_STATISTIC, Calibration
+from models.anomaly.explanation import MAX_REASONS, MIN_SHARE
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.statistics.combined import EvidenceKind, merge, weights
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split, without_gradients

@@ -16,7 +16,7 @@ from models.anomaly.judged import Judgement
 from models.bulk.part import Stopped, score_part
 from models.bulk.plan import BulkPlan, open_plan
 from models.bulk.sources import BuiltinImages, ImageFiles, open_source
-from models.bulk.table import SCHEMA, merge_parts
+from models.bulk.table import SCHEMA, merge_parts, write_part
 from models.datasets import DatasetStore, load_dataset
 from models.datasets.image_source import ImageSource, NamedImage, StoredImages
 from models.errors import AlphaUnattainable, DatasetNotFound, DatasetRefused, ImageError, ScoreNotFinite
@@ -32,6 +32,20 @@ COUNT = 70
 
 def never() -> bool:
     return False
+
+
+def test_a_part_of_an_earlier_version_is_merged(tmp_path: Path) -> None:
+    """It lacks the columns that were added later."""
+    later = ("reason", "box")
+    row = {"path": "a.png", "log_likelihood": 1.5, "is_anomaly": True}
+    write_part([row, {**row, "reason": "rows 1-2", "box": (0, 1, 4, 3)}], tmp_path / "new")
+    whole = parquet.read_table(tmp_path / "new")
+    parquet.write_table(whole.drop_columns(list(later)), tmp_path / "old")
+    summary = merge_parts([tmp_path / "old", tmp_path / "new"], tmp_path / "all", {})
+    assert (summary.images, summary.anomalies) == (4, 4)
+    rows = parquet.read_table(tmp_path / "all").to_pylist()
+    assert [row["box"] for row in rows] == [None, None, None, [0, 1, 4, 3]]
+    assert list(rows[0]) == SCHEMA.names
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ export class EvaluationForm {
     // With corruptions, as without anomalous images no evaluation is valid.
     this.datasets = new DatasetForm(redraw, () => ({ type: "evaluate", model: subject.exact, parameters: { corruptions: true, adapt: this.adapt } }));
     this.chosen = null;
+    this.against = new Set();
     this.submitted = this.refused = null;
     this.busy = false;
   }
@@ -25,8 +26,10 @@ export class EvaluationForm {
   async submit(event) {
     event.preventDefault();
     const fields = new FormData(event.target);
+    const against = fields.getAll("against");
+    const masks = Object.fromEntries(against.map((name) => [name, fields.get(`masks-${name}`)]).filter(([, name]) => name));
     const parameters = {
-      against: fields.getAll("against"), corruptions: fields.has("corruptions"), adapt: fields.has("adapt"), thorough: fields.has("thorough"),
+      against, masks, corruptions: fields.has("corruptions"), adapt: fields.has("adapt"), thorough: fields.has("thorough"),
       images: Number(fields.get("images")),
     };
     [this.busy, this.refused] = [true, null];
@@ -42,6 +45,14 @@ export class EvaluationForm {
     this.redraw();
   }
 
+  /** Renders the choice of the dataset with the masks of some anomalous images. */
+  maskChoice(name) {
+    const others = this.datasets.sorted(asAnomalies).filter((dataset) => dataset.name !== name);
+    if (!others.length) return nothing;
+    return html`<div class="field"><label for="masks-${name}">Masks of the defects of ${name}</label><select id="masks-${name}" name="masks-${name}">
+      <option value="">none</option>${others.map((dataset) => html`<option>${dataset.name}</option>`)}</select></div>`;
+  }
+
   /** Whether the model has features, and so no evidence of gradients. */
   get hasFeatures() {
     return ["features", "hybrid"].includes(this.subject.detail.manifest.architecture.family);
@@ -52,6 +63,7 @@ export class EvaluationForm {
     const unavailable = this.datasets.unavailable();
     const normal = this.chosen ?? this.datasets.suggested ?? "";
     const anomalies = this.datasets.sorted(asAnomalies).filter(({ name }) => name !== normal);
+    const choice = (name) => (event) => { this.against[event.target.checked ? "add" : "delete"](name); this.redraw(); };
     const convert = (event) => { this.adapt = event.target.checked; this.datasets.load(); };
     return html`<section class="card"><h2>Evaluate version ${this.subject.version}</h2>
       <form class="stack" @submit=${(event) => this.submit(event)}>
@@ -60,7 +72,8 @@ export class EvaluationForm {
             <p class="small faint">Images that should not be flagged. Choose a dataset that training and calibration have not used; of a built-in dataset only the test part is used.</p>
             <div class="field"><label for="images">Maximum images per set</label><input id="images" name="images" type="number" min="40" max="100000" .defaultValue=${String(IMAGES)} required></div></div>
           <fieldset><legend>Anomalous images</legend><div class="stack">
-            <div class="stack choices">${unavailable ?? repeat(anomalies, ({ name }) => name, (dataset) => html`<label class="check"><input type="checkbox" name="against" value=${dataset.name} ?disabled=${Boolean(asAnomalies(dataset))}> <span class="break">${described(dataset, asAnomalies(dataset))}</span></label>`)}</div>
+            <div class="stack choices">${unavailable ?? repeat(anomalies, ({ name }) => name, (dataset) => html`<label class="check"><input type="checkbox" name="against" value=${dataset.name} ?disabled=${Boolean(asAnomalies(dataset))} @change=${choice(dataset.name)}> <span class="break">${described(dataset, asAnomalies(dataset))}</span></label>`)}</div>
+            ${anomalies.filter(({ name }) => this.against.has(name)).map(({ name }) => this.maskChoice(name))}
             <label class="check"><input type="checkbox" name="corruptions"> normal images with graded corruptions</label></div></fieldset>
           <fieldset><legend>Options</legend><div class="stack">
             <label class="check"><input type="checkbox" name="adapt" @change=${convert}> convert size and colour</label>

@@ -16,6 +16,7 @@ export function report(evaluation) {
   return html`<section class="card" aria-label="Report"><header><h2>${normal.name} against ${[...datasets.map(({ name }) => name), ...(corruptions.length ? ["graded corruptions"] : [])].join(", ")}</h2>
       <span class="small faint">${moment(evaluation.created)}, by ${evaluation.model} with calibration ${evaluation.calibration} (${evaluation.calibration_dataset})</span></header>
     ${datasets.length ? results(datasets, evaluation) : nothing}
+    ${datasets.some((set) => set.localisation) ? localisation(datasets.filter((set) => set.localisation)) : nothing}
     ${corruptions.length ? html`<details ?open=${!datasets.length}><summary>${corruptions.length} graded corruptions</summary>${results(corruptions, evaluation)}</details>` : nothing}
     <div class="columns"><div class="stack"><h3>False alarms</h3>${falseAlarms(evaluation)}</div>
       <div class="stack"><h3>Normal images</h3>${facts([["images", whole(normal.test.images)], ["mean log-likelihood", `${fixed(normal.mean_log_likelihood, 1)} nats${normal.bits_per_dim === null ? " of the features" : ""}`], ["bits/dim", normal.bits_per_dim === null ? null : fixed(normal.bits_per_dim, 4)]])}</div></div>
@@ -38,6 +39,20 @@ function results(sets, evaluation) {
         <td class="num across" data-label="difference">${difference(set)}</td>
         <td class="num" data-label="FPR at 95 %">${fixed(100 * result.fpr95, 1)} %</td>
         <td class="num" data-label="detected">${percent(result.detected.find((rate) => rate.alpha === alpha)?.share)}</td></tr>`;
+    })}</tbody></table></div>`;
+}
+
+function localisation(sets) {
+  return html`<h3>Where the defects are, by masks</h3><div class="scroll"><table class="rows sets">
+    <thead><tr><th>anomalous images</th><th class="num">pixel AUROC</th><th class="num">AUPRO</th><th class="num">AUPIMO</th><th class="num">defects in a region</th><th class="num">normal images with a region</th></tr></thead>
+    <tbody>${sets.map(({ name, localisation: entry }) => {
+      const rates = entry.regions.find(({ hit }) => hit !== null);
+      const rate = (share) => (rates ? html`${percent(share)}<br><span class="small faint nobreak">at alpha ${brief(100 * rates.alpha)} %</span>` : "calibrate again");
+      return html`<tr><th scope="row" class="break">${name} <span class="small faint nobreak">${whole(entry.images)} with a mask</span><br><span class="small faint">${whole(entry.unpaired)} without a mask, ${whole(entry.empty_masks)} with an empty one</span></th>
+        <td class="num" data-label="pixel AUROC">${fixed(entry.pixel_auroc, 4)}</td><td class="num" data-label="AUPRO">${fixed(entry.aupro, 4)}</td>
+        <td class="num" data-label="AUPIMO">${entry.aupimo === null ? "too few normal pixels" : fixed(entry.aupimo, 4)}</td>
+        <td class="num" data-label="defects in a region">${rate(rates?.hit)}</td>
+        <td class="num" data-label="normal images with a region">${rate(rates?.false_alarms)}</td></tr>`;
     })}</tbody></table></div>`;
 }
 

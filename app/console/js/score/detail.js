@@ -1,6 +1,6 @@
 // Details of a scored image: heat map, reasons, comparison with the calibration images, and scores.
 import { html } from "../../vendor/lit-html/lit-html.js";
-import { brief, fixed, whole } from "../format.js";
+import { brief, count, fixed, whole } from "../format.js";
 import { facts, notice, waiting } from "../parts.js";
 import { SHOWN } from "./intake.js";
 import "../charts.js";
@@ -18,10 +18,10 @@ export function detail(item, { alpha, reference, shape }) {
     ${notice(result.preprocessing?.warning, "warn")}
     ${notice(result.preprocessing?.notes?.join("; "))}
     <div class="pictures">
-      ${framed(picture(item, result.preprocessing?.fit, shape), SHOWN.test(item.file.type) ? verdict.reasons : [], shape, "Image with anomalous regions framed")}
+      ${framed(item, result, explained, shape)}
       ${explained?.heat_map
         ? html`<figure class="figure"><img src="data:image/png;base64,${explained.heat_map.png}" alt="Heat map" class="pixels" width=${SIDE} .style=${`aspect-ratio: ${shape[2]} / ${shape[1]}; height: auto`}>
-            <figcaption>Red regions are less likely than normal, blue regions more likely (z-scores ${fixed(explained.heat_map.lowest_z, 1)} to ${fixed(explained.heat_map.highest_z, 1)})</figcaption></figure>`
+            <figcaption>Red is less likely than normal, blue more likely (z-scores ${fixed(explained.heat_map.lowest_z, 1)} to ${fixed(explained.heat_map.highest_z, 1)}). ${regionsText(explained)}</figcaption></figure>`
         : item.explaining instanceof Error ? notice(item.explaining.message, "warn") : waiting("Computing the heat map ...")}
       <div class="stack why">
         <h2>Evidence for an anomaly</h2>
@@ -66,23 +66,36 @@ function reason({ share, text, feature, z }) {
     <span class="faint small">${percent} % of the evidence, ${feature === "gradients" || feature.startsWith("feature-") ? `${fixed(z, 1)} nats` : `z-score ${fixed(z, 1)}`}</span></li>`;
 }
 
-// What the model sees of an image: browsers turn it by its EXIF orientation as the service does, and the fit is that of
-// the model. The boxes are in pixels of this view.
-const FITS = { crop: "cover", pad: "contain", stretch: "fill" };
-
-// The content security policy forbids style attributes; setting the `style` property is allowed.
-function picture({ file, url }, fit, [, height, width]) {
-  if (!SHOWN.test(file.type)) return html`<p class="empty">This browser cannot show the file; the heat map shows its pixels.</p>`;
-  return html`<img src=${url} alt="" class="pixels"
-    .style=${`object-fit: ${FITS[fit] ?? "fill"}; aspect-ratio: ${width} / ${height}; height: auto; background: ${fit === "pad" ? "#000" : "none"}`}>`;
+function regionsText({ heat_map, anomaly }) {
+  if (heat_map.regions == null) return "Calibrate the model again to see regions.";
+  const rate = `at a false-alarm rate of ${brief(100 * anomaly.alpha, 3)} %`;
+  if (!heat_map.region_count) return `No region stands out ${rate}.`;
+  const shown = heat_map.regions.length < heat_map.region_count ? `, the strongest ${heat_map.regions.length} are framed` : "";
+  return `Outlined in yellow: ${count(heat_map.region_count, "region")} ${rate}${shown}. The largest has ${whole(Math.max(...heat_map.regions.map(({ area }) => area)))} pixels of the file.`;
 }
 
-function framed(picture, reasons, shape, caption) {
-  const boxes = (reasons ?? []).map((entry) => entry.box).filter(Boolean);
-  const [, height, width] = shape;
-  const percent = (value, of) => `${(100 * value) / of}%`;
-  return html`<figure class="figure"><div class="framed">${picture}
-    ${boxes.map(([left, top, right, bottom]) => html`<i .style=${`left: ${percent(left, width)}; top: ${percent(top, height)}; width: ${percent(right - left, width)}; height: ${percent(bottom - top, height)}`}></i>`)}</div><figcaption>${caption}</figcaption></figure>`;
+// The whole file, which browsers turn by its EXIF orientation as the service does. Boxes are in its pixels.
+// The content security policy forbids style attributes; setting the `style` property is allowed.
+function framed(item, result, explained, shape) {
+  if (!SHOWN.test(item.file.type)) return html`<figure class="figure"><p class="empty">This browser cannot show the file; the heat map shows its pixels.</p></figure>`;
+  const { fit, size } = result.preprocessing ?? {};
+  const [width, height] = size ?? [shape[2], shape[1]];
+  const answer = explained ?? result;
+  const boxes = new Map([...(answer.anomaly.reasons ?? []), ...(answer.heat_map?.regions ?? [])]
+    .filter(({ box }) => box).map(({ box }) => [String(box), box]));
+  const place = ([left, top, right, bottom]) => `left: ${(100 * left) / width}%; top: ${(100 * top) / height}%; width: ${(100 * (right - left)) / width}%; height: ${(100 * (bottom - top)) / height}%`;
+  const cut = fit === "crop" ? seen(width, height, shape) : null;
+  return html`<figure class="figure"><div class="framed" .style=${`width: ${100 * Math.min(1, width / height)}%`}><img src=${item.url} alt="" class="pixels" .style=${`aspect-ratio: ${width} / ${height}; height: auto; width: 100%`}>
+    ${cut ? html`<i class="seen" .style=${place(cut)}></i>` : ""}
+    ${[...boxes.values()].map((box) => html`<i .style=${place(box)}></i>`)}</div>
+    <figcaption>Image with anomalous regions framed${cut ? "; the model sees what is inside the dashed frame" : ""}</figcaption></figure>`;
+}
+
+/** Returns the box of the part of a file that a model with the fit `crop` sees: the middle, in the shape of its images. */
+function seen(width, height, [, rows, columns]) {
+  const scale = Math.min(width / columns, height / rows);
+  const [left, top] = [(width - scale * columns) / 2, (height - scale * rows) / 2];
+  return [left, top, width - left, height - top];
 }
 
 function histogram(verdict, reference, alpha, flagged) {

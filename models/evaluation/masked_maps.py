@@ -1,0 +1,141 @@
+"""Localisation in an evaluation: anomaly maps of normal images, and of images whose defects have masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import DatasetUnfit
+from models.evaluation.image_sets import ImageSet, evenly
+from models.evaluation.localisation import FOUND, Map, Mask, localise
+from models.evaluation.masks import MaskPairs, MaskReader, pair_masks
+from models.evaluation.schema import Localisation, RegionRates
+from models.images.preprocessing import DecodedImage
+from models.scorer import Scorer
+
+MAX_VALUES = 2**25
+"""Most values of the maps of normal images in memory together, and of those of images with defects."""
+MAX_NAMES = 20
+"""Most names of images or masks without a partner that a report lists."""
+
+Advance: TypeAlias = Callable[[int], None]
+"""A function that is called with the number of further images; what it raises ends the work."""
+
+
+def few(images: ImageSet) -> ImageSet:
+    """Return a set of images, evenly spaced, whose maps fit into memory."""
+    return images.chosen(places_in_memory(images))
+
+
+def places_in_memory(images: ImageSet) -> NDArray[np.int64]:
+    """Return the indices of images of a set, evenly spaced, whose maps fit into memory."""
+    most = max(1, MAX_VALUES // (images.preprocessing.height * images.preprocessing.width))
+    return evenly(len(images), most)
+
+
+def pairs_of(images: ImageSet, masks: MaskReader, name: str) -> MaskPairs:
+    """Pair the images of a set with masks of the dataset ``name``. Raises ``DatasetUnfit`` where there is no pair."""
+    pairs = pair_masks(images.names, masks.paths)
+    if not pairs.masks:
+        raise DatasetUnfit(
+            f"no image of {images.dataset} has a mask in {name}: expected equal file names without ending and without "
+            f"_mask, got images such as {images.names[0]} and masks such as {masks.paths[0]}"
+        )
+    return pairs
+
+
+def normal_maps(scorer: Scorer, images: ImageSet, advance: Advance) -> list[Map]:
+    """Compute the anomaly maps of normal images; images without a finite map are left out.
+
+    Raises ``DatasetUnfit`` if no image has a finite map.
+    """
+    maps = [of_image for batch in images.decoded() for _, of_image in _maps(scorer, batch, advance)]
+    if not maps:
+        raise DatasetUnfit(f"no image of {images.dataset} has a finite anomaly map")
+    return maps
+
+
+def measure_localisation(
+    scorer: Scorer,
+    normal: Sequence[Map],
+    images: ImageSet,
+    masks: MaskReader,
+    name: str,
+    advance: Advance,
+    alphas: Sequence[float],
+) -> Localisation:
+    """Compare the anomaly maps of images that have masks with these masks.
+
+    Args:
+        scorer: The model.
+        normal: The maps of normal images, which have no defects.
+        images: The anomalous images.
+        masks: The masks.
+        name: The name of the dataset of the masks.
+        advance: Called with the number of further images.
+        alphas: The false-alarm rates of regions.
+
+    Raises:
+        DatasetUnfit: No image has a mask with a defect, or a mask does not fit its image.
+    """
+    pairs = pairs_of(images, masks, name)
+    paths = list(pairs.masks.values())
+    paired = images.chosen(np.array(list(pairs.masks), dtype=np.int64))
+    places = places_in_memory(paired)
+    chosen, paths = paired.chosen(places), [paths[place] for place in places]
+    advance(len(images) - len(chosen))
+    maps: list[Map] = []
+    defects: list[Mask] = []
+    empty = start = 0
+    for batch in chosen.decoded():
+        read = [masks.read(path, image.source_size) for path, image in zip(paths[start:], batch, strict=False)]
+        start += len(batch)
+        for place, of_image in _maps(scorer, batch, advance):
+            if read[place].any():
+                maps.append(of_image)
+                defects.append(read[place])
+            else:
+                empty += 1
+    if not maps:
+        raise DatasetUnfit(
+            f"{name}: expected masks with defects, values of at least 128, for images of {images.dataset}; "
+            f"{len(pairs.masks)} of {len(images)} images have a mask, {empty} masks are empty"
+        )
+    metrics = localise(normal, maps, defects)
+    return Localisation(
+        masks=name,
+        images=len(maps),
+        empty_masks=empty,
+        unpaired=len(pairs.unpaired),
+        unpaired_names=list(pairs.unpaired[:MAX_NAMES]),
+        unused_masks=len(pairs.unused),
+        unused_names=list(pairs.unused[:MAX_NAMES]),
+        normal_images=len(normal),
+        pixel_auroc=metrics.pixel_auroc,
+        aupro=metrics.aupro,
+        aupimo=None if metrics.aupimo is None else float(metrics.aupimo.mean()),
+        aupimo_found=None if metrics.aupimo is None else float((metrics.aupimo >= FOUND).mean()),
+        regions=[_region_rates(scorer, alpha, normal, maps, defects) for alpha in alphas],
+    )
+
+
+def _maps(scorer: Scorer, batch: Sequence[DecodedImage], advance: Advance) -> Iterator[tuple[int, Map]]:
+    """Yield the index and the finite anomaly map of each image of a batch."""
+    for place, heat_map in enumerate(scorer.heat_maps(np.stack([image.pixels for image in batch]))):
+        if np.isfinite(heat_map.anomaly).all():
+            yield place, heat_map.anomaly.astype(np.float32)
+    advance(len(batch))
+
+
+def _region_rates(
+    scorer: Scorer, alpha: float, normal: Sequence[Map], maps: Sequence[Map], defects: Sequence[NDArray[np.bool_]]
+) -> RegionRates:
+    limit = scorer.calibration.map_threshold(alpha)
+    if limit is None:
+        return RegionRates(alpha=alpha, hit=None, false_alarms=None)
+    hits = [bool((of_image[mask] >= limit).any()) for of_image, mask in zip(maps, defects, strict=True)]
+    alarms = [bool((of_image >= limit).any()) for of_image in normal]
+    return RegionRates(alpha=alpha, hit=float(np.mean(hits)), false_alarms=float(np.mean(alarms)))

@@ -1,0 +1,144 @@
+"""Masks of defects: an uploaded dataset of grey images, paired with anomalous images by their paths."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.datasets.storage import Storage
+from models.datasets.store import DatasetStore
+from models.errors import DatasetNotFound, DatasetUnfit, ImageError
+from models.images.preprocessing import Preprocessing, conform_mask
+
+SUFFIX = "_mask"
+"""End of the names of masks in the layout of MVTec AD; it does not count."""
+
+
+@dataclass(frozen=True)
+class MaskPairs:
+    """Images and their masks.
+
+    Attributes:
+        masks: The path of the mask of each image that has one, by the index of the image.
+        unpaired: The names of images without a mask.
+        unused: The paths of masks without an image.
+    """
+
+    masks: dict[int, str]
+    unpaired: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def pair_masks(images: Sequence[str], masks: Sequence[str]) -> MaskPairs:
+    """Pair images with masks whose file name is the same without ending, and without ``_mask`` at its end.
+
+    Folders may have other names. Where a name occurs more than once, the mask is taken whose folders agree with those
+    of the image most, from the innermost one outwards. A pair is made only where this is unique on both sides.
+
+    >>> pair_masks(["test/hole/000.png", "test/good/000.png"], ["truth/hole/000_mask.png", "truth/cut/000_mask.png"])
+    MaskPairs(masks={0: 'truth/hole/000_mask.png'}, unpaired=('test/good/000.png',), unused=('truth/cut/000_mask.png',))
+    """
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for mask in masks:
+        by_stem[_stem(mask)].append(mask)
+    claims: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for index, name in enumerate(images):
+        scored = [(_agreement(name, mask), mask) for mask in by_stem[_stem(name)]]
+        best = max((agreement for agreement, _ in scored), default=0)
+        fitting = [mask for agreement, mask in scored if agreement == best]
+        if len(fitting) == 1:
+            claims[fitting[0]].append((best, index))
+    pairs = {}
+    for mask, of_mask in claims.items():
+        best = max(of_mask)[0]
+        (index, *others) = [index for agreement, index in of_mask if agreement == best]
+        if not others:
+            pairs[index] = mask
+    used = set(pairs.values())
+    return MaskPairs(
+        dict(sorted(pairs.items())),
+        tuple(name for index, name in enumerate(images) if index not in pairs),
+        tuple(mask for mask in masks if mask not in used),
+    )
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).stem.removesuffix(SUFFIX)
+
+
+def _agreement(image: str, mask: str) -> int:
+    """Return how many folders of two paths are equal, counted from the innermost one to the first that is not."""
+    count = 0
+    for one, other in zip(PurePosixPath(image).parts[-2::-1], PurePosixPath(mask).parts[-2::-1], strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+class MaskReader:
+    """Masks of an uploaded dataset by their paths, in the size of a model.
+
+    Args:
+        name: The dataset.
+        storage: Its opened files.
+        preprocessing: The preprocessing that the images with the defects go through.
+    """
+
+    def __init__(self, name: str, storage: Storage, preprocessing: Preprocessing) -> None:
+        self._name = name
+        self._storage = storage
+        self._preprocessing = preprocessing
+        self._stored = {stored.path: stored for stored in storage.images("path")}
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all masks."""
+        return list(self._stored)
+
+    def read(self, path: str, size: tuple[int, int] | None) -> NDArray[np.bool_]:
+        """Return a mask in the size of the model's images, ``(H, W)``, true for the pixels of a defect.
+
+        Args:
+            path: The path of the mask.
+            size: Width and height of the file of its image, which the mask must have too; None if there is no file.
+
+        Raises:
+            DatasetUnfit: The mask has another size than its image, or is no grey image.
+        """
+        try:
+            opened = self._storage.image(self._stored[path])
+        except ImageError as error:
+            raise DatasetUnfit(f"{self._name}: the mask {path}: {error.detail}") from error
+        if size is not None and opened.image.size != size:
+            (width, height), (own_width, own_height) = size, opened.image.size
+            raise DatasetUnfit(
+                f"{self._name}: expected the mask {path} to be as large as its image, {width}x{height} pixels (width x "
+                f"height), got {own_width}x{own_height}"
+            )
+        try:
+            return conform_mask(opened, self._preprocessing)
+        except ImageError as error:
+            raise DatasetUnfit(f"{self._name}: the mask {path}: {error.detail}") from error
+
+
+@contextmanager
+def open_masks(store: DatasetStore | None, name: str, preprocessing: Preprocessing) -> Iterator[MaskReader]:
+    """Open the masks of an uploaded dataset. Raises ``DatasetNotFound``."""
+    check_masks(store, name)
+    assert store is not None
+    with Storage.open(store.root / name) as storage:
+        yield MaskReader(name, storage, preprocessing)
+
+
+def check_masks(store: DatasetStore | None, name: str) -> None:
+    """Raise ``DatasetNotFound`` unless a dataset of masks has been uploaded."""
+    if store is None or name not in store.names():
+        known = ", ".join(store.names()) if store is not None and store.names() else "none"
+        raise DatasetNotFound(f"masks are an uploaded dataset, and {name!r} is none; there are {known}")
