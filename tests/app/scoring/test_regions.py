@@ -22,6 +22,7 @@ from models.images.preprocessing import Fit
 from models.registry.registry import Registry
 from snf_client.schemas import Scores
 from tests.support.fits import FITS, SIZES, covered, stained_file, with_fit
+from tests.support.image_files import encoded, exif
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
 from tests.support.service_settings import service_settings
@@ -84,6 +85,15 @@ def test_a_box_covers_the_stain_in_the_file(client: TestClient, fit: Fit) -> Non
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(heat_map["png"]))))
     yellow = (picture == (255, 210, 0)).all(2)
     assert 0 < yellow.mean() < 0.3
+
+
+def test_a_turned_file_has_the_boxes_of_the_upright_one(client: TestClient) -> None:
+    data, _ = stained_file("crop")
+    upright = np.asarray(Image.open(io.BytesIO(data)))
+    turned = encoded(np.rot90(upright), exif=exif(6))  # shown turned by 90 degrees clockwise
+    expected, found = (score(client, "crop", one) for one in (data, turned))
+    assert found["preprocessing"]["size"] == expected["preprocessing"]["size"] == list(SIZES["crop"])
+    assert found["anomaly"]["reasons"] == expected["anomaly"]["reasons"]
 
 
 def test_a_normal_image_has_a_threshold_and_no_region(client: TestClient) -> None:

@@ -16,6 +16,7 @@ from models.anomaly.calibration_file import load_calibration, save_calibration
 from models.anomaly.conformal import false_alarm_interval
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.fitting.reference_pass import collect_evidence
+from models.anomaly.reasons import VerdictReason, located
 from models.anomaly.regions import MAX_REGIONS, find_regions
 from models.artifacts.files import CALIBRATION
 from models.datasets import load_dataset
@@ -105,6 +106,18 @@ def test_a_stain_over_many_places_gets_one_box_that_covers_it() -> None:
     (reason,) = verdict.reasons
     assert reason.box == regions.regions[0].box
     assert f"rows {top}-{bottom - 1}, columns {left}-{right - 1}" in reason.text
+
+
+def test_an_unlikely_part_has_the_box_of_the_region_around_it() -> None:
+    anomaly = np.zeros((20, 20))
+    anomaly[2:12, 3:9], anomaly[15:19, 15:19] = 5, 9
+    regions = find_regions(anomaly, 1.0).regions
+    unlikely = VerdictReason("region", -4.0, 0.9, "{where}: less likely", (4, 4, 8, 8))
+    found = located(unlikely, regions)
+    assert (found.box, found.text) == ((3, 2, 9, 12), "rows 2-11, columns 3-8: less likely")
+    for kept in (replace(unlikely, z=4.0), replace(unlikely, box=(10, 0, 14, 4)), replace(unlikely, box=None)):
+        assert located(kept, regions) == kept
+    assert located(unlikely, ()) == unlikely
 
 
 def test_an_image_below_the_threshold_has_no_region_and_keeps_its_place() -> None:
