@@ -242,7 +242,7 @@ class Scorer:
         if self.preprocessing.tiled:
             for _, found in self.density.passes(images, at_once=self.at_once):
                 if isinstance(found, FeaturePass):
-                    maps += tile_maps(found, reference, self.calibration.feature_maps(found.features))
+                    maps += tile_maps(found, reference, self.calibration.feature_maps(found.evidence()))
                 if len(maps) < len(images):
                     yield
             return maps

@@ -186,13 +186,21 @@ def test_a_heat_map_is_of_the_image(scorer: Scorer, monkeypatch: pytest.MonkeyPa
     row, column = np.unravel_index(heat_map.z.argmin(), heat_map.z.shape)
     assert 80 <= row < 112
     assert 144 <= column < 176
+    assert result.regions is not None
+    strongest = result.regions.regions[0]
+    left, top, right, bottom = strongest.box
+    assert left <= 150 < 166 <= right
+    assert top <= 90 < 106 <= bottom
+    assert strongest.area <= (right - left) * (bottom - top)
+    assert strongest.box in {reason.box for reason in result.verdict.reasons}
     monkeypatch.setattr("models.anomaly.heat_map.MAX_MAP_PIXELS", 5000)
     _, found = next(scorer.density.passes([image], at_once=1000))
     assert isinstance(found, FeaturePass)
-    [small] = tile_maps(found, scorer.require_spatial())
+    [small] = tile_maps(found, scorer.require_spatial(), scorer.calibration.feature_maps(found.evidence()))
     assert (small.scale, small.z.shape) == (3, (56, 74))
     assert small.nats.sum() == pytest.approx(result.likelihood.log_likelihood, rel=1e-9)
     np.testing.assert_array_equal(small.z, heat_map.z[: 3 * 56 : 3, : 3 * 74 : 3])
+    assert small.regions(result.regions.threshold) == result.regions
 
 
 def test_evidence_of_images_is_selected_and_joined(scorer: Scorer, images: list[NDArray[np.uint8]]) -> None:
