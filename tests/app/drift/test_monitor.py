@@ -71,6 +71,8 @@ def test_brightened_digits_are_an_alarm_that_survives_a_restart(home: Path) -> N
         for one in found.values():
             assert not one["alarm"]
             assert one["p_value"] > 0.05
+            assert one["white_level"]["p_value"] > 0.01
+            assert one["white_level"]["usual"] == 254
             assert one["low_share"] < 0.2
             assert one["alarm_since"] is None
         assert metric(client, "snf_drift_alarm") == {"": 0, "line 1/left": 0}
