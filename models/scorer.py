@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.anomaly.anomaly_map import of_pixels, of_places
 from models.anomaly.calibration import Calibration, MapReference, Verdict
 from models.anomaly.calibration_file import load_added_calibration
 from models.anomaly.fitting.calibrate import Progress, calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
 from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe, tile_of
-from models.anomaly.heat_map import PixelMaps, standardise, tile_maps
+from models.anomaly.heat_map import PixelMaps
+from models.anomaly.heat_map_pass import heat_map_steps, tiled_heat_map_steps
 from models.anomaly.judged import Judgement, judge_scored
 from models.artifacts.files import CALIBRATION, WEIGHTS
 from models.artifacts.manifest import CalibrationSummary, Manifest, Precision, file_label
@@ -44,9 +44,8 @@ from models.loading import (
     load_artifact,
 )
 from models.registry.calibrations import ARRAYS
-from models.scoring.density import CHUNK, DensityPass, ImageDensity
+from models.scoring.density import CHUNK, ImageDensity
 from models.scoring.evidence import Evidence
-from models.scoring.feature_density import FeaturePass
 from models.scoring.hybrid_density import pixels_of
 from models.scoring.likelihood import Likelihood, add_gradients, score_images, score_steps
 from models.scoring.open_density import open_density
@@ -238,40 +237,11 @@ class Scorer:
     def heat_map_steps(self, images: Batch, *, gradients: bool = False) -> Steps[list[PixelMaps]]:
         """Return a generator that computes heat maps, yields None between groups of images, and returns all maps."""
         reference = self.require_spatial()
-        maps: list[PixelMaps] = []
         if self.preprocessing.tiled:
-            for _, found in self.density.passes(images, at_once=self.at_once):
-                if isinstance(found, FeaturePass):
-                    maps += tile_maps(found, reference, self.calibration.feature_maps(found.evidence()))
-                if len(maps) < len(images):
-                    yield
-            return maps
+            return tiled_heat_map_steps(self.density, self.calibration, reference, images, self.at_once)
         size = tile_of(self._height * self._width) if gradients else self.at_once
-        for start in range(0, len(images), size):
-            if start:
-                yield
-            rows = stacked(images[start : start + size])
-            nats, features = [], []
-            for first, found in self.density.passes(rows):
-                if found is None:
-                    continue
-                nats.append(found.compared_maps())
-                if self.calibration.has_features:
-                    features += self._feature_maps(rows[first : first + len(found)], found)
-            joined = np.concatenate(nats)
-            z = standardise(joined, reference)
-            anomaly = features or of_pixels(z)
-            slopes = self._gradient_passes.maps(rows) if gradients else None
-            maps += [
-                PixelMaps(joined[i], z[i], anomaly[i], None if slopes is None else slopes[i]) for i in range(len(rows))
-            ]
-        return maps
-
-    def _feature_maps(self, images: Batch, found: DensityPass) -> list[NDArray[np.float64]]:
-        evidence = self.density.evidence(images, found).features
-        assert evidence is not None
-        image = self._height, self._width
-        return [of_places(places, image) for places in self.calibration.feature_maps(evidence)]
+        slopes = self._gradient_passes.maps if gradients else None
+        return heat_map_steps(self.density, self.calibration, reference, images, size, slopes)
 
     def judge_each(
         self, images: Batch, alpha: Alphas = None, draws: int = 1, *, gradients: bool = False, explain: bool = False

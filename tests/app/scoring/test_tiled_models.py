@@ -77,12 +77,25 @@ def test_images_of_different_sizes_share_a_request(client: TestClient, scorer: S
 def test_heat_maps_are_of_the_images_own_size(client: TestClient) -> None:
     image = mosaic(5, 3, 5)
     [result] = post(client, image, explain=True).raise_for_status().json()["results"]
-    nats, z = np.load(io.BytesIO(base64.b64decode(result["heat_map"]["npy"])))
-    assert nats.shape == z.shape == image.shape[1:]
+    nats, z, anomaly = np.load(io.BytesIO(base64.b64decode(result["heat_map"]["npy"])))
+    assert nats.shape == z.shape == anomaly.shape == image.shape[1:]
     assert nats.sum() == pytest.approx(result["log_likelihood"], rel=1e-9)
     assert result["heat_map"]["scale"] == 1
     with Image.open(io.BytesIO(base64.b64decode(result["heat_map"]["png"]))) as picture:
         assert picture.size == image.shape[:0:-1]
+
+
+def test_regions_are_in_pixels_of_the_image(client: TestClient) -> None:
+    [result] = post(client, with_fault(mosaic(5, 6, 9), 90, 150), explain=True).raise_for_status().json()["results"]
+    regions = result["heat_map"]["regions"]
+    assert result["heat_map"]["region_count"] >= 1
+    left, top, right, bottom = regions[0]["box"]
+    assert left < 166
+    assert right > 150
+    assert top < 106
+    assert bottom > 90
+    assert result["preprocessing"]["size"] == [9 * 28, 6 * 28]
+    assert result["anomaly"]["reasons"][0]["box"] == regions[0]["box"]
 
 
 def test_heat_maps_of_many_pixels_are_of_one_image(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,7 +240,7 @@ function order(key) {
 }
 
 // The shape of the picture that boxes are in: of an image that is scored tile by tile its own.
-const shownShape = ({ preprocessing }, { image_shape: shape }) => (preprocessing?.size ? [shape[0], ...[...preprocessing.size].reverse()] : shape);
+const shownShape = ({ preprocessing }, { image_shape: shape, fit }) => (fit === "tiles" && preprocessing?.size ? [shape[0], ...[...preprocessing.size].reverse()] : shape);
 
 function row(item, model) {
   const open = state.open === item.id && item.state === "ok";
