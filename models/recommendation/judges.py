@@ -1,0 +1,132 @@
+"""Verdicts of several families on the same images, from one pass of the images through each density."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from models.anomaly.calibration import Calibration
+from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
+from models.anomaly.fitting.reference_pass import collect_evidence
+from models.datasets import Images
+from models.errors import ScoreNotFinite
+from models.recommendation.parts import FittedPart, PartName
+from models.recommendation.record import FAMILIES, FamilyName
+from models.recommendation.subsets import Subsets
+from models.scoring.evidence import Evidence
+from models.scoring.likelihood import score_each
+
+PARTS_OF: dict[FamilyName, tuple[PartName, ...]] = {
+    "features": ("features",),
+    "pixels": ("pixels",),
+    "hybrid": ("pixels", "features"),
+}
+"""The densities of each family; a hybrid model joins the evidence of both."""
+
+
+@dataclass(frozen=True)
+class FamilyJudges:
+    """The calibrated families of one comparison.
+
+    Attributes:
+        parts: The fitted densities.
+        calibrations: The calibration of each family, whose p-values judge.
+        alpha: An image is flagged if its p-value is at most this.
+    """
+
+    parts: Mapping[PartName, FittedPart]
+    calibrations: Mapping[FamilyName, Calibration]
+    alpha: float
+
+    @classmethod
+    def calibrate(
+        cls,
+        parts: Mapping[PartName, FittedPart],
+        subsets: Subsets,
+        alpha: float,
+        progress: Callable[[], None],
+    ) -> FamilyJudges:
+        """Calibrate every family whose densities are there on the reference images.
+
+        ``alpha`` is raised to the smallest p-value where that is larger.
+
+        Args:
+            parts: The fitted densities.
+            subsets: The images.
+            alpha: The wanted false-alarm rate.
+            progress: Called between batches; what it raises ends the work.
+
+        Raises:
+            ScoreNotFinite: The flow overflows on a reference image.
+        """
+        evidence = {
+            name: collect_evidence(part.density, subsets.reference, lambda _done: progress())
+            for name, part in parts.items()
+        }
+        calibrations = {}
+        for family in FAMILIES:
+            if all(part in parts for part in PARTS_OF[family]):
+                calibrations[family] = _calibration(family, parts, evidence, subsets)
+        smallest = 1 / (subsets.ranks + 1)
+        return cls(parts, calibrations, max(alpha, smallest))
+
+    def flagged(self, images: Images, families: Iterable[FamilyName]) -> dict[FamilyName, int]:
+        """Return how many images each of some families flags; an image without a finite likelihood is not flagged.
+
+        Args:
+            images: The images, uint8 ``(n, C, H, W)``.
+            families: The families that judge; only their densities run.
+        """
+        wanted = list(families)
+        needed = {part for family in wanted for part in PARTS_OF[family]}
+        scored = {part: score_each(self.parts[part].density, images) for part in needed}
+        counts: dict[FamilyName, int] = {}
+        for family in wanted:
+            rows = [
+                [score.evidence for score in scores if not isinstance(score, ScoreNotFinite)]
+                for scores in zip(*(scored[part] for part in PARTS_OF[family]), strict=True)
+            ]
+            whole = [
+                _joined([one for one in row if one is not None]) for row in rows if len(row) == len(PARTS_OF[family])
+            ]
+            p_values = self.calibrations[family].p_values(Evidence.join(whole)) if whole else np.ones(0)
+            counts[family] = int((p_values <= self.alpha).sum())
+        return counts
+
+    def seconds_per_image(self, images: Images) -> dict[FamilyName, float]:
+        """Return how long each family takes to judge an image of a batch, in seconds."""
+        spent: dict[FamilyName, float] = {}
+        for family in self.calibrations:
+            began = time.monotonic()
+            self.flagged(images, [family])
+            spent[family] = (time.monotonic() - began) / len(images)
+        return spent
+
+
+def _calibration(
+    family: FamilyName,
+    parts: Mapping[PartName, FittedPart],
+    evidence: Mapping[PartName, ReferenceEvidence],
+    subsets: Subsets,
+) -> Calibration:
+    first, *rest = PARTS_OF[family]
+    density = parts[first].density
+    reference = evidence[first]
+    if rest:
+        reference = replace(reference, evidence=_joined([evidence[part].evidence for part in PARTS_OF[family]]))
+    if subsets.folds is not None:
+        return fit_cross(reference, subsets.folds, density.statistics, density.grid)
+    count = subsets.statistics
+    sides = [
+        ReferenceEvidence(reference.evidence[rows], reference.log_likelihoods[rows], None, None)
+        for rows in (slice(None, count), slice(count, None))
+    ]
+    return fit_split(sides[0], sides[1], density.statistics, density.grid)
+
+
+def _joined(parts: list[Evidence]) -> Evidence:
+    """Return the evidence of pixels with that of features beside it, as :class:`HybridDensity` does; or that of one."""
+    return parts[0] if len(parts) == 1 else replace(parts[0], features=parts[1].features)
