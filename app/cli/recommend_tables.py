@@ -8,8 +8,8 @@ import shlex
 from rich.console import Console
 from rich.table import Table
 
-from models.artifacts.limits import LimitCurve
 from models.recommendation.record import RecommendationRecord
+from models.recommendation.rule import limit_cell_text
 
 MIN_WIDTH = 100
 """Columns of a table at least: in a narrower terminal lines break, but no number is cut."""
@@ -77,14 +77,8 @@ def _limits(record: RecommendationRecord) -> Table:
     for result in compared:
         table.add_column(result.family, justify="right", no_wrap=True)
     for rows in zip(*(result.curves for result in compared), strict=True):
-        table.add_row(rows[0].label, *map(_limit, rows))
+        table.add_row(rows[0].label, *map(limit_cell_text, rows))
     return table
-
-
-def _limit(curve: LimitCurve) -> str:
-    return (
-        str(curve.limit) if curve.limit is not None else f"none ({curve.cells[-1].share:.0%} at {curve.cells[-1].size})"
-    )
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -7,6 +7,7 @@ WHAT is
 - ood: CIFAR-10 against SVHN, Fashion-MNIST against MNIST;
 - false-alarms: resplits of held-out images, and few images in five folds;
 - exactness: T against float64, and the same image in other company;
+- recommend: the family that `snf recommend` proposes, beside that of the full limits;
 - fit, speed: timed, so run them on a quiet machine;
 - heat-maps: of twenty defective cells, to look at;
 - plots: pictures of the results (needs matplotlib).
@@ -24,7 +25,7 @@ from pathlib import Path
 from benchmarks.features.common import run_of
 from benchmarks.speed.machine import cores
 
-WHAT = ("elpv", "choice", "ood", "false-alarms", "exactness", "fit", "speed", "heat-maps", "plots")
+WHAT = ("elpv", "choice", "ood", "false-alarms", "exactness", "recommend", "fit", "speed", "heat-maps", "plots")
 
 
 def main() -> int:
@@ -43,6 +44,7 @@ def main() -> int:
         "--only", nargs="+", help="elpv: parts, such as features or baselines; false-alarms: cells, zoo or folds"
     )
     parser.add_argument("--pixel-minutes", type=float, default=2.0, help="training of a hybrid's pixels, each split")
+    parser.add_argument("--minutes", type=float, default=5.0, help="recommend: budget of each dataset")
     parser.add_argument("--coreset", type=float, default=0.01, help="elpv: share of the patches that PatchCore keeps")
     parser.add_argument("--choice-splits", type=int, default=3)
     parser.add_argument("--models", nargs="+", help="ood: models of the zoo")

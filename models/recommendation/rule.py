@@ -91,6 +91,12 @@ def limit_words(curve: LimitCurve) -> str:
     return f"not up to {curve.cells[-1].size} pixels" if curve.limit is None else f"from {curve.limit} pixels"
 
 
+def limit_cell_text(curve: LimitCurve) -> str:
+    """Return a limit for a table, such as ``6``, or the share at the largest size, such as ``none (60% at 12)``."""
+    largest = curve.cells[-1]
+    return str(curve.limit) if curve.limit is not None else f"none ({largest.share:.0%} at {largest.size})"
+
+
 def _difference(proposed: FamilyResult, other: FamilyResult, sizes: Sequence[int]) -> str:
     """Return a sentence with the defects in whose limits two families differ most."""
     pairs = [(a, b) for a in proposed.curves for b in other.curves if a.label == b.label]

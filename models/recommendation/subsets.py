@@ -83,11 +83,7 @@ def choose_subsets(dataset: Dataset, alpha: float, seed: int, share: float = 1.0
         DatasetUnfit: The train part has fewer than 100 images.
     """
     total = len(dataset.train)
-    if total < MIN_TRAIN:
-        raise DatasetUnfit(
-            f"a comparison of families divides the training images, expected at least {MIN_TRAIN} of them, "
-            f"{dataset.name} has {total}: upload more images, or train snf-features, which suits few images"
-        )
+    check_train_images(dataset.name, total)
     from_train = dataset.folds is not None or len(dataset.statistics) < MIN_LIMIT_IMAGES
     kept = max(MIN_LIMIT_IMAGES, round(GOOD_SHARE * total)) if from_train else 0
     left = total - kept
@@ -110,6 +106,15 @@ def choose_subsets(dataset: Dataset, alpha: float, seed: int, share: float = 1.0
         good,
         "train" if from_train else "statistics",
     )
+
+
+def check_train_images(name: str, train: int) -> None:
+    """Raise ``DatasetUnfit`` if the train part of the dataset ``name`` has too few images to be divided."""
+    if train < MIN_TRAIN:
+        raise DatasetUnfit(
+            f"a comparison of families divides the training images, expected at least {MIN_TRAIN} of them, "
+            f"{name} has {train}: upload more images, or train snf-features, which suits few images"
+        )
 
 
 def _deal(total: int, counts: list[int], seed: int) -> list[NDArray[np.intp]]:
