@@ -59,7 +59,6 @@ class Budget:
         self._began = (time.monotonic() if began is None else began) - self.plan.spent
         self._observe, self._should_stop = observe, should_stop
         self._fraction, self._reported = 0.0, 0.0
-        self.observe = observe
 
     @property
     def spent(self) -> float:
@@ -72,9 +71,10 @@ class Budget:
         return self.seconds - self.spent
 
     def save(self) -> None:
-        """Store the plan with the time spent."""
+        """Store the plan with the time spent, and report that another attempt would continue from here."""
         self.plan.spent = self.spent
         write_atomically(self._path, self.plan.model_dump_json().encode())
+        self._observe({"event": "checkpoint", "step": int(100 * self._fraction)})
 
     def begin(self, phase: str) -> None:
         """Report that a phase begins."""
