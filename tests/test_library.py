@@ -44,6 +44,14 @@ def page(backbones: Path) -> Any:
     return names
 
 
+def test_the_example_of_a_detection_limit_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [block] = BLOCKS.findall((ROOT / "docs" / "limits.md").read_text(encoding="utf-8"))
+    names: dict[str, Any] = {"__name__": "limits_page"}
+    exec(compile(block, "docs/limits.md", "exec", dont_inherit=True), names)
+    assert (names["record"].images, names["record"].curves[0].label) == (40, "spot, 128 grey levels")
+
+
 def test_scores_and_samples(page: dict[str, Any]) -> None:
     assert page["judged"].verdict.is_anomaly == (page["judged"].verdict.p_value <= 0.01)
     assert (page["samples"].shape, page["samples"].dtype) == ((4, 1, 28, 28), np.uint8)

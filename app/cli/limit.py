@@ -50,7 +50,7 @@ def limit(
             help="False-alarm rate. Default: 0.01, or the smallest p-value where that is larger.", show_default=False
         ),
     ] = None,
-    images: Annotated[int, typer.Option(help="Images at most; a limit needs 29.")] = 200,
+    images: Annotated[int, typer.Option(min=29, help="Images at most.")] = 200,
     shapes: Annotated[
         list[str] | None,
         typer.Option(

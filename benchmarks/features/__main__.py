@@ -7,6 +7,7 @@ WHAT is
 - ood: CIFAR-10 against SVHN, Fashion-MNIST against MNIST;
 - false-alarms: resplits of held-out images, and few images in five folds;
 - exactness: T against float64, and the same image in other company;
+- limits: the smallest injected defects that pixels, features and both find;
 - recommend: the family that `snf recommend` proposes, beside that of the full limits;
 - fit, speed: timed, so run them on a quiet machine;
 - heat-maps: of twenty defective cells, to look at;
@@ -25,7 +26,19 @@ from pathlib import Path
 from benchmarks.features.common import run_of
 from benchmarks.speed.machine import cores
 
-WHAT = ("elpv", "choice", "ood", "false-alarms", "exactness", "recommend", "fit", "speed", "heat-maps", "plots")
+WHAT = (
+    "elpv",
+    "choice",
+    "ood",
+    "false-alarms",
+    "exactness",
+    "limits",
+    "recommend",
+    "fit",
+    "speed",
+    "heat-maps",
+    "plots",
+)
 
 
 def main() -> int:
@@ -39,16 +52,20 @@ def main() -> int:
     parser.add_argument("--engine", choices=["auto", "openvino", "torch"], default="auto")
     parser.add_argument("--folder", type=Path, default=Path("var/features"), help="features and evidence")
     parser.add_argument("--quick", action="store_true", help="try the benchmark out with few images; no result")
-    parser.add_argument("--again", action="store_true", help="elpv, choice: measure anew what has a result")
     parser.add_argument(
-        "--only", nargs="+", help="elpv: parts, such as features or baselines; false-alarms: cells, zoo or folds"
+        "--again", action="store_true", help="elpv, choice, limits, recommend: measure anew what has a result"
     )
-    parser.add_argument("--pixel-minutes", type=float, default=2.0, help="training of a hybrid's pixels, each split")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        help="elpv: parts, as baselines; false-alarms: cells, zoo or folds; limits, recommend: datasets",
+    )
+    parser.add_argument("--pixel-minutes", type=float, default=2.0, help="training of the pixels of cells, each split")
     parser.add_argument("--minutes", type=float, default=5.0, help="recommend: budget of each dataset")
     parser.add_argument("--coreset", type=float, default=0.01, help="elpv: share of the patches that PatchCore keeps")
     parser.add_argument("--choice-splits", type=int, default=3)
     parser.add_argument("--models", nargs="+", help="ood: models of the zoo")
-    parser.add_argument("--train", type=int, default=10_000, help="ood: images that features are fitted to")
+    parser.add_argument("--train", type=int, default=10_000, help="ood, limits: images that features are fitted to")
     parser.add_argument("--images", type=int, default=10_000, help="ood: most images of each part")
     parser.add_argument("--baseline-images", type=int, default=2_000, help="ood: the same for other scores")
     parser.add_argument("--skip-baselines", action="store_true", help="ood: hybrid, features and pixels alone")

@@ -12,6 +12,8 @@ from benchmarks.elpv import cells
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.lookup import FeatureTable
 from models.datasets.dataset import Dataset, digest_of
+from models.flows.architecture import GlowArchitecture
+from models.flows.flow import Flow
 from models.images.preprocessing import Pixels
 from models.scoring.engines.open_features import open_extractor
 from models.scoring.open_density import log_dets_of, open_pixels
@@ -70,7 +72,17 @@ class SolarCells:
 
 
 def pixel_density(run: FeatureRun, split: CellSplit, minutes: float) -> PixelDensity:
-    """Return the density of the pixels of a split, as :mod:`benchmarks.elpv` trains it; an earlier run is gone on with.
+    """Return the density of the pixels of a split, by the flow of :func:`pixel_flow`."""
+    flow, architecture = pixel_flow(run, split, minutes)
+    weights = save({name: value.contiguous() for name, value in flow.state_dict().items()})
+    log_dets = log_dets_of(flow, architecture)
+    return open_pixels(flow, architecture, log_dets, hashlib.sha256(weights).hexdigest(), run.options)
+
+
+def pixel_flow(run: FeatureRun, split: CellSplit, minutes: float) -> tuple[Flow, GlowArchitecture]:
+    """Return a flow over pixels, as :mod:`benchmarks.elpv` trains it, with its architecture.
+
+    An earlier run is gone on with.
 
     Args:
         run: The settings.
@@ -84,9 +96,7 @@ def pixel_density(run: FeatureRun, split: CellSplit, minutes: float) -> PixelDen
     dataset = Dataset("elpv", mirrored, split.statistics, nothing, nothing, digest)
     config = TrainingConfig(max_minutes=minutes, max_steps=run.some(1500, 5), batch_size=32)
     architecture = find_preset(PIXEL_PRESET).architecture(dataset.image_shape, config.pixel_transform)
+    assert isinstance(architecture, GlowArchitecture)
     folder = run.folder / "pixels" / f"{split.seed}-{minutes:g}"
-    trainer = Trainer(dataset, architecture, config, folder, lambda _event: None)  # type: ignore[arg-type]
-    flow = trainer.run(lambda: False).flow.eval()
-    weights = save({name: value.contiguous() for name, value in flow.state_dict().items()})
-    log_dets = log_dets_of(flow, architecture)
-    return open_pixels(flow, architecture, log_dets, hashlib.sha256(weights).hexdigest(), run.options)  # type: ignore[arg-type]
+    trainer = Trainer(dataset, architecture, config, folder, lambda _event: None)
+    return trainer.run(lambda: False).flow.eval(), architecture

@@ -20,17 +20,21 @@ def trained_on_split(run: FeatureRun, split: CellSplit) -> tuple[Scorer, Path]:
     """Return the scorer of a feature model of a split of solar cells, and the path of its artifact."""
     digest = digest_of(split.train, split.statistics, split.calibration)
     dataset = Dataset("elpv", split.train, split.statistics, split.calibration, split.test, digest)
-    return _trained(run, dataset)
+    return trained_on(run, dataset)
 
 
 def trained_scorer(run: FeatureRun, name: str, images: Pixels) -> Scorer:
     """Return the scorer of a feature model that is trained on four fifths of some images and calibrated on the rest."""
     parts = np.split(images, [len(images) * 8 // 10, len(images) * 9 // 10])
-    return _trained(run, Dataset(name, *parts, images[:0], digest_of(*parts)))[0]
+    return trained_on(run, Dataset(name, *parts, images[:0], digest_of(*parts)))[0]
 
 
-def _trained(run: FeatureRun, dataset: Dataset) -> tuple[Scorer, Path]:
-    """Train, or find the model that an earlier run has trained on the same images."""
+def trained_on(run: FeatureRun, dataset: Dataset) -> tuple[Scorer, Path]:
+    """Train a feature model, or find the one that an earlier run has trained on the same images.
+
+    Returns:
+        Its scorer, and the path of its artifact.
+    """
     folder = run.folder / "trained" / f"{dataset.name}-{dataset.digest[:12]}-{run.key}"
     path = train(
         dataset,

@@ -1223,7 +1223,7 @@ class RecommendationRecord(BaseModel):
     sizes: list[int] = Field(..., description="Sizes of the defects in pixels, the smallest first.")
     families: list[FamilyResult]
     proposal: Literal["features", "pixels", "hybrid"] | None = Field(
-        ..., description="The proposed family; null if the comparison cannot tell."
+        ..., description="The proposed family; null if none was measured."
     )
     preset: str | None = Field(..., description="The preset of the proposed family.")
     parameters: dict[str, Any] = Field({}, description="Training parameters to go on with: the options of the images.")

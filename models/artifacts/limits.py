@@ -28,7 +28,7 @@ class LimitParameters(_LimitPart):
     alpha: float | None = Field(
         None, gt=0, lt=1, description="False-alarm rate. Default: 0.01, or the smallest p-value where that is larger."
     )
-    images: int = Field(200, ge=1, le=10_000, description="Most good images that get a defect.")
+    images: int = Field(200, ge=MIN_LIMIT_IMAGES, le=10_000, description="Most good images that get a defect.")
     shapes: tuple[Shape, ...] = Field(SHAPES, min_length=1, description="Shapes of the defects.")
     contrasts: tuple[Annotated[int, Field(ge=1, le=255)], ...] = Field(
         CONTRASTS, min_length=1, max_length=10, description="Contrasts of scratch, spot and stain, in grey levels."

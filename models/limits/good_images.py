@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from models.anomaly.fitting.reference_images import EvenlySpaced, as_seen, check_held_out, check_shape, reference_of
+from models.anomaly.fitting.reference_images import (
+    EvenlySpaced,
+    ImageRows,
+    as_seen,
+    check_held_out,
+    check_shape,
+)
 from models.artifacts.manifest import CalibrationSummary, Manifest
 from models.datasets import DatasetStore, load_dataset
 from models.errors import DatasetUnfit
@@ -25,12 +28,12 @@ class GoodImages:
     Attributes:
         dataset: The name of their dataset.
         part: Which images of the dataset they are, in words.
-        pixels: The images, uint8 ``(n, C, H, W)``.
+        pixels: The images, uint8 ``(n, C, H, W)``; they are read when sliced.
     """
 
     dataset: str
     part: str
-    pixels: NDArray[np.uint8]
+    pixels: ImageRows
 
 
 def good_images(
@@ -64,15 +67,19 @@ def good_images(
     check_unused(name, manifest, calibration)
     dataset = load_dataset(name, data_dir, store, as_seen(manifest.preprocessing), progress)
     check_shape(name, dataset.image_shape, manifest.preprocessing)
-    if dataset.digest in (manifest.training.dataset_digest, calibration.dataset_digest):
-        return GoodImages(name, STATISTICS, reference_of(dataset, manifest).statistics[:most])
+    own = dataset.digest == manifest.training.dataset_digest
+    if own or dataset.digest == calibration.dataset_digest:
+        # The same images may have been uploaded under another name.
+        check_unused(manifest.training.dataset if own else calibration.dataset, manifest, calibration)
+        # As in a calibration: of another dataset than the model's own, the training part fits the statistics.
+        return GoodImages(name, STATISTICS, EvenlySpaced([dataset.statistics if own else dataset.train], most))
     if name in (manifest.training.dataset, calibration.dataset):
         raise DatasetUnfit(
             f"the images of {name} have changed since the model was trained or calibrated on them, so it is not known "
             "which of them it has used: upload good images as a dataset of their own"
         )
     parts = [part for part in (dataset.train, dataset.statistics, dataset.calibration, dataset.test) if len(part)]
-    return GoodImages(name, ALL, EvenlySpaced(parts, most)[:])
+    return GoodImages(name, ALL, EvenlySpaced(parts, most))
 
 
 def check_unused(name: str, manifest: Manifest, calibration: CalibrationSummary) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.anomaly.conformal import false_alarm_interval
+from models.anomaly.fitting.reference_images import ImageRows, check_shape
 from models.anomaly.judged import JudgedImage
 from models.artifacts.limits import MIN_LIMIT_IMAGES, LimitCell, LimitParameters, LimitRecord, UndamagedImages
-from models.datasets.dataset import digest_of
 from models.errors import DatasetUnfit
 from models.limits.cells import CellJournal
 from models.limits.defects import Defect, add_defect, defect_kinds, defect_rng, defect_sizes
@@ -24,6 +25,8 @@ from models.scorer import Scorer
 
 Images = NDArray[np.uint8]
 BATCH = 64
+BATCH_BYTES = 32 * 2**20
+"""Most images and bytes of a batch."""
 UNDAMAGED = "without defects"
 
 Progress = Callable[[str, int, int], None]
@@ -59,19 +62,19 @@ def measure_limits(
 
     Raises:
         AlphaUnattainable: The calibration has too few images for the false-alarm rate.
-        DatasetUnfit: The images have another shape than the model's.
+        DatasetUnfit: The images have another shape than the model's, or are too small.
     """
     chosen = parameters or LimitParameters()
     alpha = scorer.calibration.check_alpha(chosen.alpha)
-    if good.pixels.shape[1:] != scorer.preprocessing.shape:
-        raise DatasetUnfit(
-            f"expected images of {good.dataset} with shape {scorer.preprocessing.shape} (channels, height, width), got "
-            f"{good.pixels.shape[1:]}"
-        )
-    pixels = good.pixels[: chosen.images]
-    digest = digest_of(pixels)
+    shape = scorer.preprocessing.shape
+    if len(good.pixels):
+        check_shape(good.dataset, good.pixels[:1].shape[1:], scorer.preprocessing)
     kinds = defect_kinds(chosen.shapes, chosen.contrasts)
-    sizes = defect_sizes(*scorer.preprocessing.shape[1:])
+    sizes = defect_sizes(*shape[1:])
+    if not sizes:
+        raise DatasetUnfit(f"expected images of at least 4 pixels on each side for defects, got {shape[1]}x{shape[2]}")
+    pixels = _Batches(good.pixels, min(len(good.pixels), chosen.images), shape)
+    digest = pixels.digest()
     plan = _plan(scorer, digest, chosen.seed, alpha)
     meter = _Meter(progress, len(pixels) * (1 + len(kinds) * len(sizes)))
     journal = CellJournal(folder, plan)
@@ -80,15 +83,17 @@ def measure_limits(
     undamaged = undamaged_images(counter.count(None) if len(pixels) else 0, len(pixels))
     problem = limit_problem(good.dataset, undamaged, scorer.calibration.images, alpha)
     curves = []
-    for shape, contrast in kinds if problem is None else []:
+    if problem is not None:
+        meter.skip(len(pixels) * len(kinds) * len(sizes))
+    for kind, contrast in kinds if problem is None else []:
         cells: list[LimitCell] = []
         for size in reversed(sizes):
             if cells and not goes_on(cells[-1]):
                 meter.skip(len(pixels))
                 continue
-            found = counter.count(Defect(shape, size, contrast))
+            found = counter.count(Defect(kind, size, contrast))
             cells.append(limit_cell(size, found, len(pixels)))
-        curves.append(limit_curve(shape, contrast, cells))
+        curves.append(limit_curve(kind, contrast, cells))
     meter.report()  # the last sizes may have been left out
     return LimitRecord(
         created=datetime.now(UTC).replace(microsecond=0),
@@ -102,7 +107,7 @@ def measure_limits(
         dataset_digest=digest,
         part=good.part,
         images=len(pixels),
-        image_shape=scorer.preprocessing.shape,
+        image_shape=shape,
         seed=chosen.seed,
         shapes=chosen.shapes,
         contrasts=chosen.contrasts,
@@ -125,8 +130,8 @@ def limit_problem(dataset: str, undamaged: UndamagedImages, calibration_images: 
     """Return why no limit can be stated; None if one can."""
     if undamaged.images < MIN_LIMIT_IMAGES:
         return (
-            f"{dataset} has {undamaged.images} images for it, at least {MIN_LIMIT_IMAGES} are needed: if the defects "
-            f"in all of {MIN_LIMIT_IMAGES} images are found, the share is at least 0.9 with a confidence of 95 %"
+            f"{dataset} has {undamaged.images} good images for it, at least {MIN_LIMIT_IMAGES} are needed: if the "
+            f"defects in all of {MIN_LIMIT_IMAGES} images are found, the share is at least 0.9, with 95 % confidence"
         )
     _, high = false_alarm_interval(calibration_images, undamaged.images, alpha)
     expected = round(high * undamaged.images)
@@ -137,6 +142,28 @@ def limit_problem(dataset: str, undamaged: UndamagedImages, calibration_images: 
             "in them proves nothing"
         )
     return None
+
+
+class _Batches:
+    """The first ``count`` good images, read in batches that fit into memory whatever the size of an image."""
+
+    def __init__(self, pixels: ImageRows, count: int, shape: tuple[int, int, int]) -> None:
+        self._pixels, self._count, self._shape = pixels, count, shape
+        self._size = max(1, min(BATCH, BATCH_BYTES // math.prod(shape)))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[int, Images]]:
+        for start in range(0, self._count, self._size):
+            yield start, self._pixels[start : min(start + self._size, self._count)]
+
+    def digest(self) -> str:
+        """Return a digest of the images, in hexadecimal."""
+        content = hashlib.sha256(repr(self._shape).encode())
+        for _, images in self:
+            content.update(images.tobytes())
+        return content.hexdigest()
 
 
 class _Meter:
@@ -168,7 +195,7 @@ class _Counter:
     def __init__(
         self,
         scorer: Scorer,
-        pixels: Images,
+        pixels: _Batches,
         alpha: float,
         seed: int,
         journal: CellJournal,
@@ -188,8 +215,7 @@ class _Counter:
             self._meter.restore(len(self._pixels))
             return known
         found = 0
-        for start in range(0, len(self._pixels), BATCH):
-            images = self._pixels[start : start + BATCH]
+        for start, images in self._pixels:
             found += self._flagged(images if defect is None else damaged_images(images, defect, self._seed, start))
             self._meter.add(label, len(images))
         self._journal.put(label, found)

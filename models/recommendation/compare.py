@@ -135,6 +135,10 @@ class _Comparison:
 
     def run(self, job: str | None) -> RecommendationRecord:
         budget, parameters = self._budget, self._parameters
+        sizes = defect_sizes(*self._dataset.image_shape[1:])
+        if not sizes:
+            _, height, width = self._dataset.image_shape
+            raise DatasetUnfit(f"expected images of at least 4 pixels on each side for defects, got {height}x{width}")
         features = self._attempt("features", self._feature_architecture)
         pixels = self._attempt("pixels", self._pixel_architecture)
         subsets = self._subsets(features)
@@ -159,7 +163,6 @@ class _Comparison:
             for family, counted in undamaged.items()
         }
         seconds = judges.seconds_per_image(good[:BATCH])
-        sizes = defect_sizes(*self._dataset.image_shape[1:])
         budget.begin("defects")
         measured = count_defects(
             judges,

@@ -16,8 +16,8 @@ from models.recommendation.budget import Budget
 from models.recommendation.judges import FamilyJudges
 from models.recommendation.record import FamilyName
 
-EARLY_SHARE = 0.7
-"""Share of all sizes that is expected to be measured: a family is done with the first size that it misses."""
+EARLY_SHARE = 0.4
+"""Share of all sizes that is expected to be measured: a kind is done with the first size that every family misses."""
 
 
 @dataclass(frozen=True)

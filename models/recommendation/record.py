@@ -104,7 +104,7 @@ class RecommendationRecord(_RecordPart):
     contrasts: tuple[int, ...] = Field(description="Grey levels.")
     sizes: tuple[int, ...] = Field(description="Sizes of the defects in pixels, the smallest first.")
     families: tuple[FamilyResult, ...]
-    proposal: FamilyName | None = Field(description="The proposed family; null if the comparison cannot tell.")
+    proposal: FamilyName | None = Field(description="The proposed family; null if none was measured.")
     preset: str | None = Field(description="The preset of the proposed family.")
     parameters: dict[str, Any] = Field({}, description="Training parameters to go on with: the options of the images.")
     reasons: tuple[str, ...] = Field(description="Why this family is proposed, or why none is.")

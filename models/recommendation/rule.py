@@ -26,7 +26,7 @@ NOT_COVERED = (
 
 @dataclass(frozen=True)
 class Proposal:
-    """The proposed family, or None where the limits do not tell, and the reasons."""
+    """The proposed family, or None where no family was measured, and the reasons."""
 
     family: FamilyName | None
     reasons: tuple[str, ...]
@@ -51,8 +51,8 @@ def mean_rank(curves: Sequence[LimitCurve], sizes: Sequence[int]) -> float:
 def propose(results: Sequence[FamilyResult], sizes: Sequence[int]) -> Proposal:
     """Propose the cheapest family whose mean rank is at most half a step above the smallest one.
 
-    The order of cost is features, pixels, hybrid: closed form, training, both. Families without limits are left out.
-    None is proposed if no family has limits, or if none finds any defect.
+    The order of cost is features, pixels, hybrid: closed form, training, both. Where no family finds any defect, all
+    ranks are equal, the cheapest is proposed, and the reasons say so. Families that were not measured are left out.
 
     Args:
         results: The results of the families, with their mean ranks.
@@ -61,19 +61,16 @@ def propose(results: Sequence[FamilyResult], sizes: Sequence[int]) -> Proposal:
     measured = {result.family: result for result in results if result.mean_rank is not None}
     if not measured:
         return Proposal(None, ("no family has a detection limit that could be measured",))
-    if all(curve.limit is None for result in measured.values() for curve in result.curves):
-        return Proposal(
-            None,
-            (
-                f"no family finds any of these defects in 90 % of the images, not even at {sizes[-1]} pixels: "
-                "the comparison cannot tell; more images or a longer budget may help",
-            ),
-        )
     ranks = {family: result.mean_rank or 0.0 for family, result in measured.items()}
     best = min(ranks.values())
     family = next(family for family in FAMILIES if family in ranks and ranks[family] <= best + NEAR)
     others = [other for other in FAMILIES if other in ranks and other != family]
     reasons = [_difference(measured[family], measured[other], sizes) for other in others]
+    if all(curve.limit is None for result in measured.values() for curve in result.curves):
+        reasons = [
+            f"none of the families finds any of these defects in 90 % of the images, up to {sizes[-1]} pixels: the "
+            "limits do not tell the families apart"
+        ]
     ties = [other for other in others if abs(ranks[other] - ranks[family]) <= NEAR]
     if ties:
         reasons.append(_tie(measured[family], [measured[other] for other in ties]))

@@ -22,7 +22,7 @@ from tests.support.trained import barely_trained
 
 pytestmark = pytest.mark.timeout(300)
 
-TABS = ("Overview", "Versions", "Calibrations", "Evaluations", "Audit", "Drift", "Card")
+TABS = ("Overview", "Versions", "Calibrations", "Evaluations", "Detection limit", "Audit", "Drift", "Card")
 
 
 @pytest.fixture(scope="module")

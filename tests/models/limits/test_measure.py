@@ -47,7 +47,7 @@ def test_the_counts_are_those_of_the_p_values_of_each_image(
     # One after the other and in another order: nothing depends on a batch.
     found = 0
     for index in reversed(range(40)):
-        damaged, _ = add_defect(good.pixels[index], defect, defect_rng(0, defect, index))
+        damaged, _ = add_defect(good.pixels[:][index], defect, defect_rng(0, defect, index))
         found += digits.anomaly(digits.score(damaged[None])[0]).p_value <= 0.01
     assert (cell.found, cell.images) == (found, 40)
     assert (record.alpha, record.undamaged.images, record.sizes) == (0.01, 40, (2, 3, 4, 6, 8, 12))
@@ -56,9 +56,11 @@ def test_the_counts_are_those_of_the_p_values_of_each_image(
 
 def test_too_few_images_give_no_limit(digits: Scorer, good: GoodImages) -> None:
     few = GoodImages(good.dataset, good.part, good.pixels[:28])
-    measured = measure_limits(digits, few, FEW)
+    progress: list[tuple[str, int, int]] = []
+    measured = measure_limits(digits, few, FEW, progress=lambda *step: progress.append(step))
+    assert progress[-1] == ("without defects", 28, 28)
     assert measured.not_determinable is not None
-    assert measured.not_determinable.startswith("mnist-mini has 28 images for it, at least 29 are needed")
+    assert measured.not_determinable.startswith("mnist-mini has 28 good images for it, at least 29 are needed")
     assert (measured.curves, measured.undamaged.images) == ((), 28)
     assert "not determinable" in limit_chart(measured)
     assert "**Not determinable**: mnist-mini has 28" in limit_section(1, measured, 0)
@@ -66,7 +68,7 @@ def test_too_few_images_give_no_limit(digits: Scorer, good: GoodImages) -> None:
 
 def test_images_unlike_those_of_the_calibration_give_no_limit(digits: Scorer, good: GoodImages) -> None:
     # Every negative is flagged, whatever is drawn into it.
-    measured = measure_limits(digits, GoodImages("negatives", good.part, 255 - good.pixels), FEW)
+    measured = measure_limits(digits, GoodImages("negatives", good.part, 255 - good.pixels[:]), FEW)
     assert re.match(
         r"40 of 40 images of negatives are flagged without a defect, at most \d ", measured.not_determinable or ""
     )
@@ -76,17 +78,16 @@ def test_images_unlike_those_of_the_calibration_give_no_limit(digits: Scorer, go
 def test_an_alpha_below_the_smallest_p_and_another_shape_are_refused(digits: Scorer, good: GoodImages) -> None:
     with pytest.raises(AlphaUnattainable):
         measure_limits(digits, good, LimitParameters(alpha=1e-5))
-    with pytest.raises(DatasetUnfit, match="got"):
-        measure_limits(digits, GoodImages("small", good.part, good.pixels[:, :, 2:, 2:]))
+    with pytest.raises(DatasetUnfit, match="the images of small are 1x26x26, this model takes 1x28x28"):
+        measure_limits(digits, GoodImages("small", good.part, good.pixels[:][:, :, 2:, 2:]))
 
 
 def test_of_its_own_dataset_only_the_statistics_part_serves(scorer: Scorer) -> None:
     dataset = load_dataset("mnist-mini", None)
     own = good_images("mnist-mini", scorer.manifest, scorer.calibration_summary, 200)
-    assert own.part == "statistics part"
-    assert sorted(image.tobytes() for image in own.pixels) == sorted(image.tobytes() for image in dataset.statistics)
     some = good_images("mnist-mini", scorer.manifest, scorer.calibration_summary, 20)
-    assert len(some.pixels) == 20
+    assert (own.part, len(some.pixels)) == ("statistics part", 20)
+    assert sorted(image.tobytes() for image in own.pixels[:]) == sorted(image.tobytes() for image in dataset.statistics)
 
 
 def test_other_datasets_serve_with_all_images(digits: Scorer, good: GoodImages) -> None:
