@@ -96,6 +96,10 @@ class Budget:
         if self._should_stop():
             self.save()
             raise Interrupted("asked to stop while comparing")
+        self.report(seconds_left)
+
+    def report(self, seconds_left: float | None = None) -> None:
+        """Report the progress as :meth:`tick` does, whether the comparison is to stop or not."""
         if time.monotonic() - self._reported >= REPORT_S:
             self._report(max(self.left if seconds_left is None else min(seconds_left, self.left), 0.0))
 
@@ -105,7 +109,8 @@ class Budget:
 
     def _report(self, left: float) -> None:
         self._reported = time.monotonic()
-        self._fraction = max(self._fraction, self.spent / max(self.spent + left, 1e-9))
+        spent = max(self.spent, 1e-9)
+        self._fraction = max(self._fraction, spent / (spent + left))
         step = int(100 * self._fraction)
         self._observe({"event": "metrics", "step": step, "steps": 100, "progress": self._fraction, "eta_seconds": left})
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from models.artifacts.limits import UndamagedImages
-from models.datasets import Dataset, DatasetSummary, Images
+from models.datasets import Dataset, Images
 from models.errors import (
     BackboneMissing,
     BackboneUnfit,
@@ -20,11 +20,12 @@ from models.errors import (
     SingularLayer,
     TrainingDiverged,
 )
-from models.flows.architecture import FeatureArchitecture, HybridArchitecture, PixelArchitecture
+from models.flows.architecture import FeatureArchitecture, PixelArchitecture
 from models.limits.cells import CellJournal
 from models.limits.defects import defect_sizes
 from models.limits.measure import BATCH, limit_problem
 from models.limits.rule import undamaged_images
+from models.recommendation.architectures import feature_architecture, pixel_architecture
 from models.recommendation.budget import Budget
 from models.recommendation.defect_counts import EARLY_SHARE, count_defects, kinds_by_importance
 from models.recommendation.judges import PARTS_OF, FamilyJudges
@@ -48,7 +49,6 @@ from models.recommendation.record import (
 from models.recommendation.rule import NOT_COVERED, mean_rank, propose
 from models.recommendation.subsets import Subsets, choose_subsets
 from models.scoring.options import EngineOptions
-from models.training.cost.estimate import estimate_training
 from models.training.loop import Observer
 from models.training.presets import find_preset
 
@@ -58,9 +58,7 @@ MIN_PIXEL_SHARE = 0.2
 """Share of the budget that the pixel flow gets, however long the rest takes."""
 FEWEST_GOOD = 60
 """Good images below which time is saved by leaving out kinds of defects instead."""
-MIN_STEPS = 100
-"""Optimiser steps that a pixel flow must be able to take; it learns little in fewer."""
-SPARE_S = 2.0
+SPARE_S = 3.0
 """Seconds kept for the record."""
 CELLS = "cells"
 UNAVAILABLE = (
@@ -139,13 +137,14 @@ class _Comparison:
         if not sizes:
             _, height, width = self._dataset.image_shape
             raise DatasetUnfit(f"expected images of at least 4 pixels on each side for defects, got {height}x{width}")
-        features = self._attempt("features", self._feature_architecture)
-        pixels = self._attempt("pixels", self._pixel_architecture)
+        shape, minutes = self._dataset.image_shape, parameters.minutes
+        features = self._attempt("features", partial(feature_architecture, shape, parameters, self._options.backbones))
+        pixels = self._attempt("pixels", partial(pixel_architecture, shape, len(self._dataset.train), minutes))
         subsets = self._subsets(features)
         if features is not None:
             self._keep("features", self._attempt("features", partial(self._fit_features, features, subsets)))
         if pixels is not None:
-            self._keep("pixels", self._attempt("pixels", partial(self._train_pixels, pixels, subsets)))
+            self._keep("pixels", self._attempt("pixels", partial(self._train_pixels, *pixels, subsets)))
         if not self._parts:
             raise DatasetUnfit(f"no family can be compared: {'; '.join(self._missing.values())}")
         budget.begin("anomaly statistics")
@@ -162,7 +161,6 @@ class _Comparison:
             family: limit_problem(self._dataset.name, counted, subsets.ranks, judges.alpha)
             for family, counted in undamaged.items()
         }
-        seconds = judges.seconds_per_image(good[:BATCH])
         budget.begin("defects")
         measured = count_defects(
             judges,
@@ -187,7 +185,7 @@ class _Comparison:
                         "not_determinable": problems[family],
                         "curves": curves,
                         "mean_rank": mean_rank(curves, sizes) if curves else None,
-                        "seconds_per_1000": 1000 * seconds[family],
+                        "seconds_per_1000": 1000 * judges.seconds_per_image(family),
                     }
                 )
             results.append(result)
@@ -230,30 +228,6 @@ class _Comparison:
         if fitted is not None:
             self._parts[part] = fitted
 
-    def _feature_architecture(self) -> FeatureArchitecture:
-        parameters = self._parameters
-        preset = find_preset(PRESET_OF["features"])
-        config = preset.config({"backbone": parameters.backbone, "feature_side": parameters.feature_side})
-        architecture = preset.architecture_for(self._dataset.image_shape, config, self._options.backbones)
-        assert isinstance(architecture, FeatureArchitecture)
-        return architecture
-
-    def _pixel_architecture(self) -> PixelArchitecture:
-        """Return the architecture of the pixel flow. Raises ``DatasetUnfit`` if it is too slow for the budget."""
-        preset, shape = find_preset(PRESET_OF["pixels"]), self._dataset.image_shape
-        config = preset.config({"max_steps": MIN_STEPS})
-        architecture = preset.architecture_for(shape, config)
-        assert not isinstance(architecture, FeatureArchitecture | HybridArchitecture)
-        summary = DatasetSummary(shape, len(self._dataset.train), FEWEST_GOOD, 0, 0)
-        expected = estimate_training(architecture, config, summary).training_seconds
-        if expected > self._budget.seconds:
-            raise DatasetUnfit(
-                f"{MIN_STEPS} steps of {preset.name} on images of {shape[1]}x{shape[2]} are expected to take "
-                f"{expected / 60:.0f} minutes, the whole budget is {self._parameters.minutes:g}: set more minutes or a "
-                "smaller image_size"
-            )
-        return architecture
-
     def _subsets(self, features: FeatureArchitecture | None) -> Subsets:
         """Return the images, fewer of them where the backbone would take more than its share of the budget."""
         plan, parameters = self._budget.plan, self._parameters
@@ -281,7 +255,7 @@ class _Comparison:
             lambda _part, _done, _total: self._budget.tick(),
         )
 
-    def _train_pixels(self, architecture: PixelArchitecture, subsets: Subsets) -> FittedPart:
+    def _train_pixels(self, architecture: PixelArchitecture, batch_size: int, subsets: Subsets) -> FittedPart:
         plan, budget = self._budget.plan, self._budget
         dataset = Dataset(
             self._dataset.name,
@@ -297,19 +271,27 @@ class _Comparison:
         budget.save()
         budget.begin(f"pixels: training for {plan.pixel_seconds:.0f} s on {len(subsets.fit)} images")
         preset = find_preset(PRESET_OF["pixels"])
-        config = preset.config({"max_minutes": plan.pixel_seconds / 60, "seed": self._parameters.seed})
+        given = {"max_minutes": plan.pixel_seconds / 60, "batch_size": batch_size, "seed": self._parameters.seed}
         # Its steps report the progress of the training, which is a part of the comparison's.
         ignore: Observer = lambda _event: None  # noqa: E731
         return trained_pixels(
-            dataset, subsets.good, architecture, config, self._options, self._folder / "pixels", ignore, self._stop
+            dataset,
+            subsets.good,
+            architecture,
+            preset.config(given),
+            self._options,
+            self._folder / "pixels",
+            ignore,
+            self._stop,
         )
 
     def _stop(self) -> bool:
-        if not self._should_stop():
-            self._budget.tick()
-            return False
-        self._budget.save()
-        return True
+        """Return whether to stop, for the training, which then writes a checkpoint; report the progress if not."""
+        if self._should_stop():
+            self._budget.save()
+            return True
+        self._budget.report()
+        return False
 
     def _plan_pixels(self, dataset: Dataset, architecture: PixelArchitecture, subsets: Subsets) -> tuple[float, int]:
         """Return how many seconds the pixel flow trains, and the number of good images, from measured speeds."""

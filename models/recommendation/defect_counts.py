@@ -64,7 +64,7 @@ def count_defects(
     """
     curves: dict[FamilyName, list[LimitCurve]] = {family: [] for family in families}
     left_out: list[str] = []
-    seconds = 0.0
+    seconds = len(good) * max((judges.seconds_per_image(family) for family in families), default=0.0)
     for number, (shape, contrast) in enumerate(kinds):
         cells: dict[FamilyName, list[LimitCell]] = {family: [] for family in families}
         for size in reversed(sizes):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import dataclass, field, replace
 
 from models.anomaly.calibration import Calibration
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
@@ -17,7 +15,7 @@ from models.recommendation.parts import FittedPart, PartName
 from models.recommendation.record import FAMILIES, FamilyName
 from models.recommendation.subsets import Subsets
 from models.scoring.evidence import Evidence
-from models.scoring.likelihood import score_each
+from models.scoring.likelihood import Likelihood, score_each
 
 PARTS_OF: dict[FamilyName, tuple[PartName, ...]] = {
     "features": ("features",),
@@ -35,11 +33,15 @@ class FamilyJudges:
         parts: The fitted densities.
         calibrations: The calibration of each family, whose p-values judge.
         alpha: An image is flagged if its p-value is at most this.
+        seconds: Time that each density has taken for verdicts.
+        images: How many images it has scored in this time.
     """
 
     parts: Mapping[PartName, FittedPart]
     calibrations: Mapping[FamilyName, Calibration]
     alpha: float
+    seconds: dict[PartName, float] = field(default_factory=dict)
+    images: dict[PartName, int] = field(default_factory=dict)
 
     @classmethod
     def calibrate(
@@ -78,32 +80,33 @@ class FamilyJudges:
 
         Args:
             images: The images, uint8 ``(n, C, H, W)``.
-            families: The families that judge; only their densities run.
+            families: The families that judge; only their densities run, and each once.
         """
         wanted = list(families)
-        needed = {part for family in wanted for part in PARTS_OF[family]}
-        scored = {part: score_each(self.parts[part].density, images) for part in needed}
-        counts: dict[FamilyName, int] = {}
-        for family in wanted:
-            rows = [
-                [score.evidence for score in scores if not isinstance(score, ScoreNotFinite)]
-                for scores in zip(*(scored[part] for part in PARTS_OF[family]), strict=True)
-            ]
-            whole = [
-                _joined([one for one in row if one is not None]) for row in rows if len(row) == len(PARTS_OF[family])
-            ]
-            p_values = self.calibrations[family].p_values(Evidence.join(whole)) if whole else np.ones(0)
-            counts[family] = int((p_values <= self.alpha).sum())
-        return counts
-
-    def seconds_per_image(self, images: Images) -> dict[FamilyName, float]:
-        """Return how long each family takes to judge an image of a batch, in seconds."""
-        spent: dict[FamilyName, float] = {}
-        for family in self.calibrations:
+        scored: dict[PartName, list[Likelihood | ScoreNotFinite]] = {}
+        for part in dict.fromkeys(part for family in wanted for part in PARTS_OF[family]):
             began = time.monotonic()
-            self.flagged(images, [family])
-            spent[family] = (time.monotonic() - began) / len(images)
-        return spent
+            scored[part] = score_each(self.parts[part].density, images)
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - began
+            self.images[part] = self.images.get(part, 0) + len(images)
+        return {family: self._count(family, [scored[part] for part in PARTS_OF[family]]) for family in wanted}
+
+    def seconds_per_image(self, family: FamilyName) -> float:
+        """Return how long a family takes to score an image, in seconds, by all images that it has scored."""
+        return sum(self.seconds[part] / self.images[part] for part in PARTS_OF[family])
+
+    def _count(self, family: FamilyName, scored: list[list[Likelihood | ScoreNotFinite]]) -> int:
+        """Return how many images a family flags, from the scores of each of its densities."""
+        rows = []
+        for scores in zip(*scored, strict=True):
+            evidence = [
+                score.evidence for score in scores if isinstance(score, Likelihood) and score.evidence is not None
+            ]
+            if len(evidence) == len(scores):
+                rows.append(_joined(evidence))
+        if not rows:
+            return 0
+        return int((self.calibrations[family].p_values(Evidence.join(rows)) <= self.alpha).sum())
 
 
 def _calibration(
