@@ -97,7 +97,7 @@ export function proposal(record) {
   const left = families.filter(({ unavailable, not_determinable: why }) => unavailable ?? why);
   return html`<p><strong>${record.proposal ? `Proposal: ${record.proposal}` : "No proposal"}</strong></p>
     <ul>${reasons.map((reason) => html`<li>${reason}</li>`)}</ul>
-    <div class="scroll"><table class="rows families"><thead><tr><th>family</th><th class="num">mean rank</th><th class="num">held-out (trivial)</th><th class="num">false alarms</th><th class="num">fit</th><th class="num">1,000 images</th></tr></thead>
+    <div class="scroll" tabindex="0" role="region" aria-label="Families"><table class="rows families"><thead><tr><th>family</th><th class="num">mean rank</th><th class="num">held-out (trivial)</th><th class="num">false alarms</th><th class="num">fit</th><th class="num">1,000 images</th></tr></thead>
       <tbody>${compared.map((family) => html`<tr><th scope="row">${family.family}</th>
         <td class="num" data-label="mean rank">${number(family.mean_rank, 2)}</td>
         <td class="num" data-label="held-out (trivial)">${number(family.held_out, 3)} (${number(family.baseline, 3)}) ${family.unit}</td>
@@ -113,7 +113,7 @@ export function proposal(record) {
 
 function limits(families) {
   if (!families.length) return nothing;
-  return html`<details><summary>Detection limits</summary><div class="scroll"><table class="rows families">
+  return html`<details><summary>Detection limits</summary><div class="scroll" tabindex="0" role="region" aria-label="Detection limits"><table class="rows families">
     <thead><tr><th>defect</th>${families.map(({ family }) => html`<th class="num">${family}</th>`)}</tr></thead>
     <tbody>${families[0].curves.map((first, index) => html`<tr><th scope="row">${named(first)}</th>
       ${families.map(({ family, curves }) => html`<td class="num" data-label=${family}>${size(curves[index])}</td>`)}</tr>`)}</tbody></table></div></details>`;
