@@ -52,11 +52,17 @@ def compared(run: FeatureRun, name: str, minutes: float, began: float) -> Recomm
     """Return the comparison of the families on a dataset, made anew."""
     folder = run.folder / NAME / name
     shutil.rmtree(folder, ignore_errors=True)
+    console = Console(stderr=True)
+
+    def observe(event: dict[str, Any]) -> None:
+        if event["event"] == "log":
+            console.print(f"{name}, {time.monotonic() - began:.0f} s: {event['message']}", highlight=False)
+
     return compare_families(
         dataset_of(run.data_dir, name),
         Parameters(minutes=minutes),
         folder,
-        observe=lambda _event: None,
+        observe=observe,
         should_stop=lambda: False,
         options=run.options,
         began=began,
