@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from models.artifacts.limits import UndamagedImages
 from models.datasets import Dataset, Images
@@ -272,8 +272,6 @@ class _Comparison:
         budget.begin(f"pixels: training for {plan.pixel_seconds:.0f} s on {len(subsets.fit)} images")
         preset = find_preset(PRESET_OF["pixels"])
         given = {"max_minutes": plan.pixel_seconds / 60, "batch_size": batch_size, "seed": self._parameters.seed}
-        # Its steps report the progress of the training, which is a part of the comparison's.
-        ignore: Observer = lambda _event: None  # noqa: E731
         return trained_pixels(
             dataset,
             subsets.good,
@@ -281,7 +279,7 @@ class _Comparison:
             preset.config(given),
             self._options,
             self._folder / "pixels",
-            ignore,
+            _ignore,
             self._stop,
         )
 
@@ -337,3 +335,7 @@ class _Comparison:
                 "steps": first.steps,
             }
         )
+
+
+def _ignore(_event: dict[str, Any]) -> None:
+    """Drop an event of the training, whose progress is that of a part of the comparison."""
