@@ -169,6 +169,10 @@ def test_a_detection_limit_is_measured_and_shown(
         follow = panel.get_by_role("link", name="follow the job")
         expect(follow).to_be_visible()
         await_job(house, str(follow.get_attribute("href")).split("/")[-1], "succeeded")
+        follow.click()
+        expect(page.get_by_role("heading", name=f"Detection limit 1 of {model}:1 is measured")).to_be_visible()
+        axe(page)
+        page.get_by_role("link", name="Open the table and the curves").click()
     [measured] = house.get(f"/v1/models/{model}/limits").json()["limits"]
     missing = measured["limit"]["curves"][-1]
     assert missing["shape"] == "missing-part"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.cli.job_tables import print_curve, print_job
+from app.cli.job_tables import outcome, print_curve, print_job
 from snf_client.schemas import CurvePoint, JobView, TrainingCurve, Validation
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
@@ -90,3 +90,12 @@ def test_a_fit_in_closed_form_has_no_curve(capsys: pytest.CaptureFixture[str]) -
     points = [CurvePoint(step=step, time=NOW, attempt=1, images_per_second=200.0) for step in (32, 64, 96)]
     print_curve(TrainingCurve(job="one", points=points, validations=[]))
     assert "fitted in closed form" in capsys.readouterr().out
+
+
+def test_the_outcome_of_a_limit() -> None:
+    result: dict[str, Any] = {"model": "bottles", "version": 1, "ref": "bottles:1", "limit": 2, "calibration": 0}
+    result |= {"alpha": 0.01, "sizes": {"hole": 4, "spot, 32 grey levels": None}, "not_determinable": None}
+    made = "detection limit 2 of bottles:1 at alpha 0.01"
+    assert outcome(job(result=result)) == f"{made}; hole: 4 pixels; spot, 32 grey levels: none"
+    few = result | {"sizes": {}, "not_determinable": "bottles has 12 good images for it"}
+    assert outcome(job(result=few)) == f"{made} is not determinable: bottles has 12 good images for it"

@@ -20,7 +20,7 @@ export class Limits {
     this.datasets = new DatasetForm(redraw, () => ({ type: "limit", model: subject.exact }));
     this.dataset = null;
     this.busy = false;
-    this.submitted = this.refused = null;
+    this.submitted = this.refused = this.awaited = null;
   }
 
   start() {
@@ -35,7 +35,7 @@ export class Limits {
     try {
       const { limits, active } = await get(this.subject.path("/limits"));
       Object.assign(this, { limits, active, error: null });
-      if (limits.some(({ limit }) => limit.job === this.submitted?.id)) [this.submitted, this.chosen] = [null, null];
+      if (limits.some(({ limit }) => limit.job === this.awaited)) this.awaited = this.chosen = null;
     } catch (error) {
       this.error = error;
     }
@@ -52,6 +52,7 @@ export class Limits {
     try {
       const json = { type: "limit", model: this.subject.exact, dataset: fields.get("good"), parameters };
       this.submitted = await get("/v1/jobs", { method: "POST", json });
+      this.awaited = this.submitted.id; // its limit is shown when it is measured
     } catch (error) {
       this.refused = error;
     }
