@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from models.artifacts.limits import LimitCurve
+from models.artifacts.limits import LimitCurve, Shape
 from models.recommendation.record import FAMILIES, FamilyName, FamilyResult
 
 NEAR = 0.5
@@ -17,6 +17,13 @@ NAMES: dict[FamilyName, str] = {
     "features": "the feature model",
     "pixels": "the pixel flow",
     "hybrid": "the hybrid model",
+}
+PLURALS: dict[Shape, str] = {
+    "scratch": "scratches",
+    "spot": "spots",
+    "stain": "stains",
+    "hole": "holes",
+    "missing-part": "missing parts",
 }
 NOT_COVERED = (
     "Injected defects are small and local. Not measured: noise, light, focus and images of another kind, which pixel "
@@ -103,18 +110,23 @@ def _difference(proposed: FamilyResult, other: FamilyResult, sizes: Sequence[int
     name, against = NAMES[proposed.family], NAMES[other.family]
     parts = []
     if better:
-        parts.append(f"{name} finds {_listed(better)}")
+        parts.append(f"{name} finds {_listed(better, against)}")
     if worse:
-        parts.append(f"{against} is ahead in {len(worse)} of {len(pairs)}: {_listed(worse)}")
-    if not parts:
-        return f"{name} and {against} have the same limits"
-    return f"{name} against {against}: " + "; ".join(parts)
+        swapped = [(b, a) for a, b in worse]
+        parts.append(f"{against} is ahead in {len(worse)} of {len(pairs)}: {_listed(swapped, name)}")
+    return "; ".join(parts) or f"{name} and {against} have the same limits"
 
 
-def _listed(pairs: Sequence[tuple[LimitCurve, LimitCurve]]) -> str:
-    shown = [f"{a.label} {limit_words(a)} ({limit_words(b)})" for a, b in pairs[:MOST_DIFFERENCES]]
+def _listed(pairs: Sequence[tuple[LimitCurve, LimitCurve]], other: str) -> str:
+    """Return limits in words, each with that of the ``other`` family in brackets."""
+    shown = [f"{_plural(a)} {limit_words(a)} ({other}: {limit_words(b)})" for a, b in pairs[:MOST_DIFFERENCES]]
     more = len(pairs) - len(shown)
     return ", ".join(shown) + (f", and {more} more" if more else "")
+
+
+def _plural(curve: LimitCurve) -> str:
+    contrast = "" if curve.contrast is None else f" of {curve.contrast} grey levels"
+    return PLURALS[curve.shape] + contrast
 
 
 def _tie(proposed: FamilyResult, ties: Sequence[FamilyResult]) -> str:

@@ -43,15 +43,17 @@ def test_the_smallest_limits_win_and_the_reasons_name_them() -> None:
     proposal = propose([features, pixels, result("hybrid", 3, 2, 2)], SIZES)
     assert proposal.family == "hybrid"
     assert proposal.reasons[0] == (
-        "the hybrid model against the feature model: the hybrid model finds hole from 2 pixels (from 12 pixels), "
-        "scratch, 64 grey levels from 3 pixels (from 12 pixels), scratch, 128 grey levels from 2 pixels (from 6 pixels)"
+        "the hybrid model finds holes from 2 pixels (the feature model: from 12 pixels), "
+        "scratches of 64 grey levels from 3 pixels (the feature model: from 12 pixels), "
+        "scratches of 128 grey levels from 2 pixels (the feature model: from 6 pixels)"
     )
-    assert "scratch, 64 grey levels from 3 pixels (not up to 12 pixels)" in proposal.reasons[1]
+    assert "scratches of 64 grey levels from 3 pixels (the pixel flow: not up to 12 pixels)" in proposal.reasons[1]
     alone = propose([features, pixels], SIZES)
     assert alone.family == "pixels"
-    assert (
-        "the feature model is ahead in 2 of 3: scratch, 64 grey levels not up to 12 pixels (from 12 pixels)"
-        in (alone.reasons[0])
+    assert alone.reasons[0] == (
+        "the pixel flow finds holes from 2 pixels (the feature model: from 12 pixels); the feature model is ahead in 2 "
+        "of 3: scratches of 64 grey levels from 12 pixels (the pixel flow: not up to 12 pixels), scratches of 128 grey "
+        "levels from 6 pixels (the pixel flow: from 8 pixels)"
     )
 
 
