@@ -11,7 +11,7 @@ from rich.table import Table
 from models.recommendation.record import RecommendationRecord
 from models.recommendation.rule import limit_cell_text
 
-MIN_WIDTH = 100
+MIN_WIDTH = 110
 """Columns of a table at least: in a narrower terminal lines break, but no number is cut."""
 
 
@@ -33,13 +33,19 @@ def print_recommendation(record: RecommendationRecord) -> None:
     for text in (*record.reasons, record.not_covered, *record.notes):
         line(f"- {text}")
     images = record.images
+    reference = (
+        f"{images.statistics} for statistics, {images.ranks} for ranks"
+        if images.ranks
+        else f"{images.statistics} for statistics and ranks in folds"
+    )
     line(
-        f"- fit: {images.fit} images of the train part, statistics: {images.statistics}, ranks: {images.ranks}; "
+        f"- {images.fit} images of the train part to fit, {reference}; "
         f"defects in {images.good} images of the {images.good_part} part; calibration part unused; alpha "
         f"{record.alpha:.3g}; {record.seconds:.0f} s"
     )
     if record.preset is not None:
-        line(f"go on with: {train_command(record)}")
+        # Not broken into lines, so that it can be copied.
+        console.print(f"go on with: {train_command(record)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def train_command(record: RecommendationRecord) -> str:
@@ -53,7 +59,7 @@ def train_command(record: RecommendationRecord) -> str:
 def _figures(record: RecommendationRecord) -> Table:
     table = Table(title=f"families on {record.dataset}", title_justify="left")
     table.add_column("family", no_wrap=True)
-    for name in ("held-out", "trivial", "unit", "mean rank", "false alarms", "fit, s", "s / 1,000 images"):
+    for name in ("held-out", "trivial", "unit", "mean rank", "false alarms", "fit, s", "1,000 images, s"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in record.families:
         undamaged = result.undamaged
