@@ -54,8 +54,12 @@ from models.training.presets import find_preset
 
 FEATURES_SHARE, DEFECTS_SHARE = 0.25, 0.45
 """Largest shares of the budget for the fit of features with the reference images, and for the defects."""
+LEAST_DEFECTS_SHARE = 0.25
+"""Smallest share for the defects: a speed measured in a quiet moment promises too much."""
 MIN_PIXEL_SHARE = 0.2
 """Share of the budget that the pixel flow gets, however long the rest takes."""
+MARGIN_SHARE = 0.05
+"""Share of the budget for the last validation, the frozen flow, and the fit of the anomaly statistics."""
 FEWEST_GOOD = 60
 """Good images below which time is saved by leaving out kinds of defects instead."""
 SPARE_S = 3.0
@@ -174,6 +178,8 @@ class _Comparison:
         )
         if measured.left_out:
             budget.note(f"not measured for lack of time: {', '.join(measured.left_out)}")
+        if measured.cut_short:
+            budget.note(f"smaller sizes were not tried for lack of time: {', '.join(measured.cut_short)}")
         results = []
         for family in FAMILIES:
             result = self._result(family)
@@ -303,12 +309,14 @@ class _Comparison:
         kinds = len(kinds_by_importance(self._parameters.shapes, self._parameters.contrasts))
         cells = 2 + EARLY_SHARE * kinds * len(defect_sizes(*self._dataset.image_shape[1:]))
         good = len(subsets.good)
-        affordable = int(DEFECTS_SHARE * budget.seconds / (cells * per_image))
+        most = DEFECTS_SHARE * budget.seconds
+        affordable = int(most / (cells * per_image))
         if affordable < good:
             good = min(good, max(FEWEST_GOOD, affordable))
             budget.note(f"{good} of {len(subsets.good)} good images get defects for lack of time")
-        defects = min(cells * per_image * good, DEFECTS_SHARE * budget.seconds)
-        return max(budget.left - defects - reference, MIN_PIXEL_SHARE * budget.seconds), good
+        defects = min(max(cells * per_image * good, LEAST_DEFECTS_SHARE * budget.seconds), most)
+        rest = defects + reference + MARGIN_SHARE * budget.seconds
+        return max(budget.left - rest, MIN_PIXEL_SHARE * budget.seconds), good
 
     def _undamaged(self, judges: FamilyJudges, good: Images) -> dict[FamilyName, UndamagedImages]:
         counts = dict.fromkeys(judges.calibrations, 0)

@@ -19,21 +19,26 @@ from models.recommendation.record import FamilyName
 EARLY_SHARE = 0.4
 """Share of all sizes that is expected to be measured: a kind is done with the first size that every family misses."""
 
+Kind = tuple[Shape, int | None]
+"""The shape of a defect, and its contrast in grey levels or None."""
+
 
 @dataclass(frozen=True)
 class DefectCurves:
-    """The curves of each family, and the kinds of defects that no time was left for.
+    """The curves of each family, and what no time was left for.
 
     Attributes:
         curves: The curves of each family; all have the same kinds.
         left_out: The kinds of defects that were not measured, in words.
+        cut_short: Those that were not measured down to the size that every family misses: limits may be smaller.
     """
 
     curves: dict[FamilyName, tuple[LimitCurve, ...]]
     left_out: tuple[str, ...]
+    cut_short: tuple[str, ...]
 
 
-def kinds_by_importance(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[tuple[Shape, int | None]]:
+def kinds_by_importance(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[Kind]:
     """Return the kinds of defects, first every shape once, with the middle contrast: time may be too short for all."""
     middle = sorted(contrasts)[len(contrasts) // 2]
     kinds = defect_kinds(shapes, contrasts)
@@ -44,13 +49,15 @@ def count_defects(
     judges: FamilyJudges,
     families: Sequence[FamilyName],
     good: Images,
-    kinds: Sequence[tuple[Shape, int | None]],
+    kinds: Sequence[Kind],
     sizes: Sequence[int],
     seed: int,
     budget: Budget,
     journal: CellJournal,
 ) -> DefectCurves:
-    """Count found defects from the largest size down, for each family until the first size below its limit.
+    """Count found defects of all kinds from the largest size down, for each family until the first size it misses.
+
+    All kinds of one size come before the next size, so that every kind is compared where time is short.
 
     Args:
         judges: The calibrated families.
@@ -59,31 +66,37 @@ def count_defects(
         kinds: The kinds of defects, the most important first.
         sizes: The sizes, the smallest first.
         seed: The seed of places, angles and signs.
-        budget: The time. No size is begun that would not be finished in it.
+        budget: The time. No size of a kind is begun that would not be finished in it.
         journal: Counts of an earlier attempt, and of this one.
     """
-    curves: dict[FamilyName, list[LimitCurve]] = {family: [] for family in families}
-    left_out: list[str] = []
+    cells: dict[tuple[Kind, FamilyName], list[LimitCell]] = {(kind, f): [] for kind in kinds for f in families}
     seconds = len(good) * max((judges.seconds_per_image(family) for family in families), default=0.0)
-    for number, (shape, contrast) in enumerate(kinds):
-        cells: dict[FamilyName, list[LimitCell]] = {family: [] for family in families}
-        for size in reversed(sizes):
-            going = [f for f in families if not cells[f] or cells[f][-1].lower >= FOUND_SHARE]
-            if not going:
-                break
-            if seconds > budget.left:
-                left_out = [limit_curve(*kind, ()).label for kind in kinds[number:]]
-                return _ordered(curves, left_out)
-            began = time.monotonic()
-            found = _found(judges, going, good, Defect(shape, size, contrast), seed, budget, journal)
-            seconds = max(0.5 * seconds, time.monotonic() - began)
-            for family, count in found.items():
-                cells[family].append(limit_cell(size, count, len(good)))
-            remaining = EARLY_SHARE * len(sizes) * (len(kinds) - number)
-            budget.tick(seconds * remaining)
-        for family in families:
-            curves[family].append(limit_curve(shape, contrast, cells[family]))
-    return _ordered(curves, left_out)
+
+    def going(kind: Kind) -> list[FamilyName]:
+        return [f for f in families if not cells[kind, f] or cells[kind, f][-1].lower >= FOUND_SHARE]
+
+    todo = [(size, kind) for size in reversed(sizes) for kind in kinds]
+    cut = False
+    for number, (size, kind) in enumerate(todo):
+        wanted = going(kind)
+        if not wanted:
+            continue
+        cut = seconds > budget.left
+        if cut:
+            break
+        began = time.monotonic()
+        found = _found(judges, wanted, good, Defect(kind[0], size, kind[1]), seed, budget, journal)
+        seconds = max(0.5 * seconds, time.monotonic() - began)
+        for family, count in found.items():
+            cells[kind, family].append(limit_cell(size, count, len(good)))
+        budget.tick(seconds * sum(bool(going(later)) for _, later in todo[number + 1 :]))
+    unfinished = [kind for kind in kinds if cut and any(len(cells[kind, f]) < len(sizes) for f in going(kind))]
+    measured = sorted((kind for kind in kinds if families and cells[kind, families[0]]), key=_place)
+    return DefectCurves(
+        {family: tuple(limit_curve(*kind, cells[kind, family]) for kind in measured) for family in families},
+        tuple(_label(kind) for kind in unfinished if kind not in measured),
+        tuple(_label(kind) for kind in unfinished if kind in measured),
+    )
 
 
 def _found(
@@ -109,10 +122,9 @@ def _found(
     return known | counts
 
 
-def _ordered(curves: dict[FamilyName, list[LimitCurve]], left_out: Sequence[str]) -> DefectCurves:
-    """Return the curves sorted by shape and contrast."""
-    return DefectCurves({family: tuple(sorted(rows, key=_place)) for family, rows in curves.items()}, tuple(left_out))
+def _label(kind: Kind) -> str:
+    return limit_curve(*kind, ()).label
 
 
-def _place(curve: LimitCurve) -> tuple[int, int]:
-    return SHAPES.index(curve.shape), curve.contrast or 0
+def _place(kind: Kind) -> tuple[int, int]:
+    return SHAPES.index(kind[0]), kind[1] or 0
