@@ -15,6 +15,16 @@ from models.training.loop import Interrupted, Observer
 log = logging.getLogger(__name__)
 
 FILE = "plan.json"
+DEFECTS_SHARE, LEAST_DEFECTS_SHARE = 0.45, 0.25
+"""Largest and smallest share of the budget for the defects: a speed measured in a quiet moment promises too much."""
+MIN_PIXEL_SHARE = 0.2
+"""Share of the budget that the pixel flow gets, however long the rest takes."""
+MARGIN_SHARE = 0.05
+"""Share for the last validation, the frozen flow, and the fit of the anomaly statistics."""
+EARLY_SHARE = 0.4
+"""Share of all sizes that is expected to be measured: a kind is done with the first size that every family misses."""
+FEWEST_GOOD = 60
+"""Good images below which time is saved by leaving out defects instead."""
 REPORT_S = 0.5
 """Shortest time between two reports of the progress."""
 
@@ -69,6 +79,22 @@ class Budget:
     def left(self) -> float:
         """Seconds until the deadline; negative after it."""
         return self.seconds - self.spent
+
+    def share_out(self, per_image: float, reference: int, cells: int, good: int) -> tuple[float, int]:
+        """Return how many seconds the pixel flow trains, and how many good images get defects, from what is left.
+
+        Args:
+            per_image: Seconds that all densities together take for an image.
+            reference: The number of reference images, which pass once.
+            cells: Sizes of all kinds of defects; of each, all good images pass at most.
+            good: The number of good images.
+        """
+        passes = 1 + EARLY_SHARE * cells
+        most = DEFECTS_SHARE * self.seconds
+        good = min(good, max(FEWEST_GOOD, int(most / (passes * per_image))))
+        defects = min(max(passes * per_image * good, LEAST_DEFECTS_SHARE * self.seconds), most)
+        left = self.left - defects - per_image * reference - MARGIN_SHARE * self.seconds
+        return max(left, MIN_PIXEL_SHARE * self.seconds), good
 
     def save(self) -> None:
         """Store the plan with the time spent, and report that another attempt would continue from here."""

@@ -27,7 +27,7 @@ from models.limits.measure import BATCH, limit_problem
 from models.limits.rule import undamaged_images
 from models.recommendation.architectures import feature_architecture, pixel_architecture
 from models.recommendation.budget import Budget
-from models.recommendation.defect_counts import EARLY_SHARE, count_defects, kinds_by_importance
+from models.recommendation.defect_counts import count_defects, kinds_by_importance
 from models.recommendation.judges import PARTS_OF, FamilyJudges
 from models.recommendation.parts import (
     FittedPart,
@@ -52,16 +52,8 @@ from models.scoring.options import EngineOptions
 from models.training.loop import Observer
 from models.training.presets import find_preset
 
-FEATURES_SHARE, DEFECTS_SHARE = 0.25, 0.45
-"""Largest shares of the budget for the fit of features with the reference images, and for the defects."""
-LEAST_DEFECTS_SHARE = 0.25
-"""Smallest share for the defects: a speed measured in a quiet moment promises too much."""
-MIN_PIXEL_SHARE = 0.2
-"""Share of the budget that the pixel flow gets, however long the rest takes."""
-MARGIN_SHARE = 0.05
-"""Share of the budget for the last validation, the frozen flow, and the fit of the anomaly statistics."""
-FEWEST_GOOD = 60
-"""Good images below which time is saved by leaving out kinds of defects instead."""
+FEATURES_SHARE = 0.25
+"""Largest share of the budget for the fit of features and the reference images."""
 SPARE_S = 3.0
 """Seconds kept for the record."""
 CELLS = "cells"
@@ -299,24 +291,15 @@ class _Comparison:
 
     def _plan_pixels(self, dataset: Dataset, architecture: PixelArchitecture, subsets: Subsets) -> tuple[float, int]:
         """Return how many seconds the pixel flow trains, and the number of good images, from measured speeds."""
-        budget = self._budget
         per_image = pixel_seconds(dataset, architecture, self._options, self._folder / "speed")
-        reference = per_image * len(subsets.reference)
         if "features" in self._parts:
-            of_features = seconds_per_image(self._parts["features"].density, subsets.good)
-            reference += of_features * len(subsets.reference)
-            per_image += of_features
-        kinds = len(kinds_by_importance(self._parameters.shapes, self._parameters.contrasts))
-        cells = 2 + EARLY_SHARE * kinds * len(defect_sizes(*self._dataset.image_shape[1:]))
-        good = len(subsets.good)
-        most = DEFECTS_SHARE * budget.seconds
-        affordable = int(most / (cells * per_image))
-        if affordable < good:
-            good = min(good, max(FEWEST_GOOD, affordable))
-            budget.note(f"{good} of {len(subsets.good)} good images get defects for lack of time")
-        defects = min(max(cells * per_image * good, LEAST_DEFECTS_SHARE * budget.seconds), most)
-        rest = defects + reference + MARGIN_SHARE * budget.seconds
-        return max(budget.left - rest, MIN_PIXEL_SHARE * budget.seconds), good
+            per_image += seconds_per_image(self._parts["features"].density, subsets.good)
+        kinds = kinds_by_importance(self._parameters.shapes, self._parameters.contrasts)
+        cells = len(kinds) * len(defect_sizes(*self._dataset.image_shape[1:]))
+        seconds, good = self._budget.share_out(per_image, len(subsets.reference), cells, len(subsets.good))
+        if good < len(subsets.good):
+            self._budget.note(f"{good} of {len(subsets.good)} good images get defects for lack of time")
+        return seconds, good
 
     def _undamaged(self, judges: FamilyJudges, good: Images) -> dict[FamilyName, UndamagedImages]:
         counts = dict.fromkeys(judges.calibrations, 0)

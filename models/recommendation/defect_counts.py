@@ -16,9 +16,6 @@ from models.recommendation.budget import Budget
 from models.recommendation.judges import FamilyJudges
 from models.recommendation.record import FamilyName
 
-EARLY_SHARE = 0.4
-"""Share of all sizes that is expected to be measured: a kind is done with the first size that every family misses."""
-
 Kind = tuple[Shape, int | None]
 """The shape of a defect, and its contrast in grey levels or None."""
 
