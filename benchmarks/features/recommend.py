@@ -137,7 +137,7 @@ def _table(record: RecommendationRecord) -> list[str]:
     lines = [
         f"{height}x{width}: {images.fit} images fitted, {images.statistics} for statistics, {images.ranks} for ranks, "
         f"{images.good} with defects; false-alarm rate {record.alpha:g}. Limits in pixels; in brackets the share found "
-        "at the last size that was tried.",
+        "at the largest size.",
         "",
         f"| | {' | '.join(result.family for result in compared_families)} |",
         "|---" * (1 + len(compared_families)) + "|",
