@@ -37,6 +37,7 @@ LAYERS = (
     {"scorer", "training"},
     {"audit", "evaluation", "bulk"},
     {"limits"},
+    {"recommendation"},
     {"zoo"},
 )
 """Folders and modules at the top of ``models``; each imports from its own folder and from the layers above."""

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Literal
 
-JobType = Literal["train", "score", "calibrate", "evaluate", "limit"]
+JobType = Literal["train", "score", "calibrate", "evaluate", "limit", "recommend"]
 ModelJobType = Literal["score", "calibrate", "evaluate", "limit"]
 """Job types that work with a registered model."""
 ATTEMPT_MODULES: dict[JobType, str] = {
@@ -12,6 +12,7 @@ ATTEMPT_MODULES: dict[JobType, str] = {
     "calibrate": "worker.attempts.calibrate",
     "evaluate": "worker.attempts.evaluate",
     "limit": "worker.attempts.limit",
+    "recommend": "worker.attempts.recommend",
 }
 """The module that runs an attempt of each job type."""
 DeviceKind = Literal["auto", "cpu", "cuda"]

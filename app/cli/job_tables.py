@@ -105,6 +105,9 @@ def print_curve(curve: TrainingCurve) -> None:
 def outcome(job: JobView) -> str:
     """Return a job's result as one line, such as ``registered digits:2`` or the counts of a scoring."""
     result = job.result or {}
+    if "proposal" in result:
+        proposed = result["proposal"] and f"proposes {result['proposal']} ({result['preset']})"
+        return f"{proposed or 'proposes no family'}: {'; '.join(result['reasons'])}"
     if "limit" in result:
         return limit_outcome(result)
     if "calibration" in result:

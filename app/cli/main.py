@@ -18,6 +18,7 @@ from app.cli.keys import keys
 from app.cli.limit import limit
 from app.cli.models import models
 from app.cli.presets import presets
+from app.cli.recommend import recommend
 from app.cli.sample import sample
 from app.cli.score import score
 from app.cli.train import train
@@ -107,6 +108,7 @@ def _set(**options: str | int | None) -> None:
             os.environ[f"SNF_{name.upper()}"] = str(value)
 
 
+cli.command()(recommend)
 cli.command()(train)
 cli.command(epilog=EXIT_CODES)(score)
 cli.command()(evaluate)

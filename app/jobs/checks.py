@@ -25,8 +25,11 @@ from models.evaluation.checks import check_anomalous, check_normals
 from models.evaluation.masks import check_masks
 from models.evaluation.schema import EvaluationParameters
 from models.flows.architecture import features_of
+from models.images.options import ImageOptions
 from models.limits.good_images import check_unused
 from models.naming import parse_ref
+from models.recommendation.record import RecommendParameters
+from models.recommendation.subsets import check_train_images
 from models.registry.calibrations import OWN
 from models.registry.registry import Registry
 from models.registry.version import ModelVersion
@@ -159,6 +162,22 @@ def check_limit(
         summary = summarize(request.dataset, data_dir, datasets, as_seen(manifest.preprocessing))
         check_shape(request.dataset, summary.image_shape, manifest.preprocessing)
     return f"{version.name}:{version.version}", version.calibration
+
+
+def check_recommendation(request: JobRequest, data_dir: Path | None, datasets: DatasetStore) -> None:
+    """Raise a 422 error unless the families of models can be compared on the dataset of a request."""
+    parameters = read_parameters(RecommendParameters, request)
+    if request.model:
+        raise invalid("/body/model", "a job of type recommend has no model")
+    with _invalid_dataset("/body/dataset"):
+        images = ImageOptions.model_validate(parameters.image_settings)
+        check_train_images(request.dataset, summarize(request.dataset, data_dir, datasets, images).train)
+
+
+def require_model(request: JobRequest) -> None:
+    """Raise a 422 error if a request names no model."""
+    if not request.model:
+        raise invalid("/body/model", f"expected a model, as a job of type {request.type} works with one")
 
 
 CHECKS: dict[ModelJobType, Callable[[JobRequest, Registry, Path | None, DatasetStore], tuple[str, int | None]]] = {

@@ -43,7 +43,9 @@ class JobDraft(BaseModel):
     )
 
     type: JobType
-    model: str | None = Field(None, pattern=REF, description="The model; not needed for a training.")
+    model: str | None = Field(
+        None, pattern=REF, description="The model; not needed for a training or a recommendation."
+    )
     preset: str = Field("snf-glow-small", description="train: the preset.")
     architecture: dict[str, Any] | None = Field(None, description="train: an architecture in place of a preset.")
     parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters of the job.")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from app.datasets.schemas import DatasetEntry
 from app.datasets.views import entries
 from app.http.errors import Problem, invalid
-from app.jobs.checks import CHECKS, find_calibrated
+from app.jobs.checks import CHECKS, check_recommendation, find_calibrated
 from app.jobs.choice_schemas import JobDataset, JobDatasets, JobDraft
 from app.jobs.planning import check_training
 from app.jobs.schemas import JobRequest
@@ -20,6 +20,8 @@ from worker.settings import Settings
 
 DATASET = "/body/dataset"
 """Pointer of errors that another dataset may cure."""
+WITHOUT_MODEL = ("train", "recommend")
+"""Types of jobs that work without a registered model."""
 
 
 def dataset_choices(draft: JobDraft, settings: Settings, registry: Registry, store: DatasetStore) -> JobDatasets:
@@ -28,9 +30,9 @@ def dataset_choices(draft: JobDraft, settings: Settings, registry: Registry, sto
     Raises:
         Problem: 422, for a job that no dataset makes valid.
     """
-    if draft.type != "train" and draft.model is None:
+    if draft.type not in WITHOUT_MODEL and draft.model is None:
         raise invalid("/body/model", "expected a model, as a job of this type works with one")
-    version = None if draft.type == "train" else find_calibrated(registry, draft.model or "", None)
+    version = None if draft.type in WITHOUT_MODEL else find_calibrated(registry, draft.model or "", None)
     datasets = [
         _checked(draft, entry, version, settings, registry, store) for entry in entries(store, settings.data_dir)
     ]
@@ -45,11 +47,14 @@ def _checked(
     registry: Registry,
     store: DatasetStore,
 ) -> JobDataset:
-    request = JobRequest(**({"model": "new"} | draft.model_dump(exclude_unset=True)), dataset=entry.name)
+    named = {"model": "new"} if draft.type == "train" else {}
+    request = JobRequest(**(named | draft.model_dump(exclude_unset=True)), dataset=entry.name)
 
     def check() -> None:
         if request.type == "train":
             check_training(request, settings.data_dir, store, settings.backbones_dir)
+        elif request.type == "recommend":
+            check_recommendation(request, settings.data_dir, store)
         else:
             CHECKS[request.type](request, registry, settings.data_dir, store)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.http.errors import Problem, field_problem, invalid
-from app.jobs.checks import CHECKS
+from app.jobs.checks import CHECKS, check_recommendation, require_model
 from app.jobs.estimates import JobEstimate, estimate_job
 from app.jobs.schemas import Estimate, JobRequest
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
@@ -70,6 +70,11 @@ def plan_job(
     """
     if request.type == "train":
         return _plan_training(request, settings, datasets, workers, durations)
+    if request.type == "recommend":
+        check_recommendation(request, settings.data_dir, datasets)
+        trainers = sum(Queue.TRAIN_CPU in worker.queues for worker in workers.workers())
+        return JobPlan("", Queue.TRAIN_CPU, trainers, None)
+    require_model(request)
     model, calibration = CHECKS[request.type](request, registry, settings.data_dir, datasets)
     serving = sum(Queue.SCORE in worker.queues for worker in workers.workers())
     return JobPlan(model, Queue.SCORE, serving, None, calibration)

@@ -29,7 +29,9 @@ from app.jobs.schemas import (
 )
 from models.evaluation.report import CONTENT_SECURITY_POLICY
 from models.evaluation.schema import EvaluationReport
+from models.recommendation.record import RecommendationRecord
 from worker.attempts.evaluate import REPORT_HTML, REPORT_JSON
+from worker.attempts.recommend import RECORD as RECOMMENDATION
 from worker.attempts.score import RESULT
 from worker.jobs.curve import read_curve, thin
 from worker.jobs.journal import FILE, Event
@@ -170,7 +172,7 @@ def get_job_sample(
     "/{job_id}/result",
     operation_id="get_job_result",
     summary="Show the result of a job",
-    response_model=CalibrationResult | LimitResult | JobResult | EvaluationReport,
+    response_model=CalibrationResult | LimitResult | JobResult | EvaluationReport | RecommendationRecord,
     responses={
         200: {
             "description": "The result of the job.",
@@ -185,14 +187,14 @@ def get_job_sample(
 def get_job_result(
     job: ExistingJob, settings: SettingsDep, request: Request, query: Annotated[ResultQuery, Query()]
 ) -> CalibrationResult | LimitResult | JobResult | FileResponse:
-    """Return a job's result: a model version, calibration, limit, Parquet file of scores, or evaluation report.
+    """Return a job's result: a model version, calibration, limit, scores, evaluation report or proposal.
 
     A training returns the registered model version, a calibration the new calibration, a limit the new detection limit,
     whose curves are under `limit` of its links. A scoring returns a Parquet file
     with a row per image: `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`,
     `error`, `error_detail`; `bits_per_dim` is null for a density of features; the metadata `snf.kind` of the file
     says which density it is. An evaluation returns its report as JSON or as a page (`Accept: text/html` or
-    `format=html`).
+    `format=html`). A recommendation returns what each family of models reached, with a proposal.
 
     409, with the state of the job, if it has neither succeeded nor is `partial`.
     """
@@ -208,6 +210,8 @@ def get_job_result(
     if job.type == "score":
         path = folder_of(job.id, settings) / RESULT
         return FileResponse(path, media_type=PARQUET, filename=f"{job.id}.parquet")
+    if job.type == "recommend":
+        return FileResponse(folder_of(job.id, settings) / RECOMMENDATION, media_type="application/json")
     if job.type == "evaluate":
         accept = request.headers.get("accept", "")
         return _report(job.id, settings, query.format or ("html" if HTML in accept else "json"))

@@ -41,6 +41,7 @@ class JobRequest(BaseModel):
                     "model": "fashion-snf-glow",
                     "parameters": {"shapes": ["scratch", "spot"], "contrasts": [64, 128]},
                 },
+                {"type": "recommend", "dataset": "line-1", "parameters": {"minutes": 5}},
             ]
         },
     )
@@ -48,17 +49,19 @@ class JobRequest(BaseModel):
     type: JobType = Field(
         description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a "
         "model on a dataset without training, `evaluate` how well it separates a dataset's images from others, or "
-        "measure its detection `limit`: the smallest defects that it finds in good images."
+        "measure its detection `limit`: the smallest defects that it finds in good images; or `recommend` a family of "
+        "models for a dataset, without a model."
     )
     dataset: Name = Field(
         description="The dataset to train on, to score, or to calibrate on; for an evaluation, the normal images; "
-        "for a limit, the good images."
+        "for a limit, the good images; for a recommendation, those that the families are compared on."
     )
     model: str = Field(
+        "",
         pattern=REF,
-        description="train: name that the model is registered under, a new version if it exists. Otherwise the model, "
-        "`name`, `name:3` or `name@champion`; version (score, evaluate, limit: and calibration) are fixed when the job "
-        "is queued.",
+        description="train: name that the model is registered under, a new version if it exists. recommend: none. "
+        "Otherwise the model, `name`, `name:3` or `name@champion`; version (score, evaluate, limit: and calibration) "
+        "are fixed when the job is queued.",
     )
     preset: str = Field("snf-glow-small", description="train: the preset of architecture and training.")
     architecture: dict[str, Any] | None = Field(
@@ -72,7 +75,9 @@ class JobRequest(BaseModel):
         "score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of "
         "anomalous datasets), `masks` (for datasets in `against`, that with masks of their defects), `corruptions` "
         "(graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and "
-        "colour). limit: `alpha`, `images` (most of them), `shapes`, `contrasts` (grey levels), `seed`, `calibration`.",
+        "colour). limit: `alpha`, `images` (most of them), `shapes`, `contrasts` (grey levels), `seed`, `calibration`. "
+        "recommend: `minutes` (the budget), `alpha`, `shapes`, `contrasts`, `seed`, `backbone`, `feature_side`, and "
+        "the options of the images.",
     )
     promote: bool = Field(
         False,
@@ -182,7 +187,7 @@ class JobView(Answer):
     error: dict[str, Any] | None
     result: dict[str, Any] | None = Field(
         description="The registered model version, whether it is live and why it is unfit, the counts of a scoring, or "
-        "the number of the new calibration or detection limit."
+        "the number of the new calibration or detection limit, or the proposed family."
     )
     links: dict[str, str]
 

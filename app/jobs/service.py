@@ -17,7 +17,14 @@ from models.registry.registry import Registry
 from worker.jobs.duration_model import DurationModel
 from worker.jobs.record import Job
 from worker.jobs.store import JobStore
-from worker.jobs.submission import fingerprint_of, resume, retry, submit_on_model, submit_training
+from worker.jobs.submission import (
+    fingerprint_of,
+    resume,
+    retry,
+    submit_on_model,
+    submit_recommendation,
+    submit_training,
+)
 from worker.jobs.worker_registry import WorkerRegistry
 from worker.queues import JobType
 from worker.settings import Settings
@@ -67,6 +74,15 @@ class JobService:
         plan = self.plan(request)
         if not request.force:
             require_feasible(plan)
+        if request.type == "recommend":
+            return submit_recommendation(
+                self.jobs,
+                self.celery,
+                dataset=request.dataset,
+                parameters=request.parameters,
+                idempotency_key=idempotency_key,
+                fingerprint=fingerprint,
+            )
         if request.type != "train":
             pinned = {} if plan.calibration is None else {"calibration": plan.calibration}
             return submit_on_model(

@@ -126,6 +126,19 @@ class ComparedCalibration(BaseModel):
     )
 
 
+class ComparedImages(BaseModel):
+    """How many images of a dataset served which purpose in a comparison; they are disjoint."""
+
+    model_config = ConfigDict(frozen=True)
+    fit: int = Field(..., description="Images of the train part that the families were fitted to.")
+    statistics: int = Field(..., description="Images of the train part that fitted the anomaly statistics.")
+    ranks: int = Field(
+        ..., description="Images of the train part that p-values are ranks among; 0 if the statistics serve in folds."
+    )
+    good: int = Field(..., description="Good images that got the defects.")
+    good_part: Literal["statistics", "train"] = Field(..., description="The part of the dataset that these are from.")
+
+
 class ComparedVerdicts(BaseModel):
     """How the verdicts on the newest images would change."""
 
@@ -405,8 +418,8 @@ class JobDraft(BaseModel):
     """A job without its dataset; the other fields are those of a job request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    type: Literal["train", "score", "calibrate", "evaluate", "limit"]
-    model: str | None = Field(None, description="The model; not needed for a training.")
+    type: Literal["train", "score", "calibrate", "evaluate", "limit", "recommend"]
+    model: str | None = Field(None, description="The model; not needed for a training or a recommendation.")
     preset: str = Field("snf-glow-small", description="train: the preset.")
     architecture: dict[str, Any] | None = Field(None, description="train: an architecture in place of a preset.")
     parameters: dict[str, Any] | None = Field(None, description="Parameters of the job.")
@@ -416,17 +429,17 @@ class JobRequest(BaseModel):
     """Request for a background job that trains, calibrates, evaluates or measures a model, or scores a dataset."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    type: Literal["train", "score", "calibrate", "evaluate", "limit"] = Field(
+    type: Literal["train", "score", "calibrate", "evaluate", "limit", "recommend"] = Field(
         ...,
-        description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a model on a dataset without training, `evaluate` how well it separates a dataset's images from others, or measure its detection `limit`: the smallest defects that it finds in good images.",
+        description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a model on a dataset without training, `evaluate` how well it separates a dataset's images from others, or measure its detection `limit`: the smallest defects that it finds in good images; or `recommend` a family of models for a dataset, without a model.",
     )
     dataset: str = Field(
         ...,
-        description="The dataset to train on, to score, or to calibrate on; for an evaluation, the normal images; for a limit, the good images.",
+        description="The dataset to train on, to score, or to calibrate on; for an evaluation, the normal images; for a limit, the good images; for a recommendation, those that the families are compared on.",
     )
     model: str = Field(
-        ...,
-        description="train: name that the model is registered under, a new version if it exists. Otherwise the model, `name`, `name:3` or `name@champion`; version (score, evaluate, limit: and calibration) are fixed when the job is queued.",
+        "",
+        description="train: name that the model is registered under, a new version if it exists. recommend: none. Otherwise the model, `name`, `name:3` or `name@champion`; version (score, evaluate, limit: and calibration) are fixed when the job is queued.",
     )
     preset: str = Field("snf-glow-small", description="train: the preset of architecture and training.")
     architecture: dict[str, Any] | None = Field(
@@ -435,7 +448,7 @@ class JobRequest(BaseModel):
     )
     parameters: dict[str, Any] | None = Field(
         None,
-        description="All optional, unknown ones are refused. train: see TrainingConfig. score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of anomalous datasets), `masks` (for datasets in `against`, that with masks of their defects), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and colour). limit: `alpha`, `images` (most of them), `shapes`, `contrasts` (grey levels), `seed`, `calibration`.",
+        description="All optional, unknown ones are refused. train: see TrainingConfig. score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of anomalous datasets), `masks` (for datasets in `against`, that with masks of their defects), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and colour). limit: `alpha`, `images` (most of them), `shapes`, `contrasts` (grey levels), `seed`, `calibration`. recommend: `minutes` (the budget), `alpha`, `shapes`, `contrasts`, `seed`, `backbone`, `feature_side`, and the options of the images.",
     )
     promote: bool = Field(
         False,
@@ -455,7 +468,7 @@ class JobView(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     id: str
-    type: Literal["train", "score", "calibrate", "evaluate", "limit"]
+    type: Literal["train", "score", "calibrate", "evaluate", "limit", "recommend"]
     status: Literal["queued", "starting", "running", "paused", "succeeded", "partial", "failed", "cancelled"] = Field(
         ..., description="`partial`: a scoring that ended, with at least one image that could not be judged."
     )
@@ -491,7 +504,7 @@ class JobView(BaseModel):
     error: dict[str, Any] | None
     result: dict[str, Any] | None = Field(
         ...,
-        description="The registered model version, whether it is live and why it is unfit, the counts of a scoring, or the number of the new calibration or detection limit.",
+        description="The registered model version, whether it is live and why it is unfit, the counts of a scoring, or the number of the new calibration or detection limit, or the proposed family.",
     )
     links: dict[str, str]
 
@@ -1032,6 +1045,35 @@ class FailedImage(BaseModel):
     error: ItemError
 
 
+class FamilyResult(BaseModel):
+    """What one family of models reached in a comparison, or why it was not compared."""
+
+    model_config = ConfigDict(frozen=True)
+    family: Literal["features", "pixels", "hybrid"]
+    preset: str = Field(..., description="The preset that trains such a model.")
+    unavailable: str | None = Field(None, description="Why it was not compared; else null.")
+    held_out: float | None = Field(
+        None,
+        description="Negative log-likelihood of images that the model was not fitted to: bits/dim of pixels, or nats for each value of the features. Smaller is better. The units cannot be compared with each other.",
+    )
+    baseline: float | None = Field(
+        None, description="The same of a trivial density: independent pixels, or one Gaussian for all places."
+    )
+    unit: Literal["bits/dim", "nats/value"] | None = Field(None, description="Unit of both.")
+    undamaged: UndamagedImages | None = Field(None, description="False alarms in the same images without defects.")
+    not_determinable: str | None = Field(None, description="Why no limit can be stated; else null.")
+    curves: list[LimitCurve] = Field(
+        [], description="Found shares and limits by shape and contrast.", validate_default=True
+    )
+    mean_rank: float | None = Field(
+        None,
+        description="Mean over the shapes of the place of the limit among the sizes, from 0; one more than the last where no size is found. Smaller is better.",
+    )
+    fit_seconds: float | None = Field(None, description="Time that the fit or training to the subset took.")
+    seconds_per_1000: float | None = Field(None, description="Time to judge 1,000 images.")
+    steps: int | None = Field(None, description="Optimiser steps of the pixel flow; null without one.")
+
+
 class HeatMap(BaseModel):
     """Each pixel's part of the log-likelihood, in nats and compared with normal images, as picture and array."""
 
@@ -1207,6 +1249,36 @@ class PresetList(BaseModel):
     presets: list[PresetView]
     default: str = Field(..., description="The preset of a job without `preset`.")
     parameters: dict[str, Any] = Field(..., description="JSON Schema of a training job's `parameters`, with defaults.")
+
+
+class RecommendationRecord(BaseModel):
+    """A finished comparison of the families on a dataset, with a proposal and its reasons."""
+
+    model_config = ConfigDict(frozen=True)
+    format_version: Literal[1] = 1
+    created: datetime
+    job: str | None = None
+    dataset: str
+    dataset_digest: str
+    image_shape: tuple[int, int, int] = Field(..., description="Channels, height, width of the images, in pixels.")
+    minutes: float = Field(..., description="The budget.")
+    seconds: float = Field(..., description="Time that the comparison took.")
+    seed: int
+    alpha: float = Field(..., description="A defect is found if the p-value of its image is at most this.")
+    smallest_p: float = Field(..., description="The smallest p-value that the comparison can give.")
+    images: ComparedImages
+    shapes: list[Literal["scratch", "spot", "stain", "hole", "missing-part"]]
+    contrasts: list[int] = Field(..., description="Grey levels.")
+    sizes: list[int] = Field(..., description="Sizes of the defects in pixels, the smallest first.")
+    families: list[FamilyResult]
+    proposal: Literal["features", "pixels", "hybrid"] | None = Field(
+        ..., description="The proposed family; null if none was measured."
+    )
+    preset: str | None = Field(..., description="The preset of the proposed family.")
+    parameters: dict[str, Any] = Field({}, description="Training parameters to go on with: the options of the images.")
+    reasons: list[str] = Field(..., description="Why this family is proposed, or why none is.")
+    not_covered: str = Field(..., description="What the comparison does not measure.")
+    notes: list[str] = Field([], description="What was left out or reduced for lack of time or of images.")
 
 
 class ScoredImage(BaseModel):

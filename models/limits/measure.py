@@ -16,7 +16,7 @@ from models.anomaly.fitting.reference_images import ImageRows, check_shape
 from models.anomaly.judged import JudgedImage
 from models.artifacts.limits import MIN_LIMIT_IMAGES, LimitCell, LimitParameters, LimitRecord, UndamagedImages
 from models.errors import DatasetUnfit
-from models.images.batch import Batch, batch_of
+from models.images.batch import Batch
 from models.images.preprocessing import Preprocessing
 from models.limits.cells import CellJournal
 from models.limits.defects import Defect, add_defect, defect_kinds, defect_rng, defect_sizes
@@ -82,7 +82,7 @@ def measure_limits(
     counter = _Counter(scorer, pixels, alpha, chosen.seed, journal, meter, finished)
     began = time.monotonic()
     undamaged = undamaged_images(counter.count(None) if len(pixels) else 0, len(pixels))
-    problem = _problem(good.dataset, undamaged, scorer.calibration.images, alpha)
+    problem = limit_problem(good.dataset, undamaged, scorer.calibration.images, alpha)
     curves = []
     if problem is not None:
         meter.skip(len(pixels) * len(kinds) * len(sizes))
@@ -127,7 +127,7 @@ def _plan(scorer: Scorer, digest: str, seed: int, alpha: float) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _problem(dataset: str, undamaged: UndamagedImages, calibration_images: int, alpha: float) -> str | None:
+def limit_problem(dataset: str, undamaged: UndamagedImages, calibration_images: int, alpha: float) -> str | None:
     """Return why no limit can be stated; None if one can."""
     if undamaged.images < MIN_LIMIT_IMAGES:
         return (
@@ -223,25 +223,18 @@ class _Counter:
 
     def count(self, defect: Defect | None) -> int:
         """Return how many images are flagged, each with its own defect or, for None, as they are."""
-        label = UNDAMAGED if defect is None else _label(defect)
+        label = UNDAMAGED if defect is None else defect_label(defect)
         known = self._journal.get(label)
         if known is not None:
             self._meter.restore(len(self._pixels))
             return known
         found = 0
         for start, images in self._pixels:
-            found += self._flagged(images if defect is None else self._damaged(images, defect, start))
+            found += self._flagged(images if defect is None else damaged_images(images, defect, self._seed, start))
             self._meter.add(label, len(images))
         self._journal.put(label, found)
         self._finished()
         return found
-
-    def _damaged(self, images: Batch, defect: Defect, start: int) -> Batch:
-        damaged = [
-            add_defect(image, defect, defect_rng(self._seed, defect, index))[0]
-            for index, image in enumerate(images, start)
-        ]
-        return batch_of(damaged, self._scorer.preprocessing)
 
     def _flagged(self, images: Batch) -> int:
         judged = self._scorer.judge_each(images, self._alpha)
@@ -249,6 +242,22 @@ class _Counter:
         return sum(isinstance(image, JudgedImage) and image.verdict.is_anomaly for image in judged)
 
 
-def _label(defect: Defect) -> str:
+def damaged_images(images: Batch, defect: Defect, seed: int, first: int = 0) -> Batch:
+    """Return copies of images, each with its own defect of one kind.
+
+    Args:
+        images: The images, uint8 ``(n, C, H, W)`` or, of several sizes, ``(C, H, W)`` each.
+        defect: The kind of defect.
+        seed: The seed of places, angles and signs.
+        first: The number of the first image among all that get this defect.
+    """
+    damaged = [
+        add_defect(image, defect, defect_rng(seed, defect, index))[0] for index, image in enumerate(images, first)
+    ]
+    return np.stack(damaged) if isinstance(images, np.ndarray) else damaged
+
+
+def defect_label(defect: Defect) -> str:
+    """Return a defect in words, such as ``spot, 64 grey levels, 6 pixels``."""
     contrast = "" if defect.contrast is None else f", {defect.contrast} grey levels"
     return f"{defect.shape.replace('-', ' ')}{contrast}, {defect.size} pixels"

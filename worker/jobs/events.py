@@ -15,6 +15,7 @@ _RESULTS = {
     "scored": ("model", "images", "anomalies", "errors"),
     "calibrated": (*_VERSION, "calibration", "smallest_p", "active", "reason"),
     "evaluated": ("model", "auroc", "auroc_over_baseline", "false_alarms"),
+    "recommended": ("proposal", "preset", "reasons", "seconds"),
     "limited": (*_VERSION, "limit", "calibration", "alpha", "sizes", "not_determinable"),
 }
 """The keys of the event that ends each kind of job, which become its result."""

@@ -49,9 +49,11 @@ class Job(BaseModel):
     type: JobType = "train"
     queue: Queue = Field(default=Queue.TRAIN_CPU, description="Queue that the job waits in; determines the device")
     status: Status = Status.QUEUED
-    model: str = Field(description="Name of the model that is trained, or name:version of the model that is used")
+    model: str = Field(
+        default="", description="Name of the model that is trained, or name:version of the one used; empty without one"
+    )
     device: DeviceKind = Field(default="auto", description="Device as submitted; auto: a GPU if a worker has one")
-    dataset: str = Field(description="Name of the dataset to train on, score, calibrate on or evaluate with")
+    dataset: str = Field(description="Name of the dataset")
     preset: str = Field(default="", description="Name of the architecture preset; empty unless a model is trained")
     architecture: dict[str, Any] | None = Field(
         default=None, description="Architecture as submitted in place of a preset, whose name is then its own"

@@ -122,6 +122,35 @@ def submit_on_model(
     return _record_and_send(store, celery, request, idempotency_key, fingerprint, queue=Queue.SCORE)
 
 
+def submit_recommendation(
+    store: JobStore,
+    celery: Celery,
+    *,
+    dataset: str,
+    parameters: Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
+    fingerprint: str | None = None,
+) -> Job:
+    """Store and queue a job that compares the families of models on a dataset; return its record.
+
+    It trains on a CPU, so it waits among the trainings.
+
+    Args:
+        store: Job store.
+        celery: Celery application that sends the message.
+        dataset: Name of the dataset.
+        parameters: Parameters of the job.
+        idempotency_key: See ``submit_training``.
+        fingerprint: See ``submit_training``.
+
+    Raises:
+        BrokerDown: Nothing was stored.
+        IdempotencyConflict: The key was used for another request.
+    """
+    request: dict[str, Any] = {"type": "recommend", "dataset": dataset, "parameters": dict(parameters or {})}
+    return _record_and_send(store, celery, request, idempotency_key, fingerprint, queue=Queue.TRAIN_CPU)
+
+
 def retry(store: JobStore, celery: Celery, job_id: str) -> Job:
     """Queue a new job that continues a failed or cancelled job from its newest checkpoint; return its record.
 

@@ -26,13 +26,14 @@ from snf_client.schemas import (
     JobView,
     LimitResult,
     Previews,
+    RecommendationRecord,
     TrainingCurve,
 )
 from snf_client.transport import AsyncTransport, Resource, S, SyncTransport, operation
 
 JobStatus: TypeAlias = Literal["queued", "starting", "running", "paused", "succeeded", "partial", "failed", "cancelled"]
-JobType: TypeAlias = Literal["train", "score", "calibrate", "evaluate", "limit"]
-AnyJobResult: TypeAlias = CalibrationResult | LimitResult | JobResult | EvaluationReport
+JobType: TypeAlias = Literal["train", "score", "calibrate", "evaluate", "limit", "recommend"]
+AnyJobResult: TypeAlias = CalibrationResult | LimitResult | JobResult | EvaluationReport | RecommendationRecord
 
 FINISHED = frozenset({"succeeded", "partial", "failed", "cancelled"})
 _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(AnyJobResult)
@@ -47,7 +48,7 @@ class _Jobs(Resource[S]):
 
     @operation
     def submit(self, job: JobRequest, *, key: str | None = None) -> Call[JobView]:
-        """Queue a job of any type: train, score, calibrate, evaluate or limit; return its record with id and status."""
+        """Queue a job of any type, such as train, score or recommend; return its record with id and status."""
         return _submit(job, key)
 
     @operation
@@ -143,6 +144,16 @@ class _Jobs(Resource[S]):
         return _submit(JobRequest(type="limit", dataset=dataset, model=ref, parameters=parameters or {}), key)
 
     @operation
+    def recommend(
+        self, dataset: str, *, parameters: dict[str, Any] | None = None, key: str | None = None
+    ) -> Call[JobView]:
+        """Queue a job that compares the families of models on a dataset and proposes one; return its record.
+
+        Its result is a ``RecommendationRecord``. No model is registered.
+        """
+        return _submit(JobRequest(type="recommend", dataset=dataset, parameters=parameters or {}), key)
+
+    @operation
     def list(
         self,
         *,
@@ -222,7 +233,7 @@ class _Jobs(Resource[S]):
 
     @operation
     def result(self, job_id: str) -> Call[AnyJobResult]:
-        """Return what a job made: a model version, calibration, limit or report; raise ``Conflict`` without one.
+        """Return what a job made, such as a model version, limit or proposal; raise ``Conflict`` without one.
 
         The result of a scoring job is a file, see ``download``.
 

@@ -99,3 +99,10 @@ def test_the_outcome_of_a_limit() -> None:
     assert outcome(job(result=result)) == f"{made}; hole: 4 pixels; spot, 32 grey levels: none"
     few = result | {"sizes": {}, "not_determinable": "bottles has 12 good images for it"}
     assert outcome(job(result=few)) == f"{made} is not determinable: bottles has 12 good images for it"
+
+
+def test_the_outcome_of_a_recommendation() -> None:
+    result: dict[str, Any] = {"proposal": "features", "preset": "snf-features", "reasons": ["smaller limits", "a tie"]}
+    assert outcome(job(result=result)) == "proposes features (snf-features): smaller limits; a tie"
+    none = {"proposal": None, "preset": None, "reasons": ["nothing was measured"], "seconds": 3.0}
+    assert outcome(job(result=none)) == "proposes no family: nothing was measured"

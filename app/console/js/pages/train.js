@@ -32,6 +32,7 @@ export function mount(root, argument) {
     datasets.load();
     form.load();
     jobs.watch(stopped.signal);
+    form.recommendation.watch(stopped.signal);
   }
   return () => {
     redraw = () => undefined;

@@ -7,6 +7,7 @@ import { Estimate } from "./estimate.js";
 import { byField, problem } from "./messages.js";
 import { nameFrom, wrongName } from "./names.js";
 import { filledIn, parameterFields } from "./parameters.js";
+import { Recommendation } from "./recommendation.js";
 
 const DEFAULT_MINUTES = 10;
 
@@ -19,6 +20,7 @@ export class Form {
       promote: false, device: "auto", typed: {}, key: null, sending: false, refused: null,
     });
     this.estimate = new Estimate({ changed });
+    this.recommendation = new Recommendation({ changed, adopt: (preset, parameters) => this.adopt(preset, parameters) });
   }
 
   async load() {
@@ -51,6 +53,7 @@ export class Form {
   /** Selects the training dataset; null for none. */
   use(dataset) {
     this.dataset = dataset;
+    this.recommendation.use(dataset);
     this.suggest();
     this.edit({});
   }
@@ -119,6 +122,7 @@ export class Form {
     const wrongModel = wrongName(this.model ?? "");
     const existing = this.models.find(({ name }) => name === this.model);
     return html`<form class="stack loose" novalidate @submit=${(event) => { event.preventDefault(); this.start(); }}>
+      ${this.recommendation.view()}
       <div class="field"><label for="preset">Preset</label>
         <select id="preset" @change=${(event) => this.choosePreset(event.target.value)}>
           ${families(this.presets).map(([family, presets]) => html`<optgroup label=${family}>
@@ -145,6 +149,14 @@ export class Form {
       ${["out-of-memory-expected", "too-long-expected"].includes(this.refused?.type) ? html`<div class="row end"><button type="button" ?disabled=${this.sending} @click=${() => this.start(true)}>Start anyway</button></div>` : nothing}
       <div class="row end">${this.dataset ? nothing : html`<span class="small faint">Choose a dataset first.</span>`}<button class="primary" ?disabled=${this.sending || !this.dataset || Boolean(wrongModel) || this.estimate.refused}>${this.sending ? "Starting ..." : "Start training"}</button></div>
     </form>`;
+  }
+
+  /** Fills the form with a proposed preset and the options of the images that it was compared with. */
+  adopt(preset, parameters) {
+    const typed = Object.entries(parameters).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]);
+    this.choosePreset(preset);
+    this.edit({ typed: Object.fromEntries(typed) });
+    this.changed();
   }
 
   choosePreset(preset) {

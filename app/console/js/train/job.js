@@ -16,7 +16,7 @@ import { share, steps } from "./progress.js";
 const POINTS = 1000;
 const POLL_MS = 3000;
 const FINISHED = new Set(["succeeded", "partial", "failed", "cancelled"]);
-const TITLES = { train: "Training", score: "Scoring", calibrate: "Calibration", evaluate: "Evaluation", limit: "Detection limit" };
+const TITLES = { train: "Training", score: "Scoring", calibrate: "Calibration", evaluate: "Evaluation", limit: "Detection limit", recommend: "Comparison of families" };
 const ACTIONS = [["pause", "Pause"], ["resume", "Resume"], ["cancel", "Cancel"], ["retry", "Try again"]];
 
 export class Job {
@@ -128,7 +128,7 @@ export class Job {
     const curves = training && !this.curve.closedForm;
     return html`<div class="head"><div>
         <p class="small"><a href="#/train">All jobs</a></p>
-        <h1 class="break">${TITLES[job.type]} of ${job.result?.ref ?? job.model} ${stateBadge(job.status)}</h1>
+        <h1 class="break">${TITLES[job.type]}${job.model ? ` of ${job.result?.ref ?? job.model}` : ""} ${stateBadge(job.status)}</h1>
         <p>${job.dataset}${training ? `, ${job.preset}` : ""}, queued ${moment(job.created_at)}</p></div>
         <div class="row">${ACTIONS.filter(([action]) => this.allowed(action)).map(([action, label]) => html`<button class=${action === "cancel" ? "danger" : ""}
           ?disabled=${this.acting} @click=${() => this.act(action)}>${label}</button>`)}</div></div>

@@ -19,6 +19,7 @@ const MESSAGES = {
   published: ({ ref: name, live, unfit }) => (unfit?.length ? `${name} is published${live ? "" : ", not live"}. ${unfitText(unfit)}` : `${name} is registered`),
   scored: ({ images, anomalies, errors }) => `${whole(images)} images scored: ${whole(anomalies)} anomalies, ${whole(errors)} errors`,
   calibrated: ({ ref: name, calibration, active, reason }) => `${name} has calibration ${calibration}${active === false ? `, which is not in use: ${reason}` : reason ? `: ${reason}` : ""}`,
+  recommended: ({ proposal }) => (proposal ? `the family ${proposal} is proposed` : "no family is proposed"),
   limited: ({ ref: name, limit }) => `${name} has detection limit ${limit}`,
   evaluated: ({ auroc }) => (auroc == null ? "the report is ready" : `AUROC ${fixed(auroc, 4)}`),
 };

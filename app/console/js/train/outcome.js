@@ -31,7 +31,7 @@ function failure({ error }) {
     <p>${ADVICE[error?.type] ?? "See the log for the cause."}</p></div>`;
 }
 
-const RESULTS = { train: trained, score: scored, calibrate: calibrated, evaluate: evaluated, limit: limited };
+const RESULTS = { train: trained, score: scored, calibrate: calibrated, evaluate: evaluated, limit: limited, recommend: recommended };
 
 function trained({ result, metrics }, aliases, changed) {
   const evaluation = metrics.evaluation ?? {};
@@ -90,6 +90,13 @@ function limited({ result }) {
     ${notice(why && `It is not determinable: ${why}.`, "warn")}
     ${facts([["false-alarm rate", `${brief(100 * alpha)} %`], ["calibration", calibration], ...Object.entries(sizes).map(([defect, size]) => [defect, size == null ? "none found in 90 %" : `from ${size} pixels`])])}
     <div><a class="button" href="#/models/${ref}/limit">Open the table and the curves</a></div></section>`;
+}
+
+function recommended({ result }) {
+  return html`<section class="card ${result.proposal ? "good-edge" : ""}" aria-labelledby="outcome-title">
+    <h2 id="outcome-title">${result.proposal ? `Proposed family: ${result.proposal}` : "No family is proposed"}</h2>
+    <ul>${result.reasons.map((reason) => html`<li>${reason}</li>`)}</ul>
+    <div><a class="button" href="#/train">Open the table on the Train page</a></div></section>`;
 }
 
 function evaluated(job) {

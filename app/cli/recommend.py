@@ -1,0 +1,150 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Command ``snf recommend``: compare the families of models on a dataset within a budget, and propose one."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli import completion
+from app.cli.common import (
+    INTERRUPTED,
+    SERVICE,
+    USAGE,
+    Json,
+    Key,
+    Url,
+    error_messages,
+    fail,
+    fail_validation,
+    print_response,
+    read_settings,
+    stop_on_signals,
+)
+from app.cli.progress import labelled_bar
+from app.cli.remote import follow_job, service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from models.recommendation.record import RecommendationRecord, RecommendParameters
+
+
+def recommend(
+    dataset: Annotated[str, typer.Argument(help="Dataset, see `snf datasets`.", autocompletion=completion.datasets)],
+    minutes: Annotated[float, typer.Option(help="Budget of the whole comparison.")] = 5.0,
+    alpha: Annotated[
+        float, typer.Option(help="False-alarm rate; the smallest p-value is taken where that is larger.")
+    ] = 0.01,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other parameter as NAME=VALUE, such as image_size=64; repeatable."),
+    ] = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Compare pixels, features and both on a subset of a dataset, and propose one of these families.
+
+    Each family is fitted to images of the train part. Small defects are drawn into images of the statistics part. The
+    family that finds the smallest ones is proposed. Ctrl-C keeps what is finished; the same command continues.
+    """
+    from app.cli.recommend_tables import print_recommendation
+
+    parameters = _parameters({"minutes": minutes, "alpha": alpha}, set_ or [])
+    if url:
+        record = _remote(dataset, parameters, url, key, quiet=as_json)
+    else:
+        with error_messages():
+            record = _local(dataset, parameters)
+    if as_json:
+        print_response(record)
+    else:
+        print_recommendation(record)
+
+
+def _parameters(given: dict[str, Any], pairs: list[str]) -> RecommendParameters:
+    from pydantic import ValidationError
+
+    from models.recommendation.record import RecommendParameters
+
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise fail(f"--set: expected NAME=VALUE, got {pair!r}", USAGE)
+        listed = name in ("shapes", "contrasts")
+        given[name] = value.split(",") if listed else value
+    try:
+        return RecommendParameters.model_validate(given)
+    except ValidationError as error:
+        raise fail_validation(error, "--set") from error
+
+
+def _local(name: str, parameters: RecommendParameters) -> RecommendationRecord:
+    began = time.monotonic()
+    import torch
+
+    from models.datasets import DatasetStore, load_dataset
+    from models.images.options import ImageOptions
+    from models.recommendation.compare import compare_families
+    from models.training.loop import Interrupted
+
+    settings = read_settings()
+    if settings.train_threads is not None:
+        torch.set_num_threads(settings.train_threads)
+    store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
+    images = ImageOptions.model_validate(parameters.image_settings)
+    data = load_dataset(name, settings.data_dir, store, images)
+    folder = settings.home / "recommendations" / name
+    with stop_on_signals() as stop, labelled_bar() as bar:
+        try:
+            record = compare_families(
+                data,
+                parameters,
+                folder,
+                observe=_observer(bar),
+                should_stop=stop.is_set,
+                options=settings.job_engine_options,
+                began=began,
+            )
+        except Interrupted as error:
+            raise fail("interrupted; the same command continues the comparison", INTERRUPTED) from error
+    shutil.rmtree(folder)
+    return record
+
+
+def _remote(
+    dataset: str, parameters: RecommendParameters, url: str, key: str | None, *, quiet: bool
+) -> RecommendationRecord:
+    """Compare the families by a job of a running service, and return its result."""
+    from models.recommendation.record import RecommendationRecord
+    from snf_client.schemas import RecommendationRecord as Result
+
+    with service(url, key) as client, labelled_bar() as bar:
+        given = parameters.model_dump(mode="json", exclude_unset=True)
+        job = client.jobs.recommend(dataset, parameters=given)
+        if not quiet:
+            typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job")
+        follow_job(client, job.id, _observer(bar))
+        result = client.jobs.result(job.id)
+        if not isinstance(result, Result):
+            kind = type(result).__name__
+            raise fail(f"expected a recommendation as the result of job {job.id}, got a {kind}", SERVICE)
+    return RecommendationRecord.model_validate(result.model_dump())
+
+
+def _observer(bar: Callable[[str, int, int], None]) -> Callable[[dict[str, Any]], None]:
+    """Return a function that shows the phase and the progress of each event in a bar."""
+    label = ""
+
+    def observe(event: dict[str, Any]) -> None:
+        nonlocal label
+        if event["event"] == "log":
+            label = event["message"]
+        elif event["event"] == "metrics":
+            bar(label, event["step"], event["steps"])
+
+    return observe

@@ -1,0 +1,332 @@
+"""Comparison of the families on a dataset within a budget: fit each to a subset, measure limits, propose one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from models.artifacts.limits import UndamagedImages
+from models.datasets import Dataset, Images
+from models.errors import (
+    BackboneMissing,
+    BackboneUnfit,
+    DatasetUnfit,
+    EngineUnavailable,
+    ScoreNotFinite,
+    SingularLayer,
+    TrainingDiverged,
+)
+from models.flows.architecture import FeatureArchitecture, PixelArchitecture
+from models.limits.cells import CellJournal
+from models.limits.defects import defect_sizes
+from models.limits.measure import BATCH, limit_problem
+from models.limits.rule import undamaged_images
+from models.recommendation.architectures import feature_architecture, pixel_architecture
+from models.recommendation.budget import Budget
+from models.recommendation.defect_counts import count_defects, kinds_by_importance
+from models.recommendation.judges import PARTS_OF, FamilyJudges
+from models.recommendation.parts import (
+    FittedPart,
+    PartName,
+    feature_seconds,
+    fitted_features,
+    pixel_seconds,
+    seconds_per_image,
+    trained_pixels,
+)
+from models.recommendation.record import (
+    FAMILIES,
+    PRESET_OF,
+    FamilyName,
+    FamilyResult,
+    RecommendationRecord,
+    RecommendParameters,
+)
+from models.recommendation.rule import NOT_COVERED, mean_rank, propose
+from models.recommendation.subsets import Subsets, choose_subsets
+from models.scoring.options import EngineOptions
+from models.training.loop import Observer
+from models.training.presets import find_preset
+
+FEATURES_SHARE = 0.25
+"""Largest share of the budget for the fit of features and the reference images."""
+SPARE_S = 3.0
+"""Seconds kept for the record."""
+CELLS = "cells"
+UNAVAILABLE = (
+    BackboneMissing,
+    BackboneUnfit,
+    DatasetUnfit,
+    EngineUnavailable,
+    TrainingDiverged,
+    SingularLayer,
+    ScoreNotFinite,
+)
+"""Errors that leave a family out of a comparison, with their text as the reason."""
+
+T = TypeVar("T")
+
+
+def compare_families(
+    dataset: Dataset,
+    parameters: RecommendParameters,
+    folder: Path,
+    *,
+    observe: Observer,
+    should_stop: Callable[[], bool],
+    options: EngineOptions | None = None,
+    job: str | None = None,
+    began: float | None = None,
+) -> RecommendationRecord:
+    """Fit pixels, features and both to a subset of a dataset, measure what each finds, and propose one.
+
+    Images of the train part are fitted to, and give the anomaly statistics and the ranks of the p-values. Good images
+    of the statistics part get injected defects. The calibration part is not touched.
+
+    Args:
+        dataset: The dataset.
+        parameters: Budget, false-alarm rate, defects and seed.
+        folder: Where finished phases are kept, so that another call continues.
+        observe: Function that receives the events ``log`` and ``metrics``.
+        should_stop: Called often; returns true to end the comparison early.
+        options: Engine of the scores.
+        job: Id of the job, for the record.
+        began: Start by ``time.monotonic`` from where the budget counts; None for now.
+
+    Raises:
+        DatasetUnfit: There are too few images, or no family can take them.
+        Interrupted: ``should_stop`` returned true; call again with the same folder to continue.
+    """
+    comparison = _Comparison(dataset, parameters, folder, observe, should_stop, options or EngineOptions(), began)
+    return comparison.run(job)
+
+
+class _Comparison:
+    """One run of a comparison, phase by phase."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        parameters: RecommendParameters,
+        folder: Path,
+        observe: Observer,
+        should_stop: Callable[[], bool],
+        options: EngineOptions,
+        began: float | None,
+    ) -> None:
+        self._dataset, self._parameters, self._folder = dataset, parameters, folder
+        self._should_stop, self._options = should_stop, options
+        text = f"{dataset.digest}{parameters.model_dump_json()}"
+        self._digest = hashlib.sha256(text.encode()).hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._budget = Budget(60 * parameters.minutes - SPARE_S, self._digest, folder, observe, should_stop, began)
+        self._parts: dict[PartName, FittedPart] = {}
+        self._missing: dict[PartName, str] = {}
+
+    def run(self, job: str | None) -> RecommendationRecord:
+        budget, parameters = self._budget, self._parameters
+        sizes = defect_sizes(*self._dataset.image_shape[1:])
+        if not sizes:
+            _, height, width = self._dataset.image_shape
+            raise DatasetUnfit(f"expected images of at least 4 pixels on each side for defects, got {height}x{width}")
+        shape, minutes = self._dataset.image_shape, parameters.minutes
+        features = self._attempt("features", partial(feature_architecture, shape, parameters, self._options.backbones))
+        pixels = self._attempt("pixels", partial(pixel_architecture, shape, len(self._dataset.train), minutes))
+        subsets = self._subsets(features)
+        if features is not None:
+            self._keep("features", self._attempt("features", partial(self._fit_features, features, subsets)))
+        if pixels is not None:
+            self._keep("pixels", self._attempt("pixels", partial(self._train_pixels, *pixels, subsets)))
+        if not self._parts:
+            raise DatasetUnfit(f"no family can be compared: {'; '.join(self._missing.values())}")
+        budget.begin("anomaly statistics")
+        judges = FamilyJudges.calibrate(self._parts, subsets, parameters.alpha, budget.tick)
+        if judges.alpha > parameters.alpha:
+            budget.note(
+                f"{subsets.ranks} images give the ranks, so the smallest p-value is {judges.alpha:.3g}: that is the "
+                f"false-alarm rate, in place of {parameters.alpha:g}"
+            )
+        good = subsets.good[: budget.plan.good]
+        budget.begin("good images without defects")
+        undamaged = self._undamaged(judges, good)
+        problems = {
+            family: limit_problem(self._dataset.name, counted, subsets.ranks, judges.alpha)
+            for family, counted in undamaged.items()
+        }
+        budget.begin("defects")
+        measured = count_defects(
+            judges,
+            [family for family, problem in problems.items() if problem is None],
+            good,
+            kinds_by_importance(parameters.shapes, parameters.contrasts),
+            sizes,
+            parameters.seed,
+            budget,
+            CellJournal(self._folder / CELLS, self._digest),
+        )
+        if measured.left_out:
+            budget.note(f"not measured for lack of time: {', '.join(measured.left_out)}")
+        if measured.cut_short:
+            budget.note(f"smaller sizes were not tried for lack of time: {', '.join(measured.cut_short)}")
+        results = []
+        for family in FAMILIES:
+            result = self._result(family)
+            if family in undamaged:
+                curves = measured.curves.get(family, ())
+                result = result.model_copy(
+                    update={
+                        "undamaged": undamaged[family],
+                        "not_determinable": problems[family],
+                        "curves": curves,
+                        "mean_rank": mean_rank(curves, sizes) if curves else None,
+                        "seconds_per_1000": 1000 * judges.seconds_per_image(family),
+                    }
+                )
+            results.append(result)
+        proposal = propose(results, sizes)
+        budget.finish()
+        return RecommendationRecord(
+            created=datetime.now(UTC).replace(microsecond=0),
+            job=job,
+            dataset=self._dataset.name,
+            dataset_digest=self._dataset.digest,
+            image_shape=self._dataset.image_shape,
+            minutes=parameters.minutes,
+            seconds=budget.spent,
+            seed=parameters.seed,
+            alpha=judges.alpha,
+            smallest_p=1 / (subsets.ranks + 1),
+            images=subsets.counts.model_copy(update={"good": len(good)}),
+            shapes=parameters.shapes,
+            contrasts=parameters.contrasts,
+            sizes=sizes,
+            families=tuple(results),
+            proposal=proposal.family,
+            preset=None if proposal.family is None else PRESET_OF[proposal.family],
+            parameters=parameters.image_settings,
+            reasons=proposal.reasons,
+            not_covered=NOT_COVERED,
+            notes=tuple(budget.plan.notes),
+        )
+
+    def _attempt(self, part: PartName, work: Callable[[], T]) -> T | None:
+        """Return what a function returns; where it shows that the part cannot be had here, note why and return None."""
+        try:
+            return work()
+        except UNAVAILABLE as error:
+            self._missing[part] = error.detail
+            self._budget.begin(f"without {part}: {error.detail}")
+            return None
+
+    def _keep(self, part: PartName, fitted: FittedPart | None) -> None:
+        if fitted is not None:
+            self._parts[part] = fitted
+
+    def _subsets(self, features: FeatureArchitecture | None) -> Subsets:
+        """Return the images, fewer of them where the backbone would take more than its share of the budget."""
+        plan, parameters = self._budget.plan, self._parameters
+        if plan.share is None:
+            plan.share = 1.0
+            if features is not None:
+                whole = choose_subsets(self._dataset, parameters.alpha, parameters.seed)
+                images = len(whole.fit) + len(whole.reference)
+                expected = images * feature_seconds(whole.fit, features, self._options)
+                plan.share = min(1.0, FEATURES_SHARE * self._budget.seconds / expected)
+        subsets = choose_subsets(self._dataset, parameters.alpha, parameters.seed, plan.share)
+        if plan.share < 1:
+            self._budget.note(f"features are fitted to {len(subsets.fit)} images for lack of time")
+        self._budget.save()
+        return subsets
+
+    def _fit_features(self, architecture: FeatureArchitecture, subsets: Subsets) -> FittedPart:
+        self._budget.begin(f"features: fit to {len(subsets.fit)} images")
+        return fitted_features(
+            subsets.fit,
+            architecture,
+            self._options,
+            self._folder / "features",
+            self._digest,
+            lambda _part, _done, _total: self._budget.tick(),
+        )
+
+    def _train_pixels(self, architecture: PixelArchitecture, batch_size: int, subsets: Subsets) -> FittedPart:
+        plan, budget = self._budget.plan, self._budget
+        dataset = Dataset(
+            self._dataset.name,
+            train=subsets.fit,
+            statistics=subsets.reference[: subsets.statistics],
+            calibration=subsets.fit[:0],
+            test=subsets.fit[:0],
+            digest=f"{self._digest}-{plan.share}",
+        )
+        if plan.pixel_seconds is None:
+            budget.begin("pixels: measure the speed")
+            plan.pixel_seconds, plan.good = self._plan_pixels(dataset, architecture, subsets)
+        budget.save()
+        budget.begin(f"pixels: training for {plan.pixel_seconds:.0f} s on {len(subsets.fit)} images")
+        preset = find_preset(PRESET_OF["pixels"])
+        given = {"max_minutes": plan.pixel_seconds / 60, "batch_size": batch_size, "seed": self._parameters.seed}
+        return trained_pixels(
+            dataset,
+            subsets.good,
+            architecture,
+            preset.config(given),
+            self._options,
+            self._folder / "pixels",
+            _ignore,
+            self._stop,
+        )
+
+    def _stop(self) -> bool:
+        """Return whether to stop, for the training, which then writes a checkpoint; report the progress if not."""
+        if self._should_stop():
+            self._budget.save()
+            return True
+        self._budget.report()
+        return False
+
+    def _plan_pixels(self, dataset: Dataset, architecture: PixelArchitecture, subsets: Subsets) -> tuple[float, int]:
+        """Return how many seconds the pixel flow trains, and the number of good images, from measured speeds."""
+        per_image = pixel_seconds(dataset, architecture, self._options, self._folder / "speed")
+        if "features" in self._parts:
+            per_image += seconds_per_image(self._parts["features"].density, subsets.good)
+        kinds = kinds_by_importance(self._parameters.shapes, self._parameters.contrasts)
+        cells = len(kinds) * len(defect_sizes(*self._dataset.image_shape[1:]))
+        seconds, good = self._budget.share_out(per_image, len(subsets.reference), cells, len(subsets.good))
+        if good < len(subsets.good):
+            self._budget.note(f"{good} of {len(subsets.good)} good images get defects for lack of time")
+        return seconds, good
+
+    def _undamaged(self, judges: FamilyJudges, good: Images) -> dict[FamilyName, UndamagedImages]:
+        counts = dict.fromkeys(judges.calibrations, 0)
+        for start in range(0, len(good), BATCH):
+            for family, flagged in judges.flagged(good[start : start + BATCH], counts).items():
+                counts[family] += flagged
+            self._budget.tick()
+        return {family: undamaged_images(flagged, len(good)) for family, flagged in counts.items()}
+
+    def _result(self, family: FamilyName) -> FamilyResult:
+        """Return what is known of a family without its limits: likelihood and cost, or what is missing."""
+        result = FamilyResult(family=family, preset=PRESET_OF[family])
+        missing = [self._missing[part] for part in PARTS_OF[family] if part in self._missing]
+        if missing:
+            return result.model_copy(update={"unavailable": "; ".join(missing)})
+        parts = [self._parts[part] for part in PARTS_OF[family]]
+        first = parts[0]
+        return result.model_copy(
+            update={
+                "held_out": first.held_out,
+                "baseline": first.baseline,
+                "unit": "nats/value" if family == "features" else "bits/dim",
+                "fit_seconds": sum(part.seconds for part in parts),
+                "steps": first.steps,
+            }
+        )
+
+
+def _ignore(_event: dict[str, Any]) -> None:
+    """Drop an event of the training, whose progress is that of a part of the comparison."""

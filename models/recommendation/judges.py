@@ -1,0 +1,135 @@
+"""Verdicts of several families on the same images, from one pass of the images through each density."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from models.anomaly.calibration import Calibration
+from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
+from models.anomaly.fitting.reference_pass import collect_evidence
+from models.datasets import Images
+from models.errors import ScoreNotFinite
+from models.recommendation.parts import FittedPart, PartName
+from models.recommendation.record import FAMILIES, FamilyName
+from models.recommendation.subsets import Subsets
+from models.scoring.evidence import Evidence
+from models.scoring.likelihood import Likelihood, score_each
+
+PARTS_OF: dict[FamilyName, tuple[PartName, ...]] = {
+    "features": ("features",),
+    "pixels": ("pixels",),
+    "hybrid": ("pixels", "features"),
+}
+"""The densities of each family; a hybrid model joins the evidence of both."""
+
+
+@dataclass(frozen=True)
+class FamilyJudges:
+    """The calibrated families of one comparison.
+
+    Attributes:
+        parts: The fitted densities.
+        calibrations: The calibration of each family, whose p-values judge.
+        alpha: An image is flagged if its p-value is at most this.
+        seconds: Time that each density has taken for verdicts.
+        images: How many images it has scored in this time.
+    """
+
+    parts: Mapping[PartName, FittedPart]
+    calibrations: Mapping[FamilyName, Calibration]
+    alpha: float
+    seconds: dict[PartName, float] = field(default_factory=dict)
+    images: dict[PartName, int] = field(default_factory=dict)
+
+    @classmethod
+    def calibrate(
+        cls,
+        parts: Mapping[PartName, FittedPart],
+        subsets: Subsets,
+        alpha: float,
+        progress: Callable[[], None],
+    ) -> FamilyJudges:
+        """Calibrate every family whose densities are there on the reference images.
+
+        ``alpha`` is raised to the smallest p-value where that is larger.
+
+        Args:
+            parts: The fitted densities.
+            subsets: The images.
+            alpha: The wanted false-alarm rate.
+            progress: Called between batches; what it raises ends the work.
+
+        Raises:
+            ScoreNotFinite: The flow overflows on a reference image.
+        """
+        evidence = {
+            name: collect_evidence(part.density, subsets.reference, lambda _done: progress())
+            for name, part in parts.items()
+        }
+        calibrations = {}
+        for family in FAMILIES:
+            if all(part in parts for part in PARTS_OF[family]):
+                calibrations[family] = _calibration(family, parts, evidence, subsets)
+        smallest = 1 / (subsets.ranks + 1)
+        return cls(parts, calibrations, max(alpha, smallest))
+
+    def flagged(self, images: Images, families: Iterable[FamilyName]) -> dict[FamilyName, int]:
+        """Return how many images each of some families flags; an image without a finite likelihood is not flagged.
+
+        Args:
+            images: The images, uint8 ``(n, C, H, W)``.
+            families: The families that judge; only their densities run, and each once.
+        """
+        wanted = list(families)
+        scored: dict[PartName, list[Likelihood | ScoreNotFinite]] = {}
+        for part in dict.fromkeys(part for family in wanted for part in PARTS_OF[family]):
+            began = time.monotonic()
+            scored[part] = score_each(self.parts[part].density, images)
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - began
+            self.images[part] = self.images.get(part, 0) + len(images)
+        return {family: self._count(family, [scored[part] for part in PARTS_OF[family]]) for family in wanted}
+
+    def seconds_per_image(self, family: FamilyName) -> float:
+        """Return how long a family takes to score an image, in seconds, by all images that it has scored."""
+        return sum(self.seconds[part] / self.images[part] for part in PARTS_OF[family])
+
+    def _count(self, family: FamilyName, scored: list[list[Likelihood | ScoreNotFinite]]) -> int:
+        """Return how many images a family flags, from the scores of each of its densities."""
+        rows = []
+        for scores in zip(*scored, strict=True):
+            evidence = [
+                score.evidence for score in scores if isinstance(score, Likelihood) and score.evidence is not None
+            ]
+            if len(evidence) == len(scores):
+                rows.append(_joined(evidence))
+        if not rows:
+            return 0
+        return int((self.calibrations[family].p_values(Evidence.join(rows)) <= self.alpha).sum())
+
+
+def _calibration(
+    family: FamilyName,
+    parts: Mapping[PartName, FittedPart],
+    evidence: Mapping[PartName, ReferenceEvidence],
+    subsets: Subsets,
+) -> Calibration:
+    first, *rest = PARTS_OF[family]
+    density = parts[first].density
+    reference = evidence[first]
+    if rest:
+        reference = replace(reference, evidence=_joined([evidence[part].evidence for part in PARTS_OF[family]]))
+    if subsets.folds is not None:
+        return fit_cross(reference, subsets.folds, density.statistics, density.grid)
+    count = subsets.statistics
+    sides = [
+        ReferenceEvidence(reference.evidence[rows], reference.log_likelihoods[rows], None, None)
+        for rows in (slice(None, count), slice(count, None))
+    ]
+    return fit_split(sides[0], sides[1], density.statistics, density.grid)
+
+
+def _joined(parts: list[Evidence]) -> Evidence:
+    """Return the evidence of pixels with that of features beside it, as :class:`HybridDensity` does; or that of one."""
+    return parts[0] if len(parts) == 1 else replace(parts[0], features=parts[1].features)

@@ -1,0 +1,221 @@
+"""What families are made of: a density of pixels and one of features, fitted to a subset, each with its figures."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor, nn
+
+from models.atomic_files import new_folder, remove_folder, sha256_file
+from models.datasets import Dataset, DatasetSummary, Images
+from models.features.flows import build_feature_flows
+from models.features.store import DEFAULT_FOLDER, BackboneStore
+from models.flows.architecture import FeatureArchitecture, PixelArchitecture
+from models.flows.no_init import NoRandomness
+from models.images.batch import stacked
+from models.scoring.density import ImageDensity
+from models.scoring.engines.open_features import open_extractor
+from models.scoring.likelihood import bits_per_dim, score_images
+from models.scoring.open_density import log_dets_of, open_density, open_pixels
+from models.scoring.options import EngineOptions
+from models.training.config import TrainingConfig
+from models.training.cost.estimate import phases_in_steps
+from models.training.feature_fit import Report, fit_features
+from models.training.fitness import independent_pixels
+from models.training.loop import Observer, Trainer
+from models.training.schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+PartName = Literal["pixels", "features"]
+RECORD, WEIGHTS = "fit.json", "weights.safetensors"
+TIMED = 32
+"""Images by which a speed is measured."""
+
+
+@dataclass(frozen=True)
+class FittedPart:
+    """A density that was fitted to a subset, with its held-out likelihood and its cost.
+
+    Attributes:
+        density: The density, frozen.
+        held_out: Its negative log-likelihood of held-out images, in bits/dim or in nats for each value of the features.
+        baseline: The same of independent pixels, or of one Gaussian for all places.
+        seconds: Duration of the fit.
+        steps: Optimiser steps; None for a closed form.
+    """
+
+    density: ImageDensity
+    held_out: float
+    baseline: float
+    seconds: float
+    steps: int | None = None
+
+
+class _Fit(BaseModel):
+    """The record of a fit of features on disk."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    plan: str
+    architecture: FeatureArchitecture
+    held_out: float
+    baseline: float
+    seconds: float
+    sha256: str
+
+
+def fitted_features(
+    images: Images,
+    architecture: FeatureArchitecture,
+    options: EngineOptions,
+    folder: Path,
+    plan: str,
+    report: Report,
+) -> FittedPart:
+    """Fit flows over features to images, or take them from ``folder`` where an earlier attempt has stored them.
+
+    The held-out likelihood is that of five folds of the images, each under a fit to the others.
+
+    Args:
+        images: The images, uint8 ``(n, C, H, W)``.
+        architecture: The architecture, before a grid is chosen.
+        options: Options of the engine.
+        folder: The folder of the fit.
+        plan: A digest of what the fit depends on; a stored fit of another plan is ignored.
+        report: Called with the progress; what it raises ends the fit.
+    """
+    stored = _stored(folder, plan)
+    if stored is not None:
+        record, weights = stored
+        with NoRandomness():
+            flows = build_feature_flows(record.architecture)
+        flows.load_state_dict(weights)
+    else:
+        began = time.monotonic()
+        store = BackboneStore(options.backbones or DEFAULT_FOLDER)
+        backbone = store.by_digest(architecture.backbone, architecture.backbone_sha256)
+        extractor = open_extractor(store, backbone, architecture.image_shape, architecture.input_size, options)
+        fitted = fit_features(images, extractor, architecture, report)
+        flows = fitted.flows
+        with new_folder(folder) as temporary:
+            file = temporary / WEIGHTS
+            save_file({name: value.contiguous() for name, value in flows.state_dict().items()}, file)
+            record = _Fit(
+                plan=plan,
+                architecture=fitted.architecture,
+                held_out=fitted.choices[0].held_out,
+                baseline=fitted.one_gaussian,
+                seconds=time.monotonic() - began,
+                sha256=sha256_file(file),
+            )
+            (temporary / RECORD).write_text(record.model_dump_json(), encoding="utf-8")
+    log_dets = log_dets_of(flows.eval(), record.architecture)
+    density = open_density(flows, record.architecture, log_dets, _digest(flows), options)
+    return FittedPart(density, record.held_out, record.baseline, record.seconds)
+
+
+def feature_seconds(images: Images, architecture: FeatureArchitecture, options: EngineOptions) -> float:
+    """Return how long the backbone takes for an image, in seconds, after a first pass that prepares it."""
+    store = BackboneStore(options.backbones or DEFAULT_FOLDER)
+    backbone = store.by_digest(architecture.backbone, architecture.backbone_sha256)
+    extractor = open_extractor(store, backbone, architecture.image_shape, architecture.input_size, options)
+    batch = np.ascontiguousarray(images[:TIMED])
+    extractor(batch)
+    began = time.monotonic()
+    extractor(batch)
+    return (time.monotonic() - began) / len(batch)
+
+
+def pixel_seconds(dataset: Dataset, architecture: PixelArchitecture, options: EngineOptions, folder: Path) -> float:
+    """Return how long a pixel flow of an architecture takes to score an image, in seconds, by an untrained one."""
+    trainer = Trainer(dataset, architecture, TrainingConfig(max_steps=1), folder, lambda _event: None)
+    flow = trainer.averaged.eval()
+    density = open_pixels(flow, architecture, log_dets_of(flow, architecture), "untrained", options)
+    return seconds_per_image(density, dataset.train)
+
+
+def seconds_per_image(density: ImageDensity, images: Images) -> float:
+    """Return how long a density takes to score an image, in seconds, after a first pass that prepares it."""
+    batch = np.ascontiguousarray(images[:TIMED])
+    score_images(density, batch)
+    began = time.monotonic()
+    score_images(density, batch)
+    return (time.monotonic() - began) / len(batch)
+
+
+def trained_pixels(
+    dataset: Dataset,
+    good: Images,
+    architecture: PixelArchitecture,
+    config: TrainingConfig,
+    options: EngineOptions,
+    folder: Path,
+    observe: Observer,
+    should_stop: Callable[[], bool],
+) -> FittedPart:
+    """Train a flow over pixels, or go on from the checkpoints of an earlier attempt in ``folder``.
+
+    Args:
+        dataset: The images to train with, and to validate with in its statistics part.
+        good: The images whose likelihood is measured.
+        architecture: The architecture.
+        config: Settings with the number of minutes.
+        options: Options of the engine that scores.
+        folder: The folder of the checkpoints.
+        observe: Function that receives the events of the training.
+        should_stop: Called after every step; returns true to end the training early.
+
+    Raises:
+        Interrupted: ``should_stop`` returned true.
+        TrainingDiverged: The training diverged.
+        SingularLayer: A layer has no inverse in float64.
+    """
+    began = time.monotonic()
+    summary = DatasetSummary(dataset.image_shape, len(dataset.train), len(dataset.statistics), 0, 0)
+    # The comparison plans what follows the last validation.
+    costs = replace(phases_in_steps(architecture, config, summary), evaluation=0.0)
+    schedule = Schedule(config, len(dataset.statistics), costs, began)
+    trained = Trainer(dataset, architecture, config, folder, observe, schedule=schedule).run(should_stop)
+    flow = trained.flow.eval()
+    density = open_pixels(flow, architecture, log_dets_of(flow, architecture), _digest(flow), options)
+    mean = float(np.mean([score.log_likelihood for score in score_images(density, good)]))
+    return FittedPart(
+        density,
+        bits_per_dim(mean, density.dimensions),
+        float(independent_pixels(stacked(dataset.train), stacked(good)).mean()),
+        trained.elapsed_seconds,
+        trained.steps,
+    )
+
+
+def _stored(folder: Path, plan: str) -> tuple[_Fit, dict[str, Tensor]] | None:
+    """Return the record and the weights of a stored fit; None where there is none, or it is damaged or of another plan.
+
+    What is there is then removed.
+    """
+    if not folder.is_dir():
+        return None
+    try:
+        record = _Fit.model_validate_json((folder / RECORD).read_bytes())
+        if record.plan == plan and sha256_file(folder / WEIGHTS) == record.sha256:
+            return record, load_file(folder / WEIGHTS)
+        log.warning("fits the features again: those in %s belong to another comparison, or are damaged", folder.name)
+    except (OSError, ValidationError, SafetensorError) as error:
+        log.warning("fits the features again: those in %s cannot be read: %s", folder.name, type(error).__name__)
+    remove_folder(folder)
+    return None
+
+
+def _digest(module: nn.Module) -> str:
+    return hashlib.sha256(save({name: value.contiguous() for name, value in module.state_dict().items()})).hexdigest()

@@ -1,0 +1,74 @@
+"""The question for a family on the Train page: a real comparison, its table, and the form filled with the proposal."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.accessibility import axe
+from tests.browser.looks import in_every_look
+
+pytestmark = pytest.mark.timeout(180)
+
+PARAMETERS = {"image_size": 27, "feature_side": 64, "shapes": ["missing-part"]}
+"""A size that no pixel flow takes: a comparison of seconds."""
+
+
+@pytest.fixture(scope="module")
+def compared(house: httpx.Client, home: Path, backbones: Path) -> str:
+    """The id of a finished comparison on the built-in digits."""
+    shutil.copytree(backbones, home / "backbones", dirs_exist_ok=True)
+    request = {"type": "recommend", "dataset": "mnist-mini", "parameters": PARAMETERS}
+    answer = house.post("/v1/jobs", json=request)
+    assert answer.status_code == 202, answer.text
+    job: str = answer.json()["id"]
+    while (state := house.get(f"/v1/jobs/{job}").json())["status"] in ("queued", "starting", "running"):
+        time.sleep(0.3)
+    assert state["status"] == "succeeded", state["error"]
+    return job
+
+
+@in_every_look
+def test_the_proposal_fills_the_form(page: Page, compared: str, screenshot: Callable[..., Path]) -> None:
+    page.goto("/#/train")
+    asking = page.get_by_role("group", name="Which family")
+    expect(asking.get_by_role("button", name="Which family?")).to_be_disabled()
+    page.get_by_role("radio", name="mnist-mini").check()
+    expect(asking).to_contain_text("Proposal: features")
+    expect(asking.get_by_role("listitem")).to_have_text(["the feature model is the only family that could be compared"])
+    expect(asking).to_contain_text("pixels: snf-glow-small halves both sides")
+    expect(asking.get_by_role("row").filter(has_text="features").first).to_contain_text("nats/value")
+    asking.get_by_text("Detection limits").click()
+    expect(asking.get_by_role("rowheader", name="missing part")).to_be_visible()
+    assert screenshot(page, "recommendation").stat().st_size > 0
+    axe(page)
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow == 0
+    asking.get_by_role("button", name="Use snf-features").click()
+    expect(page.get_by_label("Preset", exact=True)).to_have_value("snf-features")
+    page.get_by_text("More parameters").click()
+    expect(page.get_by_label("image size", exact=True)).to_have_value("[27,27]")
+    expect(page.get_by_role("region", name="Estimate").get_by_role("alert")).to_have_count(0)
+
+
+def test_a_comparison_is_started_and_followed(page: Page, house: httpx.Client, compared: str) -> None:
+    page.goto("/#/train")
+    page.get_by_role("radio", name="mnist-mini").check()
+    asking = page.get_by_role("group", name="Which family")
+    asking.get_by_role("button", name="Compare again").click()
+    follow = asking.get_by_role("link", name="follow the job")
+    expect(follow).to_be_visible()
+    expect(asking.get_by_role("button", name="Which family?")).to_be_disabled()
+    follow.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Comparison of families")
+    job = page.url.rpartition("/")[2]
+    assert house.get(f"/v1/jobs/{job}").json()["parameters"] == {"minutes": 5}
+    assert house.post(f"/v1/jobs/{job}/cancel").status_code == 202
+    page.goto(f"/#/train/{compared}")
+    expect(page.get_by_role("heading", name="Proposed family: features")).to_be_visible()
