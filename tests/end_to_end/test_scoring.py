@@ -38,7 +38,7 @@ def test_one_image(house: httpx.Client) -> None:
     assert total == pytest.approx(one["log_likelihood"], rel=1e-6)
     anomaly = one["anomaly"]
     assert anomaly["is_anomaly"] == (anomaly["p_value"] <= anomaly["alpha"])
-    note = {"resized": False, "converted": None, "warning": None}
+    note = {"resized": False, "converted": None, "size": [28, 28], "warning": None}
     assert one["preprocessing"] == {"id": one["preprocessing"]["id"], **note}
     assert "draws" not in one
     assert "fdr" not in body

@@ -223,6 +223,8 @@ def become(request: dict[str, Any], output: int, *passed: int) -> Never:
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     sys.argv = request["argv"]
+    # Budgets in minutes count from the start of a process, which imports this module first.
+    sys.modules["worker.attempts.attempt"].BEGAN = time.monotonic()  # type: ignore[attr-defined]
     coverage.process_startup()
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     sys.exit()

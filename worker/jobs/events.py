@@ -96,8 +96,9 @@ class AttemptSummary:
             if self.checkpoint_step is None or step > self.checkpoint_step:
                 self.checkpoint_step, self.new_checkpoint = step, True
         elif kind in _RESULTS:
-            # Attempts of earlier versions lack some of the keys.
-            self.result = {key: event[key] for key in _RESULTS[kind] if key in event}
+            # Attempts of earlier versions lack some of the keys. A calibration of theirs says nothing of `active`.
+            missing = {"active": None, "reason": None} if kind == "calibrated" else {}
+            self.result = missing | {key: event[key] for key in _RESULTS[kind] if key in event}
         elif kind == "error":
             self.error = {key: event.get(key, "") for key in ("type", "title", "detail")}
         else:

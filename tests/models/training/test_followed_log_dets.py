@@ -81,7 +81,7 @@ def test_reports_compute_no_determinant(kind: str, tmp_path: Path, monkeypatch: 
     trainer.log_dets.start(trainer.flow)
     monkeypatch.setattr(Bijection, "constant_log_det_at", lambda *_: pytest.fail("a report computes a determinant"))
     monkeypatch.setattr(trainer.log_dets, "start", lambda *_: None)
-    monkeypatch.setattr(trainer, "_validate", lambda _images: None)
+    monkeypatch.setattr(trainer, "_validate", lambda *_args, **_options: None)
     with CountedCalls() as calls:
         trainer.take_steps(lambda: False)
     assert set(calls.cubic) == {"linalg_vector_norm"}, "that of the gradient, which is clipped"
