@@ -46,7 +46,7 @@ from tests.end_to_end.support.service import environment
 NAME = "mosaics"
 PARTS_OF_RUN = ("fit", "evidence", "service")
 SIDE, SMALL_SIDE, LARGE_SIDE = 4096, 1024, 10_000
-FITTED, STATISTICS, CALIBRATION, TESTED, FAULTY = 80, 20, 100, 50, 50
+FITTED, STATISTICS, CALIBRATION, TESTED, FAULTY = 50, 50, 100, 50, 50
 """Mosaics that the flow is fitted to, that statistics are fitted to, that are ranked among, tested, and faulty."""
 FEW = (12, 8, 20, 10, 10)
 """The same where the benchmark is only tried out."""

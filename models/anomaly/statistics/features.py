@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -19,6 +20,8 @@ FEATURE_STATISTICS = ("feature-place", "feature-area", "feature-mean", "feature-
 """Names of the statistics: the largest place, the mean of the highest places, both groups of pooled features."""
 SHARES = (2 / 6, 2 / 6, 1 / 6, 1 / 6)
 """Weights of their p-values: both groups of pooled features together weigh as much as the place."""
+SHARES_OF_TILES = (0.9, 0.04, 0.03, 0.03)
+"""The same for images of several tiles: a small defect is one place of many thousands, which no mean shows."""
 AREA = 0.05
 """Share of the places, the highest ones, that the second statistic averages."""
 PLACE_FIRST = math.log(3)
@@ -54,7 +57,7 @@ class FeatureFamily:
         values = _statistics(evidence, 0, centre)
         place, area, mean, image = (Tail.fit(column) for column in values.T)
         tails = place, area, mean, image
-        return cls(np.zeros(1, dtype=np.int64), centre, tails, Tail.fit(_merged(values, tails)))
+        return cls(np.zeros(1, dtype=np.int64), centre, tails, Tail.fit(_merged(values, tails, _shares(evidence))))
 
     def for_fit(self, number: int) -> Self:
         """Return a copy that judges by another fit of the features."""
@@ -77,7 +80,7 @@ class FeatureFamily:
 
     def surprise(self, evidence: FeatureEvidence) -> Array:
         """Return the negative log p-value of each image by its features, ``(N,)`` in nats."""
-        return self.joint.surprise(_merged(self.statistics(evidence), self.tails))
+        return self.joint.surprise(_merged(self.statistics(evidence), self.tails, _shares(evidence)))
 
     def strongest(self, evidence: FeatureEvidence) -> list[tuple[str, float, tuple[int, int]]]:
         """Return the name of each image's most unusual statistic, its -ln p in nats, and row and column of its place.
@@ -142,6 +145,10 @@ def _surprises(values: Array, tails: tuple[Tail, Tail, Tail, Tail]) -> Array:
     return np.stack([tail.surprise(column) for tail, column in zip(tails, values.T, strict=True)], 1)
 
 
-def _merged(values: Array, tails: tuple[Tail, Tail, Tail, Tail]) -> Array:
-    merged: Array = logsumexp(_surprises(values, tails), axis=1, b=np.array(SHARES))
+def _merged(values: Array, tails: tuple[Tail, Tail, Tail, Tail], shares: Sequence[float]) -> Array:
+    merged: Array = logsumexp(_surprises(values, tails), axis=1, b=np.array(shares))
     return merged
+
+
+def _shares(evidence: FeatureEvidence) -> Sequence[float]:
+    return SHARES if evidence.plans is None else SHARES_OF_TILES
