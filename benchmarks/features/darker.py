@@ -27,7 +27,8 @@ from worker.settings import Settings
 Values = NDArray[np.float64]
 
 NAME = "darker"
-PIXEL_MODELS = ("mnist-snf-glow", "fashion-snf-glow", "cifar10-snf-glow")
+PARTS_OF_RUN = ("elpv", "mnist-snf-glow", "fashion-snf-glow", "cifar10-snf-glow")
+"""Models: one of features of solar cells, and those that are shipped."""
 BRIGHTNESS = 0.9
 """Factor of all grey values in the changed scene."""
 RECALIBRATION = 100
@@ -42,7 +43,7 @@ ALPHA = 0.05
 def measure(run: FeatureRun) -> None:
     """Measure every model, and write after each."""
     document: dict[str, Any] = {"rows": {}, **run.known(NAME)}
-    for name in ("elpv", *PIXEL_MODELS):
+    for name in run.extras["only"]:
         scorer, images = subject(run, name)
         document["rows"][name] = changed_scene(run, scorer, images)
         Console(stderr=True).print(name, document["rows"][name])
