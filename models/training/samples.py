@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import accumulate
 from typing import Protocol
 
@@ -78,7 +77,7 @@ class ChosenImages:
         return [self._images[number : number + 1][0] for number in self._chosen[rows].tolist()]
 
 
-class EveryImage(Sequence[Pixels]):
+class EveryImage:
     """Read-only sequence of the images of several parts of a dataset; slice it to read a batch."""
 
     def __init__(self, parts: tuple[Batch, ...]) -> None:
@@ -87,8 +86,7 @@ class EveryImage(Sequence[Pixels]):
     def __len__(self) -> int:
         return sum(map(len, self._parts))
 
-    def __getitem__(self, rows: slice | int) -> Batch:  # type: ignore[override]
-        assert isinstance(rows, slice)
+    def __getitem__(self, rows: slice, /) -> Batch:
         start, stop, _ = rows.indices(len(self))
         taken, first = [], 0
         for part in self._parts:

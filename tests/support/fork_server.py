@@ -224,7 +224,7 @@ def become(request: dict[str, Any], output: int, *passed: int) -> Never:
     os.chdir(request["cwd"])
     sys.argv = request["argv"]
     # Budgets in minutes count from the start of a process, which imports this module first.
-    sys.modules["worker.attempts.attempt"].BEGAN = time.monotonic()  # type: ignore[attr-defined]
+    vars(sys.modules["worker.attempts.attempt"])["BEGAN"] = time.monotonic()
     coverage.process_startup()
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     sys.exit()

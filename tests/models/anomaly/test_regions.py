@@ -16,6 +16,7 @@ from models.anomaly.calibration_file import load_calibration, save_calibration
 from models.anomaly.conformal import false_alarm_interval
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.fitting.reference_pass import collect_evidence
+from models.anomaly.judged import JudgedImage
 from models.anomaly.reasons import VerdictReason, located
 from models.anomaly.regions import MAX_REGIONS, find_regions
 from models.artifacts.files import CALIBRATION
@@ -211,17 +212,22 @@ def _maxima(nats: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.
     return largest
 
 
+def judged(scorer: Scorer, image: NDArray[np.uint8], alpha: float, *, explain: bool) -> JudgedImage:
+    [result] = scorer.judge_each(image, alpha, explain=explain)
+    assert isinstance(result, JudgedImage)
+    return result
+
+
 def test_pixels_have_regions_with_a_heat_map_and_features_always(scorer: Scorer, features: Scorer) -> None:
     image = load_dataset("mnist-mini", None).test[:1].copy()
     image[:, :, 2:14, 8:24] = np.random.default_rng(0).integers(0, 256, (12, 16))
-    (plain,), (explained,) = (scorer.judge_each(image, 0.05, explain=explain) for explain in (False, True))
-    assert plain.regions is None  # type: ignore[union-attr]
-    assert explained.regions is not None  # type: ignore[union-attr]
-    (plain,), (explained,) = (features.judge_each(image, 0.1, explain=explain) for explain in (False, True))
-    assert explained.verdict == plain.verdict  # type: ignore[union-attr]
-    assert explained.regions is not None  # type: ignore[union-attr]
-    (region, *_) = explained.regions.regions  # type: ignore[union-attr]
-    (reason, *_) = [one for one in plain.verdict.reasons if one.box is not None]  # type: ignore[union-attr]
+    assert judged(scorer, image, 0.05, explain=False).regions is None
+    assert judged(scorer, image, 0.05, explain=True).regions is not None
+    plain, explained = (judged(features, image, 0.1, explain=explain) for explain in (False, True))
+    assert explained.verdict == plain.verdict
+    assert explained.regions is not None
+    (region, *_) = explained.regions.regions
+    (reason, *_) = [one for one in plain.verdict.reasons if one.box is not None]
     assert reason.box == region.box
     left, top, right, bottom = region.box
     assert max(0, min(right, 24) - max(left, 8)) * max(0, min(bottom, 14) - max(top, 2)) >= 0.9 * 16 * 12

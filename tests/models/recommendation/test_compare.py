@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from models.datasets import load_dataset
+from models.datasets import Images, load_dataset
 from models.errors import DatasetUnfit
 from models.images.options import ImageOptions
 from models.recommendation.compare import compare_families
@@ -35,7 +35,7 @@ def compared(
     """The record of a comparison on digits without their calibration part, and its messages."""
     parameters = RecommendParameters(**{**FAST, **given})
     dataset = load_dataset("mnist-mini", None, config=ImageOptions.model_validate(parameters.image_settings))
-    dataset = replace(dataset, calibration=Untouchable())  # type: ignore[arg-type]
+    dataset = replace(dataset, calibration=cast(Images, Untouchable()))
     events: list[dict[str, Any]] = []
 
     def should_stop() -> bool:

@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from models.artifacts.limits import Shape
 from models.limits.cells import CellJournal
 from models.recommendation.budget import Budget
 from models.recommendation.defect_counts import DefectCurves, count_defects, kinds_by_importance
@@ -39,7 +40,7 @@ class AreaJudges:
 def counted(judges: AreaJudges, folder: Path, seconds: float = 60) -> DefectCurves:
     budget = Budget(seconds, "plan", folder, lambda _event: None, lambda: False)
     families: list[FamilyName] = ["features", "pixels"]
-    kinds = [("spot", 64), ("hole", None)]
+    kinds: list[tuple[Shape, int | None]] = [("spot", 64), ("hole", None)]
     return count_defects(
         cast(FamilyJudges, judges),
         families,
@@ -48,7 +49,7 @@ def counted(judges: AreaJudges, folder: Path, seconds: float = 60) -> DefectCurv
         SIZES,
         0,
         budget,
-        CellJournal(folder, "plan"),  # type: ignore
+        CellJournal(folder, "plan"),
     )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from models.datasets import Dataset, load_dataset
+from models.datasets import Dataset, Images, load_dataset
 from models.errors import DatasetUnfit
 from models.recommendation.record import RecommendParameters
 from models.recommendation.subsets import Subsets, choose_subsets
@@ -30,7 +30,7 @@ class Untouchable:
 
 
 def untouchable(dataset: Dataset) -> Dataset:
-    return replace(dataset, calibration=Untouchable())  # type: ignore[arg-type]
+    return replace(dataset, calibration=cast(Images, Untouchable()))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,8 @@ def numbered(train: int, statistics: int, folds: bool = False) -> Dataset:
 
 
 def numbers_of(images: NDArray[np.uint8]) -> list[int]:
-    return np.ascontiguousarray(images[:, 0, ::2, ::2]).reshape(-1, 4).view(">u4").ravel().tolist()  # type: ignore
+    digits = images[:, 0, ::2, ::2].reshape(-1, 4).astype(np.int64)
+    return [int(number) for number in digits @ 256 ** np.arange(3, -1, -1)]
 
 
 def used(subsets: Subsets) -> list[int]:
