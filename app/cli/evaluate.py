@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,7 +25,7 @@ from app.cli.common import (
     require_folder,
     stop_on_signals,
 )
-from app.cli.progress import labelled_bar
+from app.cli.progress import events_bar, labelled_bar
 from app.cli.remote import follow_job, service
 
 if TYPE_CHECKING:
@@ -170,16 +170,7 @@ def _remote(
     from models.evaluation.schema import EvaluationReport
     from snf_client.schemas import EvaluationReport as ClientReport
 
-    label = ""
-    with service(url, key) as client, labelled_bar() as bar:
-
-        def observe(event: dict[str, Any]) -> None:
-            nonlocal label
-            if event["event"] == "log":
-                label = event["message"]
-            elif event["event"] == "metrics":
-                bar(label, event["step"], event["steps"])
-
+    with service(url, key) as client, events_bar() as observe:
         given = parameters.model_dump(mode="json", exclude_defaults=True)
         job = client.jobs.evaluate(normal, model, parameters=given)
         if not quiet:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,7 +25,7 @@ from app.cli.common import (
     stop_on_signals,
 )
 from app.cli.model_files import Ref
-from app.cli.progress import labelled_bar
+from app.cli.progress import events_bar, labelled_bar
 from app.cli.remote import follow_job, service
 
 if TYPE_CHECKING:
@@ -156,16 +156,7 @@ def _remote(
     from models.artifacts.limits import LimitRecord
     from snf_client.schemas import LimitResult
 
-    label = ""
-    with service(url, key) as client, labelled_bar() as bar:
-
-        def observe(event: dict[str, Any]) -> None:
-            nonlocal label
-            if event["event"] == "log":
-                label = event["message"]
-            elif event["event"] == "metrics":
-                bar(label, event["step"], event["steps"])
-
+    with service(url, key) as client, events_bar() as observe:
         dataset = data or client.models.get(model).calibration.dataset
         if dataset is None:
             raise fail(f"the calibration of {model} is damaged: name a dataset of good images with --data", SERVICE)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -90,6 +91,25 @@ def labelled_bar() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(task, completed=done, total=total, label=escape(label), eta=eta)
 
         yield update
+
+
+@contextmanager
+def events_bar() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show a progress bar on stderr; yield a function that takes the events of a job.
+
+    The message of the last ``log`` is the label, the steps of ``metrics`` are the progress.
+    """
+    label = ""
+    with labelled_bar() as bar:
+
+        def observe(event: dict[str, Any]) -> None:
+            nonlocal label
+            if event["event"] == "log":
+                label = event["message"]
+            elif event["event"] == "metrics":
+                bar(label, event["step"], event["steps"])
+
+        yield observe
 
 
 @contextmanager

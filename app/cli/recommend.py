@@ -24,12 +24,10 @@ from app.cli.common import (
     read_settings,
     stop_on_signals,
 )
-from app.cli.progress import labelled_bar
+from app.cli.progress import events_bar
 from app.cli.remote import follow_job, service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from models.recommendation.record import RecommendationRecord, RecommendParameters
 
 
@@ -99,13 +97,13 @@ def _local(name: str, parameters: RecommendParameters) -> RecommendationRecord:
     images = ImageOptions.model_validate(parameters.image_settings)
     data = load_dataset(name, settings.data_dir, store, images)
     folder = settings.home / "recommendations" / name
-    with stop_on_signals() as stop, labelled_bar() as bar:
+    with stop_on_signals() as stop, events_bar() as observe:
         try:
             record = compare_families(
                 data,
                 parameters,
                 folder,
-                observe=_observer(bar),
+                observe=observe,
                 should_stop=stop.is_set,
                 options=settings.job_engine_options,
                 began=began,
@@ -123,28 +121,14 @@ def _remote(
     from models.recommendation.record import RecommendationRecord
     from snf_client.schemas import RecommendationRecord as Result
 
-    with service(url, key) as client, labelled_bar() as bar:
+    with service(url, key) as client, events_bar() as observe:
         given = parameters.model_dump(mode="json", exclude_unset=True)
         job = client.jobs.recommend(dataset, parameters=given)
         if not quiet:
             typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job")
-        follow_job(client, job.id, _observer(bar))
+        follow_job(client, job.id, observe)
         result = client.jobs.result(job.id)
         if not isinstance(result, Result):
             kind = type(result).__name__
             raise fail(f"expected a recommendation as the result of job {job.id}, got a {kind}", SERVICE)
     return RecommendationRecord.model_validate(result.model_dump())
-
-
-def _observer(bar: Callable[[str, int, int], None]) -> Callable[[dict[str, Any]], None]:
-    """Return a function that shows the phase and the progress of each event in a bar."""
-    label = ""
-
-    def observe(event: dict[str, Any]) -> None:
-        nonlocal label
-        if event["event"] == "log":
-            label = event["message"]
-        elif event["event"] == "metrics":
-            bar(label, event["step"], event["steps"])
-
-    return observe
