@@ -79,6 +79,7 @@ def main() -> int:
     parser.add_argument("--resplits", type=int, default=1000)
     parser.add_argument("--repetitions", type=int, default=20, help="false-alarms: runs in five folds of each size")
     parser.add_argument("--tile", type=int, default=256, help="mosaics: side of a tile")
+    parser.add_argument("--first", type=int, default=0, help="mosaics: number of the first, to test on untouched ones")
     parser.add_argument("--rounds", type=int, default=5, help="fit, speed: repetitions")
     arguments = vars(parser.parse_args())
     if "SNF_DATA_DIR" not in os.environ:

@@ -1,7 +1,8 @@
 """Large images: mosaics of solar cells scored tile by tile, with small defects, over HTTP and within bounded memory.
 
 Work that is interrupted goes on where it was: the model and the evidence of each mosaic are kept in ``--folder``.
-``--only`` takes some of the parts: fit, evidence, service.
+``--only`` takes some of the parts: fit, evidence, service. ``--first 1000`` takes mosaics that nothing was chosen on:
+the weights of an image's statistics were chosen on the mosaics from number 0 on.
 """
 
 from __future__ import annotations
@@ -79,21 +80,23 @@ class MosaicRun:
         self.side = run.some(SIDE, SMALL_SIDE)
         self.tile = run.extras["tile"]
         self.pool, _ = cells(run.data_dir / "elpv64.npz")
+        first = run.extras["first"]
+        self.name = f"{NAME}_from_{first}" if first else NAME
         counts = FEW if run.quick else (FITTED, STATISTICS, CALIBRATION, TESTED, FAULTY)
-        ends = np.cumsum((0, *counts)).tolist()
+        ends = np.cumsum((first, *counts)).tolist()
         self.fitted, self.statistics, self.calibration, self.tested, self.faulty = (
-            Mosaics(self.pool, self.side, range(first, end)) for first, end in itertools.pairwise(ends)
+            Mosaics(self.pool, self.side, range(begin, end)) for begin, end in itertools.pairwise(ends)
         )
         self.faulty = Mosaics(self.pool, self.side, self.faulty.numbers, faulty=True)
-        self.folder = run.folder / f"mosaics-{self.side}-{self.tile}-{len(self.fitted)}"
+        self.folder = run.folder / f"mosaics-{self.side}-{self.tile}-{len(self.fitted)}-{first}"
         self.console = Console(stderr=True)
-        about = {"side": self.side, "tile": self.tile, "mosaics": dict(zip(PARTS, counts, strict=True))}
-        self.document: dict[str, Any] = {**run.known(NAME), **about, "defect": DEFECT}
+        about = {"first": first, "side": self.side, "tile": self.tile, "mosaics": dict(zip(PARTS, counts, strict=True))}
+        self.document: dict[str, Any] = {**run.known(self.name), **about, "defect": DEFECT}
 
     def note(self, part: str, found: dict[str, Any]) -> None:
         """Add the results of a part to the document and write it."""
         self.document[part] = found
-        self.run.write(NAME, self.document, report(self.document))
+        self.run.write(self.name, self.document, report(self.document))
 
     def artifact(self) -> Path:
         """Return the artifact of a model that was fitted to mosaics, by ``snf train`` in all but its images."""
@@ -276,7 +279,8 @@ def report(document: dict[str, Any]) -> str:
         "",
         f"Mosaics of {side}x{side} pixels from functional solar cells of 64x64, all drawn from one pool: "
         f"{counts['flow']} to fit the flow, {counts['statistics']} for statistics, {counts['calibration']} to rank "
-        f"among, {counts['tested']} others, {counts['faulty']} with one defect. Tiles of {document['tile']} pixels.",
+        f"among, {counts['tested']} others, {counts['faulty']} with one defect. The first has "
+        f"number {document['first']}. Tiles of {document['tile']} pixels.",
         "",
         f"The defect is {document['defect']}.",
         "",
