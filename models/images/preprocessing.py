@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Self
@@ -25,6 +26,8 @@ GREY_MODES = frozenset({"1", "L", "LA", "I;16"})
 MAX_LEVELS = 2**16
 MASKED = 128
 """Grey level from which on a pixel of a mask is part of a defect."""
+STRIP_PIXELS = 2**20
+"""Most pixels that are copied from Pillow at a time."""
 RESAMPLING = Image.Resampling.BICUBIC
 """Filter for resizing. Pillow widens it when an image shrinks, which avoids aliasing, and computes in integers, so that
 the result is the same on every machine. Bicubic overshoots less at edges than Lanczos, and saturates fewer pixels."""
@@ -140,7 +143,10 @@ def conform(opened: OpenedImage, preprocessing: Preprocessing) -> DecodedImage:
         image, notes = to_eight_bits(image, levels), (*notes, _levels_note(image, levels))
     converted, note = _to_mode(image, opened.mode, preprocessing)
     resized = _to_size(converted, preprocessing)
-    pixels = np.asarray(resized, dtype=np.uint8).reshape(resized.height, resized.width, -1).transpose(2, 0, 1)
+    pixels = np.empty((resized.height, resized.width, len(resized.getbands())), dtype=np.uint8)
+    for rows, strip in _strips(resized):
+        pixels[rows] = strip
+    pixels = pixels.transpose(2, 0, 1)
     if preprocessing.tiled and min(image.size) < preprocessing.height:
         notes = (*notes, f"smaller than a tile of {preprocessing.height} pixels: extended by mirroring")
     return DecodedImage(
@@ -228,8 +234,20 @@ def is_grey(image: Image.Image) -> bool:
     """Return whether red, green and blue are equal at every pixel of an image in mode RGB; True for L and I;16."""
     if image.mode in {"L", "I;16"}:
         return True
-    red, green, blue = (np.asarray(band) for band in image.split())
-    return np.array_equal(red, green) and np.array_equal(green, blue)
+    return all(bool((strip == strip[..., :1]).all()) for _, strip in _strips(image))
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[slice, Pixels]]:
+    """Yield rows of an image and their pixels, uint8 ``(rows, W, C)``.
+
+    Pillow copies an image twice to make an array of it, which for 100 megapixels is memory that matters.
+    """
+    width, height = image.size
+    count = max(1, STRIP_PIXELS // width)
+    for top in range(0, height, count):
+        rows = slice(top, min(top + count, height))
+        strip = image if height <= count else image.crop((0, rows.start, width, rows.stop))
+        yield rows, np.asarray(strip, dtype=np.uint8).reshape(rows.stop - rows.start, width, -1)
 
 
 def to_eight_bits(image: Image.Image, levels: int) -> Image.Image:

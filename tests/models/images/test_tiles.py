@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from models.errors import ImageError
 from models.images.batch import check_batch, in_batches
@@ -68,6 +70,23 @@ def test_images_of_tiles_keep_their_size() -> None:
     assert small.notes == ("smaller than a tile of 64 pixels: extended by mirroring",)
     with pytest.raises(ImageError, match="expected 1 channel"):
         decode_image(encode_png(np.random.default_rng(0).integers(0, 256, (3, 70, 70), dtype=np.uint8)), TILED)
+
+
+def test_a_large_image_is_copied_strip_by_strip_without_a_change() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 1300, 3), dtype=np.uint8)
+    colour = Preprocessing(channels=3, height=64, width=64, fit="tiles")
+    np.testing.assert_array_equal(decode_image(bmp(pixels), colour).pixels, pixels.transpose(2, 0, 1))
+    pixels[..., 1:] = pixels[..., :1]
+    np.testing.assert_array_equal(decode_image(bmp(pixels), TILED).pixels[0], pixels[..., 0])
+    pixels[-1, -1, 2] ^= 1
+    with pytest.raises(ImageError, match="expected 1 channel"):
+        decode_image(bmp(pixels), TILED)
+
+
+def bmp(pixels: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="BMP")
+    return file.getvalue()
 
 
 def test_an_array_for_tiles_may_have_any_size() -> None:
