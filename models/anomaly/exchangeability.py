@@ -1,10 +1,10 @@
 """A conformal test martingale: bets against images being exchangeable with the calibration images, valid at any time.
 
 Each new image is ranked among the calibration images *and* all earlier images. If all of them are exchangeable, these
-smoothed ranks are independent and uniform (Vovk, Gammerman, Shafer 2005, Algorithmic Learning in a Random World, ch. 8).
-A capital of 1 that is bet against that at fair odds ever reaches c with a probability of at most 1 / c (Ville 1939). So
-it may be compared with a threshold after each image, without end. Ranks among the calibration images alone are uniform
-too, but they are not independent, because all of them depend on the same few images.
+smoothed ranks are independent and uniform (Vovk, Gammerman, Shafer 2005, ch. 8). A capital of 1 that is bet against
+that at fair odds ever reaches c with a probability of at most 1 / c (Ville 1939). So it may be compared with a
+threshold after each image, without end. Ranks among the calibration images alone are uniform too, but they are not
+independent, because all of them depend on the same few images.
 """
 
 from __future__ import annotations
