@@ -1245,8 +1245,7 @@ class ModelDetail(BaseModel):
     calibration: CalibrationView = Field(..., description="The active calibration.")
     serving: Serving | None = Field(..., description="Null until the version is loaded.")
     drift: list[Drift] = Field(
-        ...,
-        description="Drift of all images first, then by source. Absent until an image is scored or after an acknowledgement.",
+        ..., description="Drift of all images together first, then by source; each is absent until an image is scored."
     )
 
 
