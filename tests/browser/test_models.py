@@ -251,7 +251,9 @@ def test_an_alarm_is_seen_everywhere_and_acknowledged(
     expect(page.get_by_role("tabpanel", name="Drift")).to_be_visible()
     for tab in ("Overview", "Card"):
         page.get_by_role("tab", name=tab).click()
-        expect(page.get_by_text("Drift (all images, line 1/left): the images differ from the calibration images")).to_be_visible()
+        expect(
+            page.get_by_text("Drift (all images, line 1/left): the images differ from the calibration images")
+        ).to_be_visible()
     page.get_by_role("link", name="Show drift").click()
     fits(page)
     axe(page)
