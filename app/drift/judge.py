@@ -55,11 +55,11 @@ class DriftJudge:
         """
         had_alarm = window.any_alarm_since is not None
         martingale = self._bet(window, images.new, reference, label, now)
-        tested, level, alarm_by = self._compare(window, images, reference)
+        tested, light, alarm_by = self._compare(window, images, reference)
         share = low_share(images.p_values)
         if alarm_by and window.alarm_since is None:
             window.alarm_since = now
-            _log_start(label, images, tested, level, share, alarm_by[0])
+            _log_start(label, images, tested, light, share, alarm_by[0])
         elif not alarm_by and window.alarm_since is not None:
             window.alarm_since = None
             if window.any_alarm_since is not None:
@@ -73,7 +73,7 @@ class DriftJudge:
             images=len(images.p_values),
             statistic=None if tested is None else tested.statistic,
             p_value=None if tested is None else tested.p_value,
-            white_level=level,
+            white_level=light,
             martingale=martingale,
             low_share=share,
             alarm=bool(alarm_by),

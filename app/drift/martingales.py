@@ -42,7 +42,7 @@ class StreamMartingales:
     """Bets on the p-values of a stream and, where the calibration has white levels, on these too.
 
     Each of two capitals must reach twice the threshold, so that together they raise a false alarm with a probability of
-    at most 1 / threshold.
+    at most 1 / threshold. Their mean has no such bound: each is a martingale among its own ranks, not among both.
 
     Attributes:
         p_values: Bets on the ranks of p-values.

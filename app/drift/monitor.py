@@ -1,4 +1,4 @@
-"""Drift monitoring: p-values and white levels of recent images are tested against those of calibration images."""
+"""Drift monitoring: p-values and white levels of scored images are tested against those of calibration images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class DriftMonitor:
-    """Background thread that compares every 5 s the recent images of each model with its calibration images.
+    """Background thread that tests every 5 s the scored images of each model against its calibration images.
 
     Each service process has windows of its own requests. Of several services that share a home, a restart continues
     with the windows that were written last.

@@ -1,4 +1,4 @@
-"""API answer about drift, and the allowed form of the label of an image source, such as a camera."""
+"""API answers about drift, and the allowed form of the label of an image source, such as a camera."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.calibrations.schemas import CalibrationView
-from app.drift.monitor import DriftMonitor
 from app.drift.schemas import Drift
 from app.drift.status import WindowStatus
 from app.registry import schemas
@@ -15,6 +15,9 @@ from models.artifacts.fitness import FitnessCheck
 from models.artifacts.manifest import Manifest
 from models.registry.version import ModelVersion
 from models.training.presets import PRESETS
+
+if TYPE_CHECKING:
+    from app.drift.monitor import DriftMonitor
 
 
 def summary(model: ModelListing, drift: DriftMonitor | None = None) -> schemas.ModelSummary:
