@@ -164,7 +164,7 @@ class ServiceSettings(BaseSettings):
         gt=0,
         lt=1,
         description="Largest p-value of the drift test that raises an alarm. It is small because the test is repeated "
-        "often: without drift, 1e-4 raises up to about 1 alarm in a million images, 1e-3 raises 9.",
+        "often: without drift, 1e-4 raises up to about 1 alarm in a million images, 1e-3 raises about 10.",
     )
     drift_martingale: float = Field(
         default=1000.0,
