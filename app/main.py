@@ -19,6 +19,7 @@ from app.access.permissions import describe
 from app.audits import endpoints as audits
 from app.calibrations import endpoints as calibrations
 from app.datasets import endpoints as datasets
+from app.drift import endpoints as drift
 from app.health import endpoints as health
 from app.http import errors
 from app.http.body_limit import BodyLimit
@@ -50,7 +51,7 @@ RFC 9457 (`application/problem+json`)."""
 ROUTERS = (
     *(scores.router, samples.router),
     *(models.router, references.router, models.versions_router, audits.router, cards.router, artifacts.router),
-    *(calibrations.router, limits.router, datasets.router, presets.router),
+    *(calibrations.router, drift.router, limits.router, datasets.router, presets.router),
     *(jobs.router, job_events.router, job_files.router, jobs.workers_router),
     *(access.router, health.router, pages.router),
 )

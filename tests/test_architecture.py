@@ -58,7 +58,7 @@ LOOSE = {
     },
 }
 DOMAIN_FILES = {"endpoints.py", "schemas.py"}
-NOT_DOMAINS = {"http", "metrics", "cli", "console", "drift"}
+NOT_DOMAINS = {"http", "metrics", "cli", "console"}
 """Folders of ``app`` that have no calls of their own."""
 LONGEST = 400
 GENERATED = {ROOT / "client" / "snf_client" / "schemas.py"}

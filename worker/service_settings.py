@@ -164,7 +164,14 @@ class ServiceSettings(BaseSettings):
         gt=0,
         lt=1,
         description="Largest p-value of the drift test that raises an alarm. It is small because the test is repeated "
-        "often: without drift, 1e-4 raises up to about 1 alarm in a million images, 1e-3 raises 9.",
+        "often: without drift, 1e-4 raises up to about 1 alarm in a million images, 1e-3 raises about 10.",
+    )
+    drift_martingale: float = Field(
+        default=1000.0,
+        gt=1,
+        le=1e300,
+        description="Capital of the martingale test of drift that raises an alarm, 1 at its start. Without drift it is "
+        "ever reached by at most 1 of this many streams of images. 1e300 turns the test off.",
     )
     drift_sources: int = Field(
         default=64,

@@ -45,7 +45,7 @@ def print_models(page: ModelPage) -> None:
             )
             for model in page.models
         ],
-        alarming=[bool(model.unfit) for model in page.models],
+        alarming=[bool(model.unfit or model.drift_alarms) for model in page.models],
     )
 
 
@@ -224,7 +224,7 @@ def _threshold(thresholds: list[Threshold]) -> str:
 
 
 def _state(model: ModelSummary) -> str:
-    """Return the loading state of a model, or why it failed, and why its version is unfit.
+    """Return the loading state of a model, or why it failed, why its version is unfit, and whether its images drift.
 
     The figures of an unfit version would fill a narrow terminal; ``snf models show`` has them.
     """
@@ -232,7 +232,9 @@ def _state(model: ModelSummary) -> str:
     if model.state == "unfit":
         return f"no live version: {unfit}"
     state = model.reason or model.state
-    return f"{state}, unfit: {unfit}" if unfit else state
+    notes = [f"unfit: {unfit}"] if unfit else []
+    notes += ["drift"] if model.drift_alarms else []
+    return ", ".join([state, *notes])
 
 
 def _print_table(

@@ -22,6 +22,7 @@ from app.cli.common import (
     read_settings,
     registry,
 )
+from app.cli.drift import drift
 from app.cli.job_tables import outcome
 from app.cli.live import live_view
 from app.cli.model_files import Ref, audit, card, export, import_model
@@ -67,6 +68,7 @@ def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None
 
 models.command()(card)
 models.command()(audit)
+models.command()(drift)
 models.command()(export)
 models.command("import")(import_model)
 

@@ -60,6 +60,10 @@ def score(
             "--source", help="Camera or lot of the images; a service watches each for drift.", show_default=False
         ),
     ] = None,
+    monitor: Annotated[
+        bool,
+        typer.Option("--monitor/--no-monitor", help="Whether the images count for the drift that a service watches."),
+    ] = True,
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -94,6 +98,8 @@ def score(
         raise fail("expected either image files or folders, or a --dataset", USAGE)
     if source is not None and not url:
         raise fail("--source needs a service that watches drift: add --url or set SNF_URL", USAGE)
+    if source is not None and not monitor:
+        raise fail("--source names whose drift is watched: leave out --no-monitor", USAGE)
     if explain is not None and explain.exists() and not explain.is_dir():
         raise fail(f"--explain: expected a folder for the heat maps, got the file {explain}", USAGE)
     if out is not None:
@@ -119,6 +125,7 @@ def score(
             "explain": explain is not None,
             "detail": detail,
             "source": source,
+            "monitor": monitor,
         }
         counts = _score_files(_files(paths or []), model, options, explain, url, key, as_json)
     typer.echo(counts.text, err=True)

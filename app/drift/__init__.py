@@ -1,1 +1,1 @@
-"""Drift: tests whether the p-values of recently scored images still fit those of the calibration images."""
+"""Drift: tests whether scored images still fit the calibration images, alarms, and their acknowledgement."""

@@ -1,4 +1,4 @@
-"""Drift monitoring: p-values and white levels of recent images are tested against those of calibration images."""
+"""Drift monitoring: p-values and white levels of scored images are tested against those of calibration images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import time
 from collections.abc import Sequence
 
 from app.drift import storage
-from app.drift.windows import DriftWindows, Key, WindowReference, WindowStatus
+from app.drift.status import WindowStatus
+from app.drift.window import Key, WindowReference
+from app.drift.windows import DriftWindows, label_of
 from app.registry.model_pool import Loaded
 from models.registry.version import ModelVersion
 from worker.settings import Settings
@@ -20,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class DriftMonitor:
-    """Background thread that compares every 5 s the recent images of each model with its calibration images.
+    """Background thread that tests every 5 s the scored images of each model against its calibration images.
 
     Each service process has windows of its own requests. Of several services that share a home, a restart continues
     with the windows that were written last.
@@ -31,11 +33,13 @@ class DriftMonitor:
             images=settings.drift_images,
             min_images=settings.drift_min_images,
             level=settings.drift_alarm,
+            threshold=settings.drift_martingale,
             sources=settings.drift_sources,
         )
         self._path = settings.drift_file
         self._stored_changes = 0
         self._writable = True
+        self._storing = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="drift", daemon=True)
 
@@ -82,6 +86,23 @@ class DriftMonitor:
         """Return, for every model version, the drift test results of all recent images and of each image source."""
         return {key: self._windows.status(key, time.time()) for key in self._windows.models()}
 
+    def acknowledge(self, version: ModelVersion, source: str | None, caller: str) -> bool:
+        """Drop the window of a source, or of all images for None, with its alarm; return whether there was one.
+
+        It starts anew at the next image, also after a restart. Reads the manifest of the version.
+
+        Args:
+            version: The model version.
+            source: Label of the source; None for all images together, which leaves the windows of the sources.
+            caller: Name of the caller, for the log.
+        """
+        key = key_of(version)
+        if not self._windows.reset(key, source, version.manifest.log_dets.weights_sha256):
+            return False
+        log.warning("%s acknowledged drift of %s: its window starts anew", caller, label_of(key, source))
+        self._check_and_store()
+        return True
+
     def _loop(self) -> None:
         while not self._stop.wait(EVERY_S):
             try:
@@ -91,6 +112,10 @@ class DriftMonitor:
                 log.exception("drift could not be checked")
 
     def _check_and_store(self) -> None:
+        with self._storing:
+            self._check_and_store_changes()
+
+    def _check_and_store_changes(self) -> None:
         changes = self._windows.changes
         if changes == self._stored_changes:
             return

@@ -7,9 +7,13 @@ from collections import deque
 from pathlib import Path
 from typing import Annotated, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.drift.windows import DriftWindows, Key, Window, WindowReference
+from app.drift.martingales import StreamBets, StreamMartingales
+from app.drift.window import Key, Window, WindowReference
+from app.drift.windows import DriftWindows
+from models.anomaly.exchangeability import BETS, ConformalMartingale
 from models.atomic_files import remove_leftovers, write_atomically
 
 log = logging.getLogger(__name__)
@@ -24,6 +28,68 @@ class _DriftRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+class StoredBets(_DriftRecord):
+    """JSON form of bets on the ranks of a stream's images: images in each cell, and logarithms of the capital."""
+
+    seen: list[Annotated[int, Field(ge=0)]]
+    images: int = Field(ge=0)
+    bets: Annotated[list[float], Field(min_length=BETS, max_length=BETS)] | None
+    capital: float
+    highest: float = Field(ge=0)
+
+    @classmethod
+    def of(cls, stream: StreamBets) -> Self:
+        """Return the JSON form of bets; before the first image they have no logarithm."""
+        state = stream.martingale
+        return cls(
+            seen=stream.seen.tolist(),
+            images=state.images,
+            bets=state.log_bets.tolist() if state.images else None,
+            capital=state.log_capital,
+            highest=state.log_highest,
+        )
+
+    def put_into(self, stream: StreamBets) -> None:
+        """Give bets that have just been started the stored state; raise ``ValueError`` if the cells differ."""
+        if len(self.seen) != len(stream.unseen):
+            raise ValueError(f"expected counts of {len(stream.unseen)} cells, got {len(self.seen)}")
+        stream.ranks.counts += np.array(self.seen, dtype=np.int64)
+        if self.bets is not None:
+            state = np.array(self.bets)
+            stream.martingale = ConformalMartingale(self.images, state, self.capital, self.highest)
+
+
+class StoredMartingales(_DriftRecord):
+    """JSON form of the martingale test of a stream: bets, time of the first image, and start of the alarm if any."""
+
+    p_values: StoredBets
+    white_levels: StoredBets | None
+    since: Time
+    alarm_since: Time | None
+
+    @classmethod
+    def of(cls, stored: StreamMartingales) -> Self:
+        """Return the JSON form of the test of a stream."""
+        levels = None if stored.white_levels is None else StoredBets.of(stored.white_levels)
+        return cls(
+            p_values=StoredBets.of(stored.p_values),
+            white_levels=levels,
+            since=stored.since,
+            alarm_since=stored.alarm_since,
+        )
+
+    def restored(self, reference: WindowReference) -> StreamMartingales:
+        """Return the stored test for a calibration; raise ``ValueError`` if it was made for another."""
+        martingales = reference.martingales(self.since)
+        if (self.white_levels is None) != (martingales.white_levels is None):
+            raise ValueError("expected bets on white levels exactly where the calibration has them")
+        self.p_values.put_into(martingales.p_values)
+        if self.white_levels is not None and martingales.white_levels is not None:
+            self.white_levels.put_into(martingales.white_levels)
+        martingales.alarm_since = self.alarm_since
+        return martingales
+
+
 class StoredWindow(_DriftRecord):
     """JSON form of the newest images of one source, or of all images of a model: p-values, levels and times.
 
@@ -33,7 +99,8 @@ class StoredWindow(_DriftRecord):
         seconds: Whole seconds from ``start`` to each image.
         p_values: P-value of each image.
         white_levels: White level of each image, 0 to 255; fewer, or none, in files of earlier services.
-        alarm_since: Start of the alarm, in seconds since 1970; None without an alarm.
+        alarm_since: Start of the alarm of the newest images, in seconds since 1970; None without an alarm.
+        martingales: The martingale test of all images; None in files of earlier services.
     """
 
     source: str | None
@@ -42,6 +109,7 @@ class StoredWindow(_DriftRecord):
     p_values: list[PValue] = Field(min_length=1)
     white_levels: list[Level] = []
     alarm_since: Time | None
+    martingales: StoredMartingales | None = None
 
     @model_validator(mode="after")
     def _as_long(self) -> Self:
@@ -61,6 +129,12 @@ class StoredModel(_DriftRecord):
     smallest_p: PValue
     white_levels: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=256, max_length=256)] | None = None
     windows: list[StoredWindow]
+
+    @property
+    def reference(self) -> WindowReference:
+        """Facts on the calibration."""
+        levels = None if self.white_levels is None else tuple(self.white_levels)
+        return WindowReference(self.weights, self.images, self.smallest_p, levels)
 
 
 class StoredDrift(_DriftRecord):
@@ -96,16 +170,13 @@ def load(windows: DriftWindows, path: Path) -> None:
         log.error("%s is damaged, so drift starts without history: %s: %s", path, first["loc"], first["msg"])
         return
     for model in content.models:
-        windows.restore(
-            Key(model.name, model.version, model.calibration),
-            WindowReference(
-                model.weights,
-                model.images,
-                model.smallest_p,
-                None if model.white_levels is None else tuple(model.white_levels),
-            ),
-            [(window.source, _window(window)) for window in model.windows],
-        )
+        key, reference = Key(model.name, model.version, model.calibration), model.reference
+        try:
+            restored = [(window.source, _window(window, reference)) for window in model.windows]
+        except ValueError as error:
+            log.error("%s is damaged, so drift of %s starts without history: %s", path, key, error)
+            continue
+        windows.restore(key, reference, restored)
 
 
 def _stored(key: Key, reference: WindowReference, windows: list[tuple[str | None, Window]]) -> StoredModel:
@@ -124,12 +195,18 @@ def _stored(key: Key, reference: WindowReference, windows: list[tuple[str | None
                 p_values=[float(f"{p:.6g}") for p in window.p_values],
                 white_levels=list(window.white_levels),
                 alarm_since=window.alarm_since,
+                martingales=None if window.martingales is None else StoredMartingales.of(window.martingales),
             )
             for source, window in windows
         ],
     )
 
 
-def _window(stored: StoredWindow) -> Window:
-    times = deque(stored.start + after for after in stored.seconds)
-    return Window(deque(stored.p_values), times, deque(stored.white_levels), alarm_since=stored.alarm_since)
+def _window(stored: StoredWindow, reference: WindowReference) -> Window:
+    return Window(
+        deque(stored.p_values),
+        deque(stored.start + after for after in stored.seconds),
+        deque(stored.white_levels),
+        alarm_since=stored.alarm_since,
+        martingales=None if stored.martingales is None else stored.martingales.restored(reference),
+    )

@@ -69,6 +69,12 @@ class StateCollector(Collector):
         white_level = GaugeMetricFamily(
             "snf_drift_white_level_p_value", "Probability of white levels so unusual without drift.", labels=MODEL
         )
+        capital = GaugeMetricFamily(
+            "snf_drift_martingale_log10", "Decimal logarithm of the capital of the martingale test.", labels=MODEL
+        )
+        highest = GaugeMetricFamily(
+            "snf_drift_martingale_highest_log10", "Decimal logarithm of the highest capital so far.", labels=MODEL
+        )
         alarm = GaugeMetricFamily("snf_drift_alarm", "Whether recent images drift from calibration.", labels=MODEL)
         registered = self._pool.registered()
         for key, windows in self._drift.all().items():
@@ -84,4 +90,7 @@ class StateCollector(Collector):
                     p_value.add_metric(labels, window.p_value)
                 if window.white_level is not None:
                     white_level.add_metric(labels, window.white_level.p_value)
-        return images, statistic, p_value, white_level, low_share, alarm
+                if window.martingale is not None:
+                    capital.add_metric(labels, window.martingale.log10_capital)
+                    highest.add_metric(labels, window.martingale.log10_highest)
+        return images, statistic, p_value, white_level, capital, highest, low_share, alarm

@@ -32,14 +32,14 @@ Version = Annotated[int, Path(ge=1, lt=10**9, examples=[3])]
     summary="List the models",
     responses=responses(401, 500),
 )
-async def list_models(pool: ModelPoolDep) -> ModelPage:
+async def list_models(pool: ModelPoolDep, drift: DriftMonitorDep) -> ModelPage:
     """List all models with versions, aliases and loading state.
 
     A model that failed to load, and one of which no version is live, has a `reason`.
     """
 
     def read() -> ModelPage:
-        return ModelPage(models=[summary(model) for model in pool.listing()])
+        return ModelPage(models=[summary(model, drift) for model in pool.listing()])
 
     # Not in the threads of the framework, which uploads may all hold.
     return await asyncio.to_thread(read)

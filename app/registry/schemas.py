@@ -51,6 +51,9 @@ class ModelSummary(Answer):
     )
     test_bits_per_dim: float | None
     size_bytes: int | None = Field(description="Size of the live version's files.")
+    drift_alarms: int = Field(
+        0, description="Alarms of drift of the version: of all images together and of sources of images."
+    )
 
 
 class ModelPage(Answer):
@@ -89,7 +92,9 @@ class ModelDetail(Answer):
     manifest: dict[str, Any] = Field(description="The manifest of the artifact on disk.")
     calibration: CalibrationView = Field(description="The active calibration.")
     serving: Serving | None = Field(description="Null until the version is loaded.")
-    drift: list[Drift] = Field(description="Drift of all images first, then by source. Empty until images are scored.")
+    drift: list[Drift] = Field(
+        description="Drift of all images together first, then by source; each is absent until an image is scored."
+    )
 
 
 class AliasTarget(BaseModel):

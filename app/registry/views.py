@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.calibrations.schemas import CalibrationView
 from app.drift.schemas import Drift
-from app.drift.windows import WindowStatus
+from app.drift.status import WindowStatus
 from app.registry import schemas
 from app.registry.model_pool import ModelListing, ModelState, PoolEntry
 from models.artifacts.fitness import FitnessCheck
@@ -15,11 +16,14 @@ from models.artifacts.manifest import Manifest
 from models.registry.version import ModelVersion
 from models.training.presets import PRESETS
 
+if TYPE_CHECKING:
+    from app.drift.monitor import DriftMonitor
 
-def summary(model: ModelListing) -> schemas.ModelSummary:
+
+def summary(model: ModelListing, drift: DriftMonitor | None = None) -> schemas.ModelSummary:
     """Return the list entry of a model: versions, aliases, loading state, and facts about its live version.
 
-    While no version is live, the facts are about the newest version.
+    While no version is live, the facts are about the newest version. Alarms are those of ``drift``, if it is given.
     """
     shown = model.live or model.newest
     manifest = shown.manifest if shown else None
@@ -37,6 +41,7 @@ def summary(model: ModelListing) -> schemas.ModelSummary:
         fit=manifest.preprocessing.fit if manifest else None,
         test_bits_per_dim=manifest.evaluation.test_bits_per_dim if manifest else None,
         size_bytes=folder_size(shown.path) if shown else None,
+        drift_alarms=sum(window.alarm for window in drift.of(shown)) if drift and shown else 0,
     )
 
 

@@ -41,6 +41,11 @@ class ScoreQuery(BaseModel):
         pattern=SOURCE,
         description="Source of the images, such as a camera or a lot: drift is tested by source.",
     )
+    monitor: bool = Field(
+        True,
+        description="Whether the images count in the tests of drift. `false` for images that are no sample of the "
+        "stream, such as tries and examples; not together with `source`.",
+    )
 
     @property
     def passes(self) -> int:

@@ -98,6 +98,8 @@ class ScoringService:
         limit = min(self.settings.max_images_per_request, self.queue.largest // query.passes)
         if limit == 0:
             raise invalid("/query/draws", f"this service takes at most {self.queue.largest} draws at once")
+        if query.source is not None and not query.monitor:
+            raise invalid("/query/source", "expected no source with monitor=false: it names whose drift is tested")
         caller = caller_of(request.scope).name
         # Before the body is read and decoded, so that a refusal costs little.
         self.queue.check(caller, query.passes)
@@ -173,8 +175,9 @@ class ScoringService:
         self.metrics.count_image_errors(errors)
         # Verdicts with gradient evidence rest on fewer calibration images, and would resemble drift among the others.
         if query.detail == "basic":
-            levels = [level for image in judged.values() for level in _white_levels(image)]
-            self.drift.record(loaded, query.source, [verdict.p_value for verdict in verdicts], levels)
+            if query.monitor:
+                levels = [level for image in judged.values() for level in _white_levels(image)]
+                self.drift.record(loaded, query.source, [verdict.p_value for verdict in verdicts], levels)
             self._keep(loaded, query.alpha, judged)
 
     def _keep(self, loaded: Loaded, alpha: float | None, judged: Mapping[int, Judgement]) -> None:

@@ -556,6 +556,25 @@ class LimitResult(BaseModel):
     not_determinable: str | None = Field(..., description="Why no limit can be stated; else null.")
 
 
+class Martingale(BaseModel):
+    """State of the martingale test: a capital that is bet against the images being like the calibration images.
+
+    Each image is ranked among the calibration images and all earlier images, by p-value and by white level. The capital
+    starts at 1. Without drift it ever reaches c with a probability of at most 1 / c, however often it is looked at.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    of: Literal["p-values", "white-level"] = Field(..., description="What the highest capital was bet on.")
+    log10_capital: float = Field(..., description="Decimal logarithm of the larger capital now; 0 at the start.")
+    log10_highest: float = Field(..., description="Decimal logarithm of the highest capital so far.")
+    log10_threshold: float = Field(
+        ...,
+        description="Decimal logarithm of the capital that raises an alarm: the service's threshold, or twice that where white levels are known, because there are two capitals then.",
+    )
+    images: int = Field(..., description="Images since the start, or since drift was last acknowledged.")
+    since: datetime = Field(..., description="Time at which the first of them was scored.")
+
+
 class Normal(BaseModel):
     """The normal images of an evaluation: dataset, number of images for each purpose, examples, mean log-likelihood."""
 
@@ -1008,7 +1027,10 @@ class DatasetReport(BaseModel):
 
 
 class Drift(BaseModel):
-    """Results of Kolmogorov-Smirnov tests that compare recently scored images with the calibration images."""
+    """Results of tests that compare scored images with the calibration images, for all images or those of a source.
+
+    Kolmogorov-Smirnov tests compare the newest images, in a window. A martingale test bets on all images.
+    """
 
     model_config = ConfigDict(frozen=True)
     source: str | None = Field(..., description="Source of the images; null for all images together.")
@@ -1024,15 +1046,33 @@ class Drift(BaseModel):
         ...,
         description="The same test of the light; null while there are too few images, and for a calibration made before white levels were stored.",
     )
+    martingale: Martingale | None = Field(
+        None,
+        description="The martingale test; null until an image is scored after an update from a service without it.",
+    )
     low_share: float = Field(
         ..., description="Share of images with a p-value of 0.05 or less; about 0.05 without drift."
     )
-    alarm: bool = Field(
-        ...,
-        description="Starts when the p-value of either test is at most half of the service's threshold, or where there is one test the whole; ends when both exceed ten times that.",
+    alarm: bool = Field(..., description="Whether any test raises an alarm.")
+    alarm_by: list[Literal["p-values", "white-level", "martingale"]] = Field(
+        [],
+        description="The tests that raise it. `p-values`, `white-level`: the alarm starts when the p-value of the Kolmogorov-Smirnov test is at most half of the service's threshold, or where there is one test the whole; it ends when it exceeds ten times that. `martingale`: the alarm starts when the capital reaches its threshold, and lasts until it is acknowledged.",
     )
     since: datetime = Field(..., description="Time at which the oldest image of the window was scored.")
     alarm_since: datetime | None = Field(..., description="Start of the alarm, while it lasts.")
+
+
+class DriftReport(BaseModel):
+    """Drift of a model version under its active calibration: of all images together, and of each source."""
+
+    model_config = ConfigDict(frozen=True)
+    model: str
+    version: int
+    calibration: int = Field(..., description="The active calibration, with whose images the images are compared.")
+    drift: list[Drift] = Field(
+        ...,
+        description="All images together first, then each source. Each is absent until an image is scored, also after it was acknowledged.",
+    )
 
 
 class FailedImage(BaseModel):
@@ -1205,7 +1245,7 @@ class ModelDetail(BaseModel):
     calibration: CalibrationView = Field(..., description="The active calibration.")
     serving: Serving | None = Field(..., description="Null until the version is loaded.")
     drift: list[Drift] = Field(
-        ..., description="Drift of all images first, then by source. Empty until images are scored."
+        ..., description="Drift of all images together first, then by source; each is absent until an image is scored."
     )
 
 
@@ -1240,6 +1280,9 @@ class ModelSummary(BaseModel):
     )
     test_bits_per_dim: float | None
     size_bytes: int | None = Field(..., description="Size of the live version's files.")
+    drift_alarms: int = Field(
+        0, description="Alarms of drift of the version: of all images together and of sources of images."
+    )
 
 
 class PresetList(BaseModel):

@@ -235,7 +235,42 @@ def test_drift_is_told_by_source(page: Page, house: httpx.Client, digits: str) -
     expect(line(page, "line-1")).to_contain_text("too few images")
     expect(line(page, "camera-2")).to_contain_text("drift since")
     expect(panel.get_by_role("status")).to_contain_text("raise an alarm")
+    expect(line(page, "camera-2")).to_contain_text("by KS of p-values")
+    expect(line(page, "camera-2")).to_contain_text("60 images")
     fits(page)
+
+
+def test_an_alarm_is_seen_everywhere_and_acknowledged(
+    page: Page, house: httpx.Client, another: str, screenshot: Callable[[Page, str], Path]
+) -> None:
+    name = another
+    answer = house.post(f"/v1/models/{name}/score", params={"source": "line 1/left"}, files=files(*[DIGITS[0]] * 60))
+    assert answer.status_code == 200, answer.text
+    page.goto("/#/models")
+    line(page, re.compile(f"^{name}$")).get_by_role("link", name="drift", exact=True).click()
+    expect(page.get_by_role("tabpanel", name="Drift")).to_be_visible()
+    for tab in ("Overview", "Card"):
+        page.get_by_role("tab", name=tab).click()
+        expect(
+            page.get_by_text("Drift (all images, line 1/left): the images differ from the calibration images")
+        ).to_be_visible()
+    page.get_by_role("link", name="Show drift").click()
+    fits(page)
+    axe(page)
+    assert screenshot(page, "drift-alarm").stat().st_size > 0
+    button, dialog = page.get_by_role("button", name="Acknowledge drift of line 1/left"), page.get_by_role("dialog")
+    button.click()
+    expect(dialog).to_contain_text("60 images is dropped")
+    dialog.get_by_role("button", name="Cancel").click()
+    assert len(house.get(f"/v1/models/{name}/drift").json()["drift"]) == 2
+    button.click()
+    dialog.get_by_role("button", name="Acknowledge").click()
+    expect(line(page, "line 1/left")).to_have_count(0)
+    page.get_by_role("button", name="Acknowledge drift of all images").click()
+    dialog.get_by_role("button", name="Acknowledge").click()
+    expect(page.get_by_text("This version has not scored an image")).to_be_visible()
+    expect(page.get_by_text("differ from the calibration images")).to_have_count(0)
+    assert house.get(f"/v1/models/{name}").json()["drift"] == []
 
 
 def test_a_service_that_is_away_is_told_and_waited_for(page: Page, collector: Collector) -> None:

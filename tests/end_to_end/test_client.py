@@ -123,6 +123,29 @@ def test_heat_maps_draws_and_details(client: Client) -> None:
     assert "line-1" not in {one.source for one in drift}  # detail=full is not watched
 
 
+def test_drift_is_acknowledged(client: Client, house: httpx.Client) -> None:
+    client.score(MODEL, ARRAY[:5], source="line 1/left")
+    client.models.acknowledge_drift(MODEL)
+    client.score(MODEL, ARRAY[:5], monitor=False)
+    assert None not in {one.source for one in client.models.drift(MODEL).drift}
+    client.score(MODEL, ARRAY[:3])
+    report = client.models.drift(MODEL)
+    assert {one.source: one.images for one in report.drift} == {None: 3, "line 1/left": 5}
+    assert report.drift == client.models.get(MODEL).drift
+    client.models.acknowledge_drift(MODEL, "line 1/left")
+
+    async def acknowledge() -> list[Any]:
+        async with AsyncClient(str(house.base_url)) as other:
+            with pytest.raises(NotFound, match="no image of the source 'line 1/left' was scored"):
+                await other.models.acknowledge_drift(MODEL, "line 1/left")
+            await other.models.acknowledge_drift(MODEL)
+            return (await other.models.drift(MODEL)).drift
+
+    assert asyncio.run(acknowledge()) == []
+    with pytest.raises(InvalidRequest, match="expected no source with monitor=false"):
+        client.score(MODEL, ARRAY[:5], monitor=False, source="line 1/left")
+
+
 def test_a_request_that_is_too_large_is_cut(module_home: Path) -> None:
     with (
         serving(module_home, shipped=False, measured=False, max_images_per_request=5) as http,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -97,6 +98,35 @@ def test_a_source_is_for_a_service(home: Path, house: httpx.Client) -> None:
     assert snf(home, "score", digit, "-m", "digits", "--source", "line-1", "--url", str(house.base_url)).returncode == 0
     drift = house.get("/v1/models/digits").json()["drift"]
     assert "line-1" in {one["source"] for one in drift}
+
+
+def test_drift_is_shown_and_acknowledged(home: Path, house: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    remote = ["--url", str(house.base_url)]
+    score = ["score", *map(str, DIGITS[:3]), "-m", "digits", *remote]
+    assert snf(home, *score, "--source", "line 1/left").returncode == 0
+    [before] = (one for one in _drift(home, remote) if one["source"] is None)
+    assert snf(home, *score, "--no-monitor").returncode == 0
+    [after] = (one for one in _drift(home, remote) if one["source"] is None)
+    assert before == after
+    table = snf(home, "models", "drift", "digits", *remote).stdout
+    assert "line 1/left" in table
+    assert "too few images" in table
+    done = snf(home, "models", "drift", "digits", "--acknowledge", "--source", "line 1/left", *remote)
+    assert done.stdout == "acknowledged drift of digits: line 1/left\n"
+    assert "line 1/left" not in {one["source"] for one in _drift(home, remote)}
+    again = snf(home, "models", "drift", "digits", "--acknowledge", "--source", "line 1/left", *remote)
+    assert again.returncode == 2
+    assert "no image of the source 'line 1/left' was scored by digits:1" in again.stderr
+    whole = snf(home, "models", "drift", "digits", "--acknowledge", "--json", *remote)
+    assert json.loads(whole.stdout) == {"acknowledged": "digits", "source": None}
+    assert None not in {one["source"] for one in _drift(home, remote)}
+
+
+def _drift(home: Path, remote: list[str]) -> list[dict[str, Any]]:
+    report = json.loads(snf(home, "models", "drift", "digits", "--json", *remote).stdout)
+    drift: list[dict[str, Any]] = report["drift"]
+    return drift
 
 
 def test_models_are_shown_named_audited_and_moved(home: Path, house: httpx.Client, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from snf_client.local_files import ByteCounter, CountedStream, Progress, size_of
 from snf_client.request import Call, RetryWhen, path, query, read_bytes, read_json, read_nothing, read_text
-from snf_client.schemas import Aliases, AliasTarget, Audit, ModelDetail, ModelPage, Reference
+from snf_client.schemas import Aliases, AliasTarget, Audit, DriftReport, ModelDetail, ModelPage, Reference
 from snf_client.transport import Resource, S, operation
 
 
@@ -54,6 +54,21 @@ class ModelsResource(Resource[S]):
     def card_samples(self, ref: str) -> Call[bytes]:
         """Return the picture of the model card, a grid of images drawn from the model version, as PNG bytes."""
         return Call("GET", path("models", ref, "card", "samples"), read_bytes)
+
+    @operation
+    def drift(self, ref: str) -> Call[DriftReport]:
+        """Return whether scored images differ from the calibration images: all together first, then by source."""
+        return Call("GET", path("models", ref, "drift"), read_json(DriftReport))
+
+    @operation
+    def acknowledge_drift(self, ref: str, source: str | None = None) -> Call[None]:
+        """End the alarm of a source, or of all images together for None, and start its tests anew at the next image.
+
+        Raises:
+            NotFound: If no image of the source was scored since the last acknowledgement.
+        """
+        place = path("models", ref, "drift", *([] if source is None else [source]))
+        return Call("DELETE", place, read_nothing, retry_when=RetryWhen.REFUSED)
 
     @operation
     def set_alias(self, name: str, alias: str, version: int) -> Call[Aliases]:

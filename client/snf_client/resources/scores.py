@@ -37,8 +37,8 @@ class ScoreOptions(TypedDict, total=False):
     ``alpha`` is the false-alarm rate of the verdicts (default: that of the model). ``draws`` is how often the image is
     scored, each time with other noise in [0, 1) added to every pixel (default 1). ``explain`` adds heat maps.
     ``detail="full"`` adds the gradients of the likelihood to the evidence, several times slower (default "basic").
-    ``source`` names the camera or lot of the images; the service tests each source for drift. ``in_flight`` is the
-    number of requests at a time (default 4).
+    ``source`` names the camera or lot of the images; the service tests each source for drift. ``monitor=False`` keeps
+    the images out of these tests (default True). ``in_flight`` is the number of requests at a time (default 4).
     """
 
     alpha: float | None
@@ -46,6 +46,7 @@ class ScoreOptions(TypedDict, total=False):
     explain: bool
     detail: Literal["basic", "full"]
     source: str | None
+    monitor: bool
     in_flight: int
 
 
@@ -59,6 +60,7 @@ class ScoreParameters:
     explain: bool = False
     detail: Literal["basic", "full"] = "basic"
     source: str | None = None
+    monitor: bool = True
     in_flight: int = IN_FLIGHT
 
     @property
@@ -80,6 +82,7 @@ class ScoreParameters:
                 explain=self.explain or None,
                 detail=self.detail if self.detail != "basic" else None,
                 source=self.source,
+                monitor=None if self.monitor else False,
             ),
             headers=body.pop("headers", {}),
             body=body,

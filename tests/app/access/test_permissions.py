@@ -28,6 +28,7 @@ HEAD = (
     "|---|---|---|---|---|---|---|---|---|---|\n"
 )
 PARTS = {"ref": "nobody", "name": "nobody", "job_id": "0" * 26, "alias": "a", "version": 1, "number": 1, "step": 1}
+PARTS |= {"source": "a"}
 ELSEWHERE = {"host": "evil.example"}
 CROSS_SITE = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
 PASSES = "yes"

@@ -45,6 +45,8 @@ WRONG = [
     ("score digit.png -m mnist-snf-glow@best", USAGE, "mnist-snf-glow has no alias 'best'"),
     ("score digit.png -m ../digits", USAGE, "expected name, name:version or name@alias"),
     ("score digit.png --source line-1", USAGE, "--source needs a service that watches drift"),
+    (f"score digit.png --source line-1 --no-monitor --url {DEAD}", USAGE, "--source names whose drift is watched"),
+    ("models drift mnist-snf-glow --source line-1", USAGE, "--source names what is acknowledged: add --acknowledge"),
     ("score digit.png --out empty", USAGE, "--out: expected a file in a folder that exists, got empty"),
     ("score digit.png --out missing/scores.parquet", USAGE, "--out: expected a file in a folder that exists"),
     ("score digit.png --out text.png/scores.parquet", USAGE, "--out: expected a file in a folder that exists"),

@@ -89,12 +89,64 @@ def test_brightened_digits_are_an_alarm_that_survives_a_restart(home: Path) -> N
         assert metric(client, "snf_drift_images") == {"": 108, "line 1/left": 36, "line 1/right": 36}
         assert metric(client, "snf_drift_p_value")["line 1/right"] < 1e-4
         assert metric(client, "snf_drift_statistic")["line 1/right"] > 0.9
+        assert metric(client, "snf_drift_martingale_log10")["line 1/right"] > 3
+        assert metric(client, "snf_drift_martingale_highest_log10")["line 1/left"] < 1
+        assert found["line 1/right"]["alarm_by"] == ["p-values", "white-level", "martingale"]
+        assert found["line 1/right"]["martingale"]["images"] == 36
+        assert found["line 1/right"]["martingale"]["log10_threshold"] == pytest.approx(3.301, abs=1e-3)
     with service(home) as client:
         again = drift(client)
         # The file knows when an image came to the second.
         assert again == {source: one | {"since": again[source]["since"]} for source, one in found.items()}
         score(client, 0, source="line 1/left")
         assert drift(client)["line 1/left"]["images"] == 72
+
+
+def test_images_of_other_purposes_stay_out(home: Path) -> None:
+    with service(home) as client:
+        before = drift(client)
+        score(client, 20, monitor="false")
+        assert drift(client) == before
+        headers = {"content-type": "application/x-npy"}
+        query = {"monitor": "false", "source": "line 1/left"}
+        answer = client.post(f"{MODEL}/score", params=query, content=stack(0), headers=headers)
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["pointer"] == "/query/source"
+
+
+def test_an_alarm_is_acknowledged_and_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with service(tmp_path) as client:
+        assert client.delete(f"{MODEL}/drift").status_code == 404
+        score(client, 20, source="line 1/right")
+        report = client.get(f"{MODEL}/drift").json()
+        assert (report["model"], report["version"], report["calibration"]) == ("mnist-snf-glow", 1, 0)
+        assert report["drift"] == client.get(MODEL).json()["drift"]
+        (listed,) = (one for one in client.get("/v1/models").json()["models"] if one["name"] == "mnist-snf-glow")
+        assert listed["drift_alarms"] == 2
+        answer = client.delete(f"{MODEL}/drift/line%201%2Fright")
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert "acknowledged drift of mnist-snf-glow:1 from line 1/right: its window starts anew" in caplog.text
+        assert {source: one["alarm"] for source, one in drift(client).items()} == {None: True}
+        for unknown in ("line 1/right", "nobody", ""):
+            answer = client.delete(f"{MODEL}@live/drift/{unknown}")
+            assert (answer.status_code, answer.json()["type"]) == (404, "drift-not-found"), unknown
+            assert repr(unknown) in answer.json()["detail"]
+    with service(tmp_path) as client:
+        # At rest all is as it was before.
+        assert {source: one["alarm"] for source, one in drift(client).items()} == {None: True}
+        score(client, 0, source="line 1/right")
+        found = drift(client)
+        assert {source: one["alarm"] for source, one in found.items()} == {None: True, "line 1/right": False}
+        assert found["line 1/right"]["martingale"]["images"] == 36
+        assert found[None]["martingale"]["images"] == 72
+        assert client.delete(f"{MODEL}:1/drift").status_code == 204
+        assert list(drift(client)) == ["line 1/right"]
+        score(client, 0)
+        found = drift(client)
+        assert (found[None]["images"], found[None]["alarm"], found[None]["martingale"]["images"]) == (36, False, 36)
+        assert found["line 1/right"]["images"] == 36
+        for ref, status in (("nobody", 404), ("mnist-snf-glow:9", 404)):
+            assert client.delete(f"/v1/models/{ref}/drift").status_code == status
 
 
 def test_images_that_fail_are_not_in_the_window(home: Path) -> None:
@@ -129,7 +181,8 @@ def test_an_alarm_is_logged_and_kept_though_nobody_looks(
         until(lambda: "cannot be written" in caplog.text)
         path.parent.unlink()
         until(path.is_file)
-    assert caplog.text.count("mnist-snf-glow:1 drifts") == 1
+    assert caplog.text.count("mnist-snf-glow:1 drifts: its last 36 images differ") == 1
+    assert caplog.text.count("mnist-snf-glow:1 drifts: its 36 images are not exchangeable") == 1
     assert caplog.text.count("cannot be written") == 1
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.drift import judge as drift_judge
 from app.drift import storage as drift_file
 from app.drift import windows as drift_windows
-from app.drift.windows import DriftWindows, Key, WindowReference
+from app.drift.window import Key, WindowReference
+from app.drift.windows import DriftWindows
 
 DIGITS = Key("digits", 1, 0)
 REFERENCE = WindowReference("abc", 999, 1 / 1000)
@@ -18,8 +20,12 @@ USUAL = [float(p) for p in (1 + np.random.default_rng(0).integers(0, 1000, 60)) 
 STRANGE = [0.001] * 60
 
 
-def made(images: int = 100, min_images: int = 20, sources: int = 3) -> DriftWindows:
-    return DriftWindows(images=images, min_images=min_images, level=1e-4, sources=sources)
+OFF = 1e300
+"""A threshold that no capital reaches, for tests of the Kolmogorov-Smirnov alarms."""
+
+
+def made(images: int = 100, min_images: int = 20, sources: int = 3, threshold: float = OFF) -> DriftWindows:
+    return DriftWindows(images=images, min_images=min_images, level=1e-4, threshold=threshold, sources=sources)
 
 
 def sources(windows: DriftWindows, key: Key = DIGITS) -> list[str | None]:
@@ -118,15 +124,15 @@ def test_each_of_two_tests_has_half_of_the_false_alarms() -> None:
     assert alone.p_value is not None
     levels = [200 + i % 50 for i in range(20)]
     for level, raised in ((1.5 * alone.p_value, False), (2.5 * alone.p_value, True)):
-        both = DriftWindows(images=100, min_images=20, level=level, sources=3)
+        both = DriftWindows(images=100, min_images=20, level=level, threshold=OFF, sources=3)
         both.record(DIGITS, LEVELS, None, p_values, 1.0, levels)
         assert both.status(DIGITS, 1.0)[0].alarm == raised
 
 
 def test_a_window_is_judged_once_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[int] = []
-    exact = drift_windows.drift_test
-    monkeypatch.setattr(drift_windows, "drift_test", lambda p, *rest: judged.append(len(p)) or exact(p, *rest))
+    exact = drift_judge.drift_test
+    monkeypatch.setattr(drift_judge, "drift_test", lambda p, *rest: judged.append(len(p)) or exact(p, *rest))
     windows = made()
     for _ in range(2):
         windows.record(DIGITS, REFERENCE, None, USUAL[:30], 0.0)

@@ -1,24 +1,59 @@
-// The Drift tab: compares recent images with the calibration images, by source.
-import { html } from "../../vendor/lit-html/lit-html.js";
-import { brief, fixed, moment, whole } from "../format.js";
+// The Drift tab: compares scored images with the calibration images, by source, and acknowledges alarms.
+import { html, nothing } from "../../vendor/lit-html/lit-html.js";
+import { confirmed } from "../confirm.js";
+import { brief, count, fixed, moment, whole } from "../format.js";
+import { call } from "../service.js";
+import { complain } from "../toast.js";
 
 const EXPECTED_SHARE = 0.05; // expected share of p-values up to 0.05 without drift
 const FULL_BAR = 4; // a full bar, as a multiple of the expected share
 
+const TESTS = { "p-values": "KS of p-values", "white-level": "KS of white levels", martingale: "martingale" };
+const LARGE = 6; // a capital from ten to this power is shown as a power
+
+/** Returns which images of a version raise an alarm, as one sentence; an empty one without alarms. */
+export function driftText(detail) {
+  const sources = (detail?.drift ?? []).filter(({ alarm }) => alarm).map(name);
+  return sources.length ? `Drift (${sources.join(", ")}): the images differ from the calibration images. Do not rely on the verdicts.` : "";
+}
+
+const name = ({ source }) => source ?? "all images";
+
 export class Drift {
-  constructor(subject) {
-    this.subject = subject;
+  constructor(subject, redraw, reload) {
+    [this.subject, this.reload] = [subject, reload];
+  }
+
+  /** Ends the alarm of a window; its tests start anew at the next image. */
+  async acknowledge(entry) {
+    const text = `Its alarm ends, and its tests start anew at the next image. What they have gathered of ${count(entry.martingale?.images ?? entry.images, "image")} is dropped.`;
+    if (!(await confirmed(`Acknowledge drift of ${name(entry)}?`, text, "Acknowledge"))) return;
+    const source = entry.source === null ? "" : `/${encodeURIComponent(entry.source)}`;
+    try {
+      await call(this.subject.path(`/drift${source}`), { method: "DELETE" });
+      await this.reload();
+      document.getElementById("panel")?.focus();
+    } catch (error) {
+      complain(error);
+    }
   }
 
   // The page polls the model details, which include the drift windows.
   view() {
     const { drift } = this.subject.detail;
     return html`<section class="card"><header><h2>Drift</h2>${drift.length ? verdict(drift) : ""}</header>
-      <p class="faint">Compares p-values and light of recent images with those of the calibration images. Without drift about 5 % of the p-values are at or below 0.05. The white level is the grey level, 0 to 255, that 99 % of the values of an image do not exceed.</p>
-      ${drift.length ? table(drift) : empty()}
+      <p class="faint">Compares p-values and light of scored images with those of the calibration images. Without drift about 5 % of the p-values are at or below 0.05. The white level is the grey level, 0 to 255, that 99 % of the values of an image do not exceed.</p>
+      <p class="faint">The Kolmogorov-Smirnov tests (KS) see the newest images; their alarm ends when these fit again. The martingale bets a capital of 1 against all images being like the calibration images. Without drift it is unlikely ever to become large. Its alarm says that they differed at some time, and lasts until you acknowledge it.</p>
+      ${drift.length ? this.table(drift) : empty()}
       ${drift.length && !drift.some(({ source }) => source !== null) ? html`<details><summary>Monitor sources separately</summary>${instructions(this.subject.name)}</details>` : ""}
       ${drift.length ? "" : instructions(this.subject.name)}</section>`;
-}
+  }
+
+  table(drift) {
+    return html`<div class="scroll"><table class="rows drift">
+      <thead><tr><th>source</th><th>verdict</th><th>newest images</th><th>p ≤ 0.05</th><th>KS of p-values</th><th>KS of white levels</th><th>martingale</th></tr></thead>
+      <tbody>${drift.map((entry) => row(entry, () => this.acknowledge(entry)))}</tbody></table></div>`;
+  }
 }
 
 function verdict(drift) {
@@ -38,31 +73,31 @@ function instructions(name) {
     <pre class="code" tabindex="0" aria-label="Example request with a source"><code>${command}</code></pre></div>`;
 }
 
-function table(drift) {
-  return html`<div class="scroll"><table class="rows drift">
-    <thead><tr><th>source</th><th>verdict</th><th class="num">images</th><th>p ≤ 0.05</th><th class="num">KS distance</th><th class="num">p-value</th><th>white level</th><th>oldest image</th></tr></thead>
-    <tbody>${drift.map(row)}</tbody></table></div>`;
-}
-
-function row(entry) {
+function row(entry, acknowledge) {
   return html`<tr>
-    <th class="break" scope="row">${entry.source ?? "all images"}</th>
-    <td>${badge(entry)}</td>
-    <td class="num" data-label="images">${whole(entry.images)}</td>
+    <th class=${entry.source === null ? "" : "break"} scope="row">${name(entry)}</th>
+    <td>${badge(entry)} ${entry.alarm ? html`<button class="small" aria-label="Acknowledge drift of ${name(entry)}" @click=${acknowledge}>Acknowledge</button>` : nothing}</td>
+    <td data-label="newest images">${whole(entry.images)} <span class="small faint">since ${moment(entry.since)}</span></td>
     <td data-label="p ≤ 0.05"><span class="share"><span class="bar marked" aria-hidden="true"><i .style=${`width: ${Math.min(100, (100 * entry.low_share) / (FULL_BAR * EXPECTED_SHARE))}%`}></i></span>
       <span>${fixed(100 * entry.low_share, 1)} %</span></span></td>
-    <td class="num" data-label="KS distance">${fixed(entry.statistic, 3)}</td>
-    <td class="num" data-label="p-value">${brief(entry.p_value)}</td>
-    <td data-label="white level">${light(entry.white_level)}</td>
-    <td class="small" data-label="since">${moment(entry.since)}</td></tr>`;
+    <td data-label="KS of p-values">${entry.p_value === null ? html`<span class="faint">–</span>` : html`p ${brief(entry.p_value)} <span class="small faint">distance ${fixed(entry.statistic, 3)}</span>`}</td>
+    <td data-label="KS of white levels">${light(entry.white_level)}</td>
+    <td data-label="martingale">${capital(entry.martingale)}</td></tr>`;
 }
+
+function capital(martingale) {
+  if (!martingale) return html`<span class="faint">–</span>`;
+  return html`${amount(martingale.log10_capital)} <span class="small faint">highest ${amount(martingale.log10_highest)} of ${amount(martingale.log10_threshold)}, ${count(martingale.images, "image")}</span>`;
+}
+
+const amount = (log10) => (log10 < LARGE ? brief(10 ** log10) : html`10<sup>${Math.floor(log10)}</sup>`);
 
 function light(level) {
   if (level === null) return html`<span class="faint">–</span>`;
-  return html`${whole(level.median)} <span class="small faint">usually ${whole(level.usual)}, p ${brief(level.p_value)}</span>`;
+  return html`p ${brief(level.p_value)} <span class="small faint">level ${whole(level.median)}, usually ${whole(level.usual)}</span>`;
 }
 
 function badge(entry) {
-  if (entry.alarm) return html`<span class="badge bad">drift</span> <span class="small faint">since ${moment(entry.alarm_since)}</span>`;
+  if (entry.alarm) return html`<span class="badge bad">drift</span> <span class="small faint">since ${moment(entry.alarm_since)} by ${entry.alarm_by.map((test) => TESTS[test]).join(", ")}</span>`;
   return entry.p_value === null ? html`<span class="badge">too few images</span>` : html`<span class="badge good">no drift</span>`;
 }

@@ -66,7 +66,7 @@ function row(model) {
   const why = model.reason ?? unfitText(model.unfit);
   return html`<tr class=${why ? "has-why" : ""}>
     <th class="break" scope="row"><a href="#/models/${model.name}">${model.name}</a>${model.read_only ? html` <span class="small faint">shipped</span>` : nothing}</th>
-    <td data-label="state">${stateBadge(model.state)}</td>
+    <td data-label="state">${stateBadge(model.state)}${model.drift_alarms ? html` <a class="badge bad" href="#/models/${model.name}/drift">drift</a>` : nothing}</td>
     <td class="num" data-label="versions">${model.versions.length}</td>
     <td data-label="aliases"><span class="row tight">${aliasBadges(model.aliases)}</span></td>
     <td class="nobreak" data-label="architecture">${model.architecture ?? "–"}</td>

@@ -8,7 +8,7 @@ import { complain } from "../toast.js";
 import { Audit } from "./audit.js";
 import { Calibrations } from "./calibrations.js";
 import { Card } from "./card.js";
-import { Drift } from "./drift.js";
+import { Drift, driftText } from "./drift.js";
 import { Evaluations } from "./evaluations.js";
 import { Limits } from "./limits.js";
 import { Overview } from "./overview.js";
@@ -119,6 +119,7 @@ class Page {
       ${notice(subject.detail?.reason && `Version ${subject.version} cannot be loaded: ${subject.detail.reason}`, "bad")}
       ${notice(subject.entry.state === "unfit" && `${subject.name} has no live version: ${subject.entry.reason}.`, "bad")}
       ${notice(subject.entry.state !== "unfit" && unfitText(subject.detail?.unfit), "bad")}
+      ${this.drifting()}
       ${this.tabs()}
       <div class="stack roomy" role="tabpanel" id="panel" aria-labelledby="tab-${this.tab}" tabindex="0">
         ${this.usable ? this.panel().view() : waiting()}</div>`;
@@ -157,6 +158,14 @@ class Page {
       }
     };
     return hasKey() ? html`<button @click=${fetchAndSave}>Download</button>` : html`<a class="button" href=${path} download=${name}>Download</a>`;
+  }
+
+  /** Renders the alarm of drift on all tabs; the Drift tab has the details. */
+  drifting() {
+    const text = driftText(this.subject.detail);
+    if (!text) return nothing;
+    const show = (event) => { event.preventDefault(); this.choose("drift"); };
+    return html`<p class="notice bad">${text} ${this.tab === "drift" ? nothing : html`<a href="#/models/${this.subject.ref}/drift" @click=${show}>Show drift</a>`}</p>`;
   }
 
   goTo(version) {

@@ -126,7 +126,7 @@ async function tryExamples(examples) {
       const response = await fetch(`/console/examples/${file}`);
       return { file: await response.blob(), name: file.split("/").at(-1) };
     }));
-    queue.add(files);
+    queue.add(files, false);
   } catch (error) {
     complain(error);
   }

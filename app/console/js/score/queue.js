@@ -8,8 +8,8 @@ const MAX_IN_FLIGHT = 2;
 
 /** An image and its result. */
 export class Item {
-  constructor(id, file, name) {
-    [this.id, this.file, this.name] = [id, file, name];
+  constructor(id, file, name, monitor) {
+    [this.id, this.file, this.name, this.monitor] = [id, file, name, monitor];
     this.url = URL.createObjectURL(file);
     this.reset();
   }
@@ -34,11 +34,12 @@ export class Queue {
     this.by = null; // model, version and calibration of the newest answer
   }
 
-  add(files) {
+  /** Scores files. `monitor` is false for examples, which would look like drift of the user's images. */
+  add(files, monitor = true) {
     const inFolder = ({ name }) => name.includes("/");
     const images = files.filter((entry) => !(inFolder(entry) && isNoImage(entry.name)));
     this.skipped += files.length - images.length;
-    this.items.push(...images.map(({ file, name }) => new Item((this.lastId += 1), file, name)));
+    this.items.push(...images.map(({ file, name }) => new Item((this.lastId += 1), file, name, monitor)));
     this.go();
   }
 
@@ -101,7 +102,7 @@ export class Queue {
       const batch = [];
       for (const item of this.items) {
         if (batch.length === size) break;
-        if (item.state === "waiting") batch.push(item);
+        if (item.state === "waiting" && item.monitor === (batch[0] ?? item).monitor) batch.push(item);
       }
       if (!batch.length || signal.aborted) return;
       for (const item of batch) item.state = "scoring";
@@ -136,7 +137,8 @@ function form(items) {
 
 async function score(model, items, signal) {
   try {
-    return await (await call(`/v1/models/${model}/score`, { method: "POST", body: form(items), signal, patient: true })).json();
+    const query = items[0].monitor ? {} : { monitor: false };
+    return await (await call(`/v1/models/${model}/score`, { method: "POST", body: form(items), query, signal, patient: true })).json();
   } catch (error) {
     // If no image of a request can be scored, the error response lists the reason for each image.
     if (error instanceof Problem && error.results) return { results: error.results };
@@ -144,9 +146,9 @@ async function score(model, items, signal) {
   }
 }
 
-/** Scores an image again and returns the result with a heat map. */
+/** Scores an image again, once in all for drift, and returns the result with a heat map. */
 export async function explain(model, item) {
-  const query = { explain: true };
+  const query = { explain: true, monitor: false };
   const answer = await get(`/v1/models/${model}/score`, { method: "POST", body: form([item]), query, patient: true });
   return answer.results[0];
 }

@@ -1,0 +1,87 @@
+"""Endpoints that show drift of a model version, and acknowledge it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from app.access.callers import caller_of
+from app.access.permissions import MayAdminister, MayRead
+from app.drift.schemas import Drift, DriftReport
+from app.http.dependencies import DriftMonitorDep, ModelPoolDep
+from app.http.errors import Problem, responses
+
+# Plain functions: the framework runs them in threads, where tests and disk may block.
+router = APIRouter(prefix="/v1/models/{ref}/drift", tags=["drift"])
+
+
+@router.get(
+    "",
+    operation_id="get_drift",
+    summary="Show drift of a model",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 409, 422, 500),
+)
+def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftReport:
+    """Show whether the images that this process of the service scored differ from the calibration images.
+
+    All images together come first, then each source. The model version has the same list in its field `drift`.
+    """
+    version, _ = pool.find(ref)
+    return DriftReport(
+        model=version.name,
+        version=version.version,
+        calibration=version.calibration,
+        drift=[Drift.model_validate(window) for window in monitor.of(version)],
+    )
+
+
+@router.delete(
+    "",
+    operation_id="acknowledge_drift",
+    summary="Acknowledge drift of all images together",
+    status_code=204,
+    response_class=Response,
+    dependencies=[MayAdminister],
+    responses=responses(401, 404, 409, 422, 500),
+)
+def acknowledge_drift(ref: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep) -> None:
+    """End the alarm of all images together and start all their tests anew at the next image; sources keep theirs.
+
+    The windows of a model version are those of its active calibration, in this process of the service. 404
+    `drift-not-found` if no image was scored since the last acknowledgement.
+    """
+    _acknowledge(ref, None, request, pool, monitor)
+
+
+@router.delete(
+    "/{source:path}",
+    operation_id="acknowledge_source_drift",
+    summary="Acknowledge drift of a source",
+    status_code=204,
+    response_class=Response,
+    dependencies=[MayAdminister],
+    responses=responses(401, 404, 409, 422, 500),
+)
+def acknowledge_source_drift(
+    ref: str, source: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep
+) -> None:
+    """End the alarm of a source and start its tests anew at its next image; all images together keep theirs.
+
+    `source` is the label that requests name, also with slashes: `line-1/left`. 404 `drift-not-found` for a source of
+    which no image was scored since the last acknowledgement.
+    """
+    _acknowledge(ref, source, request, pool, monitor)
+
+
+def _acknowledge(ref: str, source: str | None, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep) -> None:
+    version, _ = pool.find(ref)
+    caller = caller_of(request.scope)
+    if not monitor.acknowledge(version, source, caller.label or caller.name):
+        images = "no image" if source is None else f"no image of the source {source!r}"
+        raise Problem(
+            404,
+            "drift-not-found",
+            "No drift is watched",
+            f"{images} was scored by {version.name}:{version.version} with calibration {version.calibration} since "
+            "the last acknowledgement",
+        )

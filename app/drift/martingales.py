@@ -1,0 +1,128 @@
+"""The martingale test of one stream of images: bets on its p-values and on its white levels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from models.anomaly.exchangeability import ConformalMartingale, Counts, RankCounts, p_value_cells
+
+
+@dataclass(eq=False)
+class StreamBets:
+    """Ranks of the images of a stream in one respect, and the capital that is bet on them.
+
+    ``unseen`` holds the counts of the calibration alone, before the first image of the stream.
+    """
+
+    ranks: RankCounts
+    unseen: Counts
+    martingale: ConformalMartingale = field(default_factory=ConformalMartingale)
+
+    @classmethod
+    def start(cls, ranks: RankCounts) -> StreamBets:
+        """Return bets on a stream without an image, which starts with a capital of 1."""
+        return cls(ranks, ranks.counts.copy())
+
+    def add(self, cells: Counts, generator: np.random.Generator) -> None:
+        """Rank new images in their order of arrival, given by their cells, ``(m,)``, and bet on them."""
+        self.martingale.bet(self.ranks.add(cells, generator))
+
+    @property
+    def seen(self) -> Counts:
+        """Images of the stream in each cell, ``(cells,)``."""
+        return self.ranks.counts - self.unseen
+
+
+@dataclass(eq=False)
+class StreamMartingales:
+    """Bets on the p-values of a stream and, where the calibration has white levels, on these too.
+
+    Each of two capitals must reach twice the threshold, so that together they raise a false alarm with a probability of
+    at most 1 / threshold. Their mean has no such bound: each is a martingale among its own ranks, not among both.
+
+    Attributes:
+        p_values: Bets on the ranks of p-values.
+        white_levels: Bets on the ranks of white levels; None where the calibration has none.
+        calibration: Number of calibration images and the smallest p-value, which define the cells of p-values.
+        since: Time of the first image, in seconds since 1970.
+        alarm_since: Start of the alarm, in seconds since 1970; None without an alarm.
+    """
+
+    p_values: StreamBets
+    white_levels: StreamBets | None
+    calibration: tuple[int, float]
+    since: float
+    alarm_since: float | None = None
+
+    @classmethod
+    def start(
+        cls, images: int, smallest_p: float, white_levels: Sequence[int] | None, since: float
+    ) -> StreamMartingales:
+        """Return bets on a stream that starts at a time.
+
+        Args:
+            images: Number of calibration images.
+            smallest_p: Smallest p-value that the calibration can give.
+            white_levels: Number of calibration images of each white level; None if they are not known.
+            since: Time of the first image, in seconds since 1970.
+        """
+        levels = None if white_levels is None else StreamBets.start(RankCounts.of_levels(white_levels))
+        return cls(StreamBets.start(RankCounts.of_p_values(images, smallest_p)), levels, (images, smallest_p), since)
+
+    def add(self, p_values: Sequence[float], white_levels: Sequence[int], generator: np.random.Generator) -> None:
+        """Bet on new images in their order of arrival."""
+        self.p_values.add(p_value_cells(p_values, *self.calibration), generator)
+        if self.white_levels is not None:
+            self.white_levels.add(np.asarray(white_levels, dtype=np.int64), generator)
+
+    def status(self, threshold: float) -> MartingaleStatus:
+        """Return the larger capital, the highest so far, and whether it ever reached the threshold of an alarm.
+
+        Args:
+            threshold: Capital that raises an alarm; twice of it where there are two capitals.
+        """
+        bets = {"p-values": self.p_values.martingale}
+        if self.white_levels is not None:
+            bets["white-level"] = self.white_levels.martingale
+        highest = max(bets, key=lambda name: bets[name].log_highest)
+        limit = math.log(threshold * len(bets))
+        return MartingaleStatus(
+            of=highest,
+            log10_capital=_decimal(max(martingale.log_capital for martingale in bets.values())),
+            log10_highest=_decimal(bets[highest].log_highest),
+            log10_threshold=_decimal(limit),
+            images=self.p_values.martingale.images,
+            since=self.since,
+            alarm=bets[highest].log_highest >= limit,
+        )
+
+
+@dataclass(frozen=True)
+class MartingaleStatus:
+    """State of the martingale test of a stream of images.
+
+    Attributes:
+        of: ``p-values`` or ``white-level``: whichever capital was the highest so far.
+        log10_capital: Decimal logarithm of the larger capital now; 0 at the start.
+        log10_highest: Decimal logarithm of the highest capital so far.
+        log10_threshold: Decimal logarithm of the capital that raises an alarm.
+        images: Number of images that were bet on.
+        since: Time of the first of them, in seconds since 1970.
+        alarm: Whether the highest capital is at least the threshold.
+    """
+
+    of: str
+    log10_capital: float
+    log10_highest: float
+    log10_threshold: float
+    images: int
+    since: float
+    alarm: bool
+
+
+def _decimal(logarithm: float) -> float:
+    return logarithm / math.log(10)
