@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
+from models.anomaly.conformal import DIGITS
 from models.atomic_files import write_atomically
 
 SCHEMA = pa.schema(
@@ -35,8 +36,6 @@ SCHEMA = pa.schema(
     ]
 )
 COMPRESSION = "zstd"
-STATISTIC_DIGITS = 8
-"""Significant digits of statistics, so that a row does not depend on the images beside it."""
 Row = dict[str, Any]
 """The values of one image by column; missing values are null."""
 
@@ -113,7 +112,7 @@ def row_of(
         "p_value": verdict.p_value,
         "score": verdict.score,
         # The last digits depend on the images that were judged at once.
-        "statistic": float(f"{verdict.statistic:.{STATISTIC_DIGITS}g}"),
+        "statistic": round(verdict.statistic, DIGITS),
         "is_anomaly": verdict.is_anomaly,
         "reason": reasons[0].text if reasons else None,
         "reasons": [reason.text for reason in reasons],
@@ -147,6 +146,13 @@ def read_summary(path: Path) -> PartSummary:
             part = summary_of(file.read_row_group(group, columns=["is_anomaly", "error"]))
             images, errors, anomalies = images + part.images, errors + part.errors, anomalies + part.anomalies
     return PartSummary(images, errors, anomalies)
+
+
+def read_warnings(path: Path) -> list[tuple[str, str]]:
+    """Return the name and the warning of each image in a Parquet file of scores that has one."""
+    table = parquet.read_table(path, columns=["path", "warning"])
+    table = table.filter(pc.is_valid(table["warning"]))
+    return list(zip(table["path"].to_pylist(), table["warning"].to_pylist(), strict=True))
 
 
 def summary_of(table: Any) -> PartSummary:
