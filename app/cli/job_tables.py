@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from app.cli.judged import JudgedCounts
 from app.cli.progress import duration
 from app.cli.published import published_line
@@ -35,7 +37,7 @@ def print_jobs(page: JobList) -> None:
         TableColumn("status"),
         TableColumn("model", fold=20),
         TableColumn("dataset", fold=12, drop=3),
-        TableColumn("done", fold=12, drop=4),
+        TableColumn("done", drop=4),
         TableColumn("ETA", drop=2),
         TableColumn("bits/dim", drop=1),
     )
@@ -46,13 +48,16 @@ def print_jobs(page: JobList) -> None:
             Text(job.status, STYLES.get(job.status, "")),
             job.model,
             job.dataset,
-            job.waits_for or ("" if job.status in ENDED_WITH_RESULT else _percent(job)),
+            "" if job.status in ENDED_WITH_RESULT else _percent(job),
             duration(job.progress.get("eta_seconds")) if job.status == "running" else "",
             _bits(job),
         )
         for job in page.jobs
     ]
     print_table(columns, rows)
+    for job in page.jobs:
+        if job.waits_for:
+            typer.echo(f"{job.id} waits: {job.waits_for}")
 
 
 def print_job(job: JobView) -> None:
