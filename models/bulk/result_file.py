@@ -23,6 +23,9 @@ FILES = "files"
 LARGEST_FIELD = 2**20
 """Characters of a field of a CSV file at most: a path, or texts of reasons and errors."""
 
+ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+"""Function that returns a value as JSON; ``json.dumps`` would make an encoder for every value."""
+
 Tables: TypeAlias = Iterable[Any]
 """Arrow tables with the columns of ``SCHEMA``, one after the other."""
 Values: TypeAlias = Mapping[str, Any]
@@ -134,12 +137,12 @@ def _cell(value: Any) -> str:
     """Return a value as text: numbers, booleans and lists as JSON, so that numbers keep all digits; null as ''."""
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else ENCODE(value)
 
 
 def _write_jsonl(tables: Tables, file: BinaryIO, _metadata: Mapping[str, str]) -> None:
     for table in tables:
-        file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in table.to_pylist())
+        file.writelines(ENCODE(row).encode() + b"\n" for row in table.to_pylist())
 
 
 def _read_parquet(path: Path) -> TableContent:
