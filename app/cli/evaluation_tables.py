@@ -42,7 +42,7 @@ def print_report(report: EvaluationReport) -> None:
 
 def _print_scores(report: EvaluationReport, anomalous: SetReport) -> None:
     columns = (
-        TableColumn("score", fold=16),
+        TableColumn("score"),
         TableColumn("AUROC", right=True),
         TableColumn("95 %", right=True),
         TableColumn("AUPR", right=True, drop=2),

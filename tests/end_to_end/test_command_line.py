@@ -290,7 +290,8 @@ def test_a_hardly_trained_model_is_kept_but_not_live_and_every_command_says_why(
     refused = snf(home, "score", str(DIGITS[0]), "-m", "hasty")
     assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
     assert "no live version: no version of hasty is live: hasty:1 is unfit, hardly trained" in refused.stderr
-    assert snf(home, "score", str(DIGITS[0]), "-m", "hasty:1").returncode == 0
+    scored = snf(home, "score", str(DIGITS[0]), "-m", "hasty:1")
+    assert (scored.returncode, "note: hasty:1 is unfit: hardly trained: 2." in scored.stdout) == (0, True)
     (listed,) = [one for one in json.loads(snf(home, "models", "--json").stdout)["models"] if one["name"] == "hasty"]
     assert (listed["state"], listed["aliases"], listed["versions"]) == ("unfit", {}, [1])
     assert listed["unfit"][0]["code"] == "hardly-trained"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner
 
 from app.calibrations.views import view_of
 from app.cli.common import SERVICE, USAGE, client_schema
+from app.cli.judging_model import JudgingModel
 from app.cli.main import cli
 from app.cli.remarks import Remarks
 from app.cli.score_file import GivenFiles, LocalPartScorer, RemotePartScorer
@@ -24,7 +27,7 @@ from models.bulk.plan import BulkPlan, open_plan
 from models.bulk.table import write_part
 from models.registry.registry import Registry
 from snf_client.resources.scores import ScorePart
-from snf_client.schemas import ModelDetail, Scores
+from snf_client.schemas import Drift, ModelDetail, Scores, UnfitReason
 from tests.support.compiled_cache import share_compiled
 from tests.support.paths import DIGITS
 
@@ -129,6 +132,29 @@ def test_a_stop_between_two_requests_leaves_no_part(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         scorer.score(plan, files, (0, 3), tmp_path / "part", lambda _images: None)
     assert not (tmp_path / "part").exists()
+
+
+def test_what_a_service_says_of_a_model_is_passed_on() -> None:
+    found = Answering()._detail
+    window: dict[str, Any] = {"images": 500, "statistic": 0.5, "p_value": 1e-9, "white_level": None, "low_share": 0.4}
+    moment = datetime(2026, 7, 1, tzinfo=UTC)
+    drift = [Drift(**window, source="line-1", alarm=alarm, since=moment, alarm_since=None) for alarm in (True, False)]
+    unfit = [UnfitReason(code="diverged", detail="diverged: the last validation is worse")]
+    assert JudgingModel.of_detail(found.model_copy(update={"drift": drift, "unfit": unfit})).warnings == (
+        "mnist-snf-glow:1 is unfit: diverged: the last validation is worse",
+        "mnist-snf-glow:1 has a drift alarm of line-1: its p-values may be off",
+    )
+
+
+@pytest.mark.parametrize(("option", "stream"), [([], "stdout"), (["--json"], "stderr")])
+def test_what_was_done_to_a_file_stands_below_the_table_or_beside_json(
+    tmp_path: Path, option: list[str], stream: str
+) -> None:
+    path = tmp_path / "turned.tif"
+    Image.open(FILES[0]).save(path, tiffinfo={274: 3})
+    done = CliRunner().invoke(cli, ["score", str(path), str(FILES[1]), "-m", MODEL, *option])
+    assert done.exit_code == 0
+    assert f"note: turned as its EXIF orientation 3 says: {path}" in getattr(done, stream)
 
 
 def test_remarks_are_counted_and_the_frequent_ones_shown() -> None:
