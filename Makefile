@@ -14,7 +14,7 @@ help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 up: $(VENV)/installed  ## install what is missing, start broker, worker and service
-	@$(BIN)/snf backbones add efficientnet-lite0 --quiet || echo "Feature models need it; all others work." >&2
+	@SNF_URL= $(BIN)/snf backbones add efficientnet-lite0 --quiet || echo "Feature models need it; all others work." >&2
 	@exec $(BIN)/snf up
 
 # The type check takes a minute of one core, and the tests leave cores idle now and then.

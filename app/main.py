@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,6 +20,7 @@ from app.calibrations import endpoints as calibrations
 from app.datasets import endpoints as datasets
 from app.drift import endpoints as drift
 from app.health import endpoints as health
+from app.health.version import package_version
 from app.http import errors
 from app.http.body_limit import BodyLimit
 from app.http.body_pace import PaceLimits
@@ -92,7 +92,7 @@ def create_app(settings: Settings) -> Service:
 
     app = Service(
         title="Exact image density scoring",
-        version=_version(),
+        version=package_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
         docs_url=None,
@@ -119,10 +119,3 @@ def create_app(settings: Settings) -> Service:
     app.mount(pages.DOCS_PATH, pages.api_docs_files(), name="docs-files")
     app.mount(pages.CONSOLE_PATH, pages.console_files, name="console")
     return app
-
-
-def _version() -> str:
-    try:
-        return version("snf-density")
-    except PackageNotFoundError:  # imported from a tree that is not installed
-        return "0.0.0"

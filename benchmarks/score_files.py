@@ -84,7 +84,12 @@ class Sides:
         commands: dict[str, Callable[[str], list[str]]] = {
             BARE: lambda name: ["-m", "benchmarks.score_files", "--pixels", str(self._home / f"{name}.npy")],
             "snf score FOLDER --json": lambda name: [*snf, str(self._home / name), "--json"],
-            "snf score FOLDER --out": lambda name: [*snf, str(self._home / name), "--out", str(self._home / "out")],
+            "snf score FOLDER --out": lambda name: [
+                *snf,
+                str(self._home / name),
+                "--out",
+                str(self._home / f"{name}.parquet"),
+            ],
             "snf score FOLDER --json --url": lambda name: [*snf, str(self._home / name), "--json", "--url", self._url],
         }
         return {name: partial(self._turn, command) for name, command in commands.items()}

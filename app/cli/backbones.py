@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import completion
-from app.cli.common import SERVICE, USAGE, Json, error_messages, fail, print_json, print_rows, read_settings
+from app.cli.common import SERVICE, USAGE, Json, error_messages, fail, print_json, read_settings, require_local
 from app.cli.progress import spinner
+from app.cli.tables import TableColumn, print_facts, print_table
 
 if TYPE_CHECKING:
     from models.features.backbone import Backbone
@@ -29,6 +30,7 @@ Name = Annotated[
 @backbones.callback(help=HELP)
 def list_by_default(context: typer.Context, as_json: Json = False) -> None:
     """Run ``snf backbones list`` if ``snf backbones`` is called without a subcommand."""
+    require_local("snf backbones", "backbones are added on each machine that scores or trains")
     if context.invoked_subcommand is None:
         list_backbones(as_json)
 
@@ -49,7 +51,15 @@ def list_backbones(as_json: Json = False) -> None:
     if as_json:
         print_json({"backbones": [backbone.model_dump(mode="json") for backbone in stored]})
     else:
-        print_rows(("name", "format", "features", "size", "licence", "SHA-256"), rows)
+        columns = (
+            TableColumn("name", fold=20),
+            TableColumn("format", drop=2),
+            TableColumn("features", fold=20, drop=4),
+            TableColumn("size", right=True, drop=3),
+            TableColumn("licence", fold=10, drop=1),
+            TableColumn("SHA-256"),
+        )
+        print_table(columns, rows)
     for name, reason in damaged:
         typer.echo(f"snf: {name} cannot be used: {reason}", err=True)
 
@@ -68,22 +78,19 @@ def show(name: Name, as_json: Json = False) -> None:
         for use, group in (("map", backbone.maps), ("pooled", [backbone.pooled]))
         for output in group
     ]
-    rows = [
-        ("name", backbone.name),
-        ("format", backbone.format),
-        ("file", f"{store.path(backbone)} ({size})"),
-        ("SHA-256", backbone.sha256),
-        ("input", f"{backbone.input}: float32 RGB, minus {_triple(backbone.mean)}, by {_triple(backbone.deviation)}"),
-        (
-            "sides",
-            f"multiples of {backbone.multiple}; the shorter one is enlarged to {backbone.smallest_side}, "
-            f"at most {backbone.most_enlarged:g} times",
-        ),
-        *outputs,
-        ("licence", backbone.license or "not given"),
-        ("origin", backbone.origin or "not given"),
-    ]
-    print_rows(("", ""), rows)
+    facts = {
+        "name": backbone.name,
+        "format": backbone.format,
+        "file": f"{store.path(backbone)} ({size})",
+        "SHA-256": backbone.sha256,
+        "input": f"{backbone.input}: float32 RGB, minus {_triple(backbone.mean)}, by {_triple(backbone.deviation)}",
+        "sides": f"multiples of {backbone.multiple}; the shorter one is enlarged to {backbone.smallest_side}, "
+        f"at most {backbone.most_enlarged:g} times",
+        **dict(outputs),
+        "licence": backbone.license or "not given",
+        "origin": backbone.origin or "not given",
+    }
+    print_facts(facts)
 
 
 @backbones.command()

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -60,7 +61,8 @@ def fail(message: str, code: int) -> typer.Exit:
 def error_messages() -> Iterator[None]:
     """Turn a known exception of the ``with`` block into a line on stderr and exit code 2 (usage) or 3 (service failed).
 
-    Known are ``ModelsError``, ``JobsError`` and ``Problem``: below HTTP status 500 the code is 2, else 3.
+    Known are ``ModelsError``, ``JobsError`` and ``Problem``: below HTTP status 500 the code is 2, else 3. It is 3 for a
+    file that cannot be read or written, and for a full disk.
     """
     from app.http.errors import Problem, status_of
     from models.errors import ModelsError
@@ -71,6 +73,10 @@ def error_messages() -> Iterator[None]:
     except (ModelsError, JobsError, Problem) as error:
         code = USAGE if status_of(error) < 500 else SERVICE
         raise fail(f"{error.title}: {error.detail}", code) from error
+    except OSError as error:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise  # a closed stdout
+        raise fail(f"{error.filename or 'the file'}: {error.strerror}", SERVICE) from error
 
 
 def read_settings() -> Settings:
@@ -90,6 +96,17 @@ def registry() -> Registry:
     from models.registry.registry import Registry
 
     return Registry(read_settings().registry_dir)
+
+
+def require_local(command: str, reason: str) -> None:
+    """Print an error and exit with code 2 if ``SNF_URL`` names a service, for a command that works here alone.
+
+    Args:
+        command: The command, such as ``snf keys``.
+        reason: Why it works on this machine alone, as a sentence without a full stop.
+    """
+    if address := os.environ.get("SNF_URL"):
+        raise fail(f"{command} works on this machine alone, not on SNF_URL={address}: {reason}; unset SNF_URL", USAGE)
 
 
 def fail_validation(error: ValidationError, whole: str) -> typer.Exit:
@@ -120,12 +137,6 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def require_folder(file: Path) -> None:
-    """Print an error and exit with code 2 if the folder in which ``file`` would be written does not exist."""
-    if not file.absolute().parent.is_dir():
-        raise fail(f"the folder of {file} does not exist; create it first", USAGE)
-
-
 def client_schema(schema: type[M], response: BaseModel) -> M:
     """Return a server-side pydantic object as ``schema``, the Python client's class of the same name.
 
@@ -138,18 +149,6 @@ def print_json(value: Any) -> None:
     """Print a value on stdout as JSON, indented by two spaces."""
     json.dump(value, sys.stdout, indent=2)
     sys.stdout.write("\n")
-
-
-def print_rows(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print a table on stdout, without a header if all column names are empty."""
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    table = Table(*(Column(name, overflow="fold") for name in columns), show_header=any(columns))
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
 
 
 def print_response(response: BaseModel) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from app.cli.tables import TableColumn, print_facts, print_table
+
 if TYPE_CHECKING:
     from snf_client.schemas import DatasetDetail, DatasetEntry
 
@@ -30,7 +32,15 @@ def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
         for dataset in datasets
         if dataset.problem is None
     ]
-    _print_table(None, ("name", "origin", "image", "images", "split", "size"), rows)
+    columns = (
+        TableColumn("name", fold=20),
+        TableColumn("origin", drop=2),
+        TableColumn("image"),
+        TableColumn("images", right=True),
+        TableColumn("split", fold=20, drop=3),
+        TableColumn("size", right=True, drop=1),
+    )
+    print_table(columns, rows)
     for dataset in datasets:
         if dataset.problem is not None:
             typer.echo(f"snf: {dataset.name} cannot be used: {dataset.problem}", err=True)
@@ -39,26 +49,26 @@ def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
 def print_report(dataset: DatasetDetail) -> None:
     """Print tables of a dataset's image counts and sizes and, if uploaded, its duplicates and rejected files."""
     report = dataset.report
-    rows = [
-        ("images", str(dataset.images)),
-        ("split", _parts(dataset)),
-        ("sizes", _range(dataset.smallest, dataset.largest)),
-        ("model input", f"{_shape(dataset.image_shape)} (channels, height, width) by default"),
-        ("originals", _bytes(dataset.bytes)),
-    ]
+    facts = {
+        "images": str(dataset.images),
+        "split": _parts(dataset),
+        "sizes": _range(dataset.smallest, dataset.largest),
+        "model input": f"{_shape(dataset.image_shape)} (channels, height, width) by default",
+        "originals": _bytes(dataset.bytes),
+    }
     if report is None:
-        _print_table(dataset.name, ("", ""), rows)
+        print_facts(facts, dataset.name)
         return
     equal, near = report.duplicates, report.near_duplicates
-    rows += [
-        ("formats", _counts(report.formats)),
-        ("modes", _counts(report.modes)),
-        ("equal images", f"{equal.images} in {equal.sets} sets"),
-        ("nearly equal images", f"{near.images} in {near.sets} pairs"),
-        ("rejected files", str(report.rejected)),
-        ("ignored files", str(report.ignored)),
-    ]
-    _print_table(dataset.name, ("", ""), rows)
+    facts |= {
+        "formats": _counts(report.formats),
+        "modes": _counts(report.modes),
+        "equal images": f"{equal.images} in {equal.sets} sets",
+        "nearly equal images": f"{near.images} in {near.sets} pairs",
+        "rejected files": str(report.rejected),
+        "ignored files": str(report.ignored),
+    }
+    print_facts(facts, dataset.name)
     _print_first("size", "images", [(f"{size.width}x{size.height}", str(size.images)) for size in report.sizes])
     for title, duplicates in (("equal", equal), ("nearly equal", near)):
         _print_first(title, "", [(paths[0], ", ".join(paths[1:])) for paths in duplicates.examples])
@@ -70,7 +80,7 @@ def print_report(dataset: DatasetDetail) -> None:
 def _print_first(first: str, second: str, rows: list[tuple[str, str]], total: int | None = None) -> None:
     if not rows:
         return
-    _print_table(None, (first, second), rows[:MAX_ROWS])
+    print_table((TableColumn(first, fold=24), TableColumn(second, fold=24)), rows[:MAX_ROWS])
     more = (total or len(rows)) - MAX_ROWS
     if more > 0:
         _print_line(f"  and {more} more; --json has up to 100")
@@ -99,23 +109,6 @@ def _bytes(count: int) -> str:
     from rich.filesize import decimal
 
     return decimal(count)
-
-
-def _print_table(title: str | None, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    # Paths may contain brackets, which are no markup; long ones are folded, not cut.
-    table = Table(
-        *(Column(name, overflow="fold") for name in columns),
-        title=title,
-        title_justify="left",
-        show_header=any(columns),
-    )
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
 
 
 def _print_line(line: str) -> None:

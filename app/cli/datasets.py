@@ -23,6 +23,7 @@ from app.cli.common import (
     read_settings,
 )
 from app.cli.dataset_tables import print_datasets, print_report
+from app.cli.out_file import Force, check_new
 from app.cli.progress import bytes_bar
 from app.cli.remote import service
 
@@ -116,17 +117,21 @@ def delete(name: Name, url: Url = None, key: Key = None, as_json: Json = False) 
 def contact_sheet(
     name: Name,
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG file.")] = Path("contact-sheet.png"),
+    force: Force = False,
     url: Url = None,
     key: Key = None,
 ) -> None:
     """Write one PNG picture that shows up to 100 images of an uploaded dataset."""
+    from models.atomic_files import write_atomically
+
+    check_new(out, (".png",), force=force)
     if url:
         with service(url, key) as client:
             content = client.datasets.contact_sheet(name)
     else:
         with error_messages():
             content = _store(read_settings()).contact_sheet(name).read_bytes()
-    out.write_bytes(content)
+    write_atomically(out.absolute(), content)
     typer.echo(f"the images are in {out}")
 
 

@@ -6,14 +6,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.common import USAGE, Json, Key, ServiceUrl, fail, print_json, print_response, print_rows
+from app.cli.common import USAGE, Json, Key, ServiceUrl, fail, print_json, print_response
 from app.cli.model_files import Ref
 from app.cli.remote import service, service_url
+from app.cli.tables import TableColumn, print_table
 
 if TYPE_CHECKING:
     from snf_client.schemas import Drift, Martingale
 
-COLUMNS = ("images of", "verdict", "newest", "p-value", "p-value of light", "capital", "highest", "of images")
+COLUMNS = (
+    TableColumn("images of", fold=16),
+    TableColumn("verdict", fold=16),
+    TableColumn("newest", right=True, drop=2),
+    TableColumn("p-value", right=True),
+    TableColumn("p-value of light", right=True, fold=8),
+    TableColumn("capital", right=True),
+    TableColumn("highest", right=True, drop=1),
+    TableColumn("of images", right=True, fold=6, drop=3),
+)
 
 
 def drift(
@@ -46,7 +56,7 @@ def drift(
     if as_json:
         print_response(report)
     elif report.drift:
-        print_rows(COLUMNS, [_row(window) for window in report.drift])
+        print_table(COLUMNS, [_row(window) for window in report.drift])
     else:
         typer.echo(f"no image was scored by {report.model}:{report.version} with calibration {report.calibration} yet")
 

@@ -22,9 +22,9 @@ from app.cli.common import (
     fail_validation,
     read_settings,
     registry,
-    require_folder,
     stop_on_signals,
 )
+from app.cli.out_file import Force, check_new
 from app.cli.progress import events_bar, labelled_bar
 from app.cli.remote import follow_job, service
 
@@ -71,6 +71,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="HTML file for the report.", show_default=False)
     ] = None,
+    force: Force = False,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
@@ -81,7 +82,7 @@ def evaluate(
     from models.evaluation.report import render_html
 
     if out is not None:
-        require_folder(out)
+        check_new(out, (".html",), force=force)
     parameters = _parameters(
         {
             "against": against or [],

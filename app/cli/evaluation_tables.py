@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
+from app.cli.tables import TableColumn, print_table
 from models.evaluation.report import HEADLINE, percent, result_of, summary
 from models.evaluation.schema import EvaluationReport, SetReport
 
-MIN_WIDTH = 120
-"""Columns of the tables at least: in a narrower terminal lines break, but no number is cut."""
 SHORT_NAMES = {
     "gradient-family": "gradients",
     "whole-family": "whole",
@@ -23,37 +20,44 @@ SHORT_NAMES = {
     "intensity-moments": "moments",
     "pca-mahalanobis": "PCA",
 }
+DROPPED = {"baseline": 1, "thorough": 2, "family": 3}
+"""Order in which scores are left out of a table that is too wide, by their family."""
 
 
 def print_report(report: EvaluationReport) -> None:
     """Print detection scores such as AUROC: a table per anomalous dataset, one for simulated faults, and a summary."""
     console = Console()
-    wide = Console(width=max(console.width, MIN_WIDTH))
     for anomalous in report.sets:
         if anomalous.kind == "dataset":
-            wide.print(_dataset_table(report, anomalous))
+            _print_scores(report, anomalous)
     masked = [anomalous for anomalous in report.sets if anomalous.localisation is not None]
     if masked:
-        wide.print(_localisation_table(report, masked))
+        _print_localisation(report, masked)
     faults = [anomalous for anomalous in report.sets if anomalous.kind == "corruption"]
     if faults:
-        wide.print(_fault_table(report, faults))
+        _print_faults(report, faults)
     for line in (*summary(report), *report.notes):
         console.print(f"- {line}", markup=False, highlight=False)
 
 
-def _dataset_table(report: EvaluationReport, anomalous: SetReport) -> Table:
-    table = _table(
-        f"{report.model}: {report.normal.name} against {anomalous.name}, alpha = {report.alphas[0]:g}", "score"
+def _print_scores(report: EvaluationReport, anomalous: SetReport) -> None:
+    columns = (
+        TableColumn("score"),
+        TableColumn("AUROC", right=True),
+        TableColumn("95 %", right=True),
+        TableColumn("AUPR", right=True, drop=2),
+        TableColumn("FPR95", right=True, drop=1),
+        TableColumn("found", right=True),
+        TableColumn("alarms", right=True),
+        TableColumn("99 %", right=True, drop=3),
     )
-    for heading in ("AUROC", "95 %", "AUPR", "FPR95", "found", "alarms", "99 %"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = []
     for result in anomalous.results:
         column = report.column(result.score)
         if column.family not in HEADLINE:
             continue
         alarms, detected = column.false_alarms[0], result.detected[0]
-        table.add_row(
+        cells = (
             column.name,
             f"{result.auroc:.4f}",
             "{:.4f}-{:.4f}".format(*result.auroc_interval),
@@ -62,47 +66,68 @@ def _dataset_table(report: EvaluationReport, anomalous: SetReport) -> Table:
             "-" if detected.share is None else percent(detected.share),
             "-" if alarms.share is None else percent(alarms.share),
             "{:.2f}-{:.2f} %".format(*(100 * end for end in alarms.interval)),
-            style="bold" if column.family == "combined" else None,
         )
-    return table
+        rows.append([Text(cell, "bold" if column.family == "combined" else "") for cell in cells])
+    print_table(
+        columns, rows, f"{report.model}: {report.normal.name} against {anomalous.name}, alpha = {report.alphas[0]:g}"
+    )
 
 
-def _localisation_table(report: EvaluationReport, masked: list[SetReport]) -> Table:
-    table = _table(f"{report.model}: where the defects are, by masks, and regions at the smallest alpha", "defects")
-    headings = "masks", "without", "pixel AUROC", "AUPRO", "AUPIMO", "found", "alpha", "region hits", "region alarms"
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+def _print_localisation(report: EvaluationReport, masked: list[SetReport]) -> None:
+    columns = (
+        TableColumn("defects", fold=16),
+        TableColumn("masks", right=True, drop=2),
+        TableColumn("without", right=True, drop=1),
+        TableColumn("pixel AUROC", right=True),
+        TableColumn("AUPRO", right=True),
+        TableColumn("AUPIMO", right=True, drop=4),
+        TableColumn("found", right=True, drop=3),
+        TableColumn("alpha", right=True),
+        TableColumn("region hits", right=True),
+        TableColumn("region alarms", right=True),
+    )
+    rows = []
     for anomalous in masked:
         entry = anomalous.localisation
         assert entry is not None
         # None for a calibration of an earlier version, or one too small for every alpha.
         rates = next((rates for rates in entry.regions if rates.hit is not None), None)
-        table.add_row(
-            anomalous.name,
-            str(entry.images),
-            str(entry.unpaired + entry.empty_masks),
-            f"{entry.pixel_auroc:.4f}",
-            f"{entry.aupro:.4f}",
-            "-" if entry.aupimo is None else f"{entry.aupimo:.4f}",
-            "-" if entry.aupimo_found is None else percent(entry.aupimo_found),
-            *(["-"] * 3 if rates is None else [f"{rates.alpha:g}", percent(rates.hit), percent(rates.false_alarms)]),
+        rows.append(
+            (
+                anomalous.name,
+                str(entry.images),
+                str(entry.unpaired + entry.empty_masks),
+                f"{entry.pixel_auroc:.4f}",
+                f"{entry.aupro:.4f}",
+                "-" if entry.aupimo is None else f"{entry.aupimo:.4f}",
+                "-" if entry.aupimo_found is None else percent(entry.aupimo_found),
+                *(
+                    ["-"] * 3
+                    if rates is None
+                    else [f"{rates.alpha:g}", percent(rates.hit), percent(rates.false_alarms)]
+                ),
+            )
         )
-    return table
+    print_table(columns, rows, f"{report.model}: where the defects are, by masks, and regions at the smallest alpha")
 
 
-def _fault_table(report: EvaluationReport, faults: list[SetReport]) -> Table:
-    table = _table(f"{report.model}: {report.normal.name} against itself with faults, AUROC", "fault")
-    names = [column.name for column in report.columns if column.family in HEADLINE]
-    for name in names:
-        table.add_column(SHORT_NAMES.get(name, name), justify="right", no_wrap=True)
-    table.add_column("- best baseline", justify="right", no_wrap=True)
-    for fault in faults:
-        aurocs = [f"{result_of(fault, name).auroc:.3f}" for name in names]
-        table.add_row(fault.name, *aurocs, f"{fault.auroc_over_baseline:+.3f}")
-    return table
-
-
-def _table(title: str, first: str) -> Table:
-    table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column(first, no_wrap=True)
-    return table
+def _print_faults(report: EvaluationReport, faults: list[SetReport]) -> None:
+    scores = [column for column in report.columns if column.family in HEADLINE]
+    columns = [
+        TableColumn("fault", fold=16),
+        # The verdict is by the combined score, so the others are left out first, the baselines before the families.
+        *(
+            TableColumn(SHORT_NAMES.get(score.name, score.name), right=True, drop=DROPPED.get(score.family))
+            for score in scores
+        ),
+        TableColumn("- best baseline", right=True),
+    ]
+    rows = [
+        (
+            fault.name,
+            *(f"{result_of(fault, score.name).auroc:.3f}" for score in scores),
+            f"{fault.auroc_over_baseline:+.3f}",
+        )
+        for fault in faults
+    ]
+    print_table(columns, rows, f"{report.model}: {report.normal.name} against itself with faults, AUROC")

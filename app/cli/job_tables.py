@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from app.cli.judged import JudgedCounts
 from app.cli.progress import duration
 from app.cli.published import published_line
+from app.cli.tables import TableColumn, print_facts, print_table
 
 if TYPE_CHECKING:
     from snf_client.schemas import JobList, JobView, TrainingCurve
@@ -26,34 +29,42 @@ ENDED_WITH_RESULT = ("succeeded", "partial")
 
 def print_jobs(page: JobList) -> None:
     """Print a table with a row for each job: id, type, status, model, dataset, progress, time left and bits/dim."""
-    from rich.console import Console
-    from rich.table import Column, Table
     from rich.text import Text
 
-    # A narrow terminal must not cut the id, which other commands need.
-    table = Table(Column("id", min_width=26), "type", "status", "model", "dataset", "done", "ETA", "bits/dim")
-    for job in page.jobs:
-        table.add_row(
+    columns = (
+        TableColumn("id"),
+        TableColumn("type"),
+        TableColumn("status"),
+        TableColumn("model", fold=20),
+        TableColumn("dataset", fold=12, drop=3),
+        TableColumn("done", drop=4),
+        TableColumn("ETA", drop=2),
+        TableColumn("bits/dim", drop=1),
+    )
+    rows = [
+        (
             job.id,
             job.type,
             Text(job.status, STYLES.get(job.status, "")),
             job.model,
             job.dataset,
-            job.waits_for or _percent(job),
+            "" if job.status in ENDED_WITH_RESULT else _percent(job),
             duration(job.progress.get("eta_seconds")) if job.status == "running" else "",
             _bits(job),
         )
-    Console().print(table)
+        for job in page.jobs
+    ]
+    print_table(columns, rows)
+    for job in page.jobs:
+        if job.waits_for:
+            typer.echo(f"{job.id} waits: {job.waits_for}")
 
 
 def print_job(job: JobView) -> None:
     """Print a two-column table of a job: status, model, dataset, parameters, progress, times, error and result."""
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{job.type} {job.id}", title_justify="left", show_header=False)
-    rows: dict[str, str | Text] = {
+    facts: dict[str, str | Text] = {
         "status": Text(job.status, STYLES.get(job.status, "")),
         "model": job.model,
         "dataset": job.dataset,
@@ -75,10 +86,7 @@ def print_job(job: JobView) -> None:
         "error": f"{job.error['title']}: {job.error['detail']}" if job.error else "",
         "outcome": Text(outcome(job), "bold red" if is_unfit(job) else "") if job.status in ENDED_WITH_RESULT else "",
     }
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, value if isinstance(value, Text) else Text(value, overflow="fold"))
-    Console().print(table)
+    print_facts(facts, f"{job.type} {job.id}")
 
 
 def print_curve(curve: TrainingCurve) -> None:

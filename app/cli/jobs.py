@@ -8,22 +8,79 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import completion
-from app.cli.common import USAGE, Json, Key, ServiceUrl, fail, print_response
+from app.cli.common import Json, Key, ServiceUrl, print_response
+from app.cli.job_submission import job_request
 from app.cli.job_tables import is_unfit, job_counts, outcome, print_curve, print_job, print_jobs
 from app.cli.live import live_view
+from app.cli.out_file import Force
 from app.cli.published import print_published
 from app.cli.remote import follow_job, service, service_url
+from app.cli.score_dataset import download_table
 from worker.jobs.record import Status
+from worker.queues import JobType
 
 if TYPE_CHECKING:
+    from snf_client import Client
     from snf_client.schemas import JobView
 
 CURVE_POINTS = 1000
 """Points of a drawn curve: far more than a terminal has columns."""
 
-jobs = typer.Typer(help="List, follow and control the jobs of a running service.", no_args_is_help=True)
+HELP = "Submit, list, follow and control the jobs of a running service. Without a subcommand: list."
+jobs = typer.Typer(help=HELP, invoke_without_command=True)
 
 JobId = Annotated[str, typer.Argument(help="Id of the job.", show_default=False, autocompletion=completion.jobs)]
+
+
+@jobs.callback(help=HELP)
+def list_by_default(context: typer.Context, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
+    """Run ``snf jobs list`` if ``snf jobs`` is called without a subcommand."""
+    if context.invoked_subcommand is None:
+        list_jobs(url=url, key=key, as_json=as_json)
+
+
+@jobs.command()
+def submit(
+    type: Annotated[JobType, typer.Argument(help="Type of the job.", show_default=False)],
+    pairs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME=VALUE",
+            help="dataset, model, preset, promote, device or force, or any parameter of the job; lists with commas.",
+            show_default=False,
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            exists=True,
+            dir_okay=False,
+            help="JSON file with the request, as `POST /v1/jobs` takes it; NAME=VALUE overrides it.",
+            show_default=False,
+        ),
+    ] = None,
+    watching: Annotated[bool, typer.Option("--watch", "-w", help="Follow the job until it ends.")] = False,
+    url: ServiceUrl = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Queue a job of any type and print its id, or follow it with --watch.
+
+    For example: snf jobs submit score dataset=lots model=my-parts alpha=0.001
+    """
+    request = job_request(type, pairs or [], file)
+    with service(service_url(url), key) as client:
+        job = client.jobs.submit(request)
+        if job.waits_for:
+            typer.echo(f"snf: {job.waits_for}", err=True)
+        if watching:
+            typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job", err=True)
+            _watch(client, job.id, as_json)
+        elif as_json:
+            print_response(job)
+        else:
+            typer.echo(job.id)
 
 
 @jobs.command("list")
@@ -61,11 +118,7 @@ def watch(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json 
     Exit code 3: it failed or was cancelled. Exit code 4: a scoring that could not judge every image.
     """
     with service(service_url(url), key) as client:
-        with live_view(as_json) as observe:
-            job = follow_job(client, job_id, observe)
-        if not as_json:
-            print_published(outcome(job), unfit=is_unfit(job))
-    job_counts(job).exit(fail_on_anomaly=False)
+        _watch(client, job_id, as_json)
 
 
 @jobs.command()
@@ -101,15 +154,14 @@ def log(
 @jobs.command()
 def download(
     job_id: JobId,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The Parquet file.")] = Path("scores.parquet"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Table: .parquet, .csv or .jsonl.")] = Path("scores.parquet"),
+    force: Force = False,
     url: ServiceUrl = None,
     key: Key = None,
 ) -> None:
-    """Download the Parquet file that a bulk scoring job wrote, with one row of scores for each image."""
+    """Download the table that a bulk scoring job wrote, with one row of scores for each image."""
     with service(service_url(url), key) as client:
-        if (kind := client.jobs.get(job_id).type) != "score":
-            raise fail(f"expected a job of type score, which has a table; {job_id} is of type {kind}", USAGE)
-        client.jobs.download(job_id, out)
+        download_table(client, client.jobs.get(job_id), out, force=force)
     typer.echo(f"the table is in {out}")
 
 
@@ -139,6 +191,15 @@ def retry(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json 
     """Queue a failed or cancelled job again as a new job, which continues from the newest checkpoint."""
     with service(service_url(url), key) as client:
         _print_status(client.jobs.retry(job_id), as_json)
+
+
+def _watch(client: Client, job_id: str, as_json: bool) -> None:
+    """Follow a job until it ends, print its result, and end the command with the exit code of its counts."""
+    with live_view(as_json) as observe:
+        job = follow_job(client, job_id, observe)
+    if not as_json:
+        print_published(outcome(job), unfit=is_unfit(job))
+    job_counts(job).exit(fail_on_anomaly=False)
 
 
 def _print_status(job: JobView, as_json: bool) -> None:

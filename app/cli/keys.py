@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.common import SERVICE, USAGE, Json, fail, print_json, read_settings
+from app.cli.common import SERVICE, USAGE, Json, fail, print_json, read_settings, require_local
+from app.cli.tables import TableColumn, print_table
 from worker.keys.roles import Role
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ Ref = Annotated[str, typer.Argument(help="Name or id of the key.", show_default=
 @keys.callback(help=HELP)
 def list_by_default(context: typer.Context, as_json: Json = False) -> None:
     """Run ``snf keys list`` if ``snf keys`` is called without a subcommand."""
+    require_local("snf keys", "keys are made and revoked on the machine of the service")
     if context.invoked_subcommand is None:
         list_keys(as_json)
 
@@ -79,17 +81,21 @@ def list_keys(as_json: Json = False) -> None:
     if as_json:
         print_json({"keys": [_view(key) for key in stored]})
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("id", "name", "role", "state", "created", "expires", "limits"):
-        table.add_column(title)
+    columns = (
+        TableColumn("id"),
+        TableColumn("name", fold=16),
+        TableColumn("role"),
+        TableColumn("state"),
+        TableColumn("created", drop=1),
+        TableColumn("expires", drop=3),
+        TableColumn("limits", fold=16, drop=2),
+    )
+    rows = []
     for key in stored:
         limits = [f"{rate} {unit}" for unit, rate in (("requests", key.requests), ("images", key.images)) if rate]
         times = [f"{time:%Y-%m-%d}" if time else "" for time in (key.created, key.expires)]
-        table.add_row(key.id, key.name, key.role, key.state(datetime.now(UTC)), *times, ", ".join(limits))
-    Console().print(table)
+        rows.append((key.id, key.name, key.role, key.state(datetime.now(UTC)), *times, ", ".join(limits)))
+    print_table(columns, rows)
 
 
 @keys.command()

@@ -21,10 +21,10 @@ from app.cli.common import (
     print_response,
     read_settings,
     registry,
-    require_folder,
     stop_on_signals,
 )
 from app.cli.model_files import Ref
+from app.cli.out_file import Force, check_new
 from app.cli.progress import events_bar, labelled_bar
 from app.cli.remote import follow_job, service
 
@@ -71,6 +71,7 @@ def limit(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="SVG file for the picture.", show_default=False)
     ] = None,
+    force: Force = False,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
@@ -81,7 +82,7 @@ def limit(
     from models.limits.chart import limit_chart
 
     if out is not None:
-        require_folder(out)
+        check_new(out, (".svg",), force=force)
     given = {"alpha": alpha, "images": images, "shapes": shapes, "contrasts": contrasts, "seed": seed}
     parameters = _parameters({name: value for name, value in given.items() if value is not None})
     if url:

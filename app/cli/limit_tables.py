@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
 
+from app.cli.tables import TableColumn, print_table
 from models.artifacts.limits import LimitCell, LimitRecord
 from models.limits.chart import limit_text
-
-MIN_WIDTH = 100
-"""Columns of the table at least: in a narrower terminal lines break, but no number is cut."""
 
 
 def print_limit(number: int, record: LimitRecord) -> None:
     """Print the limit of each shape and contrast with the found shares by size, and what it was measured on."""
     console = Console()
     if record.not_determinable is None:
-        Console(width=max(console.width, MIN_WIDTH)).print(_table(record))
+        _print_curves(record)
     else:
         console.print(f"not determinable: {record.not_determinable}", markup=False, highlight=False)
     undamaged, (_, height, width) = record.undamaged, record.image_shape
@@ -34,22 +31,21 @@ def print_limit(number: int, record: LimitRecord) -> None:
         console.print(f"- {line}", markup=False, highlight=False)
 
 
-def _table(record: LimitRecord) -> Table:
-    table = Table(title="found share in % by size in pixels", title_justify="left")
-    table.add_column("defect", no_wrap=True)
-    table.add_column("limit", justify="right", no_wrap=True)
-    table.add_column("at least", justify="right", no_wrap=True)
-    for size in record.sizes:
-        table.add_column(str(size), justify="right", no_wrap=True)
+def _print_curves(record: LimitRecord) -> None:
+    columns = [
+        TableColumn("defect", fold=12),
+        TableColumn("limit", right=True),
+        TableColumn("at least", right=True),
+        # Of many sizes the largest are left out first: nearly all such defects are found.
+        *(TableColumn(str(size), right=True, drop=-size) for size in record.sizes),
+    ]
+    rows = []
     for curve in record.curves:
         cells = {cell.size: cell for cell in curve.cells}
-        table.add_row(
-            curve.label,
-            limit_text(curve),
-            "" if curve.lower is None else f"{100 * curve.lower:.1f} %",
-            *(_share(cells.get(size), curve.limit) for size in record.sizes),
-        )
-    return table
+        bound = "" if curve.lower is None else f"{100 * curve.lower:.1f} %"
+        shares = (_share(cells.get(size), curve.limit) for size in record.sizes)
+        rows.append((curve.label, limit_text(curve), bound, *shares))
+    print_table(columns, rows, "found share in % by size in pixels")
 
 
 def _share(cell: LimitCell | None, limit: int | None) -> str:

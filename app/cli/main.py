@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ from app.cli.limit import limit
 from app.cli.models import models
 from app.cli.presets import presets
 from app.cli.recommend import recommend
+from app.cli.remote import service
 from app.cli.sample import sample
 from app.cli.score import score
 from app.cli.train import train
@@ -29,13 +31,40 @@ if TYPE_CHECKING:
 
 cli = typer.Typer(
     name="snf",
-    help="Score images by their exact density under Self Normalizing Flows.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_show_locals=False,
 )
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.  [env: SNF_HOST]")]
 Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port to listen on.  [env: SNF_PORT]")]
+
+
+@cli.callback()
+def options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version; with --url or SNF_URL also that of the service.")
+    ] = False,
+    url: Annotated[str | None, typer.Option("--url", help="Address of a service, for --version.", hidden=True)] = None,
+) -> None:
+    """Score images by their exact density under Self Normalizing Flows."""
+    if version:
+        _print_versions(url or os.environ.get("SNF_URL"))
+    elif url is not None:
+        raise fail("--url belongs to a command: snf COMMAND --url ADDRESS, or set SNF_URL", USAGE)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(USAGE)
+
+
+def _print_versions(url: str | None) -> None:
+    from app.health.version import package_version
+
+    typer.echo(f"snf-density {package_version()}")
+    if url:
+        with service(url, None) as client:
+            typer.echo(f"{url} {client.health().version}")
+    raise typer.Exit
 
 
 @cli.command()
@@ -101,8 +130,6 @@ def _check_workers(settings: Settings) -> int:
 
 def _set(**options: str | int | None) -> None:
     # Through the environment, so that they are validated together with all other settings.
-    import os
-
     for name, value in options.items():
         if value is not None:
             os.environ[f"SNF_{name.upper()}"] = str(value)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,24 +13,27 @@ import typer
 from app.cli import completion
 from app.cli.common import (
     ANOMALY,
+    USAGE,
     Json,
     Key,
-    ServiceUrl,
     Url,
     client_schema,
     error_messages,
+    fail,
     print_response,
     read_settings,
     registry,
-    require_folder,
 )
 from app.cli.model_tables import print_audit
+from app.cli.out_file import Force, check_new
 from app.cli.progress import bytes_bar, images_bar, spinner
 from app.cli.published import print_published, published_line
-from app.cli.remote import service, service_url
+from app.cli.remarks import print_notes
+from app.cli.remote import service
 
 if TYPE_CHECKING:
-    from snf_client.schemas import Audit
+    from snf_client import Client
+    from snf_client.schemas import Audit, ModelDetail
 
 NewName = Annotated[str, typer.Argument(help="Name of the model, which gets a new version.", show_default=False)]
 Ref = Annotated[
@@ -88,37 +93,52 @@ def audit(
 
 def export(
     model: Ref,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Tar file. [default: NAME-VERSION.tar]")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="Tar file. Default: NAME-VERSION.tar.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The same as FILE.", show_default=False)] = None,
+    force: Force = False,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Write the files of a model version into a tar file that `snf models import` can read."""
-    target = out or Path(f"{model.replace(':', '-').replace('@', '-')}.tar")
-    require_folder(target)
-    if url:
-        with service(url, key) as client, spinner(f"fetching {model}"):
-            client.models.download(model, target)
-    else:
-        with error_messages():
-            from models.artifacts.tar import pack
+    """Write the files of a model version into a tar file that `snf models import` can read.
 
-            pieces = pack(_folder(model))
-            with target.open("wb") as file:
-                file.writelines(pieces)
-    typer.echo(f"{model} is in {target}")
+    It has the calibration that the version was published with, no later one and no alias.
+    """
+    if file is not None and out is not None:
+        raise fail(f"expected one file, got {file} and --out {out}", USAGE)
+    with service(url, key) if url else nullcontext() as client, error_messages():
+        name, version, active = _located(model, client)
+        target = file or out or Path(f"{name}-{version}.tar")
+        check_new(target, (".tar",), force=force)
+        if client is not None:
+            with spinner(f"fetching {model}"):
+                client.models.download(f"{name}:{version}", target)
+        else:
+            _pack(f"{name}:{version}", target)
+    typer.echo(f"{name}:{version} is in {target}")
+    if active:
+        note = f"its calibration {active} is not in the file; an import has calibration 0, which it was published with"
+        print_notes([note], to_stderr=True)
 
 
 def import_model(
     name: NewName,
-    tar: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Tar file of `snf models export`.")],
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="Tar file of `snf models export`.", show_default=False)
+    ],
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version live, fit or not.")] = False,
-    url: ServiceUrl = None,
+    url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Upload a tar file of `snf models export` to a service, which verifies and registers it as a new version."""
-    with service(service_url(url), key) as client, bytes_bar("sending", "verifying the model") as update:
-        registered = client.models.upload(name, tar, promote=promote, progress=update)
+    """Verify a tar file of `snf models export` and register it as the next version of a model of any name."""
+    if url:
+        with service(url, key) as client, bytes_bar("sending", "verifying the model") as update:
+            registered = client.models.upload(name, file, promote=promote, progress=update)
+    else:
+        with error_messages():
+            registered = _import(name, file, promote)
     if as_json:
         print_response(registered)
     else:
@@ -126,6 +146,50 @@ def import_model(
         unfit = [reason.detail for reason in registered.unfit]
         line = published_line(f"{registered.name}:{registered.version}", live=promote, unfit=unfit)
         print_published(line, unfit=bool(unfit))
+
+
+def _located(model: str, client: Client | None) -> tuple[str, int, int]:
+    """Return the name and the version of a model, and the number of its active calibration."""
+    if client is not None:
+        detail = client.models.get(model)
+        return detail.name, detail.version, detail.calibration.number
+    from models.naming import parse_ref
+
+    local = registry()
+    name, version = local.locate(parse_ref(model))
+    return name, version, local.calibrations(name, version).active()
+
+
+def _pack(model: str, target: Path) -> None:
+    from models.artifacts.tar import pack
+    from models.atomic_files import new_file
+
+    pieces = pack(_folder(model))
+    with new_file(target.absolute()) as file:
+        file.writelines(pieces)
+
+
+def _import(name: str, file: Path, promote: bool) -> ModelDetail:
+    """Register a tar file in this machine's registry; the files are checked as those of an upload."""
+    from app.calibrations.views import view_of
+    from app.registry.imports import register_artifact
+    from app.registry.views import detail
+    from models.archives.tar import PIECE_BYTES
+    from models.artifacts.tar import unpack
+    from models.naming import check_name
+    from snf_client.schemas import ModelDetail
+
+    check_name(name)
+    settings, local = read_settings(), registry()
+    with tempfile.TemporaryDirectory(prefix="snf-import-") as folder, spinner("verifying the model"):
+        # Error texts show the last parts of a file's path, so they begin with the name.
+        artifact = Path(folder, name, "upload")
+        artifact.mkdir(parents=True)
+        with file.open("rb") as tar:
+            unpack(iter(lambda: tar.read(PIECE_BYTES), b""), artifact)
+        version = register_artifact(artifact, name, local, settings.backbones_dir, lambda _done, _all: None, promote)
+    calibration = view_of(local, version.name, version.version, version.calibration)
+    return client_schema(ModelDetail, detail(version, calibration, None))
 
 
 def _audit(model: str, n: int) -> Audit:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from app.cli.common import SERVICE, fail
 from app.cli.progress import duration
+from app.cli.tables import TableColumn, print_facts, print_table
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from models.artifacts.fitness import FitnessRecord
     from models.artifacts.manifest import TrainingRecord
     from models.flows.architecture import Architecture
@@ -31,22 +33,28 @@ STYLES = {"ready": "green", "yes": "green", "loading": "cyan", "failed": "bold r
 
 def print_models(page: ModelPage) -> None:
     """Print a table with a row for each model: versions, architecture, image size, test bits/dim and loading state."""
-    _print_table(
-        ("name", "versions", "live", "architecture", "image", "test bits/dim", "state"),
-        [
-            (
-                model.name,
-                " ".join(map(str, model.versions)),
-                "none" if model.state == "unfit" else str(model.aliases.get("live", "")),
-                model.architecture or "",
-                _images(model),
-                "" if model.test_bits_per_dim is None else f"{model.test_bits_per_dim:.4f}",
-                _state(model),
-            )
-            for model in page.models
-        ],
-        alarming=[bool(model.unfit or model.drift_alarms) for model in page.models],
+    columns = (
+        TableColumn("name", fold=20),
+        TableColumn("versions", fold=8, drop=3),
+        TableColumn("live"),
+        TableColumn("architecture", fold=12, drop=1),
+        TableColumn("image", fold=8),
+        TableColumn("test bits/dim", right=True, drop=2),
+        TableColumn("state", fold=12),
     )
+    rows = [
+        (
+            model.name,
+            " ".join(map(str, model.versions)),
+            "none" if model.state == "unfit" else str(model.aliases.get("live", "")),
+            model.architecture or "",
+            _images(model),
+            "" if model.test_bits_per_dim is None else f"{model.test_bits_per_dim:.4f}",
+            _styled(_state(model), "bold red" if model.unfit or model.drift_alarms else None),
+        )
+        for model in page.models
+    ]
+    print_table(columns, rows)
 
 
 def _images(model: ModelSummary) -> str:
@@ -58,8 +66,6 @@ def _images(model: ModelSummary) -> str:
 def print_model(model: ModelDetail) -> None:
     """Print a table of one model version: architecture, training, test bits/dim, calibration and serving engine."""
     from pydantic import ValidationError
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     from models.artifacts.manifest import Manifest
@@ -71,7 +77,8 @@ def print_model(model: ModelDetail) -> None:
         raise fail(f"{reason}; --json prints it as it is", SERVICE) from error
     architecture, training, evaluation = manifest.architecture, manifest.training, manifest.evaluation
     calibration, serving = model.calibration, model.serving
-    rows = {
+    facts: dict[str, str | Text] = {
+        "unfit": Text("\n".join(reason.detail for reason in model.unfit), "bold red"),
         "architecture": f"{architecture.summary()} ({training.preset})",
         "images": ("any size, in tiles of " if manifest.preprocessing.tiled else "")
         + "x".join(map(str, architecture.image_shape)),
@@ -89,13 +96,7 @@ def print_model(model: ModelDetail) -> None:
         "served by": "" if serving is None else f"{serving.engine} in {serving.precision}, tiles of {serving.tile}",
         "drift": ", ".join(window.source or "all images" for window in model.drift if window.alarm),
     }
-    table = Table(title=f"{model.name}:{model.version}", title_justify="left", show_header=False)
-    for unfit in model.unfit:
-        table.add_row(Text("unfit", "bold red"), Text(unfit.detail, "bold red", overflow="fold"))
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, Text(value, overflow="fold"))
-    Console().print(table)
+    print_facts(facts, f"{model.name}:{model.version}")
 
 
 def print_calibrations(calibrations: CalibrationList) -> None:
@@ -105,21 +106,28 @@ def print_calibrations(calibrations: CalibrationList) -> None:
     """
     from rich.console import Console
 
-    _print_table(
-        ("calibration", "dataset", "images", "precision", "smallest alpha", "p that keeps 1 % (95 % sure)", "active"),
-        [
-            (
-                str(calibration.number),
-                calibration.problem or calibration.dataset or "",
-                "" if calibration.problem else f"{calibration.statistics_images} + {calibration.calibration_images}",
-                "" if calibration.problem else _precision(calibration),
-                _number(calibration.smallest_p, ".4g"),
-                _threshold(calibration.thresholds),
-                "yes" if calibration.active else "",
-            )
-            for calibration in calibrations.calibrations
-        ],
+    columns = (
+        TableColumn("number", right=True),
+        TableColumn("dataset", fold=20),
+        TableColumn("images", drop=2),
+        TableColumn("precision", fold=10, drop=1),
+        TableColumn("smallest alpha", right=True),
+        TableColumn("p that keeps 1 % (95 % sure)", fold=10),
+        TableColumn("active"),
     )
+    rows = [
+        (
+            str(calibration.number),
+            calibration.problem or calibration.dataset or "",
+            "" if calibration.problem else f"{calibration.statistics_images} + {calibration.calibration_images}",
+            "" if calibration.problem else _precision(calibration),
+            _number(calibration.smallest_p, ".4g"),
+            _threshold(calibration.thresholds),
+            _styled("yes" if calibration.active else ""),
+        )
+        for calibration in calibrations.calibrations
+    ]
+    print_table(columns, rows)
     for calibration in calibrations.calibrations:
         if calibration.reason:
             remark = f"{calibration.number}, when it was made: {calibration.reason}"
@@ -146,7 +154,8 @@ def print_comparison(comparison: CalibrationComparison) -> None:
     if verdicts.images:
         of = f" of {verdicts.images}"
         rows.append(("anomalies", f"{verdicts.anomalies_before}{of}", f"{verdicts.anomalies_after}{of}"))
-    _print_table(("", f"before: calibration {before.number}", f"after: calibration {after.number}"), rows)
+    headings = ("", f"before: calibration {before.number}", f"after: calibration {after.number}")
+    print_table([TableColumn(heading, fold=20) for heading in headings], rows)
     console = Console(soft_wrap=True, highlight=False)
     if verdicts.images:
         console.print(f"{verdicts.to_anomaly} become anomalous, {verdicts.to_normal} become normal")
@@ -168,7 +177,8 @@ def print_audit(audit: Audit) -> None:
     ]
     total = audit.total
     rows.append(("log-determinants", f"{total.cached:.6f}", f"{total.recomputed:.6f}", f"{total.difference:+.1e}"))
-    _print_table(("nats", "with cached values", "recomputed", "difference"), rows)
+    headings = ("with cached values", "recomputed", "difference")
+    print_table([TableColumn("nats", fold=16), *(TableColumn(name, right=True) for name in headings)], rows)
     verdict = "agree" if audit.agrees else "do NOT agree"
     print(
         f"{audit.model}:{audit.version} on {audit.engine} in {audit.precision}: the numbers {verdict}; "
@@ -237,16 +247,7 @@ def _state(model: ModelSummary) -> str:
     return ", ".join([state, *notes])
 
 
-def _print_table(
-    columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], alarming: Sequence[bool] | None = None
-) -> None:
-    """Print a table; the last cell of the rows that are ``alarming`` is red."""
-    from rich.console import Console
-    from rich.table import Table
+def _styled(text: str, style: str | None = None) -> Text:
     from rich.text import Text
 
-    table = Table(*columns)
-    for row, alarm in zip(rows, alarming or [False] * len(rows), strict=True):
-        *cells, last = (Text(cell, STYLES.get(cell, "")) for cell in row)
-        table.add_row(*cells, Text(last.plain, "bold red") if alarm else last)
-    Console().print(table)
+    return Text(text, STYLES.get(text, "") if style is None else style)

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
 from app.cli import completion
-from app.cli.common import USAGE, Json, error_messages, fail, print_json, print_rows
+from app.cli.common import USAGE, Json, Key, Url, error_messages, fail, print_json, require_local
+from app.cli.remote import service
+from app.cli.tables import TableColumn, print_table
 
+LOCAL = "it shows the layers of the packages that are installed here"
 HELP = "List presets and layer types, and print a preset as an architecture file. Without a subcommand: list."
 presets = typer.Typer(help=HELP, invoke_without_command=True)
 
@@ -18,23 +22,27 @@ Name = Annotated[str, typer.Argument(help="Name of the preset.", show_default=Fa
 
 
 @presets.callback(help=HELP)
-def list_by_default(context: typer.Context, as_json: Json = False) -> None:
+def list_by_default(context: typer.Context, url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """Run ``snf presets list`` if ``snf presets`` is called without a subcommand."""
     if context.invoked_subcommand is None:
-        list_presets(as_json)
+        list_presets(url, key, as_json)
 
 
 @presets.command("list")
-def list_presets(as_json: Json = False) -> None:
+def list_presets(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """List the presets: name, kind of architecture, linear layers and purpose."""
     from models.training.presets import PRESETS
 
     columns = ("name", "family", "linear", "purpose")
-    rows = [tuple(getattr(preset, column) for column in columns) for preset in PRESETS.values()]
+    presets: Iterable[object] = PRESETS.values()
+    if url:
+        with service(url, key) as client:
+            presets = client.presets().presets
+    rows = [tuple(str(getattr(preset, column)) for column in columns) for preset in presets]
     if as_json:
         print_json({"presets": [dict(zip(columns, row, strict=True)) for row in rows]})
     else:
-        print_rows(columns, rows)
+        print_table([TableColumn(name, fold=20 if name == "purpose" else None) for name in columns], rows)
 
 
 @presets.command()
@@ -45,6 +53,7 @@ def show(
     ] = "1x28x28",
 ) -> None:
     """Print a preset as the JSON of an architecture file with all of its layers, for `snf train --architecture`."""
+    require_local("snf presets show", LOCAL)
     from models.flows.architecture import FeatureArchitecture, HybridArchitecture
     from models.training.architecture_file import document_of
     from models.training.presets import find_preset
@@ -64,6 +73,7 @@ def show(
 @presets.command()
 def layers(as_json: Json = False) -> None:
     """List the layer types of architecture files with their parameters, those of installed packages too."""
+    require_local("snf presets layers", LOCAL)
     from models.flows.layers.spec import layer_types
 
     rows = []
@@ -73,8 +83,7 @@ def layers(as_json: Json = False) -> None:
         parameters = ", ".join(name if value is None else f"{name}={value}" for name, value in defaults.items())
         summary = (layer_type.__doc__ or "").strip().partition("\n")[0]
         rows.append((layer_type.type_name(), parameters, summary))
-    columns = ("type", "parameters", "what it is")
     if as_json:
         print_json({"layers": [dict(zip(("type", "parameters", "summary"), row, strict=True)) for row in rows]})
     else:
-        print_rows(columns, rows)
+        print_table((TableColumn("type"), TableColumn("parameters", fold=18), TableColumn("what it is", fold=18)), rows)

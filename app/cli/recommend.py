@@ -13,7 +13,6 @@ from app.cli import completion
 from app.cli.common import (
     INTERRUPTED,
     SERVICE,
-    USAGE,
     Json,
     Key,
     Url,
@@ -24,6 +23,7 @@ from app.cli.common import (
     read_settings,
     stop_on_signals,
 )
+from app.cli.job_submission import parse_pairs
 from app.cli.progress import events_bar
 from app.cli.remote import follow_job, service
 
@@ -69,14 +69,8 @@ def _parameters(given: dict[str, Any], pairs: list[str]) -> RecommendParameters:
 
     from models.recommendation.record import RecommendParameters
 
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise fail(f"--set: expected NAME=VALUE, got {pair!r}", USAGE)
-        listed = name in ("shapes", "contrasts")
-        given[name] = value.split(",") if listed else value
     try:
-        return RecommendParameters.model_validate(given)
+        return RecommendParameters.model_validate(given | parse_pairs(pairs, "--set"))
     except ValidationError as error:
         raise fail_validation(error, "--set") from error
 

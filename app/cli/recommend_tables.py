@@ -6,22 +6,18 @@ import json
 import shlex
 
 from rich.console import Console
-from rich.table import Table
 
+from app.cli.tables import TableColumn, print_table
 from models.recommendation.record import RecommendationRecord
 from models.recommendation.rule import limit_cell_text
-
-MIN_WIDTH = 110
-"""Columns of a table at least: in a narrower terminal lines break, but no number is cut."""
 
 
 def print_recommendation(record: RecommendationRecord) -> None:
     """Print what each family reached, the proposal with its reasons, and the command to go on with."""
     console = Console()
-    wide = Console(width=max(console.width, MIN_WIDTH))
-    wide.print(_figures(record))
+    _print_figures(record)
     if any(result.curves for result in record.families):
-        wide.print(_limits(record))
+        _print_limits(record)
 
     def line(text: str) -> None:
         console.print(text, markup=False, highlight=False)
@@ -56,35 +52,44 @@ def train_command(record: RecommendationRecord) -> str:
     return shlex.join(words)
 
 
-def _figures(record: RecommendationRecord) -> Table:
-    table = Table(title=f"families on {record.dataset}", title_justify="left")
-    table.add_column("family", no_wrap=True)
-    for name in ("held-out", "trivial", "unit", "mean rank", "false alarms", "fit, s", "1,000 images, s"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for result in record.families:
-        undamaged = result.undamaged
-        table.add_row(
+def _print_figures(record: RecommendationRecord) -> None:
+    columns = (
+        TableColumn("family"),
+        TableColumn("held-out", right=True),
+        TableColumn("trivial", right=True),
+        TableColumn("unit", right=True),
+        TableColumn("mean rank", right=True, drop=1),
+        TableColumn("false alarms", right=True),
+        TableColumn("fit, s", right=True, drop=3),
+        TableColumn("1,000 images, s", right=True, drop=2),
+    )
+    rows = [
+        (
             result.family,
             _number(result.held_out, 3),
             _number(result.baseline, 3),
             result.unit or "-",
             _number(result.mean_rank, 2),
-            "-" if undamaged is None else f"{undamaged.flagged} of {undamaged.images}",
+            "-" if result.undamaged is None else f"{result.undamaged.flagged} of {result.undamaged.images}",
             _number(result.fit_seconds, 0),
             _number(result.seconds_per_1000, 1),
         )
-    return table
+        for result in record.families
+    ]
+    print_table(columns, rows, f"families on {record.dataset}")
 
 
-def _limits(record: RecommendationRecord) -> Table:
-    table = Table(title="detection limits in pixels", title_justify="left")
-    table.add_column("defect", no_wrap=True)
+def _print_limits(record: RecommendationRecord) -> None:
     compared = [result for result in record.families if result.curves]
-    for result in compared:
-        table.add_column(result.family, justify="right", no_wrap=True)
-    for rows in zip(*(result.curves for result in compared), strict=True):
-        table.add_row(rows[0].label, *map(limit_cell_text, rows))
-    return table
+    columns = [
+        TableColumn("defect", fold=16),
+        *(TableColumn(result.family, right=True, fold=14) for result in compared),
+    ]
+    rows = [
+        (of_families[0].label, *map(limit_cell_text, of_families))
+        for of_families in zip(*(result.curves for result in compared), strict=True)
+    ]
+    print_table(columns, rows, "detection limits in pixels")
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -31,7 +31,7 @@ def service(url: str | None, key: str | None) -> Iterator[Client]:
             yield client
         except ClientError as error:
             is_usage = isinstance(error, ProblemError) and error.status < 500 and error.status != 429
-            raise fail(str(error), USAGE if is_usage else SERVICE) from error
+            raise fail(_message(error), USAGE if is_usage else SERVICE) from error
         except OSError as error:
             if error.filename is None:  # a closed stdout, not a file to send
                 raise
@@ -59,6 +59,17 @@ def follow_job(client: Client, job_id: str, observe: Callable[[dict[str, Any]], 
     if job.status not in ENDED_WITH_RESULT:
         raise fail(f"job {job_id} {job.status}{': ' + job.error['detail'] if job.error else ''}", SERVICE)
     return job
+
+
+def _message(error: ClientError) -> str:
+    """Return the text of an error, with the wrong parts of the request where the text does not name them."""
+    from snf_client import ProblemError
+
+    text = str(error)
+    if not isinstance(error, ProblemError) or any(part.pointer in text for part in error.errors):
+        return text
+    parts = "; ".join(f"{part.pointer}: {part.detail}" for part in error.errors)
+    return f"{error.title}: {parts}" if parts else text
 
 
 def _report_retry(error: ClientError, seconds: float) -> None:

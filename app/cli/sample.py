@@ -10,18 +10,16 @@ import typer
 
 from app.cli.common import (
     DEFAULT_MODEL,
-    USAGE,
     Json,
     Key,
     Model,
     Url,
     error_messages,
-    fail,
     print_json,
     read_settings,
     registry,
-    require_folder,
 )
+from app.cli.out_file import Force, check_new
 from app.cli.progress import images_bar, spinner
 from app.cli.remote import service
 
@@ -42,14 +40,15 @@ def sample(
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="Spread of the latents.")] = 1.0,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same images. Default: random.")] = None,
     learned: Annotated[bool, typer.Option("--learned", help="Use the learned inverses.")] = False,
+    force: Force = False,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Draw random images from a model into a file: a PNG grid, a NumPy array or a zip of single PNG files."""
-    if out.suffix not in FORMATS:
-        raise fail(f"--out: expected a file that ends in {', '.join(FORMATS)}, got {out}", USAGE)
-    require_folder(out)
+    from models.atomic_files import write_atomically
+
+    check_new(out, tuple(FORMATS), force=force)
     options: SampleOptions = {
         "temperature": temperature,
         "seed": seed,
@@ -61,7 +60,7 @@ def sample(
         content, seed = file.content, file.seed
     else:
         content, seed = _draw(model, n, FORMATS[out.suffix], **options)
-    out.write_bytes(content)
+    write_atomically(out.absolute(), content)
     if as_json:
         print_json({"file": str(out), "model": model, "n": n, "temperature": temperature, "seed": seed})
     else:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,16 +20,21 @@ from app.cli.common import (
     Url,
     error_messages,
     fail,
-    print_json,
     read_settings,
 )
-from app.cli.job_tables import job_counts
 from app.cli.judged import JudgedCounts
-from app.cli.progress import images_bar, labelled_bar
-from app.cli.remote import follow_job, service, service_url
-from app.cli.score_parquet import score_to_file
+from app.cli.judging_model import judging_model
+from app.cli.out_file import check_place
+from app.cli.progress import images_bar
+from app.cli.remarks import Remarks, print_notes
+from app.cli.remote import service
+from app.cli.score_dataset import score_dataset
+from app.cli.score_file import TableRequest, score_to_file
+from app.cli.scores_held import ENDINGS
 
 if TYPE_CHECKING:
+    from app.cli.score_tables import ScoreOutput
+    from snf_client import Client
     from snf_client.resources.scores import ScoreOptions, ScorePart
 
 Alpha = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="False-alarm rate.")]
@@ -85,10 +90,14 @@ def score(
         typer.Option(
             "--out",
             "-o",
-            help="Parquet file to write, a row for each image. An interrupted command continues when repeated.",
+            help="Table to write, a row for each image: .parquet, .csv or .jsonl. An interrupted command goes on when "
+            "it is repeated.",
             show_default=False,
         ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over a table or heat maps of another model or of other images.")
+    ] = False,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
@@ -96,38 +105,42 @@ def score(
     """Compute the log-likelihood and an anomaly verdict of each image file, or of each image in a service's dataset."""
     if (dataset is None) == (not paths):
         raise fail("expected either image files or folders, or a --dataset", USAGE)
-    if source is not None and not url:
-        raise fail("--source needs a service that watches drift: add --url or set SNF_URL", USAGE)
+    if source is not None and (not url or dataset is not None):
+        raise fail("--source needs image files and a service that watches drift: add --url or set SNF_URL", USAGE)
     if source is not None and not monitor:
         raise fail("--source names whose drift is watched: leave out --no-monitor", USAGE)
-    if explain is not None and explain.exists() and not explain.is_dir():
-        raise fail(f"--explain: expected a folder for the heat maps, got the file {explain}", USAGE)
     if out is not None:
-        _require_file(out)
-    if out is not None and url and dataset is None:
-        raise fail("--out scores files in this process: leave out --url and SNF_URL", USAGE)
-    if out is not None and (draws != 1 or detail != "basic" or explain is not None or source is not None):
-        raise fail("--out cannot be combined with --draws, --detail, --explain or --source", USAGE)
-    if dataset is None and not url:
-        read_settings()  # before the imports of the work, in which an invalid setting would fail without a message
+        check_place(out, ENDINGS)
+    if out is not None and (draws != 1 or detail != "basic" or explain is not None):
+        raise fail("--out cannot be combined with --draws, --detail or --explain", USAGE)
     if dataset is not None:
         if out is None:
-            raise fail("--dataset needs --out, the Parquet file for the scores", USAGE)
-        counts = _score_dataset(dataset, out, model, alpha, url=url, key=key, as_json=as_json)
-    elif out is not None:
-        with error_messages():
-            summary = score_to_file(_files(paths or []), out, model, alpha, as_json)
-        counts = JudgedCounts(summary.images - summary.errors, summary.anomalies, summary.errors)
+            raise fail("--dataset needs --out, the file for the table of scores", USAGE)
+        counts = score_dataset(dataset, out, model, alpha, url=url, key=key, force=force, as_json=as_json)
     else:
-        options: ScoreOptions = {
-            "alpha": alpha,
-            "draws": draws,
-            "explain": explain is not None,
-            "detail": detail,
-            "source": source,
-            "monitor": monitor,
-        }
-        counts = _score_files(_files(paths or []), model, options, explain, url, key, as_json)
+        files = _files(paths or [])
+        with ExitStack() as stack:
+            if url:
+                client = stack.enter_context(service(url, key))
+            else:
+                client = None
+                read_settings()  # before the imports of the work, in which an invalid setting has no message
+            # The model may be here or there, and so are its errors.
+            stack.enter_context(error_messages())
+            if out is not None:
+                request = TableRequest(files, out, model, alpha, source, monitor, force, as_json)
+                summary = score_to_file(request, client)
+                counts = JudgedCounts(summary.images - summary.errors, summary.anomalies, summary.errors)
+            else:
+                options: ScoreOptions = {
+                    "alpha": alpha,
+                    "draws": draws,
+                    "explain": explain is not None,
+                    "detail": detail,
+                    "source": source,
+                    "monitor": monitor,
+                }
+                counts = _score_files(files, model, options, explain, client, force=force, as_json=as_json)
     typer.echo(counts.text, err=True)
     counts.exit(fail_on_anomaly=fail_on_anomaly)
 
@@ -137,74 +150,55 @@ def _score_files(
     model: str,
     options: ScoreOptions,
     heat_maps: Path | None,
-    url: str | None,
-    key: str | None,
+    client: Client | None,
+    *,
+    force: bool,
     as_json: bool,
 ) -> JudgedCounts:
     """Score image files, print the results and return their counts."""
+    from app.cli.heat_maps import HeatMapWriter, claim_folder
     from app.cli.score_local import score_local
+    from app.cli.score_tables import JsonOutput, TableOutput
+    from models.bulk.sources import path_text
     from snf_client.resources.scores import ScoreParameters
 
-    with ExitStack() as stack:
-        if url:
-            client = stack.enter_context(service(url, key))
-            parts = client.score_parts(model, files, **options)
-        else:
-            stack.enter_context(error_messages())
-            parts = score_local(files, ScoreParameters(model, **options))
-        counts = _print(stack.enter_context(closing(parts)), len(files), heat_maps, as_json)
+    judging = judging_model(model, client)
+    output: ScoreOutput = JsonOutput(len(files)) if as_json else TableOutput()
+    if heat_maps is not None:
+        claim_folder(heat_maps, judging, [path_text(path) for path in files], force=force)
+        output = HeatMapWriter(heat_maps, output)
+    if client is None:
+        parts = score_local(files, ScoreParameters(judging.ref, **options))
+    else:
+        parts = client.score_parts(judging.ref, files, **options)
+    with closing(parts):
+        counts = _print(parts, len(files), output, judging.warnings, as_json=as_json)
     if heat_maps is not None:
         typer.echo(f"{counts.judged} heat maps in {heat_maps}", err=as_json)
     return counts
 
 
-def _print(parts: Iterable[ScorePart], count: int, heat_maps: Path | None, as_json: bool) -> JudgedCounts:
-    """Print scores, write heat maps to files, and return the counts of all images."""
-    from app.cli.score_tables import HeatMapWriter, JsonOutput, ScoreOutput, TableOutput
+def _print(
+    parts: Iterable[ScorePart], count: int, output: ScoreOutput, warnings: Sequence[str], *, as_json: bool
+) -> JudgedCounts:
+    """Print scores and below them the warnings and what was done to the files; return the counts of all images."""
+    from app.cli.score_tables import preprocessing_note
 
-    output: ScoreOutput = JsonOutput(count) if as_json else TableOutput()
-    if heat_maps is not None:
-        output = HeatMapWriter(heat_maps, output)
     judged = anomalies = not_judged = 0
+    remarks = Remarks()
     with images_bar("scoring", count) as advance:
         for part in parts:
             scored = [result for result in part.results if result.status == "ok"]
             judged += len(scored)
             not_judged += len(part.results) - len(scored)
             anomalies += sum(result.anomaly.is_anomaly for result in scored)
+            for result in scored:
+                remarks.add(preprocessing_note(result), result.filename or f"image {result.index}")
             output.add(part)
             advance(len(part.results))
     output.end()
+    print_notes((*warnings, *remarks.lines), to_stderr=as_json)
     return JudgedCounts(judged, anomalies, not_judged)
-
-
-def _score_dataset(
-    dataset: str, out: Path, model: str, alpha: float | None, *, url: str | None, key: str | None, as_json: bool
-) -> JudgedCounts:
-    """Score a dataset by a job of a service, and return the counts of its images."""
-    with service(service_url(url), key) as client, labelled_bar() as bar:
-
-        def observe(event: dict[str, Any]) -> None:
-            if event["event"] == "metrics":
-                bar(f"scoring {dataset}", event["step"], event["steps"])
-
-        job = client.jobs.score(dataset, model, parameters={} if alpha is None else {"alpha": alpha})
-        typer.echo(
-            f"job {job.id}; Ctrl-C stops watching, not the job: `snf jobs download {job.id}` fetches its table",
-            err=True,
-        )
-        job = follow_job(client, job.id, observe)
-        client.jobs.download(job.id, out)
-    if as_json:
-        print_json({"job": job.id, "model": job.model, "out": str(out), **(job.result or {})})
-    else:
-        typer.echo(f"the table is in {out}")
-    return job_counts(job)
-
-
-def _require_file(out: Path) -> None:
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise fail(f"--out: expected a file in a folder that exists, got {out}", USAGE)
 
 
 def _files(paths: list[Path]) -> list[Path]:

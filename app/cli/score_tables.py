@@ -1,18 +1,29 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Output of ``snf score``: a table or JSON, and heat maps as files."""
+"""Output of ``snf score`` on stdout: a table or JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from app.cli.tables import TableColumn, print_table
+
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from snf_client.resources.scores import ImageResult, ScorePart
     from snf_client.schemas import ScoredImage
 
-STYLES = {"anomaly": "bold red", "normal": "green"}
+COLUMNS = (
+    TableColumn("file", fold=26),
+    TableColumn("log-lik. (nats)", right=True, drop=3),
+    TableColumn("bits/dim", right=True, drop=1),
+    TableColumn("p-value", right=True),
+    TableColumn("statistic", right=True, drop=2),
+    TableColumn("verdict"),
+    TableColumn("reason", fold=20, drop=4),
+)
 
 
 class ScoreOutput(Protocol):
@@ -74,10 +85,10 @@ class TableOutput:
 
     def __init__(self) -> None:
         self._title: str | None = None
-        self._rows: list[tuple[str, ...]] = []
+        self._rows: list[tuple[str | Text, ...]] = []
 
     def add(self, part: ScorePart) -> None:
-        """Keep file, log-likelihood, bits/dim, p-value, verdict and reason of each image of a batch as table rows."""
+        """Keep file, scores, verdict and strongest reason of each image of a batch as table rows."""
         if part.model is not None:
             self._title = f"{part.model} version {part.version}"
             if any(result.status == "ok" and result.kind == "feature_density" for result in part.results):
@@ -86,58 +97,7 @@ class TableOutput:
 
     def end(self) -> None:
         """Print one table with the rows of all batches."""
-        from rich.console import Console
-        from rich.table import Table as RichTable
-        from rich.text import Text
-
-        table = RichTable(title=self._title)
-        table.add_column("file", overflow="fold")
-        for column in ("log-likelihood (nats)", "bits/dim", "p-value"):
-            table.add_column(column, justify="right")
-        table.add_column("verdict")
-        more = {"strongest evidence": -2, "note": -1}
-        shown = [place for place in more.values() if any(row[place] for row in self._rows)]
-        for heading, place in more.items():
-            if place in shown:
-                table.add_column(heading, overflow="fold")
-        for row in self._rows:
-            *cells, verdict, _reason, _note = row
-            style = STYLES.get(verdict, "yellow")
-            # Paths may contain brackets, which are no markup.
-            table.add_row(*map(Text, cells), Text(verdict, style), *(Text(row[place]) for place in shown))
-        Console().print(table)
-
-
-class HeatMapWriter:
-    """Output that saves each image's heat map as a PNG file and passes the results to another output.
-
-    Of the heat map itself only numbers, such as its threshold and regions, are passed on.
-    """
-
-    def __init__(self, folder: Path, output: ScoreOutput) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._output = output
-
-    def add(self, part: ScorePart) -> None:
-        """Save the heat map of each image of a batch as a PNG file, and pass its scores to the other output."""
-        self._output.add(part.with_results(map(self._without, part.results)))
-
-    def end(self) -> None:
-        """Call ``end`` of the other output; all PNG files have been written before."""
-        self._output.end()
-
-    def _without(self, result: ImageResult) -> ImageResult:
-        from snf_client import heat_map_png
-
-        if result.status != "ok" or result.heat_map is None:
-            return result
-        name = f"{result.index:05d}-{Path(result.filename or 'image').stem}.png"
-        (self._folder / name).write_bytes(heat_map_png(result.heat_map))
-        heat_map = result.heat_map
-        numbers = heat_map.model_fields_set - {"png", "npy"}
-        brief = type(heat_map).model_construct(numbers, **{field: getattr(heat_map, field) for field in numbers})
-        return result.model_copy(update={"heat_map": brief})
+        print_table(COLUMNS, self._rows, self._title)
 
 
 def preprocessing_note(result: ScoredImage) -> str:
@@ -149,17 +109,19 @@ def preprocessing_note(result: ScoredImage) -> str:
     return "; ".join(filter(None, (*(done.notes or ()), converted, done.warning)))
 
 
-def _row(result: ImageResult) -> tuple[str, ...]:
+def _row(result: ImageResult) -> tuple[str | Text, ...]:
+    from rich.text import Text
+
     name = result.filename or ""
     if result.status != "ok":
-        return name, "", "", "", result.error.title, "", result.error.detail
-    verdict = "anomaly" if result.anomaly.is_anomaly else "normal"
+        return name, "", "", "", "", Text("not judged", "yellow"), result.error.detail
+    anomaly = result.anomaly
     return (
         name,
         f"{result.log_likelihood:.3f}",
         "" if result.bits_per_dim is None else f"{result.bits_per_dim:.4f}",
-        f"{result.anomaly.p_value:.4g}",
-        verdict,
-        result.anomaly.reasons[0].text if result.anomaly.is_anomaly and result.anomaly.reasons else "",
-        preprocessing_note(result),
+        f"{anomaly.p_value:.4g}",
+        f"{anomaly.statistic:.2f}",
+        Text("anomaly", "bold red") if anomaly.is_anomaly else Text("normal", "green"),
+        anomaly.reasons[0].text if anomaly.is_anomaly and anomaly.reasons else "",
     )

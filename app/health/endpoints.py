@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from app.access.permissions import MayRead
 from app.health.schemas import Health, Readiness
+from app.health.version import package_version
 from app.http.dependencies import DrainingDep, JobStoreMonitorDep, MetricsDep, ModelPoolDep, ScoringQueueDep
 from app.http.errors import responses
 from app.registry.model_pool import ModelListing, ModelPool, ModelState
@@ -20,7 +21,7 @@ router = APIRouter(tags=["operations"])
 @router.get("/healthz", operation_id="health", summary="Check that the process runs")
 async def health() -> Health:
     """Answer 200 while the process runs; neither the models nor the job store is checked."""
-    return Health(status="alive")
+    return Health(status="alive", version=package_version())
 
 
 @router.get(

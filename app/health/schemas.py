@@ -10,9 +10,10 @@ from app.http.schemas import Answer
 
 
 class Health(Answer):
-    """Answer of `/healthz`: the status `alive`, which means that the process runs."""
+    """Answer of `/healthz`: the status `alive`, which means that the process runs, and the version of the service."""
 
     status: Literal["alive"]
+    version: str = Field(description="Version of the service.", examples=["0.1.0"])
 
 
 class Readiness(Answer):

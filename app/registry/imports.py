@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from starlette.requests import Request
@@ -63,9 +63,34 @@ class ModelUploads:
             artifact = folder / name / "upload"
             artifact.mkdir(parents=True)
             unpack(_counted(body.chunks(), room), artifact)
-            verify_upload(artifact, self._settings.backbones_dir, UploadWatch(request, self._draining))
-            _forget_job(artifact)
-            return self._registry.publish(artifact, name, promote=promote)
+            watch = UploadWatch(request, self._draining)
+            return register_artifact(artifact, name, self._registry, self._settings.backbones_dir, watch, promote)
+
+
+def register_artifact(
+    artifact: Path,
+    name: str,
+    registry: Registry,
+    backbones: Path,
+    progress: Callable[[int, int], None],
+    promote: bool,
+) -> ModelVersion:
+    """Verify the unpacked files of a model, register it as the next version of ``name``, and return the version.
+
+    Args:
+        artifact: Folder of the files; its manifest loses the id of the job that trained the model.
+        name: Name of the model.
+        registry: Registry that gets the version.
+        backbones: Folder of the backbones of this machine.
+        progress: Function that is called all the time; an exception that it raises stops the check.
+        promote: Whether the version becomes live in any case.
+
+    Raises:
+        ArtifactRefused: The files are not a model that can be served.
+    """
+    verify_upload(artifact, backbones, progress)
+    _forget_job(artifact)
+    return registry.publish(artifact, name, promote=promote)
 
 
 def _counted(chunks: Iterator[bytes], room: DiskQuota) -> Iterator[bytes]:

@@ -25,7 +25,7 @@ from snf_client.resources.scores import (
     score_blocking,
 )
 from snf_client.retries import Retries
-from snf_client.schemas import CallerView, PresetList, Readiness, Scores, WorkerList
+from snf_client.schemas import CallerView, Health, PresetList, Readiness, Scores, WorkerList
 from snf_client.transport import TIMEOUT_S, AsyncTransport, Resource, S, ServiceConnection, SyncTransport, operation
 
 
@@ -39,6 +39,11 @@ class _Client(Resource[S]):
         self.limits: LimitsResource[S] = LimitsResource(transport)
         self.samples: SamplesResource[S] = SamplesResource(transport)
         self.datasets: DatasetsResource[S] = DatasetsResource(transport)
+
+    @operation
+    def health(self) -> Call[Health]:
+        """Return the version of the service; an answer means that its process runs."""
+        return Call("GET", "/healthz", read_json(Health))
 
     @operation
     def readiness(self) -> Call[Readiness]:

@@ -319,10 +319,11 @@ class Gallery(BaseModel):
 
 
 class Health(BaseModel):
-    """Answer of `/healthz`: the status `alive`, which means that the process runs."""
+    """Answer of `/healthz`: the status `alive`, which means that the process runs, and the version of the service."""
 
     model_config = ConfigDict(frozen=True)
     status: Literal["alive"]
+    version: str = Field(..., description="Version of the service.")
 
 
 class Histogram(BaseModel):

@@ -228,6 +228,8 @@ def _new_file(target: Path) -> Iterator[Callable[[bytes], object]]:
     try:
         with temporary.open("xb") as file:
             yield file.write
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

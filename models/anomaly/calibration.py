@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from models.anomaly.anomaly_map import of_places
 from models.anomaly.conformal import (
-    DEFAULT_ALPHA,
     Distribution,
+    default_alpha,
     distribution,
     flagged_ranks,
     p_values,
@@ -207,7 +207,7 @@ class Calibration:
     @property
     def default_alpha(self) -> float:
         """The false-alarm rate that is used if none is requested: 0.01, or ``smallest_p`` where that is larger."""
-        return max(DEFAULT_ALPHA, self.smallest_p)
+        return default_alpha(self.smallest_p)
 
     def distribution(self, bins: int) -> Distribution:
         """Return a histogram of the normal images' anomaly statistic in nats, and thresholds for usual alarm rates."""
@@ -221,7 +221,7 @@ class Calibration:
         smallest = smallest_p(sum(map(len, self.ordered(gradients))))
         if alpha is not None and alpha < smallest:
             raise AlphaUnattainable(alpha, smallest)
-        return max(DEFAULT_ALPHA, smallest) if alpha is None else alpha
+        return default_alpha(smallest) if alpha is None else alpha
 
     @cached_property
     def map_maxima(self) -> Array | None:

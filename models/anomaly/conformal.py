@@ -16,6 +16,7 @@ DEFAULT_ALPHA = 0.01
 ADVICE_ALPHAS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
 CONFIDENCE = 0.95
 DIGITS = 6
+"""Decimals of a statistic in nats that do not depend on the size of the batch."""
 
 
 def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
@@ -48,6 +49,11 @@ def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
 def smallest_p(images: int) -> float:
     """Return 1 / (n + 1), the smallest conformal p-value that is possible with n calibration images."""
     return 1 / (images + 1)
+
+
+def default_alpha(smallest: float) -> float:
+    """Return the false-alarm rate of a request without one: 0.01, or the smallest p-value where that is larger."""
+    return max(DEFAULT_ALPHA, smallest)
 
 
 def false_alarm_interval(calibration: int, tests: int, alpha: float, level: float = 0.99) -> tuple[float, float]:

@@ -10,9 +10,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.bulk.table import PartSummary, Row, write_part
+from models.bulk.table import PartSummary, Row, failed_row, row_of, write_part
 from models.datasets.image_source import ImageSource, NamedImage
-from models.errors import ImageError, ModelsError, ScoreNotFinite
+from models.errors import ImageError, ScoreNotFinite
 from models.images.batch import batch_of, in_batches
 from models.images.codec import DecodedImage
 from models.images.placement import FilePlacement
@@ -94,7 +94,7 @@ def _score(scorer: Scorer, batch: list[NamedImage], alpha: float | None) -> list
     for path, image in batch:
         result = image if isinstance(image, ImageError) else next(judged)
         if isinstance(result, ImageError | ScoreNotFinite):
-            rows.append(_failed(path, result))
+            rows.append(failed_row(path, result.slug, result.detail))
         else:
             assert isinstance(image, DecodedImage)
             rows.append(_row(scorer, path, image, result))
@@ -104,20 +104,5 @@ def _score(scorer: Scorer, batch: list[NamedImage], alpha: float | None) -> list
 def _row(scorer: Scorer, path: str, image: DecodedImage, judged: JudgedImage) -> Row:
     placement = FilePlacement.of(scorer.manifest.preprocessing, image.file_size)
     likelihood, verdict = judged.likelihood, judged.verdict.in_file(placement)
-    strongest = verdict.reasons[0] if verdict.reasons else None
-    boxed = next((reason.box for reason in verdict.reasons if reason.box is not None), None)
-    return {
-        "path": path,
-        "log_likelihood": likelihood.log_likelihood,
-        "bits_per_dim": likelihood.bits_per_dim,
-        "p_value": verdict.p_value,
-        "score": verdict.score,
-        "is_anomaly": verdict.is_anomaly,
-        "reason": None if strongest is None else strongest.text,
-        "box": boxed,
-        "warning": remark(scorer.manifest.training.provenance, image),
-    }
-
-
-def _failed(path: str, error: ModelsError) -> Row:
-    return {"path": path, "error": error.slug, "error_detail": error.detail}
+    note = remark(scorer.manifest.training.provenance, image)
+    return row_of(path, likelihood.log_likelihood, likelihood.bits_per_dim, verdict, note)

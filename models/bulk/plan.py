@@ -88,7 +88,7 @@ def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
     """Store a bulk job's inputs in a folder and return the job; delete scores there that belong to other inputs."""
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder, LEFTOVER_SECONDS)
-    if _stored(folder) != plan:
+    if stored_plan(folder) != plan:
         # The old plan is replaced last, so that parts always belong to the stored plan.
         for part in folder.glob("part-*.parquet"):
             part.unlink(missing_ok=True)
@@ -103,12 +103,13 @@ def join_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
     This process can then help to score it. The plans differ where the model or the images of this machine are not those
     of the job.
     """
-    if _stored(folder) != plan:
+    if stored_plan(folder) != plan:
         raise PlanDiffers("the model or the images of this machine are not those of the job")
     return OpenPlan(folder, plan)
 
 
-def _stored(folder: Path) -> BulkPlan | None:
+def stored_plan(folder: Path) -> BulkPlan | None:
+    """Return the inputs of the bulk job in a folder; None if there is none, or if they are damaged."""
     try:
         return BulkPlan.model_validate_json((folder / FILE).read_bytes())
     except (FileNotFoundError, ValidationError):

@@ -9,6 +9,7 @@ import stat
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -56,10 +57,11 @@ class ImageFiles:
         self._paths = paths
         self._preprocessing = preprocessing
         self.count = len(paths)
-        content = hashlib.sha256()
-        for path in paths:
-            content.update(f"{path_text(path)}\0{file_stamp(path)}\0".encode())
-        self.digest = content.hexdigest()
+
+    @cached_property
+    def digest(self) -> str:
+        """The hash of paths, sizes and times of change."""
+        return files_digest(self._paths)
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
         """Yield (path, image) for files ``start`` to ``stop - 1``, or (path, ``ImageError``) for an unusable one."""
@@ -137,6 +139,14 @@ def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...
                 f"{name}: expected uint8 (N, H, W) or (N, H, W, C) in C order, got {dtype} {shape} in {order} order",
             )
         yield shape, file
+
+
+def files_digest(paths: Sequence[Path]) -> str:
+    """Return a hash of the paths, sizes and times of change of image files, in hexadecimal digits."""
+    content = hashlib.sha256()
+    for path in paths:
+        content.update(f"{path_text(path)}\0{file_stamp(path)}\0".encode())
+    return content.hexdigest()
 
 
 def read_file(path: Path) -> bytes:

@@ -1,17 +1,18 @@
-"""The Parquet table of scores: its columns, and how parts of it are written and merged."""
+"""The table of scores: its columns, the row of an image, and parts of the table as Parquet files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from models.atomic_files import new_file, write_atomically
+from models.anomaly.conformal import DIGITS
+from models.atomic_files import write_atomically
 
 SCHEMA = pa.schema(
     [
@@ -20,18 +21,21 @@ SCHEMA = pa.schema(
         pa.field("bits_per_dim", pa.float64()),  # null for a density of features
         pa.field("p_value", pa.float64()),
         pa.field("score", pa.float64()),  # -log10 of the p-value
+        pa.field("statistic", pa.float64()),  # nats; orders images that share a p-value
         pa.field("is_anomaly", pa.bool_()),
         pa.field("reason", pa.string()),  # the strongest reason, in words
+        pa.field("reasons", pa.list_(pa.string())),  # up to three, the strongest first
         pa.field("box", pa.list_(pa.int32())),  # of the strongest reason that has one, in pixels of the upright file
         pa.field("warning", pa.string()),
         pa.field("error", pa.string()),  # a slug, null for an image with a score
         pa.field("error_detail", pa.string()),
+        pa.field("model", pa.string()),  # name:version
+        pa.field("calibration", pa.int32()),
+        pa.field("alpha", pa.float64()),
+        pa.field("dataset", pa.string()),  # null for image files
     ]
 )
 COMPRESSION = "zstd"
-GROUP_ROWS = 100_000
-"""Rows of a row group, which a reader holds in memory at once."""
-
 Row = dict[str, Any]
 """The values of one image by column; missing values are null."""
 
@@ -45,6 +49,83 @@ class PartSummary:
     anomalies: int
 
 
+class ReasonText(Protocol):
+    """Protocol of a reason of a verdict: its text, and its box in pixels of the upright file."""
+
+    @property
+    def text(self) -> str:
+        """The reason in words."""
+        ...
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """Left, top, right and bottom of the region; None where there is none."""
+        ...
+
+
+class JudgedValues(Protocol):
+    """Protocol of a verdict, of this process or of the answer of a service."""
+
+    @property
+    def p_value(self) -> float:
+        """The conformal p-value."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """-log10 of the p-value."""
+        ...
+
+    @property
+    def statistic(self) -> float:
+        """The statistic that the p-value is the rank of, in nats."""
+        ...
+
+    @property
+    def is_anomaly(self) -> bool:
+        """Whether the image is flagged."""
+        ...
+
+    @property
+    def reasons(self) -> Sequence[ReasonText] | None:
+        """The reasons, the strongest first."""
+        ...
+
+
+def row_of(
+    path: str, log_likelihood: float, bits_per_dim: float | None, verdict: JudgedValues, warning: str | None
+) -> Row:
+    """Return the row of an image that was judged.
+
+    Args:
+        path: Name of the image.
+        log_likelihood: Its log-likelihood in nats.
+        bits_per_dim: The same in bits for each value; None for a density of features.
+        verdict: Its verdict, with boxes in pixels of the upright file.
+        warning: What was done to the file, and how it differs from the training images; None if there is nothing.
+    """
+    reasons = verdict.reasons or ()
+    return {
+        "path": path,
+        "log_likelihood": log_likelihood,
+        "bits_per_dim": bits_per_dim,
+        "p_value": verdict.p_value,
+        "score": verdict.score,
+        # The last digits depend on the images that were judged at once.
+        "statistic": round(verdict.statistic, DIGITS),
+        "is_anomaly": verdict.is_anomaly,
+        "reason": reasons[0].text if reasons else None,
+        "reasons": [reason.text for reason in reasons],
+        "box": next((reason.box for reason in reasons if reason.box is not None), None),
+        "warning": warning,
+    }
+
+
+def failed_row(path: str, error: str, detail: str) -> Row:
+    """Return the row of an image that could not be judged, with the slug and the text of its error."""
+    return {"path": path, "error": error, "error_detail": detail}
+
+
 def write_part(rows: Sequence[Row], path: Path) -> PartSummary:
     """Write rows of scores, one per image, to a Parquet file; return the numbers of images, errors and anomalies.
 
@@ -54,7 +135,7 @@ def write_part(rows: Sequence[Row], path: Path) -> PartSummary:
     buffer = pa.BufferOutputStream()
     parquet.write_table(table, buffer, compression=COMPRESSION)
     write_atomically(path, buffer.getvalue().to_pybytes())
-    return _summary(table)
+    return summary_of(table)
 
 
 def read_summary(path: Path) -> PartSummary:
@@ -62,39 +143,19 @@ def read_summary(path: Path) -> PartSummary:
     images = errors = anomalies = 0
     with parquet.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            part = _summary(file.read_row_group(group, columns=["is_anomaly", "error"]))
+            part = summary_of(file.read_row_group(group, columns=["is_anomaly", "error"]))
             images, errors, anomalies = images + part.images, errors + part.errors, anomalies + part.anomalies
     return PartSummary(images, errors, anomalies)
 
 
-def merge_parts(parts: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> PartSummary:
-    """Join Parquet files of scores, in order, into one with ``metadata``; return its counts of errors and anomalies.
-
-    The file is written atomically, one row group in memory at a time. It does not depend on the division into parts.
-    """
-    schema = SCHEMA.with_metadata(dict(metadata))
-    images = errors = anomalies = 0
-    with new_file(path) as file, parquet.ParquetWriter(file, schema, compression=COMPRESSION) as writer:
-        for table in _row_groups(parts):
-            writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=GROUP_ROWS)
-            part = _summary(table)
-            images, errors, anomalies = images + part.images, errors + part.errors, anomalies + part.anomalies
-    return PartSummary(images, errors, anomalies)
+def read_warnings(path: Path) -> list[tuple[str, str]]:
+    """Return the name and the warning of each image in a Parquet file of scores that has one."""
+    table = parquet.read_table(path, columns=["path", "warning"])
+    table = table.filter(pc.is_valid(table["warning"]))
+    return list(zip(table["path"].to_pylist(), table["warning"].to_pylist(), strict=True))
 
 
-def _row_groups(parts: Sequence[Path]) -> Iterator[Any]:
-    held = SCHEMA.empty_table()
-    for part in parts:
-        with parquet.ParquetFile(part) as file:
-            # A part that an earlier version wrote lacks the newer columns.
-            held = pa.concat_tables([held, file.read()], promote_options="default")
-        while held.num_rows >= GROUP_ROWS:
-            yield held.slice(0, GROUP_ROWS).combine_chunks()
-            held = held.slice(GROUP_ROWS)
-    if held.num_rows:
-        yield held.combine_chunks()
-
-
-def _summary(table: Any) -> PartSummary:
+def summary_of(table: Any) -> PartSummary:
+    """Return the numbers of images, of images with an error and of anomalies in an Arrow table of scores."""
     errors = table.num_rows - table["error"].null_count
     return PartSummary(table.num_rows, errors, pc.sum(table["is_anomaly"], min_count=0).as_py())

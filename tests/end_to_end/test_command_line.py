@@ -1,6 +1,7 @@
 """The command line: output, files and exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,8 +11,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
+from app.health.version import package_version
 from tests.end_to_end.support.service import score_one, snf, snf_process
 from tests.support.paths import DIGITS, ROOT
 
@@ -58,6 +61,9 @@ def test_scores_into_a_file(home: Path, tmp_path: Path) -> None:
     for row, one in zip(rows[:-1], alone[:-1], strict=True):
         assert row["log_likelihood"] == one["log_likelihood"]
         assert row["p_value"] == one["anomaly"]["p_value"]
+        assert row["statistic"] == pytest.approx(one["anomaly"]["statistic"], abs=1e-6)
+        assert row["reasons"] == [reason["text"] for reason in one["anomaly"]["reasons"]]
+        assert (row["model"], row["calibration"]) == ("digits:1", 0)
     assert rows[-1]["error"] == alone[-1]["error"]["type"]
     before = out.read_bytes()
     again = snf(home, *arguments, "--out", str(out), "--json", "--alpha", "1", "--fail-on-anomaly")
@@ -65,9 +71,38 @@ def test_scores_into_a_file(home: Path, tmp_path: Path) -> None:
     told = json.loads(again.stdout)
     assert (told["images"], told["anomalies"], told["errors"]) == (len(rows), len(rows) - 1, 1)
     assert out.read_bytes() != before
-    for refused in (["--url", "http://127.0.0.1:1"], ["--draws", "2"], ["--alpha", "1e-9"], ["-m", "nobody"]):
+    for refused in (["--draws", "2"], ["--alpha", "1e-9"], ["-m", "nobody"]):
         assert snf(home, *arguments, "--out", str(tmp_path / "none.parquet"), *refused).returncode == 2
     assert {path.name for path in tmp_path.iterdir()} == {"scores.parquet", "images"}
+
+
+def test_a_table_is_the_same_here_and_by_a_service(house_home: Path, house: httpx.Client, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in DIGITS:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "broken.png").write_text("no image")
+    (folder / "gone.png").symlink_to("nowhere.png")
+    Image.new("L", (28, 20)).save(folder / "small.png")
+    Image.open(DIGITS[0]).save(folder / "turned.tif", tiffinfo={274: 3})
+    os.mkfifo(folder / "pipe.png")
+    tables = {}
+    remote = ["--url", str(house.base_url), "--source", "line-7"]
+    for name, where in (("here", []), ("there", remote)):
+        out = tmp_path / f"{name}.parquet"
+        done = snf(house_home, "score", str(folder), "-m", "digits", "--out", str(out), *where)
+        assert done.returncode == 4, done.stderr
+        assert f"{len(DIGITS) + 1} images judged, " in done.stderr
+        assert "4 not judged" in done.stderr
+        assert f"note: turned as its EXIF orientation 3 says: {folder}/turned.tif" in done.stderr
+        tables[name] = out.read_bytes()
+    assert tables["here"] == tables["there"]
+    assert parquet.read_table(tmp_path / "there.parquet").num_rows == len(DIGITS) + 5
+    assert "line-7" in {one["source"] for one in house.get("/v1/models/digits").json()["drift"]}
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "here.parquet", "there.parquet"}
+    refused = snf(house_home, "score", str(DIGITS[0]), "-m", "digits", "--out", str(out), *remote)
+    assert (refused.returncode, "there.parquet holds scores of " in refused.stderr) == (2, True)
+    assert out.read_bytes() == tables["there"]
 
 
 @pytest.mark.parametrize("where", ["here", "there"])
@@ -82,10 +117,15 @@ def test_heat_maps_and_details(home: Path, house: httpx.Client, tmp_path: Path, 
     answer = json.loads(done.stdout)
     assert [one["status"] for one in answer["results"]] == ["error", "ok", "ok", "ok"]
     assert [one["index"] for one in answer["results"]] == [0, 1, 2, 3]
-    assert {path.name for path in maps.iterdir()} == {f"{n:05d}-{DIGITS[n - 1].stem}.png" for n in (1, 2, 3)}
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in maps.iterdir())
+    pictures = {path.name: path.read_bytes() for path in maps.glob("*.png")}
+    assert pictures.keys() == {f"{n:05d}-{DIGITS[n - 1].stem}.png" for n in (1, 2, 3)}
+    assert all(content.startswith(b"\x89PNG") for content in pictures.values())
     assert not any({"png", "npy"} & set(one["heat_map"]) for one in answer["results"][1:])
     assert all(one["heat_map"]["channels"] == ["nats", "z", "anomaly", "gradients"] for one in answer["results"][1:])
+    others = ["score", str(text), *map(str, DIGITS[:3]), "-m", "digits", "--explain", str(maps), *remote]
+    refused = snf(home, *others)
+    assert (refused.returncode, "holds heat maps of 4 images by mnist-snf-glow:1" in refused.stderr) == (2, True)
+    assert {path.name: path.read_bytes() for path in maps.glob("*.png")} == pictures
     plain = json.loads(snf(home, *arguments).stdout)
     for full, basic in zip(answer["results"][1:], plain["results"][1:], strict=True):
         assert full["log_likelihood"] == pytest.approx(basic["log_likelihood"], abs=1e-4)
@@ -153,12 +193,15 @@ def test_models_are_shown_named_audited_and_moved(home: Path, house: httpx.Clien
     assert snf(home, "models", "export", "digits", "-o", str(here)).returncode == 0
     assert snf(home, "models", "export", "digits", "-o", str(there), *remote).returncode == 0
     assert here.read_bytes() == there.read_bytes()
-    brought = snf(home, "models", "import", "moved", str(there), *remote)
-    assert brought.stdout == "registered moved:1\n"
-    assert snf(home, "models", "delete", "moved", *remote).returncode == 2
-    gone = snf(home, "models", "delete", "moved", "--all", "--json", *remote)
-    assert json.loads(gone.stdout) == {"deleted": "moved"}
-    assert snf(home, "models", "import", "moved", str(DIGITS[0]), *remote).returncode == 2
+    for where, file in (([], there), (remote, here)):
+        assert snf(home, "models", "export", "digits", str(file), *where).returncode == 2  # it is there
+        brought = snf(home, "models", "import", "moved", str(file), *where)
+        assert brought.stdout == "registered moved:1\n", brought.stderr
+        assert snf(home, "models", "show", "moved", *where).returncode == 0
+        assert snf(home, "models", "delete", "moved", *where).returncode == 2
+        gone = snf(home, "models", "delete", "moved", "--all", "--json", *where)
+        assert json.loads(gone.stdout) == {"deleted": "moved"}
+        assert snf(home, "models", "import", "moved", str(DIGITS[0]), *where).returncode == 2
 
 
 def test_a_dataset_is_scored_by_a_service(home: Path, house: httpx.Client, tmp_path: Path) -> None:
@@ -171,8 +214,17 @@ def test_a_dataset_is_scored_by_a_service(home: Path, house: httpx.Client, tmp_p
     assert table.num_rows == told["images"] == 600
     assert sum(table["is_anomaly"].to_pylist()) == told["anomalies"]
     again = tmp_path / "again.parquet"
-    assert snf(home, "jobs", "download", told["job"], "--out", str(again), *remote).returncode == 0
+    download = ["jobs", "download", told["job"], *remote]
+    assert snf(home, *download, "--out", str(again)).returncode == 0
     assert again.read_bytes() == out.read_bytes()
+    assert snf(home, *download, "--out", str(tmp_path / "scores.jsonl")).returncode == 0
+    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert lines == table.to_pylist()
+    flagged = sorted((row for row in lines if row["is_anomaly"]), key=lambda row: -row["statistic"])
+    assert len({row["statistic"] for row in flagged}) == len(flagged)
+    assert all(row["reasons"][0] == row["reason"] for row in flagged)
+    foreign = snf(home, *scoring[:3], "-m", "mnist-snf-glow", *remote, "--out", str(out))
+    assert (foreign.returncode, "holds scores of digits:1" in foreign.stderr) == (2, True)
     for wrong in (
         [],
         [str(DIGITS[0]), "--out", str(out)],
@@ -181,7 +233,7 @@ def test_a_dataset_is_scored_by_a_service(home: Path, house: httpx.Client, tmp_p
     ):
         assert snf(home, *scoring, *wrong).returncode == 2, wrong
     assert snf(home, "score").returncode == 2
-    nothing = snf(home, "score", "--dataset", "nothing", "--out", str(out), *remote)
+    nothing = snf(home, "score", "--dataset", "nothing", "--out", str(tmp_path / "none.csv"), *remote)
     assert (nothing.returncode, "does not exist" in nothing.stderr) == (2, True)
 
 
@@ -220,9 +272,29 @@ def test_lists(home: Path, house: httpx.Client) -> None:
     datasets = json.loads(snf(home, "datasets", "--json").stdout)["datasets"]
     mini = next(one for one in datasets if one["name"] == "mnist-mini")
     assert (mini["image_shape"], mini["train"], mini["test"]) == ([1, 28, 28], 400, 100)
-    jobs = snf(home, "jobs", "list", "--json", "--url", str(house.base_url))
-    assert jobs.returncode == 0
-    assert "jobs" in json.loads(jobs.stdout)
+    url = str(house.base_url)
+    assert "jobs" in json.loads(snf(home, "jobs", "--json", "--url", url).stdout)
+    presets = json.loads(snf(home, "presets", "--json", "--url", url).stdout)
+    assert presets == json.loads(snf(home, "presets", "--json").stdout)
+    version = snf(home, "--version", "--url", url)
+    assert version.stdout.splitlines() == [f"snf-density {package_version()}", f"{url} {package_version()}"]
+
+
+def test_a_job_of_any_type_is_submitted_and_followed(home: Path, house: httpx.Client, tmp_path: Path) -> None:
+    remote = ["--url", str(house.base_url)]
+    scoring = ["jobs", "submit", "score", "dataset=mnist-mini", "model=digits", "alpha=0.05", *remote]
+    watched = snf(home, *scoring, "--watch")
+    assert watched.returncode == 0, watched.stderr
+    assert "600 images judged, " in watched.stdout
+    request = tmp_path / "request.json"
+    parameters = {"against": ["fashion-mnist"], "images": 50}
+    request.write_text(json.dumps({"dataset": "mnist-mini", "model": "digits", "parameters": parameters}))
+    made = snf(home, "jobs", "submit", "score", "--file", str(request), "alpha=0.1", *remote)
+    assert (made.returncode, "there is no such parameter" in made.stderr) == (2, True)
+    request.write_text(json.dumps({"dataset": "mnist-mini", "model": "mnist-snf-glow"}))
+    made = snf(home, "jobs", "submit", "score", "--file", str(request), "model=digits", "alpha=0.1", *remote)
+    job = house.get(f"/v1/jobs/{made.stdout.strip()}").json()
+    assert (job["type"], job["model"], job["parameters"]["alpha"]) == ("score", "digits:1", 0.1)
 
 
 def test_training_registers_a_model(home: Path) -> None:
@@ -248,7 +320,8 @@ def test_a_hardly_trained_model_is_kept_but_not_live_and_every_command_says_why(
     refused = snf(home, "score", str(DIGITS[0]), "-m", "hasty")
     assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
     assert "no live version: no version of hasty is live: hasty:1 is unfit, hardly trained" in refused.stderr
-    assert snf(home, "score", str(DIGITS[0]), "-m", "hasty:1").returncode == 0
+    scored = snf(home, "score", str(DIGITS[0]), "-m", "hasty:1")
+    assert (scored.returncode, "note: hasty:1 is unfit: hardly trained: 2." in scored.stdout) == (0, True)
     (listed,) = [one for one in json.loads(snf(home, "models", "--json").stdout)["models"] if one["name"] == "hasty"]
     assert (listed["state"], listed["aliases"], listed["versions"]) == ("unfit", {}, [1])
     assert listed["unfit"][0]["code"] == "hardly-trained"

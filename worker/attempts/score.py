@@ -44,7 +44,8 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     """
     from models.bulk.part import Stopped
     from models.bulk.plan import open_plan
-    from models.bulk.table import merge_parts, read_summary
+    from models.bulk.result_file import merge_parts
+    from models.bulk.table import read_summary
     from models.training.loop import Interrupted
     from worker.attempts.shard_work import ShardProgress, ShardWork
 

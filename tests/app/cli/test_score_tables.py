@@ -48,7 +48,7 @@ def test_paths_in_a_table_are_no_markup(capsys: pytest.CaptureFixture[str]) -> N
     output.add(ScorePart((GOOD, BAD), "mnist-snf-glow", 1, 0))
     output.end()
     shown = capsys.readouterr().out
-    for wanted in ("mnist-snf-glow version 1", "00027-4.png", "normal", "[bold]a.txt", "No image"):
+    for wanted in ("mnist-snf-glow version 1", "00027-4.png", "normal", "[bold]a.txt", "not judged", "it is text"):
         assert wanted in shown
 
 

@@ -44,15 +44,24 @@ WRONG = [
     ("score digit.png -m mnist-snf-glow:9", USAGE, "mnist-snf-glow has no version 9"),
     ("score digit.png -m mnist-snf-glow@best", USAGE, "mnist-snf-glow has no alias 'best'"),
     ("score digit.png -m ../digits", USAGE, "expected name, name:version or name@alias"),
-    ("score digit.png --source line-1", USAGE, "--source needs a service that watches drift"),
+    (
+        "score digit.png --explain maps",
+        USAGE,
+        "--explain: maps holds files of the same names, not heat maps of 1 images",
+    ),
+    ("score digit.png --source line-1", USAGE, "--source needs image files and a service that watches drift"),
+    ("score digit.png --out scores.txt", USAGE, "--out: expected a file that ends in .parquet, .csv or .jsonl, got"),
+    ("score digit.png --out folder.csv", USAGE, "--out: expected a file in a folder that exists, got folder.csv"),
     (f"score digit.png --source line-1 --no-monitor --url {DEAD}", USAGE, "--source names whose drift is watched"),
     ("models drift mnist-snf-glow --source line-1", USAGE, "--source names what is acknowledged: add --acknowledge"),
-    ("score digit.png --out empty", USAGE, "--out: expected a file in a folder that exists, got empty"),
     ("score digit.png --out missing/scores.parquet", USAGE, "--out: expected a file in a folder that exists"),
     ("score digit.png --out text.png/scores.parquet", USAGE, "--out: expected a file in a folder that exists"),
-    (f"score digit.png --out s.parquet --url {DEAD}", USAGE, "--out scores files in this process: leave out --url"),
+    ("score digit.png --out other-model.csv", USAGE, "other-model.csv holds scores of fashion-snf-glow:1"),
+    ("score digit.png --out other-files.csv", USAGE, "holds scores of 2 files from a.png to b.png, not of digit.png"),
+    ("score digit.png --out foreign.csv", USAGE, "foreign.csv exists and is no table of scores; choose another name"),
+    (f"score digit.png --out s.parquet --url {DEAD}", SERVICE, f"{DEAD} does not answer"),
     ("score digit.png --out s.parquet --draws 2", USAGE, "--out cannot be combined with --draws"),
-    ("score --dataset lots", USAGE, "--dataset needs --out, the Parquet file for the scores"),
+    ("score --dataset lots", USAGE, "--dataset needs --out, the file for the table of scores"),
     ("score digit.png --url ftp://example", USAGE, "expected an address such as http://127.0.0.1:8000"),
     (f"score digit.png --url {DEAD}", SERVICE, f"{DEAD} does not answer"),
     ("score digit.png --verbose", USAGE, "No such option: --verbose"),
@@ -64,7 +73,13 @@ WRONG = [
     ("evaluate -m mnist-snf-glow", USAGE, "Missing option '--normal'"),
     ("evaluate -m mnist-snf-glow -n mnist-mini", USAGE, "name datasets in `against`, or ask for `corruptions`"),
     ("sample -m nobody", USAGE, "there is no model 'nobody'; there are:"),
-    ("sample --out grid.gif", USAGE, "--out: expected a file that ends in .png, .npy, .zip, got grid.gif"),
+    ("sample --out grid.gif", USAGE, "--out: expected a file that ends in .png, .npy or .zip, got grid.gif"),
+    ("sample --out missing/grid.png", USAGE, "--out: expected a file in a folder that exists, got missing/grid.png"),
+    ("sample --out text.png", USAGE, "--out: text.png exists already; choose another name, or write over it with"),
+    ("evaluate -m mnist-snf-glow -n mnist-mini --corruptions --out r.pdf", USAGE, "that ends in .html, got r.pdf"),
+    ("limit mnist-snf-glow --out limit.png", USAGE, "--out: expected a file that ends in .svg, got limit.png"),
+    ("models export mnist-snf-glow text.png", USAGE, "--out: expected a file that ends in .tar, got text.png"),
+    ("models import copy text.png", USAGE, "the archive is cut off or damaged"),
     ("models delete mnist-snf-glow 1", USAGE, "mnist-snf-glow:1 ships with the product and cannot be removed"),
     ("models alias mnist-snf-glow live --remove", USAGE, "it points at version 1: move it instead"),
     ("models use-calibration mnist-snf-glow 99", USAGE, "mnist-snf-glow:1 has no calibration 99; it has: 0"),
@@ -74,6 +89,10 @@ WRONG = [
     ("datasets upload lots digit.png", USAGE, "1 different images can be used, at least 10 are needed"),
     ("datasets upload lots folder-with-a-link", USAGE, "cannot be read: it is no plain file; remove it"),
     (f"jobs show 01 --url {DEAD}", SERVICE, f"{DEAD} does not answer"),
+    ("jobs submit fly dataset=lots", USAGE, "'fly' is not one of 'train', 'score', 'calibrate', 'evaluate', 'limit',"),
+    ("jobs submit score lots", USAGE, "expected NAME=VALUE, got 'lots'"),
+    ("jobs submit score model=mnist-snf-glow", USAGE, "dataset: Field required"),
+    ("jobs submit score --file other-files.csv", USAGE, "other-files.csv: expected JSON"),
     ("jobs list --status done", USAGE, "'succeeded', 'partial', 'failed', 'cancelled'"),
     ("backbones show nothing", USAGE, "there is no backbone 'nothing' here"),
     ("keys create bob --role king", USAGE, "'king' is not one of 'read', 'score', 'train', 'admin'"),
@@ -81,6 +100,7 @@ WRONG = [
     ("worker --queues slow", USAGE, "Input should be 'train-cpu', 'train-gpu' or 'score'"),
     ("serve --port 99999", USAGE, "Input should be less than or equal to 65535"),
     ("scores", USAGE, "No such command 'scores'"),
+    (f"--url {DEAD} models", USAGE, "--url belongs to a command: snf COMMAND --url ADDRESS"),
 ]
 
 
@@ -88,10 +108,15 @@ WRONG = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder in which the commands run, with the files that they name."""
     place = tmp_path_factory.mktemp("place")
-    for name in ("empty", "texts", "folder-with-a-link"):
+    for name in ("empty", "texts", "folder-with-a-link", "folder.csv", "maps"):
         (place / name).mkdir()
     (place / "texts" / "notes.txt").write_text("notes")
     (place / "text.png").write_text("no image")
+    (place / "maps" / "00000-digit.png").write_text("of another program")
+    (place / "other-model.csv").write_text("path,model,calibration,dataset\ndigit.png,fashion-snf-glow:1,0,\n")
+    row = "{}.png,mnist-snf-glow:1,0,\n"
+    (place / "other-files.csv").write_text(f"path,model,calibration,dataset\n{row.format('a')}{row.format('b')}")
+    (place / "foreign.csv").write_text("part,price\nbolt,1\n")
     (place / "digit.png").write_bytes(DIGITS[0].read_bytes())
     (place / "folder-with-a-link" / "digit.png").write_bytes(DIGITS[0].read_bytes())
     (place / "folder-with-a-link" / "link.png").symlink_to("nowhere.png")
@@ -113,6 +138,26 @@ def test_a_wrong_usage_says_what_is_wrong(command: str, code: int, message: str)
     assert message in " ".join(re.sub("[│╭╮╰╯─]", " ", done.stderr).split())
     assert done.exit_code == code
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("command", ["keys list", "keys create bob --role read", "backbones", "presets layers"])
+def test_a_command_of_this_machine_alone_says_so_where_a_service_is_named(command: str) -> None:
+    with patch.dict(os.environ, {"SNF_URL": DEAD}):
+        done = CliRunner().invoke(main.cli, command.split())
+    assert done.exit_code == USAGE
+    assert f"works on this machine alone, not on SNF_URL={DEAD}" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_refused_file_is_as_it_was_until_it_is_forced(folder: Path) -> None:
+    table = folder / "forced.csv"
+    table.write_text("part,price\n")
+    assert CliRunner().invoke(main.cli, ["score", "digit.png", "--out", "forced.csv"]).exit_code == USAGE
+    assert table.read_text() == "part,price\n"
+    assert CliRunner().invoke(main.cli, ["score", "digit.png", "--out", "forced.csv", "--force"]).exit_code == 0
+    assert table.read_text().startswith("path,log_likelihood,")
 
 
 def test_an_unexpected_error_is_no_anomaly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

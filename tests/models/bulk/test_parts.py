@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import json
 import math
 import threading
 from collections.abc import Iterator
@@ -15,8 +17,9 @@ from pyarrow import parquet
 from models.anomaly.judged import Judgement
 from models.bulk.part import Stopped, score_part
 from models.bulk.plan import BulkPlan, open_plan
+from models.bulk.result_file import convert_table, merge_parts, read_content
 from models.bulk.sources import BuiltinImages, ImageFiles, open_source
-from models.bulk.table import SCHEMA, merge_parts, write_part
+from models.bulk.table import SCHEMA, write_part
 from models.datasets import DatasetStore, load_dataset
 from models.datasets.image_source import ImageSource, NamedImage, StoredImages
 from models.errors import AlphaUnattainable, DatasetNotFound, DatasetRefused, ImageError, ScoreNotFinite
@@ -36,14 +39,14 @@ def never() -> bool:
 
 def test_a_part_of_an_earlier_version_is_merged(tmp_path: Path) -> None:
     """It lacks the columns that were added later."""
-    later = ("reason", "box")
+    later = ("reason", "box", "statistic", "reasons", "model", "calibration", "alpha", "dataset")
     row = {"path": "a.png", "log_likelihood": 1.5, "is_anomaly": True}
     write_part([row, {**row, "reason": "rows 1-2", "box": (0, 1, 4, 3)}], tmp_path / "new")
     whole = parquet.read_table(tmp_path / "new")
     parquet.write_table(whole.drop_columns(list(later)), tmp_path / "old")
-    summary = merge_parts([tmp_path / "old", tmp_path / "new"], tmp_path / "all", {})
+    summary = merge_parts([tmp_path / "old", tmp_path / "new"], tmp_path / "all.parquet", {})
     assert (summary.images, summary.anomalies) == (4, 4)
-    rows = parquet.read_table(tmp_path / "all").to_pylist()
+    rows = parquet.read_table(tmp_path / "all.parquet").to_pylist()
     assert [row["box"] for row in rows] == [None, None, None, [0, 1, 4, 3]]
     assert list(rows[0]) == SCHEMA.names
 
@@ -179,8 +182,19 @@ def test_a_row_is_the_score_of_its_image_alone(scorer: Scorer, files: list[Path]
             continue
         alone = scorer.score(image.pixels[None])[0]
         verdict = scorer.anomaly(alone, 1.0)
-        wanted = (alone.log_likelihood, alone.bits_per_dim, verdict.p_value, verdict.score, verdict.is_anomaly)
-        assert tuple(row[k] for k in ("log_likelihood", "bits_per_dim", "p_value", "score", "is_anomaly")) == wanted
+        wanted = {
+            "log_likelihood": alone.log_likelihood,
+            "bits_per_dim": alone.bits_per_dim,
+            "p_value": verdict.p_value,
+            "score": verdict.score,
+            "is_anomaly": verdict.is_anomaly,
+            "reason": verdict.reasons[0].text,
+            "reasons": [reason.text for reason in verdict.reasons],
+        }
+        assert {name: row[name] for name in wanted} == wanted
+        assert row["statistic"] == round(verdict.statistic, 6)
+    good = [row for row in rows if not row["error"]]
+    assert len({row["statistic"] for row in good}) > len({row["p_value"] for row in good})
 
 
 class Overflowing:
@@ -207,7 +221,7 @@ def test_an_image_without_a_likelihood_is_a_row(scorer: Scorer, files: list[Path
 def test_parts_make_one_file_whatever_their_size(
     scorer: Scorer, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.bulk.table.GROUP_ROWS", 16)
+    monkeypatch.setattr("models.bulk.result_file.GROUP_ROWS", 16)
     images = ImageFiles(files[:40], scorer.preprocessing)
     merged = []
     for size in (7, 16, 40):
@@ -234,6 +248,71 @@ def test_nothing_to_score_is_an_empty_table(tmp_path: Path) -> None:
     found = merge_parts([], tmp_path / "empty.parquet", {})
     assert dataclasses.astuple(found) == (0, 0, 0)
     assert parquet.ParquetFile(tmp_path / "empty.parquet").read().schema.equals(SCHEMA)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv", ".jsonl"])
+def test_every_format_has_the_same_values_and_says_what_it_holds(
+    scorer: Scorer, files: list[Path], tmp_path: Path, ending: str
+) -> None:
+    images = ImageFiles(files[:6], scorer.preprocessing)
+    plan = plan_of(scorer, images, images_per_part=10).model_copy(update={"calibration": 2})
+    part, out = tmp_path / "part", tmp_path / f"out{ending}"
+    score_part(scorer, images, 0, 6, part, alpha=plan.alpha, should_stop=never)
+    merge_parts([part], out, plan.metadata)
+    wanted = parquet.read_table(part).to_pylist()
+    for row in wanted:
+        row |= {"model": "digits:1", "calibration": 2, "alpha": plan.alpha, "dataset": None}
+    assert rows_of(out) == wanted
+    content = read_content(out)
+    assert content is not None
+    assert (content.model, content.calibration, content.dataset) == ("digits:1", 2, None)
+    assert content.paths == tuple(map(str, files[:6]))
+
+
+def rows_of(path: Path) -> list[dict[str, object]]:
+    """The rows of a file, with the types of the table."""
+    if path.suffix == ".parquet":
+        return parquet.read_table(path).to_pylist()
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    texts = {field.name for field in SCHEMA if str(field.type) == "string"}
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {name: None if not text else text if name in texts else json.loads(text) for name, text in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def test_a_table_of_an_earlier_version_is_converted(tmp_path: Path) -> None:
+    write_part([{"path": "a,b\n.png", "log_likelihood": 1.5, "is_anomaly": True, "p_value": 0.1}], tmp_path / "part")
+    later = ["reason", "box", "statistic", "reasons", "model", "calibration", "alpha", "dataset"]
+    table = parquet.read_table(tmp_path / "part").drop_columns(later)
+    told = {"snf.model": "m:3", "snf.dataset": "lots", "snf.alpha": "0.05"}
+    parquet.write_table(table.replace_schema_metadata(told), tmp_path / "old.parquet")
+    convert_table(tmp_path / "old.parquet", tmp_path / "new.csv")
+    [row] = rows_of(tmp_path / "new.csv")
+    assert (row["path"], row["model"], row["dataset"], row["alpha"]) == ("a,b\n.png", "m:3", "lots", 0.05)
+    assert row["statistic"] is row["reasons"] is None
+    content = read_content(tmp_path / "old.parquet")
+    assert content is not None
+    assert (content.model, content.calibration, content.dataset) == ("m:3", 0, "lots")
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.parquet", b"PAR1"),
+        ("a.csv", b"path,model\na.png,m:1\n"),
+        ("a.csv", b"\xff\xfe"),
+        ("a.csv", b""),
+        ("a.jsonl", b"[1]\n"),
+        ("a.jsonl", b'{"path": "a.png", "model": "m:1"'),
+        ("a.txt", b"text"),
+    ],
+)
+def test_other_files_hold_no_scores(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert read_content(tmp_path / name) is None
 
 
 def plan_of(scorer: Scorer, images: ImageSource, images_per_part: int) -> BulkPlan:

@@ -1,0 +1,115 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Folder of heat maps that ``snf score --explain`` writes, with a record of their model and images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from app.cli.common import USAGE, fail
+
+if TYPE_CHECKING:
+    from app.cli.judging_model import JudgingModel
+    from app.cli.score_tables import ScoreOutput
+    from snf_client.resources.scores import ImageResult, ScorePart
+
+RECORD = "heat-maps.json"
+ADVICE = "choose another folder, or write over them with --force"
+
+
+class HeatMapRecord(BaseModel):
+    """The model, the calibration and the images that the heat maps of a folder belong to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    calibration: int
+    images: list[str]
+
+    @property
+    def label(self) -> str:
+        """What the folder holds, in words."""
+        return f"heat maps of {len(self.images)} images by {self.model} with calibration {self.calibration}"
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the heat maps."""
+        return [file_name(index, image) for index, image in enumerate(self.images)]
+
+
+def file_name(index: int, image: str) -> str:
+    """Return the name of a heat map.
+
+    >>> file_name(7, "lot-3/plate.jpg")
+    '00007-plate.png'
+    """
+    return f"{index:05d}-{Path(image).stem}.png"
+
+
+def claim_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, force: bool) -> None:
+    """Create a folder for heat maps and record what it will hold; exit with code 2 if it holds others.
+
+    Heat maps of the same images by the same model and calibration may be there: a repeated command makes them anew.
+
+    Args:
+        folder: The folder.
+        model: The model that scores.
+        images: The names of the images in their order.
+        force: Whether heat maps of another model or of other images, and files of their names, are written over.
+    """
+    from models.atomic_files import write_atomically
+
+    if folder.exists() and not folder.is_dir():
+        raise fail(f"--explain: expected a folder for the heat maps, got the file {folder}", USAGE)
+    wanted = HeatMapRecord(model=model.ref, calibration=model.calibration, images=list(images))
+    held = _read(folder / RECORD)
+    if held != wanted:
+        others = [] if held is None else [name for name in held.files if (folder / name).exists()]
+        taken = [name for name in wanted.files if (folder / name).exists()]
+        if not force and (others or taken):
+            got = "files of the same names" if held is None else held.label
+            raise fail(f"--explain: {folder} holds {got}, not {wanted.label}; {ADVICE}", USAGE)
+        for name in others:
+            (folder / name).unlink()
+    write_atomically(folder / RECORD, wanted.model_dump_json(indent=1).encode())
+
+
+class HeatMapWriter:
+    """Output that saves each image's heat map as a PNG file and passes the results to another output.
+
+    Of the heat map itself only numbers, such as its threshold and regions, are passed on.
+    """
+
+    def __init__(self, folder: Path, output: ScoreOutput) -> None:
+        self._folder = folder
+        self._output = output
+
+    def add(self, part: ScorePart) -> None:
+        """Save the heat map of each image of a batch as a PNG file, and pass its scores to the other output."""
+        self._output.add(part.with_results(map(self._without, part.results)))
+
+    def end(self) -> None:
+        """Call ``end`` of the other output; all PNG files have been written before."""
+        self._output.end()
+
+    def _without(self, result: ImageResult) -> ImageResult:
+        from snf_client import heat_map_png
+
+        if result.status != "ok" or result.heat_map is None:
+            return result
+        name = file_name(result.index, result.filename or "image")
+        (self._folder / name).write_bytes(heat_map_png(result.heat_map))
+        heat_map = result.heat_map
+        numbers = heat_map.model_fields_set - {"png", "npy"}
+        brief = type(heat_map).model_construct(numbers, **{field: getattr(heat_map, field) for field in numbers})
+        return result.model_copy(update={"heat_map": brief})
+
+
+def _read(path: Path) -> HeatMapRecord | None:
+    try:
+        return HeatMapRecord.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        return None

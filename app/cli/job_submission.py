@@ -1,0 +1,84 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Requests for jobs from the words of a command, such as ``dataset=lots alpha=0.001``, or from a JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.cli.common import USAGE, fail, fail_validation
+
+if TYPE_CHECKING:
+    from snf_client.schemas import JobRequest
+
+FIELDS = ("dataset", "model", "preset", "architecture", "promote", "device", "force")
+"""Fields of a request beside its type; every other name is a parameter of the job."""
+TEXTS = ("dataset", "model", "preset", "device")
+"""Fields that are text even where it looks like a number."""
+LISTS = ("against", "shapes", "contrasts")
+"""Parameters that are lists; their values are separated by commas."""
+
+
+def job_request(type: str, pairs: Iterable[str], file: Path | None) -> JobRequest:
+    """Return the request for a job of a type, from a JSON file and from pairs ``NAME=VALUE``, which override the file.
+
+    Prints an error and exits with code 2 if a pair, the file or the request is not valid. The service checks the
+    parameters.
+    """
+    from pydantic import ValidationError
+
+    from snf_client.schemas import JobRequest
+
+    request: dict[str, Any] = {"type": type} if file is None else _read(file, type)
+    for name, value in parse_pairs(pairs, "NAME=VALUE").items():
+        if name in FIELDS:
+            request[name] = value
+        else:
+            request["parameters"] = {**request.get("parameters", {}), name: value}
+    unknown = request.keys() - {"type", "parameters", *FIELDS}
+    if unknown:
+        raise fail(f"{file}: expected the fields {', '.join(FIELDS)} and parameters, got {min(unknown)!r}", USAGE)
+    try:
+        return JobRequest.model_validate(request)
+    except ValidationError as error:
+        raise fail_validation(error, "the request") from error
+
+
+def parse_pairs(pairs: Iterable[str], option: str) -> dict[str, Any]:
+    """Return the values of ``NAME=VALUE`` by name: JSON where it is JSON, else text; lists are separated by commas.
+
+    >>> parse_pairs(["alpha=0.01", "shapes=spot,hole", "contrasts=64", "model=7"], "--set")
+    {'alpha': 0.01, 'shapes': ['spot', 'hole'], 'contrasts': [64], 'model': '7'}
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator or not name:
+            raise fail(f"{option}: expected NAME=VALUE, got {pair!r}", USAGE)
+        if name in LISTS and not text.startswith("["):
+            values[name] = [_value(part) for part in text.split(",")]
+        else:
+            values[name] = text if name in TEXTS else _value(text)
+    return values
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _read(file: Path, type: str) -> dict[str, Any]:
+    try:
+        request = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise fail(f"{file}: expected JSON: {error}", USAGE) from error
+    if not isinstance(request, dict) or request.get("type", type) != type:
+        got = request.get("type") if isinstance(request, dict) else request
+        raise fail(f"{file}: expected the request of a job of type {type}, got {got!r}", USAGE)
+    if not isinstance(request.get("parameters", {}), dict):
+        raise fail(f"{file}: expected parameters by name, got {request['parameters']!r}", USAGE)
+    return {**request, "type": type}

@@ -1,0 +1,30 @@
+"""Files that commands write with ``--out``: their endings and folders, and no file is written over silently."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.common import USAGE, fail
+
+Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there and holds something else.")]
+ADVICE = "choose another name, or write over it with --force"
+
+
+def check_place(out: Path, endings: Sequence[str]) -> None:
+    """Print an error and exit with code 2 unless ``out`` has one of the endings and lies in a folder that exists."""
+    if out.suffix not in endings:
+        expected = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
+        raise fail(f"--out: expected a file that ends in {expected}, got {out}", USAGE)
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise fail(f"--out: expected a file in a folder that exists, got {out}; create the folder first", USAGE)
+
+
+def check_new(out: Path, endings: Sequence[str], *, force: bool) -> None:
+    """Do as :func:`check_place`; also exit with code 2 if there is a file already, unless ``force`` is set."""
+    check_place(out, endings)
+    if out.exists() and not force:
+        raise fail(f"--out: {out} exists already; {ADVICE}", USAGE)

@@ -1,0 +1,47 @@
+"""Remarks on scored files - conversions and warnings - as a few lines below the results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import typer
+
+MAX_LINES = 5
+MAX_NAMES = 3
+
+
+class Remarks:
+    """Collection of what was done to files before they were scored, and of warnings about them, by text."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, list[str]] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, text: str | None, name: str) -> None:
+        """Add the remark on a file; None and '' are none."""
+        if not text:
+            return
+        self._counts[text] = self._counts.get(text, 0) + 1
+        names = self._files.setdefault(text, [])
+        if len(names) < MAX_NAMES:
+            names.append(name)
+
+    @property
+    def lines(self) -> list[str]:
+        """A line for each of the five most frequent remarks, with its files, and one with the number of the others."""
+        frequent = sorted(self._counts, key=lambda text: -self._counts[text])
+        lines = [self._line(text) for text in frequent[:MAX_LINES]]
+        if len(frequent) > MAX_LINES:
+            lines.append(f"and {len(frequent) - MAX_LINES} other remarks; --json and --out have those of each file")
+        return lines
+
+    def _line(self, text: str) -> str:
+        count, names = self._counts[text], self._files[text]
+        more = f" and {count - len(names)} more" if count > len(names) else ""
+        return f"{text}: {', '.join(names)}{more}"
+
+
+def print_notes(notes: Iterable[str], *, to_stderr: bool) -> None:
+    """Print a line for each note, below a table on stdout or beside other output on stderr."""
+    for note in notes:
+        typer.echo(f"note: {note}", err=to_stderr)

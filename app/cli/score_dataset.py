@@ -1,0 +1,84 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Command ``snf score --dataset``: score a dataset of a service by a job, and fetch its table."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from app.cli.common import USAGE, fail, print_json
+from app.cli.job_tables import job_counts
+from app.cli.judging_model import JudgingModel, judging_model
+from app.cli.out_file import check_place
+from app.cli.progress import labelled_bar
+from app.cli.remarks import print_notes
+from app.cli.remote import follow_job, service, service_url
+from app.cli.scores_held import ENDINGS, check_held
+
+if TYPE_CHECKING:
+    from app.cli.judged import JudgedCounts
+    from snf_client import Client
+    from snf_client.schemas import JobView
+
+
+def score_dataset(
+    dataset: str,
+    out: Path,
+    model: str,
+    alpha: float | None,
+    *,
+    url: str | None,
+    key: str | None,
+    force: bool,
+    as_json: bool,
+) -> JudgedCounts:
+    """Score a dataset by a job of a service, and return the counts of its images."""
+    with service(service_url(url), key) as client, labelled_bar() as bar:
+        judging = judging_model(model, client)
+        check_held(out, judging, None, dataset=dataset, force=force)
+
+        def observe(event: dict[str, Any]) -> None:
+            if event["event"] == "metrics":
+                bar(f"scoring {dataset}", event["step"], event["steps"])
+
+        # The same version and calibration as those that the file was checked for.
+        parameters: dict[str, Any] = {"calibration": judging.calibration}
+        if alpha is not None:
+            parameters["alpha"] = alpha
+        job = client.jobs.score(dataset, judging.ref, parameters=parameters)
+        typer.echo(
+            f"job {job.id}; Ctrl-C stops watching, not the job: `snf jobs download {job.id}` fetches its table",
+            err=True,
+        )
+        job = follow_job(client, job.id, observe)
+        fetch_table(client, job.id, out)
+    if as_json:
+        print_json({"job": job.id, "model": job.model, "out": str(out), **(job.result or {})})
+    else:
+        typer.echo(f"the table is in {out}")
+    print_notes(judging.warnings, to_stderr=True)
+    return job_counts(job)
+
+
+def download_table(client: Client, job: JobView, out: Path, *, force: bool) -> None:
+    """Fetch the table of a scoring job into a file; exit with code 2 if the file holds another one."""
+    if job.type != "score":
+        raise fail(f"expected a job of type score, which has a table; {job.id} is of type {job.type}", USAGE)
+    check_place(out, ENDINGS)
+    model = JudgingModel(job.model, int(job.parameters.get("calibration") or 0))
+    check_held(out, model, None, dataset=job.dataset, force=force)
+    fetch_table(client, job.id, out)
+
+
+def fetch_table(client: Client, job_id: str, out: Path) -> None:
+    """Fetch the Parquet table of a scoring job into a file, converted to the format of its ending."""
+    from models.bulk.result_file import convert_table
+
+    if out.suffix == ".parquet":
+        client.jobs.download(job_id, out)
+        return
+    with tempfile.TemporaryDirectory(prefix="snf-table-") as folder:
+        convert_table(client.jobs.download(job_id, Path(folder) / "scores.parquet"), out)

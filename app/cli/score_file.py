@@ -1,0 +1,304 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Command ``snf score --out``: score any number of image files, here or by a service, into one table."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from app.cli.common import INTERRUPTED, SERVICE, USAGE, fail, print_json, read_settings, registry, stop_on_signals
+from app.cli.judging_model import JudgingModel
+from app.cli.progress import duration, images_bar
+from app.cli.remarks import Remarks, print_notes
+from app.cli.score_tables import preprocessing_note
+from app.cli.scores_held import check_held, check_unfinished
+from app.cli.tables import print_facts
+
+if TYPE_CHECKING:
+    from models.bulk.plan import BulkPlan, OpenPlan
+    from models.bulk.table import PartSummary, Row
+    from models.registry.version import ModelVersion
+    from models.scorer import Scorer
+    from snf_client import Client
+    from snf_client.resources.scores import ImageResult
+    from snf_client.schemas import ModelDetail
+
+
+@dataclass(frozen=True)
+class TableRequest:
+    """What ``snf score --out`` was asked for.
+
+    Attributes:
+        files: The image files.
+        out: The table to write.
+        model: Reference of the model.
+        alpha: The false-alarm rate; None for that of the model.
+        source: The source of the images, for a service.
+        monitor: Whether a service counts the images for drift.
+        force: Whether a file with other content is written over.
+        as_json: Whether the counts are printed as JSON.
+    """
+
+    files: list[Path]
+    out: Path
+    model: str
+    alpha: float | None
+    source: str | None
+    monitor: bool
+    force: bool
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class GivenFiles:
+    """The image files of a command, in their order."""
+
+    paths: list[Path]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The paths as text."""
+        from models.bulk.sources import path_text
+
+        return [path_text(path) for path in self.paths]
+
+    @cached_property
+    def digest(self) -> str:
+        """The hash of paths, sizes and times of change."""
+        from models.bulk.sources import files_digest
+
+        return files_digest(self.paths)
+
+
+@dataclass(frozen=True)
+class ScoringRate:
+    """The number of images that one run of ``snf score --out`` scored, and the seconds that it took.
+
+    Images that an interrupted run scored before do not count.
+    """
+
+    images: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Number of images that were scored per second."""
+        return self.images / max(self.seconds, 1e-9)
+
+
+class PartScorer(Protocol):
+    """Protocol of a scorer of image files, in this process or in a service."""
+
+    model: JudgingModel
+
+    def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
+        """Return the plan of the work. Equal plans give equal tables, wherever they are carried out."""
+        ...
+
+    def score(
+        self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]
+    ) -> None:
+        """Score files ``part[0]`` to ``part[1] - 1`` into a Parquet file of rows."""
+        ...
+
+
+def score_to_file(request: TableRequest, client: Client | None) -> PartSummary:
+    """Score image files into a table with a row for each; return the numbers of images, anomalies and errors.
+
+    The finished parts of an interrupted run are kept beside the table; the same command continues from them.
+
+    Args:
+        request: What is asked for.
+        client: The service that scores; None to score in this process.
+    """
+    from models.bulk.part import Stopped
+    from models.bulk.plan import open_plan
+    from models.bulk.result_file import merge_parts
+
+    out = request.out
+    files = GivenFiles(request.files)
+    with stop_on_signals() as stop:
+        scorer: PartScorer = (
+            LocalPartScorer(request.model, stop.is_set)
+            if client is None
+            else RemotePartScorer(client, request.model, request.source, request.monitor, stop.is_set)
+        )
+        check_held(out, scorer.model, files.names, force=request.force)
+        plan = scorer.plan(files, request.alpha)
+        folder = out.absolute().parent / f".{out.name}.parts"
+        check_unfinished(out, folder, plan, force=request.force)
+        work = open_plan(folder, plan)
+        try:
+            throughput = _score_missing(scorer, files, work)
+        except Stopped as error:
+            raise fail("interrupted; repeat the command to continue", INTERRUPTED) from error
+        summary = merge_parts(work.part_paths, out, plan.metadata)
+        notes = [*scorer.model.warnings, *_remarks(work.part_paths)]
+        shutil.rmtree(work.folder)
+    if request.as_json:
+        counts = {"images": summary.images, "anomalies": summary.anomalies, "errors": summary.errors}
+        seconds, rate = round(throughput.seconds, 3), round(throughput.rate, 1)
+        print_json({"model": plan.model, "out": str(out), **counts, "seconds": seconds, "images_per_second": rate})
+    else:
+        facts = {
+            "images": str(summary.images),
+            "anomalies": str(summary.anomalies),
+            "not judged": str(summary.errors),
+            "time": duration(throughput.seconds),
+            "images/s": f"{throughput.rate:.1f}",
+        }
+        print_facts(facts, f"{plan.model} -> {out}")
+    print_notes(notes, to_stderr=True)
+    return summary
+
+
+class LocalPartScorer:
+    """Scorer of image files in this process.
+
+    Args:
+        model: Reference of the model.
+        should_stop: Called before every batch; scoring stops where it returns true.
+    """
+
+    def __init__(self, model: str, should_stop: Callable[[], bool]) -> None:
+        self._version: ModelVersion = registry().resolve(model)
+        self._should_stop = should_stop
+        self._scorer: Scorer | None = None
+        self.model = JudgingModel.of_version(self._version)
+
+    def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
+        """Load the model, and return the plan of the work."""
+        from models.scorer import Scorer
+        from models.threads import one_blas_thread
+
+        one_blas_thread()
+        version = self._version
+        scorer = Scorer.load(version.path, version.calibration_path, read_settings().engine_options)
+        self._scorer = scorer
+        return _plan(self.model, files, scorer.log_det_digest, scorer.density.kind, scorer.smallest_p, alpha)
+
+    def score(
+        self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]
+    ) -> None:
+        """Score a range of files into a Parquet file of rows. Raises ``Stopped``."""
+        from models.bulk.part import score_part
+        from models.bulk.sources import ImageFiles
+
+        assert self._scorer is not None
+        source = ImageFiles(files.paths, self._scorer.preprocessing)
+        score_part(self._scorer, source, *part, path, alpha=plan.alpha, should_stop=self._should_stop, progress=advance)
+
+
+class RemotePartScorer:
+    """Scorer of image files by a service, several requests at a time.
+
+    Args:
+        client: The service.
+        model: Reference of the model.
+        source: The source of the images, for the drift tests of the service.
+        monitor: Whether the images count for drift.
+        should_stop: Called after every request; scoring stops where it returns true.
+    """
+
+    def __init__(
+        self, client: Client, model: str, source: str | None, monitor: bool, should_stop: Callable[[], bool]
+    ) -> None:
+        self._client = client
+        self._source = source
+        self._monitor = monitor
+        self._should_stop = should_stop
+        self._detail: ModelDetail = client.models.get(model)
+        self.model = JudgingModel.of_detail(self._detail)
+
+    def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
+        """Return the plan of the work, by the description of the model."""
+        smallest = self._detail.calibration.smallest_p
+        if smallest is None:
+            raise fail(f"{self.model.label} cannot judge: {self._detail.calibration.problem}", USAGE)
+        weights = str(self._detail.manifest["log_dets"]["weights_sha256"])
+        return _plan(self.model, files, weights, self._detail.kind, smallest, alpha)
+
+    def score(
+        self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]
+    ) -> None:
+        """Score a range of files into a Parquet file of rows. Raises ``Stopped``."""
+        from models.bulk.part import Stopped
+        from models.bulk.table import write_part
+
+        paths, names = files.paths[slice(*part)], files.names[slice(*part)]
+        rows: list[Row] = []
+        scores = self._client.score_parts(
+            plan.model, paths, alpha=plan.alpha, source=self._source, monitor=self._monitor
+        )
+        with closing(scores) as answers:
+            for answer in answers:
+                if answer.calibration not in (None, plan.calibration):
+                    raise fail(
+                        f"expected scores of {self.model.label}, got some of calibration {answer.calibration}: another "
+                        "one was activated meanwhile; repeat the command",
+                        SERVICE,
+                    )
+                rows += map(_row, names[len(rows) :], answer.results)
+                advance(len(answer.results))
+                if self._should_stop():
+                    raise Stopped("asked to stop")
+        write_part(rows, path)
+
+
+def _plan(
+    model: JudgingModel, files: GivenFiles, weights: str, kind: str, smallest: float, alpha: float | None
+) -> BulkPlan:
+    from models.anomaly.conformal import default_alpha
+    from models.bulk.plan import BulkPlan
+    from models.bulk.result_file import FILES
+    from models.errors import AlphaUnattainable
+
+    if alpha is not None and alpha < smallest:
+        raise AlphaUnattainable(alpha, smallest)
+    return BulkPlan.model_validate(
+        {
+            "model": model.ref,
+            "weights_sha256": weights,
+            "kind": kind,
+            "calibration": model.calibration,
+            "dataset": FILES,
+            "source_digest": files.digest,
+            "alpha": default_alpha(smallest) if alpha is None else alpha,
+            "count": len(files.paths),
+        }
+    )
+
+
+def _row(name: str, result: ImageResult) -> Row:
+    from models.bulk.table import failed_row, row_of
+
+    if result.status != "ok":
+        return failed_row(name, result.error.type, result.error.detail)
+    note = preprocessing_note(result) or None
+    return row_of(name, result.log_likelihood, result.bits_per_dim, result.anomaly, note)
+
+
+def _score_missing(scorer: PartScorer, files: GivenFiles, work: OpenPlan) -> ScoringRate:
+    ranges, missing = work.plan.ranges, work.missing()
+    images = sum(ranges[index][1] - ranges[index][0] for index in missing)
+    started = time.monotonic()
+    with images_bar("scoring", len(files.paths), done=len(files.paths) - images) as advance:
+        for index in missing:
+            scorer.score(work.plan, files, ranges[index], work.part_path(index), advance)
+    return ScoringRate(images, time.monotonic() - started)
+
+
+def _remarks(parts: Sequence[Path]) -> list[str]:
+    from models.bulk.table import read_warnings
+
+    remarks = Remarks()
+    for part in parts:
+        for name, text in read_warnings(part):
+            remarks.add(text, name)
+    return remarks.lines

@@ -1,0 +1,13 @@
+"""Version of the installed package."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def package_version() -> str:
+    """Return the version of the package ``snf-density``, or ``0.0.0`` for a source tree that is not installed."""
+    try:
+        return version("snf-density")
+    except PackageNotFoundError:
+        return "0.0.0"

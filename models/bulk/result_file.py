@@ -1,0 +1,193 @@
+"""The file of all scores, as Parquet, CSV or JSON lines: merged from parts, and read for what it holds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from models.atomic_files import new_file
+from models.bulk.table import COMPRESSION, SCHEMA, PartSummary, summary_of
+
+GROUP_ROWS = 100_000
+"""Rows of a row group, which a reader holds in memory at once."""
+FILES = "files"
+"""Label of images that are files and no dataset, in the metadata of a table."""
+LARGEST_FIELD = 2**20
+"""Characters of a field of a CSV file at most: a path, or texts of reasons and errors."""
+
+ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+"""Function that returns a value as JSON; ``json.dumps`` would make an encoder for every value."""
+
+Tables: TypeAlias = Iterable[Any]
+"""Arrow tables with the columns of ``SCHEMA``, one after the other."""
+Values: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TableContent:
+    """What a file of scores holds: the model with its calibration, and the images.
+
+    Attributes:
+        model: Name and version of the model as ``name:version``.
+        calibration: Number of the calibration of the p-values.
+        dataset: Name of the dataset; None for image files.
+        paths: Names of the images in their order.
+    """
+
+    model: str
+    calibration: int
+    dataset: str | None
+    paths: tuple[str, ...]
+
+
+def merge_parts(parts: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> PartSummary:
+    """Join Parquet files of scores, in order, into one file; return its counts of images, errors and anomalies.
+
+    The ending of ``path`` gives the format: ``.parquet`` (with ``metadata``), ``.csv`` or ``.jsonl``. All have the same
+    columns; model, calibration, false-alarm rate and dataset are those of ``metadata``. The file is written atomically,
+    one row group in memory at a time. It does not depend on the division into parts.
+    """
+    images = errors = anomalies = 0
+
+    def tables() -> Iterator[Any]:
+        nonlocal images, errors, anomalies
+        for table in _row_groups(parts):
+            part = summary_of(table)
+            images, errors, anomalies = images + part.images, errors + part.errors, anomalies + part.anomalies
+            yield _labelled(table, metadata)
+
+    with new_file(path) as file:
+        WRITERS[path.suffix](tables(), file, metadata)
+    return PartSummary(images, errors, anomalies)
+
+
+def convert_table(table: Path, path: Path) -> None:
+    """Write a Parquet file of scores, also one of an earlier version, in the format that the ending of ``path`` names.
+
+    Columns that an earlier version did not have are null.
+    """
+    with parquet.ParquetFile(table) as file:
+        metadata = _text_metadata(file)
+    merge_parts([table], path, metadata)
+
+
+def read_content(path: Path) -> TableContent | None:
+    """Return what a file of scores holds; None if it is no complete file of scores in the format of its ending."""
+    try:
+        return READERS[path.suffix](path)
+    except (KeyError, ValueError, TypeError, csv.Error, pa.ArrowException):
+        return None
+
+
+def _row_groups(parts: Sequence[Path]) -> Iterator[Any]:
+    held = SCHEMA.empty_table()
+    for part in parts:
+        with parquet.ParquetFile(part) as file:
+            for group in range(file.num_row_groups):
+                # A part that an earlier version wrote lacks the newer columns.
+                held = pa.concat_tables([held, file.read_row_group(group)], promote_options="default")
+                while held.num_rows >= GROUP_ROWS:
+                    yield held.slice(0, GROUP_ROWS).combine_chunks()
+                    held = held.slice(GROUP_ROWS)
+    if held.num_rows:
+        yield held.combine_chunks()
+
+
+def _labelled(table: Any, metadata: Mapping[str, str]) -> Any:
+    """Return a table with the model, the calibration, the false-alarm rate and the dataset in each row."""
+    dataset = metadata.get("snf.dataset")
+    labels: dict[str, Any] = {
+        "model": metadata.get("snf.model"),
+        "calibration": int(metadata["snf.calibration"]) if "snf.calibration" in metadata else None,
+        "alpha": float(metadata["snf.alpha"]) if "snf.alpha" in metadata else None,
+        "dataset": None if dataset == FILES else dataset,
+    }
+    for name, value in labels.items():
+        field = SCHEMA.field(name)
+        column = pa.repeat(pa.scalar(value, field.type), table.num_rows)
+        table = table.set_column(SCHEMA.get_field_index(name), field, column)
+    return table
+
+
+def _write_parquet(tables: Tables, file: BinaryIO, metadata: Mapping[str, str]) -> None:
+    schema = SCHEMA.with_metadata(dict(metadata))
+    with parquet.ParquetWriter(file, schema, compression=COMPRESSION) as writer:
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=GROUP_ROWS)
+
+
+def _write_csv(tables: Tables, file: BinaryIO, _metadata: Mapping[str, str]) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(SCHEMA.names)
+    for table in tables:
+        writer.writerows(map(_cell, row.values()) for row in table.to_pylist())
+    text.detach()
+
+
+def _cell(value: Any) -> str:
+    """Return a value as text: numbers, booleans and lists as JSON, so that numbers keep all digits; null as ''."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else ENCODE(value)
+
+
+def _write_jsonl(tables: Tables, file: BinaryIO, _metadata: Mapping[str, str]) -> None:
+    for table in tables:
+        file.writelines(ENCODE(row).encode() + b"\n" for row in table.to_pylist())
+
+
+def _read_parquet(path: Path) -> TableContent:
+    with parquet.ParquetFile(path) as file:
+        metadata, paths = _text_metadata(file), file.read(["path"])["path"].to_pylist()
+    dataset = metadata["snf.dataset"]
+    # A table of an earlier version without a calibration has scores of the model's own one.
+    calibration = int(metadata.get("snf.calibration", "0"))
+    return TableContent(metadata["snf.model"], calibration, None if dataset == FILES else dataset, tuple(paths))
+
+
+def _read_csv(path: Path) -> TableContent:
+    csv.field_size_limit(LARGEST_FIELD)
+    with path.open(encoding="utf-8", newline="") as file:
+        return _content_of(csv.DictReader(file))
+
+
+def _read_jsonl(path: Path) -> TableContent:
+    with path.open(encoding="utf-8") as file:
+        return _content_of(map(json.loads, file))
+
+
+def _content_of(rows: Iterable[Values]) -> TableContent:
+    paths = []
+    row: Values = {}
+    for row in rows:
+        paths.append(str(row["path"]))
+    return TableContent(str(row["model"]), int(row["calibration"]), row["dataset"] or None, tuple(paths))
+
+
+def _text_metadata(file: parquet.ParquetFile) -> dict[str, str]:
+    stored = file.schema_arrow.metadata or {}
+    return {key.decode(): value.decode() for key, value in stored.items()}
+
+
+WRITERS: dict[str, Callable[[Tables, BinaryIO, Mapping[str, str]], None]] = {
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+    ".jsonl": _write_jsonl,
+}
+"""The writer of each format by the ending of the file."""
+READERS: dict[str, Callable[[Path], TableContent]] = {
+    ".parquet": _read_parquet,
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+}
+ENDINGS = tuple(WRITERS)
+"""Endings of files of scores."""

@@ -1,0 +1,171 @@
+"""`snf score --out`: what an interrupted command leaves, and what a service answers meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from PIL import Image
+from pyarrow import parquet
+from typer.testing import CliRunner
+
+from app.calibrations.views import view_of
+from app.cli.common import SERVICE, USAGE, client_schema
+from app.cli.judging_model import JudgingModel
+from app.cli.main import cli
+from app.cli.remarks import Remarks
+from app.cli.score_file import GivenFiles, LocalPartScorer, RemotePartScorer
+from app.registry.views import detail
+from app.scoring.schemas import SCORED_DIGIT
+from models.bulk.part import Stopped
+from models.bulk.plan import BulkPlan, open_plan
+from models.bulk.table import write_part
+from models.registry.registry import Registry
+from snf_client.resources.scores import ScorePart
+from snf_client.schemas import Drift, ModelDetail, Scores, UnfitReason
+from tests.support.compiled_cache import share_compiled
+from tests.support.paths import DIGITS
+
+FILES = DIGITS[:3]
+MODEL = "mnist-snf-glow"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("SNF_URL", "SNF_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SNF_HOME", str(share_compiled(tmp_path / "home")))
+    return tmp_path
+
+
+def score(out: Path, *options: str) -> Any:
+    return CliRunner().invoke(cli, ["score", *map(str, FILES), "-m", MODEL, "--out", str(out), *options])
+
+
+def test_an_interrupted_command_goes_on_and_another_does_not_destroy_its_parts(tmp_path: Path) -> None:
+    out, parts = tmp_path / "scores.jsonl", tmp_path / ".scores.jsonl.parts"
+    plan = LocalPartScorer(MODEL, lambda: False).plan(GivenFiles(list(FILES)), None)
+    work = open_plan(parts, plan)
+    rows = [{"path": str(path), "log_likelihood": 1.5, "is_anomaly": False} for path in FILES]
+    write_part(rows, work.part_path(0))  # what was scored before
+    other = score(out, "--alpha", "0.05")
+    assert other.exit_code == USAGE
+    assert f"an interrupted command has scored a part of 3 images by {MODEL}:1 with calibration 0" in other.stderr
+    assert work.part_path(0).exists()
+    assert score(out).exit_code == 0
+    assert [json.loads(line)["log_likelihood"] for line in out.read_text().splitlines()] == [1.5] * 3
+    assert not parts.exists()
+    assert score(out).exit_code == 0
+    assert all(json.loads(line)["log_likelihood"] < 0 for line in out.read_text().splitlines())
+
+
+def test_parts_of_another_command_are_removed_if_that_is_forced(tmp_path: Path) -> None:
+    out = tmp_path / "scores.csv"
+    plan = LocalPartScorer(MODEL, lambda: False).plan(GivenFiles(list(FILES)), 0.05)
+    write_part([{"path": "a.png", "is_anomaly": False}], open_plan(tmp_path / ".scores.csv.parts", plan).part_path(0))
+    assert score(out).exit_code == USAGE
+    assert score(out, "--force").exit_code == 0
+    assert "a.png" not in out.read_text()
+
+
+class Answering:
+    """The part of a client that scoring needs, with given answers."""
+
+    def __init__(self, *calibrations: int) -> None:
+        registry = Registry(Path("no-models"))
+        version = registry.resolve(MODEL)
+        found = detail(version, view_of(registry, version.name, version.version, 0), None)
+        self._detail = client_schema(ModelDetail, found)
+        self._calibrations = calibrations
+        self.asked: list[dict[str, Any]] = []
+        self.models = self
+
+    def get(self, _ref: str) -> ModelDetail:
+        return self._detail
+
+    def score_parts(self, ref: str, paths: list[Path], **options: Any) -> Iterator[ScorePart]:
+        self.asked.append({"ref": ref, "paths": paths, **options})
+        for calibration in self._calibrations:
+            yield ScorePart(tuple(Scores.model_validate(SCORED_DIGIT).results), MODEL, 1, calibration)
+
+
+def remote(client: Answering, stop_after: int = 100) -> tuple[RemotePartScorer, BulkPlan, GivenFiles]:
+    files = GivenFiles(list(FILES))
+    calls = iter(range(stop_after))
+    scorer = RemotePartScorer(client, MODEL, "line-1", True, lambda: next(calls, None) is None)  # type: ignore[arg-type]
+    return scorer, scorer.plan(files, None), files
+
+
+def test_the_plan_and_the_rows_are_those_of_this_process(tmp_path: Path) -> None:
+    client = Answering(0, 0, 0)
+    scorer, plan, files = remote(client)
+    assert plan == LocalPartScorer(MODEL, lambda: False).plan(files, None)
+    told: list[int] = []
+    scorer.score(plan, files, (0, 3), tmp_path / "part", told.append)
+    rows = parquet.read_table(tmp_path / "part").to_pylist()
+    assert [row["path"] for row in rows] == files.names
+    assert rows[0]["log_likelihood"] == SCORED_DIGIT["results"][0]["log_likelihood"]
+    assert told == [1, 1, 1]
+    [asked] = client.asked
+    # The version and the rate are fixed, so that all parts have the same.
+    assert (asked["ref"], asked["alpha"], asked["source"]) == (f"{MODEL}:1", 0.01, "line-1")
+
+
+def test_a_calibration_that_changes_meanwhile_ends_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scorer, plan, files = remote(Answering(0, 1, 1))
+    with pytest.raises(typer.Exit) as raised:
+        scorer.score(plan, files, (0, 3), tmp_path / "part", lambda _images: None)
+    assert raised.value.exit_code == SERVICE
+    assert f"expected scores of {MODEL}:1 with calibration 0, got some of calibration 1" in capsys.readouterr().err
+    assert not (tmp_path / "part").exists()
+
+
+def test_a_stop_between_two_requests_leaves_no_part(tmp_path: Path) -> None:
+    scorer, plan, files = remote(Answering(0, 0, 0), stop_after=1)
+    with pytest.raises(Stopped):
+        scorer.score(plan, files, (0, 3), tmp_path / "part", lambda _images: None)
+    assert not (tmp_path / "part").exists()
+
+
+def test_what_a_service_says_of_a_model_is_passed_on() -> None:
+    found = Answering()._detail
+    window: dict[str, Any] = {"images": 500, "statistic": 0.5, "p_value": 1e-9, "white_level": None, "low_share": 0.4}
+    moment = datetime(2026, 7, 1, tzinfo=UTC)
+    drift = [Drift(**window, source="line-1", alarm=alarm, since=moment, alarm_since=None) for alarm in (True, False)]
+    unfit = [UnfitReason(code="diverged", detail="diverged: the last validation is worse")]
+    assert JudgingModel.of_detail(found.model_copy(update={"drift": drift, "unfit": unfit})).warnings == (
+        "mnist-snf-glow:1 is unfit: diverged: the last validation is worse",
+        "mnist-snf-glow:1 has a drift alarm of line-1: its p-values may be off",
+    )
+
+
+@pytest.mark.parametrize(("option", "stream"), [([], "stdout"), (["--json"], "stderr")])
+def test_what_was_done_to_a_file_stands_below_the_table_or_beside_json(
+    tmp_path: Path, option: list[str], stream: str
+) -> None:
+    path = tmp_path / "turned.tif"
+    Image.open(FILES[0]).save(path, tiffinfo={274: 3})
+    done = CliRunner().invoke(cli, ["score", str(path), str(FILES[1]), "-m", MODEL, *option])
+    assert done.exit_code == 0
+    assert f"note: turned as its EXIF orientation 3 says: {path}" in getattr(done, stream)
+
+
+def test_remarks_are_counted_and_the_frequent_ones_shown() -> None:
+    remarks = Remarks()
+    for index in range(5):
+        remarks.add("converted RGB -> L", f"{index}.png")
+    for index in range(6):
+        remarks.add(f"turned by {index}", "x.png")
+    remarks.add("", "y.png")
+    assert remarks.lines == [
+        "converted RGB -> L: 0.png, 1.png, 2.png and 2 more",
+        *(f"turned by {index}: x.png" for index in range(4)),
+        "and 2 other remarks; --json and --out have those of each file",
+    ]
