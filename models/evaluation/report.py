@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from models.attainable import unattainable
 from models.evaluation.schema import Curve, EvaluationReport, FalseAlarms, Histograms, Interval, Result, SetReport
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -81,7 +82,7 @@ def _against(report: EvaluationReport, entry: SetReport) -> str:
 
 def _false_alarms(entry: FalseAlarms) -> str:
     if entry.share is None:
-        return f"False alarms at alpha = {entry.alpha:g}: the calibration is too small for any."
+        return f"{unattainable(entry.alpha, entry.calibration_images)}."
     low, high = entry.interval
     where = "inside" if entry.inside else "OUTSIDE"
     return (

@@ -89,7 +89,7 @@ def test_calibrations_are_made_compared_and_chosen(
     compared = panel.get_by_role("region", name="If calibration 1 is activated")
     said = house.get(f"/v1/models/{SHIPPED}/calibrations/1/comparison").json()["verdicts"]
     for row, sides in (
-        ("smallest p-value", ["0.0002", "0.0099"]),
+        ("smallest alpha", ["0.0002", "0.0099"]),
         ("can flag at", ["0.1 %, 1 %, 5 %", "1 %, 5 %"]),
         (f"anomalies of {said['images']} images", [str(said["anomalies_before"]), str(said["anomalies_after"])]),
     ):

@@ -1,5 +1,6 @@
 // The report of an evaluation: AUROC and best trivial baseline of each set, false alarms, curves and histograms.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
+import { unattainable } from "../attainable.js";
 import { brief, fixed, moment, whole } from "../format.js";
 import { facts } from "../parts.js";
 import { outlines, roc } from "./plots.js";
@@ -66,10 +67,12 @@ function interval([low, high]) {
 }
 
 function falseAlarms({ columns: [ours] }) {
+  const small = ours.false_alarms.filter(({ share }) => share == null);
   return html`<div class="scroll"><table class="rows"><thead><tr><th>alpha</th><th class="num">flagged</th><th class="num">expected, 99 %</th><th><span class="sr-only">verdict</span></th></tr></thead>
     <tbody>${ours.false_alarms.map(({ alpha, share, interval: [low, high], inside }) => html`<tr><th scope="row">${brief(100 * alpha)} %</th><td class="num" data-label="flagged">${percent(share)}</td>
       <td class="num" data-label="expected">${percent(low)} to ${percent(high)}</td>
-      <td>${inside === null ? nothing : html`<span class="badge ${inside ? "good" : "warn"}">${inside ? "as expected" : "outside"}</span>`}</td></tr>`)}</tbody></table></div>`;
+      <td>${inside === null ? nothing : html`<span class="badge ${inside ? "good" : "warn"}">${inside ? "as expected" : "outside"}</span>`}</td></tr>`)}</tbody></table></div>
+    ${small.map(({ alpha, calibration_images: images }) => html`<p class="small">${unattainable(alpha, images)}.</p>`)}`;
 }
 
 function histogram({ label: score, edges, sets: shares }) {

@@ -1,6 +1,7 @@
 // The Score page: log-likelihoods and anomaly verdicts of images.
 import { html, nothing, render } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
+import { smallestRate } from "../attainable.js";
 import { accepted, brief, count, fixed, whole } from "../format.js";
 import { modelChoice, notice, ofFeatures, usableModels, waiting, wantedModel } from "../parts.js";
 import { csv } from "../score/csv.js";
@@ -200,7 +201,7 @@ function alphaChoice() {
     <label for="alpha">False-alarm rate: <output for="alpha">${brief(100 * state.alpha, 2)} %</output></label>
     <input id="alpha" type="range" min=${low} max=${high} step="0.01" .value=${String(Math.log10(state.alpha))} @input=${slide}
       aria-valuetext="${brief(100 * state.alpha, 2)} percent">
-    <small>At most this share of images like the calibration images is flagged. The minimum for this model is ${brief(100 * state.smallest, 2)} %.</small>
+    <small>At most this share of images like the calibration images is flagged. The smallest attainable is ${smallestRate(state.smallest)}.</small>
   </div>`;
 }
 
