@@ -165,8 +165,8 @@ def _notes(
     if near.images:
         notes.append(
             f"near duplicates: {near.images} images in {near.sets} pairs; where one of a pair is trained on and the "
-            "other is held out, the model looks better than it is. To leave out all but the first of those that are "
-            "alike, upload the files again with near_duplicates=drop"
+            "other is held out, the model looks better than it is; near_duplicates=drop in an upload keeps the first "
+            "of those that are alike"
         )
     if findings.ignored:
         skipped = "1 file was" if findings.ignored == 1 else f"{findings.ignored} files were"

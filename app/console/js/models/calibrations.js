@@ -6,7 +6,7 @@ import { failure, notice, waiting } from "../parts.js";
 import { get } from "../service.js";
 import { complain } from "../toast.js";
 import { Comparison } from "./comparison.js";
-import { DatasetForm, refusal } from "./dataset_form.js";
+import { DatasetForm, refusal, submit } from "./dataset_form.js";
 import "../charts.js";
 
 const MARKS = [0.05, 0.01, 0.001];
@@ -146,8 +146,7 @@ export class Calibrations {
           <small>Coarser: its smallest alpha is larger than that of the one in use. Smaller false-alarm rates are not attainable and are refused.</small></div>
       </div>
       ${refusal(this.refused)}
-      <div class="row" role="status"><button class="primary" ?disabled=${this.busy || !this.form.usable(this.dataset)}>Calibrate</button>
-        ${this.submitted ? html`<span>Queued: <a href="#/train/${this.submitted.id}">follow the job</a></span>` : nothing}</div></form>`;
+      ${submit("Calibrate", this.form.missing(this.dataset), this.busy, this.submitted)}</form>`;
   }
 }
 
