@@ -97,10 +97,9 @@ def _note(draft: JobDraft, entry: DatasetEntry, version: ModelVersion | None) ->
         return None
     trained_on = version.manifest.training.dataset
     if entry.name not in (trained_on, version.calibration_summary.dataset):
-        foreign = (
-            f"built-in images, and the model was trained on {trained_on}: choose it only if such images are normal"
-        )
-        return None if entry.origin == "stored" else f"{foreign} for this model"
+        advice = "choose it only if such images are normal for this model"
+        foreign = f"built-in images, and the model was trained on {trained_on}: {advice}"
+        return None if entry.origin == "stored" else foreign
     left_out = f"the {entry.statistics + entry.calibration} images that training left out are used"
     notes = {
         "calibrate": f"the model was trained on it: only {left_out}" if entry.name == trained_on else None,

@@ -47,7 +47,15 @@ def summary(report: EvaluationReport) -> list[str]:
             f"Of {len(faults)} graded faults the combined score finds {better} better than the best baseline of each, "
             f"and {worse} worse; for the others the interval of the difference includes zero."
         )
-    return sentences + [_false_alarms(entry) for entry in report.columns[0].false_alarms]
+    ours, *others = report.columns
+    # Their thresholds come from fewer images than those of the combined score.
+    small = {
+        unattainable(entry.alpha, entry.calibration_images): None
+        for column in others
+        for entry in column.false_alarms
+        if entry.share is None
+    }
+    return [*sentences, *map(_false_alarms, ours.false_alarms), *(f"Single scores: {sentence}." for sentence in small)]
 
 
 def result_of(entry: SetReport, score: str) -> Result:

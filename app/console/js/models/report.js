@@ -14,8 +14,9 @@ export function report(evaluation) {
   const { normal, notes } = evaluation;
   const datasets = evaluation.sets.filter(({ kind }) => kind === "dataset");
   const corruptions = evaluation.sets.filter(({ kind }) => kind === "corruption");
-  return html`<section class="card" aria-label="Report"><header><h2>${normal.name} against ${[...datasets.map(({ name }) => name), ...(corruptions.length ? ["graded corruptions"] : [])].join(", ")}</h2>
-      <span class="small faint">${moment(evaluation.created)}, by ${evaluation.model} with calibration ${evaluation.calibration} (${evaluation.calibration_dataset})</span></header>
+  return html`<section class="card report" aria-label="Report"><header><h2>${normal.name} against ${[...datasets.map(({ name }) => name), ...(corruptions.length ? ["graded corruptions"] : [])].join(", ")}</h2>
+      <span class="small faint">${moment(evaluation.created)}, by ${evaluation.model} with calibration ${evaluation.calibration} (${evaluation.calibration_dataset})</span>
+      <button type="button" @click=${() => window.print()}>Print</button></header>
     ${datasets.length ? results(datasets, evaluation) : nothing}
     ${datasets.some((set) => set.localisation) ? localisation(datasets.filter((set) => set.localisation)) : nothing}
     ${corruptions.length ? html`<details ?open=${!datasets.length}><summary>${corruptions.length} graded corruptions</summary>${results(corruptions, evaluation)}</details>` : nothing}
