@@ -1,5 +1,5 @@
 // The sentences about the smallest false-alarm rate of a calibration. The first is that of models/attainable.py.
-import { brief, whole } from "./format.js";
+import { whole } from "./format.js";
 
 const DIGITS = 4;
 
@@ -11,7 +11,7 @@ function roundedUp(value) {
 
 /** Returns the sentence that `alpha` is below 1 / (n + 1), the smallest p-value of n calibration images. */
 export function unattainable(alpha, images) {
-  return `alpha = ${brief(alpha, 6)} is not attainable: with ${images} calibration images the smallest attainable is ${roundedUp(1 / (images + 1))} (1/(${images} + 1), rounded up)`;
+  return `alpha = ${Number(alpha.toPrecision(6))} is not attainable: with ${images} calibration images the smallest attainable is ${roundedUp(1 / (images + 1))} (1/(${images} + 1), rounded up)`;
 }
 
 /** Returns the number of calibration images whose smallest p-value, 1 / (n + 1), is known. */
