@@ -163,8 +163,9 @@ def _notes(
             "training says how many levels the camera has, such as 4096"
         )
     if near.images:
+        pairs = "1 pair" if near.sets == 1 else f"{near.sets} pairs"
         notes.append(
-            f"near duplicates: {near.images} images in {near.sets} pairs; where one of a pair is trained on and the "
+            f"near duplicates: {near.images} images in {pairs}; where one of a pair is trained on and the "
             "other is held out, the model looks better than it is; near_duplicates=drop in an upload keeps the first "
             "of those that are alike"
         )
