@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
+from models.attainable import unattainable
+
 
 class ErrorKind(StrEnum):
     """The kind of an error, such as not found or invalid; it decides the HTTP status and the exit code."""
@@ -276,8 +278,7 @@ class AlphaUnattainable(ModelsError):
     kind = ErrorKind.INVALID
 
     def __init__(self, alpha: float, smallest: float) -> None:
-        # In full: a rate that is rounded down would be refused again.
-        super().__init__(f"alpha = {alpha:g} asked, the smallest attainable is {smallest}")
+        super().__init__(unattainable(alpha, round(1 / smallest) - 1))
         self.smallest = smallest
 
 

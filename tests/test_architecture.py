@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "snf_client": {"snf_client"},
 }
 LAYERS = (
+    {"attainable"},
     {"errors", "steps", "prefetch", "threads"},
     {"atomic_files", "devices", "naming", "archives"},
     {"images", "bijections"},
@@ -49,6 +50,7 @@ LOOSE = {
         "loading",
         "audit",
         "errors",
+        "attainable",
         "naming",
         "devices",
         "atomic_files",

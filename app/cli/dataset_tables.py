@@ -11,7 +11,7 @@ import typer
 from app.cli.tables import TableColumn, print_facts, print_table
 
 if TYPE_CHECKING:
-    from snf_client.schemas import DatasetDetail, DatasetEntry
+    from snf_client.schemas import DatasetDetail, DatasetEntry, Duplicates
 
 MAX_ROWS = 10
 """Rows of a table at most."""
@@ -47,7 +47,7 @@ def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
 
 
 def print_report(dataset: DatasetDetail) -> None:
-    """Print tables of a dataset's image counts and sizes and, if uploaded, its duplicates and rejected files."""
+    """Print tables of a dataset's image counts and sizes and, if uploaded, its near duplicates and rejected files."""
     report = dataset.report
     facts = {
         "images": str(dataset.images),
@@ -63,15 +63,15 @@ def print_report(dataset: DatasetDetail) -> None:
     facts |= {
         "formats": _counts(report.formats),
         "modes": _counts(report.modes),
-        "equal images": f"{equal.images} in {equal.sets} sets",
-        "nearly equal images": f"{near.images} in {near.sets} pairs",
+        "duplicates": _alike(equal, "set"),
+        "near duplicates": _alike(near, "pair"),
         "rejected files": str(report.rejected),
         "ignored files": str(report.ignored),
     }
     print_facts(facts, dataset.name)
     _print_first("size", "images", [(f"{size.width}x{size.height}", str(size.images)) for size in report.sizes])
-    for title, duplicates in (("equal", equal), ("nearly equal", near)):
-        _print_first(title, "", [(paths[0], ", ".join(paths[1:])) for paths in duplicates.examples])
+    for title, duplicates in (("duplicates", equal), ("near duplicates", near)):
+        _print_first(title, "", [(paths[0], ", ".join(paths[1:])) for paths in duplicates.examples], duplicates.sets)
     _print_first("rejected", "reason", [(file.path, file.reason) for file in report.rejected_files], report.rejected)
     for note in report.notes:
         _print_line(f"- {note}")
@@ -83,7 +83,13 @@ def _print_first(first: str, second: str, rows: list[tuple[str, str]], total: in
     print_table((TableColumn(first, fold=24), TableColumn(second, fold=24)), rows[:MAX_ROWS])
     more = (total or len(rows)) - MAX_ROWS
     if more > 0:
-        _print_line(f"  and {more} more; --json has up to 100")
+        _print_line(f"  and {more} more; --json has {len(rows)} of them")
+
+
+def _alike(alike: Duplicates, what: str) -> str:
+    if not alike.images:
+        return "none"
+    return f"{alike.images} images in {alike.sets} {what}{'' if alike.sets == 1 else 's'}"
 
 
 def _parts(dataset: DatasetEntry | DatasetDetail) -> str:

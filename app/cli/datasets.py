@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,6 +29,7 @@ from app.cli.remote import service
 
 if TYPE_CHECKING:
     from models.datasets import DatasetStore
+    from models.datasets.ingest.near_duplicates import NearDuplicates
     from snf_client.schemas import DatasetDetail
     from worker.settings import Settings
 
@@ -70,7 +71,7 @@ def list_datasets(url: Url = None, key: Key = None, as_json: Json = False) -> No
 
 @datasets.command()
 def show(name: Name, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Show a dataset's image counts, sizes and split and, if it was uploaded, its duplicates and rejected files."""
+    """Show a dataset's image counts, sizes and split and, if uploaded, its near duplicates and rejected files."""
     if url:
         with service(url, key) as client:
             dataset = client.datasets.get(name)
@@ -87,6 +88,10 @@ def upload(
         list[Path],
         typer.Argument(help="Folders, image files, zip or tar archives, npz or npy files.", show_default=False),
     ],
+    near_duplicates: Annotated[
+        Literal["keep", "drop"],
+        typer.Option(help="drop leaves out all but the first of images that are alike; the report lists each."),
+    ] = "keep",
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
@@ -95,7 +100,10 @@ def upload(
     from snf_client.local_files import FilesProblem
 
     try:
-        dataset = _upload(url, key, name, paths) if url else _create(read_settings(), name, paths)
+        if url:
+            dataset = _upload(url, key, name, paths, near_duplicates)
+        else:
+            dataset = _create(read_settings(), name, paths, near_duplicates)
     except FilesProblem as error:
         raise fail(str(error), USAGE) from error
     _print(dataset, as_json)
@@ -135,7 +143,7 @@ def contact_sheet(
     typer.echo(f"the images are in {out}")
 
 
-def _create(settings: Settings, name: str, paths: list[Path]) -> DatasetDetail:
+def _create(settings: Settings, name: str, paths: list[Path], near_duplicates: NearDuplicates) -> DatasetDetail:
     from models.datasets import Source
     from snf_client.local_files import split_paths
     from worker.sandbox.ingest import ingest
@@ -145,11 +153,11 @@ def _create(settings: Settings, name: str, paths: list[Path]) -> DatasetDetail:
     sources += [Source(path, path.name) for path in archives]
     with error_messages():
         with bytes_bar("reading") as update:
-            ingest(_store(settings), name, sources, settings, update)
+            ingest(_store(settings), name, sources, settings, update, near_duplicates)
         return _detail(name, settings)
 
 
-def _upload(url: str, key: str | None, name: str, paths: list[Path]) -> DatasetDetail:
+def _upload(url: str, key: str | None, name: str, paths: list[Path], near_duplicates: NearDuplicates) -> DatasetDetail:
     from snf_client import NotFound
 
     with service(url, key) as client:
@@ -158,7 +166,7 @@ def _upload(url: str, key: str | None, name: str, paths: list[Path]) -> DatasetD
             client.datasets.get(name)
             raise fail(f"the dataset {name!r} exists; choose another name or delete it first", USAGE)
         with bytes_bar("sending") as update:
-            return client.datasets.upload(name, paths, progress=update)
+            return client.datasets.upload(name, paths, near_duplicates=near_duplicates, progress=update)
 
 
 def _delete(settings: Settings, name: str) -> None:

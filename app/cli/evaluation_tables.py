@@ -63,8 +63,8 @@ def _print_scores(report: EvaluationReport, anomalous: SetReport) -> None:
             "{:.4f}-{:.4f}".format(*result.auroc_interval),
             f"{result.aupr:.4f}",
             percent(result.fpr95),
-            "-" if detected.share is None else percent(detected.share),
-            "-" if alarms.share is None else percent(alarms.share),
+            percent(detected.share),
+            percent(alarms.share),
             "{:.2f}-{:.2f} %".format(*(100 * end for end in alarms.interval)),
         )
         rows.append([Text(cell, "bold" if column.family == "combined" else "") for cell in cells])

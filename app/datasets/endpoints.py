@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from app.access.permissions import MayAdminister, MayRead, MayTrain
-from app.datasets.form import FILE, NAME
+from app.datasets.form import FILE, NAME, NEAR_DUPLICATES
 from app.datasets.schemas import DatasetDetail, DatasetList
 from app.datasets.views import detail, entries, refuse_builtin, refuse_used
 from app.http.dependencies import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, SettingsDep
@@ -37,6 +37,13 @@ _FORM = {
                         "pattern": NAME_PATTERN,
                         "description": "Name of the dataset. Sent first, a name that is taken ends the upload early.",
                         "examples": ["bottles"],
+                    },
+                    NEAR_DUPLICATES: {
+                        "type": "string",
+                        "enum": ["keep", "drop"],
+                        "default": "keep",
+                        "description": "`drop` leaves out all but the first of images that are alike. Each is listed "
+                        "in the report.",
                     },
                     FILE: {
                         "type": "array",
@@ -102,7 +109,7 @@ def list_datasets(store: DatasetStoreDep, settings: SettingsDep) -> DatasetList:
     responses=responses(401, 404, 422, 500),
 )
 def get_dataset(name: DatasetName, store: DatasetStoreDep, settings: SettingsDep) -> DatasetDetail:
-    """Show a dataset's image counts, sizes and split and, if uploaded, its report of duplicates and rejected files."""
+    """Show a dataset's image counts, sizes and split and, if uploaded, its near duplicates and rejected files."""
     return detail(name, store, settings.data_dir)
 
 

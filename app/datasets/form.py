@@ -13,9 +13,10 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from app.http.errors import Problem, invalid, unsupported_media_type
 from app.scoring.request_images import MULTIPART
 from models.datasets import Source
+from models.datasets.ingest.near_duplicates import NearDuplicates
 from models.naming import NAME_RULE, is_name
 
-NAME, FILE = "name", "file"
+NAME, FILE, NEAR_DUPLICATES = "name", "file", "near_duplicates"
 MAX_FILES = 100_000
 """Most files in a form, each of which is a file on disk; an archive may contain more."""
 MAX_NAME_BYTES = 64
@@ -47,6 +48,7 @@ class DatasetForm:
         self._check_name = check_name
         self._take = take
         self._name: str | None = None
+        self._near_duplicates: NearDuplicates | None = None
         self._sources: list[Source] = []
         self._ended = False
         self._header, self._value = b"", b""
@@ -84,8 +86,11 @@ class DatasetForm:
         """Close the file on disk that is being written, if any; may be called again."""
         self._open.close()
 
-    def finish(self) -> tuple[str, list[Source]]:
-        """Return the dataset's name and its files on disk; raise a 400 or 422 ``Problem`` if the form is incomplete."""
+    def finish(self) -> tuple[str, list[Source], NearDuplicates]:
+        """Return the dataset's name, its files on disk and whether near duplicates are kept.
+
+        Raises a 400 or 422 ``Problem`` if the form is incomplete.
+        """
         self.close()
         if not self._ended:
             raise _malformed("it ends before its last boundary")
@@ -93,7 +98,7 @@ class DatasetForm:
             raise invalid(f"/body/{NAME}", "expected the name of the dataset, got none")
         if not self._sources:
             raise invalid(f"/body/{FILE}", "expected at least one file, got none")
-        return self._name, self._sources
+        return self._name, self._sources, self._near_duplicates or "keep"
 
     def _begin_part(self) -> None:
         self._field = self._text = self._header = self._value = b""
@@ -119,13 +124,20 @@ class DatasetForm:
                     raise invalid(f"/body/{NAME}", "expected a single name, got two")
             case b"name", _:
                 raise invalid(f"/body/{NAME}", "expected text, got a file")
+            case b"near_duplicates", None:
+                if self._near_duplicates is not None:
+                    raise invalid(f"/body/{NEAR_DUPLICATES}", "expected a single value, got two")
+            case b"near_duplicates", _:
+                raise invalid(f"/body/{NEAR_DUPLICATES}", "expected text, got a file")
             case b"file", None:
                 raise invalid(f"/body/{FILE}", "expected a file with a file name, got text")
             case b"file", bytes():
                 self._begin_file(filename)
             case _:
                 field = self._field.decode(errors="replace")
-                raise invalid(f"/body/{field}", f"unknown form field; expected {NAME!r} or {FILE!r}")
+                raise invalid(
+                    f"/body/{field}", f"unknown form field; expected {NAME!r}, {FILE!r} or {NEAR_DUPLICATES!r}"
+                )
 
     def _begin_file(self, filename: bytes) -> None:
         if len(self._sources) == MAX_FILES:
@@ -143,21 +155,32 @@ class DatasetForm:
         else:
             self._text += data[start:end]
             if len(self._text) > MAX_NAME_BYTES:
-                raise invalid(f"/body/{NAME}", f"expected at most {MAX_NAME_BYTES} characters")
+                raise invalid(f"/body/{self._field.decode()}", f"expected at most {MAX_NAME_BYTES} characters")
 
     def _end_part(self) -> None:
         if self._file is not None:
             self._file = None
             self._open.close()
             return
-        name = self._text.decode(errors="replace")
-        if not is_name(name):
+        text = self._text.decode(errors="replace")
+        if self._field == NEAR_DUPLICATES.encode():
+            self._near_duplicates = _near_duplicates(text)
+            return
+        if not is_name(text):
             raise invalid(f"/body/{NAME}", f"expected {NAME_RULE}")
-        self._name = name
+        self._name = text
         self._check_name(self._name)
 
     def _end(self) -> None:
         self._ended = True
+
+
+def _near_duplicates(text: str) -> NearDuplicates:
+    if text == "keep":
+        return "keep"
+    if text == "drop":
+        return "drop"
+    raise invalid(f"/body/{NEAR_DUPLICATES}", f"expected 'keep' or 'drop', got {text!r}")
 
 
 def _malformed(detail: str) -> Problem:

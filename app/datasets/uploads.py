@@ -70,6 +70,8 @@ class DatasetUploads:
             with closing(DatasetForm(kind, folder, self._store.check_free, room.take)) as form:
                 for chunk in body.chunks():
                     form.write(chunk)
-                name, sources = form.finish()
+                name, sources, near_duplicates = form.finish()
             note_target(folder, name)
-            return ingest(self._store, name, sources, self._settings, UploadWatch(request, self._stopping))
+            return ingest(
+                self._store, name, sources, self._settings, UploadWatch(request, self._stopping), near_duplicates
+            )

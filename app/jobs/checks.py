@@ -113,9 +113,7 @@ def check_calibration(
         known = ", ".join(dataset_names(data_dir, datasets))
         raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
     except DatasetUnfit as error:
-        # Advice for the parameters of a training does not help with a trained model.
-        reason = error.detail.partition("; set ")[0]
-        raise invalid("/body/dataset", f"it does not suit {model}:{version}: {reason}") from error
+        raise invalid("/body/dataset", f"it does not suit {model}:{version}: {_without_advice(error)}") from error
     return f"{model}:{version}", None
 
 
@@ -159,7 +157,10 @@ def check_limit(
     manifest = version.manifest
     with _invalid_dataset("/body/dataset"):
         check_unused(request.dataset, manifest, version.calibration_summary)
-        summary = summarize(request.dataset, data_dir, datasets, as_seen(manifest.preprocessing))
+        try:
+            summary = summarize(request.dataset, data_dir, datasets, as_seen(manifest.preprocessing))
+        except DatasetUnfit as error:
+            raise DatasetUnfit(_without_advice(error)) from error
         check_shape(request.dataset, summary.image_shape, manifest.preprocessing)
     return f"{version.name}:{version.version}", version.calibration
 
@@ -224,6 +225,11 @@ def find_calibrated(registry: Registry, ref: str, calibration: int | None) -> Mo
         version = registry.with_calibration(name, number, used)
         _ = version.manifest, version.calibration_summary
     return version
+
+
+def _without_advice(error: DatasetUnfit) -> str:
+    """Return the reason without advice for the parameters of a training, which does not help with a trained model."""
+    return error.detail.partition("; set ")[0]
 
 
 def _check_alpha(alpha: float | None, version: ModelVersion) -> None:

@@ -61,7 +61,9 @@ class JobDataset(Answer):
     problem_as_anomalies: str | None = Field(
         description="evaluate: why it cannot be the anomalous images; null if it can, and for other jobs."
     )
-    note: str | None = Field(description="What to know before it is chosen; else null.")
+    note: str | None = Field(
+        description="What to know before it is chosen: which images are used, or that they may not suit; else null."
+    )
 
 
 class JobDatasets(Answer):

@@ -20,6 +20,8 @@ from worker.settings import Settings
 
 DATASET = "/body/dataset"
 """Pointer of errors that another dataset may cure."""
+NORMAL_IMAGES = ("calibrate", "evaluate", "limit")
+"""Types of jobs that take images which are normal for their model."""
 WITHOUT_MODEL = ("train", "recommend")
 """Types of jobs that work without a registered model."""
 
@@ -90,15 +92,21 @@ def _refusal(check: Callable[[], None]) -> str | None:
 
 
 def _note(draft: JobDraft, entry: DatasetEntry, version: ModelVersion | None) -> str | None:
-    if draft.type == "calibrate" and version is not None and entry.name == version.manifest.training.dataset:
-        held_out = entry.statistics + entry.calibration
-        return f"the model was trained on it: only the {held_out} images that training left out are used"
-    if draft.type == "limit" and version is not None and not entry.problem:
-        used = (version.manifest.training.dataset, version.calibration_summary.dataset)
-        return (
-            "the model was made of it: only images of its statistics part get defects" if entry.name in used else None
-        )
-    return None
+    """Return what to know before a dataset of normal images is chosen: which part is used, or that it may not suit."""
+    if version is None or draft.type not in NORMAL_IMAGES:
+        return None
+    trained_on = version.manifest.training.dataset
+    if entry.name not in (trained_on, version.calibration_summary.dataset):
+        advice = "choose it only if such images are normal for this model"
+        foreign = f"built-in images, and the model was trained on {trained_on}: {advice}"
+        return None if entry.origin == "stored" else foreign
+    left_out = f"the {entry.statistics + entry.calibration} images that training left out are used"
+    notes = {
+        "calibrate": f"the model was trained on it: only {left_out}" if entry.name == trained_on else None,
+        "evaluate": f"the model was made of it: only its {entry.test} test images are used",
+        "limit": "the model was made of it: only images of its statistics part get defects",
+    }
+    return notes[draft.type]
 
 
 def _suggested(draft: JobDraft, version: ModelVersion | None, datasets: list[JobDataset]) -> str | None:

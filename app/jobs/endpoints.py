@@ -130,7 +130,8 @@ def list_job_datasets(
     """List every dataset with the reason why the job would be refused with it, or null; nothing is queued.
 
     The checks are those of a submission. `suggested` is the dataset that is clearly meant, if there is one: for an
-    evaluation, that of the calibration in use or of the training, if it has images that neither used.
+    evaluation or a detection limit, that of the calibration in use or of the training, if it has images that neither
+    used. `note` is what to know before a dataset is chosen: which of its images are used, or that they may not suit.
     """
     return dataset_choices(draft, settings, registry, datasets)
 

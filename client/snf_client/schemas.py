@@ -232,11 +232,11 @@ class Draws(BaseModel):
 
 
 class Duplicates(BaseModel):
-    """The images of a dataset that are equal or nearly equal to others: their number, and examples by path."""
+    """The duplicates or the near duplicates of a dataset: the number of images, and examples by path."""
 
     model_config = ConfigDict(frozen=True)
     images: int = Field(..., description="Images that have another like them.")
-    sets: int = Field(..., description="Sets of equal images, or pairs of alike ones.")
+    sets: int = Field(..., description="Sets of duplicates, or pairs of near duplicates.")
     examples: list[list[str]]
 
 
@@ -402,7 +402,10 @@ class JobDataset(BaseModel):
     problem_as_anomalies: str | None = Field(
         ..., description="evaluate: why it cannot be the anomalous images; null if it can, and for other jobs."
     )
-    note: str | None = Field(..., description="What to know before it is chosen; else null.")
+    note: str | None = Field(
+        ...,
+        description="What to know before it is chosen: which images are used, or that they may not suit; else null.",
+    )
 
 
 class JobDatasets(BaseModel):
@@ -1017,7 +1020,7 @@ class DatasetReport(BaseModel):
     sizes: list[SizeCount] = Field(..., description="The 100 most frequent.")
     different_sizes: int
     facts: ImageFacts
-    duplicates: Duplicates = Field(..., description="By pixels.")
+    duplicates: Duplicates = Field(..., description="Of equal pixels.")
     near_duplicates: Duplicates = Field(
         ..., description="Of different pixels, by 64-bit difference hashes at most 3 bits apart."
     )

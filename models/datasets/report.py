@@ -39,10 +39,10 @@ class SizeCount(_ReportPart):
 
 
 class Duplicates(_ReportPart):
-    """The images of a dataset that are equal or nearly equal to others: their number, and examples by path."""
+    """The duplicates or the near duplicates of a dataset: the number of images, and examples by path."""
 
     images: int = Field(description="Images that have another like them.")
-    sets: int = Field(description="Sets of equal images, or pairs of alike ones.")
+    sets: int = Field(description="Sets of duplicates, or pairs of near duplicates.")
     examples: list[list[str]]
 
 
@@ -64,7 +64,7 @@ class DatasetReport(_ReportPart):
     sizes: list[SizeCount] = Field(description="The 100 most frequent.")
     different_sizes: int
     facts: ImageFacts
-    duplicates: Duplicates = Field(description="By pixels.")
+    duplicates: Duplicates = Field(description="Of equal pixels.")
     near_duplicates: Duplicates = Field(
         description="Of different pixels, by 64-bit difference hashes at most 3 bits apart."
     )
@@ -117,6 +117,7 @@ def make_report(name: str, index: sqlite3.Connection, findings: Findings, split:
     sizes = index.execute(
         f"SELECT width, height, count(*) FROM images GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT {LISTED}"  # noqa: S608
     )
+    near = _near(index)
     return DatasetReport(
         name=name,
         created=datetime.now(UTC).replace(microsecond=0),
@@ -133,15 +134,17 @@ def make_report(name: str, index: sqlite3.Connection, findings: Findings, split:
         different_sizes=_distinct(index, "width * 65536 + height"),
         facts=facts,
         duplicates=_exact(index),
-        near_duplicates=_near(index),
+        near_duplicates=near,
         groups=_histogram(index, '"group"'),
         different_groups=_distinct(index, '"group"'),
         split=split,
-        notes=_notes(count, split, findings, facts, modes),
+        notes=_notes(count, split, findings, facts, modes, near),
     )
 
 
-def _notes(count: int, split: Split, findings: Findings, facts: ImageFacts, modes: dict[str, int]) -> list[str]:
+def _notes(
+    count: int, split: Split, findings: Findings, facts: ImageFacts, modes: dict[str, int], near: Duplicates
+) -> list[str]:
     notes = [f"split {split.rule} as {split.parts}: {split.reason}"]
     if split.folds:
         notes.append(
@@ -158,6 +161,13 @@ def _notes(count: int, split: Split, findings: Findings, facts: ImageFacts, mode
         notes.append(
             f"{modes['I;16']} images have 16 bits: every 256 grey levels become one, unless the option levels of a "
             "training says how many levels the camera has, such as 4096"
+        )
+    if near.images:
+        pairs = "1 pair" if near.sets == 1 else f"{near.sets} pairs"
+        notes.append(
+            f"near duplicates: {near.images} images in {pairs}; where one of a pair is trained on and the "
+            "other is held out, the model looks better than it is; near_duplicates=drop in an upload keeps the first "
+            "of those that are alike"
         )
     if findings.ignored:
         skipped = "1 file was" if findings.ignored == 1 else f"{findings.ignored} files were"

@@ -14,6 +14,8 @@ import numpy as np
 from models.datasets.ingest.fingerprint import fingerprint
 from models.datasets.ingest.items import ImageFile, ImagePixels
 from models.datasets.ingest.limits import DiskQuota
+from models.datasets.ingest.near_duplicates import KeptHashes, NearDuplicates
+from models.errors import ImageError
 from models.images.opening import open_image
 from models.images.preprocessing import OpenedImage, opened_pixels
 from models.images.provenance import ARRAY
@@ -64,21 +66,26 @@ class StorageWriter:
     ``index`` is the connection to the index; its owner commits it.
     """
 
-    def __init__(self, originals: BinaryIO, index: sqlite3.Connection, room: DiskQuota) -> None:
+    def __init__(
+        self, originals: BinaryIO, index: sqlite3.Connection, room: DiskQuota, near_duplicates: NearDuplicates
+    ) -> None:
         self._originals = originals
         self._room = room
+        self._kept = KeptHashes() if near_duplicates == "drop" else None
         self.index = index
 
     def add(self, item: ImageFile | ImagePixels) -> bool:
         """Store an image of an upload and return True; return False, with nothing stored, if its path is taken.
 
-        Raises ``ImageError`` where it cannot be decoded, and ``StorageFull``.
+        Raises ``ImageError`` where it cannot be decoded or is left out as a near duplicate, and ``StorageFull``.
         """
         if isinstance(item, ImagePixels):
             opened, data, group = opened_pixels(item.pixels), np.ascontiguousarray(item.pixels).tobytes(), item.group
         else:
             opened, data, group = open_image(item.data), item.data, None
         seen = fingerprint(opened)
+        if self._kept is not None and (twin := self._kept.twin(seen.dhash)) is not None:
+            raise ImageError("near-duplicate", "A near duplicate is left out", f"it is a near duplicate of {twin}")
         self._room.take(len(data) + ROW_BYTES)
         row = (
             item.path, group, opened.format or ARRAY, seen.mode, seen.width, seen.height, seen.grey, seen.digest,
@@ -92,6 +99,8 @@ class StorageWriter:
         if not added:
             return False
         self._originals.write(data)
+        if self._kept is not None:
+            self._kept.add(seen.dhash, item.path)
         return True
 
     def different_images(self) -> int:
@@ -101,7 +110,7 @@ class StorageWriter:
 
 
 @contextmanager
-def write_storage(folder: Path, room: DiskQuota) -> Iterator[StorageWriter]:
+def write_storage(folder: Path, room: DiskQuota, near_duplicates: NearDuplicates) -> Iterator[StorageWriter]:
     """Create the files of a new dataset in an empty folder and yield a writer; they are complete after the block."""
     # One writer in a folder of its own: no journal and no locks, which network file systems lack.
     uri = f"{(folder.absolute() / INDEX).as_uri()}?nolock=1"
@@ -113,7 +122,7 @@ def write_storage(folder: Path, room: DiskQuota) -> Iterator[StorageWriter]:
         index.execute("PRAGMA synchronous = OFF")
         index.execute("BEGIN")
         index.execute(SCHEMA)
-        yield StorageWriter(originals, index, room)
+        yield StorageWriter(originals, index, room, near_duplicates)
         index.execute("COMMIT")
 
 

@@ -15,6 +15,7 @@ from models.datasets.choose_preprocessing import choose_preprocessing
 from models.datasets.dataset import Dataset, DatasetSummary
 from models.datasets.ingest.fill import REPORT, SHEET, Fill, NewDataset, fill_folder
 from models.datasets.ingest.limits import DiskQuota, Limits, full_disk
+from models.datasets.ingest.near_duplicates import NearDuplicates
 from models.datasets.ingest.sources import Source
 from models.datasets.prepared import LEFTOVER_SECONDS, Progress, no_progress, prepare
 from models.datasets.report import DatasetReport
@@ -72,6 +73,7 @@ class DatasetStore:
         limits: Limits | None = None,
         progress: Progress = no_progress,
         fill: Fill = fill_folder,
+        near_duplicates: NearDuplicates = "keep",
     ) -> DatasetReport:
         """Create a dataset from uploaded files and return its report; readers find it only once it is complete.
 
@@ -81,6 +83,7 @@ class DatasetStore:
             limits: The largest upload.
             progress: Called with the bytes of the sources that were read, and all; what it raises ends the work.
             fill: Reads the sources into the folder of the dataset, perhaps in another process.
+            near_duplicates: Whether images that are like an earlier one are kept.
 
         Raises:
             InvalidName: The name breaks the rule of names.
@@ -91,7 +94,7 @@ class DatasetStore:
         self.check_free(name)
         self.root.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.root, LEFTOVER_SECONDS)
-        new = NewDataset(name, sources, limits or Limits(), self._quota, self._reserve)
+        new = NewDataset(name, sources, limits or Limits(), self._quota, self._reserve, near_duplicates)
         with full_disk():
             try:
                 with new_folder(self.root / name) as folder:

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from models.attainable import unattainable
 from models.evaluation.schema import Curve, EvaluationReport, FalseAlarms, Histograms, Interval, Result, SetReport
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -46,7 +47,15 @@ def summary(report: EvaluationReport) -> list[str]:
             f"Of {len(faults)} graded faults the combined score finds {better} better than the best baseline of each, "
             f"and {worse} worse; for the others the interval of the difference includes zero."
         )
-    return sentences + [_false_alarms(entry) for entry in report.columns[0].false_alarms]
+    ours, *others = report.columns
+    # Their thresholds come from fewer images than those of the combined score.
+    small = {
+        unattainable(entry.alpha, entry.calibration_images): None
+        for column in others
+        for entry in column.false_alarms
+        if entry.share is None
+    }
+    return [*sentences, *map(_false_alarms, ours.false_alarms), *(f"Single scores: {sentence}." for sentence in small)]
 
 
 def result_of(entry: SetReport, score: str) -> Result:
@@ -81,7 +90,7 @@ def _against(report: EvaluationReport, entry: SetReport) -> str:
 
 def _false_alarms(entry: FalseAlarms) -> str:
     if entry.share is None:
-        return f"False alarms at alpha = {entry.alpha:g}: the calibration is too small for any."
+        return f"{unattainable(entry.alpha, entry.calibration_images)}."
     low, high = entry.interval
     where = "inside" if entry.inside else "OUTSIDE"
     return (

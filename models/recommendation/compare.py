@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from models.artifacts.limits import UndamagedImages
+from models.attainable import unattainable
 from models.datasets import Dataset, Images
 from models.errors import (
     BackboneMissing,
@@ -146,10 +147,7 @@ class _Comparison:
         budget.begin("anomaly statistics")
         judges = FamilyJudges.calibrate(self._parts, subsets, parameters.alpha, budget.tick)
         if judges.alpha > parameters.alpha:
-            budget.note(
-                f"{subsets.ranks} images give the ranks, so the smallest p-value is {judges.alpha:.3g}: that is the "
-                f"false-alarm rate, in place of {parameters.alpha:g}"
-            )
+            budget.note(f"{unattainable(parameters.alpha, subsets.ranks)}: alpha is {judges.alpha:.4g} here")
         good = subsets.good[: budget.plan.good]
         budget.begin("good images without defects")
         undamaged = self._undamaged(judges, good)

@@ -12,7 +12,6 @@ from PIL import Image, ImageOps
 from playwright.sync_api import Page, expect
 
 from tests.browser.accessibility import axe
-from tests.browser.collector import Collector
 from tests.browser.looks import HEIGHT, LOOKS
 from tests.browser.model_pages import SHIPPED, fits, line, opened
 from tests.end_to_end.support.service import await_job, files
@@ -74,10 +73,12 @@ def test_calibrations_are_made_compared_and_chosen(
     choice = panel.get_by_role("combobox", name="Dataset")
     expect(choice).to_have_value("")
     expect(panel.get_by_role("button", name="Calibrate")).to_be_disabled()
+    expect(panel.get_by_text("Choose a dataset first.")).to_be_visible()
     refused = choice.locator(f"option[value={coloured}]")
     expect(refused).to_be_disabled()
     expect(refused).to_contain_text("are 3x28x28, this model takes 1x28x28")
     choice.select_option("mnist-mini")
+    expect(panel.get_by_text("built-in images, and the model was trained on mnist")).to_be_visible()
     panel.get_by_role("button", name="Calibrate").click()
     follow = panel.get_by_role("link", name="follow the job")
     expect(follow).to_be_visible()
@@ -89,7 +90,7 @@ def test_calibrations_are_made_compared_and_chosen(
     compared = panel.get_by_role("region", name="If calibration 1 is activated")
     said = house.get(f"/v1/models/{SHIPPED}/calibrations/1/comparison").json()["verdicts"]
     for row, sides in (
-        ("smallest p-value", ["0.0002", "0.0099"]),
+        ("smallest alpha", ["0.0002", "0.0099"]),
         ("can flag at", ["0.1 %, 1 %, 5 %", "1 %, 5 %"]),
         (f"anomalies of {said['images']} images", [str(said["anomalies_before"]), str(said["anomalies_after"])]),
     ):
@@ -124,13 +125,39 @@ def places_are_shown(page: Page, said: dict[str, Any], anomalous: str, masks: st
         expect(shown).to_contain_text(f"{said[name]:.4f}")
 
 
+def the_report_is_printed(page: Page) -> None:
+    """On paper there is the report alone, on white and with its collapsed parts open; the screen stays as it was."""
+    panel = page.get_by_role("tabpanel")
+    report, notes = panel.get_by_role("region", name="Report"), panel.get_by_text("baselines are fitted to")
+    expect(report.get_by_role("button", name="Print")).to_be_visible()
+    page.emulate_media(media="print", color_scheme="dark")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    for shown in (report, notes, page.get_by_role("heading", level=1, name=SHIPPED)):
+        expect(shown).to_be_visible()
+    for hidden in (
+        report.get_by_role("button"),
+        panel.get_by_role("heading", name="Evaluate version"),
+        page.locator(".top"),
+    ):
+        expect(hidden).to_be_hidden()
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"
+    paper = 718  # CSS pixels between the margins of A4
+    parts = "[...document.querySelectorAll('.report table, .report svg')]"
+    page.set_viewport_size({"width": paper, "height": HEIGHT})
+    assert page.evaluate(f"Math.max(...{parts}.map(part => part.getBoundingClientRect().right))") <= paper
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(media="screen", color_scheme="light")
+    expect(notes).to_be_hidden()
+    assert page.pdf(format="A4").startswith(b"%PDF-")
+    expect(notes).to_be_hidden()
+
+
 def test_an_evaluation_is_asked_for_and_read(
     page: Page,
     house: httpx.Client,
     negatives: str,
     coloured: str,
     strokes: str,
-    collector: Collector,
 ) -> None:
     opened(page, SHIPPED, "evaluations")
     panel = page.get_by_role("tabpanel")
@@ -151,9 +178,8 @@ def test_an_evaluation_is_asked_for_and_read(
     expect(anomalous).to_be_disabled()
     normal.select_option("mnist-mini")
     panel.get_by_role("spinbutton", name="Maximum images per set").fill("40")
-    with collector.expected("status of 422"):
-        panel.get_by_role("button", name="Evaluate").click()
-        expect(panel.get_by_role("alert")).to_contain_text("name datasets in `against`")
+    expect(panel.get_by_role("button", name="Evaluate")).to_be_disabled()
+    expect(panel.get_by_text("Choose anomalous images, or graded corruptions.")).to_be_visible()
     choose_with_masks(page, negatives, strokes)
     panel.get_by_role("button", name="Evaluate").click()
     expect(panel.get_by_role("link", name="follow the job")).to_be_visible()
@@ -168,6 +194,7 @@ def test_an_evaluation_is_asked_for_and_read(
     panel.get_by_text(f"{negatives}: ROC curves").click()
     expect(panel.get_by_role("img", name=f"ROC curves of {negatives}")).to_be_visible()
     fits(page)
+    the_report_is_printed(page)
     page.set_viewport_size({"width": LOOKS[-1].width, "height": HEIGHT})
     fits(page)
     with page.expect_popup() as popup:

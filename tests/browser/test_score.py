@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 
+from models.attainable import unattainable
+from snf_client.local_files import files_in
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import drop, paste, toast
@@ -58,6 +60,62 @@ def test_examples_are_scored_and_explained(page: Page, screenshot: Callable[[Pag
     assert overflow == 0, f"the page is {overflow} pixels wider than its window"
     axe(page)
     assert screenshot(page, "score").stat().st_size > 0
+    pictures_are_enlarged(page)
+    anomalies_are_shown_alone(page)
+
+
+def pictures_are_enlarged(page: Page) -> None:
+    """Zoom the opened image by keyboard: its regions stay where they are on it."""
+    button = page.get_by_role("button", name="Zoom the image")
+    button.press("Enter")
+    dialog = page.get_by_role("dialog", name="digit-hole.png")
+    picture, region = dialog.get_by_alt_text("digit-hole.png"), dialog.locator(".framed > i").first
+    expect(picture).to_have_class("pixels")
+    scale, before = dialog.get_by_role("status"), place_on(picture, region)
+    fitting = float(scale.inner_text().rstrip(" %").replace(",", ""))
+    page.keyboard.press("+")
+    expect(scale).to_have_text(f"{1.5 * fitting:,.0f} %")
+    assert place_on(picture, region) == pytest.approx(before, abs=0.02)
+    area = dialog.get_by_role("region", name="digit-hole.png, 28×28 pixels")
+    page.keyboard.press("Home")
+    start = area.evaluate("area => [area.scrollLeft, area.scrollTop]")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    assert area.evaluate("area => [area.scrollLeft, area.scrollTop]") != start
+    axe(page)
+    page.keyboard.press("0")
+    expect(scale).to_have_text(f"{fitting:,.0f} %")
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(button).to_be_focused()
+
+
+def place_on(picture: Locator, region: Locator) -> list[float]:
+    """The left and upper edge of a region, in shares of the picture."""
+    whole, part = picture.bounding_box(), region.bounding_box()
+    assert whole is not None
+    assert part is not None
+    return [(part["x"] - whole["x"]) / whole["width"], (part["y"] - whole["y"]) / whole["height"]]
+
+
+def anomalies_are_shown_alone(page: Page) -> None:
+    """Filter the table by keyboard; the file of it says that it is a part."""
+    rows = page.locator("tbody tr:not(.opened) .verdict")
+    page.get_by_role("radio", name=f"all ({EXAMPLES})").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("radio", name="anomalies only (6)")).to_be_checked()
+    expect(rows).to_have_text(6 * ["anomaly"])
+    with page.expect_download() as download:
+        page.get_by_role("button", name=f"Download CSV of 6 of {EXAMPLES} images").click()
+    assert download.value.suggested_filename == "scores-mnist-snf-glow-anomalies.csv"
+    table = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_bytes().decode())))
+    assert [row["anomaly"] for row in table] == 6 * ["true"]
+    statistics = [float(row["statistic"]) for row in table]
+    assert statistics == sorted(statistics, reverse=True), "as in the table, which is sorted by p-value"
+    page.get_by_role("radio", name="anomalies only (6)").press("ArrowRight")
+    expect(page.get_by_text("Every image was judged.")).to_be_visible()
+    expect(page.get_by_role("button", name=f"Download CSV of 0 of {EXAMPLES} images")).to_be_disabled()
+    axe(page)
 
 
 def test_a_dropped_image_has_the_services_own_numbers(page: Page, house: httpx.Client) -> None:
@@ -89,6 +147,18 @@ def test_the_false_alarm_rate_moves_verdicts_at_once(page: Page) -> None:
     expect(page.get_by_text("False-alarm rate: 0.02 %")).to_be_visible()
     expect(verdict).to_have_text("normal")
     assert not [url for url in asked if "/score" in url]
+
+
+def test_what_is_not_attainable_is_said_as_by_the_service(page: Page) -> None:
+    opened(page)
+    expect(page.get_by_text("The smallest attainable is 0.02 % (1/(5,000 + 1), rounded up).")).to_be_visible()
+    cases = [[0.001, 20], [0.01, 49], [0.0001, 5000], [0.00015, 5000], [0.05, 3], [0.0025, 399], [0.00123, 666]]
+    told = page.evaluate(
+        "async cases => { const { unattainable } = await import('/console/js/attainable.js');"
+        " return cases.map(([alpha, images]) => unattainable(alpha, images)); }",
+        cases,
+    )
+    assert told == [unattainable(alpha, int(images)) for alpha, images in cases]
 
 
 def test_a_pasted_image_and_a_file_that_is_none(page: Page, collector: Collector, tmp_path: Path) -> None:
@@ -193,11 +263,15 @@ def test_every_file_of_a_folder_is_named_or_counted(page: Page, tmp_path: Path) 
     turned = encoded(np.asarray(Image.open(DIGITS[0])), exif=exif(6))
     scan = encoded(np.asarray(Image.open(DIGITS[1])), "TIFF")
     files = {"turned.png": turned, "scan.tif": scan, "scan.heic": b"no image", "a.txt": b"notes", ".hidden.png": turned}
+    files |= {"10.png": turned, "9.png": turned}
     for name, data in files.items():
         (lot / name).write_bytes(data)
     opened(page)
     page.get_by_label("choose a folder").set_input_files(lot)
-    scored(page, 2)
+    scored(page, 4)
+    natural = [path.relative_to(tmp_path).as_posix() for path in files_in(lot).files]
+    assert natural[:2] == ["lot/9.png", "lot/10.png"]
+    expect(page.locator("tbody .name")).to_have_text(natural)
     said = page.get_by_label("Scores").get_by_role("status")
     expect(said).to_contain_text("1 file not scored")
     expect(said).to_contain_text("2 files skipped")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
 from models.registry.registry import Registry
@@ -14,6 +15,7 @@ from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import drop, slow_uploads, toast
 from tests.browser.looks import in_every_look
+from tests.end_to_end.support.service import await_job
 from tests.support.paths import DIGITS
 from tests.support.trained import barely_trained
 
@@ -62,7 +64,9 @@ def test_nothing_is_chosen_before_the_user_chooses(page: Page, collector: Collec
     expect(page.get_by_role("radio", name="mnist-mini")).not_to_be_checked()
     start = page.get_by_role("button", name="Start training")
     expect(start).to_be_disabled()
-    expect(page.get_by_text("Choose a dataset first.")).to_be_visible()
+    expect(page.get_by_text("Choose a dataset first.")).to_have_count(2)  # for a training and for a comparison
+    expect(page.get_by_role("button", name="Which family?")).to_be_disabled()
+    expect(page.get_by_label("Name of the model")).to_have_attribute("aria-invalid", "false")
     page.get_by_role("radio", name="mnist-mini").check()
     expect(start).to_be_enabled()
     page.get_by_text("More parameters").click()
@@ -104,6 +108,37 @@ def test_an_upload_and_its_report(
     page.get_by_role("dialog", name=f"Delete {chosen}?").get_by_role("button", name="Delete").click()
     expect(page.get_by_role("radio", name=chosen)).to_have_count(0)
     assert house.get(f"/v1/datasets/{chosen}").status_code == 404
+
+
+def test_near_duplicates_are_named_and_left_out(page: Page, house: httpx.Client, tmp_path: Path) -> None:
+    lot = tmp_path / "twins"
+    lot.mkdir()
+    for number, digit in enumerate(DIGITS[:20]):
+        (lot / f"{number}.png").write_bytes(digit.read_bytes())
+        with Image.open(digit) as image:
+            image.convert("L").point(lambda grey: min(grey, 250) + 5).save(lot / f"{number}-again.png")
+    opened(page)
+    page.get_by_label("choose a folder").set_input_files(lot)
+    page.get_by_role("button", name="Upload", exact=True).click()
+    report = page.get_by_role("region", name="Dataset twins")
+    near = report.get_by_role("group").filter(has_text="pairs")
+    expect(near).to_be_visible()
+    said = house.get("/v1/datasets/twins").json()["report"]
+    figure = f"{said['near_duplicates']['images']} images in {said['near_duplicates']['sets']} pairs"
+    near.get_by_text(figure).click()
+    expect(near).to_contain_text(" ≈ ".join(said["near_duplicates"]["examples"][0]))
+    expect(report).to_contain_text(f"near duplicates: {figure}")
+    report.get_by_role("button", name="Upload again without near duplicates").press("Enter")
+    expect(page.get_by_label("Name of the dataset")).to_be_focused()
+    expect(page.get_by_label("Name of the dataset")).to_have_value("twins-2")
+    expect(page.get_by_role("checkbox", name="leave out near duplicates")).to_be_checked()
+    fits(page)
+    axe(page)
+    page.get_by_role("button", name="Upload", exact=True).click()
+    left = page.get_by_role("region", name="Dataset twins-2")
+    expect(left).to_contain_text("near duplicatesnone")
+    expect(left.get_by_role("row").filter(has_text="it is a near duplicate of twins/").first).to_be_visible()
+    assert house.get("/v1/datasets/twins-2").json()["images"] <= 20
 
 
 def test_an_upload_is_cancelled(page: Page, house: httpx.Client, digits: Path) -> None:
@@ -181,6 +216,25 @@ def test_a_training_is_followed_to_its_model(
     fits(page)
     axe(page)
     assert screenshot(page, "job").stat().st_size > 0
+
+
+def test_a_spike_is_said_and_does_not_flatten_the_curve(page: Page, house: httpx.Client, followed: str) -> None:
+    await_job(house, followed, "succeeded")
+    bits = {step: 1.2 + 0.3 * 0.999**step for step in range(1, 1000, 4)} | {13: 154.0, 477: 60.0, 481: -40.0}
+    points = [{"attempt": 1, "step": step, "bits_per_dim": value} for step, value in sorted(bits.items())]
+    stored = {"points": points, "validations": [{"attempt": 1, "step": 998, "bits_per_dim": 1.3}]}
+    page.route("**/metrics?*", lambda route: route.fulfill(json=stored))
+    page.goto(f"/#/train/{followed}")
+    said = page.get_by_text(re.compile(r"^2 values above [\d.]+ are outside, the highest 154 at step 13\."))
+    expect(said).to_contain_text("1 value below 1.3 is outside: -40 at step 481.")
+    top = "document.querySelector('snf-lines').plot.scales.y.max"
+    assert page.evaluate(top) < 10
+    axe(page)
+    page.get_by_role("button", name="whole range").press("Enter")
+    expect(page.get_by_text("The whole range is shown.")).to_be_visible()
+    assert page.evaluate(top) > 154
+    page.get_by_role("button", name="leave out what is far outside").click()
+    expect(said).to_be_visible()
 
 
 def test_a_second_version_is_made_live(page: Page, house: httpx.Client, followed: str) -> None:

@@ -48,6 +48,14 @@ def test_every_file_of_a_folder_is_named_or_counted(folder: Path) -> None:
     )
 
 
+def test_files_are_in_natural_order(tmp_path: Path) -> None:
+    names = ["2.png", "10.png", "B.png", "a.png", "lot-2/1.png", "lot-10/1.png", "lot-10/9a1.png", "lot-10/9a.png"]
+    for name in reversed(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in files_in(tmp_path).files] == names
+
+
 def test_an_upload_names_the_files_whose_content_it_leaves_out(folder: Path) -> None:
     with pytest.raises(FilesProblem, match="elsewhere cannot be read: it is no plain file"):
         split_paths([folder])

@@ -91,7 +91,7 @@ def test_a_shipped_model_is_calibrated_and_goes_back(client: httpx.Client, home:
     assert (old["anomaly"]["smallest_p"], new["anomaly"]["smallest_p"]) == (1 / 5001, 1 / 21)
     refused = score(client, alpha=0.01)
     assert (refused.status_code, refused.json()["type"]) == (422, "alpha-unattainable")
-    assert "the smallest attainable is 0.047619" in refused.json()["detail"]
+    assert "with 20 calibration images the smallest attainable is 0.04762 " in refused.json()["detail"]
 
     listed = client.get(PATH).json()
     assert (listed["active"], [one["number"] for one in listed["calibrations"]]) == (1, [0, 1])

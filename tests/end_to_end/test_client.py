@@ -198,6 +198,12 @@ def test_datasets_from_upload_to_deletion(client: Client, tmp_path: Path) -> Non
     assert (found.images, told[-1]) == (len(DIGITS), (size, size))
     with pytest.raises(Conflict):
         client.datasets.upload("own", DIGITS)
+    without = client.datasets.upload("without-near-duplicates", DIGITS, near_duplicates="drop")
+    assert found.report is not None
+    assert without.report is not None
+    assert found.report.near_duplicates.images
+    assert without.report.near_duplicates.images == 0
+    assert without.report.rejected_by == {"near-duplicate": found.images - without.images}
     assert "own" in {one.name for one in client.datasets.list().datasets}
     assert client.datasets.get("own").report == found.report
     assert client.datasets.contact_sheet("own").startswith(b"\x89PNG")

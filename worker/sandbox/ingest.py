@@ -16,6 +16,7 @@ from worker.sandbox.work import do_limited
 if TYPE_CHECKING:
     from models.datasets import DatasetStore, Source
     from models.datasets.ingest.fill import NewDataset
+    from models.datasets.ingest.near_duplicates import NearDuplicates
     from models.datasets.report import DatasetReport
     from worker.settings import Settings
 
@@ -29,7 +30,12 @@ WALL_FACTOR = 4
 
 
 def ingest(
-    store: DatasetStore, name: str, sources: Sequence[Source], settings: Settings, progress: Callable[[int, int], None]
+    store: DatasetStore,
+    name: str,
+    sources: Sequence[Source],
+    settings: Settings,
+    progress: Callable[[int, int], None],
+    near_duplicates: NearDuplicates = "keep",
 ) -> DatasetReport:
     """Create a dataset from uploaded files, which only a child process with limits reads; return a report on them.
 
@@ -42,6 +48,7 @@ def ingest(
         settings: Settings with the limits of memory and time.
         progress: Function that gets the bytes read and the bytes of all files, at least twice a second. An exception
             that it raises stops the process.
+        near_duplicates: Whether images that are like an earlier one are kept.
 
     Raises:
         DatasetRefused: The files need more time or memory than allowed, or cannot be read.
@@ -67,7 +74,7 @@ def ingest(
             detail = "the system killed the process that read the files; check that they are not damaged"
             raise DatasetRefused("reading-failed", "The upload cannot be read", detail) from error
 
-    return store.create(name, sources, progress=progress, fill=fill)
+    return store.create(name, sources, progress=progress, fill=fill, near_duplicates=near_duplicates)
 
 
 def _limits(packed: int, settings: Settings) -> ProcessLimits:

@@ -52,7 +52,7 @@ class Chart extends HTMLElement {
 
 /**
  * A line chart. `.series` is [{label, x, y, colour, points}]; `.x` and `.y` are the axis labels; `.log` makes the y axis
- * logarithmic.
+ * logarithmic; `.range`, set before the series, are the least and the largest y to show, null for all.
  */
 class Lines extends Chart {
   set series(value) {
@@ -63,6 +63,12 @@ class Lines extends Chart {
   powerAxis() {
     const axis = this.axis({ label: this.y, size: 64, filter: powers, values: (_, all) => all.map((tick) => (tick == null ? "" : brief(tick, 1))) });
     return { ...axis, grid: { ...axis.grid, filter: powers }, ticks: { ...axis.ticks, filter: powers } };
+  }
+
+  limits(lowest, highest) {
+    const [low, high] = this.range ?? [lowest, highest];
+    if (low == null) return [null, null];
+    return this.log ? uPlot.rangeLog(low, high, 10, false) : uPlot.rangeNum(low, high, 0.1, true);
   }
 
   draw() {
@@ -77,7 +83,7 @@ class Lines extends Chart {
     this.plot = new uPlot({
       ...this.size(),
       cursor: { points: { size: 6 } },
-      scales: { x: { time: false }, y: this.log ? { distr: 3 } : {} },
+      scales: { x: { time: false }, y: { distr: this.log ? 3 : 1, range: (_, low, high) => this.limits(low, high) } },
       axes: [this.axis({ label: this.x }), this.log ? this.powerAxis() : this.axis({ label: this.y, size: 64, values: ticks })],
       series: [
         { label: this.x },

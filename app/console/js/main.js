@@ -1,6 +1,7 @@
 // The page frame: navigation, theme, service status and the API key in use.
 import { askForKey, authorization, hasKey } from "./service.js";
 import { complain } from "./toast.js";
+import "./print.js";
 
 const PAGES = {
   score: () => import("./pages/score.js"),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from snf_client.local_files import ByteCounter, CountedFile, CountedStream, Progress, TarStream, split_paths
 from snf_client.request import Call, RetryWhen, path, read_bytes, read_json, read_nothing
@@ -44,7 +44,14 @@ class DatasetsResource(Resource[S]):
         return Call("DELETE", path("datasets", name), read_nothing)
 
     @operation
-    def upload(self, name: str, paths: Paths, *, progress: Progress | None = None) -> Call[DatasetDetail]:
+    def upload(
+        self,
+        name: str,
+        paths: Paths,
+        *,
+        near_duplicates: Literal["keep", "drop"] = "keep",
+        progress: Progress | None = None,
+    ) -> Call[DatasetDetail]:
         """Upload folders, image files or archives as a new dataset; return its details after all images were checked.
 
         The files are streamed. An upload that was cut off is not repeated.
@@ -57,18 +64,21 @@ class DatasetsResource(Resource[S]):
         Args:
             name: Name of the new dataset.
             paths: One or more folders, image files, zip or tar archives, ``.npz`` or ``.npy`` files.
+            near_duplicates: ``"drop"`` leaves out all but the first of images that are alike; the report lists each.
             progress: Function that is called with the bytes sent and the bytes in all. After the last byte the service
                 checks every image before it answers.
 
         Raises:
             FilesProblem: If a path does not exist or no file was found.
         """
+        # An earlier service does not have the option.
+        fields = {"name": name} | ({} if near_duplicates == "keep" else {"near_duplicates": near_duplicates})
         images, others = split_paths([Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)])
         return Call(
             "POST",
             path("datasets"),
             read_json(DatasetDetail),
-            open_body=partial(_open_form, name, images, others, progress),
+            open_body=partial(_open_form, fields, images, others, progress),
             retry_when=RetryWhen.UNSENT,
             read_timeout_s=None,
         )
@@ -76,7 +86,7 @@ class DatasetsResource(Resource[S]):
 
 @contextmanager
 def _open_form(
-    name: str, images: dict[str, Path], others: list[Path], progress: Progress | None
+    fields: dict[str, str], images: dict[str, Path], others: list[Path], progress: Progress | None
 ) -> Iterator[Mapping[str, Any]]:
     """Open the files of an upload and provide its form: a tar archive of the images, then the other files."""
     counter = ByteCounter(progress, sum(file.stat().st_size for file in (*images.values(), *others)))
@@ -87,4 +97,4 @@ def _open_form(
         for other in others:
             form.append(("file", (other.name, CountedFile(files.enter_context(other.open("rb")), counter))))
         # The name goes first, so that a name that is taken ends the upload at once.
-        yield {"data": {"name": name}, "files": form}
+        yield {"data": fields, "files": form}

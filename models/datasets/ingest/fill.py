@@ -11,6 +11,7 @@ import numpy as np
 from models.datasets.dataset import MIN_IMAGES
 from models.datasets.ingest.items import Ignored, Rejected
 from models.datasets.ingest.limits import DiskQuota, Limits, UploadMeter, full_disk
+from models.datasets.ingest.near_duplicates import NearDuplicates
 from models.datasets.ingest.sources import Source, read_sources
 from models.datasets.prepared import Progress
 from models.datasets.report import Findings, make_report
@@ -31,6 +32,7 @@ class NewDataset:
     """A dataset to be created: its name, the uploaded files, and the limits on their number and size.
 
     ``quota`` is the most bytes of all datasets together, ``reserve`` the bytes of the disk that stay free.
+    ``near_duplicates`` is whether images that are like an earlier one are kept.
     """
 
     name: str
@@ -38,6 +40,7 @@ class NewDataset:
     limits: Limits
     quota: int | None
     reserve: int
+    near_duplicates: NearDuplicates = "keep"
 
     @property
     def packed(self) -> int:
@@ -65,7 +68,7 @@ def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
     room.require(packed)
     meter, findings = UploadMeter(packed, new.limits), Findings()
     with full_disk():
-        with write_storage(folder, room) as writer:
+        with write_storage(folder, room, new.near_duplicates) as writer:
             for item in read_sources(new.sources, meter):
                 if isinstance(item, Ignored):
                     findings.ignored += 1

@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+NearDuplicates = Literal["keep", "drop"]
+"""What becomes of near duplicates in an upload: all are kept, or all but the first of those that are alike."""
 DISTANCE = 3
 BANDS = (13, 13, 13, 13, 12)
 """Bits of the five parts of a hash. Two hashes that differ in 3 bits have at least two equal parts."""
 MAX_NEIGHBOURS = 512
 """Most neighbours with which a hash is compared, among those that share two parts with it."""
+
+
+class KeptHashes:
+    """The hashes of the images that an upload keeps when it leaves out near duplicates."""
+
+    def __init__(self) -> None:
+        self._hashes = np.empty(1024, dtype=np.uint64)
+        self._paths: list[str] = []
+
+    def twin(self, dhash: int) -> str | None:
+        """Return the path of the first kept image whose 64-bit hash differs in at most 3 bits; None without any.
+
+        >>> kept = KeptHashes()
+        >>> kept.add(0b0, "a.png")
+        >>> kept.twin(0b111), kept.twin(0b1111)
+        ('a.png', None)
+        """
+        distances = np.bitwise_count(self._hashes[: len(self._paths)] ^ np.uint64(dhash))
+        near = np.flatnonzero(distances <= DISTANCE)
+        return self._paths[near[0]] if len(near) else None
+
+    def add(self, dhash: int, path: str) -> None:
+        """Note the hash of an image that is kept."""
+        if len(self._paths) == len(self._hashes):
+            self._hashes = np.concatenate([self._hashes, np.empty_like(self._hashes)])
+        self._hashes[len(self._paths)] = dhash
+        self._paths.append(path)
 
 
 def near_pairs(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:

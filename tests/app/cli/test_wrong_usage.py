@@ -36,7 +36,7 @@ WRONG = [
     ("score digit.png --alpha 2", USAGE, "Input should be less than or equal to 1"),
     ("score digit.png --alpha nan", USAGE, "Input should be less than or equal to 1"),
     ("score digit.png --alpha low", USAGE, "Input should be a valid number"),
-    ("score digit.png --alpha 1e-9", USAGE, "alpha = 1e-09 asked, the smallest attainable is"),
+    ("score digit.png --alpha 1e-9", USAGE, "alpha = 1e-09 is not attainable: with 5000 calibration images"),
     ("score digit.png --draws 0", USAGE, "Input should be greater than or equal to 1"),
     ("score digit.png --detail some", USAGE, "'some' is not one of 'basic', 'full'"),
     ("score digit.png --explain text.png", USAGE, "--explain: expected a folder for the heat maps, got the file"),

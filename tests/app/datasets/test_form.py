@@ -37,9 +37,10 @@ def test_pieces_of_any_size_make_the_same_files(tmp_path: Path, size: int) -> No
     made = form(tmp_path, names.append, taken.append)
     for start in range(0, len(BODY), size):
         made.write(BODY[start : start + size])
-    name, (source,) = made.finish()
+    name, (source,), near_duplicates = made.finish()
     assert (name, names) == ("cells", ["cells"])
     assert source.filename == "lot 1/a.png"
+    assert near_duplicates == "keep"
     assert source.path.read_bytes() == FILE
     assert source.path.parent == tmp_path
     assert sum(taken) == len(FILE)
@@ -51,9 +52,22 @@ def test_what_a_filename_says_is_a_label_alone(tmp_path: Path) -> None:
     for filename in ("../outside.png", "/etc/passwd", "b\xffd.png"):
         made.write(part(f'name="file"; filename="{filename}"', b"x").replace("\xff".encode(), b"\xff"))
     made.write(part('name="name"', b"cells") + b"--together--\r\n")
-    _, sources = made.finish()
+    _, sources, _ = made.finish()
     assert [source.filename for source in sources] == ["../outside.png", "/etc/passwd", "b\udcffd.png"]
     assert sorted(path.name for path in (tmp_path / "in").iterdir()) == ["0", "1", "2"]
+
+
+def test_near_duplicates_are_kept_or_dropped(tmp_path: Path) -> None:
+    made = form(tmp_path)
+    made.write(part('name="near_duplicates"', b"drop") + BODY)
+    assert made.finish()[2] == "drop"
+    for content, says in ((b"some", "expected 'keep' or 'drop', got 'some'"), (b"x" * 100, "at most 64 characters")):
+        with pytest.raises(Problem) as found:
+            form(tmp_path).write(part('name="near_duplicates"', content) + part('name="name"', b"cells"))
+        assert [error.pointer for error in found.value.errors or []] == ["/body/near_duplicates"]
+        assert says in str(found.value.detail)
+    with pytest.raises(Problem, match="expected a single value, got two"):
+        form(tmp_path).write(2 * part('name="near_duplicates"', b"drop") + part('name="name"', b"cells"))
 
 
 def test_a_file_stops_where_there_is_no_room(tmp_path: Path) -> None:

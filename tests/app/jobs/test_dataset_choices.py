@@ -109,7 +109,28 @@ def test_the_training_dataset_gives_only_what_training_left_out(client: TestClie
     assert datasets["own"]["note"] == (
         f"the model was trained on it: only the {left_out} images that training left out are used"
     )
-    assert [one["note"] for name, one in datasets.items() if name != "own"] == [None, None, None]
+    assert [datasets[name]["note"] for name in ("few", "small")] == [None, None]
+
+
+def test_built_in_images_are_named_as_such_for_a_model_of_others(client: TestClient) -> None:
+    """Digits would be taken as normal images of any model of grey images of their size."""
+    for draft in ({"type": "calibrate"}, {"type": "limit"}, {"type": "evaluate", "parameters": {"corruptions": True}}):
+        datasets, suggested = choices(client, model="trained-on-own", **draft)
+        assert suggested != "mnist-mini"
+        assert datasets["mnist-mini"]["note"] == (
+            "built-in images, and the model was trained on own: choose it only if such images are normal for this model"
+        )
+    evaluated, _ = choices(client, type="evaluate", model="digits", parameters={"corruptions": True})
+    assert evaluated["mnist-mini"]["note"] == "the model was made of it: only its 100 test images are used"
+    assert choices(client, type="score", model="trained-on-own")[0]["mnist-mini"]["note"] is None
+
+
+def test_refusals_have_no_advice_that_does_not_help(client: TestClient) -> None:
+    """A trained model's image size cannot be set."""
+    for draft in ({"type": "calibrate"}, {"type": "limit"}):
+        datasets, _ = choices(client, model="digits", **draft)
+        assert "fit exact takes 28x28 alone" in datasets["small"]["problem"]
+        assert "set fit" not in datasets["small"]["problem"]
 
 
 def test_anomalies_have_reasons_of_their_own(client: TestClient) -> None:

@@ -155,7 +155,7 @@ def test_it_can_be_read_without_eyes_or_light() -> None:
             ["better than the best baseline (png-size", "inside the 99 % interval", "finds 1 better"],
         ),
         (False, (-0.1, -0.2, -0.05), ["worse than the best baseline", "OUTSIDE the 99 % interval", "and 1 worse"]),
-        (None, (0.0, -0.1, 0.1), ["not told apart from the best", "too small for any", "finds 0 better"]),
+        (None, (0.0, -0.1, 0.1), ["not told apart from the best", "is not attainable: with", "finds 0 better"]),
     ],
 )
 def test_the_summary_says_what_the_numbers_do(

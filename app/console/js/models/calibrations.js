@@ -6,7 +6,7 @@ import { failure, notice, waiting } from "../parts.js";
 import { get } from "../service.js";
 import { complain } from "../toast.js";
 import { Comparison } from "./comparison.js";
-import { DatasetForm, refusal } from "./dataset_form.js";
+import { DatasetForm, refusal, submit } from "./dataset_form.js";
 import "../charts.js";
 
 const MARKS = [0.05, 0.01, 0.001];
@@ -115,12 +115,12 @@ export class Calibrations {
         <td class="num" data-label="images">${whole(entry.calibration_images)}${entry.folds > 1 ? html` <span class="small faint">in ${entry.folds} folds</span>` : nothing}</td>
         <td class="num" data-label="reference">${whole(entry.statistics_images)}</td>
         <td data-label="precision">${entry.precision}${entry.deviation ? html`<br><span class="small faint">differs from float32 by ${brief(entry.deviation.median, 2)} (median), ${brief(entry.deviation.worst, 2)} (maximum) nats</span>` : nothing}</td>
-        <td class="num" data-label="smallest p">${brief(entry.smallest_p, 2)}</td>
+        <td class="num" data-label="smallest alpha">${brief(entry.smallest_p, 2)}</td>
         <td class="small" data-label="created">${moment(entry.created)}${entry.job ? html` <a href="#/train/${entry.job}">job</a>` : nothing}</td>`}
       <td>${entry.active || entry.problem ? nothing : html`<button aria-label="Compare calibration ${entry.number}" @click=${() => this.comparison.open(entry.number)}>Compare</button>`}</td></tr>
       ${entry.reason ? html`<tr class="remark"><td colspan="8" class="small break">${entry.number}, when it was made: ${entry.reason}</td></tr>` : nothing}`;
     return html`<div class="scroll"><table class="rows calibrations">
-      <thead><tr><th>number</th><th>dataset</th><th class="num">calibration images</th><th class="num">reference images</th><th>precision</th><th class="num">smallest p-value</th><th>created</th><th><span class="sr-only">actions</span></th></tr></thead>
+      <thead><tr><th>number</th><th>dataset</th><th class="num">calibration images</th><th class="num">reference images</th><th>precision</th><th class="num">smallest alpha</th><th>created</th><th><span class="sr-only">actions</span></th></tr></thead>
       <tbody>${repeat(this.calibrations, (entry) => entry.number, line)}</tbody></table></div>`;
   }
 
@@ -143,11 +143,10 @@ export class Calibrations {
         <div class="field"><label for="precision">Scoring precision</label><select id="precision" name="precision"><option>float32</option>${hasFeatures ? nothing : html`<option>bfloat16</option>`}</select>
           <small>${hasFeatures ? "Models with features have float32 alone." : "bfloat16 is faster on CPUs that support it. The job measures the difference from float32."}</small></div>
         <div class="field"><label for="activate">When finished</label><select id="activate" name="activate">${WHEN_FINISHED.map(([value, label]) => html`<option value=${value}>${label}</option>`)}</select>
-          <small>Coarser: its smallest p-value is larger than that of the one in use, so that small false-alarm rates would be refused.</small></div>
+          <small>Coarser: its smallest alpha is larger than that of the one in use. Smaller false-alarm rates are not attainable and are refused.</small></div>
       </div>
       ${refusal(this.refused)}
-      <div class="row" role="status"><button class="primary" ?disabled=${this.busy || !this.form.usable(this.dataset)}>Calibrate</button>
-        ${this.submitted ? html`<span>Queued: <a href="#/train/${this.submitted.id}">follow the job</a></span>` : nothing}</div></form>`;
+      ${submit("Calibrate", this.form.missing(this.dataset), this.busy, this.submitted)}</form>`;
   }
 }
 

@@ -33,9 +33,17 @@ export class DatasetForm {
     return this.datasets.length ? null : html`<p class="faint">There is no dataset yet. <a href="#/train">Upload a dataset</a>.</p>`;
   }
 
-  /** Returns the datasets; those that the job can take come first. */
+  /** Returns the datasets: first those that the job can take, then those with a note, then those that it refuses. */
   sorted(problem = (dataset) => dataset.problem) {
-    return [...(this.datasets ?? [])].sort((a, b) => Boolean(problem(a)) - Boolean(problem(b)));
+    const rank = (dataset) => (problem(dataset) ? 2 : dataset.note ? 1 : 0);
+    return [...(this.datasets ?? [])].sort((a, b) => rank(a) - rank(b));
+  }
+
+  /** Returns why a job cannot be started with the dataset `name`; null if it can. */
+  missing(name, what = "a dataset") {
+    if (this.usable(name)) return null;
+    if (!this.datasets?.some(({ problem }) => !problem)) return this.datasets ? "No dataset suits this model." : "Loading the datasets ...";
+    return `Choose ${what} first.`;
   }
 
   /** Renders a selection of one dataset; `chosen` is empty until the user has chosen. */
@@ -47,6 +55,13 @@ export class DatasetForm {
         ${this.sorted().map((dataset) => html`<option value=${dataset.name} ?disabled=${Boolean(dataset.problem)} ?selected=${dataset === known}>${described(dataset, dataset.problem)}</option>`)}</select>
         ${known?.note ? html`<small>${known.note}</small>` : nothing}`}</div>`;
   }
+}
+
+/** Renders a button that submits a form, with the reason why it is disabled; none if `missing` is null. */
+export function submit(label, missing, busy, submitted) {
+  return html`<div class="row" role="status"><button class="primary" ?disabled=${busy || Boolean(missing)}>${label}</button>
+    ${missing ? html`<span class="small faint">${missing}</span>` : nothing}
+    ${submitted ? html`<span>Queued: <a href="#/train/${submitted.id}">follow the job</a></span>` : nothing}</div>`;
 }
 
 /** Describes a dataset in a line; with the reason if it cannot be used. */

@@ -2,7 +2,7 @@
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { get } from "../service.js";
-import { DatasetForm, described, refusal } from "./dataset_form.js";
+import { DatasetForm, described, refusal, submit } from "./dataset_form.js";
 
 const IMAGES = 2000;
 const asAnomalies = (dataset) => dataset.problem_as_anomalies;
@@ -15,6 +15,7 @@ export class EvaluationForm {
     this.datasets = new DatasetForm(redraw, () => ({ type: "evaluate", model: subject.exact, parameters: { corruptions: true, adapt: this.adapt } }));
     this.chosen = null;
     this.against = new Set();
+    this.corruptions = false;
     this.submitted = this.refused = null;
     this.busy = false;
   }
@@ -58,6 +59,11 @@ export class EvaluationForm {
     return ["features", "hybrid"].includes(this.subject.detail.manifest.architecture.family);
   }
 
+  /** Returns why there is nothing to tell the normal images from; null if something is chosen. */
+  withoutAnomalies(anomalies) {
+    return this.corruptions || anomalies.some((dataset) => this.against.has(dataset.name) && !asAnomalies(dataset)) ? null : "Choose anomalous images, or graded corruptions.";
+  }
+
   view() {
     const choose = (name) => { this.chosen = name; this.redraw(); };
     const unavailable = this.datasets.unavailable();
@@ -74,14 +80,13 @@ export class EvaluationForm {
           <fieldset><legend>Anomalous images</legend><div class="stack">
             <div class="stack choices">${unavailable ?? repeat(anomalies, ({ name }) => name, (dataset) => html`<label class="check"><input type="checkbox" name="against" value=${dataset.name} ?disabled=${Boolean(asAnomalies(dataset))} @change=${choice(dataset.name)}> <span class="break">${described(dataset, asAnomalies(dataset))}</span></label>`)}</div>
             ${anomalies.filter(({ name }) => this.against.has(name)).map(({ name }) => this.maskChoice(name))}
-            <label class="check"><input type="checkbox" name="corruptions"> normal images with graded corruptions</label></div></fieldset>
+            <label class="check"><input type="checkbox" name="corruptions" @change=${(event) => { this.corruptions = event.target.checked; this.redraw(); }}> normal images with graded corruptions</label></div></fieldset>
           <fieldset><legend>Options</legend><div class="stack">
             <label class="check"><input type="checkbox" name="adapt" @change=${convert}> convert size and colour</label>
             ${this.hasFeatures ? nothing : html`<label class="check"><input type="checkbox" name="thorough"> include gradients (several times slower)</label>`}</div></fieldset>
         </div>
         ${refusal(this.refused)}
-        <div class="row" role="status"><button class="primary" ?disabled=${this.busy || !this.datasets.usable(normal)}>Evaluate</button>
-          ${this.submitted ? html`<span>Queued: <a href="#/train/${this.submitted.id}">follow the job</a></span>` : nothing}</div>
+        ${submit("Evaluate", this.datasets.missing(normal, "normal images") ?? this.withoutAnomalies(anomalies), this.busy, this.submitted)}
       </form></section>`;
   }
 }

@@ -5,7 +5,7 @@ import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { brief, count, fixed, moment, shape, whole } from "../format.js";
 import { facts, failure, notice, waiting } from "../parts.js";
 import { get } from "../service.js";
-import { DatasetForm, refusal } from "./dataset_form.js";
+import { DatasetForm, refusal, submit } from "./dataset_form.js";
 import { shares } from "./plots.js";
 
 const IMAGES = 200;
@@ -96,13 +96,12 @@ export class Limits {
         <div class="columns">
           <div class="stack">${this.datasets.choice("good", "Good images", chosen, (name) => { this.dataset = name; this.redraw(); })}
             <div class="field"><label for="limit-images">Maximum images</label><input id="limit-images" name="images" type="number" min=${MIN_IMAGES} max="10000" .defaultValue=${String(IMAGES)} required></div>
-            <div class="field"><label for="limit-alpha">False-alarm rate, %</label><input id="limit-alpha" name="alpha" type="number" min="0.0001" max="99" step="any" placeholder="1, or the smallest possible"></div></div>
+            <div class="field"><label for="limit-alpha">False-alarm rate, %</label><input id="limit-alpha" name="alpha" type="number" min="0.0001" max="99" step="any" placeholder="1, or the smallest attainable"></div></div>
           <fieldset><legend>Defects</legend><div class="stack">
             ${SHAPES.map(([value, label]) => html`<label class="check"><input type="checkbox" name="shapes" value=${value} checked> ${label}</label>`)}</div></fieldset>
         </div>
         ${refusal(this.refused)}
-        <div class="row" role="status"><button class="primary" ?disabled=${this.busy || !this.datasets.usable(chosen)}>Measure</button>
-          ${this.submitted ? html`<span>Queued: <a href="#/train/${this.submitted.id}">follow the job</a></span>` : nothing}</div>
+        ${submit("Measure", this.datasets.missing(chosen, "good images"), this.busy, this.submitted)}
       </form></section>`;
   }
 }

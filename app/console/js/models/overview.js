@@ -1,5 +1,6 @@
 // The Overview tab: architecture, quality, training and serving of a version.
 import { html } from "../../vendor/lit-html/lit-html.js";
+import { smallestRate } from "../attainable.js";
 import { brief, bytes, count, duration, fixed, moment, shape, whole } from "../format.js";
 import { facts, waiting } from "../parts.js";
 
@@ -114,7 +115,7 @@ function serving({ serving: engine, state }, { log_dets: logDets }) {
     ["engine", engine.engine],
     ["precision", engine.precision === "float32" ? "float32" : html`${engine.precision} <span class="faint">for middle convolutions of coupling networks, else float32</span>`],
     ["tile", html`${count(engine.tile, "image")} <span class="faint">per pass, measured on this machine</span>`],
-    ["smallest p-value", brief(engine.smallest_p, 3)],
+    ["smallest alpha", smallestRate(engine.smallest_p)],
     ["default false-alarm rate", `${brief(100 * engine.default_alpha, 3)} %`],
     ...cachedLogDets(engine.log_det_total, engine.log_det_digest, logDets.layers),
   ]);

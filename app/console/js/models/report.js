@@ -1,5 +1,6 @@
 // The report of an evaluation: AUROC and best trivial baseline of each set, false alarms, curves and histograms.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
+import { unattainable } from "../attainable.js";
 import { brief, fixed, moment, whole } from "../format.js";
 import { facts } from "../parts.js";
 import { outlines, roc } from "./plots.js";
@@ -13,8 +14,9 @@ export function report(evaluation) {
   const { normal, notes } = evaluation;
   const datasets = evaluation.sets.filter(({ kind }) => kind === "dataset");
   const corruptions = evaluation.sets.filter(({ kind }) => kind === "corruption");
-  return html`<section class="card" aria-label="Report"><header><h2>${normal.name} against ${[...datasets.map(({ name }) => name), ...(corruptions.length ? ["graded corruptions"] : [])].join(", ")}</h2>
-      <span class="small faint">${moment(evaluation.created)}, by ${evaluation.model} with calibration ${evaluation.calibration} (${evaluation.calibration_dataset})</span></header>
+  return html`<section class="card report" aria-label="Report"><header><h2>${normal.name} against ${[...datasets.map(({ name }) => name), ...(corruptions.length ? ["graded corruptions"] : [])].join(", ")}</h2>
+      <span class="small faint">${moment(evaluation.created)}, by ${evaluation.model} with calibration ${evaluation.calibration} (${evaluation.calibration_dataset})</span>
+      <button type="button" @click=${() => window.print()}>Print</button></header>
     ${datasets.length ? results(datasets, evaluation) : nothing}
     ${datasets.some((set) => set.localisation) ? localisation(datasets.filter((set) => set.localisation)) : nothing}
     ${corruptions.length ? html`<details ?open=${!datasets.length}><summary>${corruptions.length} graded corruptions</summary>${results(corruptions, evaluation)}</details>` : nothing}
@@ -66,10 +68,12 @@ function interval([low, high]) {
 }
 
 function falseAlarms({ columns: [ours] }) {
+  const small = ours.false_alarms.filter(({ share }) => share == null);
   return html`<div class="scroll"><table class="rows"><thead><tr><th>alpha</th><th class="num">flagged</th><th class="num">expected, 99 %</th><th><span class="sr-only">verdict</span></th></tr></thead>
     <tbody>${ours.false_alarms.map(({ alpha, share, interval: [low, high], inside }) => html`<tr><th scope="row">${brief(100 * alpha)} %</th><td class="num" data-label="flagged">${percent(share)}</td>
       <td class="num" data-label="expected">${percent(low)} to ${percent(high)}</td>
-      <td>${inside === null ? nothing : html`<span class="badge ${inside ? "good" : "warn"}">${inside ? "as expected" : "outside"}</span>`}</td></tr>`)}</tbody></table></div>`;
+      <td>${inside === null ? nothing : html`<span class="badge ${inside ? "good" : "warn"}">${inside ? "as expected" : "outside"}</span>`}</td></tr>`)}</tbody></table></div>
+    ${small.map(({ alpha, calibration_images: images }) => html`<p class="small">${unattainable(alpha, images)}.</p>`)}`;
 }
 
 function histogram({ label: score, edges, sets: shares }) {

@@ -1,10 +1,12 @@
 // The Score page: log-likelihoods and anomaly verdicts of images.
 import { html, nothing, render } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
+import { smallestRate } from "../attainable.js";
 import { accepted, brief, count, fixed, whole } from "../format.js";
-import { modelChoice, notice, ofFeatures, usableModels, waiting, wantedModel } from "../parts.js";
+import { modelChoice, notice, ofFeatures, segments, usableModels, waiting, wantedModel } from "../parts.js";
 import { csv } from "../score/csv.js";
 import { detail } from "../score/detail.js";
+import { kept, options } from "../score/filter.js";
 import { dropped, named, pasted, SHOWN, TYPES } from "../score/intake.js";
 import { explain, Queue } from "../score/queue.js";
 import { get, save } from "../service.js";
@@ -24,10 +26,12 @@ const COLUMNS = [
   ["verdict", "verdict", (item) => item.result && -item.result.anomaly.statistic, ""],
 ];
 
+const EMPTY = { all: "No image was scored.", anomalies: "No image is an anomaly at this false-alarm rate.", "not-judged": "Every image was judged." };
+
 // Module state, so that scores are kept while the user visits other pages.
 const state = {
   models: null, model: null, alpha: null, smallest: null, reference: null, examples: [],
-  open: null, sorted: null, down: false, shown: PAGE_SIZE, over: false, error: null,
+  open: null, filter: "all", sorted: null, down: false, shown: PAGE_SIZE, over: false, error: null,
 };
 let redraw = () => undefined;
 const queue = new Queue({ changed: () => { refreshReference(queue.by); redraw(); }, failed: complain });
@@ -132,12 +136,12 @@ async function tryExamples(examples) {
   }
 }
 
-function sorted() {
+function sorted(items) {
   const column = COLUMNS.find(([name]) => name === state.sorted);
-  if (!column) return queue.items;
+  if (!column) return items;
   const [sign, value] = [state.down ? -1 : 1, column[2]];
   const known = (item) => value(item) != null;
-  return [...queue.items].sort((a, b) => {
+  return [...items].sort((a, b) => {
     if (!known(a) || !known(b)) return known(b) - known(a);
     const [x, y] = [value(a), value(b)];
     return sign * (x < y ? -1 : x > y ? 1 : 0);
@@ -200,7 +204,7 @@ function alphaChoice() {
     <label for="alpha">False-alarm rate: <output for="alpha">${brief(100 * state.alpha, 2)} %</output></label>
     <input id="alpha" type="range" min=${low} max=${high} step="0.01" .value=${String(Math.log10(state.alpha))} @input=${slide}
       aria-valuetext="${brief(100 * state.alpha, 2)} percent">
-    <small>At most this share of images like the calibration images is flagged. The minimum for this model is ${brief(100 * state.smallest, 2)} %.</small>
+    <small>At most this share of images like the calibration images is flagged. The smallest attainable is ${smallestRate(state.smallest)}.</small>
   </div>`;
 }
 
@@ -208,7 +212,7 @@ function results(model) {
   const scored = queue.items.filter((item) => item.state === "ok");
   const anomalies = scored.filter((item) => flagged(item.result)).length;
   const errors = queue.items.filter((item) => item.state === "error").length;
-  const rows = sorted();
+  const rows = sorted(kept(queue.items, state.filter, flagged));
   return html`<section class="card" aria-label="Scores">
     <header>
       <p role="status"><strong>${count(scored.length, "image")}</strong> scored${queue.by ? ` by ${queue.by.model}:${queue.by.version}` : ""},
@@ -216,10 +220,11 @@ function results(model) {
         ${errors ? html`<span class="badge warn">${count(errors, "file")} not scored</span>` : nothing}
         ${queue.skipped ? html`<span class="badge">${count(queue.skipped, "file")} skipped: hidden files, files of systems, texts</span>` : nothing}</p>
       <div class="row">
-        <button @click=${() => save(new Blob([csv(queue.items, state.alpha)], { type: "text/csv" }), `scores-${state.model}.csv`)} ?disabled=${!queue.done}>Download CSV</button>
-        <button @click=${() => { state.open = null; queue.clear(); }}>Clear</button>
+        <button @click=${() => download(rows)} ?disabled=${!queue.done || !rows.length}>Download CSV${state.filter === "all" ? "" : ` of ${whole(rows.length)} of ${count(queue.items.length, "image")}`}</button>
+        <button @click=${() => { Object.assign(state, { open: null, filter: "all" }); queue.clear(); }}>Clear</button>
       </div>
     </header>
+    ${segments("filter", html`<span class="sr-only">Shown images</span>`, options(queue.items, flagged), state.filter, (filter) => { Object.assign(state, { filter, shown: PAGE_SIZE }); redraw(); })}
     ${queue.busy ? html`<div class="row"><progress max=${queue.items.length} .value=${queue.done} aria-label="Scoring"></progress>
       <span class="small faint">${whole(queue.done)} of ${whole(queue.items.length)}</span><button @click=${() => queue.drop()}>Stop</button></div>` : nothing}
     <div class="scroll"><table class="scores">
@@ -227,9 +232,16 @@ function results(model) {
         <button @click=${() => sortBy(key)}>${label} ${state.sorted === key ? (state.down ? "▼" : "▲") : ""}</button></th>`)}</tr></thead>
       <tbody>${repeat(rows.slice(0, state.shown), (item) => item.id, (item) => row(item, model))}</tbody>
     </table></div>
+    ${rows.length || queue.busy ? nothing : html`<p class="empty">${EMPTY[state.filter]}</p>`}
     ${rows.length > state.shown ? html`<div class="row"><button @click=${() => { state.shown += PAGE_SIZE; redraw(); }}>Show ${Math.min(PAGE_SIZE, rows.length - state.shown)} more</button>
       <span class="small faint">of ${whole(rows.length)}</span></div>` : nothing}
   </section>`;
+}
+
+/** Downloads the shown images in the shown order; the name of the file says which they are. */
+function download(rows) {
+  const part = state.filter === "all" ? "" : `-${state.filter}`;
+  save(new Blob([csv(rows, state.alpha)], { type: "text/csv" }), `scores-${state.model}${part}.csv`);
 }
 
 // A density of features has no bits per dimension.

@@ -1,8 +1,9 @@
 // Details of a scored image: heat map, reasons, comparison with the calibration images, and scores.
-import { html } from "../../vendor/lit-html/lit-html.js";
+import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { brief, count, fixed, whole } from "../format.js";
 import { facts, notice, waiting } from "../parts.js";
 import { SHOWN } from "./intake.js";
+import { zoom } from "./zoom.js";
 import "../charts.js";
 
 const SIDE = 224; // pixels of a picture on the screen
@@ -20,7 +21,7 @@ export function detail(item, { alpha, reference, shape }) {
     <div class="pictures">
       ${framed(item, result, explained, shape)}
       ${explained?.heat_map
-        ? html`<figure class="figure"><img src="data:image/png;base64,${explained.heat_map.png}" alt="Heat map" class="pixels" width=${SIDE} .style=${`aspect-ratio: ${shape[2]} / ${shape[1]}; height: auto`}>
+        ? html`<figure class="figure">${heatMap(item, explained.heat_map, shape)}
             <figcaption>Red is less likely than normal, blue more likely (z-scores ${fixed(explained.heat_map.lowest_z, 1)} to ${fixed(explained.heat_map.highest_z, 1)}). ${regionsText(explained)}</figcaption></figure>`
         : item.explaining instanceof Error ? notice(item.explaining.message, "warn") : waiting("Computing the heat map ...")}
       <div class="stack why">
@@ -74,6 +75,16 @@ function regionsText({ heat_map, anomaly }) {
   return `Outlined in yellow: ${count(heat_map.region_count, "region")} ${rate}${shown}. The largest has ${whole(Math.max(...heat_map.regions.map(({ area }) => area)))} pixels of the file.`;
 }
 
+function heatMap(item, { png, scale }, [, height, width]) {
+  const src = `data:image/png;base64,${png}`;
+  const enlarge = () => zoom({ title: `Heat map of ${item.name}`, src, size: [Math.ceil(width / scale), Math.ceil(height / scale)], overlay: nothing });
+  return html`<img src=${src} alt="Heat map" class="pixels zoomable" width=${SIDE} .style=${`aspect-ratio: ${width} / ${height}; height: auto`} @click=${enlarge}>
+    ${zoomButton("heat map", enlarge)}`;
+}
+
+// The pictures can be clicked, too; the button is there for the keyboard.
+const zoomButton = (what, enlarge) => html`<button type="button" class="link small" aria-label="Zoom the ${what}" @click=${enlarge}>Zoom</button>`;
+
 // The whole file, which browsers turn by its EXIF orientation as the service does. Boxes are in its pixels.
 // The content security policy forbids style attributes; setting the `style` property is allowed.
 function framed(item, result, explained, shape) {
@@ -85,9 +96,10 @@ function framed(item, result, explained, shape) {
     .filter(({ box }) => box).map(({ box }) => [String(box), box]));
   const place = ([left, top, right, bottom]) => `left: ${(100 * left) / width}%; top: ${(100 * top) / height}%; width: ${(100 * (right - left)) / width}%; height: ${(100 * (bottom - top)) / height}%`;
   const cut = fit === "crop" ? seen(width, height, shape) : null;
-  return html`<figure class="figure"><div class="framed" .style=${`width: ${100 * Math.min(1, width / height)}%`}><img src=${item.url} alt="" class="pixels" .style=${`aspect-ratio: ${width} / ${height}; height: auto; width: 100%`}>
-    ${cut ? html`<i class="seen" .style=${place(cut)}></i>` : ""}
-    ${[...boxes.values()].map((box) => html`<i .style=${place(box)}></i>`)}</div>
+  const overlay = html`${cut ? html`<i class="seen" .style=${place(cut)}></i>` : ""}${[...boxes.values()].map((box) => html`<i .style=${place(box)}></i>`)}`;
+  const enlarge = () => zoom({ title: item.name, src: item.url, size: [width, height], overlay });
+  return html`<figure class="figure"><div class="framed zoomable" .style=${`width: ${100 * Math.min(1, width / height)}%`} @click=${enlarge}><img src=${item.url} alt="" class="pixels" .style=${`aspect-ratio: ${width} / ${height}; height: auto; width: 100%`}>
+    ${overlay}</div>${zoomButton("image", enlarge)}
     <figcaption>Image with anomalous regions framed${cut ? "; the model sees what is inside the dashed frame" : ""}</figcaption></figure>`;
 }
 

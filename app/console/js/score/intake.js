@@ -1,6 +1,8 @@
 // Images from dropped files and folders, the clipboard and file dialogs.
 // A file of a folder is judged unless its name is no image's; the rule is that of the service (models/images/policy.py).
 
+import { inNaturalOrder } from "./natural_order.js";
+
 export const TYPES = ".png,.jpg,.jpeg,.webp,.bmp,.tif,.tiff,.gif";
 /** Media types that every browser shows. */
 export const SHOWN = /^image\/(png|jpeg|webp|bmp|gif)$/;
@@ -14,12 +16,12 @@ export function isNoImage(path) {
   return parts.some((part) => part.startsWith(".") || part === "__MACOSX") || SYSTEM.test(name) || TEXT.test(name);
 }
 
-/** Returns all dropped files, and all files in dropped folders and their subfolders. */
+/** Returns all dropped files, and all files in dropped folders and their subfolders; a folder in natural order. */
 export async function dropped(transfer) {
   const entries = [...transfer.items].filter((item) => item.kind === "file").map((item) => item.webkitGetAsEntry?.());
   if (!entries.length || entries.includes(null) || entries.includes(undefined)) return named([...transfer.files]);
   const files = [];
-  for (const entry of entries) await walk(entry, files);
+  for (const entry of entries) files.push(...inNaturalOrder(await walk(entry)));
   return files;
 }
 
@@ -30,22 +32,24 @@ export function pasted(clipboard) {
   return files.map((file) => ({ file, name: file.name && file.name !== "image.png" ? file.name : `pasted-${time}.png` }));
 }
 
-/** Returns the files of a dialog. Names include the path within a chosen folder. */
+/** Returns the files of a dialog, those of a chosen folder in natural order. Names include the path within the folder. */
 export function named(files) {
-  return files.map((file) => ({ file, name: file.webkitRelativePath || file.name }));
+  const entries = files.map((file) => ({ file, name: file.webkitRelativePath || file.name }));
+  return files.some((file) => file.webkitRelativePath) ? inNaturalOrder(entries) : entries;
 }
 
-async function walk(entry, files) {
+/** Returns the file of an entry, or the files in a folder and its subfolders. */
+async function walk(entry) {
   if (entry.isFile) {
     const file = await new Promise((resolve, reject) => { entry.file(resolve, reject); });
-    files.push({ file, name: entry.fullPath.replace(/^\//, "") });
-    return;
+    return [{ file, name: entry.fullPath.replace(/^\//, "") }];
   }
+  const files = [];
   const reader = entry.createReader();
   for (;;) {
     // Browsers return at most a hundred entries at once.
     const children = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
-    if (!children.length) return;
-    for (const child of children) await walk(child, files);
+    if (!children.length) return files;
+    for (const child of children) files.push(...await walk(child));
   }
 }

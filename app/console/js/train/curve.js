@@ -1,7 +1,7 @@
 // Training curves: the stored curve, extended by live events.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { brief, fixed } from "../format.js";
-import "../charts.js";
+import "./clipped_lines.js";
 
 const MAX_POINTS = 2000;
 
@@ -61,7 +61,7 @@ export class Curve {
     const last = this.validation.points.at(-1);
     return html`<div class="columns">
       <section class="stack"><h3>Bits per dimension</h3>
-        <snf-lines aria-label="Bits per dimension over steps: training ${summary(bits[0])}, validation ${summary(bits[1])}" .x=${"step"} .y=${"bits/dim"} .series=${bits}></snf-lines></section>
+        <snf-clipped-lines .label=${`Bits per dimension over steps: training ${summary(bits[0])}, validation ${summary(bits[1])}`} .x=${"step"} .y=${"bits/dim"} .series=${bits}></snf-clipped-lines></section>
       ${this.inverses(last)}
     </div>
     ${last?.inverse_errors ? layers(last) : nothing}`;
@@ -77,7 +77,7 @@ export class Curve {
       { label: "bound", colour: "--warn", points: true, ...this.validation.line((point) => largest(point.inverse_error_bounds)) },
     ].filter(({ x }) => x.length);
     return html`<section class="stack"><h3>Reconstruction error of the learned inverses</h3>
-      <snf-lines aria-label="Reconstruction error over steps: ${summary(lines[0])}" .log=${true} .x=${"step"} .y=${"error"} .series=${lines}></snf-lines></section>`;
+      <snf-clipped-lines .label=${`Reconstruction error over steps: ${summary(lines[0])}`} .log=${true} .x=${"step"} .y=${"error"} .series=${lines}></snf-clipped-lines></section>`;
   }
 }
 

@@ -119,7 +119,7 @@ export class Form {
 
   fields() {
     const wrong = { ...byField(this.estimate.error), ...byField(this.refused) };
-    const wrongModel = wrongName(this.model ?? "");
+    const wrongModel = this.model === null ? null : wrongName(this.model);
     const existing = this.models.find(({ name }) => name === this.model);
     return html`<form class="stack loose" novalidate @submit=${(event) => { event.preventDefault(); this.start(); }}>
       ${this.recommendation.view()}
@@ -132,7 +132,7 @@ export class Form {
       <div class="field"><label for="model-name">Name of the model</label>
         <input id="model-name" maxlength="64" spellcheck="false" autocomplete="off" aria-invalid=${Boolean(wrongModel || wrong.model)} aria-describedby="model-name-help"
           .value=${live(this.model ?? "")} @input=${(event) => this.edit({ model: event.target.value, named: event.target.value !== "" })}>
-        <small id="model-name-help" class=${wrongModel || wrong.model ? "wrong" : ""}>${wrongModel ?? wrong.model ?? (existing ? `Creates version ${Math.max(...existing.versions) + 1}.` : "Creates version 1, which is live at once.")}</small></div>
+        <small id="model-name-help" class=${wrongModel || wrong.model ? "wrong" : ""}>${wrongModel ?? wrong.model ?? (existing ? `Creates version ${Math.max(...existing.versions) + 1}.` : this.model === null ? "Suggested when a dataset is chosen." : "Creates version 1, which is live at once.")}</small></div>
       ${this.bySteps ? html`<div class="row budget">
         ${segments("budget", "Budget", [["minutes", "minutes"], ["steps", "steps"]], this.budget, (budget) => this.edit({ budget }))}
         ${this.budgetField(wrong)}

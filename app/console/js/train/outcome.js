@@ -1,5 +1,6 @@
 // The result of a finished job: a model, a table, a calibration, a report, or an error with advice.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
+import { smallestRate } from "../attainable.js";
 import { brief, duration, fixed, whole } from "../format.js";
 import { facts, notice, unfitText } from "../parts.js";
 import { call, get, hasKey, save } from "../service.js";
@@ -80,7 +81,7 @@ function scored(job) {
 function calibrated({ result }) {
   return html`<section class="card good-edge" aria-labelledby="outcome-title"><h2 id="outcome-title">Calibration ${result.calibration} of <a href="#/models/${result.ref}">${result.ref}</a> is ready</h2>
     ${result.active === false ? html`<p class="notice warn">It is not in use: ${result.reason}.</p>` : nothing}
-    ${facts([["smallest p-value", brief(result.smallest_p)], ["in use", result.active ? `yes${result.reason ? `: ${result.reason}` : ""}` : null]])}
+    ${facts([["smallest alpha", smallestRate(result.smallest_p)], ["in use", result.active ? `yes${result.reason ? `: ${result.reason}` : ""}` : null]])}
     <div><a class="button" href="#/models/${result.ref}/calibrations">${result.active === false ? "Compare it with the one in use" : "Open the calibrations"}</a></div></section>`;
 }
 

@@ -13,20 +13,22 @@ const MINUTES = 5;
 export class Recommendation {
   /** `adopt` is called with the proposed preset and its parameters. */
   constructor({ changed, adopt }) {
-    Object.assign(this, { changed, adopt, dataset: null, job: null, record: null, error: null, sending: false });
+    Object.assign(this, { changed, adopt, dataset: null, job: null, record: null, unfit: null, error: null, sending: false });
   }
 
   /** Shows the newest comparison on a dataset; null for none. */
   async use(dataset) {
     if (dataset === this.dataset) return;
-    Object.assign(this, { dataset, job: null, record: null, error: null });
+    Object.assign(this, { dataset, job: null, record: null, unfit: null, error: null });
     if (!dataset) return;
     try {
+      const { datasets } = await get("/v1/jobs/datasets", { method: "POST", json: { type: "recommend", parameters: { minutes: MINUTES } } });
+      if (dataset === this.dataset) this.unfit = datasets.find(({ name }) => name === dataset)?.problem ?? null;
       const { jobs } = await get("/v1/jobs", { query: { type: "recommend", limit: 50 } });
       const job = jobs.find((known) => known.dataset === dataset && known.status !== "cancelled");
       if (job && dataset === this.dataset && !this.job) await this.take(job);
     } catch {
-      // Without the job store no comparison can be shown; starting one says why.
+      // Without the job store no comparison can be shown, and starting one says why.
     }
     this.changed();
   }
@@ -75,7 +77,9 @@ export class Recommendation {
     const running = job && !FINISHED.has(job.status);
     return html`<div class="sunken stack small" role="group" aria-label="Which family">
       <div class="row between"><span>Pixels, features or both? A comparison on a part of the images takes ${MINUTES} minutes.</span>
-        <button type="button" ?disabled=${!this.dataset || this.sending || running} @click=${() => this.start()}>${record ? "Compare again" : "Which family?"}</button></div>
+        <button type="button" ?disabled=${!this.dataset || this.unfit || this.sending || running} @click=${() => this.start()}>${record ? "Compare again" : "Which family?"}</button></div>
+      ${this.dataset ? nothing : html`<p class="faint">Choose a dataset first.</p>`}
+      ${notice(this.unfit && `The families cannot be compared on ${this.dataset}: ${this.unfit}`, "warn")}
       ${problem(this.error)}
       ${job?.status === "failed" ? notice(`${job.error?.title}: ${job.error?.detail}`, "bad") : nothing}
       ${running ? html`<div class="row"><progress aria-label="Comparison" max="1" .value=${share(job) ?? 0}></progress>

@@ -1,4 +1,4 @@
-// The report of a dataset: split, image sizes, duplicates and rejected files.
+// The report of a dataset: split, image sizes, near duplicates and rejected files.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { bytes, count, moment, whole } from "../format.js";
 import { facts } from "../parts.js";
@@ -9,16 +9,19 @@ const PARTS = [
 const MAX_SIZES = 5;
 const MAX_GROUPS = 8;
 
-/** Renders a dataset. `details` is the report of its upload; null for built-in datasets. */
-export function report(entry, details) {
+/**
+ * Renders a dataset. `details` is the report of its upload; null for built-in datasets. `again` uploads its files again
+ * without near duplicates; null if this page does not have them.
+ */
+export function report(entry, details, again) {
   return html`${shares(entry)}
     ${facts([
       ["size", range(entry)],
       ["sizes", details && details.different_sizes > 1 ? sizes(details) : null],
       ["formats", details ? tally(details.formats) : null],
       ["with colour", details && details.coloured ? `${whole(details.coloured)} of ${whole(details.images)}` : null],
-      ["duplicates", details ? duplicates(details.duplicates) : null],
-      ["near duplicates", details && details.near_duplicates.images ? duplicates(details.near_duplicates) : null],
+      ["duplicates", details ? alike(details.duplicates, "set") : null],
+      ["near duplicates", details ? nearDuplicates(details.near_duplicates, again) : null],
       ["groups", details && details.different_groups > 1 ? groups(details) : null],
       ["files", bytes(entry.bytes)],
       ["uploaded", entry.created ? moment(entry.created) : null],
@@ -49,10 +52,17 @@ function groups(details) {
   return `${shown.join(", ")}${details.different_groups > MAX_GROUPS ? `, ${whole(details.different_groups - MAX_GROUPS)} more` : ""}`;
 }
 
-function duplicates({ images, sets, examples }) {
+function alike({ images, sets, examples }, what) {
   if (!images) return "none";
-  return html`<details><summary>${count(images, "image")} in ${count(sets, "set")}</summary>
-    <ul class="remarks small">${examples.map((paths) => html`<li class="break">${paths.join(" = ")}</li>`)}</ul></details>`;
+  return html`<details><summary>${count(images, "image")} in ${count(sets, what)}</summary>
+    <ul class="remarks small">${examples.map((paths) => html`<li class="break">${paths.join(what === "set" ? " = " : " ≈ ")}</li>`)}</ul>
+    ${sets > examples.length ? html`<p class="small faint">Showing the first ${whole(examples.length)} ${what}s.</p>` : nothing}</details>`;
+}
+
+function nearDuplicates(near, again) {
+  if (!near.images) return "none";
+  return html`${alike(near, "pair")}${again ? html`<button type="button" class="link small" @click=${again}>Upload again without near duplicates</button>`
+    : html`<p class="small faint">To leave them out, upload the files again with “leave out near duplicates”.</p>`}`;
 }
 
 function rejected(details) {

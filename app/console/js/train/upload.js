@@ -12,15 +12,28 @@ const SPEED_WINDOW_MS = 4000;
 export class Upload {
   /** `usedNames` returns the names in use; `uploaded` is called with the new dataset. */
   constructor({ changed, usedNames, uploaded }) {
-    Object.assign(this, { changed, usedNames, uploaded, files: [], name: "", sending: null, error: null, over: false });
+    Object.assign(this, { changed, usedNames, uploaded, files: [], name: "", different: false, sending: null, error: null, over: false });
+    this.sent = new Map(); // the files of the datasets that this page has uploaded, by name
   }
 
-  take(files) {
+  /** Offers files for an upload. `called` is the wished name of the dataset, by default that of the folder or the file. */
+  take(files, called = null) {
     if (this.sending || !files.length) return;
     const [{ name, file }] = files;
     const folder = name.includes("/") ? name.split("/")[0] : null;
-    Object.assign(this, { files, error: null, name: nameFrom(folder ?? (files.length === 1 ? file.name : "images"), this.usedNames()) });
+    Object.assign(this, { files, different: false, error: null, name: nameFrom(called ?? folder ?? (files.length === 1 ? file.name : "images"), this.usedNames()) });
     this.changed();
+  }
+
+  /** Returns a function that offers to upload the files of a dataset again without near duplicates; null without them. */
+  again(dataset) {
+    const files = this.sent.get(dataset);
+    if (!files || this.sending) return null;
+    return () => {
+      this.take(files, dataset);
+      this.different = true;
+      requestAnimationFrame(() => document.getElementById("dataset-name")?.focus()); // after the redraw
+    };
   }
 
   get size() {
@@ -36,6 +49,7 @@ export class Upload {
     if (wrongName(this.name) || this.sending) return;
     const form = new FormData();
     form.append("name", this.name);
+    if (this.different) form.append("near_duplicates", "drop");
     // The folders in a file name become the group of the image.
     // Files of folders whose names are no images' are counted by the service; their content is not sent.
     for (const { file, name } of this.files) form.append("file", name.includes("/") && isNoImage(name) ? new Blob([]) : file, name);
@@ -45,6 +59,7 @@ export class Upload {
     this.changed();
     try {
       const dataset = await upload("/v1/datasets", form, { progress: (sent, total) => this.progress(sent, total), signal: stopped.signal });
+      this.sent.set(dataset.name, this.files);
       this.files = [];
       this.uploaded(dataset);
     } catch (error) {
@@ -96,6 +111,7 @@ export class Upload {
           <input id="dataset-name" maxlength="64" spellcheck="false" autocomplete="off" aria-invalid=${Boolean(wrong)} aria-describedby="dataset-name-wrong"
             .value=${live(this.name)} @input=${(event) => { this.name = event.target.value; this.changed(); }}>
           <small id="dataset-name-wrong" class=${wrong ? "wrong" : ""}>${wrong ?? (this.usedNames().includes(this.name) ? "This name is in use. Choose another name, or delete that dataset first." : "")}</small></div>
+        <label class="check small"><input type="checkbox" .checked=${live(this.different)} @change=${(event) => { this.different = event.target.checked; this.changed(); }}> leave out near duplicates: keep the first of images that are alike</label>
         <div class="row"><button class="primary" ?disabled=${Boolean(wrong)}>Upload</button>
           <button type="button" class="quiet" @click=${() => this.clear()}>Choose other files</button></div>
       </form>

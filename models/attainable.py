@@ -1,0 +1,28 @@
+"""The sentence about a false-alarm rate that a calibration has too few images for."""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, Context, Decimal
+
+DIGITS = 4
+"""Significant digits of the smallest attainable rate."""
+
+
+def unattainable(alpha: float, images: int) -> str:
+    """Return the sentence that ``alpha`` is below 1 / (n + 1), the smallest p-value of n calibration images.
+
+    Errors and reports use it. Its twin in the console is ``js/attainable.js``. The smallest rate is rounded up:
+    rounded down it would be refused again.
+
+    Args:
+        alpha: The false-alarm rate that was asked for.
+        images: The number of calibration images.
+
+    >>> unattainable(0.001, 49).partition(": ")[2]
+    'with 49 calibration images the smallest attainable is 0.02 (1/(49 + 1), rounded up)'
+    """
+    exact = Context(prec=DIGITS, rounding=ROUND_CEILING).divide(Decimal(1), Decimal(images + 1))
+    return (
+        f"alpha = {alpha:g} is not attainable: with {images} calibration images the smallest attainable is "
+        f"{exact.normalize():f} (1/({images} + 1), rounded up)"
+    )
