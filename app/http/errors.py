@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -123,12 +123,13 @@ def draining() -> Problem:
     return Problem(503, "draining", "The service is stopping", "no new work is taken", headers={"Retry-After": "5"})
 
 
-def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = ()) -> FieldProblem:
+def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = (), known: Collection[str] = ()) -> FieldProblem:
     """Convert an error item of pydantic to a ``FieldProblem``: the path of the wrong value and a readable text.
 
     Args:
         error: An item of ``ValidationError.errors()``.
         parent: Location of the validated object in the request.
+        known: Names of the parameters that the object has, to suggest one in place of an unknown one.
     """
     match error["type"]:
         case "json_invalid":
@@ -137,7 +138,8 @@ def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = ()) -> Fie
             rule = RULES.get(error["ctx"]["pattern"], "other characters or another length")
             detail = f"expected {rule}"
         case "extra_forbidden":
-            detail = "there is no such parameter; see /docs for all parameters"
+            detail = plain_text(error, known)
+            detail = detail if detail.endswith("?") else f"{detail}; see /docs for all parameters"
         case _:
             detail = plain_text(error)
     detail = with_value(detail, error.get("input"))

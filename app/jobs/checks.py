@@ -6,7 +6,7 @@ The checks read the disk. A job that cannot succeed is a 422 error that names th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -33,6 +33,7 @@ from models.recommendation.subsets import check_train_images
 from models.registry.calibrations import OWN
 from models.registry.registry import Registry
 from models.registry.version import ModelVersion
+from models.suggestions import choices
 from worker.queues import ModelJobType
 
 TRAINING_ONLY = ("preset", "architecture", "promote", "device")
@@ -78,7 +79,7 @@ def check_scoring(
     _check_alpha(parameters.alpha, version)
     known = dataset_names(data_dir, datasets)
     if request.dataset not in known:
-        raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {', '.join(known)}")
+        raise unknown_dataset(request.dataset, known)
     with _invalid_dataset("/body/dataset"):
         require_scorable(request.dataset, version.manifest.preprocessing, data_dir, datasets)
     summary = summarize(request.dataset, data_dir, datasets)
@@ -110,8 +111,7 @@ def check_calibration(
         summary = summarize(request.dataset, data_dir, datasets, as_seen(manifest.preprocessing))
         check_summary(request.dataset, summary, manifest)
     except DatasetNotFound as error:
-        known = ", ".join(dataset_names(data_dir, datasets))
-        raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
+        raise unknown_dataset(request.dataset, dataset_names(data_dir, datasets)) from error
     except DatasetUnfit as error:
         # Advice for the parameters of a training does not help with a trained model.
         reason = error.detail.partition("; set ")[0]
@@ -200,10 +200,15 @@ def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
     try:
         return kind.model_validate(request.parameters)
     except ValidationError as error:
-        problems = [field_problem(item, ("body", "parameters")) for item in error.errors()]
+        problems = [field_problem(item, ("body", "parameters"), kind.model_fields) for item in error.errors()]
         raise Problem(
             422, "invalid-request", "The request is not valid", problems[0].detail, errors=problems
         ) from error
+
+
+def unknown_dataset(name: str, known: Collection[str]) -> Problem:
+    """Return a 422 ``Problem`` about the name of a dataset that does not exist, with the ``known`` ones."""
+    return invalid("/body/dataset", f"{name!r} does not exist; {choices(name, known)}")
 
 
 def find_calibrated(registry: Registry, ref: str, calibration: int | None) -> ModelVersion:
