@@ -27,6 +27,7 @@ from app.http.json_lines import BackgroundLog
 from app.http.request_log import RequestLog
 from app.jobs import endpoints as jobs
 from app.jobs import event_endpoints as job_events
+from app.jobs import parameters as job_parameters
 from app.jobs import result_endpoints as job_files
 from app.limits import endpoints as limits
 from app.metrics.middleware import RequestMetrics
@@ -71,6 +72,7 @@ class Service(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             errors.add_schema(document)
+            job_parameters.add_schemas(document)
             describe(document)
         assert self.openapi_schema is not None
         return self.openapi_schema

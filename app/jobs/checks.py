@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.http.errors import Problem, field_problem, invalid
+from app.jobs.parameters import CalibrationParameters, ScoringParameters
 from app.jobs.schemas import JobRequest
 from models.anomaly.fitting.reference_images import as_seen, check_shape, check_summary
 from models.artifacts.limits import LimitParameters
-from models.artifacts.manifest import Precision
 from models.bulk.checks import require_scorable
 from models.datasets import DatasetStore, dataset_names, summarize
 from models.errors import AlphaUnattainable, ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
@@ -41,29 +41,6 @@ MAX_PARTS = 10_000
 """Most parts that a bulk scoring job is split into."""
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
-
-
-class ScoringParameters(BaseModel):
-    """Optional parameters of a job that scores a dataset: false-alarm rate, images per task and calibration number."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    alpha: float | None = Field(None, gt=0, le=1, description="False-alarm rate of the verdicts.")
-    images_per_part: int = Field(2000, ge=1, le=100_000, description="Images that one worker takes at a time.")
-    calibration: int | None = Field(None, ge=0, description="Number of the calibration. Default: the active one.")
-
-
-class CalibrationParameters(BaseModel):
-    """Parameters of a job that fits a model's p-values to a dataset: whether to put them to use, and the precision."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    activate: bool | None = Field(
-        None,
-        description="Whether scoring uses the new calibration from then on. Null: unless it is coarser than the one in "
-        "use.",
-    )
-    precision: Precision = Field("float32", description="Arithmetic of the scores that the calibration is made for.")
 
 
 def check_scoring(
