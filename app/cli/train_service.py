@@ -35,7 +35,8 @@ def train_on_service(
         raise fail("expected no --url and no SNF_URL under torchrun, whose processes train by themselves", USAGE)
     with service(url, key) as client:
         job = client.jobs.train(data, name, **options)
-        typer.echo(json.dumps({"event": "submitted", "job": job.id}) if as_json else f"job {job.id}")
+        hint = "" if detach else "; Ctrl-C stops watching, not the job"
+        typer.echo(json.dumps({"event": "submitted", "job": job.id}) if as_json else f"job {job.id}{hint}")
         if detach:
             return
         try:
