@@ -24,6 +24,8 @@ from app.http import errors
 from app.http.body_limit import BodyLimit
 from app.http.body_pace import PaceLimits
 from app.http.json_lines import BackgroundLog
+from app.http.methods import HeadAsGet
+from app.http.query import KnownQuery
 from app.http.request_log import RequestLog
 from app.jobs import endpoints as jobs
 from app.jobs import event_endpoints as job_events
@@ -99,8 +101,11 @@ def create_app(settings: Settings) -> Service:
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
+        dependencies=[KnownQuery],
     )
     app.draining = draining
+    # Added first, so it is the innermost: the others see the method of the request.
+    app.add_middleware(HeadAsGet)
     app.add_middleware(
         BodyLimit,
         limit=settings.max_upload_bytes,

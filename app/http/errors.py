@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.http.methods import allowed_methods
 from app.http.schemas import RULES
 from models.errors import ErrorKind, ModelsError, NoLiveVersion, plain_text, with_value
 from worker.errors import BrokerDown, JobsError
@@ -230,6 +231,9 @@ async def _answer(request: Request, error: Exception) -> Response:
     request.scope[ERROR] = error
     if problem.status in (404, 405) and problem.detail == problem.title:
         problem.detail = f"{request.method} {request.url.path} is not a call of this service; see /docs"
+    if problem.status == 405:
+        # The router names the methods of one of the path's routes.
+        problem.headers["Allow"] = allowed_methods(request.app.routes, request.scope)
     if problem.status >= 500:
         log.warning("%s %s: %s: %s", request.method, request.url.path, problem.slug, error)
     return problem_response(problem, request.url.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from app.access.permissions import CallerScope, MayRead, MayTrain
 from app.http.dependencies import (
@@ -45,9 +45,7 @@ IdempotencyKey = Annotated[
 
 
 class JobQuery(BaseModel):
-    """Query parameters of the job list: status, type, page and page size; unknown parameters are refused with 422."""
-
-    model_config = ConfigDict(extra="forbid")
+    """Query parameters of the job list: status, type, page and page size."""
 
     status: Status | None = Field(None, description="Only jobs with this status.")
     type: JobType | None = Field(None, description="Only jobs of this type.")

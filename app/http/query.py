@@ -1,0 +1,53 @@
+"""Refusal of query parameters that a call does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from app.http.errors import FieldProblem, Problem
+from models.suggestions import choices
+
+
+async def require_known_query(request: Request) -> None:
+    """Raise a 422 ``Problem`` if the query has parameters that the route of the request does not declare.
+
+    Pages, which are not in the API documentation, take any query.
+    """
+    if not request.query_params:
+        return
+    route: APIRoute = request.scope["route"]
+    known = _declared(route)
+    unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
+    if not unknown or not route.include_in_schema:
+        return
+    errors = [
+        FieldProblem(pointer=f"/query/{name}", detail=f"there is no such parameter; {choices(name, known)}")
+        for name in unknown
+    ]
+    detail = "; ".join(f"{error.pointer}: {error.detail}" for error in errors[:3])
+    raise Problem(422, "invalid-request", "The request is not valid", detail, errors=errors)
+
+
+KnownQuery = Depends(require_known_query)
+"""The dependency of all routes."""
+
+
+def _declared(route: APIRoute) -> tuple[str, ...]:
+    """Return the names of the query parameters that a route and its dependencies declare."""
+    return tuple(dict.fromkeys(_names(route.dependant)))
+
+
+def _names(dependant: Dependant) -> Iterator[str]:
+    for field in dependant.query_params:
+        kind = field.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from (info.alias or name for name, info in kind.model_fields.items())
+        else:
+            yield field.alias
+    for dependency in dependant.dependencies:
+        yield from _names(dependency)
