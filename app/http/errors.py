@@ -252,10 +252,10 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def add_schema(openapi: dict[str, Any]) -> None:
-    """Add the error schema to an OpenAPI document in place, and the errors 400, 403 and 408 to its operations."""
+    """Add the error schema to an OpenAPI document in place, and the errors 400, 403, 408 and 422 to its operations."""
     for path in openapi["paths"].values():
         for operation in path.values():
-            anywhere = responses(400, 403, *((408,) if "requestBody" in operation else ()))
+            anywhere = responses(400, 403, 422, *((408,) if "requestBody" in operation else ()))
             described = {str(status): answer for status, answer in anywhere.items()} | operation["responses"]
             operation["responses"] = dict(sorted(described.items()))
     schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")

@@ -21,7 +21,7 @@ from snf_client.parameters import (
     ScoringParameters,
     TrainingConfig,
 )
-from snf_client.request import Call, RetryWhen, path, query, read_bytes, read_json, read_text, unexpected
+from snf_client.request import Call, RetryWhen, path, query, read_bytes, read_json, read_nothing, read_text, unexpected
 from snf_client.schemas import (
     CalibrationResult,
     EstimatedJob,
@@ -221,6 +221,15 @@ class _Jobs(Resource[S]):
         Repeated calls return the same new job.
         """
         return Call("POST", path("jobs", job_id, "retry"), read_json(JobView))
+
+    @operation
+    def delete(self, job_id: str) -> Call[None]:
+        """Delete a job that has ended, with its result and files; its model stays.
+
+        Raises:
+            Conflict: If the job has not ended, or an unfinished retry may need its checkpoints.
+        """
+        return Call("DELETE", path("jobs", job_id), read_nothing)
 
     @operation
     def metrics(self, job_id: str, *, points: int | None = None) -> Call[TrainingCurve]:
