@@ -47,7 +47,10 @@ DESCRIPTION = """Scores images by their exact log-likelihood under Self Normaliz
 calibrated anomaly verdict, draws samples and trains new models.
 
 A log-likelihood is a *density* over [0,256)^D in nats, never a probability. Every error is a problem of
-RFC 9457 (`application/problem+json`)."""
+RFC 9457 (`application/problem+json`).
+
+Query parameters and members of a body that a call does not have are refused with 422, by name. HEAD is answered where
+GET is."""
 
 
 ROUTERS = (

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from difflib import get_close_matches
 
+MAX_CHARACTERS = 100
+"""Longest name to which another one is sought."""
+
 
 def closest(name: str, known: Collection[str]) -> str | None:
     """Return the name of ``known`` that is most like ``name``, or None if all are too different.
@@ -12,7 +15,8 @@ def closest(name: str, known: Collection[str]) -> str | None:
     >>> closest("max_step", ["max_steps", "seed"]), closest("huge", ["max_steps", "seed"])
     ('max_steps', None)
     """
-    return next(iter(get_close_matches(name, known, n=1)), None)
+    # No name is that long, and comparing would take time.
+    return next(iter(get_close_matches(name, known, n=1)), None) if len(name) <= MAX_CHARACTERS else None
 
 
 def choices(name: str, known: Collection[str]) -> str:

@@ -9,8 +9,13 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from app.http.errors import FieldProblem, Problem
+from app.access.permissions import permit, role_needed
+from app.http.errors import FieldProblem, Problem, pointer_of
+from app.http.request_log import shortened
 from models.suggestions import choices
+
+MOST_NAMED = 10
+"""Unknown parameters that an answer names at most."""
 
 
 async def require_known_query(request: Request) -> None:
@@ -25,9 +30,13 @@ async def require_known_query(request: Request) -> None:
     unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
     if not unknown or not route.include_in_schema:
         return
+    # This runs before the other dependencies of the route: who may not make the call learns nothing of it.
+    role = role_needed(route.dependencies)
+    if role is not None:
+        permit(request.scope, role)
     errors = [
-        FieldProblem(pointer=f"/query/{name}", detail=f"there is no such parameter; {choices(name, known)}")
-        for name in unknown
+        FieldProblem(pointer=pointer_of(("query", name)), detail=f"there is no such parameter; {choices(name, known)}")
+        for name in (shortened(name) for name in unknown[:MOST_NAMED])
     ]
     detail = "; ".join(f"{error.pointer}: {error.detail}" for error in errors[:3])
     raise Problem(422, "invalid-request", "The request is not valid", detail, errors=errors)

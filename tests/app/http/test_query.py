@@ -58,3 +58,11 @@ def test_a_typo_suggests_the_parameter(client: TestClient) -> None:
 def test_pages_and_their_files_take_any_query(client: TestClient) -> None:
     for path in ("/", "/docs", "/console/js/main.js", "/openapi.json"):
         assert client.get(path, params={"v": "2"}).status_code == 200
+
+
+def test_an_answer_about_many_long_names_is_short(client: TestClient) -> None:
+    names = [f"{number}/" + "x" * 300 for number in range(100)]
+    answer = client.get("/v1/models", params=dict.fromkeys(names, "1"))
+    assert len(answer.json()["errors"]) == 10
+    assert answer.json()["errors"][0]["pointer"].startswith("/query/0~1xxx")
+    assert len(answer.content) < 10_000
