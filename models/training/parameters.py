@@ -58,14 +58,14 @@ def value_text(value: Any) -> str:
     """Return the value of a parameter as it is given on a command line.
 
     >>> value_text(None), value_text(True), value_text(1e9), value_text((28, 32))
-    ('unset', 'true', '1e+09', '[28, 32]')
+    ('unset', 'true', '1000000000', '[28, 32]')
     """
     if value is None:
         return "unset"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.12g}"
     return str([*value]) if isinstance(value, tuple) else str(value)
 
 

@@ -68,11 +68,18 @@ class RunRecord(BaseModel):
         Raises:
             pydantic.ValidationError: The settings of this run are not those of this version.
         """
-        pairs = {"preset": (self.preset, other.preset), "dataset": (self.dataset, other.dataset)}
+        pairs: dict[str, tuple[Any, Any]] = {
+            "preset": (self.preset, other.preset),
+            "dataset": (self.dataset, other.dataset),
+        }
         # Settings that an earlier version did not have take their defaults.
         settings = TrainingConfig.model_validate(self.config).model_dump(mode="json")
-        pairs |= {name: (value_text(value), value_text(other.config[name])) for name, value in settings.items()}
-        found = [f"{name}: expected {one}, got {two}" for name, (one, two) in pairs.items() if one != two]
+        pairs |= {name: (value, other.config[name]) for name, value in settings.items()}
+        found = [
+            f"{name}: expected {value_text(one)}, got {value_text(two)}"
+            for name, (one, two) in pairs.items()
+            if one != two
+        ]
         if self.dataset == other.dataset and self.dataset_digest != other.dataset_digest:
             found.append(f"the images of {self.dataset} have changed")
         if self.preset == other.preset and self.architecture != other.architecture:
