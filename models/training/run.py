@@ -112,8 +112,9 @@ def train(
     options = engine or EngineOptions()
     architecture = chosen.architecture_for(dataset.image_shape, config, options.backbones)
     flow_architecture = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
-    find_device(device)  # a device that does not exist is refused before anything is written
-    claim_folder(folder, _record_of(dataset, chosen, config, architecture, start), write=ranks.first)
+    if not isinstance(flow_architecture, FeatureArchitecture):
+        find_device(device)  # a device that does not exist is refused before anything is written
+        claim_folder(folder, _record_of(dataset, chosen, config, architecture, start), write=ranks.first)
     if not ranks.first:
         if not isinstance(flow_architecture, FeatureArchitecture):
             Trainer(dataset, flow_architecture, config, folder, observe, device, ranks, start=start).take_steps(

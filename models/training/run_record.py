@@ -13,7 +13,8 @@ from models.errors import FolderTaken
 from models.training.config import TrainingConfig
 from models.training.parameters import value_text
 
-FILE = "run.json"
+FILE = "checkpoints/run.json"
+"""The record, beside the checkpoints that belong to it."""
 
 
 class RunRecord(BaseModel):
@@ -114,7 +115,7 @@ def claim_folder(folder: Path, run: RunRecord, *, write: bool) -> None:
         FolderTaken: The folder has checkpoints of another run; the text names the differences.
     """
     path = folder / FILE
-    if path.exists() and any((folder / "checkpoints").glob("step-*")):
+    if path.exists() and any(path.parent.glob("step-*")):
         try:
             earlier = RunRecord.model_validate_json(path.read_bytes())
         except ValidationError as error:

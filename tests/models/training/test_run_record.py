@@ -40,6 +40,7 @@ def test_an_interrupted_run_of_other_settings_is_refused_by_name_and_nothing_is_
 
 
 def test_a_record_without_checkpoints_loses_nothing_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / FILE).parent.mkdir()
     (tmp_path / FILE).write_text("{}")
     call(tmp_path)
     (tmp_path / FILE).write_text('{"preset": 3')
