@@ -25,9 +25,12 @@ from app.http import errors
 from app.http.body_limit import BodyLimit
 from app.http.body_pace import PaceLimits
 from app.http.json_lines import BackgroundLog
+from app.http.methods import HeadAsGet
+from app.http.query import KnownQuery
 from app.http.request_log import RequestLog
 from app.jobs import endpoints as jobs
 from app.jobs import event_endpoints as job_events
+from app.jobs import parameters as job_parameters
 from app.jobs import result_endpoints as job_files
 from app.limits import endpoints as limits
 from app.metrics.middleware import RequestMetrics
@@ -45,7 +48,10 @@ DESCRIPTION = """Scores images by their exact log-likelihood under Self Normaliz
 calibrated anomaly verdict, draws samples and trains new models.
 
 A log-likelihood is a *density* over [0,256)^D in nats, never a probability. Every error is a problem of
-RFC 9457 (`application/problem+json`)."""
+RFC 9457 (`application/problem+json`).
+
+Query parameters and members of a body that a call does not have are refused with 422, by name. HEAD is answered where
+GET is."""
 
 
 ROUTERS = (
@@ -72,6 +78,7 @@ class Service(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             errors.add_schema(document)
+            job_parameters.add_schemas(document)
             describe(document)
         assert self.openapi_schema is not None
         return self.openapi_schema
@@ -98,8 +105,11 @@ def create_app(settings: Settings) -> Service:
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
+        dependencies=[KnownQuery],
     )
     app.draining = draining
+    # Added first, so it is the innermost: the others see the method of the request.
+    app.add_middleware(HeadAsGet)
     app.add_middleware(
         BodyLimit,
         limit=settings.max_upload_bytes,

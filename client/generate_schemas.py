@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - the service is imported by the command, not by whoever imports this file
-"""Generate ``snf_client/schemas.py`` from the OpenAPI document of the service.
+"""Generate ``schemas.py`` and ``parameters.py`` of the client from the OpenAPI document of the service.
 
 Run ``make client-schemas`` after a change of the service's requests or responses. The classes are written by
 ``datamodel-code-generator`` and formatted by ruff, so that the same document always gives the same text.
@@ -11,28 +11,45 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TARGET = Path(__file__).parent / "snf_client" / "schemas.py"
+PARAMETERS = TARGET.with_name("parameters.py")
 PREFIX = "#/components/schemas/"
 ERRORS = frozenset({"ProblemDetails", "FieldProblem"})
 """Schemas of error responses, which ``snf_client.errors`` turns into exceptions."""
-DROPPED = frozenset({"title", "examples", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+REQUESTS = ("JobRequest", "JobDraft")
+"""Requests with the parameters of a job, which are dictionaries: the service names what is wrong with them."""
+TYPES = ("type", "enum", "anyOf", "items", "description")
+"""Keywords of parameters that the client has a use for."""
+DROPPED = frozenset(
+    {"title", "examples", "allOf", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+)
 """Keywords that the client has no use for: the service checks values, and an older client must not refuse new ones."""
 OPTIONS = (
-    *("--input-file-type", "openapi", "--output-model-type", "pydantic_v2.BaseModel"),
-    *("--target-python-version", "3.11", "--output-datetime-class", "datetime", "--enum-field-as-literal", "all"),
-    *("--use-schema-description", "--use-single-line-docstring", "--use-double-quotes"),
-    *("--use-tuple-for-fixed-items", "--collapse-root-models", "--enable-faux-immutability", "--disable-timestamp"),
+    *("--input-file-type", "openapi", "--target-python-version", "3.11", "--enum-field-as-literal", "all"),
+    *("--use-schema-description", "--use-single-line-docstring", "--use-double-quotes", "--disable-timestamp"),
     *("--strict-nullable", "--no-formatters", "--disable-warnings"),
 )
+MODELS = (
+    *("--output-model-type", "pydantic_v2.BaseModel", "--output-datetime-class", "datetime"),
+    *("--use-tuple-for-fixed-items", "--collapse-root-models", "--enable-faux-immutability"),
+)
+DICTIONARIES = ("--output-model-type", "typing.TypedDict", "--use-field-description")
 HEADER = '''"""Requests and responses of the service as pydantic models.
 
 Generated from the service's OpenAPI document by ``make client-schemas``; do not edit. Unknown fields of a response are
 ignored, so that a newer service works with an older client.
+"""
+'''
+
+
+PARAMETERS_HEADER = '''"""Parameters of each type of job, as types of dictionaries. All are optional.
+
+Generated from the service's OpenAPI document by ``make client-schemas``; do not edit.
 """
 '''
 
@@ -48,13 +65,25 @@ def openapi_document() -> dict[str, Any]:
 
 def generate(document: dict[str, Any]) -> str:
     """Return the text of ``schemas.py`` for an OpenAPI document."""
+    return _written(_prepared(document), MODELS, HEADER, TARGET)
+
+
+def generate_parameters(document: dict[str, Any]) -> str:
+    """Return the text of ``parameters.py`` for an OpenAPI document."""
+    schemas = document["components"]["schemas"]
+    kept = {name: _values(schemas[name]) for name in sorted(_parameters(document))}
+    return _written(_only(document, kept), DICTIONARIES, PARAMETERS_HEADER, PARAMETERS)
+
+
+def _written(document: dict[str, Any], options: Sequence[str], header: str, path: Path) -> str:
+    """Return the text of the file ``path`` with a class for each schema of a document."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "openapi.json"), Path(folder, "schemas.py")
-        source.write_text(json.dumps(_prepared(document)))
-        _run("datamodel_code_generator", *OPTIONS, "--input", str(source), "--output", str(target))
+        source.write_text(json.dumps(document))
+        _run("datamodel_code_generator", *OPTIONS, *options, "--input", str(source), "--output", str(target))
         text = target.read_text()
-    text = HEADER + text[text.index("\nfrom __future__") :]
-    name = ("--stdin-filename", str(TARGET))
+    text = header + text[text.index("\nfrom __future__") :]
+    name = ("--stdin-filename", str(path))
     text = _run("ruff", "check", "--fix", "--select", "I,UP,D212", "--quiet", *name, "-", stdin=text)
     return _run("ruff", "format", "--config", "format.skip-magic-trailing-comma = true", *name, "-", stdin=text)
 
@@ -63,14 +92,43 @@ def _prepared(document: dict[str, Any]) -> dict[str, Any]:
     """Return the document with what a client needs: no titles or examples, no errors, and open responses."""
     schemas = {name: one for name, one in document["components"]["schemas"].items() if name not in ERRORS}
     responses = _reachable(schemas, _references([_responses(call) for call in _calls(document)]))
+    parameters = _parameters(document)
     kept = {}
     for name, schema in sorted(schemas.items()):
-        if "properties" not in schema:  # the values of a query parameter
+        # The values of a query parameter, and what is in the other file.
+        if "properties" not in schema or name in parameters:
             continue
         kept[name] = _plain(schema)
+        if name in REQUESTS:
+            parts = kept[name]["properties"]
+            parts["parameters"] = {"type": "object", "description": parts["parameters"]["description"], "default": {}}
         if name in responses and kept[name].get("additionalProperties") is False:
             del kept[name]["additionalProperties"]
-    return {"openapi": document["openapi"], "info": document["info"], "paths": {}, "components": {"schemas": kept}}
+    return _only(document, kept)
+
+
+def _only(document: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    return {"openapi": document["openapi"], "info": document["info"], "paths": {}, "components": {"schemas": schemas}}
+
+
+def _parameters(document: dict[str, Any]) -> set[str]:
+    """Return the names of the schemas of the parameters of jobs."""
+    return set(_references(document["components"]["schemas"][REQUESTS[0]]["properties"]["parameters"]))
+
+
+def _values(schema: Any) -> Any:
+    """Return a schema of parameters with the types of the values alone, whose limits the service checks."""
+    if isinstance(schema, list):
+        return [_values(option) for option in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {key: schema[key] for key in TYPES if key in schema}
+    if "prefixItems" in schema:  # JSON has no tuples
+        kept["items"] = schema["prefixItems"][0]
+    plain = {key: _values(value) for key, value in kept.items()}
+    if "properties" in schema:
+        plain["properties"] = {name: _values(child) for name, child in schema["properties"].items()}
+    return plain
 
 
 def _calls(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -126,4 +184,6 @@ def _run(module: str, *arguments: str, stdin: str | None = None) -> str:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(generate(openapi_document()))
+    described = openapi_document()
+    TARGET.write_text(generate(described))
+    PARAMETERS.write_text(generate_parameters(described))

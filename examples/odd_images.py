@@ -34,6 +34,7 @@ from rich.table import Table
 
 from snf_client import Client, ClientError
 from snf_client.local_files import images_in
+from snf_client.parameters import TrainingConfig
 from snf_client.schemas import FailedImage
 
 
@@ -91,7 +92,7 @@ def models_by_label(
     """Return a model for each label: the named one, or one that is trained unless it exists."""
     if options.model is not None:
         return {"": options.model}
-    parameters = {
+    parameters: TrainingConfig = {
         "max_minutes": options.max_minutes,
         "max_steps": options.max_steps,
         "suspect_share": options.suspect_share,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 from models.attainable import unattainable
+from models.suggestions import closest
 
 
 class ErrorKind(StrEnum):
@@ -353,15 +355,22 @@ MAX_SHOWN_CHARACTERS = 40
 """Longest wrong value that a message repeats."""
 
 
-def plain_text(error: Mapping[str, Any]) -> str:
+def plain_text(error: Mapping[str, Any], known: Collection[str] = ()) -> str:
     """Return what is wrong with a value as "expected ..., got ...", without words of the validation library.
 
     Args:
         error: An item of ``pydantic.ValidationError.errors()``.
+        known: Names of the parameters that there are, to suggest one in place of an unknown one.
     """
     match error["type"]:
         case "extra_forbidden":
-            return "there is no such parameter"
+            name = str(error["loc"][-1])
+            meant = closest(name, known)
+            return f"unknown parameter {name}; did you mean {meant}?" if meant else "there is no such parameter"
+        case "literal_error" | "enum":
+            detail = with_value(error["msg"].replace("Input should be", "expected", 1), error.get("input"))
+            meant = closest(str(error.get("input")), re.findall("'([^']*)'", error["ctx"]["expected"]))
+            return f"{detail}; did you mean {meant}?" if meant else detail
         case "missing":
             return "a value is required, and none was given"
         case "model_type" | "dict_type":

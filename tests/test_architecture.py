@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "snf_client": {"snf_client"},
 }
 LAYERS = (
-    {"attainable"},
+    {"attainable", "suggestions"},
     {"errors", "steps", "prefetch", "threads"},
     {"atomic_files", "devices", "naming", "archives"},
     {"images", "bijections"},
@@ -56,6 +56,7 @@ LOOSE = {
         "atomic_files",
         "prefetch",
         "steps",
+        "suggestions",
         "threads",
     },
 }
@@ -63,7 +64,7 @@ DOMAIN_FILES = {"endpoints.py", "schemas.py"}
 NOT_DOMAINS = {"http", "metrics", "cli", "console"}
 """Folders of ``app`` that have no calls of their own."""
 LONGEST = 400
-GENERATED = {ROOT / "client" / "snf_client" / "schemas.py"}
+GENERATED = {ROOT / "client" / "snf_client" / name for name in ("schemas.py", "parameters.py")}
 """Made from the OpenAPI document of the service, so its classes repeat those of ``app``."""
 
 

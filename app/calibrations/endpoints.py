@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
 from app.calibrations import views
@@ -113,9 +113,7 @@ def get_calibration(ref: str, number: Number, registry: RegistryDep) -> Calibrat
 
 
 class ComparisonQuery(BaseModel):
-    """Query parameters of a comparison; unknown parameters are refused with 422."""
-
-    model_config = ConfigDict(extra="forbid")
+    """Query parameters of a comparison."""
 
     against: int | None = Field(
         None, ge=0, lt=10**9, description="The calibration to compare with. Default: the one in use."

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -172,7 +172,7 @@ def _remote(
     from snf_client.schemas import EvaluationReport as ClientReport
 
     with service(url, key) as client, events_bar() as observe:
-        given = parameters.model_dump(mode="json", exclude_defaults=True)
+        given: Any = parameters.model_dump(mode="json", exclude_defaults=True)
         job = client.jobs.evaluate(normal, model, parameters=given)
         if not quiet:
             typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import completion
-from app.cli.common import Json, Key, ServiceUrl, print_response
+from app.cli.common import Json, Key, ServiceUrl, print_deleted, print_response
 from app.cli.job_submission import job_request
 from app.cli.job_tables import is_unfit, job_counts, outcome, print_curve, print_job, print_jobs
 from app.cli.live import live_view
@@ -208,3 +208,20 @@ def _print_status(job: JobView, as_json: bool) -> None:
         return
     is_stopping = job.status in {"starting", "running"} and (job.cancel_requested or job.pause_requested)
     typer.echo(f"{job.id} is {job.status}{', stopping' if is_stopping else ''}")
+
+
+@jobs.command()
+def delete(
+    job_ids: Annotated[
+        list[str],
+        typer.Argument(metavar="ID...", help="Ids of jobs.", show_default=False, autocompletion=completion.jobs),
+    ],
+    url: ServiceUrl = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Delete jobs that have ended, with their results and files; their models stay. Stops at the first error."""
+    with service(service_url(url), key) as client:
+        for job_id in job_ids:
+            client.jobs.delete(job_id)
+            print_deleted(job_id, as_json=as_json)

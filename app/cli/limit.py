@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -161,7 +161,7 @@ def _remote(
         dataset = data or client.models.get(model).calibration.dataset
         if dataset is None:
             raise fail(f"the calibration of {model} is damaged: name a dataset of good images with --data", SERVICE)
-        given = parameters.model_dump(mode="json", exclude_defaults=True)
+        given: Any = parameters.model_dump(mode="json", exclude_defaults=True)
         job = client.jobs.limit(dataset, model, parameters=given)
         if not quiet:
             typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job")

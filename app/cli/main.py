@@ -24,6 +24,7 @@ from app.cli.remote import service
 from app.cli.sample import sample
 from app.cli.score import score
 from app.cli.train import train
+from app.cli.train_parameters import TrainCommand
 from worker.gc_tuning import relax_gc
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _set(**options: str | int | None) -> None:
 
 
 cli.command()(recommend)
-cli.command()(train)
+cli.command(cls=TrainCommand)(train)
 cli.command(epilog=EXIT_CODES)(score)
 cli.command()(evaluate)
 cli.command()(limit)

@@ -116,7 +116,7 @@ def _remote(
     from snf_client.schemas import RecommendationRecord as Result
 
     with service(url, key) as client, events_bar() as observe:
-        given = parameters.model_dump(mode="json", exclude_unset=True)
+        given: Any = parameters.model_dump(mode="json", exclude_unset=True)
         job = client.jobs.recommend(dataset, parameters=given)
         if not quiet:
             typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job")

@@ -21,6 +21,7 @@ from app.cli.scores_held import ENDINGS, check_held
 if TYPE_CHECKING:
     from app.cli.judged import JudgedCounts
     from snf_client import Client
+    from snf_client.parameters import ScoringParameters
     from snf_client.schemas import JobView
 
 
@@ -45,7 +46,7 @@ def score_dataset(
                 bar(f"scoring {dataset}", event["step"], event["steps"])
 
         # The same version and calibration as those that the file was checked for.
-        parameters: dict[str, Any] = {"calibration": judging.calibration}
+        parameters: ScoringParameters = {"calibration": judging.calibration}
         if alpha is not None:
             parameters["alpha"] = alpha
         job = client.jobs.score(dataset, judging.ref, parameters=parameters)

@@ -1,8 +1,9 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf train``: train a model in this process, with a live view, and register it."""
+"""Command ``snf train``: train a model in this process or on a service, with a live view, and register it."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -18,19 +19,24 @@ from app.cli.common import (
     INTERRUPTED,
     USAGE,
     Json,
+    Key,
+    Url,
     error_messages,
     fail,
-    fail_validation,
     read_settings,
     registry,
     stop_on_signals,
 )
 from app.cli.live import live_view
 from app.cli.published import print_published, published_line
+from app.cli.train_parameters import given_parameters, read_config
+from app.cli.train_service import train_on_service
 
 if TYPE_CHECKING:
     from models.datasets import DatasetStore
+    from models.registry.version import ModelVersion
     from models.training.config import TrainingConfig
+    from models.training.distributed import Ranks
     from models.training.recipe import TrainingRecipe
     from worker.settings import Settings
 
@@ -64,21 +70,36 @@ def train(
         typer.Option(help="Minutes from the start to the registered model, evaluation included.", show_default=False),
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other training parameter as NAME=VALUE; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="Any training parameter as NAME=VALUE, see below; repeatable.", metavar="NAME=VALUE"
+        ),
     ] = None,
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version live, fit or not.")] = False,
     folder: Annotated[
         Path | None,
         typer.Option("--folder", help="Folder for the checkpoints.", show_default=False),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="Where the steps are computed: cpu or cuda.")] = "cpu",
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="Begin anew: move an earlier run out of the folder of the checkpoints."),
+    ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Where the steps are computed: cpu or cuda. [default: cpu]", show_default=False),
+    ] = None,
     force: Annotated[
         bool,
         typer.Option(
             "--force",
-            help="Train even if it is expected to need more memory than this machine has, or more than two weeks.",
+            help="Train even if it is expected to need more memory than there is, or more than two weeks.",
         ),
     ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="With --url: print the id of the job and return at once.")
+    ] = False,
+    url: Url = None,
+    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Train a model on a dataset and register it. Ctrl-C writes a checkpoint; the same command continues from it.
@@ -86,20 +107,38 @@ def train(
     The first fit version of a name becomes live. A version that was hardly trained, that diverged, or whose learned
     inverse is off is kept without becoming live, and the last line says why.
 
+    With --url or SNF_URL the service trains, as a job, on its dataset of that name. The command shows the same view;
+    Ctrl-C leaves the job running. --url "" trains in this process whatever SNF_URL is.
+
     Under torchrun (torchrun --nproc-per-node N -m app.cli.main train ...) N processes share every batch. On CUDA each
     process has its own GPU. The first process prints.
     """
     from models.naming import NAME_RULE, is_name
 
-    settings = read_settings()
     recipe = _recipe(preset, architecture)
     name = name or f"{data}-{recipe.name}"
     if not is_name(name):
         raise fail(f"--name: expected {NAME_RULE}, got {name!r}", USAGE)
-    config = _config(recipe, max_steps, max_minutes, set_ or [])
+    parameters = given_parameters(max_steps, max_minutes, set_ or [])
+    config = read_config(recipe, parameters)
+    if url:
+        here = {"--folder": folder, "--device": device, "--restart": restart}
+        if options := [option for option, value in here.items() if value]:
+            raise fail(f"{', '.join(options)}: for a training in this process, leave out with --url", USAGE)
+        chosen = {"preset": recipe.name} if architecture is None else {"architecture": _document(architecture)}
+        # As they were read, so that the service gets numbers and not their texts.
+        sent = config.model_dump(mode="json", include=set(parameters))
+        train_on_service(
+            data, name, chosen | {"parameters": sent, "promote": promote, "force": force}, url, key, detach, as_json
+        )
+        return
+    if detach:
+        raise fail("--detach: for a job of a service, needs --url", USAGE)
+    settings, device = read_settings(), device or "cpu"
     given, folder = folder, folder or settings.home / "runs" / name
     with output_of_first_process(), error_messages(), stop_on_signals() as stop, ExitStack() as processes:
         from models.datasets import DatasetStore, load_dataset
+        from models.errors import FolderTaken
         from models.training.distributed import ranks_of_torchrun
         from models.training.loop import Interrupted
         from models.training.run import train as run
@@ -109,6 +148,8 @@ def train(
         if device == "cpu" and not force:
             _require_feasible(data, recipe, config, settings, store)
         dataset = load_dataset(data, settings.data_dir, store, config)
+        if restart:
+            _set_aside(folder, ranks)
         try:
             with live_view(as_json) as observe:
                 artifact = run(
@@ -125,13 +166,20 @@ def train(
                 )
         except Interrupted as error:
             raise fail(f"{error}; the checkpoint is in {folder}", INTERRUPTED) from error
+        except FolderTaken as error:
+            advice = "Give the same settings to continue it, --restart to begin anew, or another --folder"
+            raise fail(f"{error.detail}. {advice}", USAGE) from error
         if not ranks.first:
             return
         version = registry().publish(artifact, name, promote=promote)
         if given is None:
             # With these checkpoints the next training of this name would end at once.
             shutil.rmtree(folder)
-    reference, live, failed = f"{version.name}:{version.version}", registry().is_live(version), version.manifest.unfit
+    _print_version(version, registry().is_live(version), as_json)
+
+
+def _print_version(version: ModelVersion, live: bool, as_json: bool) -> None:
+    reference, failed = f"{version.name}:{version.version}", version.manifest.unfit
     if as_json:
         published = {"model": version.name, "version": version.version, "ref": reference, "live": live}
         unfit = [{"code": check.code, "detail": check.sentence} for check in failed]
@@ -142,38 +190,33 @@ def train(
 
 
 def _recipe(preset: str | None, architecture: Path | None) -> TrainingRecipe:
-    from models.errors import ArchitectureInvalid
-    from models.training.architecture_file import parse_architecture, read_architecture_file
-    from models.training.presets import PRESETS
+    from models.errors import ArchitectureInvalid, PresetNotFound
+    from models.training.architecture_file import find_recipe
 
-    if architecture is None:
-        preset = preset or DEFAULT_PRESET
-        if preset not in PRESETS:
-            raise fail(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}", USAGE)
-        return PRESETS[preset]
-    if preset is not None:
+    if preset is not None and architecture is not None:
         raise fail("expected --preset or --architecture, got both", USAGE)
     try:
-        return parse_architecture(read_architecture_file(architecture))
+        return find_recipe(preset or DEFAULT_PRESET, None if architecture is None else _document(architecture))
+    except PresetNotFound as error:
+        raise fail(f"--preset: {error.detail}", USAGE) from error
     except ArchitectureInvalid as error:
         raise fail(f"--architecture: {error.detail}", USAGE) from error
 
 
-def _config(
-    recipe: TrainingRecipe, max_steps: int | None, max_minutes: float | None, pairs: list[str]
-) -> TrainingConfig:
-    from pydantic import ValidationError
+def _document(architecture: Path) -> dict[str, Any]:
+    from models.training.architecture_file import read_architecture_file
 
-    given: dict[str, Any] = {"max_steps": max_steps, "max_minutes": max_minutes}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator:
-            raise fail(f"--set: expected NAME=VALUE, got {pair!r}", USAGE)
-        given[key] = value
-    try:
-        return recipe.config({key: value for key, value in given.items() if value is not None})
-    except ValidationError as error:
-        raise fail_validation(error, "--set") from error
+    return read_architecture_file(architecture)
+
+
+def _set_aside(folder: Path, ranks: Ranks) -> None:
+    """Rename the folder of an earlier run, if there is one, to the first free name with ``~`` and a number."""
+    if ranks.first and folder.exists():
+        folder = folder.absolute()
+        number = next(n for n in itertools.count(1) if not folder.with_name(f"{folder.name}~{n}").exists())
+        aside = folder.rename(folder.with_name(f"{folder.name}~{number}"))
+        typer.echo(f"the earlier run is now in {aside}", err=True)
+    ranks.value_of_first(0.0)  # the others wait
 
 
 def _require_feasible(

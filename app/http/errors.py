@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.http.methods import allowed_methods
 from app.http.schemas import RULES
 from models.errors import ErrorKind, ModelsError, NoLiveVersion, plain_text, with_value
 from worker.errors import BrokerDown, JobsError
@@ -123,12 +124,13 @@ def draining() -> Problem:
     return Problem(503, "draining", "The service is stopping", "no new work is taken", headers={"Retry-After": "5"})
 
 
-def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = ()) -> FieldProblem:
+def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = (), known: Collection[str] = ()) -> FieldProblem:
     """Convert an error item of pydantic to a ``FieldProblem``: the path of the wrong value and a readable text.
 
     Args:
         error: An item of ``ValidationError.errors()``.
         parent: Location of the validated object in the request.
+        known: Names of the parameters that the object has, to suggest one in place of an unknown one.
     """
     match error["type"]:
         case "json_invalid":
@@ -137,7 +139,8 @@ def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = ()) -> Fie
             rule = RULES.get(error["ctx"]["pattern"], "other characters or another length")
             detail = f"expected {rule}"
         case "extra_forbidden":
-            detail = "there is no such parameter; see /docs for all parameters"
+            detail = plain_text(error, known)
+            detail = detail if detail.endswith("?") else f"{detail}; see /docs for all parameters"
         case _:
             detail = plain_text(error)
     detail = with_value(detail, error.get("input"))
@@ -228,6 +231,9 @@ async def _answer(request: Request, error: Exception) -> Response:
     request.scope[ERROR] = error
     if problem.status in (404, 405) and problem.detail == problem.title:
         problem.detail = f"{request.method} {request.url.path} is not a call of this service; see /docs"
+    if problem.status == 405:
+        # The router names the methods of one of the path's routes.
+        problem.headers["Allow"] = allowed_methods(request.app.routes, request.scope)
     if problem.status >= 500:
         log.warning("%s %s: %s: %s", request.method, request.url.path, problem.slug, error)
     return problem_response(problem, request.url.path)
@@ -246,10 +252,10 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def add_schema(openapi: dict[str, Any]) -> None:
-    """Add the error schema to an OpenAPI document in place, and the errors 400, 403 and 408 to its operations."""
+    """Add the error schema to an OpenAPI document in place, and the errors 400, 403, 408 and 422 to its operations."""
     for path in openapi["paths"].values():
         for operation in path.values():
-            anywhere = responses(400, 403, *((408,) if "requestBody" in operation else ()))
+            anywhere = responses(400, 403, 422, *((408,) if "requestBody" in operation else ()))
             described = {str(status): answer for status, answer in anywhere.items()} | operation["responses"]
             operation["responses"] = dict(sorted(described.items()))
     schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")

@@ -6,18 +6,18 @@ The checks read the disk. A job that cannot succeed is a 422 error that names th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.http.errors import Problem, field_problem, invalid
+from app.jobs.parameters import CalibrationParameters, ScoringParameters
 from app.jobs.schemas import JobRequest
 from models.anomaly.fitting.reference_images import as_seen, check_shape, check_summary
 from models.artifacts.limits import LimitParameters
-from models.artifacts.manifest import Precision
 from models.bulk.checks import require_scorable
 from models.datasets import DatasetStore, dataset_names, summarize
 from models.errors import AlphaUnattainable, ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
@@ -33,6 +33,7 @@ from models.recommendation.subsets import check_train_images
 from models.registry.calibrations import OWN
 from models.registry.registry import Registry
 from models.registry.version import ModelVersion
+from models.suggestions import choices
 from worker.queues import ModelJobType
 
 TRAINING_ONLY = ("preset", "architecture", "promote", "device")
@@ -40,29 +41,6 @@ MAX_PARTS = 10_000
 """Most parts that a bulk scoring job is split into."""
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
-
-
-class ScoringParameters(BaseModel):
-    """Optional parameters of a job that scores a dataset: false-alarm rate, images per task and calibration number."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    alpha: float | None = Field(None, gt=0, le=1, description="False-alarm rate of the verdicts.")
-    images_per_part: int = Field(2000, ge=1, le=100_000, description="Images that one worker takes at a time.")
-    calibration: int | None = Field(None, ge=0, description="Number of the calibration. Default: the active one.")
-
-
-class CalibrationParameters(BaseModel):
-    """Parameters of a job that fits a model's p-values to a dataset: whether to put them to use, and the precision."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    activate: bool | None = Field(
-        None,
-        description="Whether scoring uses the new calibration from then on. Null: unless it is coarser than the one in "
-        "use.",
-    )
-    precision: Precision = Field("float32", description="Arithmetic of the scores that the calibration is made for.")
 
 
 def check_scoring(
@@ -78,7 +56,7 @@ def check_scoring(
     _check_alpha(parameters.alpha, version)
     known = dataset_names(data_dir, datasets)
     if request.dataset not in known:
-        raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {', '.join(known)}")
+        raise unknown_dataset(request.dataset, known)
     with _invalid_dataset("/body/dataset"):
         require_scorable(request.dataset, version.manifest.preprocessing, data_dir, datasets)
     summary = summarize(request.dataset, data_dir, datasets)
@@ -110,8 +88,7 @@ def check_calibration(
         summary = summarize(request.dataset, data_dir, datasets, as_seen(manifest.preprocessing))
         check_summary(request.dataset, summary, manifest)
     except DatasetNotFound as error:
-        known = ", ".join(dataset_names(data_dir, datasets))
-        raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
+        raise unknown_dataset(request.dataset, dataset_names(data_dir, datasets)) from error
     except DatasetUnfit as error:
         raise invalid("/body/dataset", f"it does not suit {model}:{version}: {_without_advice(error)}") from error
     return f"{model}:{version}", None
@@ -201,10 +178,15 @@ def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
     try:
         return kind.model_validate(request.parameters)
     except ValidationError as error:
-        problems = [field_problem(item, ("body", "parameters")) for item in error.errors()]
+        problems = [field_problem(item, ("body", "parameters"), kind.model_fields) for item in error.errors()]
         raise Problem(
             422, "invalid-request", "The request is not valid", problems[0].detail, errors=problems
         ) from error
+
+
+def unknown_dataset(name: str, known: Collection[str]) -> Problem:
+    """Return a 422 ``Problem`` about the name of a dataset that does not exist, with the ``known`` ones."""
+    return invalid("/body/dataset", f"{name!r} does not exist; {choices(name, known)}")
 
 
 def find_calibrated(registry: Registry, ref: str, calibration: int | None) -> ModelVersion:

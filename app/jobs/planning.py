@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.http.errors import Problem, field_problem, invalid
-from app.jobs.checks import CHECKS, check_recommendation, require_model
+from app.jobs.checks import CHECKS, check_recommendation, require_model, unknown_dataset
 from app.jobs.estimates import JobEstimate, estimate_job
 from app.jobs.schemas import Estimate, JobRequest
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
@@ -25,7 +25,6 @@ from models.naming import is_name
 from models.registry.registry import Registry
 from models.training.architecture_file import find_recipe
 from models.training.config import MAX_MINUTES, TrainingConfig
-from models.training.presets import PRESETS
 from models.training.recipe import TrainingRecipe
 from worker.jobs.duration_model import DurationModel
 from worker.jobs.submission import training_queue
@@ -168,7 +167,7 @@ def check_recipe(request: JobRequest) -> TrainingRecipe:
     try:
         return find_recipe(request.preset, request.architecture)
     except PresetNotFound as error:
-        raise invalid("/body/preset", f"unknown preset {request.preset!r}; there are {', '.join(PRESETS)}") from error
+        raise invalid("/body/preset", error.detail) from error
     except ArchitectureInvalid as error:
         raise invalid("/body/architecture", error.detail) from error
 
@@ -187,14 +186,13 @@ def check_training(
     try:
         config = recipe.config(request.parameters)
     except ValidationError as error:
-        found = [field_problem(item, ("body", "parameters")) for item in error.errors()]
+        found = [field_problem(item, ("body", "parameters"), recipe.parameters) for item in error.errors()]
         detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])
         raise Problem(422, "invalid-request", "The request is not valid", detail, errors=found) from error
     try:
         dataset = summarize(request.dataset, data_dir, store, config)
     except DatasetNotFound as error:
-        known = ", ".join(dataset_names(data_dir, store))
-        raise invalid("/body/dataset", f"{request.dataset!r} does not exist; there are {known}") from error
+        raise unknown_dataset(request.dataset, dataset_names(data_dir, store)) from error
     try:
         architecture = recipe.architecture_for(dataset.image_shape, config, backbones)
     except DatasetUnfit as error:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.responses import FileResponse, PlainTextResponse
 
 from app.access.permissions import MayRead
@@ -50,18 +50,14 @@ _PREVIEW = re.compile(r"step-([0-9]{8,12})\.png")
 
 
 class CurveQuery(BaseModel):
-    """Query parameters of a learning curve: format and number of points; unknown parameters are refused with 422."""
-
-    model_config = ConfigDict(extra="forbid")
+    """Query parameters of a learning curve: format and number of points."""
 
     format: Literal["json", "csv"] = Field("json", description="`csv`: one row per step.")
     points: int | None = Field(None, ge=2, description="Most points, evenly spread, for charts. Default: all.")
 
 
 class ResultQuery(BaseModel):
-    """Query parameter of a job's result: the format of an evaluation report; unknown ones are refused with 422."""
-
-    model_config = ConfigDict(extra="forbid")
+    """Query parameter of a job's result: the format of an evaluation report."""
 
     format: Literal["json", "html"] | None = Field(
         None, description="Format of an evaluation's report. By default the header `Accept` decides."

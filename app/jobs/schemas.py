@@ -71,13 +71,8 @@ class JobRequest(BaseModel):
     )
     parameters: dict[str, Any] = Field(
         default_factory=dict,
-        description="All optional, unknown ones are refused. train: see TrainingConfig. "
-        "score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of "
-        "anomalous datasets), `masks` (for datasets in `against`, that with masks of their defects), `corruptions` "
-        "(graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and "
-        "colour). limit: `alpha`, `images` (most of them), `shapes`, `contrasts` (grey levels), `seed`, `calibration`. "
-        "recommend: `minutes` (the budget), `alpha`, `shapes`, `contrasts`, `seed`, `backbone`, `feature_side`, and "
-        "the options of the images.",
+        description="All optional, but that an evaluation needs `against` or `corruptions`; unknown ones are refused. "
+        "Those of a training are in place of the preset's own.",
     )
     promote: bool = Field(
         False,

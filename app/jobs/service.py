@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,15 @@ from celery import Celery  # type: ignore[import-untyped]
 from starlette.types import Scope
 
 from app.access.permissions import require
+from app.jobs.in_use import refuse_in_use
 from app.jobs.planning import JobPlan, plan_job, require_feasible
 from app.jobs.schemas import JobRequest
 from models.datasets import DatasetStore
 from models.registry.registry import Registry
+from worker.errors import JobConflict, JobNotFound
 from worker.jobs.duration_model import DurationModel
 from worker.jobs.record import Job
+from worker.jobs.retention import remove_job
 from worker.jobs.store import JobStore
 from worker.jobs.submission import (
     fingerprint_of,
@@ -123,6 +126,35 @@ class JobService:
         job = self.jobs.get(job_id)
         _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
         return retry(self.jobs, self.celery, job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, with its files.
+
+        Raises:
+            JobNotFound: No job has this id.
+            JobConflict: The job has not ended.
+            Problem: 409, an unfinished retry may still need its checkpoints.
+        """
+        job = self.jobs.get(job_id)
+        if not job.finished:
+            raise JobConflict(f"job {job_id} is {job.status.value}; cancel it first or wait for its end")
+        refuse_in_use(
+            self.jobs,
+            lambda other: job_id in self._continued_by(other),
+            "job-in-use",
+            "The job is in use",
+            f"the checkpoints of {job_id}",
+        )
+        remove_job(self.jobs, self.settings, job_id)
+
+    def _continued_by(self, job: Job) -> Iterator[str]:
+        """Yield the ids of the jobs that a job retries: the one before it, and those before that one."""
+        while job.retry_of is not None:
+            yield job.retry_of
+            try:
+                job = self.jobs.get(job.retry_of)
+            except JobNotFound:
+                return
 
 
 def _require_role(scope: Scope, *, promote: bool, type: JobType, parameters: Mapping[str, Any]) -> None:

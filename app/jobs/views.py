@@ -26,7 +26,9 @@ def job_view(job: Job, served: Collection[Queue], place_in_line: int | None = No
     """
     path = f"/v1/jobs/{job.id}"
     links = {"self": path} | {name: f"{path}/{name}" for name in ("events", "metrics", "samples", "log")}
-    if not job.finished:
+    if job.finished:
+        links["delete"] = path
+    else:
         links["cancel"] = f"{path}/cancel"
         links["pause"] = f"{path}/pause"
     if job.status is Status.PAUSED:

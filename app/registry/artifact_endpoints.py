@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from app.access.permissions import MayAdminister, MayTrain
 from app.calibrations.views import view_of
@@ -30,8 +30,6 @@ _BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {TAR: _BIN
 
 class ImportQuery(BaseModel):
     """Query parameters of a model upload: name, and whether it becomes the default (live) version. Others give 422."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name = Field(description="Name of which the model becomes the next version.", examples=["line-1"])
     promote: bool = Field(

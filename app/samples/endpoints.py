@@ -7,7 +7,7 @@ import base64
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.access.callers import caller_of
@@ -33,8 +33,6 @@ router = APIRouter(tags=["samples"], dependencies=[MayScore])
 
 class SampleQuery(BaseModel):
     """Query parameters of a request that draws images from a model, such as number and seed; others are refused."""
-
-    model_config = ConfigDict(extra="forbid")
 
     n: int = Field(16, ge=1, le=256, description="Number of images.")
     temperature: float = Field(1.0, ge=0, le=2, description="Factor on the base distribution's standard deviation.")

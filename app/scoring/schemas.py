@@ -16,8 +16,6 @@ BACKWARD_PASSES = 5
 class ScoreQuery(BaseModel):
     """Query parameters of a scoring request, such as the false-alarm rate; unknown parameters are refused."""
 
-    model_config = ConfigDict(extra="forbid")
-
     alpha: float | None = Field(
         None, gt=0, lt=1, description="False-alarm rate of the verdicts. Default: 0.01 where the model can."
     )

@@ -426,7 +426,7 @@ class JobDraft(BaseModel):
     model: str | None = Field(None, description="The model; not needed for a training or a recommendation.")
     preset: str = Field("snf-glow-small", description="train: the preset.")
     architecture: dict[str, Any] | None = Field(None, description="train: an architecture in place of a preset.")
-    parameters: dict[str, Any] | None = Field(None, description="Parameters of the job.")
+    parameters: dict[str, Any] = Field({}, description="Parameters of the job.")
 
 
 class JobRequest(BaseModel):
@@ -450,9 +450,9 @@ class JobRequest(BaseModel):
         None,
         description="train: an architecture in place of a preset: its `levels` with their layers, or a `family` with its numbers, and optionally `name`, the image shape, and default parameters under `training`.",
     )
-    parameters: dict[str, Any] | None = Field(
-        None,
-        description="All optional, unknown ones are refused. train: see TrainingConfig. score: `alpha`, `images_per_part`, `calibration`. calibrate: `activate`. evaluate: `against` (names of anomalous datasets), `masks` (for datasets in `against`, that with masks of their defects), `corruptions` (graded faults), `images` (most of a set), `alpha`, `calibration`, `thorough`, `adapt` (convert size and colour). limit: `alpha`, `images` (most of them), `shapes`, `contrasts` (grey levels), `seed`, `calibration`. recommend: `minutes` (the budget), `alpha`, `shapes`, `contrasts`, `seed`, `backbone`, `feature_side`, and the options of the images.",
+    parameters: dict[str, Any] = Field(
+        {},
+        description="All optional, but that an evaluation needs `against` or `corruptions`; unknown ones are refused. Those of a training are in place of the preset's own.",
     )
     promote: bool = Field(
         False,

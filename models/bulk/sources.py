@@ -26,6 +26,7 @@ from models.errors import DatasetNotFound, ImageError
 from models.images.codec import Preprocessing, decode_image
 from models.images.npy import npy_header
 from models.images.preprocessing import conform_pixels
+from models.suggestions import choices
 
 ARRAYS = ("x_train", "x_test")
 MAX_FILE_BYTES = 256 * 2**20
@@ -43,7 +44,7 @@ def open_source(
     if path is not None:
         return BuiltinImages(path, preprocessing)
     if store is None or name not in store.names():
-        raise DatasetNotFound(f"there is no dataset {name!r}; there are: {', '.join(dataset_names(data_dir, store))}")
+        raise DatasetNotFound(f"there is no dataset {name!r}; {choices(name, dataset_names(data_dir, store))}")
     return StoredImages(store, name, preprocessing)
 
 

@@ -10,6 +10,7 @@ from models.datasets.prepared import Progress, no_progress
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound
 from models.images.options import ImageOptions
+from models.suggestions import choices
 
 
 def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> list[str]:
@@ -63,7 +64,5 @@ def load_dataset(
 def _stored(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetStore:
     if store is None or name in NAMES or name not in store.names():
         hint = "" if data_dir else "; set SNF_DATA_DIR to a folder with mnist.npz, fashion_mnist.npz or cifar10.npz"
-        raise DatasetNotFound(
-            f"there is no dataset {name!r}; there are: {', '.join(dataset_names(data_dir, store))}{hint}"
-        )
+        raise DatasetNotFound(f"there is no dataset {name!r}; {choices(name, dataset_names(data_dir, store))}{hint}")
     return store

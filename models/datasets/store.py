@@ -24,6 +24,7 @@ from models.images.options import ImageOptions
 from models.images.preprocessing import Preprocessing
 from models.images.tiles import tile_plan
 from models.naming import check_name, is_name
+from models.suggestions import choices
 
 RESERVE = 256 * 2**20
 
@@ -146,7 +147,7 @@ class DatasetStore:
         return self.root / name
 
     def _not_found(self, name: str) -> DatasetNotFound:
-        return DatasetNotFound(f"there is no dataset {name!r}; there are: {', '.join(self.names()) or 'none'}")
+        return DatasetNotFound(f"there is no dataset {name!r}; {choices(name, self.names())}")
 
 
 def _mean_tiles(report: DatasetReport, preprocessing: Preprocessing) -> float:

@@ -11,6 +11,7 @@ from models.datasets.choose_preprocessing import ImageFacts
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, DatasetUnfit
 from models.images.preprocessing import Preprocessing
+from models.suggestions import choices
 from models.training.config import TrainingConfig
 
 MIN_NORMAL_IMAGES = 40
@@ -127,4 +128,4 @@ def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
 
 def not_found(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetNotFound:
     """Return a ``DatasetNotFound`` error for the missing dataset ``name``, which lists all datasets on this machine."""
-    return DatasetNotFound(f"{name!r} does not exist; there are {', '.join(dataset_names(data_dir, store))}")
+    return DatasetNotFound(f"{name!r} does not exist; {choices(name, dataset_names(data_dir, store))}")

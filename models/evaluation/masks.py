@@ -15,6 +15,7 @@ from models.datasets.storage import Storage
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, DatasetUnfit, ImageError
 from models.images.preprocessing import Preprocessing, conform_mask
+from models.suggestions import choices
 
 SUFFIX = "_mask"
 """End of the names of masks in the layout of MVTec AD; it does not count."""
@@ -140,5 +141,5 @@ def open_masks(store: DatasetStore | None, name: str, preprocessing: Preprocessi
 def check_masks(store: DatasetStore | None, name: str) -> None:
     """Raise ``DatasetNotFound`` unless a dataset of masks has been uploaded."""
     if store is None or name not in store.names():
-        known = ", ".join(store.names()) if store is not None and store.names() else "none"
-        raise DatasetNotFound(f"masks are an uploaded dataset, and {name!r} is none; there are {known}")
+        known = [] if store is None else store.names()
+        raise DatasetNotFound(f"masks are an uploaded dataset, and {name!r} is none; {choices(name, known)}")

@@ -18,6 +18,7 @@ from models.errors import BackboneMissing, BackboneUnfit
 from models.features.backbone import Backbone
 from models.features.lite0 import weight_shapes
 from models.naming import is_name
+from models.suggestions import closest
 
 DESCRIPTION = "backbone.json"
 WEIGHTS = {"efficientnet-lite0": "weights.safetensors", "onnx": "model.onnx"}
@@ -51,7 +52,9 @@ class BackboneStore:
             BackboneUnfit: Its description is damaged.
         """
         if name not in self.names():
-            raise BackboneMissing(f"there is no backbone {name!r} here: add it by `snf backbones add {name}`")
+            meant = closest(name, self.names())
+            advice = f"did you mean {meant}? Else add it" if meant else "add it"
+            raise BackboneMissing(f"there is no backbone {name!r} here: {advice} by `snf backbones add {name}`")
         return _read(self.folder / name / DESCRIPTION)
 
     def by_digest(self, name: str, digest: str) -> Backbone:

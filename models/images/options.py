@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from models.images.preprocessing import MAX_LEVELS, Colour, Fit
 
 Side = Annotated[int, Field(ge=4, le=1024)]
+BothSides = tuple[Side, Side]
 
 
 def _both_sides(value: object) -> object:
@@ -20,12 +21,15 @@ def _both_sides(value: object) -> object:
     return (value, value) if isinstance(value, int) else value
 
 
+OneOrBoth = BeforeValidator(_both_sides, json_schema_input_type=BothSides | Side | None)
+
+
 class ImageOptions(BaseModel):
     """Options for how training images are brought to one size and colour. Unset ones are chosen from the images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    image_size: Annotated[tuple[Side, Side] | None, BeforeValidator(_both_sides)] = Field(
+    image_size: Annotated[BothSides | None, OneOrBoth] = Field(
         None,
         description="Side, or [height, width], that images are brought to; unset: their own size where all have the "
         "same, else a size that suits them. With fit tiles the side of a tile; unset: 256.",

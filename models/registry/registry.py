@@ -20,6 +20,7 @@ from models.registry.calibrations import OWN, RECORD, CalibrationStore
 from models.registry.limits import FOLDER as LIMITS
 from models.registry.limits import LimitStore
 from models.registry.version import ModelVersion, file_identity
+from models.suggestions import choices
 
 log = logging.getLogger(__name__)
 
@@ -304,7 +305,7 @@ class Registry:
     def _known_versions(self, name: str) -> list[int]:
         versions = self.versions(name)
         if not versions:
-            raise ModelNotFound(f"there is no model {name!r}; there are: {', '.join(self.names()) or 'none'}")
+            raise ModelNotFound(f"there is no model {name!r}; {choices(name, self.names())}")
         return versions
 
     def _write_alias(self, name: str, alias: str, version: int) -> None:

@@ -27,7 +27,7 @@ from models.flows.levels import LevelSpec, sentence
 from models.naming import NAME_RULE, is_name
 from models.training.config import TrainingConfig
 from models.training.presets import PRESETS, find_preset
-from models.training.recipe import OF_FEATURES, TrainingRecipe, require_features, training_config
+from models.training.recipe import OF_FEATURES, TrainingRecipe, require_features, settings_error, training_config
 
 MAX_BYTES = 2**18
 """Largest size of a document."""
@@ -148,7 +148,7 @@ def parse_architecture(document: Mapping[str, Any]) -> ArchitectureFile:
     try:
         recipe.config(training)
     except ValidationError as error:
-        raise ArchitectureInvalid(f"training: {sentence(error, training)}") from error
+        raise ArchitectureInvalid(f"training: {settings_error(error, recipe)}") from error
     _check_without_shape(recipe)
     return recipe
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from models.images.options import ImageOptions
 
@@ -17,11 +17,30 @@ MAX_MINUTES = 60 * 24 * 14
 """Longest training: two weeks."""
 
 
+GROUPS: dict[str, list[str]] = {
+    "Budget": ["max_steps", "max_minutes"],
+    "Images": ["image_size", "automatic_side", "fit", "colour", "levels", "pixel_transform", "suspect_share"],
+    "Steps": [
+        *("batch_size", "learning_rate", "warmup_steps", "final_learning_rate", "gradient_clip", "ema_decay"),
+        *("precision", "recompute", "seed"),
+    ],
+    "Features": ["backbone", "feature_side", "feature_steps", "feature_updates"],
+    "Learned inverses": [
+        *("reconstruction_weight", "multiplier", "reconstruction_target", "symmetric_reconstruction"),
+        *("noise_reconstruction", "gradient", "refresh_inverse_every"),
+    ],
+    "Validation": ["validations", "validation_images", "checkpoint_seconds"],
+}
+"""Names of the settings by subject, in the order in which help, documents and forms list them."""
+
+
 class TrainingConfig(ImageOptions):
     """Settings of a training run: steps, batch size, learning rate, penalties and precision.
 
     The defaults are those that trained the shipped models.
     """
+
+    model_config = ConfigDict(json_schema_extra={"x-groups": {title: [*names] for title, names in GROUPS.items()}})
 
     max_steps: int = Field(
         2000,

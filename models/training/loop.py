@@ -105,8 +105,10 @@ class Trainer:
         restored = load_checkpoint(self.checkpoints, digest, self.modules, self.optimizer)
         if restored is not None:
             self.state = restored
-            self.observe({"event": "log", "message": f"resumes from the checkpoint of step {restored.step}"})
+            self.observe({"event": "log", "message": f"continues from step {restored.step}, the newest checkpoint"})
         else:
+            if any(self.checkpoints.glob("step-*")):
+                self.observe({"event": "log", "message": "begins anew: no checkpoint here is of this training"})
             self._initialize()
         ranks.require_same_start(self.state.step, digest)
         self.batch_loss = BatchLoss(self.flow, self.objective, ranks)

@@ -27,6 +27,7 @@ from models.flows.architecture import (
     depth,
 )
 from models.images.options import ImageOptions
+from models.suggestions import choices
 from models.training.config import TrainingConfig
 from models.training.recipe import OF_FEATURES, require_features, training_config
 
@@ -280,5 +281,5 @@ PRESETS: dict[str, Preset] = {
 def find_preset(name: str) -> Preset:
     """Return the preset called ``name``. Raises ``PresetNotFound``, which lists all presets, if there is none."""
     if name not in PRESETS:
-        raise PresetNotFound(f"no preset {name!r}; there are: {', '.join(PRESETS)}")
+        raise PresetNotFound(f"there is no preset {name!r}; {choices(name, PRESETS)}")
     return PRESETS[name]

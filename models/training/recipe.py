@@ -9,12 +9,13 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from models.errors import DatasetUnfit
+from models.errors import DatasetUnfit, plain_text
 from models.flows.architecture import Architecture
 from models.training.config import MAX_STEPS, TrainingConfig
 
 OF_FEATURES = frozenset({"backbone", "feature_side", "feature_steps", "feature_updates"})
 """Settings that only models with features have."""
+NO_EFFECT = "it has no effect on {recipe}"
 NO_TILES = "fit tiles is for models of features alone, which {recipe} is not; choose the preset snf-features"
 
 
@@ -70,7 +71,14 @@ def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> Tr
     if unused:
         raise ValidationError.from_exception_data(
             TrainingConfig.__name__,
-            [{"type": "extra_forbidden", "loc": (name,), "input": parameters[name]} for name in unused],
+            [
+                {
+                    "type": PydanticCustomError("without_effect", NO_EFFECT, {"recipe": recipe.name}),
+                    "loc": (name,),
+                    "input": parameters[name],
+                }
+                for name in unused
+            ],
         )
     if parameters.get("fit") == "tiles" and recipe.family != "features":
         raise ValidationError.from_exception_data(
@@ -85,3 +93,13 @@ def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> Tr
         )
     unlimited = {"max_steps": MAX_STEPS} if parameters.get("max_minutes") is not None else {}
     return TrainingConfig.model_validate({**recipe.defaults, **unlimited, **parameters})
+
+
+def settings_error(error: ValidationError, recipe: TrainingRecipe) -> str:
+    """Return what is wrong with training settings as one line, such as "batch_size: expected ..., got ..."."""
+    texts = []
+    for item in error.errors():
+        text, where = plain_text(item, recipe.parameters), ".".join(map(str, item["loc"]))
+        # A suggestion names the unknown parameter itself.
+        texts.append(text if not where or text.startswith("unknown parameter") else f"{where}: {text}")
+    return "; ".join(texts)

@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from safetensors.torch import save
 
 from models.anomaly.fitting.reference_images import MOST_EVIDENCE_BYTES, evidence_bytes
 from models.artifacts.manifest import FILE, Manifest, read_manifest
 from models.datasets import Dataset, DatasetSummary
-from models.errors import ArchitectureInvalid, FolderTaken
+from models.devices import find_device
+from models.errors import ArchitectureInvalid
 from models.features.store import DEFAULT_FOLDER, BackboneStore
-from models.flows.architecture import FeatureArchitecture, HybridArchitecture, PixelArchitecture
+from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture, PixelArchitecture
 from models.flows.build import describe_flow
 from models.flows.flow import Flow
 from models.flows.levels import sentence
@@ -36,6 +38,7 @@ from models.training.loop import Interrupted, Observer, Trainer
 from models.training.precision import training_precision
 from models.training.presets import PRESETS, find_preset
 from models.training.recipe import TrainingRecipe
+from models.training.run_record import RunRecord, claim_folder
 from models.training.samples import EveryImage, TrainingImages
 from models.training.schedule import Schedule
 from models.training.validation_plan import PhaseSteps
@@ -89,7 +92,7 @@ def train(
         DatasetUnfit: The recipe cannot have the shape of the images.
         ArchitectureInvalid: A layer cannot take its images, or belongs to no registered type.
         PresetNotFound: There is no such preset.
-        FolderTaken: The folder holds a finished training with other settings.
+        FolderTaken: The folder holds a finished or interrupted training with other settings, which the text names.
         DeviceNotFound: The device does not exist.
         RanksUnfit: The processes cannot train together.
         EngineUnavailable: The engine is not installed, or does not support the model.
@@ -102,13 +105,16 @@ def train(
     if start is not None:
         config = config.model_copy(update={"pixel_transform": chosen.defaults["pixel_transform"]})
     if (path / FILE).is_file():
-        _check_same_run(read_manifest(path), dataset, chosen, config)
+        _require_same_run(read_manifest(path), dataset, chosen, config, folder)
         return path
     if threads is not None:
         torch.set_num_threads(threads)
     options = engine or EngineOptions()
     architecture = chosen.architecture_for(dataset.image_shape, config, options.backbones)
     flow_architecture = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
+    if not isinstance(flow_architecture, FeatureArchitecture):
+        find_device(device)  # a device that does not exist is refused before anything is written
+        claim_folder(folder, _record_of(dataset, chosen, config, architecture, start), write=ranks.first)
     if not ranks.first:
         if not isinstance(flow_architecture, FeatureArchitecture):
             Trainer(dataset, flow_architecture, config, folder, observe, device, ranks, start=start).take_steps(
@@ -204,18 +210,26 @@ def folds_of_fit(dataset: Dataset, architecture: FeatureArchitecture, observe: O
     return None
 
 
-def _check_same_run(manifest: Manifest, dataset: Dataset, recipe: TrainingRecipe, config: TrainingConfig) -> None:
-    done = manifest.training
-    # Validated again, as JSON has no tuples, and settings of later versions take their defaults.
+def _record_of(
+    dataset: Dataset, recipe: TrainingRecipe, config: TrainingConfig, architecture: Architecture, start: Flow | None
+) -> RunRecord:
+    described = None if recipe.name in PRESETS else architecture
+    weights = b"" if start is None else save(start.state_dict())
+    return RunRecord.of(recipe.name, (dataset.name, dataset.digest), config, described, weights)
+
+
+def _require_same_run(
+    manifest: Manifest, dataset: Dataset, recipe: TrainingRecipe, config: TrainingConfig, folder: Path
+) -> None:
+    done, custom = manifest.training, recipe.name not in PRESETS
     given = TrainingConfig.model_validate({**recipe.defaults, **done.config})
-    same = (done.preset, given, done.dataset_digest) == (recipe.name, config, dataset.digest)
-    if same and recipe.name not in PRESETS:
-        same = manifest.architecture == recipe.architecture_for(dataset.image_shape, config)
-    if not same:
-        raise FolderTaken(
-            f"expected an empty folder or an earlier run of this training, got a finished training of {done.preset} on "
-            f"{done.dataset} with other settings; choose another folder"
-        )
+    # Of layers that were given with their weights, the layers alone are compared.
+    architectures = (
+        (manifest.architecture, recipe.architecture_for(dataset.image_shape, config)) if custom else (None,) * 2
+    )
+    finished = RunRecord.of(done.preset, (done.dataset, done.dataset_digest), given, architectures[0])
+    run = RunRecord.of(recipe.name, (dataset.name, dataset.digest), config, architectures[1])
+    finished.require_same(run, folder, "a finished training")
 
 
 def _rising(observe: Observer) -> Observer:

@@ -297,6 +297,16 @@ def test_a_training_is_paused_resumed_cancelled_and_tried_again(
     page.get_by_role("link", name="All jobs").click()
     expect(page.get_by_role("link", name="train halted, cancelled")).to_have_count(2)
 
+    page.goto(f"/#/train/{another}")
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog", name="Delete this job?").get_by_role("button", name="Cancel").click()
+    expect(badge).to_contain_text("cancelled")
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog", name="Delete this job?").get_by_role("button", name="Delete job").click()
+    toast(page, "The job is deleted")
+    expect(page.get_by_role("link", name="train halted, cancelled")).to_have_count(1)
+    assert house.get(f"/v1/jobs/{another}").status_code == 404
+
 
 def test_from_images_to_a_verdict(page: Page, house: httpx.Client) -> None:
     """The whole way that a newcomer goes: a training of some seconds, live to its model, and an image scored by it."""

@@ -1,18 +1,27 @@
 """The client's requests and responses are those of the service's OpenAPI document."""
 
 import re
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from pydantic import ValidationError
 
 from app.scoring.schemas import SCORED_DIGIT
-from client.generate_schemas import TARGET, generate, openapi_document
+from client.generate_schemas import PARAMETERS, TARGET, generate, generate_parameters, openapi_document
+from models.training.config import TrainingConfig
+from snf_client.parameters import TrainingConfig as TrainingParameters
 from snf_client.schemas import JobRequest, Scores
 
 
 def test_generating_again_gives_the_same_text() -> None:
-    assert generate(openapi_document()) == TARGET.read_text(), "run `make client-schemas`"
+    described = openapi_document()
+    assert generate(described) == TARGET.read_text(), "run `make client-schemas`"
+    assert generate_parameters(described) == PARAMETERS.read_text(), "run `make client-schemas`"
+
+
+def test_the_parameters_of_a_training_are_those_of_its_settings() -> None:
+    assert set(get_type_hints(TrainingParameters)) == set(TrainingConfig.model_fields)
+    assert get_type_hints(TrainingParameters)["max_minutes"] == float | None
 
 
 def test_only_pydantic_is_imported() -> None:

@@ -114,7 +114,7 @@ def test_what_cannot_succeed_is_not_queued(house: httpx.Client, changes: dict[st
     [
         ({"levels": [{"steps": [{"type": "actnrm"}]}]}, "did you mean 'actnorm'?"),
         ({"levels": [{"steps": [{"type": "actnorm"}]}] * 4}, "level 3, squeeze: expected images with even sides"),
-        ({"training": {"max_stepz": 1}}, "training: max_stepz: there is no such parameter"),
+        ({"training": {"max_stepz": 1}}, "training: unknown parameter max_stepz; did you mean max_steps?"),
     ],
 )
 def test_an_architecture_that_cannot_be_built_is_not_queued(

@@ -78,7 +78,8 @@ CREATE = (
     + """
 if ARGV[3] ~= '' then
   local known = redis.call('HMGET', prefix .. 'idempotency:' .. ARGV[3], 'id', 'fingerprint')
-  if known[1] then
+  -- The key of a job that was deleted is free again.
+  if known[1] and redis.call('EXISTS', prefix .. 'job:' .. known[1]) == 1 then
     if known[2] ~= ARGV[5] then return {'conflict', known[1]} end
     return {'known', known[1]}
   end

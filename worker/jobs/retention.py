@@ -66,20 +66,36 @@ def adopt_earlier(store: JobStore, folder: Path, retry_of: str | None, name: str
     return None
 
 
+def remove_job(store: JobStore, settings: Settings, job_id: str) -> None:
+    """Delete a job that has ended: its files at once, then its record.
+
+    Files that are being sent stay readable until then. The record is removed last, so that a second call completes an
+    interrupted removal.
+
+    Raises:
+        OSError: The files cannot be deleted; the record is kept.
+        BrokerDown: Redis does not answer.
+    """
+    folder = settings.jobs_dir / job_id
+    # Renamed first: no reader finds half of the files.
+    removed = folder.with_name(f".{job_id}.removed")
+    if folder.exists():
+        folder.rename(removed)
+    if removed.exists():
+        shutil.rmtree(removed)
+    store.forget(job_id)
+
+
 def sweep_old_jobs(store: JobStore, settings: Settings) -> int:
     """Delete up to 50 jobs that ended more than ``retention_days`` ago, with their files; return their number."""
     ids = store.finished_before(settings.retention_days * 24 * 3600, limit=_AT_ONCE)
     removed = 0
     for job_id in ids:
-        # The record is removed last, so that the next sweep completes an interrupted removal.
-        folder = settings.jobs_dir / job_id
         try:
-            if folder.exists():
-                shutil.rmtree(folder)
+            remove_job(store, settings, job_id)
         except OSError as error:
             log.warning("job %s cannot be removed yet: %s", job_id, error)
             continue
-        store.forget(job_id)
         removed += 1
         log.info("job %s ended more than %g days ago and was removed", job_id, settings.retention_days)
     return removed

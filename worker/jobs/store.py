@@ -74,12 +74,13 @@ class JobStore(LeaseStore):
             job_id, stored = cast(Sequence[str | None], self._client.hmget(key, ["id", "fingerprint"]))
         if job_id is None:
             return None
+        try:
+            job = self.get(job_id)
+        except JobNotFound:
+            return None  # it was deleted, so its key is free again
         if stored != fingerprint:
             raise _reused(job_id)
-        try:
-            return self.get(job_id)
-        except JobNotFound:
-            return None
+        return job
 
     def get(self, job_id: str) -> Job:
         """Return the record of a job by its id; raise ``JobNotFound`` if no job has this id.

@@ -13,7 +13,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from snf_client.errors import ClientError, UnexpectedAnswer
 from snf_client.job_events import Event, JobEventReader, JobPolling
-from snf_client.request import Call, RetryWhen, path, query, read_bytes, read_json, read_text, unexpected
+from snf_client.parameters import (
+    CalibrationParameters,
+    EvaluationParameters,
+    LimitParameters,
+    RecommendParameters,
+    ScoringParameters,
+    TrainingConfig,
+)
+from snf_client.request import Call, RetryWhen, path, query, read_bytes, read_json, read_nothing, read_text, unexpected
 from snf_client.schemas import (
     CalibrationResult,
     EstimatedJob,
@@ -34,6 +42,14 @@ from snf_client.transport import AsyncTransport, Resource, S, SyncTransport, ope
 JobStatus: TypeAlias = Literal["queued", "starting", "running", "paused", "succeeded", "partial", "failed", "cancelled"]
 JobType: TypeAlias = Literal["train", "score", "calibrate", "evaluate", "limit", "recommend"]
 AnyJobResult: TypeAlias = CalibrationResult | LimitResult | JobResult | EvaluationReport | RecommendationRecord
+AnyParameters: TypeAlias = (
+    TrainingConfig
+    | ScoringParameters
+    | CalibrationParameters
+    | EvaluationParameters
+    | LimitParameters
+    | RecommendParameters
+)
 
 FINISHED = frozenset({"succeeded", "partial", "failed", "cancelled"})
 _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(AnyJobResult)
@@ -64,7 +80,7 @@ class _Jobs(Resource[S]):
         *,
         preset: str | None = None,
         architecture: dict[str, Any] | None = None,
-        parameters: dict[str, Any] | None = None,
+        parameters: TrainingConfig | None = None,
         promote: bool = False,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         force: bool = False,
@@ -92,7 +108,7 @@ class _Jobs(Resource[S]):
             dataset=dataset,
             model=name,
             **chosen,
-            parameters=parameters or {},
+            parameters=dict(parameters or {}),
             promote=promote,
             device=device,
             force=force,
@@ -101,57 +117,57 @@ class _Jobs(Resource[S]):
 
     @operation
     def datasets(
-        self, type: JobType, ref: str | None = None, *, parameters: dict[str, Any] | None = None
+        self, type: JobType, ref: str | None = None, *, parameters: AnyParameters | None = None
     ) -> Call[JobDatasets]:
         """Return every dataset with the reason why a job of this type would be refused with it, None if it would not.
 
         ``ref`` is the model; a training needs none. Nothing is queued.
         """
-        draft = JobDraft(type=type, model=ref, parameters=parameters or {})
+        draft = JobDraft(type=type, model=ref, parameters=dict(parameters or {}))
         return Call(
             "POST", path("jobs", "datasets"), read_json(JobDatasets), body={"json": draft.model_dump(exclude_none=True)}
         )
 
     @operation
     def score(
-        self, dataset: str, ref: str, *, parameters: dict[str, Any] | None = None, key: str | None = None
+        self, dataset: str, ref: str, *, parameters: ScoringParameters | None = None, key: str | None = None
     ) -> Call[JobView]:
         """Queue a job that scores a dataset's images into a Parquet file for ``download``; return the job's record."""
-        return _submit(JobRequest(type="score", dataset=dataset, model=ref, parameters=parameters or {}), key)
+        return _submit(JobRequest(type="score", dataset=dataset, model=ref, parameters=dict(parameters or {})), key)
 
     @operation
     def calibrate(
-        self, dataset: str, ref: str, *, parameters: dict[str, Any] | None = None, key: str | None = None
+        self, dataset: str, ref: str, *, parameters: CalibrationParameters | None = None, key: str | None = None
     ) -> Call[JobView]:
         """Queue a job that refits a model's anomaly test (p-values) to normal images; return the job's record."""
-        return _submit(JobRequest(type="calibrate", dataset=dataset, model=ref, parameters=parameters or {}), key)
+        return _submit(JobRequest(type="calibrate", dataset=dataset, model=ref, parameters=dict(parameters or {})), key)
 
     @operation
     def evaluate(
-        self, dataset: str, ref: str, *, parameters: dict[str, Any] | None = None, key: str | None = None
+        self, dataset: str, ref: str, *, parameters: EvaluationParameters | None = None, key: str | None = None
     ) -> Call[JobView]:
         """Queue a job that measures how well a model tells a dataset's images from anomalies; return its record."""
-        return _submit(JobRequest(type="evaluate", dataset=dataset, model=ref, parameters=parameters or {}), key)
+        return _submit(JobRequest(type="evaluate", dataset=dataset, model=ref, parameters=dict(parameters or {})), key)
 
     @operation
     def limit(
-        self, dataset: str, ref: str, *, parameters: dict[str, Any] | None = None, key: str | None = None
+        self, dataset: str, ref: str, *, parameters: LimitParameters | None = None, key: str | None = None
     ) -> Call[JobView]:
         """Queue a job that measures the smallest defects a model finds in a dataset's good images; return its record.
 
         Of the dataset that the model was trained on, only images that it has not used get defects.
         """
-        return _submit(JobRequest(type="limit", dataset=dataset, model=ref, parameters=parameters or {}), key)
+        return _submit(JobRequest(type="limit", dataset=dataset, model=ref, parameters=dict(parameters or {})), key)
 
     @operation
     def recommend(
-        self, dataset: str, *, parameters: dict[str, Any] | None = None, key: str | None = None
+        self, dataset: str, *, parameters: RecommendParameters | None = None, key: str | None = None
     ) -> Call[JobView]:
         """Queue a job that compares the families of models on a dataset and proposes one; return its record.
 
         Its result is a ``RecommendationRecord``. No model is registered.
         """
-        return _submit(JobRequest(type="recommend", dataset=dataset, parameters=parameters or {}), key)
+        return _submit(JobRequest(type="recommend", dataset=dataset, parameters=dict(parameters or {})), key)
 
     @operation
     def list(
@@ -205,6 +221,15 @@ class _Jobs(Resource[S]):
         Repeated calls return the same new job.
         """
         return Call("POST", path("jobs", job_id, "retry"), read_json(JobView))
+
+    @operation
+    def delete(self, job_id: str) -> Call[None]:
+        """Delete a job that has ended, with its result and files; its model stays.
+
+        Raises:
+            Conflict: If the job has not ended, or an unfinished retry may need its checkpoints.
+        """
+        return Call("DELETE", path("jobs", job_id), read_nothing)
 
     @operation
     def metrics(self, job_id: str, *, points: int | None = None) -> Call[TrainingCurve]:

@@ -7,7 +7,6 @@ subclass; a program adds one for itself by :func:`register`. A file only ever gi
 
 from __future__ import annotations
 
-import difflib
 import pkgutil
 from collections.abc import Iterator
 from importlib import import_module
@@ -15,6 +14,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
+
+from models.suggestions import closest
 
 if TYPE_CHECKING:
     from models.bijections.base import Bijection
@@ -143,8 +144,8 @@ def find_layer_type(name: str) -> type[LayerSpec]:
     if name in installed:
         return _load(installed[name])
     known = sorted({*registered, *installed})
-    similar = difflib.get_close_matches(name, known, 1)
-    meant = f"; did you mean {similar[0]!r}?" if similar else ""
+    similar = closest(name, known)
+    meant = f"; did you mean {similar!r}?" if similar else ""
     raise ValueError(f"expected a layer type of {', '.join(known)}, got {name[:64]!r}{meant}")
 
 

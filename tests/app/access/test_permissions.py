@@ -172,6 +172,9 @@ def test_a_refusal_names_the_role_in_words(keyed: TestClient, keys: dict[Role, d
     body = keyed.delete("/v1/models/nobody", headers=keys["score"]).json()
     assert body["detail"] == "the key 'score' has the role 'score'; this call needs 'admin'"
     assert (body["needed"], body["held"]) == ("admin", "score")
+    unknown = keyed.delete("/v1/models/nobody?sead=1", headers=keys["score"])
+    assert (unknown.status_code, unknown.json()["type"]) == (403, "insufficient-role")
+    assert keyed.delete("/v1/models/nobody?sead=1", headers=keys["admin"]).status_code == 422
 
 
 def test_a_caller_is_shown_what_it_may(

@@ -1,16 +1,25 @@
-"""`snf train` in two processes that torchrun started."""
+"""`snf train`: its help, its folder, and two processes that torchrun started."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from app.cli.common import INTERRUPTED, USAGE
+from app.cli.main import cli
 from models.registry.registry import Registry
+from models.training.loop import Interrupted
+from models.training.parameters import parameter_groups
+from models.training.presets import find_preset
+from models.training.run_record import FILE, RunRecord
 from tests.support.paths import ROOT
 
 
@@ -42,3 +51,59 @@ def test_the_first_process_alone_reports_and_registers(tmp_path: Path) -> None:
         assert [event["event"] for event in events].count(name) == 1, name
     assert events[-1]["ref"] == "digits:1"
     assert Registry(tmp_path / "registry").versions("digits") == [1]
+
+
+def test_the_help_lists_every_parameter_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(cli, ["train", "--help"]).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", shown).split())
+    for group in parameter_groups().values():
+        for one in group:
+            assert f"{one.name} {one.meaning} [{one.values}; default: {one.default}]" in text
+    for name in ("snf-fc-2l", "snf-glow-2l-4k-5x5"):
+        assert f" {name} max_steps=" in text
+
+
+def test_the_help_does_not_load_pytorch() -> None:
+    program = "\n".join(
+        (
+            "import sys",
+            "from app.cli.main import cli",
+            "try: cli(['train', '--help'])",
+            "finally: assert 'torch' not in sys.modules",
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_interrupted_run_of_other_settings_is_kept_until_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = find_preset("snf-glow-tiny").config({"max_steps": 9})
+    folder, checkpoint = tmp_path / "runs" / "digits", tmp_path / "runs" / "digits" / "checkpoints" / "step-00000001"
+    checkpoint.mkdir(parents=True)
+    run = RunRecord.of("snf-glow-tiny", ("mnist-mini", "other"), config, None)
+    (folder / FILE).write_text(run.model_dump_json())
+    command = ["train", "--data", "mnist-mini", "--preset", "snf-glow-tiny", "--name", "digits", "--max-steps", "5"]
+    env = {"SNF_HOME": str(tmp_path), "SNF_URL": ""}
+
+    refused = CliRunner().invoke(cli, command, env=env)
+    assert refused.exit_code == USAGE
+    assert "max_steps: expected 9, got 5; the images of mnist-mini have changed" in refused.stderr
+    assert "--restart" in refused.stderr
+    assert checkpoint.is_dir()
+
+    def interrupted(_dataset: Any, _recipe: Any, _config: Any, place: Path, **_rest: Any) -> Path:
+        assert place == folder
+        assert not place.exists()
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr("models.training.run.train", interrupted)
+    restarted = CliRunner().invoke(cli, [*command, "--restart"], env=env)
+    assert restarted.exit_code == INTERRUPTED
+    assert f"the earlier run is now in {folder}~1" in restarted.stderr
+    assert (tmp_path / "runs" / "digits~1" / "checkpoints" / "step-00000001").is_dir()

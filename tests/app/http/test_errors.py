@@ -59,9 +59,18 @@ def test_unknown_path(client: TestClient) -> None:
 
 
 def test_wrong_method_names_the_right_one(client: TestClient) -> None:
-    response = client.delete("/v1/models")
-    problem(response, 405, "method-not-allowed")
-    assert response.headers["allow"] == "GET"
+    for path, allowed in {
+        "/v1/models": "GET, HEAD, POST",
+        "/v1/jobs/00000000000000000000000000/cancel": "POST",
+        "/v1/models/m/aliases/live": "DELETE, PUT",
+        "/healthz": "GET, HEAD",
+        "/": "GET, HEAD",
+        "/console/js/main.js": "GET, HEAD",
+        "/openapi.json": "GET, HEAD",
+    }.items():
+        response = client.patch(path)
+        problem(response, 405, "method-not-allowed")
+        assert response.headers["allow"] == allowed, path
 
 
 def test_unknown_model(client: TestClient) -> None:
@@ -70,9 +79,12 @@ def test_unknown_model(client: TestClient) -> None:
 
 
 def test_validation_points_at_every_wrong_part(client: TestClient) -> None:
-    body = problem(client.post("/v1/models/m/score?alpha=7&colour=red"), 422, "invalid-request")
-    assert {one["pointer"] for one in body["errors"]} == {"/query/alpha", "/query/colour"}
+    body = problem(client.post("/v1/models/m/score?alpha=7&draws=0"), 422, "invalid-request")
+    assert {one["pointer"] for one in body["errors"]} == {"/query/alpha", "/query/draws"}
     assert all(one["detail"] for one in body["errors"])
+    # Names come before values.
+    body = problem(client.post("/v1/models/m/score?alpha=7&colour=red&size=3"), 422, "invalid-request")
+    assert {one["pointer"] for one in body["errors"]} == {"/query/colour", "/query/size"}
 
 
 def test_unreadable_json(client: TestClient) -> None:

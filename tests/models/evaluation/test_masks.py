@@ -156,7 +156,7 @@ def test_without_masks_there_are_no_such_figures(scorer: Scorer, store: DatasetS
 def test_masks_that_cannot_be_used_are_refused(scorer: Scorer, store: DatasetStore) -> None:
     with pytest.raises(ValidationError, match="not among the datasets in `against`"):
         subject(scorer, store, masks={"others": "masks"})
-    with pytest.raises(DatasetNotFound, match="'nothing' is none; there are digits, large, masks, stained"):
+    with pytest.raises(DatasetNotFound, match="'nothing' is none; there are: digits, large, masks, stained"):
         evaluate(subject(scorer, store, masks={"stained": "nothing"}))
     with pytest.raises(DatasetUnfit, match="no image of stained has a mask in digits"):
         evaluate(subject(scorer, store, masks={"stained": "digits"}, images=40))

@@ -150,7 +150,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         file_of({"type": "actnorm"}, training={"max_steps": 0}),
         "training: max_steps: expected a value greater than or equal to 1, got 0",
     ),
-    (file_of({"type": "actnorm"}, training={"backbone": "x"}), "training: backbone: there is no such parameter"),
+    (file_of({"type": "actnorm"}, training={"backbone": "x"}), "training: backbone: it has no effect on custom"),
     (
         file_of({"type": "actnorm"}, pixel_transform="cubic"),
         "pixel_transform: expected 'affine', 'logit' or 'marginal', got 'cubic'",

@@ -100,7 +100,7 @@ def test_all_stop_when_any_is_asked_to_and_go_on_from_the_checkpoint(
     folder: Path, first: dict[str, Outcome], second: dict[str, Outcome]
 ) -> None:
     assert first["interrupted"]["ended"] == second["interrupted"]["ended"] == "stopped after step 8"
-    assert first["resumed"]["events"][0]["message"] == "resumes from the checkpoint of step 8"
+    assert first["resumed"]["events"][0]["message"] == "continues from step 8, the newest checkpoint"
     for part in ("weights", "averaged", "optimizer"):
         whole = weights(folder / "plain", PLAIN["max_steps"], part)
         for name, value in weights(folder / "resumed", PLAIN["max_steps"], part).items():

@@ -144,7 +144,7 @@ def test_a_checkpoint_of_an_earlier_version_has_no_first_validation(tmp_path: Pa
         del document["state"][name]
     state_file.write_text(json.dumps(document))
     resumed, events = run(tmp_path)
-    assert "resumes from the checkpoint of step 2" in events[0]["message"]
+    assert "continues from step 2" in events[0]["message"]
     assert resumed.state.first_validation is not None
 
 

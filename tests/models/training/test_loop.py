@@ -239,7 +239,7 @@ def test_unknown_presets_and_unfit_images_are_refused(tmp_path: Path) -> None:
     def call(preset: str, dataset: Dataset) -> None:
         train(dataset, preset, QUICK, tmp_path, observe=lambda _event: None, should_stop=lambda: False)
 
-    with pytest.raises(PresetNotFound, match="no preset 'snf-glow-huge'; there are: snf-glow-tiny"):
+    with pytest.raises(PresetNotFound, match="no preset 'snf-glow-huge'; did you mean snf-glow-medium"):
         call("snf-glow-huge", DIGITS)
     odd = DIGITS.train[:, :, :27, :]
     with pytest.raises(DatasetUnfit, match="halves both sides 1 times: expected multiples of 2, at least 8, got 27x28"):

@@ -8,6 +8,7 @@ import pytest
 from tests.worker.support.helpers import make_reconciler
 from worker.errors import JobNotFound
 from worker.jobs.record import Job, Status
+from worker.jobs.retention import remove_job
 from worker.jobs.store import JobStore
 from worker.settings import Settings
 
@@ -45,6 +46,22 @@ def test_old_jobs_go_with_their_folders_and_others_stay(store: JobStore, forgetf
     assert [store.count(status) for status in ENDS] == [0] * len(ENDS)
     assert (forgetful.jobs_dir / queued.id).exists()
     assert sweeper.sweep() == 0
+
+
+def test_a_removal_spares_what_is_being_read_and_completes_an_interrupted_one(
+    store: JobStore, settings: Settings, add: Add
+) -> None:
+    job = ended(store, settings, add, Status.SUCCEEDED)
+    folder = settings.jobs_dir / job.id
+    (folder / "scores.parquet").write_bytes(b"scores")
+    with (folder / "scores.parquet").open("rb") as download:
+        folder.rename(folder.with_name(f".{job.id}.removed"))  # where an earlier removal was interrupted
+        remove_job(store, settings, job.id)
+        assert list(settings.jobs_dir.iterdir()) == []
+        assert download.read() == b"scores"
+    with pytest.raises(JobNotFound):
+        store.get(job.id)
+    remove_job(store, settings, job.id)
 
 
 def test_jobs_are_kept_for_the_time_of_the_setting(store: JobStore, settings: Settings, add: Add) -> None:

@@ -4,7 +4,7 @@ import { confirmed } from "../confirm.js";
 import { follow } from "../events.js";
 import { bytes, count, duration, moment, whole } from "../format.js";
 import { facts, stateBadge, waiting } from "../parts.js";
-import { get, isAbort, pause } from "../service.js";
+import { call, get, isAbort, pause } from "../service.js";
 import { complain, toast } from "../toast.js";
 import { Curve } from "./curve.js";
 import { Log } from "./log.js";
@@ -17,7 +17,8 @@ const POINTS = 1000;
 const POLL_MS = 3000;
 const FINISHED = new Set(["succeeded", "partial", "failed", "cancelled"]);
 const TITLES = { train: "Training", score: "Scoring", calibrate: "Calibration", evaluate: "Evaluation", limit: "Detection limit", recommend: "Comparison of families" };
-const ACTIONS = [["pause", "Pause"], ["resume", "Resume"], ["cancel", "Cancel"], ["retry", "Try again"]];
+const ACTIONS = [["pause", "Pause"], ["resume", "Resume"], ["cancel", "Cancel"], ["retry", "Try again"], ["delete", "Delete"]];
+const DANGEROUS = new Set(["cancel", "delete"]);
 
 export class Job {
   constructor(id, { changed }) {
@@ -106,9 +107,16 @@ export class Job {
 
   async act(action) {
     if (action === "cancel" && !(await confirmed("Cancel this job?", "You can try it again later from its last checkpoint.", "Cancel job", "Keep running"))) return;
+    if (action === "delete" && !(await confirmed("Delete this job?", "Its result, curve, log and files are deleted. A model that it made is kept.", "Delete job"))) return;
     this.acting = true;
     this.changed();
     try {
+      if (action === "delete") {
+        await call(this.job.links.delete, { method: "DELETE" });
+        toast("The job is deleted");
+        location.hash = "#/train";
+        return;
+      }
       const job = await get(this.job.links[action], { method: "POST" });
       if (job.id !== this.id) {
         toast("A new job continues from the checkpoint");
@@ -130,7 +138,7 @@ export class Job {
         <p class="small"><a href="#/train">All jobs</a></p>
         <h1 class="break">${TITLES[job.type]}${job.model ? ` of ${job.result?.ref ?? job.model}` : ""} ${stateBadge(job.status)}</h1>
         <p>${job.dataset}${training ? `, ${job.preset}` : ""}, queued ${moment(job.created_at)}</p></div>
-        <div class="row">${ACTIONS.filter(([action]) => this.allowed(action)).map(([action, label]) => html`<button class=${action === "cancel" ? "danger" : ""}
+        <div class="row">${ACTIONS.filter(([action]) => this.allowed(action)).map(([action, label]) => html`<button class=${DANGEROUS.has(action) ? "danger" : ""}
           ?disabled=${this.acting} @click=${() => this.act(action)}>${label}</button>`)}</div></div>
       ${problem(this.error)}
       ${(this.disconnected || this.unreachable) && !FINISHED.has(job.status) ? html`<p class="notice warn" role="status">The connection to the service is lost. The job continues; this page reconnects automatically.</p>` : nothing}

@@ -4,21 +4,11 @@ import { live } from "../../vendor/lit-html/directives/live.js";
 import { brief } from "../format.js";
 
 const BUDGET = ["max_steps", "max_minutes"]; // fields of the form itself
-const GROUPS = [
-  ["Images", ["image_size", "automatic_side", "fit", "colour", "levels", "pixel_transform", "suspect_share"]],
-  ["Steps", ["batch_size", "learning_rate", "warmup_steps", "final_learning_rate", "gradient_clip", "ema_decay", "precision", "seed"]],
-  ["Features", ["backbone", "feature_side", "feature_steps", "feature_updates"]],
-  ["Learned inverses", ["reconstruction_weight", "multiplier", "reconstruction_target", "symmetric_reconstruction",
-    "noise_reconstruction", "gradient", "refresh_inverse_every"]],
-  ["Validation", ["validations", "validation_images", "checkpoint_seconds"]],
-];
 
-/** Groups the parameters of a schema; parameters outside all groups come last. */
+/** Returns the groups of parameters that a schema names, without the fields of the form itself. */
 function groups(schema) {
-  const known = new Set(BUDGET.concat(...GROUPS.map(([, names]) => names)));
-  const others = Object.keys(schema.properties).filter((name) => !known.has(name));
-  return [...GROUPS, ["Other", others]]
-    .map(([title, names]) => [title, names.filter((name) => name in schema.properties)]).filter(([, names]) => names.length);
+  return Object.entries(schema["x-groups"])
+    .map(([title, names]) => [title, names.filter((name) => name in schema.properties && !BUDGET.includes(name))]).filter(([, names]) => names.length);
 }
 
 /** Converts the filled-in fields to the parameters of a request. */

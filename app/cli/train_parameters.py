@@ -1,0 +1,74 @@
+# ruff: noqa: PLC0415 - what the help lists is imported only where it is shown
+"""Training parameters on the command line: the values of ``--set``, and their tables in ``snf train --help``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from typer.core import TyperCommand
+
+from app.cli.common import USAGE, fail
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from models.training.config import TrainingConfig
+    from models.training.recipe import TrainingRecipe
+
+NAME_COLUMNS = 24
+"""Width of the column with the names of the parameters, the longest of which it holds."""
+
+
+class TrainCommand(TyperCommand):
+    """A command whose help ends with the training parameters and the defaults that presets change."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help of the command, then a table for each group of parameters."""
+        super().format_help(ctx, formatter)
+        from rich.console import Console
+        from rich.panel import Panel
+
+        from models.training.parameters import parameter_groups, preset_defaults
+
+        console = Console(highlight=False, markup=False)
+        tables = {f"Parameters of --set: {title}": _table() for title in parameter_groups()}
+        for table, parameters in zip(tables.values(), parameter_groups().values(), strict=True):
+            for parameter in parameters:
+                table.add_row(parameter.name, f"{parameter.meaning} [{parameter.values}; default: {parameter.default}]")
+        tables["Defaults of presets"] = presets = _table()
+        for names, changed in preset_defaults():
+            presets.add_row("\n".join(names), ", ".join(f"{name}={value}" for name, value in changed.items()))
+        for title, table in tables.items():
+            console.print(Panel(table, title=title, title_align="left", border_style="dim"))
+
+
+def _table() -> Table:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(min_width=NAME_COLUMNS, style="cyan", overflow="fold")
+    table.add_column()
+    return table
+
+
+def given_parameters(max_steps: int | None, max_minutes: float | None, pairs: list[str]) -> dict[str, Any]:
+    """Return the parameters that a command line gives; exit with code 2 for a ``--set`` that is not NAME=VALUE."""
+    given: dict[str, Any] = {"max_steps": max_steps, "max_minutes": max_minutes}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise fail(f"--set: expected NAME=VALUE, got {pair!r}", USAGE)
+        given[name] = value
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def read_config(recipe: TrainingRecipe, given: dict[str, Any]) -> TrainingConfig:
+    """Return the training settings of a recipe with the ``given`` parameters; exit with code 2 if one is invalid."""
+    from pydantic import ValidationError
+
+    from models.training.recipe import settings_error
+
+    try:
+        return recipe.config(given)
+    except ValidationError as error:
+        raise fail(f"--set: {settings_error(error, recipe)}", USAGE) from error

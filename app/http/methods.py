@@ -1,0 +1,70 @@
+"""The method HEAD, which is answered as GET without the body, and the methods that a path allows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from starlette.routing import BaseRoute, Match, Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+class HeadAsGet:
+    """ASGI middleware that answers HEAD with the status and the headers of GET, and without a body.
+
+    A file is not read, and a stream ends after its headers.
+
+    Args:
+        app: Application behind the middleware, which gets the request as GET.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request to the application; of the answer to HEAD send the headers alone."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        answered, received = asyncio.Event(), False
+
+        async def receive_then_leave() -> Message:
+            nonlocal received
+            if not received:
+                received = True
+                return await receive()
+            # As a client that has left: streams end.
+            await answered.wait()
+            return {"type": "http.disconnect"}
+
+        async def send_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # The server sends no body for this method, whatever length the headers say.
+                scope["method"] = "HEAD"
+                await send(message)
+                await send({"type": "http.response.body", "body": b""})
+                answered.set()
+
+        # In place: middleware around this one reads what routing and endpoints write into the scope.
+        scope["method"] = "GET"
+        # Files are then named in a message, in place of being read.
+        scope["extensions"] = {**scope.get("extensions", {}), "http.response.pathsend": {}}
+        try:
+            await self._app(scope, receive_then_leave, send_headers)
+        finally:
+            scope["method"] = "HEAD"
+
+
+def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:
+    """Return the value of the header ``Allow`` for the path of a request: the methods of all of its routes."""
+    root = scope.get("app_root_path", scope.get("root_path", ""))
+    found = set()
+    for route in routes:
+        for method in METHODS:
+            # Matching writes into the scope of some routes.
+            match, _ = route.matches({**scope, "root_path": root, "method": method})
+            if match is Match.FULL and (method == "GET" or not isinstance(route, Mount)):
+                found |= {"GET", "HEAD"} if method == "GET" else {method}
+    return ", ".join(sorted(found))

@@ -1,0 +1,62 @@
+"""Refusal of query parameters that a call does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from app.access.permissions import permit, role_needed
+from app.http.errors import FieldProblem, Problem, pointer_of
+from app.http.request_log import shortened
+from models.suggestions import choices
+
+MOST_NAMED = 10
+"""Unknown parameters that an answer names at most."""
+
+
+async def require_known_query(request: Request) -> None:
+    """Raise a 422 ``Problem`` if the query has parameters that the route of the request does not declare.
+
+    Pages, which are not in the API documentation, take any query.
+    """
+    if not request.query_params:
+        return
+    route: APIRoute = request.scope["route"]
+    known = _declared(route)
+    unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
+    if not unknown or not route.include_in_schema:
+        return
+    # This runs before the other dependencies of the route: who may not make the call learns nothing of it.
+    role = role_needed(route.dependencies)
+    if role is not None:
+        permit(request.scope, role)
+    errors = [
+        FieldProblem(pointer=pointer_of(("query", name)), detail=f"there is no such parameter; {choices(name, known)}")
+        for name in (shortened(name) for name in unknown[:MOST_NAMED])
+    ]
+    detail = "; ".join(f"{error.pointer}: {error.detail}" for error in errors[:3])
+    raise Problem(422, "invalid-request", "The request is not valid", detail, errors=errors)
+
+
+KnownQuery = Depends(require_known_query)
+"""The dependency of all routes."""
+
+
+def _declared(route: APIRoute) -> tuple[str, ...]:
+    """Return the names of the query parameters that a route and its dependencies declare."""
+    return tuple(dict.fromkeys(_names(route.dependant)))
+
+
+def _names(dependant: Dependant) -> Iterator[str]:
+    for field in dependant.query_params:
+        kind = field.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from (info.alias or name for name, info in kind.model_fields.items())
+        else:
+            yield field.alias
+    for dependency in dependant.dependencies:
+        yield from _names(dependency)

@@ -1,0 +1,69 @@
+"""The parameters of each job type, and their schemas in the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import models_json_schema
+
+from models.artifacts.limits import LimitParameters
+from models.artifacts.manifest import Precision
+from models.evaluation.schema import EvaluationParameters
+from models.recommendation.record import RecommendParameters
+from models.training.config import TrainingConfig
+from worker.queues import JobType
+
+
+class ScoringParameters(BaseModel):
+    """Optional parameters of a job that scores a dataset: false-alarm rate, images per task and calibration number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    alpha: float | None = Field(None, gt=0, le=1, description="False-alarm rate of the verdicts.")
+    images_per_part: int = Field(2000, ge=1, le=100_000, description="Images that one worker takes at a time.")
+    calibration: int | None = Field(None, ge=0, description="Number of the calibration. Default: the active one.")
+
+
+class CalibrationParameters(BaseModel):
+    """Parameters of a job that fits a model's p-values to a dataset: whether to put them to use, and the precision."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    activate: bool | None = Field(
+        None,
+        description="Whether scoring uses the new calibration from then on. Null: unless it is coarser than the one in "
+        "use.",
+    )
+    precision: Precision = Field("float32", description="Arithmetic of the scores that the calibration is made for.")
+
+
+PARAMETERS: dict[JobType, type[BaseModel]] = {
+    "train": TrainingConfig,
+    "score": ScoringParameters,
+    "calibrate": CalibrationParameters,
+    "evaluate": EvaluationParameters,
+    "limit": LimitParameters,
+    "recommend": RecommendParameters,
+}
+
+
+PREFIX = "#/components/schemas/"
+REQUESTS = ("JobRequest", "JobDraft")
+"""Requests with the ``type`` of a job and its ``parameters``, which are validated after the request itself."""
+
+
+def add_schemas(openapi: dict[str, Any]) -> None:
+    """Give the parameters of job requests in an OpenAPI document, in place, the schema of each job type."""
+    schemas = openapi["components"]["schemas"]
+    kinds: list[tuple[type[BaseModel], Literal["validation"]]] = [(kind, "validation") for kind in PARAMETERS.values()]
+    schemas |= models_json_schema(kinds, ref_template=f"{PREFIX}{{model}}")[1]["$defs"]
+    references = {job_type: {"$ref": PREFIX + kind.__name__} for job_type, kind in PARAMETERS.items()}
+    for name in REQUESTS:
+        request = schemas[name]
+        described = request["properties"]["parameters"]["description"]
+        request["properties"]["parameters"] = {"anyOf": [*references.values()], "description": described}
+        request["allOf"] = [
+            {"if": {"properties": {"type": {"const": job_type}}}, "then": {"properties": {"parameters": reference}}}
+            for job_type, reference in references.items()
+        ]

@@ -1,0 +1,96 @@
+"""Training parameters in words, for help and documents: made of the fields of ``TrainingConfig``. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from models.training.config import GROUPS, TrainingConfig
+from models.training.presets import PRESETS
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A training parameter in words.
+
+    Attributes:
+        name: Its name.
+        values: Type and range of its values, such as "integer, 2 to 4096".
+        default: Its default as it would be given; "unset" for None.
+        meaning: Its description.
+    """
+
+    name: str
+    values: str
+    default: str
+    meaning: str
+
+
+def parameter_groups() -> dict[str, list[Parameter]]:
+    """Return all training parameters, by subject."""
+    fields = TrainingConfig.model_json_schema()["properties"]
+    return {title: [_parameter(name, fields[name]) for name in names] for title, names in GROUPS.items()}
+
+
+def preset_defaults() -> list[tuple[list[str], dict[str, str]]]:
+    """Return the defaults that presets change: names of presets that change the same ones, and these."""
+    usual, changes = TrainingConfig(), {}
+    for preset in PRESETS.values():
+        own = preset.config({})
+        changes[preset.name] = {
+            name: value_text(value)
+            for names in GROUPS.values()
+            for name in names
+            if (value := getattr(own, name)) != getattr(usual, name)
+        }
+    alike: list[tuple[list[str], dict[str, str]]] = []
+    for preset_name, changed in changes.items():
+        same = next((names for names, others in alike if others == changed), None)
+        if same is not None:
+            same.append(preset_name)
+        elif changed:
+            alike.append(([preset_name], changed))
+    return alike
+
+
+def value_text(value: Any) -> str:
+    """Return the value of a parameter as it is given on a command line.
+
+    >>> value_text(None), value_text(True), value_text(1e9), value_text((28, 32))
+    ('unset', 'true', '1000000000', '[28, 32]')
+    """
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return str([*value]) if isinstance(value, tuple) else str(value)
+
+
+def _parameter(name: str, schema: Mapping[str, Any]) -> Parameter:
+    return Parameter(name, _values(schema), value_text(schema["default"]), schema["description"])
+
+
+def _values(schema: Mapping[str, Any]) -> str:
+    # Of a value that may be unset, the other option.
+    schema = next((option for option in schema.get("anyOf", ()) if option["type"] != "null"), schema)
+    if "enum" in schema:
+        return " or ".join([", ".join(schema["enum"][:-1]), schema["enum"][-1]])
+    if schema["type"] == "array":
+        return f"{_values(schema['prefixItems'][0])}, or two as [height, width]"
+    if schema["type"] == "boolean":
+        return "true or false"
+    if schema["type"] == "string":
+        return "text"
+    limits = _range(schema)
+    return f"{schema['type']}, {limits}" if limits else schema["type"]
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    least, most = schema.get("minimum"), schema.get("maximum")
+    if least is not None and most is not None:
+        return f"{least:.12g} to {most:.12g}"
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    return ", ".join(f"{word} {schema[key]:.12g}" for key, word in words.items() if key in schema)

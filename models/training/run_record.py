@@ -1,0 +1,125 @@
+"""The record of a training run in its folder, which keeps a run of other settings from taking over its checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.atomic_files import write_atomically
+from models.errors import FolderTaken
+from models.training.config import TrainingConfig
+from models.training.parameters import value_text
+
+FILE = "checkpoints/run.json"
+"""The record, beside the checkpoints that belong to it."""
+
+
+class RunRecord(BaseModel):
+    """What a training run is: recipe, dataset and settings.
+
+    Attributes:
+        preset: Name of the recipe.
+        dataset: Name of the dataset.
+        dataset_digest: SHA-256 of its images.
+        config: The training settings.
+        architecture: SHA-256 of the architecture and of given initial weights; None for a preset.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    preset: str
+    dataset: str
+    dataset_digest: str
+    config: dict[str, Any]
+    architecture: str | None
+
+    @classmethod
+    def of(
+        cls,
+        preset: str,
+        dataset: tuple[str, str],
+        config: TrainingConfig,
+        architecture: BaseModel | None,
+        weights: bytes = b"",
+    ) -> Self:
+        """Return the record of a run.
+
+        Args:
+            preset: Name of the recipe.
+            dataset: Name of the dataset, and SHA-256 of its images.
+            config: The training settings.
+            architecture: The architecture, if it does not follow from preset and settings.
+            weights: Weights that the training starts with, if they were given.
+        """
+        described = None if architecture is None else architecture.model_dump_json().encode() + weights
+        return cls(
+            preset=preset,
+            dataset=dataset[0],
+            dataset_digest=dataset[1],
+            config=config.model_dump(mode="json"),
+            architecture=None if described is None else hashlib.sha256(described).hexdigest(),
+        )
+
+    def differences(self, other: RunRecord) -> list[str]:
+        """Return how ``other`` differs from this run, as "name: expected ..., got ..."; empty for the same run.
+
+        Raises:
+            pydantic.ValidationError: The settings of this run are not those of this version.
+        """
+        pairs: dict[str, tuple[Any, Any]] = {
+            "preset": (self.preset, other.preset),
+            "dataset": (self.dataset, other.dataset),
+        }
+        # Settings that an earlier version did not have take their defaults.
+        settings = TrainingConfig.model_validate(self.config).model_dump(mode="json")
+        pairs |= {name: (value, other.config[name]) for name, value in settings.items()}
+        found = [
+            f"{name}: expected {value_text(one)}, got {value_text(two)}"
+            for name, (one, two) in pairs.items()
+            if one != two
+        ]
+        if self.dataset == other.dataset and self.dataset_digest != other.dataset_digest:
+            found.append(f"the images of {self.dataset} have changed")
+        if self.preset == other.preset and self.architecture != other.architecture:
+            found.append(f"the layers of {self.preset} have changed")
+        return found
+
+    def require_same(self, other: RunRecord, folder: Path, state: str) -> None:
+        """Raise ``FolderTaken`` with the differences if ``other`` is not this run.
+
+        Args:
+            other: The run that is about to use the folder.
+            folder: Folder of this run.
+            state: What the folder holds of it, such as "an interrupted training".
+        """
+        try:
+            differences = self.differences(other)
+        except ValidationError as error:
+            raise FolderTaken(f"{folder} holds {state} of another version of this program") from error
+        if differences:
+            raise FolderTaken(f"{folder} holds {state} with other settings: {'; '.join(differences)}")
+
+
+def claim_folder(folder: Path, run: RunRecord, *, write: bool) -> None:
+    """Record a run in its folder, unless the folder has checkpoints of another run.
+
+    Args:
+        folder: Folder of the checkpoints.
+        run: The run that is about to use it.
+        write: Whether to write the record; of several processes one does.
+
+    Raises:
+        FolderTaken: The folder has checkpoints of another run; the text names the differences.
+    """
+    path = folder / FILE
+    if path.exists() and any(path.parent.glob("step-*")):
+        try:
+            earlier = RunRecord.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise FolderTaken(f"{folder} holds checkpoints, and its {path.name} is damaged") from error
+        earlier.require_same(run, folder, "an interrupted training")
+    if write:
+        write_atomically(path, run.model_dump_json(indent=1).encode())

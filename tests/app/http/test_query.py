@@ -1,0 +1,68 @@
+"""A query parameter that a call does not have is refused by name, by every call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.main import create_app
+from tests.app.conftest import MODEL
+from tests.support.local import LOCAL
+from tests.support.service_settings import service_settings
+
+PARTS = {"ref": MODEL, "name": MODEL, "alias": "live", "version": "1", "number": "0", "job_id": "0" * 26, "step": "1"}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with TestClient(create_app(service_settings(tmp_path_factory.mktemp("home"))), LOCAL) as service:
+        yield service
+
+
+def operations(client: TestClient) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, calls in client.get("/openapi.json").json()["paths"].items():
+        for method, operation in calls.items():
+            yield method, path.format(**PARTS), operation
+
+
+def test_every_call_refuses_an_unknown_parameter_and_lists_its_own(client: TestClient) -> None:
+    calls = list(operations(client))
+    assert len(calls) > 40
+    for method, path, operation in calls:
+        body = {"json": {"type": "train", "dataset": "d", "model": "m"}} if "requestBody" in operation else {}
+        content = operation.get("requestBody", {}).get("content", {})
+        if body and "application/json" not in content:
+            body = {}
+        answer = client.request(method, path, params={"sead": "1"}, **body)
+        assert answer.status_code == 422, (method, path, answer.text)
+        pointers = {error["pointer"]: error["detail"] for error in answer.json()["errors"]}
+        if set(pointers) != {"/query/sead"}:  # a body of another call
+            assert all(pointer.startswith("/body") for pointer in pointers), (path, pointers)
+            continue
+        known = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
+        assert pointers["/query/sead"].endswith(f"here are: {', '.join(known) or 'none'}"), path
+
+
+def test_a_typo_suggests_the_parameter(client: TestClient) -> None:
+    answer = client.get(f"/v1/models/{MODEL}/samples?sead=1")
+    assert answer.json()["errors"] == [
+        {"pointer": "/query/sead", "detail": answer.json()["errors"][0]["detail"]},
+    ]
+    assert "did you mean seed? There are: n, " in answer.json()["errors"][0]["detail"]
+    assert answer.json()["detail"].startswith("/query/sead: there is no such parameter; did you mean seed?")
+
+
+def test_pages_and_their_files_take_any_query(client: TestClient) -> None:
+    for path in ("/", "/docs", "/console/js/main.js", "/openapi.json"):
+        assert client.get(path, params={"v": "2"}).status_code == 200
+
+
+def test_an_answer_about_many_long_names_is_short(client: TestClient) -> None:
+    names = [f"{number}/" + "x" * 300 for number in range(100)]
+    answer = client.get("/v1/models", params=dict.fromkeys(names, "1"))
+    assert len(answer.json()["errors"]) == 10
+    assert answer.json()["errors"][0]["pointer"].startswith("/query/0~1xxx")
+    assert len(answer.content) < 10_000

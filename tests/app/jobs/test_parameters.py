@@ -1,0 +1,80 @@
+"""The parameters of jobs: typed in the OpenAPI document by job type, and refused by name over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from pydantic import BaseModel
+
+from app.jobs.parameters import PARAMETERS
+from app.main import create_app
+from models.training.config import TrainingConfig
+from tests.support.local import LOCAL
+from tests.support.service_settings import service_settings
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A service whose broker does not answer: what is refused here is refused before it."""
+    with TestClient(create_app(service_settings(tmp_path_factory.mktemp("home"))), LOCAL) as service:
+        yield service
+
+
+TRAIN = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
+SCORE = {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow"}
+
+
+@pytest.mark.parametrize("request_name", ["JobRequest", "JobDraft"])
+def test_the_document_types_the_parameters_of_every_job_type(client: TestClient, request_name: str) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    request = schemas[request_name]
+    typed = {rule["if"]["properties"]["type"]["const"]: rule["then"]["properties"] for rule in request["allOf"]}
+    assert sorted(typed) == sorted(request["properties"]["type"]["enum"]) == sorted(PARAMETERS)
+    for job_type, kind in PARAMETERS.items():
+        [name] = [typed[job_type]["parameters"]["$ref"].rpartition("/")[2]]
+        assert list(schemas[name]["properties"]) == list(kind.model_fields)
+        assert all(described["description"] for described in schemas[name]["properties"].values())
+        assert schemas[name]["additionalProperties"] is False
+    assert {option["$ref"] for option in request["properties"]["parameters"]["anyOf"]} == {
+        rule["parameters"]["$ref"] for rule in typed.values()
+    }
+    settings = schemas["TrainingConfig"]["properties"]
+    assert (settings["batch_size"]["minimum"], settings["batch_size"]["maximum"]) == (2, 4096)
+    assert [option["type"] for option in settings["image_size"]["anyOf"]] == ["array", "integer", "null"]
+    assert "TrainingConfig" not in request["properties"]["parameters"]["description"]
+
+
+def test_the_examples_have_valid_parameters(client: TestClient) -> None:
+    for example in client.get("/openapi.json").json()["components"]["schemas"]["JobRequest"]["examples"]:
+        kind: type[BaseModel] = PARAMETERS[example["type"]]
+        kind.model_validate(example.get("parameters", {}))
+
+
+@pytest.mark.parametrize(
+    ("request_", "pointer", "detail"),
+    [
+        (TRAIN | {"parameters": {"max_step": 5}}, "/body/parameters/max_step", "did you mean max_steps?"),
+        (TRAIN | {"parameters": {"backbone": "x"}}, "/body/parameters/backbone", "no effect on snf-glow-tiny"),
+        (SCORE | {"parameters": {"alhpa": 0.1}}, "/body/parameters/alhpa", "did you mean alpha?"),
+        (SCORE | {"dataset": "mnist-min"}, "/body/dataset", "did you mean mnist-mini?"),
+        (SCORE | {"model": "mnist-snf-glw"}, "/body/model", "did you mean mnist-snf-glow?"),
+        (TRAIN | {"preset": "snf-glow-smal"}, "/body/preset", "did you mean snf-glow-small? There are: snf-glow-tiny"),
+        (TRAIN | {"preset": "huge"}, "/body/preset", "there is no preset 'huge'; there are: snf-glow-tiny"),
+        (TRAIN | {"type": "trian"}, "/body/type", "got 'trian'; did you mean train?"),
+    ],
+)
+def test_a_typo_suggests_the_name(client: TestClient, request_: dict[str, Any], pointer: str, detail: str) -> None:
+    answer = client.post("/v1/jobs/estimate", json=request_)
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["pointer"] == pointer
+    assert detail in error["detail"]
+
+
+def test_the_groups_of_the_schema_are_all_settings(client: TestClient) -> None:
+    schema = client.get("/v1/presets").json()["parameters"]
+    names = [name for names in schema["x-groups"].values() for name in names]
+    assert sorted(names) == sorted(TrainingConfig.model_fields) == sorted(schema["properties"])

@@ -1,0 +1,97 @@
+"""Deletion of jobs that have ended: over HTTP, by the client and on the command line; and what forbids it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.cli.common import USAGE
+from snf_client import Client, Conflict, NotFound
+from tests.end_to_end.support.jobs import TRAINING, submit
+from tests.end_to_end.support.service import snf
+
+
+def cancelled(house: httpx.Client, **changes: Any) -> str:
+    """A job that was cancelled while it waited for a device that the worker does not have."""
+    job_id: str = submit(house, **({"model": "to-delete", "device": "cuda"} | changes))["id"]
+    assert house.post(f"/v1/jobs/{job_id}/cancel").json()["status"] == "cancelled"
+    return job_id
+
+
+def test_a_job_is_deleted_with_its_files_once_it_has_ended(house: httpx.Client, house_home: Path) -> None:
+    waiting = submit(house, model="to-delete", device="cuda")["id"]
+    refused = house.delete(f"/v1/jobs/{waiting}")
+    assert (refused.status_code, refused.json()["type"]) == (409, "job-state-conflict")
+    assert refused.json()["detail"] == f"job {waiting} is queued; cancel it first or wait for its end"
+    ended = house.post(f"/v1/jobs/{waiting}/cancel").json()
+    assert ended["links"]["delete"] == f"/v1/jobs/{waiting}"
+    folder = house_home / "jobs" / waiting
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "trainer.log").write_text("a line\n")
+    assert house.get(f"/v1/jobs/{waiting}/log").text == "a line\n"
+
+    deleted = house.delete(f"/v1/jobs/{waiting}")
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    assert not folder.exists()
+    for call in (house.get(f"/v1/jobs/{waiting}"), house.get(f"/v1/jobs/{waiting}/log")):
+        assert (call.status_code, call.json()["type"]) == (404, "job-not-found")
+    assert waiting not in {job["id"] for job in house.get("/v1/jobs").json()["jobs"]}
+    assert house.delete(f"/v1/jobs/{waiting}").status_code == 404
+    assert house.delete("/v1/jobs/..%2fdatasets").status_code == 404
+    audit = (house_home / "logs" / "audit.jsonl").read_text()
+    assert f'"operation": "delete_job", "method": "DELETE", "path": "/v1/jobs/{waiting}"' in audit
+
+
+def test_an_unfinished_retry_keeps_all_jobs_that_it_continues(house: httpx.Client) -> None:
+    first = cancelled(house)
+    second = house.post(f"/v1/jobs/{first}/retry").json()["id"]
+    house.post(f"/v1/jobs/{second}/cancel")
+    third = house.post(f"/v1/jobs/{second}/retry").json()["id"]
+    for job_id in (first, second):
+        refused = house.delete(f"/v1/jobs/{job_id}")
+        assert (refused.status_code, refused.json()["type"], refused.json()["job"]) == (409, "job-in-use", third)
+    house.post(f"/v1/jobs/{third}/cancel")
+    assert [house.delete(f"/v1/jobs/{job_id}").status_code for job_id in (second, first, third)] == [204] * 3
+
+
+def test_the_key_of_a_deleted_job_is_free_again(house: httpx.Client) -> None:
+    request = TRAINING | {"model": "to-delete", "device": "cuda"}
+    headers = {"idempotency-key": "of a deleted job"}
+    first = house.post("/v1/jobs", json=request, headers=headers).json()["id"]
+    house.post(f"/v1/jobs/{first}/cancel")
+    assert house.delete(f"/v1/jobs/{first}").status_code == 204
+    again = house.post("/v1/jobs", json=request, headers=headers)
+    assert again.status_code == 202
+    assert again.json()["id"] != first
+    assert house.post("/v1/jobs", json=request, headers=headers).json()["id"] == again.json()["id"]
+    house.post(f"/v1/jobs/{again.json()['id']}/cancel")
+
+
+def test_client_and_command_line_delete_jobs(home: Path, house: httpx.Client) -> None:
+    url, ids = str(house.base_url), [cancelled(house) for _ in range(3)]
+    waiting = submit(house, model="to-delete", device="cuda")["id"]
+    with Client(url) as client:
+        client.jobs.delete(ids[0])
+        with pytest.raises(NotFound):
+            client.jobs.delete(ids[0])
+        with pytest.raises(Conflict, match="is queued; cancel it first"):
+            client.jobs.delete(waiting)
+    done = snf(home, "jobs", "delete", *ids[1:], "--url", url)
+    assert (done.returncode, done.stdout) == (0, f"deleted {ids[1]}\ndeleted {ids[2]}\n")
+    refused = snf(home, "jobs", "delete", waiting, "--url", url)
+    assert refused.returncode == USAGE
+    assert "is queued" in refused.stderr
+    house.post(f"/v1/jobs/{waiting}/cancel")
+
+
+def test_head_of_events_and_files_has_no_body(house: httpx.Client) -> None:
+    waiting = submit(house, model="to-delete", device="cuda")["id"]  # whose events do not end
+    for path in (f"/v1/jobs/{waiting}/events", f"/v1/jobs/{waiting}", "/v1/models/digits/artifact", "/"):
+        head = house.head(path, timeout=20)
+        assert (head.status_code, head.content) == (200, b""), path
+    assert house.head(f"/v1/jobs/{waiting}/events").headers["content-type"].startswith("text/event-stream")
+    assert int(house.head("/").headers["content-length"]) == len(house.get("/").content)
+    house.post(f"/v1/jobs/{waiting}/cancel")
