@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 cli = typer.Typer(
+    rich_markup_mode="markdown",
     name="snf",
     invoke_without_command=True,
     pretty_exceptions_show_locals=False,
