@@ -142,7 +142,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real digits under the names that the pages use, and the files of their examples."""
     place = tmp_path_factory.mktemp("documents")
     digits = load_dataset("mnist-mini", None)
-    images = {"FOLDER": digits.train[:40, 0], "GOOD": digits.test[:60, 0], "BAD": digits.test[60:80, 0].copy()}
+    images = {"FOLDER": digits.train[:50, 0], "GOOD": digits.test[:60, 0], "BAD": digits.test[60:80, 0].copy()}
     images["NEW-IMAGES"] = digits.test[80:92, 0]
     images["MASKS"] = np.zeros_like(images["BAD"])
     for number in range(len(images["BAD"])):  # a stain in each, at different places

@@ -73,7 +73,7 @@ PRINTS = {
     "curl -s http://127.0.0.1:8000/v1/models/my-parts": '"drift":.*"source":"line-1/left"',
     'curl -s -H "Authorization: Bearer $KEY" http://127.0.0.1:8000/v1/me': '"name":"line-1".*"role":"score"',
     "snf keys": r"line-1.*score.*active.*10000/hour",
-    "snf datasets show parts": "40",
+    "snf datasets show parts": "50",
     "snf backbones show my-network": "BSD-3-Clause",
     "make help": "test-browser",
 }
