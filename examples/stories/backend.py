@@ -196,7 +196,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as work:
         home, other = Path(work) / "a", Path(work) / "b"
-        home.mkdir(), other.mkdir()
+        home.mkdir()
+        other.mkdir()
         with service(home, "up", **LIMITS) as http:
             upload(http, "cells", 20).raise_for_status()
             client_raises(str(http.base_url))

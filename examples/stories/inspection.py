@@ -3,7 +3,7 @@
     python examples/stories/inspection.py [--images 1000] [--steps 200]
 
 Needs a running service with a worker (`make up`); SNF_URL and SNF_API_KEY are its address and key. Good images train a
-model. Then `watch_folder.py` watches a folder in which images arrive: most good, some with a foreign patch, some
+model. Then `watch_folder.py` watches a folder in which images arrive: most good, some of a noisy camera, some
 broken. Images are clothes of Fashion-MNIST where SNF_DATA_DIR has them, else the digits that come with the product.
 """
 
@@ -28,7 +28,7 @@ from snf_client import Client
 ROOT = Path(__file__).parents[2]
 WATCH = ROOT / "examples" / "watch_folder.py"
 DIGITS = ROOT / "models" / "data" / "mnist-mini" / "images.npz"
-PATCHED, BROKEN = 0.1, 0.02
+NOISY, BROKEN = 0.1, 0.02
 """Shares of the arriving images."""
 URL = os.environ.get("SNF_URL", "http://127.0.0.1:8000")
 Pixels = NDArray[np.uint8]
@@ -61,12 +61,12 @@ def train(client: Client, images: Pixels, name: str, steps: int) -> None:
 def arrive(images: Pixels, incoming: Path) -> dict[str, str]:
     """Write images into a folder, one after the other, and return what each file is."""
     random = np.random.default_rng(1)
-    kinds = random.choice(["good", "patched", "broken"], len(images), p=[1 - PATCHED - BROKEN, PATCHED, BROKEN])
+    kinds = random.choice(["good", "noisy", "broken"], len(images), p=[1 - NOISY - BROKEN, NOISY, BROKEN])
     for number, (pixels, kind) in enumerate(zip(images, kinds, strict=True)):
         image = pixels.copy()
         file = incoming / f"{number:05}-{kind}.png"
-        if kind == "patched":
-            image[8:18, 8:18] = random.integers(0, 256, (10, 10))
+        if kind == "noisy":
+            image = np.clip(image + random.normal(0, 40, image.shape), 0, 255).astype(np.uint8)
         Image.fromarray(image).save(file)
         if kind == "broken":
             file.write_bytes(file.read_bytes()[:100])
@@ -115,10 +115,10 @@ def main() -> None:
 
     flagged = {row["file"] for row in rows if row["is_anomaly"] == "True"}
     refused = {row["file"] for row in rows if not row["log_likelihood"]}
-    of = {kind: {file for file, one in kinds.items() if one == kind} for kind in ("good", "patched", "broken")}
-    alarms, found = len(flagged & of["good"]) / len(of["good"]), len(flagged & of["patched"]) / len(of["patched"])
+    of = {kind: {file for file, one in kinds.items() if one == kind} for kind in ("good", "noisy", "broken")}
+    alarms, found = len(flagged & of["good"]) / len(of["good"]), len(flagged & of["noisy"]) / len(of["noisy"])
     print(f"\n{len(rows) - len(flagged) - len(refused)} normal, {len(flagged)} anomalies, {len(refused)} not judged")
-    print(f"false alarms {alarms:.1%} of {len(of['good'])}, found {found:.1%} of {len(of['patched'])}")
+    print(f"false alarms {alarms:.1%} of {len(of['good'])}, found {found:.1%} of {len(of['noisy'])}")
     print(f"{seconds:.1f} s from the first file to the last row")
     assert {row["file"] for row in rows} == kinds.keys(), "every file has a row"
     assert len(rows) == options.images, "and none has two"

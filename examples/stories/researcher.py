@@ -25,6 +25,7 @@ from torch import Tensor
 
 from models.bijections.coupling import CouplingNet
 from models.datasets import Dataset, load_dataset
+from models.flows.architecture import GlowArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
 from models.images.dequantisation import content_noise
@@ -70,6 +71,7 @@ def trained(dataset: Dataset, preset: str, config: TrainingConfig, folder: Path)
 def precise(artifact: Path) -> Flow:
     """Return the flow of an artifact in float64."""
     flow = load_artifact(artifact).flow.double()
+    assert isinstance(flow, Flow)
     for module in flow.modules():
         if isinstance(module, CouplingNet):
             module.autocast = None
@@ -80,6 +82,7 @@ def angles(artifact: Path, images: Tensor) -> list[float]:
     """Return the angle in degrees between learned and exact gradient of each self-normalizing weight."""
     learned = precise(artifact).requires_grad_(True).train()
     architecture = load_artifact(artifact).manifest.architecture
+    assert isinstance(architecture, GlowArchitecture)
     exact = build_flow(architecture.model_copy(update={"linear": "exact"})).double().train()
     state = learned.state_dict()
     exact.load_state_dict({name: value for name, value in state.items() if not name.endswith("inverse_weight")})
@@ -115,7 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     dataset = load_dataset("mnist-mini", None)
-    images = dataset.test[: options.images]
+    images = np.asarray(dataset.test[: options.images])
     table = Table("preset", "test bits/dim", "ms a step", "largest angle", "scores from float64", "alone = in a batch")
     bits = {}
     with tempfile.TemporaryDirectory() as folder:
