@@ -27,7 +27,7 @@ lint: $(VENV)/installed-test
 
 types: $(VENV)/installed-test
 	$(BIN)/mypy
-	$(BIN)/mypy examples/*.py
+	$(BIN)/mypy examples/*.py examples/stories/*.py
 
 tests: $(VENV)/installed-test
 	$(BIN)/coverage erase

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks.needs import data_dir
 from models.atomic_files import write_atomically
+from models.datasets.builtin import FILES
 from models.datasets.ingest.sources import Source
 from models.datasets.store import DatasetStore
 from models.evaluation.assemble import Subject
@@ -31,6 +32,7 @@ from models.scorer import Scorer
 
 RESULTS = Path(__file__).parent / "results"
 AGAINST = {"mnist-snf-glow": "fashion-mnist", "fashion-snf-glow": "mnist", "cifar10-snf-glow": "svhn"}
+SVHN = "svhn_test10k.npz"
 WORK = Path("var/anomaly")
 
 
@@ -41,10 +43,8 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--thorough-images", type=int, default=1500)
     arguments = parser.parse_args()
-    if "SNF_DATA_DIR" not in os.environ:
-        parser.error("SNF_DATA_DIR must name a folder with the data")
-    data_dir = Path(os.environ["SNF_DATA_DIR"])
-    store = with_svhn(data_dir)
+    folder = data_dir(*FILES, SVHN)
+    store = with_svhn(folder)
     path = RESULTS / "anomaly.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     rows = known if isinstance(known, dict) else {}
@@ -59,18 +59,18 @@ def main() -> int:
             def tell(what: str, done: int, total: int) -> None:
                 progress.update(task, description=f"{name}: {what}", completed=done, total=total)  # noqa: B023
 
-            rows[name] = compact(evaluate(Subject(scorer, name, own, plain, data_dir, store), tell))
-            rows[name]["thorough"] = compact(evaluate(Subject(scorer, name, own, few, data_dir, store), tell))
+            rows[name] = compact(evaluate(Subject(scorer, name, own, plain, folder, store), tell))
+            rows[name]["thorough"] = compact(evaluate(Subject(scorer, name, own, few, folder, store), tell))
         write_atomically(path, json.dumps(rows, indent=1).encode())
         write_atomically(RESULTS / "anomaly.md", report(rows).encode())
     print(report(rows))
     return 0
 
 
-def with_svhn(data_dir: Path) -> DatasetStore:
+def with_svhn(folder: Path) -> DatasetStore:
     """Return a store that has the street numbers, where their file is there."""
     store = DatasetStore(WORK / "datasets")
-    source = data_dir / "svhn_test10k.npz"
+    source = folder / SVHN
     if source.exists() and "svhn" not in store.names():
         with np.load(source, allow_pickle=False) as arrays:
             buffer = io.BytesIO()

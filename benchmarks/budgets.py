@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.installation import PatientClient, machine, snf_up
+from benchmarks.needs import with_files
 from models.atomic_files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--rows", default="*", help="glob of rows, for instance 'snf-glow-tiny * 1'")
     parser.add_argument("--add", action="store_true")
     arguments = parser.parse_args()
+    with_files(arguments.data, "mnist", "cifar10")
     path = RESULTS / "budgets.json"
     earlier = json.loads(path.read_text())["rows"] if arguments.add and path.is_file() else []
     measured = {row["row"]: row for row in earlier}

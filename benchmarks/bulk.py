@@ -30,6 +30,7 @@ import torch
 from pyarrow import parquet
 
 from benchmarks.installation import Running, end_all, machine, until
+from benchmarks.needs import with_files
 from models.datasets import DatasetStore, Source
 from models.registry.registry import Registry
 from models.scorer import Scorer
@@ -165,7 +166,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     threads = torch.get_num_threads()
-    with np.load(arguments.data / "mnist.npz", allow_pickle=False) as arrays:
+    with np.load(with_files(arguments.data, "mnist") / "mnist.npz", allow_pickle=False) as arrays:
         images = np.concatenate([arrays["x_train"], arrays["x_test"]])[: arguments.images, None]
     scorer = Scorer.load(Registry(Path("none")).resolve(MODEL).path)
     home = Path(tempfile.mkdtemp(prefix="snf-bulk-"))

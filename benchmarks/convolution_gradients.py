@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.needs import builtin_dir
 from models.bijections.convolution import SelfNormalizingConv
 from models.datasets import Dataset, Images, load_dataset
 from models.flows.architecture import ConvolutionalArchitecture
@@ -137,8 +137,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of convolution_gradients.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    data_dir = os.environ.get("SNF_DATA_DIR")
-    dataset = cropped(load_dataset(arguments.data, Path(data_dir) if data_dir else None), arguments.side)
+    dataset = cropped(load_dataset(arguments.data, builtin_dir(arguments.data)), arguments.side)
     trainers = {name: train(dataset, arguments, noise) for name, noise in (("paper", 0.0), ("noise", 1.0))}
     architecture = find_preset(PRESET).architecture(dataset.image_shape, "logit")
     assert isinstance(architecture, ConvolutionalArchitecture)

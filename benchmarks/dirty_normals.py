@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.needs import data_dir
 from benchmarks.step_time import RESULTS, machine
 from models.datasets import Dataset, Images, load_dataset
 from models.datasets.dataset import digest_of
@@ -176,9 +176,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("var/dirty_normals"), help="checkpoints and models")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of dirty_normals.json and .md")
     arguments = parser.parse_args()
-    if "SNF_DATA_DIR" not in os.environ:
-        parser.error("SNF_DATA_DIR must name a folder with mnist.npz and fashion_mnist.npz")
-    material = Material(Path(os.environ["SNF_DATA_DIR"]))
+    material = Material(data_dir("mnist", "fashion-mnist"))
     summary: dict[str, Any] = {"machine": machine(), "preset": arguments.preset, "steps": arguments.steps, "rows": []}
     for kind in ("clean", "digits", "patch", "noise"):
         for share in SHARES:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from benchmarks.needs import data_dir
 from models.anomaly.calibration import Calibration
 from models.anomaly.fitting.calibrate import calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
@@ -51,9 +51,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=14.0)
     parser.add_argument("--folder", type=Path, default=Path("var/elpv"))
     arguments = parser.parse_args()
-    if "SNF_DATA_DIR" not in os.environ:
-        parser.error("SNF_DATA_DIR must name a folder with elpv64.npz")
-    normals, defective = cells(Path(os.environ["SNF_DATA_DIR"]) / "elpv64.npz")
+    normals, defective = cells(data_dir("elpv64.npz") / "elpv64.npz")
     parts = np.split(normals[np.random.default_rng(0).permutation(len(normals))], [1000, 1150, 1300])
     flips = [slice(None), slice(None, None, -1)]
     mirrored = np.concatenate([parts[0][:, :, rows, columns] for rows in flips for columns in flips])

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.needs import builtin_dir
 from models.datasets import load_dataset
 from models.flows.flow import Flow
 from models.images.codec import encode_png
@@ -63,8 +64,7 @@ def measure(name: str, path: Path, image_count: int, jacobian_count: int, url: s
     scorer = Scorer.load(path)
     artifact = load_artifact(path)
     reference = artifact.flow.double().requires_grad_(False)
-    data_dir = os.environ.get("SNF_DATA_DIR")
-    dataset = load_dataset(artifact.manifest.training.dataset, Path(data_dir) if data_dir else None)
+    dataset = load_dataset(artifact.manifest.training.dataset, builtin_dir(artifact.manifest.training.dataset))
     images = dataset.test[:image_count]
 
     engine = np.concatenate([_scores(scorer, images[i : i + CHUNK]) for i in range(0, len(images), CHUNK)])

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.needs import data_dir
 from models.anomaly.conformal import false_alarm_interval, p_values
 from models.anomaly.statistics.combined import Statistic
 from models.atomic_files import write_atomically
 from models.datasets import Images, load_dataset
+from models.datasets.builtin import FILES
 from models.registry.registry import Registry
 from models.scorer import Scorer
 from models.scoring.evidence import Evidence
@@ -43,9 +44,8 @@ def main() -> int:
     parser.add_argument("models", nargs="*", default=["fashion-snf-glow", "cifar10-snf-glow", "mnist-snf-glow"])
     parser.add_argument("--resplits", type=int, default=200)
     arguments = parser.parse_args()
-    if "SNF_DATA_DIR" not in os.environ:
-        parser.error("SNF_DATA_DIR must name a folder with the data")
-    rows = [measure(name, arguments.resplits, Path(os.environ["SNF_DATA_DIR"])) for name in arguments.models]
+    folder = data_dir(*FILES)
+    rows = [measure(name, arguments.resplits, folder) for name in arguments.models]
     write_atomically(RESULTS / "false_alarms.json", json.dumps(rows, indent=1).encode())
     write_atomically(RESULTS / "false_alarms.md", report(rows).encode())
     print(report(rows))

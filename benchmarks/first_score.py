@@ -16,16 +16,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, expect
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.installation import PatientClient, snf_up
+from benchmarks.needs import end, extra
 from benchmarks.speed.machine import cores, describe
 from models.atomic_files import write_atomically
-from tests.browser.chromium import find, running_chromium
-from tests.browser.helpers import drop
 from tests.support.paths import DIGITS
+
+with extra("test"):
+    import pytest
+    from playwright.sync_api import Browser, expect
+
+    from tests.browser.chromium import find, running_chromium
+    from tests.browser.helpers import drop
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = ("page takes images", "first score is read", "opening to first score", "one image by a program")
@@ -68,9 +73,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.first_score", description=__doc__)
     parser.add_argument("--visits", type=int, default=20)
     arguments = parser.parse_args()
+    try:
+        path = find()
+    except pytest.skip.Exception as reason:
+        end(f"needs a browser: {reason}")
     machine = describe(cores())
     rows: dict[str, list[float]] = {name: [] for name in STEPS}
-    with tempfile.TemporaryDirectory() as home, snf_up(Path(home)) as client, running_chromium(find()) as browser:
+    with tempfile.TemporaryDirectory() as home, snf_up(Path(home)) as client, running_chromium(path) as browser:
         machine["chromium"] = browser.version
         for number in range(arguments.visits + 1):
             ready, scored = visit(browser, str(client.base_url), number)

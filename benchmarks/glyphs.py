@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
 from benchmarks.anomaly import compact, table
+from benchmarks.needs import end
 from models.atomic_files import write_atomically
 from models.datasets import load_dataset
 from models.datasets.ingest.sources import Source
@@ -47,6 +48,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("var/glyphs"))
     arguments = parser.parse_args()
     fonts = usable_fonts()
+    if not fonts:
+        end(f"needs fonts of letters below {FONTS}, such as those of the package fonts-dejavu")
     store = DatasetStore(arguments.folder / "datasets")
     sets = {"letters": (LETTERS, COPIES["letters"], 0), "letters-held-out": (LETTERS, COPIES["held-out"], 1)}
     sets |= {name: (signs, COPIES["others"], 2) for name, signs in OTHERS.items()}

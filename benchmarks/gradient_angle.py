@@ -11,15 +11,14 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import torch
 from torch import Tensor
 
+from benchmarks.needs import builtin_dir, extra
 from models.bijections.coupling import CouplingNet
 from models.datasets import load_dataset
 from models.flows.build import build_flow
@@ -29,9 +28,12 @@ from models.training.loop import Trainer
 from models.training.objective import SelfNormalizingObjective, self_normalizing_layers
 from models.training.presets import PRESETS
 
-mpl.use("Agg")
+with extra("bench"):
+    import matplotlib as mpl
 
-from matplotlib import pyplot as plt
+    mpl.use("Agg")
+
+    from matplotlib import pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
 PIXELS = ("glow", "convolutional", "fully-connected")
@@ -87,8 +89,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of gradient_angle.json and .png")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    data_dir = os.environ.get("SNF_DATA_DIR")
-    dataset = load_dataset(arguments.data, Path(data_dir) if data_dir else None)
+    dataset = load_dataset(arguments.data, builtin_dir(arguments.data))
     preset = PRESETS[arguments.preset]
     config = preset.config({"max_steps": arguments.steps, "seed": arguments.seed, "validations": 1})
     architecture = preset.architecture(dataset.image_shape, config.pixel_transform)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.needs import data_dir
 from models.datasets import Dataset, load_dataset
 from models.flows.architecture import PixelTransform
 from models.training.config import TrainingConfig
@@ -47,14 +47,13 @@ def main() -> int:
     parser.add_argument("--preset", default="snf-glow-small", choices=sorted(PRESETS))
     parser.add_argument("--threads", type=int, default=None)
     arguments = parser.parse_args()
-    if "SNF_DATA_DIR" not in os.environ:
-        parser.error("SNF_DATA_DIR must name a folder with mnist.npz and fashion_mnist.npz")
+    folder = data_dir(*DATASETS)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     transforms: tuple[PixelTransform, ...] = get_args(PixelTransform)
     rows = {}
     for name in DATASETS:
-        dataset = load_dataset(name, Path(os.environ["SNF_DATA_DIR"]))
+        dataset = load_dataset(name, folder)
         rows[name] = {t: validation_bits(dataset, t, arguments.preset, arguments.steps) for t in transforms}
         Console(stderr=True).print(name, rows[name])
     table = Table(title=f"validation bits/dim after {arguments.steps} steps of {arguments.preset}")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.installation import PatientClient, machine, running
+from benchmarks.needs import data_dir, with_files
 from benchmarks.speed.pairing import Ratio, Target, in_turns, ratio
 from models.images.codec import encode_png
 from tests.end_to_end.support.service import environment, free_port
@@ -150,7 +150,7 @@ def text_of(found: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, and write ``score_files.json`` and ``score_files.md``; ``--quick`` prints them alone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("SNF_DATA_DIR"), help="folder of mnist.npz")
+    parser.add_argument("--data", type=Path, help="folder of mnist.npz, by default SNF_DATA_DIR")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
@@ -162,10 +162,9 @@ def main() -> None:
     if arguments.pixels is not None:
         score_pixels(arguments.pixels)
         return
-    if arguments.data is None:
-        parser.error("--data or SNF_DATA_DIR is needed")
+    folder = data_dir("mnist") if arguments.data is None else with_files(arguments.data, "mnist")
     count, rounds = (QUICK, 1) if arguments.quick else (arguments.images, arguments.rounds)
-    with np.load(Path(arguments.data) / "mnist.npz", allow_pickle=False) as arrays:
+    with np.load(folder / "mnist.npz", allow_pickle=False) as arrays:
         images = arrays["x_test"][:count]
     found: dict[str, Any] = {"machine": machine(), "images": len(images), "rounds": rounds, **measure(images, rounds)}
     if not arguments.quick:

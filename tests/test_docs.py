@@ -1,13 +1,26 @@
-"""The pages for people: whatever they point to is there."""
+"""The pages for people: whatever they point to is there, and so are the commands and options that they name.
+
+tests/end_to_end/test_documents.py runs the fenced blocks.
+"""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from tests.support.command_parser import find_command, options
+from tests.support.documents import PAGES, blocks, page_name, spans
 from tests.support.paths import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*.md"))]
+WRONG_USAGE = ROOT / "docs" / "wrong-usage.md"
+"""Wrong commands, which tests/app/cli/test_wrong_usage.py runs."""
+OPTIONS = {*options(), "--labels", "--once"}
+"""Options of all commands, and of the programs in examples/."""
+
+TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 
 
@@ -17,7 +30,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_links_lead_somewhere(page: Path) -> None:
     links = LINK.findall(page.read_text(encoding="utf-8"))
     for path, anchor in links:
@@ -26,9 +39,27 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{page.name} points to #{anchor} of {target.name}"
 
 
-@pytest.mark.parametrize(
-    "module", sorted(set(re.findall(r"python -m (benchmarks\.[\w.]+)", "".join(p.read_text() for p in PAGES))))
-)
-def test_commands_of_figures_exist(module: str) -> None:
-    path = ROOT.joinpath(*module.split("."))
-    assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
+@pytest.mark.parametrize("page", [page for page in PAGES if page != WRONG_USAGE], ids=page_name)
+def test_commands_and_options_in_sentences_and_tables_exist(page: Path) -> None:
+    for span in spans(page):
+        match words := span.replace("'", "").split():
+            case ["snf", _, *_] | ["docker", "compose", _, _, "snf", *_]:
+                if "COMMAND" in words:
+                    continue
+                command, rest = find_command(words)
+                given = {word.partition("=")[0] for word in rest if word.startswith("-")}
+                assert given <= {*options(command), "--install-completion"}, f"{page.name}: {span}"
+            case [option, *_] if option.startswith("--"):
+                assert option in OPTIONS, f"{page.name}: no command has the option {option}"
+            case ["make", target]:
+                assert target in TARGETS, f"{page.name}: {span}"
+            case ["pip", "install", package]:
+                assert package.removeprefix("snf-density[").removesuffix("]") in EXTRAS, f"{page.name}: {span}"
+            case ["python", program, *_] if program.endswith(".py"):
+                assert (ROOT / program).is_file(), f"{page.name}: {span}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_commands_are_spelled_as_after_activation(page: Path) -> None:
+    commands = [line for block in blocks(page) for line in block.text.splitlines()] + spans(page)
+    assert [line for line in commands if re.match(r"(\./)?\.venv/bin/", line)] == []

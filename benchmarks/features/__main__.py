@@ -23,28 +23,32 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 from pathlib import Path
 
 from benchmarks.features.common import run_of
+from benchmarks.needs import data_dir, end
 from benchmarks.speed.machine import cores
+from benchmarks.speed.peers import PeerUnavailable
+from models.errors import BackboneMissing
 
-WHAT = (
-    "elpv",
-    "choice",
-    "ood",
-    "false-alarms",
-    "darker",
-    "exactness",
-    "limits",
-    "recommend",
-    "mosaics",
-    "fit",
-    "speed",
-    "localisation",
-    "heat-maps",
-    "plots",
-)
+CELLS = "elpv64.npz"
+WHAT = {
+    "elpv": (CELLS,),
+    "choice": (CELLS,),
+    "ood": ("mnist", "fashion-mnist", "cifar10", "svhn_test10k.npz"),
+    "false-alarms": (CELLS, "mnist", "fashion-mnist", "cifar10", "svhn_test10k.npz"),
+    "darker": (CELLS, "mnist", "fashion-mnist", "cifar10"),
+    "exactness": (CELLS,),
+    "limits": (CELLS, "mnist", "fashion-mnist"),
+    "recommend": (CELLS, "mnist", "fashion-mnist"),
+    "mosaics": (CELLS,),
+    "fit": (CELLS,),
+    "speed": (CELLS,),
+    "localisation": (CELLS, "fashion-mnist", "cifar10"),
+    "heat-maps": (CELLS,),
+    "plots": (),
+}
+"""What is measured, and the files and built-in datasets that it needs."""
 
 
 def main() -> int:
@@ -52,7 +56,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.features", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=WHAT)
+    parser.add_argument("what", choices=tuple(WHAT))
     parser.add_argument("--seeds", type=int, default=20, help="elpv, choice: random splits")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--engine", choices=["auto", "openvino", "torch"], default="auto")
@@ -82,13 +86,15 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="mosaics: number of the first, to test on untouched ones")
     parser.add_argument("--rounds", type=int, default=5, help="fit, speed: repetitions")
     arguments = vars(parser.parse_args())
-    if "SNF_DATA_DIR" not in os.environ:
-        parser.error("SNF_DATA_DIR must name a folder with the data")
-    what = arguments.pop("what").replace("-", "_")
-    module = importlib.import_module(f"benchmarks.features.{what}")
+    what = arguments.pop("what")
+    folder = data_dir(*WHAT[what])
+    module = importlib.import_module(f"benchmarks.features.{what.replace('-', '_')}")
     arguments["only"] = arguments["only"] or getattr(module, "PARTS_OF_RUN", ())
-    run = run_of({**arguments, "data_dir": Path(os.environ["SNF_DATA_DIR"])})
-    (module.draw if what == "plots" else module.measure)(run)
+    run = run_of({**arguments, "data_dir": folder})
+    try:
+        (module.draw if what == "plots" else module.measure)(run)
+    except (BackboneMissing, PeerUnavailable) as error:
+        end(str(error))
     return 0
 
 

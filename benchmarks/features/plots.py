@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
 from benchmarks.features import choice, elpv
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.measures import summary
+from benchmarks.needs import extra
 
-mpl.use("Agg")
+with extra("bench"):
+    import matplotlib as mpl
 
-from matplotlib import pyplot as plt
+    mpl.use("Agg")
+
+    from matplotlib import pyplot as plt
 
 
 def draw(run: FeatureRun) -> None:

@@ -14,10 +14,12 @@ import os
 import signal
 from pathlib import Path
 
+from benchmarks.needs import data_dir
 from benchmarks.speed.context import Context
 from benchmarks.speed.machine import cores
 from benchmarks.speed.peers import ROOT
 from benchmarks.speed.results import RESULTS, Results
+from models.datasets.builtin import FILES
 
 WHAT = ("score", "deviation", "sample", "train", "http", "startup", "memory", "growth")
 
@@ -36,11 +38,14 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="try the benchmark out with tiny models; no result")
     parser.add_argument("--out", type=Path, help="folder of the results")
     arguments = parser.parse_args()
+    chosen = WHAT if "all" in arguments.what else tuple(dict.fromkeys(arguments.what))
+    if "deviation" in chosen:
+        data_dir(*FILES)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # no server may be left behind
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     out = arguments.out or (ROOT / "var" / "speed" / "quick" if arguments.quick else RESULTS)
     bad = 0
-    for what in WHAT if "all" in arguments.what else dict.fromkeys(arguments.what):
+    for what in chosen:
         subject = importlib.import_module(f"benchmarks.speed.{what}")
         results = Results(what, subject.TITLE, arguments.threads, out)
         subject.measure(

@@ -6,7 +6,6 @@ the test images of the model's own dataset. Nothing is timed.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.needs import builtin_dir
 from benchmarks.speed.context import Context
 from benchmarks.speed.pairing import Ratio, Target
 from models.anomaly.fitting.reference_images import ReferenceImages
@@ -33,13 +33,13 @@ AT_ONCE = 500
 def measure(context: Context) -> None:
     """Measure all rows, a model after the other."""
     torch.set_num_threads(context.threads)
-    data = os.environ.get("SNF_DATA_DIR")
     for name in MODELS:
         keys = [f"deviation/{name}/{kind}" for kind in ("median", "quantile", "worst", "flips")]
         if not context.wants(*keys):
             continue
         path = ZOO / name / "1"
-        dataset = load_dataset(load_artifact(path).manifest.training.dataset, Path(data) if data else None)
+        trained_on = load_artifact(path).manifest.training.dataset
+        dataset = load_dataset(trained_on, builtin_dir(trained_on))
         images = dataset.test[: QUICK_IMAGES if context.quick else IMAGES]
         precise, rounded = pair(path, dataset, context.threads)
         exact, exact_verdicts = scored(precise, images)

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -60,14 +59,6 @@ def rows_of(table: Path) -> list[dict[str, str]]:
         return []
     with table.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.mark.parametrize("number", range(2))
-def test_the_python_of_the_readme_runs(house: httpx.Client, number: int) -> None:
-    programs = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
-    assert len(programs) == 2
-    said = run(str(house.base_url), ROOT, sys.executable, "-c", programs[number])
-    assert ["False\n", "'status': 'succeeded'"][number] in said
 
 
 def test_the_tour_of_the_client(house: httpx.Client, tmp_path: Path) -> None:

@@ -45,12 +45,28 @@ def tiny_onnx(seed: int = 0, batch: int | str = "N", side: int | str = "side") -
         batch: Images in its input: a number, or a name for any.
         side: Sides of its input, in the same way.
     """
+    return described_onnx(TINY, seed, batch, side)
+
+
+def described_onnx(
+    description: dict[str, Any], seed: int = 0, batch: int | str = "N", side: int | str = "side"
+) -> bytes:
+    """Return an ONNX file with a convolution of random weights for each output that a description names.
+
+    Args:
+        description: Description of a backbone, as a user writes it.
+        seed: Seed of its weights.
+        batch: Images in its input: a number, or a name for any.
+        side: Sides of its input, in the same way.
+    """
     generator = np.random.default_rng(seed)
-    nodes, weights, before = [], {}, "image"
-    for name, inputs, outputs, stride in (("fine", 3, 4, 4), ("coarse", 4, 6, 2), ("deep", 6, 8, 2)):
-        weights[f"{name}.weight"] = generator.normal(size=(outputs, inputs, stride, stride)) / stride
+    outputs = [*description["maps"], description["pooled"]]
+    nodes, weights, before, inputs, reached = [], {}, "image", 3, 1
+    for output in outputs:
+        name, channels, stride = output["name"], output["channels"], output["stride"] // reached
+        weights[f"{name}.weight"] = generator.normal(size=(channels, inputs, stride, stride)) / stride
         strides = attribute("strides", [stride, stride])
         nodes.append(node("Conv", [before, f"{name}.weight"], f"{name}.sum", strides))
         nodes.append(node("Relu", [f"{name}.sum"], name))
-        before = name
-    return model(nodes, weights, {"image": (batch, 3, side, side)}, ["fine", "coarse", "deep"])
+        before, inputs, reached = name, channels, output["stride"]
+    return model(nodes, weights, {"image": (batch, 3, side, side)}, [output["name"] for output in outputs])

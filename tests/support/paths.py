@@ -1,8 +1,12 @@
 """Places in this checkout that tests read, and the folder that the processes of a test run share."""
 
-from pathlib import Path
+from __future__ import annotations
 
-import pytest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"

@@ -49,15 +49,18 @@ class Ignored:
 Item = ImageFile | ImagePixels | Rejected | Ignored
 
 
+TITLES = {
+    "unsafe-archive": "The archive is not safe to read",
+    "malformed-archive": "The archive is damaged",
+    "malformed-array": "The array cannot be used",
+    "unsupported-archive": "The kind of archive is not supported",
+}
+"""Titles of the errors of whole uploads, by slug."""
+
+
 def refused(slug: str, detail: str) -> DatasetRefused:
     """Return a ``DatasetRefused`` error with this detail and with the title of ``slug``, such as ``unsafe-archive``."""
-    titles = {
-        "unsafe-archive": "The archive is not safe to read",
-        "malformed-archive": "The archive is damaged",
-        "malformed-array": "The array cannot be used",
-        "unsupported-archive": "The kind of archive is not supported",
-    }
-    return DatasetRefused(slug, titles[slug], detail)
+    return DatasetRefused(slug, TITLES[slug], detail)
 
 
 def safe_path(name: str) -> str:

@@ -1,0 +1,64 @@
+"""Runs benchmarks as after ``make up``: without the packages of the extras ``test`` and ``bench``, and without data.
+
+``python -m tests.benchmarks.without_extras`` reads commands, a JSON list of lists of words, and writes for each its
+exit code and what it printed.
+"""
+
+import io
+import json
+import os
+import re
+import runpy
+import sys
+import tomllib
+import traceback
+import warnings
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from importlib.machinery import ModuleSpec
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from types import ModuleType
+from unittest.mock import patch
+
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+
+class WithoutExtras:
+    """Finder of modules that has none of the packages of the extras."""
+
+    def __init__(self) -> None:
+        extras = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+        wanted = {re.match(r"[\w-]+", requirement)[0] for name in ("test", "bench") for requirement in extras[name]}  # type: ignore[index]
+        owners = packages_distributions()
+        self.refused = {package for package, names in owners.items() if wanted & {name.lower() for name in names}}
+
+    def find_spec(
+        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Refuse a module of the extras; leave others to the next finder."""
+        if name.partition(".")[0] in self.refused:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None
+
+
+def run(words: list[str]) -> tuple[int, str]:
+    """Run a command, such as ``benchmarks.gate --help``, in this process."""
+    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(printed), patch.object(sys, "argv", list(words)):
+        try:
+            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        except Exception:
+            traceback.print_exc()
+            code = 1
+        else:
+            code = 0
+    return code, printed.getvalue()
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
+    sys.meta_path.insert(0, WithoutExtras())
+    os.environ.pop("SNF_DATA_DIR", None)
+    json.dump([run(words) for words in json.load(sys.stdin)], sys.stdout)

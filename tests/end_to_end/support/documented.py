@@ -1,0 +1,101 @@
+"""How the commands of the documents are run in tests: which are shortened, which are not run, and what they print."""
+
+FEW_STEPS = "--max-steps 2 --set validations=1 --set validation_images=20 --set batch_size=16 --promote"
+ONE_DEFECT = "--images 29 --shapes spot --contrasts 128"
+
+SHORTER = {
+    # Trainings take a few steps. Models that are hardly trained are made live, as later commands use their names.
+    "--max-minutes 30": FEW_STEPS,
+    "--max-steps 200": FEW_STEPS,
+    # Fewer places of features.
+    "--preset snf-features": "--preset snf-features --set feature_side=32",
+    'preset="snf-features")': 'preset="snf-features", parameters={"feature_side": 32})',
+    # One shape and contrast, on images that the model of few has not used, and a rate that these can give.
+    "snf limit my-parts": f"snf limit my-parts {ONE_DEFECT} --data more-good-parts",
+    "--data more-good-parts --alpha 0.005 --shapes scratch --shapes spot": "--alpha 0.05",
+    # Other datasets: 70,000 images, which not every machine has, take minutes. test_evaluation.py adds graded faults.
+    "-m fashion-snf-glow --normal fashion-mnist --against mnist --corruptions": (
+        "-m my-parts --normal good-parts --against bad-parts --images 40"
+    ),
+    # The folder of a container is the one in which the tests run.
+    "/files/": "",
+}
+"""Part of a command as it is documented, and what is run in its place."""
+
+ONLY_PARSED = {
+    "snf recommend parts": "takes minutes; test_recommendations.py runs it on a part of the digits",
+    "snf recommend parts --minutes 15 --alpha 0.005 --set image_size=64": "the same",
+    "snf train --data parts --preset snf-features --name my-parts-features": "features.md has the same command",
+    "snf train --data parts --preset snf-features --name parts-features": "features.md has the same command",
+    "snf train --data boards --preset snf-features --set fit=tiles --name boards": (
+        "tests/models/features fits models of tiles"
+    ),
+    "snf models calibrate mnist-snf-glow --dataset mnist --precision bfloat16 --follow": (
+        "a job over 10,000 images of a set that not every machine has; test_calibrations.py makes one in bfloat16"
+    ),
+    "snf train --data parts --preset snf-features --set backbone=my-network --name my-parts": (
+        "384 channels need 1.2 GB and minutes; tests/models/features fits an own backbone with few channels"
+    ),
+    "torchrun --nproc-per-node 4 -m app.cli.main train --data lots --device cuda": (
+        "needs GPUs; tests/app/cli/test_train.py runs it on two processes without"
+    ),
+    "docker compose exec api snf keys create line-1 --role score": "needs containers; security.md's keys are created",
+    "docker compose run --rm api snf backbones add efficientnet-lite0": "needs containers; features.md's is run",
+    'docker compose run --rm -v "$PWD:/files:ro" api snf backbones add my-network '
+    "--onnx /files/network.onnx --description /files/network.json": "needs containers; features.md's is run",
+}
+"""Commands whose ``snf`` part is only parsed by the real command line, and why."""
+
+NOT_RUN = {
+    "git clone <this repository> && cd snf-density": "the checkout that is tested",
+    "make up": "its service is that of these tests; benchmarks.installation runs it from a clean clone",
+    ". .venv/bin/activate": "the environment that runs the tests; `make up` works without it",
+    "make test": "runs this test",
+    "docker compose up": "needs images of containers; test_the_file_of_docker_compose checks the file",
+    "docker compose up --build": "needs images of containers; test_the_file_of_docker_compose checks the file",
+    "docker compose up --scale worker=3": "needs images of containers; test_the_file_of_docker_compose checks the file",
+    "export SNF_BACKBONES=/data/backbones": "for the containers; tests/worker/test_settings.py reads all settings",
+    "examples/own_images.sh http://127.0.0.1:8000 FOLDER NAME": "test_datasets.py runs it",
+    "pip install ./client": "test_client_install.py installs it",
+}
+"""Commands that are not run, and why."""
+
+PRINTS = {
+    "snf score tests/data/mnist": r"36 images judged, \d+ anomal(y|ies), 0 not judged",
+    "curl -s -F images=@tests/data/mnist/00027-4.png http://127.0.0.1:8000/v1/models/mnist-snf-glow/score": (
+        r'"log_likelihood":-530\.87.*"bits_per_dim":.*"p_value":.*"is_anomaly":false'
+    ),
+    "snf score NEW-IMAGES -m my-parts --out scores.parquet": "12 images judged",
+    "snf evaluate -m my-parts --normal good-parts --against bad-parts --out report.html": "in report.html",
+    "snf score NEW-IMAGES -m my-parts --explain MAPS": "12 heat maps in MAPS",
+    "snf score --dataset lots -m my-parts --out scores.parquet": "60 images judged",
+    "snf limit my-parts --data more-good-parts --alpha 0.005 --shapes scratch --shapes spot --out limit.svg": "svg",
+    "curl -s http://127.0.0.1:8000/v1/models/my-parts": '"drift":.*"source":"line-1/left"',
+    'curl -s -H "Authorization: Bearer $KEY" http://127.0.0.1:8000/v1/me': '"name":"line-1".*"role":"score"',
+    "snf keys": r"line-1.*score.*active.*10000/hour",
+    "snf datasets show parts": "50",
+    "snf backbones show my-network": "BSD-3-Clause",
+    "make help": "test-browser",
+}
+"""What a command prints, as a pattern, where the documents or the images determine it."""
+
+PYTHON_PRINTS = {
+    ("README.md", 0): "^-530.87.* False\n$",
+    ("README.md", 1): r"^\d+\n.*\(3, 28, 28\)\n\(16, 28, 28\)\n.*'status': 'succeeded'",
+    ("docs/features.md", 0): "^$",
+    ("client/README.md", 0): "^1.png -530.87.* False\n2.png ",
+}
+"""What the Python blocks of a page print, by their place among those of the page."""
+
+PYTHON_ELSEWHERE = {
+    "docs/library.md": "tests/test_library.py runs them one after the other",
+    "docs/limits.md": "tests/test_library.py runs it",
+    "docs/features.md": (
+        "the export of a network needs the package `onnx`; test_documents.py adds a network with the documented outputs"
+    ),
+}
+"""Pages with Python blocks that are run by another test, or cannot be run, and why."""
+
+DATA = {"json", "toml", ""}
+"""Languages of blocks that are no commands. tests/test_library.py reads the architecture, test_documents.py the
+description of a backbone."""

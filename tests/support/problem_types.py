@@ -1,0 +1,77 @@
+"""All types of problems that the code can answer, read in its source, so that the documents can list each of them."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.http.errors import STATUSES
+from models.datasets.ingest.items import TITLES
+from models.errors import ErrorKind
+from tests.support.paths import ROOT
+
+STANDARD = {
+    "not-found": (404, "Not Found"),
+    "method-not-allowed": (405, "Method Not Allowed"),
+    "content-too-large": (413, "Content Too Large"),
+    "too-many-requests": (429, "Too Many Requests"),
+    "internal-error": (500, "The service failed"),
+}
+"""Problems that the framework raises by their status alone."""
+
+
+@dataclass(frozen=True, order=True)
+class ProblemType:
+    """Status, type and title of a problem."""
+
+    status: int
+    slug: str
+    title: str
+
+
+def problem_types() -> list[ProblemType]:
+    """Return all types of problems of the packages ``app``, ``worker`` and ``models``, by status and type."""
+    given = STANDARD | {slug: (STATUSES[ErrorKind.INVALID], title) for slug, title in TITLES.items()}
+    found = {(status, slug): ProblemType(status, slug, title) for slug, (status, title) in given.items()}
+    for folder in ("app", "worker", "models"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for problem in _in_file(path):
+                found.setdefault((problem.status, problem.slug), problem)
+    return sorted(found.values())
+
+
+def _in_file(path: Path) -> Iterator[ProblemType]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            yield from _of_class(node)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield from _of_call(node.func.id, [_constant(argument) for argument in node.args])
+
+
+def _of_class(node: ast.ClassDef) -> Iterator[ProblemType]:
+    values = {
+        target.id: statement.value
+        for statement in node.body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    slug, title = _constant(values.get("slug")), _constant(values.get("title"))
+    if isinstance(slug, str) and isinstance(title, str):
+        kind = values.get("kind")
+        name = kind.attr if isinstance(kind, ast.Attribute) else "FAILED"
+        yield ProblemType(STATUSES[ErrorKind[name]], slug, title)
+
+
+def _of_call(name: str, given: list[object]) -> Iterator[ProblemType]:
+    match name, given:
+        case "Problem", [int(status), str(slug), str(title), *_]:
+            yield ProblemType(status, slug, title)
+        case (("ImageError" | "DatasetRefused"), [str(slug), str(title), *_]):
+            yield ProblemType(422, slug, title)
+        case "refuse_in_use", [_, _, str(slug), str(title), *_]:
+            yield ProblemType(409, slug, title)
+
+
+def _constant(node: ast.expr | None) -> object:
+    return node.value if isinstance(node, ast.Constant) else None
