@@ -85,6 +85,8 @@ class Place:
         words, target = (words[:-2], words[-1]) if ">" in words else (words, None)
         if words[:2] == ["datasets", "upload"]:  # earlier pages have uploaded another one
             self.forget(words[2])
+        if "--out" in words:  # earlier pages have written another one
+            Path(words[words.index("--out") + 1]).unlink(missing_ok=True)
         done = snf(self.home, *words, port=httpx.URL(self.url).port, columns=200)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         if words[:2] == ["keys", "create"]:
@@ -152,7 +154,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / name).mkdir()
         for number, one in enumerate(pixels):
             Image.fromarray(one).save(place / name / f"{number}.png")
-    for name in ("1.png", "part.png"):
+    for name in ("1.png", "part.png", "try.png"):
         shutil.copy(DIGITS[0], place / name)
     shutil.copy(DIGITS[1], place / "2.png")
     for name in ("tests", "models", "examples"):
@@ -160,6 +162,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [flow] = [block.text for block in BLOCKS["docs/architectures.md"] if block.language == "json"]
     [description] = [block.text for block in BLOCKS["docs/features.md"] if block.language == "json"]
     (place / "flow.json").write_text(flow)
+    (place / "request.json").write_text('{"dataset": "parts", "model": "my-parts"}')
     (place / "network.json").write_text(description)
     (place / "network.onnx").write_bytes(described_onnx(json.loads(description)))
     return place

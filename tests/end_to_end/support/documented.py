@@ -17,6 +17,9 @@ SHORTER = {
     "-m fashion-snf-glow --normal fashion-mnist --against mnist --corruptions": (
         "-m my-parts --normal good-parts --against bad-parts --images 40"
     ),
+    # 50 images give no smaller rate.
+    "alpha=0.001 --watch": "alpha=0.05 --watch",
+    "against=bad-parts,worse-parts": "against=bad-parts",
     # The folder of a container is the one in which the tests run.
     "/files/": "",
 }
@@ -36,6 +39,7 @@ ONLY_PARSED = {
     "snf train --data parts --preset snf-features --set backbone=my-network --name my-parts": (
         "384 channels need 1.2 GB and minutes; tests/models/features fits an own backbone with few channels"
     ),
+    "snf jobs submit train --file request.json max_steps=500": "takes minutes; test_command_line.py submits a file",
     "torchrun --nproc-per-node 4 -m app.cli.main train --data lots --device cuda": (
         "needs GPUs; tests/app/cli/test_train.py runs it on two processes without"
     ),
@@ -70,7 +74,7 @@ PRINTS = {
     "snf score NEW-IMAGES -m my-parts --explain MAPS": "12 heat maps in MAPS",
     "snf score --dataset lots -m my-parts --out scores.parquet": "60 images judged",
     "snf limit my-parts --data more-good-parts --alpha 0.005 --shapes scratch --shapes spot --out limit.svg": "svg",
-    "curl -s http://127.0.0.1:8000/v1/models/my-parts": '"drift":.*"source":"line-1/left"',
+    "curl -s http://127.0.0.1:8000/v1/models/my-parts/drift": '"drift":.*"source":"line-1/left"',
     'curl -s -H "Authorization: Bearer $KEY" http://127.0.0.1:8000/v1/me': '"name":"line-1".*"role":"score"',
     "snf keys": r"line-1.*score.*active.*10000/hour",
     "snf datasets show parts": "50",
