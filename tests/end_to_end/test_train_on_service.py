@@ -43,7 +43,7 @@ def test_an_interrupt_leaves_the_job_running_and_says_how_to_go_on(home: Path, h
         [sys.executable, "-m", "app.cli.main", *COMMAND, "--name", "left", *endless, "--url", url],
         cwd=ROOT, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         # Programs that a shell runs in the background ignore interrupts, and so do their children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no locks
     )  # fmt: skip
     assert process.stdout is not None
     job_id = process.stdout.readline().split()[1].strip(";")
