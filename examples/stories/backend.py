@@ -38,6 +38,7 @@ NOT_PROVOKED = {
     "detail-unsupported": "needs a model of features, and so a backbone",
     "explain-unsupported": "needs a model of dense layers, which takes long to train",
     "dataset-too-large": "needs an upload of more pixels than the service may hold",
+    "near-duplicate": "stands in the report of an upload, by a file that was left out",
     "reading-limit": "needs an upload that takes a minute to read",
     "score-not-finite": "no file is known for which the shipped models overflow",
     "file-not-in-model": "needs a model of an early version, without a card",

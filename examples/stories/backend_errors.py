@@ -127,6 +127,15 @@ def provocations(http: httpx.Client, job: str) -> dict[str, Callable[[], Answer]
     events = f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
     get = "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     numpy_type = "application/x-npy"
+
+    def delete_retried() -> Answer:
+        first = submit(http, device="cuda").json()["id"]  # which no worker here has, so it waits
+        http.post(f"/v1/jobs/{first}/cancel").raise_for_status()
+        again = http.post(f"/v1/jobs/{first}/retry").json()["id"]
+        answer = http.delete(f"/v1/jobs/{first}")
+        http.post(f"/v1/jobs/{again}/cancel").raise_for_status()
+        return answer
+
     return {
         "invalid-host": lambda: raw(http, b"GET /v1/me HTTP/1.1\r\nHost: a b\r\n\r\n"),
         "host-not-allowed": lambda: http.get("/v1/me", headers={"host": "example.org"}),
@@ -165,6 +174,7 @@ def provocations(http: httpx.Client, job: str) -> dict[str, Callable[[], Answer]
         "model-not-found": lambda: http.get("/v1/models/nobody"),
         "calibration-not-found": lambda: http.get(f"{MODEL}/calibrations/9"),
         "limit-not-found": lambda: http.get(f"{MODEL}/limits/9"),
+        "drift-not-found": lambda: http.delete(f"{MODEL}/drift/no-such-source"),
         "model-read-only": lambda: http.delete(MODEL),
         "model-in-use": lambda: http.delete("/v1/models/long"),
         "model-refused": lambda: http.post(
@@ -182,13 +192,16 @@ def provocations(http: httpx.Client, job: str) -> dict[str, Callable[[], Answer]
         "unsupported-archive": lambda: packed(http, b"7z\xbc\xaf\x27\x1c" + bytes(100)),
         "malformed-array": lambda: packed(http, npy(np.zeros(3, np.uint8))),
         "job-not-found": lambda: http.get("/v1/jobs/" + "0" * 26),
+        "job-in-use": delete_retried,
         "job-has-no-result": lambda: http.get(f"/v1/jobs/{job}/result"),
         "job-state-conflict": lambda: http.post(f"/v1/jobs/{job}/retry"),
         "sample-not-found": lambda: http.get(f"/v1/jobs/{job}/samples/999"),
         "idempotency-key-reused": lambda: [
             submit(http, {"idempotency-key": "once"}, parameters={"max_steps": steps}) for steps in (1, 2)
         ][1],
-        "too-long-expected": lambda: submit(http, preset="snf-glow-2l-16k", parameters={"max_steps": 10_000_000}),
+        "too-long-expected": lambda: submit(
+            http, preset="snf-glow-2l-16k", parameters={"max_steps": 10_000_000, "batch_size": 4096}
+        ),
         "out-of-memory-expected": lambda: submit(
             http, preset="snf-glow-medium", parameters={"batch_size": 400, "image_size": [1024, 1024]}
         ),
