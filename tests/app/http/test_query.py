@@ -13,7 +13,16 @@ from tests.app.conftest import MODEL
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 
-PARTS = {"ref": MODEL, "name": MODEL, "alias": "live", "version": "1", "number": "0", "job_id": "0" * 26, "step": "1"}
+PARTS = {
+    "ref": MODEL,
+    "name": MODEL,
+    "alias": "live",
+    "version": "1",
+    "number": "0",
+    "job_id": "0" * 26,
+    "step": "1",
+    "source": "line-1",
+}
 
 
 @pytest.fixture(scope="module")
