@@ -87,7 +87,7 @@ function row(entry, acknowledge) {
 
 function capital(martingale) {
   if (!martingale) return html`<span class="faint">–</span>`;
-  return html`${amount(martingale.log10_capital)} <span class="small faint">highest ${amount(martingale.log10_highest)} of ${amount(martingale.log10_threshold)}, ${count(martingale.images, "image")}</span>`;
+  return html`${amount(martingale.log10_capital)} <span class="small faint">highest ${amount(martingale.log10_highest)}, alarm from ${amount(martingale.log10_threshold)}; ${count(martingale.images, "image")}</span>`;
 }
 
 const amount = (log10) => (log10 < LARGE ? brief(10 ** log10) : html`10<sup>${Math.floor(log10)}</sup>`);
