@@ -79,9 +79,9 @@ def test_the_digest_is_of_the_pixels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data_dir", [None, Path("no-such-folder")])
 def test_unknown_names(data_dir: Path | None) -> None:
     for name in ("letters", "mnist", "../mnist-mini"):
-        with pytest.raises(DatasetNotFound, match="[Tt]here are: mnist-mini"):
+        with pytest.raises(DatasetNotFound, match=r"[Tt]here are: mnist-mini"):
             load_dataset(name, data_dir)
-        with pytest.raises(DatasetNotFound, match="[Tt]here are: mnist-mini"):
+        with pytest.raises(DatasetNotFound, match=r"[Tt]here are: mnist-mini"):
             summarize(name, data_dir)
 
 
