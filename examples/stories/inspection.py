@@ -53,8 +53,10 @@ def train(client: Client, images: Pixels, name: str, steps: int) -> None:
         subprocess.run(upload, check=True, stdout=subprocess.DEVNULL)
     job = client.jobs.train(name, name, preset="snf-glow-tiny", parameters={"max_steps": steps}, promote=True)
     for event in client.jobs.events(job.id):
-        if event.event in {"validation", "published", "end"}:
-            print(event.event, event.data, flush=True)
+        if event.event == "validation":
+            print(f"step {event.data['step']}: {event.data['bits_per_dim']:.3f} bits/dim", flush=True)
+        elif event.event == "published":
+            print(f"registered {event.data['ref']}")
     assert client.jobs.get(job.id).status == "succeeded"
 
 
