@@ -238,6 +238,8 @@ def report(document: dict[str, Any]) -> str:
         "",
         "## Images from a change to the alarm",
         "",
+        "Images of equal rank are ordered by chance, as in the service: another run differs by a few images.",
+        "",
         f"Median / 90 % of {document['delays'][0]['streams']} streams, tested every {DELAY_EVERY} images. `-`: so many "
         f"streams have no alarm within {AFTER:,} images.",
         "",
