@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-from backend_errors import LIMITS, SCORE, Answer, png, provocations, submit, upload
+from backend_errors import LIMITS, PNG, SCORE, Answer, png, provocations, submit, upload
 
 from snf_client import Client, Conflict, InvalidRequest, NotFound, ProblemError
 from snf_client.errors import problem_of
@@ -30,13 +30,13 @@ from snf_client.errors import problem_of
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 ROW = re.compile(r"^\| +(\d+) \| `([a-z-]+)` \| .+ \| `(\w+)` \|$", re.MULTILINE)
 NOT_PROVOKED = {
+    "model-failed": "needs a model that is whole and cannot be loaded",
     "upload-cut-off": "the caller who cuts off an upload gets no answer",
     "draining": "only within the moment in which a service stops",
     "too-many-files": "needs a form of more files than one should send in an example",
     "too-many-pixels": "needs a model of tiles, and so a backbone",
     "samples-unsupported": "needs a model of features, and so a backbone",
     "detail-unsupported": "needs a model of features, and so a backbone",
-    "explain-unsupported": "needs a model of dense layers, which takes long to train",
     "dataset-too-large": "needs an upload of more pixels than the service may hold",
     "near-duplicate": "stands in the report of an upload, by a file that was left out",
     "reading-limit": "needs an upload that takes a minute to read",
@@ -45,8 +45,6 @@ NOT_PROVOKED = {
     "reading-failed": "only where the system kills the process that reads an upload",
     "queue-full": "depends on what the machine scores within milliseconds; benchmarks.overload provokes it",
     "internal-error": "would be a fault of the service",
-    "model-failed": "needs a damaged model on the disk of the service",
-    "damaged-artifact": "needs a damaged model on the disk of the service",
 }
 """Errors that this program does not provoke, and why."""
 
@@ -85,12 +83,20 @@ def await_job(http: httpx.Client, job: str, *status: str) -> None:
         time.sleep(0.3)
 
 
-def with_models(http: httpx.Client) -> dict[str, Callable[[], Answer]]:
-    """Train a model of one step with exact gradients, and return the calls that it refuses."""
+def with_models(http: httpx.Client, home: Path) -> dict[str, Callable[[], Answer]]:
+    """Train models of one step, and return the calls that they refuse, unfit, dense or with damaged files."""
     few = {"max_steps": 1, "validations": 1, "validation_images": 20, "batch_size": 16}
-    job = submit(http, model="hasty", preset="exact-glow-tiny", parameters=few).json()["id"]
-    await_job(http, job, "succeeded")
+    for name, preset in (("hasty", "exact-glow-tiny"), ("damaged", "exact-glow-tiny"), ("dense", "snf-fc-2l")):
+        job = submit(http, model=name, preset=preset, parameters=few).json()["id"]
+        await_job(http, job, "succeeded")
     one = "/v1/models/hasty:1"
+
+    def score(model: str, explain: bool = False) -> Answer:
+        return http.post(f"/v1/models/{model}:1/score", params={"explain": explain}, content=png(), headers=PNG)
+
+    def damage() -> Answer:
+        (home / "registry" / "damaged" / "1" / "weights.safetensors").write_bytes(b"damaged")
+        return score("damaged")
 
     def delete_live() -> Answer:
         http.put("/v1/models/hasty/aliases/champion", json={"version": 1}).raise_for_status()
@@ -100,6 +106,8 @@ def with_models(http: httpx.Client) -> dict[str, Callable[[], Answer]]:
         "no-live-version": lambda: http.get("/v1/models/hasty"),
         "no-learned-inverse": lambda: http.get(f"{one}/samples", params={"inverse": "learned", "n": 1}),
         "version-in-use": delete_live,
+        "explain-unsupported": lambda: score("dense", explain=True),
+        "damaged-artifact": damage,
     }
 
 
@@ -202,7 +210,7 @@ def main() -> None:
         with service(home, "up", **LIMITS) as http:
             upload(http, "cells", 20).raise_for_status()
             client_raises(str(http.base_url))
-            provoke(with_models(http))
+            provoke(with_models(http, home))
             endless = {"max_steps": 10**6, "validations": 1, "validation_images": 20}
             job = submit(http, dataset="cells", parameters=endless, force=True).json()["id"]
             await_job(http, job, "running")

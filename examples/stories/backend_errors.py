@@ -203,6 +203,6 @@ def provocations(http: httpx.Client, job: str) -> dict[str, Callable[[], Answer]
             http, preset="snf-glow-2l-16k", parameters={"max_steps": 10_000_000, "batch_size": 4096}
         ),
         "out-of-memory-expected": lambda: submit(
-            http, preset="snf-glow-medium", parameters={"batch_size": 400, "image_size": [1024, 1024]}
+            http, preset="snf-glow-medium", parameters={"max_steps": 1, "batch_size": 400, "image_size": [1024, 1024]}
         ),
     }
