@@ -71,8 +71,8 @@ def raw(http: httpx.Client, text: bytes) -> Answer:
                 break
     head, _, body = answer.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
-    headers = [tuple(line.split(": ", 1)) for line in lines[1:]]
-    return Answer(int(lines[0].split()[1]), headers=headers, content=body)  # type: ignore[arg-type]
+    headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines[1:])]
+    return Answer(int(lines[0].split()[1]), headers=headers, content=body)
 
 
 @contextmanager

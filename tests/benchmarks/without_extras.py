@@ -29,7 +29,7 @@ class WithoutExtras:
 
     def __init__(self) -> None:
         extras = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-        wanted = {re.match(r"[\w-]+", requirement)[0] for name in ("test", "bench") for requirement in extras[name]}  # type: ignore[index]
+        wanted = {re.split(r"[^\w-]", requirement)[0] for name in ("test", "bench") for requirement in extras[name]}
         owners = packages_distributions()
         self.refused = {package for package, names in owners.items() if wanted & {name.lower() for name in names}}
 
@@ -49,7 +49,7 @@ def run(words: list[str]) -> tuple[int, str]:
             runpy.run_module(words[0], run_name="__main__", alter_sys=True)
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        except Exception:
+        except Exception:  # as the interpreter does: print it, and end with 1
             traceback.print_exc()
             code = 1
         else:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import typer
@@ -26,6 +26,7 @@ from models.bulk.part import Stopped
 from models.bulk.plan import BulkPlan, open_plan
 from models.bulk.table import write_part
 from models.registry.registry import Registry
+from snf_client import Client
 from snf_client.resources.scores import ScorePart
 from snf_client.schemas import Drift, ModelDetail, Scores, UnfitReason
 from tests.support.compiled_cache import share_compiled
@@ -97,7 +98,7 @@ class Answering:
 def remote(client: Answering, stop_after: int = 100) -> tuple[RemotePartScorer, BulkPlan, GivenFiles]:
     files = GivenFiles(list(FILES))
     calls = iter(range(stop_after))
-    scorer = RemotePartScorer(client, MODEL, "line-1", True, lambda: next(calls, None) is None)  # type: ignore[arg-type]
+    scorer = RemotePartScorer(cast(Client, client), MODEL, "line-1", True, lambda: next(calls, None) is None)
     return scorer, scorer.plan(files, None), files
 
 

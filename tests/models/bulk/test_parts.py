@@ -1,4 +1,4 @@
-"""Bulk scoring: sources by range, parts, their merging, and what an interruption leaves."""
+"""Bulk scoring: parts, their merging, formats of the table, and what an interruption leaves."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from models.anomaly.judged import Judgement
 from models.bulk.part import Stopped, score_part
 from models.bulk.plan import BulkPlan, open_plan
 from models.bulk.result_file import convert_table, merge_parts, read_content
-from models.bulk.sources import BuiltinImages, ImageFiles, open_source
+from models.bulk.sources import ImageFiles, open_source
 from models.bulk.table import SCHEMA, write_part
-from models.datasets import DatasetStore, load_dataset
-from models.datasets.image_source import ImageSource, NamedImage, StoredImages
-from models.errors import AlphaUnattainable, DatasetNotFound, DatasetRefused, ImageError, ScoreNotFinite
-from models.images.codec import DecodedImage, Preprocessing, decode_image
+from models.datasets.image_source import ImageSource, NamedImage
+from models.errors import AlphaUnattainable, DatasetNotFound, ImageError, ScoreNotFinite
+from models.images.codec import Preprocessing
 from models.scorer import Scorer
-from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped
+from tests.models.datasets.sample_files import pngs
 from tests.support.paths import DATA
 
 EXACT = Preprocessing(channels=1, height=28, width=28)
@@ -62,103 +61,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     paths[66].write_bytes((DATA / "mnist/00027-4.png").read_bytes()[:200])
     paths[7].unlink()
     return paths
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
-    folder = tmp_path_factory.mktemp("home")
-    store = DatasetStore(folder / "datasets", reserve=0)
-    store.create("digits", [source(folder / "uploads", zipped(pngs(40, folders=3)))])
-    store.create("photos", [source(folder / "uploads", zipped(mixed()))])
-    store.create("array", [source(folder / "uploads", npz(images=DIGITS[:20, 0]), "array.npz")])
-    return store
-
-
-def pixels(found: list[NamedImage]) -> list[bytes]:
-    return [image.pixels.tobytes() for _, image in found if isinstance(image, DecodedImage)]
-
-
-def in_ranges(images: ImageSource, size: int) -> list[NamedImage]:
-    return [one for start in range(0, images.count, size) for one in images.read(start, start + size)]
-
-
-def shown(found: list[NamedImage]) -> list[tuple[str, object]]:
-    return [(path, image.slug if isinstance(image, ImageError) else image.pixels.tobytes()) for path, image in found]
-
-
-@pytest.mark.parametrize("name", ["digits", "photos", "array", "mnist-mini"])
-def test_ranges_make_the_whole(name: str, store: DatasetStore) -> None:
-    images = open_source(name, None, store, EXACT)
-    whole = list(images.read(0, images.count))
-    assert len({path for path, _ in whole}) == len(whole) == images.count
-    assert shown(in_ranges(images, 7)) == shown(whole)
-    assert open_source(name, None, store, EXACT).digest == images.digest
-
-
-def test_stored_images_are_those_that_were_uploaded(store: DatasetStore) -> None:
-    wanted = pngs(40, folders=3)
-    found = dict(StoredImages(store, "digits", EXACT).read(0, 40))
-    assert found.keys() == wanted.keys()
-    for path, data in wanted.items():
-        image, alone = found[path], decode_image(data, EXACT)
-        assert isinstance(image, DecodedImage)
-        assert (image.pixels == alone.pixels).all()
-        assert (image.format, image.source_size, image.converted) == (alone.format, alone.source_size, alone.converted)
-
-
-def test_a_policy_is_that_of_the_model(store: DatasetStore) -> None:
-    rgb = Preprocessing(channels=3, height=16, width=24, fit="pad", colour="rgb")
-    found = list(StoredImages(store, "photos", rgb).read(0, 60))
-    wanted = {path: decode_image(data, rgb).pixels for path, data in mixed().items()}
-    assert len(pixels(found)) == 60
-    for path, image in found:
-        assert isinstance(image, DecodedImage)
-        assert (image.pixels == wanted[path]).all()
-
-
-def test_builtin_images_are_training_then_test(store: DatasetStore) -> None:
-    images = open_source("mnist-mini", None, store, EXACT)
-    found = list(images.read(0, images.count))
-    dataset = load_dataset("mnist-mini", None)
-    assert found[-1][0] == f"x_test/{len(dataset.test) - 1:02d}"
-    assert pixels(found)[-len(dataset.test) :] == [image.tobytes() for image in dataset.test]
-    learned = np.concatenate([dataset.train, dataset.statistics, dataset.calibration])
-    assert sorted(pixels(found)[: len(learned)]) == sorted(image.tobytes() for image in learned)
-
-
-@pytest.mark.parametrize(
-    "data", [b"PK\x03\x04 cut off", npz(other=DIGITS[:3, 0]), npz(x_train=DIGITS[:3, 0].astype(np.float32))]
-)
-def test_a_foreign_builtin_file_is_refused(data: bytes, tmp_path: Path) -> None:
-    (tmp_path / "mnist.npz").write_bytes(data)
-    with pytest.raises(DatasetRefused):
-        open_source("mnist", tmp_path, None, EXACT)
-
-
-def test_datasets_that_are_not_there(tmp_path: Path) -> None:
-    for store in (None, DatasetStore(tmp_path / "none")):
-        with pytest.raises(DatasetNotFound, match="mnist-mini"):
-            open_source("nothing", None, store, EXACT)
-    store = DatasetStore(tmp_path / "home", reserve=0)
-    store.create("gone", [source(tmp_path / "uploads", zipped(pngs(12)))])
-    images = StoredImages(store, "gone", EXACT)
-    digest = images.digest
-    store.delete("gone")
-    with pytest.raises(DatasetNotFound):
-        list(images.read(0, 1))
-    store.create("gone", [source(tmp_path / "uploads", zipped(pngs(12, start=20)))])
-    with pytest.raises(DatasetNotFound):
-        list(images.read(0, 1))
-    assert StoredImages(store, "gone", EXACT).digest != digest
-
-
-def test_the_digest_of_files_tells_changes(tmp_path: Path) -> None:
-    path = tmp_path / "a.png"
-    path.write_bytes(b"one")
-    before = ImageFiles([path], EXACT).digest
-    assert ImageFiles([path], EXACT).digest == before
-    path.write_bytes(b"three")
-    assert len({before, ImageFiles([path], EXACT).digest, ImageFiles([path, path], EXACT).digest}) == 3
 
 
 def test_a_row_is_the_score_of_its_image_alone(scorer: Scorer, files: list[Path], tmp_path: Path) -> None:
@@ -387,19 +289,3 @@ def test_an_alpha_that_nothing_can_attain(scorer: Scorer, files: list[Path], tmp
     images = ImageFiles(files, scorer.preprocessing)
     with pytest.raises(AlphaUnattainable):
         score_part(scorer, images, 0, 2, tmp_path / "part.parquet", alpha=1e-9, should_stop=never)
-
-
-def test_names_of_files_need_not_be_utf8(tmp_path: Path) -> None:
-    path = tmp_path / "a\udcff.png"
-    assert [name for name, _ in ImageFiles([path], EXACT).read(0, 1)] == [f"{tmp_path}/a\\xff.png"]
-
-
-def test_damage_of_the_builtin_file_is_told_while_reading(tmp_path: Path) -> None:
-    path = tmp_path / "mnist.npz"
-    path.write_bytes(npz(x_train=DIGITS[:50, 0]))
-    images = BuiltinImages(path, EXACT)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
-    path.write_bytes(data)
-    with pytest.raises(DatasetRefused):
-        list(images.read(0, 50))
