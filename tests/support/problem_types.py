@@ -22,7 +22,7 @@ STANDARD = {
 
 @dataclass(frozen=True, order=True)
 class ProblemType:
-    """Status, type and title of a problem."""
+    """Status, type and titles of a problem; 500 for an error of a job."""
 
     status: int
     slug: str
@@ -32,12 +32,12 @@ class ProblemType:
 def problem_types() -> list[ProblemType]:
     """Return all types of problems of the packages ``app``, ``worker`` and ``models``, by status and type."""
     given = STANDARD | {slug: (STATUSES[ErrorKind.INVALID], title) for slug, title in TITLES.items()}
-    found = {(status, slug): ProblemType(status, slug, title) for slug, (status, title) in given.items()}
+    titles = {(status, slug): {title: None} for slug, (status, title) in given.items()}
     for folder in ("app", "worker", "models"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for problem in _in_file(path):
-                found.setdefault((problem.status, problem.slug), problem)
-    return sorted(found.values())
+                titles.setdefault((problem.status, problem.slug), {})[problem.title] = None
+    return sorted(ProblemType(status, slug, "; ".join(every)) for (status, slug), every in titles.items())
 
 
 def _in_file(path: Path) -> Iterator[ProblemType]:
@@ -46,6 +46,11 @@ def _in_file(path: Path) -> Iterator[ProblemType]:
             yield from _of_class(node)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             yield from _of_call(node.func.id, [_constant(argument) for argument in node.args])
+        elif isinstance(node, ast.Dict):
+            members = {_constant(key): _constant(value) for key, value in zip(node.keys, node.values, strict=True)}
+            slug, title = members.get("type"), members.get("title")
+            if isinstance(slug, str) and isinstance(title, str) and "detail" in members:
+                yield ProblemType(500, slug, title)
 
 
 def _of_class(node: ast.ClassDef) -> Iterator[ProblemType]:
@@ -69,6 +74,8 @@ def _of_call(name: str, given: list[object]) -> Iterator[ProblemType]:
             yield ProblemType(status, slug, title)
         case (("ImageError" | "DatasetRefused"), [str(slug), str(title), *_]):
             yield ProblemType(422, slug, title)
+        case "_error", [str(slug), str(title), *_]:
+            yield ProblemType(500, slug, title)
         case "refuse_in_use", [_, _, str(slug), str(title), *_]:
             yield ProblemType(409, slug, title)
 

@@ -58,10 +58,10 @@ export function mount(root) {
   };
 }
 
-/** Scores files that come from another page. */
+/** Scores files that come from another page. They are samples of a model, which must not count for drift. */
 export function scoreFiles(model, files) {
   if (state.model !== model) choose(model);
-  queue.add(files);
+  queue.add(files, false);
 }
 
 async function start() {

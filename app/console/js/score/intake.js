@@ -21,8 +21,8 @@ export async function dropped(transfer) {
   const entries = [...transfer.items].filter((item) => item.kind === "file").map((item) => item.webkitGetAsEntry?.());
   if (!entries.length || entries.includes(null) || entries.includes(undefined)) return named([...transfer.files]);
   const files = [];
-  for (const entry of entries) files.push(...inNaturalOrder(await walk(entry)));
-  return files;
+  for (const entry of entries) files.push(inNaturalOrder(await walk(entry)));
+  return files.flat();
 }
 
 /** Returns the pasted images. An image without a name of its own is named after the time. */
@@ -49,7 +49,7 @@ async function walk(entry) {
   for (;;) {
     // Browsers return at most a hundred entries at once.
     const children = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
-    if (!children.length) return files;
-    for (const child of children) files.push(...await walk(child));
+    if (!children.length) return files.flat();
+    for (const child of children) files.push(await walk(child));
   }
 }

@@ -102,7 +102,7 @@ export class Datasets {
     return html`<section class="stack" aria-label="Dataset ${entry.name}">
       <div class="row between"><h3 class="break">${entry.name}</h3>
         ${entry.origin === "stored" ? html`<button class="danger" ?disabled=${this.deleting} @click=${() => this.remove(entry.name)}>Delete</button>` : nothing}</div>
-      ${report(entry, this.detail?.name === entry.name ? this.detail.report : null, this.upload.again(entry.name))}
+      ${report(entry, this.detail?.name === entry.name ? this.detail.report : null, this.upload.again(entry))}
       ${this.sheet ? html`<figure class="figure"><img class="sheet" src=${this.sheet} alt="Contact sheet of ${entry.name}"><figcaption>Up to 100 evenly spaced images</figcaption></figure>`
         : entry.origin === "stored" ? waiting("Loading contact sheet ...") : nothing}
     </section>`;

@@ -22,13 +22,14 @@ export class Recommendation {
     Object.assign(this, { dataset, job: null, record: null, unfit: null, error: null });
     if (!dataset) return;
     try {
-      const { datasets } = await get("/v1/jobs/datasets", { method: "POST", json: { type: "recommend", parameters: { minutes: MINUTES } } });
-      if (dataset === this.dataset) this.unfit = datasets.find(({ name }) => name === dataset)?.problem ?? null;
       const { jobs } = await get("/v1/jobs", { query: { type: "recommend", limit: 50 } });
       const job = jobs.find((known) => known.dataset === dataset && known.status !== "cancelled");
       if (job && dataset === this.dataset && !this.job) await this.take(job);
+      // Only who may start a comparison is told whether this dataset can be compared.
+      const { datasets } = await get("/v1/jobs/datasets", { method: "POST", json: { type: "recommend", parameters: { minutes: MINUTES } } });
+      if (dataset === this.dataset) this.unfit = datasets.find(({ name }) => name === dataset)?.problem ?? null;
     } catch {
-      // Without the job store no comparison can be shown, and starting one says why.
+      // Without the job store or the role no comparison can be started, and the attempt says why.
     }
     this.changed();
   }

@@ -13,7 +13,7 @@ export class Upload {
   /** `usedNames` returns the names in use; `uploaded` is called with the new dataset. */
   constructor({ changed, usedNames, uploaded }) {
     Object.assign(this, { changed, usedNames, uploaded, files: [], name: "", different: false, sending: null, error: null, over: false });
-    this.sent = new Map(); // the files of the datasets that this page has uploaded, by name
+    this.sent = null; // name, date and files of the dataset that was uploaded last
   }
 
   /** Offers files for an upload. `called` is the wished name of the dataset, by default that of the folder or the file. */
@@ -26,11 +26,11 @@ export class Upload {
   }
 
   /** Returns a function that offers to upload the files of a dataset again without near duplicates; null without them. */
-  again(dataset) {
-    const files = this.sent.get(dataset);
-    if (!files || this.sending) return null;
+  again({ name, created }) {
+    if (this.sent?.name !== name || this.sent.created !== created || this.sending) return null;
+    const { files } = this.sent;
     return () => {
-      this.take(files, dataset);
+      this.take(files, name);
       this.different = true;
       requestAnimationFrame(() => document.getElementById("dataset-name")?.focus()); // after the redraw
     };
@@ -59,7 +59,7 @@ export class Upload {
     this.changed();
     try {
       const dataset = await upload("/v1/datasets", form, { progress: (sent, total) => this.progress(sent, total), signal: stopped.signal });
-      this.sent.set(dataset.name, this.files);
+      this.sent = { name: dataset.name, created: dataset.created, files: this.files };
       this.files = [];
       this.uploaded(dataset);
     } catch (error) {
