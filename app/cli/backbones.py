@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import completion
-from app.cli.common import SERVICE, USAGE, Json, error_messages, fail, print_json, read_settings, require_local
+from app.cli.common import (
+    SERVICE,
+    USAGE,
+    Json,
+    error_messages,
+    fail,
+    print_json,
+    read_settings,
+    refuse_before_subcommand,
+    require_local,
+)
 from app.cli.progress import spinner
 from app.cli.tables import TableColumn, print_facts, print_table
 
@@ -30,9 +40,10 @@ Name = Annotated[
 @backbones.callback(help=HELP)
 def list_by_default(context: typer.Context, as_json: Json = False) -> None:
     """Run ``snf backbones list`` if ``snf backbones`` is called without a subcommand."""
-    require_local("snf backbones", "backbones are added on each machine that scores or trains")
     if context.invoked_subcommand is None:
         list_backbones(as_json)
+    else:
+        refuse_before_subcommand(context)
 
 
 @backbones.command("list")
@@ -141,6 +152,7 @@ def _store() -> Iterator[BackboneStore]:
     """Give the backbones of this machine; an error inside the block ends the command with a message."""
     from models.features.store import BackboneStore
 
+    require_local("snf backbones", "backbones are added on each machine that scores or trains")
     settings = read_settings()
     with error_messages():
         try:

@@ -98,6 +98,15 @@ def registry() -> Registry:
     return Registry(read_settings().registry_dir)
 
 
+def refuse_before_subcommand(context: typer.Context) -> None:
+    """Exit with code 2 if options of a group that lists by itself stand before a subcommand, which has its own."""
+    for option in ("url", "key", "as_json"):
+        source = context.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            name = "--json" if option == "as_json" else f"--{option}"
+            raise fail(f"{name} belongs after the command: {context.command_path} {context.invoked_subcommand}", USAGE)
+
+
 def require_local(command: str, reason: str) -> None:
     """Print an error and exit with code 2 if ``SNF_URL`` names a service, for a command that works here alone.
 

@@ -21,6 +21,7 @@ from app.cli.common import (
     print_deleted,
     print_response,
     read_settings,
+    refuse_before_subcommand,
 )
 from app.cli.dataset_tables import print_datasets, print_report
 from app.cli.out_file import Force, check_new
@@ -47,6 +48,8 @@ def list_by_default(context: typer.Context, url: Url = None, key: Key = None, as
     """Run ``snf datasets list`` if ``snf datasets`` is called without a subcommand."""
     if context.invoked_subcommand is None:
         list_datasets(url, key, as_json)
+    else:
+        refuse_before_subcommand(context)
 
 
 @datasets.command("list")
@@ -139,7 +142,8 @@ def contact_sheet(
     else:
         with error_messages():
             content = _store(read_settings()).contact_sheet(name).read_bytes()
-    write_atomically(out.absolute(), content)
+    with error_messages():
+        write_atomically(out.absolute(), content)
     typer.echo(f"the images are in {out}")
 
 

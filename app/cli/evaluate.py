@@ -105,7 +105,8 @@ def evaluate(
     else:
         print_report(report)
     if out is not None:
-        write_atomically(out.absolute(), render_html(report).encode())
+        with error_messages():
+            write_atomically(out.absolute(), render_html(report).encode())
         typer.echo(f"the report is in {out}", err=as_json)
 
 

@@ -13,10 +13,8 @@ from app.cli.common import USAGE, fail, fail_validation
 if TYPE_CHECKING:
     from snf_client.schemas import JobRequest
 
-FIELDS = ("dataset", "model", "preset", "architecture", "promote", "device", "force")
-"""Fields of a request beside its type; every other name is a parameter of the job."""
-TEXTS = ("dataset", "model", "preset", "device")
-"""Fields that are text even where it looks like a number."""
+TEXTS = ("dataset", "model", "preset", "device", "backbone", "against")
+"""Fields and parameters that are text even where it looks like a number."""
 LISTS = ("against", "shapes", "contrasts")
 """Parameters that are lists; their values are separated by commas."""
 
@@ -31,15 +29,16 @@ def job_request(type: str, pairs: Iterable[str], file: Path | None) -> JobReques
 
     from snf_client.schemas import JobRequest
 
+    fields = [name for name in JobRequest.model_fields if name not in {"type", "parameters"}]
     request: dict[str, Any] = {"type": type} if file is None else _read(file, type)
     for name, value in parse_pairs(pairs, "NAME=VALUE").items():
-        if name in FIELDS:
+        if name in fields:
             request[name] = value
         else:
             request["parameters"] = {**request.get("parameters", {}), name: value}
-    unknown = request.keys() - {"type", "parameters", *FIELDS}
+    unknown = request.keys() - {"type", "parameters", *fields}
     if unknown:
-        raise fail(f"{file}: expected the fields {', '.join(FIELDS)} and parameters, got {min(unknown)!r}", USAGE)
+        raise fail(f"{file}: expected the fields {', '.join(fields)} and parameters, got {min(unknown)!r}", USAGE)
     try:
         return JobRequest.model_validate(request)
     except ValidationError as error:
@@ -53,27 +52,45 @@ def parse_pairs(pairs: Iterable[str], option: str) -> dict[str, Any]:
     {'alpha': 0.01, 'shapes': ['spot', 'hole'], 'contrasts': [64], 'model': '7'}
     """
     values: dict[str, Any] = {}
+    for name, text in split_pairs(pairs, option).items():
+        read = str if name in TEXTS else _value
+        if name in LISTS and not text.startswith("["):
+            values[name] = [read(part) for part in text.split(",")]
+        else:
+            values[name] = _value(text) if name in LISTS else read(text)
+    return values
+
+
+def split_pairs(pairs: Iterable[str], option: str) -> dict[str, str]:
+    """Return the texts of ``NAME=VALUE`` by name; exit with code 2 for another form."""
+    texts: dict[str, str] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")
         if not separator or not name:
             raise fail(f"{option}: expected NAME=VALUE, got {pair!r}", USAGE)
-        if name in LISTS and not text.startswith("["):
-            values[name] = [_value(part) for part in text.split(",")]
-        else:
-            values[name] = text if name in TEXTS else _value(text)
-    return values
+        texts[name] = text
+    return texts
 
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return _json(text)
     except ValueError:
         return text
 
 
+def _json(text: str | bytes) -> Any:
+    """Return the value of JSON. Raises ``ValueError``, also for ``NaN`` and ``Infinity``, which JSON does not have."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
 def _read(file: Path, type: str) -> dict[str, Any]:
     try:
-        request = json.loads(file.read_bytes())
+        request = _json(file.read_bytes())
     except ValueError as error:
         raise fail(f"{file}: expected JSON: {error}", USAGE) from error
     if not isinstance(request, dict) or request.get("type", type) != type:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import completion
-from app.cli.common import Json, Key, ServiceUrl, print_deleted, print_response
+from app.cli.common import Json, Key, ServiceUrl, print_deleted, print_response, refuse_before_subcommand
 from app.cli.job_submission import job_request
 from app.cli.job_tables import is_unfit, job_counts, outcome, print_curve, print_job, print_jobs
 from app.cli.live import live_view
@@ -37,6 +37,8 @@ def list_by_default(context: typer.Context, url: ServiceUrl = None, key: Key = N
     """Run ``snf jobs list`` if ``snf jobs`` is called without a subcommand."""
     if context.invoked_subcommand is None:
         list_jobs(url=url, key=key, as_json=as_json)
+    else:
+        refuse_before_subcommand(context)
 
 
 @jobs.command()

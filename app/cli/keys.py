@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.common import SERVICE, USAGE, Json, fail, print_json, read_settings, require_local
+from app.cli.common import (
+    SERVICE,
+    USAGE,
+    Json,
+    fail,
+    print_json,
+    read_settings,
+    refuse_before_subcommand,
+    require_local,
+)
 from app.cli.tables import TableColumn, print_table
 from worker.keys.roles import Role
 
@@ -33,9 +42,10 @@ Ref = Annotated[str, typer.Argument(help="Name or id of the key.", show_default=
 @keys.callback(help=HELP)
 def list_by_default(context: typer.Context, as_json: Json = False) -> None:
     """Run ``snf keys list`` if ``snf keys`` is called without a subcommand."""
-    require_local("snf keys", "keys are made and revoked on the machine of the service")
     if context.invoked_subcommand is None:
         list_keys(as_json)
+    else:
+        refuse_before_subcommand(context)
 
 
 @keys.command()
@@ -133,6 +143,7 @@ def _key_file(settings: Settings) -> Iterator[KeyFile]:
     """Give the stored keys; an error inside the block ends the command with a message."""
     from worker.keys.key_file import KeyConflict, KeyFile, KeysUnreadable
 
+    require_local("snf keys", "keys are made and revoked on the machine of the service")
     try:
         yield KeyFile(settings.keys_file)
     except KeyConflict as error:

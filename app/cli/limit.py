@@ -96,7 +96,8 @@ def limit(
     else:
         print_limit(number, record)
     if out is not None:
-        write_atomically(out.absolute(), limit_chart(record).encode())
+        with error_messages():
+            write_atomically(out.absolute(), limit_chart(record).encode())
         typer.echo(f"the picture is in {out}", err=as_json)
 
 

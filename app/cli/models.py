@@ -20,6 +20,7 @@ from app.cli.common import (
     print_deleted,
     print_response,
     read_settings,
+    refuse_before_subcommand,
     registry,
 )
 from app.cli.drift import drift
@@ -43,6 +44,8 @@ def list_by_default(context: typer.Context, url: Url = None, key: Key = None, as
     """Run ``snf models list`` if ``snf models`` is called without a subcommand."""
     if context.invoked_subcommand is None:
         list_models(url, key, as_json)
+    else:
+        refuse_before_subcommand(context)
 
 
 @models.command("list")

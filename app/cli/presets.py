@@ -10,7 +10,17 @@ from typing import Annotated
 import typer
 
 from app.cli import completion
-from app.cli.common import USAGE, Json, Key, Url, error_messages, fail, print_json, require_local
+from app.cli.common import (
+    USAGE,
+    Json,
+    Key,
+    Url,
+    error_messages,
+    fail,
+    print_json,
+    refuse_before_subcommand,
+    require_local,
+)
 from app.cli.remote import service
 from app.cli.tables import TableColumn, print_table
 
@@ -26,6 +36,8 @@ def list_by_default(context: typer.Context, url: Url = None, key: Key = None, as
     """Run ``snf presets list`` if ``snf presets`` is called without a subcommand."""
     if context.invoked_subcommand is None:
         list_presets(url, key, as_json)
+    else:
+        refuse_before_subcommand(context)
 
 
 @presets.command("list")

@@ -66,10 +66,10 @@ def _message(error: ClientError) -> str:
     from snf_client import ProblemError
 
     text = str(error)
-    if not isinstance(error, ProblemError) or any(part.pointer in text for part in error.errors):
+    if not isinstance(error, ProblemError):
         return text
-    parts = "; ".join(f"{part.pointer}: {part.detail}" for part in error.errors)
-    return f"{error.title}: {parts}" if parts else text
+    parts = [f"{part.pointer}: {part.detail}" for part in error.errors if part.detail not in text]
+    return "; ".join([text, *parts])
 
 
 def _report_retry(error: ClientError, seconds: float) -> None:

@@ -60,7 +60,8 @@ def sample(
         content, seed = file.content, file.seed
     else:
         content, seed = _draw(model, n, FORMATS[out.suffix], **options)
-    write_atomically(out.absolute(), content)
+    with error_messages():
+        write_atomically(out.absolute(), content)
     if as_json:
         print_json({"file": str(out), "model": model, "n": n, "temperature": temperature, "seed": seed})
     else:

@@ -122,12 +122,15 @@ def train(
     parameters = given_parameters(max_steps, max_minutes, set_ or [])
     config = read_config(recipe, parameters)
     if url:
-        here = {"--folder": folder, "--device": device, "--restart": restart}
+        here = {"--folder": folder, "--restart": restart}
         if options := [option for option, value in here.items() if value]:
             raise fail(f"{', '.join(options)}: for a training in this process, leave out with --url", USAGE)
-        chosen = {"preset": recipe.name} if architecture is None else {"architecture": _document(architecture)}
+        chosen: dict[str, Any] = (
+            {"preset": recipe.name} if architecture is None else {"architecture": _document(architecture)}
+        )
         # As they were read, so that the service gets numbers and not their texts.
         sent = config.model_dump(mode="json", include=set(parameters))
+        chosen |= {} if device is None else {"device": device}
         train_on_service(
             data, name, chosen | {"parameters": sent, "promote": promote, "force": force}, url, key, detach, as_json
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from typer.core import TyperCommand
 
 from app.cli.common import USAGE, fail
+from app.cli.job_submission import split_pairs
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,12 +54,7 @@ def _table() -> Table:
 
 def given_parameters(max_steps: int | None, max_minutes: float | None, pairs: list[str]) -> dict[str, Any]:
     """Return the parameters that a command line gives; exit with code 2 for a ``--set`` that is not NAME=VALUE."""
-    given: dict[str, Any] = {"max_steps": max_steps, "max_minutes": max_minutes}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise fail(f"--set: expected NAME=VALUE, got {pair!r}", USAGE)
-        given[name] = value
+    given = {"max_steps": max_steps, "max_minutes": max_minutes, **split_pairs(pairs, "--set")}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -18,6 +18,10 @@ CALM = 10.0
 log = logging.getLogger(__name__)
 
 
+OFF = 1e300
+"""Threshold that turns the martingale off: capitals are logarithms and may exceed it."""
+
+
 @dataclass(frozen=True)
 class DriftJudge:
     """Tests of windows: Kolmogorov-Smirnov tests of the newest images, and a martingale test of all images.
@@ -104,7 +108,9 @@ class DriftJudge:
     def _bet(
         self, window: Window, new: NewImages, reference: WindowReference, label: str, now: float
     ) -> MartingaleStatus | None:
-        """Bet on the new images, and return the state of the martingale; None where it has no image."""
+        """Bet on the new images, and return the state of the martingale; None where there is none, or it is off."""
+        if not reference.ranked or self.threshold >= OFF:
+            return None
         if new.p_values:
             window.martingales = window.martingales or reference.martingales(new.since)
             window.martingales.add(new.p_values, new.white_levels, self.generator)

@@ -72,6 +72,7 @@ class DriftMonitor:
             scorer.calibration_summary.calibration_images,
             scorer.smallest_p,
             scorer.calibration.white_level_counts,
+            scorer.calibration.ranked,
         )
         self._windows.record(key_of(loaded.version), reference, source, p_values, time.time(), white_levels)
 

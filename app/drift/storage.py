@@ -24,6 +24,10 @@ Time = Annotated[float, Field(ge=0, le=1e11)]
 """Seconds since 1970, of a year with four digits."""
 
 
+MOST = 10**12
+"""Most images that a file may count."""
+
+
 class _DriftRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -31,8 +35,8 @@ class _DriftRecord(BaseModel):
 class StoredBets(_DriftRecord):
     """JSON form of bets on the ranks of a stream's images: images in each cell, and logarithms of the capital."""
 
-    seen: list[Annotated[int, Field(ge=0)]]
-    images: int = Field(ge=0)
+    seen: list[Annotated[int, Field(ge=0, le=MOST)]]
+    images: int = Field(ge=0, le=MOST)
     bets: Annotated[list[float], Field(min_length=BETS, max_length=BETS)] | None
     capital: float
     highest: float = Field(ge=0)
@@ -125,16 +129,19 @@ class StoredModel(_DriftRecord):
     version: int
     calibration: int
     weights: str
-    images: int = Field(ge=1)
+    images: int = Field(ge=1, le=MOST)
     smallest_p: PValue
-    white_levels: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=256, max_length=256)] | None = None
+    white_levels: (
+        Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=256, max_length=256)] | None
+    ) = None
+    ranked: bool = True
     windows: list[StoredWindow]
 
     @property
     def reference(self) -> WindowReference:
         """Facts on the calibration."""
         levels = None if self.white_levels is None else tuple(self.white_levels)
-        return WindowReference(self.weights, self.images, self.smallest_p, levels)
+        return WindowReference(self.weights, self.images, self.smallest_p, levels, self.ranked)
 
 
 class StoredDrift(_DriftRecord):
@@ -186,6 +193,7 @@ def _stored(key: Key, reference: WindowReference, windows: list[tuple[str | None
         images=reference.images,
         smallest_p=reference.smallest_p,
         white_levels=None if reference.white_levels is None else list(reference.white_levels),
+        ranked=reference.ranked,
         windows=[
             StoredWindow(
                 source=source,

@@ -105,12 +105,14 @@ class WindowReference:
         images: Number of calibration images.
         smallest_p: Smallest p-value that the calibration can give.
         white_levels: Number of calibration images of each white level, 0 to 255; None in an old calibration.
+        ranked: Whether p-values are ranks among images of one fold, hardly any of them equal. The martingale needs it.
     """
 
     weights: str
     images: int
     smallest_p: float
     white_levels: tuple[int, ...] | None = None
+    ranked: bool = True
 
     def martingales(self, since: float) -> StreamMartingales:
         """Return bets on images that start at a time, in seconds since 1970."""

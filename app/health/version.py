@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 
+@cache
 def package_version() -> str:
     """Return the version of the package ``snf-density``, or ``0.0.0`` for a source tree that is not installed."""
     try:

@@ -40,6 +40,8 @@ Array: TypeAlias = NDArray[np.float64]
 
 MAX_STATISTIC = 1e6
 """Upper bound of a reported T in nats: on some images the arithmetic of the statistics overflows."""
+MOST_EQUAL = 0.01
+"""Largest share of calibration images whose statistic others have too, for ranks that order new images."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,17 @@ class Calibration:
     def images(self) -> int:
         """The number of normal images that the p-value of a new image is a rank among, over all folds."""
         return sum(map(len, self.ordered()))
+
+    @cached_property
+    def ranked(self) -> bool:
+        """Whether a p-value is a rank among images of one fold, of which at most 1 % have equal statistics.
+
+        Ranks among several folds, or among many equal values, do not order new images as the calibration is ordered.
+        """
+        if len(self.folds) > 1:
+            return False
+        [values] = self.ordered()
+        return len(np.unique(values)) >= (1 - MOST_EQUAL) * len(values)
 
     @property
     def has_gradients(self) -> bool:

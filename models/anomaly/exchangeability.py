@@ -56,6 +56,7 @@ class RankCounts:
         """Return the counts before the first image of a stream, for cells of conformal p-values.
 
         n calibration images leave n + 1 gaps, in each of which the next image falls with a probability of 1 / (n + 1).
+        This needs ranks of one calibration set without equal values: :attr:`Calibration.ranked` says whether it is so.
         After each image that gap counts once more: (1 + N_i) / (n + 1 + N) (Polya's urn). Neighbouring gaps may be
         joined, which keeps it exact. The gaps contain the weight of the new image.
 

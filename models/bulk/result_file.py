@@ -189,5 +189,3 @@ READERS: dict[str, Callable[[Path], TableContent]] = {
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
 }
-ENDINGS = tuple(WRITERS)
-"""Endings of files of scores."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -163,3 +164,13 @@ def test_bets_of_other_cells_are_damage(tmp_path: Path, caplog: pytest.LogCaptur
     storage.load(again, path)
     assert again.models() == []
     assert "drift of digits:1 starts without history: expected counts of 1000 cells, got 999" in caplog.text
+
+
+def test_ranks_that_do_not_order_new_images_and_a_threshold_that_is_off_have_no_martingale() -> None:
+    p_values = [1 / 1000] * 400
+    for threshold, reference in ((1000.0, replace(OLD, ranked=False)), (1e300, OLD)):
+        watched = DriftWindows(images=500, min_images=50, level=1e-4, threshold=threshold, sources=1)
+        watched.record(Key("digits", 1, 0), reference, None, p_values, 0.0)
+        [status] = watched.status(Key("digits", 1, 0), 1.0)
+        assert status.martingale is None
+        assert [*status.alarm_by] == ["p-values"]
