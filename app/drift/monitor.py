@@ -90,7 +90,8 @@ class DriftMonitor:
     def acknowledge(self, version: ModelVersion, source: str | None, caller: str) -> bool:
         """Drop the window of a source, or of all images for None, with its alarm; return whether there was one.
 
-        It starts anew at the next image, also after a restart. Reads the manifest of the version.
+        It starts anew at the next image, also after a restart; the log says so if that cannot be stored. Reads the
+        manifest of the version.
 
         Args:
             version: The model version.
@@ -102,6 +103,8 @@ class DriftMonitor:
             return False
         log.warning("%s acknowledged drift of %s: its window starts anew", caller, label_of(key, source))
         self._check_and_store()
+        if not self._writable:
+            log.error("%s cannot be written, so a restart would bring the drift of %s back", self._path, key)
         return True
 
     def _loop(self) -> None:

@@ -169,7 +169,11 @@ class DriftWindows:
         """Drop windows past the limits; return the labels of those that had an alarm."""
         dropped = []
         while len(group.sources) > self._sources:
-            dropped += _alarmed(key, [group.sources.popitem(last=False)])
+            # An alarm lasts until it is acknowledged, so its source is dropped only if all earlier ones have an alarm.
+            *earlier, _ = group.sources
+            calm = (source for source in earlier if group.sources[source].any_alarm_since is None)
+            oldest = next(calm, earlier[0])
+            dropped += _alarmed(key, [(oldest, group.sources.pop(oldest))])
         while len(self._groups) > MAX_MODELS:
             old, forgotten = self._groups.popitem(last=False)
             dropped += _alarmed(old, forgotten.windows())

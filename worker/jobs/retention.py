@@ -3,7 +3,9 @@
 import logging
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 from models.atomic_files import new_folder
 from worker.errors import JobNotFound
@@ -70,7 +72,7 @@ def remove_job(store: JobStore, settings: Settings, job_id: str) -> None:
     """Delete a job that has ended: its files at once, then its record.
 
     Files that are being sent stay readable until then. The record is removed last, so that a second call completes an
-    interrupted removal.
+    interrupted removal. Two calls at once do no harm.
 
     Raises:
         OSError: The files cannot be deleted; the record is kept.
@@ -78,11 +80,11 @@ def remove_job(store: JobStore, settings: Settings, job_id: str) -> None:
     """
     folder = settings.jobs_dir / job_id
     # Renamed first: no reader finds half of the files.
-    removed = folder.with_name(f".{job_id}.removed")
-    if folder.exists():
-        folder.rename(removed)
-    if removed.exists():
-        shutil.rmtree(removed)
+    with suppress(FileNotFoundError):
+        folder.rename(folder.with_name(f".{job_id}.{uuid4().hex}.removed"))
+    for removed in folder.parent.glob(f".{job_id}.*"):
+        with suppress(FileNotFoundError):  # another call removes it
+            shutil.rmtree(removed)
     store.forget(job_id)
 
 

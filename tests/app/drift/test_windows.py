@@ -142,6 +142,14 @@ def test_a_window_is_judged_once_a_change(monkeypatch: pytest.MonkeyPatch) -> No
     assert judged == [60]
 
 
+def test_a_source_with_an_alarm_is_dropped_after_those_without() -> None:
+    windows = made(sources=3)
+    for source, p_values in (("a", STRANGE), ("b", USUAL), ("c", USUAL), ("d", USUAL)):
+        windows.record(DIGITS, REFERENCE, source, p_values * 2, 0.0)
+        windows.status(DIGITS, 0.0)
+    assert sources(windows) == [None, "a", "c", "d"]
+
+
 def test_sources_and_models_are_bounded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     windows = made(sources=2)
     for source in ("a", "b", "a", "c"):

@@ -189,3 +189,14 @@ def test_statistics_of_pixels_that_fit_too_well_do_not_hide_features() -> None:
     assert np.quantile(statistic(new), 0.95) < np.median(statistic(strange))
     again = from_arrays(Statistic, to_arrays(statistic))
     np.testing.assert_array_equal(again(new), statistic(new))
+
+
+def test_ranks_order_new_images_in_one_fold_with_hardly_any_equal_statistics() -> None:
+    one = fit_split(reference(200, 1), reference(200, 2), (), None)
+    assert one.ranked
+    [fold] = one.folds
+    for equal, ranked in ((1, True), (10, False)):
+        values = fold.ordered.copy()
+        values[: equal + 1] = values[0]
+        assert replace(one, folds=(replace(fold, ordered=values),)).ranked is ranked
+    assert not replace(one, folds=(fold, fold)).ranked

@@ -56,6 +56,8 @@ def test_a_removal_spares_what_is_being_read_and_completes_an_interrupted_one(
     (folder / "scores.parquet").write_bytes(b"scores")
     with (folder / "scores.parquet").open("rb") as download:
         folder.rename(folder.with_name(f".{job.id}.removed"))  # where an earlier removal was interrupted
+        folder.mkdir()
+        (folder / "log").write_text("of a worker that was late")
         remove_job(store, settings, job.id)
         assert list(settings.jobs_dir.iterdir()) == []
         assert download.read() == b"scores"
