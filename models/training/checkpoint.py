@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ KEPT = 2
 
 FILES = ("weights", "averaged", "objective", "optimizer")
 """Files of a checkpoint, without suffix: flow, averaged weights, state of the objective, moments of the optimiser."""
+FILES_AT_THE_END = ("averaged",)
+"""Files of the checkpoint after the last step, a quarter of the bytes: no step needs the others."""
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class TrainingState:
         last_validation: Bits per dimension of the last validation after that one; None before it.
         last_training: Bits per dimension of training images at the end, measured where the last validation is worse
             than the first.
+        finished: Whether all steps are taken.
     """
 
     step: int
@@ -52,6 +55,12 @@ class TrainingState:
     first_validation: float | None = None
     last_validation: float | None = None
     last_training: float | None = None
+    finished: bool = False
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files of its checkpoint, without suffix."""
+        return FILES_AT_THE_END if self.finished else FILES
 
 
 def save_checkpoint(
@@ -76,9 +85,9 @@ def save_checkpoint(
         shutil.rmtree(path)
     if not path.is_dir():
         with new_folder(path) as temporary:
-            tensors = {name: module.state_dict() for name, module in modules.items()}
             digests = {}
-            for name, content in {**tensors, "optimizer": _optimizer_tensors(optimizer)}.items():
+            for name in state.files:
+                content = _optimizer_tensors(optimizer) if name == "optimizer" else modules[name].state_dict()
                 file = temporary / f"{name}.safetensors"
                 save_file({key: value.contiguous() for key, value in content.items()}, file)
                 digests[file.name] = sha256_file(file)
@@ -86,7 +95,7 @@ def save_checkpoint(
             (temporary / "state.json").write_text(json.dumps(document, indent=1))
     best = None if state.best_step is None else f"step-{state.best_step:08d}"
     # The files of older checkpoints are not read: their digests are verified when one of them is loaded.
-    own = [old for old in _paths(folder) if _belongs(old, state.config_digest, files=())]
+    own = [old for old in _paths(folder) if _belongs(old, state.config_digest, verify=False)]
     for old in own[KEPT:]:
         if old.name != best:
             shutil.rmtree(old)
@@ -98,6 +107,8 @@ def load_checkpoint(
 ) -> TrainingState | None:
     """Load a run's newest undamaged checkpoint into modules and optimiser. Return its state, or None without one.
 
+    That of a finished training has the averaged weights alone; the others stay as they are.
+
     Returns:
         Its state; None if there is no such checkpoint, and modules and optimiser are unchanged.
     """
@@ -106,9 +117,12 @@ def load_checkpoint(
         state = _read(path)
         if state is None or state.config_digest != config_digest:
             continue
-        for name, module in modules.items():
-            module.load_state_dict(load_file(path / f"{name}.safetensors"))
-        _load_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
+        for name in state.files:
+            tensors = load_file(path / f"{name}.safetensors")
+            if name == "optimizer":
+                _load_optimizer(optimizer, tensors)
+            else:
+                modules[name].load_state_dict(tensors)
         return state
     return None
 
@@ -132,20 +146,20 @@ def _paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
-def _belongs(path: Path, config_digest: str, files: Sequence[str] = FILES) -> bool:
-    state = _read(path, files)
+def _belongs(path: Path, config_digest: str, *, verify: bool = True) -> bool:
+    state = _read(path, verify=verify)
     return state is not None and state.config_digest == config_digest
 
 
-def _read(path: Path, files: Sequence[str] = FILES) -> TrainingState | None:
-    """Return the state stored in a checkpoint folder, or None if it or one of ``files`` is missing or damaged."""
+def _read(path: Path, *, verify: bool = True) -> TrainingState | None:
+    """Return the state stored in a checkpoint folder, or None if it, or a file to verify, is missing or damaged."""
     try:
         document = json.loads((path / "state.json").read_text())
-        for name in files:
+        state = TrainingState(**document["state"])
+        for name in state.files if verify else ():
             file = path / f"{name}.safetensors"
             if sha256_file(file) != document["sha256"][file.name]:
                 raise ValueError(f"{file.name} does not have its digest")
-        state = TrainingState(**document["state"])
         if path.name != f"step-{state.step:08d}":
             raise ValueError(f"state.json is that of step {state.step}")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -179,7 +179,8 @@ class Trainer:
         last_checkpoint = time.monotonic()
         self.schedule.resume(self.state)
         progress = self._progress()
-        self.log_dets.start(self.flow)
+        if progress < 1:
+            self.log_dets.start(self.flow)
         self.observe({"event": "started", "step": self.state.step, "steps": self.schedule.expected_steps(self.state)})
         while progress < 1:
             loss = self._step(self.state.step, progress)
@@ -299,7 +300,7 @@ class Trainer:
         if not self.ranks.first:
             return
         began = time.monotonic()
-        frozen = self._freeze()
+        frozen = self._freeze(last=last)
         images, share = stacked(self.dataset.statistics[:count]), self.config.suspect_share
         bits, kept = trimmed_bits_per_dim(frozen, images, share, str(self.device))
         state = self.state
@@ -315,6 +316,7 @@ class Trainer:
         if self.schedule.measures_inverses(state, time.monotonic() - began):
             figures |= self._inverse_quality()
         self.observe({"event": "validation", "step": state.step, "images": count, **figures})
+        self.state = replace(self.state, finished=last)
         self._save()
         self._preview(frozen)
         seconds = time.monotonic() - began
@@ -338,8 +340,10 @@ class Trainer:
             }
         )
 
-    def _freeze(self) -> FrozenFlow:
+    def _freeze(self, *, last: bool) -> FrozenFlow:
         """Freeze the averaged flow with its log-dets, computed once for the validation and its preview.
+
+        Unless it is the last validation, reports of further steps go on from these log-dets.
 
         Raises ``TrainingDiverged`` with the name of a layer that has become singular.
         """
@@ -348,7 +352,8 @@ class Trainer:
             log_dets = constant_log_dets(averaged, self.dataset.image_shape)
         except SingularLayer as error:
             raise TrainingDiverged(f"step {self.state.step}: {error}; {self._advice()}") from error
-        self.log_dets.start(self.averaged, log_dets)
+        if not last:
+            self.log_dets.start(self.averaged, log_dets)
         return freeze(averaged, self.dataset.image_shape, log_dets)
 
     def _inverse_quality(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class Schedule:
         """Return the used share of the steps or of the time for them, whichever is larger; it ends at 1."""
         if self._warm is None and state.step > self._first_step:
             self._warm = state
-        share = state.step / self._config.max_steps
+        share = 1.0 if state.finished else state.step / self._config.max_steps
         if self._limit is not None and state.step:
             for_steps = self._limit - self._seconds_after(state)
             share = max(share, self.spent() / for_steps if for_steps > 0 else 1.0)

@@ -1,6 +1,7 @@
 """Trainings in the processes that torchrun started: ``torchrun -m tests.models.training.rank_process FOLDER``.
 
 Each process writes ``FOLDER/rank-N.json``: what it observed in each training, and digests of its tensors at the end.
+The first one writes the tensors, too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
 
 import models.training.divergence
 from models.datasets import Dataset
@@ -59,6 +62,14 @@ def trainer_in(folder: Path, run: Run, ranks: Ranks = SINGLE_PROCESS) -> tuple[T
     return Trainer(dataset, architecture, config, folder, events.append, ranks=ranks), events
 
 
+def tensors_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+    """Return copies of the tensors of modules and optimiser, by the name of the part."""
+    parts = {name: module.state_dict() for name, module in trainer.modules.items()}
+    moments = trainer.optimizer.state_dict()["state"]
+    parts["optimizer"] = {f"{index}.{key}": value for index, entry in moments.items() for key, value in entry.items()}
+    return {name: {key: value.clone() for key, value in part.items()} for name, part in parts.items()}
+
+
 def train(folder: Path, run: Run, ranks: Ranks, wish: Callable[[int], bool] = lambda _step: False) -> Outcome:
     """Train; return events, digests of the tensors, and how it ended. ``wish`` asks to stop after a step."""
     dist.barrier()  # the first process may still be writing the last checkpoint
@@ -70,6 +81,9 @@ def train(folder: Path, run: Run, ranks: Ranks, wish: Callable[[int], bool] = la
         return {"ended": str(error)}
     except Interrupted as error:
         ended = str(error)
+    if ranks.first:
+        for part, content in tensors_of(trainer).items():
+            save_file(content, folder / f"{part}.safetensors")
     digests = {}
     for name in ("flow", "objective"):
         tensors = getattr(trainer, name).state_dict()

@@ -63,7 +63,7 @@ def assert_same_run(got: Trainer, expected: Trainer) -> None:
     assert got.state.best_bits_per_dim == expected.state.best_bits_per_dim
 
 
-@pytest.mark.parametrize("stops", [(1,), (2, 5), (6,)], ids=str)
+@pytest.mark.parametrize("stops", [(1,), (2, 5)], ids=str)
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
     stops: tuple[int, ...], uninterrupted: Trainer, tmp_path: Path
 ) -> None:
@@ -72,6 +72,26 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
     trainer, events = run(tmp_path)
     assert f"step {stops[-1]}" in events[0]["message"]
     assert_same_run(trainer, uninterrupted)
+
+
+@pytest.mark.parametrize("budget", [{}, {"max_minutes": 60.0}], ids=["steps", "minutes"])
+def test_a_finished_run_keeps_its_averaged_weights_alone_and_takes_no_step_again(
+    budget: dict[str, float], uninterrupted: Trainer, tmp_path: Path
+) -> None:
+    run(tmp_path, stop_at=QUICK.max_steps)
+    last = tmp_path / "checkpoints" / f"step-{QUICK.max_steps:08d}"
+    assert {file.name for file in last.iterdir()} == {"averaged.safetensors", "state.json"}
+    config = QUICK.model_copy(update=budget)
+    document = json.loads((last / "state.json").read_text())
+    document["state"]["config_digest"] = trainer_in(tmp_path / "other", config)[0].state.config_digest
+    (last / "state.json").write_text(json.dumps(document))
+    trainer, events = trainer_in(tmp_path, config)
+    trained = trainer.run(lambda: False)
+    assert (trainer.state.step, trained.steps) == (QUICK.max_steps, QUICK.max_steps)
+    assert not {"metrics", "validation", "checkpoint"} & {event["event"] for event in events}
+    assert trainer.schedule.fraction(trainer.state) > 0
+    expected = uninterrupted.averaged.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in trained.flow.state_dict().items())
 
 
 def flip(path: Path) -> None:
