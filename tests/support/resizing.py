@@ -1,4 +1,4 @@
-"""A model that resizes its images, made of a shipped one that does not."""
+"""Models that resize their images, made of shipped ones that do not."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import json
 import shutil
 from pathlib import Path
 
-from models.images.preprocessing import Fit
 from models.registry.registry import ZOO
 
 
-def resizing_artifact(folder: Path, fit: Fit = "stretch") -> Path:
-    """Return an artifact that brings all images to 28x28 grey pixels before ``mnist-snf-glow`` scores them.
+def resizing_artifact(folder: Path, name: str = "mnist-snf-glow") -> Path:
+    """Return an artifact that brings images of any size and colour to those of a shipped model, which scores them.
 
     Args:
         folder: An existing folder for it.
-        fit: How images are resized.
+        name: Name of the shipped model.
     """
-    artifact = folder / f"resizing-{fit}"
-    shutil.copytree(ZOO / "mnist-snf-glow" / "1", artifact)
+    artifact = folder / f"resizing-{name}"
+    shutil.copytree(ZOO / name / "1", artifact)
     file = artifact / "manifest.json"
     manifest = json.loads(file.read_text())
-    manifest["preprocessing"] |= {"fit": fit, "colour": "grey"}
+    colour = "grey" if manifest["preprocessing"]["channels"] == 1 else "rgb"
+    manifest["preprocessing"] |= {"fit": "stretch", "colour": colour}
     file.write_text(json.dumps(manifest))
     return artifact
