@@ -43,11 +43,13 @@ Row = dict[str, Any]
 
 @contextmanager
 def greedy(way: str, model: str, port: int) -> Iterator[None]:
-    """Run a greedy client in another process until the block ends."""
+    """Run a greedy client in another process, from its first request until the block ends."""
     command = [sys.executable, "-m", "benchmarks.greedy_clients", "--greedy", way]
     command += ["--model", model, "--port", str(port)]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
+        assert process.stdout is not None
+        process.stdout.readline()  # it may take seconds to start and to make its requests
         yield
         if process.poll() is not None:
             raise RuntimeError(f"the greedy client ended by itself: {way}")
@@ -80,7 +82,7 @@ def measure(way: str, model: str, home: Path, seconds: float) -> Row:
             first = polite.send(WARM_S)  # while the greedy client starts
             seen = polite.send(seconds)
         polite.close()
-    row = {
+    row: Row = {
         "way": way,
         "requests": len(seen.seconds),
         "refused": first.refused + seen.refused,

@@ -7,6 +7,7 @@ import io
 import struct
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -86,7 +87,7 @@ def flat_jpeg(side: int, scans: int) -> bytes:
     return jpeg_of_scans(np.zeros((side, side), np.uint8), scans)
 
 
-def flat(side: int, kind: str, **settings: object) -> bytes:
+def flat(side: int, kind: str, **settings: Any) -> bytes:
     """An image of one colour."""
     return encoded(np.zeros((side, side), np.uint8), kind, **settings)
 
