@@ -125,7 +125,7 @@ class ScoringService:
                 limit_of_time.extend(SECONDS_PER_MEGAPIXEL * query.passes * pixels / 1e6)
                 if query.explain and len(batch.uploads) > 1 and pixels > MAX_EXPLAINED_PIXELS:
                     raise too_many(1)
-            elif preprocessing.fit != "exact":
+            elif preprocessing.fit != "exact" and not batch.array:  # the images of an array have the model's size
                 check_pixels(pixels)
             items = await decode_batch(batch, preprocessing, self.decoders.lane(files, sizes), caller, limit)
             if len(items) > limit:
