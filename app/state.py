@@ -18,7 +18,7 @@ from app.metrics.loop_lag import measure_loop_lag
 from app.metrics.registry import ServiceMetrics
 from app.registry.imports import ModelUploads
 from app.registry.model_pool import ModelPool
-from app.scoring.decoders import Decoders
+from app.scoring.decoders import Decoders, DecodingLanes
 from app.scoring.large_images import LargeImages
 from app.scoring.queue import ScoringQueue
 from app.scoring.service import ScoringService
@@ -32,7 +32,7 @@ from worker.jobs.worker_registry import WorkerRegistry
 from worker.settings import Settings
 
 DECODERS = 2
-"""Threads that decode images beside the scoring thread."""
+"""Threads that decode small images beside the scoring thread, and threads that decode large ones."""
 
 
 class AppState(TypedDict):
@@ -73,7 +73,7 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
     scoring_queue = ScoringQueue(
         settings.queue_images, settings.queue_requests, metrics, largest=settings.max_images_per_request
     )
-    decoders = Decoders(DECODERS)
+    decoders = DecodingLanes(small=Decoders(DECODERS), large=Decoders(DECODERS))
     drift_monitor = DriftMonitor(settings)
     recent_evidence = RecentEvidence()
     job_service = JobService(

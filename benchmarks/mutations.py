@@ -1,4 +1,4 @@
-"""Uploads with faults: small valid archives, arrays and images, changed at random places, the same for one number."""
+"""Small valid archives, arrays and image files, changed at random places; the same for the same number."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from tests.models.datasets.sample_files import DIGITS, npy, npz, pngs, tarred, zipped
+from tests.support.image_files import deep_png, encoded, exif, jpeg_of_scans, run_length_bmp, tiff
 
 IMAGES = 12
 EXTREMES = (0, 1, 127, 128, 255)
@@ -88,6 +89,61 @@ def mutation(index: int, seed: int = 0) -> tuple[str, list[tuple[str, bytes]]]:
         return kind, [("upload.bin", pack(_changed(data, chance)))]
     spoilt = [(f"{n}.{kind.lower()}", _changed(PICTURES[kind], chance)) for n in range(3)]
     return f"{kind} files", [*spoilt, *pngs(IMAGES).items()]
+
+
+def _files() -> dict[str, bytes]:
+    """Return sound image files of every accepted format and depth; most are of a size that a model of 28x28 takes."""
+    grey = DIGITS[0, 0]
+    colour = np.stack([DIGITS[number, 0] for number in range(3)], axis=-1)
+    deep = grey.astype(np.uint16) << 8
+    wide = np.tile(colour, (2, 3, 1))
+
+    def several(kind: str) -> bytes:
+        return encoded(grey, kind, save_all=True, append_images=[Image.fromarray(255 - grey)])
+
+    return {
+        "grey PNG": encoded(grey),
+        "colour PNG": encoded(wide),
+        "palette PNG": encoded(grey, mode="P"),
+        "PNG of 1 bit": encoded(grey, mode="1"),
+        "PNG of 16 bits": encoded(deep),
+        "colour PNG of 16 bits": deep_png(np.stack([deep] * 3, axis=-1)),
+        "turned PNG": encoded(wide, exif=exif(6)),
+        "animated PNG": several("PNG"),
+        "grey JPEG": encoded(grey, "JPEG"),
+        "colour JPEG": encoded(wide, "JPEG", exif=exif(6)),
+        "progressive JPEG": encoded(wide, "JPEG", progressive=True),
+        "CMYK JPEG": encoded(wide, "JPEG", mode="CMYK"),
+        "JPEG of 40 scans": jpeg_of_scans(grey, 40),
+        "JPEG with a preview": several("MPO"),
+        "WebP": encoded(wide, "WEBP", exif=exif(6)),
+        "lossless WebP": encoded(grey, "WEBP", lossless=True),
+        "animated WebP": encoded(wide, "WEBP", save_all=True, append_images=[Image.fromarray(255 - wide)]),
+        "grey BMP": encoded(grey, "BMP"),
+        "colour BMP": encoded(wide, "BMP"),
+        "run-length BMP": run_length_bmp(grey),
+        "grey TIFF": encoded(grey, "TIFF"),
+        "TIFF of 16 bits": encoded(deep, "TIFF", compression="tiff_lzw"),
+        "big-endian TIFF": tiff(deep, ">"),
+        "deflated TIFF": encoded(wide, "TIFF", compression="tiff_adobe_deflate"),
+        "packed TIFF": encoded(wide, "TIFF", compression="packbits"),
+        "JPEG in TIFF": encoded(wide, "TIFF", compression="jpeg"),
+        "fax TIFF": encoded(grey, "TIFF", mode="1", compression="group4"),
+        "CMYK TIFF": encoded(wide, "TIFF", mode="CMYK"),
+        "TIFF of pages": several("TIFF"),
+        "GIF": encoded(grey, "GIF"),
+        "animated GIF": several("GIF"),
+    }
+
+
+FILES = _files()
+
+
+def image_mutation(index: int, seed: int = 0) -> tuple[str, bytes]:
+    """Return the kind and the content of an image file with faults; some are cut off."""
+    chance = np.random.default_rng([seed, 1, index])
+    kind = list(FILES)[index % len(FILES)]
+    return kind, _changed(FILES[kind], chance)
 
 
 def _changed(data: bytes, chance: np.random.Generator) -> bytes:

@@ -53,6 +53,11 @@ class ImageError(ModelsError):
         self.title = title
 
 
+def unsupported_image(detail: str) -> ImageError:
+    """Return the error for a file that is sound, but of a kind that is not read."""
+    return ImageError("unsupported-image", "The image is of an unsupported kind", detail)
+
+
 class ModelNotFound(ModelsError):
     """Raised for a model, model version or alias that does not exist, and for a malformed reference to one."""
 

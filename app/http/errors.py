@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from app.http.methods import allowed_methods
@@ -239,10 +239,18 @@ async def _answer(request: Request, error: Exception) -> Response:
     return problem_response(problem, request.url.path)
 
 
+async def _note_disconnect(request: Request, _error: Exception) -> Response:
+    """Answer a client that has left: nothing reads the answer, but logs and metrics count it."""
+    return await _answer(
+        request, Problem(400, "upload-cut-off", "The upload was cut off", "the client disconnected before the end")
+    )
+
+
 def install(app: FastAPI) -> None:
     """Register handlers on ``app`` that answer every exception as JSON problem details (RFC 9457)."""
     for kind in (Problem, ModelsError, JobsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
+    app.add_exception_handler(ClientDisconnect, _note_disconnect)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -105,13 +105,9 @@ class UploadWatch:
 
 @contextmanager
 def upload_problems() -> Iterator[None]:
-    """Context manager that raises a 400 error if the client left, and ``StorageFull`` if the disk is full."""
+    """Context manager that raises ``StorageFull`` if the disk is full."""
     try:
         yield
-    except ClientDisconnect as error:
-        raise Problem(
-            400, "upload-cut-off", "The upload was cut off", "the client disconnected before the end"
-        ) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -1,4 +1,4 @@
-"""Threads that decode images, shared fairly among callers."""
+"""Threads that decode images, shared fairly among callers, and lanes of them for small and for large images."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+SMALL_PIXELS, SMALL_BYTES = 2**21, 2**21
+"""Most pixels and bytes of a small image, such as one of Full HD. Decoding it takes some tens of milliseconds, and
+about a tenth of a second at worst."""
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -137,3 +141,34 @@ class Decoders:
             line.remove(decoding)
             if not line:
                 del self._lines[decoding.caller]
+
+
+@dataclass(frozen=True)
+class DecodingLanes:
+    """Threads for requests of small images, and others for the rest.
+
+    An image is decoded as a whole, and one of 100 megapixels takes seconds. The operating system shares the processor
+    between the threads of both lanes, so that a small image never waits for the end of a large one.
+
+    Attributes:
+        small: Threads for requests whose images are all small.
+        large: Threads for requests with a larger image.
+    """
+
+    small: Decoders
+    large: Decoders
+
+    def lane(self, files: Iterable[bytes], pixels: Iterable[int] = ()) -> Decoders:
+        """Return the threads for a request.
+
+        Args:
+            files: Content of its image files.
+            pixels: Pixels of its images, as far as they are known.
+        """
+        small = all(len(data) <= SMALL_BYTES for data in files) and all(count <= SMALL_PIXELS for count in pixels)
+        return self.small if small else self.large
+
+    def close(self) -> None:
+        """Cancel the items that wait, finish those that are being decoded, and wait for the threads to end."""
+        self.small.close()
+        self.large.close()

@@ -1,4 +1,4 @@
-"""Memory for images that models of tiles score in their own size: limits of a request, and of all requests."""
+"""Limits on the pixels of images before they are resized, and on the memory of images that keep their size."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ SECONDS_PER_MEGAPIXEL = 3.0
 of one core."""
 WAIT_S = 10
 """Wait that a refusal asks for, in seconds."""
+
+
+def check_pixels(pixels: int, most: int = 2 * MAX_PIXELS) -> None:
+    """Raise a 413 error if the images of a request have too many pixels to decode them.
+
+    Args:
+        pixels: Pixels of all images of the request, by their headers.
+        most: Most pixels, those of two of the largest images.
+    """
+    if pixels > most:
+        raise _too_many(f"the image files of one request may have {most} pixels together, got {pixels}")
 
 
 class LargeImages:
@@ -40,12 +51,9 @@ class LargeImages:
             Problem: 413 where a request may never hold as many pixels, 429 where it may not now.
         """
         if pixels > self._pixels.capacity:
-            raise Problem(
-                413,
-                "too-many-pixels",
-                "Too many pixels",
+            raise _too_many(
                 f"images of this model keep their size, and one request may carry {self._pixels.capacity} pixels of "
-                f"them, got {pixels}; split it into several",
+                f"them, got {pixels}"
             )
         if not self._pixels.take(caller, pixels):
             raise Problem(
@@ -60,3 +68,7 @@ class LargeImages:
             yield
         finally:
             self._pixels.give_back(caller, pixels)
+
+
+def _too_many(detail: str) -> Problem:
+    return Problem(413, "too-many-pixels", "Too many pixels", f"{detail}; split it into several")

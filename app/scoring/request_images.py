@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import aclosing
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +19,7 @@ from app.http.body_limit import read_body
 from app.http.errors import Problem, invalid, unsupported_media_type
 from app.scoring.decoders import Decoders
 from models.errors import ImageError
+from models.images.bounded_file import never
 from models.images.codec import DecodedImage, Preprocessing, decode_image, decode_npy
 from models.images.opening import pixels_of
 from models.images.policy import MAX_PIXELS, MEDIA_TYPES
@@ -128,8 +130,10 @@ def too_many(limit: int) -> Problem:
     )
 
 
-async def count_pixels(batch: ImageUploads, preprocessing: Preprocessing, decoders: Decoders, caller: str) -> int:
-    """Return the pixels of all images of a request by the headers of its files, before they are decoded.
+async def source_pixels(
+    batch: ImageUploads, preprocessing: Preprocessing, decoders: Decoders, caller: str
+) -> list[int]:
+    """Return the pixels of each image file of a request by its header, before it is decoded; of an array those of all.
 
     Args:
         batch: The body of the request.
@@ -138,14 +142,20 @@ async def count_pixels(batch: ImageUploads, preprocessing: Preprocessing, decode
         caller: Name of the caller.
     """
     if batch.array:
-        return len(batch.uploads[0].data) // preprocessing.channels
-    return sum(await decoders.map(caller, pixels_of, [upload.data for upload in batch.uploads]))
+        return [len(batch.uploads[0].data) // preprocessing.channels]
+    if preprocessing.fit == "exact":  # files of another size are refused by their headers
+        return [preprocessing.height * preprocessing.width] * len(batch.uploads)
+    with _abandoned_after() as is_abandoned:
+        read = partial(pixels_of, is_abandoned=is_abandoned)
+        return await decoders.map(caller, read, [upload.data for upload in batch.uploads])
 
 
 async def decode_batch(
     batch: ImageUploads, preprocessing: Preprocessing, decoders: Decoders, caller: str, max_images: int
 ) -> list[Item]:
     """Return the decoded images of a request in their order, with an error for each that cannot be decoded.
+
+    Cancelling the waiting task, as a deadline does, also ends the decoding of images that have begun.
 
     Args:
         batch: The body of the request.
@@ -164,7 +174,9 @@ async def decode_batch(
     if _is_tiny(batch.uploads, preprocessing):
         items = [decode_upload(batch.uploads[0], preprocessing)]
     else:
-        items = await decoders.map(caller, partial(decode_upload, preprocessing=preprocessing), batch.uploads)
+        with _abandoned_after() as is_abandoned:
+            decode_one = partial(decode_upload, preprocessing=preprocessing, is_abandoned=is_abandoned)
+            items = await decoders.map(caller, decode_one, batch.uploads)
     if not batch.many and isinstance(items[0].image, ImageError):
         raise items[0].image
     return items
@@ -180,10 +192,26 @@ def _is_tiny(uploads: Sequence[Upload], preprocessing: Preprocessing) -> bool:
     )
 
 
-def decode_upload(upload: Upload, preprocessing: Preprocessing) -> Item:
-    """Return an image file decoded to the size and channels that a model needs, or the error if that fails."""
+@contextmanager
+def _abandoned_after() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether the ``with`` block has ended, for threads."""
+    ended = threading.Event()
     try:
-        return Item(upload.filename, decode_image(upload.data, preprocessing))
+        yield ended.is_set
+    finally:
+        ended.set()
+
+
+def decode_upload(upload: Upload, preprocessing: Preprocessing, is_abandoned: Callable[[], bool] = never) -> Item:
+    """Return an image file decoded to the size and channels that a model needs, or the error if that fails.
+
+    Args:
+        upload: The file.
+        preprocessing: Preprocessing of the model.
+        is_abandoned: Returns whether the image is no longer needed; decoding then raises ``DecodingAbandoned``.
+    """
+    try:
+        return Item(upload.filename, decode_image(upload.data, preprocessing, is_abandoned))
     except ImageError as error:
         return Item(upload.filename, error)
 

@@ -17,13 +17,14 @@ from app.calibrations.recent_evidence import MAX_IMAGES as MAX_KEPT
 from app.calibrations.recent_evidence import RecentEvidence
 from app.drift.monitor import DriftMonitor
 from app.http.deadline import deadline
+from app.http.disconnects import while_connected
 from app.http.errors import invalid
 from app.metrics.registry import ServiceMetrics
 from app.registry.model_pool import Loaded, ModelPool
-from app.scoring.decoders import Decoders
-from app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages
+from app.scoring.decoders import DecodingLanes
+from app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages, check_pixels
 from app.scoring.queue import ScoringQueue
-from app.scoring.request_images import Item, Pixels, count_pixels, decode_batch, decoded, read_batch, too_many
+from app.scoring.request_images import Item, Pixels, decode_batch, decoded, read_batch, source_pixels, too_many
 from app.scoring.responses import answer_json
 from app.scoring.schemas import ScoreQuery
 from models.errors import ImageError, ScoreNotFinite
@@ -75,7 +76,7 @@ class ScoringService:
     settings: Settings
     pool: ModelPool
     queue: ScoringQueue
-    decoders: Decoders
+    decoders: DecodingLanes
     metrics: ServiceMetrics
     drift: DriftMonitor
     recent: RecentEvidence
@@ -115,13 +116,18 @@ class ScoringService:
             batch = await read_batch(request, preprocessing, limit)
             if not batch.array:
                 self.queue.check(caller, query.passes * len(batch.uploads))
+            await held.enter_async_context(while_connected(request))
+            files = [upload.data for upload in batch.uploads]
+            sizes = await source_pixels(batch, preprocessing, self.decoders.lane(files), caller)
+            pixels = sum(sizes)
             if preprocessing.tiled:
-                pixels = await count_pixels(batch, preprocessing, self.decoders, caller)
                 held.enter_context(self.large.hold(caller, pixels))
                 limit_of_time.extend(SECONDS_PER_MEGAPIXEL * query.passes * pixels / 1e6)
                 if query.explain and len(batch.uploads) > 1 and pixels > MAX_EXPLAINED_PIXELS:
                     raise too_many(1)
-            items = await decode_batch(batch, preprocessing, self.decoders, caller, limit)
+            elif preprocessing.fit != "exact" and not batch.array:  # the images of an array have the model's size
+                check_pixels(pixels)
+            items = await decode_batch(batch, preprocessing, self.decoders.lane(files, sizes), caller, limit)
             if len(items) > limit:
                 raise too_many(limit)
             images = decoded(items)

@@ -23,27 +23,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.greedy_clients import scoring, sockets
+from benchmarks.greedy_clients import decoding, scoring, sockets
 from benchmarks.greedy_clients.polite import PAUSE_S, PoliteClient, watching_memory
 from benchmarks.installation import PatientClient, machine, percentile, running
+from models.registry.registry import Registry
 from tests.end_to_end.support.service import free_port
+from tests.support.resizing import resizing_artifact
 
-WAYS = {**sockets.WAYS, **scoring.WAYS}
+WAYS = {**sockets.WAYS, **scoring.WAYS, **decoding.WAYS}
 RESULTS = Path(__file__).parents[1] / "results"
 BATCH = 32
 BATCHES = 15
 TIMES = 4
+RESIZING = "resizing"
+"""The model of clients that send files to be resized: the shipped one, with another preprocessing."""
 WARM_S = 3.0
 Row = dict[str, Any]
 
 
 @contextmanager
 def greedy(way: str, model: str, port: int) -> Iterator[None]:
-    """Run a greedy client in another process until the block ends."""
+    """Run a greedy client in another process, from its first request until the block ends."""
     command = [sys.executable, "-m", "benchmarks.greedy_clients", "--greedy", way]
     command += ["--model", model, "--port", str(port)]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
+        assert process.stdout is not None
+        process.stdout.readline()  # it may take seconds to start and to make its requests
         yield
         if process.poll() is not None:
             raise RuntimeError(f"the greedy client ended by itself: {way}")
@@ -76,7 +82,7 @@ def measure(way: str, model: str, home: Path, seconds: float) -> Row:
             first = polite.send(WARM_S)  # while the greedy client starts
             seen = polite.send(seconds)
         polite.close()
-    row = {
+    row: Row = {
         "way": way,
         "requests": len(seen.seconds),
         "refused": first.refused + seen.refused,
@@ -102,7 +108,8 @@ def table(found: dict[str, Any]) -> str:
         f"{on['cpu']}, {on['cores']} cores, shared by service and clients; {found['model']}. "
         "Single images of the polite client, "
         f"{1000 * PAUSE_S:.0f} ms between them; batch: {BATCH} images alone; must: p99 at most {TIMES} times that, "
-        "none refused, failed or wrong. Memory: the service's at its worst moment, above what it had before.",
+        "none refused, failed or wrong. Memory: the service's at its worst moment, above what it had before. "
+        "`files`: of the same model with another preprocessing, which resizes images and decodes all in threads.",
         "",
         "| greedy client | alone p50/p99 ms | beside p50/p99 ms | batch ms | refused, failed, wrong | memory MB | |",
         "|---|---|---|---|---|---|---|",
@@ -121,7 +128,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="cifar10-snf-glow", help="a shipped model (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=30.0, help="time beside each greedy client")
-    parser.add_argument("--only", default="", help="measure only ways with this word in their name")
+    parser.add_argument(
+        "--only", default="", help="measure only ways with this in their name, and keep the others of the results"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--greedy", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
@@ -129,16 +138,20 @@ def main() -> None:
     if options.greedy:
         be_greedy(options.greedy, options.model, options.port)
         return
-    found: dict[str, Any] = {"machine": machine(), "model": options.model, "seconds": options.seconds, "rows": []}
+    earlier = json.loads((options.results / "greedy_clients.json").read_text())["rows"] if options.only else []
+    rows: dict[str, Row] = {row["way"]: row for row in earlier}
     home = Path(tempfile.mkdtemp(prefix="snf-greedy-"))
     try:
+        Registry(home / "registry").publish(resizing_artifact(home, options.model), RESIZING, promote=True)
         for way in WAYS:
             if options.only in way:
-                row = measure(way, options.model, home, options.seconds)
-                found["rows"].append(row)
-                print(json.dumps(row), flush=True)
+                model = RESIZING if way in decoding.WAYS else options.model
+                rows[way] = measure(way, model, home, options.seconds)
+                print(json.dumps(rows[way]), flush=True)
     finally:
         shutil.rmtree(home)
+    found = {"machine": machine(), "model": options.model, "seconds": options.seconds}
+    found["rows"] = [rows[way] for way in WAYS if way in rows]
     (options.results / "greedy_clients.json").write_text(json.dumps(found, indent=1) + "\n")
     (options.results / "greedy_clients.md").write_text(table(found))
     print(table(found))

@@ -10,7 +10,7 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.greedy_clients.sockets import Way
+from benchmarks.greedy_clients.sockets import Way, announce
 from benchmarks.raw_http import Connections, request
 
 ADDRESS = "127.0.0.1"
@@ -21,6 +21,7 @@ AFTER_REFUSAL_S = 0.05
 
 async def take_all(port: int, content: bytes, at_once: int, addresses: Sequence[str] = (ADDRESS,)) -> None:
     """Send a request over and over, as many at once from each address."""
+    announce()
 
     async def client(address: str) -> None:
         connections = Connections(port, address)

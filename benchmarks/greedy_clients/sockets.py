@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import cache
 
 Way = Callable[[int, str], Awaitable[None]]
 """What a greedy client does to the service on a port with a model, until it is ended."""
@@ -13,8 +14,15 @@ AGAIN_S = 0.2
 """Time after which a client that was refused or cut off comes again."""
 
 
+@cache
+def announce() -> None:
+    """Say, once, on standard output that requests are sent from now on."""
+    print("sending", flush=True)
+
+
 async def opened(port: int, sent: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Return a new connection that has sent something."""
+    announce()
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**10)
     writer.write(sent)
     await writer.drain()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from models.errors import ImageError
+from models.images.bounded_file import never
 from models.images.npy import npy_header
 from models.images.opening import open_image
 from models.images.preprocessing import DecodedImage, Pixels, Preprocessing, as_image, check_size, conform
@@ -15,7 +17,7 @@ from models.images.preprocessing import DecodedImage, Pixels, Preprocessing, as_
 __all__ = ["DecodedImage", "Preprocessing", "decode_image", "decode_npy", "encode_png", "image_grid"]
 
 
-def decode_image(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
+def decode_image(data: bytes, preprocessing: Preprocessing, is_abandoned: Callable[[], bool] = never) -> DecodedImage:
     """Return the pixels of an image file, converted to a model's size and channels. Raises ``ImageError`` if refused.
 
     The file is PNG, JPEG, WebP, BMP, TIFF or GIF. It is turned upright as its EXIF orientation says. Palettes, CMYK and
@@ -26,14 +28,16 @@ def decode_image(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
     Args:
         data: Content of the file.
         preprocessing: Shape of the model's images, and how other sizes and colours are treated.
+        is_abandoned: Returns whether the image is no longer needed; asked again and again.
 
     Returns:
         The pixels, with the conversions that were made.
 
     Raises:
         ImageError: The file cannot be decoded or the model does not accept it.
+        DecodingAbandoned: The image is no longer needed.
     """
-    return conform(open_image(data, lambda size: check_size(size, preprocessing)), preprocessing)
+    return conform(open_image(data, lambda size: check_size(size, preprocessing), is_abandoned), preprocessing)
 
 
 def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pixels:

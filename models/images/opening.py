@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from models.errors import ImageError
+from models.errors import ImageError, unsupported_image
+from models.images.bombs import check_cost
+from models.images.bounded_file import BoundedFile, never
 from models.images.policy import FORMATS, MAX_PIXELS
 from models.images.preprocessing import OpenedImage
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
 GREY_16 = {"I;16", "I;16B", "I;16L", "I;16N"}
+PARTS, LEAST_PART, LARGEST_PART = 256, 2**10, 2**16
+"""Parts that the content of a file is decoded in, and their least and largest bytes: decoding stops between two."""
 FIRST_OF_SEVERAL = {"GIF", "MPO"}
 """Formats whose first picture stands for the file: a GIF animation, and a photograph with previews beside it."""
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -36,25 +39,34 @@ TURNS = {
 """What brings the pixels of a file upright, by the value of the EXIF tag Orientation."""
 
 
-def open_image(data: bytes, check: Callable[[tuple[int, int]], None] = lambda _size: None) -> OpenedImage:
+def open_image(
+    data: bytes,
+    check: Callable[[tuple[int, int]], None] = lambda _size: None,
+    is_abandoned: Callable[[], bool] = never,
+) -> OpenedImage:
     """Decode an image file, upright and in its own size and colour. Raises ``ImageError`` if it cannot be read.
 
     Of a GIF the first frame is taken. Other files with several frames or pages are refused, and so are numbers other
-    than unsigned integers of up to 16 bits.
+    than unsigned integers of up to 16 bits, and files that take far more time to decode than their pixels need.
 
     Args:
         data: Content of the file.
         check: Called with the upright width and height in the header before the file is decompressed; may raise.
+        is_abandoned: Returns whether the image is no longer needed; asked again and again.
 
     Raises:
         ImageError: The file is not an image that can be decoded.
+        DecodingAbandoned: The image is no longer needed.
     """
     if not data:
         raise ImageError("empty-image", "The file is empty", "expected an image file, got 0 bytes")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged metadata, and of sizes, which are checked here by the header
         try:
-            file = Image.open(io.BytesIO(data), formats=FORMATS)
+            file = Image.open(BoundedFile(data, is_abandoned), formats=FORMATS)
+            file.decodermaxblock = min(max(len(data) // PARTS, LEAST_PART), LARGEST_PART)
+        except ImageError:
+            raise
         except UnidentifiedImageError as error:
             raise _unidentified(data) from error
         except Exception as error:
@@ -65,6 +77,7 @@ def open_image(data: bytes, check: Callable[[tuple[int, int]], None] = lambda _s
         turned = file.format != "TIFF"
         check(file.size[::-1] if turned and orientation >= SIDEWAYS else file.size)
         try:
+            check_cost(file, data)
             notes, bits = _check_content(file), _bits(file)
             file.load()
             image, mode = (_native(file, bits), "I;16") if file.mode in GREY_16 else (file, file.mode)
@@ -86,17 +99,23 @@ def open_image(data: bytes, check: Callable[[tuple[int, int]], None] = lambda _s
     return OpenedImage(image, form, mode, tuple(notes), 2**bits if mode == "I;16" and bits < 16 else None)
 
 
-def pixels_of(data: bytes) -> int:
-    """Return the pixels of an image file by its header, without decoding; 0 for a file that is no image."""
+def pixels_of(data: bytes, is_abandoned: Callable[[], bool] = never) -> int:
+    """Return the pixels of an image file by its header, without decoding; 0 for a file that its header refuses.
+
+    Args:
+        data: Content of the file.
+        is_abandoned: Returns whether the image is no longer needed; asked again and again.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
+            width, height = Image.open(BoundedFile(data, is_abandoned), formats=FORMATS).size
     except MemoryError:
         raise
     except Exception:  # Pillow raises nearly anything for damaged files, which are refused when they are decoded
         return 0
-    return width * height
+    pixels: int = width * height
+    return pixels if pixels <= MAX_PIXELS else 0
 
 
 def _orientation(image: Image.Image) -> int:
@@ -121,28 +140,34 @@ def _check_pixels(size: tuple[int, int]) -> None:
 
 def _check_content(image: Image.Image) -> list[str]:
     """Raise ``ImageError`` if the content of a file is of an unsupported kind; return what is to be said of it."""
-    frames = getattr(image, "n_frames", 1)
     if image.format == "TIFF":
         _check_tiff(image)
     if image.mode not in MODES | GREY_16:
         kinds = {"F": "floating-point numbers", "I": "signed or 32-bit integers", "LAB": "CIELAB colours"}
         got = kinds.get(image.mode, f"mode {image.mode}")
-        raise _unsupported(f"expected unsigned integers of 8 or 16 bits a channel, got {got}; scale and save it as PNG")
-    if frames == 1:
+        raise unsupported_image(
+            f"expected unsigned integers of 8 or 16 bits a channel, got {got}; scale and save it as PNG"
+        )
+    # Pillow would read a whole GIF or TIFF file, page by page, to count.
+    if not getattr(image, "is_animated", False):
         return []
     if image.format not in FIRST_OF_SEVERAL:
         what = "pages" if image.format == "TIFF" else "frames of an animation"
-        raise _unsupported(f"expected one picture, got {frames} {what}; save each as a file of its own")
-    return [f"the first of {frames} frames"]
+        raise unsupported_image(f"expected one picture, got several {what}; save each as a file of its own")
+    return ["the first of several frames"]
 
 
 def _check_tiff(image: Image.Image) -> None:
     tags = image.tag_v2  # type: ignore[attr-defined]
     if tags.get(NEW_SUBFILE_TYPE, 0) & PREVIEW:
-        raise _unsupported("its first picture is a preview, as in raw files of cameras; develop and save it as PNG")
+        raise unsupported_image(
+            "its first picture is a preview, as in raw files of cameras; develop and save it as PNG"
+        )
     samples, channels = tags.get(SAMPLES_PER_PIXEL, 1), len(image.getbands())
     if samples > channels:
-        raise _unsupported(f"expected grey, colour or CMYK channels and at most one of alpha, got {samples} channels")
+        raise unsupported_image(
+            f"expected grey, colour or CMYK channels and at most one of alpha, got {samples} channels"
+        )
 
 
 def _bits(image: Image.Image) -> int:
@@ -171,7 +196,7 @@ def _native(image: Image.Image, bits: int) -> Image.Image:
 
 def _unidentified(data: bytes) -> ImageError:
     if data.startswith(TIFF_STARTS):
-        return _unsupported(
+        return unsupported_image(
             "expected a TIFF file of unsigned integers of 8 or 16 bits, in grey, colour or CMYK; got another kind, "
             "such as floating-point numbers; scale and save it as PNG"
         )
@@ -186,10 +211,6 @@ def _undecodable(error: Exception) -> ImageError:
     if "truncated" in str(error).lower():
         return ImageError("truncated-image", "The image file is incomplete", f"the file ends too early: {error}")
     return ImageError("undecodable-image", "The image cannot be decoded", str(error) or type(error).__name__)
-
-
-def _unsupported(detail: str) -> ImageError:
-    return ImageError("unsupported-image", "The image is of an unsupported kind", detail)
 
 
 def _too_large(detail: str) -> ImageError:

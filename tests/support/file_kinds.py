@@ -12,7 +12,7 @@ from PIL import Image
 
 from models.images.policy import is_no_image
 from tests.models.helpers import real_images
-from tests.support.image_files import deep_png, encoded, exif, png, tiff
+from tests.support.image_files import deep_png, encoded, exif, jpeg_of_scans, png, run_length_bmp, tiff
 
 Grey = NDArray[np.uint8]
 
@@ -155,8 +155,8 @@ CONVERTED: list[tuple[str, str, str, Made]] = [
         DEEP,
         lambda grey: deep_png(np.dstack([_deep(grey), np.full((28, 28), 0xFFFF, np.uint16)])),
     ),
-    ("animation.gif", "GIF of two frames", "the first of 2 frames", lambda grey: _several(grey, "GIF")),
-    ("two-pictures.jpg", "JPEG with a preview (MPO)", "the first of 2 frames", lambda g: _several(g, "MPO", "RGB")),
+    ("animation.gif", "GIF of two frames", "the first of several frames", lambda grey: _several(grey, "GIF")),
+    ("two-pictures.jpg", "JPEG with a preview (MPO)", "the first of several", lambda g: _several(g, "MPO", "RGB")),
     *(_turned(n) for n in range(2, 9)),
     ("turned.png", "PNG, EXIF orientation 6", TURNED, lambda grey: encoded(grey, exif=exif(6))),
     ("turned.tif", "TIFF, orientation 6", TURNED, lambda grey: encoded(grey, "TIFF", exif=exif(6))),
@@ -193,10 +193,10 @@ REFUSED: list[tuple[str, str, str, Made]] = [
     ("long.tif", "TIFF of 32-bit integers", "got signed or 32-bit", lambda grey: tiff(grey.astype(np.uint32))),
     ("lab.tif", "CIELAB TIFF", "got CIELAB colours", lambda grey: encoded(grey, "TIFF", "LAB")),
     ("bands.tif", "TIFF of five bands", "expected", lambda grey: tiff(np.stack([grey] * 5, axis=-1))),
-    ("pages.tif", "TIFF of two pages", "got 2 pages", lambda grey: _several(grey, "TIFF")),
+    ("pages.tif", "TIFF of two pages", "got several pages", lambda grey: _several(grey, "TIFF")),
     ("raw.dng", "raw file of a camera", "is a preview", lambda grey: tiff(grey, subfile=1)),
-    ("animation.png", "animated PNG", "got 2 frames", lambda grey: _several(grey, "PNG")),
-    ("animation.webp", "animated WebP", "got 2 frames", lambda grey: _several(grey, "WEBP", "RGB")),
+    ("animation.png", "animated PNG", "got several frames", lambda grey: _several(grey, "PNG")),
+    ("animation.webp", "animated WebP", "got several frames", lambda grey: _several(grey, "WEBP", "RGB")),
     ("cut.png", "PNG without its end", "ends too early", lambda grey: encoded(grey)[:-60]),
     ("cut.jpg", "JPEG without its end", "ends too early", lambda grey: encoded(grey, "JPEG")[:-150]),
     ("cut.bmp", "BMP without its end", "ends too early", lambda grey: encoded(grey, "BMP")[:-100]),
@@ -218,6 +218,8 @@ REFUSED: list[tuple[str, str, str, Made]] = [
     ("Thumbs.db", "previews of Windows", NO_IMAGE, lambda _grey: bytes(64)),
     ("desktop.ini", "settings of Windows", NO_IMAGE, lambda _grey: b"[.ShellClassInfo]\r\n"),
     (".DS_Store", "settings of macOS", NO_IMAGE, lambda _grey: bytes(64)),
+    ("run-lengths.bmp", "BMP, run-length encoded", "without run-length encoding", run_length_bmp),
+    ("scans.jpg", "JPEG of 100 scans", "at most 64 scans", lambda grey: jpeg_of_scans(grey, 100)),
 ]
 NESTED: list[tuple[str, str, Made]] = [
     ("inner.zip", "zip archive of images", _zipped),

@@ -84,3 +84,21 @@ def deep_png(pixels: NDArray[np.uint16], transparent: bytes = b"") -> bytes:
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[1 if pixels.ndim == 2 else pixels.shape[2]]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     return png(width, height, 16, colour, rows, transparent)
+
+
+def run_length_bmp(pixels: NDArray[np.uint8]) -> bytes:
+    """A BMP file of pixels (H, W), each run of 8 bits encoded as its length and value, by hand."""
+    height, width = pixels.shape
+    palette = b"".join(bytes((level, level, level, 0)) for level in range(256))
+    rows = (b"".join(bytes((1, int(value))) for value in row) + b"\0\0" for row in pixels[::-1])
+    body = b"".join(rows) + b"\0\1"
+    start = 14 + 40 + len(palette)
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(body), 2835, 2835, 256, 256)
+    return struct.pack("<2sIHHI", b"BM", start + len(body), 0, 0, start) + header + palette + body
+
+
+def jpeg_of_scans(pixels: NDArray[np.uint8], scans: int) -> bytes:
+    """A progressive JPEG file of pixels (H, W) that refines its last coefficients in as many scans."""
+    data = encoded(pixels, "JPEG", progressive=True)
+    first, last, end = data.index(b"\xff\xda"), data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:last] + data[last:end] * (scans - data.count(b"\xff\xda", first) + 1) + data[end:]

@@ -52,7 +52,7 @@ class UploadMeter:
         """Count one more file or array image. Raises ``DatasetRefused`` for more than ``limits.files``."""
         self.files += 1
         if self.files > self.limits.files:
-            raise _too_large(f"more than {self.limits.files} files")
+            raise too_many_files(self.limits.files)
 
     def add_bytes(self, count: int) -> None:
         """Count unpacked bytes. Raises ``DatasetRefused`` beyond the limits of total size and compression ratio."""
@@ -61,6 +61,11 @@ class UploadMeter:
             raise _too_large(f"more than {self.limits.unpacked_bytes} bytes unpacked")
         if self.unpacked > max(self.limits.ratio_from, self.limits.ratio * self.packed):
             raise _too_large(f"it unpacks to more than {self.limits.ratio:g} times its {self.packed} bytes")
+
+
+def too_many_files(most: int) -> DatasetRefused:
+    """Return the error for an upload of more than ``most`` files."""
+    return _too_large(f"more than {most} files")
 
 
 def _too_large(detail: str) -> DatasetRefused:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import stat
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from models.datasets.ingest.items import Ignored, Item, is_top, refused, safe_path
-from models.datasets.ingest.limits import UploadMeter
+from models.datasets.ingest.limits import UploadMeter, too_many_files
 from models.datasets.ingest.members import archive_errors, read_member
 from models.images.policy import is_no_image
 
@@ -21,17 +22,40 @@ Members = dict[str, zipfile.ZipInfo]
 METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 
-class _Bounded(io.FileIO):
-    """A file with bounded single reads, because ``zipfile`` reads a directory of any size at once."""
+ENTRY = b"PK\x01\x02"
+ENTRY_BYTES, NAME_LENGTHS = 46, struct.Struct("<28x3H")
+"""Bytes of an entry of the directory before its name, extra field and comment, and the lengths of these."""
 
-    def __init__(self, path: Path, largest: int) -> None:
+
+class _Bounded(io.FileIO):
+    """A zip file whose directory is bounded in bytes and in entries before ``zipfile`` makes an object of each entry.
+
+    The number of entries in the end record is not trusted: ``zipfile`` takes as many as the directory has.
+    """
+
+    def __init__(self, path: Path, meter: UploadMeter) -> None:
         super().__init__(path)
-        self._largest = largest
+        self._meter = meter
+        self._largest = max(2**20, DIRECTORY_BYTES * meter.limits.files)
+        self.is_opened = False
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > self._largest:
             raise refused("unsafe-archive", f"its directory has {size} bytes, at most {self._largest} are read")
-        return super().read(size)
+        data = super().read(size)
+        if not self.is_opened and _has_more_entries(data, self._meter.limits.files - self._meter.files):
+            raise too_many_files(self._meter.limits.files)
+        return data
+
+
+def _has_more_entries(directory: bytes, most: int) -> bool:
+    """Return whether bytes are the directory of a zip file, with more than ``most`` entries as far as it is sound."""
+    position = 0
+    for _ in range(most + 1):
+        if not directory.startswith(ENTRY, position) or position + ENTRY_BYTES > len(directory):
+            return False
+        position += ENTRY_BYTES + sum(NAME_LENGTHS.unpack_from(directory, position))
+    return True
 
 
 @contextmanager
@@ -42,9 +66,10 @@ def open_zip(path: Path, filename: str, meter: UploadMeter) -> Iterator[tuple[zi
     """
     with (
         archive_errors(filename),
-        _Bounded(path, max(2**20, DIRECTORY_BYTES * meter.limits.files)) as file,
+        _Bounded(path, meter) as file,
         zipfile.ZipFile(file) as archive,
     ):
+        file.is_opened = True
         members: Members = {}
         for info in archive.infolist():
             meter.add_file()

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from app.scoring.decoders import Decoders
+from app.scoring.decoders import SMALL_BYTES, SMALL_PIXELS, Decoders, DecodingLanes
 from app.scoring.request_images import TINY, ImageUploads, Upload, decode_batch
 from models.errors import ImageError
+from models.images.bounded_file import DecodingAbandoned
 from models.images.codec import DecodedImage, Preprocessing, encode_png
 
 Item = TypeVar("Item")
@@ -111,7 +112,7 @@ def test_all_threads_decode_one_request(decoders: Noting) -> None:
 def test_an_image_does_not_wait_for_the_requests_of_another_caller(decoders: Noting, monkeypatch: Any) -> None:
     decoded: list[str | None] = []
 
-    def slow(data: bytes, _: Preprocessing) -> DecodedImage:
+    def slow(data: bytes, _: Preprocessing, is_abandoned: Callable[[], bool]) -> DecodedImage:
         time.sleep(0.002)
         decoded.append(None)
         return DecodedImage(pixels=np.zeros((1, 28, 28), np.uint8), converted=None, resized=False)
@@ -199,3 +200,47 @@ def test_closing_cancels_what_waits(one_thread: Decoders) -> None:
 
     asyncio.run(main())
     assert held.done == [0]
+
+
+def test_large_images_have_threads_of_their_own() -> None:
+    lanes = DecodingLanes(small=Decoders(1), large=Decoders(1))
+    assert lanes.lane([b"", bytes(SMALL_BYTES)], [1920 * 1080, SMALL_PIXELS]) is lanes.small
+    assert lanes.lane([b"", bytes(SMALL_BYTES + 1)]) is lanes.large
+    assert lanes.lane([b"", b""], [1, SMALL_PIXELS + 1]) is lanes.large
+    held = Held()
+
+    async def main() -> None:
+        large = asyncio.create_task(lanes.large.map(ME, held, [0]))
+        await asyncio.to_thread(held.begun.wait, 60)
+        assert await lanes.small.map(ME, lambda item: item, [1]) == [1]
+        assert not large.done()
+        held.go.set()
+        await large
+
+    asyncio.run(main())
+    lanes.close()
+
+
+def test_cancelling_ends_the_decoding_that_has_begun(one_thread: Decoders, monkeypatch: Any) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow(data: bytes, _: Preprocessing, is_abandoned: Callable[[], bool]) -> DecodedImage:
+        begun.set()
+        while not is_abandoned():
+            time.sleep(0.001)
+        ended.set()
+        raise DecodingAbandoned
+
+    monkeypatch.setattr("app.scoring.request_images.decode_image", slow)
+    batch = ImageUploads((Upload(None, png(7) + bytes(TINY)),))
+
+    async def main() -> None:
+        task = asyncio.create_task(decode_batch(batch, SMALL, one_thread, ME, 1))
+        await asyncio.to_thread(begun.wait, 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(ended.wait, 60)
+        assert await one_thread.map(ME, lambda item: item, [1]) == [1]
+
+    asyncio.run(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import struct
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -36,6 +37,20 @@ def endless_groups(size: int) -> bytes:
             for _ in range(size // MIB):
                 member.write(bytes(MIB))
     return content.getvalue()
+
+
+def zip_of_entries(count: int, said: int | None = None, *, large: bool = False) -> bytes:
+    """A zip whose directory has entries, and whose end record says another number; ``large``: in format zip64."""
+    entry = b"PK\1\2" + bytes(24) + struct.pack("<H", 7) + bytes(16)
+    directory = b"".join(b"%b%07d" % (entry, number) for number in range(count))
+    said = count if said is None else said
+    size = len(directory)
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, said & 0xFFFF, said & 0xFFFF, size, 0, 0)
+    if large:
+        record = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, said, said, size, 0)
+        locator = struct.pack("<4sIQI", b"PK\6\7", 0, size, 1)
+        end = record + locator + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    return directory + end
 
 
 def white_images(count: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from models.errors import DatasetRefused, ImageError
 from models.images.codec import decode_npy
 from models.images.npy import npy_header
 from models.images.preprocessing import Preprocessing
-from tests.models.datasets.hostile_files import ARRAYS, MIB, TARS, headed, npy_of, npz_of, pax
+from tests.models.datasets.hostile_files import ARRAYS, MIB, TARS, headed, npy_of, npz_of, pax, zip_of_entries
 from tests.models.datasets.sample_files import DIGITS, npy, npz, pngs, source, tarred
 
 MOST_HELD = 8 * MIB
@@ -27,13 +28,13 @@ def store(tmp_path: Path) -> DatasetStore:
     return DatasetStore(tmp_path / "datasets", reserve=0)
 
 
-def refused(store: DatasetStore, folder: Path, data: bytes) -> tuple[DatasetRefused, int]:
+def refused(store: DatasetStore, folder: Path, data: bytes, limits: Limits = LIMITS) -> tuple[DatasetRefused, int]:
     """The error of an upload, and the most memory in bytes that was held until it was raised."""
     given = source(folder / "uploads", data)
     tracemalloc.start()
     try:
         with pytest.raises(DatasetRefused) as caught:
-            store.create("digits", [given], limits=LIMITS)
+            store.create("digits", [given], limits=limits)
         return caught.value, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -46,6 +47,18 @@ def test_a_tar_is_refused_by_its_header(
     error, held = refused(store, tmp_path, data)
     assert (error.slug, reason in error.detail) == (slug, True), error.detail
     assert held < MOST_HELD
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["zip", "zip64"])
+@pytest.mark.parametrize("said", [None, 1], ids=["honest", "forged"])
+def test_the_entries_of_a_zip_are_counted_before_they_are_parsed(
+    said: int | None, large: bool, store: DatasetStore, tmp_path: Path
+) -> None:
+    # Files are recognised by their first bytes, before which a zip may have anything.
+    data = b"PK\3\4" + zip_of_entries(15_000, said, large=large)
+    error, held = refused(store, tmp_path, data, replace(LIMITS, files=1000))
+    assert (error.slug, error.detail) == ("dataset-too-large", "more than 1000 files")
+    assert held < 4 * MIB
 
 
 @pytest.mark.parametrize(("data", "reason"), ARRAYS.values(), ids=list(ARRAYS))

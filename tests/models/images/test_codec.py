@@ -139,7 +139,7 @@ WHOLE = file(DIGIT[0])
             file(DIGIT[0], save_all=True, append_images=[Image.fromarray(255 - DIGIT[0])]),
             GREY,
             "unsupported-image",
-            "got 2 frames of an animation",
+            "got several frames of an animation",
             id="animated-png",
         ),
         pytest.param(
@@ -151,7 +151,7 @@ WHOLE = file(DIGIT[0])
             ),
             COLOUR,
             "unsupported-image",
-            "got 2 frames of an animation",
+            "got several frames of an animation",
             id="animated-webp",
         ),
     ],

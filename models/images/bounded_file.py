@@ -1,0 +1,55 @@
+"""An image file in memory whose reads are counted, and that can be abandoned while it is decoded."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+from models.errors import unsupported_image
+
+FREE_READS = 1024
+BYTES_A_READ = 32
+"""Reads of a file of any size, and bytes of a file that allow one more. Pillow reads a header in about twenty reads,
+and pixels in blocks; it also reads each marker, block and tag of a file on its own, in slow Python code."""
+
+
+class DecodingAbandoned(BaseException):
+    """Raised in place of reading on, as the image is no longer needed.
+
+    It is no ``Exception``, because Pillow and the handlers of damaged files catch those.
+    """
+
+
+def never() -> bool:
+    """Return False, for an image that is not abandoned."""
+    return False
+
+
+class BoundedFile(io.BytesIO):
+    """The content of an image file, which is read in a number of parts that its size bounds.
+
+    Args:
+        data: Content of the file.
+        is_abandoned: Returns whether the image is no longer needed; asked before each part.
+    """
+
+    def __init__(self, data: bytes, is_abandoned: Callable[[], bool] = never) -> None:
+        super().__init__(data)
+        self._most = self._left = FREE_READS + len(data) // BYTES_A_READ
+        self._is_abandoned = is_abandoned
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next ``size`` bytes, or all that follow.
+
+        Raises:
+            ImageError: The file is in too many parts.
+            DecodingAbandoned: The image is no longer needed.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise unsupported_image(
+                f"expected a file of at most {self._most} parts, as its size allows, got more; save it anew"
+            )
+        if self._is_abandoned():
+            raise DecodingAbandoned
+        return super().read(size)

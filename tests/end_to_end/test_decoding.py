@@ -1,0 +1,90 @@
+"""Large image files beside small ones, and clients that leave while their images are decoded, over real sockets."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from models.registry.registry import Registry
+from tests.end_to_end.support.service import serving
+from tests.end_to_end.support.uploads import half_a_post
+from tests.support.image_files import jpeg_of_scans, png
+from tests.support.paths import DIGITS
+from tests.support.resizing import resizing_artifact
+
+SCORE = "/v1/models/resizing/score"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("decoding")
+    Registry(folder / "registry").publish(resizing_artifact(folder), "resizing", promote=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(home: Path) -> Iterator[httpx.Client]:
+    with serving(home, shipped=False) as client:
+        scored(client, DIGITS[0].read_bytes(), "image/png")  # loads the model
+        yield client
+
+
+def scored(client: httpx.Client, data: bytes, kind: str) -> float:
+    """Score an image and return the seconds that it took."""
+    began = time.perf_counter()
+    client.post(SCORE, content=data, headers={"content-type": kind}, timeout=120).raise_for_status()
+    return time.perf_counter() - began
+
+
+def flat_jpeg(side: int) -> bytes:
+    """A file of some kilobytes whose 64 scans pass over all its pixels."""
+    return jpeg_of_scans(np.zeros((side, side), np.uint8), 64)
+
+
+def test_a_small_image_does_not_wait_for_large_ones(service: httpx.Client) -> None:
+    large, small = flat_jpeg(4000), DIGITS[0].read_bytes()
+    alone = scored(service, large, "image/jpeg")
+    with ThreadPoolExecutor() as pool:
+        busy = [pool.submit(scored, service, large, "image/jpeg") for _ in range(4)]
+        time.sleep(alone / 4)
+        beside = [scored(service, small, "image/png") for _ in range(6)]
+        assert not all(one.done() for one in busy)
+    assert max(beside) < alone / 2
+
+
+def test_decoding_ends_where_the_client_leaves(service: httpx.Client) -> None:
+    data = flat_jpeg(4000)
+    before = processor_seconds(service)
+    scored(service, data, "image/jpeg")
+    whole = processor_seconds(service) - before
+    before += whole
+    with half_a_post(service, SCORE, data[:-1], "image/jpeg") as connection:
+        connection.sendall(data[-1:])
+        time.sleep(0.05)
+    earlier, used = -1.0, 0.0
+    while used > earlier + 0.05:  # until it is idle
+        time.sleep(1)
+        earlier, used = used, processor_seconds(service) - before
+    assert used < whole / 2
+
+
+def processor_seconds(client: httpx.Client) -> float:
+    """Return the processor time that the service has used."""
+    [line] = [
+        line for line in client.get("/metrics").text.splitlines() if line.startswith("process_cpu_seconds_total ")
+    ]
+    return float(line.split()[1])
+
+
+def test_files_of_a_request_have_the_pixels_of_two_of_the_largest(service: httpx.Client) -> None:
+    """Their headers are enough: none is decoded."""
+    header = png(10_000, 10_000, 8, 0, b"")
+    three = service.post(SCORE, files=[("images", (f"{n}.png", header)) for n in range(3)])
+    assert (three.status_code, three.json()["type"]) == (413, "too-many-pixels")
+    assert "may have 200000000 pixels together, got 300000000" in three.json()["detail"]
+    two = service.post(SCORE, files=[("images", (f"{n}.png", header)) for n in range(2)])
+    assert [result["error"]["type"] for result in two.json()["results"]] == ["truncated-image"] * 2
