@@ -10,6 +10,7 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+from worker.broker.runtime_folder import check_runtime_folder
 from worker.errors import BrokerDown, BrokerStartFailed
 from worker.settings import Settings
 
@@ -23,7 +24,7 @@ def socket_path(settings: Settings) -> Path:
     """Return the path of the Unix socket on which the embedded Valkey (Redis) server listens.
 
     Raises:
-        BrokerStartFailed: The path is longer than the operating system allows.
+        BrokerStartFailed: The path is longer than the operating system allows, or another user may change its folder.
     """
     path = settings.runtime_folder / "broker.sock"
     if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
@@ -31,6 +32,7 @@ def socket_path(settings: Settings) -> Path:
             f"the path of the broker's socket may take {_MAX_SOCKET_PATH_BYTES} bytes, got "
             f"{len(os.fsencode(path))}: {path}; set SNF_RUNTIME_DIR to a shorter folder"
         )
+    check_runtime_folder(path.parent)
     return path
 
 
