@@ -70,7 +70,7 @@ def train(name: str) -> dict[str, Any]:
         "dataset": "mnist-mini",
         "preset": "snf-glow-tiny",
         "model": name,
-        "parameters": {"max_steps": 20, "validations": 1, "validation_images": 20, "batch_size": 16},
+        "parameters": {"max_steps": 2, "validations": 1, "validation_images": 20, "batch_size": 16},
     }
     return ended(call("/v1/jobs", json.dumps(order).encode())["id"])
 
