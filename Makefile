@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4) + 1)')
 # A folder with mnist.npz, fashion_mnist.npz, ...; tests that need it skip with a reason where it is absent.
 export SNF_DATA_DIR ?=
+# One file for all platforms and all versions of Python from 3.11 on.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: up test lint types tests test-browser client-schemas install clean
+.PHONY: up test lint types tests test-browser client-schemas lock sbom install clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -45,6 +48,15 @@ test-browser: $(VENV)/installed-test  ## the pages' tests alone, in a Chromium t
 client-schemas: $(VENV)/installed-test  ## generate the client's requests and responses from the service's OpenAPI document
 	$(BIN)/python client/generate_schemas.py
 
+lock: $(VENV)/installed-release  ## write docker/*.lock anew: the newest versions that fit, with hashes of all their files
+	$(LOCK) --upgrade --excludes docker/not-locked.txt --extra cpu --extra features \
+	  pyproject.toml client/pyproject.toml docker/build.in --output-file docker/requirements.lock
+	$(LOCK) --upgrade docker/sbom.in --output-file docker/sbom.lock
+
+sbom: $(VENV)/installed $(VENV)/installed-release  ## write build/sbom.json, a CycloneDX list of all that is installed in .venv
+	@mkdir -p build
+	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -58,6 +70,10 @@ $(VENV)/installed: pyproject.toml client/pyproject.toml | $(BIN)/python
 $(VENV)/installed-test: pyproject.toml client/pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu,features,test]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-release: pyproject.toml | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.11,<1' --requirement docker/sbom.in
+	@touch $@
 
 clean:  ## remove what was installed and built; keeps var/, where models and jobs live
 	rm -rf $(VENV) build dist *.egg-info client/build client/dist client/*.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

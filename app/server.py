@@ -17,9 +17,11 @@ import uvicorn
 from app.http.connection_watch import ConnectionLimits, ConnectionWatch
 from app.http.connections import Connection
 from app.main import Service, create_app
+from worker.broker.runtime_folder import runtime_folder_in_use
 from worker.gc_tuning import relax_gc
 from worker.keys.first_key import ensure_keys
 from worker.log_setup import configure_logging
+from worker.private_home import protect_home
 from worker.settings import Settings, load_settings
 
 SWITCH_S = 0.001
@@ -59,7 +61,13 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> int:
-    """Run the HTTP service until SIGTERM or SIGINT; return 0 after a clean stop, 3 if it could not start."""
+    """Run the HTTP service until SIGTERM or SIGINT; return 0 after a clean stop, 3 if it could not start.
+
+    Raises:
+        BrokerStartFailed: Another user may change the runtime folder.
+    """
+    if (remark := protect_home(settings.home)) is not None:
+        log.warning(remark)
     sys.setswitchinterval(SWITCH_S)
     ensure_keys(settings, log.warning)
     app = create_app(settings)
@@ -80,7 +88,8 @@ def serve(settings: Settings) -> int:
         timeout_graceful_shutdown=settings.drain_seconds,
     )
     server = Server(config, app)
-    server.run()
+    with runtime_folder_in_use(settings):
+        server.run()
     return 0 if server.started else 3
 
 

@@ -44,7 +44,16 @@ LAYERS = (
 """Folders and modules at the top of ``models``; each imports from its own folder and from the layers above."""
 LOOSE = {
     "app": {"main", "server", "state", "pages"},
-    "worker": {"settings", "service_settings", "errors", "queues", "log_setup", "gc_tuning", "child_environment"},
+    "worker": {
+        "settings",
+        "service_settings",
+        "errors",
+        "queues",
+        "log_setup",
+        "gc_tuning",
+        "child_environment",
+        "private_home",
+    },
     "models": {
         "scorer",
         "loading",

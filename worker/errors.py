@@ -63,7 +63,7 @@ class StaleAttempt(JobsError):
 
 
 class BrokerStartFailed(JobsError):
-    """Raised when the embedded Valkey server cannot be started, for example because it does not answer in time."""
+    """Raised when the broker cannot be used at all, for example because the embedded Valkey server does not start."""
 
     slug = "broker-start-failed"
-    title = "The embedded broker did not start"
+    title = "The broker cannot be used"

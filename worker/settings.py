@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
@@ -44,6 +45,9 @@ class Settings(ServiceSettings):
         repr=False,
         validation_alias=AliasChoices("SNF_REDIS_URL", "REDIS_URL"),
         description="URL of the Redis or Valkey server to use; unset: `snf up` starts an embedded server under `home`.",
+    )
+    redis_password_file: Path | None = Field(
+        default=None, description="File with the password of the Redis server, which `redis_url` then leaves out."
     )
     key_prefix: str = Field(
         default="snf:",
@@ -149,7 +153,7 @@ class Settings(ServiceSettings):
         description="Least severe level of messages that are logged.",
     )
 
-    @field_validator("home", "data_dir", "runtime_dir", "backbones")
+    @field_validator("home", "data_dir", "redis_password_file", "runtime_dir", "backbones")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # Child processes may run in another folder.
@@ -162,6 +166,11 @@ class Settings(ServiceSettings):
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
+        if self.redis_password_file is not None and urlsplit(self.redis_url or "").password is not None:
+            raise ValueError(
+                "expected the password of Redis in the URL or in a file, got both; take it out of REDIS_URL or unset "
+                "SNF_REDIS_PASSWORD_FILE"
+            )
         if self.retention_days * 24 < self.idempotency_hours:
             raise ValueError(
                 f"a job must be kept as long as its Idempotency-Key or longer, got {self.retention_days:g} days for "

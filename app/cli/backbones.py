@@ -24,6 +24,7 @@ from app.cli.common import (
 )
 from app.cli.progress import spinner
 from app.cli.tables import TableColumn, print_facts, print_table
+from worker.private_home import user_umask
 
 if TYPE_CHECKING:
     from models.features.backbone import Backbone
@@ -154,11 +155,12 @@ def _store() -> Iterator[BackboneStore]:
 
     require_local("snf backbones", "backbones are added on each machine that scores or trains")
     settings = read_settings()
-    with error_messages():
+    folder = settings.backbones_dir
+    with error_messages(), nullcontext() if folder.is_relative_to(settings.home) else user_umask():
         try:
-            yield BackboneStore(settings.backbones_dir)
+            yield BackboneStore(folder)
         except OSError as error:
-            raise fail(f"{error.filename or settings.backbones_dir}: {error.strerror}", SERVICE) from error
+            raise fail(f"{error.filename or folder}: {error.strerror}", SERVICE) from error
 
 
 def _row(backbone: Backbone, store: BackboneStore) -> tuple[str, ...]:

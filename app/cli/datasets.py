@@ -24,7 +24,7 @@ from app.cli.common import (
     refuse_before_subcommand,
 )
 from app.cli.dataset_tables import print_datasets, print_report
-from app.cli.out_file import Force, check_new
+from app.cli.out_file import Force, check_new, write_out
 from app.cli.progress import bytes_bar
 from app.cli.remote import service
 
@@ -133,8 +133,6 @@ def contact_sheet(
     key: Key = None,
 ) -> None:
     """Write one PNG picture that shows up to 100 images of an uploaded dataset."""
-    from models.atomic_files import write_atomically
-
     check_new(out, (".png",), force=force)
     if url:
         with service(url, key) as client:
@@ -142,8 +140,7 @@ def contact_sheet(
     else:
         with error_messages():
             content = _store(read_settings()).contact_sheet(name).read_bytes()
-    with error_messages():
-        write_atomically(out.absolute(), content)
+    write_out(out, content)
     typer.echo(f"the images are in {out}")
 
 

@@ -24,7 +24,7 @@ from app.cli.common import (
     registry,
     stop_on_signals,
 )
-from app.cli.out_file import Force, check_new
+from app.cli.out_file import Force, check_new, write_out
 from app.cli.progress import events_bar, labelled_bar
 from app.cli.remote import follow_job, service
 
@@ -78,7 +78,6 @@ def evaluate(
 ) -> None:
     """Measure how well a model separates normal from anomalous images (AUROC, AUPR, false alarms), beside baselines."""
     from app.cli.evaluation_tables import print_report
-    from models.atomic_files import write_atomically
     from models.evaluation.report import render_html
 
     if out is not None:
@@ -105,8 +104,7 @@ def evaluate(
     else:
         print_report(report)
     if out is not None:
-        with error_messages():
-            write_atomically(out.absolute(), render_html(report).encode())
+        write_out(out, render_html(report).encode())
         typer.echo(f"the report is in {out}", err=as_json)
 
 

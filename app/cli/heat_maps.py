@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.cli.common import USAGE, fail
+from worker.private_home import user_umask
 
 if TYPE_CHECKING:
     from app.cli.judging_model import JudgingModel
@@ -74,7 +75,8 @@ def claim_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, fo
             raise fail(f"--explain: {folder} holds {got}, not {wanted.label}; {ADVICE}", USAGE)
         for name in others:
             (folder / name).unlink()
-    write_atomically(folder / RECORD, wanted.model_dump_json(indent=1).encode())
+    with user_umask():
+        write_atomically(folder / RECORD, wanted.model_dump_json(indent=1).encode())
 
 
 class HeatMapWriter:
@@ -101,7 +103,8 @@ class HeatMapWriter:
         if result.status != "ok" or result.heat_map is None:
             return result
         name = file_name(result.index, result.filename or "image")
-        (self._folder / name).write_bytes(heat_map_png(result.heat_map))
+        with user_umask():
+            (self._folder / name).write_bytes(heat_map_png(result.heat_map))
         heat_map = result.heat_map
         numbers = heat_map.model_fields_set - {"png", "npy"}
         brief = type(heat_map).model_construct(numbers, **{field: getattr(heat_map, field) for field in numbers})

@@ -24,7 +24,7 @@ from app.cli.common import (
     stop_on_signals,
 )
 from app.cli.model_files import Ref
-from app.cli.out_file import Force, check_new
+from app.cli.out_file import Force, check_new, write_out
 from app.cli.progress import events_bar, labelled_bar
 from app.cli.remote import follow_job, service
 
@@ -78,7 +78,6 @@ def limit(
 ) -> None:
     """Measure the smallest defects of each shape and contrast that a model finds in 90 % of good images."""
     from app.cli.limit_tables import print_limit
-    from models.atomic_files import write_atomically
     from models.limits.chart import limit_chart
 
     if out is not None:
@@ -96,8 +95,7 @@ def limit(
     else:
         print_limit(number, record)
     if out is not None:
-        with error_messages():
-            write_atomically(out.absolute(), limit_chart(record).encode())
+        write_out(out, limit_chart(record).encode())
         typer.echo(f"the picture is in {out}", err=as_json)
 
 

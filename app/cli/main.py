@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.backbones import backbones
-from app.cli.common import SERVICE, USAGE, fail, read_settings
+from app.cli.common import SERVICE, USAGE, error_messages, fail, read_settings
 from app.cli.datasets import datasets
 from app.cli.evaluate import evaluate
 from app.cli.jobs import jobs
@@ -26,6 +26,7 @@ from app.cli.score import score
 from app.cli.train import train
 from app.cli.train_parameters import TrainCommand
 from worker.gc_tuning import relax_gc
+from worker.private_home import keep_files_private
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -76,7 +77,9 @@ def up(host: Host = None, port: Port = None) -> None:
     settings = read_settings()
     from worker.launch.launcher import supervise
 
-    raise typer.Exit(supervise(settings, echo=typer.echo))
+    with error_messages():
+        code = supervise(settings, echo=typer.echo)
+    raise typer.Exit(code)
 
 
 @cli.command()
@@ -87,8 +90,10 @@ def serve(host: Host = None, port: Port = None) -> None:
     from app.server import serve as run
     from worker.log_setup import configure_logging
 
-    configure_logging(settings, "service")
-    raise typer.Exit(run(settings))
+    with error_messages():
+        configure_logging(settings, "service")
+        code = run(settings)
+    raise typer.Exit(code)
 
 
 @cli.command()
@@ -113,7 +118,8 @@ def worker(
     from worker.launch.workers import run_workers
 
     try:
-        code = run_workers(settings, typer.echo)
+        with error_messages():
+            code = run_workers(settings, typer.echo)
     except ValueError as error:
         raise fail(str(error), USAGE) from error
     raise typer.Exit(code)
@@ -123,7 +129,8 @@ def _check_workers(settings: Settings) -> int:
     from worker.launch.workers import check_workers
 
     try:
-        healthy, line = check_workers(settings)
+        with error_messages():
+            healthy, line = check_workers(settings)
     except ValueError as error:
         raise fail(str(error), USAGE) from error
     typer.echo(line)
@@ -157,6 +164,7 @@ def main() -> None:
     An unexpected error is printed with its traceback and ends with code 3: Python's own code 1 means an anomaly here.
     """
     relax_gc()
+    keep_files_private()
     try:
         cli()
     except Exception:

@@ -30,6 +30,7 @@ from app.cli.progress import bytes_bar, images_bar, spinner
 from app.cli.published import print_published, published_line
 from app.cli.remarks import print_notes
 from app.cli.remote import service
+from worker.private_home import user_umask
 
 if TYPE_CHECKING:
     from snf_client import Client
@@ -112,7 +113,7 @@ def export(
         target = file or out or Path(f"{name}-{version}.tar")
         check_new(target, (".tar",), force=force)
         if client is not None:
-            with spinner(f"fetching {model}"):
+            with spinner(f"fetching {model}"), user_umask():
                 client.models.download(f"{name}:{version}", target)
         else:
             _pack(f"{name}:{version}", target)
@@ -165,7 +166,7 @@ def _pack(model: str, target: Path) -> None:
     from models.atomic_files import new_file
 
     pieces = pack(_folder(model))
-    with new_file(target.absolute()) as file:
+    with user_umask(), new_file(target.absolute()) as file:
         file.writelines(pieces)
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
 """Files that commands write with ``--out``: their endings and folders, and no file is written over silently."""
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from app.cli.common import USAGE, fail
+from app.cli.common import USAGE, error_messages, fail
+from worker.private_home import user_umask
 
 Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there and holds something else.")]
 ADVICE = "choose another name, or write over it with --force"
@@ -28,3 +30,11 @@ def check_new(out: Path, endings: Sequence[str], *, force: bool) -> None:
     check_place(out, endings)
     if out.exists() and not force:
         raise fail(f"--out: {out} exists already; {ADVICE}", USAGE)
+
+
+def write_out(out: Path, content: bytes) -> None:
+    """Write a file with the umask that the user had set; if it fails, print an error and exit with code 3."""
+    from models.atomic_files import write_atomically
+
+    with error_messages(), user_umask():
+        write_atomically(out.absolute(), content)

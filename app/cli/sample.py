@@ -19,7 +19,7 @@ from app.cli.common import (
     read_settings,
     registry,
 )
-from app.cli.out_file import Force, check_new
+from app.cli.out_file import Force, check_new, write_out
 from app.cli.progress import images_bar, spinner
 from app.cli.remote import service
 
@@ -46,8 +46,6 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Draw random images from a model into a file: a PNG grid, a NumPy array or a zip of single PNG files."""
-    from models.atomic_files import write_atomically
-
     check_new(out, tuple(FORMATS), force=force)
     options: SampleOptions = {
         "temperature": temperature,
@@ -60,8 +58,7 @@ def sample(
         content, seed = file.content, file.seed
     else:
         content, seed = _draw(model, n, FORMATS[out.suffix], **options)
-    with error_messages():
-        write_atomically(out.absolute(), content)
+    write_out(out, content)
     if as_json:
         print_json({"file": str(out), "model": model, "n": n, "temperature": temperature, "seed": seed})
     else:

@@ -17,6 +17,7 @@ from app.cli.progress import labelled_bar
 from app.cli.remarks import print_notes
 from app.cli.remote import follow_job, service, service_url
 from app.cli.scores_held import ENDINGS, check_held
+from worker.private_home import user_umask
 
 if TYPE_CHECKING:
     from app.cli.judged import JudgedCounts
@@ -78,8 +79,9 @@ def fetch_table(client: Client, job_id: str, out: Path) -> None:
     """Fetch the Parquet table of a scoring job into a file, converted to the format of its ending."""
     from models.bulk.result_file import convert_table
 
-    if out.suffix == ".parquet":
-        client.jobs.download(job_id, out)
-        return
-    with tempfile.TemporaryDirectory(prefix="snf-table-") as folder:
-        convert_table(client.jobs.download(job_id, Path(folder) / "scores.parquet"), out)
+    with user_umask():
+        if out.suffix == ".parquet":
+            client.jobs.download(job_id, out)
+            return
+        with tempfile.TemporaryDirectory(prefix="snf-table-") as folder:
+            convert_table(client.jobs.download(job_id, Path(folder) / "scores.parquet"), out)

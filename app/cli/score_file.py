@@ -19,6 +19,7 @@ from app.cli.remarks import Remarks, print_notes
 from app.cli.score_tables import preprocessing_note
 from app.cli.scores_held import check_held, check_unfinished
 from app.cli.tables import print_facts
+from worker.private_home import user_umask
 
 if TYPE_CHECKING:
     from models.bulk.plan import BulkPlan, OpenPlan
@@ -138,7 +139,8 @@ def score_to_file(request: TableRequest, client: Client | None) -> PartSummary:
             throughput = _score_missing(scorer, files, work)
         except Stopped as error:
             raise fail("interrupted; repeat the command to continue", INTERRUPTED) from error
-        summary = merge_parts(work.part_paths, out, plan.metadata)
+        with user_umask():
+            summary = merge_parts(work.part_paths, out, plan.metadata)
         notes = [*scorer.model.warnings, *_remarks(work.part_paths)]
         shutil.rmtree(work.folder)
     if request.as_json:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +31,7 @@ from app.cli.live import live_view
 from app.cli.published import print_published, published_line
 from app.cli.train_parameters import given_parameters, read_config
 from app.cli.train_service import train_on_service
+from worker.private_home import user_umask
 
 if TYPE_CHECKING:
     from models.datasets import DatasetStore
@@ -154,7 +155,7 @@ def train(
         if restart:
             _set_aside(folder, ranks)
         try:
-            with live_view(as_json) as observe:
+            with nullcontext() if given is None else user_umask(), live_view(as_json) as observe:
                 artifact = run(
                     dataset,
                     recipe,

@@ -245,5 +245,7 @@ def test_the_tables_have_no_command_that_no_page_has() -> None:
 
 
 @pytest.mark.skipif(shutil.which("docker") is None, reason="docker is not installed")
-def test_the_file_of_docker_compose() -> None:
-    subprocess.run(["docker", "compose", "config", "--quiet"], cwd=ROOT, check=True)
+@pytest.mark.parametrize("more", [[], ["-f", "docker-compose.gpu.yml"]])
+def test_the_files_of_docker_compose(more: list[str]) -> None:
+    command = ["docker", "compose", "-f", "docker-compose.yml", *more, "config", "--quiet"]
+    subprocess.run(command, cwd=ROOT, check=True)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from tests.end_to_end.support.service import await_job, running, score_one
 from tests.support.paths import DATA
+from worker.settings import Settings
 
 TRAINED, CALIBRATED, PAUSED = (
     "01m8b0wkam1erjd7danqy350ns",
@@ -21,14 +23,28 @@ TRAINED, CALIBRATED, PAUSED = (
 
 
 @pytest.fixture(scope="module")
-def stored() -> Iterator[httpx.Client]:
-    """Everything that `snf up` starts, on a copy of the stored home."""
+def stored_home() -> Iterator[Path]:
+    """A copy of the stored home, which others may read."""
     home = Path(tempfile.mkdtemp(prefix="snf-home-"))
     with tarfile.open(DATA / "home" / "home.tar.gz") as archive:
         archive.extractall(home, filter="data")
-    with running("app.cli.main", "up", home=home, shipped=False, retention_days=100_000) as client:
-        yield client
+    home.chmod(0o755)
+    yield home
     shutil.rmtree(home)
+
+
+@pytest.fixture(scope="module")
+def earlier_files(stored_home: Path) -> set[Path]:
+    """What is in it before anything is started."""
+    return set(stored_home.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def stored(stored_home: Path, earlier_files: set[Path]) -> Iterator[httpx.Client]:
+    """Everything that `snf up` starts on that home."""
+    with running("app.cli.main", "up", home=stored_home, shipped=False, retention_days=100_000) as client:
+        yield client
+    assert not Settings(home=stored_home).runtime_folder.exists()
 
 
 def test_its_model_scores_and_judges_as_before(stored: httpx.Client) -> None:
@@ -70,3 +86,14 @@ def test_its_paused_job_goes_on_from_its_checkpoint(stored: httpx.Client) -> Non
     journal = stored.get(f"/v1/jobs/{PAUSED}/log").text
     assert "step 7" in journal
     assert score_one(stored, "parts:1", (DATA / "mnist" / "00027-4.png").read_bytes()) < 0
+
+
+def test_it_becomes_private_and_new_files_are(
+    stored: httpx.Client, stored_home: Path, earlier_files: set[Path]
+) -> None:
+    assert stat.S_IMODE(stored_home.stat().st_mode) == 0o700
+    assert "mode 755" in (stored_home / "logs" / "launcher.jsonl").read_text()
+    log = stored_home / "app.cli.main.log"  # the shell's redirection, in the user's terminal
+    new = {path for path in stored_home.rglob("*") if not path.is_symlink()} - earlier_files - {log}
+    assert {"service.jsonl", "worker.jsonl", "broker.jsonl"} <= {path.name for path in new}
+    assert [path for path in new if path.stat().st_mode & 0o077] == []

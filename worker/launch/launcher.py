@@ -8,17 +8,20 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
+from worker.broker.runtime_folder import runtime_folder_in_use
 from worker.errors import BrokerDown, BrokerStartFailed
 from worker.jobs.store import JobStore
 from worker.keys.first_key import ensure_keys
 from worker.launch.child_process import ChildProcess, restart_dead, stop_all
 from worker.launch.workers import worker_processes
 from worker.log_setup import configure_logging
+from worker.private_home import protect_home
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,6 +48,9 @@ def supervise(
     Returns:
         Exit code: 0 after a clean stop, 2 if the port is in use or no device can serve a wanted queue, 1 if a process
         keeps dying before everything is ready.
+
+    Raises:
+        BrokerStartFailed: Another user may change the runtime folder.
     """
     echo = echo or _print
     busy = port_problem(settings.host, settings.port)
@@ -56,7 +62,11 @@ def supervise(
     except ValueError as problem:
         echo(str(problem))
         return 2
+    remark = protect_home(settings.home)
     configure_logging(settings, "launcher", terminal=False)
+    if remark is not None:
+        log.warning(remark)
+        echo(remark)
     ensure_keys(settings, echo)
     asked = threading.Event()
 
@@ -64,11 +74,10 @@ def supervise(
         asked.set()
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    installation = Installation(settings, asked, echo, worker, service)
     try:
-        return installation.run()
+        with runtime_folder_in_use(settings), closing(Installation(settings, asked, echo, worker, service)) as parts:
+            return parts.run()
     finally:
-        installation.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
 

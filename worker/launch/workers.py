@@ -1,22 +1,27 @@
 """Worker processes of a machine: start, restart and health check."""
 
+import logging
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from worker.broker.connection import redis_client
+from worker.broker.runtime_folder import runtime_folder_in_use
 from worker.errors import BrokerDown
 from worker.jobs.worker_registry import WorkerRegistry, WorkerState
 from worker.launch.child_process import ChildProcess, restart_dead, stop_all
 from worker.log_setup import configure_logging
+from worker.private_home import protect_home
 from worker.queues import Queue
 from worker.runtime.devices import find_devices, process_name, queues_of
 from worker.runtime.machine import memory_of_this_machine, training_memory
 from worker.runtime.main import run_worker
 from worker.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def worker_processes(settings: Settings, module: str = "worker.runtime.main") -> list[ChildProcess]:
@@ -58,12 +63,19 @@ def run_workers(settings: Settings, echo: Callable[[str], None] = print) -> int:
 
     Raises:
         ValueError: No device can serve a wanted queue.
+        BrokerStartFailed: Another user may change the runtime folder.
     """
     processes = worker_processes(settings)
-    if len(processes) == 1:
-        configure_logging(settings, processes[0].name)
-        return run_worker(processes[0].settings)
-    configure_logging(settings, "workers", terminal=False)
+    alone = len(processes) == 1
+    remark = protect_home(settings.home)
+    configure_logging(settings, processes[0].name if alone else "workers", terminal=alone)
+    if remark is not None:
+        log.warning(remark)
+    with runtime_folder_in_use(settings):
+        return run_worker(processes[0].settings) if alone else _run_all(processes, settings, echo)
+
+
+def _run_all(processes: Sequence[ChildProcess], settings: Settings, echo: Callable[[str], None]) -> int:
     echo(f"{len(processes)} workers, one for each device; their logs are in {settings.logs_dir}")
     asked = threading.Event()
 

@@ -12,6 +12,7 @@ from celery.signals import worker_shutting_down  # type: ignore[import-untyped]
 
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import durability_risks, redis_client
+from worker.broker.runtime_folder import runtime_folder_in_use
 from worker.errors import BrokerDown
 from worker.jobs.duration_model import DurationModel
 from worker.jobs.record import Job
@@ -156,7 +157,8 @@ def main() -> int:
     """Run the worker process of one device with settings from the environment; return its exit code."""
     settings = load_settings()
     configure_logging(settings, process_name(settings.devices[0]))
-    return run_worker(settings)
+    with runtime_folder_in_use(settings):
+        return run_worker(settings)
 
 
 if __name__ == "__main__":

@@ -55,9 +55,15 @@ NOT_RUN = {
     "make up": "its service is that of these tests; benchmarks.installation runs it from a clean clone",
     ". .venv/bin/activate": "the environment that runs the tests; `make up` works without it",
     "make test": "runs this test",
-    "docker compose up": "needs images of containers; test_the_file_of_docker_compose checks the file",
-    "docker compose up --build": "needs images of containers; test_the_file_of_docker_compose checks the file",
-    "docker compose up --scale worker=3": "needs images of containers; test_the_file_of_docker_compose checks the file",
+    "docker compose up": "needs images; test_the_files_of_docker_compose checks the files",
+    "docker compose up --build": "needs images; test_the_files_of_docker_compose checks the files",
+    "docker compose up --scale worker=3": "needs images; test_the_files_of_docker_compose checks the files",
+    "docker compose -f docker-compose.yml -f docker-compose.gpu.yml up --build": (
+        "needs GPUs; test_the_files_of_docker_compose checks the files"
+    ),
+    "export PYTHON_IMAGE=python:3.13-slim@sha256:... REDIS_IMAGE=redis:8@sha256:...": (
+        "for the containers; tests/test_containers.py finds both variables in the files"
+    ),
     "export SNF_BACKBONES=/data/backbones": "for the containers; tests/worker/test_settings.py reads all settings",
     "examples/own_images.sh http://127.0.0.1:8000 FOLDER NAME": "test_datasets.py runs it",
     "pip install ./client": "test_client_install.py installs it",

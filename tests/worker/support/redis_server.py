@@ -16,14 +16,19 @@ def redis_settings(settings: Settings, folder: Path) -> Settings:
     return settings.model_copy(update={"redis_url": f"unix://{folder / 'redis.sock'}?db=0"})
 
 
+def redis_program() -> str:
+    """The path of the server's program; a test is skipped where there is none."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("no redis-server on this machine (Debian: apt-get install redis-server)")
+    return program
+
+
 class RedisServer:
     """Started and stopped by the test, with the durability that the README asks for."""
 
     def __init__(self, settings: Settings) -> None:
-        program = shutil.which("redis-server")
-        if program is None:
-            pytest.skip("no redis-server on this machine (Debian: apt-get install redis-server)")
-        self._program = program
+        self._program = redis_program()
         self._home: Path = settings.home
         self._client = redis.Redis.from_url(str(settings.redis_url))
         self._process: subprocess.Popen[bytes] | None = None

@@ -1,0 +1,127 @@
+"""The runtime folder: whose it must be, for which parts, and when it ends."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from worker.broker.celery_app import make_celery
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
+from worker.broker.runtime_folder import runtime_folder_in_use
+from worker.errors import BrokerStartFailed
+from worker.jobs.state_changes import ChangeReader
+from worker.settings import Settings
+
+Spoil = Callable[[Path, pytest.MonkeyPatch], None]
+
+
+@pytest.fixture
+def derived(settings: Settings) -> Iterator[Settings]:
+    """Settings whose runtime folder follows from the home."""
+    plain = settings.model_copy(update={"runtime_dir": None})
+    yield plain
+    with contextlib.suppress(FileNotFoundError):
+        plain.runtime_folder.rmdir()
+
+
+def foreign(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir(mode=0o700)
+    uid = os.getuid()
+    monkeypatch.setattr("os.getuid", lambda: uid + 1)
+
+
+def writable(folder: Path, _monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    folder.chmod(0o770)
+
+
+def link(folder: Path, _monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = folder.with_name("elsewhere")
+    elsewhere.mkdir(mode=0o700)
+    folder.symlink_to(elsewhere)
+
+
+def file(folder: Path, _monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.touch(mode=0o600)
+
+
+SPOILED = [(foreign, "another user"), (writable, "mode 770"), (link, "symbolic link"), (file, "is a file")]
+PARTS: dict[str, Callable[[Settings], object]] = {
+    "broker": lambda settings: EmbeddedBroker(settings).start(timeout=5),
+    "commands, attempts and job store": redis_client,
+    "queue": make_celery,
+    "event streams": ChangeReader,
+    "launcher, service and worker": lambda settings: contextlib.ExitStack().enter_context(
+        runtime_folder_in_use(settings)
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "reason"), SPOILED)
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_refuses_a_folder_that_others_may_change(
+    part: str, spoil: Spoil, reason: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=home, runtime_dir=home / "run")
+    spoil(settings.runtime_folder, monkeypatch)
+    with pytest.raises(BrokerStartFailed, match=f"{reason}.*SNF_RUNTIME_DIR"):
+        PARTS[part](settings)
+
+
+@pytest.mark.parametrize("command", [["up"], ["serve"], ["worker"], ["worker", "--check"]])
+def test_commands_say_so_in_a_sentence(command: list[str], settings: Settings) -> None:
+    writable(settings.runtime_folder, pytest.MonkeyPatch())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli.main", *command],
+        env={**os.environ, **settings.environment(), "SNF_PORT": str(port)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "mode 770" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_the_last_process_removes_it(derived: Settings) -> None:
+    folder = derived.runtime_folder
+    with runtime_folder_in_use(derived):
+        with runtime_folder_in_use(derived):
+            assert folder.stat().st_mode & 0o777 == 0o700
+        assert folder.exists()
+    assert not folder.exists()
+
+
+def test_it_stays_while_there_is_a_socket_and_where_it_was_chosen(derived: Settings, settings: Settings) -> None:
+    with runtime_folder_in_use(derived):
+        (derived.runtime_folder / "broker.sock").touch()
+    assert derived.runtime_folder.exists()
+    (derived.runtime_folder / "broker.sock").unlink()
+    with runtime_folder_in_use(settings):
+        pass
+    assert settings.runtime_folder.exists()
+
+
+def test_another_server_needs_no_folder(derived: Settings) -> None:
+    with runtime_folder_in_use(derived.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})):
+        assert not derived.runtime_folder.exists()
+
+
+def test_an_old_socket_in_a_foreign_folder_does_not_stop_the_broker(home: Path, settings: Settings) -> None:
+    old = home / "old"
+    writable(old, pytest.MonkeyPatch())
+    (home / "broker").mkdir()
+    (home / "broker" / "socket").write_text(str(old / "broker.sock"))
+    broker = EmbeddedBroker(settings)
+    assert broker.start() == "started"
+    broker.stop()

@@ -1,0 +1,94 @@
+"""Files of ours are for their owner alone; files that a user asks for have the user's umask."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import DATA, ROOT
+from worker.private_home import protect_home
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+IN_TURN = """
+import json, sys
+from app.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["snf", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 0, arguments
+"""
+
+
+def snf(home: Path, *commands: list[str], **variables: str) -> None:
+    """Runs commands in one process, which loads once what takes seconds, with the umask 022 of most users."""
+    subprocess.run(
+        [sys.executable, "-c", IN_TURN, json.dumps(commands)],
+        cwd=ROOT,
+        env=os.environ | {"SNF_HOME": str(home)} | variables,
+        umask=0o022,
+        check=True,
+        timeout=120,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def test_a_home_of_an_earlier_version_is_narrowed_once(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert protect_home(home) is None
+    home.mkdir()
+    home.chmod(0o2755)
+    assert (
+        protect_home(home) == f"{home} was open to other users of this machine (mode 2755); now it is open to its "
+        "owner alone"
+    )
+    assert mode(home) == 0o2700
+    assert protect_home(home) is None
+
+
+def test_a_home_of_another_user_is_left_alone_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o750)
+    owner = os.getuid()
+    monkeypatch.setattr("os.getuid", lambda: owner + 1)
+    remark = protect_home(tmp_path)
+    assert remark is not None
+    assert f"belongs to uid {owner}" in remark
+    assert mode(tmp_path) == 0o750
+
+
+def test_a_command_keeps_its_home_private_and_writes_files_for_the_user(tmp_path: Path) -> None:
+    home, out, maps = tmp_path / "home", tmp_path / "scores.csv", tmp_path / "maps"
+    digit, tar, samples = str(DATA / "mnist" / "00027-4.png"), tmp_path / "model.tar", tmp_path / "samples.png"
+    snf(
+        home,
+        ["score", digit, "--out", str(out)],
+        ["score", digit, "--explain", str(maps)],
+        ["models", "export", "mnist-snf-glow", str(tar)],
+        ["sample", "-n", "1", "--out", str(samples)],
+        ["models", "import", "copy", str(tar)],
+        SNF_ENGINE="torch",  # loads in less time
+    )
+    for path in (out, *maps.iterdir(), tar, samples):
+        assert mode(path) == 0o644, path
+    assert mode(maps) == 0o755
+    assert mode(home) == 0o700
+    inside = [path for path in home.rglob("*") if not path.is_symlink()]
+    assert (home / "registry" / "copy") in inside
+    assert [path for path in inside if mode(path) & 0o077] == []
+
+
+def test_backbones_outside_of_the_home_are_for_all_users(tmp_path: Path) -> None:
+    home, folder = tmp_path / "home", tmp_path / "backbones"
+    snf(home, ["backbones", "add", "efficientnet-lite0"], SNF_BACKBONES=str(folder))
+    shared = [folder, *folder.rglob("*")]
+    assert len(shared) >= 3
+    assert [path for path in shared if not mode(path) & 0o004] == []

@@ -1,0 +1,58 @@
+"""Privacy of the data folder ``home``: the umask of our processes, and folders of earlier versions."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+@cache
+def keep_files_private() -> int:
+    """Set the umask of this process, and of those that it starts, to 077; return the umask that the user had set.
+
+    All files and folders are then readable for their owner alone. Later calls change nothing.
+    """
+    return os.umask(_OTHERS)
+
+
+@contextmanager
+def user_umask() -> Iterator[None]:
+    """Context manager for files outside of ``home`` that a user asks for: they get the umask that the user had set."""
+    given = keep_files_private()
+    os.umask(given)
+    try:
+        yield
+    finally:
+        os.umask(_OTHERS)
+
+
+def protect_home(home: Path) -> str | None:
+    """Keep new files private, and take the permissions of other users from the folder ``home``, if it has any.
+
+    What an earlier version has left in the folder cannot be reached then either, whatever its permissions are.
+
+    Args:
+        home: The data folder, which need not exist.
+
+    Returns:
+        A sentence for the user about what was changed or could not be changed; None if nothing had to be changed.
+    """
+    keep_files_private()
+    if not home.is_dir():
+        return None
+    state = home.stat()
+    mode = stat.S_IMODE(state.st_mode)
+    if not mode & _OTHERS:
+        return None
+    open_to = f"{home} was open to other users of this machine (mode {mode:o})"
+    if state.st_uid != os.getuid():
+        return f"{open_to} and stays so, because it belongs to uid {state.st_uid}: its owner should chmod 700 it"
+    try:
+        home.chmod(mode & ~_OTHERS)
+    except OSError as error:
+        return f"{open_to} and stays so: {error.strerror}"
+    return f"{open_to}; now it is open to its owner alone"
