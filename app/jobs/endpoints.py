@@ -39,7 +39,7 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        description="A repeated request with the same key returns the job of the first request.",
+        description="A repeated request of the same caller with the same key returns the job of the first request.",
     ),
 ]
 
