@@ -80,6 +80,19 @@ def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
     return views.listing(registry, ref)
 
 
+@router.get(
+    "/active",
+    operation_id="get_active_calibration",
+    summary="Show the calibration in use",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 409, 422, 500),
+)
+def get_active_calibration(ref: str, registry: RegistryDep) -> CalibrationView:
+    """Show the calibration that gives a model version's p-values; one that is damaged has a `problem`."""
+    name, version = registry.locate(parse_ref(ref))
+    return views.view_of(registry, name, version, registry.calibrations(name, version).active())
+
+
 @router.put(
     "/active",
     operation_id="choose_calibration",

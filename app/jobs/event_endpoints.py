@@ -32,9 +32,23 @@ data: {"status": "succeeded"}
 id: 9876.1782907260500-0.end
 
 """
+EVENT = {
+    "type": "object",
+    "required": ["event", "data", "id"],
+    "properties": {
+        "event": {"type": "string", "description": "Kind of the event.", "examples": ["state"]},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"type": "object"},
+            "description": "The event itself.",
+        },
+        "id": {"type": "string", "description": "Value of `Last-Event-ID` after which the rest follows."},
+    },
+}
 STREAM = {
     "description": "The events. Each has an id, after which a client can continue.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
+    "content": {"text/event-stream": {"itemSchema": EVENT, "example": EXAMPLE}},
 }
 OVER = {"description": "The job has ended and all its events were sent: do not reconnect."}
 
