@@ -1,8 +1,19 @@
-"""Corrections of the OpenAPI document that FastAPI generates."""
+"""Parts of the OpenAPI document beyond those that FastAPI generates, and corrections of these."""
 
 from __future__ import annotations
 
 from typing import Any
+
+
+def located(description: str, what: str) -> dict[str, Any]:
+    """Return the OpenAPI entry of an answer whose header ``Location`` has the path of a new resource.
+
+    Args:
+        description: Description of the answer.
+        what: The resource, such as ``job``.
+    """
+    location = {"description": f"Path of the {what}.", "schema": {"type": "string"}}
+    return {"description": description, "headers": {"Location": location}}
 
 
 def remove_null_parameters(document: dict[str, Any]) -> None:
