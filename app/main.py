@@ -14,7 +14,7 @@ from app.access import endpoints as access
 from app.access.authentication import Authentication
 from app.access.key_ring import KeyRing
 from app.access.origins import OriginCheck
-from app.access.permissions import describe
+from app.access.permissions import describe, without_keys
 from app.audits import endpoints as audits
 from app.calibrations import endpoints as calibrations
 from app.datasets import endpoints as datasets
@@ -26,6 +26,7 @@ from app.http.body_limit import BodyLimit
 from app.http.body_pace import PaceLimits
 from app.http.json_lines import BackgroundLog
 from app.http.methods import HeadAsGet
+from app.http.openapi import remove_null_parameters
 from app.http.query import KnownQuery
 from app.http.request_log import RequestLog
 from app.jobs import endpoints as jobs
@@ -69,19 +70,25 @@ class Service(FastAPI):
 
     Attributes:
         draining: Set when the service has been asked to stop.
+        keys: The API keys that the service accepts.
     """
 
     draining: threading.Event
+    keys: KeyRing
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document as a dict, with the errors and the required role of each operation."""
+        """Return the OpenAPI document as a dict, with the errors and the required role of each operation.
+
+        Keys are optional in it while the service has none.
+        """
         if self.openapi_schema is None:
             document = super().openapi()
+            remove_null_parameters(document)
             errors.add_schema(document)
             job_parameters.add_schemas(document)
             describe(document)
         assert self.openapi_schema is not None
-        return self.openapi_schema
+        return self.openapi_schema if self.keys.needed else without_keys(self.openapi_schema)
 
 
 def create_app(settings: Settings) -> Service:
@@ -108,6 +115,7 @@ def create_app(settings: Settings) -> Service:
         dependencies=[KnownQuery],
     )
     app.draining = draining
+    app.keys = KeyRing(settings)
     # Added first, so it is the innermost: the others see the method of the request.
     app.add_middleware(HeadAsGet)
     app.add_middleware(
@@ -117,9 +125,8 @@ def create_app(settings: Settings) -> Service:
         pace=PaceLimits.of(settings),
         streamed=frozenset({("POST", datasets.PATH), ("POST", artifacts.PATH)}),
     )
-    keys = KeyRing(settings)
-    app.add_middleware(Authentication, keys=keys, settings=settings, writer=writer)
-    app.add_middleware(OriginCheck, settings=settings, asks_for_keys=lambda: keys.needed)
+    app.add_middleware(Authentication, keys=app.keys, settings=settings, writer=writer)
+    app.add_middleware(OriginCheck, settings=settings, asks_for_keys=lambda: app.keys.needed)
     app.add_middleware(RequestLog, settings=settings, writer=writer)
     # Added last, so it is the outermost: requests that the others refuse are counted too.
     app.add_middleware(RequestMetrics)

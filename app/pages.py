@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from base64 import b64encode
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,10 @@ FOLDER = Path(__file__).parent / "console"
 CONSOLE_PATH = "/console"
 DOCS_PATH = "/docs/files"
 
+POLICY = "Content-Security-Policy"
 HEADERS = {
     # Nothing from other hosts, no inline script, no frame around it: whatever a file name or an answer contains.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    POLICY: "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -29,11 +33,8 @@ HEADERS = {
 router = APIRouter()
 
 
-class ConsoleFiles(StaticFiles):
-    """Static files of the web console (scripts, styles, pictures), sent with strict security headers."""
-
-    def __init__(self) -> None:
-        super().__init__(directory=FOLDER)
+class PageFiles(StaticFiles):
+    """Static files of pages (scripts, styles, pictures), sent with strict security headers."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         """Return a static file with security headers, or 304 if the client's cached copy is current."""
@@ -42,14 +43,14 @@ class ConsoleFiles(StaticFiles):
         return response
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """Return the console file at ``path``; a ``.js`` file always has the type ``text/javascript``."""
+        """Return the file at ``path``; a ``.js`` file always has the type ``text/javascript``."""
         response = await super().get_response(path, scope)
         if path.endswith(".js"):
             response.headers["Content-Type"] = "text/javascript; charset=utf-8"
         return response
 
 
-console_files = ConsoleFiles()
+console_files = PageFiles(directory=FOLDER)
 
 
 @router.get("/", include_in_schema=False)
@@ -61,13 +62,25 @@ async def console(request: Request) -> Response:
 @router.get("/docs", include_in_schema=False)
 async def api_docs(request: Request) -> HTMLResponse:
     """Return the interactive API documentation (Swagger UI) as an HTML page."""
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url=request.app.openapi_url,
         title=request.app.title,
         swagger_js_url=f"{DOCS_PATH}/swagger-ui-bundle.js",
         swagger_css_url=f"{DOCS_PATH}/swagger-ui.css",
         swagger_favicon_url=f"{CONSOLE_PATH}/icon.svg",
     )
+    page.headers.update(HEADERS)
+    # The page has one inline script, which starts Swagger UI.
+    allowed = " ".join(
+        f"'sha256-{_digest(script)}'" for script in re.findall(rb"<script>(.*?)</script>", page.body, re.S)
+    )
+    policy = HEADERS[POLICY].replace("script-src 'self'", f"script-src 'self' {allowed}")
+    page.headers[POLICY] = policy
+    return page
+
+
+def _digest(script: bytes) -> str:
+    return b64encode(hashlib.sha256(script).digest()).decode()
 
 
 def api_docs_files() -> StaticFiles:
@@ -75,4 +88,4 @@ def api_docs_files() -> StaticFiles:
 
     Nothing is loaded from other hosts.
     """
-    return StaticFiles(directory=str(package_files("fastapi_offline") / "static"))
+    return PageFiles(directory=str(package_files("fastapi_offline") / "static"))

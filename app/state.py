@@ -17,6 +17,7 @@ from app.jobs.store_monitor import JobStoreMonitor
 from app.metrics.loop_lag import measure_loop_lag
 from app.metrics.registry import ServiceMetrics
 from app.registry.imports import ModelUploads
+from app.registry.loaded_memory import memory_limit
 from app.registry.model_pool import ModelPool
 from app.scoring.decoders import Decoders, DecodingLanes
 from app.scoring.large_images import LargeImages
@@ -69,7 +70,7 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
     worker_registry = WorkerRegistry(client, settings.key_prefix)
     metrics = ServiceMetrics()
     registry = Registry(settings.registry_dir)
-    model_pool = ModelPool(registry, settings.engine_options)
+    model_pool = ModelPool(registry, settings.engine_options, memory_limit(settings))
     scoring_queue = ScoringQueue(
         settings.queue_images, settings.queue_requests, metrics, largest=settings.max_images_per_request
     )

@@ -115,8 +115,8 @@ def exchangeable(streams: int, progress: Progress) -> dict[str, Any]:
     for seed in progress.track(range(streams), description=f"{LONG:,} images without drift"):
         generator = np.random.default_rng((1, seed))
         p_values = conformal_p_values([np.sort(generator.normal(size=CALIBRATION))], [generator.normal(size=LONG)])
-        cells = p_value_cells(p_values, CALIBRATION, smallest_p(CALIBRATION))
-        ranks = RankCounts.of_p_values(CALIBRATION, smallest_p(CALIBRATION)).add(cells, generator)
+        cells = p_value_cells(p_values, CALIBRATION)
+        ranks = RankCounts.of_p_values(CALIBRATION).add(cells, generator)
         usual = np.bincount(white_levels(generator, CALIBRATION), minlength=LEVELS)
         light = RankCounts.of_levels(usual).add(white_levels(generator, LONG), generator)
         # Each of two capitals must reach twice the threshold.

@@ -73,6 +73,12 @@ class Settings(ServiceSettings):
         pattern=r"^(cpu|cuda:[0-9]{1,2})$",
         description="Device that scores images: cpu or cuda:0, cuda:1, ...",
     )
+    model_memory_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Memory of all loaded models of the service, in bytes; the least recently used are dropped first "
+        "and loaded again when they are used. Unset: a quarter of the memory of the machine or container.",
+    )
     train_threads: int | None = Field(
         default=None,
         ge=1,

@@ -29,6 +29,12 @@ class Caller:
     role: Role
     label: str = ""
 
+    @property
+    def key(self) -> str | None:
+        """Id of the caller's API key; None without one."""
+        kind, _, id = self.name.partition(":")
+        return id if kind == "key" else None
+
 
 def caller_of(scope: Scope) -> Caller:
     """Return the sender that ``Authentication`` put in an ASGI scope, or else an ``admin`` named by its IP address."""

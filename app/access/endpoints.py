@@ -17,10 +17,9 @@ router = APIRouter(prefix="/v1/me", tags=["operations"], dependencies=[MayRead])
 async def show_caller(scope: CallerScope) -> CallerView:
     """Show name, id and role of the API key in the request; without keys, the name `anyone` and the role `admin`."""
     caller = caller_of(scope)
-    kind, _, id = caller.name.partition(":")
     return CallerView(
         name=caller.label or "anyone",
-        key=id if kind == "key" else None,
+        key=caller.key,
         role=caller.role,
         may=[role for role in ROLES if includes(caller.role, role)],
     )

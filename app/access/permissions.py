@@ -104,6 +104,18 @@ def describe(document: dict[str, Any]) -> None:
             operation["responses"] = dict(sorted(operation["responses"].items()))
 
 
+def without_keys(document: dict[str, Any]) -> dict[str, Any]:
+    """Return an OpenAPI document in which no operation needs a key, as in a service that has none."""
+    paths = {
+        path: {
+            method: operation | {"security": [*operation["security"], {}]} if "security" in operation else operation
+            for method, operation in calls.items()
+        }
+        for path, calls in document["paths"].items()
+    }
+    return document | {"paths": paths}
+
+
 def role_of(operation: dict[str, Any]) -> Role | None:
     """Return the role that an operation (a dictionary of an OpenAPI document) requires, or None if it requires none."""
     named = {role for requirement in operation.get("security", []) for roles in requirement.values() for role in roles}

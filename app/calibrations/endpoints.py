@@ -15,6 +15,7 @@ from app.calibrations.schemas import CalibrationChoice, CalibrationList, Calibra
 from app.http.dependencies import JobServiceDep, RecentEvidenceDep, RegistryDep
 from app.http.errors import responses
 from app.http.json_route import JsonRoute
+from app.http.openapi import located
 from app.jobs.endpoints import IdempotencyKey
 from app.jobs.schemas import JobRequest, JobView
 from app.jobs.views import job_view
@@ -33,10 +34,7 @@ Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the model's own c
     status_code=202,
     dependencies=[MayTrain],
     responses={
-        202: {
-            "description": "The job is queued.",
-            "headers": {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}},
-        },
+        202: located("The job is queued.", "job"),
         **responses(401, 404, 409, 413, 415, 422, 429, 500, 503),
     },
 )
@@ -78,6 +76,19 @@ def calibrate_model(
 def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
     """List the calibrations of a model version, each with p-value thresholds that keep common false-alarm rates."""
     return views.listing(registry, ref)
+
+
+@router.get(
+    "/active",
+    operation_id="get_active_calibration",
+    summary="Show the calibration in use",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 409, 422, 500),
+)
+def get_active_calibration(ref: str, registry: RegistryDep) -> CalibrationView:
+    """Show the calibration that gives a model version's p-values; one that is damaged has a `problem`."""
+    name, version = registry.locate(parse_ref(ref))
+    return views.view_of(registry, name, version, registry.calibrations(name, version).active())
 
 
 @router.put(

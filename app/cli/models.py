@@ -56,12 +56,14 @@ def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None
             page = client.models.list()
     else:
         with error_messages():
+            from app.registry.loaded_memory import memory_limit
             from app.registry.model_pool import ModelPool
             from app.registry.schemas import ModelPage
             from app.registry.views import summary
             from snf_client.schemas import ModelPage as ClientPage
 
-            listing = ModelPool(registry(), read_settings().engine_options).listing()
+            settings = read_settings()
+            listing = ModelPool(registry(), settings.engine_options, memory_limit(settings)).listing()
             page = client_schema(ClientPage, ModelPage(models=[summary(model) for model in listing]))
     if as_json:
         print_response(page)

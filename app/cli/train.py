@@ -116,7 +116,7 @@ def train(
     """
     from models.naming import NAME_RULE, is_name
 
-    recipe = _recipe(preset, architecture)
+    recipe, document = _recipe(preset, architecture)
     name = name or f"{data}-{recipe.name}"
     if not is_name(name):
         raise fail(f"--name: expected {NAME_RULE}, got {name!r}", USAGE)
@@ -126,9 +126,7 @@ def train(
         here = {"--folder": folder, "--restart": restart}
         if options := [option for option, value in here.items() if value]:
             raise fail(f"{', '.join(options)}: for a training in this process, leave out with --url", USAGE)
-        chosen: dict[str, Any] = (
-            {"preset": recipe.name} if architecture is None else {"architecture": _document(architecture)}
-        )
+        chosen: dict[str, Any] = {"preset": recipe.name} if document is None else {"architecture": document}
         # As they were read, so that the service gets numbers and not their texts.
         sent = config.model_dump(mode="json", include=set(parameters))
         chosen |= {} if device is None else {"device": device}
@@ -193,24 +191,20 @@ def _print_version(version: ModelVersion, live: bool, as_json: bool) -> None:
         print_published(line, unfit=bool(failed))
 
 
-def _recipe(preset: str | None, architecture: Path | None) -> TrainingRecipe:
+def _recipe(preset: str | None, architecture: Path | None) -> tuple[TrainingRecipe, dict[str, Any] | None]:
+    """Return a preset, or the architecture of a file with its document."""
     from models.errors import ArchitectureInvalid, PresetNotFound
-    from models.training.architecture_file import find_recipe
+    from models.training.architecture_file import find_recipe, read_architecture_file
 
     if preset is not None and architecture is not None:
         raise fail("expected --preset or --architecture, got both", USAGE)
     try:
-        return find_recipe(preset or DEFAULT_PRESET, None if architecture is None else _document(architecture))
+        document = None if architecture is None else read_architecture_file(architecture)
+        return find_recipe(preset or DEFAULT_PRESET, document), document
     except PresetNotFound as error:
         raise fail(f"--preset: {error.detail}", USAGE) from error
     except ArchitectureInvalid as error:
         raise fail(f"--architecture: {error.detail}", USAGE) from error
-
-
-def _document(architecture: Path) -> dict[str, Any]:
-    from models.training.architecture_file import read_architecture_file
-
-    return read_architecture_file(architecture)
 
 
 def _set_aside(folder: Path, ranks: Ranks) -> None:

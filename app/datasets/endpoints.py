@@ -12,6 +12,7 @@ from app.datasets.schemas import DatasetDetail, DatasetList
 from app.datasets.views import detail, entries, refuse_builtin, refuse_used
 from app.http.dependencies import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, SettingsDep
 from app.http.errors import Problem, responses
+from app.http.openapi import located
 from app.scoring.request_images import MULTIPART
 from models.datasets.builtin import NAMES
 from models.errors import DatasetNotFound
@@ -31,6 +32,7 @@ _FORM = {
             "schema": {
                 "type": "object",
                 "required": [NAME, FILE],
+                "additionalProperties": False,
                 "properties": {
                     NAME: {
                         "type": "string",
@@ -67,10 +69,7 @@ _FORM = {
     dependencies=[MayTrain],
     status_code=201,
     responses={
-        201: {
-            "description": "The dataset can be trained on.",
-            "headers": {"Location": {"description": "Path of the dataset.", "schema": {"type": "string"}}},
-        },
+        201: located("The dataset can be trained on.", "dataset"),
         **responses(400, 401, 408, 409, 413, 415, 422, 429, 500, 503, 507),
     },
     openapi_extra={"requestBody": _FORM},

@@ -47,35 +47,32 @@ class StreamMartingales:
     Attributes:
         p_values: Bets on the ranks of p-values.
         white_levels: Bets on the ranks of white levels; None where the calibration has none.
-        calibration: Number of calibration images and the smallest p-value, which define the cells of p-values.
+        calibration_images: Number of calibration images, which defines the cells of p-values.
         since: Time of the first image, in seconds since 1970.
         alarm_since: Start of the alarm, in seconds since 1970; None without an alarm.
     """
 
     p_values: StreamBets
     white_levels: StreamBets | None
-    calibration: tuple[int, float]
+    calibration_images: int
     since: float
     alarm_since: float | None = None
 
     @classmethod
-    def start(
-        cls, images: int, smallest_p: float, white_levels: Sequence[int] | None, since: float
-    ) -> StreamMartingales:
+    def start(cls, images: int, white_levels: Sequence[int] | None, since: float) -> StreamMartingales:
         """Return bets on a stream that starts at a time.
 
         Args:
             images: Number of calibration images.
-            smallest_p: Smallest p-value that the calibration can give.
             white_levels: Number of calibration images of each white level; None if they are not known.
             since: Time of the first image, in seconds since 1970.
         """
         levels = None if white_levels is None else StreamBets.start(RankCounts.of_levels(white_levels))
-        return cls(StreamBets.start(RankCounts.of_p_values(images, smallest_p)), levels, (images, smallest_p), since)
+        return cls(StreamBets.start(RankCounts.of_p_values(images)), levels, images, since)
 
     def add(self, p_values: Sequence[float], white_levels: Sequence[int], generator: np.random.Generator) -> None:
         """Bet on new images in their order of arrival."""
-        self.p_values.add(p_value_cells(p_values, *self.calibration), generator)
+        self.p_values.add(p_value_cells(p_values, self.calibration_images), generator)
         if self.white_levels is not None:
             self.white_levels.add(np.asarray(white_levels, dtype=np.int64), generator)
 

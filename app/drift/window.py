@@ -116,7 +116,7 @@ class WindowReference:
 
     def martingales(self, since: float) -> StreamMartingales:
         """Return bets on images that start at a time, in seconds since 1970."""
-        return StreamMartingales.start(self.images, self.smallest_p, self.white_levels, since)
+        return StreamMartingales.start(self.images, self.white_levels, since)
 
 
 @dataclass(eq=False)

@@ -41,7 +41,7 @@ async def readiness(
 
     The answer lists the models that could not be loaded, with reasons.
     """
-    listing = await asyncio.to_thread(pool.listing)
+    listing = await pool.recent_listing()
     failed = {
         f"{version.name}:{version.version}": reason or "unknown"
         for version, (state, reason) in pool.states().items()

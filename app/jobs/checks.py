@@ -14,7 +14,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from app.http.errors import Problem, field_problem, invalid
-from app.jobs.parameters import CalibrationParameters, ScoringParameters
+from app.jobs.parameters import TRAINING_ONLY, CalibrationParameters, ScoringParameters
 from app.jobs.schemas import JobRequest
 from models.anomaly.fitting.reference_images import as_seen, check_shape, check_summary
 from models.artifacts.limits import LimitParameters
@@ -36,7 +36,6 @@ from models.registry.version import ModelVersion
 from models.suggestions import choices
 from worker.queues import ModelJobType
 
-TRAINING_ONLY = ("preset", "architecture", "promote", "device")
 MAX_PARTS = 10_000
 """Most parts that a bulk scoring job is split into."""
 

@@ -18,6 +18,7 @@ from app.http.dependencies import (
 )
 from app.http.errors import responses
 from app.http.json_route import JsonRoute
+from app.http.openapi import located
 from app.http.schemas import pattern
 from app.jobs.choice_schemas import JobDatasets, JobDraft
 from app.jobs.dataset_choices import dataset_choices
@@ -39,7 +40,7 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        description="A repeated request with the same key returns the job of the first request.",
+        description="A repeated request of the same caller with the same key returns the job of the first request.",
     ),
 ]
 
@@ -60,10 +61,7 @@ class JobQuery(BaseModel):
     dependencies=[MayTrain],
     status_code=202,
     responses={
-        202: {
-            "description": "The job is queued.",
-            "headers": {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}},
-        },
+        202: located("The job is queued.", "job"),
         **responses(401, 409, 413, 415, 422, 429, 500, 503),
     },
 )
@@ -225,10 +223,7 @@ def resume_job(job_id: JobId, service: JobServiceDep) -> JobView:
     dependencies=[MayTrain],
     status_code=202,
     responses={
-        202: {
-            "description": "A new job is queued, with `retry_of` this job. A second call returns the same job.",
-            "headers": {"Location": {"description": "Path of the new job.", "schema": {"type": "string"}}},
-        },
+        202: located("A new job is queued, with `retry_of` this job. A second call returns the same job.", "new job"),
         **responses(401, 404, 409, 422, 500, 503),
     },
 )

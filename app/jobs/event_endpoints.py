@@ -10,10 +10,11 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from app.access.callers import caller_of
 from app.access.permissions import MayRead
 from app.http.dependencies import DrainingDep, EventStreamsDep, SettingsDep
-from app.http.errors import draining, invalid, responses
+from app.http.errors import draining, responses
+from app.http.schemas import pattern
 from app.jobs.dependencies import FollowedJob, folder_of
 from app.jobs.event_streams import EventStream
-from app.jobs.timeline import Cursor
+from app.jobs.timeline import EVENT_ID, Cursor
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
 
@@ -32,10 +33,25 @@ data: {"status": "succeeded"}
 id: 9876.1782907260500-0.end
 
 """
+EVENT = {
+    "type": "object",
+    "required": ["event", "data", "id"],
+    "properties": {
+        "event": {"type": "string", "description": "Kind of the event.", "examples": ["state"]},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"type": "object"},
+            "description": "The event itself.",
+        },
+        "id": {"type": "string", "description": "Value of `Last-Event-ID` after which the rest follows."},
+    },
+}
 STREAM = {
     "description": "The events. Each has an id, after which a client can continue.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
+    "content": {"text/event-stream": {"itemSchema": EVENT, "example": EXAMPLE}},
 }
+AFTER = pattern(rf"^({EVENT_ID})?$", "the id of an event, such as 1234.1764012345678-0")
 OVER = {"description": "The job has ended and all its events were sent: do not reconnect."}
 
 
@@ -48,19 +64,17 @@ async def stream_slot(request: Request, streams: EventStreamsDep) -> AsyncIterat
 def cursor(
     header: Annotated[
         str | None,
-        Header(alias="Last-Event-ID", description="Id of the last event received; the rest follows."),
+        Header(alias="Last-Event-ID", pattern=AFTER, description="Id of the last event received; the rest follows."),
     ] = None,
     query: Annotated[
-        str | None, Query(alias="last_event_id", description="The same, for clients that cannot set headers.")
+        str | None,
+        Query(alias="last_event_id", pattern=AFTER, description="The same, for clients that cannot set headers."),
     ] = None,
 ) -> Cursor:
     """Return the position in a job's events after the event id that the client sent, or the start if it sent none."""
     # Browsers repeat the query of their first request, so their header is newer.
-    pointer, given = ("/header/Last-Event-ID", header) if header else ("/query/last_event_id", query)
-    try:
-        return Cursor.parse(given) if given else Cursor()
-    except ValueError as error:
-        raise invalid(pointer, str(error)) from error
+    given = header or query
+    return Cursor.parse(given) if given else Cursor()
 
 
 @router.get(

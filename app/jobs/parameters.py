@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from models.artifacts.limits import LimitParameters
 from models.artifacts.manifest import Precision
 from models.evaluation.schema import EvaluationParameters
+from models.naming import NAME_PATTERN
 from models.recommendation.record import RecommendParameters
 from models.training.config import TrainingConfig
 from worker.queues import JobType
@@ -48,6 +49,8 @@ PARAMETERS: dict[JobType, type[BaseModel]] = {
 }
 
 
+TRAINING_ONLY = ("preset", "architecture", "promote", "device")
+"""Members of a job request that no type but a training has."""
 PREFIX = "#/components/schemas/"
 REQUESTS = ("JobRequest", "JobDraft")
 """Requests with the ``type`` of a job and its ``parameters``, which are validated after the request itself."""
@@ -64,6 +67,26 @@ def add_schemas(openapi: dict[str, Any]) -> None:
         described = request["properties"]["parameters"]["description"]
         request["properties"]["parameters"] = {"anyOf": [*references.values()], "description": described}
         request["allOf"] = [
-            {"if": {"properties": {"type": {"const": job_type}}}, "then": {"properties": {"parameters": reference}}}
+            {"if": {"properties": {"type": {"const": job_type}}}, "then": _rule(job_type, reference, request)}
             for job_type, reference in references.items()
         ]
+
+
+def _rule(job_type: JobType, parameters: dict[str, str], request: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a job request of one type: its parameters, and which other members it needs or lacks."""
+    members: dict[str, Any] = {"parameters": parameters}
+    if job_type == "train":
+        both = {"required": ["preset", "architecture"], "properties": {"architecture": {"type": "object"}}}
+        # A draft, which has no dataset, needs no name yet.
+        named = {"model": {"pattern": NAME_PATTERN}} if "dataset" in request["required"] else {}
+        return {"properties": members | named, "required": list(named), "not": both}
+    members |= {name: False for name in TRAINING_ONLY if name in request["properties"]}
+    if job_type == "recommend":
+        return {"properties": members | {"model": False}}
+    rule: dict[str, Any] = {"properties": members | {"model": {"type": "string"}}, "required": ["model"]}
+    if job_type == "evaluate":
+        against = {"required": ["against"], "properties": {"against": {"minItems": 1}}}
+        corruptions = {"required": ["corruptions"], "properties": {"corruptions": {"const": True}}}
+        rule["required"].append("parameters")
+        rule["allOf"] = [{"properties": {"parameters": {"anyOf": [against, corruptions]}}}]
+    return rule

@@ -9,6 +9,7 @@ from typing import Any
 from celery import Celery  # type: ignore[import-untyped]
 from starlette.types import Scope
 
+from app.access.callers import caller_of
 from app.access.permissions import require
 from app.jobs.in_use import refuse_in_use
 from app.jobs.planning import JobPlan, plan_job, require_feasible
@@ -61,7 +62,7 @@ class JobService:
         Args:
             request: The job.
             scope: Scope of the HTTP request, for the role of its caller.
-            idempotency_key: Key that makes repeated requests answer the same job.
+            idempotency_key: Key that makes repeated requests of a caller answer the same job.
 
         Raises:
             Problem: 403 where the job needs another role, 422 where it cannot succeed.
@@ -70,6 +71,8 @@ class JobService:
         # Without an absent architecture, so that keys of earlier versions still belong to their requests.
         left_out = {"force"} | ({"architecture"} if request.architecture is None else set())
         fingerprint = fingerprint_of(request.model_dump(mode="json", exclude=left_out))
+        if idempotency_key is not None:
+            idempotency_key = _own(idempotency_key, scope)
         known = None if idempotency_key is None else self.jobs.known(idempotency_key, fingerprint)
         if known is not None:
             # Not checked again: its model or dataset may have been changed or deleted since.
@@ -155,6 +158,16 @@ class JobService:
                 job = self.jobs.get(job.retry_of)
             except JobNotFound:
                 return
+
+
+def _own(idempotency_key: str, scope: Scope) -> str:
+    """Return an idempotency key as that of its caller alone; callers without an API key share theirs.
+
+    Without API keys all callers are one: the same program may have another address at its next attempt.
+    """
+    caller = caller_of(scope)
+    # No header contains a line break, so keys of different callers are never equal.
+    return idempotency_key if caller.key is None else f"{caller.key}\n{idempotency_key}"
 
 
 def _require_role(scope: Scope, *, promote: bool, type: JobType, parameters: Mapping[str, Any]) -> None:

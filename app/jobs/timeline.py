@@ -25,7 +25,8 @@ SETTLED_MS = 250
 HOLD_S = 2.0
 """Longest wait for the other source in seconds; needed only where clocks differ, and then order is given up."""
 
-_ID = re.compile(r"([0-9]{1,15})\.([0-9]{1,15}-[0-9]{1,19})(\.end)?")
+EVENT_ID = r"([0-9]{1,15})\.([0-9]{1,15}-[0-9]{1,19})(\.end)?"
+"""Pattern of the id of an event: offset in the event file, id of a status change, and whether it is the last event."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Cursor:
     @classmethod
     def parse(cls, text: str) -> Cursor:
         """Return the position after the event with the id ``text``; raise ``ValueError`` if the id is malformed."""
-        match = _ID.fullmatch(text)
+        match = re.fullmatch(EVENT_ID, text)
         if match is None:
             raise ValueError("expected the id of an event, such as 1234.1764012345678-0")
         return cls(int(match[1]), match[2], match[3] is not None)

@@ -11,6 +11,7 @@ from app.access.permissions import MayAdminister, MayTrain
 from app.calibrations.views import view_of
 from app.http.dependencies import ModelUploadsDep, RegistryDep
 from app.http.errors import responses, unsupported_media_type
+from app.http.openapi import located
 from app.http.streams import ClosedStream
 from app.registry.schemas import ModelDetail
 from app.registry.views import detail
@@ -70,10 +71,7 @@ def export_model(ref: str, registry: RegistryDep) -> Response:
     status_code=201,
     dependencies=[MayAdminister],
     responses={
-        201: {
-            "description": "The model is registered.",
-            "headers": {"Location": {"description": "Path of the version.", "schema": {"type": "string"}}},
-        },
+        201: located("The model is registered.", "version"),
         **responses(400, 401, 408, 413, 415, 422, 429, 500, 503, 507),
     },
     openapi_extra=_BODY,

@@ -17,7 +17,7 @@ from app.jobs.in_use import refuse_in_use
 from app.registry.schemas import Aliases, AliasTarget, ModelDetail, ModelPage
 from app.registry.views import detail, summary, unfit_reasons
 
-router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[MayRead])
+router = APIRouter(prefix="/v1/models", tags=["models"])
 versions_router = APIRouter(
     prefix="/v1/models/{name}", tags=["models"], dependencies=[MayAdminister], route_class=JsonRoute
 )
@@ -30,6 +30,7 @@ Version = Annotated[int, Path(ge=1, lt=10**9, examples=[3])]
     "",
     operation_id="list_models",
     summary="List the models",
+    dependencies=[MayRead],
     responses=responses(401, 500),
 )
 async def list_models(pool: ModelPoolDep, drift: DriftMonitorDep) -> ModelPage:
@@ -49,6 +50,7 @@ async def list_models(pool: ModelPoolDep, drift: DriftMonitorDep) -> ModelPage:
     "/{ref}",
     operation_id="get_model",
     summary="Show one version of a model",
+    dependencies=[MayRead],
     responses=responses(401, 404, 409, 422, 500),
 )
 async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: DriftMonitorDep) -> ModelDetail:
@@ -118,18 +120,21 @@ def delete_version(name: str, version: Version, registry: RegistryDep, jobs: Job
     registry.remove(name, version)
 
 
-@versions_router.delete(
-    "",
+# The path is that of `get_model`, so its parameter has the same name.
+@router.delete(
+    "/{ref}",
     operation_id="delete_model",
     summary="Delete a model",
     status_code=204,
     response_class=Response,
+    dependencies=[MayAdminister],
     responses=responses(401, 404, 409, 422, 500, 503),
 )
-def delete_model(name: Name, registry: RegistryDep, jobs: JobStoreDep) -> None:
+def delete_model(ref: Name, registry: RegistryDep, jobs: JobStoreDep) -> None:
     """Delete a model with all versions, calibrations and aliases. 409 if an unfinished job uses or trains it.
 
-    Models that ship with the product cannot be deleted (409). The numbers are never used again.
+    `ref` is the plain name of the model. Models that ship with the product cannot be deleted (409). The numbers are
+    never used again.
     """
-    refuse_in_use(jobs, lambda job: job.model.partition(":")[0] == name, "model-in-use", "The model is in use", name)
-    registry.remove_model(name)
+    refuse_in_use(jobs, lambda job: job.model.partition(":")[0] == ref, "model-in-use", "The model is in use", ref)
+    registry.remove_model(ref)

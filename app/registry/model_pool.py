@@ -12,6 +12,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from app.http.errors import Problem, draining
+from app.registry.loaded_memory import LoadedMemory
+from app.registry.recent import Recent
+from models.artifacts.files import folder_size
 from models.errors import ModelNotFound, ModelsError, NoLiveVersion
 from models.naming import ModelRef, parse_ref
 from models.registry.calibrations import OWN
@@ -28,8 +31,6 @@ RETRY_S = 30.0
 """Seconds after which a request tries again to load a failed model."""
 LOADERS = 2
 """Versions that are loaded at once; most of the work is outside of Python."""
-MAX_LOADED = 16
-"""Most versions in memory; the least recently used is dropped first."""
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +64,14 @@ class PoolEntry:
         future: The loaded version, or the error of its loading.
         born: Start of loading, on the monotonic clock.
         used: Last use, on the monotonic clock.
+        size: Bytes that the loaded model takes in memory; 0 before it is loaded.
         reason: Reason of a failure.
     """
 
     future: Future[Loaded] = field(default_factory=Future)
     born: float = field(default_factory=time.monotonic)
     used: float = field(default_factory=time.monotonic)
+    size: int = 0
     reason: str | None = None
 
     @property
@@ -96,18 +99,24 @@ class ModelListing:
 
 
 class ModelPool:
-    """Cache of at most 16 models in memory: loads a version on first use, and checks each second for newer ones.
+    """Cache of models in memory: loads a version on first use, and checks each second for newer ones.
 
-    ``acquire`` runs on the event loop, all other methods in any thread.
+    Models that take more than ``limit`` bytes together are dropped, the least recently used first.
+
+    ``acquire`` and ``recent_listing`` run on the event loop, all other methods in any thread.
 
     Args:
         registry: Registry of the models.
         options: Options of the scoring engines.
+        limit: Bytes that all loaded models may take; the one that was used last stays, whatever its size.
     """
 
-    def __init__(self, registry: Registry, options: EngineOptions) -> None:
+    def __init__(self, registry: Registry, options: EngineOptions, limit: int) -> None:
         self._registry = registry
         self._options = options
+        self._limit = limit
+        self._memory = LoadedMemory()
+        self._recent = Recent(self.listing)
         self._lock = threading.Lock()
         self._entries: dict[ModelVersion, PoolEntry] = {}
         self._refs: dict[ModelRef, ModelVersion] = {}
@@ -163,6 +172,10 @@ class ModelPool:
     def listing(self) -> list[ModelListing]:
         """Return all registered models, sorted by name, with their loading states; reads the disk."""
         return [self._listed(name) for name in sorted(self._registry.names())]
+
+    async def recent_listing(self) -> list[ModelListing]:
+        """Return what ``listing`` returned a moment ago, shared by all callers that ask meanwhile."""
+        return await self._recent.get()
 
     def registered(self) -> set[tuple[str, int]]:
         """Return ``(name, version number)`` of every model version in the registry; reads the disk."""
@@ -221,7 +234,9 @@ class ModelPool:
             if self._options.threads is not None:
                 torch.set_num_threads(self._options.threads)
             one_blas_thread()
+            before = self._memory.begin()
             loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, self._options))
+            entry.size = self._memory.end(before, folder_size(version.path))
         # Any failure to load is a state of the model, not of the service.
         except Exception as error:
             # While a version is removed, its files disappear one after the other.
@@ -231,7 +246,7 @@ class ModelPool:
             log.error("model %s cannot be loaded: %s", name, entry.reason, exc_info=not known)
             entry.future.set_exception(error if known else _failed(name))
             return
-        log.info("model %s loaded in %.2f s", name, time.monotonic() - began)
+        log.info("model %s loaded in %.2f s, %.0f MB", name, time.monotonic() - began, entry.size / 1e6)
         entry.future.set_result(loaded)
         self._forget()
 
@@ -247,8 +262,15 @@ class ModelPool:
         with self._lock:
             ready = [version for version, entry in self._entries.items() if entry.state is ModelState.READY]
             ready.sort(key=lambda version: self._entries[version].used)
-            for version in ready[: max(0, len(ready) - MAX_LOADED)]:
-                del self._entries[version]
+            over = sum(self._entries[version].size for version in ready) - self._limit
+            for version in ready[:-1]:
+                if over <= 0:
+                    break
+                over -= self._entries.pop(version).size
+                log.info(
+                    "model %s:%d is dropped: loaded models take more than %.0f MB",
+                    version.name, version.version, self._limit / 1e6,
+                )  # fmt: skip
 
     def _watch(self) -> None:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.calibrations.schemas import CalibrationView
@@ -11,6 +10,7 @@ from app.drift.schemas import Drift
 from app.drift.status import WindowStatus
 from app.registry import schemas
 from app.registry.model_pool import ModelListing, ModelState, PoolEntry
+from models.artifacts.files import folder_size
 from models.artifacts.fitness import FitnessCheck
 from models.artifacts.manifest import Manifest
 from models.registry.version import ModelVersion
@@ -94,8 +94,3 @@ def detail(
 def unfit_reasons(failed: Sequence[FitnessCheck]) -> list[schemas.UnfitReason]:
     """Return the checks that a model failed as API answers."""
     return [schemas.UnfitReason(code=check.code, detail=check.sentence) for check in failed]
-
-
-def folder_size(path: Path) -> int:
-    """Return the total size in bytes of all files in a folder and its subfolders."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

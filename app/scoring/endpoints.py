@@ -25,6 +25,7 @@ _BODY = {
             "schema": {
                 "type": "object",
                 "required": [FIELD],
+                "additionalProperties": False,
                 "properties": {
                     FIELD: {
                         "type": "array",

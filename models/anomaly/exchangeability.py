@@ -52,7 +52,7 @@ class RankCounts:
     own: int
 
     @classmethod
-    def of_p_values(cls, images: int, smallest_p: float) -> RankCounts:
+    def of_p_values(cls, images: int) -> RankCounts:
         """Return the counts before the first image of a stream, for cells of conformal p-values.
 
         n calibration images leave n + 1 gaps, in each of which the next image falls with a probability of 1 / (n + 1).
@@ -62,11 +62,9 @@ class RankCounts:
 
         Args:
             images: The number n of calibration images.
-            smallest_p: The smallest attainable p-value. A two-sided p-value takes every second rank only, so that its
-                cells have two gaps each.
         """
         ranks = images + 1
-        width = _cell_width(images, smallest_p)
+        width = _cell_width(images)
         counts = np.full(-(-ranks // width), width, dtype=np.int64)
         counts[-1] = ranks - width * (len(counts) - 1)
         return cls(counts, own=0)
@@ -104,7 +102,7 @@ class RankCounts:
         return clipped
 
 
-def p_value_cells(p_values: ArrayLike, images: int, smallest_p: float) -> Counts:
+def p_value_cells(p_values: ArrayLike, images: int) -> Counts:
     """Return the cell of :meth:`RankCounts.of_p_values` in which each conformal p-value falls, ``(m,)``.
 
     Raises:
@@ -114,13 +112,12 @@ def p_value_cells(p_values: ArrayLike, images: int, smallest_p: float) -> Counts
     if not ((p > 0) & (p <= 1)).all():
         raise ValueError(f"p-values in (0, 1] are expected, got {p.min()} to {p.max()}")
     ranks = np.rint(p * (images + 1)).astype(np.int64)
-    return (np.maximum(ranks, 1) - 1) // _cell_width(images, smallest_p)
+    return (np.maximum(ranks, 1) - 1) // _cell_width(images)
 
 
-def _cell_width(images: int, smallest_p: float) -> int:
-    """Return the number of ranks in a cell: as many as the p-value takes at a time, or more to bound the cells."""
-    step = max(1, round(smallest_p * (images + 1)))
-    return step * -(-(images + 1) // (step * MAX_CELLS))
+def _cell_width(images: int) -> int:
+    """Return the number of ranks in a cell: one, or more to bound the cells."""
+    return -(-(images + 1) // MAX_CELLS)
 
 
 @dataclass(eq=False)

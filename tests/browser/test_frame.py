@@ -64,3 +64,8 @@ def test_the_calls_are_described_without_another_host(page: Page) -> None:
     page.goto("/docs")
     expect(page.get_by_text("Score images", exact=True)).to_be_visible()
     expect(page.get_by_text("/v1/models/{ref}/score")).to_be_visible()
+    # A call from the page, which its content security policy allows.
+    page.locator("#operations-operations-health button.opblock-summary-control").click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    expect(page.locator(".live-responses-table .response .microlight").first).to_contain_text('"alive"')

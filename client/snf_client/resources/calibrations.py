@@ -29,9 +29,10 @@ class CalibrationsResource(Resource[S]):
         return Call("GET", path("models", ref, "calibrations"), read_json(CalibrationList))
 
     @operation
-    def get(self, ref: str, number: int) -> Call[CalibrationView]:
-        """Return one calibration of a model version by its number; number 0 is the one that came with the model."""
-        return Call("GET", path("models", ref, "calibrations", number), read_json(CalibrationView))
+    def get(self, ref: str, number: int | None = None) -> Call[CalibrationView]:
+        """Return one calibration of a model version: the one in use, or that of a number; 0 came with the model."""
+        chosen = "active" if number is None else number
+        return Call("GET", path("models", ref, "calibrations", chosen), read_json(CalibrationView))
 
     @operation
     def choose(self, ref: str, number: int) -> Call[CalibrationList]:

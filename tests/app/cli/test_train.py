@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from app.cli.common import INTERRUPTED, USAGE
+from app.cli.common import INTERRUPTED, SERVICE, USAGE
 from app.cli.main import cli
 from models.registry.registry import Registry
 from models.training.loop import Interrupted
@@ -107,3 +107,14 @@ def test_an_interrupted_run_of_other_settings_is_kept_until_a_restart(
     assert restarted.exit_code == INTERRUPTED
     assert f"the earlier run is now in {folder}~1" in restarted.stderr
     assert (tmp_path / "runs" / "digits~1" / "checkpoints" / "step-00000001").is_dir()
+
+
+def test_an_architecture_can_come_from_a_pipe() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, CliRunner().invoke(cli, ["presets", "show", "snf-glow-tiny"]).stdout.encode())
+    os.close(writer)
+    # What the shell passes for <(...), which can be read once.
+    options = ["--data", "mnist-mini", "--name", "piped", "--architecture", f"/dev/fd/{reader}"]
+    done = CliRunner().invoke(cli, ["train", *options, "--url", "http://127.0.0.1:1"])
+    os.close(reader)
+    assert done.exit_code == SERVICE, done.output

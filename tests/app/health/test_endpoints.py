@@ -4,13 +4,14 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
-from app.registry.model_pool import reason_of
+from app.registry.model_pool import ModelListing, ModelPool, reason_of
 from models.errors import ArtifactError
 from tests.support.compiled_cache import share_compiled
 from tests.support.local import LOCAL
@@ -58,3 +59,22 @@ def test_reasons_hold_no_paths(tmp_path: Path) -> None:
     assert reason_of(caught.value) == "No such file or directory"
     assert reason_of(ValueError(f"cannot read {tmp_path}")) == "ValueError"
     assert reason_of(ArtifactError("digits/1/manifest.json is missing")) == "digits/1/manifest.json is missing"
+
+
+@pytest.mark.usefixtures("no_shipped_models")
+def test_many_callers_share_one_reading_of_the_registry(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing, readings = ModelPool.listing, []
+
+    def slow_listing(pool: ModelPool) -> list[ModelListing]:
+        readings.append(time.monotonic())
+        time.sleep(0.05)
+        return listing(pool)
+
+    monkeypatch.setattr(ModelPool, "listing", slow_listing)
+    with TestClient(create_app(settings), LOCAL) as client, ThreadPoolExecutor(8) as callers:
+        answers = list(callers.map(lambda _: client.get("/readyz").json()["models"], range(64)))
+        assert answers == [{}] * 64
+        assert len(readings) == 1
+        # A reading takes at most 2 % of the time, and a change is seen soon.
+        until(lambda: client.get("/readyz") and len(readings) == 2)
+    assert readings[1] - readings[0] > 0.05 / 0.02

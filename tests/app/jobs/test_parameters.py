@@ -47,6 +47,30 @@ def test_the_document_types_the_parameters_of_every_job_type(client: TestClient,
     assert "TrainingConfig" not in request["properties"]["parameters"]["description"]
 
 
+@pytest.mark.parametrize("request_name", ["JobRequest", "JobDraft"])
+def test_the_document_says_which_members_a_job_type_needs_and_lacks(client: TestClient, request_name: str) -> None:
+    request = client.get("/openapi.json").json()["components"]["schemas"][request_name]
+    path = "/v1/jobs/estimate" if request_name == "JobRequest" else "/v1/jobs/datasets"
+    rest = {"dataset": "mnist-mini"} if request_name == "JobRequest" else {}
+    for rule in request["allOf"]:
+        job_type, then = rule["if"]["properties"]["type"]["const"], rule["then"]
+        valid = {"type": job_type} | rest
+        for name in then.get("required", ()):
+            valid |= {"parameters": {"corruptions": True}} if name == "parameters" else {name: "mnist-snf-glow"}
+        # 503: the job store does not answer.
+        assert client.post(path, json=valid).status_code in (200, 503), valid
+        for name in then.get("required", ()):
+            lacking = {key: value for key, value in valid.items() if key != name}
+            assert client.post(path, json=lacking).status_code == 422, lacking
+        for name in (name for name, schema in then["properties"].items() if schema is False):
+            value = True if name == "promote" else {} if name == "architecture" else "cpu"
+            assert client.post(path, json=valid | {name: value}).status_code == 422, (valid, name)
+    types = {rule["if"]["properties"]["type"]["const"]: rule["then"] for rule in request["allOf"]}
+    assert types["score"]["required"] == ["model"]
+    assert types["recommend"]["properties"]["model"] is False
+    assert types["score"]["properties"]["preset"] is False
+
+
 def test_the_examples_have_valid_parameters(client: TestClient) -> None:
     for example in client.get("/openapi.json").json()["components"]["schemas"]["JobRequest"]["examples"]:
         kind: type[BaseModel] = PARAMETERS[example["type"]]

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom, kstest
 
 from models.anomaly.conformal import p_values as conformal_p_values
-from models.anomaly.conformal import smallest_p
 from models.anomaly.exchangeability import BETS, SHAPES, ConformalMartingale, RankCounts, log_densities, p_value_cells
 
 Array = NDArray[np.float64]
@@ -24,9 +23,8 @@ def conformal(generator: np.random.Generator, n: int, stream: Array) -> Array:
 
 
 def ranks(generator: np.random.Generator, n: int, stream: Array) -> Array:
-    smallest = smallest_p(n)
-    cells = p_value_cells(conformal(generator, n, stream), n, smallest)
-    return RankCounts.of_p_values(n, smallest).add(cells, generator)
+    cells = p_value_cells(conformal(generator, n, stream), n)
+    return RankCounts.of_p_values(n).add(cells, generator)
 
 
 def capital(ranks: Array) -> Array:
@@ -37,9 +35,9 @@ def test_ranks_by_hand() -> None:
     # Three calibration images leave four gaps; the second image falls in the gap of the first.
     generator = np.random.default_rng(0)
     u = np.random.default_rng(0).random(3)
-    counts = RankCounts.of_p_values(3, 0.25)
+    counts = RankCounts.of_p_values(3)
     assert counts.counts.tolist() == [1, 1, 1, 1]
-    found = counts.add(p_value_cells([0.5, 0.5, 1.0], 3, 0.25), generator)
+    found = counts.add(p_value_cells([0.5, 0.5, 1.0], 3), generator)
     assert found == pytest.approx([(1 + u[0]) / 4, (1 + 2 * u[1]) / 5, (5 + u[2]) / 6])
     assert counts.counts.tolist() == [1, 3, 1, 2]
 
@@ -50,17 +48,12 @@ def test_levels_tie_with_calibration_images_and_each_other() -> None:
     assert found == pytest.approx([(2 + 4 * u[0]) / 6, (6 + u[1]) / 7])
 
 
-def test_a_two_sided_p_value_takes_every_second_rank() -> None:
-    assert RankCounts.of_p_values(4, 2 / 5).counts.tolist() == [2, 2, 1]
-    assert p_value_cells([2 / 5, 4 / 5, 1.0], 4, 2 / 5).tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize(("n", "step"), [(10_000, 1), (10_000, 2), (1023, 1), (7, 1)])
-def test_cells_are_bounded(n: int, step: int) -> None:
-    counts = RankCounts.of_p_values(n, step / (n + 1)).counts
+@pytest.mark.parametrize("n", [10_000, 1024, 1023, 7])
+def test_cells_are_bounded(n: int) -> None:
+    counts = RankCounts.of_p_values(n).counts
     assert len(counts) <= 1024
     assert counts.sum() == n + 1
-    cells = p_value_cells([step / (n + 1), 1.0], n, step / (n + 1))
+    cells = p_value_cells([1 / (n + 1), 1.0], n)
     assert cells.tolist() == [0, len(counts) - 1]
 
 
@@ -69,7 +62,7 @@ def test_ranks_are_those_among_all_images(n: int) -> None:
     generator = np.random.default_rng(n)
     normal, stream = generator.normal(size=n), generator.normal(size=600)
     p = conformal_p_values([np.sort(normal)], [stream])
-    found = RankCounts.of_p_values(n, smallest_p(n)).add(p_value_cells(p, n, smallest_p(n)), generator)
+    found = RankCounts.of_p_values(n).add(p_value_cells(p, n), generator)
     everything = np.concatenate([normal, stream])
     direct = [np.mean(everything[: n + i] > value) for i, value in enumerate(stream)]
     # Images between the same calibration images are ordered by chance.
@@ -79,8 +72,8 @@ def test_ranks_are_those_among_all_images(n: int) -> None:
 
 def test_image_by_image_is_as_all_at_once() -> None:
     p = conformal(np.random.default_rng(0), 99, np.random.default_rng(1).normal(size=700))
-    cells = p_value_cells(p, 99, smallest_p(99))
-    once, single = RankCounts.of_p_values(99, smallest_p(99)), RankCounts.of_p_values(99, smallest_p(99))
+    cells = p_value_cells(p, 99)
+    once, single = RankCounts.of_p_values(99), RankCounts.of_p_values(99)
     generators = [np.random.default_rng(2) for _ in range(2)]
     together = once.add(cells, generators[0])
     assert np.concatenate([single.add(cells[i : i + 1], generators[1]) for i in range(700)]) == pytest.approx(together)
@@ -124,8 +117,8 @@ def test_ranks_among_calibration_images_alone_raise_alarms_without_drift() -> No
         n, stream = 100, generator.normal(size=5000)
         p = conformal(generator, n, stream)
         alone = p - generator.random(len(p)) / (n + 1)  # smoothed: exactly uniform
-        cells = p_value_cells(p, n, smallest_p(n))
-        among_all = RankCounts.of_p_values(n, smallest_p(n)).add(cells, generator)
+        cells = p_value_cells(p, n)
+        among_all = RankCounts.of_p_values(n).add(cells, generator)
         alarms["calibration"] += bool(capital(alone).max() >= ALARM)
         alarms["all"] += bool(capital(among_all).max() >= ALARM)
     assert alarms["all"] == 0
@@ -166,4 +159,4 @@ def test_many_images_stay_finite() -> None:
 @pytest.mark.parametrize("wrong", [0.0, 1.5, float("nan")])
 def test_what_is_no_p_value_is_refused(wrong: float) -> None:
     with pytest.raises(ValueError, match=r"p-values in \(0, 1\] are expected"):
-        p_value_cells([0.5, wrong], 10, 1 / 11)
+        p_value_cells([0.5, wrong], 10)

@@ -1,0 +1,33 @@
+"""Parts of the OpenAPI document beyond those that FastAPI generates, and corrections of these."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def located(description: str, what: str) -> dict[str, Any]:
+    """Return the OpenAPI entry of an answer whose header ``Location`` has the path of a new resource.
+
+    Args:
+        description: Description of the answer.
+        what: The resource, such as ``job``.
+    """
+    location = {"description": f"Path of the {what}.", "schema": {"type": "string"}}
+    return {"description": description, "headers": {"Location": location}}
+
+
+def remove_null_parameters(document: dict[str, Any]) -> None:
+    """Remove null from the parameters of an OpenAPI document, in place: an optional one is left out, never null."""
+    for calls in document["paths"].values():
+        for operation in calls.values():
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = _without_null(parameter["schema"])
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    choices = schema.get("anyOf", [])
+    kept = [choice for choice in choices if choice != {"type": "null"}]
+    if len(kept) == len(choices):
+        return schema
+    others = {name: value for name, value in schema.items() if name != "anyOf"}
+    return others | kept[0] if len(kept) == 1 else others | {"anyOf": kept}

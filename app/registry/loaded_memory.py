@@ -1,0 +1,72 @@
+"""Memory that loaded models take in this process, and the limit for all of them together."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from worker.runtime.machine import memory_of_this_machine
+from worker.settings import Settings
+
+SHARE = 0.25
+"""Share of the memory of this machine, or of its container, that loaded models may take."""
+DEFAULT_LIMIT = 4 * 2**30
+"""Limit in bytes where the memory of the machine is not known."""
+PER_FILE_BYTE = 16
+"""Bytes in memory for each byte of a model's files; loads of the shipped models on Linux give 15 to 25."""
+
+
+class LoadedMemory:
+    """Measures the memory of each model by the growth of the process while it is loaded.
+
+    Of loads at the same time each byte is counted once, by the load that ends first. Where the system does not tell the
+    memory of a process, the size of the model's files gives an estimate.
+
+    Args:
+        statm: The file of Linux with the memory of this process.
+    """
+
+    def __init__(self, statm: Path = Path("/proc/self/statm")) -> None:
+        self._statm = statm
+        self._lock = threading.Lock()
+        self._counted = 0
+
+    def begin(self) -> int:
+        """Return the memory of the process in bytes before a load; 0 where it is not known."""
+        with self._lock:
+            before = self._resident()
+            # Less than before: models have been dropped.
+            self._counted = min(self._counted, before)
+            return before
+
+    def end(self, before: int, file_bytes: int) -> int:
+        """Return the bytes of a model that has been loaded, at least the size of its files.
+
+        Args:
+            before: What ``begin`` returned before the load.
+            file_bytes: Size of the model's files.
+        """
+        with self._lock:
+            after = self._resident()
+            if not before or not after:
+                return PER_FILE_BYTE * file_bytes
+            # Another load that ended meanwhile has counted what the process had grown by then.
+            growth = after - max(before, self._counted)
+            self._counted = after
+            return max(growth, file_bytes)
+
+    def _resident(self) -> int:
+        try:
+            pages = int(self._statm.read_text(encoding="ascii").split()[1])
+        except OSError:
+            return 0
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_limit(settings: Settings) -> int:
+    """Return how many bytes all loaded models may take: the setting, or a quarter of the memory of this machine."""
+    if settings.model_memory_bytes is not None:
+        return settings.model_memory_bytes
+    memory = memory_of_this_machine()
+    return DEFAULT_LIMIT if memory is None else int(SHARE * memory)

@@ -1,0 +1,43 @@
+"""Results that are slow to compute, shared by all callers of a short time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+SHARE = 0.02
+"""Largest share of the time that is spent on computing a result, however many callers ask for it."""
+
+
+class Recent(Generic[T]):
+    """The recent result of a function, computed in a thread; callers that ask meanwhile get the same result.
+
+    A result that took 2 ms is used for 0.1 s, so that callers without a key cannot slow down scoring.
+
+    Args:
+        compute: The function, which may read the disk.
+    """
+
+    def __init__(self, compute: Callable[[], T]) -> None:
+        self._compute = compute
+        self._result: asyncio.Task[T] | None = None
+        self._until = 0.0
+
+    async def get(self) -> T:
+        """Return the recent result, or compute it; what the function raises is raised here. Call on one event loop."""
+        if self._result is None or (self._result.done() and time.monotonic() >= self._until):
+            self._result = asyncio.create_task(self._computed())
+        # Shielded: a caller that leaves must not cancel what others wait for.
+        return await asyncio.shield(self._result)
+
+    async def _computed(self) -> T:
+        began = time.monotonic()
+        try:
+            return await asyncio.to_thread(self._compute)
+        finally:
+            ended = time.monotonic()
+            self._until = ended + (ended - began) / SHARE

@@ -1,0 +1,74 @@
+"""The OpenAPI document says what the service does."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.main import create_app
+from tests.app.conftest import MODEL
+from tests.support.local import LOCAL
+from tests.support.service_settings import service_settings
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with TestClient(create_app(service_settings(tmp_path_factory.mktemp("open"))), LOCAL) as made:
+        yield made
+
+
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {operation["operationId"]: operation for calls in document["paths"].values() for operation in calls.values()}
+
+
+def test_keys_are_optional_exactly_where_the_service_has_none(client: TestClient, tmp_path: Path) -> None:
+    keyed = TestClient(create_app(service_settings(tmp_path, api_keys=("a" * 32,))), LOCAL)
+    for service, optional in ((client, True), (keyed, False)):
+        found = {
+            name: one["security"]
+            for name, one in operations(service.get("/openapi.json").json()).items()
+            if "security" in one
+        }
+        assert len(found) > 40
+        assert {name: {} in security for name, security in found.items()} == dict.fromkeys(found, optional)
+        assert all({"bearer": ["read"]} in found[name] for name in ("list_models", "get_job"))
+
+
+def test_no_parameter_is_null(client: TestClient) -> None:
+    found = operations(client.get("/openapi.json").json())
+    parameters = [(name, parameter) for name, one in found.items() for parameter in one.get("parameters", ())]
+    assert [(name, parameter) for name, parameter in parameters if "null" in str(parameter["schema"])] == []
+    [timeout] = [one["schema"] for name, one in parameters if name == "score_images" and one["name"] == "X-Timeout-Ms"]
+    assert (timeout["type"], timeout["minimum"], timeout["maximum"]) == ("integer", 1, 600_000)
+
+
+def test_no_two_paths_differ_in_the_names_of_parameters_alone(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    shapes = [re.sub(r"\{[^}]*\}", "{}", path) for path in paths]
+    assert len(set(shapes)) == len(shapes)
+
+
+def test_an_event_of_a_stream_is_an_object(client: TestClient) -> None:
+    [content] = operations(client.get("/openapi.json").json())["follow_job"]["responses"]["200"]["content"].values()
+    assert "schema" not in content
+    assert content["itemSchema"]["required"] == ["event", "data", "id"]
+
+
+def test_the_calibration_in_use_can_be_read(client: TestClient) -> None:
+    active = client.get(f"/v1/models/{MODEL}/calibrations/active")
+    assert active.json() == client.get(f"/v1/models/{MODEL}/calibrations/0").json()
+    assert active.json()["active"] is True
+    refused = client.options(f"/v1/models/{MODEL}/calibrations/active")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, PUT")
+
+
+def test_the_page_of_calls_runs_no_script_but_its_own(client: TestClient) -> None:
+    page = client.get("/docs")
+    policy = page.headers["content-security-policy"]
+    assert re.search(r"script-src 'self' 'sha256-[\w+/=]{44}';", policy)
+    assert "unsafe" not in policy
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert client.get("/docs/files/swagger-ui-bundle.js").headers["x-content-type-options"] == "nosniff"
