@@ -11,6 +11,7 @@ from worker.broker.connection import redis_client
 from worker.errors import BrokerDown
 from worker.jobs.worker_registry import WorkerRegistry, WorkerState
 from worker.launch.child_process import ChildProcess, restart_dead, stop_all
+from worker.launch.hang_watch import worker_probe
 from worker.log_setup import configure_logging
 from worker.queues import Queue
 from worker.runtime.devices import find_devices, process_name, queues_of
@@ -46,6 +47,7 @@ def worker_processes(settings: Settings, module: str = "worker.runtime.main") ->
                     "train_memory_bytes": training_memory(settings, device, len(able), memory),
                 }
             ),
+            probe=worker_probe(settings),
         )
         for device in able
     ]
