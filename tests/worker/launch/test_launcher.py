@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -161,8 +162,8 @@ def test_what_hangs_is_killed_and_started_again_and_jobs_go_on(up: Callable[...,
     launcher = up(before=HASTY, broker_timeout_s=0.3)
     launcher.says("ready after")
     store, celery = JobStore(redis_client(spacious)), make_celery(spacious)
-    fields = {"model": "digits", "dataset": "mnist-mini", "preset": "snf-glow-tiny"}
-    job = submit_training(store, celery, **fields, parameters={"behave": "wait-for-file"})
+    submit = partial(submit_training, store, celery, model="digits", dataset="mnist-mini", preset="snf-glow-tiny")
+    job = submit(parameters={"behave": "wait-for-file"})
     reaches(store, job, Status.RUNNING)
     stopped = [pid_of(spacious.home, module) for module in ("tests.worker.support.fake_worker", SERVICE)]
     for pid in stopped:
@@ -179,7 +180,7 @@ def test_what_hangs_is_killed_and_started_again_and_jobs_go_on(up: Callable[...,
     assert not alive(server)
     until(EmbeddedBroker(spacious).alive)
     assert store.get(job.id).status is Status.SUCCEEDED
-    job = submit_training(store, celery, **fields, parameters={"behave": "succeed"})
+    job = submit(parameters={"behave": "succeed"})
     assert reaches(store, job, Status.SUCCEEDED).attempts == 1
     assert "killed" in (spacious.logs_dir / "launcher.jsonl").read_text()
 
