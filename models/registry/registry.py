@@ -13,7 +13,15 @@ from pathlib import Path
 from models.artifacts.fitness import FitnessCheck, in_words
 from models.artifacts.manifest import FILE, file_label, read_manifest
 from models.atomic_files import locked, new_folder, remove_folder, remove_leftovers, write_atomically
-from models.errors import AliasRequired, ArtifactError, ModelNotFound, ModelReadOnly, NoLiveVersion, VersionInUse
+from models.errors import (
+    AliasRequired,
+    ArtifactError,
+    ModelNotFound,
+    ModelReadOnly,
+    NoLiveVersion,
+    TooManyAliases,
+    VersionInUse,
+)
 from models.naming import LIVE, ModelRef, check_name, is_name, is_version, parse_ref
 from models.registry.calibrations import FOLDER as CALIBRATIONS
 from models.registry.calibrations import OWN, RECORD, CalibrationStore
@@ -27,6 +35,8 @@ log = logging.getLogger(__name__)
 ZOO = Path(os.environ.get("SNF_SHIPPED_MODELS") or Path(__file__).parents[1] / "zoo")
 """Folder of models that are served besides those of a home: the shipped ones, or ``SNF_SHIPPED_MODELS``."""
 ALIASES = "aliases.json"
+MAX_ALIASES = 100
+"""Most aliases of a model besides ``live``: all are read, and written anew, at each change."""
 REMOVED = "newest-removed"
 """File with the largest version that was removed: the number of a version is never used again."""
 
@@ -195,12 +205,18 @@ class Registry:
     def set_alias(self, name: str, alias: str, version: int) -> int | None:
         """Point an alias at a version of a model; return the version it pointed at before, None for a new alias.
 
-        Raises ``ModelNotFound``, ``InvalidName``, ``ArtifactError``.
+        Raises ``ModelNotFound``, ``InvalidName``, ``TooManyAliases``, ``ArtifactError``.
         """
         check_name(alias)
         with self._writing(name):
             self.locate(ModelRef(name, version))
-            before = self.aliases(name).get(alias)
+            aliases = self.aliases(name)
+            before = aliases.get(alias)
+            # `live` may be missing, and its place stays free.
+            if before is None and alias != LIVE and len(aliases.keys() - {LIVE}) >= MAX_ALIASES:
+                raise TooManyAliases(
+                    f"{name} has {MAX_ALIASES} aliases besides {LIVE}, the most that a model may have; remove one first"
+                )
             self._write_alias(name, alias, version)
         return before
 
