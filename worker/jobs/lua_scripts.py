@@ -126,7 +126,7 @@ TAKE = (
     _HELPERS
     + """
 local function lease()
-  redis.call('HSET', key, 'lease_expires', now + ARGV[4])
+  redis.call('HSET', key, 'lease_expires', now + ARGV[4], 'lease_ms', ARGV[4])
   redis.call('ZADD', prefix .. 'leases', now + ARGV[4], id)
 end
 if field('status') == 'starting' and field('unconfirmed') == ARGV[6] then
@@ -135,8 +135,9 @@ if field('status') == 'starting' and field('unconfirmed') == ARGV[6] then
 end
 if field('status') ~= 'queued' or field('cancel_requested') == '1' then return 0 end
 local taken = prefix .. 'taken:' .. line()
-local sent = tonumber(field('dispatched') or 0)
-if sent > tonumber(redis.call('GET', taken) or 0) then redis.call('SET', taken, string.format('%.0f', sent)) end
+local sent, newest = tonumber(field('dispatched') or 0), tonumber(redis.call('GET', taken) or 0)
+-- A time in the future is from before the clock was set back.
+if sent > newest or newest > now then redis.call('SET', taken, string.format('%.0f', sent)) end
 redis.call('HSET', key, 'step_at_start', field('checkpoint_step') or '')
 local attempt = redis.call('HINCRBY', key, 'attempts', 1)
 redis.call('HSETNX', key, 'started_at', ARGV[5])
@@ -152,7 +153,7 @@ RENEW = (
     _HELPERS
     + """
 if not owns(ARGV[3]) then return 'stale' end
-redis.call('HSET', key, 'lease_expires', now + ARGV[4])
+redis.call('HSET', key, 'lease_expires', now + ARGV[4], 'lease_ms', ARGV[4])
 -- After the first write: a server without memory refuses a script at HSET, unless the script has deleted keys.
 redis.call('HDEL', key, 'unconfirmed')
 redis.call('ZADD', prefix .. 'leases', now + ARGV[4], id)
@@ -264,6 +265,38 @@ move(to)
 return to
 """
 )
+
+# ARGV: prefix, line, ... Corrects times in the future, which are from before the clock was set back. Waiting jobs count
+# from now on, and a lease has its whole length left. Returns how many times were corrected.
+CAP_TIMES = """
+local prefix, corrected = ARGV[1], 0
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local function cap(index, id, most, name)
+  redis.call('ZADD', prefix .. index, most, id)
+  if name and redis.call('EXISTS', prefix .. 'job:' .. id) == 1 then
+    redis.call('HSET', prefix .. 'job:' .. id, name, most)
+  end
+  corrected = corrected + 1
+end
+local function later(index) return redis.call('ZRANGEBYSCORE', prefix .. index, '(' .. now, '+inf', 'WITHSCORES') end
+for i = 2, #ARGV do
+  local waiting = later('waiting:' .. ARGV[i])
+  for k = 1, #waiting, 2 do cap('waiting:' .. ARGV[i], waiting[k], now, 'dispatched') end
+  if tonumber(redis.call('GET', prefix .. 'taken:' .. ARGV[i]) or 0) > now then
+    redis.call('DEL', prefix .. 'taken:' .. ARGV[i])
+    corrected = corrected + 1
+  end
+end
+local finished = later('finished')
+for k = 1, #finished, 2 do cap('finished', finished[k], now) end
+local leases = later('leases')
+for k = 1, #leases, 2 do
+  local most = now + (tonumber(redis.call('HGET', prefix .. 'job:' .. leases[k], 'lease_ms')) or 0)
+  if most > now and tonumber(leases[k + 1]) > most then cap('leases', leases[k], most, 'lease_expires') end
+end
+return corrected
+"""
 
 # ARGV: prefix, id. Moves a queued job to the first line, for a new message; returns 0 if it is no longer queued.
 REDISPATCH = (

@@ -219,8 +219,8 @@ class JobStore(LeaseStore):
 
     def finished_before(self, age_s: float, limit: int) -> Ids:
         """Return the ids of at most ``limit`` jobs that ended over ``age_s`` seconds ago, oldest first."""
+        latest = float(self.clock_ms()) - age_s * 1000
         with translate_redis_errors():
-            latest = float(self._clock_ms()) - age_s * 1000
             return cast(Ids, self._client.zrangebyscore(self._key("finished"), "-inf", latest, start=0, num=limit))
 
     def unfinished(self, name: str) -> Ids:
