@@ -87,14 +87,6 @@ class AliasRequired(ModelsError):
     kind = ErrorKind.CONFLICT
 
 
-class TooManyAliases(ModelsError):
-    """Raised for another alias of a model that has as many as a model may have."""
-
-    slug = "too-many-aliases"
-    title = "The model has too many aliases"
-    kind = ErrorKind.CONFLICT
-
-
 class VersionInUse(ModelsError):
     """Raised for an attempt to remove a model version while an alias such as ``live`` points at it."""
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,10 +18,10 @@ from models.errors import (
     ModelNotFound,
     ModelReadOnly,
     NoLiveVersion,
-    TooManyAliases,
     VersionInUse,
 )
 from models.naming import LIVE, ModelRef, check_name, is_name, is_version, parse_ref
+from models.registry.aliases import MAX_ALIASES, TooManyAliases, read_aliases, write_aliases
 from models.registry.calibrations import FOLDER as CALIBRATIONS
 from models.registry.calibrations import OWN, RECORD, CalibrationStore
 from models.registry.limits import FOLDER as LIMITS
@@ -34,9 +33,6 @@ log = logging.getLogger(__name__)
 
 ZOO = Path(os.environ.get("SNF_SHIPPED_MODELS") or Path(__file__).parents[1] / "zoo")
 """Folder of models that are served besides those of a home: the shipped ones, or ``SNF_SHIPPED_MODELS``."""
-ALIASES = "aliases.json"
-MAX_ALIASES = 100
-"""Most aliases of a model besides ``live``: all are read, and written anew, at each change."""
 REMOVED = "newest-removed"
 """File with the largest version that was removed: the number of a version is never used again."""
 
@@ -333,26 +329,3 @@ class Registry:
     @staticmethod
     def _folders(root: Path) -> list[Path]:
         return [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-
-
-def read_aliases(folder: Path) -> dict[str, int]:
-    """Return a dict from each alias stored in a model's folder to its version number; empty without a file.
-
-    Raises ``ArtifactError`` for a damaged file.
-    """
-    path = folder / ALIASES
-    try:
-        stored = json.loads(path.read_text()) if path.exists() else {}
-        return {str(alias): int(version) for alias, version in stored.items()}
-    except OSError as error:
-        raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ArtifactError(f"{file_label(path)} is not a map of aliases to versions: {error}") from error
-
-
-def write_aliases(folder: Path, aliases: Mapping[str, int]) -> None:
-    """Replace the file of a model's aliases in one atomic step: readers find all old or all new aliases.
-
-    The caller holds the lock of the folder.
-    """
-    write_atomically(folder / ALIASES, json.dumps(aliases, indent=1).encode())

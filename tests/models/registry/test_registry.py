@@ -19,11 +19,11 @@ from models.errors import (
     InvalidName,
     ModelNotFound,
     ModelReadOnly,
-    TooManyAliases,
     VersionInUse,
 )
 from models.naming import ModelRef, parse_ref
-from models.registry.registry import MAX_ALIASES, Registry
+from models.registry.aliases import MAX_ALIASES, TooManyAliases
+from models.registry.registry import Registry
 from models.scorer import Scorer
 from tests.models.registry.publishing import publish_versions
 
