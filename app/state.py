@@ -28,7 +28,7 @@ from models.registry.registry import Registry
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
 from worker.jobs.duration_model import DurationModel
-from worker.jobs.store import JobStore
+from worker.jobs.store import JobLimits, JobStore
 from worker.jobs.worker_registry import WorkerRegistry
 from worker.settings import Settings
 
@@ -62,7 +62,8 @@ class AppState(TypedDict):
 async def open_state(settings: Settings, draining: threading.Event) -> AsyncIterator[AppState]:
     """Context manager that starts the objects of ``AppState``, yields them, and stops them after accepted work."""
     client = redis_client(settings)
-    job_store = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600)
+    job_limits = JobLimits(settings.max_jobs_per_caller, settings.max_jobs)
+    job_store = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600, job_limits)
     job_store_monitor = JobStoreMonitor(job_store)
     event_streams = EventStreams(settings, job_store_monitor, draining)
     dataset_store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)

@@ -17,6 +17,7 @@ class ErrorKind(StrEnum):
     NOT_FOUND = "not-found"
     CONFLICT = "conflict"
     INVALID = "invalid"
+    BUSY = "busy"
     NO_SPACE = "no-space"
     UNAVAILABLE = "unavailable"
     FAILED = "failed"

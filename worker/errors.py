@@ -43,6 +43,32 @@ class JobConflict(JobsError):
     kind = ErrorKind.CONFLICT
 
 
+class JobInUse(JobsError):
+    """Raised for the removal of a job whose checkpoints an unfinished job may need; the HTTP status is 409.
+
+    Args:
+        detail: Text for the user.
+        job: Id of the unfinished job.
+    """
+
+    slug = "job-in-use"
+    title = "The job is in use"
+    kind = ErrorKind.CONFLICT
+
+    def __init__(self, detail: str, job: str) -> None:
+        super().__init__(detail)
+        self.job = job
+
+
+class TooManyJobs(JobsError):
+    """Raised where a caller, or all callers together, have as many unfinished jobs as they may; HTTP status 429."""
+
+    slug = "queue-full"
+    title = "Too many jobs are unfinished"
+    kind = ErrorKind.BUSY
+    retry_after_s = 60
+
+
 class IdempotencyConflict(JobsError):
     """Raised when an ``Idempotency-Key`` is sent again with a different request; the HTTP status is 422."""
 

@@ -180,6 +180,14 @@ class ServiceSettings(BaseSettings):
         description="Largest number of sources of a model with a drift window of their own; the least recently used "
         "source is dropped first.",
     )
+    max_jobs: int = Field(
+        default=10_000,
+        ge=1,
+        description="Largest number of unfinished jobs: queued, running or paused; more are refused with 429.",
+    )
+    max_jobs_per_caller: int = Field(
+        default=1_000, ge=1, description="The same for the jobs of one caller: a key, or an address without a key."
+    )
     max_event_streams: int = Field(
         default=256,
         ge=1,

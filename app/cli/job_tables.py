@@ -46,7 +46,7 @@ def print_jobs(page: JobList) -> None:
             job.id,
             job.type,
             Text(job.status, STYLES.get(job.status, "")),
-            job.model,
+            job.model or "recommendation",
             job.dataset,
             "" if job.status in ENDED_WITH_RESULT else _percent(job),
             duration(job.progress.get("eta_seconds")) if job.status == "running" else "",

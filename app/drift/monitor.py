@@ -83,6 +83,13 @@ class DriftMonitor:
         """
         return self._windows.status(key_of(version), time.time(), version.manifest.log_dets.weights_sha256)
 
+    def alarms(self, version: ModelVersion) -> int:
+        """Return the number of alarms of a model version, as of the last tests, up to 5 s ago; it costs nothing.
+
+        Reads the manifest of the version; raises ``ArtifactError``.
+        """
+        return self._windows.alarms(key_of(version), version.manifest.log_dets.weights_sha256)
+
     def all(self) -> dict[Key, list[WindowStatus]]:
         """Return, for every model version, the drift test results of all recent images and of each image source."""
         return {key: self._windows.status(key, time.time()) for key in self._windows.models()}

@@ -106,6 +106,19 @@ class DriftWindows:
                 windows = list(group.windows())
             return [self._judge(key, group.reference, source, window, now) for source, window in windows]
 
+    def alarms(self, key: Key, weights: str) -> int:
+        """Return the number of a model's windows with an alarm, as of their last tests; nothing is tested.
+
+        Args:
+            key: The model.
+            weights: Digest of the model's weights.
+        """
+        with self._lock:
+            group = self._groups.get(key)
+            if group is None or group.reference.weights != weights:
+                return 0
+            return sum(window.any_alarm_since is not None for _, window in group.windows())
+
     def reset(self, key: Key, source: str | None, weights: str) -> bool:
         """Drop a window with its alarm, so that it starts anew at the next image; return whether there was one.
 

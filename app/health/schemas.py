@@ -19,7 +19,8 @@ class Health(Answer):
 class Readiness(Answer):
     """Answer of `/readyz`: whether the service can score, which models failed to load, and how full its queue is."""
 
-    status: Literal["ready", "loading", "draining", "failed"]
+    status: Literal["ready", "loading", "draining", "failed", "stuck"]
+    reason: str | None = Field(None, description="Why a service is `stuck`, else null.")
     models: dict[str, str] = Field(description="State by model name.")
     failed: dict[str, str] = Field(description="Reason by model version that could not be loaded.")
     jobs: Literal["ok", "degraded"] = Field(description="`degraded` while the job store does not answer.")

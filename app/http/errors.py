@@ -17,7 +17,7 @@ from starlette.responses import Response
 from app.http.methods import allowed_methods
 from app.http.schemas import RULES
 from models.errors import ErrorKind, ModelsError, NoLiveVersion, plain_text, with_value
-from worker.errors import BrokerDown, JobsError
+from worker.errors import BrokerDown, JobInUse, JobsError, TooManyJobs
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -28,6 +28,7 @@ STATUSES = {
     ErrorKind.NOT_FOUND: 404,
     ErrorKind.CONFLICT: 409,
     ErrorKind.INVALID: 422,
+    ErrorKind.BUSY: 429,
     ErrorKind.NO_SPACE: 507,
     ErrorKind.UNAVAILABLE: 503,
     ErrorKind.FAILED: 500,
@@ -186,7 +187,9 @@ def problem_of(error: Exception) -> Problem:
                 headers={"Retry-After": str(error.retry_after_s)},
             )
         case ModelsError() | JobsError():
-            return Problem(status_of(error), error.slug, error.title, error.detail, extensions=_members(error))
+            headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, TooManyJobs) else None
+            members = _members(error)
+            return Problem(status_of(error), error.slug, error.title, error.detail, headers=headers, extensions=members)
         case RequestValidationError():
             fields = [field_problem(item) for item in error.errors()]
             detail = "; ".join(f"{item.pointer}: {item.detail}" for item in fields[:3])
@@ -211,6 +214,8 @@ def problem_of(error: Exception) -> Problem:
 
 def _members(error: ModelsError | JobsError) -> dict[str, Any]:
     """Return the further members of the problem of an error, by which a program can act."""
+    if isinstance(error, JobInUse):
+        return {"job": error.job}
     if not isinstance(error, NoLiveVersion):
         return {}
     return {"unfit": [{"code": code, "detail": detail} for code, detail in error.unfit]}

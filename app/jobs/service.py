@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,10 @@ from starlette.types import Scope
 
 from app.access.callers import caller_of
 from app.access.permissions import require
-from app.jobs.in_use import refuse_in_use
 from app.jobs.planning import JobPlan, plan_job, require_feasible
 from app.jobs.schemas import JobRequest
 from models.datasets import DatasetStore
 from models.registry.registry import Registry
-from worker.errors import JobConflict, JobNotFound
 from worker.jobs.duration_model import DurationModel
 from worker.jobs.record import Job
 from worker.jobs.retention import remove_job
@@ -66,6 +64,7 @@ class JobService:
 
         Raises:
             Problem: 403 where the job needs another role, 422 where it cannot succeed.
+            TooManyJobs: The caller, or all callers together, have as many unfinished jobs as they may.
         """
         _require_role(scope, promote=request.promote, type=request.type, parameters=request.parameters)
         # Without an absent architecture, so that keys of earlier versions still belong to their requests.
@@ -80,12 +79,14 @@ class JobService:
         plan = self.plan(request)
         if not request.force:
             require_feasible(plan)
+        caller = caller_of(scope).name
         if request.type == "recommend":
             return submit_recommendation(
                 self.jobs,
                 self.celery,
                 dataset=request.dataset,
                 parameters=request.parameters,
+                caller=caller,
                 idempotency_key=idempotency_key,
                 fingerprint=fingerprint,
             )
@@ -98,6 +99,7 @@ class JobService:
                 model=plan.model,
                 dataset=request.dataset,
                 parameters=request.parameters | pinned,
+                caller=caller,
                 idempotency_key=idempotency_key,
                 fingerprint=fingerprint,
             )
@@ -113,6 +115,7 @@ class JobService:
             device=request.device,
             queue=plan.queue,
             estimate=plan.estimate.model_dump() if plan.estimate else None,
+            caller=caller,
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
         )
@@ -128,7 +131,7 @@ class JobService:
         """
         job = self.jobs.get(job_id)
         _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
-        return retry(self.jobs, self.celery, job_id)
+        return retry(self.jobs, self.celery, job_id, caller_of(scope).name)
 
     def delete(self, job_id: str) -> None:
         """Delete a job that has ended, with its files.
@@ -136,28 +139,9 @@ class JobService:
         Raises:
             JobNotFound: No job has this id.
             JobConflict: The job has not ended.
-            Problem: 409, an unfinished retry may still need its checkpoints.
+            JobInUse: An unfinished retry may still need its checkpoints.
         """
-        job = self.jobs.get(job_id)
-        if not job.finished:
-            raise JobConflict(f"job {job_id} is {job.status.value}; cancel it first or wait for its end")
-        refuse_in_use(
-            self.jobs,
-            lambda other: job_id in self._continued_by(other),
-            "job-in-use",
-            "The job is in use",
-            f"the checkpoints of {job_id}",
-        )
         remove_job(self.jobs, self.settings, job_id)
-
-    def _continued_by(self, job: Job) -> Iterator[str]:
-        """Yield the ids of the jobs that a job retries: the one before it, and those before that one."""
-        while job.retry_of is not None:
-            yield job.retry_of
-            try:
-                job = self.jobs.get(job.retry_of)
-            except JobNotFound:
-                return
 
 
 def _own(idempotency_key: str, scope: Scope) -> str:

@@ -43,7 +43,7 @@ def job_view(job: Job, served: Collection[Queue], place_in_line: int | None = No
     if job.result is not None and "calibration" in job.result:
         links["calibration"] = f"{links['model']}/calibrations/{job.result['calibration']}"
     return JobView(
-        **job.model_dump(exclude={"attempts_without_progress", "worker", "status", "queue"}),
+        **job.model_dump(exclude={"attempts_without_progress", "caller", "worker", "status", "queue"}),
         status=job.status.value,
         queue=job.queue.value,
         place_in_line=place_in_line,

@@ -73,13 +73,14 @@ async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: 
     "/aliases/{alias}",
     operation_id="move_alias",
     summary="Point an alias at a version",
-    responses=responses(401, 404, 413, 415, 422, 429, 500),
+    responses=responses(401, 404, 409, 413, 415, 422, 429, 500),
 )
 def move_alias(name: str, alias: Alias, target: AliasTarget, registry: RegistryDep) -> Aliases:
     """Create an alias of a model, or point it at another version. To undo, send the `previous` version returned.
 
     Requests for the alias use the new version within about two seconds, as soon as it is loaded. A version that cannot
-    be loaded does not take over. An unfit version can be made live this way; the answer says why it is unfit.
+    be loaded does not take over. An unfit version can be made live this way; the answer says why it is unfit. A model
+    has at most 100 aliases besides `live`; 409 for another one.
     """
     previous = registry.set_alias(name, alias, target.version)
     unfit = unfit_reasons(registry.unfit(name, target.version))

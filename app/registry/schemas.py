@@ -52,7 +52,8 @@ class ModelSummary(Answer):
     test_bits_per_dim: float | None
     size_bytes: int | None = Field(description="Size of the live version's files.")
     drift_alarms: int = Field(
-        0, description="Alarms of drift of the version: of all images together and of sources of images."
+        0,
+        description="Alarms of drift of the version, up to 5 s old: of all images together and of sources of images.",
     )
 
 

@@ -41,7 +41,7 @@ def summary(model: ModelListing, drift: DriftMonitor | None = None) -> schemas.M
         fit=manifest.preprocessing.fit if manifest else None,
         test_bits_per_dim=manifest.evaluation.test_bits_per_dim if manifest else None,
         size_bytes=folder_size(shown.path) if shown else None,
-        drift_alarms=sum(window.alarm for window in drift.of(shown)) if drift and shown else 0,
+        drift_alarms=drift.alarms(shown) if drift and shown else 0,
     )
 
 

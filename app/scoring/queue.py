@@ -55,6 +55,7 @@ class ScoringQueue:
         self._line = FairLine()
         self._seconds_per_image = 0.01
         self._closing = False
+        self._turn_began: float | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name="scoring", daemon=True)
 
@@ -62,6 +63,15 @@ class ScoringQueue:
     def images(self) -> int:
         """Number of images that wait or are being scored; each counts once per pass through the model."""
         return self.capacity - self._images.free
+
+    @property
+    def turn_s(self) -> float:
+        """Seconds for which the scoring thread has worked on its current turn, 0 if it has none; reading never blocks.
+
+        A turn takes about the time of a batch. That of a thread that hangs, or has died, never ends.
+        """
+        began = self._turn_began
+        return 0.0 if began is None else time.perf_counter() - began
 
     def start(self) -> None:
         """Start the thread that scores the images of queued requests."""
@@ -207,12 +217,16 @@ class ScoringQueue:
                     item.error = error
             self._count(batch, time.perf_counter() - began)
             _wake([item for item in batch if item.finished])
+            self._turn_began = None
 
     def _next(self) -> list[WorkItem]:
         """Wait for work and return that of the next turn; nothing where the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._line or self._closing)
-            return self._line.take() if self._line else []
+            if not self._line:
+                return []
+            self._turn_began = time.perf_counter()
+            return self._line.take()
 
     def _count(self, batch: Sequence[WorkItem], seconds: float) -> None:
         """Account for a turn, and put its unfinished work back into the line."""

@@ -670,7 +670,8 @@ class Readiness(BaseModel):
     """Answer of `/readyz`: whether the service can score, which models failed to load, and how full its queue is."""
 
     model_config = ConfigDict(frozen=True)
-    status: Literal["ready", "loading", "draining", "failed"]
+    status: Literal["ready", "loading", "draining", "failed", "stuck"]
+    reason: str | None = Field(None, description="Why a service is `stuck`, else null.")
     models: dict[str, str] = Field(..., description="State by model name.")
     failed: dict[str, str] = Field(..., description="Reason by model version that could not be loaded.")
     jobs: Literal["ok", "degraded"] = Field(..., description="`degraded` while the job store does not answer.")
@@ -1285,7 +1286,7 @@ class ModelSummary(BaseModel):
     test_bits_per_dim: float | None
     size_bytes: int | None = Field(..., description="Size of the live version's files.")
     drift_alarms: int = Field(
-        0, description="Alarms of drift of the version: of all images together and of sources of images."
+        0, description="Alarms of drift of the version, up to 5 s old: of all images together and of sources of images."
     )
 
 

@@ -44,6 +44,7 @@ NOT_PROVOKED = {
     "file-not-in-model": "needs a model of an early version, without a card",
     "reading-failed": "only where the system kills the process that reads an upload",
     "queue-full": "depends on what the machine scores within milliseconds; benchmarks.overload provokes it",
+    "too-many-aliases": "needs a hundred aliases of one model",
     "internal-error": "would be a fault of the service",
 }
 """Errors that this program does not provoke, and why."""

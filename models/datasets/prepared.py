@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.atomic_files import new_folder, remove_leftovers
+from models.datasets.cache_folders import hold, make_room
 from models.datasets.dataset import PARTS, Dataset, Images
 from models.datasets.ingest.limits import DiskQuota
 from models.datasets.mapped_images import PIXELS as OWN_SIZES
@@ -50,18 +53,23 @@ class Prepared(BaseModel):
 
 
 def prepare(
-    folder: Path, report: DatasetReport, preprocessing: Preprocessing, room: DiskQuota, progress: Progress
+    folder: Path,
+    report: DatasetReport,
+    preprocessing: Preprocessing,
+    room: Callable[[], DiskQuota],
+    progress: Progress,
 ) -> Dataset:
     """Return an uploaded dataset, its images converted to a model's input and cached on disk for the next call.
 
     The cache is one file with the images in the order of the parts, and of the paths in each part: an array in
-    ``pixels.npy``, or for a model of tiles the pixels of images of different sizes in ``pixels.bin``.
+    ``pixels.npy``, or for a model of tiles the pixels of images of different sizes in ``pixels.bin``. A dataset keeps
+    eight caches; the least recently used are removed, but none whose ``Dataset`` is still in use by a process.
 
     Args:
         folder: The folder of the dataset.
         report: Its report.
         preprocessing: The preprocessing of the model.
-        room: The quota of the disk.
+        room: Returns the quota of the disk as it is now.
         progress: Called with the number of prepared images, and of all; what it raises ends the work.
 
     Raises:
@@ -72,14 +80,19 @@ def prepare(
     split = report.split
     ends = np.cumsum([getattr(split, part) for part in PARTS])
     shape = (int(ends[-1]), *preprocessing.shape)
+    held = hold(cache / RECORD)
     cached = _read(cache, shape, split, preprocessing)
     if cached is None:
-        room.require(_own_bytes(folder, preprocessing) if preprocessing.tiled else math.prod(shape))
+        if held is not None:
+            os.close(held)
+        needed = _own_bytes(folder, preprocessing) if preprocessing.tiled else math.prod(shape)
+        make_room(cache.parent, RECORD, lambda: room().require(needed))
         remove_leftovers(cache.parent, LEFTOVER_SECONDS)
         shutil.rmtree(cache, ignore_errors=True)
         # Another process may have made the same cache meanwhile.
         with suppress(FileExistsError), new_folder(cache) as temporary:
             _write(temporary, folder, report, preprocessing, progress)
+        held = hold(cache / RECORD)
         cached = _read(cache, shape, split, preprocessing)
     if cached is None:
         raise DatasetUnfit(f"the prepared pixels of {report.name} cannot be read back")
@@ -87,7 +100,7 @@ def prepare(
     train, statistics, calibration = (
         pixels[start:end] for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
     )
-    return Dataset(
+    dataset = Dataset(
         report.name,
         train,
         statistics,
@@ -100,6 +113,9 @@ def prepare(
         folds=np.array(record.folds, dtype=np.int8) if split.folds else None,
         whole_folds=_whole_folds(folder) if split.folds else None,
     )
+    if held is not None:
+        finalize(dataset, os.close, held)
+    return dataset
 
 
 def _whole_folds(folder: Path) -> NDArray[np.int8]:

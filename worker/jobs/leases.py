@@ -13,6 +13,7 @@ from worker.broker.connection import translate_redis_errors
 from worker.errors import BrokerDown, StaleAttempt
 from worker.jobs import lua_scripts as lua
 from worker.jobs.record import TERMINAL, RequestedAction, Status, to_hash
+from worker.queues import Queue
 
 log = logging.getLogger(__name__)
 
@@ -121,11 +122,9 @@ class LeaseStore:
 
     def expired_leases(self, limit: int = 500) -> list[str]:
         """Return the ids of at most ``limit`` jobs whose worker did not renew the lease in time."""
+        now = self.clock_ms()
         with translate_redis_errors():
-            return cast(
-                list[str],
-                self._client.zrangebyscore(self._key("leases"), "-inf", self._clock_ms(), start=0, num=limit),
-            )
+            return cast(list[str], self._client.zrangebyscore(self._key("leases"), "-inf", now, start=0, num=limit))
 
     @contextmanager
     def lock(self, name: str, life_s: float) -> Iterator[bool]:
@@ -151,9 +150,19 @@ class LeaseStore:
             raise StaleAttempt(f"attempt {attempt} of job {job_id} does not hold the lease")
         return Status(left)
 
-    def _clock_ms(self) -> int:
-        seconds, microseconds = self._client.time()
+    def clock_ms(self) -> int:
+        """Return the time of the Redis server's clock, in milliseconds since 1970."""
+        with translate_redis_errors():
+            seconds, microseconds = self._client.time()
         return seconds * 1000 + microseconds // 1000
+
+    def cap_times(self) -> int:
+        """Correct times that lie in the future because the server's clock was set back; return their number.
+
+        Without it a lease would end, and a lost message be detected, only when the clock gets there.
+        """
+        lines = [line for queue in Queue for line in (queue.value, f"first:{queue.value}")]
+        return int(self._call(lua.CAP_TIMES, self._prefix, *lines))
 
     def _key(self, name: str) -> str:
         return self._prefix + name

@@ -9,6 +9,8 @@ Keys, after the prefix:
 - ``waiting:<line>``: queued ids by the time of their last message.
 - ``taken:<line>``: time of the message of the newest job that was taken from the line.
 - ``shards:<id>``: shards of a bulk job.
+- ``open:<caller>``: ids of the unfinished jobs of a caller.
+- ``removed``: ids of removed jobs whose files may still be there.
 - ``changes:<id>``: a capped stream of the states of a job, written together with each change.
 
 A queue has two lines with a list of messages each: ``first:<queue>`` is served before ``<queue>``. All times are
@@ -21,9 +23,11 @@ local key = prefix .. 'job:' .. id
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
+local open = {'queued', 'starting', 'running', 'paused'}
 local terminal = {succeeded = true, partial = true, failed = true, cancelled = true}
 
 local function field(name) return redis.call('HGET', key, name) end
+local function of_caller() return prefix .. 'open:' .. (field('caller') or '') end
 local function queue() return field('queue') or 'train-cpu' end
 
 local function line() return (field('first') == '1' and 'first:' or '') .. queue() end
@@ -56,7 +60,10 @@ local function move(to)
   leave_line()
   if to == 'queued' then wait_in_line() end
   if to == 'paused' or terminal[to] then redis.call('HDEL', key, 'pause_requested') end
-  if terminal[to] then redis.call('ZADD', prefix .. 'finished', now, id) end
+  if terminal[to] then
+    redis.call('ZADD', prefix .. 'finished', now, id)
+    redis.call('SREM', of_caller(), id)
+  end
 end
 
 local function owns(attempt)
@@ -72,7 +79,10 @@ local function unfinished()
 end
 """
 
-# ARGV: prefix, id, idempotency key or '', its life in ms, fingerprint, type, field, value, ...
+# ARGV: prefix, id, idempotency key or '', its life in ms, fingerprint, type, id of the job that is retried or '', most
+# unfinished jobs of the caller, most of all callers, field, value, ...
+# Returns 'created', 'known' or 'conflict' with the id of the job; 'gone' where the job to retry was removed; 'caller is
+# full' or 'all are full' with the number of unfinished jobs.
 CREATE = (
     _HELPERS
     + """
@@ -83,10 +93,25 @@ if ARGV[3] ~= '' then
     if known[2] ~= ARGV[5] then return {'conflict', known[1]} end
     return {'known', known[1]}
   end
+end
+if ARGV[7] ~= '' and redis.call('EXISTS', prefix .. 'job:' .. ARGV[7]) == 0 then return {'gone', ARGV[7]} end
+local caller = ''
+for i = 10, #ARGV, 2 do
+  if ARGV[i] == 'caller' then caller = ARGV[i + 1] end
+end
+local unfinished_jobs = 0
+for _, status in ipairs(open) do
+  unfinished_jobs = unfinished_jobs + redis.call('ZCARD', prefix .. 'jobs:status:' .. status)
+end
+if unfinished_jobs >= tonumber(ARGV[9]) then return {'all are full', tostring(unfinished_jobs)} end
+local own = caller == '' and 0 or redis.call('SCARD', prefix .. 'open:' .. caller)
+if own >= tonumber(ARGV[8]) then return {'caller is full', tostring(own)} end
+if ARGV[3] ~= '' then
   redis.call('HSET', prefix .. 'idempotency:' .. ARGV[3], 'id', id, 'fingerprint', ARGV[5])
   redis.call('PEXPIRE', prefix .. 'idempotency:' .. ARGV[3], ARGV[4])
 end
-write(7)
+write(10)
+if caller ~= '' then redis.call('SADD', of_caller(), id) end
 redis.call('ZADD', prefix .. 'jobs', 0, id)
 redis.call('ZADD', prefix .. 'jobs:type:' .. ARGV[6], 0, id)
 move('queued')
@@ -101,7 +126,7 @@ TAKE = (
     _HELPERS
     + """
 local function lease()
-  redis.call('HSET', key, 'lease_expires', now + ARGV[4])
+  redis.call('HSET', key, 'lease_expires', now + ARGV[4], 'lease_ms', ARGV[4])
   redis.call('ZADD', prefix .. 'leases', now + ARGV[4], id)
 end
 if field('status') == 'starting' and field('unconfirmed') == ARGV[6] then
@@ -110,8 +135,9 @@ if field('status') == 'starting' and field('unconfirmed') == ARGV[6] then
 end
 if field('status') ~= 'queued' or field('cancel_requested') == '1' then return 0 end
 local taken = prefix .. 'taken:' .. line()
-local sent = tonumber(field('dispatched') or 0)
-if sent > tonumber(redis.call('GET', taken) or 0) then redis.call('SET', taken, string.format('%.0f', sent)) end
+local sent, newest = tonumber(field('dispatched') or 0), tonumber(redis.call('GET', taken) or 0)
+-- A time in the future is from before the clock was set back.
+if sent > newest or newest > now then redis.call('SET', taken, string.format('%.0f', sent)) end
 redis.call('HSET', key, 'step_at_start', field('checkpoint_step') or '')
 local attempt = redis.call('HINCRBY', key, 'attempts', 1)
 redis.call('HSETNX', key, 'started_at', ARGV[5])
@@ -127,7 +153,7 @@ RENEW = (
     _HELPERS
     + """
 if not owns(ARGV[3]) then return 'stale' end
-redis.call('HSET', key, 'lease_expires', now + ARGV[4])
+redis.call('HSET', key, 'lease_expires', now + ARGV[4], 'lease_ms', ARGV[4])
 -- After the first write: a server without memory refuses a script at HSET, unless the script has deleted keys.
 redis.call('HDEL', key, 'unconfirmed')
 redis.call('ZADD', prefix .. 'leases', now + ARGV[4], id)
@@ -240,6 +266,38 @@ return to
 """
 )
 
+# ARGV: prefix, line, ... Corrects times in the future, which are from before the clock was set back. Waiting jobs count
+# from now on, and a lease has its whole length left. Returns how many times were corrected.
+CAP_TIMES = """
+local prefix, corrected = ARGV[1], 0
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local function cap(index, id, most, name)
+  redis.call('ZADD', prefix .. index, most, id)
+  if name and redis.call('EXISTS', prefix .. 'job:' .. id) == 1 then
+    redis.call('HSET', prefix .. 'job:' .. id, name, most)
+  end
+  corrected = corrected + 1
+end
+local function later(index) return redis.call('ZRANGEBYSCORE', prefix .. index, '(' .. now, '+inf', 'WITHSCORES') end
+for i = 2, #ARGV do
+  local waiting = later('waiting:' .. ARGV[i])
+  for k = 1, #waiting, 2 do cap('waiting:' .. ARGV[i], waiting[k], now, 'dispatched') end
+  if tonumber(redis.call('GET', prefix .. 'taken:' .. ARGV[i]) or 0) > now then
+    redis.call('DEL', prefix .. 'taken:' .. ARGV[i])
+    corrected = corrected + 1
+  end
+end
+local finished = later('finished')
+for k = 1, #finished, 2 do cap('finished', finished[k], now) end
+local leases = later('leases')
+for k = 1, #leases, 2 do
+  local most = now + (tonumber(redis.call('HGET', prefix .. 'job:' .. leases[k], 'lease_ms')) or 0)
+  if most > now and tonumber(leases[k + 1]) > most then cap('leases', leases[k], most, 'lease_expires') end
+end
+return corrected
+"""
+
 # ARGV: prefix, id. Moves a queued job to the first line, for a new message; returns 0 if it is no longer queued.
 REDISPATCH = (
     _HELPERS
@@ -252,12 +310,28 @@ return 1
 """
 )
 
-# ARGV: prefix, id. Removes a finished job.
-FORGET = (
+# ARGV: prefix, id, '1' for a job that is removed because of its age.
+# Removes a finished job. Returns {'removed'}, {'missing'}, {status} of an unfinished job, or {'in use', id, status} of
+# an unfinished job that retries it, or retries a retry of it. After that an old job is looked at in its turn again.
+REMOVE = (
     _HELPERS
     + """
 local status, kind = field('status'), field('type')
-if status and not terminal[status] then return 0 end
+if not status then return {'missing'} end
+if not terminal[status] then return {status} end
+for _, other_status in ipairs(open) do
+  for _, other in ipairs(redis.call('ZRANGE', prefix .. 'jobs:status:' .. other_status, 0, -1)) do
+    local earlier = redis.call('HGET', prefix .. 'job:' .. other, 'retry_of')
+    while earlier do
+      if earlier == id then
+        if ARGV[3] == '1' then redis.call('ZADD', prefix .. 'finished', now, id) end
+        return {'in use', other, other_status}
+      end
+      earlier = redis.call('HGET', prefix .. 'job:' .. earlier, 'retry_of')
+    end
+  end
+end
+redis.call('SADD', prefix .. 'removed', id)
 redis.call('DEL', key, prefix .. 'changes:' .. id, prefix .. 'shards:' .. id)
 redis.call('ZREM', prefix .. 'jobs', id)
 redis.call('ZREM', prefix .. 'finished', id)
@@ -265,9 +339,25 @@ for _, name in ipairs({'succeeded', 'partial', 'failed', 'cancelled'}) do
   redis.call('ZREM', prefix .. 'jobs:status:' .. name, id)
 end
 if kind then redis.call('ZREM', prefix .. 'jobs:type:' .. kind, id) end
-return 1
+return {'removed'}
 """
 )
+
+# ARGV: prefix, a name. Returns the ids of unfinished jobs that have the name of a dataset or model in their record.
+MENTIONING = """
+local prefix, name, found = ARGV[1], ARGV[2], {}
+for _, status in ipairs({'queued', 'starting', 'running', 'paused'}) do
+  for _, id in ipairs(redis.call('ZRANGE', prefix .. 'jobs:status:' .. status, 0, -1)) do
+    for _, value in ipairs(redis.call('HMGET', prefix .. 'job:' .. id, 'dataset', 'model', 'parameters')) do
+      if value and string.find(value, name, 1, true) then
+        found[#found + 1] = id
+        break
+      end
+    end
+  end
+end
+return found
+"""
 
 # ARGV: lock key, token.
 UNLOCK = """

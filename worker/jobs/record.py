@@ -72,6 +72,7 @@ class Job(BaseModel):
     checkpoint_step: int | None = Field(default=None, description="Step of the newest checkpoint")
     cancel_requested: bool = False
     pause_requested: bool = False
+    caller: str = Field(default="", description="Caller that submitted it, whose unfinished jobs are limited")
     retry_of: str | None = Field(default=None, description="Job that this job retries, from its checkpoint")
     estimate: dict[str, Any] | None = Field(default=None, description="Expected seconds and memory of the whole job")
     progress: dict[str, Any] = Field(default_factory=dict, description="step, steps, epoch, speed, ETA")

@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from models.atomic_files import new_folder
-from worker.errors import JobNotFound
+from worker.errors import JobInUse, JobNotFound
 from worker.jobs.store import JobStore
 from worker.settings import Settings
 
@@ -69,15 +69,31 @@ def adopt_earlier(store: JobStore, folder: Path, retry_of: str | None, name: str
 
 
 def remove_job(store: JobStore, settings: Settings, job_id: str) -> None:
-    """Delete a job that has ended: its files at once, then its record.
+    """Delete a job that has ended: its record, then its files.
 
-    Files that are being sent stay readable until then. The record is removed last, so that a second call completes an
-    interrupted removal. Two calls at once do no harm.
+    Files that are being sent stay readable until then. A later sweep deletes files that cannot be deleted now.
 
     Raises:
-        OSError: The files cannot be deleted; the record is kept.
+        JobNotFound: No job has this id.
+        JobConflict: The job has not ended.
+        JobInUse: An unfinished retry may need the files of the job.
         BrokerDown: Redis does not answer.
     """
+    store.remove(job_id)
+    _remove_files(store, settings, job_id)
+
+
+def _remove_files(store: JobStore, settings: Settings, job_id: str) -> None:
+    """Delete the files of a removed job. Two calls at once do no harm."""
+    try:
+        _delete_folder(settings, job_id)
+    except OSError as error:
+        log.warning("the files of the removed job %s cannot be deleted yet: %s", job_id, error)
+        return
+    store.cleared(job_id)
+
+
+def _delete_folder(settings: Settings, job_id: str) -> None:
     folder = settings.jobs_dir / job_id
     # Renamed first: no reader finds half of the files.
     with suppress(FileNotFoundError):
@@ -85,19 +101,24 @@ def remove_job(store: JobStore, settings: Settings, job_id: str) -> None:
     for removed in folder.parent.glob(f".{job_id}.*"):
         with suppress(FileNotFoundError):  # another call removes it
             shutil.rmtree(removed)
-    store.forget(job_id)
 
 
 def sweep_old_jobs(store: JobStore, settings: Settings) -> int:
-    """Delete up to 50 jobs that ended more than ``retention_days`` ago, with their files; return their number."""
+    """Delete up to 50 jobs that ended more than ``retention_days`` ago, with their files; return their number.
+
+    Files that an interrupted removal left are deleted, too.
+    """
+    for job_id in store.removed():
+        _remove_files(store, settings, job_id)
     ids = store.finished_before(settings.retention_days * 24 * 3600, limit=_AT_ONCE)
     removed = 0
     for job_id in ids:
         try:
-            remove_job(store, settings, job_id)
-        except OSError as error:
-            log.warning("job %s cannot be removed yet: %s", job_id, error)
+            store.remove(job_id, because_old=True)
+        except (JobNotFound, JobInUse) as problem:
+            log.info("job %s is not removed: %s", job_id, problem.detail)
             continue
+        _remove_files(store, settings, job_id)
         removed += 1
         log.info("job %s ended more than %g days ago and was removed", job_id, settings.retention_days)
     return removed

@@ -18,6 +18,8 @@ _CLAIM = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local free = redis.call('ZRANGEBYSCORE', ARGV[1], '-inf', now, 'LIMIT', 0, 1)
+-- A claim that ends later than a new one would is from before the clock was set back.
+if #free == 0 then free = redis.call('ZRANGEBYSCORE', ARGV[1], '(' .. now + ARGV[2], '+inf', 'LIMIT', 0, 1) end
 if #free == 0 then return {} end
 local token = string.format('%.0f', now + ARGV[2])
 redis.call('ZADD', ARGV[1], token, free[1])

@@ -1,18 +1,26 @@
 """The job store: records of background jobs in Redis, each changed atomically."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import redis
 
 from worker.broker.connection import translate_redis_errors
-from worker.errors import IdempotencyConflict, JobConflict, JobNotFound
+from worker.errors import IdempotencyConflict, JobConflict, JobInUse, JobNotFound, TooManyJobs
 from worker.jobs import lua_scripts as lua
 from worker.jobs.leases import LeaseStore, now_text
 from worker.jobs.record import TERMINAL, Job, JobPage, Status, from_hash, to_hash
 from worker.jobs.shards import Shards
 from worker.jobs.waiting_lines import WaitingLines
 from worker.queues import JobType
+
+
+class JobLimits(NamedTuple):
+    """Most unfinished jobs (queued, running or paused) of one caller, and of all callers together."""
+
+    per_caller: int = 1_000
+    altogether: int = 10_000
+
 
 # Inside the class, `JobStore.list` hides the builtin.
 Ids = list[str]
@@ -29,10 +37,18 @@ class JobStore(LeaseStore):
         client: Redis client that returns texts.
         prefix: Prefix of all keys.
         idempotency_s: Time in seconds for which an idempotency key is remembered.
+        limits: Limits of unfinished jobs.
     """
 
-    def __init__(self, client: redis.Redis, prefix: str = "snf:", idempotency_s: float = 86400.0) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        prefix: str = "snf:",
+        idempotency_s: float = 86400.0,
+        limits: JobLimits = JobLimits(),  # noqa: B008  # it cannot be changed
+    ) -> None:
         super().__init__(client, prefix)
+        self._limits = limits
         self._idempotency_ms = int(idempotency_s * 1000)
         self.lines = WaitingLines(client, prefix)
 
@@ -54,14 +70,24 @@ class JobStore(LeaseStore):
 
         Raises:
             IdempotencyConflict: The key was used with another fingerprint.
+            JobNotFound: The job that it retries was removed.
+            TooManyJobs: There are as many unfinished jobs as there may be.
         """
         fields = to_hash(job.model_dump(mode="json", exclude={"status"}))
         pairs = [part for pair in fields.items() for part in pair]
         key = idempotency_key or ""
-        verdict, job_id = self._run(lua.CREATE, job.id, key, self._idempotency_ms, fingerprint, job.type, *pairs)
-        if verdict == "conflict":
-            raise _reused(job_id)
-        return self.get(job_id), verdict == "created"
+        request = key, self._idempotency_ms, fingerprint, job.type, job.retry_of or ""
+        verdict, value = self._run(lua.CREATE, job.id, *request, *self._limits, *pairs)
+        match verdict:
+            case "conflict":
+                raise _reused(value)
+            case "gone":
+                raise _unknown(value)
+            case "caller is full":
+                raise _too_many(f"this caller has {value} unfinished jobs, and may have {self._limits.per_caller}")
+            case "all are full":
+                raise _too_many(f"{value} jobs are unfinished, and {self._limits.altogether} may be")
+        return self.get(value), verdict == "created"
 
     def known(self, idempotency_key: str, fingerprint: str) -> Job | None:
         """Return the job that an earlier request with this idempotency key created, or None if there is none.
@@ -91,7 +117,7 @@ class JobStore(LeaseStore):
         with translate_redis_errors():
             fields = cast(dict[str, str], self._client.hgetall(self._key(f"job:{job_id}")))
         if not fields:
-            raise JobNotFound(f"no job has the id {job_id}")
+            raise _unknown(job_id)
         return from_hash(fields)
 
     def list(
@@ -186,24 +212,68 @@ class JobStore(LeaseStore):
 
     def _refuse(self, job_id: str, verdict: str, *conflicts: str) -> None:
         if verdict == "missing":
-            raise JobNotFound(f"no job has the id {job_id}")
+            raise _unknown(job_id)
         if verdict in conflicts:
             state = {"cancelling": "being cancelled", "waiting": "queued"}.get(verdict, verdict)
             raise JobConflict(f"job {job_id} is {state}")
 
     def finished_before(self, age_s: float, limit: int) -> Ids:
         """Return the ids of at most ``limit`` jobs that ended over ``age_s`` seconds ago, oldest first."""
+        latest = float(self.clock_ms()) - age_s * 1000
         with translate_redis_errors():
-            latest = float(self._clock_ms()) - age_s * 1000
             return cast(Ids, self._client.zrangebyscore(self._key("finished"), "-inf", latest, start=0, num=limit))
 
-    def forget(self, job_id: str) -> None:
-        """Delete the record of a job that has ended; do nothing if the job has not ended."""
-        self._run(lua.FORGET, job_id)
+    def unfinished(self, name: str) -> Ids:
+        """Return the ids of the unfinished jobs in whose dataset, model or parameters a name occurs."""
+        return cast(Ids, self._call(lua.MENTIONING, self._prefix, name))
+
+    def remove(self, job_id: str, *, because_old: bool = False) -> None:
+        """Delete the record of a job that has ended; its id stays in the list of ``removed`` jobs until ``cleared``.
+
+        The decision is made in Redis, so that nobody can retry the job at the same time.
+
+        Args:
+            job_id: Id of the job.
+            because_old: Whether its age is the reason; if it is in use then, it counts as young again.
+
+        Raises:
+            JobNotFound: No job has this id.
+            JobConflict: The job has not ended.
+            JobInUse: An unfinished retry may need the files of the job.
+        """
+        verdict, *user = self._run(lua.REMOVE, job_id, "1" if because_old else "0")
+        if verdict == "in use":
+            other, status = user
+            raise JobInUse(
+                f"job {other} is {status} and uses the checkpoints of {job_id}; cancel it first or wait for its end",
+                other,
+            )
+        if verdict == "missing":
+            raise _unknown(job_id)
+        if verdict != "removed":
+            raise JobConflict(f"job {job_id} is {verdict}; cancel it first or wait for its end")
+
+    def removed(self) -> Ids:
+        """Return the ids of removed jobs whose files may still be there, because their removal was interrupted."""
+        with translate_redis_errors():
+            return sorted(cast(set[str], self._client.smembers(self._key("removed"))))
+
+    def cleared(self, job_id: str) -> None:
+        """Take a removed job off the list of those whose files may still be there."""
+        with translate_redis_errors():
+            self._client.srem(self._key("removed"), job_id)
 
     def shards(self, job_id: str) -> Shards:
         """Return a ``Shards`` object for the ranges of images that a bulk scoring job has not scored yet."""
         return Shards(self._client, self._prefix, job_id)
+
+
+def _unknown(job_id: str) -> JobNotFound:
+    return JobNotFound(f"no job has the id {job_id}")
+
+
+def _too_many(detail: str) -> TooManyJobs:
+    return TooManyJobs(f"{detail}; wait until some have ended, or cancel some")
 
 
 def _reused(job_id: str) -> IdempotencyConflict:

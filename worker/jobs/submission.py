@@ -45,6 +45,7 @@ def submit_training(
     device: DeviceKind = "auto",
     queue: Queue = Queue.TRAIN_CPU,
     estimate: Mapping[str, Any] | None = None,
+    caller: str = "",
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
@@ -64,12 +65,14 @@ def submit_training(
         device: Kind of device as requested.
         queue: Queue of the job.
         estimate: Expected time and memory.
+        caller: Caller that submits it, whose unfinished jobs are limited; empty for none.
         idempotency_key: Key of the request; a repeated key returns the job stored first.
         fingerprint: Digest of the request, by default computed from these arguments.
 
     Raises:
         BrokerDown: Nothing was stored.
         IdempotencyConflict: The key was used for another request.
+        TooManyJobs: The caller, or all callers together, have as many unfinished jobs as they may.
     """
     request: dict[str, Any] = {
         "model": model,
@@ -82,7 +85,7 @@ def submit_training(
     if architecture is not None:
         request["architecture"] = dict(architecture)
     keyed = (idempotency_key, fingerprint)
-    return _record_and_send(store, celery, request, *keyed, queue=queue, estimate=estimate)
+    return _record_and_send(store, celery, request, *keyed, queue=queue, estimate=estimate, caller=caller)
 
 
 def submit_on_model(
@@ -93,6 +96,7 @@ def submit_on_model(
     model: str,
     dataset: str,
     parameters: Mapping[str, Any] | None = None,
+    caller: str = "",
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
@@ -106,12 +110,14 @@ def submit_on_model(
         model: Model as ``name:version``.
         dataset: Name of the dataset.
         parameters: Parameters of the job.
+        caller: See ``submit_training``.
         idempotency_key: See ``submit_training``.
         fingerprint: See ``submit_training``.
 
     Raises:
         BrokerDown: Nothing was stored.
         IdempotencyConflict: The key was used for another request.
+        TooManyJobs: See ``submit_training``.
     """
     request: dict[str, Any] = {
         "type": kind,
@@ -119,7 +125,7 @@ def submit_on_model(
         "dataset": dataset,
         "parameters": dict(parameters or {}),
     }
-    return _record_and_send(store, celery, request, idempotency_key, fingerprint, queue=Queue.SCORE)
+    return _record_and_send(store, celery, request, idempotency_key, fingerprint, queue=Queue.SCORE, caller=caller)
 
 
 def submit_recommendation(
@@ -128,6 +134,7 @@ def submit_recommendation(
     *,
     dataset: str,
     parameters: Mapping[str, Any] | None = None,
+    caller: str = "",
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
@@ -140,25 +147,34 @@ def submit_recommendation(
         celery: Celery application that sends the message.
         dataset: Name of the dataset.
         parameters: Parameters of the job.
+        caller: See ``submit_training``.
         idempotency_key: See ``submit_training``.
         fingerprint: See ``submit_training``.
 
     Raises:
         BrokerDown: Nothing was stored.
         IdempotencyConflict: The key was used for another request.
+        TooManyJobs: See ``submit_training``.
     """
     request: dict[str, Any] = {"type": "recommend", "dataset": dataset, "parameters": dict(parameters or {})}
-    return _record_and_send(store, celery, request, idempotency_key, fingerprint, queue=Queue.TRAIN_CPU)
+    return _record_and_send(store, celery, request, idempotency_key, fingerprint, queue=Queue.TRAIN_CPU, caller=caller)
 
 
-def retry(store: JobStore, celery: Celery, job_id: str) -> Job:
+def retry(store: JobStore, celery: Celery, job_id: str, caller: str = "") -> Job:
     """Queue a new job that continues a failed or cancelled job from its newest checkpoint; return its record.
 
     A terminal status never changes, so the retry is a job of its own with ``retry_of``. Repeating the call returns the
     same job.
 
+    Args:
+        store: Job store.
+        celery: Celery application that sends the message.
+        job_id: Id of the job to retry.
+        caller: See ``submit_training``.
+
     Raises:
-        JobNotFound: No job has this id.
+        JobNotFound: No job has this id, or it is removed at this moment.
+        TooManyJobs: See ``submit_training``.
         JobConflict: The job neither failed nor was cancelled.
         BrokerDown: Redis does not answer.
     """
@@ -168,7 +184,7 @@ def retry(store: JobStore, celery: Celery, job_id: str) -> Job:
     fields = {"type", "model", "dataset", "preset", "architecture", "parameters", "promote", "device"}
     # Keys of callers never start with a blank, because HTTP strips it.
     key = f" retry {job_id}"
-    changes = {"queue": job.queue, "estimate": job.estimate, "retry_of": job_id}
+    changes = {"queue": job.queue, "estimate": job.estimate, "retry_of": job_id, "caller": caller}
     return _record_and_send(store, celery, job.model_dump(mode="json", include=fields), key, None, **changes)
 
 

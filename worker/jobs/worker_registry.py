@@ -65,6 +65,11 @@ class WorkerRegistry:
             pipe.delete(self._prefix + name)
             pipe.execute()
 
+    def announced(self, name: str) -> bool:
+        """Return whether the worker ``name`` has an entry that has not expired."""
+        with translate_redis_errors():
+            return bool(self._client.exists(self._prefix + name))
+
     def served(self) -> frozenset[Queue]:
         """Return the queues that at least one running worker serves."""
         return frozenset(queue for worker in self.workers() for queue in worker.queues)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from worker.launch.hang_watch import HangWatch, Probe
 from worker.runtime.lifeline import Lifeline, child_environment
 from worker.settings import Settings
 
@@ -21,6 +22,7 @@ _LARGEST_OUTPUT = 5_000_000
 class ChildProcess:
     """A Python module that runs as a child process; after a crash it is restarted, with ever longer pauses.
 
+    A process that hangs, so that it misses many probes in a row, is killed and restarted as well.
     Its output goes to ``home/logs/<name>.out``.
 
     Args:
@@ -28,14 +30,24 @@ class ChildProcess:
         module: Module to run with ``python -m``.
         settings: Settings of the process.
         variables: Environment variables beside those of the settings.
+        probe: Returns whether the process answers; None to watch only for its end.
     """
 
-    def __init__(self, name: str, module: str, settings: Settings, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        settings: Settings,
+        variables: Mapping[str, str] | None = None,
+        probe: Probe | None = None,
+    ) -> None:
         self.name = name
         self.deaths = 0  # in a row, each soon after a start
         self._module = module
         self.settings = settings
         self._variables = dict(variables or {})
+        self._probe = probe
+        self._watch: HangWatch | None = None
         self._output = settings.logs_dir / f"{name}.out"
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline: Lifeline | None = None
@@ -69,9 +81,12 @@ class ChildProcess:
         self._lifeline = lifeline
         self._started = time.monotonic()
         self._restart_at = None
+        self._begin_watch(self._process.pid)
 
     def restart_if_dead(self) -> str | None:
-        """Restart the process if it has died and its pause is over, without waiting; call this regularly.
+        """Kill the process if it hangs, restart it if it has died and its pause is over; call this regularly.
+
+        It never waits.
 
         Returns:
             A message for the user, or None if nothing happened.
@@ -82,8 +97,10 @@ class ChildProcess:
                 return None
             self.start()
             return f"{self.name} started again"
-        if self._process is None or self._process.poll() is None:
+        if self._process is None:
             return None
+        if self._process.poll() is None:
+            return self._kill_if_hung(self._process)
         code = self._process.returncode
         self._forget()
         self.deaths = 1 if now - self._started > _HEALTHY_S else self.deaths + 1
@@ -116,7 +133,29 @@ class ChildProcess:
         lines = self._output.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
         return "\n".join([f"last lines of {self._output}:", *(f"  {line}" for line in lines)])
 
+    def _begin_watch(self, pid: int) -> None:
+        if self._probe is not None:
+            # A process that was asked to stop may take this long, and does not answer meanwhile.
+            self._watch = HangWatch(pid, self._probe, self.settings.kill_after_seconds)
+            self._watch.start()
+
+    def _kill_if_hung(self, process: subprocess.Popen[bytes]) -> str | None:
+        hung = self._watch.hung if self._watch is not None else None
+        if hung is None:
+            return None
+        process.kill()
+        self._end_watch()
+        # Its end is found at a later call. A process that the system cannot end at once is killed again.
+        self._begin_watch(process.pid)
+        return f"{self.name} {hung} and is killed"
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
+
     def _forget(self) -> None:
+        self._end_watch()
         self._process = None
         if self._lifeline is not None:
             self._lifeline.close()
@@ -124,7 +163,7 @@ class ChildProcess:
 
 
 def restart_dead(processes: Sequence[ChildProcess], echo: Callable[[str], None]) -> None:
-    """Restart the child processes that have died, each after its pause, and pass a message on each to ``echo``."""
+    """Restart child processes that died, each after its pause, and kill those that hang; pass messages to ``echo``."""
     for process in processes:
         message = process.restart_if_dead()
         if message is not None:

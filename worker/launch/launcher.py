@@ -13,12 +13,13 @@ from pathlib import Path
 from types import FrameType
 
 from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
+from worker.broker.embedded import EmbeddedBroker, ServerState
 from worker.broker.runtime_folder import runtime_folder_in_use
 from worker.errors import BrokerDown, BrokerStartFailed
 from worker.jobs.store import JobStore
 from worker.keys.first_key import ensure_keys
 from worker.launch.child_process import ChildProcess, restart_dead, stop_all
+from worker.launch.hang_watch import broker_probe, service_probe
 from worker.launch.workers import worker_processes
 from worker.log_setup import configure_logging
 from worker.private_home import protect_home
@@ -100,13 +101,18 @@ class Installation:
         self._settings = settings
         self._stop = stop
         self._echo = echo
-        self._broker = None if settings.redis_url else ChildProcess("broker", "worker.broker.embedded", settings)
+        self._broker = None
+        if not settings.redis_url:
+            self._broker = ChildProcess("broker", "worker.broker.embedded", settings, probe=broker_probe(settings))
         # Only the service checks keys: no other process gets any.
         keys = {"SNF_API_KEYS": ",".join(settings.api_keys)}
-        self._others = [*worker_processes(settings, worker), ChildProcess("service", service, settings, keys)]
+        self._others = [
+            *worker_processes(settings, worker),
+            ChildProcess("service", service, settings, keys, service_probe(address(settings))),
+        ]
 
     def run(self) -> int:
-        """Start all processes, print the address of the service, and restart processes that die until asked to stop.
+        """Start all processes, print the address of the service, and restart what dies or hangs until asked to stop.
 
         Returns the exit code.
         """
@@ -137,7 +143,7 @@ class Installation:
     def _stop_orphaned_server(self) -> None:
         # A killed broker process leaves its server behind, and its successor may not have adopted it yet.
         server = EmbeddedBroker(self._settings)
-        if not server.alive():
+        if server.state() is ServerState.ABSENT:
             return
         try:
             log.warning("a server outlived its broker process: %s", server.start(timeout=1.0))

@@ -13,6 +13,7 @@ from worker.broker.runtime_folder import runtime_folder_in_use
 from worker.errors import BrokerDown
 from worker.jobs.worker_registry import WorkerRegistry, WorkerState
 from worker.launch.child_process import ChildProcess, restart_dead, stop_all
+from worker.launch.hang_watch import worker_probe
 from worker.log_setup import configure_logging
 from worker.private_home import protect_home
 from worker.queues import Queue
@@ -51,6 +52,7 @@ def worker_processes(settings: Settings, module: str = "worker.runtime.main") ->
                     "train_memory_bytes": training_memory(settings, device, len(able), memory),
                 }
             ),
+            probe=worker_probe(settings),
         )
         for device in able
     ]

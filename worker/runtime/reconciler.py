@@ -20,6 +20,7 @@ from worker.jobs.submission import send_again
 from worker.jobs.worker_registry import WorkerRegistry
 from worker.queues import Queue
 from worker.runtime.assist import call_assistants
+from worker.runtime.clock_watch import ClockWatch
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 class Reconciler:
     """Thread that regularly queues jobs of crashed workers again, sends lost messages again, and deletes old jobs.
 
-    It sweeps the job store every ``reconcile_seconds``; a lock lets one worker sweep at a time.
+    It sweeps the job store every ``reconcile_seconds``; a lock lets one worker sweep at a time. A sweep is skipped if
+    the server's clock has jumped: leases of living workers would seem to have ended.
     """
 
     def __init__(self, store: JobStore, celery: Celery, settings: Settings, registry: WorkerRegistry) -> None:
@@ -39,6 +41,7 @@ class Reconciler:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="reconciler", daemon=True)
         self._leases_quiet_until = 0.0
+        self._clock = ClockWatch(settings.heartbeat_seconds)
 
     def start(self) -> None:
         """Start the thread, which checks all jobs every ``reconcile_seconds``."""
@@ -56,12 +59,25 @@ class Reconciler:
         Raises:
             BrokerDown: Redis does not answer.
         """
+        if self._clock_jumped():
+            return 0
         with self._store.lock("reconciler", life_s=max(30.0, 3 * self._settings.reconcile_seconds)) as mine:
             if not mine:
                 return 0
+            corrected = self._store.cap_times()
+            if corrected:
+                log.warning("%d times in the job store were in the future and are corrected", corrected)
             moved = self._lost_leases() + self._lost_messages()
             self._call_assistants()
             return moved + sweep_old_jobs(self._store, self._settings)
+
+    def _clock_jumped(self) -> bool:
+        jump_s = self._clock.jump(self._store.clock_ms() / 1000, time.monotonic())
+        if not jump_s:
+            return False
+        log.warning("the clock of the job store jumped by %.1f s; workers get time to renew their leases", jump_s)
+        self._let_leases_rest(0)
+        return True
 
     def _lost_leases(self) -> int:
         if time.monotonic() < self._leases_quiet_until:

@@ -58,9 +58,9 @@ _OUTCOMES = {
 }
 
 
-def worker_name() -> str:
-    """Return the name of this worker process, its host name and process id as ``host:pid``."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+def worker_name(pid: int | None = None) -> str:
+    """Return the name of a worker process of this host, by default this one: host name and process id, ``host:pid``."""
+    return f"{socket.gethostname()}:{os.getpid() if pid is None else pid}"
 
 
 class Supervisor:

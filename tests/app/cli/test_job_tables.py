@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.cli.job_tables import outcome, print_curve, print_job
-from snf_client.schemas import CurvePoint, JobView, TrainingCurve, Validation
+from app.cli.job_tables import outcome, print_curve, print_job, print_jobs
+from snf_client.schemas import CurvePoint, JobList, JobView, TrainingCurve, Validation
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 
@@ -99,6 +99,11 @@ def test_the_outcome_of_a_limit() -> None:
     assert outcome(job(result=result)) == f"{made}; hole: 4 pixels; spot, 32 grey levels: none"
     few = result | {"sizes": {}, "not_determinable": "bottles has 12 good images for it"}
     assert outcome(job(result=few)) == f"{made} is not determinable: bottles has 12 good images for it"
+
+
+def test_a_recommendation_is_listed_without_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    print_jobs(JobList(jobs=[job(type="recommend", model="")], next=None))
+    assert "recommendation" in capsys.readouterr().out
 
 
 def test_the_outcome_of_a_recommendation() -> None:

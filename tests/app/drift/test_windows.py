@@ -142,6 +142,18 @@ def test_a_window_is_judged_once_a_change(monkeypatch: pytest.MonkeyPatch) -> No
     assert judged == [60]
 
 
+def test_alarms_are_counted_without_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = made()
+    windows.record(DIGITS, REFERENCE, "left", STRANGE, 1.0)
+    windows.record(DIGITS, REFERENCE, "right", USUAL, 1.0)
+    assert windows.alarms(DIGITS, "abc") == 0, "they are tested in the background"
+    assert sum(seen.alarm for seen in windows.status(DIGITS, 2.0)) == windows.alarms(DIGITS, "abc") == 2
+    monkeypatch.setattr(drift_judge, "drift_test", lambda *_: pytest.fail("tested"))
+    windows.record(DIGITS, REFERENCE, "right", USUAL, 3.0)
+    assert windows.alarms(DIGITS, "abc") == 2
+    assert windows.alarms(DIGITS, "other weights") == windows.alarms(Key("letters", 1, 0), "abc") == 0
+
+
 def test_a_source_with_an_alarm_is_dropped_after_those_without() -> None:
     windows = made(sources=3)
     for source, p_values in (("a", STRANGE), ("b", USUAL), ("c", USUAL), ("d", USUAL)):

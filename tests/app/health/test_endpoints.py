@@ -1,20 +1,26 @@
 """Readiness answers soon whatever hangs, and tells strangers nothing of the disk."""
 
 import os
+import re
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.registry.model_pool import ModelListing, ModelPool, reason_of
+from app.scoring.service import JudgeImages, RequestedImage
 from models.errors import ArtifactError
+from tests.app.conftest import MODEL
 from tests.support.compiled_cache import share_compiled
 from tests.support.local import LOCAL
+from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
@@ -51,6 +57,31 @@ def test_a_broker_that_hangs_delays_nothing(settings: Settings, server: int) -> 
         finally:
             os.kill(server, signal.SIGCONT)
         until(lambda: client.get("/readyz").json()["jobs"] == "ok")
+
+
+def test_a_scorer_that_hangs_makes_the_service_not_ready(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    hung = threading.Event()
+    judge = JudgeImages.__call__
+
+    def hang(self: JudgeImages, images: Sequence[RequestedImage]) -> object:
+        hung.wait(60)
+        return judge(self, images)
+
+    monkeypatch.setattr(JudgeImages, "__call__", hang)
+    image: dict[str, Any] = {"content": DIGITS[0].read_bytes(), "headers": {"content-type": "image/png"}}
+    hasty = settings.model_copy(update={"request_timeout_s": 0.5})
+    with TestClient(create_app(hasty), LOCAL) as client:
+        until(lambda: client.get("/readyz").status_code == 200)
+        assert client.get("/readyz").json()["reason"] is None
+        assert client.post(f"/v1/models/{MODEL}/score", **image).status_code == 504
+        until(lambda: client.get("/readyz").status_code == 503)
+        answer = client.get("/readyz").json()
+        assert answer["status"] == "stuck"
+        assert re.fullmatch(r"a batch of images has been scored for \d s and does not end", answer["reason"])
+        hung.set()
+        until(lambda: client.get("/readyz").status_code == 200)
+        image["headers"] |= {"x-timeout-ms": "60000"}
+        assert client.post(f"/v1/models/{MODEL}/score", **image).status_code == 200
 
 
 def test_reasons_hold_no_paths(tmp_path: Path) -> None:

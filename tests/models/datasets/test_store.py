@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import time
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,10 @@ import numpy as np
 import pytest
 
 from models.datasets import DatasetStore, dataset_names, load_dataset, summarize
+from models.datasets.cache_folders import KEPT
 from models.datasets.choose_preprocessing import ImageFacts, choose_preprocessing
+from models.datasets.dataset import Dataset
+from models.datasets.ingest.limits import folder_bytes
 from models.datasets.ingest.near_duplicates import near_pairs
 from models.errors import DatasetNotFound, DatasetUnfit, StorageFull
 from models.images.codec import decode_image
@@ -151,6 +156,46 @@ def test_pixels_are_prepared_once(store: DatasetStore, tmp_path: Path) -> None:
     assert load_dataset("photos", None, other, config).digest == first.digest
     with pytest.raises(StorageFull):
         load_dataset("photos", None, DatasetStore(other.root, quota=1000, reserve=0), TrainingConfig(image_size=24))
+
+
+def test_prepared_pixels_are_bounded_and_those_in_use_are_kept(tmp_path: Path) -> None:
+    store = DatasetStore(tmp_path / "datasets", reserve=0)
+    store.create("photos", [source(tmp_path / "uploads", zipped(PHOTOS))])
+    caches = store.root / "photos" / "prepared"
+
+    def load(side: int, quota: int | None = None) -> Dataset:
+        quoted = DatasetStore(store.root, quota=quota, reserve=0)
+        return load_dataset("photos", None, quoted, TrainingConfig(image_size=side))
+
+    def made(dataset: Dataset) -> Path:
+        pixels: Any = dataset.train
+        return Path(pixels.filename).parent
+
+    in_use = load(8)
+    kept = made(load(9))
+    for side in range(10, 20):
+        time.sleep(0.01)  # the order of use is told by the clock of the disk
+        assert made(load(9)) == kept
+        newest = made(load(side))
+        assert len(list(caches.iterdir())) <= KEPT
+    assert {made(in_use), kept, newest} <= set(caches.iterdir())
+    assert len(list(caches.iterdir())) == KEPT
+    # Where the quota leaves no room, others make room as well.
+    full = folder_bytes(store.root)
+    assert len({made(load(side, full)) for side in (40, 41)} & set(caches.iterdir())) >= 1
+    assert len(list(caches.iterdir())) < KEPT
+    assert made(in_use).exists()
+    with pytest.raises(StorageFull):
+        load(1000, full)
+    assert list(caches.iterdir()) == [made(in_use)]
+    before = everything(in_use)
+    cache = made(in_use)
+    del in_use
+    gc.collect()
+    with pytest.raises(StorageFull):
+        load(1000, full)
+    assert not cache.exists()
+    assert (everything(load(8)) == before).all()
 
 
 def test_folds_are_kept_with_the_pixels(store: DatasetStore, tmp_path: Path) -> None:

@@ -13,8 +13,16 @@ import pytest
 
 from models.artifacts.files import WEIGHTS
 from models.artifacts.manifest import FILE
-from models.errors import AliasRequired, ArtifactError, InvalidName, ModelNotFound, ModelReadOnly, VersionInUse
+from models.errors import (
+    AliasRequired,
+    ArtifactError,
+    InvalidName,
+    ModelNotFound,
+    ModelReadOnly,
+    VersionInUse,
+)
 from models.naming import ModelRef, parse_ref
+from models.registry.aliases import MAX_ALIASES, TooManyAliases
 from models.registry.registry import Registry
 from models.scorer import Scorer
 from tests.models.registry.publishing import publish_versions
@@ -80,6 +88,19 @@ def test_aliases_only_point_at_versions(registry: Registry, artifact: Path) -> N
     with pytest.raises(InvalidName, match="Champion"):
         registry.set_alias("digits", "Champion", 1)
     assert registry.aliases("digits") == {"live": 1}
+
+
+def test_the_aliases_of_a_model_are_limited(registry: Registry, artifact: Path) -> None:
+    for _ in range(2):
+        registry.publish(artifact, "digits")
+    for number in range(MAX_ALIASES):
+        registry.set_alias("digits", f"line-{number}", 1)
+    with pytest.raises(TooManyAliases, match="digits has 100 aliases besides live, the most that a model may have"):
+        registry.set_alias("digits", "another", 1)
+    assert registry.set_alias("digits", "line-7", 2) == 1
+    assert registry.set_alias("digits", "live", 2) == 1
+    registry.remove_alias("digits", "line-7")
+    registry.set_alias("digits", "another", 1)
 
 
 def test_a_move_tells_the_way_back_and_aliases_go_again(registry: Registry, artifact: Path) -> None:

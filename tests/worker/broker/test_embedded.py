@@ -2,16 +2,18 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.worker.support.helpers import alive, new_job, until
 from worker.broker.connection import broker_url, celery_url, durability_risks, redis_client, socket_path
-from worker.broker.embedded import EmbeddedBroker
+from worker.broker.embedded import EmbeddedBroker, ServerState
 from worker.errors import BrokerStartFailed
 from worker.jobs.store import JobStore
 from worker.settings import Settings
@@ -93,18 +95,53 @@ def test_a_left_over_server_on_another_socket_is_replaced(settings: Settings, ho
     broker.stop()
 
 
-def test_no_second_server_beside_one_that_hangs(settings: Settings) -> None:
+def test_a_left_over_server_that_hangs_is_killed_before_another_starts(settings: Settings) -> None:
     pid = killed_keeper(settings)
+    redis_client(settings).set("kept", "yes")
     os.kill(pid, signal.SIGSTOP)
-    impatient = settings.model_copy(update={"broker_timeout_s": 0.2})
+    impatient = EmbeddedBroker(settings.model_copy(update={"broker_timeout_s": 0.2}))
     try:
-        with pytest.raises(BrokerStartFailed, match="does not answer"):
-            EmbeddedBroker(impatient).start(timeout=0.5)
+        assert impatient.start(timeout=0.5) == "started"
+        assert not alive(pid), "two servers would ruin the append-only file"
+        assert redis_client(settings).get("kept") == "yes"
     finally:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+        impatient.stop()
+
+
+def test_an_adopted_server_that_hangs_is_killed(settings: Settings) -> None:
+    pid = killed_keeper(settings)
+    impatient = EmbeddedBroker(settings.model_copy(update={"broker_timeout_s": 0.2}))
+    assert impatient.start() == "adopted"
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        impatient.stop(timeout=0.0)
+        assert not alive(pid)
+    finally:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_server_whose_queue_of_connections_is_full_hangs_and_is_not_absent(settings: Settings) -> None:
+    impatient = EmbeddedBroker(settings.model_copy(update={"broker_timeout_s": 0.2}))
+    impatient.start()
+    pid = server_pid(settings)
+    os.kill(pid, signal.SIGSTOP)
+    waiting: list[socket.socket] = []
+    try:
+        with suppress(BlockingIOError):
+            for _ in range(5000):
+                waiting.append(socket.socket(socket.AF_UNIX))
+                waiting[-1].setblocking(False)
+                waiting[-1].connect(str(socket_path(settings)))
+        assert len(waiting) < 5000
+        assert impatient.state() is ServerState.HANGS
+    finally:
+        for connection in waiting:
+            connection.close()
         os.kill(pid, signal.SIGCONT)
-    again = EmbeddedBroker(settings)
-    assert again.start() == "adopted"
-    again.stop()
+        impatient.stop()
 
 
 def test_the_keeper_stops_on_term_and_notices_a_dead_server(settings: Settings) -> None:

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
 from tests.worker.support.helpers import make_reconciler
-from worker.errors import JobNotFound
+from worker.errors import JobConflict, JobNotFound
 from worker.jobs.record import Job, Status
 from worker.jobs.retention import remove_job
 from worker.jobs.store import JobStore
@@ -61,9 +63,54 @@ def test_a_removal_spares_what_is_being_read_and_completes_an_interrupted_one(
         remove_job(store, settings, job.id)
         assert list(settings.jobs_dir.iterdir()) == []
         assert download.read() == b"scores"
-    with pytest.raises(JobNotFound):
-        store.get(job.id)
-    remove_job(store, settings, job.id)
+    for call in (store.get, partial(remove_job, store, settings)):
+        with pytest.raises(JobNotFound):
+            call(job.id)
+
+
+def test_a_sweep_completes_an_interrupted_removal(store: JobStore, settings: Settings, add: Add) -> None:
+    job = ended(store, settings, add, Status.SUCCEEDED)
+    store.remove(job.id)  # and then the process died
+    assert make_reconciler(store, settings).sweep() == 0
+    assert (list(settings.jobs_dir.iterdir()), store.removed()) == ([], [])
+
+
+def test_two_removals_at_once_and_a_sweep_answer_no_error(
+    store: JobStore, settings: Settings, forgetful: Settings, add: Add
+) -> None:
+    jobs = [ended(store, settings, add, Status.SUCCEEDED) for _ in range(20)]
+    for job in jobs:
+        for number in range(20):
+            (settings.jobs_dir / job.id / "checkpoints" / str(number)).touch()
+    time.sleep(0.3)
+    answers: list[str] = []
+
+    def remove(job_id: str) -> None:
+        try:
+            remove_job(store, settings, job_id)
+            answers.append(job_id)
+        except JobNotFound:
+            pass
+
+    with ThreadPoolExecutor(3) as pool:
+        swept = pool.submit(make_reconciler(store, forgetful).sweep)
+        for _ in pool.map(remove, [job.id for job in jobs for _ in range(2)]):
+            pass
+    assert len(answers) + swept.result() == len(set(answers)) + swept.result() == len(jobs)
+    make_reconciler(store, settings).sweep()
+    assert (list(settings.jobs_dir.iterdir()), store.removed()) == ([], [])
+
+
+def test_a_job_whose_retry_is_paused_is_kept(store: JobStore, forgetful: Settings, add: Add) -> None:
+    job = ended(store, forgetful, add, Status.FAILED)
+    retry = add(retry_of=job.id)
+    store.request_pause(retry.id)
+    time.sleep(0.3)
+    assert make_reconciler(store, forgetful).sweep() == 0
+    assert (forgetful.jobs_dir / job.id / "checkpoints").exists()
+    store.request_cancel(retry.id)
+    time.sleep(0.3)
+    assert make_reconciler(store, forgetful).sweep() == 2
 
 
 def test_jobs_are_kept_for_the_time_of_the_setting(store: JobStore, settings: Settings, add: Add) -> None:
@@ -73,7 +120,8 @@ def test_jobs_are_kept_for_the_time_of_the_setting(store: JobStore, settings: Se
     assert (settings.jobs_dir / job.id / "checkpoints").exists(), "a failed job's checkpoints may still be wanted"
 
 
-def test_a_job_that_is_not_over_is_never_forgotten(store: JobStore, add: Add) -> None:
+def test_a_job_that_is_not_over_is_never_removed(store: JobStore, add: Add) -> None:
     job = add()
-    store.forget(job.id)
+    with pytest.raises(JobConflict):
+        store.remove(job.id)
     assert store.get(job.id) == job

@@ -8,16 +8,30 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.worker.support.helpers import alive, until
+from tests.end_to_end.support.processes import pid_of
+from tests.worker.support.helpers import alive, reaches, until
+from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
+from worker.jobs.record import Status
+from worker.jobs.store import JobStore
+from worker.jobs.submission import submit_training
+from worker.launch import hang_watch
 from worker.launch.launcher import address, port_problem, welcome
 from worker.settings import Settings
 
+HASTY = (
+    "from worker.launch import hang_watch\n"
+    "from worker.settings import Settings\n"
+    "hang_watch._EVERY_S, hang_watch._TIMEOUT_S = 0.3, 0.3\n"
+    "Settings.kill_after_seconds = 3.0\n"
+)
+"""Before a launcher that takes a few seconds of silence for a hang."""
 PROGRAM = (
     "from worker.launch import child_process\n"
     "from worker.launch.launcher import supervise\n"
@@ -26,6 +40,9 @@ PROGRAM = (
     "raise SystemExit(supervise(load_settings(), worker='tests.worker.support.fake_worker',"
     " service='{service}'))"
 )
+
+
+SERVICE = "tests.worker.support.fake_service"
 
 
 def free_port() -> int:
@@ -50,11 +67,11 @@ def parents() -> list[tuple[int, int]]:
 class Up:
     """A running launcher and what it printed."""
 
-    def __init__(self, settings: Settings, output: Path, service: str) -> None:
+    def __init__(self, settings: Settings, output: Path, service: str, before: str) -> None:
         self._output = output
         with output.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM.format(service=service)],
+                [sys.executable, "-c", before + PROGRAM.format(service=service)],
                 env={**os.environ, **settings.environment()},
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -88,8 +105,9 @@ def spacious(settings: Settings) -> Settings:
 def up(spacious: Settings) -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
 
-    def go(service: str = "tests.worker.support.fake_service") -> Up:
-        launcher = Up(spacious, spacious.home / f"said-{len(started)}.txt", service)
+    def go(service: str = SERVICE, before: str = "", **changes: object) -> Up:
+        settings = spacious.model_copy(update=changes)
+        launcher = Up(settings, spacious.home / f"said-{len(started)}.txt", service, before)
         started.append(launcher)
         return launcher
 
@@ -138,6 +156,52 @@ def test_what_dies_is_started_again_and_kill_9_of_the_launcher_leaves_no_orphans
     launcher.process.kill()
     launcher.process.wait()
     until(lambda: not any(alive(pid) for pid in children), 40)
+
+
+def test_what_hangs_is_killed_and_started_again_and_jobs_go_on(up: Callable[..., Up], spacious: Settings) -> None:
+    launcher = up(before=HASTY, broker_timeout_s=0.3)
+    launcher.says("ready after")
+    store, celery = JobStore(redis_client(spacious)), make_celery(spacious)
+    submit = partial(submit_training, store, celery, model="digits", dataset="mnist-mini", preset="snf-glow-tiny")
+    job = submit(parameters={"behave": "wait-for-file"})
+    reaches(store, job, Status.RUNNING)
+    stopped = [pid_of(spacious.home, module) for module in ("tests.worker.support.fake_worker", SERVICE)]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    for name in ("worker", "service"):
+        launcher.says(f"{name} has not answered 10 times in a row and is killed(?s:.*){name} started again")
+    (spacious.jobs_dir / job.id / "go").touch()
+    assert reaches(store, job, Status.SUCCEEDED).attempts == 2
+    assert not any(alive(pid) for pid in stopped)
+
+    server = int(redis_client(spacious).info("server")["process_id"])
+    os.kill(server, signal.SIGSTOP)
+    launcher.says("broker ended with exit code 1(?s:.*)broker started again")
+    assert not alive(server)
+    until(EmbeddedBroker(spacious).alive)
+    assert store.get(job.id).status is Status.SUCCEEDED
+    job = submit(parameters={"behave": "succeed"})
+    assert reaches(store, job, Status.SUCCEEDED).attempts == 1
+    assert "killed" in (spacious.logs_dir / "launcher.jsonl").read_text()
+
+
+def test_a_slow_start_and_missed_probes_now_and_then_are_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hang_watch, "_EVERY_S", 0.001)
+    answers = iter([False] * 100 + [True] + [False] * 5 + [True] + [False] * 5 + [True] + [False] * 6)
+    reached: list[str | None] = []
+
+    def probe(_pid: int) -> bool:
+        reached.append(watch.hung)
+        answer = next(answers, None)
+        if answer is None:
+            watch.stop()
+        return bool(answer)
+
+    watch = hang_watch.HangWatch(1, probe)
+    watch.start()
+    until(lambda: len(reached) == 120)
+    assert reached[:-1] == [None] * 119
+    assert reached[-1] == "has not answered 6 times in a row"
 
 
 def test_a_busy_port_is_a_clear_message(up: Callable[..., Up], spacious: Settings) -> None:

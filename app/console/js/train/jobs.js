@@ -79,7 +79,7 @@ function row(job) {
   const finished = ["succeeded", "partial", "failed", "cancelled"].includes(job.status);
   return html`<tr>
     <td>${stateBadge(job.status)}</td>
-    <td class="break"><a href="#/train/${job.id}" aria-label="${job.type} ${job.model || job.dataset}, ${job.status}">${job.result?.ref ?? (job.model || job.result?.proposal || "no model")}</a></td>
+    <td class="break"><a href="#/train/${job.id}" aria-label="${job.type} ${job.model || job.dataset}, ${job.status}">${job.result?.ref ?? (job.model || job.result?.proposal || "recommendation")}</a></td>
     <td>${job.type}</td>
     <td class="break">${job.dataset}</td>
     <td class="progress">${done == null || finished ? (job.error ? html`<span class="small">${job.error.title}</span>` : html`<span class="faint">${finished ? "" : job.waits_for ?? "waiting"}</span>`)

@@ -1,0 +1,80 @@
+"""Folders of cached pixels of a dataset: those in use are kept, and of the others the least recently used are removed.
+
+A process that uses a cache holds a shared lock on a file in it. The time of change of that file is the last use.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from models.atomic_files import remove_folder
+from models.errors import StorageFull
+
+KEPT = 8
+"""Most caches of a dataset, unless more are in use: each image size and colour that was asked for makes one."""
+
+
+def hold(lock: Path) -> int | None:
+    """Return a file descriptor that keeps a cache from removal until it is closed; None if the cache is not there.
+
+    Args:
+        lock: File in the folder of the cache.
+    """
+    try:
+        descriptor = os.open(lock, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # it is being removed
+        os.close(descriptor)
+        return None
+    with suppress(OSError):  # of a folder that may only be read
+        os.utime(lock)
+    return descriptor
+
+
+def make_room(folder: Path, lock: str, require: Callable[[], None]) -> None:
+    """Remove the least recently used caches in a folder until another one fits.
+
+    Args:
+        folder: Folder with a folder for each cache.
+        lock: Name of the file in each cache that its users lock.
+        require: Raises ``StorageFull`` while there is no room for another cache.
+
+    Raises:
+        StorageFull: There is no room, even without all caches that are not in use.
+    """
+    locks = [cache / lock for cache in folder.glob("[!.]*")]
+    oldest_first = sorted((path for path in locks if path.exists()), key=lambda path: path.stat().st_mtime)
+    surplus = len(oldest_first) - KEPT + 1
+    for path in oldest_first:
+        try:
+            require()
+            full = False
+        except StorageFull:
+            full = True
+        if not full and surplus <= 0:
+            return
+        surplus -= _remove_unused(path)
+    require()
+
+
+def _remove_unused(lock: Path) -> bool:
+    """Remove the cache with this lock unless it is in use; return whether it was removed."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY)
+    except FileNotFoundError:  # another process removed it
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_folder(lock.parent)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

@@ -1,0 +1,46 @@
+"""The aliases of a model's versions, in one file of its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from models.artifacts.manifest import file_label
+from models.atomic_files import write_atomically
+from models.errors import ArtifactError, ErrorKind, ModelsError
+
+ALIASES = "aliases.json"
+MAX_ALIASES = 100
+"""Most aliases of a model besides ``live``: all are read, and written anew, at each change."""
+
+
+class TooManyAliases(ModelsError):
+    """Raised for another alias of a model that has as many as a model may have."""
+
+    slug = "too-many-aliases"
+    title = "The model has too many aliases"
+    kind = ErrorKind.CONFLICT
+
+
+def read_aliases(folder: Path) -> dict[str, int]:
+    """Return a dict from each alias stored in a model's folder to its version number; empty without a file.
+
+    Raises ``ArtifactError`` for a damaged file.
+    """
+    path = folder / ALIASES
+    try:
+        stored = json.loads(path.read_text()) if path.exists() else {}
+        return {str(alias): int(version) for alias, version in stored.items()}
+    except OSError as error:
+        raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ArtifactError(f"{file_label(path)} is not a map of aliases to versions: {error}") from error
+
+
+def write_aliases(folder: Path, aliases: Mapping[str, int]) -> None:
+    """Replace the file of a model's aliases in one atomic step: readers find all old or all new aliases.
+
+    The caller holds the lock of the folder.
+    """
+    write_atomically(folder / ALIASES, json.dumps(aliases, indent=1).encode())

@@ -1,0 +1,50 @@
+"""Unfinished jobs are limited over HTTP: for each caller, and altogether."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.main import create_app
+from tests.end_to_end.support.jobs import TRAINING
+from tests.support.compiled_cache import share_compiled
+from tests.support.local import LOCAL
+from worker.broker.embedded import EmbeddedBroker
+from worker.settings import Settings
+
+
+@pytest.fixture
+def client(tmp_path: Path, no_shipped_models: None) -> Iterator[TestClient]:
+    """A service without a worker that takes two unfinished jobs of a caller."""
+    settings = Settings(
+        home=share_compiled(tmp_path),
+        runtime_dir=Path(f"/tmp/snf-job-limits-{os.getpid()}"),
+        redis_url=None,
+        max_jobs_per_caller=2,
+    )
+    broker = EmbeddedBroker(settings)
+    broker.start()
+    with TestClient(create_app(settings), LOCAL) as client:
+        yield client
+    broker.stop()
+    settings.runtime_folder.rmdir()
+
+
+def test_a_caller_with_too_many_unfinished_jobs_is_told_to_wait(client: TestClient) -> None:
+    request = TRAINING | {"model": "limited"}
+    paused, queued = (client.post("/v1/jobs", json=request).json() for _ in range(2))
+    assert "caller" not in queued
+    assert client.post(f"/v1/jobs/{paused['id']}/pause").json()["status"] == "paused"
+    refused = client.post("/v1/jobs", json=request)
+    assert (refused.status_code, refused.json()["type"], refused.headers["retry-after"]) == (429, "queue-full", "60")
+    assert refused.json()["detail"] == (
+        "this caller has 2 unfinished jobs, and may have 2; wait until some have ended, or cancel some"
+    )
+    assert client.post(f"/v1/jobs/{queued['id']}/cancel").json()["status"] == "cancelled"
+    retry = client.post(f"/v1/jobs/{queued['id']}/retry")
+    assert retry.status_code == 202
+    again = client.post(f"/v1/jobs/{queued['id']}/retry")
+    assert (again.status_code, again.json()["id"]) == (202, retry.json()["id"]), "it is the same job"
+    assert client.delete(f"/v1/jobs/{queued['id']}").json()["job"] == retry.json()["id"]

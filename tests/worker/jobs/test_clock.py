@@ -1,0 +1,136 @@
+"""The clock of the job store is set back or forward: no job is lost, doubled or delayed by it.
+
+The clock of a real server cannot be set, so its times are moved against it instead.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.worker.support.helpers import make_reconciler
+from worker.broker.connection import redis_client
+from worker.jobs.record import Job, Status
+from worker.jobs.shards import Shards
+from worker.jobs.store import JobStore
+from worker.queues import Queue
+from worker.runtime.clock_watch import ClockWatch
+from worker.settings import Settings
+
+Add = Callable[..., Job]
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def server(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def client(settings: Settings, served: None) -> Any:
+    return redis_client(settings)
+
+
+def shift(client: Any, settings: Settings, milliseconds: int) -> None:
+    """Moves all times of the store, as if the clock had been set by that much in the other direction."""
+    prefix = settings.key_prefix
+    indices = ["leases", "finished", *(key.removeprefix(prefix) for key in client.keys(f"{prefix}waiting:*"))]
+    for index in indices:
+        for job_id, score in client.zrange(prefix + index, 0, -1, withscores=True):
+            client.zadd(prefix + index, {job_id: score + milliseconds})
+    for key in client.keys(f"{prefix}taken:*"):
+        client.set(key, int(client.get(key)) + milliseconds)
+    for key in client.keys(f"{prefix}job:*"):
+        for name in ("dispatched", "lease_expires"):
+            if client.hexists(key, name):
+                client.hincrby(key, name, milliseconds)
+
+
+def lost(store: JobStore) -> list[str]:
+    return store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False)
+
+
+def test_after_the_clock_was_set_back_waiting_jobs_are_sent_once(
+    store: JobStore, client: Any, settings: Settings, add: Add
+) -> None:
+    store.take(add().id, "w", 30)
+    before = add().id
+    shift(client, settings, HOUR_MS)
+    assert store.cap_times() == 3, "the message of a job that waits, that of one that was taken, and a lease"
+    time.sleep(0.02)
+    after = add().id
+    time.sleep(0.02)
+    assert lost(store) == [], "no later job was taken"
+    store.take(after, "w", 30)
+    assert lost(store) == [before]
+    assert store.cap_times() == 0
+
+
+def test_a_job_taken_after_the_clock_was_set_back_counts_at_once(
+    store: JobStore, client: Any, settings: Settings, add: Add
+) -> None:
+    store.take(add().id, "w", 30)
+    shift(client, settings, HOUR_MS)
+    waiting = add().id
+    time.sleep(0.02)
+    store.take(add().id, "w", 30)  # before any sweep
+    time.sleep(0.02)
+    assert lost(store) == [waiting]
+    later = add().id
+    time.sleep(0.02)
+    assert later not in lost(store)
+
+
+def test_after_the_clock_was_set_back_a_lease_ends_in_its_time(
+    store: JobStore, client: Any, settings: Settings, add: Add
+) -> None:
+    vanished, alive = add(), add()
+    store.take(vanished.id, "w", 0.2)
+    attempt = store.take(alive.id, "w", 30) or 0
+    shift(client, settings, HOUR_MS)
+    assert store.cap_times() >= 2
+    time.sleep(0.3)
+    assert store.expired_leases() == [vanished.id]
+    assert store.expire(vanished.id, 3) == "queued"
+    assert store.expire(alive.id, 3) == "kept"
+    store.renew(alive.id, attempt, 30)
+
+
+def test_after_the_clock_was_set_back_a_claimed_shard_is_free_again(client: Any, settings: Settings) -> None:
+    shards = Shards(client, settings.key_prefix, "a-job")
+    shards.offer([1])
+    assert shards.claim(30) is not None
+    assert shards.claim(30) is None
+    client.zincrby(f"{settings.key_prefix}shards:a-job", HOUR_MS, "1")
+    assert shards.claim(30) is not None
+    assert shards.claim(30) is None
+
+
+def test_after_the_clock_was_set_forward_living_workers_keep_their_jobs(
+    store: JobStore, client: Any, settings: Settings, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = add()
+    attempt = store.take(job.id, "w", 30) or 0
+    store.running(job.id, attempt)
+    shift(client, settings, -HOUR_MS)
+    sweeper = make_reconciler(store, settings)
+    with monkeypatch.context() as patch:
+        clock = store.clock_ms
+        patch.setattr(store, "clock_ms", lambda: clock() - HOUR_MS)
+        assert sweeper.sweep() == 0
+    assert store.expired_leases() == [job.id], "now the clock is an hour later"
+    assert sweeper.sweep() == 0
+    assert sweeper.sweep() == 0, "there is time for two heartbeats"
+    store.renew(job.id, attempt, 30)
+    time.sleep(2 * settings.heartbeat_seconds)
+    assert sweeper.sweep() == 0
+    assert store.get(job.id).status is Status.RUNNING
+    shift(client, settings, -HOUR_MS)
+    assert sweeper.sweep() == 1, "a worker that does not renew its lease loses its job all the same"
+
+
+def test_a_jump_is_told_from_time_that_passes() -> None:
+    watch = ClockWatch(tolerance_s=5)
+    steps = [(1000, 0), (1010, 10), (1024, 20), (1030, 30), (4640, 40), (4650, 50), (3000, 60), (3010, 70)]
+    assert [watch.jump(server, here) for server, here in steps] == [0, 0, 0, 0, 3600, 0, -1660, 0]

@@ -1,0 +1,131 @@
+"""Detection of child processes that run but do not answer."""
+
+import http.client
+import logging
+import math
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
+from worker.errors import BrokerDown
+from worker.jobs.worker_registry import WorkerRegistry
+from worker.runtime.supervisor import worker_name
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 5.0
+"""Pause between two probes, so that a loaded machine has time to recover."""
+_TIMEOUT_S = 5.0
+"""Longest wait for an answer over HTTP."""
+_MISSES = 6
+"""Missed probes in a row after which a process hangs."""
+_MISSES_AT_START = 120
+"""The same for a process that has not answered yet: ten minutes or more, as it may import from a slow disk."""
+
+Probe = Callable[[int], bool]
+"""A function that is called with a process id and returns whether that process answers."""
+
+
+class HangWatch:
+    """Thread that probes a process every 5 s and counts the missed probes in a row.
+
+    Probes are counted instead of seconds: the time in which the machine was suspended, or this process was stopped,
+    holds none.
+
+    Args:
+        pid: Id of the process.
+        probe: Returns whether the process answers.
+        patience_s: Time in seconds that a process may take to end itself, in which it answers no longer.
+    """
+
+    def __init__(self, pid: int, probe: Probe, patience_s: float = 0.0) -> None:
+        self.pid = pid
+        self._probe = probe
+        self._most = max(_MISSES, math.ceil(patience_s / _EVERY_S))
+        self._answered = False
+        self._misses = 0
+        self._stop = threading.Event()
+        # A daemon, so that a probe in progress does not delay the end of the launcher.
+        self._thread = threading.Thread(target=self._loop, name=f"hang-watch-{pid}", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to end after its current probe; return without waiting for it."""
+        self._stop.set()
+
+    @property
+    def hung(self) -> str | None:
+        """A phrase on the missed probes of a process that hangs; None of one that answers or still starts."""
+        misses = self._misses
+        if misses < (self._most if self._answered else max(self._most, _MISSES_AT_START)):
+            return None
+        return f"has not answered {misses} times in a row"
+
+    def _loop(self) -> None:
+        while not self._stop.wait(_EVERY_S):
+            try:
+                answers = self._probe(self.pid)
+            except Exception:
+                # A fault of the probe must not end a sound process.
+                log.exception("process %d could not be probed", self.pid)
+                continue
+            if answers:
+                self._answered, self._misses = True, 0
+            else:
+                self._misses += 1
+
+
+def service_probe(url: str) -> Probe:
+    """Return a probe of the HTTP service at ``url`` by its ``/healthz``; any answer counts, also a refusal."""
+    # The service is on this machine: a proxy in HTTP_PROXY must not be used.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def probe(_pid: int) -> bool:
+        try:
+            with opener.open(f"{url}/healthz", timeout=_TIMEOUT_S):
+                return True
+        except (urllib.error.HTTPError, http.client.HTTPException, ConnectionResetError, BrokenPipeError):
+            # It was accepted, and then refused because too many connections are open.
+            return True
+        except OSError:
+            return False
+
+    return probe
+
+
+def worker_probe(settings: Settings) -> Probe:
+    """Return a probe of a worker by its entry in the registry of workers, which each of its heartbeats renews.
+
+    In an outage of the broker workers count as alive, because they cannot renew their entries then.
+    """
+
+    def probe(pid: int) -> bool:
+        client = redis_client(settings)
+        try:
+            return WorkerRegistry(client, settings.key_prefix).announced(worker_name(pid))
+        except BrokerDown:
+            return True
+        finally:
+            client.close()
+
+    return probe
+
+
+def broker_probe(settings: Settings) -> Probe:
+    """Return a probe of the embedded broker by PING to its server.
+
+    The process of the broker replaces a server that hangs. This probe detects that both hang.
+    """
+    broker = EmbeddedBroker(settings)
+
+    def probe(_pid: int) -> bool:
+        return broker.alive()
+
+    return probe

@@ -1,0 +1,28 @@
+"""Detection of jumps of the job store's clock, which leases and waiting times are counted by."""
+
+
+class ClockWatch:
+    """Comparison of the time that passed on the Redis server's clock with that on this process's monotonic clock.
+
+    The server's clock is that of its machine: a person, a time server, or the end of a suspension may set it.
+
+    Args:
+        tolerance_s: Difference in seconds between the two that is no jump.
+    """
+
+    def __init__(self, tolerance_s: float) -> None:
+        self._tolerance_s = tolerance_s
+        self._offset_s: float | None = None
+
+    def jump(self, server_s: float, monotonic_s: float) -> float:
+        """Return by how many seconds the server's clock jumped since the last call, 0 if it did not.
+
+        Args:
+            server_s: Time of the server in seconds since 1970.
+            monotonic_s: Time of this process's monotonic clock at the same moment, in seconds.
+        """
+        offset_s = server_s - monotonic_s
+        before_s, self._offset_s = self._offset_s, offset_s
+        if before_s is None or abs(offset_s - before_s) <= self._tolerance_s:
+            return 0.0
+        return offset_s - before_s
