@@ -215,6 +215,14 @@ class StorageFull(ModelsError):
     kind = ErrorKind.NO_SPACE
 
 
+class StorageReadOnly(ModelsError):
+    """Raised where the disk is mounted read-only, or this process may not write to the folder."""
+
+    slug = "storage-read-only"
+    title = "The disk cannot be written"
+    kind = ErrorKind.NO_SPACE
+
+
 class FolderTaken(ModelsError):
     """Raised for a training run whose output folder holds a finished run of another dataset, preset or settings."""
 

@@ -37,7 +37,7 @@ Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the model's own c
             "description": "The job is queued.",
             "headers": {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}},
         },
-        **responses(401, 404, 409, 413, 415, 422, 429, 500, 503),
+        **responses(401, 404, 409, 413, 415, 422, 429, 500, 503, 507),
     },
 )
 def calibrate_model(
@@ -85,7 +85,7 @@ def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
     operation_id="choose_calibration",
     summary="Use another calibration",
     dependencies=[MayAdminister],
-    responses=responses(401, 404, 409, 413, 415, 422, 429, 500),
+    responses=responses(401, 404, 409, 413, 415, 422, 429, 500, 507),
 )
 def choose_calibration(
     ref: str, choice: CalibrationChoice, registry: RegistryDep, recent: RecentEvidenceDep

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from app.access.callers import caller_of
 from app.http.body_limit import BodyTooLarge
 from app.http.errors import Problem, draining
 from app.http.shares import FairShares
-from models.errors import StorageFull
 
 CHUNK_BYTES = 2**20
 """Bytes that are passed from the event loop to the thread of an upload at once."""
@@ -105,17 +103,13 @@ class UploadWatch:
 
 @contextmanager
 def upload_problems() -> Iterator[None]:
-    """Context manager that raises a 400 error if the client left, and ``StorageFull`` if the disk is full."""
+    """Context manager that raises a 400 error if the client left."""
     try:
         yield
     except ClientDisconnect as error:
         raise Problem(
             400, "upload-cut-off", "The upload was cut off", "the client disconnected before the end"
         ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise StorageFull(f"the disk is full: {error.strerror}") from error
 
 
 @contextmanager

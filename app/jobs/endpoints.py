@@ -64,7 +64,7 @@ class JobQuery(BaseModel):
             "description": "The job is queued.",
             "headers": {"Location": {"description": "Path of the job.", "schema": {"type": "string"}}},
         },
-        **responses(401, 409, 413, 415, 422, 429, 500, 503),
+        **responses(401, 409, 413, 415, 422, 429, 500, 503, 507),
     },
 )
 def submit_job(
@@ -168,7 +168,7 @@ def get_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep) -> Job
     dependencies=[MayAdminister],
     status_code=204,
     response_class=Response,
-    responses=responses(401, 404, 409, 422, 500, 503),
+    responses=responses(401, 404, 409, 422, 500, 503, 507),
 )
 def delete_job(job_id: JobId, service: JobServiceDep) -> None:
     """Delete the record of a job that has ended, with its result, curve, log and files; its model stays.
@@ -229,7 +229,7 @@ def resume_job(job_id: JobId, service: JobServiceDep) -> JobView:
             "description": "A new job is queued, with `retry_of` this job. A second call returns the same job.",
             "headers": {"Location": {"description": "Path of the new job.", "schema": {"type": "string"}}},
         },
-        **responses(401, 404, 409, 422, 500, 503),
+        **responses(401, 404, 409, 422, 500, 503, 507),
     },
 )
 def retry_job(job_id: JobId, service: JobServiceDep, response: Response, scope: CallerScope) -> JobView:

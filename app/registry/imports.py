@@ -15,7 +15,6 @@ from models.artifacts.manifest import FILE, read_manifest
 from models.artifacts.tar import unpack
 from models.atomic_files import write_atomically
 from models.datasets.ingest.limits import DiskQuota
-from models.datasets.store import RESERVE
 from models.naming import check_name
 from models.registry.registry import Registry
 from models.registry.version import ModelVersion
@@ -57,7 +56,7 @@ class ModelUploads:
         with upload_slot(self._slots, request), upload_problems(), self._folders.new() as folder:
             body = UploadBody(request, self._settings.max_model_bytes, self._draining)
             # For a moment the files exist twice, here and in the registry.
-            room = DiskQuota(folder, None, RESERVE)
+            room = DiskQuota(folder, None)
             room.require(2 * body.declared)
             # Error texts show the last parts of a file's path, so they begin with the name.
             artifact = folder / name / "upload"

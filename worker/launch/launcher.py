@@ -13,6 +13,7 @@ from types import FrameType
 
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
+from worker.broker.reserve import BrokerReserve
 from worker.errors import BrokerDown, BrokerStartFailed
 from worker.jobs.store import JobStore
 from worker.keys.first_key import ensure_keys
@@ -104,8 +105,10 @@ class Installation:
         started = time.monotonic()
         if self._broker is not None:
             self._broker.start()
-            if not self._until(self._broker_answers, started):
+            if not self._until(lambda: self._broker_answers() or not self._broker_has_room(), started):
                 return self._give_up("the broker")
+            if not self._broker_has_room():
+                self._echo(f"the disk of {self._settings.home} is full: jobs go on when there is room")
         for process in self._others:
             process.start()
         if not self._until(self._service_is_ready, started):
@@ -166,6 +169,9 @@ class Installation:
         finally:
             client.close()
         return True
+
+    def _broker_has_room(self) -> bool:
+        return BrokerReserve(self._settings).has_room()
 
     def _service_is_ready(self) -> bool:
         # The service is on this machine: a proxy in HTTP_PROXY must not be used.
