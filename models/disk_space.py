@@ -49,7 +49,26 @@ def require_room(folder: Path, count: int = 1, reserve: int = RESERVE) -> None:
 
 def existing_folder(path: Path) -> Path:
     """Return ``path`` if it exists, else the closest folder above it that does."""
-    return next((folder for folder in (path, *path.parents) if folder.exists()), Path.cwd())
+    return next((folder for folder in (path, *path.parents) if os.path.exists(folder)), Path.cwd())  # noqa: PTH110
+
+
+def folder_problem(folder: Path, *, writes: bool) -> str | None:
+    """Return a sentence on what keeps this process from using a folder, also one to be created; None if nothing does.
+
+    Args:
+        folder: The folder.
+        writes: Whether it has to be writable.
+    """
+    existing = existing_folder(folder)
+    if not existing.is_dir():
+        return f"expected a folder, got {folder}: {existing} is a file"
+    if writes and not os.access(existing, os.W_OK | os.X_OK):
+        read_only = os.statvfs(existing).f_flag & os.ST_RDONLY
+        reason = "its file system is read-only" if read_only else "this user has no right to"
+        return f"expected a folder that can be written, got {folder}: {reason}"
+    if not os.access(existing, os.R_OK | os.X_OK):
+        return f"expected a folder that can be read, got {folder}: this user has no right to"
+    return None
 
 
 def storage_error(error: BaseException) -> StorageFull | StorageReadOnly | None:

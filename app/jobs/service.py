@@ -14,6 +14,7 @@ from app.jobs.in_use import refuse_in_use
 from app.jobs.planning import JobPlan, plan_job, require_feasible
 from app.jobs.schemas import JobRequest
 from models.datasets import DatasetStore
+from models.disk_space import require_room
 from models.registry.registry import Registry
 from worker.errors import JobConflict, JobNotFound
 from worker.jobs.duration_model import DurationModel
@@ -65,6 +66,7 @@ class JobService:
 
         Raises:
             Problem: 403 where the job needs another role, 422 where it cannot succeed.
+            StorageFull: The disk has no room for the files of a job.
         """
         _require_role(scope, promote=request.promote, type=request.type, parameters=request.parameters)
         # Without an absent architecture, so that keys of earlier versions still belong to their requests.
@@ -77,6 +79,7 @@ class JobService:
         plan = self.plan(request)
         if not request.force:
             require_feasible(plan)
+        require_room(self.settings.home)
         if request.type == "recommend":
             return submit_recommendation(
                 self.jobs,
@@ -121,8 +124,9 @@ class JobService:
     def retry(self, job_id: str, scope: Scope) -> Job:
         """Queue a failed or cancelled job again as a new job, and return the record of the new job.
 
-        Raises a 403 error if the role of the caller is too low.
+        Raises a 403 error if the role of the caller is too low, and ``StorageFull`` if the disk is full.
         """
+        require_room(self.settings.home)
         job = self.jobs.get(job_id)
         _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
         return retry(self.jobs, self.celery, job_id)

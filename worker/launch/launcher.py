@@ -47,7 +47,7 @@ def supervise(
         Exit code: 0 after a clean stop, 2 if the port is in use or no device can serve a wanted queue, 1 if a process
         keeps dying before everything is ready.
     """
-    echo = echo or _print
+    echo = _despite_full_disk(echo or _print)
     busy = port_problem(settings.host, settings.port)
     if busy is not None:
         echo(busy)
@@ -72,6 +72,18 @@ def supervise(
         installation.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _despite_full_disk(echo: Callable[[str], None]) -> Callable[[str], None]:
+    """Return ``echo`` without its errors: the output may be a file on a full disk, and everything must go on."""
+
+    def try_to_echo(line: str) -> None:
+        try:
+            echo(line)
+        except OSError as error:
+            log.warning("not printed, %s: %s", error.strerror, line)
+
+    return try_to_echo
 
 
 def _print(line: str) -> None:
