@@ -215,8 +215,8 @@ class Callers:
         datasets = {dataset["name"] for dataset in self.client.document("/v1/datasets")["datasets"]}
         self._same("missing datasets", self.datasets - datasets, set())
         self._same("datasets that were deleted or refused", datasets & self.gone, set())
-        model = self.client.document(f"/v1/models/{NAME}")
-        self._same("missing versions", self.versions - {one["version"] for one in model["versions"]}, set())
+        (model,) = (one for one in self.client.document("/v1/models")["models"] if one["name"] == NAME)
+        self._same("missing versions", self.versions - set(model["versions"]), set())
         for alias, version in self.aliases.items():
             if alias != "live":  # trainings promote their versions
                 self._same(f"alias {alias}", model["aliases"][alias], version)

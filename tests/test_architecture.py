@@ -28,6 +28,7 @@ MAY_IMPORT = {
 LAYERS = (
     {"attainable", "suggestions"},
     {"errors", "steps", "prefetch", "threads"},
+    {"disk_space"},
     {"atomic_files", "devices", "naming", "archives"},
     {"images", "bijections"},
     {"flows", "datasets"},
@@ -54,6 +55,7 @@ LOOSE = {
         "naming",
         "devices",
         "atomic_files",
+        "disk_space",
         "prefetch",
         "steps",
         "suggestions",

@@ -78,7 +78,8 @@ def error_messages() -> Iterator[None]:
         if error.filename is None and problem is None:
             raise  # a closed stdout
         code = USAGE if isinstance(problem, StorageReadOnly) else SERVICE
-        raise fail(f"{error.filename or 'the file'}: {error.strerror}", code) from error
+        what = error.filename or (problem.title if problem else "the file")
+        raise fail(f"{what}: {error.strerror}", code) from error
 
 
 def read_settings(*, writes: bool = False) -> Settings:

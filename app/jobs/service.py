@@ -76,10 +76,10 @@ class JobService:
         if known is not None:
             # Not checked again: its model or dataset may have been changed or deleted since.
             return known
+        require_room(self.settings.home)
         plan = self.plan(request)
         if not request.force:
             require_feasible(plan)
-        require_room(self.settings.home)
         if request.type == "recommend":
             return submit_recommendation(
                 self.jobs,

@@ -53,6 +53,11 @@ class EmbeddedBroker:
         self._lock: IO[str] | None = None
         self._server: ValkeyServer | None = None
 
+    @property
+    def url(self) -> str:
+        """URL of the Valkey server."""
+        return broker_url(self._settings)
+
     def start(self, timeout: float = 30.0) -> Literal["started", "adopted", "attached"]:
         """Start the Valkey server, or use one that runs already; return ``started``, ``adopted`` or ``attached``.
 
@@ -187,10 +192,7 @@ def _shut_down(client: redis.Redis, deadline: float) -> None:
 
 
 def main() -> int:
-    """Run the embedded broker until SIGTERM or SIGINT and return 0; return 1 if the server stops answering.
-
-    While the disk is full, no server is started: it would exit at its first write.
-    """
+    """Run the embedded broker until SIGTERM or SIGINT and return 0; return 1 if the server stops answering."""
     settings = load_settings()
     configure_logging(settings, "broker")
     stop = threading.Event()
@@ -200,14 +202,23 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGINT, ask)
-    broker = EmbeddedBroker(settings)
+    code = keep(EmbeddedBroker(settings), stop)
+    log.info("broker stopped")
+    return code
+
+
+def keep(broker: EmbeddedBroker, stop: threading.Event) -> int:
+    """Run a broker until ``stop`` is set and return 0; return 1 if the server stops answering.
+
+    While the disk is full, no server is started: it would exit at its first write.
+    """
     broker.reserve.balance()
     if not (broker.alive() or broker.reserve.has_room()):
         log.error("the disk is full: the broker starts when there is room")
         while not broker.reserve.has_room():
             if stop.wait(0.5):
                 return 0
-    log.info("broker %s at %s", broker.start(), broker_url(settings))
+    log.info("broker %s at %s", broker.start(), broker.url)
     misses = 0
     while not stop.wait(0.5):
         broker.reserve.balance()
@@ -217,7 +228,6 @@ def main() -> int:
             log.error("the broker does not answer any longer")
             break
     broker.stop()
-    log.info("broker stopped")
     return 0 if stop.is_set() else 1
 
 
