@@ -1,8 +1,10 @@
 """The launcher behind ``snf up``: it runs broker, workers and HTTP service as child processes."""
 
 import logging
+import os
 import signal
 import socket
+import sys
 import threading
 import time
 import urllib.error
@@ -72,6 +74,16 @@ def supervise(
         installation.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
+        _drop_what_cannot_be_printed()
+
+
+def _drop_what_cannot_be_printed() -> None:
+    """Empty the buffer of stdout if its disk is full: else Python would end with exit code 120."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        log.warning("the last output is lost: %s", error.strerror)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _despite_full_disk(echo: Callable[[str], None]) -> Callable[[str], None]:

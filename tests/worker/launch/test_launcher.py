@@ -27,6 +27,14 @@ PROGRAM = (
     " service='{service}'))"
 )
 
+FULL_DISK = """import shutil
+from types import SimpleNamespace
+shutil.disk_usage = lambda _folder: SimpleNamespace(total=64 * 2**20, free=0)
+"""
+FULL_OUTPUT = """import sys
+sys.stdout = open("/dev/full", "w", buffering=1)
+"""
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -50,11 +58,11 @@ def parents() -> list[tuple[int, int]]:
 class Up:
     """A running launcher and what it printed."""
 
-    def __init__(self, settings: Settings, output: Path, service: str) -> None:
+    def __init__(self, settings: Settings, output: Path, service: str, before: str) -> None:
         self._output = output
         with output.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM.format(service=service)],
+                [sys.executable, "-c", before + PROGRAM.format(service=service)],
                 env={**os.environ, **settings.environment()},
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -88,8 +96,8 @@ def spacious(settings: Settings) -> Settings:
 def up(spacious: Settings) -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
 
-    def go(service: str = "tests.worker.support.fake_service") -> Up:
-        launcher = Up(spacious, spacious.home / f"said-{len(started)}.txt", service)
+    def go(service: str = "tests.worker.support.fake_service", before: str = "") -> Up:
+        launcher = Up(spacious, spacious.home / f"said-{len(started)}.txt", service, before)
         started.append(launcher)
         return launcher
 
@@ -164,3 +172,23 @@ def test_the_welcome_has_three_calls(tmp_path: Path) -> None:
     text = welcome(Settings(home=tmp_path, api_keys=("secret",)), 1.0)
     assert text.count("curl") == 3
     assert "secret" not in text
+
+
+def test_a_service_starts_on_a_full_disk_without_its_broker(up: Callable[..., Up], spacious: Settings) -> None:
+    launcher = up(before=FULL_DISK)
+    launcher.says(f"the disk of {spacious.home} is full: jobs go on when there is room")
+    launcher.says("ready after")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full, a file on a full disk")
+def test_an_output_on_a_full_disk_stops_nothing(up: Callable[..., Up], spacious: Settings) -> None:
+    launcher = up(before=FULL_OUTPUT)
+    until(lambda: "not printed, No space left on device" in launcher_log(spacious), 60)
+    launcher.process.terminate()
+    assert launcher.process.wait(60) == 0
+    assert "ready after" in launcher_log(spacious)
+
+
+def launcher_log(settings: Settings) -> str:
+    path = settings.logs_dir / "launcher.jsonl"
+    return path.read_text() if path.exists() else ""
