@@ -28,7 +28,7 @@ MAY_IMPORT = {
 LAYERS = (
     {"attainable", "suggestions"},
     {"errors", "steps", "prefetch", "threads"},
-    {"disk_space"},
+    {"disk_space", "validation_texts"},
     {"atomic_files", "devices", "naming", "archives"},
     {"images", "bijections"},
     {"flows", "datasets"},
@@ -56,6 +56,7 @@ LOOSE = {
         "devices",
         "atomic_files",
         "disk_space",
+        "validation_texts",
         "prefetch",
         "steps",
         "suggestions",

@@ -18,7 +18,8 @@ from starlette.responses import Response
 from app.http.methods import allowed_methods
 from app.http.schemas import RULES
 from models.disk_space import storage_error
-from models.errors import ErrorKind, ModelsError, NoLiveVersion, plain_text, with_value
+from models.errors import ErrorKind, ModelsError, NoLiveVersion
+from models.validation_texts import plain_text, with_value
 from worker.errors import BrokerDown, JobsError
 
 MEDIA_TYPE = "application/problem+json"
