@@ -22,6 +22,7 @@ from worker.jobs.record import Job
 from worker.jobs.retention import remove_job
 from worker.jobs.store import JobStore
 from worker.jobs.submission import (
+    ROOM_BYTES,
     fingerprint_of,
     resume,
     retry,
@@ -76,7 +77,7 @@ class JobService:
         if known is not None:
             # Not checked again: its model or dataset may have been changed or deleted since.
             return known
-        require_room(self.settings.home)
+        require_room(self.settings.home, ROOM_BYTES)
         plan = self.plan(request)
         if not request.force:
             require_feasible(plan)
@@ -126,7 +127,7 @@ class JobService:
 
         Raises a 403 error if the role of the caller is too low, and ``StorageFull`` if the disk is full.
         """
-        require_room(self.settings.home)
+        require_room(self.settings.home, ROOM_BYTES)
         job = self.jobs.get(job_id)
         _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
         return retry(self.jobs, self.celery, job_id)

@@ -23,6 +23,7 @@ from worker.jobs.duration_model import DurationModel
 from worker.jobs.events import AttemptSummary, EventReader
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
+from worker.jobs.submission import ROOM_BYTES
 from worker.runtime.attempt_monitor import AttemptMonitor
 from worker.runtime.devices import CPU, kind_of, variables
 from worker.runtime.process import AttemptProcess, Command, ExitCode, attempt_command, explain_exit
@@ -36,8 +37,6 @@ _OUTAGE_S = 0.5
 _STOPPING_PATIENCE_S = 5.0
 _ROOM_S = 1.0
 """Time in seconds between two checks for room on the disk."""
-_ROOM_BYTES = 4 * 2**20
-"""Bytes beside the reserve of the disk that a job needs to start; without them it would soon stop again."""
 _NO_ROOM = {
     "type": StorageFull.slug,
     "title": StorageFull.title,
@@ -154,7 +153,7 @@ class Supervisor:
         waiting = False
         while not self._stopping.is_set():
             try:
-                require_room(self._settings.home, _ROOM_BYTES)
+                require_room(self._settings.home, ROOM_BYTES)
             except StorageFull as problem:
                 if not waiting:
                     log.error("no job is taken: %s", problem.detail)
