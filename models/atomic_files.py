@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
+from models.disk_space import require_room
+
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")
 """Names of temporary files and folders."""
 
@@ -49,7 +51,7 @@ def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
         path: The file.
         mode: Its permissions, before the umask is applied.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
@@ -66,19 +68,22 @@ def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Create a temporary folder, which is renamed to ``path`` when the ``with`` block ends without an exception.
 
-    If the block raises, the temporary folder is removed.
+    It is then durable: its files and folders are synced, it is renamed, and its parent is synced. If the block raises,
+    the temporary folder is removed.
 
     Raises:
         FileExistsError: ``path`` exists at the end of the block.
+        StorageFull: The disk has no room beside its reserve.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require_room(path.parent)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     temporary.mkdir()
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _sync(file)
+        for inner in temporary.rglob("*"):
+            if not inner.is_symlink() and (inner.is_file() or inner.is_dir()):
+                _sync(inner)
         sync_folder(temporary)
         if path.exists():
             raise FileExistsError(str(path))
@@ -91,6 +96,17 @@ def new_folder(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its missing parents, each durable: its parent is synced before anything is put into it."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def remove_folder(path: Path) -> None:
@@ -110,7 +126,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     A missing folder is created.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,14 +1,11 @@
-"""Typed errors of the models package, each with a slug, a title, a kind and a text; texts for errors of pydantic."""
+"""Typed errors of the models package, each with a slug, a title, a kind and a text."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
 
 from models.attainable import unattainable
-from models.suggestions import closest
 
 
 class ErrorKind(StrEnum):
@@ -221,6 +218,14 @@ class StorageFull(ModelsError):
     kind = ErrorKind.NO_SPACE
 
 
+class StorageReadOnly(ModelsError):
+    """Raised where the disk is mounted read-only, or this process may not write to the folder."""
+
+    slug = "storage-read-only"
+    title = "The disk cannot be written"
+    kind = ErrorKind.NO_SPACE
+
+
 class FolderTaken(ModelsError):
     """Raised for a training run whose output folder holds a finished run of another dataset, preset or settings."""
 
@@ -355,47 +360,3 @@ class BackboneUnfit(ModelsError):
     slug = "backbone-unfit"
     title = "The backbone cannot be used"
     kind = ErrorKind.INVALID
-
-
-MAX_SHOWN_CHARACTERS = 40
-"""Longest wrong value that a message repeats."""
-
-
-def plain_text(error: Mapping[str, Any], known: Collection[str] = ()) -> str:
-    """Return what is wrong with a value as "expected ..., got ...", without words of the validation library.
-
-    Args:
-        error: An item of ``pydantic.ValidationError.errors()``.
-        known: Names of the parameters that there are, to suggest one in place of an unknown one.
-    """
-    match error["type"]:
-        case "extra_forbidden":
-            name = str(error["loc"][-1])
-            meant = closest(name, known)
-            return f"unknown parameter {name}; did you mean {meant}?" if meant else "there is no such parameter"
-        case "literal_error" | "enum":
-            detail = with_value(error["msg"].replace("Input should be", "expected", 1), error.get("input"))
-            meant = closest(str(error.get("input")), re.findall("'([^']*)'", error["ctx"]["expected"]))
-            return f"{detail}; did you mean {meant}?" if meant else detail
-        case "missing":
-            return "a value is required, and none was given"
-        case "model_type" | "dict_type":
-            return "expected an object"
-        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" | "finite_number":
-            detail = error["msg"].replace("Input should be", "expected a value", 1)
-        case "value_error" | "assertion_error":
-            detail = str(error["ctx"]["error"])
-        case _:
-            # "Input should be a valid integer, unable to parse string as an integer" and the like.
-            detail = error["msg"].partition(", unable to parse")[0]
-            for start in ("Input should be", "String should have", "Tuple should have"):
-                detail = detail.replace(start, "expected", 1)
-    return with_value(detail, error.get("input"))
-
-
-def with_value(detail: str, given: object) -> str:
-    """Return a text "expected ..." with ", got ..." at its end, where the value is short and not named yet."""
-    shown = isinstance(given, int | float | str) and len(str(given)) <= MAX_SHOWN_CHARACTERS
-    if shown and detail.startswith("expected") and ", got " not in detail:
-        return f"{detail}, got {given!r}"
-    return detail

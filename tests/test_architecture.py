@@ -28,6 +28,7 @@ MAY_IMPORT = {
 LAYERS = (
     {"attainable", "suggestions"},
     {"errors", "steps", "prefetch", "threads"},
+    {"disk_space", "validation_texts"},
     {"atomic_files", "devices", "naming", "archives"},
     {"images", "bijections"},
     {"flows", "datasets"},
@@ -63,6 +64,8 @@ LOOSE = {
         "naming",
         "devices",
         "atomic_files",
+        "disk_space",
+        "validation_texts",
         "prefetch",
         "steps",
         "suggestions",

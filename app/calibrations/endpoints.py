@@ -35,7 +35,7 @@ Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the model's own c
     dependencies=[MayTrain],
     responses={
         202: located("The job is queued.", "job"),
-        **responses(401, 404, 409, 413, 415, 422, 429, 500, 503),
+        **responses(401, 404, 409, 413, 415, 422, 429, 500, 503, 507),
     },
 )
 def calibrate_model(
@@ -96,7 +96,7 @@ def get_active_calibration(ref: str, registry: RegistryDep) -> CalibrationView:
     operation_id="choose_calibration",
     summary="Use another calibration",
     dependencies=[MayAdminister],
-    responses=responses(401, 404, 409, 413, 415, 422, 429, 500),
+    responses=responses(401, 404, 409, 413, 415, 422, 429, 500, 507),
 )
 def choose_calibration(
     ref: str, choice: CalibrationChoice, registry: RegistryDep, recent: RecentEvidenceDep

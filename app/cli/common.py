@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -61,34 +60,46 @@ def fail(message: str, code: int) -> typer.Exit:
 def error_messages() -> Iterator[None]:
     """Turn a known exception of the ``with`` block into a line on stderr and exit code 2 (usage) or 3 (service failed).
 
-    Known are ``ModelsError``, ``JobsError`` and ``Problem``: below HTTP status 500 the code is 2, else 3. It is 3 for a
-    file that cannot be read or written, and for a full disk.
+    Known are ``ModelsError``, ``JobsError`` and ``Problem``: below HTTP status 500 the code is 2, else 3. It is 2 for a
+    folder that cannot be written, and 3 for any other file that cannot be read or written, and for a full disk.
     """
     from app.http.errors import Problem, status_of
-    from models.errors import ModelsError
+    from models.disk_space import storage_error
+    from models.errors import ModelsError, StorageReadOnly
     from worker.errors import JobsError
 
     try:
         yield
     except (ModelsError, JobsError, Problem) as error:
-        code = USAGE if status_of(error) < 500 else SERVICE
+        code = USAGE if status_of(error) < 500 or isinstance(error, StorageReadOnly) else SERVICE
         raise fail(f"{error.title}: {error.detail}", code) from error
     except OSError as error:
-        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        problem = storage_error(error)
+        if error.filename is None and problem is None:
             raise  # a closed stdout
-        raise fail(f"{error.filename or 'the file'}: {error.strerror}", SERVICE) from error
+        code = USAGE if isinstance(problem, StorageReadOnly) else SERVICE
+        what = error.filename or (problem.title if problem else "the file")
+        raise fail(f"{what}: {error.strerror}", code) from error
 
 
-def read_settings() -> Settings:
-    """Return the settings from the environment; for an invalid variable, print why and exit with code 2."""
+def read_settings(*, writes: bool = False) -> Settings:
+    """Return the settings from the environment; for an invalid variable, print why and exit with code 2.
+
+    Args:
+        writes: Whether the command needs a data folder, ``SNF_HOME``, that can be written.
+    """
     from pydantic import ValidationError
 
+    from models.disk_space import folder_problem
     from worker.settings import load_settings
 
     try:
-        return load_settings()
+        settings = load_settings()
     except ValidationError as error:
         raise fail_validation(error, "settings") from error
+    if problem := folder_problem(settings.home, writes=writes):
+        raise fail(f"SNF_HOME: {problem}", USAGE)
+    return settings
 
 
 def registry() -> Registry:

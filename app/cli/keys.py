@@ -68,7 +68,7 @@ def create(
     _check("NAME", name, NAME, NAME_RULE)
     for option, rate in (("--requests", requests), ("--images", images)):
         _check(option, rate, RATE, "a rate such as 600/minute")
-    settings = read_settings()
+    settings = read_settings(writes=True)
     with _key_file(settings) as file:
         is_first = not settings.has_keys
         imported = None if settings.keys_file.exists() else import_key_file(settings)
@@ -111,7 +111,7 @@ def list_keys(as_json: Json = False) -> None:
 @keys.command()
 def revoke(ref: Ref, as_json: Json = False) -> None:
     """Make an API key invalid permanently, given its name or id; running services refuse it within a second."""
-    settings = read_settings()
+    settings = read_settings(writes=True)
     with _key_file(settings) as file:
         key = file.revoke(ref)
     _record(settings, "key-revoked", key)
@@ -131,7 +131,7 @@ def rotate(
 ) -> None:
     """Replace the secret text of an API key and print it; the old text stays valid for --overlap, by default 1 hour."""
     duration = _duration(overlap, "--overlap")
-    settings = read_settings()
+    settings = read_settings(writes=True)
     with _key_file(settings) as file:
         key, text = file.rotate(ref, duration)
     _print_secret(key, text, as_json)

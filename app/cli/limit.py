@@ -119,7 +119,7 @@ def _local(model: str, data: str | None, parameters: LimitParameters) -> tuple[i
     from models.limits.measure import measure_limits
     from models.scorer import Scorer
 
-    settings = read_settings()
+    settings = read_settings(writes=True)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     models = registry()

@@ -74,7 +74,7 @@ def _print_versions(url: str | None) -> None:
 def up(host: Host = None, port: Port = None) -> None:
     """Run Redis (unless REDIS_URL is set), the workers and the HTTP service on this machine until Ctrl-C."""
     _set(host=host, port=port)
-    settings = read_settings()
+    settings = read_settings(writes=True)
     from worker.launch.launcher import supervise
 
     with error_messages():
@@ -86,7 +86,7 @@ def up(host: Host = None, port: Port = None) -> None:
 def serve(host: Host = None, port: Port = None) -> None:
     """Run only the HTTP service, without Redis and workers, until Ctrl-C."""
     _set(host=host, port=port)
-    settings = read_settings()
+    settings = read_settings(writes=True)
     from app.server import serve as run
     from worker.log_setup import configure_logging
 
@@ -112,7 +112,7 @@ def worker(
 ) -> None:
     """Run only the worker processes, which take jobs from the Redis at REDIS_URL, by default that of this machine."""
     _set(queues=queues, devices=devices)
-    settings = read_settings()
+    settings = read_settings(writes=not check)
     if check:
         raise typer.Exit(_check_workers(settings))
     from worker.launch.workers import run_workers
@@ -162,13 +162,19 @@ def main() -> None:
     """Run the command line ``snf`` with the arguments in ``sys.argv``, and exit with the command's exit code.
 
     An unexpected error is printed with its traceback and ends with code 3: Python's own code 1 means an anomaly here.
+    A disk that takes no writes is no unexpected error.
     """
     relax_gc()
     keep_files_private()
     try:
         cli()
-    except Exception:
-        sys.excepthook(*sys.exc_info())
+    except Exception as error:
+        from models.disk_space import storage_error
+
+        if problem := storage_error(error):
+            typer.echo(f"snf: {problem.title}: {error}", err=True)
+        else:
+            sys.excepthook(*sys.exc_info())
         sys.exit(SERVICE)
 
 

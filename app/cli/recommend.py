@@ -84,7 +84,7 @@ def _local(name: str, parameters: RecommendParameters) -> RecommendationRecord:
     from models.recommendation.compare import compare_families
     from models.training.loop import Interrupted
 
-    settings = read_settings()
+    settings = read_settings(writes=True)
     if settings.train_threads is not None:
         torch.set_num_threads(settings.train_threads)
     store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)

@@ -136,7 +136,7 @@ def train(
         return
     if detach:
         raise fail("--detach: for a job of a service, needs --url", USAGE)
-    settings, device = read_settings(), device or "cpu"
+    settings, device = read_settings(writes=True), device or "cpu"
     given, folder = folder, folder or settings.home / "runs" / name
     with output_of_first_process(), error_messages(), stop_on_signals() as stop, ExitStack() as processes:
         from models.datasets import DatasetStore, load_dataset

@@ -144,7 +144,7 @@ def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Resp
     dependencies=[MayAdminister],
     status_code=204,
     response_class=Response,
-    responses=responses(401, 404, 409, 422, 500, 503),
+    responses=responses(401, 404, 409, 422, 500, 503, 507),
 )
 def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep) -> None:
     """Delete an uploaded dataset. 409 for a built-in dataset, and while a job that has not ended uses it.

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from app.datasets.form import DatasetForm
 from app.http.shares import FairShares
 from app.http.upload_folders import UploadFolders, note_target
-from app.http.uploads import UploadBody, UploadWatch, upload_problems, upload_slot
+from app.http.uploads import UploadBody, UploadWatch, upload_slot
+from models.atomic_files import make_folder
 from models.datasets import DatasetStore
 from models.datasets.ingest.limits import DiskQuota
 from models.datasets.report import DatasetReport
-from models.datasets.store import RESERVE
 from worker.sandbox.ingest import ingest
 from worker.settings import Settings
 
@@ -60,9 +60,9 @@ class DatasetUploads:
             DatasetTaken: The name is taken.
             StorageFull: The disk or the quota has no space.
         """
-        with upload_slot(self._slots, request), upload_problems(), self._folders.new() as folder:
-            self._store.root.mkdir(parents=True, exist_ok=True)
-            room = DiskQuota(self._store.root, self._settings.dataset_quota_bytes, RESERVE)
+        with upload_slot(self._slots, request), self._folders.new() as folder:
+            make_folder(self._store.root)
+            room = DiskQuota(self._store.root, self._settings.dataset_quota_bytes)
             body = UploadBody(request, self._settings.max_dataset_bytes, self._draining)
             room.require(body.declared)
             kind = request.headers.get("content-type")

@@ -42,7 +42,7 @@ def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftRe
     status_code=204,
     response_class=Response,
     dependencies=[MayAdminister],
-    responses=responses(401, 404, 409, 422, 500),
+    responses=responses(401, 404, 409, 422, 500, 507),
 )
 def acknowledge_drift(ref: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep) -> None:
     """End the alarm of all images together and start all their tests anew at the next image; sources keep theirs.
@@ -60,7 +60,7 @@ def acknowledge_drift(ref: str, request: Request, pool: ModelPoolDep, monitor: D
     status_code=204,
     response_class=Response,
     dependencies=[MayAdminister],
-    responses=responses(401, 404, 409, 422, 500),
+    responses=responses(401, 404, 409, 422, 500, 507),
 )
 def acknowledge_source_drift(
     ref: str, source: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep

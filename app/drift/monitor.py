@@ -53,7 +53,7 @@ class DriftMonitor:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._check_and_store()
+        self._check_and_store_or_log()
 
     def record(
         self, loaded: Loaded, source: str | None, p_values: Sequence[float], white_levels: Sequence[int] = ()
@@ -97,49 +97,54 @@ class DriftMonitor:
     def acknowledge(self, version: ModelVersion, source: str | None, caller: str) -> bool:
         """Drop the window of a source, or of all images for None, with its alarm; return whether there was one.
 
-        It starts anew at the next image, also after a restart; the log says so if that cannot be stored. Reads the
+        It starts anew at the next image, also after a restart. If that cannot be stored, nothing changes. Reads the
         manifest of the version.
 
         Args:
             version: The model version.
             source: Label of the source; None for all images together, which leaves the windows of the sources.
             caller: Name of the caller, for the log.
+
+        Raises:
+            OSError: The file of the windows cannot be written.
         """
         key = key_of(version)
-        if not self._windows.reset(key, source, version.manifest.log_dets.weights_sha256):
+        dropped = self._windows.reset(key, source, version.manifest.log_dets.weights_sha256)
+        if dropped is None:
             return False
+        try:
+            self._check_and_store()
+        except OSError:
+            self._windows.put_back(key, source, dropped)
+            raise
         log.warning("%s acknowledged drift of %s: its window starts anew", caller, label_of(key, source))
-        self._check_and_store()
-        if not self._writable:
-            log.error("%s cannot be written, so a restart would bring the drift of %s back", self._path, key)
         return True
 
     def _loop(self) -> None:
         while not self._stop.wait(EVERY_S):
             try:
-                self._check_and_store()
+                self._check_and_store_or_log()
             except Exception:
                 # Without the thread nothing would be stored any more.
                 log.exception("drift could not be checked")
 
-    def _check_and_store(self) -> None:
-        with self._storing:
-            self._check_and_store_changes()
-
-    def _check_and_store_changes(self) -> None:
-        changes = self._windows.changes
-        if changes == self._stored_changes:
-            return
-        # Logs alarms that start or end.
-        self.all()
+    def _check_and_store_or_log(self) -> None:
         try:
-            storage.save(self._windows, self._path)
+            self._check_and_store()
         except OSError as error:
             if self._writable:
                 log.error("%s cannot be written, so a restart would forget drift: %s", self._path, error.strerror)
             self._writable = False
-            return
-        self._stored_changes, self._writable = changes, True
+
+    def _check_and_store(self) -> None:
+        with self._storing:
+            changes = self._windows.changes
+            if changes == self._stored_changes:
+                return
+            # Logs alarms that start or end.
+            self.all()
+            storage.save(self._windows, self._path)
+            self._stored_changes, self._writable = changes, True
 
 
 def key_of(version: ModelVersion) -> Key:

@@ -119,8 +119,8 @@ class DriftWindows:
                 return 0
             return sum(window.any_alarm_since is not None for _, window in group.windows())
 
-    def reset(self, key: Key, source: str | None, weights: str) -> bool:
-        """Drop a window with its alarm, so that it starts anew at the next image; return whether there was one.
+    def reset(self, key: Key, source: str | None, weights: str) -> Window | None:
+        """Drop a window with its alarm, so that it starts anew at the next image; return it, None if there was none.
 
         Args:
             key: The model.
@@ -130,15 +130,27 @@ class DriftWindows:
         with self._looking, self._lock:
             group = self._groups.get(key)
             if group is None or group.reference.weights != weights:
-                return False
+                return None
             if source is not None:
                 dropped = group.sources.pop(source, None)
             else:
                 dropped, group.everything = group.everything, self._window()
             if dropped is None or not dropped.count:
-                return False
+                return None
             self._changes += 1
-            return True
+            return dropped
+
+    def put_back(self, key: Key, source: str | None, window: Window) -> None:
+        """Undo ``reset``: put the window back that it returned, without the images that were recorded since."""
+        with self._looking, self._lock:
+            group = self._groups.get(key)
+            if group is None:
+                return
+            if source is None:
+                group.everything = window
+            else:
+                group.sources[source] = window
+            self._changes += 1
 
     def models(self) -> list[Key]:
         """Return the keys (model name, version, calibration number) for which there are recent p-values."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 import logging
+import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ from starlette.responses import Response
 
 from app.http.methods import allowed_methods
 from app.http.schemas import RULES
-from models.errors import ErrorKind, ModelsError, NoLiveVersion, plain_text, with_value
+from models.disk_space import storage_error
+from models.errors import ErrorKind, ModelsError, NoLiveVersion
+from models.validation_texts import plain_text, with_value
 from worker.errors import BrokerDown, JobInUse, JobsError, TooManyJobs
 
 MEDIA_TYPE = "application/problem+json"
@@ -174,6 +177,7 @@ def problem_response(problem: Problem, instance: str) -> Response:
 
 def problem_of(error: Exception) -> Problem:
     """Return any exception as a ``Problem`` (RFC 9457); an unexpected one becomes a 500 without internal details."""
+    error = storage_error(error) or error
     match error:
         case Problem():
             return error
@@ -231,6 +235,13 @@ def pointer_of(location: Sequence[str | int]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
 
 
+async def _answer_storage(request: Request, error: Exception) -> Response:
+    """Answer an exception of a disk that takes no writes; pass on any other exception of the operating system."""
+    if storage_error(error) is None:
+        raise error
+    return await _answer(request, error)
+
+
 async def _answer(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     request.scope[ERROR] = error
@@ -256,6 +267,8 @@ def install(app: FastAPI) -> None:
     for kind in (Problem, ModelsError, JobsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
     app.add_exception_handler(ClientDisconnect, _note_disconnect)
+    for kind in (OSError, sqlite3.Error):
+        app.add_exception_handler(kind, _answer_storage)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from app.access.callers import caller_of
 from app.http.body_limit import BodyTooLarge
 from app.http.errors import Problem, draining
 from app.http.shares import FairShares
-from models.errors import StorageFull
 
 CHUNK_BYTES = 2**20
 """Bytes that are passed from the event loop to the thread of an upload at once."""
@@ -101,17 +99,6 @@ class UploadWatch:
             self._checked = time.monotonic()
             if anyio.from_thread.run(self._request.is_disconnected):
                 raise ClientDisconnect
-
-
-@contextmanager
-def upload_problems() -> Iterator[None]:
-    """Context manager that raises ``StorageFull`` if the disk is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise StorageFull(f"the disk is full: {error.strerror}") from error
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class JobQuery(BaseModel):
     status_code=202,
     responses={
         202: located("The job is queued.", "job"),
-        **responses(401, 409, 413, 415, 422, 429, 500, 503),
+        **responses(401, 409, 413, 415, 422, 429, 500, 503, 507),
     },
 )
 def submit_job(
@@ -166,7 +166,7 @@ def get_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep) -> Job
     dependencies=[MayAdminister],
     status_code=204,
     response_class=Response,
-    responses=responses(401, 404, 409, 422, 500, 503),
+    responses=responses(401, 404, 409, 422, 500, 503, 507),
 )
 def delete_job(job_id: JobId, service: JobServiceDep) -> None:
     """Delete the record of a job that has ended, with its result, curve, log and files; its model stays.
@@ -224,7 +224,7 @@ def resume_job(job_id: JobId, service: JobServiceDep) -> JobView:
     status_code=202,
     responses={
         202: located("A new job is queued, with `retry_of` this job. A second call returns the same job.", "new job"),
-        **responses(401, 404, 409, 422, 500, 503),
+        **responses(401, 404, 409, 422, 500, 503, 507),
     },
 )
 def retry_job(job_id: JobId, service: JobServiceDep, response: Response, scope: CallerScope) -> JobView:

@@ -14,12 +14,14 @@ from app.access.permissions import require
 from app.jobs.planning import JobPlan, plan_job, require_feasible
 from app.jobs.schemas import JobRequest
 from models.datasets import DatasetStore
+from models.disk_space import require_room
 from models.registry.registry import Registry
 from worker.jobs.duration_model import DurationModel
 from worker.jobs.record import Job
 from worker.jobs.retention import remove_job
 from worker.jobs.store import JobStore
 from worker.jobs.submission import (
+    ROOM_BYTES,
     fingerprint_of,
     resume,
     retry,
@@ -65,6 +67,7 @@ class JobService:
         Raises:
             Problem: 403 where the job needs another role, 422 where it cannot succeed.
             TooManyJobs: The caller, or all callers together, have as many unfinished jobs as they may.
+            StorageFull: The disk has no room for the files of a job.
         """
         _require_role(scope, promote=request.promote, type=request.type, parameters=request.parameters)
         # Without an absent architecture, so that keys of earlier versions still belong to their requests.
@@ -76,6 +79,7 @@ class JobService:
         if known is not None:
             # Not checked again: its model or dataset may have been changed or deleted since.
             return known
+        require_room(self.settings.home, ROOM_BYTES)
         plan = self.plan(request)
         if not request.force:
             require_feasible(plan)
@@ -127,8 +131,9 @@ class JobService:
     def retry(self, job_id: str, scope: Scope) -> Job:
         """Queue a failed or cancelled job again as a new job, and return the record of the new job.
 
-        Raises a 403 error if the role of the caller is too low.
+        Raises a 403 error if the role of the caller is too low, and ``StorageFull`` if the disk is full.
         """
+        require_room(self.settings.home, ROOM_BYTES)
         job = self.jobs.get(job_id)
         _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
         return retry(self.jobs, self.celery, job_id, caller_of(scope).name)

@@ -73,7 +73,7 @@ async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: 
     "/aliases/{alias}",
     operation_id="move_alias",
     summary="Point an alias at a version",
-    responses=responses(401, 404, 409, 413, 415, 422, 429, 500),
+    responses=responses(401, 404, 409, 413, 415, 422, 429, 500, 507),
 )
 def move_alias(name: str, alias: Alias, target: AliasTarget, registry: RegistryDep) -> Aliases:
     """Create an alias of a model, or point it at another version. To undo, send the `previous` version returned.
@@ -93,7 +93,7 @@ def move_alias(name: str, alias: Alias, target: AliasTarget, registry: RegistryD
     summary="Remove an alias",
     status_code=204,
     response_class=Response,
-    responses=responses(401, 404, 409, 422, 500),
+    responses=responses(401, 404, 409, 422, 500, 507),
 )
 def delete_alias(name: str, alias: Alias, registry: RegistryDep) -> None:
     """Delete an alias of a model; the version that it points at stays.
@@ -109,7 +109,7 @@ def delete_alias(name: str, alias: Alias, registry: RegistryDep) -> None:
     summary="Delete a version",
     status_code=204,
     response_class=Response,
-    responses=responses(401, 404, 409, 422, 500, 503),
+    responses=responses(401, 404, 409, 422, 500, 503, 507),
 )
 def delete_version(name: str, version: Version, registry: RegistryDep, jobs: JobStoreDep) -> None:
     """Delete a model version with its calibrations. 409 if an alias points at it or an unfinished job uses it.
@@ -129,7 +129,7 @@ def delete_version(name: str, version: Version, registry: RegistryDep, jobs: Job
     status_code=204,
     response_class=Response,
     dependencies=[MayAdminister],
-    responses=responses(401, 404, 409, 422, 500, 503),
+    responses=responses(401, 404, 409, 422, 500, 503, 507),
 )
 def delete_model(ref: Name, registry: RegistryDep, jobs: JobStoreDep) -> None:
     """Delete a model with all versions, calibrations and aliases. 409 if an unfinished job uses or trains it.

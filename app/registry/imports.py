@@ -10,12 +10,11 @@ from starlette.requests import Request
 
 from app.http.shares import FairShares
 from app.http.upload_folders import UploadFolders
-from app.http.uploads import UploadBody, UploadWatch, upload_problems, upload_slot
+from app.http.uploads import UploadBody, UploadWatch, upload_slot
 from models.artifacts.manifest import FILE, read_manifest
 from models.artifacts.tar import unpack
 from models.atomic_files import write_atomically
 from models.datasets.ingest.limits import DiskQuota
-from models.datasets.store import RESERVE
 from models.naming import check_name
 from models.registry.registry import Registry
 from models.registry.version import ModelVersion
@@ -54,10 +53,10 @@ class ModelUploads:
             Problem: The upload was cut off, or there are too many at once.
         """
         check_name(name)
-        with upload_slot(self._slots, request), upload_problems(), self._folders.new() as folder:
+        with upload_slot(self._slots, request), self._folders.new() as folder:
             body = UploadBody(request, self._settings.max_model_bytes, self._draining)
             # For a moment the files exist twice, here and in the registry.
-            room = DiskQuota(folder, None, RESERVE)
+            room = DiskQuota(folder, None)
             room.require(2 * body.declared)
             # Error texts show the last parts of a file's path, so they begin with the name.
             artifact = folder / name / "upload"

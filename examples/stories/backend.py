@@ -31,6 +31,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 ROW = re.compile(r"^\| +(\d+) \| `([a-z-]+)` \| .+ \| `(\w+)` \|$", re.MULTILINE)
 NOT_PROVOKED = {
     "model-failed": "needs a model that is whole and cannot be loaded",
+    "storage-read-only": "needs a disk that is mounted read-only",
     "upload-cut-off": "the caller who cuts off an upload gets no answer",
     "draining": "only within the moment in which a service stops",
     "too-many-files": "needs a form of more files than one should send in an example",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.atomic_files import remove_leftovers, sync_folder, write_atomically
+from models.atomic_files import make_folder, remove_leftovers, sync_folder, write_atomically
 from models.errors import PlanDiffers
 from models.flows.architecture import DensityKind
 
@@ -86,7 +86,7 @@ class OpenPlan:
 
 def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
     """Store a bulk job's inputs in a folder and return the job; delete scores there that belong to other inputs."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     remove_leftovers(folder, LEFTOVER_SECONDS)
     if stored_plan(folder) != plan:
         # The old plan is replaced last, so that parts always belong to the stored plan.

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import uuid4
 
 from pydantic import ValidationError
 
-from models.atomic_files import new_folder, remove_leftovers
+from models.atomic_files import make_folder, new_folder, remove_folder, remove_leftovers
 from models.datasets.builtin import NAMES
 from models.datasets.choose_preprocessing import choose_preprocessing
 from models.datasets.dataset import Dataset, DatasetSummary
 from models.datasets.ingest.fill import REPORT, SHEET, Fill, NewDataset, fill_folder
-from models.datasets.ingest.limits import DiskQuota, Limits, full_disk
+from models.datasets.ingest.limits import DiskQuota, Limits
 from models.datasets.ingest.near_duplicates import NearDuplicates
 from models.datasets.ingest.sources import Source
 from models.datasets.prepared import LEFTOVER_SECONDS, Progress, no_progress, prepare
 from models.datasets.report import DatasetReport
+from models.disk_space import RESERVE, storage_errors
 from models.errors import DatasetNotFound, DatasetTaken
 from models.images.options import ImageOptions
 from models.images.preprocessing import Preprocessing
 from models.images.tiles import tile_plan
 from models.naming import check_name, is_name
 from models.suggestions import choices
-
-RESERVE = 256 * 2**20
 
 
 class DatasetStore:
@@ -93,10 +90,10 @@ class DatasetStore:
             StorageFull: There is no room for the images.
         """
         self.check_free(name)
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         remove_leftovers(self.root, LEFTOVER_SECONDS)
         new = NewDataset(name, sources, limits or Limits(), self._quota, self._reserve, near_duplicates)
-        with full_disk():
+        with storage_errors():
             try:
                 with new_folder(self.root / name) as folder:
                     fill(folder, new, progress)
@@ -110,13 +107,10 @@ class DatasetStore:
 
         Processes with its pixels in mapped memory keep them.
         """
-        folder = self._folder(name)
-        gone = self.root / f".{name}.{uuid4().hex}"  # atomic for readers
         try:
-            folder.rename(gone)
-        except FileNotFoundError as error:
+            remove_folder(self._folder(name))
+        except FileNotFoundError as error:  # another call has removed it
             raise self._not_found(name) from error
-        shutil.rmtree(gone)
 
     def summarize(self, name: str, config: ImageOptions) -> DatasetSummary:
         """Return the image shape of an uploaded dataset, and its numbers of training and calibration images.
@@ -137,7 +131,7 @@ class DatasetStore:
         """
         report = self.report(name)
         preprocessing = choose_preprocessing(config, report.facts, name)
-        with full_disk():
+        with storage_errors():
             return prepare(self._folder(name), report, preprocessing, self._room, progress)
 
     def _room(self) -> DiskQuota:

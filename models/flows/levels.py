@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
 
-from models.errors import plain_text
 from models.flows.layers.couplings import AffineCouplingSpec, Width
 from models.flows.layers.spec import AnyLayer, ImageShape, LayerSpec, parse_layer
+from models.validation_texts import plain_text
 
 MAX_LAYERS = 2048
 """Most layers of a flow."""

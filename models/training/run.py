@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from models.anomaly.fitting.reference_images import MOST_EVIDENCE_BYTES, evidence_bytes
 from models.artifacts.manifest import FILE, Manifest, read_manifest
+from models.atomic_files import make_folder
 from models.datasets import Dataset, DatasetSummary
 from models.devices import find_device
 from models.errors import ArchitectureInvalid
@@ -185,7 +186,7 @@ def _fit_features(
     if config.feature_steps and dataset.folds is not None:
         log("too few images to try Glow steps over features")
     elif config.feature_steps:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         plan = StepsPlan(config.feature_steps, config.feature_updates, config.seed, folder)
     fitted = fit_features(images, extractor, features, report, folds, config.suspect_share, plan)
     if fitted.steps is not None:

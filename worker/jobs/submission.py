@@ -20,6 +20,9 @@ from worker.queues import DeviceKind, ModelJobType, Queue
 
 log = logging.getLogger(__name__)
 
+ROOM_BYTES = 4 * 2**20
+"""Bytes beside the reserve of the disk without which no job is accepted or started: it would soon stop again."""
+
 
 def training_queue(device: DeviceKind, registry: WorkerRegistry) -> Queue:
     """Return the queue for training on a kind of device; ``auto`` means a GPU if a running worker has one, else CPU.

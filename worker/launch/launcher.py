@@ -1,8 +1,10 @@
 """The launcher behind ``snf up``: it runs broker, workers and HTTP service as child processes."""
 
 import logging
+import os
 import signal
 import socket
+import sys
 import threading
 import time
 import urllib.error
@@ -14,6 +16,7 @@ from types import FrameType
 
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker, ServerState
+from worker.broker.reserve import BrokerReserve
 from worker.broker.runtime_folder import runtime_folder_in_use
 from worker.errors import BrokerDown, BrokerStartFailed
 from worker.jobs.store import JobStore
@@ -53,7 +56,7 @@ def supervise(
     Raises:
         BrokerStartFailed: Another user may change the runtime folder.
     """
-    echo = echo or _print
+    echo = _despite_full_disk(echo or _print)
     busy = port_problem(settings.host, settings.port)
     if busy is not None:
         echo(busy)
@@ -81,6 +84,28 @@ def supervise(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        _drop_what_cannot_be_printed()
+
+
+def _drop_what_cannot_be_printed() -> None:
+    """Empty the buffer of stdout if its disk is full: else Python would end with exit code 120."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        log.warning("the last output is lost: %s", error.strerror)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _despite_full_disk(echo: Callable[[str], None]) -> Callable[[str], None]:
+    """Return ``echo`` without its errors: the output may be a file on a full disk, and everything must go on."""
+
+    def try_to_echo(line: str) -> None:
+        try:
+            echo(line)
+        except OSError as error:
+            log.warning("not printed, %s: %s", error.strerror, line)
+
+    return try_to_echo
 
 
 def _print(line: str) -> None:
@@ -119,8 +144,10 @@ class Installation:
         started = time.monotonic()
         if self._broker is not None:
             self._broker.start()
-            if not self._until(self._broker_answers, started):
+            if not self._until(lambda: self._broker_answers() or not self._broker_has_room(), started):
                 return self._give_up("the broker")
+            if not self._broker_has_room():
+                self._echo(f"the disk of {self._settings.home} is full: jobs go on when there is room")
         for process in self._others:
             process.start()
         if not self._until(self._service_is_ready, started):
@@ -181,6 +208,9 @@ class Installation:
         finally:
             client.close()
         return True
+
+    def _broker_has_room(self) -> bool:
+        return BrokerReserve(self._settings).has_room()
 
     def _service_is_ready(self) -> bool:
         # The service is on this machine: a proxy in HTTP_PROXY must not be used.

@@ -15,13 +15,14 @@ from worker.runtime.lifeline import Lifeline, child_environment
 
 
 class ExitCode(IntEnum):
-    """Exit codes of a job's process: done, failed for good, interrupted, cancelled, or replaced by a newer attempt.
+    """Exit codes of a job's process: done, failed, no room on the disk, interrupted, cancelled, or replaced.
 
     Any other exit code means that the process died, and the attempt is repeated.
     """
 
     DONE = 0
     REFUSED = 65  # another attempt would fail as well; the last `error` event names the cause
+    NO_ROOM = 74  # the disk takes no writes, perhaps not even that of an `error` event
     PREEMPTED = 75
     CANCELLED = 76
     STALE = 77  # a newer attempt owns the job

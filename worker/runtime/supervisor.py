@@ -15,11 +15,15 @@ from typing import Any, TypeVar
 
 from structlog.contextvars import bound_contextvars
 
+from models.atomic_files import make_folder
+from models.disk_space import require_room, storage_error
+from models.errors import StorageFull
 from worker.errors import BrokerDown, JobNotFound, StaleAttempt
 from worker.jobs.duration_model import DurationModel
 from worker.jobs.events import AttemptSummary, EventReader
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
+from worker.jobs.submission import ROOM_BYTES
 from worker.runtime.attempt_monitor import AttemptMonitor
 from worker.runtime.devices import CPU, kind_of, variables
 from worker.runtime.process import AttemptProcess, Command, ExitCode, attempt_command, explain_exit
@@ -31,6 +35,13 @@ _MAX_BACK_OFF_S = 60.0
 _MAX_DOUBLINGS = 6
 _OUTAGE_S = 0.5
 _STOPPING_PATIENCE_S = 5.0
+_ROOM_S = 1.0
+"""Time in seconds between two checks for room on the disk."""
+_NO_ROOM = {
+    "type": StorageFull.slug,
+    "title": StorageFull.title,
+    "detail": "the disk is full or takes no writes; the checkpoints of the job are kept",
+}
 
 T = TypeVar("T")
 
@@ -109,12 +120,15 @@ class Supervisor:
     def run(self, job_id: str) -> Outcome:
         """Run one attempt of a job in a child process until it ends; record its result and return it.
 
+        While the disk has no room, the job is not taken and stays queued.
+
         The lease is renewed once before the process starts, which confirms the attempt. Without it the attempt does not
         count as one that failed.
 
         Raises:
             BrokerDown: The worker stops during an outage, before a process was started.
         """
+        self._wait_for_room()
         if self._stopping.is_set():
             return Outcome.NOT_TAKEN
         delivery, lease_s = secrets.token_hex(8), self._settings.lease_seconds
@@ -134,6 +148,22 @@ class Supervisor:
         finally:
             self._job_id = None
 
+    def _wait_for_room(self) -> None:
+        """Wait until the disk has room for the work of a job, or the worker has to stop."""
+        waiting = False
+        while not self._stopping.is_set():
+            try:
+                require_room(self._settings.home, ROOM_BYTES)
+            except StorageFull as problem:
+                if not waiting:
+                    log.error("no job is taken: %s", problem.detail)
+                waiting = True
+                self._stopping.wait(_ROOM_S)
+            else:
+                break
+        if waiting and not self._stopping.is_set():
+            log.info("the disk has room again: jobs go on")
+
     def _attempt(self, job: Job, attempt: int) -> Outcome:
         summary = AttemptSummary(job.progress, job.metrics, job.checkpoint_step)
         log.info("job %s: attempt %d starts", job.id, attempt)
@@ -142,6 +172,8 @@ class Supervisor:
             reader = EventReader(folder, attempt)
             process = AttemptProcess(self._command(folder, job.type), folder, self._environment())
         except OSError as error:
+            if storage_error(error):
+                return self._settle(job, attempt, summary, ExitCode.NO_ROOM)
             return self._settle(job, attempt, summary, f"the process did not start: {error}")
         try:
             self._on_start(job)
@@ -164,7 +196,7 @@ class Supervisor:
 
     def _prepare(self, job: Job, attempt: int) -> Path:
         folder = self._settings.jobs_dir / job.id
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         fields = {"id", "type", "model", "dataset", "preset", "architecture", "parameters", "promote", "retry_of"}
         spec = job.model_dump(mode="json", include=fields)
         spec |= {"attempt": attempt, "device": kind_of(self._device)}
@@ -209,7 +241,7 @@ class Supervisor:
         why = end if isinstance(end, str) else explain_exit(end)
         if end == ExitCode.DONE:
             why = "the process ended without a result"
-        error = summary.error or _death(end, why)
+        error = summary.error or (_NO_ROOM if end == ExitCode.NO_ROOM else _death(end, why))
         if end == ExitCode.REFUSED:
             log.error("job %s: %s", job.id, error["detail"])
             return Status.FAILED, {**changes, "error": error}

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from models.disk_space import storage_errors
 from models.errors import ModelsError
 from worker.gc_tuning import relax_gc
 from worker.runtime.lifeline import watch
@@ -40,8 +41,9 @@ def do_limited(work: Callable[[Any, ProgressCallback], Any]) -> None:
 
     The format is that of ``worker.sandbox.process``.
 
-    A ``ModelsError`` and a lack of memory are answers, too. Any other error ends the process with a traceback. Large
-    modules should be imported inside ``work``, because limits and niceness are set before it is called.
+    A ``ModelsError``, a disk that takes no writes and a lack of memory are answers, too. Any other error ends the
+    process with a traceback. Large modules should be imported inside ``work``, because limits and niceness are set
+    before it is called.
 
     Args:
         work: Function of the order and of a function that reports progress; it returns the answer.
@@ -104,7 +106,8 @@ class _Progress:
 
 def _answer(work: Callable[[Any, ProgressCallback], Any], order: Any, progress: ProgressCallback) -> dict[str, Any]:
     try:
-        return {"result": work(order, progress)}
+        with storage_errors():
+            return {"result": work(order, progress)}
     except ModelsError as error:
         problem = {"slug": error.slug, "title": error.title, "kind": error.kind, "detail": error.detail}
         return {"problem": problem}

@@ -10,7 +10,7 @@ import numpy as np
 
 from models.datasets.dataset import MIN_IMAGES
 from models.datasets.ingest.items import Ignored, Rejected
-from models.datasets.ingest.limits import DiskQuota, Limits, UploadMeter, full_disk
+from models.datasets.ingest.limits import DiskQuota, Limits, UploadMeter
 from models.datasets.ingest.near_duplicates import NearDuplicates
 from models.datasets.ingest.sources import Source, read_sources
 from models.datasets.prepared import Progress
@@ -67,27 +67,26 @@ def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
     packed = new.packed
     room.require(packed)
     meter, findings = UploadMeter(packed, new.limits), Findings()
-    with full_disk():
-        with write_storage(folder, room, new.near_duplicates) as writer:
-            for item in read_sources(new.sources, meter):
-                if isinstance(item, Ignored):
-                    findings.ignored += 1
-                elif isinstance(item, Rejected):
-                    findings.reject(item.path, item.slug, item.reason)
-                else:
-                    try:
-                        if not writer.add(item):
-                            findings.reject(item.path, "name-taken", "another file has this name")
-                    except ImageError as error:
-                        findings.reject(item.path, error.slug, error.detail)
-                progress(min(meter.done, meter.packed), meter.packed)
-            different = writer.different_images()
-            if different < MIN_IMAGES:
-                raise _too_few(different, findings)
-            split = group_and_split(writer.index)
-            report = make_report(new.name, writer.index, findings, split)
-        (folder / SHEET).write_bytes(_contact_sheet(folder, report.images))
-        (folder / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
+    with write_storage(folder, room, new.near_duplicates) as writer:
+        for item in read_sources(new.sources, meter):
+            if isinstance(item, Ignored):
+                findings.ignored += 1
+            elif isinstance(item, Rejected):
+                findings.reject(item.path, item.slug, item.reason)
+            else:
+                try:
+                    if not writer.add(item):
+                        findings.reject(item.path, "name-taken", "another file has this name")
+                except ImageError as error:
+                    findings.reject(item.path, error.slug, error.detail)
+            progress(min(meter.done, meter.packed), meter.packed)
+        different = writer.different_images()
+        if different < MIN_IMAGES:
+            raise _too_few(different, findings)
+        split = group_and_split(writer.index)
+        report = make_report(new.name, writer.index, findings, split)
+    (folder / SHEET).write_bytes(_contact_sheet(folder, report.images))
+    (folder / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
 
 
 def _too_few(images: int, findings: Findings) -> DatasetRefused:

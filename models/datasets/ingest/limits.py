@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import shutil
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.disk_space import RESERVE, require_room
 from models.errors import DatasetRefused, StorageFull
 
 MIB = 2**20
-RECHECK_BYTES = 64 * MIB
+RECHECK_BYTES = 4 * MIB
 
 
 @dataclass(frozen=True)
@@ -73,12 +69,12 @@ def _too_large(detail: str) -> DatasetRefused:
 
 
 class DiskQuota:
-    """A limit on the bytes of all files in a folder, which also keeps ``reserve`` bytes of the disk free.
+    """A limit on the bytes of all files in a folder, which also keeps the reserve of the disk free.
 
-    ``quota`` is the largest size of the folder in bytes.
+    ``quota`` is the largest size of the folder in bytes, ``reserve`` the bytes that stay free.
     """
 
-    def __init__(self, folder: Path, quota: int | None, reserve: int) -> None:
+    def __init__(self, folder: Path, quota: int | None, reserve: int = RESERVE) -> None:
         self._folder = folder
         self._reserve = reserve
         self._quota_left = None if quota is None else quota - folder_bytes(folder)
@@ -88,14 +84,12 @@ class DiskQuota:
         """Raise ``StorageFull`` unless ``count`` more bytes fit into the quota and on the disk."""
         if self._quota_left is not None and count > self._quota_left:
             raise StorageFull(f"{count} bytes are needed, {max(0, self._quota_left)} bytes of the quota are left")
-        free = shutil.disk_usage(self._folder).free - self._reserve
-        if count > free:
-            raise StorageFull(f"{count} bytes are needed, {max(0, free)} bytes of the disk may be used")
+        require_room(self._folder, max(1, count), self._reserve)
 
     def take(self, count: int) -> None:
         """Count bytes written to the folder. Raises ``StorageFull`` beyond the quota, or when the disk is full.
 
-        The free space of the disk is checked every 64 MiB.
+        The free space of the disk is checked every 4 MiB.
         """
         if self._quota_left is not None:
             self._quota_left -= count
@@ -117,18 +111,3 @@ def folder_bytes(folder: Path) -> int:
         except FileNotFoundError:
             continue
     return total
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """Raise ``StorageFull`` in place of operating-system and SQLite errors of a full disk in a ``with`` block."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise StorageFull(f"the disk is full: {error.strerror}") from error
-    except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:  # errors of Python itself have no code
-            raise
-        raise StorageFull("the disk is full: the table cannot grow") from error

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from models.atomic_files import write_atomically
+from models.disk_space import require_room
+from models.errors import StorageFull
 from models.scoring.engines.openvino_library import ov
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class Compiled:
     path: Path | None = None
 
     def keep(self) -> None:
-        """Write the compiled graph to its cache file, if it has one. A failed write is logged and ignored.
+        """Write the compiled graph to its cache file, if it has one. A failed write, or no room, is logged and ignored.
 
         Beyond 4 GiB in the folder, the files that were unused for the longest time are deleted.
         """
@@ -51,8 +53,11 @@ class Compiled:
             return
         exported = self.model.export_model().getvalue()
         try:
+            require_room(self.path.parent, len(exported))
             write_atomically(self.path, hashlib.sha256(exported).digest() + exported)
             _prune(self.path.parent)
+        except StorageFull as problem:
+            log.warning("the compiled flow is not stored: %s", problem.detail)
         except OSError as error:
             log.warning("the compiled flow cannot be stored: %s", error.strerror)
 

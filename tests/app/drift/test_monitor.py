@@ -1,5 +1,6 @@
 """Drift over HTTP: real digits are no drift, brightened ones are, and a restart forgets neither."""
 
+import errno
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.main import create_app
 from tests.end_to_end.support.service import files
+from tests.support.disks import refuse_writes
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
 from tests.support.service_settings import service_settings
@@ -192,3 +194,17 @@ def test_a_bad_label_is_refused(home: Path) -> None:
             answer = client.post(f"{MODEL}/score", params={"source": source}, files=files(DIGITS[0]))
             assert answer.status_code == 422, source
             assert answer.json()["errors"][0]["pointer"] == "/query/source"
+
+
+def test_an_acknowledgement_that_cannot_be_stored_is_refused(tmp_path: Path) -> None:
+    with service(tmp_path) as client:
+        score(client, 20, source="line 1/right")
+        before = drift(client)
+        with pytest.MonkeyPatch.context() as patch:
+            refuse_writes(patch, errno.ENOSPC)
+            for path in ("drift", "drift/line%201%2Fright"):
+                answer = client.delete(f"{MODEL}/{path}")
+                assert (answer.status_code, answer.json()["type"]) == (507, "storage-full"), path
+            assert drift(client) == before, "a restart would bring the alarm back"
+        assert client.delete(f"{MODEL}/drift/line%201%2Fright").status_code == 204
+        assert set(drift(client)) == {None}

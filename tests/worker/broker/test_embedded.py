@@ -5,15 +5,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.support.disks import MIB, Disk
 from tests.worker.support.helpers import alive, new_job, until
 from worker.broker.connection import broker_url, celery_url, durability_risks, redis_client, socket_path
-from worker.broker.embedded import EmbeddedBroker, ServerState
+from worker.broker.embedded import EmbeddedBroker, ServerState, keep
 from worker.errors import BrokerStartFailed
 from worker.jobs.store import JobStore
 from worker.settings import Settings
@@ -180,3 +182,47 @@ def test_a_held_lock_without_a_server_is_an_error(settings: Settings, broker: Em
     with pytest.raises(BrokerStartFailed, match="lock"):
         EmbeddedBroker(settings).start(timeout=0.5)
     assert time.monotonic() - start < 10
+
+
+def test_space_is_kept_for_the_broker_and_freed_on_a_full_disk(
+    settings: Settings, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = settings.home / "broker" / "reserve"
+    disk = Disk(monkeypatch, total=64 * MIB, free=23 * MIB)
+    broker.reserve.balance()
+    assert not kept.exists(), "uploads may use what is free beyond a quarter of the disk"
+    disk.free = 25 * MIB
+    broker.reserve.balance()
+    assert kept.stat().st_size == 8 * MIB
+    disk.free = 5 * MIB
+    broker.reserve.balance()
+    assert kept.exists()
+    disk.free = 3 * MIB
+    assert not broker.reserve.has_room()
+    broker.reserve.balance()
+    assert not kept.exists()
+
+
+def test_the_broker_comes_back_when_there_is_room(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its server has exited, as Valkey does on a full disk; the job that it had accepted is there again."""
+    first = EmbeddedBroker(settings)
+    first.start()
+    store = JobStore(redis_client(settings))
+    job, _ = store.create(new_job())
+    os.kill(server_pid(settings), signal.SIGKILL)
+    until(lambda: not first.alive())
+    first.stop()
+    disk = Disk(monkeypatch, total=64 * MIB, free=MIB)
+    stop = threading.Event()
+    codes: list[int] = []
+    keeper = threading.Thread(target=lambda: codes.append(keep(EmbeddedBroker(settings), stop)), daemon=True)
+    keeper.start()
+    time.sleep(1)
+    assert keeper.is_alive()
+    assert not first.alive(), "it would exit at its first write"
+    disk.free = 40 * MIB
+    until(first.alive, 20)
+    assert store.get(job.id) == job
+    stop.set()
+    keeper.join(20)
+    assert codes == [0]

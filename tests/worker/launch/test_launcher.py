@@ -41,6 +41,14 @@ PROGRAM = (
     " service='{service}'))"
 )
 
+FULL_DISK = """import shutil
+from types import SimpleNamespace
+shutil.disk_usage = lambda _folder: SimpleNamespace(total=64 * 2**20, free=0)
+"""
+FULL_OUTPUT = """import sys
+sys.stdout = open("/dev/full", "w", buffering=1)
+"""
+
 
 SERVICE = "tests.worker.support.fake_service"
 
@@ -228,3 +236,23 @@ def test_the_welcome_has_three_calls(tmp_path: Path) -> None:
     text = welcome(Settings(home=tmp_path, api_keys=("secret",)), 1.0)
     assert text.count("curl") == 3
     assert "secret" not in text
+
+
+def test_a_service_starts_on_a_full_disk_without_its_broker(up: Callable[..., Up], spacious: Settings) -> None:
+    launcher = up(before=FULL_DISK)
+    launcher.says(f"the disk of {spacious.home} is full: jobs go on when there is room")
+    launcher.says("ready after")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full, a file on a full disk")
+def test_an_output_on_a_full_disk_stops_nothing(up: Callable[..., Up], spacious: Settings) -> None:
+    launcher = up(before=FULL_OUTPUT)
+    until(lambda: "not printed, No space left on device" in launcher_log(spacious), 60)
+    launcher.process.terminate()
+    assert launcher.process.wait(60) == 0
+    assert "ready after" in launcher_log(spacious)
+
+
+def launcher_log(settings: Settings) -> str:
+    path = settings.logs_dir / "launcher.jsonl"
+    return path.read_text() if path.exists() else ""

@@ -1,14 +1,17 @@
 """The supervisor with a fake trainer: exit codes, kills, cancel, preemption, lost leases, outages."""
 
+import errno
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.disks import MIB, Disk
 from tests.worker.support.helpers import alive, fake_command, until
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
@@ -355,3 +358,51 @@ def test_a_trainer_told_to_stop_by_somebody_else_is_preempted(
     running = Background(supervisor, store, job)
     os.kill(trainer_pid(settings, job), signal_number)
     assert running.end() is Outcome.QUEUED_AGAIN
+
+
+def test_a_job_that_fills_the_disk_waits_for_room(
+    supervisor: Supervisor, store: JobStore, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = add("full-once")
+    assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
+    waiting = store.get(job.id)
+    assert (waiting.status, waiting.checkpoint_step) == (Status.QUEUED, 1)
+    assert waiting.error == {
+        "type": "storage-full",
+        "title": "There is no room on the disk",
+        "detail": "the disk is full or takes no writes; the checkpoints of the job are kept",
+    }
+    disk = Disk(monkeypatch, total=64 * MIB, free=MIB)
+    outcomes: list[Outcome] = []
+    waits = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.id)), daemon=True)
+    waits.start()
+    time.sleep(1.5)
+    assert store.get(job.id).status is Status.QUEUED, "a job that runs would only meet the full disk again"
+    disk.free = 40 * MIB
+    waits.join(60)
+    assert outcomes == [Outcome.SUCCEEDED]
+    assert (store.get(job.id).attempts, store.get(job.id).error) == (2, None)
+
+
+def test_a_worker_that_waits_for_room_can_stop(
+    supervisor: Supervisor, store: JobStore, stopping: threading.Event, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Disk(monkeypatch, total=64 * MIB, free=MIB)
+    job = add("succeed")
+    threading.Timer(0.3, stopping.set).start()
+    assert supervisor.run(job.id) is Outcome.NOT_TAKEN
+    assert store.get(job.id).status is Status.QUEUED
+
+
+def test_a_folder_that_finds_no_room_is_a_full_disk(
+    supervisor: Supervisor, store: JobStore, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("worker.runtime.supervisor.make_folder", full)
+    job = add("succeed")
+    assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
+    error = store.get(job.id).error
+    assert error is not None
+    assert error["type"] == "storage-full"

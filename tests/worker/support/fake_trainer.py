@@ -33,6 +33,9 @@ def main() -> int:
     if behave == "refuse":
         events.write({"event": "error", "type": "diverged", "title": "Diverged", "detail": "loss is NaN"})
         return ExitCode.REFUSED
+    if behave == "full-once" and spec["attempt"] == 1:
+        events.write({"event": "checkpoint", "step": 1})
+        return ExitCode.NO_ROOM
     if behave == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)

@@ -1,0 +1,52 @@
+"""Texts for errors of pydantic: what was expected and what came, without words of the library."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from models.suggestions import closest
+
+MAX_SHOWN_CHARACTERS = 40
+"""Longest wrong value that a message repeats."""
+
+
+def plain_text(error: Mapping[str, Any], known: Collection[str] = ()) -> str:
+    """Return what is wrong with a value as "expected ..., got ...", without words of the validation library.
+
+    Args:
+        error: An item of ``pydantic.ValidationError.errors()``.
+        known: Names of the parameters that there are, to suggest one in place of an unknown one.
+    """
+    match error["type"]:
+        case "extra_forbidden":
+            name = str(error["loc"][-1])
+            meant = closest(name, known)
+            return f"unknown parameter {name}; did you mean {meant}?" if meant else "there is no such parameter"
+        case "literal_error" | "enum":
+            detail = with_value(error["msg"].replace("Input should be", "expected", 1), error.get("input"))
+            meant = closest(str(error.get("input")), re.findall("'([^']*)'", error["ctx"]["expected"]))
+            return f"{detail}; did you mean {meant}?" if meant else detail
+        case "missing":
+            return "a value is required, and none was given"
+        case "model_type" | "dict_type":
+            return "expected an object"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" | "finite_number":
+            detail = error["msg"].replace("Input should be", "expected a value", 1)
+        case "value_error" | "assertion_error":
+            detail = str(error["ctx"]["error"])
+        case _:
+            # "Input should be a valid integer, unable to parse string as an integer" and the like.
+            detail = error["msg"].partition(", unable to parse")[0]
+            for start in ("Input should be", "String should have", "Tuple should have"):
+                detail = detail.replace(start, "expected", 1)
+    return with_value(detail, error.get("input"))
+
+
+def with_value(detail: str, given: object) -> str:
+    """Return a text "expected ..." with ", got ..." at its end, where the value is short and not named yet."""
+    shown = isinstance(given, int | float | str) and len(str(given)) <= MAX_SHOWN_CHARACTERS
+    if shown and detail.startswith("expected") and ", got " not in detail:
+        return f"{detail}, got {given!r}"
+    return detail

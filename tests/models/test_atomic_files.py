@@ -1,0 +1,107 @@
+"""What is published survives a power failure: it is synced before it has its name, and all that leads to it after."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.atomic_files import locked, make_folder, new_folder, write_atomically
+from models.registry.registry import Registry
+from worker.keys.key_file import KeyFile
+
+Events = list[tuple[str, int]]
+
+
+def inode(path: Path) -> int:
+    return path.stat().st_ino
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> Events:
+    """What was synced, made and moved to its name, in this order, by inode."""
+    events: Events = []
+    fsync, mkdir, rename, replace = os.fsync, os.mkdir, os.rename, os.replace
+
+    def sync(descriptor: int) -> None:
+        fsync(descriptor)
+        events.append(("synced", os.fstat(descriptor).st_ino))
+
+    def make(path: Any, *args: Any, **options: Any) -> None:
+        mkdir(path, *args, **options)
+        events.append(("made", inode(Path(path))))
+
+    def mover(move: Any) -> Any:
+        def moved(source: Any, target: Any, **options: Any) -> None:
+            events.append(("moved", inode(Path(source))))
+            move(source, target, **options)
+
+        return moved
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "mkdir", make)
+    monkeypatch.setattr(os, "rename", mover(rename))
+    monkeypatch.setattr(os, "replace", mover(replace))
+    return events
+
+
+def new_parents(path: Path, there: Path) -> Iterator[Path]:
+    yield from (folder for folder in path.parents if folder.is_relative_to(there) and folder != there)
+
+
+def assert_durable(path: Path, there: Path, events: Events) -> None:
+    """Check the order of syncs of a published file or folder, where only ``there`` and what is above it existed."""
+    at = events.index(("moved", inode(path)))
+    for content in (path, *path.rglob("*")):
+        assert ("synced", inode(content)) in events[:at], f"{content} has its name before it is on the disk"
+    assert ("synced", inode(path.parent)) in events[at:], f"the name of {path} is not on the disk"
+    for folder in new_parents(path, there):
+        made = events.index(("made", inode(folder)))
+        assert ("synced", inode(folder.parent)) in events[made:at], f"the new folder {folder} is not on the disk"
+
+
+def test_a_new_folder_is_on_the_disk_with_all_folders_in_it_and_above_it(tmp_path: Path, events: Events) -> None:
+    path = tmp_path / "a" / "b" / "c"
+    with new_folder(path) as folder:
+        (folder / "inner" / "innermost").mkdir(parents=True)
+        (folder / "inner" / "innermost" / "file").write_text("content")
+        (folder / "file").write_text("content")
+    assert_durable(path, tmp_path, events)
+
+
+def test_a_new_file_is_on_the_disk_with_all_folders_above_it(tmp_path: Path, events: Events) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    write_atomically(path, b"content")
+    assert_durable(path, tmp_path, events)
+    before = len(events)
+    write_atomically(path, b"other content")
+    assert [event for event, _ in events[before:]] == ["synced", "moved", "synced"], "nothing else was new"
+
+
+def test_a_published_model_is_on_the_disk(tmp_path: Path, artifact: Path, events: Events) -> None:
+    home = tmp_path / "home"
+    version = Registry(home / "registry", zoo=tmp_path / "no-zoo").publish(artifact, "digits", promote=True)
+    assert_durable(version.path, tmp_path, events)
+    assert_durable(home / "registry" / "digits" / "aliases.json", tmp_path, events)
+
+
+def test_a_key_is_on_the_disk_of_a_new_home(tmp_path: Path, events: Events) -> None:
+    path = tmp_path / "home" / "keys.json"
+    KeyFile(path).create("bob", "read")
+    assert_durable(path, tmp_path, events)
+
+
+def test_the_folder_of_a_lock_is_on_the_disk(tmp_path: Path, events: Events) -> None:
+    with locked(tmp_path / "a" / "b"):
+        pass
+    for folder in (tmp_path / "a", tmp_path / "a" / "b"):
+        made = events.index(("made", inode(folder)))
+        assert ("synced", inode(folder.parent)) in events[made:]
+
+
+def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises((FileExistsError, NotADirectoryError)):
+            make_folder(path)
