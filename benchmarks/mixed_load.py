@@ -230,12 +230,15 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {row['part']} | {memory} | {descriptors} | {'yes' if row['flat'] else 'NO'} |")
     right = {kind: answers.get("200", 0) + answers.get("201", 0) for kind, answers in result["answers"].items()}
     answered = ", ".join(f"{count} of {kind.lower()}" for kind, count in right.items())
+    on = result["machine"]
     said = [
+        f"{on['cpu']}, {on['cores']} cores, load {on['load_before']:.0f} before it began.",
         f"{result['minutes']:g} minutes, {len(result['restarts'])} restarts, {result['trainings']} trainings, "
         f"{result['uploads']} uploads. Checked answers: {answered}. Slowest move of an alias: "
         f"{result['slowest_move_s']:.1f} s.",
         f"Wrong answers: {len(result['wrong'])}. Lost or doubled jobs: {len(result['lost'])}.",
         "\n".join(lines),
+        "Every part but the launcher was restarted again and again: its memory is that of processes of different ages.",
         *(f"- {text}" for text in [*result["wrong"], *result["lost"]]),
     ]
     return "\n\n".join(said)
