@@ -29,6 +29,7 @@ from tests.models.datasets.sample_files import (
     zip_link,
     zipped,
 )
+from tests.support.disks import MIB, Disk
 
 GOOD = pngs(12)
 PNG = encode_png(DIGITS[0])
@@ -358,8 +359,9 @@ def test_the_quota(quota: int, tmp_path: Path) -> None:
     assert list(store.root.iterdir()) == []
 
 
-def test_the_disk_must_keep_its_reserve(tmp_path: Path) -> None:
-    store = DatasetStore(tmp_path / "datasets", reserve=2**62)
+def test_the_disk_must_keep_its_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = DatasetStore(tmp_path / "datasets")
+    Disk(monkeypatch, total=64 * MIB, free=16 * MIB)
     with pytest.raises(StorageFull, match="of the disk"):
         store.create("digits", [source(tmp_path / "uploads", zipped(GOOD))])
 
