@@ -75,7 +75,7 @@ async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: 
     summary="Point an alias at a version",
     responses=responses(401, 404, 409, 413, 415, 422, 429, 500, 507),
 )
-def move_alias(name: str, alias: Alias, target: AliasTarget, registry: RegistryDep) -> Aliases:
+def move_alias(name: Name, alias: Alias, target: AliasTarget, registry: RegistryDep) -> Aliases:
     """Create an alias of a model, or point it at another version. To undo, send the `previous` version returned.
 
     Requests for the alias use the new version within about two seconds, as soon as it is loaded. A version that cannot
@@ -95,7 +95,7 @@ def move_alias(name: str, alias: Alias, target: AliasTarget, registry: RegistryD
     response_class=Response,
     responses=responses(401, 404, 409, 422, 500, 507),
 )
-def delete_alias(name: str, alias: Alias, registry: RegistryDep) -> None:
+def delete_alias(name: Name, alias: Alias, registry: RegistryDep) -> None:
     """Delete an alias of a model; the version that it points at stays.
 
     409 for `live` of a fit version. Without `live` of an unfit version, the first fit version is live, or none.
@@ -111,7 +111,7 @@ def delete_alias(name: str, alias: Alias, registry: RegistryDep) -> None:
     response_class=Response,
     responses=responses(401, 404, 409, 422, 500, 503, 507),
 )
-def delete_version(name: str, version: Version, registry: RegistryDep, jobs: JobStoreDep) -> None:
+def delete_version(name: Name, version: Version, registry: RegistryDep, jobs: JobStoreDep) -> None:
     """Delete a model version with its calibrations. 409 if an alias points at it or an unfinished job uses it.
 
     Models that ship with the product cannot be deleted (409). The number is never used again.

@@ -72,3 +72,17 @@ def test_the_page_of_calls_runs_no_script_but_its_own(client: TestClient) -> Non
     assert "unsafe" not in policy
     assert page.headers["x-content-type-options"] == "nosniff"
     assert client.get("/docs/files/swagger-ui-bundle.js").headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "call", [("PUT", "/aliases/{alias}"), ("DELETE", "/aliases/{alias}"), ("DELETE", "/versions/{version}")]
+)
+def test_the_pattern_of_a_name_in_a_path_is_told(client: TestClient, call: tuple[str, str]) -> None:
+    method, rest = call
+    operation = client.get("/openapi.json").json()["paths"][f"/v1/models/{{name}}{rest}"][method.lower()]
+    [pattern] = [one["schema"]["pattern"] for one in operation["parameters"] if one["name"] == "name"]
+    assert re.search(pattern, "4Jm\xa0") is None
+    path = f"/v1/models/4Jm%C2%A0{rest.format(alias='best', version=1)}"
+    refused = client.request(method, path, json={"version": 1} if method == "PUT" else None)
+    assert (refused.status_code, refused.json()["type"]) == (422, "invalid-request")
+    assert refused.json()["errors"][0]["pointer"] == "/path/name"
