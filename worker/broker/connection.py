@@ -1,6 +1,7 @@
 """Connections to the broker: its URLs, a Redis client with short timeouts, and translation of its errors."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,9 @@ from worker.settings import Settings
 # A sockaddr_un holds 108 bytes on Linux and 104 on macOS, the closing zero included.
 _MAX_SOCKET_PATH_BYTES = 103
 _FULL = redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError
-_TAKES_NO_WRITES = "OOM", "MISCONF", "READONLY"
+_TAKES_NO_WRITES = re.compile(r"\b(OOM|MISCONF|READONLY|NOREPLICAS)\b")
+_PIPELINE = " of pipeline caused error: "
+"""redis-py writes the command before this text, and the error of the server after it."""
 
 
 def socket_path(settings: Settings) -> Path:
@@ -105,7 +108,8 @@ def translate_redis_errors() -> Iterator[None]:
         raise BrokerDown(f"the job store does not answer: {error}") from error
     except redis.ResponseError as error:
         # Full memory, a full disk, a replica: callers can do no more than in an outage.
-        if not str(error).startswith(_TAKES_NO_WRITES) and not isinstance(error, _FULL):
+        said = str(error).rpartition(_PIPELINE)[2]
+        if not isinstance(error, _FULL) and not _TAKES_NO_WRITES.search(said):
             raise
         raise BrokerDown(f"the job store takes no writes: {error}") from error
 

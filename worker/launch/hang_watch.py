@@ -5,25 +5,25 @@ import logging
 import math
 import threading
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
 from worker.errors import BrokerDown
 from worker.jobs.worker_registry import WorkerRegistry
-from worker.runtime.supervisor import worker_name
+from worker.launch.local_http import open_local
+from worker.runtime.worker_name import worker_name
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_EVERY_S = 5.0
+_EVERY_S = 15.0
 """Pause between two probes, so that a loaded machine has time to recover."""
-_TIMEOUT_S = 5.0
-"""Longest wait for an answer over HTTP."""
-_MISSES = 6
-"""Missed probes in a row after which a process hangs."""
-_MISSES_AT_START = 120
+_TIMEOUT_S = 20.0
+"""Longest wait for an answer over HTTP: a service on a machine with far too much work answers late."""
+_MISSES = 4
+"""Missed probes in a row after which a process hangs: a minute or more without any answer."""
+_MISSES_AT_START = 40
 """The same for a process that has not answered yet: ten minutes or more, as it may import from a slow disk."""
 
 Probe = Callable[[int], bool]
@@ -31,7 +31,7 @@ Probe = Callable[[int], bool]
 
 
 class HangWatch:
-    """Thread that probes a process every 5 s and counts the missed probes in a row.
+    """Thread that probes a process every 15 s and counts the missed probes in a row.
 
     Probes are counted instead of seconds: the time in which the machine was suspended, or this process was stopped,
     holds none.
@@ -39,7 +39,7 @@ class HangWatch:
     Args:
         pid: Id of the process.
         probe: Returns whether the process answers.
-        patience_s: Time in seconds that a process may take to end itself, in which it answers no longer.
+        patience_s: Time in seconds in which a sound process may not answer, because it ends itself for example.
     """
 
     def __init__(self, pid: int, probe: Probe, patience_s: float = 0.0) -> None:
@@ -68,28 +68,30 @@ class HangWatch:
             return None
         return f"has not answered {misses} times in a row"
 
+    def check(self) -> None:
+        """Probe the process once and count a missed probe."""
+        try:
+            answers = self._probe(self.pid)
+        except Exception:
+            # A fault of the probe must not end a sound process.
+            log.exception("process %d could not be probed", self.pid)
+            return
+        if answers:
+            self._answered, self._misses = True, 0
+        else:
+            self._misses += 1
+
     def _loop(self) -> None:
         while not self._stop.wait(_EVERY_S):
-            try:
-                answers = self._probe(self.pid)
-            except Exception:
-                # A fault of the probe must not end a sound process.
-                log.exception("process %d could not be probed", self.pid)
-                continue
-            if answers:
-                self._answered, self._misses = True, 0
-            else:
-                self._misses += 1
+            self.check()
 
 
 def service_probe(url: str) -> Probe:
     """Return a probe of the HTTP service at ``url`` by its ``/healthz``; any answer counts, also a refusal."""
-    # The service is on this machine: a proxy in HTTP_PROXY must not be used.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def probe(_pid: int) -> bool:
         try:
-            with opener.open(f"{url}/healthz", timeout=_TIMEOUT_S):
+            with open_local(f"{url}/healthz", timeout=_TIMEOUT_S):
                 return True
         except (urllib.error.HTTPError, http.client.HTTPException, ConnectionResetError, BrokenPipeError):
             # It was accepted, and then refused because too many connections are open.
@@ -103,13 +105,17 @@ def service_probe(url: str) -> Probe:
 def worker_probe(settings: Settings) -> Probe:
     """Return a probe of a worker by its entry in the registry of workers, which each of its heartbeats renews.
 
-    In an outage of the broker workers count as alive, because they cannot renew their entries then.
+    In an outage of the broker, or while it takes no writes, workers count as alive: they cannot renew their entries.
     """
 
     def probe(pid: int) -> bool:
         client = redis_client(settings)
+        registry = WorkerRegistry(client, settings.key_prefix)
         try:
-            return WorkerRegistry(client, settings.key_prefix).announced(worker_name(pid))
+            if registry.announced(worker_name(pid)):
+                return True
+            registry.require_writable()
+            return False
         except BrokerDown:
             return True
         finally:
@@ -118,14 +124,14 @@ def worker_probe(settings: Settings) -> Probe:
     return probe
 
 
-def broker_probe(settings: Settings) -> Probe:
+def broker_probe(broker: EmbeddedBroker) -> Probe:
     """Return a probe of the embedded broker by PING to its server.
 
-    The process of the broker replaces a server that hangs. This probe detects that both hang.
+    The process of the broker replaces a server that hangs. This probe detects that both hang. On a full disk the
+    process waits for room without a server.
     """
-    broker = EmbeddedBroker(settings)
 
     def probe(_pid: int) -> bool:
-        return broker.alive()
+        return broker.alive() or not broker.reserve.has_room()
 
     return probe

@@ -7,8 +7,6 @@ import socket
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +21,7 @@ from worker.jobs.store import JobStore
 from worker.keys.first_key import ensure_keys
 from worker.launch.child_process import ChildProcess, restart_dead, stop_all
 from worker.launch.hang_watch import broker_probe, service_probe
+from worker.launch.local_http import open_local
 from worker.launch.workers import worker_processes
 from worker.log_setup import configure_logging
 from worker.private_home import protect_home
@@ -30,7 +29,8 @@ from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_READY_S = 120.0
+_READY_S = 600.0
+"""Longest time in which the broker, and then the service, must get ready: they may import from a slow disk."""
 _BROKER_STOP_S = 15.0
 _ENOUGH_DEATHS = 5
 
@@ -128,7 +128,12 @@ class Installation:
         self._echo = echo
         self._broker = None
         if not settings.redis_url:
-            self._broker = ChildProcess("broker", "worker.broker.embedded", settings, probe=broker_probe(settings))
+            broker = EmbeddedBroker(settings)
+            # Its process replaces a server that hangs, and must have the time for that.
+            patience = 2 * broker.hang_s
+            self._broker = ChildProcess(
+                "broker", "worker.broker.embedded", settings, probe=broker_probe(broker), patience_s=patience
+            )
         # Only the service checks keys: no other process gets any.
         keys = {"SNF_API_KEYS": ",".join(settings.api_keys)}
         self._others = [
@@ -144,13 +149,13 @@ class Installation:
         started = time.monotonic()
         if self._broker is not None:
             self._broker.start()
-            if not self._until(lambda: self._broker_answers() or not self._broker_has_room(), started):
+            if not self._until(lambda: self._broker_answers() or not self._broker_has_room()):
                 return self._give_up("the broker")
             if not self._broker_has_room():
                 self._echo(f"the disk of {self._settings.home} is full: jobs go on when there is room")
         for process in self._others:
             process.start()
-        if not self._until(self._service_is_ready, started):
+        if not self._until(self._service_is_ready):
             return self._give_up("the service")
         if not self._stop.is_set():
             self._echo(welcome(self._settings, time.monotonic() - started))
@@ -181,12 +186,13 @@ class Installation:
     def _processes(self) -> list[ChildProcess]:
         return [*([self._broker] if self._broker is not None else []), *self._others]
 
-    def _until(self, ready: Callable[[], bool], started: float) -> bool:
+    def _until(self, ready: Callable[[], bool]) -> bool:
         """Wait for ``ready`` or a request to stop; return False if time runs out or a process keeps dying."""
+        deadline = time.monotonic() + _READY_S
         while not self._stop.is_set():
             if ready():
                 return True
-            if time.monotonic() - started > _READY_S or any(p.deaths >= _ENOUGH_DEATHS for p in self._processes()):
+            if time.monotonic() > deadline or any(p.deaths >= _ENOUGH_DEATHS for p in self._processes()):
                 return False
             restart_dead(self._processes(), self._echo)
             self._stop.wait(0.1)
@@ -213,12 +219,10 @@ class Installation:
         return BrokerReserve(self._settings).has_room()
 
     def _service_is_ready(self) -> bool:
-        # The service is on this machine: a proxy in HTTP_PROXY must not be used.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(f"{address(self._settings)}/readyz", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
+            with open_local(f"{address(self._settings)}/readyz", timeout=2) as answer:
+                return answer.status == 200
+        except OSError:
             return False
 
 

@@ -20,6 +20,7 @@ from worker.queues import Queue
 from worker.runtime.devices import find_devices, process_name, queues_of
 from worker.runtime.machine import memory_of_this_machine, training_memory
 from worker.runtime.main import run_worker
+from worker.runtime.worker_name import HOST, HOST_VARIABLE
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def worker_processes(settings: Settings, module: str = "worker.runtime.main") ->
                     "train_memory_bytes": training_memory(settings, device, len(able), memory),
                 }
             ),
+            variables={HOST_VARIABLE: HOST},
             probe=worker_probe(settings),
         )
         for device in able

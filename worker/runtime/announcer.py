@@ -74,10 +74,13 @@ class Announcer:
 
     def _loop(self) -> None:
         while not self._stop.is_set():
-            info = self._info.model_copy(update=self._now())
             try:
+                info = self._info.model_copy(update=self._now())
                 self._registry.announce(info, self._settings.lease_seconds)
             except BrokerDown:
                 # Other parts log the outage already.
                 log.debug("the broker is down: this worker is not announced")
+            except Exception:
+                # The thread must survive a fault: a worker without an entry counts as dead.
+                log.exception("this worker could not be announced")
             self._stop.wait(self._settings.heartbeat_seconds)

@@ -1,5 +1,6 @@
 """The embedded broker: durable, one server a home, adopted after a kill."""
 
+import errno
 import os
 import signal
 import socket
@@ -7,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.support.disks import MIB, Disk
+from tests.support.disks import MIB, Disk, refuse_writes
 from tests.worker.support.helpers import alive, new_job, until
 from worker.broker.connection import broker_url, celery_url, durability_risks, redis_client, socket_path
 from worker.broker.embedded import EmbeddedBroker, ServerState, keep
@@ -64,7 +66,7 @@ def killed_keeper(settings: Settings, **environment: str) -> int:
     """The process id of a server whose keeper is dead."""
     everything = {**os.environ, **settings.environment(), **environment}
     keeper = subprocess.Popen([sys.executable, "-m", "worker.broker.embedded"], env=everything)
-    until(EmbeddedBroker(settings).alive)
+    until((settings.home / "broker" / "server").exists)
     keeper.kill()
     keeper.wait()
     return server_pid(settings)
@@ -125,25 +127,55 @@ def test_an_adopted_server_that_hangs_is_killed(settings: Settings) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_a_server_whose_queue_of_connections_is_full_hangs_and_is_not_absent(settings: Settings) -> None:
-    impatient = EmbeddedBroker(settings.model_copy(update={"broker_timeout_s": 0.2}))
-    impatient.start()
-    pid = server_pid(settings)
+@pytest.fixture
+def crowded(settings: Settings) -> Iterator[int]:
+    """The process id of a server that hangs, takes no more connections, and whose keeper is dead."""
+    pid = killed_keeper(settings)
     os.kill(pid, signal.SIGSTOP)
     waiting: list[socket.socket] = []
-    try:
-        with suppress(BlockingIOError):
-            for _ in range(5000):
-                waiting.append(socket.socket(socket.AF_UNIX))
-                waiting[-1].setblocking(False)
-                waiting[-1].connect(str(socket_path(settings)))
-        assert len(waiting) < 5000
-        assert impatient.state() is ServerState.HANGS
-    finally:
-        for connection in waiting:
-            connection.close()
-        os.kill(pid, signal.SIGCONT)
-        impatient.stop()
+    with suppress(BlockingIOError):
+        for _ in range(5000):
+            waiting.append(socket.socket(socket.AF_UNIX))
+            waiting[-1].setblocking(False)
+            waiting[-1].connect(str(socket_path(settings)))
+    assert len(waiting) < 5000
+    yield pid
+    for connection in waiting:
+        connection.close()
+    if alive(pid):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_server_whose_queue_of_connections_is_full_hangs_and_is_replaced(settings: Settings, crowded: int) -> None:
+    impatient = EmbeddedBroker(settings.model_copy(update={"broker_timeout_s": 0.2}))
+    assert impatient.state() is ServerState.HANGS, "it is not absent"
+    note = settings.home / "broker" / "server"
+    pid, _, started = note.read_text().partition(" ")
+    note.write_text(f"{pid} {started}0")
+    with pytest.raises(BrokerStartFailed, match="cannot be killed"):
+        impatient.start(timeout=0.1)
+    assert alive(crowded), "a process that started at another time is another one"
+    note.write_text(f"{pid} {started}")
+    assert impatient.start(timeout=0.1) == "started"
+    assert not alive(crowded)
+    impatient.stop()
+
+
+def test_a_server_that_hangs_gets_a_minute_also_if_it_refuses_at_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = EmbeddedBroker(settings)
+    monkeypatch.setattr(broker, "start", lambda: "adopted")
+    monkeypatch.setattr(broker, "state", lambda: ServerState.HANGS)
+    pauses: list[float] = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout or 0.0)
+            return False
+
+    assert keep(broker, Stop()) == 1
+    assert 55 < sum(pauses) < 65
 
 
 def test_the_keeper_stops_on_term_and_notices_a_dead_server(settings: Settings) -> None:
@@ -201,6 +233,39 @@ def test_space_is_kept_for_the_broker_and_freed_on_a_full_disk(
     assert not broker.reserve.has_room()
     broker.reserve.balance()
     assert not kept.exists()
+
+
+def test_an_error_of_the_disk_ends_nothing_and_is_tried_again_after_a_minute(
+    settings: Settings, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = settings.home / "broker" / "reserve"
+    disk = Disk(monkeypatch, total=64 * MIB, free=25 * MIB)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with monkeypatch.context() as quota:
+        refuse_writes(quota, errno.EDQUOT)
+        broker.reserve.balance()
+    broker.reserve.balance()
+    assert not kept.exists()
+    now += 61
+    broker.reserve.balance()
+    assert kept.exists()
+    disk.free = 3 * MIB
+    with monkeypatch.context() as read_only:
+        read_only.setattr(Path, "unlink", failing(errno.EROFS))
+        broker.reserve.balance()
+    assert kept.exists()
+    now += 61
+    broker.reserve.balance()
+    assert not kept.exists()
+    assert caplog.text.count("cannot be changed") == 2
+
+
+def failing(number: int) -> Callable[..., None]:
+    def fail(*_: object, **_options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 def test_the_broker_comes_back_when_there_is_room(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,6 @@ from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.record import Status
 from worker.jobs.store import JobStore
 from worker.jobs.submission import submit_training
-from worker.launch import hang_watch
 from worker.launch.launcher import address, port_problem, welcome
 from worker.settings import Settings
 
@@ -191,25 +190,6 @@ def test_what_hangs_is_killed_and_started_again_and_jobs_go_on(up: Callable[...,
     job = submit(parameters={"behave": "succeed"})
     assert reaches(store, job, Status.SUCCEEDED).attempts == 1
     assert "killed" in (spacious.logs_dir / "launcher.jsonl").read_text()
-
-
-def test_a_slow_start_and_missed_probes_now_and_then_are_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hang_watch, "_EVERY_S", 0.001)
-    answers = iter([False] * 100 + [True] + [False] * 5 + [True] + [False] * 5 + [True] + [False] * 6)
-    reached: list[str | None] = []
-
-    def probe(_pid: int) -> bool:
-        reached.append(watch.hung)
-        answer = next(answers, None)
-        if answer is None:
-            watch.stop()
-        return bool(answer)
-
-    watch = hang_watch.HangWatch(1, probe)
-    watch.start()
-    until(lambda: len(reached) == 120)
-    assert reached[:-1] == [None] * 119
-    assert reached[-1] == "has not answered 6 times in a row"
 
 
 def test_a_busy_port_is_a_clear_message(up: Callable[..., Up], spacious: Settings) -> None:

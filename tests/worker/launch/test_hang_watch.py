@@ -1,0 +1,200 @@
+"""When a process counts as hung: the probes and their limits, without real processes."""
+
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Self
+
+import pytest
+import redis
+
+from tests.support.disks import MIB, Disk
+from tests.worker.support.helpers import run_program
+from worker.broker.connection import redis_client
+from worker.broker.embedded import EmbeddedBroker
+from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
+from worker.launch import hang_watch, launcher
+from worker.launch.hang_watch import HangWatch, broker_probe, service_probe, worker_probe
+from worker.launch.workers import worker_processes
+from worker.settings import Settings
+
+PID = 4242
+
+
+def misses_until_hung(watch: HangWatch) -> int:
+    for missed in range(1000):
+        if watch.hung is not None:
+            assert f"has not answered {missed} times" in watch.hung
+            return missed
+        watch.check()
+    raise AssertionError("it never hangs")
+
+
+def watch_of(answers: Callable[[], bool], patience_s: float = 0.0) -> HangWatch:
+    return HangWatch(PID, lambda _pid: answers(), patience_s)
+
+
+def once_alive(patience_s: float = 0.0) -> HangWatch:
+    answers = iter([True])
+    watch = watch_of(lambda: next(answers, False), patience_s)
+    watch.check()
+    return watch
+
+
+def test_a_minute_without_any_answer_is_needed_and_ten_at_the_start() -> None:
+    assert misses_until_hung(once_alive()) * hang_watch._EVERY_S >= 60
+    assert misses_until_hung(once_alive(patience_s=600)) * hang_watch._EVERY_S >= 600
+    assert misses_until_hung(watch_of(lambda: False)) * hang_watch._EVERY_S >= 600
+    assert launcher._READY_S >= 600, "also where `snf up` starts everything for the first time"
+
+
+def test_one_answer_starts_the_count_anew_and_a_fault_of_the_probe_does_not_count() -> None:
+    most = misses_until_hung(once_alive())
+    script = [True, *([False] * (most - 1)), True, *([False] * (most - 1)), *([ZeroDivisionError] * 50), False]
+    steps = iter(script)
+
+    def answer() -> bool:
+        step = next(steps)
+        if isinstance(step, bool):
+            return step
+        raise ZeroDivisionError
+
+    watch = watch_of(answer)
+    for _ in script[:-1]:
+        watch.check()
+        assert watch.hung is None
+    watch.check()
+    assert watch.hung is not None
+
+
+class Service:
+    """A socket that answers each connection with some bytes."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(self._answer)
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 503 Busy\r\n\r\n", b"", b"no HTTP\r\n"])
+def test_any_answer_of_a_service_counts_and_a_proxy_is_not_asked(
+    answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with Service(answer) as service:
+        assert service_probe(service.url)(PID)
+    assert not service_probe(service.url)(PID)
+
+
+def test_a_service_that_accepts_and_says_nothing_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hang_watch, "_TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert not service_probe(f"http://127.0.0.1:{silent.getsockname()[1]}")(PID)
+
+
+@pytest.fixture
+def client(settings: Settings, served: None) -> Iterator[redis.Redis]:
+    with redis_client(settings) as client:
+        yield client
+
+
+def announce(client: redis.Redis, settings: Settings, host: str) -> None:
+    entry = WorkerInfo(name=f"{host}:{PID}", device="cpu", queues=(), started_at=datetime.now(UTC))
+    WorkerRegistry(client, settings.key_prefix).announce(entry, 30)
+
+
+def test_a_worker_with_an_entry_is_alive_also_after_its_host_has_another_name(
+    client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = worker_probe(settings)
+    assert not probe(PID)
+    announce(client, settings, socket.gethostname())
+    assert probe(PID)
+    monkeypatch.setattr(socket, "gethostname", lambda: "another-name")
+    assert probe(PID)
+
+
+def test_a_launcher_gives_its_workers_the_host_name_that_it_probes_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, str] = {}
+
+    class Started:
+        pid = PID
+
+        def __init__(self, *_: object, env: dict[str, str], **_options: object) -> None:
+            given.update(env)
+
+    (process,) = worker_processes(settings.model_copy(update={"devices": ("cpu",)}))
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Started)
+        patch.setattr(threading.Thread, "start", lambda _self: None)
+        process.start()
+    named = (
+        f"import os, socket; os.environ.update(SNF_WORKER_HOST={given['SNF_WORKER_HOST']!r});"
+        "socket.gethostname = lambda: 'another-name';"
+        "from worker.runtime.worker_name import worker_name; print(worker_name(1))"
+    )
+    assert run_program(settings, named) == f"{socket.gethostname()}:1"
+
+
+def full_memory(client: redis.Redis) -> None:
+    client.config_set("maxmemory", "1")
+
+
+def replica(client: redis.Redis) -> None:
+    client.replicaof("127.0.0.1", 1)
+
+
+def too_few_replicas(client: redis.Redis) -> None:
+    client.config_set("min-replicas-to-write", "1")
+
+
+@pytest.mark.parametrize("refuse", [full_memory, replica, too_few_replicas])
+def test_no_worker_hangs_while_the_broker_answers_and_takes_no_writes(
+    refuse: Callable[[redis.Redis], None], broker: EmbeddedBroker, client: redis.Redis, settings: Settings
+) -> None:
+    probe = worker_probe(settings)
+    assert not probe(PID), "the broker takes writes, and the worker made none"
+    refuse(client)
+    assert probe(PID)
+
+
+def test_no_worker_hangs_in_an_outage(broker: EmbeddedBroker, settings: Settings) -> None:
+    probe = worker_probe(settings)
+    broker.stop()
+    assert probe(PID)
+
+
+def test_a_broker_that_waits_for_room_does_not_hang(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = broker_probe(EmbeddedBroker(settings))
+    disk = Disk(monkeypatch, total=64 * MIB, free=MIB)
+    assert probe(PID)
+    disk.free = 40 * MIB
+    assert not probe(PID)
+
+
+def test_a_probe_of_the_broker_asks_its_server(settings: Settings, broker: EmbeddedBroker) -> None:
+    assert broker_probe(EmbeddedBroker(settings))(PID)
