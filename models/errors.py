@@ -218,6 +218,10 @@ class StorageFull(ModelsError):
     kind = ErrorKind.NO_SPACE
 
 
+class QuotaFull(StorageFull):
+    """Raised where the datasets exceed their quota, while the disk itself may have room."""
+
+
 class StorageReadOnly(ModelsError):
     """Raised where the disk is mounted read-only, or this process may not write to the folder."""
 

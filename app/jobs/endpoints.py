@@ -139,11 +139,13 @@ def list_job_datasets(
     dependencies=[MayRead],
     responses=responses(401, 422, 500, 503),
 )
-def list_jobs(jobs: JobStoreDep, workers: WorkerRegistryDep, query: Annotated[JobQuery, Query()]) -> JobList:
+def list_jobs(
+    jobs: JobStoreDep, workers: WorkerRegistryDep, settings: SettingsDep, query: Annotated[JobQuery, Query()]
+) -> JobList:
     """List jobs page by page, the newest first. `next` is the value of `after` for the next page, or null."""
     page = jobs.list(query.after, query.limit, query.status, query.type)
     served = workers.served()
-    return JobList(jobs=[job_view(job, served) for job in page.jobs], next=page.next)
+    return JobList(jobs=[job_view(job, served, home=settings.home) for job in page.jobs], next=page.next)
 
 
 @router.get(
@@ -153,10 +155,10 @@ def list_jobs(jobs: JobStoreDep, workers: WorkerRegistryDep, query: Annotated[Jo
     dependencies=[MayRead],
     responses=responses(401, 404, 422, 500, 503),
 )
-def get_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep) -> JobView:
+def get_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep, settings: SettingsDep) -> JobView:
     """Show the status, place in the queue, progress, latest metrics, error and result of a job."""
     job = jobs.get(job_id)
-    return job_view(job, workers.served(), jobs.lines.position(job))
+    return job_view(job, workers.served(), jobs.lines.position(job), settings.home)
 
 
 @router.delete(

@@ -157,7 +157,7 @@ class JobView(Answer):
         None, description="Number of jobs ahead of it in its queue, while it waits. Not in lists."
     )
     waits_for: str | None = Field(
-        None, description="What a queued job waits for where no running worker serves its queue."
+        None, description="What a queued job waits for: a worker that serves its queue, or room on the disk."
     )
     dataset: str
     model: str

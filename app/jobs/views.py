@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 from app.jobs.schemas import JobView
+from models.disk_space import usable_bytes
 from worker.jobs.record import Job, Status
+from worker.jobs.submission import ROOM_BYTES
 from worker.queues import Queue
 
 NO_WORKER = {
@@ -14,15 +17,20 @@ NO_WORKER = {
     Queue.SCORE: "waits for a worker: none is running",
 }
 """What a job waits for where no running worker serves its queue."""
+NO_ROOM = "waits for room on the disk: it is full"
+"""What a job waits for where workers take none."""
 
 
-def job_view(job: Job, served: Collection[Queue], place_in_line: int | None = None) -> JobView:
+def job_view(
+    job: Job, served: Collection[Queue], place_in_line: int | None = None, home: Path | None = None
+) -> JobView:
     """Return the API answer for a job record, with links to calls that its status allows, such as ``resume``.
 
     Args:
         job: The record.
         served: The queues that running workers serve.
         place_in_line: Number of jobs ahead of it, where that is known.
+        home: Data folder, whose disk may have no room for work; None where that is not looked at.
     """
     path = f"/v1/jobs/{job.id}"
     links = {"self": path} | {name: f"{path}/{name}" for name in ("events", "metrics", "samples", "log")}
@@ -47,6 +55,12 @@ def job_view(job: Job, served: Collection[Queue], place_in_line: int | None = No
         status=job.status.value,
         queue=job.queue.value,
         place_in_line=place_in_line,
-        waits_for=NO_WORKER[job.queue] if job.status is Status.QUEUED and job.queue not in served else None,
+        waits_for=_waits_for(job, served, home) if job.status is Status.QUEUED else None,
         links=links,
     )
+
+
+def _waits_for(job: Job, served: Collection[Queue], home: Path | None) -> str | None:
+    if job.queue not in served:
+        return NO_WORKER[job.queue]
+    return NO_ROOM if home is not None and usable_bytes(home) < ROOM_BYTES else None

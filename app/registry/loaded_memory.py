@@ -15,13 +15,17 @@ DEFAULT_LIMIT = 4 * 2**30
 """Limit in bytes where the memory of the machine is not known."""
 PER_FILE_BYTE = 16
 """Bytes in memory for each byte of a model's files; loads of the shipped models on Linux give 15 to 25."""
+MOST_PER_FILE_BYTE, MOST_BESIDE = 32, 32 * 2**20
+"""Most bytes in memory for each byte of a model's files, and beside them. Loads of models of pixels, features, both and
+tiles give up to 32, those of models of less than 1 MB up to 16 MB. What grows by more are libraries and other work."""
 
 
 class LoadedMemory:
     """Measures the memory of each model by the growth of the process while it is loaded.
 
-    Of loads at the same time each byte is counted once, by the load that ends first. Where the system does not tell the
-    memory of a process, the size of the model's files gives an estimate.
+    Of loads at the same time each byte is counted once, by the load that ends first. The process also grows by other
+    work, such as an image that is decoded, so the size of the model's files bounds what counts. It gives an estimate
+    where the system does not tell the memory of a process.
 
     Args:
         statm: The file of Linux with the memory of this process.
@@ -41,7 +45,7 @@ class LoadedMemory:
             return before
 
     def end(self, before: int, file_bytes: int) -> int:
-        """Return the bytes of a model that has been loaded, at least the size of its files.
+        """Return the bytes of a model that has been loaded, at least and at most what the size of its files allows.
 
         Args:
             before: What ``begin`` returned before the load.
@@ -54,7 +58,7 @@ class LoadedMemory:
             # Another load that ended meanwhile has counted what the process had grown by then.
             growth = after - max(before, self._counted)
             self._counted = after
-            return max(growth, file_bytes)
+            return max(file_bytes, min(growth, MOST_PER_FILE_BYTE * file_bytes + MOST_BESIDE))
 
     def _resident(self) -> int:
         try:

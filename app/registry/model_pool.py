@@ -63,7 +63,7 @@ class PoolEntry:
     Attributes:
         future: The loaded version, or the error of its loading.
         born: Start of loading, on the monotonic clock.
-        used: Last use, on the monotonic clock.
+        used: Last use, or end of loading, on the monotonic clock.
         size: Bytes that the loaded model takes in memory; 0 before it is loaded.
         reason: Reason of a failure.
     """
@@ -108,7 +108,7 @@ class ModelPool:
     Args:
         registry: Registry of the models.
         options: Options of the scoring engines.
-        limit: Bytes that all loaded models may take; the one that was used last stays, whatever its size.
+        limit: Bytes that all loaded models may take; the one that was loaded last stays, whatever its size.
     """
 
     def __init__(self, registry: Registry, options: EngineOptions, limit: int) -> None:
@@ -120,6 +120,7 @@ class ModelPool:
         self._lock = threading.Lock()
         self._entries: dict[ModelVersion, PoolEntry] = {}
         self._refs: dict[ModelRef, ModelVersion] = {}
+        self._next: ModelVersion | None = None
         self._stop = threading.Event()
         self._started = threading.Event()
         self._loader = ThreadPoolExecutor(LOADERS, thread_name_prefix="loading")
@@ -247,8 +248,9 @@ class ModelPool:
             entry.future.set_exception(error if known else _failed(name))
             return
         log.info("model %s loaded in %.2f s, %.0f MB", name, time.monotonic() - began, entry.size / 1e6)
+        entry.used = time.monotonic()
         entry.future.set_result(loaded)
-        self._forget()
+        self._forget(version)
 
     def _removal(self, version: ModelVersion) -> ModelNotFound | None:
         """Return the error of a version that has been removed; None where it exists."""
@@ -258,14 +260,17 @@ class ModelPool:
             return error
         return None
 
-    def _forget(self) -> None:
+    def _forget(self, loaded: ModelVersion) -> None:
+        """Drop the least recently used models past the limit, but never ``loaded`` or the next one of a reference."""
         with self._lock:
             ready = [version for version, entry in self._entries.items() if entry.state is ModelState.READY]
             ready.sort(key=lambda version: self._entries[version].used)
             over = sum(self._entries[version].size for version in ready) - self._limit
-            for version in ready[:-1]:
+            for version in ready:
                 if over <= 0:
                     break
+                if version in (loaded, self._next):
+                    continue
                 over -= self._entries.pop(version).size
                 log.info(
                     "model %s:%d is dropped: loaded models take more than %.0f MB",
@@ -305,9 +310,12 @@ class ModelPool:
             new = self._now(ref, version)
             if new is None:
                 self._refs.pop(ref, None)
-            elif new != version and self._entry(new).future.exception() is None:
-                self._refs[ref] = new
-                log.info("%s is now version %d with calibration %d", new.name, new.version, new.calibration)
+            elif new != version:
+                self._next = new
+                if self._entry(new).future.exception() is None:
+                    self._refs[ref] = new
+                    log.info("%s is now version %d with calibration %d", new.name, new.version, new.calibration)
+        self._next = None
         with self._lock:
             versions = list(self._entries)
         # A version that a reference still uses stays: its successor cannot be loaded.

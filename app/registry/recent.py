@@ -10,13 +10,16 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 SHARE = 0.02
-"""Largest share of the time that is spent on computing a result, however many callers ask for it."""
+"""Share of the time that is spent on computing a result, however many callers ask for it."""
+MOST_S = 5.0
+"""Longest use of a result in seconds, even if computing it takes a larger share of the time."""
 
 
 class Recent(Generic[T]):
     """The recent result of a function, computed in a thread; callers that ask meanwhile get the same result.
 
-    A result that took 2 ms is used for 0.1 s, so that callers without a key cannot slow down scoring.
+    A result that took 2 ms is used for 0.1 s, so that callers without a key cannot slow down scoring. None is used for
+    more than 5 s.
 
     Args:
         compute: The function, which may read the disk.
@@ -30,14 +33,15 @@ class Recent(Generic[T]):
     async def get(self) -> T:
         """Return the recent result, or compute it; what the function raises is raised here. Call on one event loop."""
         if self._result is None or (self._result.done() and time.monotonic() >= self._until):
-            self._result = asyncio.create_task(self._computed())
+            self._result = asyncio.create_task(asyncio.to_thread(self._computed))
         # Shielded: a caller that leaves must not cancel what others wait for.
         return await asyncio.shield(self._result)
 
-    async def _computed(self) -> T:
+    def _computed(self) -> T:
+        # In the thread: the wait for a free one does not make a result expensive.
         began = time.monotonic()
         try:
-            return await asyncio.to_thread(self._compute)
+            return self._compute()
         finally:
             ended = time.monotonic()
-            self._until = ended + (ended - began) / SHARE
+            self._until = ended + min((ended - began) / SHARE, MOST_S)

@@ -11,6 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from app.scoring.decoding_room import DecodingRoom
+from models.images.policy import MAX_PIXELS
+
 SMALL_PIXELS, SMALL_BYTES = 2**21, 2**21
 """Most pixels and bytes of a small image, such as one of Full HD. Decoding it takes some tens of milliseconds, and
 about a tenth of a second at worst."""
@@ -21,11 +24,12 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Decoding:
-    """Images of one request that are being decoded: the decoding function, the files, and the results so far."""
+    """Images of one request that are being decoded: the function, the files, their pixels, and the results so far."""
 
     caller: str
     function: Callable[[Any], Any]
     items: Sequence[Any]
+    pixels: Sequence[int]
     results: list[Any]
     begun: int = 0
     ended: int = 0
@@ -40,10 +44,12 @@ class Decoders:
 
     Args:
         threads: Number of threads.
+        most_pixels: Most pixels that are decoded at the same time; an image of more is decoded alone.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, most_pixels: int = MAX_PIXELS) -> None:
         self._threads = threads
+        self._room = DecodingRoom(most_pixels)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decoding")
         self._lock = threading.Lock()
         self._lines: dict[str, deque[Decoding]] = {}
@@ -51,7 +57,9 @@ class Decoders:
         self._now = 0.0
         self._working = 0
 
-    async def map(self, caller: str, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+    async def map(
+        self, caller: str, function: Callable[[Item], T], items: Sequence[Item], pixels: Sequence[int] = ()
+    ) -> list[T]:
         """Return ``function``, such as an image decoder, applied to each item in the pool's threads.
 
         Cancelling the waiting task cancels the items that have not begun.
@@ -60,13 +68,14 @@ class Decoders:
             caller: Name of the caller, for fair turns.
             function: Function of an item; what it raises is raised here.
             items: Items of the request.
+            pixels: Pixels of each item that is decoded; empty where the function decodes nothing.
 
         Returns:
             The results in the order of the items.
         """
         if not items:
             return []
-        decoding = Decoding(caller, function, items, [None] * len(items))
+        decoding = Decoding(caller, function, items, pixels or [0] * len(items), [None] * len(items))
         with self._lock:
             self._used[caller] = max(self._now, self._used.get(caller, self._now))
             self._lines.setdefault(caller, deque()).append(decoding)
@@ -92,13 +101,14 @@ class Decoders:
     def _work(self) -> None:
         while taken := self._take():
             decoding, index = taken
-            began = time.perf_counter()
             error: BaseException | None = None
-            try:
-                decoding.results[index] = decoding.function(decoding.items[index])
-            # Any failure is raised in the request; the thread continues with others.
-            except BaseException as raised:
-                error = raised
+            with self._room.hold(decoding.pixels[index]):
+                began = time.perf_counter()
+                try:
+                    decoding.results[index] = decoding.function(decoding.items[index])
+                # Any failure is raised in the request; the thread continues with others.
+                except BaseException as raised:
+                    error = raised
             self._end(decoding, time.perf_counter() - began, error)
 
     def _take(self) -> tuple[Decoding, int] | None:

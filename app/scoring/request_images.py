@@ -151,7 +151,12 @@ async def source_pixels(
 
 
 async def decode_batch(
-    batch: ImageUploads, preprocessing: Preprocessing, decoders: Decoders, caller: str, max_images: int
+    batch: ImageUploads,
+    preprocessing: Preprocessing,
+    decoders: Decoders,
+    caller: str,
+    max_images: int,
+    sizes: Sequence[int],
 ) -> list[Item]:
     """Return the decoded images of a request in their order, with an error for each that cannot be decoded.
 
@@ -163,6 +168,7 @@ async def decode_batch(
         decoders: Threads that decode.
         caller: Name of the caller.
         max_images: Most images of an array.
+        sizes: Pixels of each image file, from ``source_pixels``.
 
     Raises:
         ImageError: The only image cannot be decoded.
@@ -176,7 +182,7 @@ async def decode_batch(
     else:
         with _abandoned_after() as is_abandoned:
             decode_one = partial(decode_upload, preprocessing=preprocessing, is_abandoned=is_abandoned)
-            items = await decoders.map(caller, decode_one, batch.uploads)
+            items = await decoders.map(caller, decode_one, batch.uploads, sizes)
     if not batch.many and isinstance(items[0].image, ImageError):
         raise items[0].image
     return items

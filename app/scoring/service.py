@@ -127,7 +127,7 @@ class ScoringService:
                     raise too_many(1)
             elif preprocessing.fit != "exact" and not batch.array:  # the images of an array have the model's size
                 check_pixels(pixels)
-            items = await decode_batch(batch, preprocessing, self.decoders.lane(files, sizes), caller, limit)
+            items = await decode_batch(batch, preprocessing, self.decoders.lane(files, sizes), caller, limit, sizes)
             if len(items) > limit:
                 raise too_many(limit)
             images = decoded(items)

@@ -49,10 +49,12 @@ def make_room(folder: Path, lock: str, require: Callable[[], None]) -> None:
     Raises:
         StorageFull: There is no room, even without all caches that are not in use.
     """
-    locks = [cache / lock for cache in folder.glob("[!.]*")]
-    oldest_first = sorted((path for path in locks if path.exists()), key=lambda path: path.stat().st_mtime)
-    surplus = len(oldest_first) - KEPT + 1
-    for path in oldest_first:
+    locks: list[tuple[float, Path]] = []
+    for cache in folder.glob("[!.]*"):
+        with suppress(FileNotFoundError, NotADirectoryError):  # another process removed it, or it is no cache
+            locks.append(((cache / lock).stat().st_mtime, cache / lock))
+    surplus = len(locks) - KEPT + 1
+    for _, path in sorted(locks):
         try:
             require()
             full = False

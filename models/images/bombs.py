@@ -1,4 +1,4 @@
-"""Checks of image files that take far more time to decode than others of as many pixels."""
+"""Checks of image files that take far more time or memory to decode than others of as many pixels."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ RUN_LENGTHS = {1, 2}
 """Compression of BMP files by run lengths of 8 and of 4 bits, which Pillow decodes in Python code."""
 FREE_PIECES, PIXELS_A_PIECE = 1024, 256
 """Strips or tiles of an uncompressed TIFF file of any size, and pixels that allow one more."""
-TILE_PIXELS = 2**20
-"""Pixels of a tile of a TIFF file that may be larger than its image: all of a tile is decoded."""
+TILE_PIXELS, LARGE_TILE_PIXELS = 2**20, 2**24
+"""Pixels of a tile of a TIFF file that may be larger than its image, and of one that may be four times as large: all of
+a tile is decoded, with up to 8 bytes a pixel."""
 TILE_WIDTH, TILE_LENGTH = 322, 323
 
 
 def check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
-    """Raise ``ImageError`` if decoding an opened file would take far more time than its pixels need.
+    """Raise ``ImageError`` if decoding an opened file would take far more time or memory than its pixels need.
 
     Args:
         image: The file, opened by Pillow and not decoded.
@@ -75,5 +76,5 @@ def _check_pieces(image: ImageFile.ImageFile) -> None:
         )
     tags = image.tag_v2  # type: ignore[attr-defined]
     tile = tags.get(TILE_WIDTH, 0) * tags.get(TILE_LENGTH, 0)
-    if tile > max(TILE_PIXELS, 4 * pixels):
+    if tile > max(TILE_PIXELS, min(4 * pixels, LARGE_TILE_PIXELS), pixels):
         raise unsupported_image(f"expected smaller tiles, got one of {tile} pixels for {pixels} pixels; save it anew")

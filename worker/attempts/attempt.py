@@ -217,7 +217,8 @@ def attempt(work: Work) -> int:
 
     The exit code depends on what ``work`` raises. ``Interrupted`` means that the process was asked to stop,
     ``StaleAttempt`` that the lease is lost, ``BrokerDown`` that an outage is too long, and ``ModelsError`` that the job
-    fails for good. After a full disk the job waits for room. After any other error the attempt is repeated.
+    fails for good. After a full disk the job waits for room, but a full quota fails it. After any other error the
+    attempt is repeated.
 
     Args:
         work: Function that does the work of the job.
@@ -228,7 +229,7 @@ def attempt(work: Work) -> int:
     events = EventLog(folder, spec.attempt)
 
     from models.disk_space import storage_errors
-    from models.errors import ModelsError
+    from models.errors import ModelsError, QuotaFull
     from models.training.loop import Interrupted
 
     try:
@@ -243,7 +244,8 @@ def attempt(work: Work) -> int:
         return ExitCode.STALE
     except ModelsError as problem:
         log.error("%s: %s", problem.slug, problem.detail)
-        return _refuse(_error(problem.slug, problem.title, problem.detail), events, full=problem.kind == "no-space")
+        waits = problem.kind == "no-space" and not isinstance(problem, QuotaFull)
+        return _refuse(_error(problem.slug, problem.title, problem.detail), events, full=waits)
     except ValidationError as problem:
         log.error("%s", problem)
         events.write(_error("invalid-parameters", "Invalid parameters", str(problem)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.disk_space import RESERVE, require_room
-from models.errors import DatasetRefused, StorageFull
+from models.errors import DatasetRefused, QuotaFull
 
 MIB = 2**20
 RECHECK_BYTES = 4 * MIB
@@ -81,15 +81,15 @@ class DiskQuota:
         self._unchecked = 0
 
     def require(self, count: int) -> None:
-        """Raise ``StorageFull`` unless ``count`` more bytes fit into the quota and on the disk."""
+        """Raise ``QuotaFull`` unless ``count`` more bytes fit into the quota, ``StorageFull`` unless onto the disk."""
         if self._quota_left is not None and count > self._quota_left:
-            raise StorageFull(f"{count} bytes are needed, {max(0, self._quota_left)} bytes of the quota are left")
+            raise QuotaFull(f"{count} bytes are needed, {max(0, self._quota_left)} bytes of the quota are left")
         require_room(self._folder, max(1, count), self._reserve)
 
     def take(self, count: int) -> None:
-        """Count bytes written to the folder. Raises ``StorageFull`` beyond the quota, or when the disk is full.
+        """Count bytes written to the folder.
 
-        The free space of the disk is checked every 4 MiB.
+        Raises ``QuotaFull`` beyond the quota, and ``StorageFull`` when the disk is full, which is checked every 4 MiB.
         """
         if self._quota_left is not None:
             self._quota_left -= count

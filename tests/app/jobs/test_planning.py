@@ -21,6 +21,7 @@ from models.datasets import DatasetStore
 from models.features.lite0 import LITE0
 from models.features.store import BackboneStore
 from models.registry.registry import Registry
+from tests.support.disks import Disk
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 from worker.broker.connection import redis_client
@@ -175,7 +176,7 @@ def test_what_fits_no_machine_is_refused_before_it_is_counted(tmp_path: Path, mo
     require_feasible(plan_job(JobRequest.model_validate(request | limited), *common))
 
 
-def test_a_job_for_a_device_that_no_worker_has_says_what_it_waits_for(tmp_path: Path) -> None:
+def test_a_queued_job_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = service_settings(tmp_path, redis_url=None, runtime_dir=Path(tempfile.mkdtemp(prefix="snf-test-")))
     broker = EmbeddedBroker(settings)
     broker.start()
@@ -193,6 +194,11 @@ def test_a_job_for_a_device_that_no_worker_has_says_what_it_waits_for(tmp_path: 
             listed = {job["id"]: job["waits_for"] for job in client.get("/v1/jobs").json()["jobs"]}
             assert listed == {waiting["id"]: on_gpu, served["id"]: None}
             assert client.get(f"/v1/jobs/{waiting['id']}").json()["waits_for"] == on_gpu
+            with monkeypatch.context() as full:
+                Disk(full, total=64 * 2**20, free=2**20)
+                listed = {job["id"]: job["waits_for"] for job in client.get("/v1/jobs").json()["jobs"]}
+                assert listed == {waiting["id"]: on_gpu, served["id"]: "waits for room on the disk: it is full"}
+                assert client.get(f"/v1/jobs/{served['id']}").json()["waits_for"] == listed[served["id"]]
             cancelled = client.post(f"/v1/jobs/{waiting['id']}/cancel").json()
             assert cancelled["waits_for"] is None
     finally:

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.registry import loaded_memory
-from app.registry.loaded_memory import PER_FILE_BYTE, LoadedMemory, memory_limit
+from app.registry.loaded_memory import MOST_BESIDE, MOST_PER_FILE_BYTE, PER_FILE_BYTE, LoadedMemory, memory_limit
 from models.registry.registry import Registry
 from tests.end_to_end.support.service import files
 from tests.support.local import LOCAL
@@ -56,7 +56,7 @@ def test_loads_at_the_same_time_count_each_byte_once(tmp_path: Path) -> None:
     resident(1100)
     second = memory.begin()
     resident(1600)
-    assert memory.end(first, file_bytes=1) == 600 * PAGE
+    assert memory.end(first, file_bytes=PAGE) == 600 * PAGE
     resident(1800)
     assert memory.end(second, file_bytes=1) == 200 * PAGE
     # Models were dropped, and the next one grows from there.
@@ -68,6 +68,15 @@ def test_loads_at_the_same_time_count_each_byte_once(tmp_path: Path) -> None:
     fourth = memory.begin()
     resident(1250)
     assert memory.end(fourth, file_bytes=5_000_000) == 5_000_000
+
+
+def test_images_that_are_decoded_during_a_load_are_not_charged_to_the_model(tmp_path: Path) -> None:
+    statm = tmp_path / "statm"
+    memory = LoadedMemory(statm)
+    statm.write_text("9999 1000 5 1 0 7 0\n")
+    before = memory.begin()
+    statm.write_text(f"9999 {1000 + 1_600_000_000 // PAGE} 5 1 0 7 0\n")
+    assert memory.end(before, file_bytes=3_000_000) == MOST_PER_FILE_BYTE * 3_000_000 + MOST_BESIDE
 
 
 def test_files_give_an_estimate_where_the_system_tells_no_memory(tmp_path: Path) -> None:

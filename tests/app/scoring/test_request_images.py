@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from app.scoring.decoders import SMALL_BYTES, SMALL_PIXELS, Decoders, DecodingLanes
-from app.scoring.request_images import TINY, ImageUploads, Upload, decode_batch
+from app.scoring.decoding_room import DecodingRoom
+from app.scoring.request_images import TINY, ImageUploads, Upload, decode_batch, source_pixels
 from models.errors import ImageError
 from models.images.bounded_file import DecodingAbandoned
 from models.images.codec import DecodedImage, Preprocessing, encode_png
@@ -26,9 +27,11 @@ class Noting(Decoders):
 
     given = 0
 
-    async def map(self, caller: str, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+    async def map(
+        self, caller: str, function: Callable[[Item], T], items: Sequence[Item], pixels: Sequence[int] = ()
+    ) -> list[T]:
         self.given += len(items)
-        return await super().map(caller, function, items)
+        return await super().map(caller, function, items, pixels)
 
 
 class Held:
@@ -67,7 +70,7 @@ def png(value: int, side: int = 28) -> bytes:
 
 def decode(uploads: list[bytes], preprocessing: Preprocessing, decoders: Decoders, *, many: bool = True) -> list[Any]:
     batch = ImageUploads(tuple(Upload(str(number), data) for number, data in enumerate(uploads)), many=many)
-    return [item.image for item in asyncio.run(decode_batch(batch, preprocessing, decoders, ME, 1000))]
+    return [item.image for item in asyncio.run(decode_batch(batch, preprocessing, decoders, ME, 1000, []))]
 
 
 def test_a_tiny_image_needs_no_thread(decoders: Noting) -> None:
@@ -122,10 +125,10 @@ def test_an_image_does_not_wait_for_the_requests_of_another_caller(decoders: Not
     single = ImageUploads((Upload(None, png(7) + bytes(TINY)),))
 
     async def main() -> int:
-        greedy = [asyncio.create_task(decode_batch(many, SMALL, decoders, OTHER, 1000)) for _ in range(30)]
+        greedy = [asyncio.create_task(decode_batch(many, SMALL, decoders, OTHER, 1000, [])) for _ in range(30)]
         await asyncio.sleep(0.02)
         before = len(decoded)
-        await decode_batch(single, SMALL, decoders, ME, 1)
+        await decode_batch(single, SMALL, decoders, ME, 1, [])
         between = len(decoded) - before
         for task in greedy:
             task.cancel()
@@ -221,6 +224,82 @@ def test_large_images_have_threads_of_their_own() -> None:
     lanes.close()
 
 
+def test_images_are_decoded_at_once_only_while_their_pixels_fit() -> None:
+    """Two WebP files of 100 megapixels at once take more memory than a container has."""
+    decoders = Decoders(2, most_pixels=100)
+    begun: list[int] = []
+    go = {pixels: threading.Event() for pixels in (50, 60, 200, 40)}
+    started = threading.Semaphore(0)
+
+    def decode(pixels: int) -> int:
+        begun.append(pixels)
+        started.release()
+        assert go[pixels].wait(60)
+        return pixels
+
+    async def decoded(pixels: int) -> asyncio.Task[list[int]]:
+        task = asyncio.create_task(decoders.map(ME, decode, [pixels], [pixels]))
+        await asyncio.sleep(0.1)
+        return task
+
+    async def main() -> None:
+        tasks = [await decoded(pixels) for pixels in (50, 60)]
+        assert begun == [50]
+        go[50].set()
+        assert await tasks[0] == [50]
+        await asyncio.sleep(0.1)
+        assert begun == [50, 60]
+        tasks += [await decoded(40)]
+        assert begun == [50, 60, 40], "both fit"
+        go[40].set()
+        tasks += [await decoded(200)]
+        assert begun == [50, 60, 40], "an image that is larger than all room is decoded alone"
+        for event in go.values():
+            event.set()
+        assert await asyncio.gather(*tasks) == [[50], [60], [40], [200]]
+
+    asyncio.run(main())
+    decoders.close()
+
+
+def test_a_large_image_is_not_passed_for_ever() -> None:
+    room = DecodingRoom(100)
+    order: list[str] = []
+
+    def take(name: str, pixels: int) -> None:
+        with room.hold(pixels):
+            order.append(name)
+
+    with room.hold(50):
+        large = threading.Thread(target=take, args=("large", 100))
+        large.start()
+        time.sleep(0.1)
+        small = threading.Thread(target=take, args=("small", 10))
+        small.start()
+        time.sleep(0.1)
+        assert order == []
+    for thread in (large, small):
+        thread.join(60)
+    assert order == ["large", "small"]
+
+
+def test_a_request_names_the_pixels_of_its_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+
+    class Room(DecodingRoom):
+        def hold(self, pixels: int) -> Any:
+            held.append(pixels)
+            return super().hold(pixels)
+
+    monkeypatch.setattr("app.scoring.decoders.DecodingRoom", Room)
+    decoders = Decoders(1)
+    batch = ImageUploads((Upload(None, png(7) + bytes(TINY)),))
+    sizes = asyncio.run(source_pixels(batch, SMALL, decoders, ME))
+    asyncio.run(decode_batch(batch, SMALL, decoders, ME, 1, sizes))
+    decoders.close()
+    assert held[-1] == sizes[0] > 0
+
+
 def test_cancelling_ends_the_decoding_that_has_begun(one_thread: Decoders, monkeypatch: Any) -> None:
     begun, ended = threading.Event(), threading.Event()
 
@@ -235,7 +314,7 @@ def test_cancelling_ends_the_decoding_that_has_begun(one_thread: Decoders, monke
     batch = ImageUploads((Upload(None, png(7) + bytes(TINY)),))
 
     async def main() -> None:
-        task = asyncio.create_task(decode_batch(batch, SMALL, one_thread, ME, 1))
+        task = asyncio.create_task(decode_batch(batch, SMALL, one_thread, ME, 1, []))
         await asyncio.to_thread(begun.wait, 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import shutil
 import time
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from models.datasets import DatasetStore, dataset_names, load_dataset, summarize
-from models.datasets.cache_folders import KEPT
+from models.datasets.cache_folders import KEPT, make_room
 from models.datasets.choose_preprocessing import ImageFacts, choose_preprocessing
 from models.datasets.dataset import Dataset
 from models.datasets.ingest.limits import folder_bytes
@@ -196,6 +198,27 @@ def test_prepared_pixels_are_bounded_and_those_in_use_are_kept(tmp_path: Path) -
         load(1000, full)
     assert not cache.exists()
     assert (everything(load(8)) == before).all()
+
+
+def test_a_cache_that_another_process_removes_meanwhile_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("going", "gone", "here"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lock").touch()
+    stat = Path.stat
+
+    def stat_meanwhile(path: Path, **given: Any) -> os.stat_result:
+        if path.parent.name == "gone":
+            shutil.rmtree(path.parent, ignore_errors=True)
+        found = stat(path, **given)
+        if path.parent.name == "going":
+            shutil.rmtree(path.parent)
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat_meanwhile)
+    make_room(tmp_path, "lock", lambda: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
 def test_folds_are_kept_with_the_pixels(store: DatasetStore, tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def strips(width: int, height: int) -> bytes:
         pytest.param(GIF[:13] + b"!\xfe" + b"\1a" * 20_000 + b"\0" + GIF[13:], "parts", id="gif-comment"),
         pytest.param(strips(1, 20_000), "larger strips or tiles, got 20000", id="tiff-strips"),
         pytest.param(tile_for(8, 4096), "smaller tiles, got one of 16777216 pixels for 64", id="tiff-tile"),
+        pytest.param(tile_for(2100, 4128), "smaller tiles, got one of 17040384", id="tiff-tile-of-much-memory"),
     ],
 )
 def test_a_bomb_is_refused(data: bytes, said: str) -> None:

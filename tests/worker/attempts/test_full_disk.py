@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,21 +35,40 @@ WORK = {
 }
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full, whose writes fail")
-@pytest.mark.parametrize("case", WORK)
-def test_a_job_waits_for_room(case: str, settings: Settings) -> None:
+def ended(work: str, settings: Settings) -> tuple[int | None, list[dict[str, Any]], str]:
+    """Return the exit code, events and log of an attempt whose work is this code."""
     folder = settings.jobs_dir / "job"
     folder.mkdir(parents=True)
     spec = new_job().model_dump(mode="json") | {"attempt": 1, "device": "cpu"}
     (folder / "job.json").write_text(json.dumps(spec))
     reader = EventReader(folder, 1)
-    command = [sys.executable, "-c", PROGRAM.format(work=WORK[case]), str(folder)]
+    command = [sys.executable, "-c", PROGRAM.format(work=work), str(folder)]
     process = AttemptProcess(command, folder, settings.environment())
     try:
-        assert process.wait(60) == ExitCode.NO_ROOM, (folder / "trainer.log").read_text()
+        code = process.wait(60)
     finally:
         process.close()
-    events = reader.read()
+    return code, reader.read(), (folder / "trainer.log").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full, whose writes fail")
+@pytest.mark.parametrize("case", WORK)
+def test_a_job_waits_for_room(case: str, settings: Settings) -> None:
+    code, events, log = ended(WORK[case], settings)
+    assert code == ExitCode.NO_ROOM, log
     assert events[0]["event"] == "checkpoint"
     said = [event["type"] for event in events if event["event"] == "error"]
     assert said == ([] if "without" in case else ["storage-full"])
+
+
+def test_a_full_quota_fails_the_job(settings: Settings) -> None:
+    """A quota has no room again by itself."""
+    work = (
+        "from models.datasets.ingest.limits import DiskQuota\n"
+        "    DiskQuota(folder, quota=1000, reserve=0).require(10**6)"
+    )
+    code, events, log = ended(work, settings)
+    assert code == ExitCode.REFUSED, log
+    assert events[-1]["type"] == "storage-full"
+    assert "1000000 bytes are needed" in events[-1]["detail"]
+    assert "of the quota" in events[-1]["detail"]

@@ -1,0 +1,41 @@
+"""Room for the images that are decoded at the same time, counted in pixels."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class DecodingRoom:
+    """Most pixels that are decoded at the same time; threads wait for room in the order in which they came.
+
+    Decoders take up to 16 bytes a pixel (WebP), so this bounds the memory of decoding.
+
+    Args:
+        pixels: Most pixels. An image that has more is decoded alone.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        self._capacity = self._free = pixels
+        self._first = threading.Lock()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room for an image, and keep it while the ``with`` block runs.
+
+        Args:
+            pixels: Pixels of the image, by its header.
+        """
+        pixels = min(pixels, self._capacity)
+        # Only the first in line looks for room. Otherwise small images would pass a large one again and again.
+        with self._first, self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()

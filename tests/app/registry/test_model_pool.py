@@ -1,0 +1,115 @@
+"""What the pool of loaded models keeps: a model that has just been loaded, and the one that an alias moves to."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.registry.model_pool import ModelPool, PoolEntry
+from models.registry.registry import Registry
+from models.registry.version import ModelVersion
+from models.scorer import Scorer
+from models.scoring.options import EngineOptions
+from tests.support.trained import barely_trained
+
+
+class Loads:
+    """Loads in place of `Scorer.load`: each is noted by its model and version, and waits for its event if it has one.
+
+    Attributes:
+        noted: Names and numbers of the versions, in the order of their loads.
+        wait: Events by name and number.
+    """
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[str, int]] = []
+        self.wait: dict[tuple[str, int], threading.Event] = {}
+
+    def load(self, path: Path, *_: Any) -> Any:
+        key = (path.parent.name, int(path.name))
+        self.noted.append(key)
+        if key in self.wait:
+            assert self.wait[key].wait(60)
+        return SimpleNamespace()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    made = Registry(tmp_path / "models")
+    for name in ("a", "b"):
+        made.publish(barely_trained(tmp_path_factory), name, promote=True)
+    return made
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
+    made = Loads()
+    monkeypatch.setattr(Scorer, "load", made.load)
+    return made
+
+
+@pytest.fixture
+def pool(registry: Registry, loads: Loads) -> Iterator[ModelPool]:
+    """A pool that is not started, with room for one model."""
+    made = ModelPool(registry, EngineOptions(), limit=1)
+    yield made
+    made.close()
+
+
+def kept(pool: ModelPool) -> set[tuple[str, int]]:
+    return {(version.name, version.version) for version in pool.states()}
+
+
+def until_dropped(pool: ModelPool, most: int) -> None:
+    end = time.monotonic() + 60
+    while len(kept(pool)) > most:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_model_that_has_just_been_loaded_is_not_the_one_to_drop(pool: ModelPool, loads: Loads) -> None:
+    """Its load takes seconds, in which others are used."""
+    loads.wait["b", 1] = threading.Event()
+
+    async def main() -> None:
+        await pool.acquire("a")
+        loading = asyncio.create_task(pool.acquire("b"))
+        while len(loads.noted) < 2:
+            await asyncio.sleep(0.01)
+        await pool.acquire("a")
+        loads.wait["b", 1].set()
+        await loading
+
+    asyncio.run(main())
+    until_dropped(pool, 1)
+    assert kept(pool) == {("b", 1)}
+
+
+def test_the_next_version_of_an_alias_is_not_dropped(
+    pool: ModelPool, loads: Loads, registry: Registry, monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:  # fmt: skip
+    """Another model is loaded after it, before the alias moves."""
+    asyncio.run(pool.acquire("a"))
+    registry.publish(barely_trained(tmp_path_factory), "a", promote=True)
+    other, find = registry.resolve("b"), pool._entry
+
+    def entry_then_another(version: ModelVersion) -> PoolEntry:
+        entry = find(version)
+        entry.future.result()
+        until_dropped(pool, 1)
+        find(other).future.result()
+        time.sleep(0.2)  # what is too much is dropped after the future is done
+        return entry
+
+    monkeypatch.setattr(pool, "_entry", entry_then_another)
+    pool._follow()
+    monkeypatch.undo()
+    assert kept(pool) == {("a", 2), ("b", 1)}
+    asyncio.run(pool.acquire("a"))
+    assert loads.noted == [("a", 1), ("a", 2), ("b", 1)]
