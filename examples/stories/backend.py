@@ -35,7 +35,7 @@ NOT_PROVOKED = {
     "upload-cut-off": "the caller who cuts off an upload gets no answer",
     "draining": "only within the moment in which a service stops",
     "too-many-files": "needs a form of more files than one should send in an example",
-    "too-many-pixels": "needs a model of tiles, and so a backbone",
+    "too-many-pixels": "needs a model that resizes images or keeps their size, and the shipped ones do neither",
     "samples-unsupported": "needs a model of features, and so a backbone",
     "detail-unsupported": "needs a model of features, and so a backbone",
     "dataset-too-large": "needs an upload of more pixels than the service may hold",

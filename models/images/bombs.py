@@ -7,25 +7,21 @@ import re
 from PIL import ImageFile, PngImagePlugin
 
 from models.errors import unsupported_image
+from models.images.tiff import check_tile
 
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
+"""Bytes of all texts of a PNG file after decompression."""
 MAX_PROFILES = 8
-"""Bytes of all texts of a PNG file after decompression, and places where the name of its colour profile may stand."""
+"""Places of a PNG file where the name of its colour profile may stand."""
 MAX_SCANS = 64
 """Scans of a JPEG file. Progressive files have about ten, and each scan passes over all pixels."""
 MAX_SEGMENTS = 4096
 """Segments of a JPEG file that are looked at for scans. A segment has up to 64 KiB."""
 END, START_OF_SCAN = 0xD9, 0xDA
-MARKER = re.compile(rb"\xff+([^\x00\xff\x01\xd0-\xd8])")
-"""A marker that begins a segment or ends the file. The others have no length, and stand within pixels."""
+MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
+"""A marker that begins a segment or ends the file. libjpeg reads no length after other markers: it skips them."""
 RUN_LENGTHS = {1, 2}
 """Compression of BMP files by run lengths of 8 and of 4 bits, which Pillow decodes in Python code."""
-FREE_PIECES, PIXELS_A_PIECE = 1024, 256
-"""Strips or tiles of an uncompressed TIFF file of any size, and pixels that allow one more."""
-TILE_PIXELS, LARGE_TILE_PIXELS = 2**20, 2**24
-"""Pixels of a tile of a TIFF file that may be larger than its image, and of one that may be four times as large: all of
-a tile is decoded, with up to 8 bytes a pixel."""
-TILE_WIDTH, TILE_LENGTH = 322, 323
 
 
 def check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
@@ -46,7 +42,7 @@ def check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
             if data.count(b"iCCP") > MAX_PROFILES:
                 raise unsupported_image("expected a PNG file of one colour profile, got several; save it anew")
         case "TIFF":
-            _check_pieces(image)
+            check_tile(image)
 
 
 def has_many_scans(data: bytes) -> bool:
@@ -66,15 +62,3 @@ def has_many_scans(data: bytes) -> bool:
             return True
         position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
     return True
-
-
-def _check_pieces(image: ImageFile.ImageFile) -> None:
-    pixels = image.width * image.height
-    if len(image.tile) > FREE_PIECES + pixels // PIXELS_A_PIECE:
-        raise unsupported_image(
-            f"expected larger strips or tiles, got {len(image.tile)} of them for {pixels} pixels; save it anew"
-        )
-    tags = image.tag_v2  # type: ignore[attr-defined]
-    tile = tags.get(TILE_WIDTH, 0) * tags.get(TILE_LENGTH, 0)
-    if tile > max(TILE_PIXELS, min(4 * pixels, LARGE_TILE_PIXELS), pixels):
-        raise unsupported_image(f"expected smaller tiles, got one of {tile} pixels for {pixels} pixels; save it anew")

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from models.errors import unsupported_image
 
 FREE_READS = 1024
+"""Reads of a file of any size. Pillow reads a header in about twenty reads, and pixels in blocks; it also reads each
+marker, block and tag of a file on its own, in slow Python code."""
 BYTES_A_READ = 32
-"""Reads of a file of any size, and bytes of a file that allow one more. Pillow reads a header in about twenty reads,
-and pixels in blocks; it also reads each marker, block and tag of a file on its own, in slow Python code."""
+"""Bytes of a file that allow one more read."""
 
 
 class DecodingAbandoned(BaseException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from models.errors import ImageError, unsupported_image
+from models.images import tiff
 from models.images.bombs import check_cost
 from models.images.bounded_file import BoundedFile, never
 from models.images.policy import FORMATS, MAX_PIXELS
@@ -22,8 +24,6 @@ PARTS, LEAST_PART, LARGEST_PART = 256, 2**10, 2**16
 FIRST_OF_SEVERAL = {"GIF", "MPO"}
 """Formats whose first picture stands for the file: a GIF animation, and a photograph with previews beside it."""
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-NEW_SUBFILE_TYPE, BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLES_PER_PIXEL = 254, 258, 262, 277
-PREVIEW, WHITE_IS_ZERO = 1, 0
 UNREADABLE, UPRIGHT, SIDEWAYS = 0, 1, 5
 """Stand-in for an EXIF orientation that cannot be read, that of an upright image, and the first of those that exchange
 width and height."""
@@ -43,6 +43,8 @@ def open_image(
     data: bytes,
     check: Callable[[tuple[int, int]], None] = lambda _size: None,
     is_abandoned: Callable[[], bool] = never,
+    *,
+    any_cost: bool = False,
 ) -> OpenedImage:
     """Decode an image file, upright and in its own size and colour. Raises ``ImageError`` if it cannot be read.
 
@@ -53,6 +55,7 @@ def open_image(
         data: Content of the file.
         check: Called with the upright width and height in the header before the file is decompressed; may raise.
         is_abandoned: Returns whether the image is no longer needed; asked again and again.
+        any_cost: Whether to decode the file however long it takes, such as one that was accepted by other rules.
 
     Raises:
         ImageError: The file is not an image that can be decoded.
@@ -63,7 +66,8 @@ def open_image(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged metadata, and of sizes, which are checked here by the header
         try:
-            file = Image.open(BoundedFile(data, is_abandoned), formats=FORMATS)
+            content = io.BytesIO(data) if any_cost else BoundedFile(data, is_abandoned)
+            file = Image.open(content, formats=FORMATS)
             file.decodermaxblock = min(max(len(data) // PARTS, LEAST_PART), LARGEST_PART)
         except ImageError:
             raise
@@ -77,7 +81,8 @@ def open_image(
         turned = file.format != "TIFF"
         check(file.size[::-1] if turned and orientation >= SIDEWAYS else file.size)
         try:
-            check_cost(file, data)
+            if not any_cost:
+                check_cost(file, data)
             notes, bits = _check_content(file), _bits(file)
             file.load()
             image, mode = (_native(file, bits), "I;16") if file.mode in GREY_16 else (file, file.mode)
@@ -141,7 +146,7 @@ def _check_pixels(size: tuple[int, int]) -> None:
 def _check_content(image: Image.Image) -> list[str]:
     """Raise ``ImageError`` if the content of a file is of an unsupported kind; return what is to be said of it."""
     if image.format == "TIFF":
-        _check_tiff(image)
+        tiff.check_kind(image)
     if image.mode not in MODES | GREY_16:
         kinds = {"F": "floating-point numbers", "I": "signed or 32-bit integers", "LAB": "CIELAB colours"}
         got = kinds.get(image.mode, f"mode {image.mode}")
@@ -157,23 +162,10 @@ def _check_content(image: Image.Image) -> list[str]:
     return ["the first of several frames"]
 
 
-def _check_tiff(image: Image.Image) -> None:
-    tags = image.tag_v2  # type: ignore[attr-defined]
-    if tags.get(NEW_SUBFILE_TYPE, 0) & PREVIEW:
-        raise unsupported_image(
-            "its first picture is a preview, as in raw files of cameras; develop and save it as PNG"
-        )
-    samples, channels = tags.get(SAMPLES_PER_PIXEL, 1), len(image.getbands())
-    if samples > channels:
-        raise unsupported_image(
-            f"expected grey, colour or CMYK channels and at most one of alpha, got {samples} channels"
-        )
-
-
 def _bits(image: Image.Image) -> int:
     """Return the bits of a channel: 16, or fewer. Pillow keeps the upper 8 of 16 bits in images with colour."""
     if image.format == "TIFF":
-        return int(max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))))  # type: ignore[attr-defined]
+        return tiff.bits(image)
     layouts = [tile.args for tile in getattr(image, "tile", []) if isinstance(tile.args, str)]
     return 16 if any(";16" in layout for layout in layouts) else 8
 
@@ -189,7 +181,7 @@ def _native(image: Image.Image, bits: int) -> Image.Image:
             "expected opaque pixels; place the image on a background first",
         )
     # Pillow reads black and white the right way round for 8 bits alone.
-    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # type: ignore[attr-defined]
+    if image.format == "TIFF" and tiff.white_is_zero(image):
         levels = np.uint16(2**bits - 1) - levels
     return Image.fromarray(levels)
 

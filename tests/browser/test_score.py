@@ -12,13 +12,15 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 
 from models.attainable import unattainable
+from models.registry.registry import Registry
 from snf_client.local_files import files_in
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import drop, paste, toast
 from tests.browser.looks import in_every_look
-from tests.support.image_files import encoded, exif
+from tests.support.image_files import encoded, exif, png
 from tests.support.paths import DIGITS
+from tests.support.resizing import resizing_artifact
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -255,6 +257,25 @@ def test_a_busy_service_is_waited_for_and_a_broken_one_named(page: Page, collect
         drop(page.get_by_role("main"), DIGITS[1])
         toast(page, "its file is damaged")
     expect(page.get_by_role("row", name=DIGITS[1].name)).to_contain_text("The model could not be loaded")
+
+
+def test_images_of_a_request_that_is_too_large_are_sent_in_halves(
+    page: Page, collector: Collector, house: httpx.Client, home: Path, tmp_path: Path
+) -> None:
+    """Three headers of 100 megapixels each are more than one request may have."""
+    large = [tmp_path / f"large-{number}.png" for number in range(3)]
+    for path in large:
+        path.write_bytes(png(10_000, 10_000, 8, 0, b""))
+    Registry(home / "registry").publish(resizing_artifact(tmp_path), "resizing", promote=True)
+    opened(page)
+    page.get_by_label("Model", exact=True).select_option("resizing")
+    with collector.expected("status of 413.*/score"), collector.expected(REFUSED):
+        drop(page.get_by_role("main"), *large, DIGITS[0])
+        scored(page, 1)
+    expect(page.get_by_text("3 files not scored")).to_be_visible()
+    for path in large:
+        expect(page.get_by_role("row", name=path.name)).to_contain_text("The image file is incomplete")
+    house.delete("/v1/models/resizing").raise_for_status()
 
 
 def test_every_file_of_a_folder_is_named_or_counted(page: Page, tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def run_length_bmp(pixels: NDArray[np.uint8]) -> bytes:
     return struct.pack("<2sIHHI", b"BM", start + len(body), 0, 0, start) + header + palette + body
 
 
-def jpeg_of_scans(pixels: NDArray[np.uint8], scans: int) -> bytes:
+def jpeg_of_scans(pixels: NDArray[np.uint8], scans: int, **settings: Any) -> bytes:
     """A progressive JPEG file of pixels (H, W) that refines its last coefficients in as many scans."""
-    data = encoded(pixels, "JPEG", progressive=True)
+    data = encoded(pixels, "JPEG", progressive=True, **settings)
     first, last, end = data.index(b"\xff\xda"), data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
     return data[:last] + data[last:end] * (scans - data.count(b"\xff\xda", first) + 1) + data[end:]

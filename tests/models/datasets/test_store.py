@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from models.training.presets import PRESETS
 from models.training.run import train
 from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped
 from tests.models.helpers import QUICK
+from tests.support.image_files import run_length_bmp
 
 PHOTOS = mixed()
 NOTHING = TrainingConfig()
@@ -267,6 +269,19 @@ def test_a_built_in_set_can_be_resized() -> None:
     assert dataset.image_shape == (1, 16, 16) == summarize("mnist-mini", None, None, config).image_shape
     assert dataset.preprocessing == Preprocessing(channels=1, height=16, width=16, fit="crop")
     assert dataset.digest != load_dataset("mnist-mini", None).digest
+
+
+def test_stored_images_are_read_where_limits_on_their_cost_came_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DatasetStore(tmp_path / "datasets", reserve=0)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("models.images.opening.check_cost", lambda *_: None)
+        earlier.setattr("models.images.opening.BoundedFile", lambda data, _: io.BytesIO(data))
+        costly = {"costly.bmp": run_length_bmp(DIGITS[40, 0])}
+        store.create("digits", [source(tmp_path / "uploads", zipped(pngs(40) | costly))])
+    images = everything(load_dataset("digits", None, store, NOTHING))
+    assert {image.tobytes() for image in images} == {image.tobytes() for image in DIGITS[:41]}
 
 
 def test_lots_do_not_leak(store: DatasetStore) -> None:

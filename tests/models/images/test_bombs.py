@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import struct
+import time
+import tracemalloc
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -32,15 +36,25 @@ def chunks(name: bytes, content: bytes, count: int) -> bytes:
     return PNG[:start] + chunk * count + PNG[start:]
 
 
-def grey_tiff(size: tuple[int, int], tags: dict[int, Sequence[int]], data: bytes, following: int = 0) -> bytes:
+@dataclass
+class Typed:
+    """A value of a TIFF tag that is no list of whole numbers of 32 bits."""
+
+    kind: int
+    count: int
+    content: bytes
+
+
+def grey_tiff(size: tuple[int, int], tags: dict[int, Sequence[int] | Typed], data: bytes, following: int = 0) -> bytes:
     """A TIFF file whose data begins at byte 8, with pages of the same tags after its first."""
     tags = {256: [size[0]], 257: [size[1]], 258: [8], 262: [1], 277: [1], **tags}
     fields = b""
     for tag, values in sorted(tags.items()):
-        packed = struct.pack(f"<{len(values)}I", *values)
-        if len(values) > 1:
-            data, packed = data + packed, struct.pack("<I", 8 + len(data))
-        fields += struct.pack("<HHI", tag, 4, len(values)) + packed
+        typed = values if isinstance(values, Typed) else Typed(4, len(values), struct.pack(f"<{len(values)}I", *values))
+        content = typed.content.ljust(4, b"\0")
+        if len(content) > 4:
+            data, content = data + content, struct.pack("<I", 8 + len(data))
+        fields += struct.pack("<HHI", tag, typed.kind, typed.count) + content
     page = struct.pack("<H", len(tags)) + fields
     pages = b"".join(
         page + struct.pack("<I", 8 + len(data) + (number + 1) * (len(page) + 4)) for number in range(following)
@@ -54,8 +68,22 @@ def tile_for(pixels: int, side: int) -> bytes:
 
 
 def strips(width: int, height: int) -> bytes:
-    tags = {259: [1], 273: [8] * height, 278: [1], 279: [width] * height}
-    return grey_tiff((width, height), tags, bytes(width))
+    """An uncompressed TIFF file of a strip a row."""
+    starts = range(8, 8 + width * height, width)
+    tags: dict[int, Sequence[int] | Typed] = {259: [1], 273: starts, 278: [1], 279: [width] * height}
+    return grey_tiff((width, height), tags, bytes(width * height))
+
+
+def one_strip(tags: dict[int, Sequence[int] | Typed]) -> bytes:
+    """An uncompressed TIFF file of 8x8 pixels with further tags."""
+    return grey_tiff((8, 8), {259: [1], 273: [8], 278: [8], 279: [64], **tags}, bytes(range(128)))
+
+
+def reserved_marker() -> bytes:
+    """The digit as JPEG of 500 scans, after a marker that libjpeg skips alone: it reads no length after it."""
+    data = jpeg_of_scans(DIGIT, 500, restart_marker_rows=1)
+    at = data.index(b"\xff\xd0")
+    return data[:at] + b"\xff\x05\xfe\xfe" + data[at:]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +99,12 @@ def strips(width: int, height: int) -> bytes:
             chunks(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**20)), 9), "one colour profile", id="png-profiles"
         ),
         pytest.param(GIF[:13] + b"!\xfe" + b"\1a" * 20_000 + b"\0" + GIF[13:], "parts", id="gif-comment"),
-        pytest.param(strips(1, 20_000), "larger strips or tiles, got 20000", id="tiff-strips"),
+        pytest.param(reserved_marker(), "at most 64 scans, got more", id="jpeg-reserved-marker"),
+        pytest.param(
+            one_strip({273: [8] * 1026}),
+            "at most 1024 values of StripOffsets for 64 pixels, got 1026",
+            id="tiff-strips",
+        ),
         pytest.param(tile_for(8, 4096), "smaller tiles, got one of 16777216 pixels for 64", id="tiff-tile"),
         pytest.param(tile_for(2100, 4128), "smaller tiles, got one of 17040384", id="tiff-tile-of-much-memory"),
     ],
@@ -80,6 +113,55 @@ def test_a_bomb_is_refused(data: bytes, said: str) -> None:
     with pytest.raises(ImageError, match=said) as refused:
         open_image(data)
     assert refused.value.slug == "unsupported-image"
+
+
+@pytest.mark.parametrize(
+    "width",
+    [
+        pytest.param(Typed(2, 2, b"a\0"), id="ASCII"),
+        pytest.param(Typed(1, 1, b"\x10"), id="BYTE"),
+        pytest.param(Typed(5, 1, struct.pack("<II", 2**31, 1)), id="RATIONAL"),
+    ],
+)
+@pytest.mark.parametrize("tag", [322, 254], ids=["TileWidth", "NewSubfileType"])
+def test_tags_of_a_tiff_must_be_whole_numbers(tag: int, width: Typed) -> None:
+    """A text or bytes times a number is that many copies: 4 GB from a file of 200 bytes."""
+    with allocating_at_most(2**20), pytest.raises(ImageError, match="expected a whole number as ") as refused:
+        open_image(one_strip({323: [2**24], tag: width}))
+    assert refused.value.slug == "unsupported-image"
+
+
+def test_bits_of_channels_that_a_tiff_lacks_are_not_used() -> None:
+    """Two to the power of them was computed."""
+    data = one_strip({258: [16, 2**20], 262: [0], 279: [128]})
+    levels = np.asarray(open_image(data).image)
+    assert np.array_equal(levels.ravel(), 65535 - np.frombuffer(bytes(range(128)), "<u2"))
+
+
+def test_strips_of_a_tiff_are_counted_before_there_are_objects_of_them() -> None:
+    data = one_strip({273: Typed(1, 100_000, bytes(100_000))})
+    with allocating_at_most(2**20):
+        assert pixels_of(data) == 0
+        with pytest.raises(ImageError, match="values of StripOffsets"):
+            open_image(data)
+
+
+def test_fill_bytes_of_a_jpeg_are_read_once() -> None:
+    end = JPEG.rindex(b"\xff\xd9")
+    started = time.perf_counter()
+    open_image(JPEG[:end] + b"\xff" * 100_000 + b"\0" + JPEG[end:] + START_OF_SCAN * (MAX_SCANS + 1))
+    assert time.perf_counter() - started < 5, "it takes milliseconds, and took 40 s where each was a start"
+
+
+@contextmanager
+def allocating_at_most(most: int) -> Iterator[None]:
+    """Assert that Python allocates at most so many bytes at a time in the block."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] <= most
+    finally:
+        tracemalloc.stop()
 
 
 def test_texts_of_a_png_are_not_decompressed_without_end() -> None:
@@ -101,6 +183,7 @@ def test_pages_and_frames_are_not_counted_one_by_one() -> None:
     "data",
     [
         pytest.param(jpeg_of_scans(DIGIT, MAX_SCANS), id="jpeg-of-64-scans"),
+        pytest.param(jpeg_of_scans(DIGIT, MAX_SCANS, restart_marker_rows=1), id="jpeg-restarts"),
         pytest.param(JPEG[:2] + b"\xff\xe5\x03\xea" + START_OF_SCAN * 500 + JPEG[2:], id="jpeg-metadata"),
         pytest.param(JPEG + START_OF_SCAN * 1000, id="jpeg-trailer"),
         pytest.param(encoded(DIGIT, "BMP"), id="bmp"),
@@ -111,6 +194,11 @@ def test_pages_and_frames_are_not_counted_one_by_one() -> None:
 )
 def test_unusual_files_that_cost_little_are_decoded(data: bytes) -> None:
     assert open_image(data).image.size == (28, 28)
+
+
+@pytest.mark.parametrize(("width", "height"), [(128, 3000), (24, 2**15)])
+def test_a_narrow_tiff_may_have_a_strip_a_row(width: int, height: int) -> None:
+    assert open_image(strips(width, height)).image.size == (width, height)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])

@@ -5,6 +5,7 @@ import { call, get, isAbort, Problem } from "../service.js";
 const FIRST_BATCH = 4;
 const BATCH = 32;
 const MAX_IN_FLIGHT = 2;
+const TOO_LARGE = 413; // pixels, bytes or images of a request
 
 /** An image and its result. */
 export class Item {
@@ -106,20 +107,31 @@ export class Queue {
       }
       if (!batch.length || signal.aborted) return;
       for (const item of batch) item.state = "scoring";
-      try {
-        const answer = await score(this.model, batch, signal);
-        if (signal.aborted) return;
-        const { model, version, calibration } = answer;
-        if (model) this.by = { model, version, calibration };
-        for (const result of answer.results) settle(batch[result.index], result, model ? this.by : null);
-      } catch (error) {
-        if (signal.aborted || isAbort(error)) return;
-        for (const item of batch) [item.state, item.error] = ["error", { title: error.title, detail: error.message }];
-        this.failed(error);
-        if (!(error instanceof Problem)) throw error;
-      }
-      this.changed();
+      await this.scoreBatch(batch, signal);
     }
+  }
+
+  /** Scores images by one request, or in halves if the service refuses that one as too large. */
+  async scoreBatch(batch, signal) {
+    try {
+      const answer = await score(this.model, batch, signal);
+      if (signal.aborted) return;
+      const { model, version, calibration } = answer;
+      if (model) this.by = { model, version, calibration };
+      for (const result of answer.results) settle(batch[result.index], result, model ? this.by : null);
+    } catch (error) {
+      if (signal.aborted || isAbort(error)) return;
+      if (error.status === TOO_LARGE && batch.length > 1) {
+        const middle = Math.floor(batch.length / 2);
+        await this.scoreBatch(batch.slice(0, middle), signal);
+        if (!signal.aborted) await this.scoreBatch(batch.slice(middle), signal);
+        return;
+      }
+      for (const item of batch) [item.state, item.error] = ["error", { title: error.title, detail: error.message }];
+      this.failed(error);
+      if (!(error instanceof Problem)) throw error;
+    }
+    this.changed();
   }
 }
 
