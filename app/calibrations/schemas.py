@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from app.calibrations.comparison_schemas import CalibrationComparison
-from app.http.schemas import Answer
+from app.http.schemas import Answer, Whole
 from models.artifacts.manifest import Deviation, Precision
 from models.naming import Name
 
@@ -44,7 +44,7 @@ class CalibrationRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"dataset": "line-1"}]})
 
     dataset: Name = Field(description="A dataset of normal images, like those to be scored.")
-    activate: bool | None = Field(
+    activate: StrictBool | None = Field(
         None,
         description="Whether the new calibration becomes the active one. Null: it does unless its smallest p-value is "
         "larger than that of the one in use at that time.",
@@ -64,8 +64,8 @@ class CalibrationChoice(BaseModel):
         extra="forbid", frozen=True, json_schema_extra={"examples": [{"calibration": 0, "dry_run": True}]}
     )
 
-    calibration: int = Field(ge=0, description="Its number; 0 is the model's own calibration.")
-    dry_run: bool = Field(False, description="Change nothing, and answer with a `comparison`.")
+    calibration: Whole = Field(ge=0, description="Its number; 0 is the model's own calibration.")
+    dry_run: StrictBool = Field(False, description="Change nothing, and answer with a `comparison`.")
 
 
 class Threshold(Answer):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from starlette.routing import BaseRoute, Match, Mount
+from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -58,13 +58,30 @@ class HeadAsGet:
 
 
 def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:
-    """Return the value of the header ``Allow`` for the path of a request: the methods of all of its routes."""
+    """Return the value of the header ``Allow`` for the path of a request: the methods of all of its routes.
+
+    A path that a route has to the letter, such as ``/v1/jobs/estimate``, is not also the id of ``/v1/jobs/{job_id}``.
+    """
     root = scope.get("app_root_path", scope.get("root_path", ""))
-    found = set()
-    for route in routes:
+    found: set[str] = set()
+    literal: set[str] = set()
+    for route in _flat(routes):
         for method in METHODS:
             # Matching writes into the scope of some routes.
             match, _ = route.matches({**scope, "root_path": root, "method": method})
             if match is Match.FULL and (method == "GET" or not isinstance(route, Mount)):
-                found |= {"GET", "HEAD"} if method == "GET" else {method}
-    return ", ".join(sorted(found))
+                methods = {"GET", "HEAD"} if method == "GET" else {method}
+                found |= methods
+                if isinstance(route, Route) and not route.param_convertors:
+                    literal |= methods
+    return ", ".join(sorted(literal or found))
+
+
+def _flat(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
+    """Yield the routes of an application, those of its routers one by one."""
+    for route in routes:
+        router = getattr(route, "original_router", None)
+        if router is None:
+            yield route
+        else:
+            yield from _flat(router.routes)

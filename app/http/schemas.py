@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from models.naming import NAME_PATTERN, NAME_RULE, REF_PATTERN
 
@@ -22,6 +23,16 @@ Name = Annotated[str, Field(pattern=pattern(NAME_PATTERN, NAME_RULE))]
 """Name of a model or dataset."""
 REF = pattern(REF_PATTERN, "the name of a model, or name:version, or name@alias")
 """Pattern of a model reference: a name, optionally with a version or an alias."""
+
+
+def _refuse_conversion(value: Any) -> Any:
+    if isinstance(value, (bool, str)):
+        raise PydanticCustomError("int_type", "Input should be a valid integer")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_refuse_conversion)]
+"""A whole number of a JSON body; pydantic alone would take ``true`` and ``"1"`` for 1."""
 
 
 class Answer(BaseModel):

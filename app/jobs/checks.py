@@ -14,7 +14,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from app.http.errors import Problem, field_problem, invalid
-from app.jobs.parameters import TRAINING_ONLY, CalibrationParameters, ScoringParameters
+from app.jobs.parameters import TRAINING_ONLY, CalibrationParameters, ScoringParameters, refuse_conversions
 from app.jobs.schemas import JobRequest
 from models.anomaly.fitting.reference_images import as_seen, check_shape, check_summary
 from models.artifacts.limits import LimitParameters
@@ -174,6 +174,7 @@ def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
     for name in TRAINING_ONLY:
         if name in request.model_fields_set:
             raise invalid(f"/body/{name}", f"a job of type {request.type} has no {name}")
+    refuse_conversions(kind, request.parameters)
     try:
         return kind.model_validate(request.parameters)
     except ValidationError as error:

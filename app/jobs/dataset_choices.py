@@ -49,8 +49,9 @@ def _checked(
     registry: Registry,
     store: DatasetStore,
 ) -> JobDataset:
+    given = draft.model_dump(exclude_unset=True, exclude={"model"} if draft.model is None else None)
     named = {"model": "new"} if draft.type == "train" else {}
-    request = JobRequest(**(named | draft.model_dump(exclude_unset=True)), dataset=entry.name)
+    request = JobRequest(**(named | given), dataset=entry.name)
 
     def check() -> None:
         if request.type == "train":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 
+from app.http.errors import Problem, field_problem
 from models.artifacts.limits import LimitParameters
 from models.artifacts.manifest import Precision
 from models.evaluation.schema import EvaluationParameters
@@ -51,9 +54,31 @@ PARAMETERS: dict[JobType, type[BaseModel]] = {
 
 TRAINING_ONLY = ("preset", "architecture", "promote", "device")
 """Members of a job request that no type but a training has."""
+CONVERTED: dict[type, tuple[str, ...]] = {
+    bool: ("int_type", "float_type"),
+    str: ("int_type", "float_type", "bool_type"),
+    int: ("bool_type",),
+    float: ("bool_type",),
+}
+"""Errors of strict validation that the service has too, by the type of the value."""
 PREFIX = "#/components/schemas/"
 REQUESTS = ("JobRequest", "JobDraft")
 """Requests with the ``type`` of a job and its ``parameters``, which are validated after the request itself."""
+
+
+def refuse_conversions(kind: type[BaseModel], parameters: Mapping[str, Any]) -> None:
+    """Raise a 422 ``Problem`` about parameters that pydantic would convert from another type, such as a text to 5."""
+    try:
+        kind.model_validate_json(json.dumps(parameters), strict=True)
+    except ValidationError as error:
+        # Other errors may be those of strictness alone, as 5.0 for 5.
+        wrong = [item for item in error.errors() if item["type"] in CONVERTED.get(type(item["input"]), ())]
+        if not wrong:
+            return
+        problems = [field_problem(item, ("body", "parameters")) for item in wrong]
+        raise Problem(
+            422, "invalid-request", "The request is not valid", problems[0].detail, errors=problems
+        ) from error
 
 
 def add_schemas(openapi: dict[str, Any]) -> None:
@@ -82,7 +107,9 @@ def _rule(job_type: JobType, parameters: dict[str, str], request: dict[str, Any]
         return {"properties": members | named, "required": list(named), "not": both}
     members |= {name: False for name in TRAINING_ONLY if name in request["properties"]}
     if job_type == "recommend":
-        return {"properties": members | {"model": False}}
+        return {
+            "properties": members | {"model": {"type": "null"} if "anyOf" in request["properties"]["model"] else False}
+        }
     rule: dict[str, Any] = {"properties": members | {"model": {"type": "string"}}, "required": ["model"]}
     if job_type == "evaluate":
         against = {"required": ["against"], "properties": {"against": {"minItems": 1}}}

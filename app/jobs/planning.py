@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from app.http.errors import Problem, field_problem, invalid
 from app.jobs.checks import CHECKS, check_recommendation, require_model, unknown_dataset
 from app.jobs.estimates import JobEstimate, estimate_job
+from app.jobs.parameters import refuse_conversions
 from app.jobs.schemas import Estimate, JobRequest
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from models.errors import (
@@ -183,6 +184,7 @@ def check_training(
         Problem: 422, the training cannot succeed.
     """
     recipe = check_recipe(request)
+    refuse_conversions(TrainingConfig, request.parameters)
     try:
         config = recipe.config(request.parameters)
     except ValidationError as error:

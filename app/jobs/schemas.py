@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from app.http.schemas import REF, Answer, Name
 from app.registry.schemas import UnfitReason
@@ -74,14 +74,14 @@ class JobRequest(BaseModel):
         description="All optional, but that an evaluation needs `against` or `corruptions`; unknown ones are refused. "
         "Those of a training are in place of the preset's own.",
     )
-    promote: bool = Field(
+    promote: StrictBool = Field(
         False,
         description="train: move the alias `live` to the new version, fit or not; the first fit one gets it anyway.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="train: the device; `auto` is a GPU if a running worker has one, else the CPU."
     )
-    force: bool = Field(
+    force: StrictBool = Field(
         False,
         description="train: queue it even if it is expected to need more memory than any running worker has, or more "
         "than two weeks.",

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.calibrations.schemas import CalibrationView
 from app.drift.schemas import Drift
-from app.http.schemas import Answer
+from app.http.schemas import Answer, Whole
 from models.artifacts.fitness import UnfitCode
 from models.artifacts.manifest import Precision
 from models.flows.architecture import DensityKind
@@ -103,7 +103,7 @@ class AliasTarget(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"version": 3}]})
 
-    version: int = Field(ge=1, lt=10**9, description="A version of the model.")
+    version: Whole = Field(ge=1, lt=10**9, description="A version of the model.")
 
 
 class Aliases(Answer):

@@ -86,3 +86,14 @@ def test_the_pattern_of_a_name_in_a_path_is_told(client: TestClient, call: tuple
     refused = client.request(method, path, json={"version": 1} if method == "PUT" else None)
     assert (refused.status_code, refused.json()["type"]) == (422, "invalid-request")
     assert refused.json()["errors"][0]["pointer"] == "/path/name"
+
+
+@pytest.mark.parametrize("version", [True, "1"])
+def test_a_version_is_a_number(client: TestClient, version: object) -> None:
+    refused = client.put(f"/v1/models/{MODEL}/aliases/best", json={"version": version})
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/body/version")
+
+
+def test_a_literal_path_allows_its_own_methods_alone(client: TestClient) -> None:
+    assert client.options("/v1/jobs/estimate").headers["allow"] == "POST"
+    assert client.options("/v1/jobs/06f8m2q1x3z4c5v6b7n8m9k0j1").headers["allow"] == "DELETE, GET, HEAD"

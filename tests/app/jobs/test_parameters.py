@@ -67,7 +67,7 @@ def test_the_document_says_which_members_a_job_type_needs_and_lacks(client: Test
             assert client.post(path, json=valid | {name: value}).status_code == 422, (valid, name)
     types = {rule["if"]["properties"]["type"]["const"]: rule["then"] for rule in request["allOf"]}
     assert types["score"]["required"] == ["model"]
-    assert types["recommend"]["properties"]["model"] is False
+    assert types["recommend"]["properties"]["model"] == (False if request_name == "JobRequest" else {"type": "null"})
     assert types["score"]["properties"]["preset"] is False
 
 
@@ -75,6 +75,32 @@ def test_the_examples_have_valid_parameters(client: TestClient) -> None:
     for example in client.get("/openapi.json").json()["components"]["schemas"]["JobRequest"]["examples"]:
         kind: type[BaseModel] = PARAMETERS[example["type"]]
         kind.model_validate(example.get("parameters", {}))
+
+
+@pytest.mark.parametrize("job_type", ["train", "recommend"])
+def test_a_draft_without_a_model_may_say_null(client: TestClient, job_type: str) -> None:
+    answer = client.post("/v1/jobs/datasets", json={"type": job_type, "model": None})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("request_", "pointer"),
+    [
+        ({"type": "recommend", "dataset": "mnist-mini", "parameters": {"seed": False}}, "/body/parameters/seed"),
+        (SCORE | {"parameters": {"images_per_part": "100"}}, "/body/parameters/images_per_part"),
+        (TRAIN | {"parameters": {"batch_size": "64"}}, "/body/parameters/batch_size"),
+        (TRAIN | {"promote": "yes"}, "/body/promote"),
+        (SCORE | {"type": "evaluate", "parameters": {"corruptions": 1}}, "/body/parameters/corruptions"),
+    ],
+)
+def test_no_value_is_converted(client: TestClient, request_: dict[str, Any], pointer: str) -> None:
+    answer = client.post("/v1/jobs/estimate", json=request_)
+    assert (answer.status_code, [error["pointer"] for error in answer.json()["errors"]]) == (422, [pointer])
+
+
+def test_a_whole_number_may_have_a_point(client: TestClient) -> None:
+    # As in JSON Schema; 503: the job store does not answer.
+    assert client.post("/v1/jobs/estimate", json=TRAIN | {"parameters": {"batch_size": 64.0}}).status_code == 503
 
 
 @pytest.mark.parametrize(
