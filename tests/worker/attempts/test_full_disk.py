@@ -34,20 +34,40 @@ WORK = {
 }
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full, whose writes fail")
-@pytest.mark.parametrize("case", WORK)
-def test_a_job_waits_for_room(case: str, settings: Settings) -> None:
+READ_ONLY = """
+import errno
+import worker.attempts.attempt as module
+
+def refuse(folder, attempt):
+    raise OSError(errno.EROFS, "Read-only file system", str(folder / "events.jsonl"))
+
+module.EventLog = refuse
+raise SystemExit(module.attempt(lambda *_: None))
+"""
+
+
+def run_attempt(program: str, settings: Settings) -> tuple[int | None, EventReader]:
     folder = settings.jobs_dir / "job"
     folder.mkdir(parents=True)
     spec = new_job().model_dump(mode="json") | {"attempt": 1, "device": "cpu"}
     (folder / "job.json").write_text(json.dumps(spec))
     reader = EventReader(folder, 1)
-    command = [sys.executable, "-c", PROGRAM.format(work=WORK[case]), str(folder)]
-    process = AttemptProcess(command, folder, settings.environment())
+    process = AttemptProcess([sys.executable, "-c", program, str(folder)], folder, settings.environment())
     try:
-        assert process.wait(60) == ExitCode.NO_ROOM, (folder / "trainer.log").read_text()
+        return process.wait(60), reader
     finally:
         process.close()
+
+
+def test_a_log_that_cannot_be_opened_is_a_disk_that_takes_no_writes(settings: Settings) -> None:
+    assert run_attempt(READ_ONLY, settings)[0] == ExitCode.NO_ROOM
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full, whose writes fail")
+@pytest.mark.parametrize("case", WORK)
+def test_a_job_waits_for_room(case: str, settings: Settings) -> None:
+    code, reader = run_attempt(PROGRAM.format(work=WORK[case]), settings)
+    assert code == ExitCode.NO_ROOM, (settings.jobs_dir / "job" / "trainer.log").read_text()
     events = reader.read()
     assert events[0]["event"] == "checkpoint"
     said = [event["type"] for event in events if event["event"] == "error"]
