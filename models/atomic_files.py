@@ -65,17 +65,21 @@ def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, size: int = 1) -> Iterator[Path]:
     """Create a temporary folder, which is renamed to ``path`` when the ``with`` block ends without an exception.
 
     It is then durable: its files and folders are synced, it is renamed, and its parent is synced. If the block raises,
     the temporary folder is removed.
 
+    Args:
+        path: The folder.
+        size: What is known of its size, in bytes: at least so many must be free beside the reserve of the disk.
+
     Raises:
         FileExistsError: ``path`` exists at the end of the block.
         StorageFull: The disk has no room beside its reserve.
     """
-    require_room(path.parent)
+    require_room(path.parent, size)
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     temporary.mkdir()

@@ -8,7 +8,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from models.errors import ModelsError, StorageFull, StorageReadOnly
@@ -25,20 +25,31 @@ SAFETENSORS_CODE = re.compile(r"\(os error (\d+)\)")
 """Number of an error of the operating system in the text of a ``SafetensorError``, which has no ``errno``."""
 
 
-def usable_bytes(folder: Path, reserve: int = RESERVE) -> int:
+def usable_bytes(folder: Path) -> int:
     """Return the bytes of a folder's disk that large writes may use: what is free, without the reserve.
 
-    Args:
-        folder: The folder. If it is missing, the closest folder above it counts.
-        reserve: Bytes that stay free, at most a quarter of the disk.
+    If the folder is missing, the closest folder above it counts.
     """
     usage = shutil.disk_usage(existing_folder(folder))
-    return max(0, usage.free - min(reserve, usage.total // SHARE))
+    return max(0, usage.free - min(RESERVE, usage.total // SHARE))
 
 
-def require_room(folder: Path, count: int = 1, reserve: int = RESERVE) -> None:
+def folder_bytes(folder: Path) -> int:
+    """Return the total size in bytes of all files in a folder and its subfolders.
+
+    Files and folders that are removed meanwhile do not count.
+    """
+    total = 0
+    for parent, _folders, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(parent) / name).lstat().st_size
+    return total
+
+
+def require_room(folder: Path, count: int = 1) -> None:
     """Raise ``StorageFull`` unless a large write of ``count`` bytes to a folder leaves the reserve of its disk free."""
-    usable = usable_bytes(folder, reserve)
+    usable = usable_bytes(folder)
     if count > usable:
         needed = "the disk is full" if count == 1 else f"{count} bytes are needed"
         raise StorageFull(
@@ -79,7 +90,7 @@ def storage_error(error: BaseException) -> StorageFull | StorageReadOnly | None:
     if isinstance(error, StorageFull | StorageReadOnly):
         return error
     if isinstance(error, sqlite3.OperationalError):
-        code = getattr(error, "sqlite_errorcode", None)  # errors of Python itself have none
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # extended codes have the primary code in the low byte
         if code == sqlite3.SQLITE_FULL:
             return StorageFull("the disk is full: the table cannot grow")
         return _read_only("the table cannot be changed") if code == sqlite3.SQLITE_READONLY else None
@@ -122,4 +133,6 @@ def _cannot_write(error: BaseException) -> bool:
     if not isinstance(name, str | bytes):
         return False
     path = Path(os.fsdecode(name))
+    if os.access(path, os.F_OK) and not os.access(path, os.R_OK):
+        return False  # more likely it could not be opened for reading
     return not os.access(existing_folder(path.parent), os.W_OK) or (path.exists() and not os.access(path, os.W_OK))

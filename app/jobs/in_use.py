@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 
 from app.http.errors import Problem
-from worker.errors import JobNotFound
 from worker.jobs.record import Job
 from worker.jobs.store import JobStore
 
@@ -19,13 +17,13 @@ def refuse_in_use(jobs: JobStore, uses: Callable[[Job], bool], slug: str, title:
         uses: Whether a job uses the resource.
         slug: Type of the problem.
         title: Title of the problem.
-        name: Name of the resource, which is in the dataset, model or parameters of each job that uses it.
+        name: Name of the resource, which is the dataset, the model, or in the parameters of each job that uses it.
 
     Raises:
         Problem: A job uses the resource.
         BrokerDown: The job store does not answer.
     """
-    job = next(filter(uses, _unfinished(jobs, name)), None)
+    job = next(filter(uses, jobs.mentioning(name)), None)
     if job is not None:
         raise Problem(
             409,
@@ -34,11 +32,3 @@ def refuse_in_use(jobs: JobStore, uses: Callable[[Job], bool], slug: str, title:
             f"job {job.id} is {job.status.value} and uses {name}; cancel it first or wait for its end",
             extensions={"job": job.id},
         )
-
-
-def _unfinished(jobs: JobStore, name: str) -> Iterator[Job]:
-    for job_id in jobs.unfinished(name):
-        with suppress(JobNotFound):  # it was cancelled and removed meanwhile
-            job = jobs.get(job_id)
-            if not job.finished:
-                yield job

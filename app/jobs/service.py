@@ -79,7 +79,7 @@ class JobService:
         if known is not None:
             # Not checked again: its model or dataset may have been changed or deleted since.
             return known
-        require_room(self.settings.home, ROOM_BYTES)
+        self._require_room()
         plan = self.plan(request)
         if not request.force:
             require_feasible(plan)
@@ -131,12 +131,18 @@ class JobService:
     def retry(self, job_id: str, scope: Scope) -> Job:
         """Queue a failed or cancelled job again as a new job, and return the record of the new job.
 
-        Raises a 403 error if the role of the caller is too low, and ``StorageFull`` if the disk is full.
+        A repeated call returns the same new job, also on a full disk.
+
+        Raises:
+            JobNotFound: No job has this id.
+            JobConflict: The job neither failed nor was cancelled.
+            Problem: 403 where the role of the caller is too low.
+            StorageFull: The disk has no room for the files of a new job.
+            TooManyJobs: See ``submit``.
         """
-        require_room(self.settings.home, ROOM_BYTES)
         job = self.jobs.get(job_id)
         _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
-        return retry(self.jobs, self.celery, job_id, caller_of(scope).name)
+        return retry(self.jobs, self.celery, job_id, caller_of(scope).name, before_new=self._require_room)
 
     def delete(self, job_id: str) -> None:
         """Delete a job that has ended, with its files.
@@ -147,6 +153,9 @@ class JobService:
             JobInUse: An unfinished retry may still need its checkpoints.
         """
         remove_job(self.jobs, self.settings, job_id)
+
+    def _require_room(self) -> None:
+        require_room(self.settings.home, ROOM_BYTES)
 
 
 def _own(idempotency_key: str, scope: Scope) -> str:

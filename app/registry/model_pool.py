@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from app.http.errors import Problem, draining
 from app.registry.loaded_memory import LoadedMemory
 from app.registry.recent import Recent
-from models.artifacts.files import folder_size
+from models.disk_space import folder_bytes
 from models.errors import ModelNotFound, ModelsError, NoLiveVersion
 from models.naming import ModelRef, parse_ref
 from models.registry.calibrations import OWN
@@ -237,7 +237,7 @@ class ModelPool:
             one_blas_thread()
             before = self._memory.begin()
             loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, self._options))
-            entry.size = self._memory.end(before, folder_size(version.path))
+            entry.size = self._memory.end(before, folder_bytes(version.path))
         # Any failure to load is a state of the model, not of the service.
         except Exception as error:
             # While a version is removed, its files disappear one after the other.

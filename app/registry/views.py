@@ -10,9 +10,9 @@ from app.drift.schemas import Drift
 from app.drift.status import WindowStatus
 from app.registry import schemas
 from app.registry.model_pool import ModelListing, ModelState, PoolEntry
-from models.artifacts.files import folder_size
 from models.artifacts.fitness import FitnessCheck
 from models.artifacts.manifest import Manifest
+from models.disk_space import folder_bytes
 from models.registry.version import ModelVersion
 from models.training.presets import PRESETS
 
@@ -40,7 +40,7 @@ def summary(model: ModelListing, drift: DriftMonitor | None = None) -> schemas.M
         image_shape=list(manifest.preprocessing.shape) if manifest else None,
         fit=manifest.preprocessing.fit if manifest else None,
         test_bits_per_dim=manifest.evaluation.test_bits_per_dim if manifest else None,
-        size_bytes=folder_size(shown.path) if shown else None,
+        size_bytes=folder_bytes(shown.path) if shown else None,
         drift_alarms=drift.alarms(shown) if drift and shown else 0,
     )
 
@@ -83,7 +83,7 @@ def detail(
         state=(entry.state if entry else ModelState.IDLE).value,
         reason=entry.reason if entry else None,
         unfit=unfit_reasons(version.manifest.unfit),
-        size_bytes=folder_size(version.path),
+        size_bytes=folder_bytes(version.path),
         manifest=version.manifest.model_dump(mode="json"),
         calibration=calibration,
         serving=serving,

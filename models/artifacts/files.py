@@ -41,8 +41,3 @@ def read_file(folder: Path, name: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != digest:
         raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that the manifest gives")
     return content
-
-
-def folder_size(path: Path) -> int:
-    """Return the total size in bytes of all files in a folder and its subfolders."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

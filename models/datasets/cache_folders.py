@@ -30,7 +30,10 @@ def hold(lock: Path) -> int | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        removed = not _is_at(descriptor, lock)
     except OSError:  # it is being removed
+        removed = True
+    if removed:
         os.close(descriptor)
         return None
     with suppress(OSError):  # of a folder that may only be read
@@ -74,9 +77,21 @@ def _remove_unused(lock: Path) -> bool:
         return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_at(descriptor, lock):  # another process has made the cache anew
+            return False
         remove_folder(lock.parent)
+    except FileNotFoundError:  # another process removed it after it was opened
+        return True
     except BlockingIOError:
         return False
     finally:
         os.close(descriptor)
     return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Return whether an open file is the one at ``path``; raise ``FileNotFoundError`` if there is none.
+
+    Between the opening of a file and its lock, another process may remove its folder and make a new one.
+    """
+    return os.path.samestat(os.fstat(descriptor), path.stat())

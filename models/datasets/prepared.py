@@ -29,6 +29,8 @@ from models.images.preprocessing import Preprocessing, conform
 from models.images.provenance import Provenance, Split
 
 PREPARED = "prepared"
+MOST_MADE = 2
+"""Most times that a cache is made for one call: another process may remove it before it is held."""
 PIXELS = "pixels.npy"
 RECORD = "record.json"
 
@@ -80,20 +82,28 @@ def prepare(
     split = report.split
     ends = np.cumsum([getattr(split, part) for part in PARTS])
     shape = (int(ends[-1]), *preprocessing.shape)
-    held = hold(cache / RECORD)
-    cached = _read(cache, shape, split, preprocessing)
-    if cached is None:
-        if held is not None:
+
+    def hold_and_read() -> tuple[int | None, tuple[Images, Prepared] | None]:
+        held = hold(cache / RECORD)
+        cached = _read(cache, shape, split, preprocessing)
+        if cached is None and held is not None:
             os.close(held)
+        return held, cached
+
+    def make() -> None:
         needed = _own_bytes(folder, preprocessing) if preprocessing.tiled else math.prod(shape)
         make_room(cache.parent, RECORD, lambda: room().require(needed))
         remove_leftovers(cache.parent, LEFTOVER_SECONDS)
         shutil.rmtree(cache, ignore_errors=True)
         # Another process may have made the same cache meanwhile.
-        with suppress(FileExistsError), new_folder(cache) as temporary:
+        with suppress(FileExistsError), new_folder(cache, needed) as temporary:
             _write(temporary, folder, report, preprocessing, progress)
-        held = hold(cache / RECORD)
-        cached = _read(cache, shape, split, preprocessing)
+
+    held, cached = hold_and_read()
+    for _ in range(MOST_MADE):
+        if cached is None:
+            make()
+            held, cached = hold_and_read()
     if cached is None:
         raise DatasetUnfit(f"the prepared pixels of {report.name} cannot be read back")
     pixels, record = cached

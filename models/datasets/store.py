@@ -17,7 +17,7 @@ from models.datasets.ingest.near_duplicates import NearDuplicates
 from models.datasets.ingest.sources import Source
 from models.datasets.prepared import LEFTOVER_SECONDS, Progress, no_progress, prepare
 from models.datasets.report import DatasetReport
-from models.disk_space import RESERVE, storage_errors
+from models.disk_space import storage_errors
 from models.errors import DatasetNotFound, DatasetTaken
 from models.images.options import ImageOptions
 from models.images.preprocessing import Preprocessing
@@ -31,13 +31,12 @@ class DatasetStore:
 
     A folder holds the originals, an index, a report and preprocessed pixels.
 
-    ``quota`` is the most bytes of all datasets together, ``reserve`` the bytes of the disk that stay free.
+    ``quota`` is the most bytes of all datasets together.
     """
 
-    def __init__(self, root: Path, *, quota: int | None = None, reserve: int = RESERVE) -> None:
+    def __init__(self, root: Path, *, quota: int | None = None) -> None:
         self.root = root
         self._quota = quota
-        self._reserve = reserve
 
     def names(self) -> list[str]:
         """Return the sorted names of all uploaded datasets, except those that are still being created."""
@@ -92,7 +91,7 @@ class DatasetStore:
         self.check_free(name)
         make_folder(self.root)
         remove_leftovers(self.root, LEFTOVER_SECONDS)
-        new = NewDataset(name, sources, limits or Limits(), self._quota, self._reserve, near_duplicates)
+        new = NewDataset(name, sources, limits or Limits(), self._quota, near_duplicates)
         with storage_errors():
             try:
                 with new_folder(self.root / name) as folder:
@@ -135,7 +134,7 @@ class DatasetStore:
             return prepare(self._folder(name), report, preprocessing, self._room, progress)
 
     def _room(self) -> DiskQuota:
-        return DiskQuota(self.root, self._quota, self._reserve)
+        return DiskQuota(self.root, self._quota)
 
     def _folder(self, name: str) -> Path:
         if not is_name(name) or not (self.root / name / REPORT).is_file():

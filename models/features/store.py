@@ -132,7 +132,7 @@ class BackboneStore:
                 if described and _read(folder / DESCRIPTION).digest != backbone.digest:
                     raise BackboneUnfit(f"{self.folder} has another backbone {backbone.name}: choose another name")
                 remove_folder(folder)
-            with new_folder(folder) as temporary:
+            with new_folder(folder, len(weights)) as temporary:
                 (temporary / WEIGHTS[backbone.format]).write_bytes(weights)
                 (temporary / DESCRIPTION).write_text(backbone.model_dump_json(indent=1), encoding="utf-8")
 

@@ -108,9 +108,10 @@ def fitted_features(
         extractor = open_extractor(store, backbone, architecture.image_shape, architecture.input_size, options)
         fitted = fit_features(images, extractor, architecture, report)
         flows = fitted.flows
-        with new_folder(folder) as temporary:
+        tensors = flows.state_dict()
+        with new_folder(folder, sum(tensor.nbytes for tensor in tensors.values())) as temporary:
             file = temporary / WEIGHTS
-            save_file({name: value.contiguous() for name, value in flows.state_dict().items()}, file)
+            save_file({name: value.contiguous() for name, value in tensors.items()}, file)
             record = _Fit(
                 plan=plan,
                 architecture=fitted.architecture,

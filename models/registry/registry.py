@@ -12,6 +12,7 @@ from pathlib import Path
 from models.artifacts.fitness import FitnessCheck, in_words
 from models.artifacts.manifest import FILE, file_label, read_manifest
 from models.atomic_files import locked, new_folder, remove_folder, remove_leftovers, write_atomically
+from models.disk_space import folder_bytes
 from models.errors import (
     AliasRequired,
     ArtifactError,
@@ -172,7 +173,7 @@ class Registry:
             # Left by a version of this number that was deleted by hand.
             for added in (CALIBRATIONS, LIMITS):
                 shutil.rmtree(self.root / name / added / str(version), ignore_errors=True)
-            with new_folder(self.root / name / str(version)) as folder:
+            with new_folder(self.root / name / str(version), folder_bytes(artifact)) as folder:
                 shutil.copytree(artifact, folder, dirs_exist_ok=True)
                 before_publish()
             # Without an entry in the file, the first fit version is live.

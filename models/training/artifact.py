@@ -143,9 +143,10 @@ def write_artifact(
     began = time.monotonic()
     log_dets = log_dets_of(model.flows, architecture)
 
-    with new_folder(path) as folder:
+    tensors = model.flows.state_dict()
+    with new_folder(path, sum(tensor.nbytes for tensor in tensors.values())) as folder:
         weights = folder / WEIGHTS
-        save_tensors({name: value.contiguous() for name, value in model.flows.state_dict().items()}, weights)
+        save_tensors({name: value.contiguous() for name, value in tensors.items()}, weights)
         digest = sha256_file(weights)
         density = open_density(model.flows, architecture, log_dets, digest, options)
         candidates = (dataset.test, dataset.calibration, dataset.statistics)

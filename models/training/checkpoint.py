@@ -84,10 +84,14 @@ def save_checkpoint(
     if path.is_dir() and not _belongs(path, state.config_digest):
         shutil.rmtree(path)
     if not path.is_dir():
-        with new_folder(path) as temporary:
+        contents = {
+            name: _optimizer_tensors(optimizer) if name == "optimizer" else modules[name].state_dict()
+            for name in state.files
+        }
+        size = sum(tensor.nbytes for content in contents.values() for tensor in content.values())
+        with new_folder(path, size) as temporary:
             digests = {}
-            for name in state.files:
-                content = _optimizer_tensors(optimizer) if name == "optimizer" else modules[name].state_dict()
+            for name, content in contents.items():
                 file = temporary / f"{name}.safetensors"
                 save_file({key: value.contiguous() for key, value in content.items()}, file)
                 digests[file.name] = sha256_file(file)

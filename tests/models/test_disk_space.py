@@ -8,10 +8,21 @@ from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
+from torch import nn
+from torch.optim import SGD
 
 from models.atomic_files import new_folder, write_atomically
-from models.disk_space import RESERVE, folder_problem, require_room, storage_error, storage_errors, usable_bytes
+from models.disk_space import (
+    RESERVE,
+    folder_bytes,
+    folder_problem,
+    require_room,
+    storage_error,
+    storage_errors,
+    usable_bytes,
+)
 from models.errors import ErrorKind, StorageFull, StorageReadOnly
+from models.training.checkpoint import TrainingState, save_checkpoint
 from tests.support.disks import MIB, Disk
 
 GIB = 2**30
@@ -51,6 +62,11 @@ def test_a_refused_access_counts_where_the_folder_cannot_be_written(
     monkeypatch.setattr(os, "access", lambda _path, mode: mode != os.W_OK)
     assert isinstance(storage_error(refused), StorageReadOnly)
     assert storage_error(PermissionError(errno.EACCES, "Permission denied")) is None
+    (tmp_path / "secret").write_text("of another user")
+    unreadable = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "secret"))
+    assert isinstance(storage_error(unreadable), StorageReadOnly), "it can be read, so it was to be written"
+    monkeypatch.setattr(os, "access", lambda _path, mode: mode == os.F_OK)
+    assert storage_error(unreadable) is None
 
 
 def test_what_safetensors_raises_on_a_full_disk() -> None:
@@ -74,6 +90,30 @@ def test_tables(tmp_path: Path) -> None:
             table.execute("select * from texts")
 
 
+def test_a_table_in_a_folder_that_cannot_be_written() -> None:
+    error = sqlite3.OperationalError("attempt to write a readonly database")
+    error.sqlite_errorcode = sqlite3.SQLITE_READONLY_DIRECTORY
+    assert isinstance(storage_error(error), StorageReadOnly)
+
+
+def test_the_size_of_a_folder_whose_files_are_removed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("weights", "folder/card", "doomed"):
+        (tmp_path / name).write_bytes(b"1234")
+    stat = Path.lstat
+
+    def remove_first(path: Path) -> os.stat_result:
+        if path.name == "doomed":
+            path.unlink()
+        return stat(path)
+
+    monkeypatch.setattr(Path, "lstat", remove_first)
+    assert folder_bytes(tmp_path) == 8
+    assert folder_bytes(tmp_path / "missing") == 0
+
+
 def test_the_reserve_is_a_quarter_of_a_small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Disk(monkeypatch, total=100 * GIB, free=RESERVE + 100)
     missing = tmp_path / "not" / "there"
@@ -91,6 +131,13 @@ def test_large_writes_leave_the_reserve_to_small_ones(tmp_path: Path, monkeypatc
     Disk(monkeypatch, total=100 * GIB, free=RESERVE)
     with pytest.raises(StorageFull, match="the disk is full"), new_folder(tmp_path / "a" / "model"):
         pytest.fail("it was begun")
+    Disk(monkeypatch, total=100 * GIB, free=RESERVE + 100)
+    with pytest.raises(StorageFull, match="101 bytes are needed"), new_folder(tmp_path / "a" / "model", 101):
+        pytest.fail("it was begun")
+    layer = nn.Linear(100, 100)
+    state = TrainingState(1, 1.0, None, None, "digest", finished=True)
+    with pytest.raises(StorageFull, match="40400 bytes are needed"):
+        save_checkpoint(tmp_path / "checkpoints", state, {"averaged": layer}, SGD(layer.parameters()))
     assert list(tmp_path.iterdir()) == []
     write_atomically(tmp_path / "aliases.json", b"{}")
 

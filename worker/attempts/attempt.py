@@ -226,8 +226,20 @@ def attempt(work: Work) -> int:
     settings, stop = prepare_process()
     folder = Path(sys.argv[1])
     spec = JobSpec.read(folder)
-    events = EventLog(folder, spec.attempt)
+    try:
+        events = EventLog(folder, spec.attempt)
+    except OSError as error:
+        from models.disk_space import storage_error
 
+        if storage_error(error) is None:
+            raise
+        log.error("%s", error)
+        return ExitCode.NO_ROOM
+    return _run(work, folder, spec, settings, events, stop)
+
+
+def _run(work: Work, folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> int:
+    """Run ``work``; return the exit code that stands for what it raises."""
     from models.disk_space import storage_errors
     from models.errors import ModelsError, QuotaFull
     from models.training.loop import Interrupted

@@ -17,17 +17,22 @@ A queue has two lines with a list of messages each: ``first:<queue>`` is served 
 milliseconds of the Redis clock, so that the clocks of workers need not agree.
 """
 
-_HELPERS = """
+_UNFINISHED = """
+local unfinished = {'queued', 'starting', 'running', 'paused'}
+"""
+
+_HELPERS = (
+    _UNFINISHED
+    + """
 local prefix, id = ARGV[1], ARGV[2]
 local key = prefix .. 'job:' .. id
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
-local open = {'queued', 'starting', 'running', 'paused'}
 local terminal = {succeeded = true, partial = true, failed = true, cancelled = true}
 
 local function field(name) return redis.call('HGET', key, name) end
-local function of_caller() return prefix .. 'open:' .. (field('caller') or '') end
+local function of(caller) return prefix .. 'open:' .. caller end
 local function queue() return field('queue') or 'train-cpu' end
 
 local function line() return (field('first') == '1' and 'first:' or '') .. queue() end
@@ -62,7 +67,7 @@ local function move(to)
   if to == 'paused' or terminal[to] then redis.call('HDEL', key, 'pause_requested') end
   if terminal[to] then
     redis.call('ZADD', prefix .. 'finished', now, id)
-    redis.call('SREM', of_caller(), id)
+    redis.call('SREM', of(field('caller') or ''), id)
   end
 end
 
@@ -72,12 +77,13 @@ local function owns(attempt)
 end
 
 -- The status of an unfinished job that gives up its lease, as requested by users.
-local function unfinished()
+local function requested_status()
   if field('cancel_requested') == '1' then return 'cancelled' end
   if field('pause_requested') == '1' then return 'paused' end
   return 'queued'
 end
 """
+)
 
 # ARGV: prefix, id, idempotency key or '', its life in ms, fingerprint, type, id of the job that is retried or '', most
 # unfinished jobs of the caller, most of all callers, field, value, ...
@@ -99,19 +105,19 @@ local caller = ''
 for i = 10, #ARGV, 2 do
   if ARGV[i] == 'caller' then caller = ARGV[i + 1] end
 end
-local unfinished_jobs = 0
-for _, status in ipairs(open) do
-  unfinished_jobs = unfinished_jobs + redis.call('ZCARD', prefix .. 'jobs:status:' .. status)
+local all = 0
+for _, status in ipairs(unfinished) do
+  all = all + redis.call('ZCARD', prefix .. 'jobs:status:' .. status)
 end
-if unfinished_jobs >= tonumber(ARGV[9]) then return {'all are full', tostring(unfinished_jobs)} end
-local own = caller == '' and 0 or redis.call('SCARD', prefix .. 'open:' .. caller)
+if all >= tonumber(ARGV[9]) then return {'all are full', tostring(all)} end
+local own = caller == '' and 0 or redis.call('SCARD', of(caller))
 if own >= tonumber(ARGV[8]) then return {'caller is full', tostring(own)} end
 if ARGV[3] ~= '' then
   redis.call('HSET', prefix .. 'idempotency:' .. ARGV[3], 'id', id, 'fingerprint', ARGV[5])
   redis.call('PEXPIRE', prefix .. 'idempotency:' .. ARGV[3], ARGV[4])
 end
 write(10)
-if caller ~= '' then redis.call('SADD', of_caller(), id) end
+if caller ~= '' then redis.call('SADD', of(caller), id) end
 redis.call('ZADD', prefix .. 'jobs', 0, id)
 redis.call('ZADD', prefix .. 'jobs:type:' .. ARGV[6], 0, id)
 move('queued')
@@ -159,7 +165,7 @@ redis.call('HDEL', key, 'unconfirmed')
 redis.call('ZADD', prefix .. 'leases', now + ARGV[4], id)
 write(5)
 local asked = {cancelled = 'cancel', paused = 'pause', queued = 'go on'}
-return asked[unfinished()]
+return asked[requested_status()]
 """
 )
 
@@ -170,7 +176,7 @@ LEAVE = (
     + """
 if not owns(ARGV[3]) then return '' end
 local to = ARGV[4]
-if to == 'queued' then to = unfinished() end
+if to == 'queued' then to = requested_status() end
 write(7)
 redis.call('HSET', key, 'first', ARGV[5])
 if terminal[to] then redis.call('HSET', key, 'finished_at', ARGV[6]) end
@@ -241,7 +247,7 @@ if status ~= 'starting' and status ~= 'running' then
   return 'kept'
 end
 if tonumber(field('lease_expires') or 0) > now then return 'kept' end
-local to = unfinished()
+local to = requested_status()
 local confirmed = not field('unconfirmed')
 local without = 0
 if (field('checkpoint_step') or '') == (field('step_at_start') or '') then
@@ -312,14 +318,15 @@ return 1
 
 # ARGV: prefix, id, '1' for a job that is removed because of its age.
 # Removes a finished job. Returns {'removed'}, {'missing'}, {status} of an unfinished job, or {'in use', id, status} of
-# an unfinished job that retries it, or retries a retry of it. After that an old job is looked at in its turn again.
+# an unfinished job that retries it, or retries a retry of it. A job that is kept for this reason although it is old
+# counts as one that ends now, so that its age is checked again after another retention time.
 REMOVE = (
     _HELPERS
     + """
 local status, kind = field('status'), field('type')
 if not status then return {'missing'} end
 if not terminal[status] then return {status} end
-for _, other_status in ipairs(open) do
+for _, other_status in ipairs(unfinished) do
   for _, other in ipairs(redis.call('ZRANGE', prefix .. 'jobs:status:' .. other_status, 0, -1)) do
     local earlier = redis.call('HGET', prefix .. 'job:' .. other, 'retry_of')
     while earlier do
@@ -335,29 +342,32 @@ redis.call('SADD', prefix .. 'removed', id)
 redis.call('DEL', key, prefix .. 'changes:' .. id, prefix .. 'shards:' .. id)
 redis.call('ZREM', prefix .. 'jobs', id)
 redis.call('ZREM', prefix .. 'finished', id)
-for _, name in ipairs({'succeeded', 'partial', 'failed', 'cancelled'}) do
-  redis.call('ZREM', prefix .. 'jobs:status:' .. name, id)
-end
+redis.call('ZREM', prefix .. 'jobs:status:' .. status, id)
 if kind then redis.call('ZREM', prefix .. 'jobs:type:' .. kind, id) end
 return {'removed'}
 """
 )
 
-# ARGV: prefix, a name. Returns the ids of unfinished jobs that have the name of a dataset or model in their record.
-MENTIONING = """
-local prefix, name, found = ARGV[1], ARGV[2], {}
-for _, status in ipairs({'queued', 'starting', 'running', 'paused'}) do
+# ARGV: prefix, a name, the name as JSON. Returns the ids of unfinished jobs with this dataset or model, with a version
+# of this model, or with the name in their parameters.
+MENTIONING = (
+    _UNFINISHED
+    + """
+local prefix, name, quoted, ids = ARGV[1], ARGV[2], ARGV[3], {}
+local of_model = name .. ':'
+for _, status in ipairs(unfinished) do
   for _, id in ipairs(redis.call('ZRANGE', prefix .. 'jobs:status:' .. status, 0, -1)) do
-    for _, value in ipairs(redis.call('HMGET', prefix .. 'job:' .. id, 'dataset', 'model', 'parameters')) do
-      if value and string.find(value, name, 1, true) then
-        found[#found + 1] = id
-        break
-      end
+    local fields = redis.call('HMGET', prefix .. 'job:' .. id, 'dataset', 'model', 'parameters')
+    local dataset, model, parameters = fields[1], fields[2] or '', fields[3] or ''
+    if dataset == name or model == name or string.sub(model, 1, #of_model) == of_model
+      or string.find(parameters, quoted, 1, true) then
+      ids[#ids + 1] = id
     end
   end
 end
-return found
+return ids
 """
+)
 
 # ARGV: lock key, token.
 UNLOCK = """

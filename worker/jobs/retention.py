@@ -103,13 +103,14 @@ def _delete_folder(settings: Settings, job_id: str) -> None:
             shutil.rmtree(removed)
 
 
-def sweep_old_jobs(store: JobStore, settings: Settings) -> int:
-    """Delete up to 50 jobs that ended more than ``retention_days`` ago, with their files; return their number.
-
-    Files that an interrupted removal left are deleted, too.
-    """
+def clear_removed(store: JobStore, settings: Settings) -> None:
+    """Delete files of removed jobs that are left because their removal was interrupted."""
     for job_id in store.removed():
         _remove_files(store, settings, job_id)
+
+
+def sweep_old_jobs(store: JobStore, settings: Settings) -> int:
+    """Delete up to 50 jobs that ended more than ``retention_days`` ago, with their files; return their number."""
     ids = store.finished_before(settings.retention_days * 24 * 3600, limit=_AT_ONCE)
     removed = 0
     for job_id in ids:

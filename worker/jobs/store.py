@@ -1,5 +1,6 @@
 """The job store: records of background jobs in Redis, each changed atomically."""
 
+import json
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -18,12 +19,15 @@ from worker.queues import JobType
 class JobLimits(NamedTuple):
     """Most unfinished jobs (queued, running or paused) of one caller, and of all callers together."""
 
-    per_caller: int = 1_000
-    altogether: int = 10_000
+    per_caller: int
+    altogether: int
 
+
+UNLIMITED = JobLimits(2**53, 2**53)
 
 # Inside the class, `JobStore.list` hides the builtin.
 Ids = list[str]
+Jobs = list[Job]
 
 
 class JobStore(LeaseStore):
@@ -37,7 +41,7 @@ class JobStore(LeaseStore):
         client: Redis client that returns texts.
         prefix: Prefix of all keys.
         idempotency_s: Time in seconds for which an idempotency key is remembered.
-        limits: Limits of unfinished jobs.
+        limits: Limits of unfinished jobs; by default there are none, as only the service accepts jobs of callers.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class JobStore(LeaseStore):
         client: redis.Redis,
         prefix: str = "snf:",
         idempotency_s: float = 86400.0,
-        limits: JobLimits = JobLimits(),  # noqa: B008  # it cannot be changed
+        limits: JobLimits = UNLIMITED,
     ) -> None:
         super().__init__(client, prefix)
         self._limits = limits
@@ -157,11 +161,7 @@ class JobStore(LeaseStore):
                         num=wanted,
                     ),
                 )
-                pipe = self._client.pipeline(transaction=False)
-                for job_id in ids:
-                    pipe.hgetall(self._key(f"job:{job_id}"))
-                records = cast(Sequence[dict[str, str]], pipe.execute())
-            jobs = [from_hash(record) for record in records if record]
+            jobs = self._read(ids)
             # A job may have changed since the index was read, and one index serves both filters.
             matching += [j for j in jobs if status in (None, j.status) and type in (None, j.type)]
             if len(ids) < wanted:
@@ -223,9 +223,19 @@ class JobStore(LeaseStore):
         with translate_redis_errors():
             return cast(Ids, self._client.zrangebyscore(self._key("finished"), "-inf", latest, start=0, num=limit))
 
-    def unfinished(self, name: str) -> Ids:
-        """Return the ids of the unfinished jobs in whose dataset, model or parameters a name occurs."""
-        return cast(Ids, self._call(lua.MENTIONING, self._prefix, name))
+    def mentioning(self, name: str) -> Jobs:
+        """Return the unfinished jobs with the dataset or model ``name``, a version of it, or the name in parameters."""
+        ids = cast(Ids, self._call(lua.MENTIONING, self._prefix, name, json.dumps(name)))
+        return [job for job in self._read(ids) if not job.finished]
+
+    def _read(self, ids: Sequence[str]) -> Jobs:
+        """Return the records of jobs in one round trip, without those that were removed."""
+        with translate_redis_errors():
+            pipe = self._client.pipeline(transaction=False)
+            for job_id in ids:
+                pipe.hgetall(self._key(f"job:{job_id}"))
+            records = cast(Sequence[dict[str, str]], pipe.execute())
+        return [from_hash(record) for record in records if record]
 
     def remove(self, job_id: str, *, because_old: bool = False) -> None:
         """Delete the record of a job that has ended; its id stays in the list of ``removed`` jobs until ``cleared``.

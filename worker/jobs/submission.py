@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -163,7 +163,13 @@ def submit_recommendation(
     return _record_and_send(store, celery, request, idempotency_key, fingerprint, queue=Queue.TRAIN_CPU, caller=caller)
 
 
-def retry(store: JobStore, celery: Celery, job_id: str, caller: str = "") -> Job:
+def retry(
+    store: JobStore,
+    celery: Celery,
+    job_id: str,
+    caller: str = "",
+    before_new: Callable[[], object] = lambda: None,
+) -> Job:
     """Queue a new job that continues a failed or cancelled job from its newest checkpoint; return its record.
 
     A terminal status never changes, so the retry is a job of its own with ``retry_of``. Repeating the call returns the
@@ -174,6 +180,7 @@ def retry(store: JobStore, celery: Celery, job_id: str, caller: str = "") -> Job
         celery: Celery application that sends the message.
         job_id: Id of the job to retry.
         caller: See ``submit_training``.
+        before_new: Called before a new job is stored; what it raises prevents that.
 
     Raises:
         JobNotFound: No job has this id, or it is removed at this moment.
@@ -187,8 +194,14 @@ def retry(store: JobStore, celery: Celery, job_id: str, caller: str = "") -> Job
     fields = {"type", "model", "dataset", "preset", "architecture", "parameters", "promote", "device"}
     # Keys of callers never start with a blank, because HTTP strips it.
     key = f" retry {job_id}"
+    request = job.model_dump(mode="json", include=fields)
+    fingerprint = fingerprint_of(request)
+    known = store.known(key, fingerprint)
+    if known is not None:
+        return known
+    before_new()
     changes = {"queue": job.queue, "estimate": job.estimate, "retry_of": job_id, "caller": caller}
-    return _record_and_send(store, celery, job.model_dump(mode="json", include=fields), key, None, **changes)
+    return _record_and_send(store, celery, request, key, fingerprint, **changes)
 
 
 def resume(store: JobStore, celery: Celery, job_id: str) -> Job:

@@ -16,6 +16,7 @@ from worker.jobs.store import JobStore
 from worker.jobs.worker_registry import WorkerRegistry, WorkerState
 from worker.queues import Queue
 from worker.runtime.process import AttemptProcess, ExitCode, StopReason, assistant_command
+from worker.runtime.room import room_problem
 from worker.runtime.supervisor import attempt_environment
 from worker.settings import Settings
 
@@ -88,10 +89,14 @@ class Assistant:
         """Help with a bulk scoring job until none of its images is left to take or a job waits for this worker.
 
         Returns:
-            Exit code of the process, or None if none was started.
+            Exit code of the process, or None if none was started, also while the disk has no room.
         """
         folder = self._settings.jobs_dir / job_id
         if job_id in self._useless or self._wanted_elsewhere(job_id) or not folder.is_dir():
+            return None
+        problem = room_problem(self._settings.jobs_dir)
+        if problem is not None:
+            log.info("not assisting with job %s: %s", job_id, problem)
             return None
         log.info("assisting with job %s", job_id)
         process = AttemptProcess(assistant_command(folder), folder, attempt_environment(self._settings, self._device))
@@ -108,7 +113,7 @@ class Assistant:
             self.job = None
             process.close()
         log.info("assisted with job %s (exit code %d)", job_id, code)
-        if code not in (0, ExitCode.PREEMPTED) and not process.stopping:
+        if code not in (ExitCode.DONE, ExitCode.PREEMPTED, ExitCode.NO_ROOM) and not process.stopping:
             self._useless.append(job_id)
         return code
 

@@ -14,7 +14,7 @@ from celery import Celery  # type: ignore[import-untyped]
 from worker.broker.celery_app import queue_keys
 from worker.errors import BrokerDown
 from worker.jobs.record import Status
-from worker.jobs.retention import sweep_old_jobs
+from worker.jobs.retention import clear_removed, sweep_old_jobs
 from worker.jobs.store import JobStore
 from worker.jobs.submission import send_again
 from worker.jobs.worker_registry import WorkerRegistry
@@ -25,12 +25,16 @@ from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
+RETENTION_PAUSE_S = 3600.0
+"""Time in seconds without deletion of old jobs after a start or a jump of the clock, in which it can be set right."""
+
 
 class Reconciler:
     """Thread that regularly queues jobs of crashed workers again, sends lost messages again, and deletes old jobs.
 
     It sweeps the job store every ``reconcile_seconds``; a lock lets one worker sweep at a time. A sweep is skipped if
-    the server's clock has jumped: leases of living workers would seem to have ended.
+    the server's clock has jumped: leases of living workers would seem to have ended. No old jobs are deleted for an
+    hour after a start or a jump of the clock.
     """
 
     def __init__(self, store: JobStore, celery: Celery, settings: Settings, registry: WorkerRegistry) -> None:
@@ -41,11 +45,13 @@ class Reconciler:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="reconciler", daemon=True)
         self._leases_quiet_until = 0.0
+        self._retention_paused_until = 0.0
         self._clock = ClockWatch(settings.heartbeat_seconds)
 
     def start(self) -> None:
         """Start the thread, which checks all jobs every ``reconcile_seconds``."""
         self._let_leases_rest(0)
+        self._pause_retention()
         self._thread.start()
 
     def stop(self) -> None:
@@ -69,14 +75,23 @@ class Reconciler:
                 log.warning("%d times in the job store were in the future and are corrected", corrected)
             moved = self._lost_leases() + self._lost_messages()
             self._call_assistants()
+            clear_removed(self._store, self._settings)
+            if time.monotonic() < self._retention_paused_until:
+                return moved
             return moved + sweep_old_jobs(self._store, self._settings)
 
     def _clock_jumped(self) -> bool:
         jump_s = self._clock.jump(self._store.clock_ms() / 1000, time.monotonic())
         if not jump_s:
             return False
-        log.warning("the clock of the job store jumped by %.1f s; workers get time to renew their leases", jump_s)
+        log.warning(
+            "the clock of the job store jumped by %.1f s; workers get time to renew their leases, and no old jobs are "
+            "deleted for %g s",
+            jump_s,
+            RETENTION_PAUSE_S,
+        )
         self._let_leases_rest(0)
+        self._pause_retention()
         return True
 
     def _lost_leases(self) -> int:
@@ -104,7 +119,7 @@ class Reconciler:
                 ):
                     with _apart(job_id):
                         if send_again(self._store, self._celery, job_id):
-                            log.warning("job %s: the message was lost and is sent again", job_id)
+                            log.warning("job %s: no worker took the job at its last message; it is sent again", job_id)
                             sent += 1
         return sent
 
@@ -118,6 +133,9 @@ class Reconciler:
     def _let_leases_rest(self, seconds: float) -> None:
         # Workers cannot renew leases in an outage; after it they get time for two heartbeats.
         self._leases_quiet_until = time.monotonic() + seconds + 2 * self._settings.heartbeat_seconds
+
+    def _pause_retention(self) -> None:
+        self._retention_paused_until = time.monotonic() + RETENTION_PAUSE_S
 
     def _loop(self) -> None:
         while not self._stop.is_set():

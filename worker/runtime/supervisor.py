@@ -2,10 +2,8 @@
 
 import json
 import logging
-import os
 import secrets
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -16,17 +14,17 @@ from typing import Any, TypeVar
 from structlog.contextvars import bound_contextvars
 
 from models.atomic_files import make_folder
-from models.disk_space import require_room, storage_error
-from models.errors import StorageFull
+from models.disk_space import storage_error
 from worker.errors import BrokerDown, JobNotFound, StaleAttempt
 from worker.jobs.duration_model import DurationModel
 from worker.jobs.events import AttemptSummary, EventReader
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
-from worker.jobs.submission import ROOM_BYTES
 from worker.runtime.attempt_monitor import AttemptMonitor
 from worker.runtime.devices import CPU, kind_of, variables
 from worker.runtime.process import AttemptProcess, Command, ExitCode, attempt_command, explain_exit
+from worker.runtime.room import DiskRoom
+from worker.runtime.worker_name import worker_name
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,13 +33,6 @@ _MAX_BACK_OFF_S = 60.0
 _MAX_DOUBLINGS = 6
 _OUTAGE_S = 0.5
 _STOPPING_PATIENCE_S = 5.0
-_ROOM_S = 1.0
-"""Time in seconds between two checks for room on the disk."""
-_NO_ROOM = {
-    "type": StorageFull.slug,
-    "title": StorageFull.title,
-    "detail": "the disk is full or takes no writes; the checkpoints of the job are kept",
-}
 
 T = TypeVar("T")
 
@@ -49,7 +40,7 @@ T = TypeVar("T")
 class Outcome(StrEnum):
     """Result of an attempt to run a job: how the attempt ended, or that it was not started."""
 
-    NOT_TAKEN = "not taken"  # a duplicate delivery, or a job that is over
+    NOT_TAKEN = "not taken"  # a duplicate delivery, a job that is over, or one that waits for more room
     SUCCEEDED = "succeeded"
     PARTIAL = "partial"
     FAILED = "failed"
@@ -67,11 +58,6 @@ _OUTCOMES = {
     Status.PAUSED: Outcome.PAUSED,
     Status.QUEUED: Outcome.QUEUED_AGAIN,
 }
-
-
-def worker_name(pid: int | None = None) -> str:
-    """Return the name of a worker process of this host, by default this one: host name and process id, ``host:pid``."""
-    return f"{socket.gethostname()}:{os.getpid() if pid is None else pid}"
 
 
 class Supervisor:
@@ -104,6 +90,7 @@ class Supervisor:
         self._device = device
         self._durations = durations
         self._on_start = on_start
+        self._room = DiskRoom(settings.jobs_dir)
         self._job_id: str | None = None
         self._deaths = 0  # attempts in a row that crashed without a new checkpoint
 
@@ -120,7 +107,8 @@ class Supervisor:
     def run(self, job_id: str) -> Outcome:
         """Run one attempt of a job in a child process until it ends; record its result and return it.
 
-        While the disk has no room, the job is not taken and stays queued.
+        While the disk has no room or takes no writes, no job is taken. A job that met a full disk is taken again when
+        there is more room than then, with a back-off, or an hour later. Until then it stays queued, and others run.
 
         The lease is renewed once before the process starts, which confirms the attempt. Without it the attempt does not
         count as one that failed.
@@ -128,8 +116,11 @@ class Supervisor:
         Raises:
             BrokerDown: The worker stops during an outage, before a process was started.
         """
-        self._wait_for_room()
+        self._room.wait(self._stopping)
         if self._stopping.is_set():
+            return Outcome.NOT_TAKEN
+        if not self._room.allows(job_id):
+            log.info("job %s is not taken: it met a full disk and waits for more room", job_id)
             return Outcome.NOT_TAKEN
         delivery, lease_s = secrets.token_hex(8), self._settings.lease_seconds
         attempt = self._retry_in_outage(lambda: self._store.take(job_id, worker_name(), lease_s, delivery))
@@ -148,22 +139,6 @@ class Supervisor:
         finally:
             self._job_id = None
 
-    def _wait_for_room(self) -> None:
-        """Wait until the disk has room for the work of a job, or the worker has to stop."""
-        waiting = False
-        while not self._stopping.is_set():
-            try:
-                require_room(self._settings.home, ROOM_BYTES)
-            except StorageFull as problem:
-                if not waiting:
-                    log.error("no job is taken: %s", problem.detail)
-                waiting = True
-                self._stopping.wait(_ROOM_S)
-            else:
-                break
-        if waiting and not self._stopping.is_set():
-            log.info("the disk has room again: jobs go on")
-
     def _attempt(self, job: Job, attempt: int) -> Outcome:
         summary = AttemptSummary(job.progress, job.metrics, job.checkpoint_step)
         log.info("job %s: attempt %d starts", job.id, attempt)
@@ -172,7 +147,9 @@ class Supervisor:
             reader = EventReader(folder, attempt)
             process = AttemptProcess(self._command(folder, job.type), folder, self._environment())
         except OSError as error:
-            if storage_error(error):
+            problem = storage_error(error)
+            if problem is not None:
+                summary.error = self._room.error(problem)
                 return self._settle(job, attempt, summary, ExitCode.NO_ROOM)
             return self._settle(job, attempt, summary, f"the process did not start: {error}")
         try:
@@ -241,7 +218,11 @@ class Supervisor:
         why = end if isinstance(end, str) else explain_exit(end)
         if end == ExitCode.DONE:
             why = "the process ended without a result"
-        error = summary.error or (_NO_ROOM if end == ExitCode.NO_ROOM else _death(end, why))
+        if end == ExitCode.NO_ROOM:
+            log.warning("job %s: attempt %d met a disk that is full or takes no writes", job.id, attempt)
+            self._room.note_failure(job.id)
+            return Status.QUEUED, {**changes, "error": summary.error or self._room.error()}
+        error = summary.error or _death(end, why)
         if end == ExitCode.REFUSED:
             log.error("job %s: %s", job.id, error["detail"])
             return Status.FAILED, {**changes, "error": error}

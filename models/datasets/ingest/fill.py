@@ -31,7 +31,7 @@ THUMBNAIL = Preprocessing(channels=3, height=64, width=64, fit="pad", colour="rg
 class NewDataset:
     """A dataset to be created: its name, the uploaded files, and the limits on their number and size.
 
-    ``quota`` is the most bytes of all datasets together, ``reserve`` the bytes of the disk that stay free.
+    ``quota`` is the most bytes of all datasets together.
     ``near_duplicates`` is whether images that are like an earlier one are kept.
     """
 
@@ -39,7 +39,6 @@ class NewDataset:
     sources: Sequence[Source]
     limits: Limits
     quota: int | None
-    reserve: int
     near_duplicates: NearDuplicates = "keep"
 
     @property
@@ -63,7 +62,7 @@ def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
         DatasetRefused: A file is unsafe, damaged or too large, or there are too few images.
         StorageFull: There is no room on the disk.
     """
-    room = DiskQuota(folder.parent, new.quota, new.reserve)
+    room = DiskQuota(folder.parent, new.quota)
     packed = new.packed
     room.require(packed)
     meter, findings = UploadMeter(packed, new.limits), Findings()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.disk_space import RESERVE, require_room
+from models.disk_space import folder_bytes, require_room
 from models.errors import DatasetRefused, QuotaFull
 
 MIB = 2**20
@@ -71,12 +71,11 @@ def _too_large(detail: str) -> DatasetRefused:
 class DiskQuota:
     """A limit on the bytes of all files in a folder, which also keeps the reserve of the disk free.
 
-    ``quota`` is the largest size of the folder in bytes, ``reserve`` the bytes that stay free.
+    ``quota`` is the largest size of the folder in bytes.
     """
 
-    def __init__(self, folder: Path, quota: int | None, reserve: int = RESERVE) -> None:
+    def __init__(self, folder: Path, quota: int | None) -> None:
         self._folder = folder
-        self._reserve = reserve
         self._quota_left = None if quota is None else quota - folder_bytes(folder)
         self._unchecked = 0
 
@@ -84,7 +83,7 @@ class DiskQuota:
         """Raise ``QuotaFull`` unless ``count`` more bytes fit into the quota, ``StorageFull`` unless onto the disk."""
         if self._quota_left is not None and count > self._quota_left:
             raise QuotaFull(f"{count} bytes are needed, {max(0, self._quota_left)} bytes of the quota are left")
-        require_room(self._folder, max(1, count), self._reserve)
+        require_room(self._folder, max(1, count))
 
     def take(self, count: int) -> None:
         """Count bytes written to the folder.
@@ -97,17 +96,3 @@ class DiskQuota:
         if self._unchecked >= RECHECK_BYTES or (self._quota_left is not None and self._quota_left < 0):
             self.require(0)
             self._unchecked = 0
-
-
-def folder_bytes(folder: Path) -> int:
-    """Return the total size in bytes of everything below a folder.
-
-    Files that are removed meanwhile do not count.
-    """
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_size
-        except FileNotFoundError:
-            continue
-    return total

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from tests.end_to_end.support.jobs import TRAINING
 from tests.support.compiled_cache import share_compiled
+from tests.support.disks import MIB, Disk
 from tests.support.local import LOCAL
 from worker.broker.embedded import EmbeddedBroker
 from worker.settings import Settings
@@ -48,3 +49,15 @@ def test_a_caller_with_too_many_unfinished_jobs_is_told_to_wait(client: TestClie
     again = client.post(f"/v1/jobs/{queued['id']}/retry")
     assert (again.status_code, again.json()["id"]) == (202, retry.json()["id"]), "it is the same job"
     assert client.delete(f"/v1/jobs/{queued['id']}").json()["job"] == retry.json()["id"]
+
+
+def test_a_retry_on_a_full_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelled, other = (client.post("/v1/jobs", json=TRAINING | {"model": "full"}).json()["id"] for _ in range(2))
+    for job in (cancelled, other):
+        client.post(f"/v1/jobs/{job}/cancel")
+    retry = client.post(f"/v1/jobs/{cancelled}/retry").json()["id"]
+    Disk(monkeypatch, total=64 * MIB, free=0)
+    again = client.post(f"/v1/jobs/{cancelled}/retry")
+    assert (again.status_code, again.json()["id"]) == (202, retry), "a repeated call makes no new job"
+    answers = [client.post(f"/v1/jobs/{job}/retry") for job in ("0" * 26, retry, other)]
+    assert [answer.status_code for answer in answers] == [404, 409, 507]

@@ -20,7 +20,7 @@ EXACT = Preprocessing(channels=1, height=28, width=28)
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
     folder = tmp_path_factory.mktemp("home")
-    store = DatasetStore(folder / "datasets", reserve=0)
+    store = DatasetStore(folder / "datasets")
     store.create("digits", [source(folder / "uploads", zipped(pngs(40, folders=3)))])
     store.create("photos", [source(folder / "uploads", zipped(mixed()))])
     store.create("array", [source(folder / "uploads", npz(images=DIGITS[:20, 0]), "array.npz")])
@@ -92,7 +92,7 @@ def test_datasets_that_are_not_there(tmp_path: Path) -> None:
     for store in (None, DatasetStore(tmp_path / "none")):
         with pytest.raises(DatasetNotFound, match="mnist-mini"):
             open_source("nothing", None, store, EXACT)
-    store = DatasetStore(tmp_path / "home", reserve=0)
+    store = DatasetStore(tmp_path / "home")
     store.create("gone", [source(tmp_path / "uploads", zipped(pngs(12)))])
     images = StoredImages(store, "gone", EXACT)
     digest = images.digest

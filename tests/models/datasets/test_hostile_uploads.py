@@ -25,7 +25,7 @@ LIMITS = Limits(ratio=20, ratio_from=2 * MIB)
 
 @pytest.fixture
 def store(tmp_path: Path) -> DatasetStore:
-    return DatasetStore(tmp_path / "datasets", reserve=0)
+    return DatasetStore(tmp_path / "datasets")
 
 
 def refused(store: DatasetStore, folder: Path, data: bytes, limits: Limits = LIMITS) -> tuple[DatasetRefused, int]:

@@ -37,7 +37,7 @@ PNG = encode_png(DIGITS[0])
 
 @pytest.fixture
 def store(tmp_path: Path) -> DatasetStore:
-    return DatasetStore(tmp_path / "home" / "datasets", reserve=0)
+    return DatasetStore(tmp_path / "home" / "datasets")
 
 
 def snapshot(folder: Path) -> dict[Path, bytes]:
@@ -306,7 +306,7 @@ def test_a_name_that_is_taken_meanwhile(store: DatasetStore, tmp_path: Path) -> 
 
     def race(_done: int, _total: int) -> None:
         if not store.names():
-            DatasetStore(store.root, reserve=0).create("digits", given)
+            DatasetStore(store.root).create("digits", given)
 
     with pytest.raises(DatasetTaken):
         store.create("digits", given, progress=race)
@@ -352,7 +352,7 @@ def test_who_leaves_at_the_last_moment_leaves_nothing(store: DatasetStore, tmp_p
 
 @pytest.mark.parametrize("quota", [100, 5000], ids=["before", "while writing"])
 def test_the_quota(quota: int, tmp_path: Path) -> None:
-    store = DatasetStore(tmp_path / "datasets", quota=quota, reserve=0)
+    store = DatasetStore(tmp_path / "datasets", quota=quota)
     with pytest.raises(StorageFull, match="of the quota") as caught:
         store.create("digits", [source(tmp_path / "uploads", tarred(GOOD, "xz"))])
     assert (caught.value.kind, caught.value.slug) == (ErrorKind.NO_SPACE, "storage-full")

@@ -18,7 +18,7 @@ FILES = pngs(30) | {f"lot9/again-{i}.png": encode_png(DIGITS[i].clip(max=250) + 
 
 
 def test_they_are_named_and_can_be_left_out(tmp_path: Path) -> None:
-    store = DatasetStore(tmp_path / "datasets", reserve=0)
+    store = DatasetStore(tmp_path / "datasets")
     upload = source(tmp_path / "uploads", zipped(FILES))
     kept = store.create("kept", [upload])
     near = kept.near_duplicates
@@ -38,7 +38,7 @@ def test_they_are_named_and_can_be_left_out(tmp_path: Path) -> None:
 
 
 def test_a_dataset_of_near_duplicates_alone_is_too_small(tmp_path: Path) -> None:
-    store = DatasetStore(tmp_path / "datasets", reserve=0)
+    store = DatasetStore(tmp_path / "datasets")
     copies = {f"{i}.png": encode_png(DIGITS[0].clip(max=200) + i) for i in range(20)}
     with pytest.raises(DatasetRefused, match="1 different images can be used, at least 10 are needed; 19 files"):
         store.create("copies", [source(tmp_path / "uploads", zipped(copies))], near_duplicates="drop")

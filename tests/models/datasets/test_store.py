@@ -19,8 +19,8 @@ from models.datasets import DatasetStore, dataset_names, load_dataset, summarize
 from models.datasets.cache_folders import KEPT, make_room
 from models.datasets.choose_preprocessing import ImageFacts, choose_preprocessing
 from models.datasets.dataset import Dataset
-from models.datasets.ingest.limits import folder_bytes
 from models.datasets.ingest.near_duplicates import near_pairs
+from models.disk_space import folder_bytes
 from models.errors import DatasetNotFound, DatasetUnfit, StorageFull
 from models.images.codec import decode_image
 from models.images.preprocessing import Preprocessing
@@ -40,7 +40,7 @@ NOTHING = TrainingConfig()
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
     folder = tmp_path_factory.mktemp("home")
-    store = DatasetStore(folder / "datasets", reserve=0)
+    store = DatasetStore(folder / "datasets")
     store.create("photos", [source(folder / "uploads", zipped(PHOTOS))])
     store.create("digits", [source(folder / "uploads", zipped(pngs(40)))])
     return store
@@ -155,20 +155,20 @@ def test_pixels_are_prepared_once(store: DatasetStore, tmp_path: Path) -> None:
     (cache / "pixels.npy").write_bytes(b"damaged")
     assert load_dataset("photos", None, store, config).digest == first.digest
     # Uploaded in another order, the images are shared out alike.
-    other = DatasetStore(tmp_path / "datasets", reserve=0)
+    other = DatasetStore(tmp_path / "datasets")
     other.create("photos", [source(tmp_path / "uploads", zipped(dict(reversed(PHOTOS.items()))))])
     assert load_dataset("photos", None, other, config).digest == first.digest
     with pytest.raises(StorageFull):
-        load_dataset("photos", None, DatasetStore(other.root, quota=1000, reserve=0), TrainingConfig(image_size=24))
+        load_dataset("photos", None, DatasetStore(other.root, quota=1000), TrainingConfig(image_size=24))
 
 
 def test_prepared_pixels_are_bounded_and_those_in_use_are_kept(tmp_path: Path) -> None:
-    store = DatasetStore(tmp_path / "datasets", reserve=0)
+    store = DatasetStore(tmp_path / "datasets")
     store.create("photos", [source(tmp_path / "uploads", zipped(PHOTOS))])
     caches = store.root / "photos" / "prepared"
 
     def load(side: int, quota: int | None = None) -> Dataset:
-        quoted = DatasetStore(store.root, quota=quota, reserve=0)
+        quoted = DatasetStore(store.root, quota=quota)
         return load_dataset("photos", None, quoted, TrainingConfig(image_size=side))
 
     def made(dataset: Dataset) -> Path:
@@ -243,7 +243,7 @@ def test_folds_are_kept_with_the_pixels(store: DatasetStore, tmp_path: Path) -> 
         assert again.folds.tolist() == kept["folds"]
         assert again.digest == dataset.digest
 
-    other = DatasetStore(tmp_path / "datasets", reserve=0)
+    other = DatasetStore(tmp_path / "datasets")
     other.create("photos", [source(tmp_path / "uploads", zipped(dict(reversed(PHOTOS.items()))))])
     reversed_upload = load_dataset("photos", None, other, config)
     assert reversed_upload.folds is not None
@@ -252,7 +252,7 @@ def test_folds_are_kept_with_the_pixels(store: DatasetStore, tmp_path: Path) -> 
 
 
 def test_many_images_have_a_calibration_part_and_no_folds(tmp_path: Path) -> None:
-    store = DatasetStore(tmp_path / "datasets", reserve=0)
+    store = DatasetStore(tmp_path / "datasets")
     images = np.random.default_rng(0).integers(0, 256, (400, 8, 8), dtype=np.uint8)
     for count, expected in ((399, (240, 159, 0, 5)), (400, (320, 40, 40, 0))):
         report = store.create("noise", [source(tmp_path / "uploads", npz(images=images[:count]))])
@@ -301,7 +301,7 @@ def test_lots_do_not_leak(store: DatasetStore) -> None:
 
 
 def test_groups_of_an_array(tmp_path: Path) -> None:
-    store = DatasetStore(tmp_path / "datasets", reserve=0)
+    store = DatasetStore(tmp_path / "datasets")
     for group in (np.arange(100) // 10, np.array([f"lot {n // 10}" for n in range(100)])):
         data = npz(images=DIGITS[:100, 0], group=group)
         report = store.create("digits", [source(tmp_path / "uploads", data)])

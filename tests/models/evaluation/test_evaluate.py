@@ -41,7 +41,7 @@ def digits() -> Scorer:
 def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
     """Datasets of a user: digits, their negatives, digits of all sizes and colours."""
     folder = tmp_path_factory.mktemp("home")
-    store = DatasetStore(folder / "datasets", reserve=0)
+    store = DatasetStore(folder / "datasets")
     negatives = {f"{index:03d}.png": encode_png(255 - DIGITS[index]) for index in range(60)}
     for name, files in (("digits", pngs(100, 4)), ("negatives", negatives), ("mixed", mixed()), ("few", pngs(12))):
         store.create(name, [source(folder / "uploads", zipped(files))])
@@ -217,7 +217,7 @@ def test_built_in_parts_are_used_as_they_are_shared_out(digits: Scorer) -> None:
 
 
 def test_images_of_an_array_are_read_too(tmp_path: Path, digits: Scorer) -> None:
-    store = DatasetStore(tmp_path / "datasets", reserve=0)
+    store = DatasetStore(tmp_path / "datasets")
     store.create("arrays", [source(tmp_path / "uploads", npz(images=DIGITS[:50, 0]), "a.npz")])
     chosen = EvaluationParameters(against=["arrays"])
     images = ImageSets((), digits.preprocessing, chosen, None, store).anomalous("arrays", "mnist-mini")

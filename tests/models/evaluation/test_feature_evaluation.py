@@ -32,7 +32,7 @@ def scorer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
     folder = tmp_path_factory.mktemp("home")
-    store = DatasetStore(folder / "datasets", reserve=0)
+    store = DatasetStore(folder / "datasets")
     negatives = {f"{index:03d}.png": encode_png(255 - DIGITS[index]) for index in range(30)}
     for name, files in (("digits", pngs(60, 4)), ("negatives", negatives)):
         store.create(name, [source(folder / "uploads", zipped(files))])

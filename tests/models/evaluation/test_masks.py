@@ -55,7 +55,7 @@ def scorer(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Scorer:
 def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
     """Digits, digits with stains in the layout of MVTec AD, and their masks, of which some are missing or empty."""
     folder = tmp_path_factory.mktemp("home")
-    store = DatasetStore(folder / "datasets", reserve=0)
+    store = DatasetStore(folder / "datasets")
     stained = [stain(index) for index in range(STRANGE)]
     images = {f"test/stain/{index:03d}.png": encode_png(image) for index, (image, _) in enumerate(stained)}
     masks = {f"truth/stain/{index:03d}_mask.png": mask_png(mask) for index, (_, mask) in enumerate(stained)}

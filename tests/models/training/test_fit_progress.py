@@ -32,7 +32,7 @@ from worker.jobs.journal import FILE, read_chunk
 def test_progress_reaches_its_end(
     tmp_path: Path, backbones: Path, name: str, parameters: dict[str, Any], share: float
 ) -> None:
-    store = DatasetStore(tmp_path / "datasets", reserve=0)
+    store = DatasetStore(tmp_path / "datasets")
     store.create("digits", [source(tmp_path / "uploads", zipped(pngs(60, 4)))])
     config = find_preset("snf-features").config({**SMALL_FEATURES, **parameters})
     dataset = load_dataset(name, None, store, config)

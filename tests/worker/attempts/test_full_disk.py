@@ -35,15 +35,26 @@ WORK = {
 }
 
 
-def ended(work: str, settings: Settings) -> tuple[int | None, list[dict[str, Any]], str]:
-    """Return the exit code, events and log of an attempt whose work is this code."""
+READ_ONLY = """
+import errno
+import worker.attempts.attempt as module
+
+def refuse(folder, attempt):
+    raise OSError(errno.EROFS, "Read-only file system", str(folder / "events.jsonl"))
+
+module.EventLog = refuse
+raise SystemExit(module.attempt(lambda *_: None))
+"""
+
+
+def run_attempt(program: str, settings: Settings) -> tuple[int | None, list[dict[str, Any]], str]:
+    """Run an attempt by this program; return its exit code, events and log."""
     folder = settings.jobs_dir / "job"
     folder.mkdir(parents=True)
     spec = new_job().model_dump(mode="json") | {"attempt": 1, "device": "cpu"}
     (folder / "job.json").write_text(json.dumps(spec))
     reader = EventReader(folder, 1)
-    command = [sys.executable, "-c", PROGRAM.format(work=work), str(folder)]
-    process = AttemptProcess(command, folder, settings.environment())
+    process = AttemptProcess([sys.executable, "-c", program, str(folder)], folder, settings.environment())
     try:
         code = process.wait(60)
     finally:
@@ -51,10 +62,14 @@ def ended(work: str, settings: Settings) -> tuple[int | None, list[dict[str, Any
     return code, reader.read(), (folder / "trainer.log").read_text()
 
 
+def test_a_log_that_cannot_be_opened_is_a_disk_that_takes_no_writes(settings: Settings) -> None:
+    assert run_attempt(READ_ONLY, settings)[0] == ExitCode.NO_ROOM
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full, whose writes fail")
 @pytest.mark.parametrize("case", WORK)
 def test_a_job_waits_for_room(case: str, settings: Settings) -> None:
-    code, events, log = ended(WORK[case], settings)
+    code, events, log = run_attempt(PROGRAM.format(work=WORK[case]), settings)
     assert code == ExitCode.NO_ROOM, log
     assert events[0]["event"] == "checkpoint"
     said = [event["type"] for event in events if event["event"] == "error"]
@@ -63,11 +78,8 @@ def test_a_job_waits_for_room(case: str, settings: Settings) -> None:
 
 def test_a_full_quota_fails_the_job(settings: Settings) -> None:
     """A quota has no room again by itself."""
-    work = (
-        "from models.datasets.ingest.limits import DiskQuota\n"
-        "    DiskQuota(folder, quota=1000, reserve=0).require(10**6)"
-    )
-    code, events, log = ended(work, settings)
+    work = "from models.datasets.ingest.limits import DiskQuota\n    DiskQuota(folder, quota=1000).require(10**6)"
+    code, events, log = run_attempt(PROGRAM.format(work=work), settings)
     assert code == ExitCode.REFUSED, log
     assert events[-1]["type"] == "storage-full"
     assert "1000000 bytes are needed" in events[-1]["detail"]

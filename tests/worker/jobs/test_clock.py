@@ -130,6 +130,27 @@ def test_after_the_clock_was_set_forward_living_workers_keep_their_jobs(
     assert sweeper.sweep() == 1, "a worker that does not renew its lease loses its job all the same"
 
 
+def test_after_the_clock_was_set_forward_and_after_a_start_results_are_kept_for_an_hour(
+    store: JobStore, settings: Settings, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = add()
+    store.finish(job.id, store.take(job.id, "w", 30) or 0, Status.SUCCEEDED, {})
+    sweeper = make_reconciler(store, settings)
+    assert sweeper.sweep() == 0
+    clock = store.clock_ms
+    monkeypatch.setattr(store, "clock_ms", lambda: clock() + 40 * 24 * HOUR_MS)
+    assert [sweeper.sweep() for _ in range(3)] == [0, 0, 0]
+    started = make_reconciler(store, settings)
+    started.start()
+    started.stop()
+    assert started.sweep() == 0
+    assert store.get(job.id).status is Status.SUCCEEDED
+    monotonic = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + 3601)
+    monkeypatch.setattr(store, "clock_ms", lambda: clock() + 40 * 24 * HOUR_MS + 3_601_000)
+    assert sweeper.sweep() == 1
+
+
 def test_a_jump_is_told_from_time_that_passes() -> None:
     watch = ClockWatch(tolerance_s=5)
     steps = [(1000, 0), (1010, 10), (1024, 20), (1030, 30), (4640, 40), (4650, 50), (3000, 60), (3010, 70)]

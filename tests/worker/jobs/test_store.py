@@ -137,8 +137,11 @@ def test_unfinished_jobs_are_found_by_what_they_use(store: JobStore, add: Add) -
     ended, _other = add(dataset="parts"), add()
     store.request_cancel(ended.id)
     store.request_pause(by_model.id)
-    assert sorted(store.unfinished("parts")) == sorted([by_dataset.id, by_model.id, by_parameter.id])
-    assert store.unfinished("nothing") == []
+    add(dataset="parts-2", model="my-parts:3", parameters={"behave": "succeed", "against": ["spare-parts"]})
+    users = sorted([by_dataset.id, by_model.id, by_parameter.id])
+    assert sorted(job.id for job in store.mentioning("parts")) == users
+    assert [job.id for job in store.mentioning("parts:3")] == [by_model.id]
+    assert store.mentioning("part") == store.mentioning("nothing") == []
 
 
 def test_one_of_many_takes_the_lease(settings: Settings, store: JobStore, add: Add) -> None:

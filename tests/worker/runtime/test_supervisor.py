@@ -124,13 +124,11 @@ def test_a_machine_on_which_everything_dies_rests_longer_and_longer(
     supervisor: Supervisor, settings: Settings, add: Add
 ) -> None:
     assert supervisor.back_off_s == 0
-    settings.jobs_dir.write_text("a file where the folder should be")
     pauses = []
     for _ in range(8):
-        supervisor.run(add("succeed").id)
+        supervisor.run(add("die").id)
         pauses.append(supervisor.back_off_s)
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
-    settings.jobs_dir.unlink()
     assert supervisor.run(add("succeed").id) is Outcome.SUCCEEDED
     assert supervisor.back_off_s == 0
 
@@ -363,6 +361,7 @@ def test_a_trainer_told_to_stop_by_somebody_else_is_preempted(
 def test_a_job_that_fills_the_disk_waits_for_room(
     supervisor: Supervisor, store: JobStore, add: Add, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    disk = Disk(monkeypatch, total=64 * MIB, free=20 * MIB)
     job = add("full-once")
     assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
     waiting = store.get(job.id)
@@ -372,7 +371,7 @@ def test_a_job_that_fills_the_disk_waits_for_room(
         "title": "There is no room on the disk",
         "detail": "the disk is full or takes no writes; the checkpoints of the job are kept",
     }
-    disk = Disk(monkeypatch, total=64 * MIB, free=MIB)
+    disk.free = MIB
     outcomes: list[Outcome] = []
     waits = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.id)), daemon=True)
     waits.start()
@@ -394,15 +393,67 @@ def test_a_worker_that_waits_for_room_can_stop(
     assert store.get(job.id).status is Status.QUEUED
 
 
-def test_a_folder_that_finds_no_room_is_a_full_disk(
+def test_a_job_that_needs_more_room_is_tried_when_there_is_more_and_lets_others_pass(
     supervisor: Supervisor, store: JobStore, add: Add, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    disk = Disk(monkeypatch, total=64 * MIB, free=20 * MIB)
+    monkeypatch.setattr("worker.runtime.room.BACK_OFF_S", 0.0)
+    job = add("full")
+    for attempt in range(1, 5):
+        assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
+        waiting = store.get(job.id)
+        assert (waiting.attempts, waiting.attempts_without_progress) == (attempt, 0)
+        assert supervisor.run(job.id) is Outcome.NOT_TAKEN, "there is no more room than at its last attempt"
+        disk.free += 4 * MIB
+    assert supervisor.run(add("succeed").id) is Outcome.SUCCEEDED
+    assert supervisor.back_off_s == 0
+    monkeypatch.setattr("worker.runtime.room.BACK_OFF_S", 30.0)
+    assert supervisor.run(job.id) is Outcome.NOT_TAKEN, "there is more room, but it was tried just now"
+    monkeypatch.setattr("worker.runtime.room.RETRY_S", 0.0)
+    assert [supervisor.run(job.id) for _ in range(2)] == [Outcome.QUEUED_AGAIN] * 2, "an hour later it is tried again"
+
+
+def test_a_worker_waits_for_a_home_that_can_be_written(
+    supervisor: Supervisor, store: JobStore, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = add("succeed")
+    outcomes: list[Outcome] = []
+    waits = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.id)), daemon=True)
+    with monkeypatch.context() as read_only:
+        access = os.access
+        read_only.setattr(os, "access", lambda path, mode: mode & os.W_OK == 0 and access(path, mode))
+        waits.start()
+        time.sleep(1.2)
+        assert (store.get(job.id).status, store.get(job.id).attempts) == (Status.QUEUED, 0)
+    waits.join(60)
+    assert outcomes == [Outcome.SUCCEEDED]
+
+
+def test_a_process_that_could_write_no_event_met_what_the_folder_is(
+    store: JobStore, settings: Settings, stopping: threading.Event, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mount_read_only(_job: Job) -> None:
+        monkeypatch.setattr("worker.runtime.room.folder_problem", lambda *_, **__: "read-only")
+
+    job = add("full-once")
+    supervisor = Supervisor(store, settings, stopping, command=fake_command, on_start=mount_read_only)
+    assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
+    error = store.get(job.id).error
+    assert error is not None
+    assert (error["type"], error["title"]) == ("storage-read-only", "The disk cannot be written")
+
+
+@pytest.mark.parametrize(("number", "slug"), [(errno.ENOSPC, "storage-full"), (errno.EROFS, "storage-read-only")])
+def test_a_folder_that_cannot_be_made_waits_for_the_disk(
+    supervisor: Supervisor, store: JobStore, add: Add, monkeypatch: pytest.MonkeyPatch, number: int, slug: str
+) -> None:
     def full(_folder: Path) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("worker.runtime.supervisor.make_folder", full)
     job = add("succeed")
     assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
     error = store.get(job.id).error
     assert error is not None
-    assert error["type"] == "storage-full"
+    assert error["type"] == slug
+    assert store.get(job.id).attempts_without_progress == 0

@@ -1,0 +1,48 @@
+"""Assistants on a disk that is full."""
+
+import errno
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.disks import MIB, Disk
+from tests.worker.support.helpers import new_job
+from worker.attempts import score
+from worker.jobs.store import JobStore
+from worker.queues import Queue
+from worker.runtime.assist import Assistant
+from worker.runtime.process import ExitCode
+from worker.settings import Settings
+
+
+def test_an_assistant_without_room_starts_nothing_and_comes_again(
+    store: JobStore, settings: Settings, stopping: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = store.create(new_job(type="score", queue=Queue.SCORE))
+    (settings.jobs_dir / job.id).mkdir(parents=True)
+    store.take(job.id, "w", 60)
+    assistant = Assistant(store, settings, stopping, "cpu", [Queue.SCORE])
+    codes = [ExitCode.NO_ROOM, ExitCode.REFUSED]
+
+    def command(_folder: Path) -> list[str]:
+        return [sys.executable, "-c", f"raise SystemExit({int(codes.pop(0))})"]
+
+    monkeypatch.setattr("worker.runtime.assist.assistant_command", command)
+    with monkeypatch.context() as full:
+        Disk(full, total=64 * MIB, free=MIB)
+        assert assistant.run(job.id) is None
+    assert [assistant.run(job.id) for _ in range(3)] == [ExitCode.NO_ROOM, ExitCode.REFUSED, None]
+
+
+def test_a_full_disk_ends_the_process_of_an_assistant(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(score, "prepare_process", lambda: (settings, None))
+    monkeypatch.setattr(score, "assist", full)
+    monkeypatch.setattr(sys, "argv", ["score", "folder", "--assist"])
+    assert score.main() == ExitCode.NO_ROOM

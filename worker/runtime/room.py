@@ -1,0 +1,105 @@
+"""Room on the disk for the work of jobs: what a worker waits for before it takes one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from models.disk_space import folder_problem, require_room, usable_bytes
+from models.errors import StorageFull, StorageReadOnly
+from worker.jobs.submission import ROOM_BYTES
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 3600.0
+"""Time in seconds after which a job that met a full disk is taken again although there is no more room."""
+BACK_OFF_S = 30.0
+"""Shortest time in seconds from a second full disk to the next attempt; it doubles each time, up to ``RETRY_S``."""
+_MAX_DOUBLINGS = 7
+_CHECK_S = 1.0
+
+
+class _Failure(NamedTuple):
+    """A full disk that a job met: how often it has met one, the room to wait for in bytes, and the time."""
+
+    count: int
+    needed: int
+    at: float
+
+    @property
+    def back_off_s(self) -> float:
+        return min(RETRY_S, BACK_OFF_S * (2 ** min(self.count - 1, _MAX_DOUBLINGS) - 1))
+
+
+def room_problem(folder: Path) -> str | None:
+    """Return a sentence on what keeps jobs from writing to a folder, such as a full disk; None if nothing does."""
+    problem = folder_problem(folder, writes=True)
+    if problem is not None:
+        return problem
+    try:
+        require_room(folder, ROOM_BYTES)
+    except StorageFull as full:
+        return full.detail
+    return None
+
+
+class DiskRoom:
+    """Room on the disk of the jobs, and the room that there was when jobs met a full disk.
+
+    The latter is remembered by this process alone. Another worker tries such a job once, too.
+
+    Args:
+        folder: Folder of all jobs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._failures: dict[str, _Failure] = {}
+
+    def wait(self, stopping: threading.Event) -> None:
+        """Wait until the disk takes writes and has room for the work of a job, or the worker has to stop."""
+        waiting = False
+        while not stopping.is_set():
+            problem = room_problem(self._folder)
+            if problem is None:
+                break
+            if not waiting:
+                log.error("no job is taken: %s", problem)
+            waiting = True
+            stopping.wait(_CHECK_S)
+        if waiting and not stopping.is_set():
+            log.info("the disk takes writes again: jobs go on")
+
+    def note_failure(self, job_id: str) -> None:
+        """Note that a job met a full disk, with the room that its end has left."""
+        now = time.monotonic()
+        earlier = self._failures.get(job_id)
+        self._failures = {job: failure for job, failure in self._failures.items() if now - failure.at < RETRY_S}
+        count = 1 if earlier is None else earlier.count + 1
+        self._failures[job_id] = _Failure(count, usable_bytes(self._folder) + ROOM_BYTES, now)
+
+    def allows(self, job_id: str) -> bool:
+        """Return whether a job may be tried: it met no full disk, or has more room now, or that is an hour ago.
+
+        The back-off matters where other jobs write and delete all the time, so that the room rises and falls.
+        """
+        failure = self._failures.get(job_id)
+        if failure is None:
+            return True
+        passed_s = time.monotonic() - failure.at
+        more = usable_bytes(self._folder) >= failure.needed
+        return passed_s >= RETRY_S or (more and passed_s >= failure.back_off_s)
+
+    def error(self, problem: StorageFull | StorageReadOnly | None = None) -> dict[str, str]:
+        """Return the error to record for a job that met a full disk, or one that takes no writes.
+
+        Args:
+            problem: What the job met; by default it follows from the folder as it is now.
+        """
+        read_only = folder_problem(self._folder, writes=True) is not None
+        kind = type(problem) if problem else (StorageReadOnly if read_only else StorageFull)
+        detail = "the disk is full or takes no writes; the checkpoints of the job are kept"
+        return {"type": kind.slug, "title": kind.title, "detail": detail}
