@@ -25,13 +25,13 @@ _CHECK_S = 1.0
 class _Failure(NamedTuple):
     """A full disk that a job met: how often it has met one, the room to wait for in bytes, and the time."""
 
-    count: int
+    times: int
     needed: int
     at: float
 
     @property
     def back_off_s(self) -> float:
-        return min(RETRY_S, BACK_OFF_S * (2 ** min(self.count - 1, _MAX_DOUBLINGS) - 1))
+        return min(RETRY_S, BACK_OFF_S * (2.0 ** min(self.times - 1, _MAX_DOUBLINGS) - 1))
 
 
 def room_problem(folder: Path) -> str | None:
@@ -78,8 +78,8 @@ class DiskRoom:
         now = time.monotonic()
         earlier = self._failures.get(job_id)
         self._failures = {job: failure for job, failure in self._failures.items() if now - failure.at < RETRY_S}
-        count = 1 if earlier is None else earlier.count + 1
-        self._failures[job_id] = _Failure(count, usable_bytes(self._folder) + ROOM_BYTES, now)
+        times = 1 if earlier is None else earlier.times + 1
+        self._failures[job_id] = _Failure(times, usable_bytes(self._folder) + ROOM_BYTES, now)
 
     def allows(self, job_id: str) -> bool:
         """Return whether a job may be tried: it met no full disk, or has more room now, or that is an hour ago.
