@@ -274,7 +274,7 @@ def test_a_built_in_set_can_be_resized() -> None:
 def test_stored_images_are_read_where_limits_on_their_cost_came_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = DatasetStore(tmp_path / "datasets", reserve=0)
+    store = DatasetStore(tmp_path / "datasets")
     with monkeypatch.context() as earlier:
         earlier.setattr("models.images.opening.check_cost", lambda *_: None)
         earlier.setattr("models.images.opening.BoundedFile", lambda data, _: io.BytesIO(data))
