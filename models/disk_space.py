@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from models.errors import ModelsError, StorageFull, StorageReadOnly
+from models.errors import ErrorKind, ModelsError, QuotaFull, StorageFull, StorageReadOnly
 
 RESERVE = 256 * 2**20
 """Bytes of a disk that large writes leave free, for what must always be stored: job records, aliases, keys, logs."""
@@ -23,6 +23,11 @@ REFUSED = frozenset({errno.EACCES, errno.EPERM})
 
 SAFETENSORS_CODE = re.compile(r"\(os error (\d+)\)")
 """Number of an error of the operating system in the text of a ``SafetensorError``, which has no ``errno``."""
+
+
+def waits_for_room(problem: ModelsError) -> bool:
+    """Return whether work that this error ended can go on when the disk has room: not at a full quota."""
+    return problem.kind is ErrorKind.NO_SPACE and not isinstance(problem, QuotaFull)
 
 
 def usable_bytes(folder: Path) -> int:

@@ -240,8 +240,8 @@ def attempt(work: Work) -> int:
 
 def _run(work: Work, folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> int:
     """Run ``work``; return the exit code that stands for what it raises."""
-    from models.disk_space import storage_errors
-    from models.errors import ModelsError, QuotaFull
+    from models.disk_space import storage_errors, waits_for_room
+    from models.errors import ModelsError
     from models.training.loop import Interrupted
 
     try:
@@ -256,8 +256,8 @@ def _run(work: Work, folder: Path, spec: JobSpec, settings: Settings, events: Ev
         return ExitCode.STALE
     except ModelsError as problem:
         log.error("%s: %s", problem.slug, problem.detail)
-        waits = problem.kind == "no-space" and not isinstance(problem, QuotaFull)
-        return _refuse(_error(problem.slug, problem.title, problem.detail), events, full=waits)
+        error = _error(problem.slug, problem.title, problem.detail)
+        return _refuse(error, events, full=waits_for_room(problem))
     except ValidationError as problem:
         log.error("%s", problem)
         events.write(_error("invalid-parameters", "Invalid parameters", str(problem)))

@@ -143,15 +143,15 @@ def main() -> int:
     if sys.argv[2:] != ["--assist"]:
         return attempt(run)
     settings, stop = prepare_process()
-    from models.disk_space import storage_errors
-    from models.errors import ErrorKind, ModelsError
+    from models.disk_space import storage_errors, waits_for_room
+    from models.errors import ModelsError
 
     try:
         with storage_errors():
             assist(Path(sys.argv[1]), settings, stop)
     except ModelsError as problem:
         log.error("cannot assist with the job: %s", problem.detail)
-        return ExitCode.NO_ROOM if problem.kind is ErrorKind.NO_SPACE else ExitCode.REFUSED
+        return ExitCode.NO_ROOM if waits_for_room(problem) else ExitCode.REFUSED
     return ExitCode.DONE
 
 
