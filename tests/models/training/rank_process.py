@@ -67,7 +67,7 @@ def tensors_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     parts = {name: module.state_dict() for name, module in trainer.modules.items()}
     moments = trainer.optimizer.state_dict()["state"]
     parts["optimizer"] = {f"{index}.{key}": value for index, entry in moments.items() for key, value in entry.items()}
-    return {name: {key: value.clone() for key, value in part.items()} for name, part in parts.items()}
+    return {name: {key: value.clone().contiguous() for key, value in part.items()} for name, part in parts.items()}
 
 
 def train(folder: Path, run: Run, ranks: Ranks, wish: Callable[[int], bool] = lambda _step: False) -> Outcome:
