@@ -146,6 +146,18 @@ def test_strips_of_a_tiff_are_counted_before_there_are_objects_of_them() -> None
             open_image(data)
 
 
+def test_other_threads_go_on_while_many_parts_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow reads them in Python code: scores of other callers waited for the interpreter."""
+    pauses: list[float] = []
+    monkeypatch.setattr("models.images.bounded_file.time.sleep", pauses.append)
+    for data in (PNG, JPEG, GIF):
+        open_image(data)
+    assert not pauses
+    with pytest.raises(ImageError, match="parts"):
+        open_image(chunks(b"teSt", b"", 20_000))
+    assert len(pauses) >= 30
+
+
 def test_fill_bytes_of_a_jpeg_are_read_once() -> None:
     end = JPEG.rindex(b"\xff\xd9")
     started = time.perf_counter()
