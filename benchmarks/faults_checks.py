@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.installation import PatientClient, processes
+from benchmarks.repeated import Repeated
 from models.atomic_files import sha256_file
 
 SAMPLE_S = 0.1
@@ -67,34 +67,25 @@ def resumed_at(events: list[Event], attempt: int, step: int, fault_at: float, fi
     return min(survivors, default=finished_at)
 
 
-class TrainerWatch:
+class TrainerWatch(Repeated):
     """A thread that looks for training processes again and again and notes which folders had several at once."""
 
     def __init__(self, home: Path) -> None:
+        super().__init__(SAMPLE_S)
         self._home = home
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="trainer-watch", daemon=True)
         self.samples = 0
         self.doubled: dict[str, set[int]] = defaultdict(set)
 
-    def __enter__(self) -> TrainerWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _loop(self) -> None:
-        while not self._stop.wait(SAMPLE_S):
-            folders = defaultdict(set)
-            for process in processes(self._home):
-                if process.role == "trainer":
-                    folders[Path(process.arguments[-1]).name].add(process.pid)
-            self.samples += 1
-            for job, pids in folders.items():
-                if len(pids) > 1:
-                    self.doubled[job] |= pids
+    def turn(self) -> None:
+        """Look at the training processes once."""
+        folders = defaultdict(set)
+        for process in processes(self._home):
+            if process.role == "trainer":
+                folders[Path(process.arguments[-1]).name].add(process.pid)
+        self.samples += 1
+        for job, pids in folders.items():
+            if len(pids) > 1:
+                self.doubled[job] |= pids
 
 
 class Checks:

@@ -15,23 +15,22 @@ round the installation is stopped and started again while the disk is full. Then
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from benchmarks.installation import PatientClient, end_all, machine, snf_up, until
+from benchmarks.installation import PatientClient, end_all, machine, snf_up, until, write_results
+from benchmarks.repeated import Repeated
 from benchmarks.steady import MODEL, Steady, score
 from tests.models.datasets.sample_files import pngs, zipped
 from tests.support.paths import ROOT
@@ -64,23 +63,17 @@ def mounted(size: int) -> Iterator[Path]:
         folder.rmdir()
 
 
-class Filler:
+class Filler(Repeated):
     """Another program on the disk: a file that grows until ``left`` bytes are free, and again after each deletion."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(0.05)
         self._folder = folder
         self._path = folder / "filler"
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
         self.left = float(DISK_BYTES)
 
-    def __enter__(self) -> Filler:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
         self._path.unlink(missing_ok=True)
 
     def fill(self, left: float) -> None:
@@ -88,15 +81,13 @@ class Filler:
         self.left = left
         until("full disk", 30, lambda: free_bytes(self._folder) <= left)
 
-    def _loop(self) -> None:
-        with self._path.open("ab", buffering=0) as file:
-            while not self._stop.wait(0.05):
-                more = int(free_bytes(self._folder) - self.left)
-                if more > 0:
-                    try:
-                        file.write(b"x" * more)
-                    except OSError:  # something else has taken the space
-                        continue
+    def turn(self) -> None:
+        """Take what is free beyond ``left``."""
+        more = int(free_bytes(self._folder) - self.left)
+        if more > 0:
+            # Something else may have taken the space meanwhile.
+            with suppress(OSError), self._path.open("ab", buffering=0) as file:
+                file.write(b"x" * more)
 
 
 def free_bytes(folder: Path) -> int:
@@ -333,9 +324,7 @@ def report(described: Line, rounds: list[Line], out: Path) -> bool:
         "\n".join(rows),
         *(f"- {text}" for text in violations),
     ]
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "full_disk.md").write_text("\n\n".join(said) + "\n")
-    (out / "full_disk.json").write_text(json.dumps({"machine": described, "rounds": rounds}, indent=1) + "\n")
+    write_results(out, "full_disk", {"machine": described, "rounds": rounds}, "\n\n".join(said) + "\n")
     print("\n\n".join(said), flush=True)
     return not violations
 

@@ -10,13 +10,9 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from collections import Counter
@@ -28,7 +24,7 @@ from typing import Any
 import httpx
 
 from benchmarks.hostile_uploads import RESULTS, WARM_UP, Memory, Uploader, watching
-from benchmarks.installation import end_all, machine, snf_up
+from benchmarks.installation import machine, snf_up, temporary_home, write_results
 from benchmarks.mutations import FILES, VALID, image_mutation, mutation
 from models.registry.registry import Registry
 from tests.end_to_end.support.service import environment
@@ -272,19 +268,12 @@ def main() -> int:
     parser.add_argument("--archives", type=int, default=2000, help="archives with faults")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of hostile_images.json and .md")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing may be left behind
     described = machine()
-    home = Path(tempfile.mkdtemp(prefix="snf-hostile-")).resolve()
-    try:
+    with temporary_home("hostile") as home:
         found = measure(arguments.files, arguments.archives, home)
-    finally:
-        end_all(home)
-        shutil.rmtree(home, ignore_errors=True)
     text = text_of(found, described)
     print(text)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "hostile_images.json").write_text(json.dumps({"machine": described, **found}, indent=1) + "\n")
-    (arguments.out / "hostile_images.md").write_text(text)
+    write_results(arguments.out, "hostile_images", {"machine": described, **found}, text)
     return 0 if all(limits(found).values()) else 1
 
 

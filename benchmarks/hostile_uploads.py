@@ -9,11 +9,7 @@ Clients and service share the machine.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import shutil
-import signal
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -28,7 +24,17 @@ from typing import Any
 
 import httpx
 
-from benchmarks.installation import PatientClient, end_all, find, machine, percentile, processes, resident_bytes, snf_up
+from benchmarks.installation import (
+    PatientClient,
+    find,
+    machine,
+    percentile,
+    processes,
+    resident_bytes,
+    snf_up,
+    temporary_home,
+    write_results,
+)
 from benchmarks.mutations import VALID, mutation
 from tests.end_to_end.support.uploads import left
 from tests.models.datasets.hostile_files import ARRAYS, MIB, TARS, endless_groups, npy_of, npz_of, white_images
@@ -279,19 +285,12 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=2, help="uploads at once")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of hostile_uploads.json and .md")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing may be left behind
     described = machine()
-    home = Path(tempfile.mkdtemp(prefix="snf-hostile-")).resolve()
-    try:
+    with temporary_home("hostile") as home:
         found = measure(arguments.mutations, arguments.clients, home)
-    finally:
-        end_all(home)
-        shutil.rmtree(home, ignore_errors=True)
     text = text_of(found, described)
     print(text)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "hostile_uploads.json").write_text(json.dumps({"machine": described, **found}, indent=1) + "\n")
-    (arguments.out / "hostile_uploads.md").write_text(text)
+    write_results(arguments.out, "hostile_uploads", {"machine": described, **found}, text)
     return 0 if all(limits(found).values()) else 1
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -143,6 +146,28 @@ def snf_up(home: Path, **settings: Any) -> Iterator[PatientClient]:
         yield client
     if left := end_all(home):
         raise RuntimeError(f"left behind: {left}")
+
+
+@contextmanager
+def temporary_home(name: str) -> Iterator[Path]:
+    """Give a new folder for an installation; in the end kill what still works on it, and delete it.
+
+    SIGTERM is an interruption meanwhile, so that nothing is left behind then either.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    home = Path(tempfile.mkdtemp(prefix=f"snf-{name}-")).resolve()
+    try:
+        yield home
+    finally:
+        end_all(home)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def write_results(folder: Path, name: str, found: dict[str, Any], text: str) -> None:
+    """Write the results of a benchmark as ``NAME.json``, and the text about them as ``NAME.md``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(text)
 
 
 def end_all(home: Path) -> list[Process]:

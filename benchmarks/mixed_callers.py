@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
-import threading
 import time
 import zipfile
+from abc import abstractmethod
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,7 @@ import httpx
 from PIL import Image
 
 from benchmarks.installation import PatientClient
+from benchmarks.repeated import Repeated
 from models.datasets.storage import ORIGINALS, open_index
 from tests.support.paths import DIGITS
 
@@ -32,31 +34,36 @@ KEPT = 3
 PNG = {"content-type": "image/png"}
 
 
-class Caller:
-    """A thread that calls again and again until it is stopped; wrong answers are kept in words."""
+class Caller(Repeated):
+    """A thread that calls again and again; wrong answers are kept in words."""
 
     pause_s = 0.05
 
     def __init__(self, port: int) -> None:
+        super().__init__(self.pause_s)
         self.client = PatientClient(port)
         self.answers: Counter[str] = Counter()
         self.wrong: list[str] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name=type(self).__name__, daemon=True)
+        self._turns = itertools.count()
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread after its current turn."""
-        self._stop.set()
-        self._thread.join()
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
         self.client.close()
 
-    def turn(self, number: int) -> None:
-        """Do the work of one turn."""
-        raise NotImplementedError
+    def turn(self) -> None:
+        """Call once, and keep what goes wrong."""
+        try:
+            self.call(next(self._turns))
+        except Exception as error:  # nothing that goes wrong may be missed
+            self.fail(repr(error))
+
+    @abstractmethod
+    def call(self, number: int) -> None:
+        """Call the service and check its answer.
+
+        Args:
+            number: Number of the turn.
+        """
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response | None:
         """Return an answer that must be right; None where the service was away or busy."""
@@ -73,15 +80,6 @@ class Caller:
     def fail(self, text: str) -> None:
         """Keep a wrong answer."""
         self.wrong.append(f"{type(self).__name__}: {text}"[:500])
-
-    def _loop(self) -> None:
-        number = 0
-        while not self._stop.wait(self.pause_s):
-            try:
-                self.turn(number)
-            except Exception as error:  # nothing that goes wrong may be missed
-                self.fail(repr(error))
-            number += 1
 
 
 def scores_of(answer: httpx.Response) -> list[tuple[float, float]]:
@@ -101,7 +99,7 @@ class Scores(Caller):
             for image in self._images
         ]
 
-    def turn(self, number: int) -> None:
+    def call(self, number: int) -> None:
         """Score one image, or four at once."""
         size = 4 if number % 3 == 0 else 1
         chosen = [(number + offset) % len(self._images) for offset in range(size)]
@@ -125,7 +123,7 @@ class Samples(Caller):
     def _draw(self, seed: int) -> httpx.Response:
         return self.client.get(f"/v1/models/{MODEL}/samples", params={"n": 2, "seed": seed, "format": "npy"})
 
-    def turn(self, number: int) -> None:
+    def call(self, number: int) -> None:
         """Draw the samples of one seed."""
         seed = number % len(self._right)
         query = {"n": 2, "seed": seed, "format": "npy"}
@@ -151,7 +149,7 @@ class Moves(Caller):
         path = f"/v1/models/{ref}/score"
         return scores_of(self.client.patient("POST", path, content=self._image, headers=PNG).raise_for_status())
 
-    def turn(self, number: int) -> None:
+    def call(self, number: int) -> None:
         """Move the alias, or score by it."""
         if number % 10 == 0:
             self._target = 3 - self._target
@@ -196,7 +194,7 @@ class Uploads(Caller):
         self._datasets = home / "datasets"
         self.uploaded = 0
 
-    def turn(self, number: int) -> None:
+    def call(self, number: int) -> None:
         """Upload one dataset, check it, and delete the one that is three older."""
         name, files = f"set-{number}", pictures(number)
         while not self._stop.is_set():
@@ -238,7 +236,7 @@ class Trainings(Caller):
         self._request = request
         self.jobs: list[str] = []
 
-    def turn(self, number: int) -> None:
+    def call(self, number: int) -> None:
         """Submit a training, and wait for its end."""
         self.jobs.append(self.client.submit(self._request, f"mixed {number}"))
         while not self._stop.wait(1):

@@ -18,16 +18,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import shutil
 import signal
 import statistics
 import tempfile
-import threading
 import time
 from collections import Counter, defaultdict
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +40,10 @@ from benchmarks.installation import (
     resident_bytes,
     snf_up,
     until,
+    write_results,
 )
 from benchmarks.mixed_callers import PAIR, Caller, Moves, Samples, Scores, Trainings, Uploads
+from benchmarks.repeated import Repeated
 from models.registry.registry import ZOO
 
 RESULTS = Path(__file__).parent / "results"
@@ -86,35 +86,26 @@ SLACK_BYTES, SLACK_DESCRIPTORS = 16 * 2**20, 8
 END_S = 300
 
 
-class Looks:
+class Looks(Repeated):
     """A thread that looks at memory and descriptors of each part."""
 
     def __init__(self, home: Path) -> None:
+        super().__init__(LOOK_S)
         self._home = home
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
         self._began = time.monotonic()
         self._born: dict[int, float] = {}
         self.found: dict[str, list[tuple[float, int, int]]] = defaultdict(list)
         """Of each part: seconds since the start, bytes of memory, open descriptors."""
 
-    def __enter__(self) -> Looks:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _loop(self) -> None:
-        while not self._stop.wait(LOOK_S):
-            now = time.monotonic()
-            for process in processes(self._home):
-                born = self._born.setdefault(process.pid, now)
-                if process.role in PARTS and now - born >= OLD_S:
-                    with suppress(OSError, StopIteration):  # it ended meanwhile
-                        descriptors = sum(1 for _ in Path(f"/proc/{process.pid}/fd").iterdir())
-                        self.found[process.role].append((now - self._began, resident_bytes(process.pid), descriptors))
+    def turn(self) -> None:
+        """Look at all parts that are not new."""
+        now = time.monotonic()
+        for process in processes(self._home):
+            born = self._born.setdefault(process.pid, now)
+            if process.role in PARTS and now - born >= OLD_S:
+                with suppress(OSError, StopIteration):  # it ended meanwhile
+                    descriptors = sum(1 for _ in Path(f"/proc/{process.pid}/fd").iterdir())
+                    self.found[process.role].append((now - self._began, resident_bytes(process.pid), descriptors))
 
     def growth(self) -> list[dict[str, Any]]:
         """Return a row for each part: medians of the first and the last third, and whether they are alike."""
@@ -180,12 +171,10 @@ def play(home: Path, minutes: float) -> dict[str, Any]:
         trainings, uploads, moves = Trainings(client.port, REQUEST), Uploads(client.port, home), Moves(client.port)
         scoring = [Scores(client.port) for _ in range(3)]
         callers: list[Caller] = [*scoring, Samples(client.port), moves, uploads, trainings]
-        with Looks(home) as looks:
+        with Looks(home) as looks, ExitStack() as calling:
             for caller in callers:
-                caller.start()
+                calling.enter_context(caller)
             hits = restart_in_turn(home, client, minutes)
-            for caller in callers:
-                caller.stop()
         checks = Checks(home, client, watch)
         checks.jobs = trainings.jobs
         wrong = [text for caller in callers for text in caller.wrong]
@@ -260,10 +249,8 @@ def main() -> int:
         )
     finally:
         end_all(home)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "mixed_load.json").write_text(json.dumps(result, indent=1) + "\n")
     text = table(result)
-    (arguments.out / "mixed_load.md").write_text(f"# Mixed load with restarts\n\n{text}\n")
+    write_results(arguments.out, "mixed_load", result, f"# Mixed load with restarts\n\n{text}\n")
     print(text)
     kept = not result["wrong"] and not result["lost"] and all(row["flat"] is not False for row in result["parts"])
     if kept:

@@ -9,11 +9,7 @@ jobs first. The clients are on the same machine and take their share of it.
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import shutil
-import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,13 +19,14 @@ from typing import Any
 
 from benchmarks.installation import (
     PatientClient,
-    end_all,
     find,
     machine,
     percentile,
     resident_bytes,
     running,
+    temporary_home,
     until,
+    write_results,
 )
 from tests.end_to_end.support.service import free_port
 from tests.support.paths import DIGITS
@@ -160,7 +157,8 @@ def taken_first(client: PatientClient, home: Path, settings: dict[str, Any]) -> 
 
 def measure(count: int, clients: int, calls: int, home: Path) -> dict[str, Any]:
     """Fill the queue, read it, and empty its head."""
-    settings = {"port": free_port(), "runtime_dir": home / "run"}
+    most = {"max_jobs": count, "max_jobs_per_caller": count}
+    settings = {"port": free_port(), "runtime_dir": home / "run", **most}
     with without_workers(home, settings) as client:
         scored_before, memory_before = score(client), memory(home)
         ids, submitted = submit_all(client, count, clients)
@@ -216,19 +214,12 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=1000, help="reads of each kind")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of queue.json and queue.md")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing may be left behind
     described = machine()
-    home = Path(tempfile.mkdtemp(prefix="snf-queue-")).resolve()
-    try:
+    with temporary_home("queue") as home:
         found = measure(arguments.jobs, arguments.clients, arguments.calls, home)
-    finally:
-        end_all(home)
-        shutil.rmtree(home, ignore_errors=True)
     text = text_of(found, described)
     print(text)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "queue.json").write_text(json.dumps({"machine": described, **found}, indent=1) + "\n")
-    (arguments.out / "queue.md").write_text(text)
+    write_results(arguments.out, "queue", {"machine": described, **found}, text)
     return 0 if found["in_order"] and found["listed"] == found["jobs"] else 1
 
 

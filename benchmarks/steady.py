@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -11,30 +10,26 @@ from collections.abc import Callable
 import httpx
 
 from benchmarks.installation import PatientClient
+from benchmarks.repeated import Repeated
 from tests.support.paths import DIGITS
 
 MODEL = "mnist-snf-glow"
 EVERY_S = 0.2
 
 
-class Steady:
+class Steady(Repeated):
     """A thread that makes a call at a steady pace and keeps what came of it."""
 
     def __init__(self, port: int, call: Callable[[httpx.Client, int], httpx.Response]) -> None:
-        self._port = port
+        super().__init__(EVERY_S)
+        self._client = PatientClient(port)
         self._call = call
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
         self.answers: list[tuple[float, str, float]] = []
         """When it was asked, what came, and after how many seconds."""
 
-    def __enter__(self) -> Steady:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        self._client.close()
 
     def since(self, began: float) -> list[tuple[float, str, float]]:
         """Return what was asked after ``began``."""
@@ -44,16 +39,15 @@ class Steady:
         """Return how often each answer of ``/readyz`` came between two moments."""
         return dict(Counter(brief(text) for at, text, _ in self.since(began) if at <= ended))
 
-    def _loop(self) -> None:
-        with PatientClient(self._port) as client:
-            while not self._stop.wait(EVERY_S):
-                began = time.monotonic()
-                try:
-                    answer = self._call(client, len(self.answers))
-                    said = answer.text if answer.is_success else f"{answer.status_code} {answer.text[:200]}"
-                except httpx.TransportError as error:
-                    said = f"failed: {error!r}"
-                self.answers.append((began, said, time.monotonic() - began))
+    def turn(self) -> None:
+        """Make the call once."""
+        began = time.monotonic()
+        try:
+            answer = self._call(self._client, len(self.answers))
+            said = answer.text if answer.is_success else f"{answer.status_code} {answer.text[:200]}"
+        except httpx.TransportError as error:
+            said = f"failed: {error!r}"
+        self.answers.append((began, said, time.monotonic() - began))
 
 
 def score(client: httpx.Client, turn: int) -> httpx.Response:
