@@ -7,7 +7,7 @@ import re
 from PIL import ImageFile, PngImagePlugin
 
 from models.errors import unsupported_image
-from models.images.tiff import check_tile
+from models.images.tiff import TiffFile, check_tile
 
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
 """Bytes of all texts of a PNG file after decompression."""
@@ -31,6 +31,8 @@ def check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
         image: The file, opened by Pillow and not decoded.
         data: Content of the file.
     """
+    if isinstance(image, TiffFile):
+        check_tile(image)
     match image.format:
         case "BMP":
             if image.info.get("compression") in RUN_LENGTHS:
@@ -41,8 +43,6 @@ def check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
         case "PNG":
             if data.count(b"iCCP") > MAX_PROFILES:
                 raise unsupported_image("expected a PNG file of one colour profile, got several; save it anew")
-        case "TIFF":
-            check_tile(image)
 
 
 def has_many_scans(data: bytes) -> bool:

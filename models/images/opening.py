@@ -145,7 +145,7 @@ def _check_pixels(size: tuple[int, int]) -> None:
 
 def _check_content(image: Image.Image) -> list[str]:
     """Raise ``ImageError`` if the content of a file is of an unsupported kind; return what is to be said of it."""
-    if image.format == "TIFF":
+    if isinstance(image, tiff.TiffFile):
         tiff.check_kind(image)
     if image.mode not in MODES | GREY_16:
         kinds = {"F": "floating-point numbers", "I": "signed or 32-bit integers", "LAB": "CIELAB colours"}
@@ -164,7 +164,7 @@ def _check_content(image: Image.Image) -> list[str]:
 
 def _bits(image: Image.Image) -> int:
     """Return the bits of a channel: 16, or fewer. Pillow keeps the upper 8 of 16 bits in images with colour."""
-    if image.format == "TIFF":
+    if isinstance(image, tiff.TiffFile):
         return tiff.bits(image)
     layouts = [tile.args for tile in getattr(image, "tile", []) if isinstance(tile.args, str)]
     return 16 if any(";16" in layout for layout in layouts) else 8
@@ -181,7 +181,7 @@ def _native(image: Image.Image, bits: int) -> Image.Image:
             "expected opaque pixels; place the image on a background first",
         )
     # Pillow reads black and white the right way round for 8 bits alone.
-    if image.format == "TIFF" and tiff.white_is_zero(image):
+    if isinstance(image, tiff.TiffFile) and tiff.white_is_zero(image):
         levels = np.uint16(2**bits - 1) - levels
     return Image.fromarray(levels)
 

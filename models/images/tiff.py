@@ -39,7 +39,7 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
 Image.register_open(TiffFile.format, TiffFile, TiffImagePlugin._accept)
 
 
-def whole_tag(image: Image.Image, tag: int, absent: int = 0) -> int:
+def whole_tag(image: TiffFile, tag: int, absent: int = 0) -> int:
     """Return the value of a tag of a TIFF file. A damaged file may have text, bytes or a fraction there.
 
     Args:
@@ -50,7 +50,7 @@ def whole_tag(image: Image.Image, tag: int, absent: int = 0) -> int:
     Raises:
         ImageError: The value is not a whole number.
     """
-    value = image.tag_v2.get(tag, absent)  # type: ignore[attr-defined]
+    value = image.tag_v2.get(tag, absent)
     if not isinstance(value, int):
         raise unsupported_image(
             f"expected a whole number as {TiffTags.lookup(tag).name} of the TIFF file, "
@@ -59,7 +59,7 @@ def whole_tag(image: Image.Image, tag: int, absent: int = 0) -> int:
     return value
 
 
-def check_tile(image: Image.Image) -> None:
+def check_tile(image: TiffFile) -> None:
     """Raise ``ImageError`` if a TIFF file has tiles that are much larger than itself."""
     pixels = image.width * image.height
     tile = whole_tag(image, TILE_WIDTH) * whole_tag(image, TILE_LENGTH)
@@ -67,7 +67,7 @@ def check_tile(image: Image.Image) -> None:
         raise unsupported_image(f"expected smaller tiles, got one of {tile} pixels for {pixels} pixels; save it anew")
 
 
-def check_kind(image: Image.Image) -> None:
+def check_kind(image: TiffFile) -> None:
     """Raise ``ImageError`` if a TIFF file holds a preview, or more channels than Pillow decodes."""
     if whole_tag(image, NEW_SUBFILE_TYPE) & PREVIEW:
         raise unsupported_image(
@@ -80,15 +80,15 @@ def check_kind(image: Image.Image) -> None:
         )
 
 
-def bits(image: Image.Image) -> int:
+def bits(image: TiffFile) -> int:
     """Return the bits of a channel of a TIFF file. Values of channels that the file does not have are not used."""
-    values = image.tag_v2.get(BITS_PER_SAMPLE, (1,))  # type: ignore[attr-defined]
+    values = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
     return int(max(values[: len(image.getbands())]))
 
 
-def white_is_zero(image: Image.Image) -> bool:
+def white_is_zero(image: TiffFile) -> bool:
     """Return whether 0 is white in a TIFF file."""
-    return bool(image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO)  # type: ignore[attr-defined]
+    return bool(image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO)
 
 
 def _check_arrays(image: TiffFile) -> None:

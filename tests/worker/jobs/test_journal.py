@@ -121,7 +121,9 @@ def test_thinning_keeps_first_and_last() -> None:
         assert max(gaps) - min(gaps) <= 1
 
 
-def test_an_event_that_a_full_disk_cuts_off_is_an_error_and_spoils_no_other(tmp_path: Path) -> None:
+def test_an_event_that_a_full_disk_cuts_off_is_an_error_and_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = EventLog(tmp_path, 1)
     log.write({"event": "log", "step": 1})
     whole = log._file  # the disk takes the first bytes only, and says so by their number
@@ -130,9 +132,9 @@ def test_an_event_that_a_full_disk_cuts_off_is_an_error_and_spoils_no_other(tmp_
         def write(self, data: bytes) -> int:
             return whole.write(data[:20])
 
-    log._file = Full()  # type: ignore[assignment]
+    monkeypatch.setattr(log, "_file", Full())
     with pytest.raises(OSError, match="No space left"):
         log.write({"event": "log", "step": 2})
-    log._file = whole
+    monkeypatch.undo()
     log.write({"event": "log", "step": 3})
     assert steps(tmp_path / FILE) == [1, 3]
