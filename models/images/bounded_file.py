@@ -19,8 +19,8 @@ whose strips may be rows."""
 STARTS_OF_SHORT_READS = (b"GIF8", b"II", b"MM")
 """First bytes of GIF and of TIFF files."""
 READS_A_PAUSE = 64
-"""Reads between two pauses, in which other threads get the interpreter. Pillow keeps it while it parses many small parts,
-and scores of other callers then take a second."""
+"""Reads between two pauses, in which other threads get the interpreter. Pillow keeps it while it parses many small
+parts, and scores of other callers then take a second."""
 PAUSE_S = 5e-5
 """Seconds of a pause. A sleep of 0 s would give the interpreter to nobody: the others are not awake yet."""
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from models.datasets import DatasetStore
 from models.datasets.ingest.limits import Limits
-from models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, ErrorKind, InvalidName, StorageFull
+from models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, InvalidName
 from models.images.codec import encode_png
 from models.training.config import TrainingConfig
 from tests.models.datasets.sample_files import (
@@ -29,7 +29,6 @@ from tests.models.datasets.sample_files import (
     zip_link,
     zipped,
 )
-from tests.support.disks import MIB, Disk
 
 GOOD = pngs(12)
 PNG = encode_png(DIGITS[0])
@@ -348,32 +347,6 @@ def test_who_leaves_at_the_last_moment_leaves_nothing(store: DatasetStore, tmp_p
     with pytest.raises(KeyboardInterrupt):
         store.create("digits", [given], progress=stop_at_the_last)
     assert store.names() == ["before"]
-
-
-@pytest.mark.parametrize("quota", [100, 5000], ids=["before", "while writing"])
-def test_the_quota(quota: int, tmp_path: Path) -> None:
-    store = DatasetStore(tmp_path / "datasets", quota=quota)
-    with pytest.raises(StorageFull, match="of the quota") as caught:
-        store.create("digits", [source(tmp_path / "uploads", tarred(GOOD, "xz"))])
-    assert (caught.value.kind, caught.value.slug) == (ErrorKind.NO_SPACE, "storage-full")
-    assert list(store.root.iterdir()) == []
-
-
-def test_the_disk_must_keep_its_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = DatasetStore(tmp_path / "datasets")
-    Disk(monkeypatch, total=64 * MIB, free=16 * MIB)
-    with pytest.raises(StorageFull, match="of the disk"):
-        store.create("digits", [source(tmp_path / "uploads", zipped(GOOD))])
-
-
-def test_a_disk_that_fills_up(store: DatasetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("models.datasets.ingest.fill._contact_sheet", full)
-    with pytest.raises(StorageFull, match="No space left"):
-        store.create("digits", [source(tmp_path / "uploads", zipped(GOOD))])
-    assert list(store.root.iterdir()) == []
 
 
 def test_the_report(store: DatasetStore, tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""Uploads that do not fit into the quota, or onto the disk, are refused and leave nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.datasets import DatasetStore
+from models.errors import ErrorKind, StorageFull
+from tests.models.datasets.sample_files import pngs, source, tarred, zipped
+from tests.support.disks import MIB, Disk
+
+GOOD = pngs(12)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DatasetStore:
+    return DatasetStore(tmp_path / "home" / "datasets")
+
+
+@pytest.mark.parametrize("quota", [100, 5000], ids=["before", "while writing"])
+def test_the_quota(quota: int, tmp_path: Path) -> None:
+    store = DatasetStore(tmp_path / "datasets", quota=quota)
+    with pytest.raises(StorageFull, match="of the quota") as caught:
+        store.create("digits", [source(tmp_path / "uploads", tarred(GOOD, "xz"))])
+    assert (caught.value.kind, caught.value.slug) == (ErrorKind.NO_SPACE, "storage-full")
+    assert list(store.root.iterdir()) == []
+
+
+def test_the_disk_must_keep_its_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = DatasetStore(tmp_path / "datasets")
+    Disk(monkeypatch, total=64 * MIB, free=16 * MIB)
+    with pytest.raises(StorageFull, match="of the disk"):
+        store.create("digits", [source(tmp_path / "uploads", zipped(GOOD))])
+
+
+def test_a_disk_that_fills_up(store: DatasetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("models.datasets.ingest.fill._contact_sheet", full)
+    with pytest.raises(StorageFull, match="No space left"):
+        store.create("digits", [source(tmp_path / "uploads", zipped(GOOD))])
+    assert list(store.root.iterdir()) == []
