@@ -1,34 +1,16 @@
 """An ``Idempotency-Key`` belongs to its caller."""
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
 from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
-from worker.broker.embedded import EmbeddedBroker
 from worker.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
 
 REQUEST = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
 ONCE = {"Idempotency-Key": "once"}
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Iterator[Settings]:
-    """Settings of a service with a real broker and no worker."""
-    made = service_settings(tmp_path, redis_url=None, runtime_dir=Path(tempfile.mkdtemp(prefix="snf-test-")))
-    broker = EmbeddedBroker(made)
-    broker.start()
-    yield made
-    broker.stop()
-    shutil.rmtree(made.runtime_folder)
 
 
 def test_callers_do_not_share_their_keys(settings: Settings) -> None:

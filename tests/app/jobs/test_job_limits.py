@@ -1,36 +1,22 @@
 """Unfinished jobs are limited over HTTP: for each caller, and altogether."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
 from tests.end_to_end.support.jobs import TRAINING
-from tests.support.compiled_cache import share_compiled
 from tests.support.disks import MIB, Disk
 from tests.support.local import LOCAL
-from worker.broker.embedded import EmbeddedBroker
 from worker.settings import Settings
 
 
 @pytest.fixture
-def client(tmp_path: Path, no_shipped_models: None) -> Iterator[TestClient]:
+def client(settings: Settings, no_shipped_models: None) -> Iterator[TestClient]:
     """A service without a worker that takes two unfinished jobs of a caller."""
-    settings = Settings(
-        home=share_compiled(tmp_path),
-        runtime_dir=Path(f"/tmp/snf-job-limits-{os.getpid()}"),
-        redis_url=None,
-        max_jobs_per_caller=2,
-    )
-    broker = EmbeddedBroker(settings)
-    broker.start()
-    with TestClient(create_app(settings), LOCAL) as client:
+    with TestClient(create_app(settings.model_copy(update={"max_jobs_per_caller": 2})), LOCAL) as client:
         yield client
-    broker.stop()
-    settings.runtime_folder.rmdir()
 
 
 def test_a_caller_with_too_many_unfinished_jobs_is_told_to_wait(client: TestClient) -> None:

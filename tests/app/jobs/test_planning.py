@@ -1,7 +1,5 @@
 """Jobs that cannot succeed are refused before they are queued."""
 
-import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,7 +23,6 @@ from tests.support.disks import Disk
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.duration_model import DurationModel
 from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
 from worker.queues import Queue
@@ -176,40 +173,30 @@ def test_what_fits_no_machine_is_refused_before_it_is_counted(tmp_path: Path, mo
     require_feasible(plan_job(JobRequest.model_validate(request | limited), *common))
 
 
-def test_a_queued_job_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = service_settings(tmp_path, redis_url=None, runtime_dir=Path(tempfile.mkdtemp(prefix="snf-test-")))
-    broker = EmbeddedBroker(settings)
-    broker.start()
+def test_a_queued_job_says_what_it_waits_for(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = WorkerInfo(name="w", device="cpu", queues=(Queue.TRAIN_CPU, Queue.SCORE), started_at=datetime.now(UTC))
     WorkerRegistry(redis_client(settings), settings.key_prefix).announce(cpu, 60)
     request = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
     on_gpu = "waits for a worker with a GPU: none is running"
-    try:
-        with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
-            estimate = client.post("/v1/jobs/estimate", json=request | {"device": "cuda"}).json()
-            assert (estimate["workers"], estimate["waits_for"]) == (0, on_gpu)
-            waiting = client.post("/v1/jobs", json=request | {"device": "cuda"}).json()
-            served = client.post("/v1/jobs", json=request).json()
-            assert (waiting["waits_for"], served["waits_for"]) == (on_gpu, None)
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        estimate = client.post("/v1/jobs/estimate", json=request | {"device": "cuda"}).json()
+        assert (estimate["workers"], estimate["waits_for"]) == (0, on_gpu)
+        waiting = client.post("/v1/jobs", json=request | {"device": "cuda"}).json()
+        served = client.post("/v1/jobs", json=request).json()
+        assert (waiting["waits_for"], served["waits_for"]) == (on_gpu, None)
+        listed = {job["id"]: job["waits_for"] for job in client.get("/v1/jobs").json()["jobs"]}
+        assert listed == {waiting["id"]: on_gpu, served["id"]: None}
+        assert client.get(f"/v1/jobs/{waiting['id']}").json()["waits_for"] == on_gpu
+        with monkeypatch.context() as full:
+            Disk(full, total=64 * 2**20, free=2**20)
             listed = {job["id"]: job["waits_for"] for job in client.get("/v1/jobs").json()["jobs"]}
-            assert listed == {waiting["id"]: on_gpu, served["id"]: None}
-            assert client.get(f"/v1/jobs/{waiting['id']}").json()["waits_for"] == on_gpu
-            with monkeypatch.context() as full:
-                Disk(full, total=64 * 2**20, free=2**20)
-                listed = {job["id"]: job["waits_for"] for job in client.get("/v1/jobs").json()["jobs"]}
-                assert listed == {waiting["id"]: on_gpu, served["id"]: "waits for room on the disk: it is full"}
-                assert client.get(f"/v1/jobs/{served['id']}").json()["waits_for"] == listed[served["id"]]
-            cancelled = client.post(f"/v1/jobs/{waiting['id']}/cancel").json()
-            assert cancelled["waits_for"] is None
-    finally:
-        broker.stop()
-        shutil.rmtree(settings.runtime_folder)
+            assert listed == {waiting["id"]: on_gpu, served["id"]: "waits for room on the disk: it is full"}
+            assert client.get(f"/v1/jobs/{served['id']}").json()["waits_for"] == listed[served["id"]]
+        cancelled = client.post(f"/v1/jobs/{waiting['id']}/cancel").json()
+        assert cancelled["waits_for"] is None
 
 
-def test_a_refused_training_is_queued_when_forced(tmp_path: Path) -> None:
-    settings = service_settings(tmp_path, redis_url=None, runtime_dir=Path(tempfile.mkdtemp(prefix="snf-test-")))
-    broker = EmbeddedBroker(settings)
-    broker.start()
+def test_a_refused_training_is_queued_when_forced(settings: Settings) -> None:
     presence = WorkerRegistry(redis_client(settings), settings.key_prefix)
     small = WorkerInfo(
         name="w",
@@ -221,21 +208,17 @@ def test_a_refused_training_is_queued_when_forced(tmp_path: Path) -> None:
     )
     request = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
     key = {"Idempotency-Key": "one"}
-    try:
-        with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
-            unknown = client.post("/v1/jobs", json=request)
-            assert (unknown.status_code, unknown.json()["estimate"]["fits"]) == (202, None)
-            presence.announce(small, 60)
-            refused = client.post("/v1/jobs", json=request, headers=key)
-            assert (refused.status_code, refused.json()["type"]) == (422, "out-of-memory-expected")
-            assert refused.json()["available_bytes"] == 2**20 < refused.json()["memory_bytes"]
-            estimate = client.post("/v1/jobs/estimate", json=request)
-            assert (estimate.status_code, estimate.json()["estimate"]["fits"]) == (200, False)
-            forced = client.post("/v1/jobs", json=request | {"force": True}, headers=key)
-            assert forced.status_code == 202
-            assert len(client.get("/v1/jobs").json()["jobs"]) == 2
-            (worker,) = client.get("/v1/workers").json()["workers"]
-            assert (worker["state"], worker["train_memory_bytes"]) == ("idle", 2**20)
-    finally:
-        broker.stop()
-        shutil.rmtree(settings.runtime_folder)
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        unknown = client.post("/v1/jobs", json=request)
+        assert (unknown.status_code, unknown.json()["estimate"]["fits"]) == (202, None)
+        presence.announce(small, 60)
+        refused = client.post("/v1/jobs", json=request, headers=key)
+        assert (refused.status_code, refused.json()["type"]) == (422, "out-of-memory-expected")
+        assert refused.json()["available_bytes"] == 2**20 < refused.json()["memory_bytes"]
+        estimate = client.post("/v1/jobs/estimate", json=request)
+        assert (estimate.status_code, estimate.json()["estimate"]["fits"]) == (200, False)
+        forced = client.post("/v1/jobs", json=request | {"force": True}, headers=key)
+        assert forced.status_code == 202
+        assert len(client.get("/v1/jobs").json()["jobs"]) == 2
+        (worker,) = client.get("/v1/workers").json()["workers"]
+        assert (worker["state"], worker["train_memory_bytes"]) == ("idle", 2**20)

@@ -1,10 +1,6 @@
 """Results of finished jobs of every type, as the service answers them."""
 
-import shutil
-import tempfile
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +8,8 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
 from worker.attempts.evaluate import REPORT_HTML, REPORT_JSON
 from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.record import Job, Status, new_job_id
 from worker.jobs.store import JobStore
 from worker.queues import JobType, Queue
@@ -24,17 +18,6 @@ from worker.settings import Settings
 REF = {"model": "digits", "version": 2, "ref": "digits:2"}
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Iterator[Settings]:
-    """An installation with a broker."""
-    found = service_settings(tmp_path, redis_url=None, runtime_dir=Path(tempfile.mkdtemp(prefix="snf-test-")))
-    broker = EmbeddedBroker(found)
-    broker.start()
-    yield found
-    broker.stop()
-    shutil.rmtree(found.runtime_folder)
 
 
 def finished(settings: Settings, type: JobType, result: dict[str, Any], **files: str) -> str:

@@ -19,6 +19,7 @@ from tests.worker.support.helpers import alive, new_job, until
 from worker.broker.connection import broker_url, celery_url, durability_risks, redis_client, socket_path
 from worker.broker.embedded import EmbeddedBroker, ServerState, keep
 from worker.errors import BrokerStartFailed
+from worker.jobs.record import Job
 from worker.jobs.store import JobStore
 from worker.settings import Settings
 
@@ -40,14 +41,20 @@ def test_it_is_durable_and_never_evicts(settings: Settings, broker: EmbeddedBrok
     ]
 
 
-def test_an_acknowledged_write_survives_kill_9(settings: Settings) -> None:
-    first = EmbeddedBroker(settings)
-    first.start()
+def killed_with_a_job(settings: Settings) -> tuple[JobStore, Job]:
+    """Kill a server that has accepted a job; return the store and the job."""
+    broker = EmbeddedBroker(settings)
+    broker.start()
     store = JobStore(redis_client(settings))
     job, _ = store.create(new_job())
     os.kill(server_pid(settings), signal.SIGKILL)
-    until(lambda: not first.alive())
-    first.stop()
+    until(lambda: not broker.alive())
+    broker.stop()
+    return store, job
+
+
+def test_an_acknowledged_write_survives_kill_9(settings: Settings) -> None:
+    store, job = killed_with_a_job(settings)
     second = EmbeddedBroker(settings)
     assert second.start() == "started"
     assert store.get(job.id) == job
@@ -270,13 +277,8 @@ def failing(number: int) -> Callable[..., None]:
 
 def test_the_broker_comes_back_when_there_is_room(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its server has exited, as Valkey does on a full disk; the job that it had accepted is there again."""
-    first = EmbeddedBroker(settings)
-    first.start()
-    store = JobStore(redis_client(settings))
-    job, _ = store.create(new_job())
-    os.kill(server_pid(settings), signal.SIGKILL)
-    until(lambda: not first.alive())
-    first.stop()
+    store, job = killed_with_a_job(settings)
+    server = EmbeddedBroker(settings)
     disk = Disk(monkeypatch, total=64 * MIB, free=MIB)
     stop = threading.Event()
     codes: list[int] = []
@@ -284,9 +286,9 @@ def test_the_broker_comes_back_when_there_is_room(settings: Settings, monkeypatc
     keeper.start()
     time.sleep(1)
     assert keeper.is_alive()
-    assert not first.alive(), "it would exit at its first write"
+    assert not server.alive(), "it would exit at its first write"
     disk.free = 40 * MIB
-    until(first.alive, 20)
+    until(server.alive, 20)
     assert store.get(job.id) == job
     stop.set()
     keeper.join(20)
