@@ -19,7 +19,7 @@ from app.jobs.schemas import JobRequest
 from models.anomaly.fitting.reference_images import as_seen, check_shape, check_summary
 from models.artifacts.limits import LimitParameters
 from models.bulk.checks import require_scorable
-from models.datasets import DatasetStore, dataset_names, summarize
+from models.datasets import DatasetStore, count_images, dataset_names, summarize
 from models.errors import AlphaUnattainable, ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
 from models.evaluation.checks import check_anomalous, check_normals
 from models.evaluation.masks import check_masks
@@ -58,8 +58,7 @@ def check_scoring(
         raise unknown_dataset(request.dataset, known)
     with _invalid_dataset("/body/dataset"):
         require_scorable(request.dataset, version.manifest.preprocessing, data_dir, datasets)
-    summary = summarize(request.dataset, data_dir, datasets)
-    count = summary.train + summary.statistics + summary.calibration + summary.test
+    count = count_images(request.dataset, data_dir, datasets)
     parts = math.ceil(count / parameters.images_per_part)
     if parts > MAX_PARTS:
         raise invalid(
