@@ -10,7 +10,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.bulk.table import PartSummary, Row, failed_row, row_of, write_part
+import pyarrow as pa
+
+from models.bulk.table import SCHEMA, PartSummary, Row, failed_row, row_of, table_of, write_table
 from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import ImageError, ScoreNotFinite
 from models.images.batch import batch_of, in_batches
@@ -47,14 +49,29 @@ def score_part(
 ) -> PartSummary:
     """Score images ``start`` to ``stop - 1`` into a Parquet file, one row each; return counts of errors and anomalies.
 
-    The file is written atomically, after the last image.
+    The file is written atomically, after the last image. Arguments and errors are those of :func:`score_range`.
+    """
+    table = score_range(scorer, source, start, stop, alpha=alpha, should_stop=should_stop, progress=progress)
+    return write_table(table, path)
+
+
+def score_range(
+    scorer: Scorer,
+    source: ImageSource,
+    start: int,
+    stop: int,
+    *,
+    alpha: float | None,
+    should_stop: Callable[[], bool],
+    progress: Callable[[int], None] = lambda _images: None,
+) -> pa.Table:
+    """Score images ``start`` to ``stop - 1``; return the table of their scores, one row each.
 
     Args:
         scorer: The model.
         source: The images.
         start: The first image.
         stop: The image after the last.
-        path: The file to write.
         alpha: The false-alarm rate of the verdicts; None for the default.
         should_stop: Called before every batch of 64 images; scoring stops where it returns true.
         progress: Called with the number of images of every batch.
@@ -63,7 +80,7 @@ def score_part(
         Stopped: ``should_stop`` returned true.
         AlphaUnattainable: The calibration has too few images for ``alpha``.
     """
-    rows: list[Row] = []
+    tables = [SCHEMA.empty_table()]
     images = _batches(source.read(start, stop))
     # Large images are not decoded ahead: the memory is that of one batch.
     with closing(images if scorer.preprocessing.tiled else prefetch(images, AHEAD)) as batches:
@@ -73,9 +90,10 @@ def score_part(
             batch = next(batches, None)
             if batch is None:
                 break
-            rows += _score(scorer, batch, alpha)
+            # As a table at once: the rows of a large part would take ten times its memory.
+            tables.append(table_of(_score(scorer, batch, alpha)))
             progress(len(batch))
-    return write_part(rows, path)
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def _batches(images: Iterator[NamedImage]) -> Generator[list[NamedImage]]:
