@@ -115,9 +115,8 @@ class Output:
         except (pa.ArrowInvalid, KeyError, ValueError) as error:
             raise OutputTaken(f"{location} is no part of these scores: {error}") from error
         if plan != self.digest or summary.images != stop - start:
-            raise OutputTaken(
-                f"{location} holds {summary.images} rows of other scores, expected {stop - start} of these"
-            )
+            got = f"{summary.images} rows of {'these' if plan == self.digest else 'other'} scores"
+            raise OutputTaken(f"{location} holds {got}, expected {stop - start} of these")
         return summary
 
 
@@ -130,7 +129,7 @@ def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> O
         force: Whether scores of another plan are deleted.
 
     Raises:
-        OutputTaken: The location holds scores of another plan, or other files. With ``force``: files that are no scores.
+        OutputTaken: The location holds scores of another plan, or other files. With ``force``: files of another kind.
     """
     if location.local_path is not None:
         remove_leftovers(location.local_path, LEFTOVER_SECONDS)
@@ -174,16 +173,11 @@ def _index(name: str) -> int | None:
 
 def _require_own(location: Location, names: Iterable[str], parts: int) -> None:
     """Raise ``OutputTaken`` for files that are neither one of the first parts nor hidden from readers of tables."""
-    foreign = sorted(
-        name
-        for name in names
-        if not name.startswith("_") and not ((index := _index(name)) is not None and index < parts)
-    )
+    expected = range(parts)
+    foreign = sorted(name for name in names if not name.startswith("_") and _index(name) not in expected)
     if foreign:
         more = f" and {len(foreign) - 1} other files" if len(foreign) > 1 else ""
-        raise OutputTaken(
-            f"{location} holds {foreign[0]}{more}; expected an empty place, or only parts of these scores"
-        )
+        raise OutputTaken(f"{location} holds {foreign[0]}{more}; expected no files, or parts of these scores")
 
 
 def _stored(location: Location) -> BulkPlan | None:
