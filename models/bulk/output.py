@@ -66,6 +66,8 @@ class Output:
         Raises:
             OutputTaken: There are files that belong to no part of this plan.
         """
+        if self.location.local_path is not None:
+            remove_leftovers(self.location.local_path, LEFTOVER_SECONDS)
         names, count = _names(self.location), len(self.plan.ranges)
         _require_own(self.location, names, count)
         written = set(map(_index, names))
@@ -131,13 +133,10 @@ def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> O
     Raises:
         OutputTaken: The location holds scores of another plan, or other files. With ``force``: files of another kind.
     """
-    if location.local_path is not None:
-        remove_leftovers(location.local_path, LEFTOVER_SECONDS)
-    names = _names(location)
-    stored = _stored(location) if PLAN in names else None
-    output = Output(location, plan)
+    output, stored = Output(location, plan), _stored(location)
     if stored == plan:
         return output
+    names = _names(location)
     if force:
         # The plan goes last, so that parts always belong to the plan that is there.
         own = [name for name in names if _index(name) is not None] + [name for name in (SUMMARY, PLAN) if name in names]
@@ -153,7 +152,7 @@ def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> O
 
 def stored_output(location: Location) -> Output:
     """Return the bulk scoring that a location holds. Raises ``OutputTaken`` if it holds none."""
-    stored = _stored(location) if location.child(PLAN).exists() else None
+    stored = _stored(location)
     if stored is None:
         raise OutputTaken(f"expected scores at {location}, got no {PLAN} there")
     return Output(location, stored)
@@ -181,12 +180,11 @@ def _require_own(location: Location, names: Iterable[str], parts: int) -> None:
 
 
 def _stored(location: Location) -> BulkPlan | None:
-    """Return the plan at a location; None for one that is damaged or of another version."""
-    with location.child(PLAN).open() as file:
-        content = file.read(MAX_PLAN_BYTES)
+    """Return the plan at a location; None where there is none, or one that is damaged or of another version."""
     try:
-        return BulkPlan.model_validate_json(content)
-    except ValidationError:
+        with location.child(PLAN).open() as file:
+            return BulkPlan.model_validate_json(file.read(MAX_PLAN_BYTES))
+    except (LocationNotFound, ValidationError):
         return None
 
 
