@@ -39,6 +39,7 @@ ONLY_PARSED = {
     "snf train --data parts --preset snf-features --set backbone=my-network --name my-parts": (
         "384 channels need 1.2 GB and minutes; tests/models/features fits an own backbone with few channels"
     ),
+    "snf datasets refer lots-2026 s3://lots/2026": "test_datasets_by_reference.py refers to a real S3 server",
     "snf jobs submit train --file request.json max_steps=500": "takes minutes; test_command_line.py submits a file",
     "torchrun --nproc-per-node 4 -m app.cli.main train --data lots --device cuda": (
         "needs GPUs; tests/app/cli/test_train.py runs it on two processes without"
