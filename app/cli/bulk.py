@@ -36,6 +36,7 @@ from worker.private_home import user_umask
 if TYPE_CHECKING:
     from models.artifacts.manifest import CalibrationSummary, Manifest
     from models.bulk.work import BulkWork, Images, ModelFiles
+    from models.locations.location import Location
 
     Engine = Callable[[BulkWork, list[int], Callable[[], bool], Callable[[int], None]], None]
 
@@ -116,10 +117,8 @@ def bulk(
 
         runner = bulk_engine(engine, processes)
         chosen = find_model(model)
-        label, source = find_images(images)
         place = Location.parse(out)
-        if f"{place}/".startswith(f"{label}/"):
-            raise fail(f"--out: expected a folder outside of the images at {label}, got {place}", USAGE)
+        label, source = find_images(images, place)
         opened = source.open(chosen.manifest.preprocessing)
         plan = BulkPlan(
             model=chosen.judging.ref,
@@ -169,8 +168,12 @@ def find_model(model: str) -> BulkModel:
     return BulkModel(JudgingModel.of_version(version), files, version.manifest, version.calibration_summary)
 
 
-def find_images(text: str) -> tuple[str, Images]:
+def find_images(text: str, out: Location) -> tuple[str, Images]:
     """Return the label and the images of a dataset of this machine, or of a folder or file at a location.
+
+    Args:
+        text: Name of the dataset, path or URL.
+        out: The place of the scores, which must not be among the images.
 
     Raises:
         ModelsError: There are no such images.
@@ -188,6 +191,8 @@ def find_images(text: str) -> tuple[str, Images]:
     if not is_url(text) and not Path(text).exists():
         raise DatasetNotFound(f"expected a path, a URL or a dataset, got {text!r}; {choices(text, names)}")
     location = Location.parse(text)
+    if f"{out}/".startswith(f"{location}/"):
+        raise fail(f"--out: expected a folder outside of the images at {location}, got {out}", USAGE)
     with bytes_bar("indexing the images", "indexing the images") as update:
         return location.url, index_location(location, settings.home / "cache" / "references", update)
 
