@@ -68,8 +68,8 @@ Alphas = float | Sequence[float | None] | None
 class Scorer:
     """A loaded model that gives images exact log-likelihoods, anomaly verdicts and heat maps, and draws samples.
 
-    It does not change after loading and is not thread-safe. Pickled, it is the place of its files, from where it is loaded
-    again. It can be called on a dict of arrays.
+    It does not change after loading and is not thread-safe. It can be called on a dict of arrays. Pickled, it is the
+    place of its files, from where it is loaded again.
 
     Args:
         artifact: The loaded artifact.
