@@ -4,7 +4,6 @@ The column ``image`` holds bytes of image files; other columns are kept. Each Py
 """
 
 import sys
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 

@@ -342,6 +342,21 @@ class PlanDiffers(ModelsError):
     kind = ErrorKind.CONFLICT
 
 
+class OutputTaken(ModelsError):
+    """Raised for a location that is to get the parts of a bulk scoring, and holds other files."""
+
+    slug = "output-taken"
+    title = "The output holds other files"
+    kind = ErrorKind.CONFLICT
+
+
+class PartFailed(ModelsError):
+    """Raised where a part of a bulk scoring cannot be scored: its process failed, or died again and again."""
+
+    slug = "part-failed"
+    title = "A part of the images cannot be scored"
+
+
 class SamplesUnsupported(ModelsError):
     """Raised when random images are requested from a density of features, which has no pixels to invert to."""
 

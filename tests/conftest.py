@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from tests.support.compiled_cache import FOLDER
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadFileScheduling
+
+    from tests.support.s3 import S3Server
 
 LONGEST = ("tests/browser/", "tests/end_to_end/", "tests/worker/", "tests/models/training/")
 """Folders whose files take longest."""
@@ -58,3 +61,20 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.backbones import backbone_folder  # noqa: PLC0415 - most processes do without
 
     return backbone_folder(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server in a process of its own. Each test makes buckets of other names."""
+    from tests.support import s3  # noqa: PLC0415 - most processes do without
+
+    with s3.s3_server(tmp_path_factory.mktemp("s3") / "server.log") as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The S3 server, which is the one of the environment of this process."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server

@@ -30,7 +30,7 @@ LAYERS = (
     {"errors", "steps", "prefetch", "threads"},
     {"disk_space", "validation_texts"},
     {"atomic_files", "devices", "naming", "archives"},
-    {"images", "bijections"},
+    {"images", "bijections", "locations"},
     {"flows", "datasets"},
     {"artifacts", "features"},
     {"registry", "scoring"},

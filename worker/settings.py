@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from models.locations.errors import LocationRefused
+from models.locations.location import Location
 from models.scoring.options import EngineName, EngineOptions
 from worker.queues import Queue
 from worker.service_settings import ServiceSettings, split_list
@@ -23,7 +25,15 @@ def _check_device(name: str) -> str:
     return name
 
 
+def _location_url(text: str) -> str:
+    try:
+        return Location(text).url
+    except LocationRefused as error:
+        raise ValueError(error.detail) from error
+
+
 Device = Annotated[str, AfterValidator(_check_device)]
+AllowedLocation = Annotated[str, AfterValidator(_location_url)]
 
 
 class Settings(ServiceSettings):
@@ -67,6 +77,11 @@ class Settings(ServiceSettings):
     )
     backbones: Path | None = Field(
         default=None, description="Folder of the backbones of feature models; unset: `backbones` under `home`."
+    )
+    allowed_locations: Annotated[tuple[AllowedLocation, ...], NoDecode, BeforeValidator(split_list)] = Field(
+        default=(),
+        description="URLs of folders, separated by commas, such as s3://bucket/folder or file:///folder: callers may "
+        "name them and what is below them, to read images and to write results. Unset: none.",
     )
     scoring_device: str = Field(
         default="cpu",

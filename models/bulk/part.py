@@ -10,11 +10,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.bulk.table import PartSummary, write_part
+import pyarrow as pa
+
+from models.bulk.table import PartSummary, table_of, write_table
 from models.datasets.image_source import ImageSource
 from models.prefetch import prefetch
 from models.score_rows.judged_rows import batches_of, judged_rows
-from models.score_rows.row import Row
+from models.score_rows.row import SCHEMA
 
 if TYPE_CHECKING:
     from models.scorer import Scorer
@@ -40,14 +42,29 @@ def score_part(
 ) -> PartSummary:
     """Score images ``start`` to ``stop - 1`` into a Parquet file, one row each; return counts of errors and anomalies.
 
-    The file is written atomically, after the last image.
+    The file is written atomically, after the last image. Arguments and errors are those of :func:`score_range`.
+    """
+    table = score_range(scorer, source, start, stop, alpha=alpha, should_stop=should_stop, progress=progress)
+    return write_table(table, path)
+
+
+def score_range(
+    scorer: Scorer,
+    source: ImageSource,
+    start: int,
+    stop: int,
+    *,
+    alpha: float | None,
+    should_stop: Callable[[], bool],
+    progress: Callable[[int], None] = lambda _images: None,
+) -> pa.Table:
+    """Score images ``start`` to ``stop - 1``; return the table of their scores, one row each.
 
     Args:
         scorer: The model.
         source: The images.
         start: The first image.
         stop: The image after the last.
-        path: The file to write.
         alpha: The false-alarm rate of the verdicts; None for the default.
         should_stop: Called before every batch of 64 images; scoring stops where it returns true.
         progress: Called with the number of images of every batch.
@@ -56,7 +73,7 @@ def score_part(
         Stopped: ``should_stop`` returned true.
         AlphaUnattainable: The calibration has too few images for ``alpha``.
     """
-    rows: list[Row] = []
+    tables = [SCHEMA.empty_table()]
     images = batches_of(source.read(start, stop))
     # Large images are not decoded ahead: the memory is that of one batch.
     with closing(images if scorer.preprocessing.tiled else prefetch(images, AHEAD)) as batches:
@@ -66,6 +83,7 @@ def score_part(
             batch = next(batches, None)
             if batch is None:
                 break
-            rows += judged_rows(scorer, batch, alpha)
+            # As a table at once: the rows of a large part would take ten times its memory.
+            tables.append(table_of(judged_rows(scorer, batch, alpha)))
             progress(len(batch))
-    return write_part(rows, path)
+    return pa.concat_tables(tables).combine_chunks()

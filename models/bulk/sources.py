@@ -9,6 +9,7 @@ import stat
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO
@@ -46,6 +47,25 @@ def open_source(
     if store is None or name not in store.names():
         raise DatasetNotFound(f"there is no dataset {name!r}; {choices(name, dataset_names(data_dir, store))}")
     return StoredImages(store, name, preprocessing)
+
+
+@dataclass(frozen=True)
+class DatasetImages:
+    """The images of a built-in or uploaded dataset of this machine, as they are handed to other processes.
+
+    Attributes:
+        name: The dataset.
+        data_dir: The folder of built-in datasets.
+        datasets_dir: The folder of the datasets of users.
+    """
+
+    name: str
+    data_dir: Path | None
+    datasets_dir: Path
+
+    def open(self, preprocessing: Preprocessing) -> ImageSource:
+        """Return the images. Raises as :func:`open_source`."""
+        return open_source(self.name, self.data_dir, DatasetStore(self.datasets_dir), preprocessing)
 
 
 class ImageFiles:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from models.atomic_files import write_atomically
 from models.score_rows.row import SCHEMA, Row
 
 COMPRESSION = "zstd"
+FILES = "files"
+"""Label of images that are files and no dataset, in the metadata of a table."""
 
 
 @dataclass(frozen=True)
@@ -25,27 +27,61 @@ class PartSummary:
     errors: int
     anomalies: int
 
+    def __add__(self, other: PartSummary) -> PartSummary:
+        """Return the counts of both together."""
+        return PartSummary(self.images + other.images, self.errors + other.errors, self.anomalies + other.anomalies)
+
+
+def table_of(rows: Sequence[Row]) -> pa.Table:
+    """Return rows of scores as an Arrow table with the columns of ``SCHEMA``."""
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def labelled(table: pa.Table, metadata: Mapping[str, str]) -> pa.Table:
+    """Return a table with the model, the calibration, the false-alarm rate and the dataset in each row."""
+    dataset = metadata.get("snf.dataset")
+    labels: dict[str, Any] = {
+        "model": metadata.get("snf.model"),
+        "calibration": int(metadata["snf.calibration"]) if "snf.calibration" in metadata else None,
+        "alpha": float(metadata["snf.alpha"]) if "snf.alpha" in metadata else None,
+        "dataset": None if dataset == FILES else dataset,
+    }
+    for name, value in labels.items():
+        field = SCHEMA.field(name)
+        column = pa.repeat(pa.scalar(value, field.type), table.num_rows)
+        table = table.set_column(SCHEMA.get_field_index(name), field, column)
+    return table
+
+
+def part_bytes(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return a table of scores as a Parquet file, with key-value metadata. Equal rows give equal bytes."""
+    buffer = pa.BufferOutputStream()
+    parquet.write_table(table.replace_schema_metadata(metadata), buffer, compression=COMPRESSION)
+    content: bytes = buffer.getvalue().to_pybytes()
+    return content
+
 
 def write_part(rows: Sequence[Row], path: Path) -> PartSummary:
     """Write rows of scores, one per image, to a Parquet file; return the numbers of images, errors and anomalies.
 
     Equal rows give equal bytes.
     """
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    buffer = pa.BufferOutputStream()
-    parquet.write_table(table, buffer, compression=COMPRESSION)
-    write_atomically(path, buffer.getvalue().to_pybytes())
+    return write_table(table_of(rows), path)
+
+
+def write_table(table: pa.Table, path: Path) -> PartSummary:
+    """Write a table of scores to a Parquet file; return the numbers of images, errors and anomalies."""
+    write_atomically(path, part_bytes(table))
     return summary_of(table)
 
 
 def read_summary(path: Path) -> PartSummary:
     """Return the numbers of images, of images with an error and of anomalies in a Parquet file of scores."""
-    images = errors = anomalies = 0
+    summary = PartSummary(0, 0, 0)
     with parquet.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            part = summary_of(file.read_row_group(group, columns=["is_anomaly", "error"]))
-            images, errors, anomalies = images + part.images, errors + part.errors, anomalies + part.anomalies
-    return PartSummary(images, errors, anomalies)
+            summary += summary_of(file.read_row_group(group, columns=["is_anomaly", "error"]))
+    return summary
 
 
 def read_warnings(path: Path) -> list[tuple[str, str]]:

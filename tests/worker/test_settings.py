@@ -222,3 +222,14 @@ def test_the_earlier_name_of_a_setting_is_still_read(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SNF_MAX_ATTEMPTS_WITHOUT_PROGRESS", "5")
     assert load_settings().max_attempts_without_progress == 5
     assert Settings(max_attempts_without_progress=4).max_attempts_without_progress == 4
+
+
+def test_allowed_locations_are_urls_and_children_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNF_ALLOWED_LOCATIONS", "s3://lots/2024/, file:///data")
+    assert Settings().allowed_locations == ("s3://lots/2024", "file:///data")
+    monkeypatch.setenv("SNF_ALLOWED_LOCATIONS", Settings().environment()["SNF_ALLOWED_LOCATIONS"])
+    assert Settings().allowed_locations == ("s3://lots/2024", "file:///data")
+
+    monkeypatch.setenv("SNF_ALLOWED_LOCATIONS", "/data")
+    with pytest.raises(ValidationError, match="expected a URL such as s3://bucket/folder"):
+        Settings()

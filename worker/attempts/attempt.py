@@ -55,6 +55,12 @@ class JobSpec(BaseModel):
     device: Literal["cpu", "cuda"] = "cpu"
     retry_of: str | None = None
 
+    @property
+    def output(self) -> str | None:
+        """URL of the location that a scoring writes its parts to; None for a table in the job's folder."""
+        url: str | None = self.parameters.get("output")
+        return url
+
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Return the job description in the file ``job.json`` of the job's folder.

@@ -1,0 +1,161 @@
+"""Files and folders of this machine as a location."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.atomic_files import new_file, sync_folder
+from models.locations.entry import FileEntry
+from models.locations.errors import FileChanged, LocationNotFound, LocationUnavailable
+
+
+@dataclass(frozen=True)
+class DiskFile:
+    """A file or folder of this machine, by its absolute path; ``url`` names it in errors."""
+
+    url: str
+    path: str
+
+    def read(self, span: tuple[int, int] | None, version: str | None) -> bytes:
+        """Return a range of bytes, or all. Raises ``LocationNotFound``, ``FileChanged``, ``LocationUnavailable``."""
+        with self._errors(), open(self.path, "rb", buffering=0, opener=_open_plain) as file:
+            status = os.fstat(file.fileno())
+            self._check(status, version)
+            start, stop = span or (0, status.st_size)
+            data = _pread(file.fileno(), start, stop - start)
+            if version is not None:
+                self._check(os.fstat(file.fileno()), version)
+        if len(data) < stop - start:
+            raise FileChanged(f"{self.url} has {status.st_size} bytes, expected at least {stop}")
+        return data
+
+    def entry(self, version: str | None) -> FileEntry:
+        """Return name, size and version. Raises ``LocationNotFound``, and ``FileChanged`` for another version."""
+        with self._errors():
+            status = os.stat(self.path)  # noqa: PTH116
+        self._check(status, version)
+        return FileEntry(self.path.rpartition("/")[2], status.st_size, _version(status))
+
+    def stat(self) -> FileEntry | None:
+        """Return name, size and version of the file; None if there is none."""
+        try:
+            return self.entry(None)
+        except LocationNotFound:
+            return None
+
+    def write(self, data: bytes | Path) -> None:
+        """Write the file: all of it is synced under another name, and then renamed."""
+        with self._errors(), new_file(Path(self.path)) as file:
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                with data.open("rb") as content:
+                    shutil.copyfileobj(content, file)
+
+    def delete(self) -> None:
+        """Delete the file, if there is one."""
+        path = Path(self.path)
+        with suppress(LocationNotFound), self._errors():
+            path.unlink()
+            sync_folder(path.parent)
+
+    def files(self) -> Iterator[FileEntry]:
+        """Yield the files below the folder, sorted by name. Links to folders are not followed.
+
+        Links out of the folder, links that lead nowhere, and pipes have a ``problem``, and so has a folder that cannot
+        be listed.
+        """
+        with self._errors():
+            if not stat.S_ISDIR(os.stat(self.path).st_mode):  # noqa: PTH116
+                raise LocationNotFound(f"expected a folder at {self.url}, got a file")
+            names = os.listdir(self.path)  # noqa: PTH208
+        yield from self._below("", names, os.path.realpath(self.path))
+
+    def _below(self, prefix: str, names: list[str], root: str) -> Iterator[FileEntry]:
+        # The name of a folder is compared with its slash, which gives the order of whole paths.
+        marked = [(os.fsencode(name), name) for name in names]
+        folders = {name for _, name in marked if _is_folder(os.path.join(self.path, prefix + name))}  # noqa: PTH118
+        marked.sort(key=lambda pair: pair[0] + b"/" if pair[1] in folders else pair[0])
+        for _, name in marked:
+            path = os.path.join(self.path, prefix + name)  # noqa: PTH118
+            if name not in folders:
+                entry = _file_entry(prefix + name, path, root)
+                if entry is not None:
+                    yield entry
+                continue
+            try:
+                inner = os.listdir(path)  # noqa: PTH208
+            except FileNotFoundError:
+                continue  # removed meanwhile
+            except OSError as error:
+                yield FileEntry(prefix + name, 0, "", f"the folder cannot be listed: {error.strerror}")
+                continue
+            yield from self._below(f"{prefix}{name}/", inner, root)
+
+    def _check(self, status: os.stat_result, version: str | None) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise LocationNotFound(f"expected a file at {self.url}, got a folder, pipe or device")
+        if version is not None and _version(status) != version:
+            raise FileChanged(f"{self.url} is not the file that it was: expected version {version}")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise LocationNotFound(f"there is nothing at {self.url}") from error
+        except OSError as error:
+            raise LocationUnavailable(f"{self.url} cannot be used: {error.strerror or error}") from error
+
+
+def _open_plain(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would block for ever
+
+
+def _pread(descriptor: int, start: int, size: int) -> bytes:
+    data = os.pread(descriptor, size, start)
+    if len(data) == size:
+        return data
+    pieces = [data]  # one call reads at most 2 GiB, and a network file system may give less than it was asked for
+    while pieces[-1] and (left := size - sum(map(len, pieces))):
+        pieces.append(os.pread(descriptor, left, start + size - left))
+    return b"".join(pieces)
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _file_entry(name: str, path: str, root: str) -> FileEntry | None:
+    """Return the entry of a path that is no folder; None for a file that was removed meanwhile."""
+    try:
+        status = os.lstat(path)
+        if stat.S_ISLNK(status.st_mode):
+            target = os.path.realpath(path)
+            if not target.startswith(f"{root.rstrip('/')}/"):
+                return FileEntry(name, 0, "", "it is a link that leads out of the folder")
+            try:
+                status = os.stat(path)  # noqa: PTH116
+            except OSError as error:
+                return FileEntry(name, 0, "", f"it is a link that leads nowhere: {error.strerror}")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return FileEntry(name, 0, "", error.strerror or str(error))
+    if not stat.S_ISREG(status.st_mode):
+        what = "a link to a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        return FileEntry(name, 0, "", f"expected a plain file, got {what}")
+    return FileEntry(name, status.st_size, _version(status))
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"

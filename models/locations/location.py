@@ -1,0 +1,203 @@
+"""A location: the URL of a file or folder, in an object store or on this machine, and what can be done with it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote_from_bytes, unquote
+
+from models.locations.disk import DiskFile
+from models.locations.entry import FileEntry, LocatedFile
+from models.locations.errors import LocationRefused
+from models.locations.object_store import StoreFile
+from models.locations.range_file import RangeFile
+from models.locations.ranges import read_merged
+
+SCHEMES = ("s3", "gs", "az", "file")
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<bucket>[^/]*)/?(?P<path>.*)", re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """The URL of a file or folder, with methods to read, write and list it. Locations can be pickled and compared.
+
+    The path in ``s3://bucket/path``, ``gs://bucket/path`` and ``az://container/path`` is the name of the object as it
+    is: nothing is percent-encoded. ``file:///path`` is a path of this machine, percent-encoded as usual. Credentials
+    and endpoint are those of the environment, such as ``AWS_ACCESS_KEY_ID`` and ``AWS_ENDPOINT_URL``.
+
+    All methods raise ``LocationUnavailable`` where the server or disk fails, after retries.
+
+    Args:
+        url: The URL. A trailing ``/`` makes no difference.
+
+    Raises:
+        LocationRefused: The URL is malformed or has a scheme that is not supported.
+
+    >>> Location("s3://lots/2024/").child("line 1/7.png").url
+    's3://lots/2024/line 1/7.png'
+    """
+
+    url: str
+
+    def __post_init__(self) -> None:
+        scheme, bucket, path = _parts(self.url)
+        url = _file_url(path) if scheme == "file" else f"{scheme}://{bucket}" + (f"/{path}" if path else "")
+        object.__setattr__(self, "url", url)
+
+    @classmethod
+    def parse(cls, text: str) -> Location:
+        """Return the location that a user names: a URL, or a path of this machine, absolute or relative."""
+        if _URL.fullmatch(text):
+            return cls(text)
+        return cls(_file_url(os.path.abspath(os.path.expanduser(text))))  # noqa: PTH100, PTH111  # keeps links
+
+    @property
+    def path(self) -> str:
+        """The path within the bucket; of a file of this machine its absolute path."""
+        return _parts(self.url)[2]
+
+    @property
+    def scheme(self) -> str:
+        """The kind of store: ``s3``, ``gs``, ``az`` or ``file``."""
+        return _parts(self.url)[0]
+
+    @property
+    def bucket(self) -> str:
+        """The bucket or container; empty for this machine."""
+        return _parts(self.url)[1]
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Location:
+        """The folder that holds this file or folder."""
+        folder = self.path.rpartition("/")[0]
+        return Location(
+            _file_url(folder or "/") if self.scheme == "file" else f"{self.scheme}://{self.bucket}/{folder}"
+        )
+
+    @property
+    def local_path(self) -> Path | None:
+        """The path on this machine; None for an object store."""
+        return Path(self.path) if self.scheme == "file" else None
+
+    def child(self, name: str) -> Location:
+        """Return a file or folder below this one.
+
+        Args:
+            name: Its path relative to this location, with ``/`` between its parts. Any other character is taken as is.
+
+        Raises:
+            LocationRefused: The name is absolute, or has a part ``..``, ``.`` or without characters.
+        """
+        _check(name, self.url)
+        if self.scheme == "file":
+            return Location(_file_url(os.path.join(self.path, name)))  # noqa: PTH118
+        return Location(f"{self.scheme}://{self.bucket}/{self.path}/{name}" if self.path else f"{self.url}/{name}")
+
+    def read(self, version: str | None = None) -> bytes:
+        """Return the content of the file.
+
+        Args:
+            version: The version to read, of :meth:`stat` or :meth:`files`. Default: whatever is there.
+
+        Raises:
+            LocationNotFound: There is no such file.
+            FileChanged: The file is of another version.
+        """
+        return self._stored.read(None, version)
+
+    def read_range(self, start: int, stop: int, version: str | None = None) -> bytes:
+        """Return the bytes ``start`` to ``stop - 1`` of the file. Raises as :meth:`read`."""
+        return self._stored.read((start, stop), version) if start < stop else b""
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]], version: str | None = None) -> list[bytes]:
+        """Return several byte ranges ``(start, stop)`` of the file, read with few requests. Raises as :meth:`read`.
+
+        Ranges that lie close to each other are read with one request; several requests run at the same time.
+        """
+        return read_merged(lambda start, stop: self.read_range(start, stop, version), ranges)
+
+    def open(self, version: str | None = None) -> RangeFile:
+        """Return a file object that reads and seeks, such as ``pyarrow.parquet`` takes. Raises as :meth:`read`.
+
+        All that is read is of one version of the file.
+        """
+        entry = self._stored.entry(version)
+        return RangeFile(lambda start, stop: self.read_range(start, stop, entry.version), entry.size)
+
+    def stat(self) -> FileEntry | None:
+        """Return size and version of the file; None if there is no file of exactly this name."""
+        return self._stored.stat()
+
+    def exists(self) -> bool:
+        """Return whether there is a file of exactly this name; a folder is not one."""
+        return self.stat() is not None
+
+    def write(self, data: bytes | Path) -> None:
+        """Write a file, which appears whole or not at all, and replaces one of this name. It is then durable.
+
+        Args:
+            data: Its content, or a file of this machine with the content.
+        """
+        self._stored.write(data)
+
+    def delete(self) -> None:
+        """Delete the file, if there is one."""
+        self._stored.delete()
+
+    def files(self) -> Iterator[FileEntry]:
+        """Yield all files below this folder, in its subfolders too, sorted by name (its UTF-8 bytes).
+
+        Each has its path relative to this location. There may be none. An object store has no empty folders.
+
+        Raises:
+            LocationNotFound: There is no such folder on this machine, or no such bucket.
+        """
+        return self._stored.files()
+
+    @property
+    def _stored(self) -> LocatedFile:
+        scheme, bucket, path = _parts(self.url)
+        return DiskFile(self.url, path) if scheme == "file" else StoreFile(self.url, f"{scheme}://{bucket}", path)
+
+    def __str__(self) -> str:
+        return self.url
+
+
+def _parts(url: str) -> tuple[str, str, str]:
+    """Return scheme, bucket and path of a URL. Raises ``LocationRefused``."""
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise LocationRefused(f"expected a URL such as s3://bucket/folder or file:///folder, got {url[:200]!r}")
+    scheme, bucket, path = match["scheme"].lower(), match["bucket"], match["path"].rstrip("/")
+    if scheme not in SCHEMES:
+        raise LocationRefused(f"expected a URL of {', '.join(f'{name}://' for name in SCHEMES)}, got {url[:200]!r}")
+    if scheme == "file":
+        if bucket not in ("", "localhost"):
+            raise LocationRefused(f"expected file:/// with three slashes and an absolute path, got {url[:200]!r}")
+        path = unquote(path, errors="surrogateescape")
+    elif not bucket:
+        raise LocationRefused(f"expected a bucket, as in {scheme}://bucket/folder, got {url[:200]!r}")
+    if path:
+        _check(path, url)
+    return scheme, bucket, f"/{path}" if scheme == "file" else path
+
+
+def _check(path: str, url: str) -> None:
+    parts = path.split("/")
+    if ".." in parts or "." in parts or "" in parts:
+        raise LocationRefused(f"expected a path without '..', '.' and empty parts, got {path[:200]!a} in {url[:200]!r}")
+    if _CONTROL.search(path):
+        raise LocationRefused(f"expected a path without control characters, got {path[:200]!a} in {url[:200]!r}")
+
+
+def _file_url(path: str) -> str:
+    return "file://" + quote_from_bytes(os.fsencode(path), safe="/ ~!$&'()*+,;=:@[]")

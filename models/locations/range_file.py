@@ -1,0 +1,61 @@
+"""A file object over byte ranges."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+
+
+class RangeFile(io.RawIOBase):
+    """A seekable binary file that reads each part by a call of ``read(start, stop)``, without a buffer of its own.
+
+    Args:
+        read: Returns the bytes ``start`` to ``stop - 1``.
+        size: Size of the file in bytes.
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        super().__init__()
+        self._read = read
+        self.size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position of the next byte to read."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move to a position and return it. Raises ``ValueError`` for one before the first byte."""
+        position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        if position < 0:
+            raise ValueError(f"expected a position of at least 0, got {position}")
+        self._position = position
+        return position
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes, ``size`` of them unless the file ends before; all that follow if ``size`` is -1."""
+        stop = self.size if size is None or size < 0 else min(self._position + size, self.size)
+        if stop <= self._position:
+            return b""
+        data = self._read(self._position, stop)
+        self._position = stop
+        return data
+
+    def readall(self) -> bytes:
+        """Return all bytes that follow."""
+        return self.read()
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # as io calls it
+        """Fill a buffer with the next bytes and return their number."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

@@ -1,0 +1,43 @@
+"""Which locations callers over HTTP may name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from models.locations.allowed import allowed_location
+from models.locations.errors import LocationRefused
+
+
+def test_nothing_may_be_named_by_default() -> None:
+    with pytest.raises(LocationRefused, match="SNF_ALLOWED_LOCATIONS, which is not set"):
+        allowed_location("s3://lots/2024", ())
+
+
+@pytest.mark.parametrize("url", ["s3://lots/a", "s3://lots/a/", "s3://lots/a/b/c.tar", "gs://other/anything"])
+def test_what_is_below_a_prefix_may_be_named(url: str) -> None:
+    assert allowed_location(url, ("s3://lots/a", "gs://other")).url == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://lots/ab", "s3://lots", "s3://lots2/a", "gs://lots/a", "file:///etc", "s3://lots/a/../b", "file:///lots/a"],
+)
+def test_all_else_is_refused(url: str) -> None:
+    with pytest.raises(LocationRefused):
+        allowed_location(url, ("s3://lots/a",))
+
+
+def test_links_do_not_lead_out_of_a_prefix(tmp_path: Path) -> None:
+    shared, private = tmp_path / "shared", tmp_path / "private"
+    shared.mkdir()
+    private.mkdir()
+    (shared / "link").symlink_to(private)
+    (tmp_path / "alias").symlink_to(shared)
+    prefixes = ((tmp_path / "alias").as_uri(),)
+
+    assert allowed_location((shared / "lot").as_uri(), prefixes).local_path == shared / "lot"
+    for path in (shared / "link", shared / "link" / "lot", private):
+        with pytest.raises(LocationRefused, match="SNF_ALLOWED_LOCATIONS"):
+            allowed_location(path.as_uri(), prefixes)

@@ -1,0 +1,213 @@
+"""Locations on a real S3 server and on this machine: the same promises."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from models.locations.errors import FileChanged, LocationNotFound, LocationRefused, LocationUnavailable
+from models.locations.location import Location
+from tests.support.s3 import S3Server, faulty_server, free_port
+
+NAMES = [
+    "#1.png", "%20.png", "a b.png", "a+b&c=d.png", "lot 2/x%2Fy.png", "lot-1/q?x=1#y.png", "lot/7.png", "lot/ü图.png",
+    "lot2/[b]{c}.png", "ünï/é'\"~.png",
+]  # fmt: skip
+
+
+@pytest.fixture(params=["s3", "file"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """An empty location, in a prefix whose name needs care."""
+    if request.param == "file":
+        return Location((tmp_path / "a b%20#?ü").as_uri())
+    server: S3Server = request.getfixturevalue("s3")
+    return server.bucket(f"b{uuid4().hex}").child("a b%20#?ü")
+
+
+def test_files_of_any_name_are_written_listed_and_read(place: Location) -> None:
+    for name in reversed(NAMES):
+        place.child(name).write(f"content of {name}".encode())
+    place.parent.child("a b%20#?ü2").child("other.png").write(b"not below it")
+
+    entries = list(place.files())
+
+    assert [entry.name for entry in entries] == sorted(NAMES, key=str.encode)
+    for entry in entries:
+        file = place.child(entry.name)
+        content = f"content of {entry.name}".encode()
+        assert entry.size == len(content)
+        assert file.read() == file.read(entry.version) == content
+        assert file.read_range(3, 9, entry.version) == content[3:9]
+        assert file.stat() == entry._replace(name=entry.name.rpartition("/")[2])
+        assert Location(file.url) == file
+        assert pickle.loads(pickle.dumps(file)) == file
+
+
+def test_a_changed_file_is_never_read_as_the_one_that_was_asked_for(place: Location) -> None:
+    file = place.child("image.png")
+    file.write(b"first")
+    version = next(place.files()).version
+    opened = file.open()
+    file.write(b"other")
+
+    reads: list[Callable[[], bytes]] = [
+        lambda: file.read(version), lambda: file.read_range(0, 2, version), lambda: opened.read(3),
+    ]  # fmt: skip
+    for read in reads:
+        with pytest.raises(FileChanged, match=r"image\.png"):
+            read()
+    with pytest.raises(FileChanged):
+        file.open(version)
+    assert file.read() == b"other"
+    with pytest.raises(FileChanged, match="has 5 bytes, expected at least 9"):
+        file.read_range(2, 9)
+
+
+def test_a_missing_file_is_named(place: Location) -> None:
+    missing = place.child("none.png")
+    assert not missing.exists()
+    assert missing.stat() is None
+    for read in (missing.read, missing.open, lambda: missing.read_range(0, 5)):
+        with pytest.raises(LocationNotFound, match=r"there is nothing at .*none\.png"):
+            read()
+    missing.delete()
+
+    missing.write(b"now")
+    assert missing.exists()
+    missing.delete()
+    assert not missing.exists()
+
+
+def test_ranges_are_read_with_few_requests_and_in_order(place: Location, tmp_path: Path) -> None:
+    content = os.urandom(6 * 2**20)
+    source = tmp_path / "large"
+    source.write_bytes(content)
+    file = place.child("large.tar")
+    file.write(source)
+    ranges = [(5_900_000, 6_000_000), (0, 10), (20, 500), (3_000_000, 3_000_001), (7, 7), (400, 600)]
+    assert file.read_ranges(ranges) == [content[start:stop] for start, stop in ranges]
+
+
+def test_pyarrow_reads_an_open_file(place: Location) -> None:
+    table = pa.table({"x": list(range(5000)), "y": [b"%d" % n for n in range(5000)]})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=1000)
+    place.child("t.parquet").write(sink.getvalue().to_pybytes())
+
+    with place.child("t.parquet").open() as file:
+        parquet = pq.ParquetFile(file, pre_buffer=True)
+        assert parquet.read_row_group(3) == table.slice(3000, 1000)
+
+
+def test_a_missing_bucket_or_folder_is_named(s3: S3Server, tmp_path: Path) -> None:
+    for url in ("s3://no-such-bucket/x", (tmp_path / "none").as_uri()):
+        with pytest.raises(LocationNotFound, match=f"there is nothing at {url}"):
+            list(Location(url).files())
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("lots/2024", "expected a URL such as s3://bucket/folder"),
+        ("http://host/x", "expected a URL of s3://, gs://, az://, file://"),
+        ("s3:///x", "expected a bucket"),
+        ("s3://b/a/../../x", r"without '\.\.'"),
+        ("s3://b/a//x", "empty parts"),
+        ("file://host/x", "three slashes"),
+        ("file:///a/%2e%2e/x", r"without '\.\.'"),
+        ("s3://b/a\nb", "control characters"),
+    ],
+)
+def test_malformed_urls_are_refused(url: str, reason: str) -> None:
+    with pytest.raises(LocationRefused, match=reason):
+        Location(url)
+
+
+def test_names_that_lead_out_are_refused(place: Location) -> None:
+    for name in ("../x", "a/../../x", "/etc/passwd", "", "a//b", "."):
+        with pytest.raises(LocationRefused):
+            place.child(name)
+
+
+def test_paths_of_this_machine_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Location.parse("lot 1").local_path == tmp_path / "lot 1"
+    assert Location.parse(f"{tmp_path}/").local_path == tmp_path
+    assert Location.parse("s3://b/lot 1/").url == "s3://b/lot 1"
+    odd = os.fsdecode(b"bad\xff.png")
+    Location.parse(odd).write(b"x")
+    assert [entry.name for entry in Location.parse(".").files()] == [odd]
+    assert Location(Location.parse(odd).url).read() == b"x"
+
+
+def test_links_out_of_a_folder_and_pipes_are_named_and_not_followed(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (outside / "secret.png").write_bytes(b"secret")
+    (folder / "own.png").write_bytes(b"own")
+    (folder / "inner.png").symlink_to("own.png")
+    (folder / "out.png").symlink_to(outside / "secret.png")
+    (folder / "out").symlink_to(outside)
+    (folder / "broken.png").symlink_to("none")
+    os.mkfifo(folder / "pipe.png")
+
+    entries = {entry.name: entry.problem for entry in Location.parse(str(folder)).files()}
+
+    assert entries == {
+        "own.png": None,
+        "inner.png": None,
+        "out.png": "it is a link that leads out of the folder",
+        "out": "it is a link that leads out of the folder",
+        "broken.png": "it is a link that leads nowhere: No such file or directory",
+        "pipe.png": "expected a plain file, got a pipe, socket or device",
+    }
+
+
+def test_nothing_is_lost_where_a_tenth_of_the_requests_fails(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = s3.bucket("faults")  # by its name, the same requests fail in each run
+    contents = {f"{number:03d}.png": os.urandom(20_000) for number in range(150)}
+    contents["large"] = os.urandom(12 * 2**20)  # more than one part
+    with faulty_server(s3, seed=3) as (server, proxy):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        for name, content in contents.items():
+            bucket.child(name).write(content)
+        entries = list(bucket.files())
+        read = {entry.name: bucket.child(entry.name).read(entry.version) for entry in entries}
+        ranges = [(start, start + 1000) for start in range(0, 12 * 2**20 - 1000, 3 * 2**20)]
+        pieces = bucket.child("large").read_ranges(ranges)
+
+    assert read == contents
+    assert pieces == [contents["large"][start:stop] for start, stop in ranges]
+    assert min(proxy.failed[fault] for fault in ("500", "drop", "cut")) >= 5
+
+
+def test_a_server_that_is_down_gives_a_sentence_in_bounded_time(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    began = time.monotonic()
+    with pytest.raises(LocationUnavailable) as caught:
+        Location("s3://bucket/x.png").read()
+    assert time.monotonic() - began < 40
+    assert caught.value.detail == "s3://bucket/x.png cannot be used: no connection to the server can be made"
+
+
+def test_a_server_that_never_answers_gives_a_sentence_in_bounded_time(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.locations.object_store.READ_SECONDS", 1)
+    monkeypatch.setattr("models.locations.object_store.RETRY_SECONDS", 3)
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(LocationUnavailable, match=r"x\.png cannot be used: the server gave no answer in time"):
+            Location("s3://bucket/x.png").read()
+    assert time.monotonic() - began < 15
