@@ -13,18 +13,26 @@ import pandas as pd
 
 from models.scorer import Scorer
 
-load = lru_cache(maxsize=1)(Scorer.load)
+TEXTS = dict.fromkeys(("reason", "error", "error_detail"), "string")
+SCORES = {"log_likelihood": "float64", "p_value": "float64", "is_anomaly": "boolean", **TEXTS}
 
 
-def score(images: pd.DataFrame, model: Path) -> pd.DataFrame:
-    """Return the scores of a partition of images, one row each."""
-    columns = {str(name): images[name].to_numpy() for name in images}
-    return pd.DataFrame(load(model)(columns), index=images.index)
+@lru_cache(maxsize=1)
+def load(model: str) -> Scorer:
+    """Return the model, loaded at the first call of a process."""
+    return Scorer.load(Path(model))
+
+
+def score(images: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Return a partition of images without the images, but with their scores."""
+    columns = load(model)({"image": images["image"]})
+    scores = {name: pd.array(columns[name], dtype=dtype) for name, dtype in SCORES.items()}
+    return images.drop(columns="image").assign(**scores)
 
 
 if __name__ == "__main__":
     source, model, out = sys.argv[1:]
     frame = dd.read_parquet(source)
-    meta = score(frame._meta, Path(model))  # names and types of the columns, from no images
+    meta = score(frame.head(0), model)  # names and types of the columns
     with dask.config.set(scheduler="processes"):
-        frame.map_partitions(score, Path(model), meta=meta).to_parquet(out)
+        frame.map_partitions(score, model, meta=meta).to_parquet(out)
