@@ -121,8 +121,7 @@ class StoreFile:
 
     @property
     def _store(self) -> ObjectStore:
-        settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(SETTINGS)))
-        return _open_store(self.root, settings)
+        return _open_store(self.root, tuple(sorted(store_variables().items())))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -140,6 +139,11 @@ class StoreFile:
                 raise LocationNotFound(f"there is nothing at {self.url}: the bucket does not exist") from error
             kind = AnswerCutOff if "body error" in str(error) else LocationUnavailable
             raise kind(f"{self.url} cannot be used: {_reason(str(error))}") from error
+
+
+def store_variables() -> dict[str, str]:
+    """Return the environment variables that configure the stores: endpoints, regions and keys."""
+    return {name: value for name, value in os.environ.items() if name.startswith(SETTINGS)}
 
 
 @lru_cache(maxsize=32)
