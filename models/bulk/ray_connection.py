@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
 from typing import Any
 
 from models.errors import EngineUnavailable
@@ -40,16 +41,15 @@ def ray_at(address: str) -> Iterator[Any]:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     else:
         _check_reachable(address)
-    import ray  # noqa: PLC0415  # an extra, and after its settings
-
-    own = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if is_local else {}
+    ray: Any = import_module("ray")  # an extra, and after its settings
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if is_local else {}
     try:
         with _signal_handlers_kept():
             ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise EngineUnavailable(f"cannot connect to Ray at {address}: {error}") from error
     try:
-        if is_local and ray.util.get_node_ip_address() != LOOPBACK:
+        if is_local and any(node["NodeManagerAddress"] != LOOPBACK for node in ray.nodes()):
             raise EngineUnavailable("Ray was imported before, and listens on more than the loopback interface")
         with redirect_stdout(sys.stderr):  # Ray prints what happens to its nodes
             yield ray
