@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from hashlib import sha256
 from pathlib import Path
@@ -16,8 +17,10 @@ from models.bulk.output import PLAN, SUMMARY, Output, open_output, stored_output
 from models.bulk.plan import BulkPlan, open_plan, part_size
 from models.bulk.result_file import merge_parts
 from models.bulk.table import PartSummary, failed_row, table_of
-from models.errors import OutputTaken, PlanDiffers
+from models.disk_space import waits_for_room
+from models.errors import OutputTaken, PlanDiffers, StorageFull
 from models.locations.location import Location
+from tests.support.disks import refuse_writes
 from tests.support.s3 import S3Server, faulty_server
 
 PLAN_OF_25 = BulkPlan(
@@ -149,6 +152,21 @@ def test_a_part_of_other_scores_is_found_before_the_end(location: Location) -> N
 def test_files_that_a_killed_process_left_are_no_scores(tmp_path: Path) -> None:
     output = open_output(Location.parse(str(tmp_path)), PLAN_OF_25)
     (tmp_path / f".part-000001.parquet.{'0' * 32}").write_bytes(b"half")
+    write_all(output)
+    assert output.finish().images == 25
+
+
+def test_a_full_disk_leaves_whole_parts_and_the_work_goes_on_with_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = open_output(Location.parse(str(tmp_path)), PLAN_OF_25)
+    output.write(0, scores(0))
+    with monkeypatch.context() as patch:
+        refuse_writes(patch, errno.ENOSPC)
+        with pytest.raises(StorageFull) as refused:
+            output.write(1, scores(1))
+    assert waits_for_room(refused.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [PLAN, "part-000000.parquet"]
     write_all(output)
     assert output.finish().images == 25
 
