@@ -13,7 +13,7 @@ from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from typing import Any
 
-from models.errors import EngineUnavailable
+from models.errors import RayUnavailable
 
 LOCAL = "local"
 """Address that means: start a Ray of this machine alone, for the time of the scoring."""
@@ -31,7 +31,7 @@ def ray_at(address: str) -> Iterator[Any]:
         address: ``HOST:PORT`` of the cluster that this machine is a part of, or ``local`` to start one of this machine.
 
     Raises:
-        EngineUnavailable: The cluster cannot be reached.
+        RayUnavailable: The cluster cannot be reached.
     """
     is_local = address == LOCAL
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -47,10 +47,10 @@ def ray_at(address: str) -> Iterator[Any]:
         with _signal_handlers_kept():
             ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise EngineUnavailable(f"cannot connect to Ray at {address}: {error}") from error
+        raise RayUnavailable(f"cannot connect to Ray at {address}: {error}") from error
     try:
         if is_local and any(node["NodeManagerAddress"] != LOOPBACK for node in ray.nodes()):
-            raise EngineUnavailable("Ray was imported before, and listens on more than the loopback interface")
+            raise RayUnavailable("Ray was imported before, and listens on more than the loopback interface")
         with redirect_stdout(sys.stderr):  # Ray prints what happens to its nodes
             yield ray
     finally:
@@ -66,13 +66,13 @@ def places(ray: Any, threads: int, *, on_gpu: bool) -> int:
         on_gpu: Whether an actor takes a GPU, too.
 
     Raises:
-        EngineUnavailable: No node has room for one.
+        RayUnavailable: No node has room for one.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     rooms = [min(node.get("CPU", 0) // threads, node.get("GPU", 0) if on_gpu else float("inf")) for node in nodes]
     if not any(rooms):
         wanted = f"{threads} core{'s' if threads > 1 else ''}" + (" and a GPU" if on_gpu else "")
-        raise EngineUnavailable(f"expected a node of {wanted} in the Ray cluster, got {len(nodes)} nodes without")
+        raise RayUnavailable(f"expected a node of {wanted} in the Ray cluster, got {len(nodes)} nodes without")
     return int(sum(rooms))
 
 
@@ -91,9 +91,9 @@ def _signal_handlers_kept() -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise ``EngineUnavailable`` unless something answers at an address; Ray itself tries for minutes."""
+    """Raise ``RayUnavailable`` unless something answers at an address; Ray itself tries for minutes."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     except (OSError, OverflowError) as error:
-        raise EngineUnavailable(f"cannot reach Ray at {address} (SNF_RAY_ADDRESS): {error}") from error
+        raise RayUnavailable(f"cannot reach Ray at {address} (SNF_RAY_ADDRESS): {error}") from error

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.bulk.part import Stopped
 from models.bulk.ray_connection import places, ray_at
-from models.errors import EngineUnavailable, ModelsError, PartFailed
+from models.errors import ModelsError, PartFailed, RayUnavailable
 
 if TYPE_CHECKING:
     from models.bulk.work import BulkWork, OpenWork
@@ -57,7 +57,7 @@ class RayEngine:
         Raises:
             Stopped: ``should_stop`` returned true.
             PartFailed: A part cannot be scored.
-            EngineUnavailable: The cluster cannot be reached, or has no room.
+            RayUnavailable: The cluster cannot be reached, or has no room.
         """
         with ray_at(self.address) as ray:
             actors = _Actors(ray, work, missing)
@@ -67,7 +67,7 @@ class RayEngine:
                         raise Stopped("scoring was stopped")
                     actors.step(advance)
             except ray.exceptions.RayError as error:
-                raise EngineUnavailable(f"Ray at {self.address} failed: {_last_line(error)}") from error
+                raise RayUnavailable(f"Ray at {self.address} failed: {_last_line(error)}") from error
 
 
 class PartActor:

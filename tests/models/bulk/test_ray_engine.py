@@ -17,7 +17,7 @@ from models.bulk.part import Stopped
 from models.bulk.plan import BulkPlan
 from models.bulk.ray_engine import RayEngine
 from models.bulk.work import BulkWork, ModelFiles
-from models.errors import EngineUnavailable, PartFailed
+from models.errors import PartFailed, RayUnavailable
 from models.locations.location import Location
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
@@ -127,7 +127,7 @@ def test_an_error_in_a_part_names_its_images(cluster: Cluster, artifact: Path, t
 def test_a_cluster_without_room_or_answer_is_a_sentence(cluster: Cluster, artifact: Path, tmp_path: Path) -> None:
     work = work_of(artifact, tmp_path)
     wide = BulkWork(work.output, ModelFiles(artifact, None, EngineOptions(threads=8)), work.images)
-    with pytest.raises(EngineUnavailable, match="expected a node of 8 cores in the Ray cluster, got 2 nodes without"):
+    with pytest.raises(RayUnavailable, match="expected a node of 8 cores in the Ray cluster, got 2 nodes without"):
         RayEngine(cluster.address).run(wide, [0], lambda: False, lambda _images: None)
-    with pytest.raises(EngineUnavailable, match=r"cannot reach Ray at 127\.0\.0\.1:1 \(SNF_RAY_ADDRESS\): .*refused"):
+    with pytest.raises(RayUnavailable, match=r"cannot reach Ray at 127\.0\.0\.1:1 \(SNF_RAY_ADDRESS\): .*refused"):
         RayEngine("127.0.0.1:1").run(work, [0], lambda: False, lambda _images: None)
