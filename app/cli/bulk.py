@@ -104,7 +104,7 @@ def bulk(
     as_json: Json = False,
 ) -> None:
     """Score any number of images into a folder of Parquet files, without a service. Images are read where they are."""
-    read_settings(writes=True)  # before the imports of the work, in which an invalid setting has no message
+    settings = read_settings(writes=True)  # before the imports of the work, in which an invalid setting has no message
     with error_messages(), stop_on_signals() as stop:
         from models.anomaly.conformal import attainable_alpha
         from models.bulk.engines import bulk_engine
@@ -115,7 +115,7 @@ def bulk(
         from models.errors import PlanDiffers
         from models.locations.location import Location
 
-        runner = bulk_engine(engine, processes)
+        runner = bulk_engine(engine, processes, settings.ray_address)
         chosen = find_model(model)
         place = Location.parse(out)
         label, source = find_images(images, place)
