@@ -159,6 +159,10 @@ class EngineUnavailable(ModelsError):
     title = "The engine cannot run here"
 
 
+class RayUnavailable(EngineUnavailable):
+    """Raised where a Ray cluster cannot be reached or has no room for a model; it may be there again later."""
+
+
 class DatasetNotFound(ModelsError):
     """Raised for a name that no built-in or uploaded dataset on this machine has."""
 
@@ -335,11 +339,26 @@ class ScoreNotFinite(ModelsError):
 
 
 class PlanDiffers(ModelsError):
-    """Raised where a process joins a bulk scoring job, but its model or its images are not those of the job."""
+    """Raised where a process joins or continues a bulk scoring, but its model or its images are not those of it."""
 
     slug = "plan-differs"
-    title = "This machine has another model or other images"
+    title = "The scores are of another model or of other images"
     kind = ErrorKind.CONFLICT
+
+
+class OutputTaken(ModelsError):
+    """Raised for a location that is to get the parts of a bulk scoring, and holds other files."""
+
+    slug = "output-taken"
+    title = "The output holds other files"
+    kind = ErrorKind.CONFLICT
+
+
+class PartFailed(ModelsError):
+    """Raised where a part of a bulk scoring cannot be scored: its process failed, or died again and again."""
+
+    slug = "part-failed"
+    title = "A part of the images cannot be scored"
 
 
 class SamplesUnsupported(ModelsError):

@@ -125,7 +125,8 @@ def outcome(job: JobView) -> str:
         unfit = [reason["detail"] for reason in result.get("unfit", ())]
         return published_line(result["ref"], live=result.get("live", False), unfit=unfit)
     if "anomalies" in result:
-        return job_counts(job).text
+        place = f"; the scores are in {result['output']}" if "output" in result else ""
+        return f"{job_counts(job).text}{place}"
     return f"job {job.id} succeeded"
 
 

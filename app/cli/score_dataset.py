@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from app.cli.common import USAGE, fail, print_json
+from app.cli.common import USAGE, error_messages, fail, print_json
 from app.cli.job_tables import job_counts
 from app.cli.judging_model import JudgingModel, judging_model
 from app.cli.out_file import check_place
@@ -72,7 +72,11 @@ def download_table(client: Client, job: JobView, out: Path, *, force: bool) -> N
     check_place(out, ENDINGS)
     model = JudgingModel(job.model, int(job.parameters.get("calibration") or 0))
     check_held(out, model, None, dataset=job.dataset, force=force)
-    fetch_table(client, job.id, out)
+    output = (job.result or {}).get("output")
+    if output is None:
+        fetch_table(client, job.id, out)
+    else:
+        _fetch_parts(output, job, out)
 
 
 def fetch_table(client: Client, job_id: str, out: Path) -> None:
@@ -85,3 +89,17 @@ def fetch_table(client: Client, job_id: str, out: Path) -> None:
             return
         with tempfile.TemporaryDirectory(prefix="snf-table-") as folder:
             convert_table(client.jobs.download(job_id, Path(folder) / "scores.parquet"), out)
+
+
+def _fetch_parts(url: str, job: JobView, out: Path) -> None:
+    """Join the Parquet files that a scoring job wrote to a location into one table, read from this machine."""
+    from models.bulk.output import stored_output
+    from models.bulk.result_file import merge_parts
+    from models.locations.location import Location
+
+    with error_messages(), user_umask():
+        output = stored_output(Location(url))
+        if output.plan.model != job.model or output.plan.dataset != job.dataset:
+            held = f"scores of {output.plan.dataset} by {output.plan.model}"
+            raise fail(f"{url} holds {held} now, not those of {job.dataset} by {job.model}", USAGE)
+        merge_parts(output.files(), out.absolute(), output.plan.metadata)

@@ -6,7 +6,7 @@ The checks read the disk. A job that cannot succeed is a 422 error that names th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +19,7 @@ from app.jobs.schemas import JobRequest
 from models.anomaly.fitting.reference_images import as_seen, check_shape, check_summary
 from models.artifacts.limits import LimitParameters
 from models.bulk.checks import require_scorable
+from models.bulk.plan import MAX_PARTS
 from models.datasets import DatasetStore, count_images, dataset_names, summarize
 from models.errors import AlphaUnattainable, ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
 from models.evaluation.checks import check_anomalous, check_normals
@@ -27,6 +28,7 @@ from models.evaluation.schema import EvaluationParameters
 from models.flows.architecture import features_of
 from models.images.options import ImageOptions
 from models.limits.good_images import check_unused
+from models.locations.allowed import allowed_location
 from models.naming import parse_ref
 from models.recommendation.record import RecommendParameters
 from models.recommendation.subsets import check_train_images
@@ -35,9 +37,6 @@ from models.registry.registry import Registry
 from models.registry.version import ModelVersion
 from models.suggestions import choices
 from worker.queues import ModelJobType
-
-MAX_PARTS = 10_000
-"""Most parts that a bulk scoring job is split into."""
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
@@ -59,13 +58,20 @@ def check_scoring(
     with _invalid_dataset("/body/dataset"):
         require_scorable(request.dataset, version.manifest.preprocessing, data_dir, datasets)
     count = count_images(request.dataset, data_dir, datasets)
-    parts = math.ceil(count / parameters.images_per_part)
+    parts = 1 if parameters.images_per_part is None else math.ceil(count / parameters.images_per_part)
     if parts > MAX_PARTS:
         raise invalid(
             "/body/parameters/images_per_part",
             f"expected at most {MAX_PARTS} parts, got {parts} for {count} images; choose a larger number",
         )
     return f"{version.name}:{version.version}", version.calibration
+
+
+def check_output(request: JobRequest, prefixes: Sequence[str]) -> None:
+    """Raise ``LocationRefused`` if a request names an output that is not below a location that callers may name."""
+    output = request.parameters.get("output")
+    if request.type == "score" and output is not None:
+        allowed_location(output, prefixes)
 
 
 def check_calibration(

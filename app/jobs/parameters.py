@@ -20,12 +20,24 @@ from worker.queues import JobType
 
 
 class ScoringParameters(BaseModel):
-    """Optional parameters of a job that scores a dataset: false-alarm rate, images per task and calibration number."""
+    """Optional parameters of a job that scores a dataset: false-alarm rate, output, images per part and calibration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     alpha: float | None = Field(None, gt=0, le=1, description="False-alarm rate of the verdicts.")
-    images_per_part: int = Field(2000, ge=1, le=100_000, description="Images that one worker takes at a time.")
+    output: str | None = Field(
+        None,
+        max_length=1024,
+        description="URL of a location that gets the scores, such as `s3://bucket/scores/lot-7`: one Parquet file for "
+        "each part. It must be below one of `SNF_ALLOWED_LOCATIONS`. Default: one table in the folder of the job.",
+        examples=["s3://lots/scores/lot-7"],
+    )
+    images_per_part: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Images that one worker takes at a time. Default: 2,000, or as many as give 10,000 parts.",
+    )
     calibration: int | None = Field(None, ge=0, description="Number of the calibration. Default: the active one.")
 
 

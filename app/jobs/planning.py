@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.http.errors import Problem, field_problem, invalid
-from app.jobs.checks import CHECKS, check_recommendation, require_model, unknown_dataset
+from app.jobs.checks import CHECKS, check_output, check_recommendation, require_model, unknown_dataset
 from app.jobs.estimates import JobEstimate, estimate_job
 from app.jobs.parameters import refuse_conversions
 from app.jobs.schemas import Estimate, JobRequest
@@ -76,6 +76,7 @@ def plan_job(
         return JobPlan("", Queue.TRAIN_CPU, trainers, None)
     require_model(request)
     model, calibration = CHECKS[request.type](request, registry, settings.data_dir, datasets)
+    check_output(request, settings.allowed_locations)
     serving = sum(Queue.SCORE in worker.queues for worker in workers.workers())
     return JobPlan(model, Queue.SCORE, serving, None, calibration)
 

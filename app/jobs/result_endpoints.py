@@ -192,7 +192,8 @@ def get_job_result(
     says which density it is. An evaluation returns its report as JSON or as a page (`Accept: text/html` or
     `format=html`). A recommendation returns what each family of models reached, with a proposal.
 
-    409, with the state of the job, if it has neither succeeded nor is `partial`.
+    409, with the state of the job, if it has neither succeeded nor is `partial`. 409, with the `output`, for a scoring
+    that has one: its Parquet files are there.
     """
     if job.status not in WITH_RESULT or job.result is None:
         reason = f": {job.error['detail']}" if job.finished and job.error else ""
@@ -202,6 +203,15 @@ def get_job_result(
             "The job has no result",
             f"job {job.id} is {job.status.value}{reason}",
             extensions={"job_status": job.status.value, "job_error": job.error},
+        )
+    if "output" in job.result:
+        raise Problem(
+            409,
+            "job-has-no-result",
+            "The job has no result",
+            f"job {job.id} has written its scores to {job.result['output']}: read the Parquet files there, or fetch "
+            f"them into one table with `snf jobs download {job.id}`",
+            extensions={"job_status": job.status.value, "job_error": None, "output": job.result["output"]},
         )
     if job.type == "score":
         path = folder_of(job.id, settings) / RESULT

@@ -43,7 +43,7 @@ def job_view(
         links["resume"] = f"{path}/resume"
     if job.status in (Status.FAILED, Status.CANCELLED):
         links["retry"] = f"{path}/retry"
-    if job.result is not None:
+    if job.result is not None and "output" not in job.result:
         links["result"] = f"{path}/result"
     if job.result is not None and "ref" in job.result:
         links["model"] = f"/v1/models/{job.result['ref']}"

@@ -5,27 +5,22 @@ Images are decoded ahead, in a thread beside the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.bulk.table import PartSummary, Row, failed_row, row_of, write_part
-from models.datasets.image_source import ImageSource, NamedImage
-from models.errors import ImageError, ScoreNotFinite
-from models.images.batch import batch_of, in_batches
-from models.images.codec import DecodedImage
-from models.images.placement import FilePlacement
-from models.images.provenance import remark
+import pyarrow as pa
+
+from models.bulk.table import PartSummary, table_of, write_table
+from models.datasets.image_source import ImageSource
 from models.prefetch import prefetch
+from models.score_rows.judged_rows import batches_of, judged_rows
+from models.score_rows.row import SCHEMA
 
 if TYPE_CHECKING:
-    from models.anomaly.judged import JudgedImage
     from models.scorer import Scorer
 
-BATCH = 64
-BATCH_BYTES = 64 * 2**20
-"""Most bytes of a batch of several images."""
 AHEAD = 2
 """Batches that are decoded ahead."""
 
@@ -47,14 +42,29 @@ def score_part(
 ) -> PartSummary:
     """Score images ``start`` to ``stop - 1`` into a Parquet file, one row each; return counts of errors and anomalies.
 
-    The file is written atomically, after the last image.
+    The file is written atomically, after the last image. Arguments and errors are those of :func:`score_range`.
+    """
+    table = score_range(scorer, source, start, stop, alpha=alpha, should_stop=should_stop, progress=progress)
+    return write_table(table, path)
+
+
+def score_range(
+    scorer: Scorer,
+    source: ImageSource,
+    start: int,
+    stop: int,
+    *,
+    alpha: float | None,
+    should_stop: Callable[[], bool],
+    progress: Callable[[int], None] = lambda _images: None,
+) -> pa.Table:
+    """Score images ``start`` to ``stop - 1``; return the table of their scores, one row each.
 
     Args:
         scorer: The model.
         source: The images.
         start: The first image.
         stop: The image after the last.
-        path: The file to write.
         alpha: The false-alarm rate of the verdicts; None for the default.
         should_stop: Called before every batch of 64 images; scoring stops where it returns true.
         progress: Called with the number of images of every batch.
@@ -63,8 +73,8 @@ def score_part(
         Stopped: ``should_stop`` returned true.
         AlphaUnattainable: The calibration has too few images for ``alpha``.
     """
-    rows: list[Row] = []
-    images = _batches(source.read(start, stop))
+    tables = [SCHEMA.empty_table()]
+    images = batches_of(source.read(start, stop))
     # Large images are not decoded ahead: the memory is that of one batch.
     with closing(images if scorer.preprocessing.tiled else prefetch(images, AHEAD)) as batches:
         while True:
@@ -73,36 +83,7 @@ def score_part(
             batch = next(batches, None)
             if batch is None:
                 break
-            rows += _score(scorer, batch, alpha)
+            # As a table at once: the rows of a large part would take ten times its memory.
+            tables.append(table_of(judged_rows(scorer, batch, alpha)))
             progress(len(batch))
-    return write_part(rows, path)
-
-
-def _batches(images: Iterator[NamedImage]) -> Generator[list[NamedImage]]:
-    yield from in_batches(images, BATCH, BATCH_BYTES, _bytes)
-
-
-def _bytes(named: NamedImage) -> int:
-    _, image = named
-    return image.pixels.nbytes if isinstance(image, DecodedImage) else 0
-
-
-def _score(scorer: Scorer, batch: list[NamedImage], alpha: float | None) -> list[Row]:
-    good = [image.pixels for _, image in batch if isinstance(image, DecodedImage)]
-    judged = iter(scorer.judge_each(batch_of(good, scorer.preprocessing), alpha) if good else [])
-    rows = []
-    for path, image in batch:
-        result = image if isinstance(image, ImageError) else next(judged)
-        if isinstance(result, ImageError | ScoreNotFinite):
-            rows.append(failed_row(path, result.slug, result.detail))
-        else:
-            assert isinstance(image, DecodedImage)
-            rows.append(_row(scorer, path, image, result))
-    return rows
-
-
-def _row(scorer: Scorer, path: str, image: DecodedImage, judged: JudgedImage) -> Row:
-    placement = FilePlacement.of(scorer.manifest.preprocessing, image.file_size)
-    likelihood, verdict = judged.likelihood, judged.verdict.in_file(placement)
-    note = remark(scorer.manifest.training.provenance, image)
-    return row_of(path, likelihood.log_likelihood, likelihood.bits_per_dim, verdict, note)
+    return pa.concat_tables(tables).combine_chunks()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,8 +12,15 @@ from models.atomic_files import make_folder, remove_leftovers, sync_folder, writ
 from models.errors import PlanDiffers
 from models.flows.architecture import DensityKind
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from models.bulk.table import PartSummary
+
 FILE = "plan.json"
 IMAGES_PER_PART = 2000
+MAX_PARTS = 10_000
+"""Most parts of a bulk scoring, each of which is a file."""
 LEFTOVER_SECONDS = 3600
 """Age from which a temporary file belongs to a killed process; others may be writing parts now."""
 
@@ -48,6 +56,11 @@ class BulkPlan(BaseModel):
         size = self.images_per_part
         return [(start, min(start + size, self.count)) for start in range(0, self.count, size)]
 
+    def require_same(self, weights_sha256: str, source_digest: str) -> None:
+        """Raise ``PlanDiffers`` unless the model and the images that a process has opened are those of this plan."""
+        if (weights_sha256, source_digest) != (self.weights_sha256, self.source_digest):
+            raise PlanDiffers("the model or the images of this process are not those of the job")
+
     @property
     def metadata(self) -> dict[str, str]:
         """The key-value metadata of the Parquet file of all scores: model, density, dataset, false-alarm rate."""
@@ -61,6 +74,36 @@ class BulkPlan(BaseModel):
             "snf.alpha": repr(self.alpha),
             "snf.count": str(self.count),
         }
+
+
+def part_size(count: int) -> int:
+    """Return the number of images of each part: 2,000, or as many as give at most 10,000 parts.
+
+    >>> part_size(600), part_size(10**6), part_size(10**9)
+    (2000, 2000, 100000)
+    """
+    return max(IMAGES_PER_PART, -(-count // MAX_PARTS))
+
+
+class Parts(Protocol):
+    """Protocol of the parts of a bulk scoring in one place, which says what is left to score."""
+
+    @property
+    def plan(self) -> BulkPlan:
+        """The inputs of the scoring."""
+        ...
+
+    def has(self, index: int) -> bool:
+        """Return whether part ``index`` is written."""
+        ...
+
+    def missing(self) -> list[int]:
+        """Return the indices of the parts that are not written yet; this looks at all of them."""
+        ...
+
+    def write(self, index: int, table: pa.Table) -> PartSummary:
+        """Write the scores of part ``index``, which appear whole, and return their counts."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,6 +121,16 @@ class OpenPlan:
     def part_paths(self) -> list[Path]:
         """The paths of the Parquet files for all ranges of images, in the order of the images, existing or not."""
         return [self.part_path(index) for index in range(len(self.plan.ranges))]
+
+    def has(self, index: int) -> bool:
+        """Return whether range ``index`` of the images has its Parquet file of scores."""
+        return self.part_path(index).exists()
+
+    def write(self, index: int, table: pa.Table) -> PartSummary:
+        """Write the scores of range ``index`` of the images to its Parquet file; return their counts."""
+        from models.bulk.table import write_table  # noqa: PLC0415  # a service plans jobs without pyarrow
+
+        return write_table(table, self.part_path(index))
 
     def missing(self) -> list[int]:
         """Return the indices of those ranges of images that have no Parquet file of scores yet."""

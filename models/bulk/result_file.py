@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -14,12 +14,11 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from models.atomic_files import new_file
-from models.bulk.table import COMPRESSION, SCHEMA, PartSummary, summary_of
+from models.bulk.table import COMPRESSION, FILES, PartSummary, labelled, summary_of
+from models.score_rows.row import SCHEMA
 
 GROUP_ROWS = 100_000
 """Rows of a row group, which a reader holds in memory at once."""
-FILES = "files"
-"""Label of images that are files and no dataset, in the metadata of a table."""
 LARGEST_FIELD = 2**20
 """Characters of a field of a CSV file at most: a path, or texts of reasons and errors."""
 
@@ -48,25 +47,24 @@ class TableContent:
     paths: tuple[str, ...]
 
 
-def merge_parts(parts: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> PartSummary:
+def merge_parts(parts: Iterable[Path | BinaryIO], path: Path, metadata: Mapping[str, str]) -> PartSummary:
     """Join Parquet files of scores, in order, into one file; return its counts of images, errors and anomalies.
 
     The ending of ``path`` gives the format: ``.parquet`` (with ``metadata``), ``.csv`` or ``.jsonl``. All have the same
     columns; model, calibration, false-alarm rate and dataset are those of ``metadata``. The file is written atomically,
     one row group in memory at a time. It does not depend on the division into parts.
     """
-    images = errors = anomalies = 0
+    summary = PartSummary(0, 0, 0)
 
     def tables() -> Iterator[Any]:
-        nonlocal images, errors, anomalies
+        nonlocal summary
         for table in _row_groups(parts):
-            part = summary_of(table)
-            images, errors, anomalies = images + part.images, errors + part.errors, anomalies + part.anomalies
-            yield _labelled(table, metadata)
+            summary += summary_of(table)
+            yield labelled(table, metadata)
 
     with new_file(path) as file:
         WRITERS[path.suffix](tables(), file, metadata)
-    return PartSummary(images, errors, anomalies)
+    return summary
 
 
 def convert_table(table: Path, path: Path) -> None:
@@ -87,7 +85,7 @@ def read_content(path: Path) -> TableContent | None:
         return None
 
 
-def _row_groups(parts: Sequence[Path]) -> Iterator[Any]:
+def _row_groups(parts: Iterable[Path | BinaryIO]) -> Iterator[Any]:
     held = SCHEMA.empty_table()
     for part in parts:
         with parquet.ParquetFile(part) as file:
@@ -99,22 +97,6 @@ def _row_groups(parts: Sequence[Path]) -> Iterator[Any]:
                     held = held.slice(GROUP_ROWS)
     if held.num_rows:
         yield held.combine_chunks()
-
-
-def _labelled(table: Any, metadata: Mapping[str, str]) -> Any:
-    """Return a table with the model, the calibration, the false-alarm rate and the dataset in each row."""
-    dataset = metadata.get("snf.dataset")
-    labels: dict[str, Any] = {
-        "model": metadata.get("snf.model"),
-        "calibration": int(metadata["snf.calibration"]) if "snf.calibration" in metadata else None,
-        "alpha": float(metadata["snf.alpha"]) if "snf.alpha" in metadata else None,
-        "dataset": None if dataset == FILES else dataset,
-    }
-    for name, value in labels.items():
-        field = SCHEMA.field(name)
-        column = pa.repeat(pa.scalar(value, field.type), table.num_rows)
-        table = table.set_column(SCHEMA.get_field_index(name), field, column)
-    return table
 
 
 def _write_parquet(tables: Tables, file: BinaryIO, metadata: Mapping[str, str]) -> None:

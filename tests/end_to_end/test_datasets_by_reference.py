@@ -1,6 +1,7 @@
 """Images that stay where they are, over HTTP: referred to, scored, trained on; and what callers may not name."""
 
 import io
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from pyarrow import parquet
 
+from models.bulk.output import stored_output
 from models.locations.location import Location
 from snf_client import Client
 from tests.end_to_end.support.service import await_job, free_port, installed, running, serving, snf
@@ -190,3 +192,47 @@ def test_the_command_line_refers_to_folders_without_a_setting(tmp_path: Path) ->
     assert "there is nothing at file://" in missing.stderr
     assert snf(home, "datasets", "delete", "lots").returncode == 0
     assert len(list(folder.rglob("*.png"))) == 60
+
+
+def test_scores_at_a_location_are_those_of_a_table_to_the_bit(
+    by_reference: httpx.Client, bucket: Location, home: Path, tmp_path: Path
+) -> None:
+    assert refer(by_reference, "for-output", bucket.child("tar")).status_code == 201
+    place = bucket.child("scores/job")
+    body = {"type": "score", "dataset": "for-output", "model": MODEL}
+    foreign = by_reference.post("/v1/jobs", json=body | {"parameters": {"output": "s3://other/scores"}})
+    assert (foreign.status_code, foreign.json()["type"]) == (422, "location-refused")
+
+    given = {"output": place.url, "images_per_part": 25}
+    there = by_reference.post("/v1/jobs", json=body | {"parameters": given}).json()
+    here = by_reference.post("/v1/jobs", json=body).json()
+    there, here = (await_job(by_reference, job["id"], "succeeded") for job in (there, here))
+
+    assert there["result"] == here["result"] | {"output": place.url}
+    assert "result" not in there["links"]
+    refused = by_reference.get(f"/v1/jobs/{there['id']}/result")
+    assert (refused.status_code, refused.json()["type"]) == (409, "job-has-no-result")
+    assert refused.json()["output"] == place.url
+    whole = by_reference.get(here["links"]["result"]).content
+    command = ("jobs", "download", there["id"], "--out", str(tmp_path / "all.parquet"))
+    downloaded = snf(home, *command, "--url", str(by_reference.base_url))
+    assert downloaded.returncode == 0, downloaded.stderr
+    assert (tmp_path / "all.parquet").read_bytes() == whole
+
+    exported = f"{bucket}/models/digits"
+    assert snf(home, "models", "export", MODEL, exported).returncode == 0
+    again = snf(home, "models", "export", MODEL, exported)
+    assert (again.returncode, "holds manifest.json" in again.stderr) == (2, True), again.stderr
+    for model, name in ((MODEL, "by-name"), (exported, "by-location")):
+        out = f"{bucket}/scores/{name}"
+        done = snf(home, "bulk", f"{bucket}/tar", "-m", model, "--out", out, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["images"] == 60
+        [part] = stored_output(Location(out)).files()
+        rows = parquet.read_table(part).to_pylist()
+        labels = {"model": model if model == exported else "mnist-snf-glow:1", "dataset": f"{bucket}/tar"}
+        assert rows == [row | labels for row in parquet.read_table(io.BytesIO(whole)).to_pylist()]
+    taken = snf(home, "bulk", f"{bucket}/tar", "-m", "digits", "--out", f"{bucket}/scores/by-name")
+    assert (taken.returncode, "write over it with --force" in taken.stderr) == (2, True), taken.stderr
+    imported = snf(home, "models", "import", "copy", exported, "--url", str(by_reference.base_url))
+    assert imported.returncode == 0, imported.stderr

@@ -2,7 +2,9 @@
 
 The images are divided into shards. Each process claims a free shard, scores it and writes its part of the result, which
 appears whole. The attempt that owns the job offers the shards, scores some of them, and merges all parts into one
-table. Assisting processes may start and end at any time.
+table. The parts of a job with an ``output`` stay at that location instead, and are scored by a Ray cluster where the
+settings name one. Assisting processes may start and end at any
+time.
 """
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
@@ -11,6 +13,7 @@ import logging
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +28,7 @@ from worker.runtime.process import ExitCode
 from worker.settings import Settings
 
 if TYPE_CHECKING:
+    from models.bulk.plan import BulkPlan, Parts
     from models.bulk.table import PartSummary
 
 log = logging.getLogger(__name__)
@@ -43,10 +47,9 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         ModelsError: The dataset cannot be scored with this model.
     """
     from models.bulk.part import Stopped
-    from models.bulk.plan import open_plan
-    from models.bulk.result_file import merge_parts
     from models.bulk.table import read_summary
     from models.training.loop import Interrupted
+    from worker.attempts.score_on_ray import score_on_ray
     from worker.attempts.shard_work import ShardProgress, ShardWork
 
     store = JobStore(redis_client(settings), settings.key_prefix)
@@ -58,43 +61,89 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     earlier = adopt_earlier(store, folder, spec.retry_of, PARTS)
     if earlier is not None:
         events.write({"event": "log", "message": f"goes on from the parts of job {earlier}"})
-    work = ShardWork(folder / PARTS, spec, settings, open_plan)
-    work.shards.offer(work.plan.missing())
-    progress = ShardProgress(work.plan, events)
 
     def should_stop() -> bool:
         fence.check_periodically()
         return stop.is_set()
 
+    if spec.output is not None and settings.ray_address is not None:
+        try:
+            summary = score_on_ray(spec, settings, events, should_stop)
+        except Stopped as stopped:
+            raise Interrupted(str(stopped)) from stopped
+        fence.require()
+        _finish(summary, folder, store, spec, events)
+        return
+    work = ShardWork(spec, settings, partial(begin_parts, folder / PARTS, spec))
+    missing = work.parts.missing()
+    work.shards.offer(missing)
+    progress = ShardProgress(work.parts.plan, work.shards, events, missing, settings.heartbeat_seconds)
+
     try:
-        while work.plan.missing():
+        while missing:
             progress.report_if_due()
             try:
                 worked = work.score_shard(should_stop, progress.report_if_due)
                 if not worked and work.shards.left() == 0:
-                    work.shards.offer(work.plan.missing())  # Redis lost them
+                    missing = work.parts.missing()
+                    work.shards.offer(missing)  # Redis lost them
             except BrokerDown as problem:
                 log.warning("waiting for the broker: %s", problem.detail)
                 worked = False
             if should_stop():
                 raise Stopped("asked to stop")
-            if worked:
-                progress.report(work.plan.missing())
-            else:
+            if not worked:
                 time.sleep(IDLE_S)
     except Stopped as stopped:
         raise Interrupted(str(stopped)) from stopped
-    progress.report([])
+    progress.report(work.parts.plan.count)
     fence.require()
-    summary = merge_parts(work.plan.part_paths, folder / RESULT, work.plan.plan.metadata)
-    _finish(summary, folder, store, spec, events)
+    _finish(_put_together(work.parts, folder), folder, store, spec, events)
+
+
+def begin_parts(folder: Path, spec: JobSpec, plan: "BulkPlan") -> "Parts":
+    """Return the parts of a job, in ``folder`` or at its output, where a process that runs the job begins or goes on.
+
+    Raises:
+        PlanDiffers: The output holds scores of another model or of other images.
+        OutputTaken: The output holds other files.
+    """
+    from models.bulk.output import open_output
+    from models.bulk.plan import open_plan
+    from models.locations.location import Location
+
+    output = None if spec.output is None else open_output(Location(spec.output), plan)
+    own = open_plan(folder, plan)  # also where the parts are elsewhere: assistants compare their plan with this one
+    return own if output is None else output
+
+
+def join_parts(folder: Path, spec: JobSpec, plan: "BulkPlan") -> "Parts":
+    """Return the parts of a job that another process runs. Raises ``PlanDiffers`` if its plan is not ``plan``."""
+    from models.bulk.output import Output
+    from models.bulk.plan import join_plan
+    from models.locations.location import Location
+
+    own = join_plan(folder, plan)
+    return own if spec.output is None else Output(Location(spec.output), plan)
+
+
+def _put_together(parts: "Parts", folder: Path) -> "PartSummary":
+    from models.bulk.output import Output
+    from models.bulk.plan import OpenPlan
+    from models.bulk.result_file import merge_parts
+
+    if isinstance(parts, Output):
+        return parts.finish()
+    assert isinstance(parts, OpenPlan)
+    return merge_parts(parts.part_paths, folder / RESULT, parts.plan.metadata)
 
 
 def _finish(summary: "PartSummary", folder: Path, store: JobStore, spec: JobSpec, events: EventLog) -> None:
     store.shards(spec.id).forget()
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     counts = {"images": summary.images, "anomalies": summary.anomalies, "errors": summary.errors}
-    events.write({"event": "scored", "model": spec.model, **counts})
+    output = {} if spec.output is None else {"output": spec.output}
+    events.write({"event": "scored", "model": spec.model, **counts, **output})
 
 
 def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
@@ -105,7 +154,6 @@ def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
     The assistance ends when the job is queued again, because this worker may have to take the job itself.
     """
     from models.bulk.part import Stopped
-    from models.bulk.plan import join_plan
     from worker.attempts.shard_work import ShardWork
 
     spec = JobSpec.read(folder)
@@ -114,8 +162,8 @@ def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
         if not _is_running(store, spec, stop):
             return
         time.sleep(IDLE_S)
-    work = ShardWork(folder / PARTS, spec, settings, join_plan)
-    while _is_running(store, spec, stop) and work.plan.missing():
+    work = ShardWork(spec, settings, partial(join_parts, folder / PARTS, spec))
+    while _is_running(store, spec, stop):
         try:
             if not work.score_shard(stop.is_set):
                 return  # the worker is called again when a shard becomes free
@@ -145,10 +193,14 @@ def main() -> int:
     settings, stop = prepare_process()
     from models.disk_space import storage_errors, waits_for_room
     from models.errors import ModelsError
+    from models.locations.errors import LocationUnavailable
 
     try:
         with storage_errors():
             assist(Path(sys.argv[1]), settings, stop)
+    except LocationUnavailable as problem:
+        log.warning("cannot assist with the job now: %s", problem.detail)
+        return ExitCode.PREEMPTED
     except ModelsError as problem:
         log.error("cannot assist with the job: %s", problem.detail)
         return ExitCode.NO_ROOM if waits_for_room(problem) else ExitCode.REFUSED

@@ -3,23 +3,20 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
-from models.bulk.part import Stopped, score_part
-from models.bulk.plan import BulkPlan, OpenPlan
-from models.bulk.sources import open_source
-from models.datasets import DatasetStore
-from models.naming import parse_ref
-from models.registry.registry import Registry
-from models.scorer import Scorer
+from models.bulk.part import Stopped, score_range
+from models.bulk.plan import BulkPlan, Parts
+from models.errors import ModelsError
 from models.threads import one_blas_thread
 from worker.attempts.attempt import JobSpec
 from worker.attempts.progress import ProgressReporter
+from worker.attempts.score_inputs import score_inputs
 from worker.broker.connection import redis_client
 from worker.errors import BrokerDown
 from worker.jobs.events import EventLog
+from worker.jobs.shards import Shards
 from worker.jobs.store import JobStore
 from worker.settings import Settings
 
@@ -30,41 +27,22 @@ class ShardWork:
     """State of one process in a bulk scoring job: the loaded model, the images, and the shards (image ranges) left.
 
     Args:
-        folder: Folder of the parts.
         spec: Specification of the attempt.
         settings: Settings of this process.
-        take_plan: Function that creates or joins the plan in ``folder``.
+        take_plan: Function that creates or joins the parts of a plan.
 
     Raises:
         ModelsError: The model or the dataset cannot be used.
     """
 
-    def __init__(
-        self, folder: Path, spec: JobSpec, settings: Settings, take_plan: Callable[[Path, BulkPlan], OpenPlan]
-    ) -> None:
+    def __init__(self, spec: JobSpec, settings: Settings, take_plan: Callable[[BulkPlan], Parts]) -> None:
         if settings.train_threads is not None:
             torch.set_num_threads(settings.train_threads)
         one_blas_thread()
         self._settings = settings
-        registry = Registry(settings.registry_dir)
-        name, version = registry.locate(parse_ref(spec.model))
-        # The calibration that was active when the job was queued: all parts must use the same one.
-        number = spec.parameters.get("calibration")
-        number = registry.calibrations(name, version).active() if number is None else number
-        calibrated = registry.with_calibration(name, version, number)
-        self._scorer = Scorer.load(calibrated.path, calibrated.calibration_path, settings.job_engine_options)
-        datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
-        self._source = open_source(spec.dataset, settings.data_dir, datasets, self._scorer.preprocessing)
-        plan = BulkPlan(
-            model=spec.model,
-            weights_sha256=self._scorer.log_det_digest,
-            kind=self._scorer.density.kind,
-            dataset=spec.dataset,
-            source_digest=self._source.digest,
-            count=self._source.count,
-            **({"alpha": self._scorer.default_alpha} | spec.parameters | {"calibration": number}),
-        )
-        self.plan = take_plan(folder, plan)
+        inputs = score_inputs(spec, settings)
+        self._scorer, self._source = inputs.model.load(), inputs.source
+        self.parts = take_plan(inputs.plan)
         self.shards = JobStore(redis_client(settings), settings.key_prefix).shards(spec.id)
 
     def score_shard(self, should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> bool:
@@ -97,19 +75,19 @@ class ShardWork:
                     log.warning("shard %d is scored without the broker: %s", shard, problem.detail)
             return should_stop()
 
-        path = self.plan.part_path(shard)
-        if not path.exists():
+        plan = self.parts.plan
+        if not self.parts.has(shard):
             try:
-                score_part(
+                table = score_range(
                     self._scorer,
                     self._source,
-                    *self.plan.plan.ranges[shard],
-                    path,
-                    alpha=self.plan.plan.alpha,
+                    *plan.ranges[shard],
+                    alpha=plan.alpha,
                     should_stop=stopped,
                     progress=lambda _images: progress(),
                 )
-            except Stopped:
+                self.parts.write(shard, table)
+            except (Stopped, ModelsError):
                 self.shards.release(shard, token)
                 raise
         self.shards.done(shard)
@@ -117,30 +95,51 @@ class ShardWork:
 
 
 class ShardProgress:
-    """Writer of a bulk scoring job's progress events: images scored by all of its processes together."""
+    """Writer of a bulk scoring job's progress events: images scored by all of its processes together.
 
-    def __init__(self, plan: OpenPlan, events: EventLog) -> None:
+    The unfinished shards in Redis say how many, because finding the missing parts takes long where they are files of a
+    server.
+
+    Args:
+        plan: The inputs of the scoring.
+        shards: The unfinished shards.
+        events: Journal of the job.
+        missing: The indices of the parts that are missing at the start.
+        quiet_s: Seconds without a question to Redis after it did not answer.
+    """
+
+    def __init__(
+        self, plan: BulkPlan, shards: Shards, events: EventLog, missing: Sequence[int], quiet_s: float
+    ) -> None:
+        ranges = plan.ranges
         self._plan = plan
-        self._reporter = ProgressReporter(events, plan.plan.count, self._images(plan.missing()))
+        self._last = len(ranges) - 1
+        self._absent_images = (self._last + 1) * plan.images_per_part - plan.count  # those that the last part lacks
+        self._shards = shards
+        self._quiet_s = quiet_s
+        self._quiet_until = 0.0
+        done = plan.count - sum(ranges[shard][1] - ranges[shard][0] for shard in missing)
+        self._reporter = ProgressReporter(events, plan.count, done)
 
     def report_if_due(self) -> None:
-        """Write a progress event for the bulk job if the last call was at least 0.5 s ago.
+        """Write a progress event for the bulk job if the last call was at least 0.5 s ago, and Redis answers."""
+        if not self._reporter.due or time.monotonic() < self._quiet_until:
+            return
+        try:
+            left = self._shards.left()
+            last_is_left = left > 0 and self._shards.has(self._last)
+        except BrokerDown:
+            self._quiet_until = time.monotonic() + self._quiet_s
+            return
+        if left:  # none is left also where Redis lost them
+            images_left = left * self._plan.images_per_part - (self._absent_images if last_is_left else 0)
+            self.report(max(self._plan.count - images_left, self._reporter.done))
 
-        Finding the missing parts takes time.
-        """
-        if self._reporter.due:
-            self.report(self._plan.missing())
-
-    def report(self, missing: Sequence[int]) -> None:
-        """Write the number of images scored so far; ``missing`` are the numbers of the unfinished shards.
+    def report(self, done: int) -> None:
+        """Write the number of images scored so far.
 
         Newly written parts are a checkpoint, because another attempt continues after them.
         """
-        done = self._images(missing)
         if done > self._reporter.done:
             self._reporter.checkpoint(done)
         self._reporter.report(done)
-
-    def _images(self, missing: Sequence[int]) -> int:
-        ranges = self._plan.plan.ranges
-        return self._plan.plan.count - sum(ranges[shard][1] - ranges[shard][0] for shard in missing)

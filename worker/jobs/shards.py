@@ -89,6 +89,11 @@ class Shards:
         with translate_redis_errors():
             return self._client.zcard(self._key)
 
+    def has(self, shard: int) -> bool:
+        """Return whether a shard is unfinished."""
+        with translate_redis_errors():
+            return self._client.zscore(self._key, str(shard)) is not None
+
     def free(self) -> int:
         """Return the number of unfinished shards that no process has reserved at the moment."""
         with translate_redis_errors():

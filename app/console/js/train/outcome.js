@@ -71,11 +71,12 @@ async function makeLive(result, aliases, changed) {
 }
 
 function scored(job) {
-  const { images, anomalies, errors } = job.result;
+  const { images, anomalies, errors, output } = job.result;
   return html`<section class="card ${errors ? "" : "good-edge"}" aria-labelledby="outcome-title"><h2 id="outcome-title">${errors ? `${whole(images - errors)} of ${whole(images)} images are scored` : "All images are scored"}</h2>
     ${errors ? html`<p class="notice warn">${whole(errors)} could not be judged: the columns <code>error</code> and <code>error_detail</code> of the table name each with its reason.</p>` : nothing}
-    ${facts([["images", whole(images)], ["anomalies", whole(anomalies)], ["not scored", errors ? whole(errors) : null], ["model", html`<a href="#/models/${job.model}">${job.model}</a>`]])}
-    <div><button class="primary" @click=${() => download(job, `${job.id}.parquet`)}>Download the table (Parquet)</button></div></section>`;
+    ${facts([["images", whole(images)], ["anomalies", whole(anomalies)], ["not scored", errors ? whole(errors) : null], ["model", html`<a href="#/models/${job.model}">${job.model}</a>`],
+      ["Parquet files", output ? html`<code class="break">${output}</code>` : null]])}
+    ${output ? nothing : html`<div><button class="primary" @click=${() => download(job, `${job.id}.parquet`)}>Download the table (Parquet)</button></div>`}</section>`;
 }
 
 function calibrated({ result }) {

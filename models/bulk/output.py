@@ -1,0 +1,196 @@
+"""Scores as Parquet files below a location, one a part; the files there say which parts are left to score.
+
+Names that begin with ``_`` are the plan and the summary. Spark, DuckDB and Polars read ``*.parquet`` without them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from hashlib import sha256
+from io import BytesIO
+from typing import BinaryIO
+
+import pyarrow as pa
+from pyarrow import parquet
+from pydantic import ValidationError
+
+from models.atomic_files import LEFTOVER, remove_leftovers
+from models.bulk.plan import LEFTOVER_SECONDS, BulkPlan
+from models.bulk.table import PartSummary, labelled, part_bytes, summary_of
+from models.errors import OutputTaken, PlanDiffers
+from models.locations.errors import LocationNotFound
+from models.locations.location import Location
+
+PLAN, SUMMARY = "_plan.json", "_summary.json"
+PART = re.compile(r"part-(\d{6})\.parquet")
+MAX_PLAN_BYTES = 2**20
+READERS = 16
+"""Footers of parts that are read at once; each is a request to a server."""
+PART_PLAN, PART_ERRORS, PART_ANOMALIES = "snf.plan", "snf.part_errors", "snf.part_anomalies"
+"""Keys of the metadata of a part: the digest of its plan, and its counts, so that a summary reads footers alone."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A bulk scoring whose parts are Parquet files below a location. It may be pickled.
+
+    Args:
+        location: The folder of the parts.
+        plan: The inputs of the scoring.
+    """
+
+    location: Location
+    plan: BulkPlan
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the plan, which each part carries."""
+        return sha256(self.plan.model_dump_json().encode()).hexdigest()
+
+    def part(self, index: int) -> Location:
+        """Return the location of the Parquet file of part ``index``; it may not exist yet."""
+        return self.location.child(f"part-{index:06d}.parquet")
+
+    def has(self, index: int) -> bool:
+        """Return whether part ``index`` is written."""
+        return self.part(index).exists()
+
+    def missing(self) -> list[int]:
+        """Return the indices of the parts that are not written yet, from one listing of the location.
+
+        Raises:
+            OutputTaken: There are files that belong to no part of this plan.
+        """
+        if self.location.local_path is not None:
+            remove_leftovers(self.location.local_path, LEFTOVER_SECONDS)
+        names, count = _names(self.location), len(self.plan.ranges)
+        _require_own(self.location, names, count)
+        written = set(map(_index, names))
+        return [index for index in range(count) if index not in written]
+
+    def write(self, index: int, table: pa.Table) -> PartSummary:
+        """Write the scores of part ``index``; return their counts. The file appears whole. Equal rows, equal bytes."""
+        summary = summary_of(table)
+        metadata = self.plan.metadata | {
+            PART_PLAN: self.digest,
+            PART_ERRORS: str(summary.errors),
+            PART_ANOMALIES: str(summary.anomalies),
+        }
+        self.part(index).write(part_bytes(labelled(table, metadata), metadata))
+        return summary
+
+    def finish(self) -> PartSummary:
+        """Check that every part is there and belongs to this plan, write the summary, and return the counts.
+
+        This reads the end of every file.
+
+        Raises:
+            OutputTaken: A part is damaged, or belongs to another plan.
+        """
+        with ThreadPoolExecutor(READERS, thread_name_prefix="footers") as pool:
+            total = sum(pool.map(self._summary, range(len(self.plan.ranges))), PartSummary(0, 0, 0))
+        content = {"parts": len(self.plan.ranges), **asdict(total)}
+        self.location.child(SUMMARY).write(json.dumps(content, indent=1).encode())
+        return total
+
+    def files(self) -> Iterator[BinaryIO]:
+        """Yield the Parquet file of each part in memory, in the order of the images."""
+        for index in range(len(self.plan.ranges)):
+            yield BytesIO(self.part(index).read())
+
+    def _summary(self, index: int) -> PartSummary:
+        start, stop = self.plan.ranges[index]
+        location = self.part(index)
+        try:
+            with location.open() as file:
+                footer = parquet.read_metadata(file)
+            stored = footer.metadata or {}
+            plan = stored.get(PART_PLAN.encode(), b"").decode()
+            summary = PartSummary(
+                footer.num_rows, int(stored[PART_ERRORS.encode()]), int(stored[PART_ANOMALIES.encode()])
+            )
+        except (pa.ArrowInvalid, KeyError, ValueError) as error:
+            raise OutputTaken(f"{location} is no part of these scores: {error}") from error
+        if plan != self.digest or summary.images != stop - start:
+            got = f"{summary.images} rows of {'these' if plan == self.digest else 'other'} scores"
+            raise OutputTaken(f"{location} holds {got}, expected {stop - start} of these")
+        return summary
+
+
+def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> Output:
+    """Begin a bulk scoring at a location, or go on with one of an equal plan; return it.
+
+    Args:
+        location: The folder of the parts.
+        plan: The inputs of the scoring.
+        force: Whether scores of another plan are deleted.
+
+    Raises:
+        PlanDiffers: The location holds scores of another plan.
+        OutputTaken: The location holds files that are no scores.
+    """
+    output, stored = Output(location, plan), _stored(location)
+    if stored == plan:
+        return output
+    names = _names(location)
+    if force:
+        # The plan goes last, so that parts always belong to the plan that is there.
+        own = [name for name in names if _index(name) is not None] + [name for name in (SUMMARY, PLAN) if name in names]
+        for name in own:
+            location.child(name).delete()
+        names = names - set(own)
+    elif stored is not None:
+        raise PlanDiffers(f"{location} holds {_label(stored)}; expected {_label(plan)}, or no files")
+    _require_own(location, names, 0)
+    location.child(PLAN).write(plan.model_dump_json(indent=1).encode())
+    return output
+
+
+def stored_output(location: Location) -> Output:
+    """Return the bulk scoring that a location holds. Raises ``OutputTaken`` if it holds none."""
+    stored = _stored(location)
+    if stored is None:
+        raise OutputTaken(f"expected scores at {location}, got no {PLAN} there")
+    return Output(location, stored)
+
+
+def _names(location: Location) -> frozenset[str]:
+    try:
+        return frozenset(file.name for file in location.files() if not LEFTOVER.fullmatch(file.name))
+    except LocationNotFound:  # a folder of this machine that the first file creates
+        return frozenset()
+
+
+def _index(name: str) -> int | None:
+    match = PART.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def _require_own(location: Location, names: Iterable[str], parts: int) -> None:
+    """Raise ``OutputTaken`` for files that are neither one of the first parts nor hidden from readers of tables."""
+    expected = range(parts)
+    foreign = sorted(name for name in names if not name.startswith("_") and _index(name) not in expected)
+    if foreign:
+        more = f" and {len(foreign) - 1} other files" if len(foreign) > 1 else ""
+        raise OutputTaken(f"{location} holds {foreign[0]}{more}; expected no files, or parts of these scores")
+
+
+def _stored(location: Location) -> BulkPlan | None:
+    """Return the plan at a location; None where there is none, or one that is damaged or of another version."""
+    try:
+        with location.child(PLAN).open() as file:
+            return BulkPlan.model_validate_json(file.read(MAX_PLAN_BYTES))
+    except (LocationNotFound, ValidationError):
+        return None
+
+
+def _label(plan: BulkPlan) -> str:
+    return (
+        f"scores of {plan.count} images of {plan.dataset} ({plan.source_digest[:12]}) by {plan.model} with calibration "
+        f"{plan.calibration}, alpha {plan.alpha:g}, {plan.images_per_part} a part"
+    )

@@ -1,0 +1,121 @@
+"""A bulk scoring as it is handed to the processes of an engine: model, images and output. It may be pickled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from models.bulk.output import Output
+from models.bulk.part import score_range
+from models.datasets.image_source import ImageSource
+from models.images.preprocessing import Preprocessing
+from models.scoring.options import EngineOptions
+
+if TYPE_CHECKING:
+    from models.bulk.table import PartSummary
+    from models.scorer import Scorer
+
+
+class Images(Protocol):
+    """Protocol of images that each process opens for itself."""
+
+    def open(self, preprocessing: Preprocessing) -> ImageSource:
+        """Return the images, converted to a model's input when they are read."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a model on this machine.
+
+    Attributes:
+        path: The folder of the artifact.
+        calibration: The folder of a later calibration; None for that of the artifact.
+        options: Options of the engine.
+    """
+
+    path: Path
+    calibration: Path | None
+    options: EngineOptions
+
+    def load(self, threads: int | None = None) -> Scorer:
+        """Return the loaded and verified model.
+
+        Args:
+            threads: Threads on the CPU; None for those of the options.
+        """
+        from models.scorer import Scorer  # noqa: PLC0415  # PyTorch takes seconds to import
+
+        options = self.options if threads is None else replace(self.options, threads=threads)
+        return Scorer.load(self.path, self.calibration, options)
+
+
+@dataclass(frozen=True)
+class BulkWork:
+    """All that a process needs to score parts of a bulk scoring.
+
+    Attributes:
+        output: The parts, and the plan.
+        model: The model.
+        images: The images.
+    """
+
+    output: Output
+    model: ModelFiles
+    images: Images
+
+    def open(self, threads: int | None = None) -> OpenWork:
+        """Load the model and open the images in this process. Raises ``PlanDiffers`` if they are not those of the plan.
+
+        Args:
+            threads: Threads on the CPU; None for those of the model's options.
+        """
+        return OpenWork(self, threads)
+
+
+class OpenWork:
+    """A bulk scoring in one process, with its model loaded.
+
+    Attributes:
+        scorer: The model.
+        source: The images.
+    """
+
+    def __init__(self, work: BulkWork, threads: int | None) -> None:
+        import torch  # noqa: PLC0415  # it takes seconds to import
+
+        from models.threads import one_blas_thread  # noqa: PLC0415
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        one_blas_thread()
+        self._output = work.output
+        self.scorer = work.model.load(threads)
+        self.source = work.images.open(self.scorer.preprocessing)
+        work.output.plan.require_same(self.scorer.log_det_digest, self.source.digest)
+
+    def score(
+        self, index: int, should_stop: Callable[[], bool], progress: Callable[[int], None] = lambda _images: None
+    ) -> PartSummary:
+        """Score part ``index`` and write it to the output; return its counts.
+
+        Args:
+            index: The part.
+            should_stop: Called before every batch of 64 images; scoring stops where it returns true.
+            progress: Called with the number of images of every batch.
+
+        Raises:
+            Stopped: ``should_stop`` returned true.
+        """
+        plan = self._output.plan
+        table = score_range(
+            self.scorer,
+            self.source,
+            *plan.ranges[index],
+            alpha=plan.alpha,
+            should_stop=should_stop,
+            progress=progress,
+        )
+        return self._output.write(index, table)
