@@ -335,10 +335,10 @@ class ScoreNotFinite(ModelsError):
 
 
 class PlanDiffers(ModelsError):
-    """Raised where a process joins a bulk scoring job, but its model or its images are not those of the job."""
+    """Raised where a process joins or continues a bulk scoring, but its model or its images are not those of it."""
 
     slug = "plan-differs"
-    title = "This machine has another model or other images"
+    title = "The scores are of another model or of other images"
     kind = ErrorKind.CONFLICT
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.backbones import backbones
+from app.cli.bulk import bulk
 from app.cli.common import SERVICE, USAGE, error_messages, fail, read_settings
 from app.cli.datasets import datasets
 from app.cli.evaluate import evaluate
@@ -147,6 +148,7 @@ def _set(**options: str | int | None) -> None:
 cli.command()(recommend)
 cli.command(cls=TrainCommand)(train)
 cli.command(epilog=EXIT_CODES)(score)
+cli.command(epilog=EXIT_CODES)(bulk)
 cli.command()(evaluate)
 cli.command()(limit)
 cli.command()(sample)

@@ -24,6 +24,7 @@ from app.cli.common import (
     read_settings,
     registry,
 )
+from app.cli.model_locations import is_url, tar_of, write_to_location
 from app.cli.model_tables import print_audit
 from app.cli.out_file import Force, check_new
 from app.cli.progress import bytes_bar, images_bar, spinner
@@ -95,14 +96,19 @@ def audit(
 def export(
     model: Ref,
     file: Annotated[
-        Path | None, typer.Argument(help="Tar file. Default: NAME-VERSION.tar.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="Tar file, or URL of a folder for the single files, such as s3://bucket/models/parts. "
+            "Default: NAME-VERSION.tar.",
+            show_default=False,
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The same as FILE.", show_default=False)] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="The same as FILE.", show_default=False)] = None,
     force: Force = False,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Write the files of a model version into a tar file that `snf models import` can read.
+    """Write the files of a model version into a tar file, or below a location, for `snf models import`.
 
     It has the calibration that the version was published with, no later one and no alias.
     """
@@ -110,13 +116,17 @@ def export(
         raise fail(f"expected one file, got {file} and --out {out}", USAGE)
     with service(url, key) if url else nullcontext() as client, error_messages():
         name, version, active = _located(model, client)
-        target = file or out or Path(f"{name}-{version}.tar")
-        check_new(target, (".tar",), force=force)
-        if client is not None:
-            with spinner(f"fetching {model}"), user_umask():
-                client.models.download(f"{name}:{version}", target)
+        ref = f"{name}:{version}"
+        target = file or out or f"{name}-{version}.tar"
+        if is_url(target):
+            write_to_location(ref, None if client is not None else _folder(ref), target, client, force=force)
         else:
-            _pack(f"{name}:{version}", target)
+            check_new(Path(target), (".tar",), force=force)
+            if client is not None:
+                with spinner(f"fetching {model}"), user_umask():
+                    client.models.download(ref, Path(target))
+            else:
+                _pack(ref, Path(target))
     typer.echo(f"{name}:{version} is in {target}")
     if active:
         note = f"its calibration {active} is not in the file; an import has calibration 0, which it was published with"
@@ -126,17 +136,19 @@ def export(
 def import_model(
     name: NewName,
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Tar file of `snf models export`.", show_default=False)
+        str, typer.Argument(help="Tar file of `snf models export`, or URL of its folder.", show_default=False)
     ],
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version live, fit or not.")] = False,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Verify a tar file of `snf models export` and register it as the next version of a model of any name."""
+    """Verify what `snf models export` wrote, and register it as the next version of a model of any name."""
+    if not is_url(file) and not Path(file).is_file():
+        raise fail(f"expected a tar file, or a URL such as s3://bucket/folder, got {file}: it is no file", USAGE)
     if url:
-        with service(url, key) as client, bytes_bar("sending", "verifying the model") as update:
-            registered = client.models.upload(name, file, promote=promote, progress=update)
+        with service(url, key) as client, tar_of(file) as tar, bytes_bar("sending", "verifying the model") as update:
+            registered = client.models.upload(name, tar, promote=promote, progress=update)
     else:
         with error_messages():
             registered = _import(name, file, promote)
@@ -170,13 +182,15 @@ def _pack(model: str, target: Path) -> None:
         file.writelines(pieces)
 
 
-def _import(name: str, file: Path, promote: bool) -> ModelDetail:
-    """Register a tar file in this machine's registry; the files are checked as those of an upload."""
+def _import(name: str, file: str, promote: bool) -> ModelDetail:
+    """Register a tar file, or a folder at a location, in this machine's registry; it is checked as an upload is."""
     from app.calibrations.views import view_of
     from app.registry.imports import register_artifact
     from app.registry.views import detail
     from models.archives.tar import PIECE_BYTES
+    from models.artifacts.at_location import fetch_artifact
     from models.artifacts.tar import unpack
+    from models.locations.location import Location
     from models.naming import check_name
     from snf_client.schemas import ModelDetail
 
@@ -186,8 +200,11 @@ def _import(name: str, file: Path, promote: bool) -> ModelDetail:
         # Error texts show the last parts of a file's path, so they begin with the name.
         artifact = Path(folder, name, "upload")
         artifact.mkdir(parents=True)
-        with file.open("rb") as tar:
-            unpack(iter(lambda: tar.read(PIECE_BYTES), b""), artifact)
+        if is_url(file):
+            fetch_artifact(Location(file), artifact, settings.max_model_bytes)
+        else:
+            with Path(file).open("rb") as tar:
+                unpack(iter(lambda: tar.read(PIECE_BYTES), b""), artifact)
         version = register_artifact(artifact, name, local, settings.backbones_dir, lambda _done, _all: None, promote)
     calibration = view_of(local, version.name, version.version, version.calibration)
     return client_schema(ModelDetail, detail(version, calibration, None))

@@ -143,10 +143,17 @@ def score_to_file(request: TableRequest, client: Client | None) -> PartSummary:
             summary = merge_parts(work.part_paths, out, plan.metadata)
         notes = [*scorer.model.warnings, *_remarks(work.part_paths)]
         shutil.rmtree(work.folder)
-    if request.as_json:
+    print_summary(summary, throughput, plan.model, str(out), as_json=request.as_json)
+    print_notes(notes, to_stderr=True)
+    return summary
+
+
+def print_summary(summary: PartSummary, throughput: ScoringRate, model: str, out: str, *, as_json: bool) -> None:
+    """Print the counts and the speed of a scoring, and where its table is."""
+    if as_json:
         counts = {"images": summary.images, "anomalies": summary.anomalies, "errors": summary.errors}
         seconds, rate = round(throughput.seconds, 3), round(throughput.rate, 1)
-        print_json({"model": plan.model, "out": str(out), **counts, "seconds": seconds, "images_per_second": rate})
+        print_json({"model": model, "out": out, **counts, "seconds": seconds, "images_per_second": rate})
     else:
         facts = {
             "images": str(summary.images),
@@ -155,9 +162,7 @@ def score_to_file(request: TableRequest, client: Client | None) -> PartSummary:
             "time": duration(throughput.seconds),
             "images/s": f"{throughput.rate:.1f}",
         }
-        print_facts(facts, f"{plan.model} -> {out}")
-    print_notes(notes, to_stderr=True)
-    return summary
+        print_facts(facts, f"{model} -> {out}")
 
 
 class LocalPartScorer:
@@ -256,13 +261,10 @@ class RemotePartScorer:
 def _plan(
     model: JudgingModel, files: GivenFiles, weights: str, kind: str, smallest: float, alpha: float | None
 ) -> BulkPlan:
-    from models.anomaly.conformal import default_alpha
+    from models.anomaly.conformal import attainable_alpha
     from models.bulk.plan import BulkPlan
-    from models.bulk.result_file import FILES
-    from models.errors import AlphaUnattainable
+    from models.bulk.table import FILES
 
-    if alpha is not None and alpha < smallest:
-        raise AlphaUnattainable(alpha, smallest)
     return BulkPlan.model_validate(
         {
             "model": model.ref,
@@ -271,7 +273,7 @@ def _plan(
             "calibration": model.calibration,
             "dataset": FILES,
             "source_digest": files.digest,
-            "alpha": default_alpha(smallest) if alpha is None else alpha,
+            "alpha": attainable_alpha(alpha, smallest),
             "count": len(files.paths),
         }
     )

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc
 
+from models.errors import AlphaUnattainable
+
 Array = NDArray[np.float64]
 
 DEFAULT_ALPHA = 0.01
@@ -54,6 +56,19 @@ def smallest_p(images: int) -> float:
 def default_alpha(smallest: float) -> float:
     """Return the false-alarm rate of a request without one: 0.01, or the smallest p-value where that is larger."""
     return max(DEFAULT_ALPHA, smallest)
+
+
+def attainable_alpha(alpha: float | None, smallest: float) -> float:
+    """Return the false-alarm rate of a request: ``alpha``, or the default if it is None.
+
+    Raises:
+        AlphaUnattainable: ``alpha`` is smaller than the smallest p-value.
+    """
+    if alpha is None:
+        return default_alpha(smallest)
+    if alpha < smallest:
+        raise AlphaUnattainable(alpha, smallest)
+    return alpha
 
 
 def false_alarm_interval(calibration: int, tests: int, alpha: float, level: float = 0.99) -> tuple[float, float]:

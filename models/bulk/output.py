@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from models.atomic_files import LEFTOVER, remove_leftovers
 from models.bulk.plan import LEFTOVER_SECONDS, BulkPlan
 from models.bulk.table import PartSummary, labelled, part_bytes, summary_of
-from models.errors import OutputTaken
+from models.errors import OutputTaken, PlanDiffers
 from models.locations.errors import LocationNotFound
 from models.locations.location import Location
 
@@ -131,7 +131,8 @@ def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> O
         force: Whether scores of another plan are deleted.
 
     Raises:
-        OutputTaken: The location holds scores of another plan, or other files. With ``force``: files of another kind.
+        PlanDiffers: The location holds scores of another plan.
+        OutputTaken: The location holds files that are no scores.
     """
     output, stored = Output(location, plan), _stored(location)
     if stored == plan:
@@ -144,7 +145,7 @@ def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> O
             location.child(name).delete()
         names = names - set(own)
     elif stored is not None:
-        raise OutputTaken(f"{location} holds {_label(stored)}; expected those of {_label(plan)}, or no files")
+        raise PlanDiffers(f"{location} holds {_label(stored)}; expected {_label(plan)}, or no files")
     _require_own(location, names, 0)
     location.child(PLAN).write(plan.model_dump_json(indent=1).encode())
     return output

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.atomic_files import new_file, sync_folder
+from models.disk_space import storage_error
+from models.errors import StorageFull
 from models.locations.entry import FileEntry
 from models.locations.errors import FileChanged, LocationNotFound, LocationUnavailable
 
@@ -111,6 +113,9 @@ class DiskFile:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise LocationNotFound(f"there is nothing at {self.url}") from error
         except OSError as error:
+            full = storage_error(error)
+            if isinstance(full, StorageFull):  # work waits for room
+                raise full from error
             raise LocationUnavailable(f"{self.url} cannot be used: {error.strerror or error}") from error
 
 

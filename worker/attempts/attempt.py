@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,6 +30,9 @@ from worker.runtime.lifeline import watch
 from worker.runtime.process import ExitCode, StopReason
 from worker.sandbox.work import limit_memory, prefer_oom_kill
 from worker.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from models.errors import ModelsError
 
 log = logging.getLogger(__name__)
 
@@ -223,8 +226,8 @@ def attempt(work: Work) -> int:
 
     The exit code depends on what ``work`` raises. ``Interrupted`` means that the process was asked to stop,
     ``StaleAttempt`` that the lease is lost, ``BrokerDown`` that an outage is too long, and ``ModelsError`` that the job
-    fails for good. After a full disk the job waits for room, but a full quota fails it. After any other error the
-    attempt is repeated.
+    fails for good. After a full disk the job waits for room, but a full quota fails it. After any other error, and
+    where a location cannot be reached, the attempt is repeated.
 
     Args:
         work: Function that does the work of the job.
@@ -246,7 +249,7 @@ def attempt(work: Work) -> int:
 
 def _run(work: Work, folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> int:
     """Run ``work``; return the exit code that stands for what it raises."""
-    from models.disk_space import storage_errors, waits_for_room
+    from models.disk_space import storage_errors
     from models.errors import ModelsError
     from models.training.loop import Interrupted
 
@@ -262,8 +265,7 @@ def _run(work: Work, folder: Path, spec: JobSpec, settings: Settings, events: Ev
         return ExitCode.STALE
     except ModelsError as problem:
         log.error("%s: %s", problem.slug, problem.detail)
-        error = _error(problem.slug, problem.title, problem.detail)
-        return _refuse(error, events, full=waits_for_room(problem))
+        return _refuse(problem, events)
     except ValidationError as problem:
         log.error("%s", problem)
         events.write(_error("invalid-parameters", "Invalid parameters", str(problem)))
@@ -292,13 +294,18 @@ def prepare_process() -> tuple[Settings, StopFlag]:
     return settings, stop
 
 
-def _refuse(error: dict[str, str], events: EventLog, *, full: bool) -> ExitCode:
-    if not full:
-        events.write(error)
-        return ExitCode.REFUSED
-    with suppress(OSError):  # the exit code says the same
-        events.write(error)
-    return ExitCode.NO_ROOM
+def _refuse(problem: "ModelsError", events: EventLog) -> int:
+    from models.disk_space import waits_for_room
+    from models.locations.errors import LocationUnavailable
+
+    error = _error(problem.slug, problem.title, problem.detail)
+    if waits_for_room(problem):
+        with suppress(OSError):  # the exit code says the same
+            events.write(error)
+        return ExitCode.NO_ROOM
+    events.write(error)
+    # The server of a location may answer again: the supervisor repeats the attempt.
+    return 1 if isinstance(problem, LocationUnavailable) else ExitCode.REFUSED
 
 
 def _explain(problem: Exception, limit: int | None) -> dict[str, str]:

@@ -94,6 +94,7 @@ def begin_parts(folder: Path, spec: JobSpec, plan: "BulkPlan") -> "Parts":
     """Return the parts of a job, in ``folder`` or at its output, where a process that runs the job begins or goes on.
 
     Raises:
+        PlanDiffers: The output holds scores of another model or of other images.
         OutputTaken: The output holds other files.
     """
     from models.bulk.output import open_output
@@ -181,10 +182,14 @@ def main() -> int:
     settings, stop = prepare_process()
     from models.disk_space import storage_errors, waits_for_room
     from models.errors import ModelsError
+    from models.locations.errors import LocationUnavailable
 
     try:
         with storage_errors():
             assist(Path(sys.argv[1]), settings, stop)
+    except LocationUnavailable as problem:
+        log.warning("cannot assist with the job now: %s", problem.detail)
+        return ExitCode.PREEMPTED
     except ModelsError as problem:
         log.error("cannot assist with the job: %s", problem.detail)
         return ExitCode.NO_ROOM if waits_for_room(problem) else ExitCode.REFUSED

@@ -10,6 +10,7 @@ from models.bulk.part import Stopped, score_range
 from models.bulk.plan import BulkPlan, Parts, part_size
 from models.bulk.sources import open_source
 from models.datasets import DatasetStore
+from models.errors import ModelsError
 from models.naming import parse_ref
 from models.registry.registry import Registry
 from models.scorer import Scorer
@@ -107,10 +108,10 @@ class ShardWork:
                     should_stop=stopped,
                     progress=lambda _images: progress(),
                 )
-            except Stopped:
+                self.parts.write(shard, table)
+            except (Stopped, ModelsError):
                 self.shards.release(shard, token)
                 raise
-            self.parts.write(shard, table)
         self.shards.done(shard)
         return True
 

@@ -1,0 +1,189 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Command ``snf bulk``: score any number of images, in files at a location or of a dataset, without a service."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from app.cli import completion
+from app.cli.common import (
+    DEFAULT_MODEL,
+    INTERRUPTED,
+    USAGE,
+    Json,
+    error_messages,
+    fail,
+    read_settings,
+    registry,
+    stop_on_signals,
+)
+from app.cli.judged import JudgedCounts
+from app.cli.judging_model import JudgingModel
+from app.cli.model_locations import is_url, open_at_location
+from app.cli.out_file import ADVICE
+from app.cli.progress import images_bar
+from app.cli.remarks import print_notes
+from app.cli.score import Alpha
+from app.cli.score_file import ScoringRate, print_summary
+from worker.private_home import user_umask
+
+if TYPE_CHECKING:
+    from models.artifacts.manifest import CalibrationSummary, Manifest
+    from models.bulk.work import BulkWork, Images, ModelFiles
+
+    Engine = Callable[[BulkWork, list[int], Callable[[], bool], Callable[[int], None]], None]
+
+
+@dataclass(frozen=True)
+class BulkModel:
+    """The model of a bulk scoring: of the registry of this machine, or at a location.
+
+    Attributes:
+        judging: Its name and calibration.
+        files: Its files on this machine.
+        manifest: Its manifest.
+        summary: The summary of its calibration.
+    """
+
+    judging: JudgingModel
+    files: ModelFiles
+    manifest: Manifest
+    summary: CalibrationSummary
+
+
+def bulk(
+    images: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of image files, tar files or Parquet files: a path, or a URL such as s3://bucket/folder. Or "
+            "the name of a dataset of this machine.",
+            show_default=False,
+            autocompletion=completion.datasets,
+        ),
+    ],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for the scores, one Parquet file for each part of the images: a path or a URL such as "
+            "s3://bucket/scores. An interrupted command goes on when it is repeated.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Model as NAME, NAME:VERSION or NAME@ALIAS, or URL of the folder that `snf models export` wrote.",
+            autocompletion=completion.models,
+        ),
+    ] = DEFAULT_MODEL,
+    alpha: Alpha = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option("--engine", help="Where to score: on this machine or on a Ray cluster.")
+    ] = "local",
+    processes: Annotated[int, typer.Option("--processes", min=1, max=1024, help="Processes of the local engine.")] = 1,
+    fail_on_anomaly: Annotated[
+        bool,
+        typer.Option(
+            "--fail-on-anomaly", help="Exit with code 1 if an image is an anomaly and every image was judged."
+        ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete scores of another model or of other images in the folder.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Score any number of images into a folder of Parquet files, without a service. Images are read where they are."""
+    read_settings(writes=True)  # before the imports of the work, in which an invalid setting has no message
+    with error_messages(), stop_on_signals() as stop:
+        from models.anomaly.conformal import attainable_alpha
+        from models.bulk.engines import bulk_engine
+        from models.bulk.output import open_output
+        from models.bulk.part import Stopped
+        from models.bulk.plan import BulkPlan, part_size
+        from models.bulk.work import BulkWork
+        from models.errors import PlanDiffers
+        from models.locations.location import Location
+
+        runner = bulk_engine(engine, processes)
+        chosen = find_model(model)
+        label, source = find_images(images)
+        opened = source.open(chosen.manifest.preprocessing)
+        plan = BulkPlan(
+            model=chosen.judging.ref,
+            weights_sha256=chosen.manifest.log_dets.weights_sha256,
+            kind=chosen.manifest.architecture.kind,
+            calibration=chosen.judging.calibration,
+            dataset=label,
+            source_digest=opened.digest,
+            alpha=attainable_alpha(alpha, chosen.summary.smallest_p),
+            count=opened.count,
+            images_per_part=part_size(opened.count),
+        )
+        with user_umask():
+            try:
+                output = open_output(Location.parse(out), plan, force=force)
+            except PlanDiffers as error:
+                raise fail(f"--out: {error.detail}; {ADVICE}", USAGE) from error
+            work = BulkWork(output, chosen.files, source)
+            try:
+                rate = _score(work, runner.run, stop.is_set)
+            except Stopped as error:
+                raise fail("interrupted; repeat the command to continue", INTERRUPTED) from error
+            summary = output.finish()
+    print_summary(summary, rate, plan.model, output.location.url, as_json=as_json)
+    print_notes(chosen.judging.warnings, to_stderr=True)
+    counts = JudgedCounts(summary.images - summary.errors, summary.anomalies, summary.errors)
+    typer.echo(counts.text, err=True)
+    counts.exit(fail_on_anomaly=fail_on_anomaly)
+
+
+def find_model(model: str) -> BulkModel:
+    """Return a model by its reference in the registry of this machine, or by the URL of its folder.
+
+    Raises:
+        ModelsError: There is no such model, or it cannot be used.
+    """
+    from models.artifacts.manifest import read_manifest
+    from models.bulk.work import ModelFiles
+
+    options = read_settings().engine_options
+    if is_url(model):
+        path = open_at_location(model)
+        manifest = read_manifest(path)
+        return BulkModel(JudgingModel(model, 0), ModelFiles(path, None, options), manifest, manifest.calibration)
+    version = registry().resolve(model)
+    files = ModelFiles(version.path, version.calibration_path, options)
+    return BulkModel(JudgingModel.of_version(version), files, version.manifest, version.calibration_summary)
+
+
+def find_images(text: str) -> tuple[str, Images]:
+    """Return the label and the images of a dataset of this machine.
+
+    Raises:
+        DatasetNotFound: There is no such dataset.
+    """
+    from models.bulk.sources import DatasetImages
+
+    settings = read_settings()
+    return text, DatasetImages(text, settings.data_dir, settings.datasets_dir)
+
+
+def _score(work: BulkWork, run: Engine, should_stop: Callable[[], bool]) -> ScoringRate:
+    plan = work.output.plan
+    missing = work.output.missing()
+    images = sum(plan.ranges[index][1] - plan.ranges[index][0] for index in missing)
+    started = time.monotonic()
+    if not missing:
+        return ScoringRate(0, 0.0)
+    with images_bar("scoring", plan.count, done=plan.count - images) as advance:
+        run(work, missing, should_stop, advance)
+    return ScoringRate(images, time.monotonic() - started)

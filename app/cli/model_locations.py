@@ -1,0 +1,89 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Models at locations, for the commands that export, import and use them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.cli.common import USAGE, error_messages, fail, read_settings
+from app.cli.out_file import ADVICE
+from app.cli.progress import spinner
+
+if TYPE_CHECKING:
+    from snf_client import Client
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is the URL of a location and no path or name.
+
+    >>> is_url("s3://bucket/models/parts"), is_url("parts.tar"), is_url("parts:3")
+    (True, False, False)
+    """
+    return "://" in text
+
+
+def write_to_location(model: str, folder: Path | None, url: str, client: Client | None, *, force: bool) -> None:
+    """Write the files of a model below a location; exit with code 2 if other files of a model are there.
+
+    Args:
+        model: Name and version.
+        folder: The folder of its files; None for a model of a service.
+        url: The location.
+        client: The service.
+        force: Whether files are written over.
+    """
+    from models.artifacts.at_location import files_at, write_artifact
+    from models.artifacts.tar import unpack
+    from models.locations.location import Location
+
+    location = Location(url)
+    taken = [] if force else files_at(location)
+    if taken:
+        raise fail(f"{location} holds {', '.join(taken)} already; {ADVICE}", USAGE)
+    with tempfile.TemporaryDirectory(prefix="snf-export-") as scratch, spinner(f"writing {model}"):
+        if folder is None:
+            assert client is not None
+            tar, folder = Path(scratch, "model.tar"), Path(scratch, "model")
+            client.models.download(model, tar)
+            folder.mkdir()
+            unpack([tar.read_bytes()], folder)
+        write_artifact(folder, location)
+
+
+@contextmanager
+def tar_of(file: str) -> Iterator[Path]:
+    """Yield the path of a tar file, or of one with the files of a model at a location."""
+    from models.artifacts.at_location import fetch_artifact
+    from models.artifacts.tar import pack
+    from models.locations.location import Location
+
+    if not is_url(file):
+        yield Path(file)
+        return
+    with tempfile.TemporaryDirectory(prefix="snf-import-") as scratch:
+        folder, tar = Path(scratch, "model"), Path(scratch, "model.tar")
+        folder.mkdir()
+        with error_messages():
+            fetch_artifact(Location(file), folder, read_settings().max_model_bytes)
+            with tar.open("wb") as target:
+                target.writelines(pack(folder))
+        yield tar
+
+
+def open_at_location(url: str) -> Path:
+    """Return the folder, in the cache of this machine, of a model at a location, which is verified as an upload is."""
+    from models.artifacts.at_location import cached_artifact
+    from models.locations.location import Location
+    from worker.sandbox.verify_upload import verify_upload
+
+    settings = read_settings(writes=True)
+
+    def check(folder: Path) -> None:
+        with spinner("verifying the model"):
+            verify_upload(folder, settings.backbones_dir, lambda _done, _all: None)
+
+    return cached_artifact(Location(url), settings.home / "cache" / "models", settings.max_model_bytes, check)
