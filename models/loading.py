@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,10 @@ from models.errors import ArtifactError
 from models.features.flows import TrainedFlows, build_flows
 from models.flows.architecture import FeatureArchitecture
 from models.flows.no_init import NoRandomness
+from models.registry.calibrations import RECORD
 from models.registry.version import ModelVersion
 from models.scoring.open_density import layers_with_log_dets
+from models.scoring.options import EngineOptions
 
 STATISTIC_TOLERANCE = 0.05
 """Largest difference of a statistic T from its stored value in nats, up to T = 1000 and in proportion beyond."""
@@ -33,6 +36,13 @@ RELATIVE_TOLERANCE = 1e-6
 """Largest relative difference of a score, where that is more: sums in float32 of very unlikely images."""
 SLACK = 2.0
 """Factor of the worst measured deviation that is added to the tolerances if the precision is not float32."""
+
+
+NO_ORIGIN = (
+    "expected a scorer that Scorer.load returned, which is pickled as the place of its files; this one was made from "
+    "an artifact in memory"
+)
+"""Why a scorer cannot be pickled."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,46 @@ class Artifact:
     flow: TrainedFlows
     calibration: Calibration
     pinned: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ScorerOrigin:
+    """The place where a scorer was loaded from. A pickled scorer is this alone, and is loaded again.
+
+    Attributes:
+        path: The folder of the artifact.
+        calibration: The folder of a later calibration; None for that of the artifact.
+        options: Options of the engine.
+        digest: The SHA-256 of the manifest, and of the record of the calibration. They have the digests of all other
+            files.
+    """
+
+    path: Path
+    calibration: Path | None
+    options: EngineOptions
+    digest: str
+
+    @classmethod
+    def of(cls, path: Path, calibration: Path | None, options: EngineOptions) -> Self:
+        """Return the origin of a scorer, with the digest of its files. Raises ``ArtifactError`` if one is missing."""
+        content = hashlib.sha256()
+        for described in [path / FILE] + ([] if calibration is None else [calibration / RECORD]):
+            try:
+                content.update(hashlib.sha256(described.read_bytes()).digest())
+            except OSError as error:
+                raise ArtifactError(f"{file_label(described)} cannot be read: {error.strerror}") from error
+        # A process that unpickles it may run in another folder.
+        calibration = calibration and calibration.absolute()
+        return cls(path.absolute(), calibration, options, content.hexdigest())
+
+    def check(self) -> None:
+        """Raise ``ArtifactError`` if the model at this place is missing, or is another one than was pickled."""
+        digest = self.of(self.path, self.calibration, self.options).digest
+        if digest != self.digest:
+            raise ArtifactError(
+                f"{file_label(self.path)} has changed since the scorer was pickled: expected SHA-256 {self.digest}, "
+                f"got {digest}"
+            )
 
 
 def load_artifact(folder: Path) -> Artifact:
@@ -163,6 +213,15 @@ def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSum
     if not abs(statistic - expected) <= tolerance:
         raise ArtifactError(
             f"{file_label(path)}: the statistic of the pinned image is {statistic:.4f}, stored is {expected:.4f}"
+        )
+
+
+def check_precision(path: Path, precision: str, summary: CalibrationSummary) -> None:
+    """Raise ``ArtifactError`` if a calibration, in the file ``path``, is for another precision than the engine's."""
+    if summary.precision != precision:
+        raise ArtifactError(
+            f"{file_label(path)} is for {summary.precision}, the engine computes in {precision}: create a calibration "
+            f"for {precision}"
         )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from pickle import PicklingError
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,14 +39,18 @@ from models.flows.flow import Flow
 from models.images.batch import Batch, stacked
 from models.images.preprocessing import Preprocessing
 from models.loading import (
+    NO_ORIGIN,
     SLACK,
     Artifact,
+    ScorerOrigin,
     check_pinned_score,
     check_pinned_statistic,
+    check_precision,
     exact_tolerance,
     load_artifact,
 )
 from models.registry.calibrations import ARRAYS
+from models.score_rows.columns import Columns, score_columns
 from models.scoring.density import CHUNK, ImageDensity
 from models.scoring.evidence import Evidence
 from models.scoring.hybrid_density import pixels_of
@@ -61,7 +68,8 @@ Alphas = float | Sequence[float | None] | None
 class Scorer:
     """A loaded model that gives images exact log-likelihoods, anomaly verdicts and heat maps, and draws samples.
 
-    It does not change after loading and is not thread-safe.
+    It does not change after loading and is not thread-safe. It can be called on a dict of arrays. Pickled, it is the
+    place of its files, from where it is loaded again.
 
     Args:
         artifact: The loaded artifact.
@@ -71,6 +79,7 @@ class Scorer:
     Attributes:
         manifest: The manifest of the artifact.
         preprocessing: Shape of the images, and how other sizes and colours are treated.
+        options: Options of the engine.
         calibration: The calibration in use.
         calibration_summary: The summary of the calibration in use.
         smallest_p: The smallest p-value that the calibration can give.
@@ -103,8 +112,10 @@ class Scorer:
         self.log_det_digest = self.manifest.log_dets.weights_sha256
         self.flows = artifact.flow
         options = options or EngineOptions()
-        self._options = replace(options, precision=options.precision or self.calibration_summary.precision)
-        self.density = self._density_in(self._options.precision)
+        self.options: EngineOptions = replace(
+            options, precision=options.precision or self.calibration_summary.precision
+        )
+        self.density = self._density_in(self.options.precision)
         self.pixels = pixels_of(self.density)
         self.statistics = self.density.statistics
         self.engine_name = self.density.engine_name
@@ -115,6 +126,8 @@ class Scorer:
         self.smallest_p = self.calibration.smallest_p
         self.default_alpha = self.calibration.default_alpha
         self.log_det_total = self.density.constant_log_det
+        self._origin: ScorerOrigin | None = None
+        self._turn = Lock()
 
     def exact_tolerance(self, log_likelihood: float) -> float:
         """Return how far a score in float32 may be from that in float64, or on another machine, in nats."""
@@ -147,12 +160,7 @@ class Scorer:
         arrays_path = path / CALIBRATION if calibration is None else calibration / ARRAYS
         try:
             scorer = cls(artifact, summary, options)
-            expected = scorer.calibration_summary.precision
-            if expected != scorer.precision:
-                raise ArtifactError(
-                    f"{file_label(arrays_path)} is for {expected}, the engine computes in {scorer.precision}: "
-                    f"create a calibration for {scorer.precision}"
-                )
+            check_precision(arrays_path, scorer.precision, scorer.calibration_summary)
             pinned = scorer.score(artifact.pinned[:1])[0]
         except (UninitializedModel, ScoreNotFinite) as error:
             raise ArtifactError(f"{file_label(path / WEIGHTS)} gives no score: {error}") from error
@@ -166,7 +174,21 @@ class Scorer:
         except (ValueError, IndexError) as error:  # arrays that do not fit each other or this flow
             raise ArtifactError(f"{file_label(arrays_path)} does not fit the model: {error}") from error
         check_pinned_statistic(arrays_path, statistic, scorer.calibration_summary)
+        scorer._origin = ScorerOrigin.of(path, calibration, options or EngineOptions())
         return scorer
+
+    def __reduce__(self) -> tuple[Callable[[ScorerOrigin], Scorer], tuple[ScorerOrigin]]:
+        if self._origin is None:
+            raise PicklingError(NO_ORIGIN)
+        return _load_again, (self._origin,)
+
+    def __call__(self, batch: Columns, alpha: float | None = None) -> dict[str, Any]:
+        """Judge the images of a batch of columns; see :func:`models.score_rows.columns.score_columns`.
+
+        An image that cannot be scored is a row with its error. Calls of several threads wait for each other.
+        """
+        with self._turn:
+            return score_columns(self, batch, alpha)
 
     def score(self, images: Batch, draws: int = 1) -> list[Likelihood]:
         """Return the exact log-likelihood of each image. Raises ``ScoreNotFinite`` if one is not finite."""
@@ -320,19 +342,14 @@ class Scorer:
     def _density_in(self, precision: Precision | None) -> ImageDensity:
         if precision is not None and "density" in vars(self) and precision == self.precision:
             return self.density
-        options = replace(self._options, precision=precision)
+        options = replace(self.options, precision=precision)
         manifest = self.manifest
         return open_density(self.flows, manifest.architecture, manifest.log_dets.layers, self.log_det_digest, options)
 
     @property
-    def options(self) -> EngineOptions:
-        """Options of the engine."""
-        return self._options
-
-    @property
     def at_once(self) -> int:
         """The number of images, or of tiles, that a long computation processes before its thread may do other work."""
-        return step_size(self.density.step_pixels, self._options.threads or torch.get_num_threads())
+        return step_size(self.density.step_pixels, self.options.threads or torch.get_num_threads())
 
     @property
     def has_learned_inverse(self) -> bool:
@@ -375,4 +392,9 @@ class Scorer:
     @cached_property
     def _sampler(self) -> Sampler:
         pixels = self.require_pixels()
-        return Sampler(pixels.engine, pixels.frozen, self._options.threads)
+        return Sampler(pixels.engine, pixels.frozen, self.options.threads)
+
+
+def _load_again(origin: ScorerOrigin) -> Scorer:
+    origin.check()
+    return Scorer.load(origin.path, origin.calibration, origin.options)

@@ -35,7 +35,7 @@ LAYERS = (
     {"artifacts", "features"},
     {"registry", "scoring"},
     {"anomaly"},
-    {"loading"},
+    {"loading", "score_rows"},
     {"scorer", "training"},
     {"audit", "evaluation", "bulk"},
     {"limits"},

@@ -23,8 +23,9 @@ from worker.private_home import user_umask
 
 if TYPE_CHECKING:
     from models.bulk.plan import BulkPlan, OpenPlan
-    from models.bulk.table import PartSummary, Row
+    from models.bulk.table import PartSummary
     from models.registry.version import ModelVersion
+    from models.score_rows.row import Row
     from models.scorer import Scorer
     from snf_client import Client
     from snf_client.resources.scores import ImageResult
@@ -280,7 +281,7 @@ def _plan(
 
 
 def _row(name: str, result: ImageResult) -> Row:
-    from models.bulk.table import failed_row, row_of
+    from models.score_rows.row import failed_row, row_of
 
     if result.status != "ok":
         return failed_row(name, result.error.type, result.error.detail)

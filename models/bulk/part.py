@@ -5,29 +5,22 @@ Images are decoded ahead, in a thread beside the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from models.bulk.table import SCHEMA, PartSummary, Row, failed_row, row_of, table_of, write_table
-from models.datasets.image_source import ImageSource, NamedImage
-from models.errors import ImageError, ScoreNotFinite
-from models.images.batch import batch_of, in_batches
-from models.images.codec import DecodedImage
-from models.images.placement import FilePlacement
-from models.images.provenance import remark
+from models.bulk.table import PartSummary, table_of, write_table
+from models.datasets.image_source import ImageSource
 from models.prefetch import prefetch
+from models.score_rows.judged_rows import batches_of, judged_rows
+from models.score_rows.row import SCHEMA
 
 if TYPE_CHECKING:
-    from models.anomaly.judged import JudgedImage
     from models.scorer import Scorer
 
-BATCH = 64
-BATCH_BYTES = 64 * 2**20
-"""Most bytes of a batch of several images."""
 AHEAD = 2
 """Batches that are decoded ahead."""
 
@@ -81,7 +74,7 @@ def score_range(
         AlphaUnattainable: The calibration has too few images for ``alpha``.
     """
     tables = [SCHEMA.empty_table()]
-    images = _batches(source.read(start, stop))
+    images = batches_of(source.read(start, stop))
     # Large images are not decoded ahead: the memory is that of one batch.
     with closing(images if scorer.preprocessing.tiled else prefetch(images, AHEAD)) as batches:
         while True:
@@ -91,36 +84,6 @@ def score_range(
             if batch is None:
                 break
             # As a table at once: the rows of a large part would take ten times its memory.
-            tables.append(table_of(_score(scorer, batch, alpha)))
+            tables.append(table_of(judged_rows(scorer, batch, alpha)))
             progress(len(batch))
     return pa.concat_tables(tables).combine_chunks()
-
-
-def _batches(images: Iterator[NamedImage]) -> Generator[list[NamedImage]]:
-    yield from in_batches(images, BATCH, BATCH_BYTES, _bytes)
-
-
-def _bytes(named: NamedImage) -> int:
-    _, image = named
-    return image.pixels.nbytes if isinstance(image, DecodedImage) else 0
-
-
-def _score(scorer: Scorer, batch: list[NamedImage], alpha: float | None) -> list[Row]:
-    good = [image.pixels for _, image in batch if isinstance(image, DecodedImage)]
-    judged = iter(scorer.judge_each(batch_of(good, scorer.preprocessing), alpha) if good else [])
-    rows = []
-    for path, image in batch:
-        result = image if isinstance(image, ImageError) else next(judged)
-        if isinstance(result, ImageError | ScoreNotFinite):
-            rows.append(failed_row(path, result.slug, result.detail))
-        else:
-            assert isinstance(image, DecodedImage)
-            rows.append(_row(scorer, path, image, result))
-    return rows
-
-
-def _row(scorer: Scorer, path: str, image: DecodedImage, judged: JudgedImage) -> Row:
-    placement = FilePlacement.of(scorer.manifest.preprocessing, image.file_size)
-    likelihood, verdict = judged.likelihood, judged.verdict.in_file(placement)
-    note = remark(scorer.manifest.training.provenance, image)
-    return row_of(path, likelihood.log_likelihood, likelihood.bits_per_dim, verdict, note)

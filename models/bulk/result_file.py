@@ -14,7 +14,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from models.atomic_files import new_file
-from models.bulk.table import COMPRESSION, FILES, SCHEMA, PartSummary, labelled, summary_of
+from models.bulk.table import COMPRESSION, FILES, PartSummary, labelled, summary_of
+from models.score_rows.row import SCHEMA
 
 GROUP_ROWS = 100_000
 """Rows of a row group, which a reader holds in memory at once."""

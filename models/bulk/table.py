@@ -1,45 +1,22 @@
-"""The table of scores: its columns, the row of an image, and parts of the table as Parquet files."""
+"""Parts of a table of scores as Parquet files, and their counts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from models.anomaly.conformal import DIGITS
 from models.atomic_files import write_atomically
+from models.score_rows.row import SCHEMA, Row
 
-SCHEMA = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("log_likelihood", pa.float64()),  # nats; metadata "snf.kind": a density of pixels or of features
-        pa.field("bits_per_dim", pa.float64()),  # null for a density of features
-        pa.field("p_value", pa.float64()),
-        pa.field("score", pa.float64()),  # -log10 of the p-value
-        pa.field("statistic", pa.float64()),  # nats; orders images that share a p-value
-        pa.field("is_anomaly", pa.bool_()),
-        pa.field("reason", pa.string()),  # the strongest reason, in words
-        pa.field("reasons", pa.list_(pa.string())),  # up to three, the strongest first
-        pa.field("box", pa.list_(pa.int32())),  # of the strongest reason that has one, in pixels of the upright file
-        pa.field("warning", pa.string()),
-        pa.field("error", pa.string()),  # a slug, null for an image with a score
-        pa.field("error_detail", pa.string()),
-        pa.field("model", pa.string()),  # name:version
-        pa.field("calibration", pa.int32()),
-        pa.field("alpha", pa.float64()),
-        pa.field("dataset", pa.string()),  # null for image files
-    ]
-)
 COMPRESSION = "zstd"
 FILES = "files"
 """Label of images that are files and no dataset, in the metadata of a table."""
-Row = dict[str, Any]
-"""The values of one image by column; missing values are null."""
 
 
 @dataclass(frozen=True)
@@ -53,83 +30,6 @@ class PartSummary:
     def __add__(self, other: PartSummary) -> PartSummary:
         """Return the counts of both together."""
         return PartSummary(self.images + other.images, self.errors + other.errors, self.anomalies + other.anomalies)
-
-
-class ReasonText(Protocol):
-    """Protocol of a reason of a verdict: its text, and its box in pixels of the upright file."""
-
-    @property
-    def text(self) -> str:
-        """The reason in words."""
-        ...
-
-    @property
-    def box(self) -> tuple[int, int, int, int] | None:
-        """Left, top, right and bottom of the region; None where there is none."""
-        ...
-
-
-class JudgedValues(Protocol):
-    """Protocol of a verdict, of this process or of the answer of a service."""
-
-    @property
-    def p_value(self) -> float:
-        """The conformal p-value."""
-        ...
-
-    @property
-    def score(self) -> float:
-        """-log10 of the p-value."""
-        ...
-
-    @property
-    def statistic(self) -> float:
-        """The statistic that the p-value is the rank of, in nats."""
-        ...
-
-    @property
-    def is_anomaly(self) -> bool:
-        """Whether the image is flagged."""
-        ...
-
-    @property
-    def reasons(self) -> Sequence[ReasonText] | None:
-        """The reasons, the strongest first."""
-        ...
-
-
-def row_of(
-    path: str, log_likelihood: float, bits_per_dim: float | None, verdict: JudgedValues, warning: str | None
-) -> Row:
-    """Return the row of an image that was judged.
-
-    Args:
-        path: Name of the image.
-        log_likelihood: Its log-likelihood in nats.
-        bits_per_dim: The same in bits for each value; None for a density of features.
-        verdict: Its verdict, with boxes in pixels of the upright file.
-        warning: What was done to the file, and how it differs from the training images; None if there is nothing.
-    """
-    reasons = verdict.reasons or ()
-    return {
-        "path": path,
-        "log_likelihood": log_likelihood,
-        "bits_per_dim": bits_per_dim,
-        "p_value": verdict.p_value,
-        "score": verdict.score,
-        # The last digits depend on the images that were judged at once.
-        "statistic": round(verdict.statistic, DIGITS),
-        "is_anomaly": verdict.is_anomaly,
-        "reason": reasons[0].text if reasons else None,
-        "reasons": [reason.text for reason in reasons],
-        "box": next((reason.box for reason in reasons if reason.box is not None), None),
-        "warning": warning,
-    }
-
-
-def failed_row(path: str, error: str, detail: str) -> Row:
-    """Return the row of an image that could not be judged, with the slug and the text of its error."""
-    return {"path": path, "error": error, "error_detail": detail}
 
 
 def table_of(rows: Sequence[Row]) -> pa.Table:

@@ -19,10 +19,11 @@ from models.bulk.part import Stopped, score_part
 from models.bulk.plan import BulkPlan, open_plan
 from models.bulk.result_file import convert_table, merge_parts, read_content
 from models.bulk.sources import ImageFiles, open_source
-from models.bulk.table import SCHEMA, write_part
+from models.bulk.table import write_part
 from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import AlphaUnattainable, DatasetNotFound, ImageError, ScoreNotFinite
 from models.images.codec import Preprocessing
+from models.score_rows.row import SCHEMA
 from models.scorer import Scorer
 from tests.models.datasets.sample_files import pngs
 from tests.support.paths import DATA

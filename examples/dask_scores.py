@@ -1,0 +1,38 @@
+"""Score the images of Parquet files with Dask: ``python examples/dask_scores.py IMAGES.parquet MODEL-FOLDER OUT``.
+
+The column ``image`` holds bytes of image files; other columns are kept. Each process of Dask loads the model once.
+"""
+
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import dask
+import dask.dataframe as dd
+import pandas as pd
+
+from models.scorer import Scorer
+
+TEXTS = dict.fromkeys(("reason", "error", "error_detail"), "string")
+SCORES = {"log_likelihood": "float64", "p_value": "float64", "is_anomaly": "boolean", **TEXTS}
+
+
+@lru_cache(maxsize=1)
+def load(model: str) -> Scorer:
+    """Return the model, loaded at the first call of a process."""
+    return Scorer.load(Path(model))
+
+
+def score(images: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Return a partition of images without the images, but with their scores."""
+    columns = load(model)({"image": images["image"]})
+    scores = {name: pd.array(columns[name], dtype=dtype) for name, dtype in SCORES.items()}
+    return images.drop(columns="image").assign(**scores)
+
+
+if __name__ == "__main__":
+    source, model, out = sys.argv[1:]
+    frame = dd.read_parquet(source)
+    meta = score(frame.head(0), model)  # names and types of the columns
+    with dask.config.set(scheduler="processes"):
+        frame.map_partitions(score, model, meta=meta).to_parquet(out)

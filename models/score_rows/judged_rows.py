@@ -1,0 +1,82 @@
+"""The rows of images that a model judges, one for each image; an image without a score has its error in its row."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from models.artifacts.manifest import Manifest
+from models.datasets.image_source import NamedImage
+from models.errors import ImageError, ScoreNotFinite
+from models.images.batch import Batch, batch_of, in_batches
+from models.images.codec import DecodedImage
+from models.images.placement import FilePlacement
+from models.images.preprocessing import Preprocessing
+from models.images.provenance import remark
+from models.score_rows.row import Row, failed_row, row_of
+
+if TYPE_CHECKING:
+    from models.anomaly.judged import JudgedImage, Judgement
+
+BATCH = 64
+BATCH_BYTES = 64 * 2**20
+"""Most bytes of a batch of several images."""
+
+
+class Judge(Protocol):
+    """Protocol of a loaded model, which judges images."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the artifact."""
+        ...
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Shape of the images, and how other sizes and colours are treated."""
+        ...
+
+    def judge_each(self, images: Batch, alpha: float | None) -> list[Judgement]:
+        """Return for each image its log-likelihood and its verdict, or its error."""
+        ...
+
+
+def batches_of(images: Iterable[NamedImage]) -> Generator[list[NamedImage]]:
+    """Yield images in batches for :func:`judged_rows`: of 64 images, or fewer large ones."""
+    yield from in_batches(images, BATCH, BATCH_BYTES, _bytes)
+
+
+def judged_rows(judge: Judge, batch: Sequence[NamedImage], alpha: float | None) -> list[Row]:
+    """Judge a batch of images, and return their rows in order.
+
+    Args:
+        judge: The model.
+        batch: The name of each image, and the image or the reason why it cannot be scored.
+        alpha: The false-alarm rate of the verdicts; None for the default.
+
+    Raises:
+        AlphaUnattainable: The calibration has too few images for ``alpha``.
+    """
+    good = [image.pixels for _, image in batch if isinstance(image, DecodedImage)]
+    judged = iter(judge.judge_each(batch_of(good, judge.preprocessing), alpha) if good else [])
+    rows = []
+    for path, image in batch:
+        result = image if isinstance(image, ImageError) else next(judged)
+        if isinstance(result, ImageError | ScoreNotFinite):
+            rows.append(failed_row(path, result.slug, result.detail))
+        else:
+            assert isinstance(image, DecodedImage)
+            rows.append(_row(judge.manifest, path, image, result))
+    return rows
+
+
+def _bytes(named: NamedImage) -> int:
+    _, image = named
+    return image.pixels.nbytes if isinstance(image, DecodedImage) else 0
+
+
+def _row(manifest: Manifest, path: str, image: DecodedImage, judged: JudgedImage) -> Row:
+    placement = FilePlacement.of(manifest.preprocessing, image.file_size)
+    likelihood, verdict = judged.likelihood, judged.verdict.in_file(placement)
+    note = remark(manifest.training.provenance, image)
+    return row_of(path, likelihood.log_likelihood, likelihood.bits_per_dim, verdict, note)
