@@ -65,6 +65,23 @@ def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 
 @contextmanager
+def new_path(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file, which replaces ``path`` when the ``with`` block ends without an exception.
+
+    It is for writers that need the name of a file. The file is then durable, as in :func:`new_file`.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+@contextmanager
 def new_folder(path: Path, size: int = 1) -> Iterator[Path]:
     """Create a temporary folder, which is renamed to ``path`` when the ``with`` block ends without an exception.
 

@@ -45,12 +45,13 @@ class Readable(Protocol):
 class TarEntry:
     """One member of a tar archive: name, kind ("file", "folder" or "other"), size in bytes, and content as a stream.
 
-    The content must be read before the next member.
+    ``start`` is the position of its first byte in the archive. The content must be read before the next member.
     """
 
     name: str
     kind: Literal["file", "folder", "other"]
     size: int
+    start: int
     content: Readable
 
 
@@ -78,7 +79,7 @@ class TarReader:
                 kind: Literal["file", "folder", "other"] = (
                     "file" if file is not None else "folder" if member.isdir() else "other"
                 )
-                yield TarEntry(member.name, kind, member.size, _TarContent(file, stream))
+                yield TarEntry(member.name, kind, member.size, member.offset_data, _TarContent(file, stream))
                 stream.left = HEADER_BYTES
             self._rest = archive.fileobj
 

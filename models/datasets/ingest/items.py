@@ -53,6 +53,7 @@ TITLES = {
     "unsafe-archive": "The archive is not safe to read",
     "malformed-archive": "The archive is damaged",
     "malformed-array": "The array cannot be used",
+    "unsuitable-column": "The column of images is not there",
     "unsupported-archive": "The kind of archive is not supported",
 }
 """Titles of the errors of whole uploads, by slug."""

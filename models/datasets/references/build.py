@@ -1,0 +1,233 @@
+"""Building of the index of a dataset by reference, from one pass over the files at its location."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable, Generator
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+
+from models.archives.tar import Readable, TarReader
+from models.datasets.ingest.items import is_top, safe_path
+from models.datasets.ingest.members import CHUNK, archive_errors
+from models.datasets.prepared import Progress, no_progress
+from models.datasets.references.index import FileKind, ReferenceRecord, new_index
+from models.datasets.references.parquet import image_column, open_parquet
+from models.datasets.report import Findings
+from models.errors import DatasetRefused
+from models.images.policy import is_no_image
+from models.locations.entry import FileEntry
+from models.locations.location import Location
+from models.prefetch import prefetch
+
+ReadProgress = Callable[[int], None]
+"""A function that is called with the bytes of a file that were read. What it raises ends the work."""
+LISTED_FIRST = 10_000
+"""Files that are listed before the first is read, so that progress has a total."""
+WINDOW_BYTES = 8 * 2**20
+"""Bytes of one request for a part of an archive."""
+COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip", ".7z", ".rar", ".npz", ".npy")
+LABELS = ".cls"
+"""End of the names of class labels in WebDataset archives, where other texts end as everywhere else."""
+OF_WRITERS = ("_SUCCESS", "_metadata", "_common_metadata", "_committed_", "_started_")
+"""Beginnings of the names of files that Spark and others write beside Parquet files."""
+
+
+def build_index(
+    location: Location, path: Path, *, column: str | None = None, progress: Progress = no_progress
+) -> ReferenceRecord:
+    """Index the images at a location: a folder of images, tar archives and Parquet files, or one such file.
+
+    Archives are read once, from the beginning to the end. Of image files only the names are listed, and of Parquet
+    files only the metadata is read. No image is decoded. Every file is indexed, or counted as ignored or rejected.
+
+    Args:
+        location: The folder or file.
+        path: The index to write, whole or not at all.
+        column: The column of Parquet files with the images; None to find it by its type.
+        progress: Called with the bytes of files that were indexed, and of all as far as they are listed.
+
+    Raises:
+        DatasetRefused: There is no image, or no column of images in a Parquet file.
+        LocationNotFound: There is nothing at the location.
+        LocationUnavailable: The location cannot be read.
+    """
+    own = location.stat()
+    folder, entries = (location.parent, iter([own])) if own is not None else (location, location.files())
+    head = list(islice(entries, LISTED_FIRST))
+    listed, done = sum(entry.size for entry in head), 0
+    with new_index(path) as index:
+        builder = _Builder(folder, index, column)
+        for entry in chain(head, entries):
+            builder.add(entry, partial(_report, progress, done, max(listed, done + entry.size)))
+            done += entry.size
+        record = builder.record(location, is_file=own is not None)
+        index.execute("INSERT INTO record VALUES (?)", (record.model_dump_json(),))
+    return record
+
+
+def _report(progress: Progress, done: int, total: int, read: int) -> None:
+    progress(done + read, total)
+
+
+class _Builder:
+    """Writer of the rows of an index, file by file."""
+
+    def __init__(self, folder: Location, index: sqlite3.Connection, column: str | None) -> None:
+        self._folder = folder
+        self._index = index
+        self._column = column
+        self._findings = Findings()
+        self._content = hashlib.sha256(repr(column).encode())
+        self._files: dict[FileKind, int] = {}
+        self._bytes = self._images = 0
+
+    def add(self, entry: FileEntry, progress: ReadProgress) -> None:
+        """Index the images of one file; ``progress`` is called with the bytes of it that were read."""
+        progress(0)
+        if is_no_image(entry.name) or entry.name.rpartition("/")[2].startswith(OF_WRITERS):
+            self._findings.ignored += 1
+        elif entry.problem is not None:
+            self._findings.reject(_shown(entry.name), "unreadable-image", entry.problem)
+        elif entry.name.lower().endswith(COMPRESSED):
+            reason = (
+                "expected image files, plain tar archives or Parquet files: a compressed archive is not read by range"
+            )
+            self._findings.reject(_shown(entry.name), "unsupported-archive", reason)
+        elif _shown(entry.name) != entry.name:
+            self._findings.reject(_shown(entry.name), "unsafe-name", "expected a name in UTF-8")
+        elif entry.name.lower().endswith(".tar"):
+            self._store(entry, "tar", self._tar(entry, progress))
+        elif entry.name.lower().endswith(".parquet"):
+            self._store(entry, "parquet", self._parquet(entry))
+        else:
+            self._store(entry, "image", 1)
+        progress(entry.size)
+
+    def record(self, location: Location, *, is_file: bool) -> ReferenceRecord:
+        """Return what was indexed. Raises ``DatasetRefused`` if there is no image."""
+        findings = self._findings
+        if not self._images:
+            detail = f"there is no image at {location}: {findings.ignored} files are skipped by their names"
+            if findings.files:
+                first = findings.files[0]
+                detail += f", and {findings.slugs.total()} cannot be read, the first, {first.path}: {first.reason}"
+            raise DatasetRefused("dataset-too-small", "The dataset is too small", detail)
+        return ReferenceRecord(
+            location=location.url,
+            is_file=is_file,
+            column=self._column,
+            images=self._images,
+            files=self._files,
+            bytes=self._bytes,
+            ignored=findings.ignored,
+            rejected=findings.slugs.total(),
+            rejected_files=findings.files,
+            rejected_by=dict(sorted(findings.slugs.items())),
+            digest=self._content.hexdigest(),
+        )
+
+    def _store(self, entry: FileEntry, kind: FileKind, images: int) -> None:
+        if not images:
+            return
+        self._index.execute(
+            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)",
+            (self._images, images, kind, entry.name, entry.size, entry.version),
+        )
+        self._content.update(repr((kind, entry.name, entry.size, entry.version, images)).encode())
+        self._files[kind] = self._files.get(kind, 0) + 1
+        self._bytes += entry.size
+        self._images += images
+
+    def _tar(self, entry: FileEntry, progress: ReadProgress) -> int:
+        """Index the images in a tar archive. A damaged one is rejected, but the images before the damage are kept."""
+        images = 0
+        file = self._folder.child(entry.name)
+        with _Stream(file, entry) as stream:
+            try:
+                with archive_errors(entry.name):
+                    for member in TarReader(stream):
+                        while member.content.read(CHUNK):
+                            progress(min(stream.read_bytes, entry.size))
+                        if member.kind == "folder" and is_top(member.name):
+                            continue
+                        images += self._member(entry, member.name, member.kind, member.start, member.size, images)
+            except DatasetRefused as error:
+                reason = f"{error.detail}; {images} images before that are kept"
+                self._findings.reject(_shown(entry.name), error.slug, reason)
+        return images
+
+    def _member(self, entry: FileEntry, given: str, kind: str, start: int, size: int, images: int) -> bool:
+        """Index a member of an archive if it is an image, and count it otherwise; return whether it is one."""
+        try:
+            name = safe_path(given)
+        except DatasetRefused as error:
+            self._findings.reject(_shown(f"{entry.name}/{given}"), "unsafe-name", error.detail)
+            return False
+        if kind == "folder":
+            return False
+        if kind != "file":
+            reason = "it is a link or a device, not a plain file"
+            self._findings.reject(_shown(f"{entry.name}/{name}"), "unsafe-archive", reason)
+            return False
+        if is_no_image(name) or name.lower().endswith(LABELS):
+            self._findings.ignored += 1
+            return False
+        self._index.execute("INSERT INTO members VALUES (?, ?, ?, ?)", (self._images + images, name, start, size))
+        return True
+
+    def _parquet(self, entry: FileEntry) -> int:
+        """Index the rows of a Parquet file by its metadata; a file that is damaged is rejected."""
+        import pyarrow as pa  # noqa: PLC0415  # takes time to import
+
+        images = 0
+        try:
+            with self._folder.child(entry.name).open(entry.version) as file, open_parquet(file) as parquet:
+                image_column(parquet.schema_arrow, self._column, entry.name)
+                for number in range(parquet.metadata.num_row_groups):
+                    if rows := parquet.metadata.row_group(number).num_rows:
+                        self._index.execute(
+                            "INSERT INTO groups VALUES (?, ?, ?)", (self._images + images, rows, number)
+                        )
+                        images += rows
+        except (pa.ArrowException, OSError) as error:
+            self._findings.reject(_shown(entry.name), "malformed-archive", f"it is no sound Parquet file: {error}")
+            self._index.execute("DELETE FROM groups WHERE place >= ?", (self._images,))
+            return 0
+        return images
+
+
+class _Stream(Readable):
+    """A file as a stream, read in large pieces of which the next is fetched ahead."""
+
+    def __init__(self, file: Location, entry: FileEntry) -> None:
+        self._pieces = prefetch(_windows(file, entry), 2)
+        self._piece = memoryview(b"")
+        self.read_bytes = 0
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._pieces.close()
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, at most ``size``; empty bytes at the end."""
+        if not self._piece:
+            self._piece = memoryview(next(self._pieces, b""))
+        data, self._piece = self._piece[:size], self._piece[size:]
+        self.read_bytes += len(data)
+        return bytes(data)
+
+
+def _windows(file: Location, entry: FileEntry) -> Generator[bytes]:
+    for start in range(0, entry.size, WINDOW_BYTES):
+        yield file.read_range(start, min(start + WINDOW_BYTES, entry.size), entry.version)
+
+
+def _shown(name: str) -> str:
+    """Return a name as text, with backslash escapes in place of bytes that are not valid UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,0 +1,157 @@
+"""The index of a dataset by reference: one SQLite file with the place of every image at a location."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.atomic_files import new_path
+from models.datasets.report import RejectedFile
+from models.errors import DatasetNotFound
+from models.locations.location import Location
+
+REFERENCE = "reference.sqlite"
+SCHEMA = (
+    # Files with images, by the place of their first image in the dataset.
+    """CREATE TABLE files (
+        first INTEGER PRIMARY KEY, images INTEGER NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
+        size INTEGER NOT NULL, version TEXT NOT NULL)""",
+    # Images in tar archives, by their place in the dataset.
+    """CREATE TABLE members (
+        place INTEGER PRIMARY KEY, name TEXT NOT NULL, start INTEGER NOT NULL, size INTEGER NOT NULL)""",
+    # Row groups of Parquet files, by the place of their first image in the dataset.
+    "CREATE TABLE groups (place INTEGER PRIMARY KEY, images INTEGER NOT NULL, number INTEGER NOT NULL)",
+    "CREATE TABLE record (json TEXT NOT NULL)",
+)
+FileKind = Literal["image", "tar", "parquet"]
+
+
+class IndexedFile(NamedTuple):
+    """A file with images: the place of its first image, their number, and the version of the file."""
+
+    first: int
+    images: int
+    kind: FileKind
+    name: str
+    size: int
+    version: str
+
+
+class TarMember(NamedTuple):
+    """An image in a tar archive: its place in the dataset, its name, and its position and size in bytes."""
+
+    place: int
+    name: str
+    start: int
+    size: int
+
+
+class RowGroup(NamedTuple):
+    """A row group of a Parquet file: the place of its first image, their number, and the number of the group."""
+
+    place: int
+    images: int
+    number: int
+
+
+class ReferenceRecord(BaseModel):
+    """What a dataset by reference consists of: its location, its images, and the files that are none."""
+
+    model_config = ConfigDict(frozen=True)
+
+    location: str = Field(description="URL of the file or folder.")
+    is_file: bool = Field(description="Whether the location is a file, else a folder.")
+    column: str | None = Field(description="Column of Parquet files that was named, if any.")
+    images: int = Field(description="Images, whether or not they can be decoded.")
+    files: dict[FileKind, int] = Field(description="Files with images, by kind.")
+    bytes: int = Field(description="Size of these files.")
+    ignored: int = Field(description="Skipped by their names: hidden files, those of systems, texts, and labels.")
+    rejected: int = Field(description="Files and members of archives that cannot be read, such as compressed archives.")
+    rejected_files: list[RejectedFile] = Field(description="The first 100.")
+    rejected_by: dict[str, int] = Field(description="Rejected files by the slug of their reason.")
+    digest: str = Field(description="SHA-256 of names, sizes and versions of the files, in their order.")
+
+    @property
+    def folder(self) -> Location:
+        """The folder that the names of files are relative to."""
+        location = Location(self.location)
+        return location.parent if self.is_file else location
+
+
+class ReferenceIndex:
+    """A reader of an index, over an open connection."""
+
+    def __init__(self, index: sqlite3.Connection) -> None:
+        self._index = index
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[ReferenceIndex]:
+        """Open an index and close it at the end of the ``with`` block. Raises ``DatasetNotFound`` if there is none."""
+        try:
+            index = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+        except sqlite3.OperationalError as error:
+            raise DatasetNotFound(f"the index {path.name} of a dataset by reference cannot be read: {error}") from error
+        with closing(index):
+            yield cls(index)
+
+    def record(self) -> ReferenceRecord:
+        """Return what the dataset consists of."""
+        return ReferenceRecord.model_validate_json(self._index.execute("SELECT json FROM record").fetchone()[0])
+
+    def files(self, start: int, stop: int) -> Iterator[IndexedFile]:
+        """Yield the files that hold images ``start`` to ``stop - 1``, in the order of their images."""
+        rows = self._index.execute(
+            "SELECT first, images, kind, name, size, version FROM files WHERE first < ? AND first >= "
+            "(SELECT max(first) FROM files WHERE first <= ?) ORDER BY first",
+            (stop, start),
+        )
+        yield from map(IndexedFile._make, rows)
+
+    def members(self, start: int, stop: int) -> Iterator[TarMember]:
+        """Yield the images ``start`` to ``stop - 1``, which are in tar archives."""
+        rows = self._index.execute(
+            "SELECT place, name, start, size FROM members WHERE place >= ? AND place < ? ORDER BY place", (start, stop)
+        )
+        yield from map(TarMember._make, rows)
+
+    def groups(self, start: int, stop: int) -> Iterator[RowGroup]:
+        """Yield the row groups with images ``start`` to ``stop - 1``, which are in one Parquet file."""
+        rows = self._index.execute(
+            "SELECT place, images, number FROM groups WHERE place < ? AND place + images > ? AND place >= "
+            "(SELECT max(place) FROM groups WHERE place <= ?) ORDER BY place",
+            (stop, start, start),
+        )
+        yield from map(RowGroup._make, rows)
+
+
+@contextmanager
+def new_index(path: Path) -> Iterator[sqlite3.Connection]:
+    """Create an index and yield a connection to its empty tables. It appears whole after the block, and is durable."""
+    with new_path(path) as temporary, closing(_connect(temporary)) as index:
+        index.execute("PRAGMA journal_mode = OFF")
+        index.execute("PRAGMA synchronous = OFF")
+        index.execute("BEGIN")
+        for statement in SCHEMA:
+            index.execute(statement)
+        yield index
+        index.execute("COMMIT")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # One writer of a file that only this process can see: no journal and no locks.
+    return sqlite3.connect(f"{path.absolute().as_uri()}?nolock=1", uri=True, isolation_level=None)
+
+
+def read_record(path: Path) -> ReferenceRecord:
+    """Return what a dataset by reference consists of, from its index. Raises ``DatasetNotFound``."""
+    try:
+        with ReferenceIndex.open(path) as index:
+            return index.record()
+    except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+        raise DatasetNotFound(f"the index {path.name} of a dataset by reference cannot be read: {error}") from error

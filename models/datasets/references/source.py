@@ -1,0 +1,52 @@
+"""The images of a dataset by reference as a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from models.datasets.image_source import NamedImage, file_stamp
+from models.datasets.references.files import ReferencedFiles
+from models.datasets.references.index import read_record
+from models.errors import DatasetNotFound, ImageError
+from models.images.codec import Preprocessing, decode_image
+
+
+class ReferencedImages:
+    """The images of a dataset by reference as a sequence, read from where they are, and decoded when they are read.
+
+    It can be pickled, and holds no connection. Where it is unpickled, the index must be at the same path.
+
+    Args:
+        index: The index, of :func:`~models.datasets.references.build.build_index`.
+        preprocessing: What the model does to images.
+
+    Raises:
+        DatasetNotFound: There is no such index; also while images are read, if it was deleted meanwhile.
+    """
+
+    def __init__(self, index: Path, preprocessing: Preprocessing) -> None:
+        record = read_record(index)
+        self._index = index
+        self._stamp = file_stamp(index)
+        self._preprocessing = preprocessing
+        self.count = record.images
+        self.digest = record.digest
+
+    def read(self, start: int, stop: int) -> Iterator[NamedImage]:
+        """Yield (name, image) for images ``start`` to ``stop - 1``, or (name, ``ImageError``) for an unusable one.
+
+        Raises ``LocationUnavailable`` where the location cannot be reached.
+        """
+        if file_stamp(self._index) != self._stamp:
+            raise DatasetNotFound(f"the dataset of the index {self._index} was deleted meanwhile")
+        with closing(ReferencedFiles(self._index).read(start, min(stop, self.count))) as files:
+            for name, data in files:
+                if isinstance(data, ImageError):
+                    yield name, data
+                    continue
+                try:
+                    yield name, decode_image(data, self._preprocessing)
+                except ImageError as error:
+                    yield name, error
