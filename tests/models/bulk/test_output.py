@@ -1,0 +1,179 @@
+"""Scores as Parquet files at a location: what is left, what is refused, and what other programs read."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import duckdb
+import polars
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from models.bulk.output import PLAN, SUMMARY, Output, open_output, stored_output
+from models.bulk.plan import BulkPlan, open_plan, part_size
+from models.bulk.result_file import merge_parts
+from models.bulk.table import PartSummary, failed_row, table_of
+from models.errors import OutputTaken, PlanDiffers
+from models.locations.location import Location
+from tests.support.s3 import S3Server, faulty_server
+
+PLAN_OF_25 = BulkPlan(
+    model="digits:1",
+    weights_sha256="abc",
+    dataset="lots",
+    source_digest="0123456789abcdef",
+    alpha=0.05,
+    count=25,
+    images_per_part=10,
+)
+
+
+@pytest.fixture(params=["disk", "s3"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    if request.param == "disk":
+        return Location.parse(str(tmp_path / "scores"))
+    server: S3Server = request.getfixturevalue("s3")
+    return server.bucket(f"output-{sha256(request.node.name.encode()).hexdigest()[:12]}").child("scores")
+
+
+def scores(index: int, plan: BulkPlan = PLAN_OF_25) -> pa.Table:
+    """Rows of a part, the second of which has an error, and the third is an anomaly."""
+    start, stop = plan.ranges[index]
+    rows = [
+        {
+            "path": f"{image}.png",
+            "log_likelihood": -100.0 / 3 - image,
+            "is_anomaly": image % 10 == 2,
+            "p_value": 0.5,
+            "reasons": [f"rows {image}", "more"],
+            "box": (0, 1, image, 3),
+        }
+        for image in range(start, stop)
+    ]
+    rows[1] = failed_row(f"{start + 1}.png", "undecodable-image", "not an image")
+    return table_of(rows)
+
+
+def write_all(output: Output) -> None:
+    for index in output.missing():
+        output.write(index, scores(index))
+
+
+def test_the_files_say_what_is_left_and_make_the_same_table_as_a_job_here(location: Location, tmp_path: Path) -> None:
+    output = open_output(location, PLAN_OF_25)
+    assert output.missing() == [0, 1, 2]
+    output.write(1, scores(1))
+    again = open_output(location, PLAN_OF_25)
+    assert (again.missing(), again.has(0), again.has(1)) == ([0, 2], False, True)
+    written = output.part(1).read()
+    write_all(again)
+    assert (output.missing(), output.part(1).read()) == ([], written)
+    assert output.finish() == PartSummary(25, 3, 3)
+    summary = json.loads(location.child(SUMMARY).read())
+    assert summary == {"parts": 3, "images": 25, "errors": 3, "anomalies": 3}
+    names = {entry.name for entry in location.files()}
+    assert names == {SUMMARY, PLAN, *(f"part-{index:06d}.parquet" for index in range(3))}
+
+    stored = stored_output(location)
+    here = open_plan(tmp_path / "here", PLAN_OF_25)
+    for index in here.missing():
+        here.write(index, scores(index))
+    merge_parts(here.part_paths, tmp_path / "here.parquet", PLAN_OF_25.metadata)
+    merge_parts(stored.files(), tmp_path / "there.parquet", stored.plan.metadata)
+    assert (tmp_path / "there.parquet").read_bytes() == (tmp_path / "here.parquet").read_bytes()
+
+
+def test_other_programs_read_the_same_rows(tmp_path: Path) -> None:
+    output = open_output(Location.parse(str(tmp_path)), PLAN_OF_25)
+    write_all(output)
+    output.finish()
+    table = pa.concat_tables(parquet.read_table(file) for file in output.files())
+    rows = [tuple(row.values()) for row in table.to_pylist()]
+    labels = table.select(["model", "calibration", "alpha", "dataset"]).to_pylist()
+    assert labels == [{"model": "digits:1", "calibration": 0, "alpha": 0.05, "dataset": "lots"}] * 25
+    assert duckdb.sql(f"SELECT * FROM '{tmp_path}/*.parquet'").fetchall() == rows
+    assert polars.read_parquet(f"{tmp_path}/*.parquet").rows() == rows
+
+
+def test_other_scores_are_kept_unless_that_is_forced(location: Location) -> None:
+    write_all(open_output(location, PLAN_OF_25))
+    other = PLAN_OF_25.model_copy(update={"model": "digits:2", "images_per_part": 20})
+    with pytest.raises(PlanDiffers, match=r"holds scores of 25 images of lots .* by digits:1 .* expected .* digits:2"):
+        open_output(location, other)
+    assert open_output(location, PLAN_OF_25).missing() == []
+    forced = open_output(location, other, force=True)
+    assert forced.missing() == [0, 1]
+    assert [entry.name for entry in location.files()] == [PLAN]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_other_files_are_never_deleted(location: Location, force: bool) -> None:
+    location.child("lots/a.png").write(b"an image")
+    location.child("_of_others").write(b"hidden from readers")
+    with pytest.raises(OutputTaken, match=r"scores holds lots/a.png; expected no files"):
+        open_output(location, PLAN_OF_25, force=force)
+    location.child("lots/a.png").delete()
+    output = open_output(location, PLAN_OF_25, force=force)
+    location.child("part-000003.parquet").write(b"of a larger plan")
+    with pytest.raises(OutputTaken, match="holds part-000003"):
+        output.missing()
+
+
+def test_parts_without_their_plan_are_refused(location: Location) -> None:
+    open_output(location, PLAN_OF_25).write(0, scores(0))
+    location.child(PLAN).write(b"{}")
+    with pytest.raises(OutputTaken, match="holds part-000000"):
+        open_output(location, PLAN_OF_25)
+    with pytest.raises(OutputTaken, match="expected scores at"):
+        stored_output(location)
+
+
+def test_a_part_of_other_scores_is_found_before_the_end(location: Location) -> None:
+    """As two jobs may begin at the same place at the same time."""
+    output = open_output(location, PLAN_OF_25)
+    write_all(output)
+    Output(location, PLAN_OF_25.model_copy(update={"model": "digits:2"})).write(1, scores(1))
+    with pytest.raises(OutputTaken, match=r"part-000001\.parquet holds 10 rows of other scores, expected 10 of these"):
+        output.finish()
+    output.write(1, scores(2))
+    with pytest.raises(OutputTaken, match="holds 5 rows of these scores, expected 10"):
+        output.finish()
+    output.part(1).write(b"PAR1")
+    with pytest.raises(OutputTaken, match="is no part of these scores"):
+        output.finish()
+
+
+def test_files_that_a_killed_process_left_are_no_scores(tmp_path: Path) -> None:
+    output = open_output(Location.parse(str(tmp_path)), PLAN_OF_25)
+    (tmp_path / f".part-000001.parquet.{'0' * 32}").write_bytes(b"half")
+    write_all(output)
+    assert output.finish().images == 25
+
+
+def test_a_server_that_fails_a_tenth_of_its_requests_loses_nothing(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bucket = s3_server.bucket("faulty-output")
+    plan = PLAN_OF_25.model_copy(update={"count": 400})
+    with faulty_server(s3_server) as (faulty, proxy):
+        for name, value in faulty.environment.items():
+            monkeypatch.setenv(name, value)
+        output = open_output(bucket, plan)
+        for index in output.missing():
+            assert not output.has(index)
+            output.write(index, scores(index, plan))
+        assert output.missing() == []
+        assert output.finish() == PartSummary(400, 40, 40)
+        assert merge_parts(output.files(), tmp_path / "all.parquet", plan.metadata).images == 400
+        assert proxy.failed.total() > 10
+    paths = parquet.read_table(tmp_path / "all.parquet")["path"].to_pylist()
+    assert paths == [f"{image}.png" for image in range(400)]
+
+
+def test_parts_grow_so_that_there_are_at_most_ten_thousand() -> None:
+    for count in (0, 1, 2000, 20_000_000, 20_000_001, 10**9):
+        plan = PLAN_OF_25.model_copy(update={"count": count, "images_per_part": part_size(count)})
+        assert len(plan.ranges) <= 10_000
