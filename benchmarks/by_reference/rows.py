@@ -86,8 +86,8 @@ class Rows:
         lines = [
             "# Scoring by reference",
             "",
-            f"{self._machine['cpu']}, {self._machine['cores']} hardware threads, load {self._machine['load_before']:.1f} "
-            f"before. {self._images:,} synthetic images of 28x28.",
+            f"{self._machine['cpu']}, {self._machine['cores']} hardware threads, load "
+            f"{self._machine['load_before']:.1f} before. {self._images:,} synthetic images of 28x28.",
             "",
             *table(list(self._rows.values())),
         ]

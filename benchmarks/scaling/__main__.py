@@ -3,8 +3,8 @@
 - replicas: load test of one and two replicas beside a simulation of them (``scaling_replicas.json``)
 - broker: Redis commands and bytes of a score job, a shard and an idle worker (``scaling_broker.json``)
 - plan: cores, machines, hours, storage and broker load for a rate online or a number of images in bulk
-- page: writes the tables and the picture of ``docs/scaling.md`` anew, from the results of the commands above
-  and of ``benchmarks.by_reference``
+- page: writes the tables of ``docs/scaling.md`` anew, from the results of the commands above and of
+  ``benchmarks.by_reference``; ``python -m benchmarks.scaling.plot`` draws its picture
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.installation import machine, temporary_home, write_results
-from benchmarks.scaling import broker, plan, replicas
+from benchmarks.scaling import broker, page, plan, replicas
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -93,7 +93,9 @@ def divide(taken: dict[str, Traffic], shards: dict[str, int]) -> dict[str, Traff
     parts = np.array([[1.0, shards[name], taken[name].seconds] for name in names])
     totals = np.array([list(asdict(taken[name]).values()) for name in names])
     found = np.linalg.solve(parts, totals)
-    return dict(zip(("job", "shard", "busy_worker_a_second"), (Traffic(*map(float, row)) for row in found), strict=True))
+    return dict(
+        zip(("job", "shard", "busy_worker_a_second"), (Traffic(*map(float, row)) for row in found), strict=True)
+    )
 
 
 def table(found: dict[str, Any]) -> list[str]:

@@ -79,9 +79,7 @@ def images_per_second(model: str, seconds: float, batch: int, images: Images | N
     return done / (time.perf_counter() - began)
 
 
-def together(
-    model: str, processes: int, seconds: float, batch: int = 32, images: Images | None = None
-) -> list[float]:
+def together(model: str, processes: int, seconds: float, batch: int = 32, images: Images | None = None) -> list[float]:
     """Return images a second of so many independent processes of one thread each, at the same time.
 
     Args:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.installation import PatientClient, Running, running
-from benchmarks.overload import IMAGES, Row, arrivals, capacity, pictures, row, scored
+from benchmarks.overload import IMAGES, Row, arrivals, capacity, pictures, scored
+from benchmarks.overload import row as row_of
 from benchmarks.raw_http import RoundRobin, request
 from benchmarks.scaling.compute import batch_seconds, limit, line
 from benchmarks.scaling.simulation import Costs, Outcome, Simulation
@@ -136,7 +137,7 @@ def measure(model: str, seconds: float, home: Path) -> dict[str, Any]:
             for number, rate in enumerate(RATES):
                 time.sleep(1)
                 answers = asyncio.run(arrivals(ports, requests, rate * most, seconds, number))
-                rows.append(compare(row(rate, seconds, answers, undisturbed), costs, count, ratio, seconds))
+                rows.append(compare(row_of(rate, seconds, answers, undisturbed), costs, count, ratio, seconds))
                 print(json.dumps(rows[-1]), flush=True)
     return found | {"capacity": capacities, "rows": rows}
 
