@@ -26,7 +26,7 @@ def main() -> int:
     load.add_argument("--model", default="cifar10-snf-glow", help="a shipped model (default: %(default)s)")
     load.add_argument("--seconds", type=float, default=60.0, help="time of each rate (default: %(default)g)")
     redis = commands.add_parser("broker", help="what jobs cost the broker")
-    redis.add_argument("--images", type=int, nargs=2, default=[2_000, 12_000], help="sizes of two jobs")
+    redis.add_argument("--images", type=int, nargs=2, default=[2_000, 30_000], help="sizes of two jobs")
     plan.add_arguments(commands.add_parser("plan", help="a plan from the results"))
     commands.add_parser("page", help="write docs/scaling.md anew")
     for command in (load, redis):
