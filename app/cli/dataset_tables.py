@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 10
 """Rows of a table at most."""
+KINDS = {"image": "image files", "tar": "tar archives", "parquet": "Parquet files"}
+"""What the kinds of files of a dataset by reference are called."""
 PARTS = ("train", "statistics", "calibration", "test")
 
 
@@ -24,9 +26,9 @@ def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
         (
             dataset.name,
             dataset.origin,
-            _shape(dataset.image_shape),
+            _shape(dataset.image_shape) or "not inspected",
             str(dataset.images),
-            _parts(dataset),
+            _parts(dataset) or "only to score",
             _bytes(dataset.bytes),
         )
         for dataset in datasets
@@ -48,16 +50,28 @@ def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
 
 def print_report(dataset: DatasetDetail) -> None:
     """Print tables of a dataset's image counts and sizes and, if uploaded, its near duplicates and rejected files."""
-    report = dataset.report
-    facts = {
-        "images": str(dataset.images),
-        "split": _parts(dataset),
-        "sizes": _range(dataset.smallest, dataset.largest),
-        "model input": f"{_shape(dataset.image_shape)} (channels, height, width) by default",
-        "originals": _bytes(dataset.bytes),
-    }
+    report, reference = dataset.report, dataset.reference
+    facts = {"images": str(dataset.images)}
+    if dataset.image_shape:
+        facts |= {
+            "split": _parts(dataset),
+            "sizes": _range(dataset.smallest, dataset.largest),
+            "model input": f"{_shape(dataset.image_shape)} (channels, height, width) by default",
+        }
+    facts["originals"] = _bytes(dataset.bytes)
+    if reference is not None:
+        facts |= {
+            "location": reference.location,
+            "files": ", ".join(f"{count} {KINDS[kind]}" for kind, count in reference.files.items()),
+            "inspected": "no: only jobs of type score take it" if report is None else "yes",
+        }
     if report is None:
+        if reference is not None:
+            facts |= {"rejected files": str(reference.rejected), "ignored files": str(reference.ignored)}
         print_facts(facts, dataset.name)
+        if reference is not None:
+            rejected = [(file.path, file.reason) for file in reference.rejected_files]
+            _print_first("rejected", "reason", rejected, reference.rejected)
         return
     equal, near = report.duplicates, report.near_duplicates
     facts |= {

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf datasets``: list, show, upload and delete datasets, here or in a running service."""
+"""Command ``snf datasets``: list, show, upload, refer to and delete datasets, here or in a running service."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from snf_client.schemas import DatasetDetail
     from worker.settings import Settings
 
-HELP = "List, show, upload and delete datasets. Without a subcommand: list."
+HELP = "List, show, upload, refer to and delete datasets. Without a subcommand: list."
 datasets = typer.Typer(help=HELP, invoke_without_command=True)
 
 Name = Annotated[
@@ -113,8 +113,41 @@ def upload(
 
 
 @datasets.command()
+def refer(
+    name: NewName,
+    location: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of images, tar archives (WebDataset) and Parquet files, or one such file: s3://bucket/folder, "
+            "gs://, az://, file:///folder or, without --url, a path.",
+            show_default=False,
+        ),
+    ],
+    column: Annotated[
+        str | None, typer.Option(help="Column of Parquet files with the images; by default found by its type.")
+    ] = None,
+    inspect: Annotated[
+        bool, typer.Option("--inspect", help="Read every image once, as jobs of other types than score need.")
+    ] = False,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Create a dataset of images that stay where they are, here or in a running service, and show what was found."""
+    if url:
+        with service(url, key) as client:
+            dataset = client.datasets.refer(name, location, column=column, inspect=inspect)
+    else:
+        dataset = _refer(read_settings(), name, location, column, inspect)
+    _print(dataset, as_json)
+
+
+@datasets.command()
 def delete(name: Name, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Delete an uploaded dataset; models that were trained on it are kept. Exit code 2: an unfinished job uses it."""
+    """Delete a dataset. Models that were trained on it are kept, and so are the images of a dataset by reference.
+
+    Exit code 2: an unfinished job uses it.
+    """
     if url:
         with service(url, key) as client:
             client.datasets.delete(name)
@@ -168,6 +201,18 @@ def _upload(url: str, key: str | None, name: str, paths: list[Path], near_duplic
             raise fail(f"the dataset {name!r} exists; choose another name or delete it first", USAGE)
         with bytes_bar("sending") as update:
             return client.datasets.upload(name, paths, near_duplicates=near_duplicates, progress=update)
+
+
+def _refer(settings: Settings, name: str, location: str, column: str | None, inspect: bool) -> DatasetDetail:
+    from models.locations.location import Location
+    from worker.sandbox.refer import LOCAL_SECONDS, refer
+
+    with error_messages():
+        place = Location.parse(location)
+        with bytes_bar("reading") as update:
+            seconds = LOCAL_SECONDS
+            refer(_store(settings), name, place, settings, update, column=column, inspect=inspect, seconds=seconds)
+        return _detail(name, settings)
 
 
 def _delete(settings: Settings, name: str) -> None:

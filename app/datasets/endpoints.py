@@ -1,4 +1,4 @@
-"""Endpoints that upload, list, show and delete datasets."""
+"""Endpoints that upload, refer to, list, show and delete datasets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from app.access.permissions import MayAdminister, MayRead, MayTrain
 from app.datasets.form import FILE, NAME, NEAR_DUPLICATES
-from app.datasets.schemas import DatasetDetail, DatasetList
+from app.datasets.schemas import DatasetDetail, DatasetList, ReferenceRequest
 from app.datasets.views import detail, entries, refuse_builtin, refuse_used
 from app.http.dependencies import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, SettingsDep
 from app.http.errors import Problem, responses
@@ -88,6 +88,38 @@ def upload_dataset(
     return dataset
 
 
+@router.post(
+    "/references",
+    operation_id="refer_dataset",
+    summary="Refer to images at a location",
+    dependencies=[MayTrain],
+    status_code=201,
+    responses={
+        201: located("Jobs of type score take the dataset, and with `inspect` all others.", "dataset"),
+        **responses(400, 401, 409, 413, 415, 422, 429, 500, 503, 507),
+    },
+)
+def refer_dataset(
+    reference: ReferenceRequest,
+    request: Request,
+    uploads: DatasetUploadsDep,
+    store: DatasetStoreDep,
+    settings: SettingsDep,
+    response: Response,
+) -> DatasetDetail:
+    """Create a dataset of the images at a location, which stay where they are; return what was found there.
+
+    The files are listed, tar archives are read once, and of Parquet files only the metadata is read. Every file is
+    indexed, or counted with a reason in `reference`. A file that changes later gives errors of its images. 503 if the
+    location cannot be reached. The request takes as long as the indexing, at most an hour; it ends when the caller
+    leaves, and then there is no dataset.
+    """
+    uploads.refer(request, reference)
+    dataset = detail(reference.name, store, settings.data_dir)
+    response.headers["Location"] = dataset.links["self"]
+    return dataset
+
+
 @router.get(
     "",
     operation_id="list_datasets",
@@ -96,7 +128,7 @@ def upload_dataset(
     responses=responses(401, 500),
 )
 def list_datasets(store: DatasetStoreDep, settings: SettingsDep) -> DatasetList:
-    """List all built-in and uploaded datasets. `problem` is the reason why a dataset cannot be used, else null."""
+    """List all datasets. `problem` is the reason why a dataset cannot be used, else null."""
     return DatasetList(datasets=entries(store, settings.data_dir))
 
 
@@ -147,9 +179,9 @@ def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Resp
     responses=responses(401, 404, 409, 422, 500, 503, 507),
 )
 def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep) -> None:
-    """Delete an uploaded dataset. 409 for a built-in dataset, and while a job that has not ended uses it.
+    """Delete a dataset. 409 for a built-in dataset, and while a job that has not ended uses it.
 
-    Models that were trained on it stay.
+    Models that were trained on it stay, and so do the images of a dataset by reference.
     """
     refuse_builtin(name)
     refuse_used(name, jobs)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.http.schemas import Answer
+from app.http.schemas import Answer, Name
+from models.datasets.references.index import ReferenceRecord
 from models.datasets.report import DatasetReport
 
 EXAMPLE: dict[str, Any] = {
@@ -24,6 +25,7 @@ EXAMPLE: dict[str, Any] = {
     "largest": [4032, 3024],
     "bytes": 731906048,
     "created": "2026-07-01T12:00:00Z",
+    "location": None,
     "problem": None,
 }
 
@@ -32,9 +34,14 @@ class DatasetEntry(Answer):
     """Summary of a dataset: origin, image shape and sizes, and how many images are for training, calibration, test."""
 
     name: str
-    origin: Literal["built-in", "stored"]
+    origin: Literal["built-in", "stored", "reference"] = Field(
+        description="Whether it came with the product, was uploaded, or refers to images that stay where they are."
+    )
     images: int
-    image_shape: list[int] = Field(description="Channels, height, width of the training images, by default.")
+    image_shape: list[int] = Field(
+        description="Channels, height, width of the training images, by default. Empty for a dataset by reference that "
+        "was not inspected, which can be scored only."
+    )
     train: int = Field(description="Images that fit the flow.")
     statistics: int = Field(
         description="Images that select the model and fit the anomaly statistics; with folds also for p-values."
@@ -45,11 +52,47 @@ class DatasetEntry(Answer):
         description="Folds of `statistics` for cross-conformal prediction, which replaces the calibration part of "
         "fewer than 400 uploaded images. Else 0."
     )
-    smallest: list[int] = Field(description="Smallest width and smallest height of the original images.")
-    largest: list[int] = Field(description="Largest width and largest height of the original images.")
+    smallest: list[int] = Field(
+        description="Smallest width and smallest height of the original images, or empty as `image_shape`."
+    )
+    largest: list[int] = Field(
+        description="Largest width and largest height of the original images, or empty as `image_shape`."
+    )
     bytes: int = Field(description="Size of the original files.")
     created: datetime | None = Field(description="Time of the upload; null for built-in datasets.")
+    location: str | None = Field(None, description="URL of the images of a dataset by reference, else null.")
     problem: str | None = Field(None, description="Why it cannot be used, if so. Counts are 0 then.")
+
+
+class ReferenceRequest(BaseModel):
+    """A dataset by reference to be created: a name, and the location of its images, which are not copied."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"name": "lots", "location": "s3://lots/2026", "inspect": True}]},
+    )
+
+    name: Name = Field(description="Name of the dataset.", examples=["lots"])
+    location: str = Field(
+        min_length=1,
+        max_length=2048,
+        description="URL of a folder of images, tar archives (WebDataset) and Parquet files, or of one such file: "
+        "`s3://bucket/folder`, `gs://`, `az://` or `file:///folder`. It must be below one of `SNF_ALLOWED_LOCATIONS`.",
+        examples=["s3://lots/2026"],
+    )
+    column: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="Column of Parquet files with the images: bytes, or a struct of bytes and path. Default: the only "
+        "such column, or `image`.",
+    )
+    inspect: bool = Field(
+        False,
+        strict=True,
+        description="Read every image once, for its size, colour and duplicates. Jobs of types other than `score` need "
+        "that.",
+    )
 
 
 class DatasetList(Answer):
@@ -101,7 +144,10 @@ REPORT_EXAMPLE: dict[str, Any] = {
 
 
 class DatasetDetail(DatasetEntry):
-    """Summary of a dataset with links and the validation report of its files, which is null if it is built in."""
+    """Summary of a dataset with links and the validation report of its files.
+
+    The report is null for a built-in dataset, and for a dataset by reference that was not inspected.
+    """
 
     model_config = ConfigDict(
         frozen=True,
@@ -110,6 +156,7 @@ class DatasetDetail(DatasetEntry):
                 {
                     **EXAMPLE,
                     "report": REPORT_EXAMPLE,
+                    "reference": None,
                     "links": {
                         "self": "/v1/datasets/bottles",
                         "contact_sheet": "/v1/datasets/bottles/contact-sheet",
@@ -120,4 +167,7 @@ class DatasetDetail(DatasetEntry):
     )
 
     report: DatasetReport | None
+    reference: ReferenceRecord | None = Field(
+        None, description="Files and images at the location of a dataset by reference, else null."
+    )
     links: dict[str, str]

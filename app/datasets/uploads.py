@@ -1,4 +1,4 @@
-"""Uploads of datasets: the request body is streamed to disk within limits and stored as a dataset."""
+"""New datasets: an upload is streamed to disk within limits and stored, and a location is indexed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import closing
 from starlette.requests import Request
 
 from app.datasets.form import DatasetForm
+from app.datasets.schemas import ReferenceRequest
 from app.http.shares import FairShares
 from app.http.upload_folders import UploadFolders, note_target
 from app.http.uploads import UploadBody, UploadWatch, upload_slot
@@ -16,14 +17,16 @@ from models.atomic_files import make_folder
 from models.datasets import DatasetStore
 from models.datasets.ingest.limits import DiskQuota
 from models.datasets.report import DatasetReport
+from models.locations.allowed import allowed_location
 from worker.sandbox.ingest import ingest
+from worker.sandbox.refer import refer
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 class DatasetUploads:
-    """Receiver of dataset uploads: it streams them to disk, and limits how many each caller may send at once."""
+    """Receiver of new datasets: it streams uploads to disk, and limits how many each caller may create at once."""
 
     def __init__(self, settings: Settings, store: DatasetStore, draining: threading.Event) -> None:
         self._settings = settings
@@ -74,4 +77,30 @@ class DatasetUploads:
             note_target(folder, name)
             return ingest(
                 self._store, name, sources, self._settings, UploadWatch(request, self._stopping), near_duplicates
+            )
+
+    def refer(self, request: Request, reference: ReferenceRequest) -> None:
+        """Create a dataset by reference from the images at a location. To be called in a thread of the framework.
+
+        Raises:
+            Problem: There are too many uploads at once, or the service stops.
+            LocationRefused: Callers may not name the location.
+            LocationNotFound: There is nothing at the location.
+            LocationUnavailable: The location cannot be reached.
+            DatasetRefused: The files cannot become a dataset.
+            DatasetTaken: The name is taken.
+            StorageFull: The disk or the quota has no space.
+        """
+        location = allowed_location(reference.location, self._settings.allowed_locations)
+        self._store.check_free(reference.name)
+        with upload_slot(self._slots, request), self._folders.new() as folder:
+            note_target(folder, reference.name)
+            refer(
+                self._store,
+                reference.name,
+                location,
+                self._settings,
+                UploadWatch(request, self._stopping),
+                column=reference.column,
+                inspect=reference.inspect,
             )

@@ -9,6 +9,7 @@ from app.http.errors import Problem
 from app.jobs.in_use import refuse_in_use
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from models.datasets.builtin import NAMES, builtin_file
+from models.datasets.references.index import ReferenceRecord
 from models.errors import ModelsError
 from worker.jobs.store import JobStore
 
@@ -27,6 +28,9 @@ def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
 def entry(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetEntry:
     """Return a summary of a dataset; raise ``DatasetNotFound`` if it is missing, ``DatasetUnfit`` if unusable."""
     path = builtin_file(name, data_dir)
+    record = None if path is not None or name not in store.names() else store.reference(name)
+    if record is not None and not store.is_inspected(name):
+        return _uninspected(name, record)
     summary = summarize(name, data_dir, store)
     if path is None:
         report = store.report(name)
@@ -34,7 +38,8 @@ def entry(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetEntry
         return _entry(
             name,
             summary,
-            origin="stored",
+            origin="stored" if record is None else "reference",
+            location=None if record is None else record.location,
             smallest=list(facts.smallest),
             largest=list(facts.largest),
             bytes=report.bytes,
@@ -52,8 +57,10 @@ def detail(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetDeta
     links = {"self": f"/v1/datasets/{name}"}
     if dataset.origin == "built-in":
         return DatasetDetail(**dataset.model_dump(), report=None, links=links)
-    links["contact_sheet"] = f"/v1/datasets/{name}/contact-sheet"
-    return DatasetDetail(**dataset.model_dump(), report=store.report(name), links=links)
+    report = store.report(name) if store.is_inspected(name) else None
+    if report is not None:
+        links["contact_sheet"] = f"/v1/datasets/{name}/contact-sheet"
+    return DatasetDetail(**dataset.model_dump(), report=report, reference=store.reference(name), links=links)
 
 
 def refuse_builtin(name: str) -> None:
@@ -91,6 +98,22 @@ def _entry(name: str, summary: DatasetSummary, **more: object) -> DatasetEntry:
             "folds": summary.folds,
             **more,
         }
+    )
+
+
+def _uninspected(name: str, record: ReferenceRecord) -> DatasetEntry:
+    """Return the summary of a dataset by reference whose images were not read."""
+    return DatasetEntry(
+        name=name,
+        origin="reference",
+        images=record.images,
+        image_shape=[],
+        smallest=[],
+        largest=[],
+        bytes=record.bytes,
+        created=record.created,
+        location=record.location,
+        **dict.fromkeys(("train", "statistics", "calibration", "test", "folds"), 0),
     )
 
 

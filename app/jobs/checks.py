@@ -20,7 +20,7 @@ from models.anomaly.fitting.reference_images import as_seen, check_shape, check_
 from models.artifacts.limits import LimitParameters
 from models.bulk.checks import require_scorable
 from models.bulk.plan import MAX_PARTS
-from models.datasets import DatasetStore, dataset_names, summarize
+from models.datasets import DatasetStore, count_images, dataset_names, summarize
 from models.errors import AlphaUnattainable, ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
 from models.evaluation.checks import check_anomalous, check_normals
 from models.evaluation.masks import check_masks
@@ -57,8 +57,7 @@ def check_scoring(
         raise unknown_dataset(request.dataset, known)
     with _invalid_dataset("/body/dataset"):
         require_scorable(request.dataset, version.manifest.preprocessing, data_dir, datasets)
-    summary = summarize(request.dataset, data_dir, datasets)
-    count = summary.train + summary.statistics + summary.calibration + summary.test
+    count = count_images(request.dataset, data_dir, datasets)
     parts = 1 if parameters.images_per_part is None else math.ceil(count / parameters.images_per_part)
     if parts > MAX_PARTS:
         raise invalid(

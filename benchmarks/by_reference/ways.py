@@ -57,7 +57,8 @@ def jobs(home: Path, folder: Path, workers: int) -> Iterator[Callable[[Path], Sc
         for _ in range(workers - 1):
             stack.enter_context(running("app.cli.main", "worker", home=home, runtime_dir=home / "run", **settings))
         until("workers", 120, lambda: len(client.document("/v1/workers")["workers"]) == workers)
-        register(client, "images", folder)
+        reference = {"name": "images", "location": Location.parse(str(folder)).url}
+        client.post("/v1/datasets/references", json=reference, timeout=LONGEST_S).raise_for_status()
 
         def begin(out: Path) -> Scoring:
             parameters = {"output": Location.parse(str(out)).url}
@@ -70,11 +71,6 @@ def jobs(home: Path, folder: Path, workers: int) -> Iterator[Callable[[Path], Sc
             )
 
         yield begin
-
-
-def register(client: PatientClient, name: str, folder: Path) -> None:
-    """Make the images of a folder a dataset by reference, and wait until it can be used."""
-    raise NotImplementedError
 
 
 def finish(client: PatientClient, job: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, constr
 
 
 class AliasTarget(BaseModel):
@@ -180,9 +180,14 @@ class DatasetEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     name: str
-    origin: Literal["built-in", "stored"]
+    origin: Literal["built-in", "stored", "reference"] = Field(
+        ..., description="Whether it came with the product, was uploaded, or refers to images that stay where they are."
+    )
     images: int
-    image_shape: list[int] = Field(..., description="Channels, height, width of the training images, by default.")
+    image_shape: list[int] = Field(
+        ...,
+        description="Channels, height, width of the training images, by default. Empty for a dataset by reference that was not inspected, which can be scored only.",
+    )
     train: int = Field(..., description="Images that fit the flow.")
     statistics: int = Field(
         ..., description="Images that select the model and fit the anomaly statistics; with folds also for p-values."
@@ -193,10 +198,15 @@ class DatasetEntry(BaseModel):
         ...,
         description="Folds of `statistics` for cross-conformal prediction, which replaces the calibration part of fewer than 400 uploaded images. Else 0.",
     )
-    smallest: list[int] = Field(..., description="Smallest width and smallest height of the original images.")
-    largest: list[int] = Field(..., description="Largest width and largest height of the original images.")
+    smallest: list[int] = Field(
+        ..., description="Smallest width and smallest height of the original images, or empty as `image_shape`."
+    )
+    largest: list[int] = Field(
+        ..., description="Largest width and largest height of the original images, or empty as `image_shape`."
+    )
     bytes: int = Field(..., description="Size of the original files.")
     created: datetime | None = Field(..., description="Time of the upload; null for built-in datasets.")
+    location: str | None = Field(None, description="URL of the images of a dataset by reference, else null.")
     problem: str | None = Field(None, description="Why it cannot be used, if so. Counts are 0 then.")
 
 
@@ -716,6 +726,25 @@ class Reference(BaseModel):
     counts: list[int] = Field(..., description="Calibration images in each bin.")
     quantiles: list[Quantile] = Field(
         ..., description="For every common `alpha` that this number of images can attain."
+    )
+
+
+class ReferenceRequest(BaseModel):
+    """A dataset by reference to be created: a name, and the location of its images, which are not copied."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str = Field(..., description="Name of the dataset.")
+    location: constr(min_length=1, max_length=2048) = Field(
+        ...,
+        description="URL of a folder of images, tar archives (WebDataset) and Parquet files, or of one such file: `s3://bucket/folder`, `gs://`, `az://` or `file:///folder`. It must be below one of `SNF_ALLOWED_LOCATIONS`.",
+    )
+    column: constr(min_length=1, max_length=256) | None = Field(
+        None,
+        description="Column of Parquet files with the images: bytes, or a struct of bytes and path. Default: the only such column, or `image`.",
+    )
+    inspect: bool = Field(
+        False,
+        description="Read every image once, for its size, colour and duplicates. Jobs of types other than `score` need that.",
     )
 
 
@@ -1329,6 +1358,26 @@ class RecommendationRecord(BaseModel):
     notes: list[str] = Field([], description="What was left out or reduced for lack of time or of images.")
 
 
+class ReferenceRecord(BaseModel):
+    """What a dataset by reference consists of: its location, its images, and the files that are none."""
+
+    model_config = ConfigDict(frozen=True)
+    location: str = Field(..., description="URL of the file or folder.")
+    is_file: bool = Field(..., description="Whether the location is a file, else a folder.")
+    column: str | None = Field(..., description="Column of Parquet files that was named, if any.")
+    created: datetime = Field(..., description="When the files were indexed.")
+    images: int = Field(..., description="Images, whether or not they can be decoded.")
+    files: dict[Literal["image", "tar", "parquet"], int] = Field(..., description="Files with images, by kind.")
+    bytes: int = Field(..., description="Size of these files.")
+    ignored: int = Field(..., description="Skipped by their names: hidden files, those of systems, texts, and labels.")
+    rejected: int = Field(
+        ..., description="Files and members of archives that cannot be read, such as compressed archives."
+    )
+    rejected_files: list[RejectedFile] = Field(..., description="The first 100.")
+    rejected_by: dict[str, int] = Field(..., description="Rejected files by the slug of their reason.")
+    digest: str = Field(..., description="SHA-256 of names, sizes and versions of the files, in their order.")
+
+
 class ScoredImage(BaseModel):
     """The scores of one image. A log-likelihood is a density in nats, never a probability.
 
@@ -1412,13 +1461,21 @@ class CalibrationList(BaseModel):
 
 
 class DatasetDetail(BaseModel):
-    """Summary of a dataset with links and the validation report of its files, which is null if it is built in."""
+    """Summary of a dataset with links and the validation report of its files.
+
+    The report is null for a built-in dataset, and for a dataset by reference that was not inspected.
+    """
 
     model_config = ConfigDict(frozen=True)
     name: str
-    origin: Literal["built-in", "stored"]
+    origin: Literal["built-in", "stored", "reference"] = Field(
+        ..., description="Whether it came with the product, was uploaded, or refers to images that stay where they are."
+    )
     images: int
-    image_shape: list[int] = Field(..., description="Channels, height, width of the training images, by default.")
+    image_shape: list[int] = Field(
+        ...,
+        description="Channels, height, width of the training images, by default. Empty for a dataset by reference that was not inspected, which can be scored only.",
+    )
     train: int = Field(..., description="Images that fit the flow.")
     statistics: int = Field(
         ..., description="Images that select the model and fit the anomaly statistics; with folds also for p-values."
@@ -1429,12 +1486,20 @@ class DatasetDetail(BaseModel):
         ...,
         description="Folds of `statistics` for cross-conformal prediction, which replaces the calibration part of fewer than 400 uploaded images. Else 0.",
     )
-    smallest: list[int] = Field(..., description="Smallest width and smallest height of the original images.")
-    largest: list[int] = Field(..., description="Largest width and largest height of the original images.")
+    smallest: list[int] = Field(
+        ..., description="Smallest width and smallest height of the original images, or empty as `image_shape`."
+    )
+    largest: list[int] = Field(
+        ..., description="Largest width and largest height of the original images, or empty as `image_shape`."
+    )
     bytes: int = Field(..., description="Size of the original files.")
     created: datetime | None = Field(..., description="Time of the upload; null for built-in datasets.")
+    location: str | None = Field(None, description="URL of the images of a dataset by reference, else null.")
     problem: str | None = Field(None, description="Why it cannot be used, if so. Counts are 0 then.")
     report: DatasetReport | None
+    reference: ReferenceRecord | None = Field(
+        None, description="Files and images at the location of a dataset by reference, else null."
+    )
     links: dict[str, str]
 
 

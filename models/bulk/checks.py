@@ -28,6 +28,8 @@ def require_scorable(name: str, preprocessing: Preprocessing, data_dir: Path | N
     if path is not None:
         channels, height, width = summarize_builtin(name, path, TrainingConfig()).image_shape
         sizes, colours = {(width, height)}, {channels}
+    elif not store.is_inspected(name):
+        return  # sizes and colours are not known before the images are read
     else:
         report = store.report(name)
         sizes, colours = _sizes(report), _colours(report)

@@ -22,6 +22,7 @@ from models.datasets.catalogue import dataset_names
 from models.datasets.image_source import ImageSource, NamedImage, StoredImages, file_stamp
 from models.datasets.ingest.items import refused
 from models.datasets.ingest.members import archive_errors
+from models.datasets.references.source import ReferencedImages
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, ImageError
 from models.images.codec import Preprocessing, decode_image
@@ -37,7 +38,7 @@ MAX_FILE_BYTES = 256 * 2**20
 def open_source(
     name: str, data_dir: Path | None, store: DatasetStore | None, preprocessing: Preprocessing
 ) -> ImageSource:
-    """Return the images of a built-in or uploaded dataset, which are converted to a model's input when they are read.
+    """Return the images of a dataset, which are converted to a model's input when they are read.
 
     Raises ``DatasetNotFound``, and ``DatasetRefused`` for a damaged file.
     """
@@ -46,7 +47,8 @@ def open_source(
         return BuiltinImages(path, preprocessing)
     if store is None or name not in store.names():
         raise DatasetNotFound(f"there is no dataset {name!r}; {choices(name, dataset_names(data_dir, store))}")
-    return StoredImages(store, name, preprocessing)
+    index = store.reference_index(name)
+    return StoredImages(store, name, preprocessing) if index is None else ReferencedImages(index, preprocessing)
 
 
 @dataclass(frozen=True)

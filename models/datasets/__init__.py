@@ -1,8 +1,8 @@
-"""Image datasets: built-in ones such as MNIST, and those that users upload."""
+"""Image datasets: built-in ones such as MNIST, those that users upload, and those that they refer to."""
 
 from __future__ import annotations
 
-from models.datasets.catalogue import dataset_names, load_dataset, summarize
+from models.datasets.catalogue import count_images, dataset_names, load_dataset, summarize
 from models.datasets.dataset import Dataset, DatasetSummary, Images
 from models.datasets.ingest.sources import Source
 from models.datasets.store import DatasetStore
@@ -13,6 +13,7 @@ __all__ = [
     "DatasetSummary",
     "Images",
     "Source",
+    "count_images",
     "dataset_names",
     "load_dataset",
     "summarize",

@@ -33,6 +33,18 @@ def summarize(
     return _stored(name, data_dir, store).summarize(name, config)
 
 
+def count_images(name: str, data_dir: Path | None, store: DatasetStore) -> int:
+    """Return the number of images of a dataset, of a dataset by reference also those that cannot be decoded.
+
+    Raises ``DatasetNotFound``, ``DatasetUnfit``.
+    """
+    record = None if builtin_file(name, data_dir) else _stored(name, data_dir, store).reference(name)
+    if record is not None:
+        return record.images
+    summary = summarize(name, data_dir, store)
+    return summary.train + summary.statistics + summary.calibration + summary.test
+
+
 def load_dataset(
     name: str,
     data_dir: Path | None,

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
-from models.datasets.storage import ORIGINALS, Storage
+from models.datasets.storage import INDEX, Storage
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, ImageError
 from models.images.preprocessing import DecodedImage, Preprocessing, conform
@@ -63,7 +63,7 @@ class StoredImages:
         self._name = name
         self._folder = store.root / name
         self._preprocessing = preprocessing
-        self._version = file_stamp(self._folder / ORIGINALS)
+        self._version = file_stamp(self._folder / INDEX)
 
     @property
     def count(self) -> int:
@@ -112,7 +112,7 @@ class StoredImages:
     @contextmanager
     def _open(self) -> Iterator[Storage]:
         # A dataset never changes, but another one may get its name once it is deleted.
-        if self._version is None or file_stamp(self._folder / ORIGINALS) != self._version:
+        if self._version is None or file_stamp(self._folder / INDEX) != self._version:
             raise DatasetNotFound(f"dataset {self._name!r} was deleted meanwhile")
         with Storage.open(self._folder) as storage:
             yield storage

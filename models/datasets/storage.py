@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -15,6 +16,8 @@ from models.datasets.ingest.fingerprint import fingerprint
 from models.datasets.ingest.items import ImageFile, ImagePixels
 from models.datasets.ingest.limits import DiskQuota
 from models.datasets.ingest.near_duplicates import KeptHashes, NearDuplicates
+from models.datasets.references.index import REFERENCE
+from models.datasets.references.originals import ReferencedOriginals
 from models.errors import ImageError
 from models.images.opening import open_image
 from models.images.preprocessing import OpenedImage, opened_pixels
@@ -34,7 +37,7 @@ CREATE TABLE images (
     grey INTEGER NOT NULL,   -- whether the pixels have no colour, whatever the mode
     digest BLOB NOT NULL,    -- SHA-256 of the pixels
     dhash INTEGER NOT NULL,  -- signed, as SQLite's integers are
-    start INTEGER NOT NULL,  -- where the original begins in originals.bin
+    start INTEGER NOT NULL,  -- where the original begins in originals.bin, or its place in a dataset by reference
     bytes INTEGER NOT NULL,
     part INTEGER,            -- 0 train, 1 statistics, 2 calibration
     fold INTEGER             -- of part 1 where it serves calibration, too
@@ -63,20 +66,21 @@ class Stored:
 class StorageWriter:
     """A writer of the files of a new dataset: image bytes in ``originals.bin``, their positions in an SQLite index.
 
-    ``index`` is the connection to the index; its owner commits it.
+    ``index`` is the connection to the index; its owner commits it. Of a dataset by reference there are no originals.
     """
 
     def __init__(
-        self, originals: BinaryIO, index: sqlite3.Connection, room: DiskQuota, near_duplicates: NearDuplicates
+        self, originals: BinaryIO | None, index: sqlite3.Connection, room: DiskQuota, near_duplicates: NearDuplicates
     ) -> None:
         self._originals = originals
         self._room = room
         self._kept = KeptHashes() if near_duplicates == "drop" else None
         self.index = index
 
-    def add(self, item: ImageFile | ImagePixels) -> bool:
+    def add(self, item: ImageFile | ImagePixels, place: int = 0) -> bool:
         """Store an image of an upload and return True; return False, with nothing stored, if its path is taken.
 
+        ``place`` is the place of the image in a dataset by reference, whose originals are not stored.
         Raises ``ImageError`` where it cannot be decoded or is left out as a near duplicate, and ``StorageFull``.
         """
         if isinstance(item, ImagePixels):
@@ -86,10 +90,10 @@ class StorageWriter:
         seen = fingerprint(opened)
         if self._kept is not None and (twin := self._kept.twin(seen.dhash)) is not None:
             raise ImageError("near-duplicate", "A near duplicate is left out", f"it is a near duplicate of {twin}")
-        self._room.take(len(data) + ROW_BYTES)
+        self._room.take(ROW_BYTES + (0 if self._originals is None else len(data)))
         row = (
             item.path, group, opened.format or ARRAY, seen.mode, seen.width, seen.height, seen.grey, seen.digest,
-            seen.dhash - 2**63, self._originals.tell(), len(data),
+            seen.dhash - 2**63, place if self._originals is None else self._originals.tell(), len(data),
         )  # fmt: skip
         added = self.index.execute(
             'INSERT OR IGNORE INTO images (path, "group", format, mode, width, height, grey, digest, dhash, start,'
@@ -98,7 +102,8 @@ class StorageWriter:
         ).rowcount
         if not added:
             return False
-        self._originals.write(data)
+        if self._originals is not None:
+            self._originals.write(data)
         if self._kept is not None:
             self._kept.add(seen.dhash, item.path)
         return True
@@ -110,12 +115,17 @@ class StorageWriter:
 
 
 @contextmanager
-def write_storage(folder: Path, room: DiskQuota, near_duplicates: NearDuplicates) -> Iterator[StorageWriter]:
-    """Create the files of a new dataset in an empty folder and yield a writer; they are complete after the block."""
+def write_storage(
+    folder: Path, room: DiskQuota, near_duplicates: NearDuplicates = "keep", *, copies: bool = True
+) -> Iterator[StorageWriter]:
+    """Create the files of a new dataset in its folder and yield a writer; they are complete after the block.
+
+    Without ``copies`` there is no file of originals.
+    """
     # One writer in a folder of its own: no journal and no locks, which network file systems lack.
     uri = f"{(folder.absolute() / INDEX).as_uri()}?nolock=1"
     with (
-        (folder / ORIGINALS).open("xb") as originals,
+        (folder / ORIGINALS).open("xb") if copies else nullcontext() as originals,
         closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as index,
     ):
         index.execute("PRAGMA journal_mode = OFF")
@@ -127,18 +137,26 @@ def write_storage(folder: Path, room: DiskQuota, near_duplicates: NearDuplicates
 
 
 class Storage:
-    """A reader of the images of an uploaded dataset, from ``originals.bin`` and the SQLite index of its positions."""
+    """A reader of the images of a dataset, by the SQLite index of their positions in ``originals.bin``.
 
-    def __init__(self, originals: BinaryIO, index: sqlite3.Connection) -> None:
-        self._originals = originals
+    Of a dataset by reference they are read from where they are.
+    """
+
+    def __init__(self, original: Callable[[int, int], bytes], index: sqlite3.Connection) -> None:
+        self._original = original
         self.index = index
 
     @classmethod
     @contextmanager
     def open(cls, folder: Path) -> Iterator[Self]:
         """Open the dataset in a folder, yield a reader of it, and close its files at the end of the ``with`` block."""
-        with closing(open_index(folder)) as index, (folder / ORIGINALS).open("rb") as originals:
-            yield cls(originals, index)
+        with closing(open_index(folder)) as index:
+            if (folder / REFERENCE).exists():
+                with closing(ReferencedOriginals(folder / REFERENCE)) as referenced:
+                    yield cls(lambda place, _size: referenced.read(place), index)
+                return
+            with (folder / ORIGINALS).open("rb") as originals:
+                yield cls(partial(_read, originals), index)
 
     def images(self, order: str) -> Iterator[Stored]:
         """Yield position, format and size of every image, ordered by an SQL expression such as ``part, path``."""
@@ -152,12 +170,16 @@ class Storage:
 
     def image(self, stored: Stored) -> OpenedImage:
         """Return a stored image, upright and in its original size. Raises ``ImageError`` if it is damaged."""
-        self._originals.seek(stored.start)
-        data = self._originals.read(stored.bytes)
+        data = self._original(stored.start, stored.bytes)
         if stored.format != ARRAY:
             # It was accepted, maybe by an earlier version with other limits on the time of decoding.
             return open_image(data, any_cost=True)
         return opened_pixels(np.frombuffer(data, np.uint8).reshape(-1, stored.height, stored.width))
+
+
+def _read(originals: BinaryIO, start: int, size: int) -> bytes:
+    originals.seek(start)
+    return originals.read(size)
 
 
 def open_index(folder: Path) -> sqlite3.Connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,20 +16,27 @@ from models.datasets.ingest.limits import DiskQuota, Limits
 from models.datasets.ingest.near_duplicates import NearDuplicates
 from models.datasets.ingest.sources import Source
 from models.datasets.prepared import LEFTOVER_SECONDS, Progress, no_progress, prepare
+from models.datasets.references.fill import NewReference, fill_reference
+from models.datasets.references.index import REFERENCE, ReferenceRecord, read_record
 from models.datasets.report import DatasetReport
 from models.disk_space import storage_errors
-from models.errors import DatasetNotFound, DatasetTaken
+from models.errors import DatasetNotFound, DatasetTaken, DatasetUnfit
 from models.images.options import ImageOptions
 from models.images.preprocessing import Preprocessing
 from models.images.tiles import tile_plan
+from models.locations.location import Location
 from models.naming import check_name, is_name
 from models.suggestions import choices
 
+FillReference = Callable[[Path, NewReference, Progress], None]
+"""A function that writes the folder of a dataset by reference."""
+
 
 class DatasetStore:
-    """The datasets that users uploaded, in one folder each under ``root``, with methods to create and load them.
+    """The datasets of users, in one folder each under ``root``, with methods to create and load them.
 
-    A folder holds the originals, an index, a report and preprocessed pixels.
+    The folder of an upload holds the originals, an index, a report and preprocessed pixels. That of a dataset by
+    reference holds no originals, and no report unless its images were inspected.
 
     ``quota`` is the most bytes of all datasets together.
     """
@@ -39,21 +46,52 @@ class DatasetStore:
         self._quota = quota
 
     def names(self) -> list[str]:
-        """Return the sorted names of all uploaded datasets, except those that are still being created."""
-        return sorted(path.parent.name for path in self.root.glob(f"*/{REPORT}") if is_name(path.parent.name))
+        """Return the sorted names of all datasets of users, except those that are still being created."""
+        found = {path.parent.name for file in (REPORT, REFERENCE) for path in self.root.glob(f"*/{file}")}
+        return sorted(filter(is_name, found))
 
     def report(self, name: str) -> DatasetReport:
-        """Return the report made when a dataset was uploaded (sizes, colours, duplicates, rejected files).
+        """Return the report made when a dataset was uploaded or inspected: sizes, colours, duplicates, rejected files.
 
-        Raises ``DatasetNotFound``.
+        Raises ``DatasetNotFound``, and ``DatasetUnfit`` for a dataset by reference that was not inspected.
         """
+        self.require_inspected(name)
         try:
             return DatasetReport.model_validate_json((self._folder(name) / REPORT).read_bytes())
         except (OSError, ValidationError) as error:
             raise DatasetNotFound(f"the report of dataset {name!r} cannot be read") from error
 
+    def is_inspected(self, name: str) -> bool:
+        """Return whether a dataset has a report, as all have but those by reference that were not inspected.
+
+        Raises ``DatasetNotFound``.
+        """
+        return (self._folder(name) / REPORT).is_file()
+
+    def require_inspected(self, name: str) -> None:
+        """Raise ``DatasetUnfit`` for a dataset by reference that was not inspected; ``DatasetNotFound`` if missing."""
+        if not self.is_inspected(name):
+            raise DatasetUnfit(
+                f"{name} refers to images that were not inspected: only jobs of type score take it; for others delete "
+                "it and refer to the images again with inspect"
+            )
+
+    def reference(self, name: str) -> ReferenceRecord | None:
+        """Return what a dataset by reference consists of; None for an upload. Raises ``DatasetNotFound``."""
+        index = self.reference_index(name)
+        return None if index is None else read_record(index)
+
+    def reference_index(self, name: str) -> Path | None:
+        """Return the index of a dataset by reference; None for an upload. Raises ``DatasetNotFound``."""
+        path = self._folder(name) / REFERENCE
+        return path if path.is_file() else None
+
     def contact_sheet(self, name: str) -> Path:
-        """Return the path of a PNG that shows up to 100 images of a dataset. Raises ``DatasetNotFound``."""
+        """Return the path of a PNG that shows up to 100 images of a dataset.
+
+        Raises ``DatasetNotFound``, and ``DatasetUnfit`` for a dataset by reference that was not inspected.
+        """
+        self.require_inspected(name)
         return self._folder(name) / SHEET
 
     def check_free(self, name: str) -> None:
@@ -88,23 +126,61 @@ class DatasetStore:
             DatasetRefused: An archive or array is unsafe, damaged or too large, or fewer than 10 images are usable.
             StorageFull: There is no room for the images.
         """
+        new = NewDataset(name, sources, limits or Limits(), self._quota, near_duplicates)
+
+        def fill_new(folder: Path) -> None:
+            fill(folder, new, progress)
+            progress(new.packed, new.packed)  # before the dataset exists, as it may raise
+
+        self._create(name, fill_new)
+        return self.report(name)
+
+    def refer(
+        self,
+        name: str,
+        location: Location,
+        *,
+        column: str | None = None,
+        inspect: bool = False,
+        progress: Progress = no_progress,
+        fill: FillReference = fill_reference,
+    ) -> ReferenceRecord:
+        """Create a dataset of the images at a location, which are not copied; return what it consists of.
+
+        Args:
+            name: The name of the new dataset.
+            location: The folder or file with the images.
+            column: The column of Parquet files with the images; None to find it by its type.
+            inspect: Whether every image is read, as jobs other than scoring need.
+            progress: Called with the bytes that were read, and all; what it raises ends the work.
+            fill: Writes the folder of the dataset, perhaps in another process.
+
+        Raises:
+            InvalidName: The name breaks the rule of names.
+            DatasetTaken: The name is in use.
+            DatasetRefused: There is no image, or no column of images.
+            LocationNotFound: There is nothing at the location.
+            LocationUnavailable: The location cannot be reached.
+        """
+        new = NewReference(name, location.url, column, inspect, self._quota)
+        self._create(name, lambda folder: fill(folder, new, progress))
+        return read_record(self._folder(name) / REFERENCE)
+
+    def _create(self, name: str, fill: Callable[[Path], None]) -> None:
         self.check_free(name)
         make_folder(self.root)
         remove_leftovers(self.root, LEFTOVER_SECONDS)
-        new = NewDataset(name, sources, limits or Limits(), self._quota, near_duplicates)
         with storage_errors():
             try:
                 with new_folder(self.root / name) as folder:
-                    fill(folder, new, progress)
-                    progress(new.packed, new.packed)  # before the dataset exists, as it may raise
+                    fill(folder)
             except FileExistsError as error:
                 raise _taken(name) from error
-        return self.report(name)
 
     def delete(self, name: str) -> None:
-        """Remove a dataset from disk. Raises ``DatasetNotFound`` if no uploaded dataset has this name.
+        """Remove a dataset from disk. Raises ``DatasetNotFound`` if no dataset of a user has this name.
 
-        Processes with its pixels in mapped memory keep them.
+        The images of a dataset by reference stay where they are. Processes with its pixels in mapped memory keep them.
         """
         try:
             remove_folder(self._folder(name))
@@ -137,7 +213,8 @@ class DatasetStore:
         return DiskQuota(self.root, self._quota)
 
     def _folder(self, name: str) -> Path:
-        if not is_name(name) or not (self.root / name / REPORT).is_file():
+        files = REPORT, REFERENCE
+        if not is_name(name) or not any((self.root / name / file).is_file() for file in files):
             raise self._not_found(name)
         return self.root / name
 

@@ -83,6 +83,8 @@ def check_anomalous(
             raise DatasetUnfit(f"{name} has no test images")
     elif store is None or name not in store.names():
         raise not_found(name, data_dir, store)
+    else:
+        store.require_inspected(name)
 
 
 def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, store: DatasetStore | None) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.datasets.builtin import builtin_file, load_builtin
 from models.datasets.image_source import NamedImage, StoredImages
-from models.datasets.storage import ORIGINALS
+from models.datasets.storage import INDEX
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, DatasetUnfit, ImageError
 from models.evaluation.checks import adapted, check_anomalous, check_normals, not_found
@@ -234,7 +234,7 @@ class ImageSets:
         """
         path = builtin_file(name, self.data_dir)
         try:
-            status = (path or self._stored(name).root / name / ORIGINALS).stat()
+            status = (path or self._stored(name).root / name / INDEX).stat()
         except OSError as error:
             raise DatasetNotFound(f"dataset {name!r} was deleted meanwhile") from error
         return f"{status.st_size} bytes, {status.st_mtime_ns} ns"

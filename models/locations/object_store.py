@@ -121,8 +121,7 @@ class StoreFile:
 
     @property
     def _store(self) -> ObjectStore:
-        settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(SETTINGS)))
-        return _open_store(self.root, settings)
+        return _open_store(self.root, tuple(sorted(store_variables().items())))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -143,6 +142,11 @@ class StoreFile:
             is_dropped = "error sending request" in text and "retries" not in text
             kind = AnswerCutOff if is_dropped or "body error" in text else LocationUnavailable
             raise kind(f"{self.url} cannot be used: {_reason(text)}") from error
+
+
+def store_variables() -> dict[str, str]:
+    """Return the environment variables that configure the stores: endpoints, regions and keys."""
+    return {name: value for name, value in os.environ.items() if name.startswith(SETTINGS)}
 
 
 @lru_cache(maxsize=32)

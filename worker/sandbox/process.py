@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,7 +69,11 @@ class ProcessDied(Exception):
 
 
 def run_limited(
-    module: str, order: object, limits: ProcessLimits, progress: Callable[[int, int], None] = lambda _done, _total: None
+    module: str,
+    order: object,
+    limits: ProcessLimits,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    variables: Mapping[str, str] | None = None,
 ) -> Any:
     """Run a Python module in a child process with limits; send it ``order`` as JSON and return its JSON answer.
 
@@ -81,6 +85,7 @@ def run_limited(
         limits: Limits of the process.
         progress: Function that gets the reported progress, 0 of 0 at first, at least every ``LOOK_S`` seconds. An
             exception that it raises stops the process and is passed on.
+        variables: Further environment variables of the process.
 
     Returns:
         The answer of the process, parsed from JSON.
@@ -95,7 +100,7 @@ def run_limited(
         with tempfile.TemporaryFile() as given:  # with a pipe both processes might wait for each other
             given.write(json.dumps({"limits": asdict(limits), "order": order}).encode())
             given.seek(0)
-            process = _start(module, given.fileno(), lifeline)
+            process = _start(module, given.fileno(), lifeline, variables or {})
         with process:
             try:
                 return _OutputReader(process, limits, progress).answer()
@@ -108,8 +113,8 @@ def run_limited(
         lifeline.close()
 
 
-def _start(module: str, given: int, lifeline: Lifeline) -> subprocess.Popen[bytes]:
-    environment = {name: os.environ[name] for name in INHERITED & os.environ.keys()}
+def _start(module: str, given: int, lifeline: Lifeline, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    environment = {name: os.environ[name] for name in INHERITED & os.environ.keys()} | dict(variables)
     try:
         return subprocess.Popen(
             [sys.executable, "-m", module],

@@ -10,18 +10,18 @@ from typing import Any, Literal, TypeAlias
 
 from snf_client.local_files import ByteCounter, CountedFile, CountedStream, Progress, TarStream, split_paths
 from snf_client.request import Call, RetryWhen, path, read_bytes, read_json, read_nothing
-from snf_client.schemas import DatasetDetail, DatasetList
+from snf_client.schemas import DatasetDetail, DatasetList, ReferenceRequest
 from snf_client.transport import Resource, S, operation
 
 Paths: TypeAlias = str | Path | Iterable[str | Path]
 
 
 class DatasetsResource(Resource[S]):
-    """Calls to the service that list, show, upload and delete datasets, which are named collections of images."""
+    """Calls to the service that list, show, upload, refer to and delete datasets, which are named collections of images."""
 
     @operation
     def list(self) -> Call[DatasetList]:
-        """Return all datasets, built-in and uploaded, each with its name, image shape and number of images."""
+        """Return all datasets, built-in, uploaded and by reference, with their image shapes and numbers of images."""
         return Call("GET", path("datasets"), read_json(DatasetList))
 
     @operation
@@ -36,12 +36,40 @@ class DatasetsResource(Resource[S]):
 
     @operation
     def delete(self, name: str) -> Call[None]:
-        """Delete an uploaded dataset with its images; models that were trained on it stay.
+        """Delete a dataset; models that were trained on it stay, and so do the images of a dataset by reference.
 
         Raises:
             Conflict: If the dataset is built in or an unfinished job uses it.
         """
         return Call("DELETE", path("datasets", name), read_nothing)
+
+    @operation
+    def refer(
+        self, name: str, location: str, *, column: str | None = None, inspect: bool = False
+    ) -> Call[DatasetDetail]:
+        """Create a dataset of the images at a location, which stay where they are; return what was found there.
+
+        >>> from snf_client import Client
+        >>> def refer(location: str) -> int:
+        ...     with Client() as client:
+        ...         return client.datasets.refer("lots", location).images
+
+        Args:
+            name: Name of the new dataset.
+            location: URL of a folder of images, tar archives and Parquet files, or of one such file, such as
+                ``s3://bucket/folder``, which the service must allow.
+            column: Column of Parquet files with the images; None to find it by its type.
+            inspect: Whether every image is read, as jobs of types other than ``score`` need.
+        """
+        request = ReferenceRequest(name=name, location=location, column=column, inspect=inspect)
+        return Call(
+            "POST",
+            path("datasets", "references"),
+            read_json(DatasetDetail),
+            body={"json": request.model_dump(exclude_none=True)},
+            retry_when=RetryWhen.UNSENT,
+            read_timeout_s=None,
+        )
 
     @operation
     def upload(

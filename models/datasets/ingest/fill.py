@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from models.datasets.dataset import MIN_IMAGES
-from models.datasets.ingest.items import Ignored, Rejected
+from models.datasets.ingest.items import Ignored, ImageFile, ImagePixels, Rejected
 from models.datasets.ingest.limits import DiskQuota, Limits, UploadMeter
 from models.datasets.ingest.near_duplicates import NearDuplicates
 from models.datasets.ingest.sources import Source, read_sources
 from models.datasets.prepared import Progress
-from models.datasets.report import Findings, make_report
+from models.datasets.report import DatasetReport, Findings, make_report
 from models.datasets.splits import group_and_split
-from models.datasets.storage import Storage, write_storage
+from models.datasets.storage import Storage, StorageWriter, write_storage
 from models.errors import DatasetRefused, ImageError
 from models.images.codec import encode_png, image_grid
 from models.images.preprocessing import Preprocessing, conform
@@ -73,17 +73,34 @@ def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
             elif isinstance(item, Rejected):
                 findings.reject(item.path, item.slug, item.reason)
             else:
-                try:
-                    if not writer.add(item):
-                        findings.reject(item.path, "name-taken", "another file has this name")
-                except ImageError as error:
-                    findings.reject(item.path, error.slug, error.detail)
+                add_image(writer, item, findings)
             progress(min(meter.done, meter.packed), meter.packed)
-        different = writer.different_images()
-        if different < MIN_IMAGES:
-            raise _too_few(different, findings)
-        split = group_and_split(writer.index)
-        report = make_report(new.name, writer.index, findings, split)
+        report = report_on(new.name, writer, findings)
+    write_report(folder, report)
+
+
+def add_image(writer: StorageWriter, item: ImageFile | ImagePixels, findings: Findings, place: int = 0) -> None:
+    """Store an image of a new dataset, or add the reason why it is left out to ``findings``."""
+    try:
+        if not writer.add(item, place):
+            findings.reject(item.path, "name-taken", "another file has this name")
+    except ImageError as error:
+        findings.reject(item.path, error.slug, error.detail)
+
+
+def report_on(name: str, writer: StorageWriter, findings: Findings) -> DatasetReport:
+    """Divide the stored images of a new dataset into parts, and return its report.
+
+    Raises ``DatasetRefused`` if there are too few.
+    """
+    different = writer.different_images()
+    if different < MIN_IMAGES:
+        raise _too_few(different, findings)
+    return make_report(name, writer.index, findings, group_and_split(writer.index))
+
+
+def write_report(folder: Path, report: DatasetReport) -> None:
+    """Write the contact sheet and the report of a new dataset, whose images are stored, into its folder."""
     (folder / SHEET).write_bytes(_contact_sheet(folder, report.images))
     (folder / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
 

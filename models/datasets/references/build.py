@@ -6,6 +6,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Callable, Generator
+from datetime import UTC, datetime
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -120,6 +121,7 @@ class _Builder:
             location=location.url,
             is_file=is_file,
             column=self._column,
+            created=datetime.now(UTC).replace(microsecond=0),
             images=self._images,
             files=self._files,
             bytes=self._bytes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -67,6 +68,7 @@ class ReferenceRecord(BaseModel):
     location: str = Field(description="URL of the file or folder.")
     is_file: bool = Field(description="Whether the location is a file, else a folder.")
     column: str | None = Field(description="Column of Parquet files that was named, if any.")
+    created: datetime = Field(description="When the files were indexed.")
     images: int = Field(description="Images, whether or not they can be decoded.")
     files: dict[FileKind, int] = Field(description="Files with images, by kind.")
     bytes: int = Field(description="Size of these files.")

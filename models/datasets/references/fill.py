@@ -1,0 +1,86 @@
+"""Creation of the folder of a dataset by reference: an index, and with inspection what an upload has besides images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.datasets.ingest.fill import add_image, report_on, write_report
+from models.datasets.ingest.items import ImageFile
+from models.datasets.ingest.limits import DiskQuota
+from models.datasets.prepared import Progress, no_progress
+from models.datasets.references.build import build_index
+from models.datasets.references.files import ReferencedFiles
+from models.datasets.references.index import REFERENCE, ReferenceRecord
+from models.datasets.report import Findings
+from models.datasets.storage import write_storage
+from models.errors import ImageError
+from models.locations.location import Location
+
+
+@dataclass(frozen=True)
+class NewReference:
+    """A dataset by reference to be created.
+
+    Attributes:
+        name: Its name.
+        location: URL of the folder or file with the images.
+        column: The column of Parquet files with the images; None to find it.
+        inspect: Whether every image is read once, for its size, colour and duplicates, as jobs other than scoring need.
+        quota: The most bytes of all datasets together, of which the index takes few.
+    """
+
+    name: str
+    location: str
+    column: str | None = None
+    inspect: bool = False
+    quota: int | None = None
+
+
+def fill_reference(folder: Path, new: NewReference, progress: Progress = no_progress) -> None:
+    """Write a new dataset by reference into an empty folder.
+
+    Args:
+        folder: The folder, beside those of the other datasets.
+        new: The dataset to be created.
+        progress: Called with the bytes at the location that were read, and with all; inspection reads them again.
+
+    Raises:
+        DatasetRefused: There is no image, no column of images, or for an inspection there are too few images.
+        LocationNotFound: There is nothing at the location.
+        LocationUnavailable: The location cannot be reached.
+        StorageFull: There is no room on the disk.
+    """
+    passes = 2 if new.inspect else 1
+    record = build_index(
+        Location(new.location),
+        folder / REFERENCE,
+        column=new.column,
+        progress=lambda done, total: progress(done, passes * total),
+    )
+    room = DiskQuota(folder.parent, new.quota)
+    room.require(0)
+    if new.inspect:
+        _inspect(folder, new.name, record, room, progress)
+
+
+def _inspect(folder: Path, name: str, record: ReferenceRecord, room: DiskQuota, progress: Progress) -> None:
+    findings = Findings()
+    findings.ignored, findings.files = record.ignored, list(record.rejected_files)
+    findings.slugs = Counter(record.rejected_by)
+    done, total = record.bytes, 2 * record.bytes
+    with (
+        write_storage(folder, room, copies=False) as writer,
+        closing(ReferencedFiles(folder / REFERENCE).read(0, record.images)) as files,
+    ):
+        for place, (path, data) in enumerate(files):
+            if isinstance(data, ImageError):
+                findings.reject(path, data.slug, data.detail)
+            else:
+                add_image(writer, ImageFile(path, data), findings, place)
+                done += len(data)
+            progress(min(done, total), total)
+        report = report_on(name, writer, findings)
+    write_report(folder, report)

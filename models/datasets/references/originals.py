@@ -1,0 +1,53 @@
+"""The originals of an inspected dataset by reference, read one by one as those of an upload are."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+from models.datasets.references.files import ReferencedFiles
+from models.datasets.references.parquet import NamedBytes
+from models.errors import ImageError
+
+MOST_AHEAD = 1024
+"""Most images of one range. The range doubles as long as images are read in order."""
+
+
+class ReferencedOriginals:
+    """A reader of single images of a dataset by reference, which reads ranges of them where the order allows.
+
+    Args:
+        path: The index of the dataset by reference.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._files = ReferencedFiles(path)
+        self._range: Generator[NamedBytes] | None = None
+        self._next = self._stop = 0
+        self._length = 1
+
+    def read(self, place: int) -> bytes:
+        """Return the encoded image at a place of the dataset.
+
+        Raises ``ImageError`` if it has changed or is gone, and ``LocationUnavailable`` where it cannot be reached.
+        """
+        if self._range is None or not self._next <= place < self._stop:
+            in_order = self._next <= place < self._stop + self._length
+            self._length = min(2 * self._length, MOST_AHEAD) if in_order else 1
+            self.close()
+            self._range = self._files.read(place, place + self._length)
+            self._next, self._stop = place, place + self._length
+        while self._next < place:
+            next(self._range)
+            self._next += 1
+        _, data = next(self._range)
+        self._next += 1
+        if isinstance(data, ImageError):
+            raise data
+        return data
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._range is not None:
+            self._range.close()
+            self._range = None

@@ -1,0 +1,88 @@
+"""Indexing of a dataset by reference in a process with limits, ``python -m worker.sandbox.refer``."""
+
+# ruff: noqa: PLC0415 - heavy imports wait until the limits are set
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.errors import DatasetRefused
+from models.locations.object_store import store_variables
+from worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, run_limited
+from worker.sandbox.work import do_limited
+
+if TYPE_CHECKING:
+    from models.datasets import DatasetStore
+    from models.datasets.references.fill import NewReference
+    from models.datasets.references.index import ReferenceRecord
+    from models.locations.location import Location
+    from worker.settings import Settings
+
+REQUEST_SECONDS = 3600
+"""Longest time in seconds that a request to the service may take to index a location."""
+LOCAL_SECONDS = 30 * 86_400
+"""Longest time in seconds that a command of the machine itself may take."""
+
+
+def refer(
+    store: DatasetStore,
+    name: str,
+    location: Location,
+    settings: Settings,
+    progress: Callable[[int, int], None],
+    *,
+    column: str | None = None,
+    inspect: bool = False,
+    seconds: int = REQUEST_SECONDS,
+) -> ReferenceRecord:
+    """Create a dataset by reference, whose files only a child process with limits reads; return what it consists of.
+
+    Args:
+        store: Store of datasets.
+        name: Name of the dataset.
+        location: Folder or file with the images.
+        settings: Settings with the limit of memory.
+        progress: Function that gets the bytes read and all bytes, at least twice a second. An exception that it raises
+            stops the process.
+        column: Column of Parquet files with the images; None to find it by its type.
+        inspect: Whether every image is read, as jobs other than scoring need.
+        seconds: Longest time in seconds.
+
+    Raises:
+        DatasetRefused: There is no image, or reading takes more time or memory than allowed.
+        LocationNotFound: There is nothing at the location.
+        LocationUnavailable: The location cannot be reached.
+    """
+
+    def fill(folder: Path, new: NewReference, progress: Callable[[int, int], None]) -> None:
+        limits = ProcessLimits(settings.ingest_memory_bytes, seconds, seconds)
+        order = vars(new) | {"folder": os.fspath(folder.absolute())}
+        try:
+            run_limited("worker.sandbox.refer", order, limits, progress, store_variables())
+        except LimitExceeded as error:
+            raise DatasetRefused(
+                "reading-limit",
+                "Reading the upload takes too much",
+                f"reading {new.location} takes {error}; refer to fewer files, or use snf datasets refer on the machine "
+                "of the service",
+            ) from error
+        except ProcessDied as error:
+            if not error.by_signal:
+                raise
+            detail = f"the system killed the process that read {new.location}; check that its files are not damaged"
+            raise DatasetRefused("reading-failed", "The upload cannot be read", detail) from error
+
+    return store.refer(name, location, column=column, inspect=inspect, progress=progress, fill=fill)
+
+
+def _fill(order: dict[str, Any], progress: Callable[[int, int], None]) -> None:
+    from models.datasets.references.fill import NewReference, fill_reference
+
+    folder = Path(order.pop("folder"))
+    fill_reference(folder, NewReference(**order), progress)
+
+
+if __name__ == "__main__":
+    do_limited(_fill)
