@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -26,7 +27,7 @@ from app.cli.judged import JudgedCounts
 from app.cli.judging_model import JudgingModel
 from app.cli.model_locations import is_url, open_at_location
 from app.cli.out_file import ADVICE
-from app.cli.progress import images_bar
+from app.cli.progress import bytes_bar, images_bar
 from app.cli.remarks import print_notes
 from app.cli.score import Alpha
 from app.cli.score_file import ScoringRate, print_summary
@@ -116,6 +117,9 @@ def bulk(
         runner = bulk_engine(engine, processes)
         chosen = find_model(model)
         label, source = find_images(images)
+        place = Location.parse(out)
+        if f"{place}/".startswith(f"{label}/"):
+            raise fail(f"--out: expected a folder outside of the images at {label}, got {place}", USAGE)
         opened = source.open(chosen.manifest.preprocessing)
         plan = BulkPlan(
             model=chosen.judging.ref,
@@ -130,7 +134,7 @@ def bulk(
         )
         with user_umask():
             try:
-                output = open_output(Location.parse(out), plan, force=force)
+                output = open_output(place, plan, force=force)
             except PlanDiffers as error:
                 raise fail(f"--out: {error.detail}; {ADVICE}", USAGE) from error
             work = BulkWork(output, chosen.files, source)
@@ -166,15 +170,26 @@ def find_model(model: str) -> BulkModel:
 
 
 def find_images(text: str) -> tuple[str, Images]:
-    """Return the label and the images of a dataset of this machine.
+    """Return the label and the images of a dataset of this machine, or of a folder or file at a location.
 
     Raises:
-        DatasetNotFound: There is no such dataset.
+        ModelsError: There are no such images.
     """
-    from models.bulk.sources import DatasetImages
+    from models.bulk.sources import DatasetImages, index_location
+    from models.datasets import DatasetStore, dataset_names
+    from models.errors import DatasetNotFound
+    from models.locations.location import Location
+    from models.suggestions import choices
 
     settings = read_settings()
-    return text, DatasetImages(text, settings.data_dir, settings.datasets_dir)
+    names = dataset_names(settings.data_dir, DatasetStore(settings.datasets_dir))
+    if text in names:
+        return text, DatasetImages(text, settings.data_dir, settings.datasets_dir)
+    if not is_url(text) and not Path(text).exists():
+        raise DatasetNotFound(f"expected a path, a URL or a dataset, got {text!r}; {choices(text, names)}")
+    location = Location.parse(text)
+    with bytes_bar("indexing the images", "indexing the images") as update:
+        return location.url, index_location(location, settings.home / "cache" / "references", update)
 
 
 def _score(work: BulkWork, run: Engine, should_stop: Callable[[], bool]) -> ScoringRate:

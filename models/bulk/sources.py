@@ -22,12 +22,15 @@ from models.datasets.catalogue import dataset_names
 from models.datasets.image_source import ImageSource, NamedImage, StoredImages, file_stamp
 from models.datasets.ingest.items import refused
 from models.datasets.ingest.members import archive_errors
+from models.datasets.prepared import Progress, no_progress
+from models.datasets.references.build import build_index
 from models.datasets.references.source import ReferencedImages
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, ImageError
 from models.images.codec import Preprocessing, decode_image
 from models.images.npy import npy_header
 from models.images.preprocessing import conform_pixels
+from models.locations.location import Location
 from models.suggestions import choices
 
 ARRAYS = ("x_train", "x_test")
@@ -68,6 +71,44 @@ class DatasetImages:
     def open(self, preprocessing: Preprocessing) -> ImageSource:
         """Return the images. Raises as :func:`open_source`."""
         return open_source(self.name, self.data_dir, DatasetStore(self.datasets_dir), preprocessing)
+
+
+@dataclass(frozen=True)
+class LocationImages:
+    """The images at a location, as they are handed to other processes of this machine.
+
+    Attributes:
+        index: The index of the images, of :func:`index_location`.
+    """
+
+    index: Path
+
+    def open(self, preprocessing: Preprocessing) -> ImageSource:
+        """Return the images. Raises ``DatasetNotFound`` if the index was deleted."""
+        return ReferencedImages(self.index, preprocessing)
+
+
+def index_location(location: Location, cache: Path, progress: Progress = no_progress) -> LocationImages:
+    """Return the images at a location, with an index in a cache. It is built anew where a file has changed.
+
+    Args:
+        location: A folder of image files, tar archives and Parquet files, or one such file.
+        cache: The folder of all cached indexes.
+        progress: Called with the bytes of files that were indexed, and of all as far as they are listed.
+
+    Raises:
+        DatasetRefused: There is no image.
+        LocationNotFound: There is nothing at the location.
+        LocationUnavailable: The location cannot be read.
+    """
+    listing = hashlib.sha256(location.url.encode())
+    own = location.stat()
+    for entry in location.files() if own is None else [own]:
+        listing.update(repr(entry).encode("utf-8", "surrogateescape"))
+    path = cache / f"{listing.hexdigest()}.sqlite"
+    if not path.exists():
+        build_index(location, path, progress=progress)
+    return LocationImages(path)
 
 
 class ImageFiles:

@@ -130,6 +130,7 @@ def faulty_server(server: S3Server, share: float = 0.1, seed: int = 0) -> Iterat
             self._send(answer.status, dict(answer.headers), data, cut=fault == "cut")
 
         def _send(self, status: int, headers: dict[str, str], data: bytes, cut: bool = False) -> None:
+            data = b"" if self.command == "HEAD" else data  # an answer to HEAD has no body
             self.send_response_only(status)
             length = headers.get("Content-Length") if self.command == "HEAD" else str(len(data))
             for name, value in headers.items():
