@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.installation import resident_bytes
 from benchmarks.repeated import Repeated
 
-WARM_UP_S = 30.0
+WARM_UP_S = 15.0
 MOST_GROWTH, SLACK_BYTES = 1.1, 16 * 2**20
 """Memory of the last third may be so many times that of the first third, or so many bytes more."""
 

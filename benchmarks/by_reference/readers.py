@@ -81,11 +81,10 @@ def _readers(work: Work, out: Path) -> None:
         "DuckDB": _totals(*map(list, zip(*rows, strict=True))),
         "Polars": _totals(*(frame[name].to_list() for name in columns)),
     }
+    count = "count(*), count(*) FILTER (is_anomaly)"
     counted = {
-        "DuckDB": duckdb.sql(f"SELECT count(*), count(*) FILTER (is_anomaly) FROM read_parquet('{files}')").fetchone(),
-        "Polars": lazy.select(polars.len(), polars.col("is_anomaly").sum().cast(polars.Int64).alias("n"))
-        .collect()
-        .row(0),
+        "DuckDB": duckdb.sql(f"SELECT {count} FROM read_parquet('{files}')").fetchall()[0],
+        "Polars": lazy.select(polars.len(), anomalies=polars.col("is_anomaly").sum()).collect().row(0),
     }
     same = all(found == ours for found in theirs.values()) and all(
         pair == (ours[0], ours[3]) for pair in counted.values()

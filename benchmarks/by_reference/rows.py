@@ -60,6 +60,10 @@ class Rows:
             for key in keys
         )
 
+    def details(self, key: str) -> dict[str, Any]:
+        """Return the details of a row that is measured."""
+        return self._rows[key].details
+
     def record(self, row: Row) -> None:
         """Add a row, print it, and write all."""
         self._rows[row.key] = row
