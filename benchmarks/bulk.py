@@ -104,9 +104,9 @@ class Workplace:
             until("workers", 60, lambda: len(self._presence.workers()) == count)
             yield started
 
-    def submit(self, dataset: str) -> Job:
+    def submit(self, dataset: str, **parameters: Any) -> Job:
         """Queue the scoring of a dataset."""
-        return submit_on_model(self.store, self._celery, "score", model=MODEL, dataset=dataset, parameters={})
+        return submit_on_model(self.store, self._celery, "score", model=MODEL, dataset=dataset, parameters=parameters)
 
     def finish(self, job: Job) -> Job:
         """Wait for the end of a job; raises ``RuntimeError`` where it did not succeed."""

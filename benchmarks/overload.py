@@ -17,6 +17,7 @@ import random
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import httpx
 import numpy as np
 
 from benchmarks.installation import percentile
-from benchmarks.raw_http import Answer, Connections, request
+from benchmarks.raw_http import Answer, Connections, RoundRobin, request
 from models.images.codec import encode_png
 from tests.end_to_end.support.service import running
 
@@ -71,9 +72,9 @@ def scored(answer: Answer) -> dict[str, Any]:
     return kept | {name: anomaly[name] for name in ("p_value", "is_anomaly")}
 
 
-async def capacity(port: int, requests: list[bytes], seconds: float) -> float:
+async def capacity(ports: Sequence[int], requests: list[bytes], seconds: float, clients: int = CLIENTS) -> float:
     """Return the images a second of clients that each send the next image when they have their answer."""
-    connections = Connections(port)
+    connections = RoundRobin(ports)
     loop = asyncio.get_running_loop()
     begin = loop.time() + 1
     done: Counter[int] = Counter()
@@ -85,16 +86,16 @@ async def capacity(port: int, requests: list[bytes], seconds: float) -> float:
             counted = begin <= loop.time() < begin + seconds
             done[answer.status] += counted
 
-    await asyncio.gather(*(client(number) for number in range(CLIENTS)))
+    await asyncio.gather(*(client(number) for number in range(clients)))
     connections.close()
     if set(done) != {200}:
-        raise RuntimeError(f"{CLIENTS} clients got the answers {dict(done)}, expected 200 alone")
+        raise RuntimeError(f"{clients} clients got the answers {dict(done)}, expected 200 alone")
     return done[200] / seconds
 
 
-async def arrivals(port: int, requests: list[bytes], per_second: float, seconds: float, seed: int) -> Any:
+async def arrivals(ports: Sequence[int], requests: list[bytes], per_second: float, seconds: float, seed: int) -> Any:
     """Send images at random moments and return (image, answer, seconds since it was due, lag of the sender) of each."""
-    connections = Connections(port)
+    connections = RoundRobin(ports)
     chance = random.Random(seed)
     loop = asyncio.get_running_loop()
     found: list[tuple[int, Answer, float, float]] = []
@@ -178,12 +179,12 @@ def measure(model: str, seconds: float, rates: list[float], threads: int | None)
             return found
 
         undisturbed = asyncio.run(alone())
-        most = asyncio.run(capacity(port, requests, max(5.0, seconds / 4)))
+        most = asyncio.run(capacity([port], requests, max(5.0, seconds / 4)))
         print(f"{model}: capacity {most:.0f} images/s with {CLIENTS} clients", flush=True)
         rows = []
         for number, rate in enumerate(rates):
             time.sleep(1)
-            found = asyncio.run(arrivals(port, requests, rate * most, seconds, number))
+            found = asyncio.run(arrivals([port], requests, rate * most, seconds, number))
             rows.append(row(rate, seconds, found, undisturbed))
             print(json.dumps(asdict(rows[-1])), flush=True)
     met, text = verdict(rows)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,3 +108,20 @@ class Connections:
         """Close the idle connections."""
         for connection in self._idle:
             connection.close()
+
+
+class RoundRobin:
+    """Connections to several services; requests go to them in turn."""
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        self._services = [Connections(port) for port in ports]
+        self._turns = itertools.cycle(self._services)
+
+    async def ask(self, content: bytes) -> Answer:
+        """Send a request to the next service and return its answer."""
+        return await next(self._turns).ask(content)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for service in self._services:
+            service.close()

@@ -137,8 +137,11 @@ class StoreFile:
         except (BaseError, OSError, ValueError) as error:
             if "NoSuchBucket" in str(error):  # of a listing
                 raise LocationNotFound(f"there is nothing at {self.url}: the bucket does not exist") from error
-            kind = AnswerCutOff if "body error" in str(error) else LocationUnavailable
-            raise kind(f"{self.url} cannot be used: {_reason(str(error))}") from error
+            text = str(error)
+            # obstore does not repeat a request that was sent when the server closed the connection.
+            is_dropped = "error sending request" in text and "retries" not in text
+            kind = AnswerCutOff if is_dropped or "body error" in text else LocationUnavailable
+            raise kind(f"{self.url} cannot be used: {_reason(text)}") from error
 
 
 def store_variables() -> dict[str, str]:

@@ -1,0 +1,107 @@
+"""Rows of results with PASS or FAIL, kept in a file, so that a run that is interrupted goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from benchmarks.installation import write_results
+
+NAME = "by_reference"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One promise: what was measured, what is wanted, and whether it is kept."""
+
+    key: str
+    what: str
+    measured: str
+    wanted: str
+    passed: bool
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Rows:
+    """The rows of a run, written after each.
+
+    Args:
+        folder: Folder of ``by_reference.json`` and ``by_reference.md``.
+        images: Number of images of the run; rows of other numbers are not kept.
+        described: The machine.
+        fresh: Whether rows of earlier runs are measured again.
+        patterns: Keys of the rows to measure; none for all.
+    """
+
+    def __init__(
+        self, folder: Path, images: int, described: dict[str, Any], *, fresh: bool, patterns: list[str]
+    ) -> None:
+        self._folder = folder
+        self._images = images
+        self._patterns = patterns
+        self._rows: dict[str, Row] = {}
+        self._machine = described
+        self.facts: dict[str, Any] = {}
+        """Figures of earlier rows that later ones, and plans, need."""
+        path = folder / f"{NAME}.json"
+        earlier = json.loads(path.read_text()) if path.is_file() else {}
+        if not fresh and earlier.get("images") == images:
+            self._rows = {row["key"]: Row(**row) for row in earlier["rows"]}
+            self.facts = earlier["storage"]
+            self._machine = earlier["machine"]
+
+    def wants(self, *keys: str) -> bool:
+        """Return whether one of these rows is still to be measured."""
+        return any(
+            key not in self._rows and (not self._patterns or any(fnmatch(key, one) for one in self._patterns))
+            for key in keys
+        )
+
+    def details(self, key: str) -> dict[str, Any]:
+        """Return the details of a row that is measured."""
+        return self._rows[key].details
+
+    def record(self, row: Row) -> None:
+        """Add a row, print it, and write all."""
+        self._rows[row.key] = row
+        print(f"{'PASS' if row.passed else 'FAIL'} {row.key}: {row.measured} ({row.wanted})", flush=True)
+        self.write()
+
+    def write(self) -> None:
+        """Write the results."""
+        found = {
+            "machine": self._machine,
+            "images": self._images,
+            "storage": self.facts,
+            "rows": [asdict(row) for row in self._rows.values()],
+        }
+        write_results(self._folder, NAME, found, self.text())
+
+    @property
+    def all_passed(self) -> bool:
+        """Whether every row passed."""
+        return all(row.passed for row in self._rows.values())
+
+    def text(self) -> str:
+        """Return the results as Markdown."""
+        lines = [
+            "# Scoring by reference",
+            "",
+            f"{self._machine['cpu']}, {self._machine['cores']} hardware threads, load "
+            f"{self._machine['load_before']:.1f} before. {self._images:,} synthetic images of 28x28.",
+            "",
+            *table(list(self._rows.values())),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def table(rows: list[Row]) -> list[str]:
+    """Return rows as lines of Markdown."""
+    lines = ["| | wanted | measured | |", "|---|---|---|---|"]
+    return [
+        *lines,
+        *(f"| {row.what} | {row.wanted} | {row.measured} | {'PASS' if row.passed else 'FAIL'} |" for row in rows),
+    ]

@@ -1,0 +1,88 @@
+"""The tables of ``docs/scaling.md``, written from the results of the benchmarks that it names."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.by_reference.rows import NAME, Row
+from benchmarks.by_reference.rows import table as rows_table
+from benchmarks.scaling import broker, plan, replicas
+from benchmarks.scaling.plan import read_results
+from tests.support.paths import ROOT
+
+PAGE = ROOT / "docs" / "scaling.md"
+
+
+def write(results: Path) -> None:
+    """Write each table of the page between its marks ``<!-- NAME -->`` and ``<!-- end -->``."""
+    options = ArgumentParser()
+    plan.add_arguments(options)
+    tables: dict[str, Callable[[], list[str]]] = {
+        "replicas": lambda: replicas_lines(read_results(results, "scaling_replicas")),
+        "by reference": lambda: reference_lines(read_results(results, NAME)),
+        "broker": lambda: broker_lines(read_results(results, "scaling_broker")),
+        "plan": lambda: plan.table(plan.make(options.parse_args([]), results)),
+    }
+    text = PAGE.read_text(encoding="utf-8")
+    for name, lines in tables.items():
+        block = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+        if not block.search(text):
+            raise ValueError(f"{PAGE} has no marks for the table {name!r}")
+        content = "\n".join(lines()) + "\n"
+        text = block.sub(lambda _match, content=content: content, text)  # type: ignore[misc]
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def described(machine: dict[str, Any]) -> str:
+    """Return what the figures were taken on, and whether something else ran there."""
+    busy = machine["load_before"] >= 1
+    note = " **Other programs ran at the same time: these figures will be measured again.**" if busy else ""
+    return f"{machine['cpu']}, {machine['cores']} hardware threads, load {machine['load_before']:.1f} before.{note}"
+
+
+def replicas_lines(found: dict[str, Any]) -> list[str]:
+    """Return the load test beside the simulation."""
+    costs = {name: 1e3 * seconds for name, seconds in found["costs"].items()}
+    capacity = {int(count): most for count, most in found["capacity"].items()}
+    lines = [
+        f"{described(found['machine'])} `{found['model']}`, {found['seconds']:g} s a rate.",
+        "",
+        "| | measured | simulated |",
+        "|---|---|---|",
+        f"| two plain scoring loops over one: what this machine gives at most | {found['compute_limit']:.2f} | |",
+    ]
+    for count, most in capacity.items():
+        lines.append(
+            f"| images/s of {count} replica{'s' if count > 1 else ''} | {most['measured_per_s']:.0f} "
+            f"| {most['simulated_per_s']:.0f} |"
+        )
+    ratios = [capacity[2][side] / capacity[1][side] for side in ("measured_per_s", "simulated_per_s")]
+    return [
+        *lines,
+        f"| two replicas over one | {ratios[0]:.2f} | {ratios[1]:.2f} |",
+        f"| ms of a batch of n images | {costs['batch']:.1f} + {costs['image']:.2f} n | |",
+        f"| ms of HTTP for an image: service, client | {costs['head'] + costs['body'] + costs['answer']:.2f}, "
+        f"{costs['client']:.2f} | |",
+        "",
+        "Measured / simulated (error), at multiples of the measured capacity:",
+        "",
+        *replicas.table(found),
+    ]
+
+
+def reference_lines(found: dict[str, Any]) -> list[str]:
+    """Return the rows of images by reference."""
+    return [
+        f"{described(found['machine'])} {found['images']:,} synthetic images of 28x28 pixels.",
+        "",
+        *rows_table([Row(**row) for row in found["rows"]]),
+    ]
+
+
+def broker_lines(found: dict[str, Any]) -> list[str]:
+    """Return what jobs cost the broker."""
+    return [described(found["machine"]), "", *broker.table(found)]

@@ -1,0 +1,138 @@
+"""The arithmetic of the scaling benchmarks: the simulation against queueing theory, costs, plans and counted rows."""
+
+import json
+import math
+import random
+import statistics
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from benchmarks.by_reference.images import digits, synthetic
+from benchmarks.by_reference.output import lost_and_doubled
+from benchmarks.by_reference.rows import Row, Rows
+from benchmarks.scaling import plan
+from benchmarks.scaling.broker import Traffic, divide
+from benchmarks.scaling.compute import line
+from benchmarks.scaling.simulation import BATCH, MOST_WAITING, Cores, Costs, Simulation, Thread
+
+SCORING = Costs(batch=0.01, image=0.005, head=0.0001, body=0.0001, answer=0.0001, client=0.0001)
+MACHINE = {"cpu": "c", "cores": 2, "load_before": 0.0}
+
+
+def test_waiting_is_that_of_the_formula_of_pollaczek_and_khinchine() -> None:
+    cores, chance = Cores(math.inf), random.Random(1)
+    thread = Thread(cores)
+    waits: list[float] = []
+    service, load, due = 1.0, 0.7, 0.0
+    for _ in range(40_000):
+        due += chance.expovariate(load / service)
+        cores.at(due, lambda due=due: thread.do(service, lambda: waits.append(cores.now - due - service)))  # type: ignore[misc]
+    cores.run(math.inf)
+    assert statistics.mean(waits) == pytest.approx(service * load / (2 * (1 - load)), rel=0.05)
+
+
+def test_threads_share_cores_equally() -> None:
+    cores = Cores(1.5)
+    ends: dict[str, float] = {}
+    for name, seconds in (("short", 0.75), ("long", 1.5)):
+        cores.work(seconds, lambda name=name: ends.setdefault(name, cores.now))  # type: ignore[misc]
+    cores.run(math.inf)
+    # Both run at 0.75 until the short one ends, then the long one alone at full speed.
+    assert ends == pytest.approx({"short": 1.0, "long": 1.75})
+
+
+def test_replicas_with_cores_of_their_own_double_the_capacity() -> None:
+    one, two = (Simulation(SCORING, count, math.inf).closed(64 * count, 60.0).admitted_per_s for count in (1, 2))
+    assert one == pytest.approx(SCORING.most_per_second, rel=0.02)
+    assert two == pytest.approx(2 * one, rel=0.02)
+
+
+def test_replicas_on_one_core_gain_nothing() -> None:
+    one, two = (Simulation(SCORING, count, 1.0).closed(64, 60.0).admitted_per_s for count in (1, 2))
+    assert two == pytest.approx(one, rel=0.05)
+
+
+def test_beyond_the_capacity_the_rest_is_refused_and_waits_are_bounded() -> None:
+    found = Simulation(SCORING, 1, math.inf).poisson(2 * SCORING.most_per_second, 60.0, seed=0)
+    assert found.admitted_per_s == pytest.approx(SCORING.most_per_second, rel=0.02)
+    assert found.refused == pytest.approx(0.5, abs=0.02)
+    longest = (MOST_WAITING / BATCH + 2) * (SCORING.batch + BATCH * SCORING.image)
+    assert found.p99_ms < 1e3 * longest
+
+
+def test_costs_of_a_batch_lie_on_a_line() -> None:
+    assert line({size: 0.003 + 0.002 * size for size in (1, 2, 8, 32)}) == pytest.approx((0.003, 0.002))
+
+
+def test_traffic_is_divided_among_jobs_shards_and_seconds() -> None:
+    def of(shards: int, seconds: float) -> Traffic:
+        return Traffic(100 + 7 * shards + 2 * seconds, 5 * shards, 3 * seconds, 0.1, seconds)
+
+    costs = divide({"few": of(1, 9), "many": of(6, 50), "fine": of(48, 52)}, {"few": 1, "many": 6, "fine": 48})
+    assert [costs[name].commands for name in costs] == pytest.approx([100, 7, 2])
+    assert [costs[name].received for name in costs] == pytest.approx([0, 5, 0])
+
+
+def test_a_plan_follows_from_its_costs(tmp_path: Path) -> None:
+    traffic = {"commands": 10.0, "received": 100.0, "sent": 100.0, "cpu_s": 0.001, "seconds": 1.0}
+    storage = {
+        "core_images_per_second": 100.0,
+        "read_bytes_an_image": 300.0,
+        "reads_an_image": 0.001,
+        "written_bytes_an_image": 50.0,
+    }
+    for name, content in (
+        ("scaling_replicas", {"costs": vars(SCORING)}),
+        ("scaling_broker", dict.fromkeys(("job", "shard", "busy_worker_a_second"), traffic)),
+        ("by_reference", {"storage": storage}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    options = ArgumentParser()
+    plan.add_arguments(options)
+    made = plan.make(options.parse_args(["--images", "1e9", "--hours", "100", "--images-per-second", "1000"]), tmp_path)
+    assert made.bulk.processes == math.ceil(1e9 / 90 / 360_000)
+    assert made.bulk.files == 10_000
+    assert (made.bulk.read_terabytes, made.bulk.reads) == pytest.approx((0.3, 1e6))
+    assert made.bulk.commands_per_s == pytest.approx(10 * 1e9 / 90 / 360_000, rel=0.01)
+    assert made.online.replicas == math.ceil(1000 / (0.6 * SCORING.most_per_second))
+    assert made.online.latency.admitted_per_s == pytest.approx(1000 / made.online.replicas, rel=0.1)
+    assert "10,000" in plan.text_of(made)
+
+
+def test_a_plan_without_results_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        plan.read_results(tmp_path, "scaling_broker")
+    assert "scaling_broker.json" in capsys.readouterr().err
+
+
+def test_lost_and_doubled_rows_are_counted(tmp_path: Path) -> None:
+    for part, numbers in enumerate(([0, 1, 2], [2, 4])):
+        names = [f"{number:08d}.png" for number in numbers]
+        scores = [None if number == 4 else 1.0 for number in numbers]  # 3 has no row, 4 no score
+        parquet.write_table(pa.table({"path": names, "log_likelihood": scores}), tmp_path / f"part-{part:06d}.parquet")
+    assert lost_and_doubled(tmp_path, 5) == (2, 1)
+
+
+def test_synthetic_images_are_the_same_every_time(tmp_path: Path) -> None:
+    first = synthetic(tmp_path / "a", 30)
+    again = synthetic(tmp_path / "b", 30)
+    [file], [other] = first.iterdir(), again.iterdir()
+    assert file.read_bytes() == other.read_bytes()
+    assert len({image.tobytes() for image in digits(0, 1000)}) == 1000
+
+
+def test_rows_of_an_interrupted_run_are_kept(tmp_path: Path) -> None:
+    rows = Rows(tmp_path, 100, MACHINE, fresh=False, patterns=[])
+    rows.facts["reads_an_image"] = 0.5
+    rows.record(Row("s3", "what", "measured", "wanted", True))
+    later = Rows(tmp_path, 100, MACHINE, fresh=False, patterns=[])
+    assert (later.wants("s3"), later.wants("two"), later.facts) == (False, True, {"reads_an_image": 0.5})
+    assert Rows(tmp_path, 200, MACHINE, fresh=False, patterns=[]).wants("s3")
+    assert Rows(tmp_path, 100, MACHINE, fresh=True, patterns=[]).wants("s3")
+    later.record(Row("two", "what", "measured", "wanted", False))
+    assert not later.all_passed
+    assert "FAIL" in (tmp_path / "by_reference.md").read_text()
