@@ -89,7 +89,8 @@ def bulk(
     ] = DEFAULT_MODEL,
     alpha: Alpha = None,
     engine: Annotated[
-        Literal["local", "ray"], typer.Option("--engine", help="Where to score: on this machine or on a Ray cluster.")
+        Literal["local", "ray"],
+        typer.Option("--engine", help="On this machine, or on the Ray cluster at SNF_RAY_ADDRESS."),
     ] = "local",
     processes: Annotated[int, typer.Option("--processes", min=1, max=1024, help="Processes of the local engine.")] = 1,
     fail_on_anomaly: Annotated[
@@ -110,7 +111,8 @@ def bulk(
         from models.bulk.engines import bulk_engine
         from models.bulk.output import open_output
         from models.bulk.part import Stopped
-        from models.bulk.plan import BulkPlan, part_size
+        from models.bulk.plan import BulkPlan
+        from models.bulk.sources import chosen_part_size
         from models.bulk.work import BulkWork
         from models.errors import PlanDiffers
         from models.locations.location import Location
@@ -129,7 +131,7 @@ def bulk(
             source_digest=opened.digest,
             alpha=attainable_alpha(alpha, chosen.summary.smallest_p),
             count=opened.count,
-            images_per_part=part_size(opened.count),
+            images_per_part=chosen_part_size(opened),
         )
         with user_umask():
             try:
