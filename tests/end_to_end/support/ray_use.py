@@ -27,7 +27,8 @@ def listened() -> set[str]:
                 words = bytes.fromhex(local.partition(":")[0])
                 # Each word of 4 bytes is in the order of the machine, which is little-endian.
                 packed = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
-                addresses.add(str(ipaddress.ip_address(packed)))
+                address = ipaddress.ip_address(packed)
+                addresses.add(str(getattr(address, "ipv4_mapped", None) or address))
     return addresses
 
 
