@@ -159,12 +159,14 @@ def find_model(model: str) -> BulkModel:
     """
     from models.artifacts.manifest import read_manifest
     from models.bulk.work import ModelFiles
+    from models.locations.location import Location
 
     options = read_settings().engine_options
     if is_url(model):
         path = open_at_location(model)
         manifest = read_manifest(path)
-        return BulkModel(JudgingModel(model, 0), ModelFiles(path, None, options), manifest, manifest.calibration)
+        files = ModelFiles(path, None, options, Location(model))
+        return BulkModel(JudgingModel(model, 0), files, manifest, manifest.calibration)
     version = registry().resolve(model)
     files = ModelFiles(version.path, version.calibration_path, options)
     return BulkModel(JudgingModel.of_version(version), files, version.manifest, version.calibration_summary)
