@@ -7,15 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from models.artifacts.at_location import cached_artifact
 from models.bulk.output import Output
 from models.bulk.part import score_range
 from models.datasets.image_source import ImageSource
+from models.errors import ArtifactError
 from models.images.preprocessing import Preprocessing
+from models.locations.location import Location
 from models.scoring.options import EngineOptions
 
 if TYPE_CHECKING:
     from models.bulk.table import PartSummary
     from models.scorer import Scorer
+
+MAX_FETCHED_BYTES = 8 * 2**30
+"""Most bytes of the files of a model that a process fetches. The process that began the scoring has verified them."""
 
 
 class Images(Protocol):
@@ -34,11 +40,14 @@ class ModelFiles:
         path: The folder of the artifact.
         calibration: The folder of a later calibration; None for that of the artifact.
         options: Options of the engine.
+        location: Where another machine fetches the artifact from, into a folder of the same path. None if all machines
+            have ``path``.
     """
 
     path: Path
     calibration: Path | None
     options: EngineOptions
+    location: Location | None = None
 
     def load(self, threads: int | None = None) -> Scorer:
         """Return the loaded and verified model.
@@ -48,6 +57,10 @@ class ModelFiles:
         """
         from models.scorer import Scorer  # noqa: PLC0415  # PyTorch takes seconds to import
 
+        if self.location is not None:
+            cached = cached_artifact(self.location, self.path.parent, MAX_FETCHED_BYTES, check=lambda _folder: None)
+            if cached != self.path:
+                raise ArtifactError(f"{self.location} has another model than when the scoring began")
         options = self.options if threads is None else replace(self.options, threads=threads)
         return Scorer.load(self.path, self.calibration, options)
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from models.anomaly.conformal import attainable_alpha
-from models.bulk.plan import BulkPlan, part_size
-from models.bulk.sources import DatasetImages
+from models.bulk.plan import BulkPlan
+from models.bulk.sources import DatasetImages, chosen_part_size
 from models.bulk.work import ModelFiles
 from models.datasets.image_source import ImageSource
 from models.naming import parse_ref
@@ -47,7 +47,7 @@ def score_inputs(spec: JobSpec, settings: Settings) -> ScoreInputs:
     source = images.open(manifest.preprocessing)
     chosen = {
         "alpha": attainable_alpha(None, calibrated.calibration_summary.smallest_p),
-        "images_per_part": part_size(source.count),
+        "images_per_part": chosen_part_size(source),
     }
     plan = BulkPlan(
         model=spec.model,

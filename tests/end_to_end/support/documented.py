@@ -43,6 +43,9 @@ ONLY_PARSED = {
     "snf jobs submit score dataset=lots-2026 model=my-parts output=s3://lots/scores/2026 --watch": "the same",
     "snf bulk s3://lots/2026 -m my-parts --out s3://lots/scores/2026 --processes 8": "the same",
     "snf bulk s3://lots/2026 -m s3://lots/models/my-parts --out s3://lots/scores/2026": "the same",
+    "SNF_RAY_ADDRESS=10.0.0.5:6379 snf bulk s3://lots/2026 -m my-parts --out s3://lots/scores/2026 --engine ray": (
+        "needs a cluster; test_ray_engine.py and test_score_on_ray.py start one"
+    ),
     "snf models export my-parts s3://lots/models/my-parts": "the same",
     "snf jobs submit train --file request.json max_steps=500": "takes minutes; test_command_line.py submits a file",
     "torchrun --nproc-per-node 4 -m app.cli.main train --data lots --device cuda": (
@@ -65,6 +68,12 @@ NOT_RUN = {
     "docker compose up --scale worker=3": "needs images; test_the_files_of_docker_compose checks the files",
     "docker compose -f docker-compose.yml -f docker-compose.gpu.yml up --build": (
         "needs GPUs; test_the_files_of_docker_compose checks the files"
+    ),
+    "docker compose -f docker-compose.yml -f docker-compose.locations.yml up --build": (
+        "needs images; test_the_files_of_docker_compose checks the files"
+    ),
+    "export SNF_ALLOWED_LOCATIONS=s3://lots/2026 AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=...": (
+        "for the containers; tests/test_containers.py finds the variables in the file"
     ),
     "export PYTHON_IMAGE=python:3.13-slim@sha256:... REDIS_IMAGE=redis:8@sha256:...": (
         "for the containers; tests/test_containers.py finds both variables in the files"

@@ -14,12 +14,16 @@ import pytest
 from pyarrow import parquet
 
 from models.bulk.output import PLAN, SUMMARY, Output, open_output, stored_output
+from models.bulk.part import Stopped
 from models.bulk.plan import BulkPlan, open_plan, part_size
 from models.bulk.result_file import merge_parts
-from models.bulk.table import PartSummary, failed_row, table_of
+from models.bulk.sources import chosen_part_size, index_location
+from models.bulk.table import PartSummary, table_of
 from models.disk_space import waits_for_room
 from models.errors import OutputTaken, PlanDiffers, StorageFull
+from models.images.codec import Preprocessing
 from models.locations.location import Location
+from models.score_rows.row import failed_row
 from tests.support.disks import refuse_writes
 from tests.support.s3 import S3Server, faulty_server
 
@@ -189,6 +193,26 @@ def test_a_server_that_fails_a_tenth_of_its_requests_loses_nothing(
         assert proxy.failed.total() > 10
     paths = parquet.read_table(tmp_path / "all.parquet")["path"].to_pylist()
     assert paths == [f"{image}.png" for image in range(400)]
+
+
+def test_parts_follow_row_groups(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b"):
+        table = pa.table({"image": [b"no image"] * 6000})
+        parquet.write_table(table, tmp_path / "images" / f"{name}.parquet", row_group_size=3000)
+    location = Location.parse(str(tmp_path / "images"))
+
+    def stop(_done: int, _total: int) -> None:
+        raise Stopped("asked to stop")
+
+    with pytest.raises(Stopped):
+        index_location(location, tmp_path / "cache", stop)
+    assert not (tmp_path / "cache").exists()
+    images = index_location(location, tmp_path / "cache")
+    assert index_location(location, tmp_path / "cache") == images
+    assert chosen_part_size(images.open(Preprocessing(channels=1, height=28, width=28))) == 3000
+    location.child("c.parquet").write(b"PAR1")
+    assert index_location(location, tmp_path / "cache") != images, "another file is there"
 
 
 def test_parts_grow_so_that_there_are_at_most_ten_thousand() -> None:
