@@ -30,7 +30,7 @@ class Score:
 
 if __name__ == "__main__":
     source, model, out = (Path(argument).absolute().as_posix() for argument in sys.argv[1:])
-    ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False)
+    ray.init("auto")  # the cluster of this machine, or that at RAY_ADDRESS
     most = int(ray.cluster_resources()["CPU"])
     images = ray.data.read_parquet(source)
     # From one actor on: reading needs a core, too.
