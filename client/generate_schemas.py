@@ -26,7 +26,18 @@ REQUESTS = ("JobRequest", "JobDraft")
 TYPES = ("type", "enum", "anyOf", "items", "description")
 """Keywords of parameters that the client has a use for."""
 DROPPED = frozenset(
-    {"title", "examples", "allOf", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+    {
+        "title",
+        "examples",
+        "allOf",
+        "pattern",
+        "minLength",
+        "maxLength",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+    }
 )
 """Keywords that the client has no use for: the service checks values, and an older client must not refuse new ones."""
 OPTIONS = (

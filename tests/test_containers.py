@@ -22,6 +22,7 @@ from worker.settings import Settings
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 GPU = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())
+LOCATIONS = yaml.safe_load((ROOT / "docker-compose.locations.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 LASTING = ("api", "worker", "redis")
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
@@ -150,7 +151,8 @@ def test_redis_is_durable_and_refuses_callers_without_the_password(tmp_path: Pat
 
 def test_containers_know_the_settings_and_commands_that_they_are_given() -> None:
     known = {f"SNF_{name.upper()}" for name in Settings.model_fields}
-    given = [*(name for service in (*SERVICES.values(), *GPU["services"].values()) for name in _environment(service))]
+    services = *SERVICES.values(), *GPU["services"].values(), *LOCATIONS["services"].values()
+    given = [name for service in services for name in _environment(service)]
     given += re.findall(r"\b(SNF_[A-Z_]+)=", DOCKERFILE)
     assert {name for name in given if name.startswith("SNF_")} <= known
     for words in (SERVICES["api"]["command"], SERVICES["worker"]["command"]):
@@ -160,6 +162,14 @@ def test_containers_know_the_settings_and_commands_that_they_are_given() -> None
     parse(command.split('", "'))
     (start,) = re.findall(r"/opt/snf/bin/(snf .*?) &&", DOCKERFILE)
     parse(start.split())
+
+
+def test_locations_are_reached_by_service_and_workers_alone() -> None:
+    api, worker = LOCATIONS["services"]["api"], LOCATIONS["services"]["worker"]
+    assert api["environment"] == worker["environment"]
+    assert {"SNF_ALLOWED_LOCATIONS", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= api["environment"].keys()
+    assert set(worker["networks"]) == {"broker", "published"}
+    assert not any(name.startswith("AWS_") for service in SERVICES.values() for name in _environment(service))
 
 
 def _environment(service: dict[str, Any]) -> dict[str, str]:

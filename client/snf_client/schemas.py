@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, constr
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class AliasTarget(BaseModel):
@@ -734,11 +734,11 @@ class ReferenceRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str = Field(..., description="Name of the dataset.")
-    location: constr(min_length=1, max_length=2048) = Field(
+    location: str = Field(
         ...,
         description="URL of a folder of images, tar archives (WebDataset) and Parquet files, or of one such file: `s3://bucket/folder`, `gs://`, `az://` or `file:///folder`. It must be below one of `SNF_ALLOWED_LOCATIONS`.",
     )
-    column: constr(min_length=1, max_length=256) | None = Field(
+    column: str | None = Field(
         None,
         description="Column of Parquet files with the images: bytes, or a struct of bytes and path. Default: the only such column, or `image`.",
     )

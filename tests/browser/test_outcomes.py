@@ -1,5 +1,6 @@
 """What a job came to, on its page: a table, or a failure."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -43,6 +44,14 @@ def test_the_table_of_a_scoring_job_is_downloaded(page: Page, house: httpx.Clien
         page.get_by_role("button", name="Download the table").click()
     assert download.value.suggested_filename.endswith(".parquet")
     assert parquet.read_table(download.value.path()).num_rows == len(DIGITS)
+
+
+def test_scores_at_a_location_are_named(page: Page, house: httpx.Client, digits: str, shared: Path) -> None:
+    output = f"{shared.as_uri()}/scores"
+    opened(page, queued(house, type="score", dataset=digits, model=MODEL, parameters={"output": output}))
+    expect(page.get_by_role("region", name="All images are scored")).to_contain_text(output)
+    expect(page.get_by_role("button", name="Download the table")).to_have_count(0)
+    assert parquet.read_table(shared / "scores" / "part-000000.parquet").num_rows == len(DIGITS)
 
 
 def test_a_failed_training_says_what_helps(page: Page, house: httpx.Client) -> None:

@@ -245,7 +245,7 @@ def test_the_tables_have_no_command_that_no_page_has() -> None:
 
 
 @pytest.mark.skipif(shutil.which("docker") is None, reason="docker is not installed")
-@pytest.mark.parametrize("more", [[], ["-f", "docker-compose.gpu.yml"]])
+@pytest.mark.parametrize("more", [[], ["-f", "docker-compose.gpu.yml"], ["-f", "docker-compose.locations.yml"]])
 def test_the_files_of_docker_compose(more: list[str]) -> None:
     command = ["docker", "compose", "-f", "docker-compose.yml", *more, "config", "--quiet"]
     subprocess.run(command, cwd=ROOT, check=True)

@@ -69,6 +69,12 @@ NOT_RUN = {
     "docker compose -f docker-compose.yml -f docker-compose.gpu.yml up --build": (
         "needs GPUs; test_the_files_of_docker_compose checks the files"
     ),
+    "docker compose -f docker-compose.yml -f docker-compose.locations.yml up --build": (
+        "needs images; test_the_files_of_docker_compose checks the files"
+    ),
+    "export SNF_ALLOWED_LOCATIONS=s3://lots/2026 AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=...": (
+        "for the containers; tests/test_containers.py finds the variables in the file"
+    ),
     "export PYTHON_IMAGE=python:3.13-slim@sha256:... REDIS_IMAGE=redis:8@sha256:...": (
         "for the containers; tests/test_containers.py finds both variables in the files"
     ),

@@ -1,0 +1,104 @@
+"""Datasets by reference in the store of datasets: what an inspection adds, and that it gives what an upload gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.bulk.sources import open_source
+from models.datasets import DatasetStore, Source, count_images, dataset_names
+from models.datasets.image_source import StoredImages
+from models.datasets.references.source import ReferencedImages
+from models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, DatasetUnfit, ImageError
+from models.images.options import ImageOptions
+from models.images.preprocessing import Preprocessing
+from models.locations.location import Location
+from tests.support.referenced import FORMS, Form, NamedFile, digits, put
+
+GREY = Preprocessing(channels=1, height=28, width=28)
+FILES = digits(60)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DatasetStore:
+    return DatasetStore(tmp_path / "datasets")
+
+
+@pytest.fixture
+def lots(tmp_path: Path) -> Location:
+    return Location((tmp_path / "lots").as_uri())
+
+
+def uploaded(store: DatasetStore, folder: Path, names: list[str], files: list[NamedFile]) -> None:
+    folder.mkdir()
+    sources = []
+    for name, (file, content) in zip(names, files, strict=True):
+        (folder / file).write_bytes(content)
+        sources.append(Source(folder / file, name))
+    store.create("uploaded", sources)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_inspected_reference_gives_what_an_upload_gives(
+    store: DatasetStore, lots: Location, tmp_path: Path, form: Form
+) -> None:
+    names = put(lots, form, FILES)
+    store.refer("referred", lots, inspect=True)
+    uploaded(store, tmp_path / "files", names, FILES)
+
+    ours, theirs = store.report("referred"), store.report("uploaded")
+    same = {"name", "created", "ignored", "notes"}
+    assert ours.model_dump(exclude=same) == theirs.model_dump(exclude=same)
+    prepared, expected = (store.load(name, ImageOptions()) for name in ("referred", "uploaded"))
+    assert prepared.digest == expected.digest
+    np.testing.assert_array_equal(prepared.train, expected.train)
+    by_id, others = (list(StoredImages(store, name, GREY).read(0, 60)) for name in ("referred", "uploaded"))
+    assert [name for name, _ in by_id] == [name for name, _ in others] == names
+    assert not list((store.root / "referred").rglob("originals*"))
+    assert store.contact_sheet("referred").read_bytes() == store.contact_sheet("uploaded").read_bytes()
+    few = StoredImages(store, "referred", GREY, "path", [3, 4, 40, 59])
+    assert [name for name, _ in few.read(0, 4)] == [sorted(names)[place] for place in (3, 4, 40, 59)]
+
+
+def test_without_inspection_only_scoring_takes_it(store: DatasetStore, lots: Location) -> None:
+    put(lots, "folder", FILES)
+    record = store.refer("referred", lots)
+
+    assert store.names() == ["referred"]
+    assert "referred" in dataset_names(None, store)
+    assert store.reference("referred") == record
+    assert count_images("referred", None, store) == 60
+    assert isinstance(open_source("referred", None, store, GREY), ReferencedImages)
+    for call in (store.report, store.contact_sheet, lambda name: store.load(name, ImageOptions())):
+        with pytest.raises(DatasetUnfit, match="only jobs of type score take it"):
+            call("referred")
+    with pytest.raises(DatasetTaken):
+        store.refer("referred", lots)
+    store.delete("referred")
+    assert store.names() == []
+    assert len(list(lots.files())) == 60
+    with pytest.raises(DatasetNotFound):
+        store.reference("referred")
+
+
+def test_an_inspection_that_fails_leaves_nothing(store: DatasetStore, lots: Location) -> None:
+    put(lots, "folder", FILES[:9])
+    with pytest.raises(DatasetRefused, match="9 different images can be used, at least 10 are needed"):
+        store.refer("referred", lots, inspect=True)
+    assert list(store.root.iterdir()) == []
+
+
+def test_files_that_change_after_the_inspection_are_named(store: DatasetStore, lots: Location) -> None:
+    names = put(lots, "folder", FILES)
+    lots.child("lot 0/broken.png").write(b"no image")
+    store.refer("referred", lots, inspect=True)
+    assert [file.path for file in store.report("referred").rejected_files] == ["lot 0/broken.png"]
+    lots.child(names[7]).write(FILES[8][1])
+
+    images = list(StoredImages(store, "referred", GREY).read(0, 60))
+
+    assert [name for name, image in images if isinstance(image, ImageError)] == [names[7]]
+    with pytest.raises(DatasetUnfit, match=f"{names[7]} of referred: the file has changed or is gone"):
+        store.load("referred", ImageOptions())
