@@ -32,7 +32,9 @@ def test_a_parquet_file_of_images_is_scored(engine: str, tmp_path: Path) -> None
     names = [path.name for path in DIGITS]
     parquet.write_table(pa.table({"name": names, "image": pa.array(images, pa.binary())}), tmp_path / "images.parquet")
     command = [sys.executable, ROOT / "examples" / f"{engine}_scores.py", "images.parquet", MODEL, "out"]
-    environment = os.environ | ENVIRONMENT | {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+    paths = f"{ENVIRONMENT['PYTHONPATH']}:{os.environ.get('PYTHONPATH', '')}"
+    spark = {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+    environment = os.environ | ENVIRONMENT | spark | {"PYTHONPATH": paths}
     with two_nodes() if engine == "ray" else nullcontext() as cluster:
         environment |= {"RAY_ADDRESS": cluster.address} if cluster else {}
         done = subprocess.run(
