@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -106,11 +107,11 @@ def bulk(
 ) -> None:
     """Score any number of images into a folder of Parquet files, without a service. Images are read where they are."""
     settings = read_settings(writes=True)  # before the imports of the work, in which an invalid setting has no message
-    with error_messages(), stop_on_signals() as stop:
+    with error_messages(), _interruptible(), stop_on_signals() as stop:
         from models.anomaly.conformal import attainable_alpha
+        from models.atomic_files import make_folder
         from models.bulk.engines import bulk_engine
         from models.bulk.output import open_output
-        from models.bulk.part import Stopped
         from models.bulk.plan import BulkPlan
         from models.bulk.sources import chosen_part_size
         from models.bulk.work import BulkWork
@@ -120,7 +121,7 @@ def bulk(
         runner = bulk_engine(engine, processes, settings.ray_address)
         chosen = find_model(model)
         place = Location.parse(out)
-        label, source = find_images(images, place)
+        label, source = find_images(images, place, stop.is_set)
         opened = source.open(chosen.manifest.preprocessing)
         plan = BulkPlan(
             model=chosen.judging.ref,
@@ -133,16 +134,13 @@ def bulk(
             count=opened.count,
             images_per_part=chosen_part_size(opened),
         )
+        make_folder(settings.home / "cache")  # before the umask changes: what is compiled there stays private
         with user_umask():
             try:
                 output = open_output(place, plan, force=force)
             except PlanDiffers as error:
                 raise fail(f"--out: {error.detail}; {ADVICE}", USAGE) from error
-            work = BulkWork(output, chosen.files, source)
-            try:
-                rate = _score(work, runner.run, stop.is_set)
-            except Stopped as error:
-                raise fail("interrupted; repeat the command to continue", INTERRUPTED) from error
+            rate = _score(BulkWork(output, chosen.files, source), runner.run, stop.is_set)
             summary = output.finish()
     print_summary(summary, rate, plan.model, output.location.url, as_json=as_json)
     print_notes(chosen.judging.warnings, to_stderr=True)
@@ -172,16 +170,19 @@ def find_model(model: str) -> BulkModel:
     return BulkModel(JudgingModel.of_version(version), files, version.manifest, version.calibration_summary)
 
 
-def find_images(text: str, out: Location) -> tuple[str, Images]:
+def find_images(text: str, out: Location, should_stop: Callable[[], bool]) -> tuple[str, Images]:
     """Return the label and the images of a dataset of this machine, or of a folder or file at a location.
 
     Args:
         text: Name of the dataset, path or URL.
         out: The place of the scores, which must not be among the images.
+        should_stop: Called while images are indexed, which stops where it returns true.
 
     Raises:
         ModelsError: There are no such images.
+        Stopped: ``should_stop`` returned true.
     """
+    from models.bulk.part import Stopped
     from models.bulk.sources import DatasetImages, index_location
     from models.datasets import DatasetStore, dataset_names
     from models.errors import DatasetNotFound
@@ -198,7 +199,24 @@ def find_images(text: str, out: Location) -> tuple[str, Images]:
     if f"{out}/".startswith(f"{location}/"):
         raise fail(f"--out: expected a folder outside of the images at {location}, got {out}", USAGE)
     with bytes_bar("indexing the images", "indexing the images") as update:
-        return location.url, index_location(location, settings.home / "cache" / "references", update)
+
+        def progress(done: int, total: int) -> None:
+            if should_stop():
+                raise Stopped("indexing was stopped")
+            update(done, total)
+
+        return location.url, index_location(location, settings.home / "cache" / "references", progress)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Exit with code 130 where the work was stopped."""
+    from models.bulk.part import Stopped
+
+    try:
+        yield
+    except Stopped as error:
+        raise fail("interrupted; repeat the command to continue", INTERRUPTED) from error
 
 
 def _score(work: BulkWork, run: Engine, should_stop: Callable[[], bool]) -> ScoringRate:

@@ -13,6 +13,8 @@ from typing import Any
 def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on stderr; yield a function that takes the number of images that were just finished.
 
+    The number is negative where images have to be done again.
+
     Args:
         label: Text beside the bar.
         total: Images in all, None if that is unknown.
@@ -37,7 +39,7 @@ def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Call
             nonlocal done
             done += images
             rate = (done - before) / max(time.monotonic() - started, 1e-9)
-            eta = "-" if total is None else duration((total - done) / rate)
+            eta = "-" if total is None or rate <= 0 else duration((total - done) / rate)
             bar.update(task, completed=done, rate=f"{rate:.0f}", eta=eta)
 
         yield advance

@@ -36,6 +36,8 @@ from models.locations.location import Location
 from models.suggestions import choices
 
 ARRAYS = ("x_train", "x_test")
+LISTED_AT_ONCE = 1000
+"""Files that are listed between two reports of progress."""
 MAX_FILE_BYTES = 256 * 2**20
 """Largest image file: as large as a request to the service may be."""
 
@@ -101,7 +103,8 @@ def index_location(location: Location, cache: Path, progress: Progress = no_prog
     Args:
         location: A folder of image files, tar archives and Parquet files, or one such file.
         cache: The folder of all cached indexes.
-        progress: Called with the bytes of files that were indexed, and of all as far as they are listed.
+        progress: Called with the bytes of files that were indexed, and of all as far as they are listed. What it raises
+            ends the work.
 
     Raises:
         DatasetRefused: There is no image.
@@ -110,8 +113,12 @@ def index_location(location: Location, cache: Path, progress: Progress = no_prog
     """
     listing = hashlib.sha256(repr((INDEX_SCHEMA, location.url)).encode())
     own = location.stat()
-    for entry in location.files() if own is None else [own]:
+    listed = 0
+    for number, entry in enumerate(location.files() if own is None else [own]):
         listing.update(repr(entry).encode("utf-8", "surrogateescape"))
+        listed += entry.size
+        if number % LISTED_AT_ONCE == 0:
+            progress(0, listed)
     path = cache / f"{listing.hexdigest()}.sqlite"
     if not path.exists():
         build_index(location, path, progress=progress)

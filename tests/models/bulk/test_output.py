@@ -14,6 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from models.bulk.output import PLAN, SUMMARY, Output, open_output, stored_output
+from models.bulk.part import Stopped
 from models.bulk.plan import BulkPlan, open_plan, part_size
 from models.bulk.result_file import merge_parts
 from models.bulk.sources import chosen_part_size, index_location
@@ -200,6 +201,13 @@ def test_parts_follow_row_groups(tmp_path: Path) -> None:
         table = pa.table({"image": [b"no image"] * 6000})
         parquet.write_table(table, tmp_path / "images" / f"{name}.parquet", row_group_size=3000)
     location = Location.parse(str(tmp_path / "images"))
+
+    def stop(_done: int, _total: int) -> None:
+        raise Stopped("asked to stop")
+
+    with pytest.raises(Stopped):
+        index_location(location, tmp_path / "cache", stop)
+    assert not (tmp_path / "cache").exists()
     images = index_location(location, tmp_path / "cache")
     assert index_location(location, tmp_path / "cache") == images
     assert chosen_part_size(images.open(Preprocessing(channels=1, height=28, width=28))) == 3000
