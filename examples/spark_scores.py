@@ -19,7 +19,7 @@ spark = SparkSession.builder.appName("scores").getOrCreate()
 scorer = spark.sparkContext.broadcast(Scorer.load(Path(model)))  # pickled as its place, loaded again by each worker
 
 
-@pandas_udf(SCORES)
+@pandas_udf(SCORES)  # type: ignore[untyped-decorator]
 def score(images: pd.Series) -> pd.DataFrame:
     """Return the scores of a batch of images, one row each."""
     columns = scorer.value({"image": images})

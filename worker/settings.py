@@ -85,9 +85,9 @@ class Settings(ServiceSettings):
     )
     ray_address: str | None = Field(
         default=None,
-        pattern=r"^(local|[^\s/]+:[0-9]{1,5})$",
+        pattern=r"^[^\s/]+:[0-9]{1,5}$",
         description="Address of a Ray cluster, HOST:PORT, which scores datasets for jobs with an output, and for "
-        "`snf bulk --engine ray`; local: a Ray of this machine alone. Unset: jobs are scored by the workers.",
+        "`snf bulk --engine ray`. Unset: jobs are scored by the workers.",
     )
     scoring_device: str = Field(
         default="cpu",

@@ -47,7 +47,7 @@ def bulk_engine(name: BulkEngineName, processes: int = 1, ray_address: str | Non
     Args:
         name: ``local`` for this machine, ``ray`` for a Ray cluster.
         processes: Number of processes of the local engine; 1 for this process.
-        ray_address: ``HOST:PORT`` of the Ray cluster, or ``local`` for one of this machine alone.
+        ray_address: ``HOST:PORT`` of the Ray cluster.
 
     Raises:
         EngineUnavailable: The engine is not installed, or has no address.
@@ -57,10 +57,7 @@ def bulk_engine(name: BulkEngineName, processes: int = 1, ray_address: str | Non
     if importlib.util.find_spec("ray") is None:
         raise EngineUnavailable("the engine ray is not installed: pip install 'snf-density[ray]'")
     if ray_address is None:
-        raise EngineUnavailable(
-            "expected SNF_RAY_ADDRESS for the engine ray, got none: HOST:PORT of a cluster, or local for a Ray of this "
-            "machine alone"
-        )
+        raise EngineUnavailable("the engine ray needs a cluster: set SNF_RAY_ADDRESS to its HOST:PORT")
     from models.bulk.ray_engine import RayEngine  # noqa: PLC0415  # it needs the extra
 
     return RayEngine(ray_address)

@@ -1,4 +1,4 @@
-"""Connections to a Ray cluster, or to a Ray of this machine alone, which listens on the loopback interface alone."""
+"""Connections to a Ray cluster. We start none: the head node of Ray asks other hosts where it runs, in any setting."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ from typing import Any
 
 from models.errors import RayUnavailable
 
-LOCAL = "local"
-"""Address that means: start a Ray of this machine alone, for the time of the scoring."""
-LOOPBACK = "127.0.0.1"
 CONNECT_S = 5.0
-STORE_BYTES = 100 * 2**20
-"""Memory for objects of a Ray of this machine alone, where only numbers of parts go."""
 
 
 @contextmanager
@@ -28,29 +23,21 @@ def ray_at(address: str) -> Iterator[Any]:
     """Yield the module of Ray, connected to a cluster; all actors of this process end with the block.
 
     Args:
-        address: ``HOST:PORT`` of the cluster that this machine is a part of, or ``local`` to start one of this machine.
+        address: ``HOST:PORT`` of the cluster that this machine is a part of.
 
     Raises:
         RayUnavailable: The cluster cannot be reached.
     """
-    is_local = address == LOCAL
+    _check_reachable(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a call after the end of a connection starts no other Ray
-    if is_local:
-        # Ray reads this when it is imported. Then its servers listen on the loopback interface alone.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    else:
-        _check_reachable(address)
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a call after the end of a connection starts no Ray
     ray: Any = import_module("ray")  # an extra, and after its settings
-    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if is_local else {}
     try:
         with _signal_handlers_kept():
-            ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **own)
+            ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RayUnavailable(f"cannot connect to Ray at {address}: {error}") from error
     try:
-        if is_local and any(node["NodeManagerAddress"] != LOOPBACK for node in ray.nodes()):
-            raise RayUnavailable("Ray was imported before, and listens on more than the loopback interface")
         with redirect_stdout(sys.stderr):  # Ray prints what happens to its nodes
             yield ray
     finally:

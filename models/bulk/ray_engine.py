@@ -40,7 +40,7 @@ class RayEngine:
     An actor on CPUs takes as many cores as the model's options have threads, one by default.
 
     Args:
-        address: ``HOST:PORT`` of the cluster that this machine is a part of, or ``local`` to start one of this machine.
+        address: ``HOST:PORT`` of the cluster that this machine is a part of.
     """
 
     address: str

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.errors import ImageError
+from models.errors import ImageError, unsupported_image
 from models.images.codec import DecodedImage, decode_image
 from models.images.preprocessing import MODES, Preprocessing, conform_pixels
 from models.score_rows.judged_rows import Judge, batches_of, judged_rows
@@ -59,12 +59,10 @@ def _image(value: Any, preprocessing: Preprocessing) -> DecodedImage | ImageErro
             return decode_image(bytes(value), preprocessing)
         if not isinstance(value, np.ndarray):
             kind = "null" if value is None else type(value).__name__
-            raise ImageError("unsupported-image", "This is no image", f"expected bytes or an array, got {kind}")
+            raise unsupported_image(f"expected bytes or an array, got {kind}")
         if value.dtype != np.uint8 or value.ndim != 3 or len(value) not in MODES or not value.size:
-            raise ImageError(
-                "unsupported-image",
-                "The array is no image",
-                f"expected uint8 (C, H, W) with 1, 3 or 4 channels, got {value.dtype} {value.shape}",
+            raise unsupported_image(
+                f"expected uint8 (C, H, W) with 1, 3 or 4 channels, got {value.dtype} {value.shape}"
             )
         return conform_pixels(value, preprocessing)
     except ImageError as error:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pyarrow import parquet
 
 from models.scorer import Scorer
 from tests.support.paths import DIGITS, ROOT
-from tests.support.ray_cluster import ENVIRONMENT
+from tests.support.ray_cluster import ENVIRONMENT, two_nodes
 
 MODEL = ROOT / "models" / "zoo" / "mnist-snf-glow" / "1"
 NO_SPARK = "needs Java and pyspark, which are no part of the tests' installation"
@@ -31,10 +32,14 @@ def test_a_parquet_file_of_images_is_scored(engine: str, tmp_path: Path) -> None
     names = [path.name for path in DIGITS]
     parquet.write_table(pa.table({"name": names, "image": pa.array(images, pa.binary())}), tmp_path / "images.parquet")
     command = [sys.executable, ROOT / "examples" / f"{engine}_scores.py", "images.parquet", MODEL, "out"]
-    environment = os.environ | ENVIRONMENT | {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
+    paths = f"{ENVIRONMENT['PYTHONPATH']}:{os.environ.get('PYTHONPATH', '')}"
+    spark = {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+    environment = os.environ | ENVIRONMENT | spark | {"PYTHONPATH": paths}
+    with two_nodes() if engine == "ray" else nullcontext() as cluster:
+        environment |= {"RAY_ADDRESS": cluster.address} if cluster else {}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     table = parquet.read_table(tmp_path / "out").to_pydict()
     assert table["name"] == names

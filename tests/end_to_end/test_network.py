@@ -55,20 +55,6 @@ def test_up_score_and_training_reach_no_other_host(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "user").rglob("*") if "openvino" in path.name]
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.skipif(not new_namespace(), reason="this system forbids network namespaces")
-def test_a_ray_of_this_machine_listens_on_loopback_alone_and_reaches_no_other_host(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    output, reached = watched(["-m", "tests.end_to_end.support.ray_use", str(home)], tmp_path, NETWORK_ALONE="1")
-    report = json.loads(output.splitlines()[-1])
-    assert report["summary"]["images"] == 600, report
-    assert report["listened"] > 0
-    assert report["foreign"] == []
-    assert report["without_route"] == 0
-    assert reached == ""
-
-
 def test_openvino_is_imported_in_one_place() -> None:
     importing = [
         path.relative_to(ROOT).as_posix()

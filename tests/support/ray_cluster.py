@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,8 +27,10 @@ ENVIRONMENT = {
 @contextmanager
 def two_nodes() -> Iterator[Cluster]:
     """Yield a cluster of a head and a second node."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory(prefix="snf-ray-") as user_home:
+        # Without this file the head node asks the metadata service of a cloud.
+        Path(user_home, "ray_bootstrap_config.yaml").write_text("provider: {type: local}")
+        for name, value in (ENVIRONMENT | {"HOME": user_home}).items():
             patch.setenv(name, value)
         from ray.cluster_utils import Cluster  # noqa: PLC0415  # after the environment is set
 

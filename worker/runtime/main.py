@@ -62,7 +62,8 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
     registry = WorkerRegistry(client, settings.key_prefix)
 
     def call_for_help(job: Job) -> None:
-        if job.type == "score":
+        on_ray = settings.ray_address is not None and job.parameters.get("output") is not None
+        if job.type == "score" and not on_ray:
             try:
                 call_assistants(celery, registry, job, most=MAX_ASSISTANTS)
             except BrokerDown as problem:

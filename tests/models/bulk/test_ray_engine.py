@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from models.bulk.engines import bulk_engine
 from models.bulk.local_engine import LocalEngine
 from models.bulk.output import Output, open_output
 from models.bulk.part import Stopped
 from models.bulk.plan import BulkPlan
 from models.bulk.ray_engine import RayEngine
 from models.bulk.work import BulkWork, ModelFiles
-from models.errors import PartFailed, RayUnavailable
+from models.errors import EngineUnavailable, PartFailed, RayUnavailable
 from models.locations.location import Location
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
@@ -122,6 +123,11 @@ def test_an_error_in_a_part_names_its_images(cluster: Cluster, artifact: Path, t
     with pytest.raises(PartFailed, match=r"^images 75 to 99: .*: deleted meanwhile$"):
         RayEngine(cluster.address).run(work, work.output.missing(), lambda: False, lambda _images: None)
     assert not work.output.has(3)
+
+
+def test_the_engine_needs_an_address() -> None:
+    with pytest.raises(EngineUnavailable, match="the engine ray needs a cluster: set SNF_RAY_ADDRESS to its HOST:PORT"):
+        bulk_engine("ray")
 
 
 def test_a_cluster_without_room_or_answer_is_a_sentence(cluster: Cluster, artifact: Path, tmp_path: Path) -> None:
