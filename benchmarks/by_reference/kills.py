@@ -72,7 +72,8 @@ class Kills(Repeated):
         self._victims = victims
         self._done = done
         self._chance = random.Random(seed)
-        self._moments = sorted(self._chance.uniform(0.0, 0.95) for _ in range(count))
+        # One in each of as many equal spans: processes that load their models anew are not all killed again.
+        self._moments = [0.95 * (number + self._chance.random()) / count for number in range(count)]
         self.killed: list[float] = []
         """Share of the work that was done at each kill."""
 

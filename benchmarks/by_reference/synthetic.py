@@ -22,7 +22,7 @@ from models.bulk.plan import part_size
 from models.score_rows.judged_rows import BATCH
 
 PROCESSES = 2
-KILLS = 6
+MOST_KILLS, PARTS_A_KILL = 10, 4
 RATE_IMAGES = 100_000
 """Most images of a run without kills, whose rate counts."""
 MEMORY_S = 10.0
@@ -104,9 +104,10 @@ def _ray(work: Work, images: Path, processes: int) -> Iterator[Begin]:
 def _killed(work: Work, name: str, begin: Begin) -> None:
     out = work.output(f"{name}-killed")
     total = -(-work.count // part_size(work.count))
+    count = max(1, min(MOST_KILLS, total // PARTS_A_KILL))
     started = time.monotonic()
     scoring = begin(out)
-    kills = Kills(lambda: scoring.scorers() + scoring.others(), lambda: len(parts(out)) / total, KILLS)
+    kills = Kills(lambda: scoring.scorers() + scoring.others(), lambda: len(parts(out)) / total, count)
     with kills, Memory(scoring.scorers) as memory:
         scoring.wait()
     seconds = time.monotonic() - started
@@ -117,8 +118,8 @@ def _killed(work: Work, name: str, begin: Begin) -> None:
             f"{name}/killed",
             f"{work.count:,} images, {NAMES[name]}, {len(kills.killed)} processes killed",
             f"lost {lost}, doubled {doubled}; {work.count / seconds:.0f} images/s with start and kills",
-            f"lost 0, doubled 0, {KILLS} kills",
-            lost == doubled == 0 and len(kills.killed) == KILLS,
+            f"lost 0, doubled 0, {count} kills",
+            lost == doubled == 0 and len(kills.killed) == count,
             {"killed_at": kills.killed, "seconds": seconds, "memory": memory.growth()},
         )
     )
