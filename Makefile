@@ -68,7 +68,7 @@ $(VENV)/installed: pyproject.toml client/pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml client/pyproject.toml | $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu,features,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu,features,ray,test]'
 	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-release: pyproject.toml | $(BIN)/python

@@ -159,6 +159,10 @@ class EngineUnavailable(ModelsError):
     title = "The engine cannot run here"
 
 
+class RayUnavailable(EngineUnavailable):
+    """Raised where a Ray cluster cannot be reached or has no room for a model; it may be there again later."""
+
+
 class DatasetNotFound(ModelsError):
     """Raised for a name that no built-in or uploaded dataset on this machine has."""
 

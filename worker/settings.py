@@ -83,6 +83,12 @@ class Settings(ServiceSettings):
         description="URLs of folders, separated by commas, such as s3://bucket/folder or file:///folder: callers may "
         "name them and what is below them, to read images and to write results. Unset: none.",
     )
+    ray_address: str | None = Field(
+        default=None,
+        pattern=r"^(local|[^\s/]+:[0-9]{1,5})$",
+        description="Address of a Ray cluster, HOST:PORT, which scores datasets for jobs with an output, and for "
+        "`snf bulk --engine ray`; local: a Ray of this machine alone. Unset: jobs are scored by the workers.",
+    )
     scoring_device: str = Field(
         default="cpu",
         pattern=r"^(cpu|cuda:[0-9]{1,2})$",

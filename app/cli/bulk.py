@@ -36,6 +36,7 @@ from worker.private_home import user_umask
 if TYPE_CHECKING:
     from models.artifacts.manifest import CalibrationSummary, Manifest
     from models.bulk.work import BulkWork, Images, ModelFiles
+    from models.locations.location import Location
 
     Engine = Callable[[BulkWork, list[int], Callable[[], bool], Callable[[int], None]], None]
 
@@ -88,7 +89,8 @@ def bulk(
     ] = DEFAULT_MODEL,
     alpha: Alpha = None,
     engine: Annotated[
-        Literal["local", "ray"], typer.Option("--engine", help="Where to score: on this machine or on a Ray cluster.")
+        Literal["local", "ray"],
+        typer.Option("--engine", help="On this machine, or on the Ray cluster at SNF_RAY_ADDRESS."),
     ] = "local",
     processes: Annotated[int, typer.Option("--processes", min=1, max=1024, help="Processes of the local engine.")] = 1,
     fail_on_anomaly: Annotated[
@@ -103,23 +105,22 @@ def bulk(
     as_json: Json = False,
 ) -> None:
     """Score any number of images into a folder of Parquet files, without a service. Images are read where they are."""
-    read_settings(writes=True)  # before the imports of the work, in which an invalid setting has no message
+    settings = read_settings(writes=True)  # before the imports of the work, in which an invalid setting has no message
     with error_messages(), stop_on_signals() as stop:
         from models.anomaly.conformal import attainable_alpha
         from models.bulk.engines import bulk_engine
         from models.bulk.output import open_output
         from models.bulk.part import Stopped
-        from models.bulk.plan import BulkPlan, part_size
+        from models.bulk.plan import BulkPlan
+        from models.bulk.sources import chosen_part_size
         from models.bulk.work import BulkWork
         from models.errors import PlanDiffers
         from models.locations.location import Location
 
-        runner = bulk_engine(engine, processes)
+        runner = bulk_engine(engine, processes, settings.ray_address)
         chosen = find_model(model)
-        label, source = find_images(images)
         place = Location.parse(out)
-        if f"{place}/".startswith(f"{label}/"):
-            raise fail(f"--out: expected a folder outside of the images at {label}, got {place}", USAGE)
+        label, source = find_images(images, place)
         opened = source.open(chosen.manifest.preprocessing)
         plan = BulkPlan(
             model=chosen.judging.ref,
@@ -130,7 +131,7 @@ def bulk(
             source_digest=opened.digest,
             alpha=attainable_alpha(alpha, chosen.summary.smallest_p),
             count=opened.count,
-            images_per_part=part_size(opened.count),
+            images_per_part=chosen_part_size(opened),
         )
         with user_umask():
             try:
@@ -169,8 +170,12 @@ def find_model(model: str) -> BulkModel:
     return BulkModel(JudgingModel.of_version(version), files, version.manifest, version.calibration_summary)
 
 
-def find_images(text: str) -> tuple[str, Images]:
+def find_images(text: str, out: Location) -> tuple[str, Images]:
     """Return the label and the images of a dataset of this machine, or of a folder or file at a location.
+
+    Args:
+        text: Name of the dataset, path or URL.
+        out: The place of the scores, which must not be among the images.
 
     Raises:
         ModelsError: There are no such images.
@@ -188,6 +193,8 @@ def find_images(text: str) -> tuple[str, Images]:
     if not is_url(text) and not Path(text).exists():
         raise DatasetNotFound(f"expected a path, a URL or a dataset, got {text!r}; {choices(text, names)}")
     location = Location.parse(text)
+    if f"{out}/".startswith(f"{location}/"):
+        raise fail(f"--out: expected a folder outside of the images at {location}, got {out}", USAGE)
     with bytes_bar("indexing the images", "indexing the images") as update:
         return location.url, index_location(location, settings.home / "cache" / "references", update)
 

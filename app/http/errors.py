@@ -37,6 +37,8 @@ STATUSES = {
     ErrorKind.FAILED: 500,
 }
 
+RETRY_S = {ErrorKind.UNAVAILABLE: 30}
+"""Seconds after which a caller may try again, by the kind of an error that does not say so itself."""
 ERROR = "snf.error"
 """Key of a request's scope that holds its error, for metrics."""
 
@@ -191,8 +193,9 @@ def problem_of(error: Exception) -> Problem:
                 headers={"Retry-After": str(error.retry_after_s)},
             )
         case ModelsError() | JobsError():
-            headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, TooManyJobs) else None
             members = _members(error)
+            retry_s = error.retry_after_s if isinstance(error, TooManyJobs) else RETRY_S.get(error.kind)
+            headers = None if retry_s is None else {"Retry-After": str(retry_s)}
             return Problem(status_of(error), error.slug, error.title, error.detail, headers=headers, extensions=members)
         case RequestValidationError():
             fields = [field_problem(item) for item in error.errors()]

@@ -89,12 +89,14 @@ class RecommendParameters(TypedDict):
 
 
 class ScoringParameters(TypedDict):
-    """Optional parameters of a job that scores a dataset: false-alarm rate, images per task and calibration number."""
+    """Optional parameters of a job that scores a dataset: false-alarm rate, output, images per part and calibration."""
 
     alpha: NotRequired[float | None]
     """False-alarm rate of the verdicts."""
-    images_per_part: NotRequired[int]
-    """Images that one worker takes at a time."""
+    output: NotRequired[str | None]
+    """URL of a location that gets the scores, such as `s3://bucket/scores/lot-7`: one Parquet file for each part. It must be below one of `SNF_ALLOWED_LOCATIONS`. Default: one table in the folder of the job."""
+    images_per_part: NotRequired[int | None]
+    """Images that one worker takes at a time. Default: 2,000, or as many as give 10,000 parts."""
     calibration: NotRequired[int | None]
     """Number of the calibration. Default: the active one."""
 

@@ -46,6 +46,9 @@ NOT_PROVOKED = {
     "reading-failed": "only where the system kills the process that reads an upload",
     "queue-full": "depends on what the machine scores within milliseconds; benchmarks.overload provokes it",
     "too-many-aliases": "needs a hundred aliases of one model",
+    "location-unavailable": "needs an object store that does not answer",
+    "file-changed": "only for a file that changes while it is indexed",
+    "unsuitable-column": "needs a Parquet file at a location that callers may name",
     "internal-error": "would be a fault of the service",
 }
 """Errors that this program does not provoke, and why."""

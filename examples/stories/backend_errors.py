@@ -20,6 +20,7 @@ PNG = {"content-type": "image/png"}
 Answer = httpx.Response
 TRAINING: dict[str, Any] = {"type": "train", "preset": "snf-glow-tiny", "dataset": "mnist-mini", "model": "long"}
 LIMITS = {
+    "SNF_ALLOWED_LOCATIONS": "file:///nothing",
     "SNF_MAX_UPLOAD_BYTES": "100000",
     "SNF_MAX_BYTES_IN_FLIGHT": "120000",
     "SNF_MAX_IMAGES_PER_REQUEST": "4",
@@ -115,6 +116,11 @@ def npy(array: np.ndarray[Any, Any]) -> bytes:
     return content.getvalue()
 
 
+def refer(http: httpx.Client, location: str) -> Answer:
+    """Refer to the images at a location."""
+    return http.post("/v1/datasets/references", json={"name": "referred", "location": location})
+
+
 def provocations(http: httpx.Client, job: str) -> dict[str, Callable[[], Answer]]:
     """Return the calls that a service without keys refuses.
 
@@ -185,6 +191,8 @@ def provocations(http: httpx.Client, job: str) -> dict[str, Callable[[], Answer]
         "contact-sheet-not-found": lambda: http.get("/v1/datasets/mnist-mini/contact-sheet"),
         "dataset-built-in": lambda: http.delete("/v1/datasets/mnist-mini"),
         "dataset-taken": lambda: upload(http, "cells", 20),
+        "location-refused": lambda: refer(http, "file:///etc"),
+        "location-not-found": lambda: refer(http, "file:///nothing/there"),
         "dataset-in-use": lambda: http.delete("/v1/datasets/cells"),
         "dataset-too-small": lambda: upload(http, "few", 1),
         "malformed-archive": lambda: packed(http, b"PK\x03\x04 cut off"),

@@ -41,20 +41,26 @@ class BulkEngine(Protocol):
         ...
 
 
-def bulk_engine(name: BulkEngineName, processes: int = 1) -> BulkEngine:
+def bulk_engine(name: BulkEngineName, processes: int = 1, ray_address: str | None = None) -> BulkEngine:
     """Return an engine by its name.
 
     Args:
-        name: ``local`` for this machine, ``ray`` for the Ray cluster at ``SNF_RAY_ADDRESS``.
+        name: ``local`` for this machine, ``ray`` for a Ray cluster.
         processes: Number of processes of the local engine; 1 for this process.
+        ray_address: ``HOST:PORT`` of the Ray cluster, or ``local`` for one of this machine alone.
 
     Raises:
-        EngineUnavailable: The engine is not installed.
+        EngineUnavailable: The engine is not installed, or has no address.
     """
     if name == "local":
         return LocalEngine(processes)
     if importlib.util.find_spec("ray") is None:
         raise EngineUnavailable("the engine ray is not installed: pip install 'snf-density[ray]'")
+    if ray_address is None:
+        raise EngineUnavailable(
+            "expected SNF_RAY_ADDRESS for the engine ray, got none: HOST:PORT of a cluster, or local for a Ray of this "
+            "machine alone"
+        )
     from models.bulk.ray_engine import RayEngine  # noqa: PLC0415  # it needs the extra
 
-    return RayEngine()
+    return RayEngine(ray_address)

@@ -21,6 +21,8 @@ FILE = "plan.json"
 IMAGES_PER_PART = 2000
 MAX_PARTS = 10_000
 """Most parts of a bulk scoring, each of which is a file."""
+LARGEST_GROUP = 20_000
+"""Most images of a row group that parts are aligned with: larger parts would keep few processes busy."""
 LEFTOVER_SECONDS = 3600
 """Age from which a temporary file belongs to a killed process; others may be writing parts now."""
 
@@ -76,13 +78,20 @@ class BulkPlan(BaseModel):
         }
 
 
-def part_size(count: int) -> int:
-    """Return the number of images of each part: 2,000, or as many as give at most 10,000 parts.
+def part_size(count: int, group: int = 1) -> int:
+    """Return the number of images of each part: 2,000, or as many as give at most 10,000 parts, in whole groups.
 
-    >>> part_size(600), part_size(10**6), part_size(10**9)
-    (2000, 2000, 100000)
+    Args:
+        count: The number of all images.
+        group: The number of images of a row group of Parquet files, which is read from its beginning: a part that
+            starts within one reads images of the part before. Of larger groups than 20,000 images a part has 20,000.
+
+    >>> part_size(600), part_size(10**6), part_size(10**9), part_size(10**6, group=1500)
+    (2000, 2000, 100000, 3000)
     """
-    return max(IMAGES_PER_PART, -(-count // MAX_PARTS))
+    least = max(IMAGES_PER_PART, -(-count // MAX_PARTS))
+    group = min(max(group, 1), LARGEST_GROUP)
+    return -(-least // group) * group
 
 
 class Parts(Protocol):

@@ -17,6 +17,7 @@ from typing import IO
 import numpy as np
 
 from models.atomic_files import sha256_file
+from models.bulk.plan import part_size
 from models.datasets.builtin import builtin_file
 from models.datasets.catalogue import dataset_names
 from models.datasets.image_source import ImageSource, NamedImage, StoredImages, file_stamp
@@ -24,6 +25,7 @@ from models.datasets.ingest.items import refused
 from models.datasets.ingest.members import archive_errors
 from models.datasets.prepared import Progress, no_progress
 from models.datasets.references.build import build_index
+from models.datasets.references.index import SCHEMA as INDEX_SCHEMA
 from models.datasets.references.source import ReferencedImages
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, ImageError
@@ -88,6 +90,11 @@ class LocationImages:
         return ReferencedImages(self.index, preprocessing)
 
 
+def chosen_part_size(source: ImageSource) -> int:
+    """Return the number of images of each part of a bulk scoring of these images."""
+    return part_size(source.count, source.largest_group if isinstance(source, ReferencedImages) else 1)
+
+
 def index_location(location: Location, cache: Path, progress: Progress = no_progress) -> LocationImages:
     """Return the images at a location, with an index in a cache. It is built anew where a file has changed.
 
@@ -101,7 +108,7 @@ def index_location(location: Location, cache: Path, progress: Progress = no_prog
         LocationNotFound: There is nothing at the location.
         LocationUnavailable: The location cannot be read.
     """
-    listing = hashlib.sha256(location.url.encode())
+    listing = hashlib.sha256(repr((INDEX_SCHEMA, location.url)).encode())
     own = location.stat()
     for entry in location.files() if own is None else [own]:
         listing.update(repr(entry).encode("utf-8", "surrogateescape"))

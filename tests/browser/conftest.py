@@ -36,10 +36,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def house(chromium: str, home: Path) -> Iterator[httpx.Client]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose images callers of `house` may refer to."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="session")
+def house(chromium: str, home: Path, shared: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, with the shipped models and forked attempts; not started without a browser."""
     # The end-to-end tests measure what the service does here.
-    with running("tests.support.forking_house", home=home, measured=False) as client:
+    settings = {"measured": False, "allowed_locations": shared.as_uri()}
+    with running("tests.support.forking_house", home=home, **settings) as client:
         yield client
 
 

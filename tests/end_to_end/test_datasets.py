@@ -63,7 +63,7 @@ def test_every_kind_of_upload_becomes_the_same_dataset(service: httpx.Client, ho
     assert sheet.headers["content-type"] == "image/png"
     assert Image.open(io.BytesIO(sheet.content)).size[0] > 500
     listed = {one["name"]: one for one in service.get("/v1/datasets").json()["datasets"]}
-    assert listed[name] == {key: value for key, value in found.items() if key not in ("report", "links")}
+    assert listed[name] == {key: value for key, value in found.items() if key not in ("report", "reference", "links")}
     assert listed["mnist-mini"]["images"] == 600
     taken = upload(service, name, ("again.zip", zipped(pngs(20))))
     assert (taken.status_code, taken.json()["type"]) == (409, "dataset-taken")

@@ -227,7 +227,7 @@ def attempt(work: Work) -> int:
     The exit code depends on what ``work`` raises. ``Interrupted`` means that the process was asked to stop,
     ``StaleAttempt`` that the lease is lost, ``BrokerDown`` that an outage is too long, and ``ModelsError`` that the job
     fails for good. After a full disk the job waits for room, but a full quota fails it. After any other error, and
-    where a location cannot be reached, the attempt is repeated.
+    where a location or a Ray cluster cannot be reached, the attempt is repeated.
 
     Args:
         work: Function that does the work of the job.
@@ -296,6 +296,7 @@ def prepare_process() -> tuple[Settings, StopFlag]:
 
 def _refuse(problem: "ModelsError", events: EventLog) -> int:
     from models.disk_space import waits_for_room
+    from models.errors import RayUnavailable
     from models.locations.errors import LocationUnavailable
 
     error = _error(problem.slug, problem.title, problem.detail)
@@ -304,8 +305,8 @@ def _refuse(problem: "ModelsError", events: EventLog) -> int:
             events.write(error)
         return ExitCode.NO_ROOM
     events.write(error)
-    # The server of a location may answer again: the supervisor repeats the attempt.
-    return 1 if isinstance(problem, LocationUnavailable) else ExitCode.REFUSED
+    # The server of a location, or a cluster, may answer again: the supervisor repeats the attempt.
+    return 1 if isinstance(problem, LocationUnavailable | RayUnavailable) else ExitCode.REFUSED
 
 
 def _explain(problem: Exception, limit: int | None) -> dict[str, str]:

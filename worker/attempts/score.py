@@ -2,7 +2,8 @@
 
 The images are divided into shards. Each process claims a free shard, scores it and writes its part of the result, which
 appears whole. The attempt that owns the job offers the shards, scores some of them, and merges all parts into one
-table. The parts of a job with an ``output`` stay at that location instead. Assisting processes may start and end at any
+table. The parts of a job with an ``output`` stay at that location instead, and are scored by a Ray cluster where the
+settings name one. Assisting processes may start and end at any
 time.
 """
 
@@ -48,6 +49,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     from models.bulk.part import Stopped
     from models.bulk.table import read_summary
     from models.training.loop import Interrupted
+    from worker.attempts.score_on_ray import score_on_ray
     from worker.attempts.shard_work import ShardProgress, ShardWork
 
     store = JobStore(redis_client(settings), settings.key_prefix)
@@ -59,14 +61,23 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     earlier = adopt_earlier(store, folder, spec.retry_of, PARTS)
     if earlier is not None:
         events.write({"event": "log", "message": f"goes on from the parts of job {earlier}"})
-    work = ShardWork(spec, settings, partial(begin_parts, folder / PARTS, spec))
-    missing = work.parts.missing()
-    work.shards.offer(missing)
-    progress = ShardProgress(work.parts.plan, work.shards, events, missing, settings.heartbeat_seconds)
 
     def should_stop() -> bool:
         fence.check_periodically()
         return stop.is_set()
+
+    if spec.output is not None and settings.ray_address is not None:
+        try:
+            summary = score_on_ray(spec, settings, events, should_stop)
+        except Stopped as stopped:
+            raise Interrupted(str(stopped)) from stopped
+        fence.require()
+        _finish(summary, folder, store, spec, events)
+        return
+    work = ShardWork(spec, settings, partial(begin_parts, folder / PARTS, spec))
+    missing = work.parts.missing()
+    work.shards.offer(missing)
+    progress = ShardProgress(work.parts.plan, work.shards, events, missing, settings.heartbeat_seconds)
 
     try:
         while missing:

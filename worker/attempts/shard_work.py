@@ -7,16 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 
 from models.bulk.part import Stopped, score_range
-from models.bulk.plan import BulkPlan, Parts, part_size
-from models.bulk.sources import open_source
-from models.datasets import DatasetStore
+from models.bulk.plan import BulkPlan, Parts
 from models.errors import ModelsError
-from models.naming import parse_ref
-from models.registry.registry import Registry
-from models.scorer import Scorer
 from models.threads import one_blas_thread
 from worker.attempts.attempt import JobSpec
 from worker.attempts.progress import ProgressReporter
+from worker.attempts.score_inputs import score_inputs
 from worker.broker.connection import redis_client
 from worker.errors import BrokerDown
 from worker.jobs.events import EventLog
@@ -44,27 +40,9 @@ class ShardWork:
             torch.set_num_threads(settings.train_threads)
         one_blas_thread()
         self._settings = settings
-        registry = Registry(settings.registry_dir)
-        name, version = registry.locate(parse_ref(spec.model))
-        # The calibration that was active when the job was queued: all parts must use the same one.
-        parameters = {name: value for name, value in spec.parameters.items() if value is not None and name != "output"}
-        number = parameters.get("calibration")
-        number = registry.calibrations(name, version).active() if number is None else number
-        calibrated = registry.with_calibration(name, version, number)
-        self._scorer = Scorer.load(calibrated.path, calibrated.calibration_path, settings.job_engine_options)
-        datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
-        self._source = open_source(spec.dataset, settings.data_dir, datasets, self._scorer.preprocessing)
-        chosen = {"alpha": self._scorer.default_alpha, "images_per_part": part_size(self._source.count)}
-        plan = BulkPlan(
-            model=spec.model,
-            weights_sha256=self._scorer.log_det_digest,
-            kind=self._scorer.density.kind,
-            dataset=spec.dataset,
-            source_digest=self._source.digest,
-            count=self._source.count,
-            **(chosen | parameters | {"calibration": number}),
-        )
-        self.parts = take_plan(plan)
+        inputs = score_inputs(spec, settings)
+        self._scorer, self._source = inputs.model.load(), inputs.source
+        self.parts = take_plan(inputs.plan)
         self.shards = JobStore(redis_client(settings), settings.key_prefix).shards(spec.id)
 
     def score_shard(self, should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> bool:

@@ -17,7 +17,7 @@ Paths: TypeAlias = str | Path | Iterable[str | Path]
 
 
 class DatasetsResource(Resource[S]):
-    """Calls to the service that list, show, upload, refer to and delete datasets, which are named collections of images."""
+    """Calls that list, show, upload, refer to and delete datasets, which are named collections of images."""
 
     @operation
     def list(self) -> Call[DatasetList]:

@@ -106,6 +106,10 @@ class ReferenceIndex:
         """Return what the dataset consists of."""
         return ReferenceRecord.model_validate_json(self._index.execute("SELECT json FROM record").fetchone()[0])
 
+    def largest_group(self) -> int:
+        """Return the largest number of images of a row group of a Parquet file; 1 without Parquet files."""
+        return int(self._index.execute("SELECT coalesce(max(images), 1) FROM groups").fetchone()[0])
+
     def files(self, start: int, stop: int) -> Iterator[IndexedFile]:
         """Yield the files that hold images ``start`` to ``stop - 1``, in the order of their images."""
         rows = self._index.execute(

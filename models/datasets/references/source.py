@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 
 from models.datasets.image_source import NamedImage, file_stamp
 from models.datasets.references.files import ReferencedFiles
-from models.datasets.references.index import read_record
+from models.datasets.references.index import ReferenceIndex, read_record
 from models.errors import DatasetNotFound, ImageError
 from models.images.codec import Preprocessing, decode_image
 
@@ -33,6 +34,12 @@ class ReferencedImages:
         self._preprocessing = preprocessing
         self.count = record.images
         self.digest = record.digest
+
+    @cached_property
+    def largest_group(self) -> int:
+        """The largest number of images that are read together from their beginning: a row group of a Parquet file."""
+        with ReferenceIndex.open(self._index) as index:
+            return index.largest_group()
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
         """Yield (name, image) for images ``start`` to ``stop - 1``, or (name, ``ImageError``) for an unusable one.

@@ -62,5 +62,9 @@ def test_every_type_has_its_result(settings: Settings) -> None:
             assert page.headers["content-security-policy"].startswith("default-src 'none'")
         assert client.get(evaluated, params={"format": "pdf"}).status_code == 422
 
+        at_location = client.get(finished(settings, "score", {"images": 5, "output": "s3://lots/scores"}))
+        assert (at_location.status_code, at_location.json()["output"]) == (409, "s3://lots/scores")
+        assert "has written its scores to s3://lots/scores" in at_location.json()["detail"]
+
         table = client.get(scored)
         assert (table.content, table.headers["content-type"]) == (b"PAR1", "application/vnd.apache.parquet")

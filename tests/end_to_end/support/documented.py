@@ -39,6 +39,11 @@ ONLY_PARSED = {
     "snf train --data parts --preset snf-features --set backbone=my-network --name my-parts": (
         "384 channels need 1.2 GB and minutes; tests/models/features fits an own backbone with few channels"
     ),
+    "snf datasets refer lots-2026 s3://lots/2026": "test_datasets_by_reference.py refers to a real S3 server",
+    "snf jobs submit score dataset=lots-2026 model=my-parts output=s3://lots/scores/2026 --watch": "the same",
+    "snf bulk s3://lots/2026 -m my-parts --out s3://lots/scores/2026 --processes 8": "the same",
+    "snf bulk s3://lots/2026 -m s3://lots/models/my-parts --out s3://lots/scores/2026": "the same",
+    "snf models export my-parts s3://lots/models/my-parts": "the same",
     "snf jobs submit train --file request.json max_steps=500": "takes minutes; test_command_line.py submits a file",
     "torchrun --nproc-per-node 4 -m app.cli.main train --data lots --device cuda": (
         "needs GPUs; tests/app/cli/test_train.py runs it on two processes without"
@@ -76,6 +81,7 @@ PRINTS = {
         r'"log_likelihood":-530\.87.*"bits_per_dim":.*"p_value":.*"is_anomaly":false'
     ),
     "snf score NEW-IMAGES -m my-parts --out scores.parquet": "12 images judged",
+    "snf bulk NEW-IMAGES -m my-parts --out bulk-scores": "12 images judged",
     "snf evaluate -m my-parts --normal good-parts --against bad-parts --out report.html": "in report.html",
     "snf score NEW-IMAGES -m my-parts --explain MAPS": "12 heat maps in MAPS",
     "snf score --dataset lots -m my-parts --out scores.parquet": "60 images judged",

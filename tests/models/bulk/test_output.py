@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from hashlib import sha256
 from pathlib import Path
@@ -15,9 +16,14 @@ from pyarrow import parquet
 from models.bulk.output import PLAN, SUMMARY, Output, open_output, stored_output
 from models.bulk.plan import BulkPlan, open_plan, part_size
 from models.bulk.result_file import merge_parts
-from models.bulk.table import PartSummary, failed_row, table_of
-from models.errors import OutputTaken, PlanDiffers
+from models.bulk.sources import chosen_part_size, index_location
+from models.bulk.table import PartSummary, table_of
+from models.disk_space import waits_for_room
+from models.errors import OutputTaken, PlanDiffers, StorageFull
+from models.images.codec import Preprocessing
 from models.locations.location import Location
+from models.score_rows.row import failed_row
+from tests.support.disks import refuse_writes
 from tests.support.s3 import S3Server, faulty_server
 
 PLAN_OF_25 = BulkPlan(
@@ -153,6 +159,21 @@ def test_files_that_a_killed_process_left_are_no_scores(tmp_path: Path) -> None:
     assert output.finish().images == 25
 
 
+def test_a_full_disk_leaves_whole_parts_and_the_work_goes_on_with_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = open_output(Location.parse(str(tmp_path)), PLAN_OF_25)
+    output.write(0, scores(0))
+    with monkeypatch.context() as patch:
+        refuse_writes(patch, errno.ENOSPC)
+        with pytest.raises(StorageFull) as refused:
+            output.write(1, scores(1))
+    assert waits_for_room(refused.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [PLAN, "part-000000.parquet"]
+    write_all(output)
+    assert output.finish().images == 25
+
+
 def test_a_server_that_fails_a_tenth_of_its_requests_loses_nothing(
     s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -171,6 +192,19 @@ def test_a_server_that_fails_a_tenth_of_its_requests_loses_nothing(
         assert proxy.failed.total() > 10
     paths = parquet.read_table(tmp_path / "all.parquet")["path"].to_pylist()
     assert paths == [f"{image}.png" for image in range(400)]
+
+
+def test_parts_follow_row_groups(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b"):
+        table = pa.table({"image": [b"no image"] * 6000})
+        parquet.write_table(table, tmp_path / "images" / f"{name}.parquet", row_group_size=3000)
+    location = Location.parse(str(tmp_path / "images"))
+    images = index_location(location, tmp_path / "cache")
+    assert index_location(location, tmp_path / "cache") == images
+    assert chosen_part_size(images.open(Preprocessing(channels=1, height=28, width=28))) == 3000
+    location.child("c.parquet").write(b"PAR1")
+    assert index_location(location, tmp_path / "cache") != images, "another file is there"
 
 
 def test_parts_grow_so_that_there_are_at_most_ten_thousand() -> None:

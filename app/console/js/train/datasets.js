@@ -7,14 +7,19 @@ import { waiting } from "../parts.js";
 import { call, get, picture } from "../service.js";
 import { complain, toast } from "../toast.js";
 import { problem } from "./messages.js";
+import { Reference } from "./reference.js";
 import { report } from "./report.js";
 import { Upload } from "./upload.js";
+
+const ORIGINS = { "built-in": "built in", stored: "uploaded", reference: "by reference" };
 
 export class Datasets {
   /** `onChoose` is called with the name of the selected dataset. */
   constructor({ changed, onChoose }) {
     Object.assign(this, { changed, onChoose, list: null, chosen: null, detail: null, sheet: null, error: null, deleting: false });
-    this.upload = new Upload({ changed, usedNames: () => (this.list ?? []).map(({ name }) => name), uploaded: (dataset) => this.uploaded(dataset) });
+    const usedNames = () => (this.list ?? []).map(({ name }) => name);
+    this.upload = new Upload({ changed, usedNames, uploaded: (dataset) => this.added(dataset, "uploaded") });
+    this.reference = new Reference({ changed, usedNames, referred: (dataset) => this.added(dataset, "referred to") });
   }
 
   async load() {
@@ -29,8 +34,8 @@ export class Datasets {
     this.changed();
   }
 
-  async uploaded(dataset) {
-    toast(`${dataset.name} is uploaded: ${count(dataset.images, "image")}`);
+  async added(dataset, how) {
+    toast(`${dataset.name} is ${how}: ${count(dataset.images, "image")}`);
     this.list = [dataset, ...(this.list ?? [])];
     await this.choose(dataset.name, dataset);
     this.load();
@@ -60,7 +65,9 @@ export class Datasets {
   }
 
   async remove(name) {
-    if (!(await confirmed(`Delete ${name}?`, "All its images are deleted. Models trained on it are kept.", "Delete"))) return;
+    const isReference = this.list.find((dataset) => dataset.name === name)?.origin === "reference";
+    const images = isReference ? "Its images stay where they are." : "All its images are deleted.";
+    if (!(await confirmed(`Delete ${name}?`, `${images} Models trained on it are kept.`, "Delete"))) return;
     this.deleting = true;
     this.changed();
     try {
@@ -81,6 +88,7 @@ export class Datasets {
       ${problem(this.error)}
       ${this.list ? this.choice() : this.error ? html`<div><button @click=${() => this.load()}>Try again</button></div>` : waiting("Loading datasets ...")}
       ${this.upload.view()}
+      ${this.reference.view()}
       ${this.chosen && this.list ? this.chosenView() : nothing}
     </section>`;
   }
@@ -90,8 +98,8 @@ export class Datasets {
       ${repeat(this.list, (dataset) => dataset.name, (dataset) => html`<label class=${dataset.problem ? "unusable" : ""}>
         <input type="radio" name="dataset" .checked=${dataset.name === this.chosen} ?disabled=${Boolean(dataset.problem)} @change=${() => this.choose(dataset.name)}>
         <span class="break">${dataset.name}</span>
-        <span class="small faint">${dataset.problem ?? html`${count(dataset.images, "image")}, ${shape(dataset.image_shape)}`}</span>
-        <span class="small faint origin">${dataset.origin === "stored" ? (dataset.problem ? html`<button type="button" class="link" @click=${() => this.remove(dataset.name)}>delete</button>` : "uploaded") : "built in"}</span>
+        <span class="small faint">${dataset.problem ?? html`${count(dataset.images, "image")}, ${dataset.image_shape.length ? shape(dataset.image_shape) : "only to score"}`}</span>
+        <span class="small faint origin">${dataset.origin !== "built-in" && dataset.problem ? html`<button type="button" class="link" @click=${() => this.remove(dataset.name)}>delete</button>` : ORIGINS[dataset.origin]}</span>
       </label>`)}
     </div></fieldset>`;
   }
@@ -101,10 +109,10 @@ export class Datasets {
     if (!entry) return nothing;
     return html`<section class="stack" aria-label="Dataset ${entry.name}">
       <div class="row between"><h3 class="break">${entry.name}</h3>
-        ${entry.origin === "stored" ? html`<button class="danger" ?disabled=${this.deleting} @click=${() => this.remove(entry.name)}>Delete</button>` : nothing}</div>
-      ${report(entry, this.detail?.name === entry.name ? this.detail.report : null, this.upload.again(entry))}
+        ${entry.origin !== "built-in" ? html`<button class="danger" ?disabled=${this.deleting} @click=${() => this.remove(entry.name)}>Delete</button>` : nothing}</div>
+      ${report(entry, this.detail?.name === entry.name ? this.detail : null, this.upload.again(entry))}
       ${this.sheet ? html`<figure class="figure"><img class="sheet" src=${this.sheet} alt="Contact sheet of ${entry.name}"><figcaption>Up to 100 evenly spaced images</figcaption></figure>`
-        : entry.origin === "stored" ? waiting("Loading contact sheet ...") : nothing}
+        : entry.origin !== "built-in" && entry.image_shape.length ? waiting("Loading contact sheet ...") : nothing}
     </section>`;
   }
 }

@@ -9,14 +9,21 @@ const PARTS = [
 const MAX_SIZES = 5;
 const MAX_GROUPS = 8;
 
+const KINDS = { image: "image file", tar: "tar archive", parquet: "Parquet file" };
+
 /**
- * Renders a dataset. `details` is the report of its upload; null for built-in datasets. `again` uploads its files again
- * without near duplicates; null if this page does not have them.
+ * Renders a dataset. `detail` has the report of its images and its reference; null until it is loaded. `again` uploads
+ * its files again without near duplicates; null if this page does not have them.
  */
-export function report(entry, details, again) {
+export function report(entry, detail, again) {
+  const details = detail?.report ?? null;
+  const reference = detail?.reference ?? null;
   return html`${shares(entry)}
     ${facts([
-      ["size", range(entry)],
+      ["location", entry.location ? html`<span class="break">${entry.location}</span>` : null],
+      ["at the location", reference ? Object.entries(reference.files).map(([kind, n]) => count(n, KINDS[kind])).join(", ") : null],
+      ["inspected", entry.image_shape.length ? null : "no: only jobs of type score take it"],
+      ["size", entry.image_shape.length ? range(entry) : null],
       ["sizes", details && details.different_sizes > 1 ? sizes(details) : null],
       ["formats", details ? tally(details.formats) : null],
       ["with colour", details && details.coloured ? `${whole(details.coloured)} of ${whole(details.images)}` : null],
@@ -24,10 +31,10 @@ export function report(entry, details, again) {
       ["near duplicates", details ? nearDuplicates(details.near_duplicates, again) : null],
       ["groups", details && details.different_groups > 1 ? groups(details) : null],
       ["files", bytes(entry.bytes)],
-      ["uploaded", entry.created ? moment(entry.created) : null],
+      [entry.location ? "referred to" : "uploaded", entry.created ? moment(entry.created) : null],
     ])}
     ${details?.notes.length ? html`<ul class="remarks small">${details.notes.map((note) => html`<li>${note}</li>`)}</ul>` : nothing}
-    ${details?.rejected ? rejected(details) : nothing}`;
+    ${details?.rejected ? rejected(details) : reference?.rejected ? rejected(reference) : nothing}`;
 }
 
 function shares(entry) {

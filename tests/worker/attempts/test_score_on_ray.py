@@ -1,0 +1,100 @@
+"""Scoring jobs that a Ray cluster runs: resumed, cancelled, and without an answer of the cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from models.bulk.output import stored_output
+from models.bulk.result_file import merge_parts
+from models.locations.location import Location
+from tests.support.fork_server import ForkServer
+from tests.support.ray_cluster import two_nodes
+from tests.worker.support.helpers import until
+from tests.worker.support.scoring import IMAGES, MODEL, in_background, scoring
+from worker.jobs.record import Job, Status
+from worker.jobs.store import JobStore
+from worker.runtime.supervisor import Outcome, Supervisor
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with two_nodes() as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def on_ray(store: JobStore, settings: Settings, cluster: Cluster, stopping: threading.Event) -> Supervisor:
+    """A supervisor whose jobs with an output are run by Ray."""
+    return Supervisor(store, settings.model_copy(update={"ray_address": cluster.address}), stopping)
+
+
+def job_below(folder: Path) -> Job:
+    # Small parts, so that many are left when the first one is written.
+    return scoring(parameters={"images_per_part": 10, "output": Location.parse(str(folder)).url})
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_attempt_goes_on_from_its_parts_and_has_the_rows_of_the_embedded_one(
+    on_ray: Supervisor, real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer, tmp_path: Path
+) -> None:
+    whole, _ = store.create(scoring())
+    assert real.run(whole.id) is Outcome.SUCCEEDED
+
+    out = tmp_path / "scores"
+    job, _ = store.create(job_below(out))
+    thread, outcomes = in_background(on_ray, job)
+    until(lambda: any(out.glob("part-*")), 90)
+    os.kill(forked.pids[str(settings.jobs_dir / job.id)], signal.SIGKILL)
+    thread.join(60)
+    assert outcomes == [Outcome.QUEUED_AGAIN]
+    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    assert 0 < len(kept) < IMAGES // 10
+
+    assert on_ray.run(job.id) is Outcome.SUCCEEDED
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}.items() >= kept.items()
+    stored = stored_output(Location.parse(str(out)))
+    merge_parts(stored.files(), tmp_path / "merged.parquet", stored.plan.metadata)
+    assert (tmp_path / "merged.parquet").read_bytes() == (settings.jobs_dir / whole.id / "scores.parquet").read_bytes()
+    done = store.get(job.id)
+    assert done.result is not None
+    assert (done.result["model"], done.result["images"], done.result["output"]) == (MODEL, IMAGES, stored.location.url)
+    assert done.checkpoint_step == IMAGES
+
+
+@pytest.mark.timeout(300)
+def test_cancelling_ends_the_work_of_the_cluster(
+    on_ray: Supervisor, store: JobStore, settings: Settings, tmp_path: Path
+) -> None:
+    out = tmp_path / "scores"
+    job, _ = store.create(job_below(out))
+    thread, outcomes = in_background(on_ray, job)
+    until(lambda: any(out.glob("part-*")), 90)
+    store.request_cancel(job.id)
+    thread.join(60)
+    assert outcomes == [Outcome.CANCELLED]
+    assert store.get(job.id).status is Status.CANCELLED
+    assert len(list(out.glob("part-*"))) < IMAGES // 10
+
+
+def test_a_cluster_that_does_not_answer_is_tried_again_and_named(
+    store: JobStore, settings: Settings, stopping: threading.Event, tmp_path: Path
+) -> None:
+    nowhere = settings.model_copy(update={"ray_address": "127.0.0.1:9"})
+    job, _ = store.create(job_below(tmp_path / "scores"))
+    assert Supervisor(store, nowhere, stopping).run(job.id) is Outcome.QUEUED_AGAIN
+    error = store.get(job.id).error
+    assert error is not None
+    assert error["type"] == "engine-unavailable"
+    assert error["detail"].startswith("cannot reach Ray at 127.0.0.1:9 (SNF_RAY_ADDRESS): ")
+    assert not list((tmp_path / "scores").glob("part-*")), "no other engine took its place"

@@ -1,0 +1,62 @@
+"""Inputs of a bulk scoring job: its model, its images and its plan. Free of torch."""
+
+from dataclasses import dataclass
+
+from models.anomaly.conformal import attainable_alpha
+from models.bulk.plan import BulkPlan
+from models.bulk.sources import DatasetImages, chosen_part_size
+from models.bulk.work import ModelFiles
+from models.datasets.image_source import ImageSource
+from models.naming import parse_ref
+from models.registry.registry import Registry
+from worker.attempts.attempt import JobSpec
+from worker.settings import Settings
+
+
+@dataclass(frozen=True)
+class ScoreInputs:
+    """Model, images and plan of a bulk scoring job.
+
+    Attributes:
+        model: Files of the model, with the calibration that was active when the job was queued.
+        images: Images of the dataset, as they are handed to other processes.
+        source: Images, opened in this process.
+        plan: Plan of the job.
+    """
+
+    model: ModelFiles
+    images: DatasetImages
+    source: ImageSource
+    plan: BulkPlan
+
+
+def score_inputs(spec: JobSpec, settings: Settings) -> ScoreInputs:
+    """Return the inputs of a bulk scoring job.
+
+    Raises:
+        ModelsError: The model or the dataset cannot be used.
+    """
+    registry = Registry(settings.registry_dir)
+    name, version = registry.locate(parse_ref(spec.model))
+    parameters = {name: value for name, value in spec.parameters.items() if value is not None and name != "output"}
+    number = parameters.get("calibration")
+    number = registry.calibrations(name, version).active() if number is None else number
+    calibrated = registry.with_calibration(name, version, number)
+    manifest = calibrated.manifest
+    images = DatasetImages(spec.dataset, settings.data_dir, settings.datasets_dir)
+    source = images.open(manifest.preprocessing)
+    chosen = {
+        "alpha": attainable_alpha(None, calibrated.calibration_summary.smallest_p),
+        "images_per_part": chosen_part_size(source),
+    }
+    plan = BulkPlan(
+        model=spec.model,
+        weights_sha256=manifest.log_dets.weights_sha256,
+        kind=manifest.architecture.kind,
+        dataset=spec.dataset,
+        source_digest=source.digest,
+        count=source.count,
+        **(chosen | parameters | {"calibration": number}),
+    )
+    model = ModelFiles(calibrated.path, calibrated.calibration_path, settings.job_engine_options)
+    return ScoreInputs(model, images, source, plan)

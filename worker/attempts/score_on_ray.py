@@ -1,0 +1,53 @@
+"""Bulk scoring of a job's dataset by a Ray cluster. This process hands out the parts and reports the progress."""
+
+from collections.abc import Callable
+
+from models.bulk.engines import bulk_engine
+from models.bulk.output import open_output
+from models.bulk.table import PartSummary
+from models.bulk.work import BulkWork
+from models.locations.location import Location
+from worker.attempts.attempt import JobSpec
+from worker.attempts.progress import ProgressReporter
+from worker.attempts.score_inputs import score_inputs
+from worker.jobs.events import EventLog
+from worker.settings import Settings
+
+
+def score_on_ray(spec: JobSpec, settings: Settings, events: EventLog, should_stop: Callable[[], bool]) -> PartSummary:
+    """Write the scores of every image of a job's dataset below its output, but for parts that are there already.
+
+    Args:
+        spec: Specification of the attempt, with an output.
+        settings: Settings, with the address of the cluster.
+        events: Journal of the job.
+        should_stop: Function that is called several times a second; True stops the work.
+
+    Returns:
+        Counts of the images.
+
+    Raises:
+        Stopped: ``should_stop`` returned True.
+        ModelsError: The cluster cannot be reached, or a part cannot be scored.
+    """
+    assert spec.output is not None
+    engine = bulk_engine("ray", ray_address=settings.ray_address)
+    inputs = score_inputs(spec, settings)
+    output = open_output(Location(spec.output), inputs.plan)
+    missing = output.missing()
+    ranges = inputs.plan.ranges
+    done = inputs.plan.count - sum(ranges[part][1] - ranges[part][0] for part in missing)
+    reporter = ProgressReporter(events, inputs.plan.count, done)
+
+    def advance(images: int) -> None:
+        reporter.checkpoint(reporter.done + images)
+
+    def stopped() -> bool:
+        reporter.report(reporter.done)
+        return should_stop()
+
+    if missing:
+        events.write({"event": "log", "message": f"scored by the Ray cluster at {settings.ray_address}"})
+        engine.run(BulkWork(output, inputs.model, inputs.images), missing, stopped, advance)
+    reporter.report(inputs.plan.count)
+    return output.finish()
