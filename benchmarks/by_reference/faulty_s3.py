@@ -63,7 +63,9 @@ def _score(work: Work, home: Path, server: S3Server, name: str, share: float) ->
     """Score the images on S3 through a proxy, copy the parts to this machine, and return what the proxy counted."""
     out = work.output(name)
     with faulty_server(server, share, SEED) as (behind, proxy):
-        ways.bulk(home, "s3://digits/images", f"s3://digits/{name}", "--processes", "2", **behind.environment).wait()
+        ways.bulk(
+            home, "s3://digits/images", f"s3://digits/{name}", "--processes", "2", variables=behind.environment
+        ).wait()
     with variables(server):
         for file in Location(f"s3://digits/{name}").files():
             (out / file.name).write_bytes(Location(f"s3://digits/{name}").child(file.name).read())

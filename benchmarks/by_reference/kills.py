@@ -33,7 +33,8 @@ def scoring_processes(home: Path) -> list[int]:
 def descendants(parent: int, title: bytes = b"") -> list[int]:
     """Return the processes below another one whose command line begins with or has ``title``."""
     parents = {pid: parent_of(pid) for pid in command_lines()}
-    found, level = [], {parent}
+    found: list[int] = []
+    level = {parent}
     while level := {pid for pid, above in parents.items() if above in level}:
         found += level
     lines = command_lines()

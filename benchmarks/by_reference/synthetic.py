@@ -97,7 +97,13 @@ def _bulk(work: Work, images: Path, processes: int) -> Iterator[Begin]:
 def _ray(work: Work, images: Path, processes: int) -> Iterator[Begin]:
     with work.home("ray") as home, ways.ray_cluster(processes) as address:
         yield lambda out: ways.bulk(
-            home, str(images), str(out), "--engine", "ray", scorers=ways.ray_actors, SNF_RAY_ADDRESS=address
+            home,
+            str(images),
+            str(out),
+            "--engine",
+            "ray",
+            scorers=ways.ray_actors,
+            variables={"SNF_RAY_ADDRESS": address},
         )
 
 
