@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.by_reference import ways
 from benchmarks.by_reference.images import first_files
-from benchmarks.by_reference.output import lost_and_doubled, scores
+from benchmarks.by_reference.output import lost_and_doubled, scores, size_of
 from benchmarks.by_reference.rows import Row
 from benchmarks.by_reference.synthetic import Work
 from models.locations.location import Location
@@ -44,6 +44,7 @@ def measure(work: Work) -> None:
     work.rows.facts |= {
         "reads_an_image": gets / count,
         "read_bytes_an_image": asked.sent_bytes / count,
+        "written_bytes_an_image": size_of(local) / count,
         "s3_requests": dict(asked.requests),
     }
     work.rows.record(

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.by_reference import ways
 from benchmarks.by_reference.images import digits, first_files
 from benchmarks.by_reference.kills import Kills, Memory
-from benchmarks.by_reference.output import images_per_second, lost_and_doubled, parts, size_of
+from benchmarks.by_reference.output import images_per_second, lost_and_doubled, parts
 from benchmarks.by_reference.rows import Row, Rows
 from benchmarks.by_reference.ways import MODEL, Scoring
 from benchmarks.scaling.compute import limit, together
@@ -118,7 +118,6 @@ def _killed(work: Work, name: str, begin: Begin) -> None:
         scoring.wait()
     seconds = time.monotonic() - started
     lost, doubled = lost_and_doubled(out, work.count)
-    work.rows.facts["written_bytes_an_image"] = size_of(out) / work.count
     work.rows.record(
         Row(
             f"{name}/killed",

@@ -184,12 +184,12 @@ def table(plan: Plan) -> list[str]:
     """Return a plan as lines of Markdown."""
     given, live, mass = plan.inputs, plan.online, plan.bulk
     rows = {
-        f"**{given.images_per_second:g} images/s online**": "",
+        f"**{given.images_per_second:,.0f} images/s online**": "",
         "most images/s of a replica (scoring thread or event loop)": f"{live.replica_per_s:.0f}",
         f"replicas at {given.load:.0%} of that": f"{live.replicas}",
         f"cores, two a replica; machines of {given.cores_per_machine} cores": f"{live.cores}; {live.machines}",
         "p50, p99 by the simulation": f"{live.latency.p50_ms:.0f} ms, {live.latency.p99_ms:.0f} ms",
-        f"**{given.images:.0e} images in {given.hours:g} hours**": "",
+        f"**{given.images:,} images in {given.hours:g} hours**": "",
         "images/s of one thread by reference": f"{given.core_images_per_second:.0f}",
         "core-hours": f"{mass.core_hours:,.0f}",
         f"processes of one core; machines of {given.cores_per_machine} cores": f"{mass.processes}; {mass.machines}",
