@@ -137,7 +137,7 @@ def seconds(job: Job) -> float:
 def steady(place: Workplace, job: Job) -> float:
     """Return images a second of a job between its start, with the model loaded, and its last part."""
     first, last = place.events(job, "started")[0], place.events(job, "checkpoint")[-1]
-    taken = _moment(last) - _moment(first)
+    taken = moment(last) - moment(first)
     return float(last["step"] - first["step"]) / taken
 
 
@@ -243,7 +243,8 @@ def measure(
     }
 
 
-def _moment(event: dict[str, Any]) -> float:
+def moment(event: dict[str, Any]) -> float:
+    """Return the time of an event in seconds since 1970."""
     return datetime.fromisoformat(event["time"]).timestamp()
 
 

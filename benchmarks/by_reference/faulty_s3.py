@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.by_reference import ways
 from benchmarks.by_reference.images import first_files
-from benchmarks.by_reference.output import lost_and_doubled, scores
+from benchmarks.by_reference.output import lost_and_doubled, scores, size_of
 from benchmarks.by_reference.rows import Row
 from benchmarks.by_reference.synthetic import Work
 from models.locations.location import Location
@@ -44,6 +44,7 @@ def measure(work: Work) -> None:
     work.rows.facts |= {
         "reads_an_image": gets / count,
         "read_bytes_an_image": asked.sent_bytes / count,
+        "written_bytes_an_image": size_of(local) / count,
         "s3_requests": dict(asked.requests),
     }
     work.rows.record(
@@ -63,7 +64,9 @@ def _score(work: Work, home: Path, server: S3Server, name: str, share: float) ->
     """Score the images on S3 through a proxy, copy the parts to this machine, and return what the proxy counted."""
     out = work.output(name)
     with faulty_server(server, share, SEED) as (behind, proxy):
-        ways.bulk(home, "s3://digits/images", f"s3://digits/{name}", "--processes", "2", **behind.environment).wait()
+        ways.bulk(
+            home, "s3://digits/images", f"s3://digits/{name}", "--processes", "2", variables=behind.environment
+        ).wait()
     with variables(server):
         for file in Location(f"s3://digits/{name}").files():
             (out / file.name).write_bytes(Location(f"s3://digits/{name}").child(file.name).read())

@@ -33,7 +33,8 @@ def scoring_processes(home: Path) -> list[int]:
 def descendants(parent: int, title: bytes = b"") -> list[int]:
     """Return the processes below another one whose command line begins with or has ``title``."""
     parents = {pid: parent_of(pid) for pid in command_lines()}
-    found, level = [], {parent}
+    found: list[int] = []
+    level = {parent}
     while level := {pid for pid, above in parents.items() if above in level}:
         found += level
     lines = command_lines()
@@ -72,7 +73,8 @@ class Kills(Repeated):
         self._victims = victims
         self._done = done
         self._chance = random.Random(seed)
-        self._moments = sorted(self._chance.uniform(0.0, 0.95) for _ in range(count))
+        # One in each of as many equal spans: processes that load their models anew are not all killed again.
+        self._moments = [0.95 * (number + self._chance.random()) / count for number in range(count)]
         self.killed: list[float] = []
         """Share of the work that was done at each kill."""
 

@@ -35,7 +35,7 @@ def images_per_second(folder: Path, processes: int) -> float:
     """
     ends = sorted((path.stat().st_mtime, parquet.read_metadata(path).num_rows) for path in parts(folder))
     begin, counted = ends[processes - 1][0], ends[processes:]
-    return sum(rows for _, rows in counted) / (ends[-1][0] - begin)
+    return float(sum(rows for _, rows in counted) / (ends[-1][0] - begin))
 
 
 def scores(folder: Path) -> dict[str, float | None]:

@@ -74,7 +74,7 @@ def _readers(work: Work, out: Path) -> None:
     table = arrow.dataset(out, format="parquet").to_table(columns=columns)  # names that begin with _ are left out
     ours = _totals(*(table[name].to_pylist() for name in columns))
     files = str(out / "*.parquet")
-    rows = duckdb.sql(f"SELECT {', '.join(columns)} FROM read_parquet('{files}')").fetchall()
+    rows = duckdb.connect().execute(f"SELECT {', '.join(columns)} FROM read_parquet('{files}')").fetchall()
     lazy = polars.scan_parquet(files)
     frame = lazy.select(columns).collect()
     theirs = {
@@ -83,7 +83,7 @@ def _readers(work: Work, out: Path) -> None:
     }
     count = "count(*), count(*) FILTER (is_anomaly)"
     counted = {
-        "DuckDB": duckdb.sql(f"SELECT {count} FROM read_parquet('{files}')").fetchall()[0],
+        "DuckDB": duckdb.connect().execute(f"SELECT {count} FROM read_parquet('{files}')").fetchall()[0],
         "Polars": lazy.select(polars.len(), anomalies=polars.col("is_anomaly").sum()).collect().row(0),
     }
     same = all(found == ours for found in theirs.values()) and all(

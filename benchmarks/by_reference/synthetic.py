@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.by_reference import ways
 from benchmarks.by_reference.images import digits, first_files
 from benchmarks.by_reference.kills import Kills, Memory
-from benchmarks.by_reference.output import images_per_second, lost_and_doubled, parts, size_of
+from benchmarks.by_reference.output import images_per_second, lost_and_doubled, parts
 from benchmarks.by_reference.rows import Row, Rows
 from benchmarks.by_reference.ways import MODEL, Scoring
 from benchmarks.scaling.compute import limit, together
@@ -22,7 +22,7 @@ from models.bulk.plan import part_size
 from models.score_rows.judged_rows import BATCH
 
 PROCESSES = 2
-KILLS = 6
+MOST_KILLS, PARTS_A_KILL = 10, 4
 RATE_IMAGES = 100_000
 """Most images of a run without kills, whose rate counts."""
 MEMORY_S = 10.0
@@ -97,28 +97,34 @@ def _bulk(work: Work, images: Path, processes: int) -> Iterator[Begin]:
 def _ray(work: Work, images: Path, processes: int) -> Iterator[Begin]:
     with work.home("ray") as home, ways.ray_cluster(processes) as address:
         yield lambda out: ways.bulk(
-            home, str(images), str(out), "--engine", "ray", scorers=ways.ray_actors, SNF_RAY_ADDRESS=address
+            home,
+            str(images),
+            str(out),
+            "--engine",
+            "ray",
+            scorers=ways.ray_actors,
+            variables={"SNF_RAY_ADDRESS": address},
         )
 
 
 def _killed(work: Work, name: str, begin: Begin) -> None:
     out = work.output(f"{name}-killed")
     total = -(-work.count // part_size(work.count))
+    count = max(1, min(MOST_KILLS, total // PARTS_A_KILL))
     started = time.monotonic()
     scoring = begin(out)
-    kills = Kills(lambda: scoring.scorers() + scoring.others(), lambda: len(parts(out)) / total, KILLS)
+    kills = Kills(lambda: scoring.scorers() + scoring.others(), lambda: len(parts(out)) / total, count)
     with kills, Memory(scoring.scorers) as memory:
         scoring.wait()
     seconds = time.monotonic() - started
     lost, doubled = lost_and_doubled(out, work.count)
-    work.rows.facts["written_bytes_an_image"] = size_of(out) / work.count
     work.rows.record(
         Row(
             f"{name}/killed",
             f"{work.count:,} images, {NAMES[name]}, {len(kills.killed)} processes killed",
             f"lost {lost}, doubled {doubled}; {work.count / seconds:.0f} images/s with start and kills",
-            f"lost 0, doubled 0, {KILLS} kills",
-            lost == doubled == 0 and len(kills.killed) == KILLS,
+            f"lost 0, doubled 0, {count} kills",
+            lost == doubled == 0 and len(kills.killed) == count,
             {"killed_at": kills.killed, "seconds": seconds, "memory": memory.growth()},
         )
     )

@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.by_reference.kills import command_lines, descendants, scoring_processes
@@ -91,7 +92,7 @@ def bulk(
     out: str,
     *options: str,
     scorers: Callable[[int], list[int]] = descendants,
-    **variables: str,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Scoring:
     """Begin ``snf bulk``, with one thread for each process, and return the scoring.
 
@@ -108,7 +109,7 @@ def bulk(
         process = subprocess.Popen(
             [sys.executable, "-m", "app.cli.main", "bulk", images, "--out", out, "--model", MODEL, *options],
             cwd=ROOT,
-            env=environment(home, threads=THREADS) | variables,
+            env=environment(home, threads=THREADS) | dict(variables),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -145,5 +146,5 @@ def ray_cluster(nodes: int = 2) -> Iterator[str]:
         cluster.wait_for_nodes()
         yield cluster.address
     finally:
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
         time.sleep(1)

@@ -44,7 +44,8 @@ def main() -> int:
             found = replicas.measure(arguments.model, arguments.seconds, home)
             text, good = replicas.text_of(found, described), replicas.all_right(found)
         else:
-            found = broker.measure(*arguments.images, home)
+            few, many = arguments.images
+            found = broker.measure(few, many, home)
             text, good = broker.text_of(found, described), True
     print(text)
     write_results(arguments.out, f"scaling_{arguments.command}", {"machine": described, **found}, text)

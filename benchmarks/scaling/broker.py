@@ -1,23 +1,24 @@
 """What jobs cost the broker: Redis commands and bytes of an idle worker, of a busy one, of a score job and a shard.
 
 Three jobs run after each other on one worker: one of few images, one of many, and one of as many in smaller shards. The
-third takes more than the second for its shards alone, the second more than the first for the time that it runs. What
+third takes more than the second for its shards alone, the second more than the first for the time that it scores. What
 an idle worker does is measured before.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.bulk import MODEL, Workplace, broker_answers
+from benchmarks.bulk import MODEL, Workplace, broker_answers, moment
 from benchmarks.installation import running, until
 from models.datasets import DatasetStore, Source
 from worker.broker.connection import redis_client
+from worker.jobs.record import Job
 from worker.settings import Settings
 
 IDLE_S = 20.0
@@ -74,8 +75,8 @@ def measure(few: int, many: int, home: Path) -> dict[str, Any]:
             idle = traffic(place) - before
             for name, (dataset, _, size) in jobs.items():
                 before = traffic(place)
-                place.finish(place.submit(dataset, images_per_part=size))
-                taken[name] = traffic(place) - before
+                job = place.finish(place.submit(dataset, images_per_part=size))
+                taken[name] = replace(traffic(place) - before, seconds=scoring_seconds(place, job))
     shards = {name: -(-count // size) for name, (_, count, size) in jobs.items()}
     costs = divide(taken, shards)
     return {
@@ -85,6 +86,11 @@ def measure(few: int, many: int, home: Path) -> dict[str, Any]:
         "idle_worker_a_second": asdict(idle.times(1 / idle.seconds)),
         **{name: asdict(cost) for name, cost in costs.items()},
     }
+
+
+def scoring_seconds(place: Workplace, job: Job) -> float:
+    """Return the seconds in which a job scored; those in which its process starts count for the job."""
+    return moment(place.events(job, "checkpoint")[-1]) - moment(place.events(job, "started")[0])
 
 
 def divide(taken: dict[str, Traffic], shards: dict[str, int]) -> dict[str, Traffic]:

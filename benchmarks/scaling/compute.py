@@ -92,7 +92,7 @@ def together(model: str, processes: int, seconds: float, batch: int = 32, images
     context = get_context("spawn")
     with context.Manager() as manager, context.Pool(processes) as pool:
         start = manager.Barrier(processes)
-        return pool.starmap(images_per_second, [(model, seconds, batch, images, start)] * processes)  # type: ignore[list-item]
+        return pool.starmap(images_per_second, [(model, seconds, batch, images, start)] * processes)
 
 
 def limit(

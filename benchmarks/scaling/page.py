@@ -33,7 +33,7 @@ def write(results: Path) -> None:
         if not block.search(text):
             raise ValueError(f"{PAGE} has no marks for the table {name!r}")
         content = "\n".join(lines()) + "\n"
-        text = block.sub(lambda _match, content=content: content, text)  # type: ignore[misc]
+        text = block.sub(lambda _match, content=content: content, text, count=1)  # type: ignore[misc]
     PAGE.write_text(text, encoding="utf-8")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.needs import end
 from benchmarks.scaling.simulation import Costs, Outcome, Simulation
 from models.bulk.plan import part_size
+from worker.runtime.assist import MAX_ASSISTANTS
 
 SIMULATED_S = 120.0
 WITHIN_MEMORY = 0.9
@@ -65,6 +66,7 @@ class Bulk:
     machines: int
     files: int
     shard_minutes: float
+    jobs: int
     read_terabytes: float
     read_bytes_per_s: float
     reads: float
@@ -150,13 +152,15 @@ def bulk(given: Inputs) -> Bulk:
     size = part_size(given.images)
     files = math.ceil(given.images / size)
     reads = given.images * given.requests_an_image
-    commands = given.job_commands + files * given.shard_commands + given.busy_commands_per_s * core_seconds
+    jobs = math.ceil(processes / (1 + MAX_ASSISTANTS))
+    commands = jobs * given.job_commands + files * given.shard_commands + given.busy_commands_per_s * core_seconds
     return Bulk(
         core_hours=core_seconds / 3600,
         processes=processes,
         machines=math.ceil(processes / given.cores_per_machine),
         files=files,
         shard_minutes=size / given.core_images_per_second / 60,
+        jobs=jobs,
         read_terabytes=given.images * given.image_bytes / 1e12,
         read_bytes_per_s=given.images * given.image_bytes / seconds,
         reads=reads,
@@ -180,12 +184,12 @@ def table(plan: Plan) -> list[str]:
     """Return a plan as lines of Markdown."""
     given, live, mass = plan.inputs, plan.online, plan.bulk
     rows = {
-        f"**{given.images_per_second:g} images/s online**": "",
+        f"**{given.images_per_second:,.0f} images/s online**": "",
         "most images/s of a replica (scoring thread or event loop)": f"{live.replica_per_s:.0f}",
         f"replicas at {given.load:.0%} of that": f"{live.replicas}",
         f"cores, two a replica; machines of {given.cores_per_machine} cores": f"{live.cores}; {live.machines}",
         "p50, p99 by the simulation": f"{live.latency.p50_ms:.0f} ms, {live.latency.p99_ms:.0f} ms",
-        f"**{given.images:.0e} images in {given.hours:g} hours**": "",
+        f"**{given.images:,} images in {given.hours:g} hours**": "",
         "images/s of one thread by reference": f"{given.core_images_per_second:.0f}",
         "core-hours": f"{mass.core_hours:,.0f}",
         f"processes of one core; machines of {given.cores_per_machine} cores": f"{mass.processes}; {mass.machines}",
@@ -193,7 +197,8 @@ def table(plan: Plan) -> list[str]:
         "read from storage": f"{mass.read_terabytes:.2f} TB, {mass.read_bytes_per_s / 1e6:.0f} MB/s",
         "read requests": f"{mass.reads:,.0f}, {mass.reads_per_s:.1f}/s",
         "written to storage": f"{mass.written_terabytes:.3f} TB in {mass.writes:,.0f} requests",
-        "Redis commands with Celery workers": f"{mass.commands:,.0f}, {mass.commands_per_s:.0f}/s",
+        f"jobs with Celery workers, of at most {1 + MAX_ASSISTANTS} workers each": f"{mass.jobs}",
+        "Redis commands with a worker for each core": f"{mass.commands:,.0f}, {mass.commands_per_s:.0f}/s",
         "Redis traffic; share of its one core": f"{mass.broker_bytes_per_s / 1e6:.1f} MB/s; {mass.broker_cpu:.0%}",
     }
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]

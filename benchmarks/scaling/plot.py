@@ -36,7 +36,10 @@ def main() -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.6))
     for count, colour in ((1, "#0e6480"), (2, "#b3441e")):
         most = found["capacity"][str(count)]["simulated_per_s"]
-        curve = [Simulation(costs, count, found["compute_limit"]).poisson(load * most, SECONDS, 0) for load in LOADS]
+        curve = [
+            Simulation(costs, count, max(1.0, found["compute_limit"])).poisson(load * most, SECONDS, 0)
+            for load in LOADS
+        ]
         name = f"{count} replica{'s' if count > 1 else ''}"
         left.plot(
             [load * most for load in LOADS], [one.p99_ms for one in curve], color=colour, label=f"{name}, simulated"

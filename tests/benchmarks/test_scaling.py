@@ -39,7 +39,7 @@ def test_threads_share_cores_equally() -> None:
     cores = Cores(1.5)
     ends: dict[str, float] = {}
     for name, seconds in (("short", 0.75), ("long", 1.5)):
-        cores.work(seconds, lambda name=name: ends.setdefault(name, cores.now))  # type: ignore[misc]
+        cores.work(seconds, lambda name=name: ends.update({name: cores.now}))  # type: ignore[misc]
     cores.run(math.inf)
     # Both run at 0.75 until the short one ends, then the long one alone at full speed.
     assert ends == pytest.approx({"short": 1.0, "long": 1.75})
