@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
-
-import pytest
+from unittest.mock import patch
 
 from tests.support.paths import ROOT
 
@@ -27,11 +27,12 @@ ENVIRONMENT = {
 @contextmanager
 def two_nodes() -> Iterator[Cluster]:
     """Yield a cluster of a head and a second node."""
-    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory(prefix="snf-ray-") as user_home:
+    with (
+        TemporaryDirectory(prefix="snf-ray-") as user_home,
+        patch.dict(os.environ, ENVIRONMENT | {"HOME": user_home}),
+    ):
         # Without this file the head node asks the metadata service of a cloud.
         Path(user_home, "ray_bootstrap_config.yaml").write_text("provider: {type: local}")
-        for name, value in (ENVIRONMENT | {"HOME": user_home}).items():
-            patch.setenv(name, value)
         from ray.cluster_utils import Cluster  # noqa: PLC0415  # after the environment is set
 
         # A lost node is noticed in two seconds instead of twenty.
@@ -43,7 +44,17 @@ def two_nodes() -> Iterator[Cluster]:
         head = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False, "_system_config": quick}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
-            cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+            add_node(cluster)
             yield cluster
         finally:
             cluster.shutdown()
+
+
+def add_node(cluster: Cluster) -> None:
+    """Add a node of one core."""
+    cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+
+
+def lose_node(cluster: Cluster) -> None:
+    """End a node that is not the head with all its processes, without a chance to stop orderly."""
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
