@@ -4,15 +4,19 @@ A row each, with PASS or FAIL:
 
 - job/..., bulk/..., ray/...: synthetic images in Parquet files at a location, scored by a job of a real ``snf up`` with
   two workers, by ``snf bulk`` with two processes, and by Ray on a local cluster of two nodes. ``killed``: processes are
-  killed at random moments, and no row may be lost or doubled. ``memory``: that of the scoring process that lived
-  longest is flat. ``rate``: images a second without kills, on at most 100,000 images, against ``Scorer`` with images in
-  memory in as many processes, threads and images a batch.
+  killed at random moments, and with Ray a node is lost, too. No row may be lost, doubled, or differ in a bit from a run
+  without kills. ``memory``: that of the processes of the same run, the driver included, does not grow. ``rate``: images
+  a second on at most 40,000 images, against ``Scorer`` in as many processes on images in memory.
+- job/large: memory of a part of 100,000 images.
 - two: a job by two workers of one thread over one worker, beside two plain scoring loops over one.
 - readers, tars, parquet: the table read by DuckDB and Polars; a WebDataset of JPEGs and a Parquet file of PNGs, whose
   log-likelihoods are equal to the bit to those over HTTP.
-- s3: images and scores on a real S3 server behind a proxy that fails a tenth of the requests.
+- s3: image files and scores on a real S3 server behind a proxy that fails a tenth of the requests. s3/requests: what
+  storage is asked for an image, for image files and for Parquet files.
 
-Rows of an earlier run with as many images are kept, and only the others measured; ``--fresh`` measures all.
+Speeds are BUSY instead of PASS or FAIL where other programs take over half a core. Rows of an earlier run with as many
+images are kept unless they are BUSY, and only the others measured; ``--fresh`` measures all. With ``--work`` the images
+and the run without kills are kept, too, and an interrupted one goes on.
 """
 
 from __future__ import annotations
@@ -37,15 +41,21 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="folder of images and scores, kept for the next run")
     parser.add_argument("--rows", nargs="*", default=[], help="patterns of rows, such as 'bulk/*'")
     parser.add_argument("--fresh", action="store_true", help="measure again what an earlier run has measured")
+    parser.add_argument(
+        "--random-kills",
+        type=int,
+        metavar="N",
+        help="kill N times at random moments (default: once in each of ten spans)",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of by_reference.json and by_reference.md")
     arguments = parser.parse_args()
     rows = Rows(arguments.out, arguments.images, machine(), fresh=arguments.fresh, patterns=arguments.rows)
     with tempfile.TemporaryDirectory(prefix="snf-by-reference-") as temporary:
         folder = (arguments.work or Path(temporary)).resolve()
         images = synthetic_images(folder / f"images-{arguments.images}", arguments.images)
-        work = Work(rows, images, arguments.images, folder)
-        for part in (readers, faulty_s3, synthetic):
-            part.measure(work)
+        work = Work(rows, images, arguments.images, folder, arguments.random_kills)
+        for module in (readers, faulty_s3, synthetic):
+            module.measure(work)
     print(rows.text())
     return 0 if rows.all_passed else 1
 

@@ -21,6 +21,11 @@ FILE_IMAGES = 10_000
 """Images in each Parquet file."""
 GROUP_IMAGES = 1_000
 """Images in each row group, which is the least that a reader fetches."""
+LAYOUTS = {
+    "files": "image files",
+    "parquet": f"Parquet files of {FILE_IMAGES:,} images in row groups of {GROUP_IMAGES:,}",
+}
+"""Layouts of images at a location."""
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 """An image as Hugging Face's datasets store it."""
 Pixels = NDArray[np.uint8]

@@ -1,24 +1,16 @@
-"""Random ends of scoring processes, and samples of their memory."""
+"""Random ends of scoring processes."""
 
 from __future__ import annotations
 
 import os
 import random
 import signal
-import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from benchmarks.installation import resident_bytes
 from benchmarks.repeated import Repeated
-
-WARM_UP_S = 15.0
-MOST_GROWTH, SLACK_BYTES = 1.1, 16 * 2**20
-"""Memory of the last third may be so many times that of the first third, or so many bytes more."""
 
 
 def scoring_processes(home: Path) -> list[int]:
@@ -65,18 +57,33 @@ class Kills(Repeated):
         victims: Returns the processes that may be killed.
         done: Returns the share of the work that is done.
         count: Number of kills.
+        spread: Whether there is a kill in each of ``count`` equal spans of the work. Otherwise all moments are random,
+            and processes may be killed again while they load their models.
+        lose_node: Ends a node of a cluster and adds another; it takes the place of the kill in the middle.
         seed: Seed of the moments and of the victims.
     """
 
-    def __init__(self, victims: Callable[[], list[int]], done: Callable[[], float], count: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        victims: Callable[[], list[int]],
+        done: Callable[[], float],
+        count: int,
+        *,
+        spread: bool = True,
+        lose_node: Callable[[], None] | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__(0.2)
         self._victims = victims
         self._done = done
+        self._lose_node = lose_node
         self._chance = random.Random(seed)
-        # One in each of as many equal spans: processes that load their models anew are not all killed again.
-        self._moments = [0.95 * (number + self._chance.random()) / count for number in range(count)]
+        drawn = [self._chance.random() for _ in range(count)]
+        places = [(number + share) / count for number, share in enumerate(drawn)] if spread else sorted(drawn)
+        self._moments = [0.95 * place for place in places]
         self.killed: list[float] = []
         """Share of the work that was done at each kill."""
+        self.nodes_lost = 0
 
     def turn(self) -> None:
         """Kill a process if the next moment has come."""
@@ -86,41 +93,11 @@ class Kills(Repeated):
         if done < self._moments[len(self.killed)]:
             return
         time.sleep(self._chance.uniform(0.0, 2.0))  # parts end at the moments, which would be the same every time
-        victims = sorted(self._victims())
-        if victims:
+        if self._lose_node is not None and len(self.killed) == len(self._moments) // 2:
+            self._lose_node()
+            self.nodes_lost += 1
+            self.killed.append(done)
+        elif victims := sorted(self._victims()):
             with suppress(ProcessLookupError):
                 os.kill(self._chance.choice(victims), signal.SIGKILL)
                 self.killed.append(done)
-
-
-class Memory(Repeated):
-    """A thread that samples the resident memory of processes once a second."""
-
-    def __init__(self, processes: Callable[[], list[int]]) -> None:
-        super().__init__(1.0)
-        self._processes = processes
-        self._samples: dict[int, list[tuple[float, int]]] = defaultdict(list)
-
-    def turn(self) -> None:
-        """Take a sample of each process."""
-        for pid in self._processes():
-            with suppress(OSError, StopIteration):  # it ended meanwhile
-                self._samples[pid].append((time.monotonic(), resident_bytes(pid)))
-
-    def growth(self) -> dict[str, Any]:
-        """Return the memory of the process that lived longest: first and last third after a warm-up, and the slope."""
-        longest = max(self._samples.values(), key=lambda samples: samples[-1][0] - samples[0][0], default=[])
-        samples = [one for one in longest if one[0] >= longest[0][0] + WARM_UP_S]
-        if len(samples) < 6:
-            return {"seconds": 0.0, "flat": False}
-        third = len(samples) // 3
-        first, last = (statistics.median(size for _, size in part) for part in (samples[:third], samples[-third:]))
-        slope = statistics.linear_regression(*zip(*samples, strict=True)).slope
-        return {
-            "processes": len(self._samples),
-            "seconds": samples[-1][0] - samples[0][0],
-            "first_mib": first / 2**20,
-            "last_mib": last / 2**20,
-            "mib_an_hour": 3600 * slope / 2**20,
-            "flat": last <= max(MOST_GROWTH * first, first + SLACK_BYTES),
-        }

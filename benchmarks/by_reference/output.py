@@ -6,9 +6,14 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import parquet
 
 NAME = re.compile(r"(\d{8})\.png$")
+VALUES = ("log_likelihood", "statistic", "p_value", "is_anomaly")
+"""Columns that an undisturbed scoring has alike."""
 
 
 def parts(folder: Path) -> list[Path]:
@@ -28,14 +33,38 @@ def lost_and_doubled(folder: Path, images: int) -> tuple[int, int]:
     return images - len(rows.keys() & range(images)), rows.total() - len(rows)
 
 
-def images_per_second(folder: Path, processes: int) -> float:
-    """Return the rate of an undisturbed scoring between the first part of each process and the last part of all.
+def values(folder: Path, images: int) -> NDArray[np.float64]:
+    """Return the columns ``VALUES`` of the synthetic images, float64 ``(images, columns)``; NaN without a row."""
+    found = np.full((images, len(VALUES)), np.nan)
+    for path in parts(folder):
+        table = parquet.ParquetFile(path).read(columns=["path", *VALUES])
+        matches = [NAME.search(name) for name in table["path"].to_pylist()]
+        numbers = [int(match[1]) if match else -1 for match in matches]
+        known = np.array([0 <= number < images for number in numbers])
+        rows = np.stack([table[name].cast(pa.float64()).to_numpy() for name in VALUES], axis=1)
+        found[np.array(numbers)[known]] = rows[known]
+    return found
 
-    So it does not count the start of the processes.
+
+def different(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> int:
+    """Return how many rows are not equal to the bit."""
+    return int((ours.view(np.uint64) != theirs.view(np.uint64)).any(axis=1).sum())
+
+
+def images_per_second(folder: Path, processes: int) -> float:
+    """Return the rate of an undisturbed scoring, from a moment when a part ended to another one.
+
+    Each process has two parts to start. The rate ends before the first process finds no part left. At both moments the
+    other processes have begun a part: what it holds of the first is not counted at the last.
+
+    Raises:
+        ValueError: There are too few parts.
     """
     ends = sorted((path.stat().st_mtime, parquet.read_metadata(path).num_rows) for path in parts(folder))
-    begin, counted = ends[processes - 1][0], ends[processes:]
-    return float(sum(rows for _, rows in counted) / (ends[-1][0] - begin))
+    first, last = 2 * processes - 1, len(ends) - processes
+    if last <= first:
+        raise ValueError(f"expected over {3 * processes} parts in {folder}, got {len(ends)}")
+    return float(sum(rows for _, rows in ends[first + 1 : last + 1]) / (ends[last][0] - ends[first][0]))
 
 
 def scores(folder: Path) -> dict[str, float | None]:

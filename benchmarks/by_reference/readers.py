@@ -11,7 +11,7 @@ from pyarrow import dataset as arrow
 from benchmarks.by_reference import ways
 from benchmarks.by_reference.images import encoded, write_parquet, write_tars
 from benchmarks.by_reference.output import scores
-from benchmarks.by_reference.rows import Row
+from benchmarks.by_reference.rows import Row, verdict
 from benchmarks.by_reference.synthetic import Work
 from benchmarks.installation import snf_up
 from benchmarks.needs import data_dir, extra
@@ -63,7 +63,7 @@ def measure(work: Work) -> None:
                         f"log-likelihoods of {what}, {len(by_name):,} real images, beside those over HTTP",
                         f"{wrong} of {OVER_HTTP} differ; {REAL - len(by_name)} images lost",
                         "equal to the bit",
-                        wrong == 0 and len(by_name) == REAL,
+                        verdict(wrong == 0 and len(by_name) == REAL),
                     )
                 )
     _readers(work, work.folder / "scores" / "parquet")
@@ -95,7 +95,7 @@ def _readers(work: Work, out: Path) -> None:
             "the table read by DuckDB, Polars and PyArrow: rows, sums of log-likelihood and statistic, anomalies",
             "; ".join(f"{name}: {found[0]:,} rows, {found[1]!r}" for name, found in theirs.items()),
             "equal to those of PyArrow",
-            same,
+            verdict(same),
             {"pyarrow": ours, **theirs},
         )
     )

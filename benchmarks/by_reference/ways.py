@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.by_reference.kills import command_lines, descendants, scoring_processes
 from benchmarks.installation import PatientClient, processes, running, snf_up, until
@@ -19,6 +18,10 @@ from benchmarks.needs import extra
 from models.locations.location import Location
 from tests.end_to_end.support.service import environment
 from tests.support.paths import ROOT
+from tests.support.ray_cluster import add_node, lose_node, two_nodes
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 MODEL = "mnist-snf-glow"
 THREADS = 1
@@ -43,16 +46,31 @@ class Scoring:
         wait: Waits for its end.
         scorers: Returns the processes that score.
         others: Returns more processes that may be killed.
+        drivers: Returns the processes that give out the work and collect the results, and what each is.
+        lose_node: Ends a node of the cluster, if there is one.
     """
 
     wait: Callable[[], None]
     scorers: Callable[[], list[int]]
     others: Callable[[], list[int]] = list
+    drivers: Callable[[], dict[int, str]] = dict
+    lose_node: Callable[[], None] | None = None
+
+    def kinds(self) -> dict[int, str]:
+        """Return all processes, and what each is."""
+        return dict.fromkeys(self.scorers(), "scoring process") | self.drivers()
 
 
 @contextmanager
-def jobs(home: Path, folder: Path, workers: int) -> Iterator[Callable[[Path], Scoring]]:
-    """Run ``snf up`` and more workers; give a function that begins a job on the images, with its output folder."""
+def jobs(home: Path, folder: Path, workers: int, **options: Any) -> Iterator[Callable[[Path], Scoring]]:
+    """Run ``snf up`` and more workers; give a function that begins a job on the images, with its output folder.
+
+    Args:
+        home: Its ``SNF_HOME``.
+        folder: The images.
+        workers: Number of workers.
+        options: More parameters of the job.
+    """
     settings = {**JOBS, "allowed_locations": Location.parse(str(folder.parent)).url}
     with snf_up(home, **settings) as client, ExitStack() as stack:
         for _ in range(workers - 1):
@@ -62,13 +80,14 @@ def jobs(home: Path, folder: Path, workers: int) -> Iterator[Callable[[Path], Sc
         client.post("/v1/datasets/references", json=reference, timeout=LONGEST_S).raise_for_status()
 
         def begin(out: Path) -> Scoring:
-            parameters = {"output": Location.parse(str(out)).url}
+            parameters = {"output": Location.parse(str(out)).url, **options}
             request = {"type": "score", "dataset": "images", "model": MODEL, "parameters": parameters}
             job = client.submit(request, key=out.name)
             return Scoring(
                 lambda: finish(client, job),
                 lambda: scoring_processes(home),
                 lambda: [one.pid for one in processes(home) if one.role == "worker"],
+                lambda: {one.pid: one.role for one in processes(home) if one.role in ("worker", "service", "server")},
             )
 
         yield begin
@@ -93,6 +112,7 @@ def bulk(
     *options: str,
     scorers: Callable[[int], list[int]] = descendants,
     variables: Mapping[str, str] = MappingProxyType({}),
+    lose_node: Callable[[], None] | None = None,
 ) -> Scoring:
     """Begin ``snf bulk``, with one thread for each process, and return the scoring.
 
@@ -103,6 +123,7 @@ def bulk(
         options: More options.
         scorers: Returns the processes that score, from the process id of the command.
         variables: More environment variables.
+        lose_node: Ends a node of the cluster, if there is one.
     """
     log = home / "bulk.log"
     with log.open("ab") as output:
@@ -119,7 +140,12 @@ def bulk(
         if process.wait(LONGEST_S) != 0:
             raise RuntimeError(f"snf bulk ended with {process.returncode}:\n{log.read_text()[-2000:]}")
 
-    return Scoring(wait, lambda: scorers(process.pid))
+    return Scoring(
+        wait,
+        lambda: scorers(process.pid),
+        drivers=lambda: {process.pid: "snf bulk"},
+        lose_node=lose_node,
+    )
 
 
 def local_processes(pid: int) -> list[int]:
@@ -134,17 +160,13 @@ def ray_actors(_pid: int) -> list[int]:
 
 
 @contextmanager
-def ray_cluster(nodes: int = 2) -> Iterator[str]:
-    """Run a Ray cluster of several nodes with one core each on this machine; give its address."""
-    with extra("ray"):
-        from ray.cluster_utils import Cluster  # noqa: PLC0415 - the other rows do not need it
+def ray_cluster() -> Iterator[Cluster]:
+    """Run a Ray cluster of two nodes with one core each on this machine."""
+    with extra("ray"), two_nodes() as cluster:
+        yield cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        for _ in range(nodes - 1):
-            cluster.add_node(num_cpus=1)
-        cluster.wait_for_nodes()
-        yield cluster.address
-    finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
-        time.sleep(1)
+
+def replace_node(cluster: Cluster) -> None:
+    """End a node of a cluster with all its processes, and add another one."""
+    lose_node(cluster)
+    add_node(cluster)
