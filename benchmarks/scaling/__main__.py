@@ -13,13 +13,14 @@ import argparse
 from pathlib import Path
 
 from benchmarks.installation import machine, temporary_home, write_results
+from benchmarks.needs import end
 from benchmarks.scaling import broker, page, plan, replicas
 
 RESULTS = Path(__file__).parents[1] / "results"
 
 
 def main() -> int:
-    """Run a command; 1 where an answer of the load test was wrong."""
+    """Run a command; 1 where an answer of the load test was wrong, or the simulation is out of its bounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     load = commands.add_parser("replicas", help="load test beside the simulation")
@@ -34,7 +35,10 @@ def main() -> int:
     arguments = parser.parse_args()
     described = machine()
     if arguments.command == "plan":
-        print(plan.text_of(plan.make(arguments, RESULTS)))
+        try:
+            print(plan.text_of(plan.make(arguments, RESULTS)))
+        except plan.Missing as missing:
+            end(str(missing))
         return 0
     if arguments.command == "page":
         page.write(RESULTS)
@@ -42,7 +46,7 @@ def main() -> int:
     with temporary_home("scaling") as home:
         if arguments.command == "replicas":
             found = replicas.measure(arguments.model, arguments.seconds, home)
-            text, good = replicas.text_of(found, described), replicas.all_right(found)
+            text, good = replicas.text_of(found, described), replicas.all_right(found) and replicas.within_bounds(found)
         else:
             few, many = arguments.images
             found = broker.measure(few, many, home)

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.by_reference.rows import NAME, Row
 from benchmarks.by_reference.rows import table as rows_table
 from benchmarks.scaling import broker, plan, replicas
-from benchmarks.scaling.plan import read_results
+from benchmarks.scaling.plan import Missing, read_results
 from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs" / "scaling.md"
@@ -22,6 +22,7 @@ def write(results: Path) -> None:
     options = ArgumentParser()
     plan.add_arguments(options)
     tables: dict[str, Callable[[], list[str]]] = {
+        "use": lambda: [replicas.use_of(read_results(results, "scaling_replicas"))],
         "replicas": lambda: replicas_lines(read_results(results, "scaling_replicas")),
         "by reference": lambda: reference_lines(read_results(results, NAME)),
         "broker": lambda: broker_lines(read_results(results, "scaling_broker")),
@@ -32,15 +33,23 @@ def write(results: Path) -> None:
         block = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
         if not block.search(text):
             raise ValueError(f"{PAGE} has no marks for the table {name!r}")
-        content = "\n".join(lines()) + "\n"
+        content = "\n".join(measured(lines)) + "\n"
         text = block.sub(lambda _match, content=content: content, text, count=1)  # type: ignore[misc]
     PAGE.write_text(text, encoding="utf-8")
+
+
+def measured(lines: Callable[[], list[str]]) -> list[str]:
+    """Return the lines of a table, or a sentence that it was not measured, and what that needs."""
+    try:
+        return lines()
+    except Missing as missing:
+        return [f"Not measured yet: this {missing}."]
 
 
 def described(machine: dict[str, Any]) -> str:
     """Return what the figures were taken on, and whether something else ran there."""
     busy = machine["load_before"] >= 1
-    note = " **Other programs ran at the same time: these figures will be measured again.**" if busy else ""
+    note = " **Other programs ran at the same time.**" if busy else ""
     return f"{machine['cpu']}, {machine['cores']} hardware threads, load {machine['load_before']:.1f} before.{note}"
 
 
@@ -65,10 +74,12 @@ def replicas_lines(found: dict[str, Any]) -> list[str]:
         *lines,
         f"| two replicas over one | {ratios[0]:.2f} | {ratios[1]:.2f} |",
         f"| ms of a batch of n images | {costs['batch']:.1f} + {costs['image']:.2f} n | |",
-        f"| ms of HTTP for an image: service, client | {costs['head'] + costs['body'] + costs['answer']:.2f}, "
-        f"{costs['client']:.2f} | |",
+        f"| ms of the event loop for a batch of n images | {costs['wake']:.2f} + "
+        f"{costs['head'] + costs['body'] + costs['answer']:.2f} n | |",
+        f"| ms of the client for an image | {costs['client']:.2f} | |",
         "",
-        "Measured / simulated (error), at multiples of the measured capacity:",
+        "Measured / simulated (error), at multiples of the measured capacity. PASS: the images/s differ by at most "
+        f"{replicas.RATE_WITHIN:.0%}, and p50 and p99 by at most a factor of {replicas.LATENCY_WITHIN:g}.",
         "",
         *replicas.table(found),
     ]

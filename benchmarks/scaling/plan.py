@@ -14,14 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.needs import end
+from benchmarks.by_reference.images import FILE_IMAGES, LAYOUTS
 from benchmarks.scaling.simulation import Costs, Outcome, Simulation
 from models.bulk.plan import part_size
 from worker.runtime.assist import MAX_ASSISTANTS
 
 SIMULATED_S = 120.0
+PROCESSES = 2
+"""Processes of the row bulk/rate."""
 WITHIN_MEMORY = 0.9
 """Rate of images by reference over that of images in memory, as ``benchmarks.by_reference`` requires."""
+LISTED = 1_000
+"""Files that S3 names in an answer to a listing request."""
+
+
+class Missing(Exception):
+    """Results that a plan needs were not measured; the message begins with ``needs``."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,12 @@ class Inputs:
     cores_per_machine: int
     costs: Costs
     core_images_per_second: float
+    core_measured_by: str
+    layout: str
+    images_a_file: int
     image_bytes: float
     requests_an_image: float
+    index_bytes_an_image: float
     row_bytes: float
     job_commands: float
     shard_commands: float
@@ -71,6 +83,8 @@ class Bulk:
     read_bytes_per_s: float
     reads: float
     reads_per_s: float
+    listings: int
+    index_bytes: float
     writes: float
     written_terabytes: float
     commands: float
@@ -96,15 +110,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--load", type=float, default=0.6, help="share of the capacity online (default: %(default)g)")
     parser.add_argument("--cores-per-machine", type=int, default=32, help="(default: %(default)d)")
     parser.add_argument("--core-images-per-second", type=float, help="of one thread in bulk (default: as measured)")
+    parser.add_argument("--layout", choices=LAYOUTS, default="parquet", help="of the images (default: %(default)s)")
     parser.add_argument("--image-bytes", type=float, help="bytes read of an image file (default: as measured)")
 
 
 def inputs_of(arguments: argparse.Namespace, results: Path) -> Inputs:
-    """Return the measured costs with the choices of the command line; end the program where results are missing."""
+    """Return the measured costs with the choices of the command line. Raises ``Missing`` without results."""
     load, broker, reference = (
         read_results(results, name) for name in ("scaling_replicas", "scaling_broker", "by_reference")
     )
-    storage = reference["storage"]
+    storage = fact(reference, "layouts", "s3/requests")[arguments.layout]
+    core, by = core_rate(reference) if (own := arguments.core_images_per_second) is None else (own, "given")
     return Inputs(
         images_per_second=arguments.images_per_second,
         images=int(arguments.images),
@@ -112,9 +128,13 @@ def inputs_of(arguments: argparse.Namespace, results: Path) -> Inputs:
         load=arguments.load,
         cores_per_machine=arguments.cores_per_machine,
         costs=Costs(**load["costs"]),
-        core_images_per_second=arguments.core_images_per_second or WITHIN_MEMORY * storage["core_images_per_second"],
+        core_images_per_second=core,
+        core_measured_by=by,
+        layout=LAYOUTS[arguments.layout],
+        images_a_file=1 if arguments.layout == "files" else FILE_IMAGES,
         image_bytes=arguments.image_bytes or storage["read_bytes_an_image"],
         requests_an_image=storage["reads_an_image"],
+        index_bytes_an_image=storage["index_bytes_an_image"],
         row_bytes=storage["written_bytes_an_image"],
         job_commands=broker["job"]["commands"],
         shard_commands=broker["shard"]["commands"],
@@ -125,11 +145,28 @@ def inputs_of(arguments: argparse.Namespace, results: Path) -> Inputs:
     )
 
 
+def fact(reference: dict[str, Any], name: str, row: str) -> Any:
+    """Return a figure of ``benchmarks.by_reference``. Raises ``Missing`` if its row was not measured."""
+    if name not in reference["storage"]:
+        raise Missing(f"needs the row {row}: python -m benchmarks.by_reference --rows {row}")
+    return reference["storage"][name]
+
+
+def core_rate(reference: dict[str, Any]) -> tuple[float, str]:
+    """Return the images a second of one thread in bulk, and how they were measured."""
+    rates = [row for row in reference["rows"] if row["key"] == "bulk/rate" and row["verdict"] != "BUSY"]
+    if rates:
+        together = rates[0]["details"]["images_per_second"]
+        return together / PROCESSES, f"`snf bulk` with {PROCESSES} processes at once, each counted for its share"
+    alone = fact(reference, "core_images_per_second", "two")
+    return WITHIN_MEMORY * alone, f"{WITHIN_MEMORY:g} of one process alone on images in memory"
+
+
 def read_results(results: Path, name: str) -> dict[str, Any]:
-    """Return the results of a benchmark; end the program where there are none."""
+    """Return the results of a benchmark. Raises ``Missing`` if there are none."""
     path = results / f"{name}.json"
     if not path.is_file():
-        end(f"needs {path.name}, which {results} does not have; docs/figures.md has its command")
+        raise Missing(f"needs {path.name}, which docs/figures.md has the command of")
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
@@ -137,7 +174,7 @@ def read_results(results: Path, name: str) -> dict[str, Any]:
 def online(given: Inputs) -> Online:
     """Return the replicas for a rate: each with an event loop and a scoring thread, whichever is full first."""
     costs = given.costs
-    most = min(costs.most_per_second, 1 / (costs.head + costs.body + costs.answer))
+    most = min(costs.most_per_second, costs.most_requests_per_second)
     replicas = math.ceil(given.images_per_second / (given.load * most))
     rate = given.images_per_second / replicas
     latency = Simulation(costs, 1, math.inf).poisson(rate, SIMULATED_S, seed=0)
@@ -165,6 +202,8 @@ def bulk(given: Inputs) -> Bulk:
         read_bytes_per_s=given.images * given.image_bytes / seconds,
         reads=reads,
         reads_per_s=reads / seconds,
+        listings=math.ceil(given.images / given.images_a_file / LISTED),
+        index_bytes=given.images * given.index_bytes_an_image,
         writes=files + 2,
         written_terabytes=given.images * given.row_bytes / 1e12,
         commands=commands,
@@ -190,12 +229,15 @@ def table(plan: Plan) -> list[str]:
         f"cores, two a replica; machines of {given.cores_per_machine} cores": f"{live.cores}; {live.machines}",
         "p50, p99 by the simulation": f"{live.latency.p50_ms:.0f} ms, {live.latency.p99_ms:.0f} ms",
         f"**{given.images:,} images in {given.hours:g} hours**": "",
-        "images/s of one thread by reference": f"{given.core_images_per_second:.0f}",
+        f"images/s of one thread ({given.core_measured_by})": f"{given.core_images_per_second:.0f}",
         "core-hours": f"{mass.core_hours:,.0f}",
         f"processes of one core; machines of {given.cores_per_machine} cores": f"{mass.processes}; {mass.machines}",
         "output files; minutes of work each": f"{mass.files:,}; {mass.shard_minutes:.0f}",
         "read from storage": f"{mass.read_terabytes:.2f} TB, {mass.read_bytes_per_s / 1e6:.0f} MB/s",
-        "read requests": f"{mass.reads:,.0f}, {mass.reads_per_s:.1f}/s",
+        f"read requests, for {given.layout}": f"{mass.reads:,.0f}, {mass.reads_per_s:.1f}/s",
+        "requests of a listing, once for the index and once for each repeated command": f"{mass.listings:,}",
+        "index on a disk that all processes share": f"{mass.index_bytes / 1e9:.3g} GB, "
+        f"{given.index_bytes_an_image:.3g} bytes an image",
         "written to storage": f"{mass.written_terabytes:.3f} TB in {mass.writes:,.0f} requests",
         f"jobs with Celery workers, of at most {1 + MAX_ASSISTANTS} workers each": f"{mass.jobs}",
         "Redis commands with a worker for each core": f"{mass.commands:,.0f}, {mass.commands_per_s:.0f}/s",

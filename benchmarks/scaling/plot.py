@@ -9,8 +9,8 @@ import math
 from argparse import ArgumentParser
 from pathlib import Path
 
-from benchmarks.needs import extra
-from benchmarks.scaling.plan import read_results
+from benchmarks.needs import end, extra
+from benchmarks.scaling.plan import Missing, read_results
 from benchmarks.scaling.simulation import Costs, Simulation
 from tests.support.paths import ROOT
 
@@ -30,7 +30,10 @@ SECONDS = 60.0
 def main() -> None:
     """Draw the picture."""
     ArgumentParser(prog="python -m benchmarks.scaling.plot", description=__doc__).parse_args()
-    found = read_results(RESULTS, "scaling_replicas")
+    try:
+        found = read_results(RESULTS, "scaling_replicas")
+    except Missing as missing:
+        end(str(missing))
     costs = Costs(**found["costs"])
     mpl.rcParams["svg.hashsalt"] = "scaling"  # equal results give an equal file
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.6))
@@ -50,7 +53,7 @@ def main() -> None:
     left.set(xlabel="images/s offered, on the machine of the load test", ylabel="p99 in ms", yscale="log")
     left.legend(fontsize=8)
     for count in (1, 2, 4, 8):
-        most = count * min(costs.most_per_second, 1 / (costs.head + costs.body + costs.answer))
+        most = count * min(costs.most_per_second, costs.most_requests_per_second)
         curve = [Simulation(costs, count, math.inf).poisson(load * most, SECONDS, 0) for load in LOADS]
         right.plot([load * most for load in LOADS], [one.admitted_per_s for one in curve], label=f"{count}")
     right.set(xlabel="images/s offered, cores for all (simulated)", ylabel="images/s scored")

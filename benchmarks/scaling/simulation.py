@@ -6,6 +6,17 @@ refused with 429. A client gives requests to the replicas in turn.
 
 All of them share a number of cores, which may be a fraction: two threads of one physical core may together be as fast
 as 1.3 cores. While k threads work on c cores, each runs at the speed min(k, c) / k.
+
+What it assumes:
+
+- Costs are constants. Those of a small request and of a cold cache are the same as in a row of many.
+- The work of the event loop for a request is divided in equal halves before and after its batch. Small images are
+  decoded there.
+- The interpreter lock is not modelled: event loop and scoring thread never wait for each other. Scoring releases it in
+  its long steps, and holds it between them.
+- The operating system divides cores equally and at once.
+- With infinitely many cores each thread runs as if it were alone. Plans extrapolate with that to machines that nobody
+  has measured: shared caches, memory bandwidth and the load balancer cost nothing.
 """
 
 from __future__ import annotations
@@ -38,6 +49,7 @@ class Costs:
         head: Reading a request until it is admitted or refused.
         body: Reading and decoding the image.
         answer: Writing the answer.
+        wake: Waking the event loop with the scores of a batch, whatever their number.
         client: Sending a request and reading its answer, in the client.
     """
 
@@ -46,12 +58,18 @@ class Costs:
     head: float
     body: float
     answer: float
+    wake: float
     client: float
 
     @property
     def most_per_second(self) -> float:
         """Images a second of a scoring thread whose batches are full."""
         return BATCH / (self.batch + BATCH * self.image)
+
+    @property
+    def most_requests_per_second(self) -> float:
+        """Requests a second of an event loop whose batches are full."""
+        return BATCH / (self.wake + BATCH * (self.head + self.body + self.answer))
 
 
 @dataclass
@@ -151,6 +169,7 @@ class Replica:
             self._cores.work(self._costs.batch + len(batch) * self._costs.image, lambda: self._deliver(batch))
 
     def _deliver(self, batch: list[Callable[[bool], None]]) -> None:
+        self._loop.do(self._costs.wake, lambda: None)
         for answered in batch:
             self._loop.do(self._costs.answer, lambda answered=answered: answered(True))  # type: ignore[misc]
         self._score()
