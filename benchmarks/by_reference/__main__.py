@@ -15,8 +15,8 @@ A row each, with PASS or FAIL:
   storage is asked for an image, for image files and for Parquet files.
 
 Speeds are BUSY instead of PASS or FAIL where other programs take over half a core. Rows of an earlier run with as many
-images are kept unless they are BUSY, and only the others measured; ``--fresh`` measures all. With ``--work`` the images
-and the run without kills are kept, too, and an interrupted one goes on.
+images are kept unless they are BUSY, and only the others measured; ``--fresh`` measures them again. With ``--work``
+the images and the run without kills are kept, too, and an interrupted one goes on.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from benchmarks.by_reference.images import LAYOUTS, first_files
 from benchmarks.by_reference.output import different, lost_and_doubled, size_of, values
 from benchmarks.by_reference.rows import Row, verdict
 from benchmarks.by_reference.synthetic import Work
+from models.bulk.sources import index_location
 from models.locations.location import Location
 from tests.support.s3 import FaultyProxy, S3Server, faulty_server, s3_server
 
@@ -41,8 +42,15 @@ def measure(work: Work) -> None:
                     bucket.child(f"images/{path.name}").write(path.read_bytes())
             proxy = _score(work, home, server, layout, "plain", 0.0)
             size = size_of(work.folder / "scores" / f"{layout}-plain")
-            asked[layout] = _an_image(proxy, counts[layout], size, _index_bytes(home))
+            asked[layout] = _an_image(proxy, counts[layout], size)
         failed = _score(work, home, server, "files", "faulty", SHARE)
+        # An index has some pages that do not depend on the images: all images show best what one takes.
+        for layout, folder, count in (
+            ("files", folders["files"], counts["files"]),
+            ("parquet", work.images, work.count),
+        ):
+            index = index_location(Location.parse(str(folder)), home / f"index-{layout}").index
+            asked[layout]["index_bytes_an_image"] = index.stat().st_size / count
     plain, faulty = (values(work.folder / "scores" / f"files-{name}", counts["files"]) for name in ("plain", "faulty"))
     lost, doubled = lost_and_doubled(work.folder / "scores" / "files-faulty", counts["files"])
     differ = different(plain, faulty)
@@ -89,22 +97,15 @@ def _image_files(work: Work) -> Path:
     return folder
 
 
-def _an_image(proxy: FaultyProxy, count: int, score_bytes: int, index_bytes: int) -> dict[str, Any]:
-    """Return what an image costs storage and disk."""
+def _an_image(proxy: FaultyProxy, count: int, score_bytes: int) -> dict[str, Any]:
+    """Return what an image costs storage."""
     return {
         "reads_an_image": (proxy.requests["GET"] + proxy.requests["HEAD"]) / count,
         "read_bytes_an_image": proxy.sent_bytes / count,
         "written_bytes_an_image": score_bytes / count,
-        "index_bytes_an_image": index_bytes / count,
         "requests": dict(proxy.requests),
         "images": count,
     }
-
-
-def _index_bytes(home: Path) -> int:
-    """Return the bytes of the newest index of a home."""
-    indexes = (home / "cache" / "references").glob("*.sqlite")
-    return max(indexes, key=lambda path: path.stat().st_mtime).stat().st_size
 
 
 def _score(work: Work, home: Path, server: S3Server, layout: str, name: str, share: float) -> FaultyProxy:

@@ -64,7 +64,7 @@ class Rows:
         folder: Folder of ``by_reference.json`` and ``by_reference.md``.
         images: Number of images of the run; rows of other numbers are not kept.
         described: The machine.
-        fresh: Whether rows of earlier runs are measured again.
+        fresh: Whether rows of earlier runs are measured again, those of ``patterns`` alone.
         patterns: Keys of the rows to measure; none for all.
     """
 
@@ -80,18 +80,18 @@ class Rows:
         """Figures of earlier rows that later ones, and plans, need."""
         path = folder / f"{NAME}.json"
         earlier = json.loads(path.read_text()) if path.is_file() else {}
-        if not fresh and earlier.get("images") == images:
-            self._rows = {row["key"]: Row(**row) for row in earlier["rows"]}
+        if earlier.get("images") == images:
+            kept = [Row(**row) for row in earlier["rows"]]
+            self._rows = {row.key: row for row in kept if not (fresh and self._asked(row.key))}
             self.facts = earlier["storage"]
             self._machine = earlier["machine"]
 
     def wants(self, *keys: str) -> bool:
         """Return whether one of these rows is still to be measured."""
-        return any(
-            (key not in self._rows or self._rows[key].verdict == "BUSY")
-            and (not self._patterns or any(fnmatch(key, one) for one in self._patterns))
-            for key in keys
-        )
+        return any(self._asked(key) and (key not in self._rows or self._rows[key].verdict == "BUSY") for key in keys)
+
+    def _asked(self, key: str) -> bool:
+        return not self._patterns or any(fnmatch(key, one) for one in self._patterns)
 
     def record(self, row: Row) -> None:
         """Add a row, print it, and write all."""

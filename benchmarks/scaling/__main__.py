@@ -4,7 +4,7 @@
 - broker: Redis commands and bytes of a score job, a shard and an idle worker (``scaling_broker.json``)
 - plan: cores, machines, hours, storage and broker load for a rate online or a number of images in bulk
 - page: writes the tables of ``docs/scaling.md`` anew, from the results of the commands above and of
-  ``benchmarks.by_reference``; ``python -m benchmarks.scaling.plot`` draws its picture
+  ``benchmarks.by_reference``; ``python -m benchmarks.scaling.plot`` draws its picture before
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def table(found: dict[str, Any]) -> list[str]:
         "idle_worker_a_second": "an idle worker, a second",
         "busy_worker_a_second": "a worker that scores, a second",
         "job": "a job, beside these",
-        "shard": "a shard, beside these",
+        "shard": "a part, beside these",
     }
     for key, name in names.items():
         cost = found[key]
@@ -128,7 +128,7 @@ def text_of(found: dict[str, Any], described: dict[str, Any]) -> str:
         "# What jobs cost the broker",
         "",
         f"{described['cpu']}, load {described['load_before']:.1f} before. Three score jobs on one worker, of "
-        f"{', '.join(map(str, found['shards'].values()))} shards.",
+        f"{', '.join(map(str, found['shards'].values()))} parts.",
         "",
         *table(found),
     ]

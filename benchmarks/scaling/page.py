@@ -1,7 +1,9 @@
-"""The tables of ``docs/scaling.md``, written from the results of the benchmarks that it names."""
+"""The tables and the picture of ``docs/scaling.md``, written from the results of the benchmarks that it names."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from benchmarks.scaling.plan import Missing, read_results
 from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs" / "scaling.md"
+PICTURE = ROOT / "docs" / "images" / "scaling.svg"
 
 
 def write(results: Path) -> None:
@@ -24,6 +27,7 @@ def write(results: Path) -> None:
     tables: dict[str, Callable[[], list[str]]] = {
         "use": lambda: [replicas.use_of(read_results(results, "scaling_replicas"))],
         "replicas": lambda: replicas_lines(read_results(results, "scaling_replicas")),
+        "picture": lambda: picture_lines(results),
         "by reference": lambda: reference_lines(read_results(results, NAME)),
         "broker": lambda: broker_lines(read_results(results, "scaling_broker")),
         "plan": lambda: plan.table(plan.make(options.parse_args([]), results)),
@@ -82,6 +86,24 @@ def replicas_lines(found: dict[str, Any]) -> list[str]:
         f"{replicas.RATE_WITHIN:.0%}, and p50 and p99 by at most a factor of {replicas.LATENCY_WITHIN:g}.",
         "",
         *replicas.table(found),
+    ]
+
+
+def digest(results: Path) -> str:
+    """Return the SHA-256 of the results of the load test. Raises ``Missing`` if there are none."""
+    content = json.dumps(read_results(results, "scaling_replicas"), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def picture_lines(results: Path) -> list[str]:
+    """Return the picture of the load test. Raises ``Missing`` if it was drawn from other results."""
+    if not PICTURE.is_file() or digest(results) not in PICTURE.read_text(encoding="utf-8"):
+        raise Missing("needs `python -m benchmarks.scaling.plot`, of the extra `bench`")
+    return [
+        "![Latency by load: simulated lines and measured points. Throughput by load for one to eight replicas.]"
+        "(images/scaling.svg)",
+        "",
+        "On the right each replica has two cores of its own.",
     ]
 
 

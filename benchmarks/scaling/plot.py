@@ -1,6 +1,6 @@
 """Picture of the simulated and measured latency by load: ``python -m benchmarks.scaling.plot``.
 
-It reads ``scaling_replicas.json`` and writes ``docs/images/scaling.svg``.
+It reads ``scaling_replicas.json`` and writes ``docs/images/scaling.svg``, with the digest of what it was drawn from.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from benchmarks.needs import end, extra
+from benchmarks.scaling import page
 from benchmarks.scaling.plan import Missing, read_results
 from benchmarks.scaling.simulation import Costs, Simulation
-from tests.support.paths import ROOT
 
 with extra("bench"):
     import matplotlib as mpl
@@ -22,7 +22,6 @@ with extra("bench"):
     from matplotlib import pyplot as plt
 
 RESULTS = Path(__file__).parents[1] / "results"
-PICTURE = ROOT / "docs" / "images" / "scaling.svg"
 LOADS = [0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4]
 SECONDS = 60.0
 
@@ -59,8 +58,8 @@ def main() -> None:
     right.set(xlabel="images/s offered, cores for all (simulated)", ylabel="images/s scored")
     right.legend(title="replicas", fontsize=8)
     figure.tight_layout()
-    figure.savefig(PICTURE, metadata={"Date": None})
-    print(PICTURE)
+    figure.savefig(page.PICTURE, metadata={"Date": None, "Description": page.digest(RESULTS)})
+    print(page.PICTURE)
 
 
 if __name__ == "__main__":

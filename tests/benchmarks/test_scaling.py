@@ -129,6 +129,16 @@ def test_a_table_that_was_not_measured_says_so(tmp_path: Path) -> None:
     assert lines == ["Not measured yet: this needs scaling_broker.json, which docs/figures.md has the command of."]
 
 
+def test_a_picture_of_other_results_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scaling_replicas.json").write_text('{"seconds": 60}')
+    monkeypatch.setattr(page, "PICTURE", tmp_path / "scaling.svg")
+    page.PICTURE.write_text(f"<svg>{page.digest(tmp_path)}</svg>")
+    assert page.measured(lambda: page.picture_lines(tmp_path))[0].endswith("(images/scaling.svg)")
+    (tmp_path / "scaling_replicas.json").write_text('{"seconds": 61}')
+    [line] = page.measured(lambda: page.picture_lines(tmp_path))
+    assert line.startswith("Not measured yet: this needs `python -m benchmarks.scaling.plot`")
+
+
 def compared(images_per_second: float, p99_ms: float, others: float = 0.0) -> dict[str, Any]:
     measured = Load(0.5, 10.0, 100, 100, 0, images_per_second, 15.0, p99_ms, 50.0, 0.0, 0.0, 0, {})
     return replicas.compare(measured, SCORING, 1, math.inf, 60.0, others)
@@ -216,6 +226,7 @@ def test_rows_of_an_interrupted_run_are_kept(tmp_path: Path) -> None:
     assert (later.wants("s3"), later.wants("two"), later.facts) == (False, True, {"reads_an_image": 0.5})
     assert Rows(tmp_path, 200, MACHINE, fresh=False, patterns=[]).wants("s3")
     assert Rows(tmp_path, 100, MACHINE, fresh=True, patterns=[]).wants("s3")
+    assert "`s3` | what" in Rows(tmp_path, 100, MACHINE, fresh=True, patterns=["bulk/*"]).text()
     rows.record(Row("s3", "what", "measured", "wanted", "BUSY"))
     assert Rows(tmp_path, 100, MACHINE, fresh=False, patterns=[]).wants("s3")
     later.record(Row("two", "what", "measured", "wanted", "FAIL"))
