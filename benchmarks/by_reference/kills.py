@@ -7,10 +7,11 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.repeated import Repeated
+TICK_S = 0.2
 
 
 def scoring_processes(home: Path) -> list[int]:
@@ -50,8 +51,8 @@ def parent_of(pid: int) -> int:
         return 0
 
 
-class Kills(Repeated):
-    """A thread that kills a random scoring process at random parts of the work, a seeded number of times.
+class Kills:
+    """Kills of random scoring processes at random parts of the work, a seeded number of times.
 
     Args:
         victims: Returns the processes that may be killed.
@@ -73,7 +74,6 @@ class Kills(Repeated):
         lose_node: Callable[[], None] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(0.2)
         self._victims = victims
         self._done = done
         self._lose_node = lose_node
@@ -85,7 +85,16 @@ class Kills(Repeated):
         """Share of the work that was done at each kill."""
         self.nodes_lost = 0
 
-    def turn(self) -> None:
+    def during(self, work: Callable[[], None]) -> None:
+        """Do the work, and kill processes meanwhile. Ray starts nodes only in the main thread: the work has another."""
+        with ThreadPoolExecutor(1, "work") as pool:
+            working = pool.submit(work)
+            while not working.done():
+                time.sleep(TICK_S)
+                self._turn()
+            working.result()
+
+    def _turn(self) -> None:
         """Kill a process if the next moment has come."""
         if len(self.killed) == len(self._moments):
             return

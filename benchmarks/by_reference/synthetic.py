@@ -155,8 +155,8 @@ def _killed(work: Work, name: str, begin: Begin, expected: NDArray[np.float64]) 
         spread=work.random_kills is None,
         lose_node=scoring.lose_node,
     )
-    with kills, Memory(scoring.kinds) as memory:
-        scoring.wait()
+    with Memory(scoring.kinds) as memory:
+        kills.during(scoring.wait)
     seconds = time.monotonic() - started
     lost, doubled = lost_and_doubled(out, work.count)
     differ = different(values(out, work.count), expected)

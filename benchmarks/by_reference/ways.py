@@ -12,9 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.by_reference.kills import command_lines, descendants, scoring_processes
+from benchmarks.by_reference.kills import descendants, scoring_processes
 from benchmarks.installation import PatientClient, processes, running, snf_up, until
 from benchmarks.needs import extra
+from models.bulk.ray_engine import PartActor
 from models.locations.location import Location
 from tests.end_to_end.support.service import environment
 from tests.support.paths import ROOT
@@ -154,9 +155,8 @@ def local_processes(pid: int) -> list[int]:
 
 
 def ray_actors(_pid: int) -> list[int]:
-    """Return the processes below this one in which Ray runs actors and tasks, idle ones not counted."""
-    lines = command_lines()
-    return [pid for pid in descendants(os.getpid(), b"ray::") if not lines.get(pid, b"").startswith(b"ray::IDLE")]
+    """Return the processes below this one in which Ray runs our actors."""
+    return descendants(os.getpid(), f"ray::{PartActor.__name__}".encode())
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def two_nodes() -> Iterator[Cluster]:
             add_node(cluster)
             yield cluster
         finally:
-            cluster.shutdown()
+            cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def add_node(cluster: Cluster) -> None:
