@@ -155,8 +155,12 @@ def _killed(work: Work, name: str, begin: Begin, expected: NDArray[np.float64]) 
         spread=work.random_kills is None,
         lose_node=scoring.lose_node,
     )
+    failure = ""
     with Memory(scoring.kinds) as memory:
-        kills.during(scoring.wait)
+        try:
+            kills.during(scoring.wait)
+        except RuntimeError as error:  # it gave up
+            failure = f"; {str(error).splitlines()[-1].replace('|', '/')}"
     seconds = time.monotonic() - started
     lost, doubled = lost_and_doubled(out, work.count)
     differ = different(values(out, work.count), expected)
@@ -168,9 +172,9 @@ def _killed(work: Work, name: str, begin: Begin, expected: NDArray[np.float64]) 
             f"{name}/killed",
             f"{work.count:,} images, {NAMES[name]}, {len(kills.killed) - kills.nodes_lost} processes killed{nodes}, "
             f"{moments}; values of the rows beside those of an undisturbed run",
-            f"lost {lost}, doubled {doubled}, {differ} differ; {rate:.0f} images/s with start and kills",
+            f"lost {lost}, doubled {doubled}, {differ} differ; {rate:.0f} images/s with start and kills{failure}",
             f"lost 0, doubled 0, 0 differ in a bit, {count} kills",
-            verdict(lost == doubled == differ == 0 and len(kills.killed) == count),
+            verdict(lost == doubled == differ == 0 and len(kills.killed) == count and not failure),
             {"killed_at": kills.killed, "nodes_lost": kills.nodes_lost, "seconds": seconds},
         )
     )
