@@ -148,7 +148,7 @@ def inputs_of(arguments: argparse.Namespace, results: Path) -> Inputs:
 def fact(reference: dict[str, Any], name: str, row: str) -> Any:
     """Return a figure of ``benchmarks.by_reference``. Raises ``Missing`` if its row was not measured."""
     if name not in reference["storage"]:
-        raise Missing(f"needs the row {row}: python -m benchmarks.by_reference --rows {row}")
+        raise Missing(f"needs the row `{row}`: `python -m benchmarks.by_reference --rows {row}`")
     return reference["storage"][name]
 
 

@@ -15,8 +15,8 @@ What it assumes:
 - The interpreter lock is not modelled: event loop and scoring thread never wait for each other. Scoring releases it in
   its long steps, and holds it between them.
 - The operating system divides cores equally and at once.
-- With infinitely many cores each thread runs as if it were alone. Plans extrapolate with that to machines that nobody
-  has measured: shared caches, memory bandwidth and the load balancer cost nothing.
+- With infinitely many cores each thread runs as if it were alone. Plans extrapolate with that to machines that were not
+  measured: shared caches, memory bandwidth and the load balancer cost nothing.
 """
 
 from __future__ import annotations
