@@ -14,9 +14,10 @@ A row each, with PASS or FAIL:
 - s3: image files and scores on a real S3 server behind a proxy that fails a tenth of the requests. s3/requests: what
   storage is asked for an image, for image files and for Parquet files.
 
-Speeds are BUSY instead of PASS or FAIL where other programs take over half a core. Rows of an earlier run with as many
-images are kept unless they are BUSY, and only the others measured; ``--fresh`` measures them again. With ``--work``
-the images and the run without kills are kept, too, and an interrupted one goes on.
+Speeds are BUSY instead of PASS or FAIL where other programs take over half a core, and memory is TOO SHORT where
+processes lived for less than six minutes. Rows of an earlier run with as many images are kept unless they are BUSY,
+and only the others measured; ``--fresh`` measures them again. With ``--work`` the images and the run without kills are
+kept, too, and an interrupted one goes on.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def main() -> int:
         "--random-kills",
         type=int,
         metavar="N",
-        help="kill N times at random moments (default: once in each of ten spans)",
+        help="kill N times at random moments (default: once in each of ten spans of the first 60 %%)",
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of by_reference.json and by_reference.md")
     arguments = parser.parse_args()

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 TICK_S = 0.2
+SPREAD_OVER, RANDOM_OVER = 0.6, 0.95
+"""Share of the work in which processes are killed. Those that live in the rest show whether memory grows."""
 
 
 def scoring_processes(home: Path) -> list[int]:
@@ -58,8 +60,8 @@ class Kills:
         victims: Returns the processes that may be killed.
         done: Returns the share of the work that is done.
         count: Number of kills.
-        spread: Whether there is a kill in each of ``count`` equal spans of the work. Otherwise all moments are random,
-            and processes may be killed again while they load their models.
+        spread: Whether there is a kill in each of ``count`` equal spans of the first part of the work. Otherwise all
+            moments are random, and processes may be killed again while they load their models.
         lose_node: Ends a node of a cluster and adds another; it takes the place of the kill in the middle.
         seed: Seed of the moments and of the victims.
     """
@@ -79,8 +81,10 @@ class Kills:
         self._lose_node = lose_node
         self._chance = random.Random(seed)
         drawn = [self._chance.random() for _ in range(count)]
-        places = [(number + share) / count for number, share in enumerate(drawn)] if spread else sorted(drawn)
-        self._moments = [0.95 * place for place in places]
+        if spread:
+            self._moments = [SPREAD_OVER * (number + share) / count for number, share in enumerate(drawn)]
+        else:
+            self._moments = [RANDOM_OVER * share for share in sorted(drawn)]
         self.killed: list[float] = []
         """Share of the work that was done at each kill."""
         self.nodes_lost = 0

@@ -15,7 +15,7 @@ from benchmarks.repeated import Repeated
 
 MOST_MIB_AN_HOUR = 16.0
 """Growth that still counts as flat."""
-SHORTEST_S = 600.0
+SHORTEST_S = 180.0
 """Half a life of less says nothing: allocators move some MiB to and fro."""
 POINTS = 200
 """Samples of a half whose slope is taken."""

@@ -47,7 +47,7 @@ def busy_cores(seconds: float = 10.0) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """One promise: what was measured, what is wanted, and PASS, FAIL, or BUSY where other programs took cores."""
+    """One promise: what was measured, what is wanted, and PASS, FAIL, BUSY or TOO SHORT."""
 
     key: str
     what: str

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.by_reference import ways
 from benchmarks.by_reference.images import digits, first_files
-from benchmarks.by_reference.kills import Kills
+from benchmarks.by_reference.kills import SPREAD_OVER, Kills
 from benchmarks.by_reference.memory import MOST_MIB_AN_HOUR, SHORTEST_S, Memory
 from benchmarks.by_reference.output import different, images_per_second, lost_and_doubled, parts, values
 from benchmarks.by_reference.rows import Row, Rows, busy_cores, verdict
@@ -165,7 +165,7 @@ def _killed(work: Work, name: str, begin: Begin, expected: NDArray[np.float64]) 
     lost, doubled = lost_and_doubled(out, work.count)
     differ = different(values(out, work.count), expected)
     nodes = f" and {kills.nodes_lost} node lost" if kills.nodes_lost else ""
-    moments = "one in each of equal spans" if work.random_kills is None else "at random moments"
+    moments = f"spread over the first {SPREAD_OVER:.0%}" if work.random_kills is None else "at random moments"
     rate = work.count / seconds
     work.rows.record(
         Row(
@@ -214,7 +214,8 @@ def _memory(work: Work, name: str, growth: dict[str, dict[str, Any]]) -> None:
         f"{one['seconds'] / 60:.0f} min"
         for kind, one in growth.items()
     ]
-    flat = all(one["long_enough"] and one["mib_an_hour"] <= MOST_MIB_AN_HOUR for one in growth.values())
+    long_enough = bool(growth) and all(one["long_enough"] for one in growth.values())
+    flat = all(one["mib_an_hour"] <= MOST_MIB_AN_HOUR for one in growth.values())
     work.rows.record(
         Row(
             f"{name}/memory",
@@ -222,7 +223,7 @@ def _memory(work: Work, name: str, growth: dict[str, dict[str, Any]]) -> None:
             "each kind that lived longest",
             "; ".join(shown),
             f"flat: at most {MOST_MIB_AN_HOUR:g} MiB an hour over at least {SHORTEST_S / 60:g} minutes each",
-            verdict(flat and bool(growth)),
+            verdict(flat) if long_enough else "TOO SHORT",
             growth,
         )
     )
