@@ -31,6 +31,7 @@ from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, ImageError
 from models.images.codec import Preprocessing, decode_image
 from models.images.npy import npy_header
+from models.images.policy import path_text
 from models.images.preprocessing import conform_pixels
 from models.locations.location import Location
 from models.suggestions import choices
@@ -240,8 +241,3 @@ def read_file(path: Path) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise ImageError("file-too-large", "The file is too large", f"at most {MAX_FILE_BYTES} bytes are taken")
     return data
-
-
-def path_text(path: Path) -> str:
-    """Return a file path as text, with backslash escapes in place of bytes that are not valid UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -75,12 +75,12 @@ def _inspect(folder: Path, name: str, record: ReferenceRecord, room: DiskQuota, 
         write_storage(folder, room, copies=False) as writer,
         closing(ReferencedFiles(folder / REFERENCE).read(0, record.images)) as files,
     ):
-        for place, (path, data) in enumerate(files):
-            if isinstance(data, ImageError):
-                findings.reject(path, data.slug, data.detail)
+        for place, path, content in files:
+            if isinstance(content, ImageError):
+                findings.reject(path, content.slug, content.detail)
             else:
-                add_image(writer, ImageFile(path, data), findings, place)
-                done += len(data)
+                add_image(writer, ImageFile(path, content), findings, place)
+                done += len(content)
             progress(min(done, total), total)
         report = report_on(name, writer, findings)
     write_report(folder, report)
