@@ -114,7 +114,11 @@ class _Builder:
         findings = self._findings
         if not self._images:
             detail = f"there is no image at {location}: {findings.ignored} files are skipped by their names"
-            if findings.files:
+            if not findings.ignored and not findings.files:
+                detail = f"there is no file at {location}"
+                if location.scheme != "file":
+                    detail += ": expected the URL of a folder; check it and the endpoint in the environment"
+            elif findings.files:
                 first = findings.files[0]
                 detail += f", and {findings.slugs.total()} cannot be read, the first, {first.path}: {first.reason}"
             raise DatasetRefused("dataset-too-small", "The dataset is too small", detail)
