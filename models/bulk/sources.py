@@ -53,7 +53,7 @@ def open_source(
     path = builtin_file(name, data_dir)
     if path is not None:
         return BuiltinImages(path, preprocessing)
-    if store is None or name not in store.names():
+    if store is None or not store.has(name):
         raise DatasetNotFound(f"there is no dataset {name!r}; {choices(name, dataset_names(data_dir, store))}")
     index = store.reference_index(name)
     return StoredImages(store, name, preprocessing) if index is None else ReferencedImages(index, preprocessing)

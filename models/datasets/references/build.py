@@ -39,7 +39,12 @@ OF_WRITERS = ("_SUCCESS", "_metadata", "_common_metadata", "_committed_", "_star
 
 
 def build_index(
-    location: Location, path: Path, *, column: str | None = None, progress: Progress = no_progress
+    location: Location,
+    path: Path,
+    *,
+    column: str | None = None,
+    by_request: bool = False,
+    progress: Progress = no_progress,
 ) -> ReferenceRecord:
     """Index the images at a location: a folder of images, tar archives and Parquet files, or one such file.
 
@@ -50,6 +55,7 @@ def build_index(
         location: The folder or file.
         path: The index to write, whole or not at all.
         column: The column of Parquet files with the images; None to find it by its type.
+        by_request: Whether a request to the service named the location.
         progress: Called with the bytes of files that were indexed, and of all as far as they are listed.
 
     Raises:
@@ -66,7 +72,7 @@ def build_index(
         for entry in chain(first, entries):
             builder.add(entry, partial(_report, progress, done, max(listed, done + entry.size)))
             done += entry.size
-        record = builder.record(location, is_file=file is not None)
+        record = builder.record(location, is_file=file is not None, by_request=by_request)
         index.execute("INSERT INTO record VALUES (?)", (record.model_dump_json(),))
     return record
 
@@ -109,7 +115,7 @@ class _Builder:
             self._store(entry, "image", 1)
         progress(entry.size)
 
-    def record(self, location: Location, *, is_file: bool) -> ReferenceRecord:
+    def record(self, location: Location, *, is_file: bool, by_request: bool) -> ReferenceRecord:
         """Return what was indexed. Raises ``DatasetRefused`` if there is no image."""
         findings = self._findings
         if not self._images:
@@ -126,6 +132,7 @@ class _Builder:
             location=location.url,
             is_file=is_file,
             column=self._column,
+            by_request=by_request,
             created=datetime.now(UTC).replace(microsecond=0),
             images=self._images,
             files=self._files,

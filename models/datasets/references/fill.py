@@ -30,6 +30,7 @@ class NewReference:
         column: The column of Parquet files with the images; None to find it.
         inspect: Whether every image is read once, for its size, colour and duplicates, as jobs other than scoring need.
         quota: The most bytes of all datasets together, of which the index takes few.
+        by_request: Whether a request to the service named the location.
     """
 
     name: str
@@ -37,6 +38,7 @@ class NewReference:
     column: str | None = None
     inspect: bool = False
     quota: int | None = None
+    by_request: bool = False
 
 
 def fill_reference(folder: Path, new: NewReference, progress: Progress = no_progress) -> None:
@@ -58,6 +60,7 @@ def fill_reference(folder: Path, new: NewReference, progress: Progress = no_prog
         Location(new.location),
         folder / REFERENCE,
         column=new.column,
+        by_request=new.by_request,
         progress=lambda done, total: progress(done, passes * total),
     )
     room = DiskQuota(folder.parent, new.quota)
