@@ -171,6 +171,12 @@ def _parts(url: str) -> tuple[str, str, str]:
     if match is None:
         raise LocationRefused(f"expected a URL such as s3://bucket/folder or file:///folder, got {url[:200]!r}")
     scheme, bucket, path = match["scheme"].lower(), match["bucket"], match["path"].rstrip("/")
+    if "@" in bucket or (scheme in SCHEMES and set(bucket) & set(":?")):
+        # Not repeated, as it may hold a key.
+        raise LocationRefused(
+            f"expected a bucket without '@', ':' and '?', as in {SCHEMES[0]}://bucket/folder; keys are "
+            "those of the environment"
+        )
     if scheme not in SCHEMES:
         raise LocationRefused(f"expected a URL of {', '.join(f'{name}://' for name in SCHEMES)}, got {url[:200]!r}")
     if scheme == "file":

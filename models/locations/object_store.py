@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 T = TypeVar("T")
-SETTINGS = ("AWS_", "GOOGLE_", "AZURE_")
+SETTINGS = ("AWS_", "GOOGLE_", "AZURE_", "IDENTITY_", "MSI_")
 """Beginnings of the environment variables that configure the stores."""
+NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Environment variables, in capitals or small letters, of the way to the stores."""
 LIST_CHUNK = 1000
 MAX_RETRIES = 10
 RETRY_SECONDS = 30
@@ -159,8 +161,8 @@ class StoreFile:
 
 
 def store_variables() -> dict[str, str]:
-    """Return the environment variables that configure the stores: endpoints, regions and keys."""
-    return {name: value for name, value in os.environ.items() if name.startswith(SETTINGS)}
+    """Return the environment variables that configure the stores: endpoints, regions, keys, proxies, certificates."""
+    return {name: value for name, value in os.environ.items() if name.startswith(SETTINGS) or name.upper() in NETWORK}
 
 
 @lru_cache(maxsize=32)

@@ -66,7 +66,7 @@ def refer(
         except LimitExceeded as error:
             raise DatasetRefused(
                 "reading-limit",
-                "Reading the upload takes too much",
+                "Reading the files takes too much",
                 f"reading {new.location} takes {error}; refer to fewer files, or use snf datasets refer on the machine "
                 "of the service",
             ) from error
@@ -74,7 +74,7 @@ def refer(
             if not error.by_signal:
                 raise
             detail = f"the system killed the process that read {new.location}; check that its files are not damaged"
-            raise DatasetRefused("reading-failed", "The upload cannot be read", detail) from error
+            raise DatasetRefused("reading-failed", "The files cannot be read", detail) from error
 
     return store.refer(
         name, location, column=column, inspect=inspect, by_request=by_request, progress=progress, fill=fill

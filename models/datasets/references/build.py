@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from models.archives.tar import Readable, TarReader
 from models.datasets.ingest.items import CONTROL, is_top, safe_path
@@ -38,10 +39,24 @@ OF_WRITERS = ("_SUCCESS", "_metadata", "_common_metadata", "_committed_", "_star
 """Beginnings of the names of files that Spark and others write beside Parquet files."""
 
 
+class Listing(NamedTuple):
+    """The files at a location: whether it is a file itself, and the entries, relative to its folder."""
+
+    is_file: bool
+    entries: Iterator[FileEntry]
+
+
+def list_files(location: Location) -> Listing:
+    """Return the files at a location. Raises ``LocationNotFound``, ``LocationUnavailable``."""
+    file = location.stat()
+    return Listing(is_file=False, entries=location.files()) if file is None else Listing(True, iter([file]))
+
+
 def build_index(
     location: Location,
     path: Path,
     *,
+    listing: Listing | None = None,
     column: str | None = None,
     by_request: bool = False,
     progress: Progress = no_progress,
@@ -54,6 +69,7 @@ def build_index(
     Args:
         location: The folder or file.
         path: The index to write, whole or not at all.
+        listing: The files at the location; None to list them.
         column: The column of Parquet files with the images; None to find it by its type.
         by_request: Whether a request to the service named the location.
         progress: Called with the bytes of files that were indexed, and of all as far as they are listed.
@@ -63,8 +79,8 @@ def build_index(
         LocationNotFound: There is nothing at the location.
         LocationUnavailable: The location cannot be read.
     """
-    file = location.stat()
-    folder, entries = (location, location.files()) if file is None else (location.parent, iter([file]))
+    is_file, entries = list_files(location) if listing is None else listing
+    folder = location.parent if is_file else location
     first = list(islice(entries, LISTED_FIRST))
     listed, done = sum(entry.size for entry in first), 0
     with new_index(path) as index:
@@ -72,7 +88,7 @@ def build_index(
         for entry in chain(first, entries):
             builder.add(entry, partial(_report, progress, done, max(listed, done + entry.size)))
             done += entry.size
-        record = builder.record(location, is_file=file is not None, by_request=by_request)
+        record = builder.record(location, is_file=is_file, by_request=by_request)
         index.execute("INSERT INTO record VALUES (?)", (record.model_dump_json(),))
     return record
 

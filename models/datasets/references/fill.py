@@ -55,6 +55,8 @@ def fill_reference(folder: Path, new: NewReference, progress: Progress = no_prog
         LocationUnavailable: The location cannot be reached.
         StorageFull: There is no room on the disk.
     """
+    room = DiskQuota(folder.parent, new.quota)
+    room.require(0)
     passes = 2 if new.inspect else 1
     record = build_index(
         Location(new.location),
@@ -63,7 +65,7 @@ def fill_reference(folder: Path, new: NewReference, progress: Progress = no_prog
         by_request=new.by_request,
         progress=lambda done, total: progress(done, passes * total),
     )
-    room = DiskQuota(folder.parent, new.quota)
+    room.take((folder / REFERENCE).stat().st_size)
     room.require(0)
     if new.inspect:
         _inspect(folder, new.name, record, room, progress)

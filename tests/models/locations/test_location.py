@@ -240,3 +240,12 @@ def test_a_folder_without_rights_is_refused_for_good(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "open", deny)
     with pytest.raises(LocationRefused, match="cannot be used: Permission denied"):
         list(Location.parse(str(tmp_path)).files())
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://KEY:SECRET@bkt/x", "https://KEY:SECRET@host/x", "s3://bkt?sig=SECRET", "az://a:SECRET"]
+)
+def test_a_key_in_a_url_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(LocationRefused, match="expected a bucket without '@', ':'") as caught:
+        Location(url)
+    assert "SECRET" not in caught.value.detail

@@ -14,6 +14,7 @@ from obstore.exceptions import GenericError
 from models.errors import ErrorKind, ModelsError
 from models.locations.errors import FileUnreadable, LocationRefused, LocationUnavailable
 from models.locations.location import Location
+from models.locations.object_store import store_variables
 from models.locations.store_errors import store_error
 from tests.support.s3 import S3Server
 
@@ -113,3 +114,19 @@ def test_missing_keys_are_named() -> None:
     assert error.detail == (
         "s3://bucket/x cannot be used: no keys were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     )
+
+
+def test_child_processes_get_what_reaches_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {
+        "AWS_REGION",
+        "IDENTITY_ENDPOINT",
+        "MSI_SECRET",
+        "HTTPS_PROXY",
+        "no_proxy",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+    }
+    for name in (*names, "SNF_API_KEY", "PROXY_KEY"):
+        monkeypatch.setenv(name, "x")
+    assert names <= store_variables().keys()
+    assert not {"SNF_API_KEY", "PROXY_KEY"} & store_variables().keys()
