@@ -9,8 +9,9 @@ from models.datasets.references.encoded import EncodedImage
 from models.datasets.references.files import ReferencedFiles
 from models.errors import DatasetNotFound, ImageError
 
-MOST_AHEAD = 1024
-"""Most images of one range. The range doubles as long as images are read in order."""
+MOST_AHEAD = 2**20
+"""Most images of one range. The range doubles as long as images are read in order: it is read piece by piece, but each
+begins with the rows before it in the row group of a Parquet file."""
 
 
 class ReferencedOriginals:
