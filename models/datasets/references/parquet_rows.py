@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-BATCH_BYTES, BATCH_ROWS = 16 * 2**20, 64
+BATCH_BYTES, BATCH_ROWS = 16 * 2**20, 256
 """Most bytes, about, and most rows that are decoded or handed on at once. A single image may be larger."""
 ERROR_ROWS = 1024
 """Most images without content that are handed on at once."""
