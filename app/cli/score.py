@@ -159,7 +159,7 @@ def _score_files(
     from app.cli.heat_maps import HeatMapWriter, claim_folder
     from app.cli.score_local import score_local
     from app.cli.score_tables import JsonOutput, TableOutput
-    from models.bulk.sources import path_text
+    from models.images.policy import path_text
     from snf_client.resources.scores import ScoreParameters
 
     judging = judging_model(model, client)

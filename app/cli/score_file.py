@@ -66,7 +66,7 @@ class GivenFiles:
     @cached_property
     def names(self) -> list[str]:
         """The paths as text."""
-        from models.bulk.sources import path_text
+        from models.images.policy import path_text
 
         return [path_text(path) for path in self.paths]
 

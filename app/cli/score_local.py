@@ -85,8 +85,9 @@ def _bytes(item: Item) -> int:
 
 def _item(path: Path, loaded: Loaded) -> Item:
     from app.scoring.request_images import Item, Upload, decode_upload
-    from models.bulk.sources import path_text, read_file
+    from models.bulk.sources import read_file
     from models.errors import ImageError
+    from models.images.policy import path_text
 
     name = path_text(path)
     try:

@@ -91,7 +91,7 @@ class DatasetUploads:
             DatasetTaken: The name is taken.
             StorageFull: The disk or the quota has no space.
         """
-        location = allowed_location(reference.location, self._settings.allowed_locations)
+        location = allowed_location(reference.location, self._settings.allowed_locations, self._settings.home)
         self._store.check_free(reference.name)
         with upload_slot(self._slots, request), self._folders.new() as folder:
             note_target(folder, reference.name)
@@ -103,4 +103,5 @@ class DatasetUploads:
                 UploadWatch(request, self._stopping),
                 column=reference.column,
                 inspect=reference.inspect,
+                by_request=True,
             )

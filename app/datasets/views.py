@@ -28,7 +28,7 @@ def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
 def entry(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetEntry:
     """Return a summary of a dataset; raise ``DatasetNotFound`` if it is missing, ``DatasetUnfit`` if unusable."""
     path = builtin_file(name, data_dir)
-    record = None if path is not None or name not in store.names() else store.reference(name)
+    record = None if path is not None or not store.has(name) else store.reference(name)
     if record is not None and not store.is_inspected(name):
         return _uninspected(name, record)
     summary = summarize(name, data_dir, store)

@@ -1365,6 +1365,10 @@ class ReferenceRecord(BaseModel):
     location: str = Field(..., description="URL of the file or folder.")
     is_file: bool = Field(..., description="Whether the location is a file, else a folder.")
     column: str | None = Field(..., description="Column of Parquet files that was named, if any.")
+    by_request: bool = Field(
+        False,
+        description="Whether a request named the location. Then SNF_ALLOWED_LOCATIONS must still list it when a job reads the images.",
+    )
     created: datetime = Field(..., description="When the files were indexed.")
     images: int = Field(..., description="Images, whether or not they can be decoded.")
     files: dict[Literal["image", "tar", "parquet"], int] = Field(..., description="Files with images, by kind.")

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from models.bulk.table import PartSummary, table_of, write_table
 from models.datasets.image_source import ImageSource
+from models.errors import PartFailed
 from models.prefetch import prefetch
 from models.score_rows.judged_rows import batches_of, judged_rows
 from models.score_rows.row import SCHEMA
@@ -72,6 +73,7 @@ def score_range(
     Raises:
         Stopped: ``should_stop`` returned true.
         AlphaUnattainable: The calibration has too few images for ``alpha``.
+        PartFailed: The source gave another number of images.
     """
     tables = [SCHEMA.empty_table()]
     images = batches_of(source.read(start, stop))
@@ -86,4 +88,7 @@ def score_range(
             # As a table at once: the rows of a large part would take ten times its memory.
             tables.append(table_of(judged_rows(scorer, batch, alpha)))
             progress(len(batch))
-    return pa.concat_tables(tables).combine_chunks()
+    table = pa.concat_tables(tables).combine_chunks()
+    if table.num_rows != stop - start:
+        raise PartFailed(f"expected images {start} to {stop - 1}, got {table.num_rows} images")
+    return table

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import stat
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,26 +18,32 @@ from typing import IO
 
 import numpy as np
 
-from models.atomic_files import sha256_file
+from models.atomic_files import remove_leftovers, sha256_file
 from models.bulk.plan import part_size
 from models.datasets.builtin import builtin_file
 from models.datasets.catalogue import dataset_names
 from models.datasets.image_source import ImageSource, NamedImage, StoredImages, file_stamp
 from models.datasets.ingest.items import refused
 from models.datasets.ingest.members import archive_errors
-from models.datasets.prepared import Progress, no_progress
-from models.datasets.references.build import build_index
+from models.datasets.prepared import LEFTOVER_SECONDS, Progress, no_progress
+from models.datasets.references.build import Listing, build_index, list_files
 from models.datasets.references.index import SCHEMA as INDEX_SCHEMA
 from models.datasets.references.source import ReferencedImages
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, ImageError
 from models.images.codec import Preprocessing, decode_image
 from models.images.npy import npy_header
+from models.images.policy import path_text
 from models.images.preprocessing import conform_pixels
+from models.locations.entry import FileEntry
 from models.locations.location import Location
 from models.suggestions import choices
 
 ARRAYS = ("x_train", "x_test")
+PLACE_DIGITS = 16
+"""Digits of the hash of a location in the name of its index."""
+SPOOL_BYTES = 16 * 2**20
+"""Bytes of a list of files that are held in memory; a longer one is in a temporary file."""
 LISTED_AT_ONCE = 1000
 """Files that are listed between two reports of progress."""
 MAX_FILE_BYTES = 256 * 2**20
@@ -52,7 +60,7 @@ def open_source(
     path = builtin_file(name, data_dir)
     if path is not None:
         return BuiltinImages(path, preprocessing)
-    if store is None or name not in store.names():
+    if store is None or not store.has(name):
         raise DatasetNotFound(f"there is no dataset {name!r}; {choices(name, dataset_names(data_dir, store))}")
     index = store.reference_index(name)
     return StoredImages(store, name, preprocessing) if index is None else ReferencedImages(index, preprocessing)
@@ -111,18 +119,34 @@ def index_location(location: Location, cache: Path, progress: Progress = no_prog
         LocationNotFound: There is nothing at the location.
         LocationUnavailable: The location cannot be read.
     """
-    listing = hashlib.sha256(repr((INDEX_SCHEMA, location.url)).encode())
-    own = location.stat()
+    place = hashlib.sha256(repr((INDEX_SCHEMA, location.url)).encode()).hexdigest()[:PLACE_DIGITS]
+    content = hashlib.sha256()
     listed = 0
-    for number, entry in enumerate(location.files() if own is None else [own]):
-        listing.update(repr(entry).encode("utf-8", "surrogateescape"))
-        listed += entry.size
-        if number % LISTED_AT_ONCE == 0:
-            progress(0, listed)
-    path = cache / f"{listing.hexdigest()}.sqlite"
-    if not path.exists():
-        build_index(location, path, progress=progress)
+    is_file, entries = list_files(location)
+    # Listed once: a file that is added meanwhile must not be in the index without being in its name.
+    with tempfile.SpooledTemporaryFile(SPOOL_BYTES, "w+", encoding="ascii") as spool:
+        for number, entry in enumerate(entries):
+            line = json.dumps(entry)
+            content.update(line.encode())
+            spool.write(f"{line}\n")
+            listed += entry.size
+            if number % LISTED_AT_ONCE == 0:
+                progress(0, listed)
+        path = cache / f"{place}-{content.hexdigest()}.sqlite"
+        if not path.exists():
+            spool.seek(0)
+            again = Listing(is_file, (FileEntry(*json.loads(line)) for line in spool))
+            build_index(location, path, listing=again, progress=progress)
+            remove_leftovers(cache, LEFTOVER_SECONDS)
+            _drop_older(cache, place)
     return LocationImages(path)
+
+
+def _drop_older(cache: Path, place: str) -> None:
+    """Delete the indexes of a location but the newest two: a process may still read the images of the last one."""
+    indexes = sorted(cache.glob(f"{place}-*.sqlite"), key=lambda path: path.stat().st_mtime_ns)
+    for path in indexes[:-2]:
+        path.unlink(missing_ok=True)
 
 
 class ImageFiles:
@@ -240,8 +264,3 @@ def read_file(path: Path) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise ImageError("file-too-large", "The file is too large", f"at most {MAX_FILE_BYTES} bytes are taken")
     return data
-
-
-def path_text(path: Path) -> str:
-    """Return a file path as text, with backslash escapes in place of bytes that are not valid UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -74,7 +74,7 @@ def load_dataset(
 
 
 def _stored(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetStore:
-    if store is None or name in NAMES or name not in store.names():
+    if store is None or name in NAMES or not store.has(name):
         hint = "" if data_dir else "; set SNF_DATA_DIR to a folder with mnist.npz, fashion_mnist.npz or cifar10.npz"
         raise DatasetNotFound(f"there is no dataset {name!r}; {choices(name, dataset_names(data_dir, store))}{hint}")
     return store

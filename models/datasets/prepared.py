@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import BinaryIO
 from weakref import finalize
 
 import numpy as np
@@ -33,6 +34,8 @@ MOST_MADE = 2
 """Most times that a cache is made for one call: another process may remove it before it is held."""
 PIXELS = "pixels.npy"
 RECORD = "record.json"
+ORDER = "part, path"
+"""Order of the prepared images."""
 
 Progress = Callable[[int, int], None]
 """A function that is called with the work done and all work. What it raises ends the work and leaves no files."""
@@ -135,34 +138,51 @@ def _whole_folds(folder: Path) -> NDArray[np.int8]:
 
 def _write(target: Path, folder: Path, report: DatasetReport, preprocessing: Preprocessing, progress: Progress) -> None:
     shape = (report.images, *preprocessing.shape)
-    content = hashlib.sha256(repr((shape, report.split.train, report.split.statistics)).encode())
     provenance = Provenance()
-    sizes = []
-    with Storage.open(folder) as storage, (target / (OWN_SIZES if preprocessing.tiled else PIXELS)).open("wb") as file:
+    with Storage.open(folder) as storage, (target / (OWN_SIZES if preprocessing.tiled else PIXELS)).open("w+b") as file:
         folds = storage.folds() if report.split.folds else []
-        if folds:  # other folds of the same pixels give another model
-            content.update(bytes(folds))
+        sizes = storage.sizes(ORDER) if preprocessing.tiled else np.tile(preprocessing.shape[1:], (report.images, 1))
+        ends = np.cumsum(preprocessing.channels * sizes[:, 0] * sizes[:, 1])
         if not preprocessing.tiled:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-        for done, stored in enumerate(storage.images("part, path"), start=1):
+        first = file.tell()
+        # Read in the order in which they are stored, as one out of it may cost the reading of all before it.
+        for done, (row, stored) in enumerate(zip(storage.ranks(ORDER), storage.images("start"), strict=True), start=1):
             try:
                 image = conform(storage.image(stored), preprocessing)
             except ImageError as error:
                 raise DatasetUnfit(f"{stored.path} of {report.name}: {error.detail}") from error
-            sizes.append(image.pixels.shape[1:])
-            if preprocessing.tiled:
-                content.update(repr(image.pixels.shape).encode())
+            height, width = sizes[row].tolist()
+            if image.pixels.shape[1:] != (height, width):
+                got = "x".join(map(str, image.pixels.shape[:0:-1]))
+                raise DatasetUnfit(f"{stored.path} of {report.name}: expected {width}x{height} pixels, got {got}")
+            file.seek(first + int(ends[row]) - image.pixels.size)
             for channel in image.pixels:  # one by one, as an image of tiles may be large
-                data = channel.tobytes()
-                content.update(data)
-                file.write(data)
+                file.write(channel.tobytes())
             provenance = provenance.with_image(image)
             progress(done, report.images)
+        file.seek(first)
+        digest = _digest(file, report, preprocessing, folds, sizes)
     if preprocessing.tiled:
-        np.save(target / SIZES, np.array(sizes, dtype=np.int64), allow_pickle=False)
-    record = Prepared(digest=content.hexdigest(), provenance=provenance, folds=folds)
+        np.save(target / SIZES, sizes, allow_pickle=False)
+    record = Prepared(digest=digest, provenance=provenance, folds=folds)
     (target / RECORD).write_text(record.model_dump_json(), encoding="utf-8")
+
+
+def _digest(
+    file: BinaryIO, report: DatasetReport, preprocessing: Preprocessing, folds: list[int], sizes: NDArray[np.int64]
+) -> str:
+    """Return the SHA-256 of prepared pixels, which follow in a file, and of how they are divided."""
+    shape = (report.images, *preprocessing.shape)
+    content = hashlib.sha256(repr((shape, report.split.train, report.split.statistics)).encode())
+    if folds:  # other folds of the same pixels give another model
+        content.update(bytes(folds))
+    for height, width in sizes.tolist():
+        if preprocessing.tiled:
+            content.update(repr((preprocessing.channels, height, width)).encode())
+        content.update(file.read(preprocessing.channels * height * width))
+    return content.hexdigest()
 
 
 def _own_bytes(folder: Path, preprocessing: Preprocessing) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.datasets.ingest.fingerprint import fingerprint
 from models.datasets.ingest.items import ImageFile, ImagePixels
@@ -163,6 +164,17 @@ class Storage:
         columns = "path, format, mode, width, height, start, bytes"
         for row in self.index.execute(f"SELECT {columns} FROM images ORDER BY {order}"):  # noqa: S608  # our own words
             yield Stored(*row)
+
+    def ranks(self, order: str) -> Iterator[int]:
+        """Yield the rank of every image, from 0, in the order of an SQL expression; images as ``start`` orders them."""
+        ranked = f"SELECT start, row_number() OVER (ORDER BY {order}) - 1 AS rank FROM images"  # noqa: S608
+        for (rank,) in self.index.execute(f"SELECT rank FROM ({ranked}) ORDER BY start"):  # noqa: S608  # our own words
+            yield rank
+
+    def sizes(self, order: str) -> NDArray[np.int64]:
+        """Return height and width of every image, ``(n, 2)``, ordered by an SQL expression."""
+        rows = self.index.execute(f"SELECT height, width FROM images ORDER BY {order}")  # noqa: S608  # our own words
+        return np.array(rows.fetchall(), dtype=np.int64).reshape(-1, 2)
 
     def folds(self) -> list[int]:
         """Return the fold (0 to 4) of every image of the statistics part of a small dataset, ordered by path."""

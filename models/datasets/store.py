@@ -47,8 +47,12 @@ class DatasetStore:
 
     def names(self) -> list[str]:
         """Return the sorted names of all datasets of users, except those that are still being created."""
-        found = {path.parent.name for file in (REPORT, REFERENCE) for path in self.root.glob(f"*/{file}")}
-        return sorted(filter(is_name, found))
+        folders = {path.parent.name for file in (REPORT, REFERENCE) for path in self.root.glob(f"*/{file}")}
+        return sorted(filter(is_name, folders))
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a complete dataset of a user with this name."""
+        return is_name(name) and any((self.root / name / file).is_file() for file in (REPORT, REFERENCE))
 
     def report(self, name: str) -> DatasetReport:
         """Return the report made when a dataset was uploaded or inspected: sizes, colours, duplicates, rejected files.
@@ -142,6 +146,7 @@ class DatasetStore:
         *,
         column: str | None = None,
         inspect: bool = False,
+        by_request: bool = False,
         progress: Progress = no_progress,
         fill: FillReference = fill_reference,
     ) -> ReferenceRecord:
@@ -152,6 +157,7 @@ class DatasetStore:
             location: The folder or file with the images.
             column: The column of Parquet files with the images; None to find it by its type.
             inspect: Whether every image is read, as jobs other than scoring need.
+            by_request: Whether a request to the service named the location.
             progress: Called with the bytes that were read, and all; what it raises ends the work.
             fill: Writes the folder of the dataset, perhaps in another process.
 
@@ -162,7 +168,7 @@ class DatasetStore:
             LocationNotFound: There is nothing at the location.
             LocationUnavailable: The location cannot be reached.
         """
-        new = NewReference(name, location.url, column, inspect, self._quota)
+        new = NewReference(name, location.url, column, inspect, self._quota, by_request)
         self._create(name, lambda folder: fill(folder, new, progress))
         return read_record(self._folder(name) / REFERENCE)
 
@@ -213,8 +219,7 @@ class DatasetStore:
         return DiskQuota(self.root, self._quota)
 
     def _folder(self, name: str) -> Path:
-        files = REPORT, REFERENCE
-        if not is_name(name) or not any((self.root / name / file).is_file() for file in files):
+        if not self.has(name):
             raise self._not_found(name)
         return self.root / name
 

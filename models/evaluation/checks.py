@@ -48,7 +48,7 @@ def check_normals(
         if not summarize_builtin(name, path, TrainingConfig()).test:
             raise DatasetUnfit(f"{name} has no test images; upload held-out images as a dataset of their own")
         return
-    if store is None or name not in store.names():
+    if store is None or not store.has(name):
         raise not_found(name, data_dir, store)
     if name in used:
         raise DatasetUnfit(
@@ -81,7 +81,7 @@ def check_anomalous(
     if path is not None:
         if summarize_builtin(name, path, TrainingConfig()).test < MIN_ANOMALOUS_IMAGES:
             raise DatasetUnfit(f"{name} has no test images")
-    elif store is None or name not in store.names():
+    elif store is None or not store.has(name):
         raise not_found(name, data_dir, store)
     else:
         store.require_inspected(name)
@@ -96,7 +96,7 @@ def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, 
         facts = ImageFacts(
             smallest=size, largest=size, median_shorter_side=min(size), coloured=colour, channels=channels
         )
-    elif store is not None and name in store.names():
+    elif store is not None and store.has(name):
         facts = store.report(name).facts
     else:
         raise not_found(name, data_dir, store)

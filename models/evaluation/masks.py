@@ -140,7 +140,7 @@ def open_masks(store: DatasetStore | None, name: str, preprocessing: Preprocessi
 
 def check_masks(store: DatasetStore | None, name: str) -> None:
     """Raise ``DatasetNotFound`` unless a dataset of masks has been uploaded, or ``DatasetUnfit`` if not inspected."""
-    if store is None or name not in store.names():
+    if store is None or not store.has(name):
         known = [] if store is None else store.names()
         raise DatasetNotFound(f"masks are an uploaded dataset, and {name!r} is none; {choices(name, known)}")
     store.require_inspected(name)

@@ -6,6 +6,7 @@ The Python client and the console have copies of the names, which a test compare
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 """Formats that are read, as Pillow names them. The content of a file decides, not its name."""
@@ -40,3 +41,8 @@ def is_no_image(path: str) -> bool:
     name = parts[-1].lower()
     hidden = any(part.startswith(".") or part == SYSTEM_FOLDER for part in parts)
     return hidden or name in SYSTEM_FILES or name.endswith(TEXT_SUFFIXES)
+
+
+def path_text(path: str | Path) -> str:
+    """Return a file path as text, with backslash escapes in place of bytes that are not valid UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from models.locations.errors import LocationRefused
 from models.locations.location import Location
@@ -11,37 +12,41 @@ from models.locations.location import Location
 SETTING = "SNF_ALLOWED_LOCATIONS"
 
 
-def allowed_location(url: str, prefixes: Sequence[str]) -> Location:
+def allowed_location(url: str, prefixes: Sequence[str], home: Path | None = None) -> Location:
     """Return the location of a URL that a caller over HTTP named.
 
-    On this machine links are followed first, so that no link leads out of a prefix.
+    On this machine links are followed first, so that no link leads out of a prefix. The location that is returned has
+    none, so that what is checked is what is used.
 
     Args:
         url: The URL.
         prefixes: URLs of the folders that callers may name, themselves and what is below them.
+        home: The data folder of the service, which no caller may name, nor a folder that holds it.
 
     Raises:
-        LocationRefused: The URL is malformed, or not at or below a prefix.
+        LocationRefused: The URL is malformed, not at or below a prefix, or at the data folder.
     """
     location = Location(url)
     if not prefixes:
         raise LocationRefused(
             f"{location} may not be named over HTTP: expected a location below one of {SETTING}, which is not set"
         )
-    if not any(_is_within(_resolved(location), _resolved(Location(prefix))) for prefix in prefixes):
+    place = _resolved(location)
+    if not any(_is_within(place, _resolved(Location(prefix))) for prefix in prefixes):
         raise LocationRefused(
             f"{location} may not be named over HTTP: expected a location below one of {SETTING}: {', '.join(prefixes)}"
         )
-    return location
+    if home is not None and (_is_within(place, own := _resolved(Location.parse(str(home)))) or _is_within(own, place)):
+        raise LocationRefused(f"{location} may not be named over HTTP: expected a folder apart from SNF_HOME")
+    return place
 
 
-def _resolved(location: Location) -> tuple[str, str, str]:
-    path = os.path.realpath(location.path) if location.scheme == "file" else location.path
-    return location.scheme, location.bucket, path
+def _resolved(location: Location) -> Location:
+    return Location.parse(os.path.realpath(location.path)) if location.scheme == "file" else location
 
 
-def _is_within(place: tuple[str, str, str], prefix: tuple[str, str, str]) -> bool:
-    if place[:2] != prefix[:2]:
+def _is_within(place: Location, folder: Location) -> bool:
+    if (place.scheme, place.bucket) != (folder.scheme, folder.bucket):
         return False
-    folder = prefix[2].rstrip("/")
-    return not folder or place[2] == folder or place[2].startswith(f"{folder}/")
+    path = folder.path.rstrip("/")
+    return not path or place.path == path or place.path.startswith(f"{path}/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -14,7 +15,11 @@ from models.atomic_files import new_file, sync_folder
 from models.disk_space import storage_error
 from models.errors import StorageFull
 from models.locations.entry import FileEntry
-from models.locations.errors import FileChanged, LocationNotFound, LocationUnavailable
+from models.locations.errors import FileChanged, FileUnreadable, LocationNotFound, LocationRefused, LocationUnavailable
+
+LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG)
+"""Errors that another attempt would give again."""
+FOLDER = os.O_RDONLY | os.O_DIRECTORY
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class DiskFile:
 
     def read(self, span: tuple[int, int] | None, version: str | None) -> bytes:
         """Return a range of bytes, or all. Raises ``LocationNotFound``, ``FileChanged``, ``LocationUnavailable``."""
-        with self._errors(), open(self.path, "rb", buffering=0, opener=_open_plain) as file:
+        with self._errors(is_read=True), open(self.path, "rb", buffering=0, opener=_open_plain) as file:
             status = os.fstat(file.fileno())
             self._check(status, version)
             start, stop = span or (0, status.st_size)
@@ -39,7 +44,7 @@ class DiskFile:
 
     def entry(self, version: str | None) -> FileEntry:
         """Return name, size and version. Raises ``LocationNotFound``, and ``FileChanged`` for another version."""
-        with self._errors():
+        with self._errors(is_read=True):
             status = os.stat(self.path)  # noqa: PTH116
         self._check(status, version)
         return FileEntry(self.path.rpartition("/")[2], status.st_size, _version(status))
@@ -76,29 +81,13 @@ class DiskFile:
         with self._errors():
             if not stat.S_ISDIR(os.stat(self.path).st_mode):  # noqa: PTH116
                 raise LocationNotFound(f"expected a folder at {self.url}, got a file")
-            names = os.listdir(self.path)  # noqa: PTH208
-        yield from self._below("", names, os.path.realpath(self.path))
-
-    def _below(self, prefix: str, names: list[str], root: str) -> Iterator[FileEntry]:
-        # The name of a folder is compared with its slash, which gives the order of whole paths.
-        marked = [(os.fsencode(name), name) for name in names]
-        folders = {name for _, name in marked if _is_folder(os.path.join(self.path, prefix + name))}  # noqa: PTH118
-        marked.sort(key=lambda pair: pair[0] + b"/" if pair[1] in folders else pair[0])
-        for _, name in marked:
-            path = os.path.join(self.path, prefix + name)  # noqa: PTH118
-            if name not in folders:
-                entry = _file_entry(prefix + name, path, root)
-                if entry is not None:
-                    yield entry
-                continue
-            try:
-                inner = os.listdir(path)  # noqa: PTH208
-            except FileNotFoundError:
-                continue  # removed meanwhile
-            except OSError as error:
-                yield FileEntry(prefix + name, 0, "", f"the folder cannot be listed: {error.strerror}")
-                continue
-            yield from self._below(f"{prefix}{name}/", inner, root)
+            folder = os.open(self.path, FOLDER)
+        try:
+            with self._errors():
+                names = _names(folder)
+            yield from _below("", folder, names, os.path.realpath(self.path))
+        finally:
+            os.close(folder)
 
     def _check(self, status: os.stat_result, version: str | None) -> None:
         if not stat.S_ISREG(status.st_mode):
@@ -107,7 +96,7 @@ class DiskFile:
             raise FileChanged(f"{self.url} is not the file that it was: expected version {version}")
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, *, is_read: bool = False) -> Iterator[None]:
         try:
             yield
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -116,7 +105,10 @@ class DiskFile:
             full = storage_error(error)
             if isinstance(full, StorageFull):  # work waits for room
                 raise full from error
-            raise LocationUnavailable(f"{self.url} cannot be used: {error.strerror or error}") from error
+            detail = f"{self.url} cannot be used: {error.strerror or error}"
+            if is_read and error.errno in (*LASTING, errno.EIO):
+                raise FileUnreadable(detail) from error
+            raise (LocationRefused if error.errno in LASTING else LocationUnavailable)(detail) from error
 
 
 def _open_plain(path: str, flags: int) -> int:
@@ -133,34 +125,75 @@ def _pread(descriptor: int, start: int, size: int) -> bytes:
     return b"".join(pieces)
 
 
-def _is_folder(path: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except OSError:
-        return False
+def _names(folder: int) -> dict[str, bool]:
+    """Return the names in an open folder, and whether each is a folder."""
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
 
 
-def _file_entry(name: str, path: str, root: str) -> FileEntry | None:
-    """Return the entry of a path that is no folder; None for a file that was removed meanwhile."""
-    try:
-        status = os.lstat(path)
-        if stat.S_ISLNK(status.st_mode):
-            target = os.path.realpath(path)
-            if not target.startswith(f"{root.rstrip('/')}/"):
-                return FileEntry(name, 0, "", "it is a link that leads out of the folder")
+def _below(prefix: str, folder: int, names: dict[str, bool], root: str) -> Iterator[FileEntry]:
+    """Yield the files below an open folder.
+
+    Folders are opened by their names in the open folder above, so that no link is followed that takes their place.
+
+    Args:
+        prefix: The path of the folder below the root, empty or with a slash at its end.
+        folder: The descriptor of the folder.
+        names: The names in it, and whether each is a folder.
+        root: The real path of the folder that is listed.
+    """
+    # The name of a folder is compared with its slash, which gives the order of whole paths.
+    for name in sorted(names, key=lambda name: os.fsencode(name) + (b"/" if names[name] else b"")):
+        if not names[name]:
+            entry = _file_entry(prefix, name, folder, root)
+            if entry is not None:
+                yield entry
+            continue
+        try:
+            inner = os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        except OSError as error:
+            yield _unlisted(prefix + name, error)
+            continue
+        try:
             try:
-                status = os.stat(path)  # noqa: PTH116
+                inner_names = _names(inner)
             except OSError as error:
-                return FileEntry(name, 0, "", f"it is a link that leads nowhere: {error.strerror}")
+                yield _unlisted(prefix + name, error)
+                continue
+            yield from _below(f"{prefix}{name}/", inner, inner_names, root)
+        finally:
+            os.close(inner)
+
+
+def _unlisted(name: str, error: OSError) -> FileEntry:
+    return FileEntry(name, 0, "", f"the folder cannot be listed: {error.strerror}")
+
+
+def _file_entry(prefix: str, name: str, folder: int, root: str) -> FileEntry | None:
+    """Return the entry of a name that is no folder; None for a file that was removed meanwhile."""
+    path = prefix + name
+    try:
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            target = os.path.realpath(os.path.join(root, path))  # noqa: PTH118
+            if not target.startswith(f"{root.rstrip('/')}/"):
+                return FileEntry(path, 0, "", "it is a link that leads out of the folder")
+            try:
+                status = os.stat(target, follow_symlinks=False)  # noqa: PTH116
+            except OSError as error:
+                return FileEntry(path, 0, "", f"it is a link that leads nowhere: {error.strerror}")
     except FileNotFoundError:
         return None
     except OSError as error:
-        return FileEntry(name, 0, "", error.strerror or str(error))
+        return FileEntry(path, 0, "", error.strerror or str(error))
     if not stat.S_ISREG(status.st_mode):
-        what = "a link to a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-        return FileEntry(name, 0, "", f"expected a plain file, got {what}")
-    return FileEntry(name, status.st_size, _version(status))
+        kind = "a link to a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        return FileEntry(path, 0, "", f"expected a plain file, got {kind}")
+    return FileEntry(path, status.st_size, _version(status))
 
 
 def _version(status: os.stat_result) -> str:
-    return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
+    # Not the inode: network file systems number files anew when they are mounted again, and on every machine.
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"

@@ -10,9 +10,9 @@ from typing import NamedTuple, Protocol
 class FileEntry(NamedTuple):
     """A file at a location: its path relative to the location, its size in bytes and its version.
 
-    The version is a text that differs where the content may differ: the ETag of an object, or inode, time of change
-    and size of a file of this machine. ``problem`` is a sentence for an entry that cannot be read, such as a link that
-    leads nowhere.
+    The version is a text that differs where the content may differ: the ETag of an object, or time of change and size
+    of a file of this machine, which are the same on all machines that mount its folder. ``problem`` is a sentence for
+    an entry that cannot be read, such as a link that leads nowhere.
     """
 
     name: str

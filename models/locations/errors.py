@@ -13,6 +13,10 @@ class LocationRefused(ModelsError):
     kind = ErrorKind.INVALID
 
 
+class FileUnreadable(LocationRefused):
+    """Raised where one file cannot be read, but others of the location may be: its rights, its disk, its archive."""
+
+
 class LocationNotFound(ModelsError):
     """Raised where there is no file and no folder at a location."""
 

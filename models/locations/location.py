@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote
@@ -14,7 +14,6 @@ from models.locations.entry import FileEntry, LocatedFile
 from models.locations.errors import LocationRefused
 from models.locations.object_store import StoreFile
 from models.locations.range_file import RangeFile
-from models.locations.ranges import read_merged
 
 SCHEMES = ("s3", "gs", "az", "file")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<bucket>[^/]*)/?(?P<path>.*)", re.DOTALL)
@@ -29,7 +28,8 @@ class Location:
     is: nothing is percent-encoded. ``file:///path`` is a path of this machine, percent-encoded as usual. Credentials
     and endpoint are those of the environment, such as ``AWS_ACCESS_KEY_ID`` and ``AWS_ENDPOINT_URL``.
 
-    All methods raise ``LocationUnavailable`` where the server or disk fails, after retries.
+    All methods raise ``LocationUnavailable`` where the server or disk fails, after retries, and ``LocationRefused``
+    where it denies access. Reads raise ``FileUnreadable`` where only this file cannot be read.
 
     Args:
         url: The URL. A trailing ``/`` makes no difference.
@@ -118,13 +118,6 @@ class Location:
         """Return the bytes ``start`` to ``stop - 1`` of the file. Raises as :meth:`read`."""
         return self._stored.read((start, stop), version) if start < stop else b""
 
-    def read_ranges(self, ranges: Sequence[tuple[int, int]], version: str | None = None) -> list[bytes]:
-        """Return several byte ranges ``(start, stop)`` of the file, read with few requests. Raises as :meth:`read`.
-
-        Ranges that lie close to each other are read with one request; several requests run at the same time.
-        """
-        return read_merged(lambda start, stop: self.read_range(start, stop, version), ranges)
-
     def open(self, version: str | None = None) -> RangeFile:
         """Return a file object that reads and seeks, such as ``pyarrow.parquet`` takes. Raises as :meth:`read`.
 
@@ -178,6 +171,12 @@ def _parts(url: str) -> tuple[str, str, str]:
     if match is None:
         raise LocationRefused(f"expected a URL such as s3://bucket/folder or file:///folder, got {url[:200]!r}")
     scheme, bucket, path = match["scheme"].lower(), match["bucket"], match["path"].rstrip("/")
+    if "@" in bucket or (scheme in SCHEMES and set(bucket) & set(":?")):
+        # Not repeated, as it may hold a key.
+        raise LocationRefused(
+            f"expected a bucket without '@', ':' and '?', as in {SCHEMES[0]}://bucket/folder; keys are "
+            "those of the environment"
+        )
     if scheme not in SCHEMES:
         raise LocationRefused(f"expected a URL of {', '.join(f'{name}://' for name in SCHEMES)}, got {url[:200]!r}")
     if scheme == "file":

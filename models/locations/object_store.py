@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,15 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from models.locations.entry import FileEntry
-from models.locations.errors import FileChanged, LocationNotFound, LocationRefused, LocationUnavailable
+from models.locations.errors import FileChanged, LocationNotFound, LocationRefused
+from models.locations.store_errors import AnswerCutOff, setting_error, store_error
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
 T = TypeVar("T")
-SETTINGS = ("AWS_", "GOOGLE_", "AZURE_")
+SETTINGS = ("AWS_", "GOOGLE_", "AZURE_", "IDENTITY_", "MSI_")
 """Beginnings of the environment variables that configure the stores."""
+NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Environment variables, in capitals or small letters, of the way to the stores."""
 LIST_CHUNK = 1000
 MAX_RETRIES = 10
 RETRY_SECONDS = 30
@@ -32,10 +34,6 @@ CUT_OFF = 5
 """Answers of one request that may be cut off, one after the other."""
 REQUEST_SECONDS = 600
 """Longest time of one request, which a large object takes over a slow line."""
-
-
-class AnswerCutOff(LocationUnavailable):
-    """Raised where the answer of a server ends too early."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,10 @@ class StoreFile:
     def entry(self, version: str | None) -> FileEntry:
         """Return name, size and version. Raises ``LocationNotFound``, and ``FileChanged`` for another version."""
         meta = self._try(lambda: self._store.head(self.key))
-        found = FileEntry(self.key.rpartition("/")[2], meta["size"], _version(meta))
-        if version is not None and found.version != version:
+        entry = FileEntry(self.key.rpartition("/")[2], meta["size"], _version(meta))
+        if version is not None and entry.version != version:
             raise FileChanged(f"{self.url} is not the file that it was: expected version {version}")
-        return found
+        return entry
 
     def stat(self) -> FileEntry | None:
         """Return name, size and version of the object; None if there is none."""
@@ -90,8 +88,31 @@ class StoreFile:
             self._try(lambda: self._store.delete(self.key))
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield the objects below the key, in the order of the store: by the UTF-8 bytes of their names."""
-        prefix = f"{self.key}/" if self.key else ""
+        """Yield the objects below the key, in the order of the store: by the UTF-8 bytes of their names.
+
+        Markers of folders are left out: empty objects with a slash at the end of their names, as consoles make them.
+        """
+        # obstore gives names without that slash.
+        empty: FileEntry | None = None
+        last = ""
+        for entry in self._listed():
+            if empty is not None and entry.name != empty.name and not entry.name.startswith(f"{empty.name}/"):
+                yield from self._unless_marker(empty)
+            empty = None
+            if entry.size:
+                yield entry
+                last = entry.name
+            elif entry.name != last:
+                empty = entry
+        if empty is not None:
+            yield from self._unless_marker(empty)
+
+    def _unless_marker(self, entry: FileEntry) -> Iterator[FileEntry]:
+        stored = StoreFile(f"{self.url}/{entry.name}", self.root, self._prefix + entry.name).stat()
+        if stored is not None and (stored.size, stored.version) == (entry.size, entry.version):
+            yield entry
+
+    def _listed(self) -> Iterator[FileEntry]:
         last: str | None = None
         cuts = 0
         while True:
@@ -99,14 +120,20 @@ class StoreFile:
                 with self._errors():
                     for chunk in self._store.list(self.key or None, offset=last, chunk_size=LIST_CHUNK):
                         for meta in chunk:
-                            last = meta["path"]
-                            yield FileEntry(last.removeprefix(prefix), meta["size"], _version(meta))
+                            path = meta["path"]
+                            last = path if last is None else max(last, path, key=str.encode)
+                            if path != self.key:
+                                yield FileEntry(path.removeprefix(self._prefix), meta["size"], _version(meta))
                         cuts = 0
                     return
             except AnswerCutOff:
                 cuts += 1
                 if cuts > CUT_OFF:
                     raise
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.key}/" if self.key else ""
 
     def _try(self, request: Callable[[], T]) -> T:
         """Return what a request returns. Where its answer is cut off it is repeated: obstore does so for reads only."""
@@ -125,28 +152,17 @@ class StoreFile:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        from obstore.exceptions import BaseError, PreconditionError  # noqa: PLC0415  # most processes do without
+        from obstore.exceptions import BaseError  # noqa: PLC0415  # most processes do without
 
         try:
             yield
-        except FileNotFoundError as error:
-            reason = ": the bucket does not exist" if "NoSuchBucket" in str(error) else ""
-            raise LocationNotFound(f"there is nothing at {self.url}{reason}") from error
-        except PreconditionError as error:
-            raise FileChanged(f"{self.url} is not the file that it was") from error
         except (BaseError, OSError, ValueError) as error:
-            if "NoSuchBucket" in str(error):  # of a listing
-                raise LocationNotFound(f"there is nothing at {self.url}: the bucket does not exist") from error
-            text = str(error)
-            # obstore does not repeat a request that was sent when the server closed the connection.
-            is_dropped = "error sending request" in text and "retries" not in text
-            kind = AnswerCutOff if is_dropped or "body error" in text else LocationUnavailable
-            raise kind(f"{self.url} cannot be used: {_reason(text)}") from error
+            raise store_error(error, self.url) from error
 
 
 def store_variables() -> dict[str, str]:
-    """Return the environment variables that configure the stores: endpoints, regions and keys."""
-    return {name: value for name, value in os.environ.items() if name.startswith(SETTINGS)}
+    """Return the environment variables that configure the stores: endpoints, regions, keys, proxies, certificates."""
+    return {name: value for name, value in os.environ.items() if name.startswith(SETTINGS) or name.upper() in NETWORK}
 
 
 @lru_cache(maxsize=32)
@@ -177,28 +193,10 @@ def _open_store(root: str, settings: tuple[tuple[str, str], ...]) -> ObjectStore
             },
         )
     except (BaseError, ValueError) as error:
-        raise LocationRefused(f"{root} cannot be used: {_reason(str(error))}") from error
+        raise setting_error(error, root) from error
 
 
 def _version(meta: ObjectMeta) -> str:
     if not meta["e_tag"]:
-        raise LocationUnavailable(f"the server gives no ETag of {meta['path']}, so that changes cannot be noticed")
+        raise LocationRefused(f"the server gives no ETag of {meta['path']}, so that changes cannot be noticed")
     return str(meta["e_tag"])
-
-
-def _reason(text: str) -> str:
-    """Return a sentence from an error of obstore, whose text goes on with the server's answer and its own data."""
-    message = re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)
-    status = re.search(r"status code: (\d{3}[A-Za-z ]*)", text)
-    hint = "; check the keys in the environment" if status and status[1][:3] in ("401", "403") else ""
-    if message:
-        return f"the server answered {message[1].strip().rstrip('.')!r}{hint}"
-    if status:
-        return f"the server answered {status[1].strip()}{hint}"
-    if kind := re.search(r"kind: (Connect|Timeout)", text):
-        return (
-            "no connection to the server can be made" if kind[1] == "Connect" else "the server gave no answer in time"
-        )
-    if "body error" in text:
-        return "the answer of the server ends too early"
-    return text.partition("\n")[0].strip()

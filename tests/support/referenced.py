@@ -64,4 +64,4 @@ def put(location: Location, form: Form, files: Sequence[NamedFile], shard: int =
             table = pa.table({"picture": structs, "label": [7] * len(some)})
         location.child(f"{number:02d}.parquet").write(parquet_of(table))
     location.child("_SUCCESS").write(b"")
-    return [name for name, _ in files]
+    return [f"{number:02d}.parquet/{name}" for number, some in enumerate(shards) for name, _ in some]

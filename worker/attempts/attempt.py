@@ -64,6 +64,12 @@ class JobSpec(BaseModel):
         url: str | None = self.parameters.get("output")
         return url
 
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of all datasets that the job reads."""
+        masks = self.parameters.get("masks") or {}
+        return self.dataset, *(self.parameters.get("against") or ()), *masks.values()
+
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Return the job description in the file ``job.json`` of the job's folder.
@@ -255,6 +261,7 @@ def _run(work: Work, folder: Path, spec: JobSpec, settings: Settings, events: Ev
 
     try:
         with storage_errors(), lock_folder(folder, settings.lease_seconds):
+            _require_allowed(spec, settings)
             work(folder, spec, settings, events, stop)
     except (Interrupted, BrokerDown) as problem:
         # An outage is no fault of the job: the next attempt continues from the checkpoint.
@@ -276,6 +283,18 @@ def _run(work: Work, folder: Path, spec: JobSpec, settings: Settings, events: Ev
         events.write(_explain(problem, settings.train_memory_bytes))
         return 1
     return ExitCode.DONE
+
+
+def _require_allowed(spec: JobSpec, settings: Settings) -> None:
+    """Raise ``LocationRefused`` if a dataset was made of a location that callers may no longer name."""
+    from models.datasets import DatasetStore
+    from models.locations.allowed import allowed_location
+
+    store = DatasetStore(settings.datasets_dir)
+    for name in filter(store.has, spec.datasets):
+        record = store.reference(name)
+        if record is not None and record.by_request:
+            allowed_location(record.location, settings.allowed_locations, settings.home)
 
 
 def prepare_process() -> tuple[Settings, StopFlag]:

@@ -65,14 +65,14 @@ def ingest(
         except LimitExceeded as error:
             raise DatasetRefused(
                 "reading-limit",
-                "Reading the upload takes too much",
+                "Reading the files takes too much",
                 f"reading the files takes {error}; split the upload into smaller datasets",
             ) from error
         except ProcessDied as error:
             if not error.by_signal:
                 raise
             detail = "the system killed the process that read the files; check that they are not damaged"
-            raise DatasetRefused("reading-failed", "The upload cannot be read", detail) from error
+            raise DatasetRefused("reading-failed", "The files cannot be read", detail) from error
 
     return store.create(name, sources, progress=progress, fill=fill, near_duplicates=near_duplicates)
 

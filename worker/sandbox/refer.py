@@ -35,6 +35,7 @@ def refer(
     *,
     column: str | None = None,
     inspect: bool = False,
+    by_request: bool = False,
     seconds: int = REQUEST_SECONDS,
 ) -> ReferenceRecord:
     """Create a dataset by reference, whose files only a child process with limits reads; return what it consists of.
@@ -48,6 +49,7 @@ def refer(
             stops the process.
         column: Column of Parquet files with the images; None to find it by its type.
         inspect: Whether every image is read, as jobs other than scoring need.
+        by_request: Whether a request to the service named the location.
         seconds: Longest time in seconds.
 
     Raises:
@@ -64,7 +66,7 @@ def refer(
         except LimitExceeded as error:
             raise DatasetRefused(
                 "reading-limit",
-                "Reading the upload takes too much",
+                "Reading the files takes too much",
                 f"reading {new.location} takes {error}; refer to fewer files, or use snf datasets refer on the machine "
                 "of the service",
             ) from error
@@ -72,9 +74,11 @@ def refer(
             if not error.by_signal:
                 raise
             detail = f"the system killed the process that read {new.location}; check that its files are not damaged"
-            raise DatasetRefused("reading-failed", "The upload cannot be read", detail) from error
+            raise DatasetRefused("reading-failed", "The files cannot be read", detail) from error
 
-    return store.refer(name, location, column=column, inspect=inspect, progress=progress, fill=fill)
+    return store.refer(
+        name, location, column=column, inspect=inspect, by_request=by_request, progress=progress, fill=fill
+    )
 
 
 def _fill(order: dict[str, Any], progress: Callable[[int, int], None]) -> None:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from models.archives.tar import Readable, TarReader
-from models.datasets.ingest.items import is_top, safe_path
+from models.datasets.ingest.items import CONTROL, is_top, safe_path
 from models.datasets.ingest.members import CHUNK, archive_errors
 from models.datasets.prepared import Progress, no_progress
+from models.datasets.references.files import FILE_ERRORS
 from models.datasets.references.index import FileKind, ReferenceRecord, new_index
-from models.datasets.references.parquet import image_column, open_parquet
+from models.datasets.references.parquet import group_rows, open_parquet, sound_parquet
 from models.datasets.report import Findings
 from models.errors import DatasetRefused
-from models.images.policy import is_no_image
+from models.images.policy import is_no_image, path_text
 from models.locations.entry import FileEntry
+from models.locations.errors import LocationRefused
 from models.locations.location import Location
 from models.prefetch import prefetch
 
@@ -37,8 +39,27 @@ OF_WRITERS = ("_SUCCESS", "_metadata", "_common_metadata", "_committed_", "_star
 """Beginnings of the names of files that Spark and others write beside Parquet files."""
 
 
+class Listing(NamedTuple):
+    """The files at a location: whether it is a file itself, and the entries, relative to its folder."""
+
+    is_file: bool
+    entries: Iterator[FileEntry]
+
+
+def list_files(location: Location) -> Listing:
+    """Return the files at a location. Raises ``LocationNotFound``, ``LocationUnavailable``."""
+    file = location.stat()
+    return Listing(is_file=False, entries=location.files()) if file is None else Listing(True, iter([file]))
+
+
 def build_index(
-    location: Location, path: Path, *, column: str | None = None, progress: Progress = no_progress
+    location: Location,
+    path: Path,
+    *,
+    listing: Listing | None = None,
+    column: str | None = None,
+    by_request: bool = False,
+    progress: Progress = no_progress,
 ) -> ReferenceRecord:
     """Index the images at a location: a folder of images, tar archives and Parquet files, or one such file.
 
@@ -48,24 +69,26 @@ def build_index(
     Args:
         location: The folder or file.
         path: The index to write, whole or not at all.
+        listing: The files at the location; None to list them.
         column: The column of Parquet files with the images; None to find it by its type.
+        by_request: Whether a request to the service named the location.
         progress: Called with the bytes of files that were indexed, and of all as far as they are listed.
 
     Raises:
-        DatasetRefused: There is no image, or no column of images in a Parquet file.
+        DatasetRefused: There is no image, or a Parquet file lacks the column that was named.
         LocationNotFound: There is nothing at the location.
         LocationUnavailable: The location cannot be read.
     """
-    own = location.stat()
-    folder, entries = (location.parent, iter([own])) if own is not None else (location, location.files())
-    head = list(islice(entries, LISTED_FIRST))
-    listed, done = sum(entry.size for entry in head), 0
+    is_file, entries = list_files(location) if listing is None else listing
+    folder = location.parent if is_file else location
+    first = list(islice(entries, LISTED_FIRST))
+    listed, done = sum(entry.size for entry in first), 0
     with new_index(path) as index:
         builder = _Builder(folder, index, column)
-        for entry in chain(head, entries):
+        for entry in chain(first, entries):
             builder.add(entry, partial(_report, progress, done, max(listed, done + entry.size)))
             done += entry.size
-        record = builder.record(location, is_file=own is not None)
+        record = builder.record(location, is_file=is_file, by_request=by_request)
         index.execute("INSERT INTO record VALUES (?)", (record.model_dump_json(),))
     return record
 
@@ -98,22 +121,26 @@ class _Builder:
                 "expected image files, plain tar archives or Parquet files: a compressed archive is not read by range"
             )
             self._findings.reject(_shown(entry.name), "unsupported-archive", reason)
-        elif _shown(entry.name) != entry.name:
-            self._findings.reject(_shown(entry.name), "unsafe-name", "expected a name in UTF-8")
+        elif (problem := self._name_problem(entry.name)) is not None:
+            self._findings.reject(_shown(entry.name), "unsafe-name", problem)
         elif entry.name.lower().endswith(".tar"):
-            self._store(entry, "tar", self._tar(entry, progress))
+            self._store(entry, "tar", self._indexed(entry, partial(self._tar, progress=progress)))
         elif entry.name.lower().endswith(".parquet"):
-            self._store(entry, "parquet", self._parquet(entry))
+            self._store(entry, "parquet", self._indexed(entry, self._parquet))
         else:
             self._store(entry, "image", 1)
         progress(entry.size)
 
-    def record(self, location: Location, *, is_file: bool) -> ReferenceRecord:
+    def record(self, location: Location, *, is_file: bool, by_request: bool) -> ReferenceRecord:
         """Return what was indexed. Raises ``DatasetRefused`` if there is no image."""
         findings = self._findings
         if not self._images:
             detail = f"there is no image at {location}: {findings.ignored} files are skipped by their names"
-            if findings.files:
+            if not findings.ignored and not findings.files:
+                detail = f"there is no file at {location}"
+                if location.scheme != "file":
+                    detail += ": expected the URL of a folder; check it and the endpoint in the environment"
+            elif findings.files:
                 first = findings.files[0]
                 detail += f", and {findings.slugs.total()} cannot be read, the first, {first.path}: {first.reason}"
             raise DatasetRefused("dataset-too-small", "The dataset is too small", detail)
@@ -121,6 +148,7 @@ class _Builder:
             location=location.url,
             is_file=is_file,
             column=self._column,
+            by_request=by_request,
             created=datetime.now(UTC).replace(microsecond=0),
             images=self._images,
             files=self._files,
@@ -143,6 +171,24 @@ class _Builder:
         self._files[kind] = self._files.get(kind, 0) + 1
         self._bytes += entry.size
         self._images += images
+
+    def _name_problem(self, name: str) -> str | None:
+        if path_text(name) != name:
+            return "expected a name in UTF-8"
+        try:
+            self._folder.child(name)
+        except LocationRefused as error:
+            return error.detail
+        return None
+
+    def _indexed(self, entry: FileEntry, index: Callable[[FileEntry], int]) -> int:
+        """Index the images in an archive or table; one that is gone or cannot be read is rejected, and no other."""
+        try:
+            return index(entry)
+        except FILE_ERRORS as error:
+            self._findings.reject(_shown(entry.name), "unreadable-image", error.detail)
+        self._index.execute("DELETE FROM members WHERE place >= ?", (self._images,))
+        return 0
 
     def _tar(self, entry: FileEntry, progress: ReadProgress) -> int:
         """Index the images in a tar archive. A damaged one is rejected, but the images before the damage are kept."""
@@ -182,23 +228,27 @@ class _Builder:
         return True
 
     def _parquet(self, entry: FileEntry) -> int:
-        """Index the rows of a Parquet file by its metadata; a file that is damaged is rejected."""
-        import pyarrow as pa  # noqa: PLC0415  # takes time to import
+        """Index the rows of a Parquet file by its metadata. One that is damaged or has no images is rejected.
 
-        images = 0
+        Raises ``DatasetRefused`` if it lacks the column that was named.
+        """
         try:
-            with self._folder.child(entry.name).open(entry.version) as file, open_parquet(file) as parquet:
-                image_column(parquet.schema_arrow, self._column, entry.name)
-                for number in range(parquet.metadata.num_row_groups):
-                    if rows := parquet.metadata.row_group(number).num_rows:
-                        self._index.execute(
-                            "INSERT INTO groups VALUES (?, ?, ?)", (self._images + images, rows, number)
-                        )
-                        images += rows
-        except (pa.ArrowException, OSError) as error:
-            self._findings.reject(_shown(entry.name), "malformed-archive", f"it is no sound Parquet file: {error}")
-            self._index.execute("DELETE FROM groups WHERE place >= ?", (self._images,))
+            with (
+                self._folder.child(entry.name).open(entry.version) as file,
+                open_parquet(file, self._column, entry.name) as (parquet, column),
+                sound_parquet(entry.name),
+            ):
+                groups = group_rows(parquet, column, entry.name, entry.size)
+        except DatasetRefused as error:
+            if self._column is not None and error.slug == "unsuitable-column":
+                raise
+            self._findings.reject(_shown(entry.name), error.slug, error.detail)
             return 0
+        images = 0
+        for number, rows in enumerate(groups):
+            if rows:
+                self._index.execute("INSERT INTO groups VALUES (?, ?, ?)", (self._images + images, rows, number))
+            images += rows
         return images
 
 
@@ -231,5 +281,5 @@ def _windows(file: Location, entry: FileEntry) -> Generator[bytes]:
 
 
 def _shown(name: str) -> str:
-    """Return a name as text, with backslash escapes in place of bytes that are not valid UTF-8."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """Return the name of a file as text without control characters."""
+    return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", path_text(name))

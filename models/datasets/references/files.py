@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 
 from models.datasets.ingest.limits import Limits
+from models.datasets.references.encoded import EncodedImage, changed, too_large, unreadable
 from models.datasets.references.fetch import Piece, read_ahead
 from models.datasets.references.index import IndexedFile, ReferenceIndex, RowGroup, TarMember
-from models.datasets.references.parquet import NamedBytes, read_groups, row_name
+from models.datasets.references.parquet_rows import failed_rows, read_groups
 from models.errors import ImageError
-from models.locations.errors import FileChanged, LocationNotFound
+from models.locations.errors import FileChanged, FileUnreadable, LocationNotFound
 from models.locations.location import Location
-from models.locations.ranges import GAP_BYTES
 from models.prefetch import prefetch
 
+GAP_BYTES = 2**20
+"""Bytes between two images up to which both are read with one request: reading them takes less time than a request."""
 PIECE_BYTES = 4 * 2**20
 """Bytes of neighbouring images in an archive that one request reads."""
+FILE_ERRORS = FileChanged, FileUnreadable, LocationNotFound
+"""Errors of one file, where the location itself can be read."""
 SMALL_FILES, SMALL_BYTES = 8, 2**20
 """Image files that one thread reads one after the other: so many, or as many bytes."""
 
@@ -28,7 +32,7 @@ class ReferencedFiles:
     """A reader of the encoded images of a dataset by reference, by range and in order, with few large requests.
 
     An image whose file has changed or is gone since it was indexed is an ``ImageError``, and so is one that is too
-    large. Memory is bounded, whatever the range.
+    large, or that alone cannot be read. Memory is bounded, whatever the range.
 
     Args:
         path: The index.
@@ -37,8 +41,8 @@ class ReferencedFiles:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def read(self, start: int, stop: int) -> Generator[NamedBytes]:
-        """Yield name and bytes of images ``start`` to ``stop - 1``, or name and ``ImageError``.
+    def read(self, start: int, stop: int) -> Generator[EncodedImage]:
+        """Yield images ``start`` to ``stop - 1``, each with its place, so that none is missing or there twice.
 
         Raises ``LocationUnavailable`` where the location cannot be reached.
         """
@@ -64,70 +68,70 @@ class ReferencedFiles:
                         yield from chain.from_iterable(read)
 
 
-def _small_files(folder: Location, files: Iterable[IndexedFile]) -> Iterator[Piece[list[NamedBytes]]]:
-    """Yield pieces of several image files each."""
-    several: list[IndexedFile] = []
+def _small_files(folder: Location, files: Iterable[IndexedFile]) -> Iterator[Piece[list[EncodedImage]]]:
+    """Yield pieces of a few image files each."""
+    group: list[IndexedFile] = []
     size = 0
     for file in files:
-        if several and (len(several) == SMALL_FILES or size + file.size > SMALL_BYTES):
-            yield Piece(size, partial(_read_files, folder, several))
-            several, size = [], 0
-        several.append(file)
+        if group and (len(group) == SMALL_FILES or size + file.size > SMALL_BYTES):
+            yield Piece(size, partial(_read_files, folder, group))
+            group, size = [], 0
+        group.append(file)
         size += file.size if file.size <= Limits.file_bytes else 0
-    yield Piece(size, partial(_read_files, folder, several))
+    yield Piece(size, partial(_read_files, folder, group))
 
 
-def _read_files(folder: Location, files: Sequence[IndexedFile]) -> list[NamedBytes]:
-    return [(file.name, _read_file(folder, file)) for file in files]
+def _read_files(folder: Location, files: Sequence[IndexedFile]) -> list[EncodedImage]:
+    return [EncodedImage(file.first, file.name, _read_file(folder, file)) for file in files]
 
 
 def _read_file(folder: Location, file: IndexedFile) -> bytes | ImageError:
     if file.size > Limits.file_bytes:
-        return _too_large()
+        return too_large()
     try:
         return folder.child(file.name).read(file.version)
-    except (FileChanged, LocationNotFound):
-        return changed()
+    except FILE_ERRORS as error:
+        return _image_error(error)
 
 
 def _members(
     index: ReferenceIndex, folder: Location, file: IndexedFile, start: int, stop: int
-) -> Iterator[Piece[list[NamedBytes]]]:
-    """Yield pieces of several neighbouring images of a tar archive each."""
-    several: list[TarMember] = []
+) -> Iterator[Piece[list[EncodedImage]]]:
+    """Yield pieces of a few neighbouring images of a tar archive each."""
+    group: list[TarMember] = []
     for member in index.members(max(start, file.first), min(stop, file.first + file.images)):
-        if several:
-            end = several[-1].start + several[-1].size
-            if member.start - end > GAP_BYTES or member.start + member.size - several[0].start > PIECE_BYTES:
-                yield _piece(folder, file, several)
-                several = []
-        several.append(member)
-    if several:
-        yield _piece(folder, file, several)
+        if group:
+            end = group[-1].start + group[-1].size
+            if member.start - end > GAP_BYTES or member.start + member.size - group[0].start > PIECE_BYTES:
+                yield _piece(folder, file, group)
+                group = []
+        group.append(member)
+    if group:
+        yield _piece(folder, file, group)
 
 
-def _piece(folder: Location, file: IndexedFile, members: Sequence[TarMember]) -> Piece[list[NamedBytes]]:
-    names = [f"{file.name}/{member.name}" for member in members]
+def _piece(folder: Location, file: IndexedFile, members: Sequence[TarMember]) -> Piece[list[EncodedImage]]:
     first, end = members[0].start, members[-1].start + members[-1].size
-    if len(members) == 1 and members[0].size > Limits.file_bytes:
-        return Piece(0, lambda: [(names[0], _too_large())])
 
-    def read() -> list[NamedBytes]:
+    def read() -> list[EncodedImage]:
         try:
             data = folder.child(file.name).read_range(first, end, file.version)
-        except (FileChanged, LocationNotFound):
-            return [(name, changed()) for name in names]
-        return [
-            (name, data[member.start - first : member.start - first + member.size])
-            for name, member in zip(names, members, strict=True)
-        ]
+        except FILE_ERRORS as error:
+            problem = _image_error(error)
+            return each(lambda _member: problem)
+        return each(lambda member: data[member.start - first : member.start - first + member.size])
 
+    def each(content: Callable[[TarMember], bytes | ImageError]) -> list[EncodedImage]:
+        return [EncodedImage(member.place, f"{file.name}/{member.name}", content(member)) for member in members]
+
+    if len(members) == 1 and members[0].size > Limits.file_bytes:
+        return Piece(0, lambda: each(lambda _member: too_large()))
     return Piece(end - first, read)
 
 
 def _rows(
     folder: Location, file: IndexedFile, column: str | None, groups: Sequence[RowGroup], start: int, stop: int
-) -> Generator[list[NamedBytes]]:
+) -> Generator[list[EncodedImage]]:
     """Yield the rows of a Parquet file that are in a range, in batches."""
     done = max(start, file.first)
     stop = min(stop, file.first + file.images)
@@ -136,18 +140,9 @@ def _rows(
             for batch in read_groups(content, file, column, groups, start, stop):
                 done += len(batch)
                 yield batch
-    except (FileChanged, LocationNotFound):
-        yield [(row_name(file, place), changed()) for place in range(done, stop)]
+    except FILE_ERRORS as error:
+        yield from failed_rows(file, range(done, stop), _image_error(error))
 
 
-def changed() -> ImageError:
-    """Return the error of an image whose file is not the one that was indexed."""
-    return ImageError(
-        "unreadable-image",
-        "The file cannot be read",
-        "the file has changed or is gone since the dataset was made; delete the dataset and refer to the files again",
-    )
-
-
-def _too_large() -> ImageError:
-    return ImageError("file-too-large", "The file is too large", f"at most {Limits.file_bytes} bytes are taken")
+def _image_error(error: FileChanged | FileUnreadable | LocationNotFound) -> ImageError:
+    return unreadable(error.detail) if isinstance(error, FileUnreadable) else changed()

@@ -30,6 +30,7 @@ class NewReference:
         column: The column of Parquet files with the images; None to find it.
         inspect: Whether every image is read once, for its size, colour and duplicates, as jobs other than scoring need.
         quota: The most bytes of all datasets together, of which the index takes few.
+        by_request: Whether a request to the service named the location.
     """
 
     name: str
@@ -37,6 +38,7 @@ class NewReference:
     column: str | None = None
     inspect: bool = False
     quota: int | None = None
+    by_request: bool = False
 
 
 def fill_reference(folder: Path, new: NewReference, progress: Progress = no_progress) -> None:
@@ -53,14 +55,17 @@ def fill_reference(folder: Path, new: NewReference, progress: Progress = no_prog
         LocationUnavailable: The location cannot be reached.
         StorageFull: There is no room on the disk.
     """
+    room = DiskQuota(folder.parent, new.quota)
+    room.require(0)
     passes = 2 if new.inspect else 1
     record = build_index(
         Location(new.location),
         folder / REFERENCE,
         column=new.column,
+        by_request=new.by_request,
         progress=lambda done, total: progress(done, passes * total),
     )
-    room = DiskQuota(folder.parent, new.quota)
+    room.take((folder / REFERENCE).stat().st_size)
     room.require(0)
     if new.inspect:
         _inspect(folder, new.name, record, room, progress)
@@ -75,12 +80,12 @@ def _inspect(folder: Path, name: str, record: ReferenceRecord, room: DiskQuota, 
         write_storage(folder, room, copies=False) as writer,
         closing(ReferencedFiles(folder / REFERENCE).read(0, record.images)) as files,
     ):
-        for place, (path, data) in enumerate(files):
-            if isinstance(data, ImageError):
-                findings.reject(path, data.slug, data.detail)
+        for place, path, content in files:
+            if isinstance(content, ImageError):
+                findings.reject(path, content.slug, content.detail)
             else:
-                add_image(writer, ImageFile(path, data), findings, place)
-                done += len(data)
+                add_image(writer, ImageFile(path, content), findings, place)
+                done += len(content)
             progress(min(done, total), total)
         report = report_on(name, writer, findings)
     write_report(folder, report)

@@ -68,6 +68,11 @@ class ReferenceRecord(BaseModel):
     location: str = Field(description="URL of the file or folder.")
     is_file: bool = Field(description="Whether the location is a file, else a folder.")
     column: str | None = Field(description="Column of Parquet files that was named, if any.")
+    by_request: bool = Field(
+        default=False,
+        description="Whether a request named the location. Then SNF_ALLOWED_LOCATIONS must still list it "
+        "when a job reads the images.",
+    )
     created: datetime = Field(description="When the files were indexed.")
     images: int = Field(description="Images, whether or not they can be decoded.")
     files: dict[FileKind, int] = Field(description="Files with images, by kind.")

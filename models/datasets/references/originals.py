@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 
+from models.datasets.references.encoded import EncodedImage
 from models.datasets.references.files import ReferencedFiles
-from models.datasets.references.parquet import NamedBytes
-from models.errors import ImageError
+from models.errors import DatasetNotFound, ImageError
 
-MOST_AHEAD = 1024
-"""Most images of one range. The range doubles as long as images are read in order."""
+MOST_AHEAD = 2**20
+"""Most images of one range. The range doubles as long as images are read in order: it is read piece by piece, but each
+begins with the rows before it in the row group of a Parquet file."""
 
 
 class ReferencedOriginals:
@@ -22,14 +23,15 @@ class ReferencedOriginals:
 
     def __init__(self, path: Path) -> None:
         self._files = ReferencedFiles(path)
-        self._range: Generator[NamedBytes] | None = None
+        self._range: Generator[EncodedImage] | None = None
         self._next = self._stop = 0
         self._length = 1
 
     def read(self, place: int) -> bytes:
         """Return the encoded image at a place of the dataset.
 
-        Raises ``ImageError`` if it has changed or is gone, and ``LocationUnavailable`` where it cannot be reached.
+        Raises ``ImageError`` if it has changed or is gone, ``LocationUnavailable`` where it cannot be reached, and
+        ``DatasetNotFound`` for a place that the dataset does not have.
         """
         if self._range is None or not self._next <= place < self._stop:
             in_order = self._next <= place < self._stop + self._length
@@ -37,14 +39,13 @@ class ReferencedOriginals:
             self.close()
             self._range = self._files.read(place, place + self._length)
             self._next, self._stop = place, place + self._length
-        while self._next < place:
-            next(self._range)
-            self._next += 1
-        _, data = next(self._range)
-        self._next += 1
-        if isinstance(data, ImageError):
-            raise data
-        return data
+        for image in self._range:
+            self._next = image.place + 1
+            if image.place == place:
+                if isinstance(image.content, ImageError):
+                    raise image.content
+                return image.content
+        raise DatasetNotFound(f"expected an image at the place {place} of the dataset, got none")
 
     def close(self) -> None:
         """Stop reading ahead."""

@@ -1,47 +1,119 @@
-"""Images in a column of Parquet files: finding the column, and reading rows."""
+"""Images in a column of Parquet files: finding the column, and checking the metadata of a file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from models.datasets.ingest.items import refused
-from models.datasets.ingest.limits import Limits
-from models.datasets.references.index import IndexedFile, RowGroup
-from models.errors import ImageError
 from models.locations.range_file import RangeFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-NamedBytes = tuple[str, bytes | ImageError]
-"""The name of an image, and its file or the reason why it cannot be read."""
 NAMES = ("path", "name", "__key__", "file_name", "filename")
 """Columns that give images their names, the first that there is."""
 BUFFER_BYTES = 8 * 2**20
 """Bytes of one request for a part of a column."""
-BATCH_BYTES, BATCH_ROWS = 16 * 2**20, 1024
-"""Most bytes, about, and most rows that are held at once."""
+SMALL_ROWS = 1_000_000
+"""Rows that a file of any size may have. A larger one has at most a row for each of its bits."""
+
+
+@dataclass(frozen=True)
+class ImageCell:
+    """A place of values in the rows of a Parquet file: a column, or a member of a column of structs."""
+
+    column: str
+    member: str | None = None
+
+    @property
+    def path(self) -> str:
+        """The path by which Parquet names it."""
+        return self.column if self.member is None else f"{self.column}.{self.member}"
 
 
 @dataclass(frozen=True)
 class ImageColumn:
-    """Where a Parquet file has its images: the path of the bytes, and of the names, or None."""
+    """Where a Parquet file has its images: the bytes, and the names or None."""
 
-    content: str
-    names: str | None
+    content: ImageCell
+    names: ImageCell | None
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of what is read."""
+        return [self.content.path] + ([] if self.names is None else [self.names.path])
 
 
 @contextmanager
-def open_parquet(file: RangeFile) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file whose columns are read in pieces, so that memory does not grow with their size."""
+def open_parquet(file: RangeFile, column: str | None, name: str) -> Iterator[tuple[pq.ParquetFile, ImageColumn]]:
+    """Open a Parquet file whose columns are read in pieces, so that memory does not grow with their size.
+
+    A value that is stored once for many rows is held once.
+
+    Args:
+        file: The file.
+        column: The name of the column of images; None to find it by its type.
+        name: The name of the file, for errors.
+
+    Raises:
+        DatasetRefused: It is damaged, or there is no such column, or more than one.
+    """
     import pyarrow.parquet as pq  # noqa: PLC0415  # takes time to import, and most datasets are no Parquet
 
-    with pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False) as parquet:
-        yield parquet
+    with sound_parquet(name):
+        with pq.ParquetFile(file) as plain:
+            metadata, images = plain.metadata, image_column(plain.schema_arrow, column, name)
+        parquet = pq.ParquetFile(
+            file, metadata=metadata, read_dictionary=images.paths, buffer_size=BUFFER_BYTES, pre_buffer=False
+        )
+    with parquet:
+        yield parquet, images
+
+
+@contextmanager
+def sound_parquet(name: str) -> Iterator[None]:
+    """Raise ``DatasetRefused``, with the file name, in place of errors of a damaged Parquet file in a ``with`` block.
+
+    A lack of memory passes unchanged, as do errors of the location.
+    """
+    import pyarrow as pa  # noqa: PLC0415
+
+    try:
+        yield
+    except (MemoryError, pa.ArrowCancelled):
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise refused("malformed-archive", f"{name}: it is no sound Parquet file: {error}") from error
+
+
+def group_rows(parquet: pq.ParquetFile, images: ImageColumn, name: str, size: int) -> list[int]:
+    """Return the number of rows of each row group of a Parquet file of ``size`` bytes.
+
+    Raises ``DatasetRefused`` where its metadata contradicts itself.
+    """
+    metadata = parquet.metadata
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    rows = [group.num_rows for group in groups]
+    most = max(SMALL_ROWS, 8 * size)
+    if min(rows, default=0) < 0 or sum(rows) > most:
+        got = f"row groups of {', '.join(map(str, rows[:5]))}" if len(rows) <= 5 else f"{sum(rows)} rows"
+        raise refused("malformed-archive", f"{name}: expected at most {most} rows in {size} bytes, got {got}")
+    for number, group in enumerate(groups):
+        if (values := content_chunk(group, images).num_values) != group.num_rows:
+            detail = f"row group {number} has {group.num_rows} rows, but {values} images"
+            raise refused("malformed-archive", f"{name}: {detail}")
+    return rows
+
+
+def content_chunk(group: pq.RowGroupMetaData, images: ImageColumn) -> pq.ColumnChunkMetaData:
+    """Return the metadata of the images in a row group."""
+    chunks = map(group.column, range(group.num_columns))
+    return next(chunk for chunk in chunks if chunk.path_in_schema == images.content.path)
 
 
 def image_column(schema: pa.Schema, column: str | None, name: str) -> ImageColumn:
@@ -55,112 +127,45 @@ def image_column(schema: pa.Schema, column: str | None, name: str) -> ImageColum
     Raises:
         DatasetRefused: There is no such column, or more than one.
     """
-    found = {field.name: content for field in schema if (content := _content(field)) is not None}
+    fields = {field.name: field for field in schema}
+    cells = {field.name: cell for field in schema if (cell := _content(field)) is not None}
     if column is not None:
-        if column not in schema.names:
+        if column not in fields:
             raise refused("unsuitable-column", f"{name}: expected a column {column!r}, got {', '.join(schema.names)}")
-        if column not in found:
-            kind = schema.field(column).type
+        if column not in cells:
+            kind = fields[column].type
             raise refused("unsuitable-column", f"{name}: expected bytes in the column {column!r}, got {kind}")
         chosen = column
-    elif len(found) == 1 or "image" in found:
-        chosen = "image" if "image" in found else next(iter(found))
+    elif len(cells) == 1 or "image" in cells:
+        chosen = "image" if "image" in cells else next(iter(cells))
     else:
-        got = f"several: {', '.join(found)}; name one with column=" if found else f"none: {', '.join(schema.names)}"
+        got = f"several: {', '.join(cells)}; name one with column=" if cells else f"none: {', '.join(schema.names)}"
         raise refused("unsuitable-column", f"{name}: expected a column with the bytes of images, got {got}")
-    names = next((field for field in NAMES if field in schema.names and _is_text(schema.field(field).type)), None)
-    if names is None and found[chosen] != chosen and "path" in [part.name for part in schema.field(chosen).type]:
-        names = f"{chosen}.path"
-    return ImageColumn(found[chosen], names)
+    times = Counter(schema.names)
+    if times[chosen] > 1:
+        raise refused("unsuitable-column", f"{name}: expected one column {chosen!r}, got {times[chosen]}")
+    content = cells[chosen]
+    text = next((field for field in NAMES if times[field] == 1 and _is_text(fields[field].type)), None)
+    if text is not None:
+        return ImageColumn(content, ImageCell(text))
+    has_path = content.member is not None and _member(_plain(fields[chosen].type), "path", _is_text)
+    return ImageColumn(content, ImageCell(chosen, "path") if has_path else None)
 
 
-def read_groups(
-    content: RangeFile, file: IndexedFile, column: str | None, groups: Sequence[RowGroup], start: int, stop: int
-) -> Iterator[list[NamedBytes]]:
-    """Yield names and bytes of those images ``start`` to ``stop - 1`` that are in a Parquet file, in batches.
-
-    A column is read from the beginning of a row group, so the rows before ``start`` are read, too. Where a row group is
-    damaged, the rest of its images are errors.
-
-    Args:
-        content: The file.
-        file: Its entry in the index.
-        column: The column with the images; None to find it.
-        groups: Its row groups with these images.
-        start: The place of the first image in the dataset.
-        stop: The place of the image after the last.
-    """
-    import pyarrow as pa  # noqa: PLC0415
-
-    with open_parquet(content) as parquet:
-        images = image_column(parquet.schema_arrow, column, file.name)
-        for group in groups:
-            done, end = max(start, group.place), min(stop, group.place + group.images)
-            try:
-                for rows in _read_rows(parquet, images, group, done, end, file):
-                    done += len(rows)
-                    yield rows
-            except (pa.ArrowException, OSError) as error:
-                damaged = ImageError(
-                    "unreadable-image", "The file cannot be read", f"the row group is damaged: {error}"
-                )
-                yield [(row_name(file, place), damaged) for place in range(done, end)]
-
-
-def _read_rows(
-    parquet: pq.ParquetFile, images: ImageColumn, group: RowGroup, start: int, stop: int, file: IndexedFile
-) -> Iterator[list[NamedBytes]]:
-    rows = parquet.metadata.row_group(group.number)
-    size = max(1, min(BATCH_ROWS, BATCH_BYTES * rows.num_rows // (rows.total_byte_size + 1)))
-    columns = [images.content] + ([images.names] if images.names is not None else [])
-    place = group.place
-    for batch in parquet.iter_batches(size, row_groups=[group.number], columns=columns, use_threads=False):
-        low, high = max(start - place, 0), min(stop - place, batch.num_rows)
-        if low < high:
-            chosen = batch.slice(low, high - low)
-            contents = _values(chosen, images.content)
-            names = _values(chosen, images.names) if images.names is not None else [None] * len(contents)
-            yield [
-                (name or row_name(file, number), _checked(content))
-                for number, (name, content) in enumerate(zip(names, contents, strict=True), place + low)
-            ]
-        place += batch.num_rows
-        if place >= stop:
-            return
-
-
-def row_name(file: IndexedFile, place: int) -> str:
-    """Return the name of an image without one of its own: that of its file, and the number of its row."""
-    return f"{file.name}/{place - file.first:06d}"
-
-
-def _checked(content: bytes | None) -> bytes | ImageError:
-    if content is None:
-        return ImageError("empty-image", "The file is empty", "expected the bytes of an image, got an empty cell")
-    if len(content) > Limits.file_bytes:
-        return ImageError("file-too-large", "The file is too large", f"at most {Limits.file_bytes} bytes are taken")
-    return content
-
-
-def _values(batch: pa.RecordBatch, path: str) -> list[Any]:
-    if path in batch.schema.names:
-        values: list[Any] = batch.column(path).to_pylist()
-        return values
-    name, _, member = path.rpartition(".")
-    return [None if value is None else value[member] for value in batch.column(name).to_pylist()]
-
-
-def _content(field: pa.Field) -> str | None:
-    """Return the path of the bytes in a column; None if it has none."""
-    import pyarrow as pa  # noqa: PLC0415
-
+def _content(field: pa.Field) -> ImageCell | None:
+    """Return the place of the bytes in a column; None if it has none."""
     kind = _plain(field.type)
     if _is_bytes(kind):
-        name: str = field.name
-        return name
-    if pa.types.is_struct(kind):
-        return next((f"{field.name}.bytes" for part in kind if part.name == "bytes" and _is_bytes(part.type)), None)
-    return None
+        return ImageCell(field.name)
+    return ImageCell(field.name, "bytes") if _member(kind, "bytes", _is_bytes) else None
+
+
+def _member(kind: pa.DataType, name: str, is_kind: Callable[[pa.DataType], bool]) -> bool:
+    """Return whether a type is a struct with one member of a name and kind."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    types = [part.type for part in kind if part.name == name] if pa.types.is_struct(kind) else []
+    return len(types) == 1 and is_kind(types[0])
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

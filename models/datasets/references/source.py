@@ -49,11 +49,11 @@ class ReferencedImages:
         if file_stamp(self._index) != self._stamp:
             raise DatasetNotFound(f"the dataset of the index {self._index} was deleted meanwhile")
         with closing(ReferencedFiles(self._index).read(start, min(stop, self.count))) as files:
-            for name, data in files:
-                if isinstance(data, ImageError):
-                    yield name, data
+            for _, name, content in files:
+                if isinstance(content, ImageError):
+                    yield name, content
                     continue
                 try:
-                    yield name, decode_image(data, self._preprocessing)
+                    yield name, decode_image(content, self._preprocessing)
                 except ImageError as error:
                     yield name, error

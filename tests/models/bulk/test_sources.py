@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.bulk.sources import BuiltinImages, ImageFiles, open_source
+from models.bulk.sources import BuiltinImages, ImageFiles, index_location, open_source
 from models.datasets import DatasetStore, load_dataset
 from models.datasets.image_source import ImageSource, NamedImage, StoredImages
 from models.errors import DatasetNotFound, DatasetRefused, ImageError
 from models.images.codec import DecodedImage, Preprocessing, decode_image
+from models.locations.disk import DiskFile
+from models.locations.entry import FileEntry
+from models.locations.location import Location
 from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped
+from tests.support.referenced import digits, put
 
 EXACT = Preprocessing(channels=1, height=28, width=28)
 
@@ -128,3 +133,27 @@ def test_damage_of_the_builtin_file_is_told_while_reading(tmp_path: Path) -> Non
     path.write_bytes(data)
     with pytest.raises(DatasetRefused):
         list(images.read(0, 50))
+
+
+def test_an_index_is_of_the_files_by_which_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lots, cache = Location((tmp_path / "lots").as_uri()), tmp_path / "cache"
+    names = put(lots, "folder", digits(3))
+    listed = DiskFile.files
+
+    def files(self: DiskFile) -> Iterator[FileEntry]:
+        entries = list(listed(self))
+        lots.child("later.png").write(b"added while the files are listed")
+        return iter(entries)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskFile, "files", files)
+        first = index_location(lots, cache)
+    assert [name for name, _ in first.open(EXACT).read(0, 9)] == names
+    paths = {first.index}
+    for number in range(3):
+        lots.child(f"{number}.png").write(b"x")
+        paths.add(index_location(lots, cache).index)
+    assert len(paths) == 4
+    kept = set(cache.iterdir())
+    assert index_location(lots, cache).index in kept
+    assert len(kept) == 2

@@ -41,3 +41,22 @@ def test_links_do_not_lead_out_of_a_prefix(tmp_path: Path) -> None:
     for path in (shared / "link", shared / "link" / "lot", private):
         with pytest.raises(LocationRefused, match="SNF_ALLOWED_LOCATIONS"):
             allowed_location(path.as_uri(), prefixes)
+
+
+def test_what_is_returned_has_no_links(tmp_path: Path) -> None:
+    (tmp_path / "shared" / "lot").mkdir(parents=True)
+    (tmp_path / "shared" / "link").symlink_to("lot")
+    location = allowed_location((tmp_path / "shared" / "link").as_uri(), (tmp_path.as_uri(),))
+    assert location.local_path == tmp_path / "shared" / "lot"
+
+
+def test_the_data_folder_of_the_service_is_refused(tmp_path: Path) -> None:
+    home = tmp_path / "data" / "snf"
+    (home / "jobs").mkdir(parents=True)
+    (tmp_path / "data" / "link").symlink_to(home / "jobs")
+    prefixes = (tmp_path.as_uri(), "s3://lots")
+    for path in (home, home / "jobs", home / "new", tmp_path / "data", tmp_path / "data" / "link" / "x", tmp_path):
+        with pytest.raises(LocationRefused, match="expected a folder apart from SNF_HOME"):
+            allowed_location(path.as_uri(), prefixes, home)
+    for url in ("s3://lots/a", (tmp_path / "data" / "snf-images").as_uri(), (tmp_path / "other").as_uri()):
+        assert allowed_location(url, prefixes, home).url == url

@@ -87,16 +87,6 @@ def test_a_missing_file_is_named(place: Location) -> None:
     assert not missing.exists()
 
 
-def test_ranges_are_read_with_few_requests_and_in_order(place: Location, tmp_path: Path) -> None:
-    content = os.urandom(6 * 2**20)
-    source = tmp_path / "large"
-    source.write_bytes(content)
-    file = place.child("large.tar")
-    file.write(source)
-    ranges = [(5_900_000, 6_000_000), (0, 10), (20, 500), (3_000_000, 3_000_001), (7, 7), (400, 600)]
-    assert file.read_ranges(ranges) == [content[start:stop] for start, stop in ranges]
-
-
 def test_pyarrow_reads_an_open_file(place: Location) -> None:
     table = pa.table({"x": list(range(5000)), "y": [b"%d" % n for n in range(5000)]})
     sink = pa.BufferOutputStream()
@@ -184,7 +174,7 @@ def test_nothing_is_lost_where_a_tenth_of_the_requests_fails(s3: S3Server, monke
         entries = list(bucket.files())
         read = {entry.name: bucket.child(entry.name).read(entry.version) for entry in entries}
         ranges = [(start, start + 1000) for start in range(0, 12 * 2**20 - 1000, 3 * 2**20)]
-        pieces = bucket.child("large").read_ranges(ranges)
+        pieces = [bucket.child("large").read_range(start, stop) for start, stop in ranges]
 
     assert read == contents
     assert pieces == [contents["large"][start:stop] for start, stop in ranges]
@@ -211,3 +201,51 @@ def test_a_server_that_never_answers_gives_a_sentence_in_bounded_time(
         with pytest.raises(LocationUnavailable, match=r"x\.png cannot be used: the server gave no answer in time"):
             Location("s3://bucket/x.png").read()
     assert time.monotonic() - began < 15
+
+
+def test_the_version_of_a_file_is_the_same_on_every_machine(tmp_path: Path) -> None:
+    file = Location.parse(str(tmp_path / "a.png"))
+    file.write(b"content")
+    entry = file.stat()
+    assert entry is not None
+    status = (tmp_path / "a.png").stat()
+    (tmp_path / "b.png").write_bytes(b"content")
+    os.utime(tmp_path / "b.png", ns=(status.st_atime_ns, status.st_mtime_ns))
+    (tmp_path / "b.png").replace(tmp_path / "a.png")  # as another mount of the folder: another inode
+    assert file.read(entry.version) == b"content"
+
+
+def test_a_link_that_takes_the_place_of_a_folder_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    for path in (folder / "lot" / "7.png", folder / "1.png", outside / "secret.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    entries = Location.parse(str(folder)).files()
+    assert next(entries).name == "1.png"  # the names are listed by now
+    (folder / "lot").rename(tmp_path / "away")
+    (folder / "lot").symlink_to(outside)
+
+    (rest,) = entries
+
+    assert rest.name == "lot"
+    assert "the folder cannot be listed" in str(rest.problem)
+
+
+def test_a_folder_without_rights_is_refused_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(*_arguments: object, **_options: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", deny)
+    with pytest.raises(LocationRefused, match="cannot be used: Permission denied"):
+        list(Location.parse(str(tmp_path)).files())
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://KEY:SECRET@bkt/x", "https://KEY:SECRET@host/x", "s3://bkt?sig=SECRET", "az://a:SECRET"]
+)
+def test_a_key_in_a_url_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(LocationRefused, match="expected a bucket without '@', ':'") as caught:
+        Location(url)
+    assert "SECRET" not in caught.value.detail

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from models.bulk.sources import open_source
 from models.datasets import DatasetStore, Source, count_images, dataset_names
 from models.datasets.image_source import StoredImages
+from models.datasets.references.encoded import EncodedImage
+from models.datasets.references.files import ReferencedFiles
 from models.datasets.references.source import ReferencedImages
 from models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, DatasetUnfit, ImageError
 from models.images.options import ImageOptions
 from models.images.preprocessing import Preprocessing
 from models.locations.location import Location
-from tests.support.referenced import FORMS, Form, NamedFile, digits, put
+from tests.support.referenced import FORMS, Form, NamedFile, digits, parquet_of, put
 
 GREY = Preprocessing(channels=1, height=28, width=28)
 FILES = digits(60)
@@ -102,3 +106,27 @@ def test_files_that_change_after_the_inspection_are_named(store: DatasetStore, l
     assert [name for name, image in images if isinstance(image, ImageError)] == [names[7]]
     with pytest.raises(DatasetUnfit, match=f"{names[7]} of referred: the file has changed or is gone"):
         store.load("referred", ImageOptions())
+
+
+def test_images_are_prepared_in_the_order_in_which_they_are_stored(
+    store: DatasetStore, lots: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = digits(200)
+    contents = pa.array([content for _, content in files], pa.binary())
+    names = [f"{place * 77 % 200:05d}.png" for place in range(200)]
+    lots.child("a.parquet").write(parquet_of(pa.table({"image": contents, "name": names}), rows=200))
+    store.refer("shuffled", lots, inspect=True)
+    ranges = []
+    read = ReferencedFiles.read
+
+    def counted(self: ReferencedFiles, start: int, stop: int) -> Generator[EncodedImage]:
+        ranges.append((start, stop))
+        return read(self, start, stop)
+
+    monkeypatch.setattr(ReferencedFiles, "read", counted)
+    prepared = store.load("shuffled", ImageOptions())
+    monkeypatch.undo()
+
+    assert len(ranges) <= 9
+    uploaded(store, tmp_path / "files", [f"a.parquet/{name}" for name in names], files)
+    assert prepared.digest == store.load("uploaded", ImageOptions()).digest

@@ -1,0 +1,33 @@
+"""An image of a dataset by reference as it is stored, and the reasons why one cannot be read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from models.datasets.ingest.limits import Limits
+from models.errors import ImageError
+
+
+class EncodedImage(NamedTuple):
+    """An image of a dataset by reference: its place, its name, and its file or the reason why it cannot be read."""
+
+    place: int
+    name: str
+    content: bytes | ImageError
+
+
+def unreadable(detail: str) -> ImageError:
+    """Return the error of an image whose file cannot be read."""
+    return ImageError("unreadable-image", "The file cannot be read", detail)
+
+
+def changed() -> ImageError:
+    """Return the error of an image whose file is not the one that was indexed."""
+    return unreadable(
+        "the file has changed or is gone since the dataset was made; delete the dataset and refer to the files again"
+    )
+
+
+def too_large() -> ImageError:
+    """Return the error of an image with more bytes than are taken."""
+    return ImageError("file-too-large", "The file is too large", f"at most {Limits.file_bytes} bytes are taken")

@@ -1,0 +1,31 @@
+"""Jobs on datasets by reference whose location callers may no longer name."""
+
+from pathlib import Path
+
+from models.datasets import DatasetStore
+from models.locations.location import Location
+from tests.support.fork_server import ForkServer
+from tests.support.referenced import digits, put
+from tests.worker.support.scoring import scoring
+from worker.jobs.store import JobStore
+from worker.runtime.supervisor import Outcome, Supervisor
+from worker.settings import Settings
+
+
+def test_a_job_reads_no_location_that_callers_may_no_longer_name(
+    real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer, tmp_path: Path
+) -> None:
+    lots = Location((tmp_path / "lots").as_uri())
+    put(lots, "folder", digits(12))
+    datasets = DatasetStore(settings.datasets_dir)
+    datasets.refer("by-request", lots, by_request=True)
+    datasets.refer("by-command", lots)
+
+    refused, _ = store.create(scoring(dataset="by-request"))
+    assert real.run(refused.id) is Outcome.FAILED
+    error = store.get(refused.id).error
+    assert error is not None
+    assert error["type"] == "location-refused"
+    assert "may not be named over HTTP: expected a location below one of SNF_ALLOWED_LOCATIONS" in error["detail"]
+    allowed, _ = store.create(scoring(dataset="by-command"))
+    assert real.run(allowed.id) is Outcome.SUCCEEDED
