@@ -54,18 +54,21 @@ def test_rows_are_those_of_the_local_engine_also_where_a_process_is_killed_and_a
         work.output.part(index).write(expected[f"part-{index:06d}.parquet"])
     advanced: list[int] = []
     written: list[int] = []
+    killed: list[int] = []
 
     def part_written(images: int) -> None:
         written.append(images)
-        if len(written) == 3:
-            os.kill(journal.readers()[-1][1], signal.SIGKILL)
-        # The third process replaces the one that was killed.
-        if len({process for _, process in journal.readers()}) == 3 and ray_cluster.has_second:
+        reading = [process for start, process in journal.readers() if not work.output.has(start // PART)]
+        if len(written) >= 3 and reading and not killed:
+            killed.append(reading[-1])
+            os.kill(killed[0], signal.SIGKILL)
+        elif len(written) >= 6 and ray_cluster.has_second:
             ray_cluster.lose_second()
 
     callbacks = Callbacks(advance=advanced.append, part_written=part_written)
     try:
         RayEngine(ray_cluster.address).run(work, work.output.missing(), callbacks)
+        assert killed
         assert not ray_cluster.has_second, "the node was lost meanwhile"
     finally:
         if not ray_cluster.has_second:
@@ -144,7 +147,7 @@ def test_an_actor_that_is_ended_for_memory_is_replaced_and_explained_without_the
     journal.journal.unlink()
     lost = 99
     monkeypatch.setattr(ray_engine, "ATTEMPTS", 1)
-    with pytest.raises(PartFailed, match="^images 0 to 24 failed 1 times, .*: Ray ended an actor for lack") as raised:
+    with pytest.raises(PartFailed, match=r"^images 0 to 24 failed 1 times, .*: Ray ended an actor for lack") as raised:
         RayEngine(ray_cluster.address).run(work, [0], Callbacks())
     assert "Refer to" not in raised.value.detail
 
