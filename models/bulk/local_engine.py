@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from threading import Thread
@@ -161,6 +161,7 @@ def _death(code: int) -> str:
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Block SIGINT. Processes that are started inherit that; Ctrl-C goes to all, and the first one ends the others."""
+    resource_tracker.ensure_running()  # its first start, which is part of that of a process, ends with SIGINT unblocked
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -4,8 +4,9 @@ Images and scores never go through Ray: an actor reads its images from where the
 the numbers of parts alone, so that memory does not grow with the images. A part is a file that appears whole, and is
 scored again by another actor if its own one dies.
 
-The actors are those of Ray's core. Ray Data has no call that stops a pipeline, and repeats without end what kills its
-process.
+The actors are those of Ray's core, and no stages of Ray Data: a user can stop the scoring, and a part that ends its
+process is tried a few times and then named. Ray Data has no call that stops a pipeline, and repeats without end what
+kills its process.
 """
 
 from __future__ import annotations
