@@ -1,7 +1,8 @@
 """Score the images of Parquet files with Ray Data: ``python examples/ray_scores.py IMAGES.parquet MODEL-FOLDER OUT``.
 
 The column ``image`` holds bytes of image files; other columns are kept. An actor a core loads the model once. To score
-images of any kind, and to go on after an interruption, use ``snf bulk --engine ray``.
+images of any kind, and to go on after an interruption, use ``snf bulk --engine ray``. Install ``snf-density`` and
+``ray[data]`` on all nodes.
 """
 
 import os

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadFileScheduling
 
+    from tests.support.ray_cluster import RayCluster
     from tests.support.s3 import S3Server
 
 LONGEST = ("tests/browser/", "tests/end_to_end/", "tests/worker/", "tests/models/training/")
@@ -61,6 +62,15 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.backbones import backbone_folder  # noqa: PLC0415 - most processes do without
 
     return backbone_folder(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[RayCluster]:
+    """A Ray cluster of two nodes. A test that loses the second one adds it again."""
+    from tests.support.ray_cluster import two_nodes  # noqa: PLC0415 - most processes do without
+
+    with two_nodes() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -36,10 +37,9 @@ from worker.private_home import user_umask
 
 if TYPE_CHECKING:
     from models.artifacts.manifest import CalibrationSummary, Manifest
+    from models.bulk.engines import BulkEngine
     from models.bulk.work import BulkWork, Images, ModelFiles
     from models.locations.location import Location
-
-    Engine = Callable[[BulkWork, list[int], Callable[[], bool], Callable[[int], None]], None]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def bulk(
                 output = open_output(place, plan, force=force)
             except PlanDiffers as error:
                 raise fail(f"--out: {error.detail}; {ADVICE}", USAGE) from error
-            rate = _score(BulkWork(output, chosen.files, source), runner.run, stop.is_set)
+            rate = _score(BulkWork(output, chosen.files, source), runner, stop.is_set)
             summary = output.finish()
     print_summary(summary, rate, plan.model, output.location.url, as_json=as_json)
     print_notes(chosen.judging.warnings, to_stderr=True)
@@ -219,7 +219,9 @@ def _interruptible() -> Iterator[None]:
         raise fail("interrupted; repeat the command to continue", INTERRUPTED) from error
 
 
-def _score(work: BulkWork, run: Engine, should_stop: Callable[[], bool]) -> ScoringRate:
+def _score(work: BulkWork, engine: BulkEngine, should_stop: Callable[[], bool]) -> ScoringRate:
+    from models.bulk.callbacks import Callbacks
+
     plan = work.output.plan
     missing = work.output.missing()
     images = sum(plan.ranges[index][1] - plan.ranges[index][0] for index in missing)
@@ -227,5 +229,6 @@ def _score(work: BulkWork, run: Engine, should_stop: Callable[[], bool]) -> Scor
     if not missing:
         return ScoringRate(0, 0.0)
     with images_bar("scoring", plan.count, done=plan.count - images) as advance:
-        run(work, missing, should_stop, advance)
+        notice = partial(typer.echo, err=True)
+        engine.run(work, missing, Callbacks(should_stop, advance, notice=notice))
     return ScoringRate(images, time.monotonic() - started)

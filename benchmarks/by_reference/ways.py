@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.by_reference.kills import descendants, scoring_processes
 from benchmarks.installation import PatientClient, processes, running, snf_up, until
@@ -19,10 +19,7 @@ from models.bulk.ray_engine import PartActor
 from models.locations.location import Location
 from tests.end_to_end.support.service import environment
 from tests.support.paths import ROOT
-from tests.support.ray_cluster import add_node, lose_node, two_nodes
-
-if TYPE_CHECKING:
-    from ray.cluster_utils import Cluster
+from tests.support.ray_cluster import RayCluster, two_nodes
 
 MODEL = "mnist-snf-glow"
 THREADS = 1
@@ -160,13 +157,13 @@ def ray_actors(_pid: int) -> list[int]:
 
 
 @contextmanager
-def ray_cluster() -> Iterator[Cluster]:
+def ray_cluster() -> Iterator[RayCluster]:
     """Run a Ray cluster of two nodes with one core each on this machine."""
     with extra("ray"), two_nodes() as cluster:
         yield cluster
 
 
-def replace_node(cluster: Cluster) -> None:
+def replace_node(cluster: RayCluster) -> None:
     """End a node of a cluster with all its processes, and add another one."""
-    lose_node(cluster)
-    add_node(cluster)
+    cluster.lose_second()
+    cluster.add_second()

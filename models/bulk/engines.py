@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
+from models.bulk.callbacks import Callbacks
 from models.bulk.local_engine import LocalEngine
 from models.bulk.work import BulkWork
 from models.errors import EngineUnavailable
@@ -16,13 +17,7 @@ BulkEngineName = Literal["local", "ray"]
 class BulkEngine(Protocol):
     """Protocol of what scores the parts of a bulk scoring: this process, several, or a cluster."""
 
-    def run(
-        self,
-        work: BulkWork,
-        missing: Sequence[int],
-        should_stop: Callable[[], bool],
-        advance: Callable[[int], None],
-    ) -> None:
+    def run(self, work: BulkWork, missing: Sequence[int], callbacks: Callbacks) -> None:
         """Score parts and write each to the output; return after the last.
 
         An interrupted call leaves whole parts alone. Another call with the parts that are missing then goes on.
@@ -30,13 +25,13 @@ class BulkEngine(Protocol):
         Args:
             work: Model, images and output, which may be pickled.
             missing: The indices of the parts to score.
-            should_stop: Called several times a second; where it returns true, scoring stops.
-            advance: Called with the number of images that were scored since the last call. It is negative where a part
-                has to be scored again.
+            callbacks: Functions that are called meanwhile.
 
         Raises:
-            Stopped: ``should_stop`` returned true.
-            PartFailed: A part cannot be scored.
+            Stopped: ``callbacks.should_stop`` returned true.
+            PartFailed: The processes that score a part, or load the model, fail again and again.
+            ModelsError: Any other error of a process, of the class that it has there. Where the cause may pass, such as
+                a location that cannot be reached or a full disk, other processes have tried before.
         """
         ...
 

@@ -5,26 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from threading import Thread
 
+from models.bulk.callbacks import Callbacks
 from models.bulk.part import Stopped
+from models.bulk.part_queue import PartQueue, typed
 from models.bulk.work import BulkWork
 from models.errors import ModelsError, PartFailed
 
-MAX_DEATHS = 3
-"""Processes that a part may end before it is given up."""
+ATTEMPTS = 3
+"""Times that a part may fail, and that process after process may fail to load the model."""
 TICK_S = 0.2
 STOP_S = 10.0
-"""Time in seconds that a process has to end after it was asked to."""
+"""Time in seconds that all processes together have to end after they were asked to."""
 
-Message = int | str | None
-"""From a process: the images of a batch, None once it is ready for a part, or a sentence on why it cannot go on."""
+Message = int | ModelsError | None
+"""From a process: images of its part that are scored, None once it is ready for a part, or why it ends."""
 
 
 @dataclass(frozen=True)
@@ -37,125 +40,139 @@ class LocalEngine:
 
     processes: int = 1
 
-    def run(
-        self,
-        work: BulkWork,
-        missing: Sequence[int],
-        should_stop: Callable[[], bool],
-        advance: Callable[[int], None],
-    ) -> None:
+    def run(self, work: BulkWork, missing: Sequence[int], callbacks: Callbacks) -> None:
         """Score parts; see :meth:`models.bulk.engines.BulkEngine.run`."""
         if self.processes == 1 or len(missing) <= 1:
             opened = work.open()
             for index in missing:
-                opened.score(index, should_stop, advance)
+                summary = opened.score(index, callbacks.should_stop, callbacks.advance)
+                callbacks.part_written(summary.images)
             return
-        crew = _Crew(work, missing, self.processes)
+        parts = PartQueue(work.output.plan, missing, ATTEMPTS, callbacks)
+        processes = _Processes(work, parts, min(self.processes, len(missing)))
         try:
-            while crew.is_busy:
-                if should_stop():
+            while parts.unfinished:
+                if callbacks.should_stop():
                     raise Stopped("scoring was stopped")
-                crew.step(advance)
+                processes.step()
         finally:
-            crew.close()
+            processes.close()
 
 
-class _Member:
-    """A process that scores one part after the other."""
+class _PartProcess:
+    """A process that scores one part after the other.
+
+    Attributes:
+        began: Time of ``time.monotonic`` at which it was started.
+        is_loaded: Whether it has loaded the model.
+        part: The part that it scores.
+        scored: Number of images of the part that are scored.
+    """
 
     def __init__(self, work: BulkWork, threads: int) -> None:
         context = get_context("spawn")  # PyTorch and OpenVINO have threads, which do not survive a fork
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_score_parts, args=(work, threads, theirs), daemon=True)
-        self.process.start()
+        self.began = time.monotonic()
+        with _without_interrupts():
+            self.process.start()
         theirs.close()
+        self.is_loaded = False
         self.part: int | None = None
         self.scored = 0
 
 
-class _Crew:
-    """The processes of one run, and the parts that are left. A process that dies is replaced."""
+class _Processes:
+    """The processes of one run. One that ends is replaced while there are parts for it."""
 
-    def __init__(self, work: BulkWork, missing: Sequence[int], processes: int) -> None:
-        self._work = work
-        self._left = deque(missing)
-        self._deaths: Counter[int | None] = Counter()
-        count = min(processes, len(missing))
+    def __init__(self, work: BulkWork, parts: PartQueue, count: int) -> None:
+        self._work, self._parts, self._count = work, parts, count
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         self._threads = max(1, cores // count)
-        self._members = [_Member(work, self._threads) for _ in range(count)]
+        self._running: list[_PartProcess] = []
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether a part is left or being scored."""
-        return bool(self._left) or any(member.part is not None for member in self._members)
-
-    def step(self, advance: Callable[[int], None]) -> None:
-        """Wait a moment for messages of the processes, and give those that are ready a part."""
-        ready = wait([member.connection for member in self._members], TICK_S)
-        for member in [member for member in self._members if member.connection in ready]:
+    def step(self) -> None:
+        """Start what is missing, give parts to those that are ready, and wait a moment for messages."""
+        while len(self._running) < min(self._count, self._parts.unfinished):
+            self._running.append(_PartProcess(self._work, self._threads))
+        for process in self._running:
+            if process.is_loaded and process.part is None:
+                self._give_part(process)
+        ready = wait([process.connection for process in self._running], TICK_S)
+        for process in [process for process in self._running if process.connection in ready]:
             try:
-                message: Message = member.connection.recv()
+                message: Message = process.connection.recv()
             except (EOFError, ConnectionResetError):
-                self._replace(member, advance)
-                continue
-            if isinstance(message, str):
-                raise PartFailed(message)
-            if message is None:
-                self._give_part(member)
-            else:
-                member.scored += message
-                advance(message)
+                process.process.join()
+                message = PartFailed(_death(process.process.exitcode or 0))
+            self._take(process, message)
 
     def close(self) -> None:
         """End all processes. A part that one of them is scoring is not written."""
-        for member in self._members:
-            member.connection.close()  # they look for this between two batches
-        for member in self._members:
-            member.process.join(STOP_S)
-            member.process.kill()
-            member.process.join()
+        for process in self._running:
+            process.connection.close()  # they look for this between two batches
+        deadline = time.monotonic() + STOP_S
+        for process in self._running:
+            process.process.join(max(0.0, deadline - time.monotonic()))
+        for process in self._running:
+            process.process.kill()
+            process.process.join()
 
-    def _give_part(self, member: _Member) -> None:
-        member.part = self._left.popleft() if self._left else None
-        member.scored = 0
-        if member.part is not None:
-            with suppress(BrokenPipeError):  # it died just now, which the next step finds
-                member.connection.send(member.part)
+    def _give_part(self, process: _PartProcess) -> None:
+        process.part, process.scored = self._parts.take(), 0
+        if process.part is not None:
+            with suppress(BrokenPipeError):  # it died just now, which the next message says
+                process.connection.send(process.part)
 
-    def _replace(self, member: _Member, advance: Callable[[int], None]) -> None:
-        member.process.join()
-        member.connection.close()
-        self._deaths[member.part] += 1
-        if self._deaths[member.part] >= MAX_DEATHS:
-            doing = "while loading the model" if member.part is None else f"while scoring {self._label(member.part)}"
-            raise PartFailed(
-                f"{MAX_DEATHS} processes died {doing}, the last {_cause(member.process.exitcode or 0)}; each has a "
-                "copy of the model in memory: fewer processes need less"
-            )
-        if member.part is not None:
-            self._left.appendleft(member.part)
-            advance(-member.scored)
-        self._members[self._members.index(member)] = _Member(self._work, self._threads)
+    def _take(self, process: _PartProcess, message: Message) -> None:
+        if isinstance(message, ModelsError):
+            self._running.remove(process)
+            process.connection.close()
+            process.process.kill()  # it has nothing left to do
+            process.process.join()
+            if process.part is not None or not process.is_loaded:
+                self._parts.fail(process.part, process.began, message)
+        elif message is not None:
+            assert process.part is not None
+            process.scored += message
+            self._parts.advance(process.part, process.scored)
+        elif process.part is not None:
+            self._parts.finish(process.part)
+            process.part = None
+        else:
+            process.is_loaded = True
+            self._parts.loaded()
 
-    def _label(self, part: int) -> str:
-        start, stop = self._work.output.plan.ranges[part]
-        return f"images {start} to {stop - 1}"
 
+def _death(code: int) -> str:
+    """Return in a sentence how a process ended.
 
-def _cause(code: int) -> str:
-    """Return the cause of a process's end in words.
-
-    >>> _cause(-9), _cause(1)
-    ('by signal SIGKILL', 'with exit code 1')
+    >>> _death(-11), _death(1)
+    ('a process ended by signal SIGSEGV', 'a process ended with exit code 1')
     """
-    return f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    if code == -signal.SIGKILL:
+        return (
+            "a process ended by signal SIGKILL, perhaps for lack of memory: each holds a copy of the model, so that "
+            "fewer processes need less"
+        )
+    return f"a process ended {f'by signal {signal.Signals(-code).name}' if code < 0 else f'with exit code {code}'}"
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Block SIGINT. Processes that are started inherit that; Ctrl-C goes to all, and the first one ends the others."""
+    resource_tracker.ensure_running()  # its first start, which is part of that of a process, ends with SIGINT unblocked
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _score_parts(work: BulkWork, threads: int, connection: Connection) -> None:
     """Score the parts whose numbers come through a connection, until its other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the first one ends the others
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError, Stopped):
+    Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             opened = work.open(threads)
             while True:
@@ -163,5 +180,15 @@ def _score_parts(work: BulkWork, threads: int, connection: Connection) -> None:
                 index = connection.recv()
                 # Nothing is sent while a part is scored, so that something to read is the end of the connection.
                 opened.score(index, connection.poll, connection.send)
-        except ModelsError as error:
-            connection.send(f"{error.title}: {error.detail}")
+        except (EOFError, BrokenPipeError, ConnectionResetError, Stopped):
+            return
+        except Exception as error:
+            connection.send(typed(error))
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent has died: no file appears after that."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,31 +1,40 @@
-"""Connections to a Ray cluster. We start none: the head node of Ray asks other hosts where it runs, in any setting."""
+"""Connections to Ray clusters. We start none: the head node of Ray asks other hosts where it runs, in any setting."""
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from typing import Any
 
+from models.bulk.part import Stopped
 from models.errors import RayUnavailable
 
+log = logging.getLogger(__name__)
+
 CONNECT_S = 5.0
+ANSWER_S = 30.0
+"""Time in seconds that a cluster has to answer."""
+TICK_S = 0.2
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 
 
 @contextmanager
-def ray_at(address: str) -> Iterator[Any]:
+def ray_at(address: str, should_stop: Callable[[], bool]) -> Iterator[Any]:
     """Yield the module of Ray, connected to a cluster; all actors of this process end with the block.
 
     Args:
         address: ``HOST:PORT`` of the cluster that this machine is a part of.
+        should_stop: Called several times a second until there is a connection.
 
     Raises:
+        Stopped: ``should_stop`` returned true.
         RayUnavailable: The cluster cannot be reached.
     """
     _check_reachable(address)
@@ -33,11 +42,7 @@ def ray_at(address: str) -> Iterator[Any]:
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a call after the end of a connection starts no Ray
     ray: Any = import_module("ray")  # an extra, and after its settings
     try:
-        with _signal_handlers_kept():
-            ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise RayUnavailable(f"cannot connect to Ray at {address}: {error}") from error
-    try:
+        _connect(ray, address, should_stop)
         with redirect_stdout(sys.stderr):  # Ray prints what happens to its nodes
             yield ray
     finally:
@@ -63,18 +68,44 @@ def places(ray: Any, threads: int, *, on_gpu: bool) -> int:
     return int(sum(rooms))
 
 
-@contextmanager
-def _signal_handlers_kept() -> Iterator[None]:
-    """Keep the handlers of this process: those of Ray end the process at once, and callers have to stop it orderly."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+def _connect(ray: Any, address: str, should_stop: Callable[[], bool]) -> None:
+    """Connect to a cluster, within limits of time: Ray waits for the answer of a server that is none of its own.
+
+    This happens in a thread of its own. Signals are handled meanwhile, and Ray puts no handlers in the place of ours.
+    """
+    failures: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)  # it warns of the handlers
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=connect, name="ray-connection", daemon=True)
+    thread.start()
+    deadline = time.monotonic() + ANSWER_S
+    while thread.is_alive():
+        if should_stop():
+            raise Stopped("connecting to Ray was stopped")
+        if time.monotonic() > deadline:
+            raise RayUnavailable(
+                f"no Ray answers at {address} (SNF_RAY_ADDRESS) within {ANSWER_S:g} s{_advice(address)}"
+            )
+        thread.join(TICK_S)
+    if failures:
+        log.error("cannot connect to Ray: %s", failures[0])
+        what = str(failures[0]).strip().partition("\n")[0]
+        raise RayUnavailable(f"cannot connect to Ray at {address}: {what}{_advice(address)}") from failures[0]
+
+
+def _advice(address: str) -> str:
+    """Return what is wrong with a loopback address, or ''."""
+    if address.rpartition(":")[0] not in LOOPBACK:
+        return ""
+    return (
+        "; Ray takes a loopback address for the outward address of this machine: expected the address that `ray start` "
+        "printed on the head node"
+    )
 
 
 def _check_reachable(address: str) -> None:

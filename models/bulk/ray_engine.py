@@ -4,33 +4,41 @@ Images and scores never go through Ray: an actor reads its images from where the
 the numbers of parts alone, so that memory does not grow with the images. A part is a file that appears whole, and is
 scored again by another actor if its own one dies.
 
-The actors are those of Ray's core. Ray Data has no call that stops a pipeline, and repeats without end what kills its
-process.
+The actors are those of Ray's core, and no stages of Ray Data: a user can stop the scoring, and a part that ends its
+process is tried a few times and then named. Ray Data has no call that stops a pipeline, and repeats without end what
+kills its process.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from models.bulk.callbacks import Callbacks
 from models.bulk.part import Stopped
+from models.bulk.part_queue import PartQueue, typed
 from models.bulk.ray_connection import places, ray_at
-from models.errors import ModelsError, PartFailed, RayUnavailable
+from models.errors import ModelsError, PartFailed, RayUnavailable, StorageFull
 
 if TYPE_CHECKING:
     from models.bulk.work import BulkWork, OpenWork
 
 log = logging.getLogger(__name__)
 
-MAX_DEATHS = 5
-"""Actors that a part may end before it is given up: they may die with their nodes, too."""
+ATTEMPTS = 5
+"""Times that a part may fail, and that actor after actor may fail to load the model: they may die with nodes, too."""
 TICK_S = 0.2
 LOOK_S = 2.0
 """Time in seconds between two looks for nodes that joined or left the cluster."""
+PROGRESS_S = 5.0
+"""Time in seconds between two questions to an actor for its progress: a part may take minutes."""
+ROOM_S = 30.0
+"""Time in seconds without an actor that has started, after which a user is told so, and again."""
+PROGRESS = "progress"
+"""Name of the thread of an actor that answers questions for its progress."""
 
 
 @dataclass(frozen=True)
@@ -45,133 +53,175 @@ class RayEngine:
 
     address: str
 
-    def run(
-        self,
-        work: BulkWork,
-        missing: Sequence[int],
-        should_stop: Callable[[], bool],
-        advance: Callable[[int], None],
-    ) -> None:
+    def run(self, work: BulkWork, missing: Sequence[int], callbacks: Callbacks) -> None:
         """Score parts; see :meth:`models.bulk.engines.BulkEngine.run`.
 
         Raises:
-            Stopped: ``should_stop`` returned true.
-            PartFailed: A part cannot be scored.
             RayUnavailable: The cluster cannot be reached, or has no room.
         """
-        with ray_at(self.address) as ray:
-            actors = _Actors(ray, work, missing)
+        with ray_at(self.address, callbacks.should_stop) as ray:
+            parts = PartQueue(work.output.plan, missing, ATTEMPTS, callbacks)
+            actors = _Actors(ray, work, parts, callbacks)
             try:
-                while actors.are_busy:
-                    if should_stop():
+                while parts.unfinished:
+                    if callbacks.should_stop():
                         raise Stopped("scoring was stopped")
-                    actors.step(advance)
+                    actors.step()
             except ray.exceptions.RayError as error:
-                raise RayUnavailable(f"Ray at {self.address} failed: {_last_line(error)}") from error
+                log.error("Ray failed: %s", error)
+                raise RayUnavailable(f"Ray at {self.address} failed with {type(error).__name__}") from error
 
 
 class PartActor:
-    """Actor that scores the parts whose numbers it gets. Its calls return why that failed, or ''."""
+    """Actor that scores the parts whose numbers it gets. Its calls return the error that they met, or None."""
 
     def __init__(self, work: BulkWork, threads: int) -> None:
         self._work, self._threads = work, threads
         self._opened: OpenWork | None = None
+        self._progress: tuple[int | None, int] = None, 0
 
-    def open(self) -> str:
+    def open(self) -> ModelsError | None:
         """Load the model and open the images; return why they cannot be used."""
-        return _problem(self._open)
+        try:
+            self._opened = self._work.open(self._threads)
+        except Exception as error:
+            return typed(error)
+        return None
 
-    def score(self, part: int) -> str:
+    def score(self, part: int) -> ModelsError | None:
         """Score a part into its file; return why it cannot be scored."""
-        return _problem(lambda: self._open().score(part, should_stop=lambda: False))
+        assert self._opened is not None
+        self._progress = part, 0
 
-    def _open(self) -> OpenWork:
-        self._opened = self._opened or self._work.open(self._threads)
-        return self._opened
+        def advance(images: int) -> None:
+            self._progress = part, self._progress[1] + images
+
+        try:
+            self._opened.score(part, lambda: False, advance)
+        except Exception as error:
+            return typed(error)
+        return None
+
+    def progress(self) -> tuple[int | None, int]:
+        """Return the part that is being scored, and the number of its images that are scored."""
+        return self._progress
+
+
+class _Actor:
+    """An actor of a run, and the calls of it that have not returned.
+
+    Attributes:
+        handle: Ray's handle of the actor.
+        began: Time of ``time.monotonic`` at which it was asked for.
+        part: The part that it scores; None while it loads the model.
+        call: The call that loads the model or scores the part.
+        question: The call for its progress.
+        ask_at: Time of the next question.
+        has_started: Whether it has answered one.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self.began = self.ask_at = time.monotonic()
+        self.part: int | None = None
+        self.call = handle.open.remote()
+        self.question: Any = None
+        self.has_started = False
 
 
 class _Actors:
-    """The actors of one run, and the parts that are left. An actor gets parts once it has loaded its model."""
+    """The actors of one run. One gets parts once it has loaded its model, and is replaced while there are parts."""
 
-    def __init__(self, ray: Any, work: BulkWork, missing: Sequence[int]) -> None:
+    def __init__(self, ray: Any, work: BulkWork, parts: PartQueue, callbacks: Callbacks) -> None:
         options = work.model.options
-        self._ray = ray
-        self._ranges = work.output.plan.ranges
-        self._left = deque(missing)
-        self._deaths: Counter[int | None] = Counter()
-        self._calls: dict[Any, tuple[Any, int | None]] = {}  # actor and part of each call that has not returned
+        self._ray, self._parts, self._callbacks = ray, parts, callbacks
         self._threads = options.threads or 1
         self._on_gpu = options.device.startswith("cuda")
         if self._on_gpu:  # Ray shows an actor only the GPU that it may use
             work = replace(work, model=replace(work.model, options=replace(options, device="cuda:0")))
         self._work = work
-        self._actor = ray.remote(PartActor).options(num_cpus=self._threads, num_gpus=int(self._on_gpu))
+        self._class = ray.remote(num_cpus=self._threads, num_gpus=int(self._on_gpu), concurrency_groups={PROGRESS: 1})(
+            PartActor
+        )
+        self._running: list[_Actor] = []
         self._look_at = 0.0
+        self._room_at = time.monotonic() + ROOM_S
 
-    @property
-    def are_busy(self) -> bool:
-        """Whether a part is left or being scored."""
-        return bool(self._left) or any(part is not None for _, part in self._calls.values())
-
-    def step(self, advance: Callable[[int], None]) -> None:
-        """Wait a moment for actors, and give those that are ready a part."""
-        if self._left and time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + LOOK_S
+    def step(self) -> None:
+        """Start actors where there is room, and wait a moment for answers of those that run."""
+        now = time.monotonic()
+        if self._parts.left and now >= self._look_at:
+            self._look_at = now + LOOK_S
             room = places(self._ray, self._threads, on_gpu=self._on_gpu)
-            for _ in range(min(room, len(self._left) + len(self._calls)) - len(self._calls)):
-                actor = self._actor.remote(self._work, self._threads)
-                self._calls[actor.open.remote()] = actor, None
-        done, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=TICK_S)
-        for call in done:
-            self._take(call, advance)
+            for _ in range(min(room, self._parts.unfinished) - len(self._running)):
+                self._running.append(_Actor(self._class.remote(self._work, self._threads)))
+        if any(actor.has_started for actor in self._running):
+            self._room_at = now + ROOM_S
+        elif now >= self._room_at:
+            self._room_at = now + ROOM_S
+            self._callbacks.notice("waits for room on the Ray cluster")
+        for actor in self._running:
+            if actor.question is None and now >= actor.ask_at:
+                actor.question = actor.handle.progress.options(concurrency_group=PROGRESS).remote()
+        self._wait()
 
-    def _take(self, call: Any, advance: Callable[[int], None]) -> None:
-        actor, part = self._calls.pop(call)
-        try:
-            problem = self._ray.get(call)
-        except self._ray.exceptions.RayActorError as error:
-            self._bury(actor, part, error)
+    def _wait(self) -> None:
+        calls = {actor.call: actor for actor in self._running}
+        questions = {actor.question: actor for actor in self._running if actor.question is not None}
+        if not calls:  # all were lost just now
+            time.sleep(TICK_S)
             return
-        if problem:
-            raise PartFailed(f"{self._label(part)}: {problem}")
-        if part is not None:
-            start, stop = self._ranges[part]
-            advance(stop - start)
-        if self._left:
-            following = self._left.popleft()
-            self._calls[actor.score.remote(following)] = actor, following
-        # Otherwise Ray ends the actor, because nothing refers to it.
+        done, _ = self._ray.wait([*calls, *questions], num_returns=1, timeout=TICK_S)
+        for answer in done:
+            if answer in calls:
+                self._take(calls[answer])
+            else:
+                self._take_progress(questions[answer])
 
-    def _bury(self, actor: Any, part: int | None, error: Exception) -> None:
-        """Let another actor score the part of one that died or cannot be reached."""
-        self._ray.kill(actor)
-        self._deaths[part] += 1
-        log.warning("an actor of Ray was lost, %s: %s", self._label(part), _last_line(error))
-        if self._deaths[part] >= MAX_DEATHS:
-            raise PartFailed(f"{self._label(part)}: {MAX_DEATHS} actors of Ray died, the last with {_last_line(error)}")
-        if part is not None:
-            self._left.appendleft(part)
-        self._look_at = 0.0
+    def _take_progress(self, actor: _Actor) -> None:
+        question, actor.question = actor.question, None
+        actor.ask_at = time.monotonic() + PROGRESS_S
+        try:
+            part, scored = self._ray.get(question)
+        except self._ray.exceptions.RayError:
+            return  # its other call tells the same
+        actor.has_started = True
+        if part is not None and part == actor.part:
+            self._parts.advance(part, scored)
 
-    def _label(self, part: int | None) -> str:
-        if part is None:
-            return "loading the model"
-        start, stop = self._ranges[part]
-        return f"images {start} to {stop - 1}"
+    def _take(self, actor: _Actor) -> None:
+        try:
+            problem: ModelsError | None = self._ray.get(actor.call)
+        except self._ray.exceptions.RayError as error:
+            log.warning("an actor of Ray was lost: %s", error)
+            problem = _loss(self._ray, error)
+        actor.has_started = True
+        if problem is not None:
+            self._running.remove(actor)
+            self._ray.kill(actor.handle)
+            self._parts.fail(actor.part, actor.began, problem)
+            return
+        if actor.part is None:
+            self._parts.loaded()
+        else:
+            self._parts.finish(actor.part)
+        actor.part = self._parts.take()
+        if actor.part is None:
+            self._running.remove(actor)  # nothing refers to it any more, so that Ray ends it
+        else:
+            actor.call = actor.handle.score.remote(actor.part)
 
 
-def _problem(work: Callable[[], Any]) -> str:
-    """Do some work in an actor; return the error that it raised in words, or ''. Exceptions of ours need no Ray."""
-    try:
-        work()
-    except ModelsError as error:
-        return f"{error.title}: {error.detail}"
-    except Exception as error:
-        log.exception("the actor failed")
-        return f"{type(error).__name__}: {error}"
-    return ""
-
-
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or ["no cause was given"]
-    return f"{type(error).__name__}: {lines[-1].strip()}"
+def _loss(ray: Any, error: Exception) -> ModelsError:
+    """Return in a sentence how Ray lost an actor; Ray's own text is for the log."""
+    known = ray.exceptions
+    if isinstance(error, known.OutOfMemoryError):
+        return PartFailed(
+            "Ray ended an actor for lack of memory on its node: each holds a copy of the model, so that fewer actors "
+            "with more cores each (SNF_THREADS, for jobs SNF_TRAIN_THREADS) need less"
+        )
+    if isinstance(error, known.OutOfDiskError):
+        return StorageFull("the disk of a node of the Ray cluster is full")
+    if isinstance(error, known.RayTaskError):  # outside of our own code, such as another version on the node
+        return PartFailed(f"an actor of Ray failed with {type(error.cause).__name__}: {error.cause}")
+    return PartFailed(f"an actor of Ray or its node was lost ({type(error).__name__})")

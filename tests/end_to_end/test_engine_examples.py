@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from pyarrow import parquet
 
 from models.scorer import Scorer
 from tests.support.paths import DIGITS, ROOT
-from tests.support.ray_cluster import ENVIRONMENT, two_nodes
+from tests.support.ray_cluster import ENVIRONMENT, RayCluster
 
 MODEL = ROOT / "models" / "zoo" / "mnist-snf-glow" / "1"
 NO_SPARK = "needs Java and pyspark, which are no part of the tests' installation"
@@ -26,20 +25,27 @@ HAS_SPARK = importlib.util.find_spec("pyspark") is not None and shutil.which("ja
 @pytest.mark.parametrize(
     "engine", ["dask", "ray", pytest.param("spark", marks=pytest.mark.skipif(not HAS_SPARK, reason=NO_SPARK))]
 )
-def test_a_parquet_file_of_images_is_scored(engine: str, tmp_path: Path) -> None:
+def test_a_parquet_file_of_images_is_scored(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     images: list[bytes | None] = [path.read_bytes() for path in DIGITS]
     images[3], images[5] = b"no image", None
     names = [path.name for path in DIGITS]
     parquet.write_table(pa.table({"name": names, "image": pa.array(images, pa.binary())}), tmp_path / "images.parquet")
-    command = [sys.executable, ROOT / "examples" / f"{engine}_scores.py", "images.parquet", MODEL, "out"]
+    command = [
+        sys.executable,
+        ROOT / "examples" / f"{engine}_scores.py",
+        tmp_path / "images.parquet",
+        MODEL,
+        tmp_path / "out",
+    ]
     paths = f"{ENVIRONMENT['PYTHONPATH']}:{os.environ.get('PYTHONPATH', '')}"
     spark = {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
     environment = os.environ | ENVIRONMENT | spark | {"PYTHONPATH": paths}
-    with two_nodes() if engine == "ray" else nullcontext() as cluster:
-        environment |= {"RAY_ADDRESS": cluster.address} if cluster else {}
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
-        )
+    if engine == "ray":
+        cluster: RayCluster = request.getfixturevalue("ray_cluster")
+        environment |= {"RAY_ADDRESS": cluster.address}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     table = parquet.read_table(tmp_path / "out").to_pydict()
     assert table["name"] == names

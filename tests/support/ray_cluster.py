@@ -1,13 +1,17 @@
-"""A Ray cluster of two nodes of a core each, whose processes are on this machine and listen on loopback alone."""
+"""A Ray cluster of two nodes of a core each, whose processes are on this machine and listen on loopback alone.
+
+The nodes have folders of their own as current folder and as ``SNF_HOME``, so that only what an actor gets reaches it.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from tests.support.paths import ROOT
@@ -22,39 +26,58 @@ ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}",
 }
+# A lost node is noticed in two seconds instead of twenty.
+QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 2}
+
+
+class RayCluster:
+    """A head node and a second one, which may be lost.
+
+    Args:
+        folder: Folder of the nodes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster  # noqa: PLC0415  # after the environment is set
+
+        self._folder = folder
+        # Without this file the head node asks the metadata service of a cloud.
+        (folder / "ray_bootstrap_config.yaml").write_text("provider: {type: local}")
+        self._cluster: Cluster = Cluster()
+        self._add_node(include_dashboard=False, _system_config=QUICK)
+        self.address: str = self._cluster.address
+        self.add_second()
+
+    @property
+    def has_second(self) -> bool:
+        return bool(self._cluster.worker_nodes)
+
+    def add_second(self) -> None:
+        self._add_node()
+
+    def lose_second(self) -> None:
+        [second] = self._cluster.worker_nodes
+        self._cluster.remove_node(second, allow_graceful=False)
+
+    def shut_down(self) -> None:
+        self._cluster.shutdown()
+
+    def _add_node(self, **options: Any) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        own = {"HOME": str(self._folder), "SNF_HOME": str(self._folder / "home-of-the-node")}
+        others = {name: value for name, value in os.environ.items() if not name.startswith(("SNF_", "AWS_"))}
+        with patch.dict(os.environ, others | ENVIRONMENT | own, clear=True), chdir(self._folder):
+            self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, **options)
+        signal.signal(signal.SIGTERM, handler)  # Ray's own one exits with code 1, from wherever this process is
 
 
 @contextmanager
-def two_nodes() -> Iterator[Cluster]:
+def two_nodes() -> Iterator[RayCluster]:
     """Yield a cluster of a head and a second node."""
-    with (
-        TemporaryDirectory(prefix="snf-ray-") as user_home,
-        patch.dict(os.environ, ENVIRONMENT | {"HOME": user_home}),
-    ):
-        # Without this file the head node asks the metadata service of a cloud.
-        Path(user_home, "ray_bootstrap_config.yaml").write_text("provider: {type: local}")
-        from ray.cluster_utils import Cluster  # noqa: PLC0415  # after the environment is set
-
-        # A lost node is noticed in two seconds instead of twenty.
-        quick = {
-            "health_check_initial_delay_ms": 0,
-            "health_check_period_ms": 1000,
-            "health_check_failure_threshold": 2,
-        }
-        head = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False, "_system_config": quick}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+    settings = {name: value for name, value in ENVIRONMENT.items() if name.startswith("RAY_")}
+    with patch.dict(os.environ, settings), TemporaryDirectory(prefix="snf-ray-") as folder:
+        cluster = RayCluster(Path(folder))
         try:
-            add_node(cluster)
             yield cluster
         finally:
-            cluster.shutdown()  # type: ignore[no-untyped-call]
-
-
-def add_node(cluster: Cluster) -> None:
-    """Add a node of one core."""
-    cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
-
-
-def lose_node(cluster: Cluster) -> None:
-    """End a node that is not the head with all its processes, without a chance to stop orderly."""
-    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            cluster.shut_down()

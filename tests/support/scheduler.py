@@ -9,23 +9,30 @@ from tests.support.paths import ROOT
 
 BROWSER = "tests/browser/"
 END_TO_END = "tests/end_to_end/"
+RAY = "ray_cluster"
 
 
 class OneHouseEach(LoadFileScheduling):
     """A file at a time to each process, but all files that share an installation to the same one.
 
     An installation, broker, worker and service, takes seconds to start: one serves all tests in a browser, and another
-    one all end-to-end tests that ask for the session's ``house``.
+    one all end-to-end tests that ask for the session's ``house``. So does a Ray cluster.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
         if file.startswith(BROWSER):
             return BROWSER
+        if RAY in _text(file):
+            return RAY
         return END_TO_END if file.startswith(END_TO_END) and _shares_house(file) else file
 
 
 @cache
+def _text(file: str) -> str:
+    return (ROOT / file).read_text(encoding="utf-8")
+
+
+@cache
 def _shares_house(file: str) -> bool:
-    text = (ROOT / file).read_text(encoding="utf-8")
-    return re.search(r"\bhouse: httpx\.Client\b", text) is not None and "def house(" not in text
+    return re.search(r"\bhouse: httpx\.Client\b", _text(file)) is not None and "def house(" not in _text(file)

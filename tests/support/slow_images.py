@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from models.bulk.output import open_output
+from models.bulk.plan import BulkPlan
 from models.bulk.sources import DatasetImages
+from models.bulk.work import BulkWork, ModelFiles
 from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import DatasetNotFound
 from models.images.preprocessing import Preprocessing
+from models.locations.location import Location
+from models.scorer import Scorer
+from models.scoring.options import EngineOptions
 
 
 @dataclass(frozen=True)
@@ -22,22 +29,46 @@ class SlowImages:
         journal: File that gets a line ``START PID`` when a part is read.
         seconds: Time that reading a part takes.
         fail_at: First image of a part that cannot be read.
+        error: Why it cannot.
+        failures: How often it cannot.
     """
 
     journal: Path
     seconds: float = 0.0
     fail_at: int | None = None
+    error: Exception = field(default_factory=lambda: DatasetNotFound("deleted meanwhile"))
+    failures: int = 99
 
     def open(self, preprocessing: Preprocessing) -> ImageSource:
         """Return the images."""
         return _SlowSource(self, DatasetImages("mnist-mini", None, Path("nowhere")).open(preprocessing))
 
-    def readers(self) -> list[tuple[int, int]]:
-        """Return the first image of every part that was begun, and the process that did."""
+    def readers(self, start: int | None = None) -> list[tuple[int, int]]:
+        """Return the first image of every part that was begun, or of one part, and the process that did."""
         if not self.journal.exists():
             return []
         lines = [line.split() for line in self.journal.read_text().splitlines()]
-        return [(int(start), int(pid)) for start, pid in lines]
+        return [(int(first), int(pid)) for first, pid in lines if start in (None, int(first))]
+
+
+def slow_work(
+    artifact: Path, folder: Path, images_per_part: int = 25, options: EngineOptions | None = None, **slowness: Any
+) -> tuple[BulkWork, SlowImages]:
+    """Return a bulk scoring of slow images with a model, whose parts are in a folder."""
+    images = SlowImages(folder / "journal", **slowness)
+    scorer = Scorer.load(artifact)
+    source = images.open(scorer.preprocessing)
+    plan = BulkPlan(
+        model="digits:1",
+        weights_sha256=scorer.log_det_digest,
+        dataset="mnist-mini",
+        source_digest=source.digest,
+        alpha=scorer.default_alpha,
+        count=source.count,
+        images_per_part=images_per_part,
+    )
+    output = open_output(Location.parse(str(folder / "out")), plan)
+    return BulkWork(output, ModelFiles(artifact, None, options or EngineOptions()), images), images
 
 
 class _SlowSource:
@@ -49,6 +80,6 @@ class _SlowSource:
         with self._images.journal.open("a") as file:
             file.write(f"{start} {os.getpid()}\n")
         time.sleep(self._images.seconds)
-        if start == self._images.fail_at:
-            raise DatasetNotFound("deleted meanwhile")
+        if start == self._images.fail_at and len(self._images.readers(start)) <= self._images.failures:
+            raise self._images.error
         yield from self._source.read(start, stop)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from models.bulk.callbacks import Callbacks
 from models.bulk.engines import bulk_engine
 from models.bulk.output import open_output
 from models.bulk.table import PartSummary
@@ -38,16 +39,27 @@ def score_on_ray(spec: JobSpec, settings: Settings, events: EventLog, should_sto
     ranges = inputs.plan.ranges
     done = inputs.plan.count - sum(ranges[part][1] - ranges[part][0] for part in missing)
     reporter = ProgressReporter(events, inputs.plan.count, done)
+    scored = written = done
 
     def advance(images: int) -> None:
-        reporter.checkpoint(reporter.done + images)
+        nonlocal scored
+        scored += images
+        reporter.report(scored)
 
-    def stopped() -> bool:
-        reporter.report(reporter.done)
-        return should_stop()
+    def part_written(images: int) -> None:
+        nonlocal written
+        written += images
+        reporter.checkpoint(written)
 
+    # An event is written where something moved, and never by the clock: the worker ends a job without events as hung.
+    callbacks = Callbacks(
+        should_stop,
+        advance,
+        part_written,
+        notice=lambda sentence: events.write({"event": "log", "message": sentence}),
+    )
     if missing:
         events.write({"event": "log", "message": f"scored by the Ray cluster at {settings.ray_address}"})
-        engine.run(BulkWork(output, inputs.model, inputs.images), missing, stopped, advance)
+        engine.run(BulkWork(output, inputs.model, inputs.images), missing, callbacks)
     reporter.report(inputs.plan.count)
     return output.finish()

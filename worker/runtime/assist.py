@@ -29,6 +29,12 @@ _CALL_S = 60
 """Time in seconds after which a call for assistance expires; the reconciler calls again."""
 
 
+def takes_assistants(job: Job, settings: Settings) -> bool:
+    """Return whether idle workers may help with a job: a scoring whose parts are not scored by a Ray cluster."""
+    on_ray = settings.ray_address is not None and job.parameters.get("output") is not None
+    return job.type == "score" and not on_ray
+
+
 def call_assistants(celery: Celery, registry: WorkerRegistry, job: Job, most: int) -> int:
     """Send messages that ask up to ``most`` idle workers to help with a bulk scoring job; return how many.
 

@@ -21,7 +21,7 @@ from worker.jobs.worker_registry import WorkerRegistry
 from worker.log_setup import configure_logging
 from worker.queues import Queue
 from worker.runtime.announcer import Announcer
-from worker.runtime.assist import MAX_ASSISTANTS, Assistant, call_assistants
+from worker.runtime.assist import MAX_ASSISTANTS, Assistant, call_assistants, takes_assistants
 from worker.runtime.devices import find_devices, process_name, queues_of
 from worker.runtime.process import Command, attempt_command
 from worker.runtime.reconciler import Reconciler
@@ -62,8 +62,7 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
     registry = WorkerRegistry(client, settings.key_prefix)
 
     def call_for_help(job: Job) -> None:
-        on_ray = settings.ray_address is not None and job.parameters.get("output") is not None
-        if job.type == "score" and not on_ray:
+        if takes_assistants(job, settings):
             try:
                 call_assistants(celery, registry, job, most=MAX_ASSISTANTS)
             except BrokerDown as problem:

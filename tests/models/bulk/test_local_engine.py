@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +17,7 @@ import pytest
 from pyarrow import parquet
 
 from models.artifacts.manifest import read_manifest
+from models.bulk.callbacks import Callbacks
 from models.bulk.engines import bulk_engine
 from models.bulk.output import Output, open_output
 from models.bulk.part import Stopped
@@ -20,11 +25,14 @@ from models.bulk.plan import BulkPlan
 from models.bulk.sources import DatasetImages
 from models.bulk.work import BulkWork, ModelFiles
 from models.datasets.image_source import ImageSource, NamedImage
-from models.errors import EngineUnavailable, PartFailed, PlanDiffers
+from models.errors import EngineUnavailable, PartFailed, PlanDiffers, StorageFull
 from models.images.preprocessing import Preprocessing
+from models.locations.errors import LocationUnavailable
 from models.locations.location import Location
 from models.scoring.options import EngineOptions
 from tests.support.paths import ROOT
+from tests.support.slow_images import SlowImages, slow_work
+from tests.worker.support.helpers import alive, until
 
 MODEL = ROOT / "models" / "zoo" / "mnist-snf-glow" / "1"
 IMAGES = 600
@@ -78,10 +86,6 @@ def rows(output: Output) -> list[dict[str, object]]:
     return found
 
 
-def never() -> bool:
-    return False
-
-
 @pytest.mark.timeout(300)
 def test_processes_that_die_or_are_stopped_lose_and_double_nothing(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
@@ -89,20 +93,22 @@ def test_processes_that_die_or_are_stopped_lose_and_double_nothing(tmp_path: Pat
     alone, shared = work_of(tmp_path / "one"), work_of(tmp_path / "two", deaths=1)
     told: list[int] = []
     with pytest.raises(Stopped):
-        bulk_engine("local").run(alone, alone.output.missing(), lambda: sum(told) > 150, told.append)
+        bulk_engine("local").run(alone, alone.output.missing(), Callbacks(lambda: sum(told) > 150, told.append))
     assert alone.output.missing() == [1, 2, 3, 4, 5]
-    bulk_engine("local").run(alone, alone.output.missing(), never, told.append)
+    bulk_engine("local").run(alone, alone.output.missing(), Callbacks())
 
     told.clear()
     engine = bulk_engine("local", processes=2)
     with pytest.raises(Stopped):
-        engine.run(shared, shared.output.missing(), lambda: len(shared.output.missing()) < 6, told.append)
+        engine.run(shared, shared.output.missing(), Callbacks(lambda: len(shared.output.missing()) < 6))
     left = shared.output.missing()
     assert 0 < len(left) < 6
     told.clear()
-    engine.run(shared, left, never, told.append)
+    written: list[int] = []
+    engine.run(shared, left, Callbacks(advance=told.append, part_written=written.append))
     assert (tmp_path / "two" / "death-0").exists()
     assert sum(told) == 100 * len(left), "images of the part that was lost are counted once"
+    assert written == [100] * len(left)
     assert shared.output.finish().images == len({row["path"] for row in rows(shared.output)}) == IMAGES
     assert rows(shared.output) == rows(alone.output)
 
@@ -110,10 +116,91 @@ def test_processes_that_die_or_are_stopped_lose_and_double_nothing(tmp_path: Pat
 @pytest.mark.timeout(300)
 def test_a_part_that_ends_each_process_is_named(tmp_path: Path) -> None:
     work = work_of(tmp_path, deaths=99)
-    expected = "3 processes died while scoring images 200 to 299, the last by signal SIGKILL; .*: fewer processes"
+    expected = (
+        "^images 200 to 299 failed 3 times, the last time with: a process ended by signal SIGKILL, .*fewer processes"
+    )
     with pytest.raises(PartFailed, match=expected):
-        bulk_engine("local", processes=2).run(work, [2, 3], never, lambda _images: None)
+        bulk_engine("local", processes=2).run(work, [2, 3], Callbacks())
     assert 2 in work.output.missing()
+
+
+@pytest.mark.timeout(300)
+def test_a_brief_outage_is_met_by_another_process_and_a_lasting_error_keeps_its_class(
+    artifact: Path, tmp_path: Path
+) -> None:
+    for failures in (1, 99):
+        folder = tmp_path / str(failures)
+        folder.mkdir()
+        error = LocationUnavailable("no answer") if failures == 1 else StorageFull("the disk is full")
+        work, journal = slow_work(artifact, folder, 100, fail_at=200, error=error, failures=failures)
+        engine = bulk_engine("local", processes=2)
+        if failures == 1:
+            engine.run(work, [1, 2], Callbacks())
+            first, second = journal.readers(200)
+            assert first != second
+            assert work.output.missing() == [0, 3, 4, 5]
+        else:
+            expected = "^images 200 to 299 failed 3 times, the last time with: the disk is full$"
+            with pytest.raises(StorageFull, match=expected):
+                engine.run(work, [1, 2], Callbacks())
+
+
+DRIVER = """
+import signal, sys
+from pathlib import Path
+from models.bulk.callbacks import Callbacks
+from models.bulk.local_engine import LocalEngine
+from models.bulk.part import Stopped
+from tests.support.slow_images import slow_work
+
+if __name__ == "__main__":
+    stop = []
+    work, _ = slow_work(Path(sys.argv[1]), Path(sys.argv[2]), 100, seconds=60)
+    signal.signal(signal.SIGINT, lambda *_: stop.append(True))
+    print("begins", flush=True)
+    try:
+        LocalEngine(2).run(work, work.output.missing(), Callbacks(lambda: len(stop) >= 20))
+    except Stopped:
+        print("stopped", flush=True)
+"""
+
+
+@pytest.fixture
+def driver(artifact: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process, the first of a group, that begins to score with two others whose parts take a minute to read."""
+    (tmp_path / "driver.py").write_text(DRIVER)
+    command = [sys.executable, tmp_path / "driver.py", artifact, tmp_path]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'client'}"},
+        start_new_session=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
+        yield process
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_ctrl_c_while_processes_start_ends_all_without_a_traceback(driver: subprocess.Popen[str]) -> None:
+    for _ in range(30):
+        time.sleep(0.1)
+        with suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGINT)
+    assert driver.communicate(timeout=60) == ("stopped\n", "")
+    assert driver.returncode == 0
+
+
+def test_processes_end_with_their_killed_parent(driver: subprocess.Popen[str], tmp_path: Path) -> None:
+    journal = SlowImages(tmp_path / "journal")
+    until(lambda: len(journal.readers()) == 2)
+    driver.kill()
+    until(lambda: not any(alive(process) for _, process in journal.readers()), 5)
 
 
 def test_other_images_than_those_of_the_plan_are_not_scored(tmp_path: Path) -> None:
@@ -121,7 +208,7 @@ def test_other_images_than_those_of_the_plan_are_not_scored(tmp_path: Path) -> N
     plan = work.output.plan.model_copy(update={"source_digest": "another"})
     other = BulkWork(Output(work.output.location, plan), work.model, work.images)
     with pytest.raises(PlanDiffers):
-        bulk_engine("local").run(other, [0], never, lambda _images: None)
+        bulk_engine("local").run(other, [0], Callbacks())
     assert work.output.missing() == list(range(6))
 
 

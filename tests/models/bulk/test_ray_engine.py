@@ -4,57 +4,32 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from models.bulk import ray_engine
+from models.bulk.callbacks import Callbacks
 from models.bulk.engines import bulk_engine
 from models.bulk.local_engine import LocalEngine
-from models.bulk.output import Output, open_output
+from models.bulk.output import Output
 from models.bulk.part import Stopped
-from models.bulk.plan import BulkPlan
 from models.bulk.ray_engine import RayEngine
-from models.bulk.work import BulkWork, ModelFiles
-from models.errors import EngineUnavailable, PartFailed, RayUnavailable
-from models.locations.location import Location
-from models.scorer import Scorer
+from models.errors import DatasetNotFound, EngineUnavailable, PartFailed, RayUnavailable, StorageFull
+from models.locations.errors import LocationUnavailable
 from models.scoring.options import EngineOptions
-from tests.support.ray_cluster import two_nodes
-from tests.support.slow_images import SlowImages
-
-if TYPE_CHECKING:
-    from ray.cluster_utils import Cluster
+from tests.support.ray_cluster import RayCluster
+from tests.support.slow_images import slow_work
 
 PART = 25
 COUNT = 600
 """Images of mnist-mini."""
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A cluster whose second node may be removed."""
-    with two_nodes() as nodes:
-        yield nodes
-
-
-def work_of(artifact: Path, folder: Path, **slowness: Any) -> BulkWork:
-    images = SlowImages(folder / "journal", **slowness)
-    scorer = Scorer.load(artifact)
-    source = images.open(scorer.preprocessing)
-    plan = BulkPlan(
-        model="digits:1",
-        weights_sha256=scorer.log_det_digest,
-        dataset="mnist-mini",
-        source_digest=source.digest,
-        alpha=scorer.default_alpha,
-        count=source.count,
-        images_per_part=PART,
-    )
-    output = open_output(Location.parse(str(folder / "out")), plan)
-    return BulkWork(output, ModelFiles(artifact, None, EngineOptions(threads=1)), images)
 
 
 def contents(output: Output) -> dict[str, bytes]:
@@ -65,64 +40,139 @@ def contents(output: Output) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def expected(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of the local engine: plan and parts."""
-    work = work_of(artifact, tmp_path_factory.mktemp("local"))
-    LocalEngine().run(work, work.output.missing(), lambda: False, lambda _images: None)
+    """The files of the local engine, with its own number of threads: plan and parts."""
+    work, _ = slow_work(artifact, tmp_path_factory.mktemp("local"))
+    LocalEngine().run(work, work.output.missing(), Callbacks())
     return contents(work.output)
 
 
 def test_rows_are_those_of_the_local_engine_also_where_a_process_is_killed_and_a_node_is_lost(
-    cluster: Cluster, artifact: Path, expected: dict[str, bytes], tmp_path: Path
+    ray_cluster: RayCluster, artifact: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    work = work_of(artifact, tmp_path, seconds=0.3)
+    work, journal = slow_work(artifact, tmp_path, seconds=0.3)
     for index in (0, 7):
         work.output.part(index).write(expected[f"part-{index:06d}.parquet"])
-    journal = SlowImages(tmp_path / "journal")
-    scored: list[int] = []
+    advanced: list[int] = []
+    written: list[int] = []
+    killed: list[int] = []
 
-    def advance(images: int) -> None:
-        scored.append(images)
-        if len(scored) == 3:
-            os.kill(journal.readers()[-1][1], signal.SIGKILL)
-        # The third process replaces the one that was killed.
-        if len({process for _, process in journal.readers()}) == 3 and cluster.worker_nodes:
-            [second] = cluster.worker_nodes
-            cluster.remove_node(second, allow_graceful=False)
+    def part_written(images: int) -> None:
+        written.append(images)
+        reading = [process for start, process in journal.readers() if not work.output.has(start // PART)]
+        if len(written) >= 3 and reading and not killed:
+            killed.append(reading[-1])
+            os.kill(killed[0], signal.SIGKILL)
+        elif len(written) >= 6 and ray_cluster.has_second:
+            ray_cluster.lose_second()
 
+    callbacks = Callbacks(advance=advanced.append, part_written=part_written)
     try:
-        RayEngine(cluster.address).run(work, work.output.missing(), lambda: False, advance)
-        assert not cluster.worker_nodes, "the node was lost meanwhile"
+        RayEngine(ray_cluster.address).run(work, work.output.missing(), callbacks)
+        assert killed
+        assert not ray_cluster.has_second, "the node was lost meanwhile"
     finally:
-        cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+        if not ray_cluster.has_second:
+            ray_cluster.add_second()
     assert contents(work.output) == expected, "each file to the bit, and no other file"
-    assert scored == [PART] * (COUNT // PART - 2)
+    assert written == [PART] * (COUNT // PART - 2)
+    assert sum(advanced) == sum(written)
     readers = journal.readers()
     assert {start // PART for start, _ in readers} == set(range(COUNT // PART)) - {0, 7}
-    assert len(readers) > len(scored), "what the dead processes had begun was done again"
+    assert len(readers) > len(written), "what the dead processes had begun was done again"
     assert work.output.finish().images == COUNT
 
 
 def test_stopping_ends_the_actors_and_leaves_whole_parts(
-    cluster: Cluster, artifact: Path, expected: dict[str, bytes], tmp_path: Path
+    ray_cluster: RayCluster, artifact: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    work = work_of(artifact, tmp_path, seconds=0.5)
-    scored: list[int] = []
+    work, journal = slow_work(artifact, tmp_path, seconds=0.5)
+    written: list[int] = []
+    callbacks = Callbacks(lambda: bool(written), part_written=written.append)
     with pytest.raises(Stopped):
-        RayEngine(cluster.address).run(work, work.output.missing(), lambda: bool(scored), scored.append)
-    begun = SlowImages(tmp_path / "journal").readers()
+        RayEngine(ray_cluster.address).run(work, work.output.missing(), callbacks)
+    begun = journal.readers()
     assert len(begun) < COUNT // PART
     time.sleep(1.5)
-    assert SlowImages(tmp_path / "journal").readers() == begun
+    assert journal.readers() == begun
     there = contents(work.output)
     assert there == {name: expected[name] for name in there}
     assert len(there) >= 2
 
 
-def test_an_error_in_a_part_names_its_images(cluster: Cluster, artifact: Path, tmp_path: Path) -> None:
-    work = work_of(artifact, tmp_path, fail_at=3 * PART)
-    with pytest.raises(PartFailed, match=r"^images 75 to 99: .*: deleted meanwhile$"):
-        RayEngine(cluster.address).run(work, work.output.missing(), lambda: False, lambda _images: None)
-    assert not work.output.has(3)
+def test_errors_of_actors_keep_their_class_and_name_the_images(
+    ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "ATTEMPTS", 2)
+    for error, text in (
+        (DatasetNotFound("deleted"), "^images 75 to 99: deleted$"),
+        (StorageFull("the disk is full"), "^images 75 to 99 failed 2 times, the last time with: the disk is full$"),
+    ):
+        folder = tmp_path / type(error).__name__
+        folder.mkdir()
+        work, _ = slow_work(artifact, folder, fail_at=3 * PART, error=error)
+        with pytest.raises(type(error), match=text):
+            RayEngine(ray_cluster.address).run(work, [3], Callbacks())
+        assert not work.output.has(3)
+
+
+def test_a_brief_outage_is_met_by_another_actor(ray_cluster: RayCluster, artifact: Path, tmp_path: Path) -> None:
+    work, journal = slow_work(artifact, tmp_path, fail_at=PART, error=LocationUnavailable("no answer"), failures=1)
+    RayEngine(ray_cluster.address).run(work, [0, 1, 2], Callbacks())
+    first, second = journal.readers(PART)
+    assert first != second
+    assert [work.output.has(index) for index in range(4)] == [True, True, True, False]
+
+
+def test_an_actor_that_is_ended_for_memory_is_replaced_and_explained_without_the_text_of_ray(
+    ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray  # noqa: PLC0415  # after the cluster's environment
+
+    work, journal = slow_work(artifact, tmp_path)
+    get: Callable[..., Any] = ray.get
+    lost = 1
+
+    def lose(call: Any) -> Any:
+        nonlocal lost
+        answer = get(call)
+        if isinstance(answer, tuple) or not journal.readers(0) or lost == 0:
+            return answer
+        lost -= 1
+        raise ray.exceptions.OutOfMemoryError("Refer to the documentation. " * 40)
+
+    monkeypatch.setattr(ray, "get", lose)
+    RayEngine(ray_cluster.address).run(work, [0], Callbacks())
+    assert len(journal.readers(0)) == 2, "what Ray ended is done again"
+
+    journal.journal.unlink()
+    lost = 99
+    monkeypatch.setattr(ray_engine, "ATTEMPTS", 1)
+    with pytest.raises(PartFailed, match=r"^images 0 to 24 failed 1 times, .*: Ray ended an actor for lack") as raised:
+        RayEngine(ray_cluster.address).run(work, [0], Callbacks())
+    assert "Refer to" not in raised.value.detail
+
+
+def test_waiting_for_room_is_said_and_can_be_stopped(
+    ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "ROOM_S", 0.5)
+    monkeypatch.setattr(ray_engine, "places", lambda *_args, **_options: 1)  # as where others use all cores
+    work, _ = slow_work(artifact, tmp_path, options=EngineOptions(threads=8))
+    said: list[str] = []
+    with pytest.raises(Stopped):
+        RayEngine(ray_cluster.address).run(work, [0], Callbacks(lambda: len(said) == 2, notice=said.append))
+    assert said == ["waits for room on the Ray cluster"] * 2
+
+
+def test_progress_within_a_part_is_reported(
+    ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "PROGRESS_S", 0.02)
+    work, _ = slow_work(artifact, tmp_path, images_per_part=COUNT)
+    advanced: list[int] = []
+    RayEngine(ray_cluster.address).run(work, [0], Callbacks(advance=advanced.append))
+    assert sum(advanced) == COUNT
+    assert len(advanced) > 1
 
 
 def test_the_engine_needs_an_address() -> None:
@@ -130,10 +180,40 @@ def test_the_engine_needs_an_address() -> None:
         bulk_engine("ray")
 
 
-def test_a_cluster_without_room_or_answer_is_a_sentence(cluster: Cluster, artifact: Path, tmp_path: Path) -> None:
-    work = work_of(artifact, tmp_path)
-    wide = BulkWork(work.output, ModelFiles(artifact, None, EngineOptions(threads=8)), work.images)
+def test_a_cluster_without_room_or_answer_is_a_sentence(
+    ray_cluster: RayCluster, artifact: Path, tmp_path: Path
+) -> None:
+    wide, _ = slow_work(artifact, tmp_path, options=EngineOptions(threads=8))
     with pytest.raises(RayUnavailable, match="expected a node of 8 cores in the Ray cluster, got 2 nodes without"):
-        RayEngine(cluster.address).run(wide, [0], lambda: False, lambda _images: None)
+        RayEngine(ray_cluster.address).run(wide, [0], Callbacks())
     with pytest.raises(RayUnavailable, match=r"cannot reach Ray at 127\.0\.0\.1:1 \(SNF_RAY_ADDRESS\): .*refused"):
-        RayEngine("127.0.0.1:1").run(work, [0], lambda: False, lambda _images: None)
+        RayEngine("127.0.0.1:1").run(wide, [0], Callbacks())
+
+
+CONNECT = """
+import signal, sys
+from models.bulk import ray_connection
+from models.errors import RayUnavailable
+
+signal.signal(signal.SIGALRM, lambda *_: print("a signal was handled", flush=True))
+signal.setitimer(signal.ITIMER_REAL, 2)
+ray_connection.ANSWER_S = 4
+try:
+    with ray_connection.ray_at(sys.argv[1], lambda: False):
+        pass
+except RayUnavailable as error:
+    print(error)
+"""
+
+
+def test_a_server_that_is_no_ray_is_given_up_and_signals_are_handled_meanwhile() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        answer = subprocess.run(
+            [sys.executable, "-c", CONNECT, address], capture_output=True, text=True, check=True, timeout=100
+        )
+    handled, sentence = answer.stdout.splitlines()
+    assert handled == "a signal was handled"
+    assert sentence.startswith(
+        f"no Ray answers at {address} (SNF_RAY_ADDRESS) within 4 s; Ray takes a loopback address"
+    )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,33 +14,27 @@ from models.bulk.output import stored_output
 from models.bulk.result_file import merge_parts
 from models.locations.location import Location
 from tests.support.fork_server import ForkServer
-from tests.support.ray_cluster import two_nodes
-from tests.worker.support.helpers import until
+from tests.support.ray_cluster import RayCluster
+from tests.worker.support import slow_score
+from tests.worker.support.helpers import alive, until
 from tests.worker.support.scoring import IMAGES, MODEL, in_background, scoring
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
-if TYPE_CHECKING:
-    from ray.cluster_utils import Cluster
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with two_nodes() as nodes:
-        yield nodes
+PART = 25
 
 
 @pytest.fixture
-def on_ray(store: JobStore, settings: Settings, cluster: Cluster, stopping: threading.Event) -> Supervisor:
-    """A supervisor whose jobs with an output are run by Ray."""
-    return Supervisor(store, settings.model_copy(update={"ray_address": cluster.address}), stopping)
+def on_ray(store: JobStore, settings: Settings, ray_cluster: RayCluster, stopping: threading.Event) -> Supervisor:
+    """A supervisor whose jobs with an output are run by Ray, and read their images slowly."""
+    settings = settings.model_copy(update={"ray_address": ray_cluster.address})
+    return Supervisor(store, settings, stopping, slow_score.command)
 
 
 def job_below(folder: Path) -> Job:
-    # Small parts, so that many are left when the first one is written.
-    return scoring(parameters={"images_per_part": 10, "output": Location.parse(str(folder)).url})
+    return scoring(parameters={"images_per_part": PART, "output": Location.parse(str(folder)).url})
 
 
 @pytest.mark.timeout(300)
@@ -58,8 +51,10 @@ def test_a_killed_attempt_goes_on_from_its_parts_and_has_the_rows_of_the_embedde
     os.kill(forked.pids[str(settings.jobs_dir / job.id)], signal.SIGKILL)
     thread.join(60)
     assert outcomes == [Outcome.QUEUED_AGAIN]
+    journal = slow_score.journal(settings.jobs_dir / job.id)
+    until(lambda: not any(alive(process) for _, process in journal.readers()), 30)
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
-    assert 0 < len(kept) < IMAGES // 10
+    assert 0 < len(kept) < IMAGES // PART
 
     assert on_ray.run(job.id) is Outcome.SUCCEEDED
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}.items() >= kept.items()
@@ -74,7 +69,7 @@ def test_a_killed_attempt_goes_on_from_its_parts_and_has_the_rows_of_the_embedde
 
 @pytest.mark.timeout(300)
 def test_cancelling_ends_the_work_of_the_cluster(
-    on_ray: Supervisor, store: JobStore, settings: Settings, tmp_path: Path
+    on_ray: Supervisor, store: JobStore, settings: Settings, forked: ForkServer, tmp_path: Path
 ) -> None:
     out = tmp_path / "scores"
     job, _ = store.create(job_below(out))
@@ -84,7 +79,30 @@ def test_cancelling_ends_the_work_of_the_cluster(
     thread.join(60)
     assert outcomes == [Outcome.CANCELLED]
     assert store.get(job.id).status is Status.CANCELLED
-    assert len(list(out.glob("part-*"))) < IMAGES // 10
+    journal = slow_score.journal(settings.jobs_dir / job.id)
+    until(lambda: not any(alive(process) for _, process in journal.readers()), 30)
+    begun, parts = journal.readers(), set(out.glob("part-*"))
+    assert len(parts) < IMAGES // PART
+    time.sleep(3 * slow_score.SECONDS)
+    assert (journal.readers(), set(out.glob("part-*"))) == (begun, parts)
+
+
+def test_a_job_whose_actors_hang_is_ended_as_hung(
+    store: JobStore,
+    settings: Settings,
+    ray_cluster: RayCluster,
+    stopping: threading.Event,
+    forked: ForkServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(slow_score.VARIABLE, "600")
+    impatient = settings.model_copy(update={"ray_address": ray_cluster.address, "stall_seconds": 8.0})
+    job, _ = store.create(job_below(tmp_path / "scores"))
+    assert Supervisor(store, impatient, stopping, slow_score.command).run(job.id) is Outcome.QUEUED_AGAIN
+    error = store.get(job.id).error
+    assert error is not None
+    assert error["type"] == "trainer-stalled"
 
 
 def test_a_cluster_that_does_not_answer_is_tried_again_and_named(

@@ -11,10 +11,11 @@ import pytest
 
 from tests.support.disks import MIB, Disk
 from tests.worker.support.helpers import new_job
+from tests.worker.support.scoring import scoring
 from worker.attempts import score
 from worker.jobs.store import JobStore
 from worker.queues import Queue
-from worker.runtime.assist import Assistant
+from worker.runtime.assist import Assistant, takes_assistants
 from worker.runtime.process import ExitCode
 from worker.settings import Settings
 
@@ -46,3 +47,12 @@ def test_a_full_disk_ends_the_process_of_an_assistant(settings: Settings, monkey
     monkeypatch.setattr(score, "assist", full)
     monkeypatch.setattr(sys, "argv", ["score", "folder", "--assist"])
     assert score.main() == ExitCode.NO_ROOM
+
+
+def test_a_scoring_that_ray_runs_takes_no_assistants(settings: Settings) -> None:
+    with_ray = settings.model_copy(update={"ray_address": "127.0.0.1:6379"})
+    below = scoring(parameters={"output": "file:///scores"})
+    assert not takes_assistants(below, with_ray)
+    assert takes_assistants(below, settings)
+    assert takes_assistants(scoring(), with_ray), "workers score what has no output"
+    assert not takes_assistants(new_job(), settings), "a training"

@@ -1,0 +1,24 @@
+"""What an engine of bulk scoring asks and tells the code that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions that an engine calls while it scores, in the thread of its ``run``. None may take long.
+
+    Attributes:
+        should_stop: Called several times a second, or before every batch; where it returns true, scoring stops.
+        advance: Called with the number of images that were scored since the last call. It is negative where a part has
+            to be scored again.
+        part_written: Called with the number of images of a part whose file is written.
+        notice: Called with a sentence for the user on why nothing is scored for now.
+    """
+
+    should_stop: Callable[[], bool] = lambda: False
+    advance: Callable[[int], None] = lambda _images: None
+    part_written: Callable[[int], None] = lambda _images: None
+    notice: Callable[[str], None] = lambda _sentence: None

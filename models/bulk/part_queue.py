@@ -1,0 +1,128 @@
+"""The parts of one run of an engine whose processes may die: what is left, what is under way, and what failed."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from models.bulk.callbacks import Callbacks
+from models.bulk.plan import BulkPlan
+from models.disk_space import storage_error
+from models.errors import ErrorKind, ModelsError, PartFailed
+
+log = logging.getLogger(__name__)
+
+TRANSIENT = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.NO_SPACE})
+"""Kinds of errors that another process, or the same one later, may not meet."""
+
+
+class PartQueue:
+    """The parts of one run, which processes take, finish or fail.
+
+    Args:
+        plan: The plan of the scoring.
+        missing: The indices of the parts to score.
+        attempts: Times that a part may fail, and that one process after the other may fail to load the model.
+        callbacks: Gets the progress.
+    """
+
+    def __init__(self, plan: BulkPlan, missing: Sequence[int], attempts: int, callbacks: Callbacks) -> None:
+        self._ranges = plan.ranges
+        self._left = deque(missing)
+        self._attempts = attempts
+        self._callbacks = callbacks
+        self._scored: dict[int, int] = {}  # images of each part under way
+        self._failures: Counter[int] = Counter()
+        self._failures_to_load = 0
+        self._counted_at = float("-inf")
+
+    @property
+    def unfinished(self) -> int:
+        """Number of parts that are left or under way."""
+        return len(self._left) + len(self._scored)
+
+    @property
+    def left(self) -> int:
+        """Number of parts that no process has taken."""
+        return len(self._left)
+
+    def take(self) -> int | None:
+        """Return the index of a part to score; None if none is left."""
+        if not self._left:
+            return None
+        part = self._left.popleft()
+        self._scored[part] = 0
+        return part
+
+    def advance(self, part: int, scored: int) -> None:
+        """Report that ``scored`` images of a part under way are scored."""
+        more = scored - self._scored[part]
+        self._scored[part] = scored
+        if more:
+            self._callbacks.advance(more)
+
+    def finish(self, part: int) -> None:
+        """Report that the file of a part is written."""
+        start, stop = self._ranges[part]
+        self.advance(part, stop - start)
+        del self._scored[part]
+        self._failures_to_load = 0
+        self._callbacks.part_written(stop - start)
+
+    def loaded(self) -> None:
+        """Report that a process has loaded the model."""
+        self._failures_to_load = 0
+
+    def fail(self, part: int | None, began: float, error: ModelsError) -> None:
+        """Put a part back, or report that a process failed to load the model. Either is to be done by a new process.
+
+        Failures to load count one after the other only: a process that loads the model, or finishes a part, ends the
+        series. Processes that are lost together, such as those of one node, count once.
+
+        Args:
+            part: The part that the process was scoring; None where it was loading.
+            began: Time of ``time.monotonic`` at which the process was started.
+            error: Why it failed: ``PartFailed`` for its death and for an error that is none of ours.
+
+        Raises:
+            ModelsError: ``error``, with the images in its text, where another attempt is of no use or was the last one.
+        """
+        doing = "loading the model"
+        if part is not None:
+            start, stop = self._ranges[part]
+            doing = f"images {start} to {stop - 1}"
+        if not (error.kind in TRANSIENT or isinstance(error, PartFailed)):
+            raise _prefixed(error, doing)
+        log.warning("%s: %s", doing, error.detail)
+        if part is None:
+            if began > self._counted_at:
+                self._counted_at = time.monotonic()
+                self._failures_to_load += 1
+            failures = self._failures_to_load
+        else:
+            self.advance(part, 0)
+            del self._scored[part]
+            self._left.appendleft(part)
+            self._failures[part] += 1
+            failures = self._failures[part]
+        if failures >= self._attempts:
+            raise _prefixed(error, f"{doing} failed {failures} times, the last time with")
+
+
+def typed(error: Exception) -> ModelsError:
+    """Return the error of a process as one of ours, which is handed to the process that gives out the parts."""
+    if isinstance(error, ModelsError):
+        return error
+    log.error("a part cannot be scored", exc_info=error)
+    return storage_error(error) or PartFailed(f"{type(error).__name__}: {error}")
+
+
+def _prefixed(error: ModelsError, doing: str) -> ModelsError:
+    """Return an error of the same class whose text begins with what was being done."""
+    longer = copy.copy(error)
+    longer.detail = f"{doing}: {error.detail}"
+    longer.args = (longer.detail,)
+    return longer

@@ -1,0 +1,28 @@
+"""An attempt of a scoring whose parts take time to read: ``python -m tests.worker.support.slow_score JOB_DIR``."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.support.slow_images import SlowImages
+from worker.attempts import score_inputs
+from worker.attempts.score import main
+
+VARIABLE = "TEST_PART_SECONDS"
+SECONDS = 0.4
+
+
+def journal(folder: Path) -> SlowImages:
+    """The images of the job of that folder, which say what was read."""
+    return SlowImages(folder / "journal", float(os.environ.get(VARIABLE, SECONDS)))
+
+
+def command(folder: Path, _type: Any) -> list[str]:
+    """The command of the attempt of a job."""
+    return [sys.executable, "-m", __name__, str(folder)]
+
+
+if __name__ == "__main__":
+    vars(score_inputs)["DatasetImages"] = lambda *_args: journal(Path(sys.argv[1]))
+    raise SystemExit(main())
