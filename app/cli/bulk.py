@@ -222,7 +222,7 @@ def _interruptible() -> Iterator[None]:
 def _score(work: BulkWork, run: Engine, should_stop: Callable[[], bool]) -> ScoringRate:
     plan = work.output.plan
     missing = work.output.missing()
-    images = sum(plan.ranges[index][1] - plan.ranges[index][0] for index in missing)
+    images = plan.images_in(missing)
     started = time.monotonic()
     if not missing:
         return ScoringRate(0, 0.0)

@@ -290,12 +290,12 @@ def _row(name: str, result: ImageResult) -> Row:
 
 
 def _score_missing(scorer: PartScorer, files: GivenFiles, work: OpenPlan) -> ScoringRate:
-    ranges, missing = work.plan.ranges, work.missing()
-    images = sum(ranges[index][1] - ranges[index][0] for index in missing)
+    missing = work.missing()
+    images = work.plan.images_in(missing)
     started = time.monotonic()
     with images_bar("scoring", len(files.paths), done=len(files.paths) - images) as advance:
         for index in missing:
-            scorer.score(work.plan, files, ranges[index], work.part_path(index), advance)
+            scorer.score(work.plan, files, work.plan.range(index), work.part_path(index), advance)
     return ScoringRate(images, time.monotonic() - started)
 
 

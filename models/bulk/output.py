@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -63,15 +63,12 @@ class Output:
     def missing(self) -> list[int]:
         """Return the indices of the parts that are not written yet, from one listing of the location.
 
-        Raises:
-            OutputTaken: There are files that belong to no part of this plan.
+        Other files do not count.
         """
         if self.location.local_path is not None:
             remove_leftovers(self.location.local_path, LEFTOVER_SECONDS)
-        names, count = _names(self.location), len(self.plan.ranges)
-        _require_own(self.location, names, count)
-        written = set(map(_index, names))
-        return [index for index in range(count) if index not in written]
+        written = set(map(_index, _files(self.location)))
+        return [index for index in range(self.plan.parts) if index not in written]
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
         """Write the scores of part ``index``; return their counts. The file appears whole. Equal rows, equal bytes."""
@@ -93,18 +90,18 @@ class Output:
             OutputTaken: A part is damaged, or belongs to another plan.
         """
         with ThreadPoolExecutor(READERS, thread_name_prefix="footers") as pool:
-            total = sum(pool.map(self._summary, range(len(self.plan.ranges))), PartSummary(0, 0, 0))
-        content = {"parts": len(self.plan.ranges), **asdict(total)}
+            total = sum(pool.map(self._summary, range(self.plan.parts)), PartSummary(0, 0, 0))
+        content = {"parts": self.plan.parts, **asdict(total)}
         self.location.child(SUMMARY).write(json.dumps(content, indent=1).encode())
         return total
 
     def files(self) -> Iterator[BinaryIO]:
         """Yield the Parquet file of each part in memory, in the order of the images."""
-        for index in range(len(self.plan.ranges)):
+        for index in range(self.plan.parts):
             yield BytesIO(self.part(index).read())
 
     def _summary(self, index: int) -> PartSummary:
-        start, stop = self.plan.ranges[index]
+        start, stop = self.plan.range(index)
         location = self.part(index)
         try:
             with location.open() as file:
@@ -125,6 +122,8 @@ class Output:
 def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> Output:
     """Begin a bulk scoring at a location, or go on with one of an equal plan; return it.
 
+    Of several processes that begin at the same time, the first that writes its plan has the location.
+
     Args:
         location: The folder of the parts.
         plan: The inputs of the scoring.
@@ -136,18 +135,23 @@ def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> O
     """
     output, stored = Output(location, plan), _stored(location)
     if stored == plan:
+        _require_no_more_parts(location, plan)
         return output
-    names = _names(location)
+    if stored is not None and not force:
+        raise _differs(location, stored, plan)
+    parts = _own_parts(location)
     if force:
         # The plan goes last, so that parts always belong to the plan that is there.
-        own = [name for name in names if _index(name) is not None] + [name for name in (SUMMARY, PLAN) if name in names]
-        for name in own:
+        for name in (*parts, SUMMARY, PLAN):
             location.child(name).delete()
-        names = names - set(own)
-    elif stored is not None:
-        raise PlanDiffers(f"{location} holds {_label(stored)}; expected {_label(plan)}, or no files")
-    _require_own(location, names, 0)
-    location.child(PLAN).write(plan.model_dump_json(indent=1).encode())
+    elif parts and _stored(location) is None:  # otherwise another process began meanwhile
+        raise OutputTaken(f"{location} holds {parts[0]}; expected no files, or parts of these scores")
+    location.child(PLAN).write_new(plan.model_dump_json(indent=1).encode())
+    first = _stored(location)
+    if first is None:
+        raise OutputTaken(f"{location} holds a {PLAN} that is damaged or of another version; expected no files")
+    if first != plan:
+        raise _differs(location, first, plan)
     return output
 
 
@@ -159,11 +163,14 @@ def stored_output(location: Location) -> Output:
     return Output(location, stored)
 
 
-def _names(location: Location) -> frozenset[str]:
+def _files(location: Location) -> Iterator[str]:
+    """Yield the names of the files at a location that are not hidden from readers of tables."""
     try:
-        return frozenset(file.name for file in location.files() if not LEFTOVER.fullmatch(file.name))
+        for file in location.files():
+            if not file.name.startswith("_") and not LEFTOVER.fullmatch(file.name):
+                yield file.name
     except LocationNotFound:  # a folder of this machine that the first file creates
-        return frozenset()
+        return
 
 
 def _index(name: str) -> int | None:
@@ -171,13 +178,21 @@ def _index(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _require_own(location: Location, names: Iterable[str], parts: int) -> None:
-    """Raise ``OutputTaken`` for files that are neither one of the first parts nor hidden from readers of tables."""
-    expected = range(parts)
-    foreign = sorted(name for name in names if not name.startswith("_") and _index(name) not in expected)
-    if foreign:
-        more = f" and {len(foreign) - 1} other files" if len(foreign) > 1 else ""
-        raise OutputTaken(f"{location} holds {foreign[0]}{more}; expected no files, or parts of these scores")
+def _own_parts(location: Location) -> list[str]:
+    """Return the names of the parts at a location, of any plan. Raises ``OutputTaken`` at the first other file."""
+    parts = []
+    for name in _files(location):
+        if _index(name) is None:  # the rest may be millions of files
+            raise OutputTaken(f"{location} holds {name}; expected no files, or parts of these scores")
+        parts.append(name)
+    return parts
+
+
+def _require_no_more_parts(location: Location, plan: BulkPlan) -> None:
+    """Raise ``OutputTaken`` for a Parquet file that readers of the scores would read, and that is none of them."""
+    for name in _files(location):
+        if name.endswith(".parquet") and _index(name) not in range(plan.parts):
+            raise OutputTaken(f"{location} holds {name}; expected no Parquet files but parts of these scores")
 
 
 def _stored(location: Location) -> BulkPlan | None:
@@ -187,6 +202,10 @@ def _stored(location: Location) -> BulkPlan | None:
             return BulkPlan.model_validate_json(file.read(MAX_PLAN_BYTES))
     except (LocationNotFound, ValidationError):
         return None
+
+
+def _differs(location: Location, stored: BulkPlan, plan: BulkPlan) -> PlanDiffers:
+    return PlanDiffers(f"{location} holds {_label(stored)}; expected {_label(plan)}, or no files")
 
 
 def _label(plan: BulkPlan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -49,14 +50,30 @@ class BulkPlan(BaseModel):
     def ranges(self) -> list[tuple[int, int]]:
         """The image ranges ``(start, stop)``, without ``stop``, that a job is divided into, with one output file each.
 
+        One of them is :meth:`range`.
+        """
+        return [self.range(index) for index in range(self.parts)]
+
+    @property
+    def parts(self) -> int:
+        """The number of parts."""
+        return -(-self.count // self.images_per_part)
+
+    def range(self, index: int) -> tuple[int, int]:
+        """Return the image range ``(start, stop)``, without ``stop``, of part ``index``.
+
         >>> plan = BulkPlan(
         ...     model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.01, count=4500
         ... )
-        >>> plan.ranges
-        [(0, 2000), (2000, 4000), (4000, 4500)]
+        >>> plan.parts, plan.range(2)
+        (3, (4000, 4500))
         """
-        size = self.images_per_part
-        return [(start, min(start + size, self.count)) for start in range(0, self.count, size)]
+        start = index * self.images_per_part
+        return start, min(start + self.images_per_part, self.count)
+
+    def images_in(self, parts: Iterable[int]) -> int:
+        """Return the number of images of several parts."""
+        return sum(stop - start for start, stop in map(self.range, parts))
 
     def require_same(self, weights_sha256: str, source_digest: str) -> None:
         """Raise ``PlanDiffers`` unless the model and the images that a process has opened are those of this plan."""
@@ -129,7 +146,7 @@ class OpenPlan:
     @property
     def part_paths(self) -> list[Path]:
         """The paths of the Parquet files for all ranges of images, in the order of the images, existing or not."""
-        return [self.part_path(index) for index in range(len(self.plan.ranges))]
+        return [self.part_path(index) for index in range(self.plan.parts)]
 
     def has(self, index: int) -> bool:
         """Return whether range ``index`` of the images has its Parquet file of scores."""

@@ -126,7 +126,7 @@ class OpenWork:
         table = score_range(
             self.scorer,
             self.source,
-            *plan.ranges[index],
+            *plan.range(index),
             alpha=plan.alpha,
             should_stop=should_stop,
             progress=progress,

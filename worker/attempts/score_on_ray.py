@@ -35,8 +35,7 @@ def score_on_ray(spec: JobSpec, settings: Settings, events: EventLog, should_sto
     inputs = score_inputs(spec, settings)
     output = open_output(Location(spec.output), inputs.plan)
     missing = output.missing()
-    ranges = inputs.plan.ranges
-    done = inputs.plan.count - sum(ranges[part][1] - ranges[part][0] for part in missing)
+    done = inputs.plan.count - inputs.plan.images_in(missing)
     reporter = ProgressReporter(events, inputs.plan.count, done)
 
     def advance(images: int) -> None:

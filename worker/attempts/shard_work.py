@@ -81,7 +81,7 @@ class ShardWork:
                 table = score_range(
                     self._scorer,
                     self._source,
-                    *plan.ranges[shard],
+                    *plan.range(shard),
                     alpha=plan.alpha,
                     should_stop=stopped,
                     progress=lambda _images: progress(),
@@ -111,14 +111,13 @@ class ShardProgress:
     def __init__(
         self, plan: BulkPlan, shards: Shards, events: EventLog, missing: Sequence[int], quiet_s: float
     ) -> None:
-        ranges = plan.ranges
         self._plan = plan
-        self._last = len(ranges) - 1
+        self._last = plan.parts - 1
         self._absent_images = (self._last + 1) * plan.images_per_part - plan.count  # those that the last part lacks
         self._shards = shards
         self._quiet_s = quiet_s
         self._quiet_until = 0.0
-        done = plan.count - sum(ranges[shard][1] - ranges[shard][0] for shard in missing)
+        done = plan.count - plan.images_in(missing)
         self._reporter = ProgressReporter(events, plan.count, done)
 
     def report_if_due(self) -> None:

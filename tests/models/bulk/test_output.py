@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from models.bulk.table import PartSummary, table_of
 from models.disk_space import waits_for_room
 from models.errors import OutputTaken, PlanDiffers, StorageFull
 from models.images.codec import Preprocessing
+from models.locations.entry import FileEntry
 from models.locations.location import Location
 from models.score_rows.row import failed_row
 from tests.support.disks import refuse_writes
@@ -126,7 +129,62 @@ def test_other_files_are_never_deleted(location: Location, force: bool) -> None:
     output = open_output(location, PLAN_OF_25, force=force)
     location.child("part-000003.parquet").write(b"of a larger plan")
     with pytest.raises(OutputTaken, match="holds part-000003"):
-        output.missing()
+        open_output(location, PLAN_OF_25)
+    location.child("part-000003.parquet").delete()
+    location.child("README.md").write(b"a note of a person")
+    write_all(open_output(location, PLAN_OF_25))
+    assert output.missing() == []
+    assert output.finish().images == 25
+    with pytest.raises(OutputTaken, match=r"holds README.md"):
+        open_output(location, PLAN_OF_25.model_copy(update={"alpha": 0.1}), force=True)
+    assert output.has(0), "nothing is deleted where something is refused"
+
+
+def test_of_two_plans_that_begin_at_once_one_has_the_location(
+    location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = PLAN_OF_25.model_copy(update={"model": "digits:2"})
+    write_new = Location.write_new
+
+    def late(file: Location, data: bytes) -> bool:
+        """Let the other process begin, and write a part, between the check of this one and its plan."""
+        monkeypatch.setattr(Location, "write_new", write_new)
+        open_output(location, PLAN_OF_25).write(0, scores(0))
+        return file.write_new(data)
+
+    monkeypatch.setattr(Location, "write_new", late)
+    with pytest.raises(PlanDiffers, match=r"holds scores .* by digits:1 .* expected .* digits:2"):
+        open_output(location, other)
+    first = stored_output(location)
+    assert first.plan == PLAN_OF_25
+    write_all(first)
+    assert first.finish().images == 25
+
+
+def test_processes_that_begin_at_once_write_one_plan(location: Location) -> None:
+    plans = [PLAN_OF_25.model_copy(update={"model": f"digits:{number % 2}"}) for number in range(16)]
+
+    def begin(plan: BulkPlan) -> BulkPlan | None:
+        try:
+            return open_output(location, plan).plan
+        except PlanDiffers:
+            return None
+
+    with ThreadPoolExecutor(len(plans)) as pool:
+        begun = list(pool.map(begin, plans))
+    assert begun == [plan if plan == stored_output(location).plan else None for plan in plans]
+
+
+def test_a_place_of_many_other_files_is_refused_at_the_first(
+    location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files(_location: Location) -> Iterator[FileEntry]:
+        yield FileEntry("a.png", 1, "v")
+        raise AssertionError("more files were listed")
+
+    monkeypatch.setattr(Location, "files", files)
+    with pytest.raises(OutputTaken, match=r"scores holds a\.png; expected no files"):
+        open_output(location, PLAN_OF_25)
 
 
 def test_parts_without_their_plan_are_refused(location: Location) -> None:
