@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,7 +29,7 @@ from app.cli.judged import JudgedCounts
 from app.cli.judging_model import JudgingModel
 from app.cli.model_locations import is_url, open_at_location
 from app.cli.out_file import ADVICE
-from app.cli.progress import bytes_bar, images_bar
+from app.cli.progress import bytes_bar, images_bar, labelled_bar
 from app.cli.remarks import print_notes
 from app.cli.score import Alpha
 from app.cli.score_file import ScoringRate, print_summary
@@ -36,6 +37,7 @@ from worker.private_home import user_umask
 
 if TYPE_CHECKING:
     from models.artifacts.manifest import CalibrationSummary, Manifest
+    from models.bulk.table import PartSummary
     from models.bulk.work import BulkWork, Images, ModelFiles
     from models.locations.location import Location
 
@@ -140,8 +142,7 @@ def bulk(
                 output = open_output(place, plan, force=force)
             except PlanDiffers as error:
                 raise fail(f"--out: {error.detail}; {ADVICE}", USAGE) from error
-            rate = _score(BulkWork(output, chosen.files, source), runner.run, stop.is_set)
-            summary = output.finish()
+            summary, rate = _score(BulkWork(output, chosen.files, source), runner.run, stop.is_set)
     print_summary(summary, rate, plan.model, output.location.url, as_json=as_json)
     print_notes(chosen.judging.warnings, to_stderr=True)
     counts = JudgedCounts(summary.images - summary.errors, summary.anomalies, summary.errors)
@@ -219,13 +220,22 @@ def _interruptible() -> Iterator[None]:
         raise fail("interrupted; repeat the command to continue", INTERRUPTED) from error
 
 
-def _score(work: BulkWork, run: Engine, should_stop: Callable[[], bool]) -> ScoringRate:
-    plan = work.output.plan
-    missing = work.output.missing()
-    images = plan.images_in(missing)
-    started = time.monotonic()
-    if not missing:
-        return ScoringRate(0, 0.0)
-    with images_bar("scoring", plan.count, done=plan.count - images) as advance:
-        run(work, missing, should_stop, advance)
-    return ScoringRate(images, time.monotonic() - started)
+def _score(work: BulkWork, run: Engine, should_stop: Callable[[], bool]) -> tuple[PartSummary, ScoringRate]:
+    from models.bulk.completion import complete
+
+    plan, began = work.output.plan, time.monotonic()
+    scored = 0
+
+    def score(missing: list[int]) -> None:
+        nonlocal scored
+        images = plan.images_in(missing)
+        with images_bar("scoring", plan.count, done=plan.count - images) as advance:
+            run(work, missing, should_stop, advance)
+        scored += images
+
+    def finish() -> PartSummary:
+        with labelled_bar() as bar:
+            return work.output.finish(should_stop, partial(bar, "checking the parts"))
+
+    summary = complete(work.output.missing, score, finish, partial(typer.echo, err=True))
+    return summary, ScoringRate(scored, time.monotonic() - began)

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+import typer
 
 from app.cli.common import INTERRUPTED, SERVICE, USAGE, fail, print_json, read_settings, registry, stop_on_signals
 from app.cli.judging_model import JudgingModel
@@ -121,7 +123,6 @@ def score_to_file(request: TableRequest, client: Client | None) -> PartSummary:
     """
     from models.bulk.part import Stopped
     from models.bulk.plan import open_plan
-    from models.bulk.result_file import merge_parts
 
     out = request.out
     files = GivenFiles(request.files)
@@ -137,11 +138,9 @@ def score_to_file(request: TableRequest, client: Client | None) -> PartSummary:
         check_unfinished(out, folder, plan, force=request.force)
         work = open_plan(folder, plan)
         try:
-            throughput = _score_missing(scorer, files, work)
+            summary, throughput = _score(scorer, files, work, out)
         except Stopped as error:
             raise fail("interrupted; repeat the command to continue", INTERRUPTED) from error
-        with user_umask():
-            summary = merge_parts(work.part_paths, out, plan.metadata)
         notes = [*scorer.model.warnings, *_remarks(work.part_paths)]
         shutil.rmtree(work.folder)
     print_summary(summary, throughput, plan.model, str(out), as_json=request.as_json)
@@ -289,14 +288,26 @@ def _row(name: str, result: ImageResult) -> Row:
     return row_of(name, result.log_likelihood, result.bits_per_dim, result.anomaly, note)
 
 
-def _score_missing(scorer: PartScorer, files: GivenFiles, work: OpenPlan) -> ScoringRate:
-    missing = work.missing()
-    images = work.plan.images_in(missing)
-    started = time.monotonic()
-    with images_bar("scoring", len(files.paths), done=len(files.paths) - images) as advance:
-        for index in missing:
-            scorer.score(work.plan, files, work.plan.range(index), work.part_path(index), advance)
-    return ScoringRate(images, time.monotonic() - started)
+def _score(scorer: PartScorer, files: GivenFiles, work: OpenPlan, out: Path) -> tuple[PartSummary, ScoringRate]:
+    from models.bulk.completion import complete
+
+    plan, began = work.plan, time.monotonic()
+    scored = 0
+
+    def score(missing: list[int]) -> None:
+        nonlocal scored
+        images = plan.images_in(missing)
+        with images_bar("scoring", plan.count, done=plan.count - images) as advance:
+            for index in missing:
+                scorer.score(plan, files, plan.range(index), work.part_path(index), advance)
+        scored += images
+
+    def finish() -> PartSummary:
+        with user_umask():
+            return work.merge(out)
+
+    summary = complete(work.missing, score, finish, partial(typer.echo, err=True))
+    return summary, ScoringRate(scored, time.monotonic() - began)
 
 
 def _remarks(parts: Sequence[Path]) -> list[str]:

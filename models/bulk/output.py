@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
-from io import BytesIO
+from io import BytesIO, IOBase
 from typing import BinaryIO
 
 import pyarrow as pa
-from pyarrow import parquet
 from pydantic import ValidationError
 
 from models.atomic_files import LEFTOVER, remove_leftovers
+from models.bulk.completion import DamagedPart, PartsDamaged
+from models.bulk.part import Stopped
 from models.bulk.plan import LEFTOVER_SECONDS, BulkPlan
-from models.bulk.table import PartSummary, labelled, part_bytes, summary_of
+from models.bulk.table import PartSummary, labelled, part_bytes, read_footer, summary_of
 from models.errors import OutputTaken, PlanDiffers
 from models.locations.errors import LocationNotFound
 from models.locations.location import Location
@@ -81,42 +82,67 @@ class Output:
         self.part(index).write(part_bytes(labelled(table, metadata), metadata))
         return summary
 
-    def finish(self) -> PartSummary:
+    def finish(
+        self,
+        should_stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> PartSummary:
         """Check that every part is there and belongs to this plan, write the summary, and return the counts.
 
-        This reads the end of every file.
-
-        Raises:
-            OutputTaken: A part is damaged, or belongs to another plan.
+        This reads the end of every file. Arguments and errors are those of :meth:`models.bulk.plan.Parts.finish`.
         """
+        total, problems = PartSummary(0, 0, 0), {}
         with ThreadPoolExecutor(READERS, thread_name_prefix="footers") as pool:
-            total = sum(pool.map(self._summary, range(self.plan.parts)), PartSummary(0, 0, 0))
-        content = {"parts": self.plan.parts, **asdict(total)}
+            checks = [pool.submit(self._check, index) for index in range(self.plan.parts)]
+            try:
+                for index, check in enumerate(checks):
+                    if should_stop():
+                        raise Stopped("the check of the parts was stopped")
+                    try:
+                        total += check.result()
+                    except DamagedPart as problem:
+                        problems[index] = str(problem)
+                    progress(index + 1, len(checks))
+            finally:
+                pool.shutdown(cancel_futures=True)
+        if problems:
+            for index in problems:
+                self.part(index).delete()
+            raise PartsDamaged(problems)
+        content = {"plan": self.digest, "parts": self.plan.parts, **asdict(total)}
         self.location.child(SUMMARY).write(json.dumps(content, indent=1).encode())
         return total
 
     def files(self) -> Iterator[BinaryIO]:
-        """Yield the Parquet file of each part in memory, in the order of the images."""
-        for index in range(self.plan.parts):
-            yield BytesIO(self.part(index).read())
+        """Yield the Parquet file of each part in memory, in the order of the images.
 
-    def _summary(self, index: int) -> PartSummary:
-        start, stop = self.plan.range(index)
+        Raises:
+            OutputTaken: A file is damaged, missing, or part of other scores.
+        """
+        for index in range(self.plan.parts):
+            try:
+                file = BytesIO(self.part(index).read())
+                self._counts(index, file)
+            except (DamagedPart, LocationNotFound) as problem:
+                raise OutputTaken(str(problem)) from problem
+            yield file
+
+    def _check(self, index: int) -> PartSummary:
         location = self.part(index)
         try:
             with location.open() as file:
-                footer = parquet.read_metadata(file)
-            stored = footer.metadata or {}
-            plan = stored.get(PART_PLAN.encode(), b"").decode()
-            summary = PartSummary(
-                footer.num_rows, int(stored[PART_ERRORS.encode()]), int(stored[PART_ANOMALIES.encode()])
-            )
-        except (pa.ArrowInvalid, KeyError, ValueError) as error:
-            raise OutputTaken(f"{location} is no part of these scores: {error}") from error
-        if plan != self.digest or summary.images != stop - start:
-            got = f"{summary.images} rows of {'these' if plan == self.digest else 'other'} scores"
-            raise OutputTaken(f"{location} holds {got}, expected {stop - start} of these")
-        return summary
+                return self._counts(index, file)
+        except LocationNotFound as error:
+            raise DamagedPart(f"{location} is missing") from error
+
+    def _counts(self, index: int, file: IOBase) -> PartSummary:
+        """Return the counts of a part from the end of its file. Raises ``DamagedPart`` if it is none of these."""
+        label = str(self.part(index))
+        footer = read_footer(file, label, self.plan.images_in([index]))
+        stored = footer.metadata or {}
+        if stored.get(PART_PLAN.encode()) != self.digest.encode():
+            raise DamagedPart(f"{label} holds other scores")
+        return PartSummary(footer.num_rows, int(stored[PART_ERRORS.encode()]), int(stored[PART_ANOMALIES.encode()]))
 
 
 def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> Output:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.atomic_files import make_folder, remove_leftovers, sync_folder, write_atomically
+from models.bulk.completion import DamagedPart, PartsDamaged
 from models.errors import PlanDiffers
 from models.flows.architecture import DensityKind
 
@@ -131,6 +132,19 @@ class Parts(Protocol):
         """Write the scores of part ``index``, which appear whole, and return their counts."""
         ...
 
+    def finish(self, should_stop: Callable[[], bool], progress: Callable[[int, int], None]) -> PartSummary:
+        """Check every part, and return the counts of all images.
+
+        Args:
+            should_stop: Called between two parts; where it returns true, the check stops.
+            progress: Called with the number of parts that are checked, and of all.
+
+        Raises:
+            PartsDamaged: Parts are damaged, missing or of other scores. They are deleted.
+            Stopped: ``should_stop`` returned true.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class OpenPlan:
@@ -161,6 +175,29 @@ class OpenPlan:
     def missing(self) -> list[int]:
         """Return the indices of those ranges of images that have no Parquet file of scores yet."""
         return [index for index, path in enumerate(self.part_paths) if not path.exists()]
+
+    def merge(self, table: Path) -> PartSummary:
+        """Check every part, and join them into one file; return its counts.
+
+        Args:
+            table: The file, in the format of its ending; see :func:`models.bulk.result_file.merge_parts`.
+
+        Raises:
+            PartsDamaged: Parts are damaged or missing. They are deleted.
+        """
+        from models.bulk.result_file import merge_parts  # noqa: PLC0415  # a service plans jobs without pyarrow
+        from models.bulk.table import read_footer  # noqa: PLC0415
+
+        problems = {}
+        for index, path in enumerate(self.part_paths):
+            try:
+                read_footer(path, path.name, self.plan.images_in([index]))
+            except DamagedPart as problem:
+                problems[index] = str(problem)
+                path.unlink(missing_ok=True)
+        if problems:
+            raise PartsDamaged(problems)
+        return merge_parts(self.part_paths, table, self.plan.metadata)
 
 
 def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:

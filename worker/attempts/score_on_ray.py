@@ -1,14 +1,16 @@
 """Bulk scoring of a job's dataset by a Ray cluster. This process hands out the parts and reports the progress."""
 
 from collections.abc import Callable
+from functools import partial
 
+from models.bulk.completion import complete
 from models.bulk.engines import bulk_engine
 from models.bulk.output import open_output
 from models.bulk.table import PartSummary
 from models.bulk.work import BulkWork
 from models.locations.location import Location
 from worker.attempts.attempt import JobSpec
-from worker.attempts.progress import ProgressReporter
+from worker.attempts.progress import ProgressReporter, checking_reporter, write_note
 from worker.attempts.score_inputs import score_inputs
 from worker.jobs.events import EventLog
 from worker.settings import Settings
@@ -34,9 +36,8 @@ def score_on_ray(spec: JobSpec, settings: Settings, events: EventLog, should_sto
     engine = bulk_engine("ray", ray_address=settings.ray_address)
     inputs = score_inputs(spec, settings)
     output = open_output(Location(spec.output), inputs.plan)
-    missing = output.missing()
-    done = inputs.plan.count - inputs.plan.images_in(missing)
-    reporter = ProgressReporter(events, inputs.plan.count, done)
+    plan = inputs.plan
+    reporter = ProgressReporter(events, plan.count, plan.count - plan.images_in(output.missing()))
 
     def advance(images: int) -> None:
         reporter.checkpoint(reporter.done + images)
@@ -45,8 +46,12 @@ def score_on_ray(spec: JobSpec, settings: Settings, events: EventLog, should_sto
         reporter.report(reporter.done)
         return should_stop()
 
-    if missing:
-        events.write({"event": "log", "message": f"scored by the Ray cluster at {settings.ray_address}"})
+    def score(missing: list[int]) -> None:
+        write_note(events, f"scored by the Ray cluster at {settings.ray_address}")
         engine.run(BulkWork(output, inputs.model, inputs.images), missing, stopped, advance)
-    reporter.report(inputs.plan.count)
-    return output.finish()
+
+    def finish() -> PartSummary:
+        reporter.report(plan.count)
+        return output.finish(should_stop, checking_reporter(events))
+
+    return complete(output.missing, score, finish, partial(write_note, events))

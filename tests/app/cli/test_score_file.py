@@ -65,6 +65,17 @@ def test_an_interrupted_command_goes_on_and_another_does_not_destroy_its_parts(t
     assert all(json.loads(line)["log_likelihood"] < 0 for line in out.read_text().splitlines())
 
 
+def test_a_damaged_part_of_an_interrupted_command_is_scored_again(tmp_path: Path) -> None:
+    out = tmp_path / "scores.jsonl"
+    plan = LocalPartScorer(MODEL, lambda: False).plan(GivenFiles(list(FILES)), None)
+    work = open_plan(tmp_path / ".scores.jsonl.parts", plan)
+    write_part([{"path": str(FILES[0]), "log_likelihood": 1.5, "is_anomaly": False}], work.part_path(0))
+    done = score(out)
+    assert done.exit_code == 0, done.stderr
+    assert "part-000000.parquet holds 1 rows, expected 3" in done.stderr
+    assert [json.loads(line)["path"] for line in out.read_text().splitlines()] == list(map(str, FILES))
+
+
 def test_parts_of_another_command_are_removed_if_that_is_forced(tmp_path: Path) -> None:
     out = tmp_path / "scores.csv"
     plan = LocalPartScorer(MODEL, lambda: False).plan(GivenFiles(list(FILES)), 0.05)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from models.bulk.completion import complete
 from models.bulk.output import PLAN, SUMMARY, Output, open_output, stored_output
 from models.bulk.part import Stopped
 from models.bulk.plan import BulkPlan, open_plan, part_size
@@ -22,7 +23,7 @@ from models.bulk.result_file import merge_parts
 from models.bulk.sources import chosen_part_size, index_location
 from models.bulk.table import PartSummary, table_of
 from models.disk_space import waits_for_room
-from models.errors import OutputTaken, PlanDiffers, StorageFull
+from models.errors import OutputTaken, PartFailed, PlanDiffers, StorageFull
 from models.images.codec import Preprocessing
 from models.locations.entry import FileEntry
 from models.locations.location import Location
@@ -83,7 +84,7 @@ def test_the_files_say_what_is_left_and_make_the_same_table_as_a_job_here(locati
     assert (output.missing(), output.part(1).read()) == ([], written)
     assert output.finish() == PartSummary(25, 3, 3)
     summary = json.loads(location.child(SUMMARY).read())
-    assert summary == {"parts": 3, "images": 25, "errors": 3, "anomalies": 3}
+    assert summary == {"plan": output.digest, "parts": 3, "images": 25, "errors": 3, "anomalies": 3}
     names = {entry.name for entry in location.files()}
     assert names == {SUMMARY, PLAN, *(f"part-{index:06d}.parquet" for index in range(3))}
 
@@ -196,19 +197,51 @@ def test_parts_without_their_plan_are_refused(location: Location) -> None:
         stored_output(location)
 
 
-def test_a_part_of_other_scores_is_found_before_the_end(location: Location) -> None:
-    """As two jobs may begin at the same place at the same time."""
+def test_parts_that_are_damaged_or_of_other_scores_are_scored_again(location: Location) -> None:
     output = open_output(location, PLAN_OF_25)
     write_all(output)
-    Output(location, PLAN_OF_25.model_copy(update={"model": "digits:2"})).write(1, scores(1))
-    with pytest.raises(OutputTaken, match=r"part-000001\.parquet holds 10 rows of other scores, expected 10 of these"):
-        output.finish()
-    output.write(1, scores(2))
-    with pytest.raises(OutputTaken, match="holds 5 rows of these scores, expected 10"):
-        output.finish()
-    output.part(1).write(b"PAR1")
-    with pytest.raises(OutputTaken, match="is no part of these scores"):
-        output.finish()
+    whole = [file.read() for file in output.files()]
+    other = Output(location, PLAN_OF_25.model_copy(update={"model": "digits:2"}))
+    other.write(0, scores(0))  # a process that was still at work when these scores began
+    output.part(1).write(whole[1][:-100])
+    output.write(2, scores(0))
+    with pytest.raises(OutputTaken, match=r"part-000000\.parquet holds other scores"):
+        list(output.files())
+    scored: list[list[int]] = []
+    notes: list[str] = []
+
+    def score(missing: list[int]) -> None:
+        scored.append(missing)
+        write_all(output)
+
+    assert complete(output.missing, score, output.finish, notes.append) == PartSummary(25, 3, 3)
+    assert scored == [[0, 1, 2]]
+    assert [file.read() for file in output.files()] == whole
+    [note] = notes
+    assert "part-000000.parquet holds other scores, and 2 other parts" in note
+
+
+def test_a_part_that_is_never_whole_ends_the_scoring(location: Location) -> None:
+    output = open_output(location, PLAN_OF_25)
+
+    def score(missing: list[int]) -> None:
+        for index in missing:
+            output.write(index, scores(0))
+
+    with pytest.raises(PartFailed, match=r"part-000002\.parquet holds 10 rows, expected 5; so it was 3 times"):
+        complete(output.missing, score, output.finish, lambda _note: None)
+    assert output.missing() == [2]
+
+
+def test_the_check_of_the_parts_shows_its_progress_and_can_be_stopped(location: Location) -> None:
+    output = open_output(location, PLAN_OF_25)
+    write_all(output)
+    told: list[tuple[int, int]] = []
+    with pytest.raises(Stopped):
+        output.finish(lambda: len(told) == 2, lambda done, total: told.append((done, total)))
+    assert not location.child(SUMMARY).exists()
+    output.finish(progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (1, 3), (2, 3), (3, 3)]
 
 
 def test_files_that_a_killed_process_left_are_no_scores(tmp_path: Path) -> None:

@@ -71,6 +71,13 @@ def test_an_attempt_that_is_killed_loses_and_doubles_nothing_at_its_output(
     assert (tmp_path / "merged.parquet").read_bytes() == expected
     assert not {name for name in job_files(settings, cut) if name.endswith(".parquet")}
 
+    damaged = stored.part(3)
+    damaged.write(damaged.read()[:-9])
+    again, _ = store.create(scoring(parameters={"images_per_part": 50} | output))
+    assert real.run(again.id) is Outcome.SUCCEEDED
+    merge_parts(stored.files(), tmp_path / "merged.parquet", stored.plan.metadata)
+    assert (tmp_path / "merged.parquet").read_bytes() == expected
+
     other, _ = store.create(scoring(parameters={"alpha": 0.05} | output))
     assert real.run(other.id) is Outcome.FAILED
     failed = store.get(other.id)
