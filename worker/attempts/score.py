@@ -77,7 +77,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         fence.require()
         _finish(summary, folder, store, spec, events)
         return
-    work = ShardWork(spec, settings, partial(begin_parts, folder / PARTS, folder / RESULT, spec))
+    work = ShardWork(spec, settings, partial(begin_parts, folder / PARTS, folder / RESULT, spec, settings))
     progress = ShardProgress(work.parts.plan, work.shards, events, work.parts.missing(), settings.heartbeat_seconds)
 
     def finish() -> "PartSummary":
@@ -141,7 +141,7 @@ def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
         if not _is_running(store, spec, stop):
             return
         time.sleep(IDLE_S)
-    work = ShardWork(spec, settings, partial(join_parts, folder / PARTS, folder / RESULT, spec))
+    work = ShardWork(spec, settings, partial(join_parts, folder / PARTS, folder / RESULT, spec, settings))
     while _is_running(store, spec, stop):
         try:
             if not work.score_shard(stop.is_set):

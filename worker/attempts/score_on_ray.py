@@ -5,11 +5,11 @@ from functools import partial
 
 from models.bulk.completion import complete
 from models.bulk.engines import bulk_engine
-from models.bulk.output import open_output
+from models.bulk.output import Output
 from models.bulk.table import PartSummary
 from models.bulk.work import BulkWork
-from models.locations.location import Location
 from worker.attempts.attempt import JobSpec
+from worker.attempts.job_parts import begin_output
 from worker.attempts.progress import ProgressReporter, checking_reporter, write_note
 from worker.attempts.score_inputs import score_inputs
 from worker.jobs.events import EventLog
@@ -32,10 +32,9 @@ def score_on_ray(spec: JobSpec, settings: Settings, events: EventLog, should_sto
         Stopped: ``should_stop`` returned True.
         ModelsError: The cluster cannot be reached, or a part cannot be scored.
     """
-    assert spec.output is not None
     engine = bulk_engine("ray", ray_address=settings.ray_address)
     inputs = score_inputs(spec, settings)
-    output = open_output(Location(spec.output), inputs.plan)
+    output = begin_output(spec, settings, inputs.plan)
     plan = inputs.plan
     reporter = ProgressReporter(events, plan.count, plan.count - plan.images_in(output.missing()))
 
@@ -48,7 +47,7 @@ def score_on_ray(spec: JobSpec, settings: Settings, events: EventLog, should_sto
 
     def score(missing: list[int]) -> None:
         write_note(events, f"scored by the Ray cluster at {settings.ray_address}")
-        engine.run(BulkWork(output, inputs.model, inputs.images), missing, stopped, advance)
+        engine.run(BulkWork(Output(output.location, plan), inputs.model, inputs.images), missing, stopped, advance)
 
     def finish() -> PartSummary:
         reporter.report(plan.count)

@@ -34,6 +34,11 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    return settings.model_copy(update={"allowed_locations": (Location.parse(str(tmp_path)).url,)})
+
+
+@pytest.fixture
 def on_ray(store: JobStore, settings: Settings, cluster: Cluster, stopping: threading.Event) -> Supervisor:
     """A supervisor whose jobs with an output are run by Ray."""
     return Supervisor(store, settings.model_copy(update={"ray_address": cluster.address}), stopping)

@@ -22,6 +22,11 @@ from worker.settings import Settings
 PARTS = 12
 
 
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"allowed_locations": ("s3://killed", "s3://gone")})
+
+
 def job_files(settings: Settings, job: Job) -> set[str]:
     """Names of all files in the folder of a job."""
     return {path.name for path in (settings.jobs_dir / job.id).rglob("*") if path.is_file()}
