@@ -10,9 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from hashlib import sha256
 from io import BytesIO, IOBase
+from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -22,6 +21,7 @@ from models.atomic_files import LEFTOVER, remove_leftovers
 from models.bulk.completion import DamagedPart, PartsDamaged
 from models.bulk.part import Stopped
 from models.bulk.plan import LEFTOVER_SECONDS, BulkPlan
+from models.bulk.result_file import merge_parts
 from models.bulk.table import PartSummary, labelled, part_bytes, read_footer, summary_of
 from models.errors import OutputTaken, PlanDiffers
 from models.locations.errors import LocationNotFound
@@ -48,11 +48,6 @@ class Output:
     location: Location
     plan: BulkPlan
 
-    @cached_property
-    def digest(self) -> str:
-        """The SHA-256 of the plan, which each part carries."""
-        return sha256(self.plan.model_dump_json().encode()).hexdigest()
-
     def part(self, index: int) -> Location:
         """Return the location of the Parquet file of part ``index``; it may not exist yet."""
         return self.location.child(f"part-{index:06d}.parquet")
@@ -75,7 +70,7 @@ class Output:
         """Write the scores of part ``index``; return their counts. The file appears whole. Equal rows, equal bytes."""
         summary = summary_of(table)
         metadata = self.plan.metadata | {
-            PART_PLAN: self.digest,
+            PART_PLAN: self.plan.digest,
             PART_ERRORS: str(summary.errors),
             PART_ANOMALIES: str(summary.anomalies),
         }
@@ -109,7 +104,7 @@ class Output:
             for index in problems:
                 self.part(index).delete()
             raise PartsDamaged(problems)
-        content = {"plan": self.digest, "parts": self.plan.parts, **asdict(total)}
+        content = {"plan": self.plan.digest, "parts": self.plan.parts, **asdict(total)}
         self.location.child(SUMMARY).write(json.dumps(content, indent=1).encode())
         return total
 
@@ -127,6 +122,18 @@ class Output:
                 raise OutputTaken(str(problem)) from problem
             yield file
 
+    def merge(self, table: Path, expected: PartSummary) -> None:
+        """Join all parts into one file; each is checked when it is read.
+
+        Args:
+            table: The file, in the format of its ending; see :func:`models.bulk.result_file.merge_parts`.
+            expected: The counts that the scoring ended with.
+
+        Raises:
+            OutputTaken: A part is damaged, missing or of other scores, or the counts differ.
+        """
+        merge_parts(self.files(), table, self.plan.metadata, expected)
+
     def _check(self, index: int) -> PartSummary:
         location = self.part(index)
         try:
@@ -140,7 +147,7 @@ class Output:
         label = str(self.part(index))
         footer = read_footer(file, label, self.plan.images_in([index]))
         stored = footer.metadata or {}
-        if stored.get(PART_PLAN.encode()) != self.digest.encode():
+        if stored.get(PART_PLAN.encode()) != self.plan.digest.encode():
             raise DamagedPart(f"{label} holds other scores")
         return PartSummary(footer.num_rows, int(stored[PART_ERRORS.encode()]), int(stored[PART_ANOMALIES.encode()]))
 
@@ -181,11 +188,22 @@ def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> O
     return output
 
 
-def stored_output(location: Location) -> Output:
-    """Return the bulk scoring that a location holds. Raises ``OutputTaken`` if it holds none."""
+def stored_output(location: Location, digest: str | None = None) -> Output:
+    """Return the bulk scoring that a location holds.
+
+    Args:
+        location: The folder of the parts.
+        digest: The digest that its plan must have; None for any.
+
+    Raises:
+        OutputTaken: It holds none.
+        PlanDiffers: It holds another one.
+    """
     stored = _stored(location)
     if stored is None:
         raise OutputTaken(f"expected scores at {location}, got no {PLAN} there")
+    if digest not in (None, stored.digest):
+        raise PlanDiffers(f"{location} holds {_label(stored)} now: expected a plan of SHA-256 {digest}")
     return Output(location, stored)
 
 

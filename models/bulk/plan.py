@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -75,6 +76,11 @@ class BulkPlan(BaseModel):
     def images_in(self, parts: Iterable[int]) -> int:
         """Return the number of images of several parts."""
         return sum(stop - start for start, stop in map(self.range, parts))
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all inputs, which each part at an output carries."""
+        return sha256(self.model_dump_json().encode()).hexdigest()
 
     def require_same(self, weights_sha256: str, source_digest: str) -> None:
         """Raise ``PlanDiffers`` unless the model and the images that a process has opened are those of this plan."""

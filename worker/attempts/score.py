@@ -29,6 +29,7 @@ from worker.runtime.process import ExitCode
 from worker.settings import Settings
 
 if TYPE_CHECKING:
+    from models.bulk.plan import BulkPlan
     from models.bulk.table import PartSummary
     from worker.attempts.shard_work import ShardProgress, ShardWork
 
@@ -71,11 +72,11 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
 
     if spec.output is not None and settings.ray_address is not None:
         try:
-            summary = score_on_ray(spec, settings, events, should_stop)
+            plan, summary = score_on_ray(spec, settings, events, should_stop)
         except Stopped as stopped:
             raise Interrupted(str(stopped)) from stopped
         fence.require()
-        _finish(summary, folder, store, spec, events)
+        _finish(summary, folder, store, spec, events, plan)
         return
     work = ShardWork(spec, settings, partial(begin_parts, folder / PARTS, folder / RESULT, spec, settings))
     progress = ShardProgress(work.parts.plan, work.shards, events, work.parts.missing(), settings.heartbeat_seconds)
@@ -90,7 +91,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         summary = complete(work.parts.missing, score, finish, partial(write_note, events))
     except Stopped as stopped:
         raise Interrupted(str(stopped)) from stopped
-    _finish(summary, folder, store, spec, events)
+    _finish(summary, folder, store, spec, events, work.parts.plan)
 
 
 def _score_shards(
@@ -116,11 +117,19 @@ def _score_shards(
             time.sleep(IDLE_S)
 
 
-def _finish(summary: "PartSummary", folder: Path, store: JobStore, spec: JobSpec, events: EventLog) -> None:
+def _finish(
+    summary: "PartSummary",
+    folder: Path,
+    store: JobStore,
+    spec: JobSpec,
+    events: EventLog,
+    plan: "BulkPlan | None" = None,
+) -> None:
     store.shards(spec.id).forget()
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     counts = {"images": summary.images, "anomalies": summary.anomalies, "errors": summary.errors}
-    output = {} if spec.output is None else {"output": spec.output}
+    # The digest shows later whether the output still holds these scores.
+    output = {} if spec.output is None or plan is None else {"output": spec.output, "plan": plan.digest}
     events.write({"event": "scored", "model": spec.model, **counts, **output})
 
 

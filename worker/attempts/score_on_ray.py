@@ -6,6 +6,7 @@ from functools import partial
 from models.bulk.completion import complete
 from models.bulk.engines import bulk_engine
 from models.bulk.output import Output
+from models.bulk.plan import BulkPlan
 from models.bulk.table import PartSummary
 from models.bulk.work import BulkWork
 from worker.attempts.attempt import JobSpec
@@ -16,7 +17,9 @@ from worker.jobs.events import EventLog
 from worker.settings import Settings
 
 
-def score_on_ray(spec: JobSpec, settings: Settings, events: EventLog, should_stop: Callable[[], bool]) -> PartSummary:
+def score_on_ray(
+    spec: JobSpec, settings: Settings, events: EventLog, should_stop: Callable[[], bool]
+) -> tuple[BulkPlan, PartSummary]:
     """Write the scores of every image of a job's dataset below its output, but for parts that are there already.
 
     Args:
@@ -26,7 +29,7 @@ def score_on_ray(spec: JobSpec, settings: Settings, events: EventLog, should_sto
         should_stop: Function that is called several times a second; True stops the work.
 
     Returns:
-        Counts of the images.
+        Plan of the job, and counts of the images.
 
     Raises:
         Stopped: ``should_stop`` returned True.
@@ -53,4 +56,4 @@ def score_on_ray(spec: JobSpec, settings: Settings, events: EventLog, should_sto
         reporter.report(plan.count)
         return output.finish(should_stop, checking_reporter(events))
 
-    return complete(output.missing, score, finish, partial(write_note, events))
+    return plan, complete(output.missing, score, finish, partial(write_note, events))

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import typer
 from pyarrow import parquet
 from typer.testing import CliRunner
 
+from app.cli.common import USAGE
 from app.cli.main import cli
+from app.cli.score_dataset import download_table
+from models.bulk.output import stored_output
+from models.bulk.table import part_bytes
+from models.locations.location import Location
+from snf_client import Client
+from snf_client.schemas import JobView
 from tests.support.compiled_cache import share_compiled
 from tests.support.paths import DIGITS
 
@@ -35,6 +45,44 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def bulk(*options: str, images: str = "images") -> Any:
     return CliRunner().invoke(cli, ["bulk", images, "-m", MODEL, "--out", "scores", *options])
+
+
+def test_a_table_is_made_of_the_scores_of_the_job_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Others may write to the output of a job, after it has ended."""
+    assert bulk().exit_code == 0
+    output = stored_output(Location.parse(str(tmp_path / "scores")))
+    result = {
+        "output": output.location.url,
+        "plan": output.plan.digest,
+        "images": 3,
+        "errors": 0,
+        "anomalies": output.finish().anomalies,
+    }
+    job = SimpleNamespace(id="j", type="score", model=f"{MODEL}:1", dataset="lots", parameters={}, result=result)
+
+    def download(out: str) -> Path:
+        download_table(cast(Client, None), cast(JobView, job), tmp_path / out, force=False)
+        return tmp_path / out
+
+    def refused(out: str) -> str:
+        """Return why there is no table."""
+        with pytest.raises(typer.Exit) as end:
+            download(out)
+        assert (end.value.exit_code, (tmp_path / out).exists()) == (USAGE, False)
+        return capsys.readouterr().err
+
+    assert download("own.csv").read_text().count("\n") == 4
+    job.result = result | {"errors": 1}
+    assert "expected PartSummary(images=3, errors=1" in refused("counts.csv")
+    job.result = result
+    whole = output.part(0).read()
+    table = parquet.read_table(BytesIO(whole))
+    output.part(0).write(part_bytes(table[:2], output.plan.metadata))
+    assert "part-000000.parquet holds 2 rows, expected 3" in refused("short.csv")
+    output.part(0).write(part_bytes(table, output.plan.metadata))
+    assert "part-000000.parquet holds other scores" in refused("foreign.csv")
+    assert bulk("--alpha", "0.05", "--force").exit_code == 0
+    assert "alpha 0.05, 2000 a part now: expected a plan of SHA-256" in refused("other.csv")
 
 
 def test_a_damaged_part_is_scored_again_by_the_same_command(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_the_files_say_what_is_left_and_make_the_same_table_as_a_job_here(locati
     assert (output.missing(), output.part(1).read()) == ([], written)
     assert output.finish() == PartSummary(25, 3, 3)
     summary = json.loads(location.child(SUMMARY).read())
-    assert summary == {"plan": output.digest, "parts": 3, "images": 25, "errors": 3, "anomalies": 3}
+    assert summary == {"plan": output.plan.digest, "parts": 3, "images": 25, "errors": 3, "anomalies": 3}
     names = {entry.name for entry in location.files()}
     assert names == {SUMMARY, PLAN, *(f"part-{index:06d}.parquet" for index in range(3))}
 

@@ -64,8 +64,12 @@ def test_an_attempt_that_is_killed_loses_and_doubles_nothing_at_its_output(
         # No attempt lists the place for each part: two do so at their start, one before its end, and this test.
         assert proxy.requests["GET"] < 10 * PARTS
     done = store.get(cut.id)
-    assert done.result == {"model": MODEL, "images": IMAGES, "errors": 0, **output} | {
-        "anomalies": (store.get(whole.id).result or {})["anomalies"]
+    assert done.result == output | {
+        "model": MODEL,
+        "images": IMAGES,
+        "errors": 0,
+        "anomalies": (store.get(whole.id).result or {})["anomalies"],
+        "plan": stored_output(place).plan.digest,
     }
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
