@@ -38,8 +38,9 @@ from worker.private_home import user_umask
 if TYPE_CHECKING:
     from models.artifacts.manifest import CalibrationSummary, Manifest
     from models.bulk.table import PartSummary
-    from models.bulk.work import BulkWork, Images, ModelFiles
+    from models.bulk.work import BulkWork, Images
     from models.locations.location import Location
+    from models.model_files import ModelFiles
 
     Engine = Callable[[BulkWork, list[int], Callable[[], bool], Callable[[int], None]], None]
 
@@ -112,13 +113,15 @@ def bulk(
     with error_messages(), _interruptible(), stop_on_signals() as stop:
         from models.anomaly.conformal import attainable_alpha
         from models.atomic_files import make_folder
+        from models.bulk.engine_choice import settle
         from models.bulk.engines import bulk_engine
-        from models.bulk.output import open_output
+        from models.bulk.output import open_output, plan_at
         from models.bulk.plan import BulkPlan
         from models.bulk.sources import chosen_part_size
         from models.bulk.work import BulkWork
         from models.errors import PlanDiffers
         from models.locations.location import Location
+        from models.model_files import content_digest
 
         runner = bulk_engine(engine, processes, settings.ray_address)
         chosen = find_model(model)
@@ -135,14 +138,17 @@ def bulk(
             alpha=attainable_alpha(alpha, chosen.summary.smallest_p),
             count=opened.count,
             images_per_part=chosen_part_size(opened),
+            model_sha256=content_digest(chosen.files.path, chosen.files.calibration),
+            precision=chosen.files.options.precision or chosen.summary.precision,
         )
+        plan, files = settle(plan, chosen.files, plan_at(place))
         make_folder(settings.home / "cache")  # before the umask changes: what is compiled there stays private
         with user_umask():
             try:
                 output = open_output(place, plan, force=force)
             except PlanDiffers as error:
                 raise fail(f"--out: {error.detail}; {ADVICE}", USAGE) from error
-            summary, rate = _score(BulkWork(output, chosen.files, source), runner.run, stop.is_set)
+            summary, rate = _score(BulkWork(output, files, source), runner.run, stop.is_set)
     print_summary(summary, rate, plan.model, output.location.url, as_json=as_json)
     print_notes(chosen.judging.warnings, to_stderr=True)
     counts = JudgedCounts(summary.images - summary.errors, summary.anomalies, summary.errors)
@@ -157,8 +163,8 @@ def find_model(model: str) -> BulkModel:
         ModelsError: There is no such model, or it cannot be used.
     """
     from models.artifacts.manifest import read_manifest
-    from models.bulk.work import ModelFiles
     from models.locations.location import Location
+    from models.model_files import ModelFiles
 
     options = read_settings().engine_options
     if is_url(model):

@@ -181,6 +181,8 @@ class LocalPartScorer:
 
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
         """Load the model, and return the plan of the work."""
+        from models.bulk.engine_choice import engine_of
+        from models.model_files import content_digest
         from models.scorer import Scorer
         from models.threads import one_blas_thread
 
@@ -188,7 +190,13 @@ class LocalPartScorer:
         version = self._version
         scorer = Scorer.load(version.path, version.calibration_path, read_settings().engine_options)
         self._scorer = scorer
-        return _plan(self.model, files, scorer.log_det_digest, scorer.density.kind, scorer.smallest_p, alpha)
+        plan = _plan(self.model, files, scorer.log_det_digest, scorer.density.kind, scorer.smallest_p, alpha)
+        computed = {
+            "model_sha256": content_digest(version.path, version.calibration_path),
+            "engine": engine_of(scorer),
+            "precision": scorer.precision,
+        }
+        return plan.model_copy(update=computed)
 
     def score(
         self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]
@@ -229,7 +237,11 @@ class RemotePartScorer:
         if smallest is None:
             raise fail(f"{self.model.label} cannot judge: {self._detail.calibration.problem}", USAGE)
         weights = str(self._detail.manifest["log_dets"]["weights_sha256"])
-        return _plan(self.model, files, weights, self._detail.kind, smallest, alpha)
+        plan = _plan(self.model, files, weights, self._detail.kind, smallest, alpha)
+        serving = self._detail.serving
+        if serving is None:
+            return plan
+        return plan.model_copy(update={"engine": serving.engine, "precision": serving.precision})
 
     def score(
         self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]

@@ -166,7 +166,7 @@ def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> O
         PlanDiffers: The location holds scores of another plan.
         OutputTaken: The location holds files that are no scores.
     """
-    output, stored = Output(location, plan), _stored(location)
+    output, stored = Output(location, plan), plan_at(location)
     if stored == plan:
         _require_no_more_parts(location, plan)
         return output
@@ -177,10 +177,10 @@ def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> O
         # The plan goes last, so that parts always belong to the plan that is there.
         for name in (*parts, SUMMARY, PLAN):
             location.child(name).delete()
-    elif parts and _stored(location) is None:  # otherwise another process began meanwhile
+    elif parts and plan_at(location) is None:  # otherwise another process began meanwhile
         raise OutputTaken(f"{location} holds {parts[0]}; expected no files, or parts of these scores")
     location.child(PLAN).write_new(plan.model_dump_json(indent=1).encode())
-    first = _stored(location)
+    first = plan_at(location)
     if first is None:
         raise OutputTaken(f"{location} holds a {PLAN} that is damaged or of another version; expected no files")
     if first != plan:
@@ -199,12 +199,21 @@ def stored_output(location: Location, digest: str | None = None) -> Output:
         OutputTaken: It holds none.
         PlanDiffers: It holds another one.
     """
-    stored = _stored(location)
+    stored = plan_at(location)
     if stored is None:
         raise OutputTaken(f"expected scores at {location}, got no {PLAN} there")
     if digest not in (None, stored.digest):
         raise PlanDiffers(f"{location} holds {_label(stored)} now: expected a plan of SHA-256 {digest}")
     return Output(location, stored)
+
+
+def plan_at(location: Location) -> BulkPlan | None:
+    """Return the plan at a location; None where there is none, or one that is damaged or of another version."""
+    try:
+        with location.child(PLAN).open() as file:
+            return BulkPlan.model_validate_json(file.read(MAX_PLAN_BYTES))
+    except (LocationNotFound, ValidationError):
+        return None
 
 
 def _files(location: Location) -> Iterator[str]:
@@ -239,15 +248,6 @@ def _require_no_more_parts(location: Location, plan: BulkPlan) -> None:
             raise OutputTaken(f"{location} holds {name}; expected no Parquet files but parts of these scores")
 
 
-def _stored(location: Location) -> BulkPlan | None:
-    """Return the plan at a location; None where there is none, or one that is damaged or of another version."""
-    try:
-        with location.child(PLAN).open() as file:
-            return BulkPlan.model_validate_json(file.read(MAX_PLAN_BYTES))
-    except (LocationNotFound, ValidationError):
-        return None
-
-
 def _differs(location: Location, stored: BulkPlan, plan: BulkPlan) -> PlanDiffers:
     return PlanDiffers(f"{location} holds {_label(stored)}; expected {_label(plan)}, or no files")
 
@@ -256,4 +256,5 @@ def _label(plan: BulkPlan) -> str:
     return (
         f"scores of {plan.count} images of {plan.dataset} ({plan.source_digest[:12]}) by {plan.model} with calibration "
         f"{plan.calibration}, alpha {plan.alpha:g}, {plan.images_per_part} a part"
+        + ("" if plan.engine is None else f", computed by {plan.engine} in {plan.precision}")
     )

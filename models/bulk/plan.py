@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from models.artifacts.manifest import Precision
 from models.atomic_files import make_folder, remove_leftovers, sync_folder, write_atomically
 from models.bulk.completion import DamagedPart, PartsDamaged
 from models.errors import PlanDiffers
@@ -30,6 +31,10 @@ LEFTOVER_SECONDS = 3600
 """Age from which a temporary file belongs to a killed process; others may be writing parts now."""
 
 
+NEWER = ("model_sha256", "engine", "precision")
+"""Members of a plan that plans of earlier versions lack."""
+
+
 class BulkPlan(BaseModel):
     """The inputs of a bulk scoring job: model, images, false-alarm rate, and the number of images in each output file.
 
@@ -47,6 +52,9 @@ class BulkPlan(BaseModel):
     alpha: float = Field(gt=0, le=1)
     count: int = Field(ge=0)
     images_per_part: int = Field(IMAGES_PER_PART, ge=1)
+    model_sha256: str | None = Field(None, description="Digest of manifest and calibration; null in earlier versions.")
+    engine: str | None = Field(None, description="Library that computes; null in earlier versions.")
+    precision: Precision | None = Field(None, description="Its arithmetic; null in earlier versions.")
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
@@ -81,6 +89,22 @@ class BulkPlan(BaseModel):
     def digest(self) -> str:
         """The SHA-256 of all inputs, which each part at an output carries."""
         return sha256(self.model_dump_json().encode()).hexdigest()
+
+    def with_engine_of(self, stored: BulkPlan | None) -> BulkPlan:
+        """Return this plan with the engine of a stored one, if all else is equal: the scoring goes on with it."""
+        if stored is not None and stored == self.model_copy(update={"engine": stored.engine}):
+            return stored
+        return self
+
+    def continues(self, stored: BulkPlan | None) -> bool:
+        """Return whether a scoring of a stored plan goes on with this one.
+
+        What one of them does not say is not compared: plans of earlier versions and of a service name no engine.
+        """
+        if stored is None:
+            return False
+        unknown = {name: None for name in NEWER if None in (getattr(self, name), getattr(stored, name))}
+        return self.model_copy(update=unknown) == stored.model_copy(update=unknown)
 
     def require_same(self, weights_sha256: str, source_digest: str) -> None:
         """Raise ``PlanDiffers`` unless the model and the images that a process has opened are those of this plan."""
@@ -210,11 +234,17 @@ def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
     """Store a bulk job's inputs in a folder and return the job; delete scores there that belong to other inputs."""
     make_folder(folder)
     remove_leftovers(folder, LEFTOVER_SECONDS)
-    if stored_plan(folder) != plan:
+    stored = stored_plan(folder)
+    if not plan.continues(stored):
         # The old plan is replaced last, so that parts always belong to the stored plan.
         for part in folder.glob("part-*.parquet"):
             part.unlink(missing_ok=True)
         sync_folder(folder)
+        stored = None
+    if stored is not None:
+        known = {name: getattr(stored, name) for name in NEWER if getattr(plan, name) is None}
+        plan = plan.model_copy(update=known)
+    if stored != plan:
         write_atomically(folder / FILE, plan.model_dump_json(indent=1).encode())
     return OpenPlan(folder, plan)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from models.bulk.output import Output, open_output
-from models.bulk.plan import BulkPlan, OpenPlan, Parts, join_plan, open_plan
+from models.bulk.output import Output, open_output, plan_at
+from models.bulk.plan import BulkPlan, OpenPlan, Parts, join_plan, open_plan, stored_plan
 from models.bulk.table import PartSummary
 from models.locations.allowed import allowed_location
 from models.locations.location import Location
@@ -56,6 +56,20 @@ def begin_output(spec: JobSpec, settings: Settings, plan: BulkPlan) -> OutputPar
     with user_umask():
         open_output(location, plan)
     return OutputParts(location, plan)
+
+
+def plan_at_output(spec: JobSpec, settings: Settings) -> BulkPlan | None:
+    """Return the plan that is stored at the output of a job; None before one has begun.
+
+    Raises:
+        LocationRefused: The output is no location that callers may name.
+    """
+    return plan_at(_output(spec, settings))
+
+
+def stored_job_plan(folder: Path, spec: JobSpec, settings: Settings) -> BulkPlan | None:
+    """Return the plan that is stored for a job, in ``folder`` or at its output; see :func:`plan_at_output`."""
+    return stored_plan(folder) if spec.output is None else plan_at_output(spec, settings)
 
 
 def begin_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) -> Parts:

@@ -52,7 +52,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     from models.bulk.part import Stopped
     from models.bulk.table import read_summary
     from models.training.loop import Interrupted
-    from worker.attempts.job_parts import begin_parts
+    from worker.attempts.job_parts import begin_parts, stored_job_plan
     from worker.attempts.score_on_ray import score_on_ray
     from worker.attempts.shard_work import ShardProgress, ShardWork
 
@@ -78,7 +78,8 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         fence.require()
         _finish(summary, folder, store, spec, events, plan)
         return
-    work = ShardWork(spec, settings, partial(begin_parts, folder / PARTS, folder / RESULT, spec, settings))
+    stored = stored_job_plan(folder / PARTS, spec, settings)
+    work = ShardWork(spec, settings, stored, partial(begin_parts, folder / PARTS, folder / RESULT, spec, settings))
     progress = ShardProgress(work.parts.plan, work.shards, events, work.parts.missing(), settings.heartbeat_seconds)
 
     def finish() -> "PartSummary":
@@ -141,7 +142,7 @@ def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
     The assistance ends when the job is queued again, because this worker may have to take the job itself.
     """
     from models.bulk.part import Stopped
-    from worker.attempts.job_parts import join_parts
+    from worker.attempts.job_parts import join_parts, stored_job_plan
     from worker.attempts.shard_work import ShardWork
 
     spec = JobSpec.read(folder)
@@ -150,7 +151,8 @@ def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
         if not _is_running(store, spec, stop):
             return
         time.sleep(IDLE_S)
-    work = ShardWork(spec, settings, partial(join_parts, folder / PARTS, folder / RESULT, spec, settings))
+    stored = stored_job_plan(folder / PARTS, spec, settings)
+    work = ShardWork(spec, settings, stored, partial(join_parts, folder / PARTS, folder / RESULT, spec, settings))
     while _is_running(store, spec, stop):
         try:
             if not work.score_shard(stop.is_set):

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from functools import partial
 
 from models.bulk.completion import complete
+from models.bulk.engine_choice import settle
 from models.bulk.engines import bulk_engine
 from models.bulk.output import Output
 from models.bulk.plan import BulkPlan
 from models.bulk.table import PartSummary
 from models.bulk.work import BulkWork
 from worker.attempts.attempt import JobSpec
-from worker.attempts.job_parts import begin_output
+from worker.attempts.job_parts import begin_output, plan_at_output
 from worker.attempts.progress import ProgressReporter, checking_reporter, write_note
 from worker.attempts.score_inputs import score_inputs
 from worker.jobs.events import EventLog
@@ -37,8 +38,8 @@ def score_on_ray(
     """
     engine = bulk_engine("ray", ray_address=settings.ray_address)
     inputs = score_inputs(spec, settings)
-    output = begin_output(spec, settings, inputs.plan)
-    plan = inputs.plan
+    plan, model = settle(inputs.plan, inputs.model, plan_at_output(spec, settings))
+    output = begin_output(spec, settings, plan)
     reporter = ProgressReporter(events, plan.count, plan.count - plan.images_in(output.missing()))
 
     def advance(images: int) -> None:
@@ -50,7 +51,7 @@ def score_on_ray(
 
     def score(missing: list[int]) -> None:
         write_note(events, f"scored by the Ray cluster at {settings.ray_address}")
-        engine.run(BulkWork(Output(output.location, plan), inputs.model, inputs.images), missing, stopped, advance)
+        engine.run(BulkWork(Output(output.location, plan), model, inputs.images), missing, stopped, advance)
 
     def finish() -> PartSummary:
         reporter.report(plan.count)

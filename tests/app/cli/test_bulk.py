@@ -82,7 +82,21 @@ def test_a_table_is_made_of_the_scores_of_the_job_alone(tmp_path: Path, capsys: 
     output.part(0).write(part_bytes(table, output.plan.metadata))
     assert "part-000000.parquet holds other scores" in refused("foreign.csv")
     assert bulk("--alpha", "0.05", "--force").exit_code == 0
-    assert "alpha 0.05, 2000 a part now: expected a plan of SHA-256" in refused("other.csv")
+    assert " in float32 now: expected a plan of SHA-256" in refused("other.csv")
+
+
+def test_a_repeated_command_computes_by_the_engine_that_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("SNF_ENGINE", "torch")
+        assert bulk().exit_code == 0
+    place = Location.parse(str(tmp_path / "scores"))
+    begun = stored_output(place)
+    assert (begun.plan.engine, begun.plan.precision) == ("torch", "float32")
+    written = begun.part(0).read()
+    begun.part(0).delete()
+    assert bulk().exit_code == 0
+    assert stored_output(place).plan == begun.plan
+    assert begun.part(0).read() == written
 
 
 def test_a_damaged_part_is_scored_again_by_the_same_command(tmp_path: Path) -> None:

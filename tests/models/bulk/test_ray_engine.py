@@ -17,9 +17,10 @@ from models.bulk.output import Output, open_output
 from models.bulk.part import Stopped
 from models.bulk.plan import BulkPlan
 from models.bulk.ray_engine import RayEngine
-from models.bulk.work import BulkWork, ModelFiles
+from models.bulk.work import BulkWork
 from models.errors import EngineUnavailable, PartFailed, RayUnavailable
 from models.locations.location import Location
+from models.model_files import ModelFiles
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
 from tests.support.ray_cluster import two_nodes

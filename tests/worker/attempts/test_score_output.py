@@ -63,17 +63,17 @@ def test_an_attempt_that_is_killed_loses_and_doubles_nothing_at_its_output(
         assert proxy.failed.total() > 0
         # No attempt lists the place for each part: two do so at their start, one before its end, and this test.
         assert proxy.requests["GET"] < 10 * PARTS
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    stored = stored_output(place)
     done = store.get(cut.id)
     assert done.result == output | {
         "model": MODEL,
         "images": IMAGES,
         "errors": 0,
         "anomalies": (store.get(whole.id).result or {})["anomalies"],
-        "plan": stored_output(place).plan.digest,
+        "plan": stored.plan.digest,
     }
-    for name, value in s3_server.environment.items():
-        monkeypatch.setenv(name, value)
-    stored = stored_output(place)
     rows = pa.concat_tables(map(parquet.read_table, stored.files())).to_pylist()
     assert Counter(row["path"] for row in rows).most_common(1)[0][1] == 1
     merge_parts(stored.files(), tmp_path / "merged.parquet", stored.plan.metadata)
