@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from models.artifacts.manifest import CalibrationSummary, Manifest
     from models.bulk.table import PartSummary
     from models.bulk.work import BulkWork, Images
+    from models.datasets.image_source import ImageSource
     from models.locations.location import Location
     from models.model_files import ModelFiles
 
@@ -142,6 +143,7 @@ def bulk(
             precision=chosen.files.options.precision or chosen.summary.precision,
         )
         plan, files = settle(plan, chosen.files, plan_at(place))
+        _require_suitable(opened, plan.model)
         make_folder(settings.home / "cache")  # before the umask changes: what is compiled there stays private
         with user_umask():
             try:
@@ -199,6 +201,8 @@ def find_images(text: str, out: Location, should_stop: Callable[[], bool]) -> tu
     settings = read_settings()
     names = dataset_names(settings.data_dir, DatasetStore(settings.datasets_dir))
     if text in names:
+        if Path(text).is_dir():
+            raise fail(f"{text} is a dataset and a folder: the folder is ./{text}", USAGE)
         return text, DatasetImages(text, settings.data_dir, settings.datasets_dir)
     if not is_url(text) and not Path(text).exists():
         raise DatasetNotFound(f"expected a path, a URL or a dataset, got {text!r}; {choices(text, names)}")
@@ -213,6 +217,17 @@ def find_images(text: str, out: Location, should_stop: Callable[[], bool]) -> tu
             update(done, total)
 
         return location.url, index_location(location, settings.home / "cache" / "references", progress)
+
+
+def _require_suitable(images: ImageSource, model: str) -> None:
+    """Exit with code 2 if the model takes none of the first images, for their size or colour."""
+    from models.errors import ImageError
+    from models.score_rows.judged_rows import BATCH, batches_of
+
+    first = [image for _, image in next(batches_of(images.read(0, min(BATCH, images.count))), [])]
+    errors = [image for image in first if isinstance(image, ImageError) and image.slug == "wrong-image-shape"]
+    if errors and len(errors) == len(first):
+        raise fail(f"{model} takes none of the first {len(first)} images: {errors[0].detail}", USAGE)
 
 
 @contextmanager

@@ -11,10 +11,11 @@ from typing import Any, cast
 
 import pytest
 import typer
+from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from app.cli.common import USAGE
+from app.cli.common import NOT_JUDGED, USAGE
 from app.cli.main import cli
 from app.cli.score_dataset import download_table
 from models.bulk.output import stored_output
@@ -97,6 +98,26 @@ def test_a_repeated_command_computes_by_the_engine_that_began(tmp_path: Path, mo
     assert bulk().exit_code == 0
     assert stored_output(place).plan == begun.plan
     assert begun.part(0).read() == written
+
+
+def test_a_name_of_a_dataset_and_of_a_folder_is_refused(images: Path) -> None:
+    images.rename(images.with_name("mnist-mini"))
+    refused = bulk(images="mnist-mini")
+    assert refused.exit_code == USAGE
+    assert "mnist-mini is a dataset and a folder: the folder is ./mnist-mini" in refused.stderr
+    assert bulk("--json", images="./mnist-mini").exit_code == 0
+
+
+def test_images_that_the_model_cannot_take_are_refused_before_anything_is_written(images: Path, tmp_path: Path) -> None:
+    for path in images.iterdir():
+        Image.open(path).resize((30, 30)).save(path)
+    refused = bulk()
+    assert refused.exit_code == USAGE
+    assert f"{MODEL}:1 takes none of the first 3 images: " in refused.stderr
+    assert "30" in refused.stderr
+    assert not (tmp_path / "scores").exists()
+    shutil.copy(FILES[0], images)
+    assert bulk().exit_code == NOT_JUDGED
 
 
 def test_a_damaged_part_is_scored_again_by_the_same_command(tmp_path: Path) -> None:

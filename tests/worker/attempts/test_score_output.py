@@ -93,7 +93,7 @@ def test_an_attempt_that_is_killed_loses_and_doubles_nothing_at_its_output(
     assert failed.status is Status.FAILED
     assert failed.error is not None
     assert failed.error["type"] == "plan-differs"
-    assert "alpha 0.01, 50 a part; expected" in failed.error["detail"]
+    assert "alpha 0.01, 50 a part, computed by" in failed.error["detail"]
     assert stored_output(place).missing() == []
 
 
