@@ -20,6 +20,8 @@ from models.disk_space import require_room
 
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")
 """Names of temporary files and folders."""
+NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+"""Errors of a file system without hard links."""
 
 
 def sha256_file(path: Path) -> str:
@@ -38,6 +40,33 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """
     with new_file(path, mode=mode) as file:
         file.write(content)
+
+
+def write_if_absent(path: Path, content: bytes) -> bool:
+    """Write ``content`` to a file, whole and durable, unless the file exists; return whether it was written.
+
+    Of several processes that do so at the same time one writes.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        write_atomically(temporary, content)
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            try:  # such a file system has no links: the file is empty for a moment
+                path.touch(exist_ok=False)
+            except FileExistsError:
+                return False
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +22,8 @@ from models.errors import ArtifactError
 from models.features.flows import TrainedFlows, build_flows
 from models.flows.architecture import FeatureArchitecture
 from models.flows.no_init import NoRandomness
-from models.registry.calibrations import RECORD
 from models.registry.version import ModelVersion
 from models.scoring.open_density import layers_with_log_dets
-from models.scoring.options import EngineOptions
 
 STATISTIC_TOLERANCE = 0.05
 """Largest difference of a statistic T from its stored value in nats, up to T = 1000 and in proportion beyond."""
@@ -60,46 +57,6 @@ class Artifact:
     flow: TrainedFlows
     calibration: Calibration
     pinned: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class ScorerOrigin:
-    """The place where a scorer was loaded from. A pickled scorer is this alone, and is loaded again.
-
-    Attributes:
-        path: The folder of the artifact.
-        calibration: The folder of a later calibration; None for that of the artifact.
-        options: Options of the engine.
-        digest: The SHA-256 of the manifest, and of the record of the calibration. They have the digests of all other
-            files.
-    """
-
-    path: Path
-    calibration: Path | None
-    options: EngineOptions
-    digest: str
-
-    @classmethod
-    def of(cls, path: Path, calibration: Path | None, options: EngineOptions) -> Self:
-        """Return the origin of a scorer, with the digest of its files. Raises ``ArtifactError`` if one is missing."""
-        content = hashlib.sha256()
-        for described in [path / FILE] + ([] if calibration is None else [calibration / RECORD]):
-            try:
-                content.update(hashlib.sha256(described.read_bytes()).digest())
-            except OSError as error:
-                raise ArtifactError(f"{file_label(described)} cannot be read: {error.strerror}") from error
-        # A process that unpickles it may run in another folder.
-        calibration = calibration and calibration.absolute()
-        return cls(path.absolute(), calibration, options, content.hexdigest())
-
-    def check(self) -> None:
-        """Raise ``ArtifactError`` if the model at this place is missing, or is another one than was pickled."""
-        digest = self.of(self.path, self.calibration, self.options).digest
-        if digest != self.digest:
-            raise ArtifactError(
-                f"{file_label(self.path)} has changed since the scorer was pickled: expected SHA-256 {self.digest}, "
-                f"got {digest}"
-            )
 
 
 def load_artifact(folder: Path) -> Artifact:

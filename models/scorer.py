@@ -42,13 +42,13 @@ from models.loading import (
     NO_ORIGIN,
     SLACK,
     Artifact,
-    ScorerOrigin,
     check_pinned_score,
     check_pinned_statistic,
     check_precision,
     exact_tolerance,
     load_artifact,
 )
+from models.model_files import ModelFiles
 from models.registry.calibrations import ARRAYS
 from models.score_rows.columns import Columns, score_columns
 from models.scoring.density import CHUNK, ImageDensity
@@ -126,7 +126,7 @@ class Scorer:
         self.smallest_p = self.calibration.smallest_p
         self.default_alpha = self.calibration.default_alpha
         self.log_det_total = self.density.constant_log_det
-        self._origin: ScorerOrigin | None = None
+        self._origin: ModelFiles | None = None
         self._turn = Lock()
 
     def exact_tolerance(self, log_likelihood: float) -> float:
@@ -174,13 +174,13 @@ class Scorer:
         except (ValueError, IndexError) as error:  # arrays that do not fit each other or this flow
             raise ArtifactError(f"{file_label(arrays_path)} does not fit the model: {error}") from error
         check_pinned_statistic(arrays_path, statistic, scorer.calibration_summary)
-        scorer._origin = ScorerOrigin.of(path, calibration, options or EngineOptions())
+        scorer._origin = ModelFiles.as_they_are(path, calibration, options or EngineOptions())
         return scorer
 
-    def __reduce__(self) -> tuple[Callable[[ScorerOrigin], Scorer], tuple[ScorerOrigin]]:
+    def __reduce__(self) -> tuple[Callable[[ModelFiles], Scorer], tuple[ModelFiles]]:
         if self._origin is None:
             raise PicklingError(NO_ORIGIN)
-        return _load_again, (self._origin,)
+        return load_files, (self._origin,)
 
     def __call__(self, batch: Columns, alpha: float | None = None) -> dict[str, Any]:
         """Judge the images of a batch of columns; see :func:`models.score_rows.columns.score_columns`.
@@ -377,10 +377,7 @@ class Scorer:
     def sample_continuous(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.float64]:
-        """Draw dequantised images from the flow, float64 ``(n, C, H, W)``, before rounding to pixels.
-
-        Raises ``SamplesUnsupported`` for a model of features alone.
-        """
+        """Draw dequantised images as :meth:`sample` does, float64 ``(n, C, H, W)``, before rounding to pixels."""
         return self._sampler.sample_continuous(n, temperature, seed, inverse, first)
 
     def require_pixels(self) -> PixelDensity:
@@ -395,6 +392,7 @@ class Scorer:
         return Sampler(pixels.engine, pixels.frozen, self.options.threads)
 
 
-def _load_again(origin: ScorerOrigin) -> Scorer:
-    origin.check()
-    return Scorer.load(origin.path, origin.calibration, origin.options)
+def load_files(files: ModelFiles) -> Scorer:
+    """Return the loaded model of some files, which are fetched and compared first; see :meth:`Scorer.load`."""
+    files.fetch()
+    return Scorer.load(files.path, files.calibration, files.options)

@@ -35,7 +35,7 @@ LAYERS = (
     {"artifacts", "features"},
     {"registry", "scoring"},
     {"anomaly"},
-    {"loading", "score_rows"},
+    {"loading", "score_rows", "model_files"},
     {"scorer", "training"},
     {"audit", "evaluation", "bulk"},
     {"limits"},
@@ -58,6 +58,7 @@ LOOSE = {
     "models": {
         "scorer",
         "loading",
+        "model_files",
         "audit",
         "errors",
         "attainable",

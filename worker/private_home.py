@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+USER_UMASK = "_SNF_USER_UMASK"
+"""Environment variable that our processes hand to those that they start; it is no setting."""
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -14,9 +16,11 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 def keep_files_private() -> int:
     """Set the umask of this process, and of those that it starts, to 077; return the umask that the user had set.
 
-    All files and folders are then readable for their owner alone. Later calls change nothing.
+    All files and folders are then readable for their owner alone. Later calls change nothing. The umask of the user is
+    that of the first of our processes, which the others get in their environment.
     """
-    return os.umask(_OTHERS)
+    own = os.umask(_OTHERS)
+    return int(os.environ.setdefault(USER_UMASK, f"{own:03o}"), 8)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from app.cli.judged import JudgedCounts
 from app.cli.judging_model import JudgingModel
 from app.cli.model_locations import is_url, open_at_location
 from app.cli.out_file import ADVICE
-from app.cli.progress import bytes_bar, images_bar
+from app.cli.progress import bytes_bar, images_bar, labelled_bar
 from app.cli.remarks import print_notes
 from app.cli.score import Alpha
 from app.cli.score_file import ScoringRate, print_summary
@@ -38,8 +38,11 @@ from worker.private_home import user_umask
 if TYPE_CHECKING:
     from models.artifacts.manifest import CalibrationSummary, Manifest
     from models.bulk.engines import BulkEngine
-    from models.bulk.work import BulkWork, Images, ModelFiles
+    from models.bulk.table import PartSummary
+    from models.bulk.work import BulkWork, Images
+    from models.datasets.image_source import ImageSource
     from models.locations.location import Location
+    from models.model_files import ModelFiles
 
 
 @dataclass(frozen=True)
@@ -110,13 +113,15 @@ def bulk(
     with error_messages(), _interruptible(), stop_on_signals() as stop:
         from models.anomaly.conformal import attainable_alpha
         from models.atomic_files import make_folder
+        from models.bulk.engine_choice import settle
         from models.bulk.engines import bulk_engine
-        from models.bulk.output import open_output
+        from models.bulk.output import open_output, plan_at
         from models.bulk.plan import BulkPlan
         from models.bulk.sources import chosen_part_size
         from models.bulk.work import BulkWork
         from models.errors import PlanDiffers
         from models.locations.location import Location
+        from models.model_files import content_digest
 
         runner = bulk_engine(engine, processes, settings.ray_address)
         chosen = find_model(model)
@@ -133,15 +138,18 @@ def bulk(
             alpha=attainable_alpha(alpha, chosen.summary.smallest_p),
             count=opened.count,
             images_per_part=chosen_part_size(opened),
+            model_sha256=content_digest(chosen.files.path, chosen.files.calibration),
+            precision=chosen.files.options.precision or chosen.summary.precision,
         )
+        plan, files = settle(plan, chosen.files, plan_at(place))
+        _require_suitable(opened, plan.model)
         make_folder(settings.home / "cache")  # before the umask changes: what is compiled there stays private
         with user_umask():
             try:
                 output = open_output(place, plan, force=force)
             except PlanDiffers as error:
                 raise fail(f"--out: {error.detail}; {ADVICE}", USAGE) from error
-            rate = _score(BulkWork(output, chosen.files, source), runner, stop.is_set)
-            summary = output.finish()
+            summary, rate = _score(BulkWork(output, files, source), runner, stop.is_set)
     print_summary(summary, rate, plan.model, output.location.url, as_json=as_json)
     print_notes(chosen.judging.warnings, to_stderr=True)
     counts = JudgedCounts(summary.images - summary.errors, summary.anomalies, summary.errors)
@@ -156,8 +164,8 @@ def find_model(model: str) -> BulkModel:
         ModelsError: There is no such model, or it cannot be used.
     """
     from models.artifacts.manifest import read_manifest
-    from models.bulk.work import ModelFiles
     from models.locations.location import Location
+    from models.model_files import ModelFiles
 
     options = read_settings().engine_options
     if is_url(model):
@@ -192,6 +200,8 @@ def find_images(text: str, out: Location, should_stop: Callable[[], bool]) -> tu
     settings = read_settings()
     names = dataset_names(settings.data_dir, DatasetStore(settings.datasets_dir))
     if text in names:
+        if Path(text).is_dir():
+            raise fail(f"{text} is a dataset and a folder: the folder is ./{text}", USAGE)
         return text, DatasetImages(text, settings.data_dir, settings.datasets_dir)
     if not is_url(text) and not Path(text).exists():
         raise DatasetNotFound(f"expected a path, a URL or a dataset, got {text!r}; {choices(text, names)}")
@@ -208,6 +218,17 @@ def find_images(text: str, out: Location, should_stop: Callable[[], bool]) -> tu
         return location.url, index_location(location, settings.home / "cache" / "references", progress)
 
 
+def _require_suitable(images: ImageSource, model: str) -> None:
+    """Exit with code 2 if the model takes none of the first images, for their size or colour."""
+    from models.errors import ImageError
+    from models.score_rows.judged_rows import BATCH, batches_of
+
+    first = [image for _, image in next(batches_of(images.read(0, min(BATCH, images.count))), [])]
+    errors = [image for image in first if isinstance(image, ImageError) and image.slug == "wrong-image-shape"]
+    if errors and len(errors) == len(first):
+        raise fail(f"{model} takes none of the first {len(first)} images: {errors[0].detail}", USAGE)
+
+
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Exit with code 130 where the work was stopped."""
@@ -219,16 +240,24 @@ def _interruptible() -> Iterator[None]:
         raise fail("interrupted; repeat the command to continue", INTERRUPTED) from error
 
 
-def _score(work: BulkWork, engine: BulkEngine, should_stop: Callable[[], bool]) -> ScoringRate:
+def _score(work: BulkWork, engine: BulkEngine, should_stop: Callable[[], bool]) -> tuple[PartSummary, ScoringRate]:
     from models.bulk.callbacks import Callbacks
+    from models.bulk.completion import complete
 
-    plan = work.output.plan
-    missing = work.output.missing()
-    images = sum(plan.ranges[index][1] - plan.ranges[index][0] for index in missing)
-    started = time.monotonic()
-    if not missing:
-        return ScoringRate(0, 0.0)
-    with images_bar("scoring", plan.count, done=plan.count - images) as advance:
-        notice = partial(typer.echo, err=True)
-        engine.run(work, missing, Callbacks(should_stop, advance, notice=notice))
-    return ScoringRate(images, time.monotonic() - started)
+    plan, began = work.output.plan, time.monotonic()
+    notice = partial(typer.echo, err=True)
+    scored = 0
+
+    def score(missing: list[int]) -> None:
+        nonlocal scored
+        images = plan.images_in(missing)
+        with images_bar("scoring", plan.count, done=plan.count - images) as advance:
+            engine.run(work, missing, Callbacks(should_stop, advance, notice=notice))
+        scored += images
+
+    def finish() -> PartSummary:
+        with labelled_bar() as bar:
+            return work.output.finish(should_stop, partial(bar, "checking the parts"))
+
+    summary = complete(work.output.missing, score, finish, notice)
+    return summary, ScoringRate(scored, time.monotonic() - began)

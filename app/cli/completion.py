@@ -6,6 +6,7 @@ Names come from the service if the command line has ``--url``, else from this ma
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,20 @@ def _client(url: str | None) -> Client:
 def _url(context: typer.Context) -> str | None:
     url = context.params.get("url")
     return str(url) if url else None
+
+
+def files(incomplete: str) -> list[str]:
+    """Return the paths that begin with the typed text, folders with a slash, for an argument that may be a URL too."""
+    folder, slash, name = incomplete.rpartition("/")
+    try:
+        with os.scandir(folder + slash or ".") as entries:
+            return sorted(
+                f"{folder}{slash}{entry.name}{'/' if entry.is_dir() else ''}"
+                for entry in entries
+                if entry.name.startswith(name) and (name or not entry.name.startswith("."))
+            )
+    except OSError:
+        return []
 
 
 @_completer

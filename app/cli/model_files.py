@@ -101,6 +101,7 @@ def export(
             help="Tar file, or URL of a folder for the single files, such as s3://bucket/models/parts. "
             "Default: NAME-VERSION.tar.",
             show_default=False,
+            autocompletion=completion.files,
         ),
     ] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="The same as FILE.", show_default=False)] = None,
@@ -136,7 +137,12 @@ def export(
 def import_model(
     name: NewName,
     file: Annotated[
-        str, typer.Argument(help="Tar file of `snf models export`, or URL of its folder.", show_default=False)
+        str,
+        typer.Argument(
+            help="Tar file of `snf models export`, or URL of its folder.",
+            show_default=False,
+            autocompletion=completion.files,
+        ),
     ],
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version live, fit or not.")] = False,
     url: Url = None,

@@ -94,12 +94,10 @@ def fetch_table(client: Client, job_id: str, out: Path) -> None:
 def _fetch_parts(url: str, job: JobView, out: Path) -> None:
     """Join the Parquet files that a scoring job wrote to a location into one table, read from this machine."""
     from models.bulk.output import stored_output
-    from models.bulk.result_file import merge_parts
+    from models.bulk.table import PartSummary
     from models.locations.location import Location
 
+    result = job.result or {}
+    counts = PartSummary(result["images"], result["errors"], result["anomalies"])
     with error_messages(), user_umask():
-        output = stored_output(Location(url))
-        if output.plan.model != job.model or output.plan.dataset != job.dataset:
-            held = f"scores of {output.plan.dataset} by {output.plan.model}"
-            raise fail(f"{url} holds {held} now, not those of {job.dataset} by {job.model}", USAGE)
-        merge_parts(output.files(), out.absolute(), output.plan.metadata)
+        stored_output(Location(url), result["plan"]).merge(out.absolute(), counts)

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+import typer
 
 from app.cli.common import INTERRUPTED, SERVICE, USAGE, fail, print_json, read_settings, registry, stop_on_signals
 from app.cli.judging_model import JudgingModel
@@ -121,7 +123,6 @@ def score_to_file(request: TableRequest, client: Client | None) -> PartSummary:
     """
     from models.bulk.part import Stopped
     from models.bulk.plan import open_plan
-    from models.bulk.result_file import merge_parts
 
     out = request.out
     files = GivenFiles(request.files)
@@ -137,11 +138,9 @@ def score_to_file(request: TableRequest, client: Client | None) -> PartSummary:
         check_unfinished(out, folder, plan, force=request.force)
         work = open_plan(folder, plan)
         try:
-            throughput = _score_missing(scorer, files, work)
+            summary, throughput = _score(scorer, files, work, out)
         except Stopped as error:
             raise fail("interrupted; repeat the command to continue", INTERRUPTED) from error
-        with user_umask():
-            summary = merge_parts(work.part_paths, out, plan.metadata)
         notes = [*scorer.model.warnings, *_remarks(work.part_paths)]
         shutil.rmtree(work.folder)
     print_summary(summary, throughput, plan.model, str(out), as_json=request.as_json)
@@ -182,6 +181,8 @@ class LocalPartScorer:
 
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
         """Load the model, and return the plan of the work."""
+        from models.bulk.engine_choice import engine_of
+        from models.model_files import content_digest
         from models.scorer import Scorer
         from models.threads import one_blas_thread
 
@@ -189,7 +190,13 @@ class LocalPartScorer:
         version = self._version
         scorer = Scorer.load(version.path, version.calibration_path, read_settings().engine_options)
         self._scorer = scorer
-        return _plan(self.model, files, scorer.log_det_digest, scorer.density.kind, scorer.smallest_p, alpha)
+        plan = _plan(self.model, files, scorer.log_det_digest, scorer.density.kind, scorer.smallest_p, alpha)
+        computed = {
+            "model_sha256": content_digest(version.path, version.calibration_path),
+            "engine": engine_of(scorer),
+            "precision": scorer.precision,
+        }
+        return plan.model_copy(update=computed)
 
     def score(
         self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]
@@ -230,7 +237,11 @@ class RemotePartScorer:
         if smallest is None:
             raise fail(f"{self.model.label} cannot judge: {self._detail.calibration.problem}", USAGE)
         weights = str(self._detail.manifest["log_dets"]["weights_sha256"])
-        return _plan(self.model, files, weights, self._detail.kind, smallest, alpha)
+        plan = _plan(self.model, files, weights, self._detail.kind, smallest, alpha)
+        serving = self._detail.serving
+        if serving is None:
+            return plan
+        return plan.model_copy(update={"engine": serving.engine, "precision": serving.precision})
 
     def score(
         self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]
@@ -289,14 +300,26 @@ def _row(name: str, result: ImageResult) -> Row:
     return row_of(name, result.log_likelihood, result.bits_per_dim, result.anomaly, note)
 
 
-def _score_missing(scorer: PartScorer, files: GivenFiles, work: OpenPlan) -> ScoringRate:
-    ranges, missing = work.plan.ranges, work.missing()
-    images = sum(ranges[index][1] - ranges[index][0] for index in missing)
-    started = time.monotonic()
-    with images_bar("scoring", len(files.paths), done=len(files.paths) - images) as advance:
-        for index in missing:
-            scorer.score(work.plan, files, ranges[index], work.part_path(index), advance)
-    return ScoringRate(images, time.monotonic() - started)
+def _score(scorer: PartScorer, files: GivenFiles, work: OpenPlan, out: Path) -> tuple[PartSummary, ScoringRate]:
+    from models.bulk.completion import complete
+
+    plan, began = work.plan, time.monotonic()
+    scored = 0
+
+    def score(missing: list[int]) -> None:
+        nonlocal scored
+        images = plan.images_in(missing)
+        with images_bar("scoring", plan.count, done=plan.count - images) as advance:
+            for index in missing:
+                scorer.score(plan, files, plan.range(index), work.part_path(index), advance)
+        scored += images
+
+    def finish() -> PartSummary:
+        with user_umask():
+            return work.merge(out)
+
+    summary = complete(work.missing, score, finish, partial(typer.echo, err=True))
+    return summary, ScoringRate(scored, time.monotonic() - began)
 
 
 def _remarks(parts: Sequence[Path]) -> list[str]:

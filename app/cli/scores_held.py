@@ -56,7 +56,7 @@ def check_unfinished(out: Path, folder: Path, plan: BulkPlan, *, force: bool) ->
     from models.bulk.plan import stored_plan
 
     stored = stored_plan(folder)
-    if force or stored is None or stored == plan or not any(folder.glob("part-*.parquet")):
+    if force or stored is None or plan.continues(stored) or not any(folder.glob("part-*.parquet")):
         return
     label = JudgingModel(stored.model, stored.calibration).label
     raise fail(

@@ -192,8 +192,8 @@ def get_job_result(
     says which density it is. An evaluation returns its report as JSON or as a page (`Accept: text/html` or
     `format=html`). A recommendation returns what each family of models reached, with a proposal.
 
-    409, with the state of the job, if it has neither succeeded nor is `partial`. 409, with the `output`, for a scoring
-    that has one: its Parquet files are there.
+    409 `job-has-no-result`, with the state of the job, if it has neither succeeded nor is `partial`. 409
+    `result-at-output`, with the `output`, for a scoring that has one: its Parquet files are there.
     """
     if job.status not in WITH_RESULT or job.result is None:
         reason = f": {job.error['detail']}" if job.finished and job.error else ""
@@ -207,8 +207,8 @@ def get_job_result(
     if "output" in job.result:
         raise Problem(
             409,
-            "job-has-no-result",
-            "The job has no result",
+            "result-at-output",
+            "The result is at the output of the job",
             f"job {job.id} has written its scores to {job.result['output']}: read the Parquet files there, or fetch "
             f"them into one table with `snf jobs download {job.id}`",
             extensions={"job_status": job.status.value, "job_error": None, "output": job.result["output"]},

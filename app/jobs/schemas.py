@@ -182,8 +182,8 @@ class JobView(Answer):
     error: dict[str, Any] | None
     result: dict[str, Any] | None = Field(
         description="The registered model version, whether it is live and why it is unfit, the counts of a scoring "
-        "and its `output` if it has one, or the number of the new calibration or detection limit, or the proposed "
-        "family."
+        "and its `output` and `plan` if it has one, or the number of the new calibration or detection limit, or the "
+        "proposed family."
     )
     links: dict[str, str]
 

@@ -47,6 +47,7 @@ NOT_PROVOKED = {
     "queue-full": "depends on what the machine scores within milliseconds; benchmarks.overload provokes it",
     "too-many-aliases": "needs a hundred aliases of one model",
     "location-unavailable": "needs an object store that does not answer",
+    "result-at-output": "needs SNF_ALLOWED_LOCATIONS, and a scoring that has written there",
     "file-changed": "only for a file that changes while it is indexed",
     "unsuitable-column": "needs a Parquet file at a location that callers may name",
     "internal-error": "would be a fault of the service",

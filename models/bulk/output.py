@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from hashlib import sha256
-from io import BytesIO
+from io import BytesIO, IOBase
+from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
-from pyarrow import parquet
 from pydantic import ValidationError
 
 from models.atomic_files import LEFTOVER, remove_leftovers
+from models.bulk.completion import DamagedPart, PartsDamaged
+from models.bulk.part import Stopped
 from models.bulk.plan import LEFTOVER_SECONDS, BulkPlan
-from models.bulk.table import PartSummary, labelled, part_bytes, summary_of
+from models.bulk.result_file import merge_parts
+from models.bulk.table import PartSummary, labelled, part_bytes, read_footer, summary_of
 from models.errors import OutputTaken, PlanDiffers
 from models.locations.errors import LocationNotFound
 from models.locations.location import Location
@@ -47,11 +48,6 @@ class Output:
     location: Location
     plan: BulkPlan
 
-    @cached_property
-    def digest(self) -> str:
-        """The SHA-256 of the plan, which each part carries."""
-        return sha256(self.plan.model_dump_json().encode()).hexdigest()
-
     def part(self, index: int) -> Location:
         """Return the location of the Parquet file of part ``index``; it may not exist yet."""
         return self.location.child(f"part-{index:06d}.parquet")
@@ -63,67 +59,103 @@ class Output:
     def missing(self) -> list[int]:
         """Return the indices of the parts that are not written yet, from one listing of the location.
 
-        Raises:
-            OutputTaken: There are files that belong to no part of this plan.
+        Other files do not count.
         """
         if self.location.local_path is not None:
             remove_leftovers(self.location.local_path, LEFTOVER_SECONDS)
-        names, count = _names(self.location), len(self.plan.ranges)
-        _require_own(self.location, names, count)
-        written = set(map(_index, names))
-        return [index for index in range(count) if index not in written]
+        written = set(map(_index, _files(self.location)))
+        return [index for index in range(self.plan.parts) if index not in written]
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
         """Write the scores of part ``index``; return their counts. The file appears whole. Equal rows, equal bytes."""
         summary = summary_of(table)
         metadata = self.plan.metadata | {
-            PART_PLAN: self.digest,
+            PART_PLAN: self.plan.digest,
             PART_ERRORS: str(summary.errors),
             PART_ANOMALIES: str(summary.anomalies),
         }
         self.part(index).write(part_bytes(labelled(table, metadata), metadata))
         return summary
 
-    def finish(self) -> PartSummary:
+    def finish(
+        self,
+        should_stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> PartSummary:
         """Check that every part is there and belongs to this plan, write the summary, and return the counts.
 
-        This reads the end of every file.
-
-        Raises:
-            OutputTaken: A part is damaged, or belongs to another plan.
+        This reads the end of every file. Arguments and errors are those of :meth:`models.bulk.plan.Parts.finish`.
         """
+        total, problems = PartSummary(0, 0, 0), {}
         with ThreadPoolExecutor(READERS, thread_name_prefix="footers") as pool:
-            total = sum(pool.map(self._summary, range(len(self.plan.ranges))), PartSummary(0, 0, 0))
-        content = {"parts": len(self.plan.ranges), **asdict(total)}
+            checks = [pool.submit(self._check, index) for index in range(self.plan.parts)]
+            try:
+                for index, check in enumerate(checks):
+                    if should_stop():
+                        raise Stopped("the check of the parts was stopped")
+                    try:
+                        total += check.result()
+                    except DamagedPart as problem:
+                        problems[index] = str(problem)
+                    progress(index + 1, len(checks))
+            finally:
+                pool.shutdown(cancel_futures=True)
+        if problems:
+            for index in problems:
+                self.part(index).delete()
+            raise PartsDamaged(problems)
+        content = {"plan": self.plan.digest, "parts": self.plan.parts, **asdict(total)}
         self.location.child(SUMMARY).write(json.dumps(content, indent=1).encode())
         return total
 
     def files(self) -> Iterator[BinaryIO]:
-        """Yield the Parquet file of each part in memory, in the order of the images."""
-        for index in range(len(self.plan.ranges)):
-            yield BytesIO(self.part(index).read())
+        """Yield the Parquet file of each part in memory, in the order of the images.
 
-    def _summary(self, index: int) -> PartSummary:
-        start, stop = self.plan.ranges[index]
+        Raises:
+            OutputTaken: A file is damaged, missing, or part of other scores.
+        """
+        for index in range(self.plan.parts):
+            try:
+                file = BytesIO(self.part(index).read())
+                self._counts(index, file)
+            except (DamagedPart, LocationNotFound) as problem:
+                raise OutputTaken(str(problem)) from problem
+            yield file
+
+    def merge(self, table: Path, expected: PartSummary) -> None:
+        """Join all parts into one file; each is checked when it is read.
+
+        Args:
+            table: The file, in the format of its ending; see :func:`models.bulk.result_file.merge_parts`.
+            expected: The counts that the scoring ended with.
+
+        Raises:
+            OutputTaken: A part is damaged, missing or of other scores, or the counts differ.
+        """
+        merge_parts(self.files(), table, self.plan.metadata, expected)
+
+    def _check(self, index: int) -> PartSummary:
         location = self.part(index)
         try:
             with location.open() as file:
-                footer = parquet.read_metadata(file)
-            stored = footer.metadata or {}
-            plan = stored.get(PART_PLAN.encode(), b"").decode()
-            summary = PartSummary(
-                footer.num_rows, int(stored[PART_ERRORS.encode()]), int(stored[PART_ANOMALIES.encode()])
-            )
-        except (pa.ArrowInvalid, KeyError, ValueError) as error:
-            raise OutputTaken(f"{location} is no part of these scores: {error}") from error
-        if plan != self.digest or summary.images != stop - start:
-            got = f"{summary.images} rows of {'these' if plan == self.digest else 'other'} scores"
-            raise OutputTaken(f"{location} holds {got}, expected {stop - start} of these")
-        return summary
+                return self._counts(index, file)
+        except LocationNotFound as error:
+            raise DamagedPart(f"{location} is missing") from error
+
+    def _counts(self, index: int, file: IOBase) -> PartSummary:
+        """Return the counts of a part from the end of its file. Raises ``DamagedPart`` if it is none of these."""
+        label = str(self.part(index))
+        footer = read_footer(file, label, self.plan.images_in([index]))
+        stored = footer.metadata or {}
+        if stored.get(PART_PLAN.encode()) != self.plan.digest.encode():
+            raise DamagedPart(f"{label} holds other scores")
+        return PartSummary(footer.num_rows, int(stored[PART_ERRORS.encode()]), int(stored[PART_ANOMALIES.encode()]))
 
 
 def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> Output:
     """Begin a bulk scoring at a location, or go on with one of an equal plan; return it.
+
+    Of several processes that begin at the same time, the first that writes its plan has the location.
 
     Args:
         location: The folder of the parts.
@@ -134,53 +166,48 @@ def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> O
         PlanDiffers: The location holds scores of another plan.
         OutputTaken: The location holds files that are no scores.
     """
-    output, stored = Output(location, plan), _stored(location)
+    output, stored = Output(location, plan), plan_at(location)
     if stored == plan:
+        _require_no_more_parts(location, plan)
         return output
-    names = _names(location)
+    if stored is not None and not force:
+        raise _differs(location, stored, plan)
+    parts = _own_parts(location)
     if force:
         # The plan goes last, so that parts always belong to the plan that is there.
-        own = [name for name in names if _index(name) is not None] + [name for name in (SUMMARY, PLAN) if name in names]
-        for name in own:
+        for name in (*parts, SUMMARY, PLAN):
             location.child(name).delete()
-        names = names - set(own)
-    elif stored is not None:
-        raise PlanDiffers(f"{location} holds {_label(stored)}; expected {_label(plan)}, or no files")
-    _require_own(location, names, 0)
-    location.child(PLAN).write(plan.model_dump_json(indent=1).encode())
+    elif parts and plan_at(location) is None:  # otherwise another process began meanwhile
+        raise OutputTaken(f"{location} holds {parts[0]}; expected no files, or parts of these scores")
+    location.child(PLAN).write_new(plan.model_dump_json(indent=1).encode())
+    first = plan_at(location)
+    if first is None:
+        raise OutputTaken(f"{location} holds a {PLAN} that is damaged or of another version; expected no files")
+    if first != plan:
+        raise _differs(location, first, plan)
     return output
 
 
-def stored_output(location: Location) -> Output:
-    """Return the bulk scoring that a location holds. Raises ``OutputTaken`` if it holds none."""
-    stored = _stored(location)
+def stored_output(location: Location, digest: str | None = None) -> Output:
+    """Return the bulk scoring that a location holds.
+
+    Args:
+        location: The folder of the parts.
+        digest: The digest that its plan must have; None for any.
+
+    Raises:
+        OutputTaken: It holds none.
+        PlanDiffers: It holds another one.
+    """
+    stored = plan_at(location)
     if stored is None:
         raise OutputTaken(f"expected scores at {location}, got no {PLAN} there")
+    if digest not in (None, stored.digest):
+        raise PlanDiffers(f"{location} holds {_label(stored)} now: expected a plan of SHA-256 {digest}")
     return Output(location, stored)
 
 
-def _names(location: Location) -> frozenset[str]:
-    try:
-        return frozenset(file.name for file in location.files() if not LEFTOVER.fullmatch(file.name))
-    except LocationNotFound:  # a folder of this machine that the first file creates
-        return frozenset()
-
-
-def _index(name: str) -> int | None:
-    match = PART.fullmatch(name)
-    return int(match[1]) if match else None
-
-
-def _require_own(location: Location, names: Iterable[str], parts: int) -> None:
-    """Raise ``OutputTaken`` for files that are neither one of the first parts nor hidden from readers of tables."""
-    expected = range(parts)
-    foreign = sorted(name for name in names if not name.startswith("_") and _index(name) not in expected)
-    if foreign:
-        more = f" and {len(foreign) - 1} other files" if len(foreign) > 1 else ""
-        raise OutputTaken(f"{location} holds {foreign[0]}{more}; expected no files, or parts of these scores")
-
-
-def _stored(location: Location) -> BulkPlan | None:
+def plan_at(location: Location) -> BulkPlan | None:
     """Return the plan at a location; None where there is none, or one that is damaged or of another version."""
     try:
         with location.child(PLAN).open() as file:
@@ -189,8 +216,45 @@ def _stored(location: Location) -> BulkPlan | None:
         return None
 
 
+def _files(location: Location) -> Iterator[str]:
+    """Yield the names of the files at a location that are not hidden from readers of tables."""
+    try:
+        for file in location.files():
+            if not file.name.startswith("_") and not LEFTOVER.fullmatch(file.name):
+                yield file.name
+    except LocationNotFound:  # a folder of this machine that the first file creates
+        return
+
+
+def _index(name: str) -> int | None:
+    match = PART.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def _own_parts(location: Location) -> list[str]:
+    """Return the names of the parts at a location, of any plan. Raises ``OutputTaken`` at the first other file."""
+    parts = []
+    for name in _files(location):
+        if _index(name) is None:  # the rest may be millions of files
+            raise OutputTaken(f"{location} holds {name}; expected no files, or parts of these scores")
+        parts.append(name)
+    return parts
+
+
+def _require_no_more_parts(location: Location, plan: BulkPlan) -> None:
+    """Raise ``OutputTaken`` for a Parquet file that readers of the scores would read, and that is none of them."""
+    for name in _files(location):
+        if name.endswith(".parquet") and _index(name) not in range(plan.parts):
+            raise OutputTaken(f"{location} holds {name}; expected no Parquet files but parts of these scores")
+
+
+def _differs(location: Location, stored: BulkPlan, plan: BulkPlan) -> PlanDiffers:
+    return PlanDiffers(f"{location} holds {_label(stored)}; expected {_label(plan)}, or no files")
+
+
 def _label(plan: BulkPlan) -> str:
     return (
         f"scores of {plan.count} images of {plan.dataset} ({plan.source_digest[:12]}) by {plan.model} with calibration "
         f"{plan.calibration}, alpha {plan.alpha:g}, {plan.images_per_part} a part"
+        + ("" if plan.engine is None else f", computed by {plan.engine} in {plan.precision}")
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from models.artifacts.manifest import Precision
 from models.atomic_files import make_folder, remove_leftovers, sync_folder, write_atomically
+from models.bulk.completion import DamagedPart, PartsDamaged
 from models.errors import PlanDiffers
 from models.flows.architecture import DensityKind
 
@@ -25,6 +29,10 @@ LARGEST_GROUP = 20_000
 """Most images of a row group that parts are aligned with: larger parts would keep few processes busy."""
 LEFTOVER_SECONDS = 3600
 """Age from which a temporary file belongs to a killed process; others may be writing parts now."""
+
+
+NEWER = ("model_sha256", "engine", "precision")
+"""Members of a plan that plans of earlier versions lack."""
 
 
 class BulkPlan(BaseModel):
@@ -44,19 +52,59 @@ class BulkPlan(BaseModel):
     alpha: float = Field(gt=0, le=1)
     count: int = Field(ge=0)
     images_per_part: int = Field(IMAGES_PER_PART, ge=1)
+    model_sha256: str | None = Field(None, description="Digest of manifest and calibration; null in earlier versions.")
+    engine: str | None = Field(None, description="Library that computes; null in earlier versions.")
+    precision: Precision | None = Field(None, description="Its arithmetic; null in earlier versions.")
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
         """The image ranges ``(start, stop)``, without ``stop``, that a job is divided into, with one output file each.
 
+        One of them is :meth:`range`.
+        """
+        return [self.range(index) for index in range(self.parts)]
+
+    @property
+    def parts(self) -> int:
+        """The number of parts."""
+        return -(-self.count // self.images_per_part)
+
+    def range(self, index: int) -> tuple[int, int]:
+        """Return the image range ``(start, stop)``, without ``stop``, of part ``index``.
+
         >>> plan = BulkPlan(
         ...     model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.01, count=4500
         ... )
-        >>> plan.ranges
-        [(0, 2000), (2000, 4000), (4000, 4500)]
+        >>> plan.parts, plan.range(2)
+        (3, (4000, 4500))
         """
-        size = self.images_per_part
-        return [(start, min(start + size, self.count)) for start in range(0, self.count, size)]
+        start = index * self.images_per_part
+        return start, min(start + self.images_per_part, self.count)
+
+    def images_in(self, parts: Iterable[int]) -> int:
+        """Return the number of images of several parts."""
+        return sum(stop - start for start, stop in map(self.range, parts))
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all inputs, which each part at an output carries."""
+        return sha256(self.model_dump_json().encode()).hexdigest()
+
+    def with_engine_of(self, stored: BulkPlan | None) -> BulkPlan:
+        """Return this plan with the engine of a stored one, if all else is equal: the scoring goes on with it."""
+        if stored is not None and stored == self.model_copy(update={"engine": stored.engine}):
+            return stored
+        return self
+
+    def continues(self, stored: BulkPlan | None) -> bool:
+        """Return whether a scoring of a stored plan goes on with this one.
+
+        What one of them does not say is not compared: plans of earlier versions and of a service name no engine.
+        """
+        if stored is None:
+            return False
+        unknown = {name: None for name in NEWER if None in (getattr(self, name), getattr(stored, name))}
+        return self.model_copy(update=unknown) == stored.model_copy(update=unknown)
 
     def require_same(self, weights_sha256: str, source_digest: str) -> None:
         """Raise ``PlanDiffers`` unless the model and the images that a process has opened are those of this plan."""
@@ -114,6 +162,19 @@ class Parts(Protocol):
         """Write the scores of part ``index``, which appear whole, and return their counts."""
         ...
 
+    def finish(self, should_stop: Callable[[], bool], progress: Callable[[int, int], None]) -> PartSummary:
+        """Check every part, and return the counts of all images.
+
+        Args:
+            should_stop: Called between two parts; where it returns true, the check stops.
+            progress: Called with the number of parts that are checked, and of all.
+
+        Raises:
+            PartsDamaged: Parts are damaged, missing or of other scores. They are deleted.
+            Stopped: ``should_stop`` returned true.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class OpenPlan:
@@ -129,7 +190,7 @@ class OpenPlan:
     @property
     def part_paths(self) -> list[Path]:
         """The paths of the Parquet files for all ranges of images, in the order of the images, existing or not."""
-        return [self.part_path(index) for index in range(len(self.plan.ranges))]
+        return [self.part_path(index) for index in range(self.plan.parts)]
 
     def has(self, index: int) -> bool:
         """Return whether range ``index`` of the images has its Parquet file of scores."""
@@ -145,16 +206,45 @@ class OpenPlan:
         """Return the indices of those ranges of images that have no Parquet file of scores yet."""
         return [index for index, path in enumerate(self.part_paths) if not path.exists()]
 
+    def merge(self, table: Path) -> PartSummary:
+        """Check every part, and join them into one file; return its counts.
+
+        Args:
+            table: The file, in the format of its ending; see :func:`models.bulk.result_file.merge_parts`.
+
+        Raises:
+            PartsDamaged: Parts are damaged or missing. They are deleted.
+        """
+        from models.bulk.result_file import merge_parts  # noqa: PLC0415  # a service plans jobs without pyarrow
+        from models.bulk.table import read_footer  # noqa: PLC0415
+
+        problems = {}
+        for index, path in enumerate(self.part_paths):
+            try:
+                read_footer(path, path.name, self.plan.images_in([index]))
+            except DamagedPart as problem:
+                problems[index] = str(problem)
+                path.unlink(missing_ok=True)
+        if problems:
+            raise PartsDamaged(problems)
+        return merge_parts(self.part_paths, table, self.plan.metadata)
+
 
 def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
     """Store a bulk job's inputs in a folder and return the job; delete scores there that belong to other inputs."""
     make_folder(folder)
     remove_leftovers(folder, LEFTOVER_SECONDS)
-    if stored_plan(folder) != plan:
+    stored = stored_plan(folder)
+    if not plan.continues(stored):
         # The old plan is replaced last, so that parts always belong to the stored plan.
         for part in folder.glob("part-*.parquet"):
             part.unlink(missing_ok=True)
         sync_folder(folder)
+        stored = None
+    if stored is not None:
+        known = {name: getattr(stored, name) for name in NEWER if getattr(plan, name) is None}
+        plan = plan.model_copy(update=known)
+    if stored != plan:
         write_atomically(folder / FILE, plan.model_dump_json(indent=1).encode())
     return OpenPlan(folder, plan)
 

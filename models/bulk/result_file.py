@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from models.atomic_files import new_file
 from models.bulk.table import COMPRESSION, FILES, PartSummary, labelled, summary_of
+from models.errors import OutputTaken
 from models.score_rows.row import SCHEMA
 
 GROUP_ROWS = 100_000
@@ -47,8 +48,12 @@ class TableContent:
     paths: tuple[str, ...]
 
 
-def merge_parts(parts: Iterable[Path | BinaryIO], path: Path, metadata: Mapping[str, str]) -> PartSummary:
+def merge_parts(
+    parts: Iterable[Path | BinaryIO], path: Path, metadata: Mapping[str, str], expected: PartSummary | None = None
+) -> PartSummary:
     """Join Parquet files of scores, in order, into one file; return its counts of images, errors and anomalies.
+
+    Raises ``OutputTaken`` if the counts are not the ``expected`` ones; there is no file then.
 
     The ending of ``path`` gives the format: ``.parquet`` (with ``metadata``), ``.csv`` or ``.jsonl``. All have the same
     columns; model, calibration, false-alarm rate and dataset are those of ``metadata``. The file is written atomically,
@@ -64,6 +69,8 @@ def merge_parts(parts: Iterable[Path | BinaryIO], path: Path, metadata: Mapping[
 
     with new_file(path) as file:
         WRITERS[path.suffix](tables(), file, metadata)
+        if expected not in (None, summary):
+            raise OutputTaken(f"the parts have {summary}, expected {expected}")
     return summary
 
 

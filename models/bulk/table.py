@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import IOBase
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from models.atomic_files import write_atomically
+from models.bulk.completion import DamagedPart
 from models.score_rows.row import SCHEMA, Row
 
 COMPRESSION = "zstd"
@@ -73,6 +75,26 @@ def write_table(table: pa.Table, path: Path) -> PartSummary:
     """Write a table of scores to a Parquet file; return the numbers of images, errors and anomalies."""
     write_atomically(path, part_bytes(table))
     return summary_of(table)
+
+
+def read_footer(file: Path | IOBase, label: str, rows: int) -> parquet.FileMetaData:
+    """Return the metadata of a Parquet file of scores, from its end.
+
+    Args:
+        file: The file.
+        label: What names it in errors.
+        rows: The number of rows that it should have.
+
+    Raises:
+        DamagedPart: The file is missing or damaged, or has another number of rows.
+    """
+    try:
+        footer = parquet.read_metadata(file)
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise DamagedPart(f"{label} is missing or damaged ({error})") from error
+    if footer.num_rows != rows:
+        raise DamagedPart(f"{label} holds {footer.num_rows} rows, expected {rows}")
+    return footer
 
 
 def read_summary(path: Path) -> PartSummary:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from models.artifacts.at_location import cached_artifact
+from models.bulk.engine_choice import require_engine
 from models.bulk.output import Output
 from models.bulk.part import score_range
 from models.datasets.image_source import ImageSource
-from models.errors import ArtifactError
 from models.images.preprocessing import Preprocessing
-from models.locations.location import Location
-from models.scoring.options import EngineOptions
+from models.model_files import ModelFiles
 
 if TYPE_CHECKING:
     from models.bulk.table import PartSummary
-    from models.scorer import Scorer
-
-MAX_FETCHED_BYTES = 8 * 2**30
-"""Most bytes of the files of a model that a process fetches. The process that began the scoring has verified them."""
 
 
 class Images(Protocol):
@@ -30,39 +23,6 @@ class Images(Protocol):
     def open(self, preprocessing: Preprocessing) -> ImageSource:
         """Return the images, converted to a model's input when they are read."""
         ...
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """The files of a model on this machine.
-
-    Attributes:
-        path: The folder of the artifact.
-        calibration: The folder of a later calibration; None for that of the artifact.
-        options: Options of the engine.
-        location: Where another machine fetches the artifact from, into a folder of the same path. None if all machines
-            have ``path``.
-    """
-
-    path: Path
-    calibration: Path | None
-    options: EngineOptions
-    location: Location | None = None
-
-    def load(self, threads: int | None = None) -> Scorer:
-        """Return the loaded and verified model.
-
-        Args:
-            threads: Threads on the CPU; None for those of the options.
-        """
-        from models.scorer import Scorer  # noqa: PLC0415  # PyTorch takes seconds to import
-
-        if self.location is not None:
-            cached = cached_artifact(self.location, self.path.parent, MAX_FETCHED_BYTES, check=lambda _folder: None)
-            if cached != self.path:
-                raise ArtifactError(f"{self.location} has another model than when the scoring began")
-        options = self.options if threads is None else replace(self.options, threads=threads)
-        return Scorer.load(self.path, self.calibration, options)
 
 
 @dataclass(frozen=True)
@@ -99,15 +59,17 @@ class OpenWork:
     def __init__(self, work: BulkWork, threads: int | None) -> None:
         import torch  # noqa: PLC0415  # it takes seconds to import
 
+        from models.scorer import load_files  # noqa: PLC0415
         from models.threads import one_blas_thread  # noqa: PLC0415
 
         if threads is not None:
             torch.set_num_threads(threads)
         one_blas_thread()
         self._output = work.output
-        self.scorer = work.model.load(threads)
+        self.scorer = load_files(work.model.with_threads(threads))
         self.source = work.images.open(self.scorer.preprocessing)
         work.output.plan.require_same(self.scorer.log_det_digest, self.source.digest)
+        require_engine(work.output.plan, self.scorer)
 
     def score(
         self, index: int, should_stop: Callable[[], bool], progress: Callable[[int], None] = lambda _images: None
@@ -126,7 +88,7 @@ class OpenWork:
         table = score_range(
             self.scorer,
             self.source,
-            *plan.ranges[index],
+            *plan.range(index),
             alpha=plan.alpha,
             should_stop=should_stop,
             progress=progress,

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.atomic_files import new_file, sync_folder
+from models.atomic_files import new_file, sync_folder, write_if_absent
 from models.disk_space import storage_error
 from models.errors import StorageFull
 from models.locations.entry import FileEntry
@@ -64,6 +64,11 @@ class DiskFile:
             else:
                 with data.open("rb") as content:
                     shutil.copyfileobj(content, file)
+
+    def write_new(self, data: bytes) -> bool:
+        """Write the file as :meth:`write` does, unless there is one; return whether it was written."""
+        with self._errors():
+            return write_if_absent(Path(self.path), data)
 
     def delete(self) -> None:
         """Delete the file, if there is one."""

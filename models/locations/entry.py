@@ -40,6 +40,10 @@ class LocatedFile(Protocol):
         """Write the file, whole or not at all."""
         ...
 
+    def write_new(self, data: bytes) -> bool:
+        """Write the file, whole or not at all, unless there is one; return whether it was written."""
+        ...
+
     def delete(self) -> None:
         """Delete the file, if there is one."""
         ...

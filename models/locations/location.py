@@ -142,6 +142,13 @@ class Location:
         """
         self._stored.write(data)
 
+    def write_new(self, data: bytes) -> bool:
+        """Write a file as :meth:`write` does, unless there is one of this name; return whether it was written.
+
+        Of several processes that do so at the same time one writes.
+        """
+        return self._stored.write_new(data)
+
     def delete(self) -> None:
         """Delete the file, if there is one."""
         self._stored.delete()

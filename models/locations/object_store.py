@@ -82,6 +82,22 @@ class StoreFile:
         """Write the object. A large one is sent in parts, and appears after the last."""
         self._try(lambda: self._store.put(self.key, data))
 
+    def write_new(self, data: bytes) -> bool:
+        """Write the object, unless there is one; return whether it was written. One of several writers does so.
+
+        After an answer that was cut off, the repeated request may find the object that the first one wrote.
+        """
+        from obstore.exceptions import AlreadyExistsError  # noqa: PLC0415  # most processes do without
+
+        def put() -> bool:
+            try:
+                self._store.put(self.key, data, mode="create")
+            except AlreadyExistsError:
+                return False
+            return True
+
+        return self._try(put)
+
     def delete(self) -> None:
         """Delete the object, if there is one."""
         with suppress(LocationNotFound):

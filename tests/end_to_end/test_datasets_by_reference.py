@@ -208,10 +208,10 @@ def test_scores_at_a_location_are_those_of_a_table_to_the_bit(
     here = by_reference.post("/v1/jobs", json=body).json()
     there, here = (await_job(by_reference, job["id"], "succeeded") for job in (there, here))
 
-    assert there["result"] == here["result"] | {"output": place.url}
+    assert there["result"] == here["result"] | {"output": place.url, "plan": stored_output(place).plan.digest}
     assert "result" not in there["links"]
     refused = by_reference.get(f"/v1/jobs/{there['id']}/result")
-    assert (refused.status_code, refused.json()["type"]) == (409, "job-has-no-result")
+    assert (refused.status_code, refused.json()["type"]) == (409, "result-at-output")
     assert refused.json()["output"] == place.url
     whole = by_reference.get(here["links"]["result"]).content
     command = ("jobs", "download", there["id"], "--out", str(tmp_path / "all.parquet"))

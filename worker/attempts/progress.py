@@ -1,6 +1,7 @@
 """Progress events of a running job: steps done, images per second and time left, a few events per second at most."""
 
 import time
+from collections.abc import Callable
 
 from worker.jobs.events import EventLog
 
@@ -73,6 +74,24 @@ class ProgressReporter:
         """
         self.done = self.done if done is None else done
         self._events.write({"event": "checkpoint", "step": self.done})
+
+
+def write_note(events: EventLog, text: str) -> None:
+    """Write a sentence to the journal of a job."""
+    events.write({"event": "log", "message": text})
+
+
+def checking_reporter(events: EventLog) -> Callable[[int, int], None]:
+    """Return a function that takes the numbers of checked parts and of all, and writes them every few seconds."""
+    reported_at = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal reported_at
+        if time.monotonic() - reported_at >= PREPARING_S:
+            reported_at = time.monotonic()
+            write_note(events, f"checking the parts: {done} of {total}")
+
+    return report
 
 
 class FitReporter:

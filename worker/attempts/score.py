@@ -2,9 +2,8 @@
 
 The images are divided into shards. Each process claims a free shard, scores it and writes its part of the result, which
 appears whole. The attempt that owns the job offers the shards, scores some of them, and merges all parts into one
-table. The parts of a job with an ``output`` stay at that location instead, and are scored by a Ray cluster where the
-settings name one. Assisting processes may start and end at any
-time.
+table. The parts of a job with an ``output`` stay at that location instead. A Ray cluster scores them where the settings
+name one. Assisting processes may start and end at any time.
 """
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
@@ -13,11 +12,13 @@ import logging
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt, prepare_process
+from worker.attempts.progress import checking_reporter, write_note
 from worker.broker.connection import redis_client
 from worker.errors import BrokerDown, JobNotFound
 from worker.jobs.events import EventLog
@@ -28,8 +29,9 @@ from worker.runtime.process import ExitCode
 from worker.settings import Settings
 
 if TYPE_CHECKING:
-    from models.bulk.plan import BulkPlan, Parts
+    from models.bulk.plan import BulkPlan
     from models.bulk.table import PartSummary
+    from worker.attempts.shard_work import ShardProgress, ShardWork
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +48,11 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         StaleAttempt: The attempt lost its lease.
         ModelsError: The dataset cannot be scored with this model.
     """
+    from models.bulk.completion import complete
     from models.bulk.part import Stopped
     from models.bulk.table import read_summary
     from models.training.loop import Interrupted
+    from worker.attempts.job_parts import begin_parts, stored_job_plan
     from worker.attempts.score_on_ray import score_on_ray
     from worker.attempts.shard_work import ShardProgress, ShardWork
 
@@ -60,7 +64,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         return
     earlier = adopt_earlier(store, folder, spec.retry_of, PARTS)
     if earlier is not None:
-        events.write({"event": "log", "message": f"goes on from the parts of job {earlier}"})
+        write_note(events, f"goes on from the parts of job {earlier}")
 
     def should_stop() -> bool:
         fence.check_periodically()
@@ -68,81 +72,65 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
 
     if spec.output is not None and settings.ray_address is not None:
         try:
-            summary = score_on_ray(spec, settings, events, should_stop)
+            plan, summary = score_on_ray(spec, settings, events, should_stop)
         except Stopped as stopped:
             raise Interrupted(str(stopped)) from stopped
         fence.require()
-        _finish(summary, folder, store, spec, events)
+        _finish(summary, folder, store, spec, events, plan)
         return
-    work = ShardWork(spec, settings, partial(begin_parts, folder / PARTS, spec))
-    missing = work.parts.missing()
-    work.shards.offer(missing)
-    progress = ShardProgress(work.parts.plan, work.shards, events, missing, settings.heartbeat_seconds)
+    stored = stored_job_plan(folder / PARTS, spec, settings)
+    work = ShardWork(spec, settings, stored, partial(begin_parts, folder / PARTS, folder / RESULT, spec, settings))
+    progress = ShardProgress(work.parts.plan, work.shards, events, work.parts.missing(), settings.heartbeat_seconds)
+
+    def finish() -> "PartSummary":
+        progress.report(work.parts.plan.count)
+        fence.require()
+        return work.parts.finish(should_stop, checking_reporter(events))
 
     try:
-        while missing:
-            progress.report_if_due()
-            try:
-                worked = work.score_shard(should_stop, progress.report_if_due)
-                if not worked and work.shards.left() == 0:
-                    missing = work.parts.missing()
-                    work.shards.offer(missing)  # Redis lost them
-            except BrokerDown as problem:
-                log.warning("waiting for the broker: %s", problem.detail)
-                worked = False
-            if should_stop():
-                raise Stopped("asked to stop")
-            if not worked:
-                time.sleep(IDLE_S)
+        score = partial(_score_shards, work, progress, should_stop)
+        summary = complete(work.parts.missing, score, finish, partial(write_note, events))
     except Stopped as stopped:
         raise Interrupted(str(stopped)) from stopped
-    progress.report(work.parts.plan.count)
-    fence.require()
-    _finish(_put_together(work.parts, folder), folder, store, spec, events)
+    _finish(summary, folder, store, spec, events, work.parts.plan)
 
 
-def begin_parts(folder: Path, spec: JobSpec, plan: "BulkPlan") -> "Parts":
-    """Return the parts of a job, in ``folder`` or at its output, where a process that runs the job begins or goes on.
+def _score_shards(
+    work: "ShardWork", progress: "ShardProgress", should_stop: Callable[[], bool], missing: list[int]
+) -> None:
+    """Offer the parts that are missing as shards, and score some until all are written. Raises ``Stopped``."""
+    from models.bulk.part import Stopped
 
-    Raises:
-        PlanDiffers: The output holds scores of another model or of other images.
-        OutputTaken: The output holds other files.
-    """
-    from models.bulk.output import open_output
-    from models.bulk.plan import open_plan
-    from models.locations.location import Location
-
-    output = None if spec.output is None else open_output(Location(spec.output), plan)
-    own = open_plan(folder, plan)  # also where the parts are elsewhere: assistants compare their plan with this one
-    return own if output is None else output
-
-
-def join_parts(folder: Path, spec: JobSpec, plan: "BulkPlan") -> "Parts":
-    """Return the parts of a job that another process runs. Raises ``PlanDiffers`` if its plan is not ``plan``."""
-    from models.bulk.output import Output
-    from models.bulk.plan import join_plan
-    from models.locations.location import Location
-
-    own = join_plan(folder, plan)
-    return own if spec.output is None else Output(Location(spec.output), plan)
+    work.shards.offer(missing)
+    while missing:
+        progress.report_if_due()
+        try:
+            worked = work.score_shard(should_stop, progress.report_if_due)
+            if not worked and work.shards.left() == 0:
+                missing = work.parts.missing()
+                work.shards.offer(missing)  # Redis lost them
+        except BrokerDown as problem:
+            log.warning("waiting for the broker: %s", problem.detail)
+            worked = False
+        if should_stop():
+            raise Stopped("asked to stop")
+        if not worked:
+            time.sleep(IDLE_S)
 
 
-def _put_together(parts: "Parts", folder: Path) -> "PartSummary":
-    from models.bulk.output import Output
-    from models.bulk.plan import OpenPlan
-    from models.bulk.result_file import merge_parts
-
-    if isinstance(parts, Output):
-        return parts.finish()
-    assert isinstance(parts, OpenPlan)
-    return merge_parts(parts.part_paths, folder / RESULT, parts.plan.metadata)
-
-
-def _finish(summary: "PartSummary", folder: Path, store: JobStore, spec: JobSpec, events: EventLog) -> None:
+def _finish(
+    summary: "PartSummary",
+    folder: Path,
+    store: JobStore,
+    spec: JobSpec,
+    events: EventLog,
+    plan: "BulkPlan | None" = None,
+) -> None:
     store.shards(spec.id).forget()
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     counts = {"images": summary.images, "anomalies": summary.anomalies, "errors": summary.errors}
-    output = {} if spec.output is None else {"output": spec.output}
+    # The digest shows later whether the output still holds these scores.
+    output = {} if spec.output is None or plan is None else {"output": spec.output, "plan": plan.digest}
     events.write({"event": "scored", "model": spec.model, **counts, **output})
 
 
@@ -154,6 +142,7 @@ def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
     The assistance ends when the job is queued again, because this worker may have to take the job itself.
     """
     from models.bulk.part import Stopped
+    from worker.attempts.job_parts import join_parts, stored_job_plan
     from worker.attempts.shard_work import ShardWork
 
     spec = JobSpec.read(folder)
@@ -162,7 +151,8 @@ def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
         if not _is_running(store, spec, stop):
             return
         time.sleep(IDLE_S)
-    work = ShardWork(spec, settings, partial(join_parts, folder / PARTS, spec))
+    stored = stored_job_plan(folder / PARTS, spec, settings)
+    work = ShardWork(spec, settings, stored, partial(join_parts, folder / PARTS, folder / RESULT, spec, settings))
     while _is_running(store, spec, stop):
         try:
             if not work.score_shard(stop.is_set):

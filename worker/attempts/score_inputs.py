@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from models.anomaly.conformal import attainable_alpha
 from models.bulk.plan import BulkPlan
 from models.bulk.sources import DatasetImages, chosen_part_size
-from models.bulk.work import ModelFiles
 from models.datasets.image_source import ImageSource
+from models.model_files import ModelFiles, content_digest
 from models.naming import parse_ref
 from models.registry.registry import Registry
 from worker.attempts.attempt import JobSpec
@@ -21,7 +21,7 @@ class ScoreInputs:
         model: Files of the model, with the calibration that was active when the job was queued.
         images: Images of the dataset, as they are handed to other processes.
         source: Images, opened in this process.
-        plan: Plan of the job.
+        plan: Plan of the job, without the engine.
     """
 
     model: ModelFiles
@@ -49,6 +49,7 @@ def score_inputs(spec: JobSpec, settings: Settings) -> ScoreInputs:
         "alpha": attainable_alpha(None, calibrated.calibration_summary.smallest_p),
         "images_per_part": chosen_part_size(source),
     }
+    options = settings.job_engine_options
     plan = BulkPlan(
         model=spec.model,
         weights_sha256=manifest.log_dets.weights_sha256,
@@ -56,7 +57,9 @@ def score_inputs(spec: JobSpec, settings: Settings) -> ScoreInputs:
         dataset=spec.dataset,
         source_digest=source.digest,
         count=source.count,
+        model_sha256=content_digest(calibrated.path, calibrated.calibration_path),
+        precision=options.precision or calibrated.calibration_summary.precision,
         **(chosen | parameters | {"calibration": number}),
     )
-    model = ModelFiles(calibrated.path, calibrated.calibration_path, settings.job_engine_options)
+    model = ModelFiles(calibrated.path, calibrated.calibration_path, options)
     return ScoreInputs(model, images, source, plan)

@@ -1,21 +1,27 @@
 """Bulk scoring of a job's dataset by a Ray cluster. This process hands out the parts and reports the progress."""
 
 from collections.abc import Callable
+from functools import partial
 
 from models.bulk.callbacks import Callbacks
+from models.bulk.completion import complete
+from models.bulk.engine_choice import settle
 from models.bulk.engines import bulk_engine
-from models.bulk.output import open_output
+from models.bulk.output import Output
+from models.bulk.plan import BulkPlan
 from models.bulk.table import PartSummary
 from models.bulk.work import BulkWork
-from models.locations.location import Location
 from worker.attempts.attempt import JobSpec
-from worker.attempts.progress import ProgressReporter
+from worker.attempts.job_parts import begin_output, plan_at_output
+from worker.attempts.progress import ProgressReporter, checking_reporter, write_note
 from worker.attempts.score_inputs import score_inputs
 from worker.jobs.events import EventLog
 from worker.settings import Settings
 
 
-def score_on_ray(spec: JobSpec, settings: Settings, events: EventLog, should_stop: Callable[[], bool]) -> PartSummary:
+def score_on_ray(
+    spec: JobSpec, settings: Settings, events: EventLog, should_stop: Callable[[], bool]
+) -> tuple[BulkPlan, PartSummary]:
     """Write the scores of every image of a job's dataset below its output, but for parts that are there already.
 
     Args:
@@ -25,21 +31,18 @@ def score_on_ray(spec: JobSpec, settings: Settings, events: EventLog, should_sto
         should_stop: Function that is called several times a second; True stops the work.
 
     Returns:
-        Counts of the images.
+        Plan of the job, and counts of the images.
 
     Raises:
         Stopped: ``should_stop`` returned True.
         ModelsError: The cluster cannot be reached, or a part cannot be scored.
     """
-    assert spec.output is not None
     engine = bulk_engine("ray", ray_address=settings.ray_address)
     inputs = score_inputs(spec, settings)
-    output = open_output(Location(spec.output), inputs.plan)
-    missing = output.missing()
-    ranges = inputs.plan.ranges
-    done = inputs.plan.count - sum(ranges[part][1] - ranges[part][0] for part in missing)
-    reporter = ProgressReporter(events, inputs.plan.count, done)
-    scored = written = done
+    plan, model = settle(inputs.plan, inputs.model, plan_at_output(spec, settings))
+    output = begin_output(spec, settings, plan)
+    scored = written = plan.count - plan.images_in(output.missing())
+    reporter = ProgressReporter(events, plan.count, scored)
 
     def advance(images: int) -> None:
         nonlocal scored
@@ -52,14 +55,16 @@ def score_on_ray(spec: JobSpec, settings: Settings, events: EventLog, should_sto
         reporter.checkpoint(written)
 
     # An event is written where something moved, and never by the clock: the worker ends a job without events as hung.
-    callbacks = Callbacks(
-        should_stop,
-        advance,
-        part_written,
-        notice=lambda sentence: events.write({"event": "log", "message": sentence}),
-    )
-    if missing:
-        events.write({"event": "log", "message": f"scored by the Ray cluster at {settings.ray_address}"})
-        engine.run(BulkWork(output, inputs.model, inputs.images), missing, callbacks)
-    reporter.report(inputs.plan.count)
-    return output.finish()
+    callbacks = Callbacks(should_stop, advance, part_written, notice=partial(write_note, events))
+
+    def score(missing: list[int]) -> None:
+        nonlocal scored, written
+        scored = written = plan.count - plan.images_in(missing)
+        write_note(events, f"scored by the Ray cluster at {settings.ray_address}")
+        engine.run(BulkWork(Output(output.location, plan), model, inputs.images), missing, callbacks)
+
+    def finish() -> PartSummary:
+        reporter.report(plan.count)
+        return output.finish(should_stop, checking_reporter(events))
+
+    return plan, complete(output.missing, score, finish, partial(write_note, events))

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from models.bulk.engine_choice import settled, with_engine
 from models.bulk.part import Stopped, score_range
 from models.bulk.plan import BulkPlan, Parts
 from models.errors import ModelsError
+from models.scorer import load_files
 from models.threads import one_blas_thread
 from worker.attempts.attempt import JobSpec
 from worker.attempts.progress import ProgressReporter
@@ -29,20 +31,24 @@ class ShardWork:
     Args:
         spec: Specification of the attempt.
         settings: Settings of this process.
+        stored: Plan of the process that began, whose engine this one uses too; None for the first process.
         take_plan: Function that creates or joins the parts of a plan.
 
     Raises:
         ModelsError: The model or the dataset cannot be used.
     """
 
-    def __init__(self, spec: JobSpec, settings: Settings, take_plan: Callable[[BulkPlan], Parts]) -> None:
+    def __init__(
+        self, spec: JobSpec, settings: Settings, stored: BulkPlan | None, take_plan: Callable[[BulkPlan], Parts]
+    ) -> None:
         if settings.train_threads is not None:
             torch.set_num_threads(settings.train_threads)
         one_blas_thread()
         self._settings = settings
         inputs = score_inputs(spec, settings)
-        self._scorer, self._source = inputs.model.load(), inputs.source
-        self.parts = take_plan(inputs.plan)
+        plan = inputs.plan.with_engine_of(stored)
+        self._scorer, self._source = load_files(with_engine(inputs.model, plan)), inputs.source
+        self.parts = take_plan(settled(plan, self._scorer))
         self.shards = JobStore(redis_client(settings), settings.key_prefix).shards(spec.id)
 
     def score_shard(self, should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> bool:
@@ -81,7 +87,7 @@ class ShardWork:
                 table = score_range(
                     self._scorer,
                     self._source,
-                    *plan.ranges[shard],
+                    *plan.range(shard),
                     alpha=plan.alpha,
                     should_stop=stopped,
                     progress=lambda _images: progress(),
@@ -111,14 +117,13 @@ class ShardProgress:
     def __init__(
         self, plan: BulkPlan, shards: Shards, events: EventLog, missing: Sequence[int], quiet_s: float
     ) -> None:
-        ranges = plan.ranges
         self._plan = plan
-        self._last = len(ranges) - 1
+        self._last = plan.parts - 1
         self._absent_images = (self._last + 1) * plan.images_per_part - plan.count  # those that the last part lacks
         self._shards = shards
         self._quiet_s = quiet_s
         self._quiet_until = 0.0
-        done = plan.count - sum(ranges[shard][1] - ranges[shard][0] for shard in missing)
+        done = plan.count - plan.images_in(missing)
         self._reporter = ProgressReporter(events, plan.count, done)
 
     def report_if_due(self) -> None:

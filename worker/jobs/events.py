@@ -13,7 +13,7 @@ _PROGRESS = ("step", "steps", "epoch", "images_per_second", "eta_seconds")
 _VERSION = ("model", "version", "ref")
 _RESULTS = {
     "published": (*_VERSION, "live", "unfit"),
-    "scored": ("model", "images", "anomalies", "errors", "output"),
+    "scored": ("model", "images", "anomalies", "errors", "output", "plan"),
     "calibrated": (*_VERSION, "calibration", "smallest_p", "active", "reason"),
     "evaluated": ("model", "auroc", "auroc_over_baseline", "false_alarms"),
     "recommended": ("proposal", "preset", "reasons", "seconds"),

@@ -23,10 +23,10 @@ _CHECK_S = 1.0
 
 
 class _Failure(NamedTuple):
-    """A full disk that a job met: how often it has met one, the room to wait for in bytes, and the time."""
+    """A full disk that a job met: how often it has met one, the room in bytes to wait for on a disk, and the time."""
 
     times: int
-    needed: int
+    needed: dict[Path, int]
     at: float
 
     @property
@@ -73,13 +73,20 @@ class DiskRoom:
         if waiting and not stopping.is_set():
             log.info("the disk takes writes again: jobs go on")
 
-    def note_failure(self, job_id: str) -> None:
-        """Note that a job met a full disk, with the room that its end has left."""
+    def note_failure(self, job_id: str, output: Path | None = None) -> None:
+        """Note that a job met a full disk, with the room that its end has left.
+
+        Args:
+            job_id: The job.
+            output: Folder that it writes to beside its own; its disk may be the full one.
+        """
         now = time.monotonic()
         earlier = self._failures.get(job_id)
         self._failures = {job: failure for job, failure in self._failures.items() if now - failure.at < RETRY_S}
         times = 1 if earlier is None else earlier.times + 1
-        self._failures[job_id] = _Failure(times, usable_bytes(self._folder) + ROOM_BYTES, now)
+        folders = [self._folder] if output is None else [self._folder, output]
+        needed = {folder: usable_bytes(folder) + ROOM_BYTES for folder in folders}
+        self._failures[job_id] = _Failure(times, needed, now)
 
     def allows(self, job_id: str) -> bool:
         """Return whether a job may be tried: it met no full disk, or has more room now, or that is an hour ago.
@@ -90,7 +97,7 @@ class DiskRoom:
         if failure is None:
             return True
         passed_s = time.monotonic() - failure.at
-        more = usable_bytes(self._folder) >= failure.needed
+        more = any(usable_bytes(folder) >= needed for folder, needed in failure.needed.items())
         return passed_s >= RETRY_S or (more and passed_s >= failure.back_off_s)
 
     def error(self, problem: StorageFull | StorageReadOnly | None = None) -> dict[str, str]:

@@ -15,6 +15,7 @@ from structlog.contextvars import bound_contextvars
 
 from models.atomic_files import make_folder
 from models.disk_space import storage_error
+from models.locations.location import Location
 from worker.errors import BrokerDown, JobNotFound, StaleAttempt
 from worker.jobs.duration_model import DurationModel
 from worker.jobs.events import AttemptSummary, EventReader
@@ -220,7 +221,8 @@ class Supervisor:
             why = "the process ended without a result"
         if end == ExitCode.NO_ROOM:
             log.warning("job %s: attempt %d met a disk that is full or takes no writes", job.id, attempt)
-            self._room.note_failure(job.id)
+            output = job.parameters.get("output")
+            self._room.note_failure(job.id, Location(output).local_path if output else None)
             return Status.QUEUED, {**changes, "error": summary.error or self._room.error()}
         error = summary.error or _death(end, why)
         if end == ExitCode.REFUSED:

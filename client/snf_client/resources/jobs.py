@@ -263,7 +263,7 @@ class _Jobs(Resource[S]):
         The result of a scoring job is a file, see ``download``.
 
         Raises:
-            Conflict: If the job has neither succeeded nor is partial.
+            Conflict: If the job has neither succeeded nor is partial (type ``job-has-no-result``).
         """
         return Call("GET", path("jobs", job_id, "result"), _read_result, params={"format": "json"})
 
@@ -274,7 +274,12 @@ class _Jobs(Resource[S]):
 
     @operation
     def download(self, job_id: str, target: str | Path) -> Call[Path]:
-        """Download the Parquet file of a scoring job, one row per image, to ``target``; return ``target`` as a path."""
+        """Download the Parquet file of a scoring job, one row per image, to ``target``; return ``target`` as a path.
+
+        Raises:
+            Conflict: If the job has neither succeeded nor is partial (type ``job-has-no-result``), or its files are at
+                its output (``result-at-output``).
+        """
         target = Path(target)
         return Call("GET", path("jobs", job_id, "result"), lambda _response: target, save_to=target)
 

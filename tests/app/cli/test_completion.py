@@ -16,7 +16,13 @@ def words(line: str, home: Path, **variables: str) -> list[str]:
     environment = {"PATH": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}", "SNF_HOME": str(home), **variables}
     environment |= {"_SNF_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", PROGRAM],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
     )
     assert done.stderr == ""
     return done.stdout.split()
@@ -30,6 +36,11 @@ def words(line: str, home: Path, **variables: str) -> list[str]:
         ("snf train --data mni", ["mnist-mini"]),
         ("snf train --preset snf-glow-t", ["snf-glow-tiny"]),
         ("snf jobs sh", ["show"]),
+        ("snf models import parts docs/op", ["docs/operations.md"]),
+        (
+            "snf models export mnist-snf-glow dock",
+            ["docker-compose.gpu.yml", "docker-compose.locations.yml", "docker-compose.yml", "docker/"],
+        ),
     ],
 )
 def test_words(line: str, wanted: list[str], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from app.cli.score_file import GivenFiles, LocalPartScorer, RemotePartScorer
 from app.registry.views import detail
 from app.scoring.schemas import SCORED_DIGIT
 from models.bulk.part import Stopped
-from models.bulk.plan import BulkPlan, open_plan
+from models.bulk.plan import NEWER, BulkPlan, open_plan
 from models.bulk.table import write_part
 from models.registry.registry import Registry
 from snf_client import Client
@@ -63,6 +63,17 @@ def test_an_interrupted_command_goes_on_and_another_does_not_destroy_its_parts(t
     assert not parts.exists()
     assert score(out).exit_code == 0
     assert all(json.loads(line)["log_likelihood"] < 0 for line in out.read_text().splitlines())
+
+
+def test_a_damaged_part_of_an_interrupted_command_is_scored_again(tmp_path: Path) -> None:
+    out = tmp_path / "scores.jsonl"
+    plan = LocalPartScorer(MODEL, lambda: False).plan(GivenFiles(list(FILES)), None)
+    work = open_plan(tmp_path / ".scores.jsonl.parts", plan)
+    write_part([{"path": str(FILES[0]), "log_likelihood": 1.5, "is_anomaly": False}], work.part_path(0))
+    done = score(out)
+    assert done.exit_code == 0, done.stderr
+    assert "part-000000.parquet holds 1 rows, expected 3" in done.stderr
+    assert [json.loads(line)["path"] for line in out.read_text().splitlines()] == list(map(str, FILES))
 
 
 def test_parts_of_another_command_are_removed_if_that_is_forced(tmp_path: Path) -> None:
@@ -105,7 +116,9 @@ def remote(client: Answering, stop_after: int = 100) -> tuple[RemotePartScorer, 
 def test_the_plan_and_the_rows_are_those_of_this_process(tmp_path: Path) -> None:
     client = Answering(0, 0, 0)
     scorer, plan, files = remote(client)
-    assert plan == LocalPartScorer(MODEL, lambda: False).plan(files, None)
+    here = LocalPartScorer(MODEL, lambda: False).plan(files, None)
+    assert here.continues(plan)
+    assert here.model_copy(update=dict.fromkeys(NEWER)) == plan
     told: list[int] = []
     scorer.score(plan, files, (0, 3), tmp_path / "part", told.append)
     rows = parquet.read_table(tmp_path / "part").to_pylist()

@@ -23,12 +23,13 @@ from models.bulk.output import Output, open_output
 from models.bulk.part import Stopped
 from models.bulk.plan import BulkPlan
 from models.bulk.sources import DatasetImages
-from models.bulk.work import BulkWork, ModelFiles
+from models.bulk.work import BulkWork
 from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import EngineUnavailable, PartFailed, PlanDiffers, StorageFull
 from models.images.preprocessing import Preprocessing
 from models.locations.errors import LocationUnavailable
 from models.locations.location import Location
+from models.model_files import ModelFiles
 from models.scoring.options import EngineOptions
 from tests.support.paths import ROOT
 from tests.support.slow_images import SlowImages, slow_work

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from models.bulk.completion import complete
 from models.bulk.output import PLAN, SUMMARY, Output, open_output, stored_output
 from models.bulk.part import Stopped
 from models.bulk.plan import BulkPlan, open_plan, part_size
@@ -20,8 +23,9 @@ from models.bulk.result_file import merge_parts
 from models.bulk.sources import chosen_part_size, index_location
 from models.bulk.table import PartSummary, table_of
 from models.disk_space import waits_for_room
-from models.errors import OutputTaken, PlanDiffers, StorageFull
+from models.errors import OutputTaken, PartFailed, PlanDiffers, StorageFull
 from models.images.codec import Preprocessing
+from models.locations.entry import FileEntry
 from models.locations.location import Location
 from models.score_rows.row import failed_row
 from tests.support.disks import refuse_writes
@@ -80,7 +84,7 @@ def test_the_files_say_what_is_left_and_make_the_same_table_as_a_job_here(locati
     assert (output.missing(), output.part(1).read()) == ([], written)
     assert output.finish() == PartSummary(25, 3, 3)
     summary = json.loads(location.child(SUMMARY).read())
-    assert summary == {"parts": 3, "images": 25, "errors": 3, "anomalies": 3}
+    assert summary == {"plan": output.plan.digest, "parts": 3, "images": 25, "errors": 3, "anomalies": 3}
     names = {entry.name for entry in location.files()}
     assert names == {SUMMARY, PLAN, *(f"part-{index:06d}.parquet" for index in range(3))}
 
@@ -126,7 +130,62 @@ def test_other_files_are_never_deleted(location: Location, force: bool) -> None:
     output = open_output(location, PLAN_OF_25, force=force)
     location.child("part-000003.parquet").write(b"of a larger plan")
     with pytest.raises(OutputTaken, match="holds part-000003"):
-        output.missing()
+        open_output(location, PLAN_OF_25)
+    location.child("part-000003.parquet").delete()
+    location.child("README.md").write(b"a note of a person")
+    write_all(open_output(location, PLAN_OF_25))
+    assert output.missing() == []
+    assert output.finish().images == 25
+    with pytest.raises(OutputTaken, match=r"holds README.md"):
+        open_output(location, PLAN_OF_25.model_copy(update={"alpha": 0.1}), force=True)
+    assert output.has(0), "nothing is deleted where something is refused"
+
+
+def test_of_two_plans_that_begin_at_once_one_has_the_location(
+    location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = PLAN_OF_25.model_copy(update={"model": "digits:2"})
+    write_new = Location.write_new
+
+    def late(file: Location, data: bytes) -> bool:
+        """Let the other process begin, and write a part, between the check of this one and its plan."""
+        monkeypatch.setattr(Location, "write_new", write_new)
+        open_output(location, PLAN_OF_25).write(0, scores(0))
+        return file.write_new(data)
+
+    monkeypatch.setattr(Location, "write_new", late)
+    with pytest.raises(PlanDiffers, match=r"holds scores .* by digits:1 .* expected .* digits:2"):
+        open_output(location, other)
+    first = stored_output(location)
+    assert first.plan == PLAN_OF_25
+    write_all(first)
+    assert first.finish().images == 25
+
+
+def test_processes_that_begin_at_once_write_one_plan(location: Location) -> None:
+    plans = [PLAN_OF_25.model_copy(update={"model": f"digits:{number % 2}"}) for number in range(16)]
+
+    def begin(plan: BulkPlan) -> BulkPlan | None:
+        try:
+            return open_output(location, plan).plan
+        except PlanDiffers:
+            return None
+
+    with ThreadPoolExecutor(len(plans)) as pool:
+        begun = list(pool.map(begin, plans))
+    assert begun == [plan if plan == stored_output(location).plan else None for plan in plans]
+
+
+def test_a_place_of_many_other_files_is_refused_at_the_first(
+    location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files(_location: Location) -> Iterator[FileEntry]:
+        yield FileEntry("a.png", 1, "v")
+        raise AssertionError("more files were listed")
+
+    monkeypatch.setattr(Location, "files", files)
+    with pytest.raises(OutputTaken, match=r"scores holds a\.png; expected no files"):
+        open_output(location, PLAN_OF_25)
 
 
 def test_parts_without_their_plan_are_refused(location: Location) -> None:
@@ -138,19 +197,51 @@ def test_parts_without_their_plan_are_refused(location: Location) -> None:
         stored_output(location)
 
 
-def test_a_part_of_other_scores_is_found_before_the_end(location: Location) -> None:
-    """As two jobs may begin at the same place at the same time."""
+def test_parts_that_are_damaged_or_of_other_scores_are_scored_again(location: Location) -> None:
     output = open_output(location, PLAN_OF_25)
     write_all(output)
-    Output(location, PLAN_OF_25.model_copy(update={"model": "digits:2"})).write(1, scores(1))
-    with pytest.raises(OutputTaken, match=r"part-000001\.parquet holds 10 rows of other scores, expected 10 of these"):
-        output.finish()
-    output.write(1, scores(2))
-    with pytest.raises(OutputTaken, match="holds 5 rows of these scores, expected 10"):
-        output.finish()
-    output.part(1).write(b"PAR1")
-    with pytest.raises(OutputTaken, match="is no part of these scores"):
-        output.finish()
+    whole = [file.read() for file in output.files()]
+    other = Output(location, PLAN_OF_25.model_copy(update={"model": "digits:2"}))
+    other.write(0, scores(0))  # a process that was still at work when these scores began
+    output.part(1).write(whole[1][:-100])
+    output.write(2, scores(0))
+    with pytest.raises(OutputTaken, match=r"part-000000\.parquet holds other scores"):
+        list(output.files())
+    scored: list[list[int]] = []
+    notes: list[str] = []
+
+    def score(missing: list[int]) -> None:
+        scored.append(missing)
+        write_all(output)
+
+    assert complete(output.missing, score, output.finish, notes.append) == PartSummary(25, 3, 3)
+    assert scored == [[0, 1, 2]]
+    assert [file.read() for file in output.files()] == whole
+    [note] = notes
+    assert "part-000000.parquet holds other scores, and 2 other parts" in note
+
+
+def test_a_part_that_is_never_whole_ends_the_scoring(location: Location) -> None:
+    output = open_output(location, PLAN_OF_25)
+
+    def score(missing: list[int]) -> None:
+        for index in missing:
+            output.write(index, scores(0))
+
+    with pytest.raises(PartFailed, match=r"part-000002\.parquet holds 10 rows, expected 5; so it was 3 times"):
+        complete(output.missing, score, output.finish, lambda _note: None)
+    assert output.missing() == [2]
+
+
+def test_the_check_of_the_parts_shows_its_progress_and_can_be_stopped(location: Location) -> None:
+    output = open_output(location, PLAN_OF_25)
+    write_all(output)
+    told: list[tuple[int, int]] = []
+    with pytest.raises(Stopped):
+        output.finish(lambda: len(told) == 2, lambda done, total: told.append((done, total)))
+    assert not location.child(SUMMARY).exists()
+    output.finish(progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (1, 3), (2, 3), (3, 3)]
 
 
 def test_files_that_a_killed_process_left_are_no_scores(tmp_path: Path) -> None:

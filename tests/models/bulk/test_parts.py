@@ -16,12 +16,12 @@ from pyarrow import parquet
 
 from models.anomaly.judged import Judgement
 from models.bulk.part import Stopped, score_part
-from models.bulk.plan import BulkPlan, open_plan
+from models.bulk.plan import NEWER, BulkPlan, join_plan, open_plan
 from models.bulk.result_file import convert_table, merge_parts, read_content
 from models.bulk.sources import ImageFiles, open_source
 from models.bulk.table import write_part
 from models.datasets.image_source import ImageSource, NamedImage
-from models.errors import AlphaUnattainable, DatasetNotFound, ImageError, ScoreNotFinite
+from models.errors import AlphaUnattainable, DatasetNotFound, ImageError, PlanDiffers, ScoreNotFinite
 from models.images.codec import Preprocessing
 from models.score_rows.row import SCHEMA
 from models.scorer import Scorer
@@ -242,6 +242,23 @@ def test_an_equal_plan_resumes_and_another_starts_anew(scorer: Scorer, files: li
     (tmp_path / "plan.json").write_text("{}")
     work.part_path(0).write_bytes(b"of nobody knows what")
     assert open_plan(tmp_path, plan).missing() == [0, 1, 2]
+
+
+def test_a_plan_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    """It names no engine."""
+    earlier = BulkPlan(model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.1, count=4)
+    plan = earlier.model_copy(update={"model_sha256": "a", "engine": "torch", "precision": "float32"})
+    stored = {name: value for name, value in earlier.model_dump(mode="json").items() if name not in NEWER}
+    (tmp_path / "plan.json").write_text(json.dumps(stored))
+    (tmp_path / "part-000000.parquet").write_bytes(b"scored")
+    assert open_plan(tmp_path, plan).missing() == []
+    assert join_plan(tmp_path, plan).plan == plan
+    assert open_plan(tmp_path, earlier).missing() == []
+    assert join_plan(tmp_path, plan).plan == plan, "what is known stays so"
+    other = plan.model_copy(update={"engine": "openvino"})
+    with pytest.raises(PlanDiffers):
+        join_plan(tmp_path, other)
+    assert open_plan(tmp_path, other).missing() == [0]
 
 
 class Watched:

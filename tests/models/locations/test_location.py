@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import socket
@@ -50,6 +51,20 @@ def test_files_of_any_name_are_written_listed_and_read(place: Location) -> None:
         assert file.stat() == entry._replace(name=entry.name.rpartition("/")[2])
         assert Location(file.url) == file
         assert pickle.loads(pickle.dumps(file)) == file
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_replaces_none(place: Location, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_self: Path, _target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:  # as on a memory card
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    file = place.child("lot/_plan.json")
+    assert file.write_new(b"first")
+    assert not file.write_new(b"second")
+    assert file.read() == b"first"
+    assert [entry.name for entry in place.files()] == ["lot/_plan.json"]
 
 
 def test_a_changed_file_is_never_read_as_the_one_that_was_asked_for(place: Location) -> None:

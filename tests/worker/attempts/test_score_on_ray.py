@@ -27,6 +27,11 @@ PART = 25
 
 
 @pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    return settings.model_copy(update={"allowed_locations": (Location.parse(str(tmp_path)).url,)})
+
+
+@pytest.fixture
 def on_ray(store: JobStore, settings: Settings, ray_cluster: RayCluster, stopping: threading.Event) -> Supervisor:
     """A supervisor whose jobs with an output are run by Ray, and read their images slowly."""
     settings = settings.model_copy(update={"ray_address": ray_cluster.address})

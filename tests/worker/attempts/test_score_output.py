@@ -22,6 +22,11 @@ from worker.settings import Settings
 PARTS = 12
 
 
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"allowed_locations": ("s3://killed", "s3://gone")})
+
+
 def job_files(settings: Settings, job: Job) -> set[str]:
     """Names of all files in the folder of a job."""
     return {path.name for path in (settings.jobs_dir / job.id).rglob("*") if path.is_file()}
@@ -58,18 +63,29 @@ def test_an_attempt_that_is_killed_loses_and_doubles_nothing_at_its_output(
         assert proxy.failed.total() > 0
         # No attempt lists the place for each part: two do so at their start, one before its end, and this test.
         assert proxy.requests["GET"] < 10 * PARTS
-    done = store.get(cut.id)
-    assert done.result == {"model": MODEL, "images": IMAGES, "errors": 0, **output} | {
-        "anomalies": (store.get(whole.id).result or {})["anomalies"]
-    }
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     stored = stored_output(place)
+    done = store.get(cut.id)
+    assert done.result == output | {
+        "model": MODEL,
+        "images": IMAGES,
+        "errors": 0,
+        "anomalies": (store.get(whole.id).result or {})["anomalies"],
+        "plan": stored.plan.digest,
+    }
     rows = pa.concat_tables(map(parquet.read_table, stored.files())).to_pylist()
     assert Counter(row["path"] for row in rows).most_common(1)[0][1] == 1
     merge_parts(stored.files(), tmp_path / "merged.parquet", stored.plan.metadata)
     assert (tmp_path / "merged.parquet").read_bytes() == expected
     assert not {name for name in job_files(settings, cut) if name.endswith(".parquet")}
+
+    damaged = stored.part(3)
+    damaged.write(damaged.read()[:-9])
+    again, _ = store.create(scoring(parameters={"images_per_part": 50} | output))
+    assert real.run(again.id) is Outcome.SUCCEEDED
+    merge_parts(stored.files(), tmp_path / "merged.parquet", stored.plan.metadata)
+    assert (tmp_path / "merged.parquet").read_bytes() == expected
 
     other, _ = store.create(scoring(parameters={"alpha": 0.05} | output))
     assert real.run(other.id) is Outcome.FAILED
@@ -77,7 +93,7 @@ def test_an_attempt_that_is_killed_loses_and_doubles_nothing_at_its_output(
     assert failed.status is Status.FAILED
     assert failed.error is not None
     assert failed.error["type"] == "plan-differs"
-    assert "alpha 0.01, 50 a part; expected" in failed.error["detail"]
+    assert "alpha 0.01, 50 a part, computed by" in failed.error["detail"]
     assert stored_output(place).missing() == []
 
 

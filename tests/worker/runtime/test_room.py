@@ -13,6 +13,7 @@ from tests.support.disks import MIB, Disk
 from tests.worker.support.helpers import fake_command
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
+from worker.runtime.room import DiskRoom
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
@@ -42,6 +43,20 @@ def test_a_job_that_fills_the_disk_waits_for_room(
     waits.join(60)
     assert outcomes == [Outcome.SUCCEEDED]
     assert (store.get(job.id).attempts, store.get(job.id).error) == (2, None)
+
+
+def test_a_job_whose_output_is_on_a_full_disk_is_tried_when_that_disk_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk of the jobs has as much room as before."""
+    jobs, output = tmp_path / "jobs", tmp_path / "output"
+    free = {jobs: 2**30, output: 0}
+    monkeypatch.setattr("worker.runtime.room.usable_bytes", free.__getitem__)
+    room = DiskRoom(jobs)
+    room.note_failure("job", output)
+    assert not room.allows("job")
+    free[output] = 2**30
+    assert room.allows("job")
 
 
 def test_a_worker_that_waits_for_room_can_stop(

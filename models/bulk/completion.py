@@ -1,0 +1,59 @@
+"""Scoring until every part is whole: parts that turn out damaged at the end are scored again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from models.errors import PartFailed
+
+if TYPE_CHECKING:
+    from models.bulk.table import PartSummary
+
+ROUNDS = 3
+"""Times that the parts are scored and checked at most."""
+
+
+class DamagedPart(Exception):
+    """Raised for a file that is not the part that it should be, with a sentence that says why."""
+
+
+class PartsDamaged(Exception):
+    """Raised where parts were damaged or of other scores. They are deleted by then, and have to be scored again.
+
+    Args:
+        problems: What is wrong with each part, by its index.
+    """
+
+    def __init__(self, problems: Mapping[int, str]) -> None:
+        first, more = next(iter(problems.values())), len(problems) - 1
+        super().__init__(first + (f", and {more} other parts" if more else ""))
+
+
+def complete(
+    missing: Callable[[], list[int]],
+    score: Callable[[list[int]], None],
+    finish: Callable[[], PartSummary],
+    note: Callable[[str], None],
+) -> PartSummary:
+    """Score the parts that are missing, check all, and score the damaged ones again; return the counts of the images.
+
+    Args:
+        missing: Function that returns the indices of the missing parts.
+        score: Function that scores parts by their indices. It is not called without one.
+        finish: Function that checks all parts and returns their counts, or raises ``PartsDamaged``.
+        note: Function that is called with a sentence about damaged parts.
+
+    Raises:
+        PartFailed: There were damaged parts each time.
+    """
+    problem = ""
+    for _ in range(ROUNDS):
+        if left := missing():
+            score(left)
+        try:
+            return finish()
+        except PartsDamaged as damaged:
+            problem = str(damaged)
+            note(f"deleted, to be scored again: {problem}")
+    raise PartFailed(f"{problem}; so it was {ROUNDS} times: does another process write there, or is the disk damaged?")

@@ -1,0 +1,73 @@
+"""The engine of a bulk scoring: all of its processes compute by the same one, so that equal plans give equal rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+from models.errors import EngineUnavailable
+from models.scoring.options import EngineName
+
+if TYPE_CHECKING:
+    from models.bulk.plan import BulkPlan
+    from models.model_files import ModelFiles
+    from models.scorer import Scorer
+
+
+def settle(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) -> tuple[BulkPlan, ModelFiles]:
+    """Choose the engine of a scoring that begins or goes on.
+
+    A stored plan of the same inputs keeps its engine. Otherwise it is the one of the options of the model; for the
+    choice of an engine for this machine the model is loaded.
+
+    Args:
+        plan: The plan, without an engine.
+        model: The model.
+        stored: The plan that is stored where the scores will be.
+
+    Returns:
+        The plan, and the model with the engine of the plan.
+
+    Raises:
+        EngineUnavailable: The engine cannot run here.
+    """
+    plan = plan.with_engine_of(stored)
+    options = model.options
+    if plan.engine is None and (options.device != "cpu" or options.name != "auto"):
+        plan = plan.model_copy(update={"engine": "torch" if options.device != "cpu" else options.name})
+    if plan.engine is None:
+        from models.scorer import load_files  # noqa: PLC0415  # PyTorch takes seconds to import
+
+        plan = settled(plan, load_files(model))
+    return plan, with_engine(model, plan)
+
+
+def with_engine(model: ModelFiles, plan: BulkPlan) -> ModelFiles:
+    """Return a model to load with the engine and precision of a plan, which fails if it is another model."""
+    # Of a hybrid model each part may have its engine, which no option names: the choice is compared after loading.
+    name = cast(EngineName, plan.engine) if plan.engine in ("torch", "openvino") else model.options.name
+    precision = plan.precision or model.options.precision
+    return replace(model, options=replace(model.options, name=name, precision=precision), digest=plan.model_sha256)
+
+
+def settled(plan: BulkPlan, scorer: Scorer) -> BulkPlan:
+    """Return a plan with the engine of a loaded model. Raises ``EngineUnavailable`` if the plan has another one."""
+    require_engine(plan, scorer)
+    return plan.model_copy(update={"engine": engine_of(scorer)})
+
+
+def require_engine(plan: BulkPlan, scorer: Scorer) -> None:
+    """Raise ``EngineUnavailable`` if a loaded model computes by another engine than that of a plan."""
+    got = engine_of(scorer)
+    if plan.engine not in (None, got):
+        raise EngineUnavailable(
+            f"these scores are computed by {plan.engine}, which this machine cannot: it computes by {got}. Install the "
+            "same packages everywhere, or set SNF_ENGINE=torch everywhere and begin anew"
+        )
+
+
+def engine_of(scorer: Scorer) -> str:
+    """Return the name of the engine of a model; of a hybrid model, where they differ, those of pixels and features."""
+    features = getattr(scorer.density, "features", None)
+    names = [scorer.engine_name] if features is None else [scorer.engine_name, features.engine_name]
+    return "+".join(dict.fromkeys(names))

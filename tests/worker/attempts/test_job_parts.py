@@ -1,0 +1,80 @@
+"""The output of a scoring job: who may name it, and who may read what is written there."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.bulk.plan import BulkPlan
+from models.locations.errors import LocationRefused
+from models.locations.location import Location
+from tests.support.paths import ROOT
+from worker.attempts.attempt import JobSpec
+from worker.attempts.job_parts import begin_parts, join_parts
+from worker.private_home import USER_UMASK
+from worker.settings import Settings
+
+PLAN = BulkPlan(model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.05, count=1)
+
+
+def spec_of(output: Path) -> JobSpec:
+    parameters = {"output": Location.parse(str(output)).url}
+    return JobSpec(id="j", attempt=1, model="m:1", dataset="d", parameters=parameters, promote=False)
+
+
+def test_a_link_that_was_made_after_the_check_leads_nowhere(tmp_path: Path) -> None:
+    """Or the settings have changed before a retry."""
+    (allowed := tmp_path / "allowed").mkdir()
+    (tmp_path / "outside").mkdir()
+    settings = Settings(home=tmp_path / "home", allowed_locations=(Location.parse(str(allowed)).url,))
+    spec, folder = spec_of(allowed / "scores"), tmp_path / "parts"
+    begin_parts(folder, tmp_path / "table.parquet", spec, settings, PLAN)
+    (allowed / "scores").rename(tmp_path / "earlier")
+    (allowed / "scores").symlink_to(tmp_path / "outside")
+    for prepare in (begin_parts, join_parts):
+        with pytest.raises(LocationRefused, match=r"scores may not be named over HTTP"):
+            prepare(folder, tmp_path / "table.parquet", spec, settings, PLAN)
+    assert not list((tmp_path / "outside").iterdir())
+
+
+SERVICE = """
+import subprocess, sys
+from pathlib import Path
+from worker.private_home import protect_home
+protect_home(Path(sys.argv[1]) / "home")
+subprocess.run([sys.executable, "-c", sys.argv[2], sys.argv[1]], check=True)
+"""
+ATTEMPT = """
+import sys
+from pathlib import Path
+from models.bulk.table import table_of
+from tests.worker.attempts.test_job_parts import PLAN, spec_of
+from worker.attempts.job_parts import begin_parts
+from worker.settings import Settings
+base = Path(sys.argv[1])
+settings = Settings(home=base / "home", allowed_locations=(base.as_uri(),))
+parts = begin_parts(base / "parts", base / "table.parquet", spec_of(base / "lots" / "scores"), settings, PLAN)
+parts.write(0, table_of([{"path": "a.png", "is_anomaly": False}]))
+parts.finish(lambda: False, lambda _done, _total: None)
+"""
+
+
+def test_other_users_may_read_scores_where_the_umask_of_the_service_allows_it(tmp_path: Path) -> None:
+    """As the workers are, the attempt is the child of a process that keeps its files private."""
+    variables = {name: value for name, value in os.environ.items() if name != USER_UMASK} | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", SERVICE, str(tmp_path), ATTEMPT], env=variables, umask=0o027, check=True)
+    output = tmp_path / "lots" / "scores"
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (output.parent, output, *output.iterdir())}
+    assert modes == {
+        "lots": 0o750,
+        "scores": 0o750,
+        "_plan.json": 0o640,
+        "_summary.json": 0o640,
+        "part-000000.parquet": 0o640,
+    }
+    assert stat.S_IMODE((tmp_path / "parts" / "plan.json").stat().st_mode) == 0o600

@@ -1,0 +1,104 @@
+"""The parts of a bulk scoring job: in the folder of the job, or at its output. Free of torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from models.bulk.output import Output, open_output, plan_at
+from models.bulk.plan import BulkPlan, OpenPlan, Parts, join_plan, open_plan, stored_plan
+from models.bulk.table import PartSummary
+from models.locations.allowed import allowed_location
+from models.locations.location import Location
+from worker.attempts.attempt import JobSpec
+from worker.private_home import user_umask
+from worker.settings import Settings
+
+
+@dataclass(frozen=True)
+class TableParts(OpenPlan):
+    """Parts that are joined into one table in the folder of the job.
+
+    Args:
+        table: The file of the table.
+    """
+
+    table: Path
+
+    def finish(self, should_stop: Callable[[], bool], progress: Callable[[int, int], None]) -> PartSummary:
+        """Check every part, and join them into the table; return its counts. It takes a moment, without a stop."""
+        return self.merge(self.table)
+
+
+@dataclass(frozen=True)
+class OutputParts(Output):
+    """Parts that stay at the output of the job. On this machine their files have the umask of the user."""
+
+    def write(self, index: int, table: pa.Table) -> PartSummary:
+        """Write the scores of part ``index``; see :meth:`models.bulk.output.Output.write`."""
+        with user_umask():
+            return super().write(index, table)
+
+    def finish(
+        self,
+        should_stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> PartSummary:
+        """Check every part; see :meth:`models.bulk.output.Output.finish`."""
+        with user_umask():
+            return super().finish(should_stop, progress)
+
+
+def begin_output(spec: JobSpec, settings: Settings, plan: BulkPlan) -> OutputParts:
+    """Begin or go on with the parts at the output of a job. Raises as :func:`begin_parts`."""
+    location = _output(spec, settings)
+    with user_umask():
+        open_output(location, plan)
+    return OutputParts(location, plan)
+
+
+def plan_at_output(spec: JobSpec, settings: Settings) -> BulkPlan | None:
+    """Return the plan that is stored at the output of a job; None before one has begun.
+
+    Raises:
+        LocationRefused: The output is no location that callers may name.
+    """
+    return plan_at(_output(spec, settings))
+
+
+def stored_job_plan(folder: Path, spec: JobSpec, settings: Settings) -> BulkPlan | None:
+    """Return the plan that is stored for a job, in ``folder`` or at its output; see :func:`plan_at_output`."""
+    return stored_plan(folder) if spec.output is None else plan_at_output(spec, settings)
+
+
+def begin_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) -> Parts:
+    """Return the parts of a job, where a process that runs it begins or goes on.
+
+    Args:
+        folder: Folder of the parts, unless the job has an output.
+        table: File that they are joined into then.
+        spec: Specification of the attempt.
+        settings: Settings with the locations that callers may name.
+        plan: Plan of the job.
+
+    Raises:
+        LocationRefused: The output is no location that callers may name: the settings, or a link there, have changed.
+        PlanDiffers: The output holds scores of another model or of other images.
+        OutputTaken: The output holds other files.
+    """
+    output = None if spec.output is None else begin_output(spec, settings, plan)
+    open_plan(folder, plan)  # also where the parts are elsewhere: assistants compare their plan with this one
+    return TableParts(folder, plan, table) if output is None else output
+
+
+def join_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) -> Parts:
+    """Return the parts of a job that another process runs. Arguments and errors are those of :func:`begin_parts`."""
+    join_plan(folder, plan)
+    return TableParts(folder, plan, table) if spec.output is None else OutputParts(_output(spec, settings), plan)
+
+
+def _output(spec: JobSpec, settings: Settings) -> Location:
+    """Return the output of a job, checked as when it was queued: since then a link there may lead elsewhere."""
+    assert spec.output is not None
+    return allowed_location(spec.output, settings.allowed_locations)
