@@ -67,11 +67,11 @@ def check_scoring(
     return f"{version.name}:{version.version}", version.calibration
 
 
-def check_output(request: JobRequest, prefixes: Sequence[str]) -> None:
+def check_output(request: JobRequest, prefixes: Sequence[str], home: Path) -> None:
     """Raise ``LocationRefused`` if a request names an output that is not below a location that callers may name."""
     output = request.parameters.get("output")
     if request.type == "score" and output is not None:
-        allowed_location(output, prefixes)
+        allowed_location(output, prefixes, home)
 
 
 def check_calibration(

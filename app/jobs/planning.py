@@ -76,7 +76,7 @@ def plan_job(
         return JobPlan("", Queue.TRAIN_CPU, trainers, None)
     require_model(request)
     model, calibration = CHECKS[request.type](request, registry, settings.data_dir, datasets)
-    check_output(request, settings.allowed_locations)
+    check_output(request, settings.allowed_locations, settings.home)
     serving = sum(Queue.SCORE in worker.queues for worker in workers.workers())
     return JobPlan(model, Queue.SCORE, serving, None, calibration)
 

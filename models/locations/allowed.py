@@ -12,7 +12,7 @@ from models.locations.location import Location
 SETTING = "SNF_ALLOWED_LOCATIONS"
 
 
-def allowed_location(url: str, prefixes: Sequence[str], home: Path | None = None) -> Location:
+def allowed_location(url: str, prefixes: Sequence[str], home: Path) -> Location:
     """Return the location of a URL that a caller over HTTP named.
 
     On this machine links are followed first, so that no link leads out of a prefix. The location that is returned has
@@ -36,7 +36,8 @@ def allowed_location(url: str, prefixes: Sequence[str], home: Path | None = None
         raise LocationRefused(
             f"{location} may not be named over HTTP: expected a location below one of {SETTING}: {', '.join(prefixes)}"
         )
-    if home is not None and (_is_within(place, own := _resolved(Location.parse(str(home)))) or _is_within(own, place)):
+    own = _resolved(Location.parse(str(home)))
+    if _is_within(place, own) or _is_within(own, place):
         raise LocationRefused(f"{location} may not be named over HTTP: expected a folder apart from SNF_HOME")
     return place
 

@@ -101,4 +101,4 @@ def join_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, pla
 def _output(spec: JobSpec, settings: Settings) -> Location:
     """Return the output of a job, checked as when it was queued: since then a link there may lead elsewhere."""
     assert spec.output is not None
-    return allowed_location(spec.output, settings.allowed_locations)
+    return allowed_location(spec.output, settings.allowed_locations, settings.home)

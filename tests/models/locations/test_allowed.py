@@ -9,15 +9,17 @@ import pytest
 from models.locations.allowed import allowed_location
 from models.locations.errors import LocationRefused
 
+NO_HOME = Path("/nowhere/home")
+
 
 def test_nothing_may_be_named_by_default() -> None:
     with pytest.raises(LocationRefused, match="SNF_ALLOWED_LOCATIONS, which is not set"):
-        allowed_location("s3://lots/2024", ())
+        allowed_location("s3://lots/2024", (), NO_HOME)
 
 
 @pytest.mark.parametrize("url", ["s3://lots/a", "s3://lots/a/", "s3://lots/a/b/c.tar", "gs://other/anything"])
 def test_what_is_below_a_prefix_may_be_named(url: str) -> None:
-    assert allowed_location(url, ("s3://lots/a", "gs://other")).url == url.rstrip("/")
+    assert allowed_location(url, ("s3://lots/a", "gs://other"), NO_HOME).url == url.rstrip("/")
 
 
 @pytest.mark.parametrize(
@@ -26,7 +28,7 @@ def test_what_is_below_a_prefix_may_be_named(url: str) -> None:
 )
 def test_all_else_is_refused(url: str) -> None:
     with pytest.raises(LocationRefused):
-        allowed_location(url, ("s3://lots/a",))
+        allowed_location(url, ("s3://lots/a",), NO_HOME)
 
 
 def test_links_do_not_lead_out_of_a_prefix(tmp_path: Path) -> None:
@@ -37,16 +39,16 @@ def test_links_do_not_lead_out_of_a_prefix(tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(shared)
     prefixes = ((tmp_path / "alias").as_uri(),)
 
-    assert allowed_location((shared / "lot").as_uri(), prefixes).local_path == shared / "lot"
+    assert allowed_location((shared / "lot").as_uri(), prefixes, NO_HOME).local_path == shared / "lot"
     for path in (shared / "link", shared / "link" / "lot", private):
         with pytest.raises(LocationRefused, match="SNF_ALLOWED_LOCATIONS"):
-            allowed_location(path.as_uri(), prefixes)
+            allowed_location(path.as_uri(), prefixes, NO_HOME)
 
 
 def test_what_is_returned_has_no_links(tmp_path: Path) -> None:
     (tmp_path / "shared" / "lot").mkdir(parents=True)
     (tmp_path / "shared" / "link").symlink_to("lot")
-    location = allowed_location((tmp_path / "shared" / "link").as_uri(), (tmp_path.as_uri(),))
+    location = allowed_location((tmp_path / "shared" / "link").as_uri(), (tmp_path.as_uri(),), NO_HOME)
     assert location.local_path == tmp_path / "shared" / "lot"
 
 
