@@ -23,6 +23,7 @@ from app.cli.common import (
     fail,
     read_settings,
     registry,
+    require_local,
     stop_on_signals,
 )
 from app.cli.judged import JudgedCounts
@@ -109,6 +110,7 @@ def bulk(
     as_json: Json = False,
 ) -> None:
     """Score any number of images into a folder of Parquet files, without a service. Images are read where they are."""
+    require_local("snf bulk", "a service does this by a job of type score with the parameter `output`")
     settings = read_settings(writes=True)  # before the imports of the work, in which an invalid setting has no message
     with error_messages(), _interruptible(), stop_on_signals() as stop:
         from models.anomaly.conformal import attainable_alpha

@@ -160,7 +160,7 @@ def print_summary(summary: PartSummary, throughput: ScoringRate, model: str, out
             "anomalies": str(summary.anomalies),
             "not judged": str(summary.errors),
             "time": duration(throughput.seconds),
-            "images/s": f"{throughput.rate:.1f}",
+            "images/s": f"{throughput.rate:.1f}" if throughput.images else "all were scored before",
         }
         print_facts(facts, f"{model} -> {out}")
 
