@@ -122,7 +122,7 @@ class TrainingConfig(ImageOptions):
         le=1000,
         description="Validations in a run, evenly spaced, at most: all together take a tenth of the time at most.",
     )
-    checkpoint_seconds: float = Field(60.0, gt=0, description="Longest time between two checkpoints.")
+    checkpoint_seconds: float = Field(60.0, ge=0.1, description="Longest time between two checkpoints.")
     backbone: str = Field(
         "efficientnet-lite0", max_length=64, description="Feature models: the frozen network, see `snf backbones list`."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from models.training.config import TrainingConfig
 from models.training.parameters import parameter_groups, preset_defaults
@@ -46,3 +47,8 @@ def test_the_defaults_of_presets_are_those_that_they_train_with() -> None:
     for name, changed in listed.items():
         defaults = TrainingConfig.model_validate(changed)
         assert defaults == PRESETS[name].config({}).model_copy(update={"gradient_clip": defaults.gradient_clip})
+
+
+def test_an_interval_of_checkpoints_without_end_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"checkpoint_seconds\n.*greater than or equal to 0\.1"):
+        TrainingConfig(checkpoint_seconds=5e-324)
