@@ -19,13 +19,13 @@ spark = SparkSession.builder.appName("scores").getOrCreate()
 scorer = spark.sparkContext.broadcast(Scorer.load(Path(model)))  # pickled as its place, loaded again by each worker
 
 
-@pandas_udf(SCORES)  # type: ignore[untyped-decorator]
 def score(images: pd.Series) -> pd.DataFrame:
     """Return the scores of a batch of images, one row each."""
     columns = scorer.value({"image": images})
     return pd.DataFrame({name: columns[name] for name in (field.split()[0] for field in SCORES.split(", "))})
 
 
+score_udf = pandas_udf(score, SCORES)
 frame = spark.read.parquet(source)
-frame.withColumn("score", score("image")).select(*frame.drop("image").columns, "score.*").write.parquet(out)
+frame.withColumn("score", score_udf("image")).select(*frame.drop("image").columns, "score.*").write.parquet(out)
 spark.stop()

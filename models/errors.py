@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
@@ -20,6 +19,11 @@ class ErrorKind(StrEnum):
     NO_SPACE = "no-space"
     UNAVAILABLE = "unavailable"
     FAILED = "failed"
+
+
+def _new_error(kind: type[ModelsError], arguments: tuple[Any, ...]) -> ModelsError:
+    """Return an error of a class as pickle makes it: its attributes come afterwards."""
+    return kind.__new__(kind, *arguments)
 
 
 class ModelsError(Exception):
@@ -42,7 +46,7 @@ class ModelsError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the attributes: other processes get the same error, however many arguments its class takes."""
-        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+        return _new_error, (type(self), self.args), self.__dict__
 
 
 class ImageError(ModelsError):

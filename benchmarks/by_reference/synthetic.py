@@ -229,6 +229,10 @@ def _memory(work: Work, name: str, growth: dict[str, dict[str, Any]]) -> None:
     )
 
 
+def _named_scorers(scoring: Scoring) -> dict[int, str]:
+    return dict.fromkeys(scoring.scorers(), "scoring process")
+
+
 def _large(work: Work) -> None:
     folder, count = (
         first_files(work.images, LARGE_PART, work.folder / f"large-{LARGE_PART}"),
@@ -238,7 +242,7 @@ def _large(work: Work) -> None:
     for size in (part_size(count), count):
         with work.home("large") as home, ways.jobs(home, folder, 1, images_per_part=size) as begin:
             scoring = begin(work.output(f"large-{size}"))
-            with Memory(lambda scoring=scoring: dict.fromkeys(scoring.scorers(), "scoring process")) as memory:  # type: ignore[misc]
+            with Memory(partial(_named_scorers, scoring)) as memory:
                 scoring.wait()
         halves = memory.growth().get("scoring process", {})
         most[size] = max(halves.get("first_half_most_mib", 0.0), halves.get("second_half_most_mib", 0.0))

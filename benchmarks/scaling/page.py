@@ -35,10 +35,11 @@ def write(results: Path) -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name, lines in tables.items():
         block = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
-        if not block.search(text):
+        marked = block.search(text)
+        if marked is None:
             raise ValueError(f"{PAGE} has no marks for the table {name!r}")
         content = "\n".join(measured(lines)) + "\n"
-        text = block.sub(lambda _match, content=content: content, text, count=1)  # type: ignore[misc]
+        text = text[: marked.start()] + content + text[marked.end() :]
     PAGE.write_text(text, encoding="utf-8")
 
 

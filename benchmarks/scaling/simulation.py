@@ -26,6 +26,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heappop, heappush
 from typing import TypeAlias
 
@@ -171,7 +172,7 @@ class Replica:
     def _deliver(self, batch: list[Callable[[bool], None]]) -> None:
         self._loop.do(self._costs.wake, lambda: None)
         for answered in batch:
-            self._loop.do(self._costs.answer, lambda answered=answered: answered(True))  # type: ignore[misc]
+            self._loop.do(self._costs.answer, partial(answered, True))
         self._score()
 
 

@@ -16,7 +16,7 @@ from models.locations.errors import FileChanged, LocationNotFound, LocationRefus
 from models.locations.store_errors import AnswerCutOff, setting_error, store_error
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta
+    from obstore import GetOptions, ObjectMeta
     from obstore.store import ObjectStore
 
 T = TypeVar("T")
@@ -46,14 +46,14 @@ class StoreFile:
 
     def read(self, span: tuple[int, int] | None, version: str | None) -> bytes:
         """Return a range of bytes, or all. Raises ``LocationNotFound``, ``FileChanged``, ``LocationUnavailable``."""
-        options: dict[str, object] = {}
+        options: GetOptions = {}
         if span is not None:
             options["range"] = span
         if version is not None:
             options["if_match"] = version
 
         def get() -> tuple[bytes, int]:
-            result = self._store.get(self.key, options=options)  # type: ignore[arg-type]
+            result = self._store.get(self.key, options=options)
             return result.bytes().to_bytes(), result.meta["size"]
 
         data, size = self._try(get)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 
 class RangeFile(io.RawIOBase):
@@ -54,8 +58,9 @@ class RangeFile(io.RawIOBase):
         """Return all bytes that follow."""
         return self.read()
 
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # as io calls it
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Fill a buffer with the next bytes and return their number."""
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
+        with memoryview(buffer) as view, view.cast("B") as target:
+            data = self.read(len(target))
+            target[: len(data)] = data
         return len(data)

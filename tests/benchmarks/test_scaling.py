@@ -6,6 +6,7 @@ import os
 import random
 import statistics
 from argparse import ArgumentParser
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,13 @@ def test_waiting_is_that_of_the_formula_of_pollaczek_and_khinchine() -> None:
     thread = Thread(cores)
     waits: list[float] = []
     service, load, due = 1.0, 0.7, 0.0
+
+    def note_wait(arrived: float) -> None:
+        waits.append(cores.now - arrived - service)
+
     for _ in range(40_000):
         due += chance.expovariate(load / service)
-        cores.at(due, lambda due=due: thread.do(service, lambda: waits.append(cores.now - due - service)))  # type: ignore[misc]
+        cores.at(due, partial(thread.do, service, partial(note_wait, due)))
     cores.run(math.inf)
     assert statistics.mean(waits) == pytest.approx(service * load / (2 * (1 - load)), rel=0.05)
 
@@ -42,8 +47,12 @@ def test_waiting_is_that_of_the_formula_of_pollaczek_and_khinchine() -> None:
 def test_threads_share_cores_equally() -> None:
     cores = Cores(1.5)
     ends: dict[str, float] = {}
+
+    def note_end(name: str) -> None:
+        ends[name] = cores.now
+
     for name, seconds in (("short", 0.75), ("long", 1.5)):
-        cores.work(seconds, lambda name=name: ends.update({name: cores.now}))  # type: ignore[misc]
+        cores.work(seconds, partial(note_end, name))
     cores.run(math.inf)
     # Both run at 0.75 until the short one ends, then the long one alone at full speed.
     assert ends == pytest.approx({"short": 1.0, "long": 1.75})

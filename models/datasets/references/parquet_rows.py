@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from models.datasets.ingest.items import MAX_NAME
 from models.datasets.ingest.limits import Limits
@@ -96,12 +96,15 @@ def _expanded(
 ) -> Iterator[list[EncodedImage]]:
     """Yield the images of a batch in lists of few bytes. Rows with the same stored value share its bytes."""
     numbers, contents = _cells(batch, images.content)
-    name_numbers, names = ([None] * len(numbers), None) if images.names is None else _cells(batch, images.names)
+    name_numbers: Sequence[int | None] = [None] * len(numbers)
+    names: Any = None
+    if images.names is not None:
+        name_numbers, names = _cells(batch, images.names)
     rows: list[EncodedImage] = []
     shared: dict[int, bytes | ImageError] = {}
     size = 0
     for row, (number, name_number) in enumerate(zip(numbers, name_numbers, strict=True), place):
-        name = row_name(file, row) if name_number is None else _name(names[name_number], file, row)  # type: ignore[index]
+        name = row_name(file, row) if name_number is None else _name(names[name_number], file, row)
         if number is None:
             rows.append(EncodedImage(row, name, _empty()))
             continue

@@ -49,16 +49,16 @@ def test_a_key_that_cannot_be_named_is_no_outage(s3: S3Server) -> None:
 @pytest.fixture
 def answer(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, str, str], None]]:
     """Sets the answer of a server to all requests: its status, and the code and the message of the error."""
-    current = [200, b""]
+    current = (200, b"")
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             status, body = current
-            self.send_response(status)  # type: ignore[arg-type]
-            self.send_header("Content-Length", str(len(body)))  # type: ignore[arg-type]
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(body)  # type: ignore[arg-type]
+                self.wfile.write(body)
 
         do_GET = do_HEAD = do_PUT = _answer  # noqa: N815
 
@@ -66,7 +66,8 @@ def answer(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
             pass
 
     def set_answer(status: int, code: str, message: str) -> None:
-        current[:] = [status, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()]
+        nonlocal current
+        current = (status, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode())
 
     monkeypatch.setattr("models.locations.object_store.MAX_RETRIES", 1)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

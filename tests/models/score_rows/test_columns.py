@@ -6,10 +6,10 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from models.datasets import load_dataset
 from models.errors import AlphaUnattainable, ArtifactError, ScoreNotFinite
@@ -20,12 +20,12 @@ from tests.support.paths import DIGITS, ROOT
 
 
 @pytest.fixture(scope="module")
-def digits() -> np.ndarray[Any, np.dtype[np.uint8]]:
+def digits() -> NDArray[np.uint8]:
     """More than one batch, so that scores do not depend on the batches."""
-    return load_dataset("mnist-mini", None).train[:70]
+    return np.asarray(load_dataset("mnist-mini", None).train[:70])
 
 
-def test_scores_of_pixels_are_those_of_the_scorer_to_the_bit(scorer: Scorer, digits: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_scores_of_pixels_are_those_of_the_scorer_to_the_bit(scorer: Scorer, digits: NDArray[np.uint8]) -> None:
     names = np.array([f"{index}" for index in range(len(digits))])
     columns = scorer({"image": digits, "path": names})
     assert tuple(columns) == ("path", *SCORE_COLUMNS)
@@ -41,7 +41,7 @@ def test_scores_of_pixels_are_those_of_the_scorer_to_the_bit(scorer: Scorer, dig
 
 def test_files_and_arrays_of_any_kind_are_rows_and_unusable_ones_have_their_errors(
     scorer: Scorer,
-    digits: np.ndarray,  # type: ignore[type-arg]
+    digits: NDArray[np.uint8],
 ) -> None:
     file, good = DIGITS[0].read_bytes(), digits[0]
     images = [
@@ -79,9 +79,9 @@ def test_batches_of_other_columns_are_refused(scorer: Scorer) -> None:
 
 def test_a_pickled_scorer_scores_in_another_process_and_folder(
     artifact: Path,
-    digits: np.ndarray,
+    digits: NDArray[np.uint8],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,  # type: ignore[type-arg]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(artifact.parent)
     scorer = Scorer.load(Path(artifact.name))

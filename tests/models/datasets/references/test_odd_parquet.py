@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.bulk.part import score_range
+from models.datasets.image_source import NamedImage
 from models.datasets.references import parquet_rows
 from models.datasets.references.build import build_index
 from models.datasets.references.encoded import EncodedImage
@@ -105,11 +106,12 @@ def test_a_part_with_another_number_of_images_fails(artifact: Path) -> None:
     class Short:
         count, digest = 10, "0"
 
-        def read(self, start: int, stop: int) -> list[tuple[str, ImageError]]:
-            return [(str(place), ImageError("x", "x", "x")) for place in range(start, stop - 1)]
+        def read(self, start: int, stop: int) -> Iterator[NamedImage]:
+            for place in range(start, stop - 1):
+                yield str(place), ImageError("x", "x", "x")
 
     with pytest.raises(PartFailed, match="expected images 0 to 9, got 9 images"):
-        score_range(Scorer.load(artifact), Short(), 0, 10, alpha=None, should_stop=lambda: False)  # type: ignore[arg-type]
+        score_range(Scorer.load(artifact), Short(), 0, 10, alpha=None, should_stop=lambda: False)
 
 
 def test_a_value_of_many_rows_is_held_once(

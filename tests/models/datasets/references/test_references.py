@@ -237,9 +237,10 @@ def test_a_server_that_goes_down_is_no_property_of_the_images(
 def test_many_small_images_take_few_requests(s3: S3Server, refer: Refer, monkeypatch: pytest.MonkeyPatch) -> None:
     with faulty_server(s3, share=0) as (server, proxy):
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        for form, most in (("tar", 3), ("parquet", 40)):
+        limits: tuple[tuple[Form, int], ...] = (("tar", 3), ("parquet", 40))
+        for form, most in limits:
             place = s3.bucket(f"b{uuid4().hex}")
-            put(place, form, FILES)  # type: ignore[arg-type]
+            put(place, form, FILES)
             images = refer(place)
             before = proxy.requests["GET"]
             assert len(pixels(images)) == 60
