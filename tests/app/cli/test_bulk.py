@@ -23,7 +23,6 @@ from models.bulk.table import part_bytes
 from models.locations.location import Location
 from snf_client import Client
 from snf_client.schemas import JobView
-from tests.support.compiled_cache import share_compiled
 from tests.support.paths import DIGITS
 
 FILES = DIGITS[:3]
@@ -31,16 +30,13 @@ MODEL = "mnist-snf-glow"
 
 
 @pytest.fixture(autouse=True)
-def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def images(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of three digits; it is the working directory of the command, and `SNF_HOME` is beside it."""
-    for name in ("SNF_URL", "SNF_DATA_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SNF_HOME", str(share_compiled(tmp_path / "home")))
-    folder = tmp_path / "images"
+    folder = own_home / "images"
     folder.mkdir()
     for file in FILES:
         shutil.copy(file, folder)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(own_home)
     return folder
 
 

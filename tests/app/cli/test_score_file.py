@@ -29,19 +29,13 @@ from models.registry.registry import Registry
 from snf_client import Client
 from snf_client.resources.scores import ScorePart
 from snf_client.schemas import Drift, ModelDetail, Scores, UnfitReason
-from tests.support.compiled_cache import share_compiled
 from tests.support.paths import DIGITS
 
 FILES = DIGITS[:3]
 MODEL = "mnist-snf-glow"
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("SNF_URL", "SNF_DATA_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SNF_HOME", str(share_compiled(tmp_path / "home")))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
 def score(out: Path, *options: str) -> Any:

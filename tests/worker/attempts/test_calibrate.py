@@ -17,6 +17,7 @@ from tests.models.datasets.sample_files import pngs, zipped
 from tests.support.fork_server import ForkServer
 from tests.support.trained import barely_trained
 from tests.worker.support.helpers import until
+from tests.worker.support.scoring import in_background
 from worker.jobs.events import AttemptSummary
 from worker.jobs.record import Job, Status, new_job_id
 from worker.jobs.store import JobStore
@@ -52,13 +53,6 @@ def calibrations(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -
     registry = Registry(settings.registry_dir)
     registry.publish(barely_trained(tmp_path_factory), "digits")
     return registry.calibrations("digits", 1)
-
-
-def in_background(supervisor: Supervisor, job: Job) -> tuple[threading.Thread, list[Outcome]]:
-    outcomes: list[Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.id)), daemon=True)
-    thread.start()
-    return thread, outcomes
 
 
 def await_scoring(settings: Settings, job: Job) -> None:
