@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from models.atomic_files import LEFTOVER
 from models.bulk import ray_engine
 from models.bulk.callbacks import Callbacks
 from models.bulk.engines import bulk_engine
@@ -33,9 +34,10 @@ COUNT = 600
 
 
 def contents(output: Output) -> dict[str, bytes]:
+    """Files of an output, without temporary ones: a process that is killed may leave one behind."""
     folder = output.location.local_path
     assert folder is not None
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not LEFTOVER.fullmatch(path.name)}
 
 
 @pytest.fixture(scope="module")
