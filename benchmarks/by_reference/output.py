@@ -54,14 +54,16 @@ def different(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> int:
 def images_per_second(folder: Path, processes: int) -> float:
     """Return the rate of an undisturbed scoring, from a moment when a part ended to another one.
 
-    Each process has two parts to start. The rate ends before the first process finds no part left. At both moments the
-    other processes have begun a part: what it holds of the first is not counted at the last.
+    Each process has a part to start, and the rate ends before the first process finds no part left. Between the two
+    moments each process ends as many parts as the others. So what the others hold of their parts is about the same at
+    both, and is not counted.
 
     Raises:
         ValueError: There are too few parts.
     """
     ends = sorted((path.stat().st_mtime, parquet.read_metadata(path).num_rows) for path in parts(folder))
-    first, last = 2 * processes - 1, len(ends) - processes
+    last = len(ends) - processes
+    first = processes + last % processes
     if last <= first:
         raise ValueError(f"expected over {3 * processes} parts in {folder}, got {len(ends)}")
     return float(sum(rows for _, rows in ends[first + 1 : last + 1]) / (ends[last][0] - ends[first][0]))

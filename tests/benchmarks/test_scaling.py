@@ -179,11 +179,11 @@ def test_steady_growth_is_found_and_a_peak_is_not() -> None:
     assert not growth_of([(second, mib) for second in range(300)])["long_enough"]
 
 
-def test_parts_that_were_begun_do_not_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("later", [0.1, 5.0, 9.9])
+def test_parts_that_were_begun_do_not_count(later: float, tmp_path: Path) -> None:
     # Two processes of 10 images a second each: 20 together, whatever the moments at which their parts end.
-    for number, moment in enumerate(
-        sorted([4 + 10 * turn for turn in range(8)] + [9 + 10 * turn for turn in range(8)])
-    ):
+    ends = [4 + 10 * turn + start for turn in range(8) for start in (0.0, later)]
+    for number, moment in enumerate(sorted(ends)):
         path = tmp_path / f"part-{number:06d}.parquet"
         parquet.write_table(pa.table({"path": ["a"] * 100}), path)
         os.utime(path, (moment, moment))
