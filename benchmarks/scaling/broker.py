@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bulk import MODEL, Workplace, broker_answers, moment
+from benchmarks.by_reference.rows import busy_cores
 from benchmarks.installation import running, until
 from models.datasets import DatasetStore, Source
 from worker.broker.connection import redis_client
@@ -58,6 +59,7 @@ def traffic(place: Workplace) -> Traffic:
 
 def measure(few: int, many: int, home: Path) -> dict[str, Any]:
     """Return the traffic of an idle and of a busy worker a second, of a job and of a shard."""
+    others = busy_cores()
     settings = Settings(home=home, runtime_dir=home / "run")
     random = np.random.default_rng(0)
     for name, count in (("few", few), ("many", many)):
@@ -81,6 +83,7 @@ def measure(few: int, many: int, home: Path) -> dict[str, Any]:
     costs = divide(taken, shards)
     return {
         "model": MODEL,
+        "busy_cores": others,
         "images": {"few": few, "many": many},
         "shards": shards,
         "idle_worker_a_second": asdict(idle.times(1 / idle.seconds)),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.by_reference.rows import NAME, Row
+from benchmarks.by_reference.rows import MOST_BUSY, NAME, Row
 from benchmarks.by_reference.rows import table as rows_table
 from benchmarks.scaling import broker, plan, replicas
 from benchmarks.scaling.plan import Missing, read_results
@@ -51,10 +51,10 @@ def measured(lines: Callable[[], list[str]]) -> list[str]:
         return [f"Not measured yet: this {missing}."]
 
 
-def described(machine: dict[str, Any]) -> str:
-    """Return what the figures were taken on, and whether something else ran there."""
-    busy = machine["load_before"] >= 1
-    note = " **Other programs ran at the same time.**" if busy else ""
+def described(found: dict[str, Any]) -> str:
+    """Return what results were taken on, and whether other programs took much of it."""
+    machine, others = found["machine"], found.get("busy_cores", 0.0)
+    note = f" **Other programs took {others:.1f} cores.**" if others > MOST_BUSY else ""
     return f"{machine['cpu']}, {machine['cores']} hardware threads, load {machine['load_before']:.1f} before.{note}"
 
 
@@ -63,7 +63,7 @@ def replicas_lines(found: dict[str, Any]) -> list[str]:
     costs = {name: 1e3 * seconds for name, seconds in found["costs"].items()}
     capacity = {int(count): most for count, most in found["capacity"].items()}
     lines = [
-        f"{described(found['machine'])} `{found['model']}`, {found['seconds']:g} s a rate.",
+        f"{described(found)} `{found['model']}`, {found['seconds']:g} s a rate.",
         "",
         "| | measured | simulated |",
         "|---|---|---|",
@@ -111,7 +111,7 @@ def picture_lines(results: Path) -> list[str]:
 def reference_lines(found: dict[str, Any]) -> list[str]:
     """Return the rows of images by reference."""
     return [
-        f"{described(found['machine'])} {found['images']:,} synthetic images of 28x28 pixels.",
+        f"{described(found)} {found['images']:,} synthetic images of 28x28 pixels.",
         "",
         *rows_table([Row(**row) for row in found["rows"]]),
     ]
@@ -119,4 +119,4 @@ def reference_lines(found: dict[str, Any]) -> list[str]:
 
 def broker_lines(found: dict[str, Any]) -> list[str]:
     """Return what jobs cost the broker."""
-    return [described(found["machine"]), "", *broker.table(found)]
+    return [described(found), "", *broker.table(found)]

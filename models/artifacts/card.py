@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from models.artifacts.fitness import in_words
 from models.artifacts.manifest import Evaluation, FeatureFitRecord, FeatureStepsRecord, Manifest
+from models.datasets.builtin import LICENCES
 from models.flows.architecture import (
     Architecture,
     FeatureArchitecture,
@@ -94,6 +95,7 @@ def _facts(manifest: Manifest) -> dict[str, str]:
     facts |= {
         "learned inverse": learned,
         "trained on": f"{training.dataset}, {training.train_images} images, SHA-256 {training.dataset_digest[:16]}",
+        "licence of the images": LICENCES.get(training.dataset, "not recorded"),
         "images": _images(manifest),
         "split": _split(manifest),
     }

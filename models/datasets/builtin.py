@@ -26,6 +26,14 @@ FILES = {
 }
 MINI = "mnist-mini"
 NAMES = (MINI, *FILES)
+LICENCES = {
+    MINI: "CC BY-SA 3.0, those of MNIST",
+    "mnist": "CC BY-SA 3.0",
+    "fashion-mnist": "MIT",
+    "cifar10": "no formal licence; its author asks for a citation of Krizhevsky, Learning Multiple Layers of Features "
+    "from Tiny Images, 2009",
+}
+"""Licences of the images, as their publishers state them."""
 LARGE_SPLITS = {60_000: (50_000, 5_000, 5_000), 50_000: (45_000, 2_500, 2_500)}
 """Sizes of train, statistics and calibration by the number of official training images, in the order of the file."""
 SEED = 0

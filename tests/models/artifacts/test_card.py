@@ -72,3 +72,22 @@ def test_manifests_of_earlier_versions_have_neither_nats_nor_a_fit(of_pixels: Ma
     assert of_pixels.evaluation.validation_nats is None
     assert of_pixels.training.feature_fit is None
     assert of_pixels.architecture.kind == "density"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "licence"),
+    [
+        ("mnist", "CC BY-SA 3.0"),
+        ("cifar10", "no formal licence; its author asks for a citation"),
+        ("parts", "not recorded"),
+    ],
+)
+def test_the_licence_of_the_images_is_named(of_pixels: Manifest, dataset: str, licence: str) -> None:
+    training = of_pixels.training.model_copy(update={"dataset": dataset})
+    assert f"| licence of the images | {licence}" in model_card(of_pixels.model_copy(update={"training": training}))
+
+
+@pytest.mark.parametrize("name", ["mnist-snf-glow", "fashion-snf-glow", "cifar10-snf-glow"])
+def test_the_cards_of_shipped_models_are_those_of_their_manifests(name: str) -> None:
+    folder = Path("models/zoo") / name / "1"
+    assert (folder / "card.md").read_text() == model_card(read_manifest(folder))
