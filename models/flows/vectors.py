@@ -14,8 +14,11 @@ from models.flows.layers.linear import SelfNormalizingOneByOneSpec
 from models.flows.layers.spec import LayerSpec
 from models.flows.levels import LevelSpec, RepeatSpec, shaped
 
-STEP = (SelfNormalizingOneByOneSpec(), SplineSpec())
-"""A matrix that learns its inverse, then a spline for each value: a few of them fit any density of few dimensions."""
+STEP = (SelfNormalizingOneByOneSpec(), SplineSpec(bins=16, bound=5.0))
+"""A matrix that learns its inverse, then a spline for each value: a few of them fit any density of few dimensions.
+
+Values have a deviation of about 1, so the bins are narrower than those for images.
+"""
 
 
 def vector_flow(
