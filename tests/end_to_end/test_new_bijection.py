@@ -48,7 +48,7 @@ def test_three_files_become_a_served_model(tmp_path: Path, monkeypatch: pytest.M
         shown = client.get("/v1/models/tails").json()
         image = DIGITS[0].read_bytes()
         answer = client.post("/v1/models/tails/score", content=image, headers={"content-type": "image/png"})
-        samples = client.post("/v1/models/tails/samples", json={"n": 2})
+        samples = client.get("/v1/models/tails/samples", params={"n": 2})
     assert "sinh-arcsinh" in json.dumps(shown)
     [result] = answer.json()["results"]
     assert result["status"] == "ok"
