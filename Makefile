@@ -10,7 +10,7 @@ export SNF_DATA_DIR ?=
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: up test lint types tests test-browser client-schemas lock sbom install clean
+.PHONY: up test lint types tests test-browser client-schemas docs notebooks lock sbom install clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -48,6 +48,12 @@ test-browser: $(VENV)/installed-test  ## the pages' tests alone, in a Chromium t
 client-schemas: $(VENV)/installed-test  ## generate the client's requests and responses from the service's OpenAPI document
 	$(BIN)/python client/generate_schemas.py
 
+docs: $(VENV)/installed-docs  ## write build/api, pages of the library and the client from their docstrings
+	$(BIN)/pdoc --docformat google --output-directory build/api models snf_client
+
+notebooks: $(VENV)/installed-docs  ## run examples/notebooks and store their outputs
+	$(BIN)/jupyter execute --inplace examples/notebooks/*.ipynb
+
 lock: $(VENV)/installed-release  ## write docker/*.lock anew: the newest versions that fit, with hashes of all their files
 	$(LOCK) --upgrade --excludes docker/not-locked.txt --extra cpu --extra features \
 	  pyproject.toml client/pyproject.toml docker/build.in --output-file docker/requirements.lock
@@ -70,6 +76,11 @@ $(VENV)/installed: pyproject.toml client/pyproject.toml | $(BIN)/python
 $(VENV)/installed-test: pyproject.toml client/pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu,features,ray,test]'
 	@touch $@ $(VENV)/installed
+
+# One notebook imports the test suite.
+$(VENV)/installed-docs: $(VENV)/installed-test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
 
 $(VENV)/installed-release: pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.11,<1' --requirement docker/sbom.in

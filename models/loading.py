@@ -18,9 +18,11 @@ from models.anomaly.calibration_file import load_added_calibration, load_calibra
 from models.artifacts.files import CALIBRATION, NAMES, PINNED, WEIGHTS
 from models.artifacts.manifest import FILE, CalibrationSummary, Manifest, file_label, read_manifest
 from models.atomic_files import sha256_file
-from models.errors import ArtifactError
-from models.features.flows import TrainedFlows, build_flows
+from models.errors import ArtifactError, SamplesUnsupported
+from models.features.flows import HybridFlows, TrainedFlows, build_flows
 from models.flows.architecture import FeatureArchitecture
+from models.flows.distribution import FlowDistribution
+from models.flows.flow import Flow
 from models.flows.no_init import NoRandomness
 from models.registry.version import ModelVersion
 from models.scoring.open_density import layers_with_log_dets
@@ -104,6 +106,25 @@ def load_artifact(folder: Path) -> Artifact:
     if image_digest(pinned[0]) != manifest.pinned.image_sha256:
         raise ArtifactError(f"{file_label(folder)}: the pinned image is not the one that the manifest names")
     return Artifact(manifest, flow.eval(), calibration, pinned)
+
+
+def load_distribution(folder: Path) -> FlowDistribution:
+    """Return the flow over pixels of a model in a folder, as a distribution of dequantised images.
+
+    It is in evaluation mode and in float32. :meth:`double` makes it as precise as the scores of the model.
+
+    Args:
+        folder: The folder of the artifact.
+
+    Raises:
+        ArtifactError: A file is missing or damaged; the text names it.
+        SamplesUnsupported: The model is one of features alone.
+    """
+    artifact = load_artifact(folder)
+    flow = artifact.flow.pixels if isinstance(artifact.flow, HybridFlows) else artifact.flow
+    if not isinstance(flow, Flow):
+        raise SamplesUnsupported("it is a density of features, which have no way back to pixels")
+    return FlowDistribution(flow, artifact.manifest.architecture.image_shape).eval()
 
 
 def load_calibration_of(version: ModelVersion) -> Calibration:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Distribution, MultivariateNormal
 
 from models.bijections.pixels import LogitPixels
 from models.features.flows import freeze_features
@@ -57,6 +58,20 @@ def test_scores_and_samples(page: dict[str, Any]) -> None:
     assert (page["samples"].shape, page["samples"].dtype) == ((4, 1, 28, 28), np.uint8)
 
 
+def test_a_flow_is_a_distribution(page: dict[str, Any]) -> None:
+    density, points = page["density"], page["points"]
+    assert isinstance(density, Distribution)
+    gaussian = MultivariateNormal(points.mean(0), points.T.cov())
+    with torch.no_grad():
+        assert float(density.log_prob(points).mean()) > float(gaussian.log_prob(points).mean()) + 0.5
+    assert (page["moons"].shape, page["lower"].shape, page["drawn"].shape) == ((500, 2), (500, 2), (4, 1, 28, 28))
+    assert page["at_points"].tolist() == pytest.approx(page["log_likelihoods"], abs=2e-3)
+    assert float((page["found"] == page["crescent"]).double().mean()) > 0.95
+    assert float(page["lower"][:, 1].mean()) == pytest.approx(
+        float(points[page["crescent"] == 1][:, 1].mean()), abs=0.2
+    )
+
+
 def test_a_trained_flow_is_exact(page: dict[str, Any]) -> None:
     assert float(page["error"]) < 0.05
     exact = freeze(page["flow"], (1, 28, 28))
@@ -79,6 +94,7 @@ def test_an_own_bijection_works_in_a_flow(page: dict[str, Any]) -> None:
     output = flow(page["x"])
     assert torch.allclose(flow.inverse(output.latents), page["x"], atol=0.01)
     assert freeze(flow, (1, 28, 28)).image_shape == (1, 28, 28)
+    assert page["checks"] == 18
 
 
 def test_a_flow_built_by_hand_is_registered(page: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from models.bijections.frozen import FrozenAffine, FrozenMap, FrozenStep
 
@@ -202,6 +204,11 @@ class SelfNormalizing(Bijection):
 
 class Elementwise(Bijection):
     """Base class of invertible layers that map each value x_i separately, so that log|det dz/dx| = Σ log|dz_i/dx_i|."""
+
+    @property
+    def domain(self) -> Constraint:
+        """The values that the layer can map, by default all real numbers. They are mapped to the whole real line."""
+        return constraints.real
 
     @abstractmethod
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from models.bijections.base import Elementwise, sum_samples
 
@@ -51,6 +55,11 @@ class LogitPixels(Elementwise):
         if not 0 < alpha < 0.5:
             raise ValueError(f"expected alpha in (0, 0.5), got {alpha}")
         self.alpha = alpha
+
+    @property
+    def domain(self) -> Constraint:
+        """The pixel values with v in [0, 1]: a little more than [0, 256] by the margin a."""
+        return _interval(-self.alpha * PIXEL_RANGE, (1 / (1 - 2 * self.alpha) - self.alpha) * PIXEL_RANGE)
 
     def _log_slope(self, y: Tensor) -> Tensor:
         # log v + log(1 - v) of v = sigmoid(y), without cancellation at either end.
@@ -97,6 +106,18 @@ class MarginalPixels(Elementwise):
         super().__init__()
         self.register_buffer("masses", torch.full((256,), 1 / 256, dtype=torch.float64))
         self._settled: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
+
+    @property
+    def domain(self) -> Constraint:
+        """The pixel values in [0, 256]."""
+        return _interval(0.0, PIXEL_RANGE)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the distribution of pixels to another device, but keep it in float64 when a flow changes its type."""
+        masses = self.masses
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.masses = masses.to(self.masses.device)
+        return self
 
     def fit(self, images: NDArray[np.uint8]) -> None:
         """Set the distribution F of pixel values to the smoothed histogram of training images, uint8 ``(N, ...)``."""
@@ -181,3 +202,8 @@ class MarginalPixels(Elementwise):
 
     def _log_slope(self, y: Tensor, bins: Tensor) -> Tensor:
         return torch.log(self._edges().diff())[bins] - torch.log(self._mixture(y)[1])
+
+
+def _interval(lower: float, upper: float) -> Constraint:
+    interval: Constraint = constraints.interval(lower, upper)  # type: ignore[no-untyped-call]
+    return interval

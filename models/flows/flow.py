@@ -189,6 +189,18 @@ def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str
             shape = (level.prior.kept, *shape[1:])
 
 
+def latent_shapes(flow: Flow, image_shape: Shape) -> list[Shape]:
+    """Return the shape (C, H, W) of the latents of each scale of a flow, finest scale first.
+
+    Args:
+        flow: The flow.
+        image_shape: Channels, height and width of the images.
+    """
+    *inner, (_, _, coarsest) = walk(flow, image_shape)
+    split = [(shape[0] - level.prior.kept, *shape[1:]) for level, _, shape in inner if level.prior is not None]
+    return [*split, coarsest]
+
+
 def standard_normal_log_prob(z: Tensor) -> Tensor:
     """Return log N(z; 0, I), the standard normal log-density of each sample in nats, ``(N, ...) -> (N,)``."""
     dimensions = z[0].numel() if z.shape[0] else 0

@@ -1,4 +1,7 @@
-"""The contract of a bijection, checked for every one of them: a new layer is one line in ``CASES``."""
+"""The contract of a bijection, checked for every one of them: a new layer is one line in ``CASES``.
+
+A bijection of another package is checked by :func:`check`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -25,6 +29,7 @@ from models.bijections.coupling import AffineCoupling
 from models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
 from models.bijections.emerging import AutoregressiveConv, EmergingConv
 from models.bijections.exponential import ExponentialConv
+from models.bijections.identity import Identity
 from models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine
 from models.bijections.periodic import PeriodicConv
 from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
@@ -132,6 +137,7 @@ CASES = (
         (((2, 3, 4, 4), r"\(N, 4C, H, W\), got \(2, 3, 4, 4\)"),),
         volume_preserving=True,
     ),
+    Case("identity", Identity, ODD, volume_preserving=True),
     Case("affine-pixels", AffinePixels, ODD, pixels=True),
     Case("logit-pixels", LogitPixels, ODD, pixels=True),
     Case("logit-pixels-wide", lambda: LogitPixels(0.05), ODD, pixels=True),
@@ -163,6 +169,38 @@ def inputs(case: Case, shape: Shape, count: int = 3, dtype: torch.dtype = torch.
     pixels = generator.choice([0, 0, 1, 77, 200, 254, 255, 255], (count, *shape))
     x = pixels + 0.01 + 0.98 * generator.random((count, *shape))
     return torch.from_numpy(x).to(dtype)
+
+
+def check(case: Case) -> int:
+    """Check the contract for a bijection that is not in the table, such as one of another package.
+
+    Returns:
+        The number of checks; the first promise that is not kept raises ``AssertionError``.
+    """
+    of_shapes = (
+        test_round_trips_both_ways,
+        test_log_det_is_that_of_the_jacobian,
+        test_log_dets_say_something,
+        test_no_sample_sees_its_batch_mates,
+        test_no_noise_and_no_change_of_the_input,
+    )
+    of_layers = (
+        test_every_parameter_gets_a_gradient,
+        test_training_mode_maps_as_evaluation_mode_does,
+        test_approximate_inverse_is_exact_where_nothing_is_learned_or_all_is,
+    )
+    for shape in case.shapes:
+        for dtype in (torch.float32, torch.float64):
+            test_shapes_types_and_finiteness(case, shape, dtype)
+        for test in of_shapes:
+            test(case, shape)
+    for test_of_layer in of_layers:
+        test_of_layer(case)
+    with TemporaryDirectory() as folder:
+        test_state_dict_round_trip(case, Path(folder))
+    for shape, text in case.refused:
+        test_forward_refuses(case, shape, text)
+    return len(case.shapes) * (2 + len(of_shapes)) + len(of_layers) + 1 + len(case.refused)
 
 
 @EVERY_SHAPE

@@ -1,0 +1,29 @@
+"""The identity, in place of a pixel transform for data that are no pixels."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from models.bijections.base import Elementwise, Shape
+
+
+class Identity(Elementwise):
+    """Layer z = x with log-det 0, the first layer of flows over vectors. It has no cost."""
+
+    constant_log_det: ClassVar[bool] = True
+    cheap_inverse: ClassVar[bool] = True
+
+    def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``x`` and the log-slope 0 of each value, both in the shape of ``x``."""
+        return x, torch.zeros_like(x)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``z`` and the log-det 0 of each sample, ``(N,)``."""
+        return z, z.new_zeros(z.shape[0])
+
+    def constant_log_det_at(self, shape: Shape) -> float:
+        """Return 0.0, the log-det of the identity."""
+        return 0.0

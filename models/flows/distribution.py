@@ -1,0 +1,246 @@
+"""Flows as distributions of PyTorch: log-densities and samples as tensors, for images and for vectors."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+from torch.distributions.constraints import Constraint
+
+from models.bijections.base import Bijection, SelfNormalizing, Shape
+from models.flows.flow import Flow, latent_shapes, standard_normal_log_prob
+
+
+class FlowDistribution(nn.Module, Distribution):
+    """Distribution of images or vectors by a flow: their log-density, and samples.
+
+    It is a module, so that ``parameters``, ``to``, ``double`` and ``state_dict`` work, and a distribution of PyTorch,
+    so that it stands wherever ``torch.distributions`` takes one. Threads must not share it while it is in training
+    mode.
+
+    :meth:`log_prob` is exact, in its values and in its gradients, in evaluation mode and in training mode. It differs
+    from the ``log_likelihood`` of a scorer in its argument: ``log_prob`` is the log-density at a given point, and a
+    ``log_likelihood`` is that at an 8-bit image plus noise that is a function of image and model.
+
+    The base distribution is standard normal, or ``base`` for the latents of the coarsest scale.
+
+    Args:
+        flow: The flow, which is shared, not copied.
+        event_shape: Shape of a sample: ``(C, H, W)`` of images or ``(D,)`` of vectors. The layers of the flow treat a
+            vector as an image ``(D, 1, 1)``.
+        base: A module that maps a context to a distribution of the latents, such as
+            :class:`~models.flows.gaussian_base.GaussianBase`. Its batch shape is that of the context. The shape of the
+            latents is ``(D,)`` for vectors, and for images the last of
+            :func:`~models.flows.flow.latent_shapes`.
+        validate_args: Whether arguments are checked; None for the default of ``torch.distributions``.
+
+    Raises:
+        ValueError: ``event_shape`` is neither that of an image nor that of a vector.
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
+    has_rsample = True
+
+    def __init__(
+        self,
+        flow: Flow,
+        event_shape: Sequence[int],
+        base: nn.Module | None = None,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        Distribution.__init__(self, event_shape=torch.Size(event_shape), validate_args=validate_args)
+        self.flow = flow
+        self.base = base
+        self.image_shape = _image_shape(event_shape)
+        self.latent_shapes = latent_shapes(flow, self.image_shape)
+
+    @property
+    def support(self) -> Constraint:
+        """The values that a sample can have: those that the first layer of the flow, the pixel transform, can map."""
+        dimensions = len(self.event_shape)
+        support: Constraint = constraints.independent(self.flow.pixels.domain, dimensions)  # type: ignore[no-untyped-call]
+        return support
+
+    def forward(self, value: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return :meth:`log_prob`, so that wrappers of modules can be used."""
+        return self.log_prob(value, context)
+
+    def log_prob(self, value: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the exact log-density of images or vectors, in nats.
+
+        Its gradient in the parameters is exact, too. The layers compute their determinants with it, so that training
+        by it costs O(D³) a step where a layer mixes D values. In training mode a convolution exponential takes fewer
+        terms of its series, and an exact dense layer computes its determinant in float32 if its weights are.
+
+        Args:
+            value: Dequantised images in [0, 256), ``(..., C, H, W)``, or vectors, ``(..., D)``.
+            context: The context of the base distribution, such as class labels. Its shape is broadcast with ``(...)``.
+
+        Returns:
+            Log-densities, ``(...)``, in the type of the parameters.
+
+        Raises:
+            ValueError: The shape, the type or the values of an argument are not possible.
+        """
+        # The flow itself, because recomputation in the backward pass would run the layers in their own mode.
+        with _in_mode([self.flow, *self._estimating_layers()], training=False):
+            return self._log_density(value, context)
+
+    def self_normalizing_objective(
+        self, value: Tensor, context: Tensor | None = None, reconstruction_weight: float = 1.0
+    ) -> Tensor:
+        """Return an objective whose mean is to be maximised, with the self-normalizing gradient (Keller et al. 2021).
+
+        It is ½ log p_f(x) + ½ log p_g(x) - λ Σ_k ||R_k W_k h_k - h_k||² for the weights W_k, the learned inverses R_k
+        and the inputs h_k of the self-normalizing layers k (eq. 3). No determinant of these layers is computed: the
+        *value* lacks their log-dets, so it is no log-density, and the *gradient* is that of the paper (eq. 10 and 11).
+        For a flow without such layers it is :meth:`log_prob`.
+
+        Args:
+            value: Images or vectors, as for :meth:`log_prob`.
+            context: The context of the base distribution.
+            reconstruction_weight: The weight λ of the errors of the learned inverses.
+
+        Returns:
+            Values of the objective, ``(...)``.
+        """
+        layers = list(self._estimating_layers())
+        with _in_mode(layers, training=True):
+            objective = self._log_density(value, context)
+        for layer in layers:
+            if isinstance(layer, SelfNormalizing):
+                errors = layer.pop_reconstruction_error().view(self._leading(value))
+                objective = objective - reconstruction_weight * errors
+        return objective
+
+    def initialize(self, value: Tensor) -> None:
+        """Set each uninitialised normalisation layer so that its outputs for a batch have mean 0, deviation 1.
+
+        Args:
+            value: Images, ``(N, C, H, W)``, or vectors, ``(N, D)``.
+        """
+        self._check(value)
+        self.flow.initialize(value.reshape(-1, *self.image_shape))
+
+    def sample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
+        """Return random images or vectors without gradients; arguments and result are those of :meth:`rsample`."""
+        with torch.no_grad():
+            return self.rsample(sample_shape, context)
+
+    def rsample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
+        """Return random images or vectors, with gradients with respect to the parameters of flow and base.
+
+        A sample is the exact inverse of the flow at random latents from torch's global generator.
+
+        Args:
+            sample_shape: Shape of the samples to draw, for each element of the context.
+            context: The context of the base distribution, such as class labels.
+
+        Returns:
+            Samples, ``(*sample_shape, *batch_shape, *shape of the context, *event_shape)``. Pixels are real numbers.
+        """
+        base = self._base_of(context)
+        leading = torch.Size(sample_shape) + self.batch_shape
+        coarsest = None
+        if base is not None:
+            coarsest = base.rsample(leading)
+            leading = leading + base.batch_shape
+        count, like = math.prod(leading), self._like()
+        latents = [torch.randn(count, *shape, dtype=like.dtype, device=like.device) for shape in self.latent_shapes]
+        if coarsest is not None:
+            latents[-1] = coarsest.reshape(count, *self.latent_shapes[-1])
+        return self.flow.inverse(latents).reshape(*leading, *self.event_shape)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Self | None = None) -> Self:
+        """Return a distribution with another batch shape that shares the flow and its parameters."""
+        expanded = copy.copy(self)
+        expanded._batch_shape = torch.Size(batch_shape)
+        return expanded
+
+    def _log_density(self, value: Tensor, context: Tensor | None) -> Tensor:
+        self._check(value)
+        base, leading, like = self._base_of(context), self._leading(value), self._like()
+        x = value.expand(*leading, *self.event_shape).reshape(math.prod(leading), *self.image_shape)
+        y, pixel_log_det = self.flow.pixels(x.double())
+        output = self.flow.forward_pixels(y.to(like.dtype), pixel_log_det.to(like.dtype))
+        log_density = output.log_likelihood.view(leading)
+        if base is None:
+            return log_density
+        coarsest = output.latents[-1]
+        # The context is broadcast after the flow, which does not depend on it.
+        log_base = base.log_prob(coarsest.view(*leading, *base.event_shape))
+        return log_density - standard_normal_log_prob(coarsest).view(leading) + log_base
+
+    def _base_of(self, context: Tensor | None) -> Distribution | None:
+        if self.base is not None:
+            base: Distribution = self.base(context)
+            expected = self.event_shape if len(self.event_shape) == 1 else torch.Size(self.latent_shapes[-1])
+            if base.event_shape != expected:
+                raise ValueError(
+                    f"expected a base distribution of latents {tuple(expected)}, got one of {tuple(base.event_shape)}"
+                )
+            return base
+        if context is not None:
+            raise ValueError("expected no context: the base distribution of this flow is standard normal")
+        return None
+
+    def _check(self, value: Tensor) -> None:
+        if not value.is_floating_point():
+            raise ValueError(
+                f"expected real numbers, got {value.dtype}; 8-bit pixels become real ones by noise in [0, 1)"
+            )
+        if value.shape[value.dim() - len(self.event_shape) :] != self.event_shape:
+            shape = ", ".join(map(str, self.event_shape))
+            raise ValueError(f"expected a tensor of shape (..., {shape}), got {tuple(value.shape)}")
+        if self._validate_args:
+            inside: Tensor = self.flow.pixels.domain.check(value)  # type: ignore[no-untyped-call]
+            if not inside.all():
+                outside = int((~inside).sum())
+                raise ValueError(
+                    f"expected values in {self.flow.pixels.domain}, got {outside} of {value.numel()} outside of it"
+                )
+
+    def _leading(self, value: Tensor) -> torch.Size:
+        own = value.shape[: value.dim() - len(self.event_shape)]
+        leading: torch.Size = torch.broadcast_shapes(own, self.batch_shape)  # type: ignore[no-untyped-call]
+        return leading
+
+    def _like(self) -> Tensor:
+        """Return a tensor of the type and the device of the flow."""
+        return next(self.flow.levels.parameters(), torch.empty(0))
+
+    def _estimating_layers(self) -> Iterator[Bijection]:
+        """Yield the layers whose log-det has the value 0 in training mode, and an estimate of its gradient."""
+        for module in self.flow.modules():
+            if isinstance(module, Bijection) and module.omits_log_det:
+                yield module
+
+
+def _image_shape(event_shape: Sequence[int]) -> Shape:
+    match tuple(event_shape):
+        case (channels, height, width):
+            return channels, height, width
+        case (dimensions,):
+            return dimensions, 1, 1
+    raise ValueError(f"expected the shape of an image (C, H, W) or of a vector (D,), got {tuple(event_shape)}")
+
+
+@contextmanager
+def _in_mode(modules: Sequence[nn.Module], *, training: bool) -> Iterator[None]:
+    """Run modules in training or evaluation mode for a while; their parts keep their own mode."""
+    before = [(module, module.training) for module in modules]
+    for module, _ in before:
+        module.training = training
+    try:
+        yield
+    finally:
+        for module, was_training in before:
+            module.training = was_training

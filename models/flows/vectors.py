@@ -1,0 +1,46 @@
+"""Flows over vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from models.bijections.identity import Identity
+from models.flows.distribution import FlowDistribution
+from models.flows.flow import Flow, Level
+from models.flows.layers.elementwise import SplineSpec
+from models.flows.layers.linear import SelfNormalizingOneByOneSpec
+from models.flows.layers.spec import LayerSpec
+from models.flows.levels import LevelSpec, RepeatSpec, shaped
+
+STEP = (SelfNormalizingOneByOneSpec(), SplineSpec(bins=16, bound=5.0))
+"""A matrix that learns its inverse, then a spline for each value: a few of them fit any density of few dimensions.
+
+Values have a deviation of about 1, so the bins are narrower than those for images.
+"""
+
+
+def vector_flow(
+    dimensions: int, step: Sequence[LayerSpec] = STEP, *, repeat: int = 8, base: nn.Module | None = None
+) -> FlowDistribution:
+    """Return a distribution of vectors ``(D,)``, by a new flow with random initial weights, for density estimation.
+
+    Its layers treat a vector as an image ``(D, 1, 1)``. So a 1x1 convolution is a dense matrix that starts as a random
+    rotation, ``self-normalizing-dense`` one that starts as the identity, and a coupling splits the D values into
+    halves. The values should have a deviation of about 1.
+
+    Args:
+        dimensions: The number of values D of a vector.
+        step: Descriptions of the layers of a step, of any registered type.
+        repeat: The number of steps, each with weights of its own.
+        base: A learned base distribution of shape ``(D,)``, such as
+            :class:`~models.flows.gaussian_base.GaussianBase`; None for the standard normal distribution.
+
+    Raises:
+        ValueError: A layer cannot take vectors of this length, or the flow is too large.
+    """
+    level = LevelSpec(squeeze=False, steps=(RepeatSpec(repeat=repeat, steps=tuple(step)),))
+    [checked] = shaped([level], (dimensions, 1, 1))
+    layers = [layer.build(checked.shape) for layer in checked.layers]
+    return FlowDistribution(Flow(Identity(), [Level(layers, squeeze=False)]), (dimensions,), base)

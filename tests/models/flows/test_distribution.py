@@ -1,0 +1,405 @@
+"""Flows as distributions of PyTorch, against Jacobians, multivariate normals and integrals in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import (
+    Distribution,
+    ExpTransform,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    TransformedDistribution,
+)
+
+from models.bijections.base import SelfNormalizing
+from models.bijections.dense import ExactDense
+from models.bijections.pixels import MarginalPixels
+from models.errors import SamplesUnsupported
+from models.flows.distribution import FlowDistribution
+from models.flows.flow import latent_shapes
+from models.flows.gaussian_base import GaussianBase
+from models.flows.layers.couplings import AffineCouplingSpec
+from models.flows.layers.elementwise import ActNormSpec, SmoothLeakyReLUSpec, SplineSpec
+from models.flows.layers.linear import ExactDenseSpec, LUOneByOneSpec, RelativeDenseSpec, SelfNormalizingDenseSpec
+from models.flows.layers.spec import LayerSpec
+from models.flows.vectors import STEP, vector_flow
+from models.loading import load_distribution
+from models.scorer import Scorer
+from models.scoring.pixel_density import dequantise
+from models.training.config import TrainingConfig
+from models.training.objective import SelfNormalizingObjective
+from tests.models.helpers import dequantised, flat_latents, glow, jacobian_log_det, randomise, real_images
+from tests.support.trained import feature_artifact
+
+STEPS: dict[str, tuple[LayerSpec, ...]] = {
+    "default": STEP,
+    "dense": (SelfNormalizingDenseSpec(), SmoothLeakyReLUSpec()),
+    "relative": (RelativeDenseSpec(), SplineSpec(bins=3, bound=4.0)),
+    "coupling": (LUOneByOneSpec(), AffineCouplingSpec(width=8)),
+}
+
+
+def vectors(name: str, dimensions: int = 3, base: nn.Module | None = None) -> FlowDistribution:
+    """A random flow over vectors in float64 and in training mode, nothing of which is the identity."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        density = vector_flow(dimensions, STEPS[name], repeat=2, base=base).double()
+    randomise(density, 0.25)
+    return density
+
+
+def images(pixels: str = "logit", side: int = 8) -> FlowDistribution:
+    """A random Glow in float64 and in training mode."""
+    flow = glow(side, pixels=pixels)  # type: ignore[arg-type]
+    return FlowDistribution(flow, (1, side, side)).double().train()
+
+
+DENSITIES: dict[str, Callable[[], FlowDistribution]] = {
+    **{name: lambda name=name: vectors(name) for name in STEPS},  # type: ignore[misc]
+    **{f"glow-{pixels}": lambda pixels=pixels: images(pixels) for pixels in ("affine", "logit", "marginal")},  # type: ignore[misc]
+}
+EVERY_DENSITY = pytest.mark.parametrize("name", DENSITIES)
+
+
+def points(density: FlowDistribution, count: int = 4) -> Tensor:
+    """Vectors of white noise, or real digits with noise."""
+    if len(density.event_shape) == 1:
+        noise = np.random.default_rng(0).standard_normal((count, *density.event_shape))
+        return torch.from_numpy(1.5 * noise)
+    return dequantised(real_images(count, density.event_shape[1]))
+
+
+def gradients(density: nn.Module, value: Tensor) -> dict[str, Tensor]:
+    density.zero_grad()
+    torch.autograd.backward(value)
+    return {name: p.grad.clone() for name, p in density.named_parameters() if p.grad is not None}
+
+
+@EVERY_DENSITY
+@torch.no_grad()
+def test_log_prob_is_that_of_the_whole_jacobian_in_both_modes(name: str) -> None:
+    density = DENSITIES[name]()
+    x = points(density)
+    as_images = x.view(len(x), *density.image_shape)
+    reference = copy.deepcopy(density.flow).eval()
+    with torch.enable_grad():
+        log_det = jacobian_log_det(lambda part: flat_latents(reference, part), as_images)
+    expected = Normal(0.0, 1.0).log_prob(flat_latents(reference, as_images)).sum(1) + log_det
+    for mode in (True, False):
+        torch.testing.assert_close(density.train(mode).log_prob(x), expected, rtol=1e-9, atol=1e-6)
+        assert {module.training for module in density.modules()} == {mode}
+    # Any leading shape, none included.
+    torch.testing.assert_close(density.log_prob(x.view(2, 2, *density.event_shape)), expected.view(2, 2))
+    torch.testing.assert_close(density(x[0]), expected[0])
+
+
+@EVERY_DENSITY
+def test_gradients_of_log_prob_do_not_depend_on_the_mode_or_on_recomputation(name: str) -> None:
+    density = DENSITIES[name]()
+    x = points(density)
+    expected = gradients(density, density.eval().log_prob(x).mean())
+    assert any(float(gradient.abs().max()) > 0 for gradient in expected.values())
+    for recompute in (False, True):
+        density.flow.recompute = recompute
+        trained = gradients(density, density.train().log_prob(x).mean())
+        assert trained.keys() == expected.keys()
+        for key, gradient in expected.items():
+            torch.testing.assert_close(trained[key], gradient, rtol=1e-8, atol=1e-9)
+    learning = [module for module in density.modules() if isinstance(module, SelfNormalizing)]
+    for layer in learning:
+        with pytest.raises(RuntimeError, match="expected a forward pass in training mode"):
+            layer.pop_reconstruction_error()
+
+
+def linear(base: nn.Module | None = None) -> tuple[FlowDistribution, ExactDense]:
+    density = vector_flow(3, (ExactDenseSpec(),), repeat=1, base=base).double()
+    randomise(density, 0.3, seed=4)
+    [layer] = density.flow.level_list()[0].bijections()
+    assert isinstance(layer, ExactDense)
+    return density, layer
+
+
+def test_a_linear_flow_is_a_multivariate_normal() -> None:
+    density, layer = linear()
+    inverse = torch.linalg.inv(layer.weight.detach())
+    normal = MultivariateNormal(-inverse @ layer.bias.detach(), inverse @ inverse.T)
+    x = torch.randn(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(density.log_prob(x).detach(), normal.log_prob(x), rtol=1e-12, atol=1e-12)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        samples = density.sample((100, 400))
+        assert not samples.requires_grad
+        drawn = samples.flatten(0, 1)
+        torch.testing.assert_close(drawn.mean(0), normal.mean, rtol=0.05, atol=0.05)
+        torch.testing.assert_close(drawn.T.cov(), normal.covariance_matrix, rtol=0.05, atol=0.05)
+        # The reparameterised samples are W^-1 (e - b) of the same noise e.
+        torch.manual_seed(5)
+        x = density.rsample((7,))
+        torch.manual_seed(5)
+        noise = torch.randn(7, 3, dtype=torch.float64)
+    weight, bias = (p.detach().clone().requires_grad_() for p in (layer.weight, layer.bias))
+    expected = torch.linalg.solve(weight, (noise - bias).T).T
+    torch.testing.assert_close(x, expected)
+    torch.autograd.backward([x.square().sum(), expected.square().sum()])
+    torch.testing.assert_close(layer.weight.grad, weight.grad)
+    torch.testing.assert_close(layer.bias.grad, bias.grad)
+
+
+@pytest.mark.parametrize("name", STEPS)
+@torch.no_grad()
+def test_a_density_of_the_plane_integrates_to_one(name: str) -> None:
+    # Narrow bins of splines need a fine grid, and slopes of 0.3 a wide one.
+    side, step = (20.0, 0.05) if name == "default" else (60.0, 0.2)
+    density = vectors(name, dimensions=2)
+    axis = torch.arange(-side, side, step, dtype=torch.float64)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1)
+    mass = density.log_prob(grid).exp() * step**2
+    assert float(mass.sum()) == pytest.approx(1, abs=1e-4)
+    # Samples have the mean of the density, which is elsewhere than that of the base.
+    mean = (mass[..., None] * grid).sum((0, 1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        samples = density.sample((20_000,))
+    error = 5 * float(samples.std(0).max()) / len(samples) ** 0.5
+    torch.testing.assert_close(samples.mean(0), mean, rtol=0, atol=error)
+
+
+@EVERY_DENSITY
+def test_gradients_of_samples_are_difference_quotients(name: str) -> None:
+    density, step = DENSITIES[name](), 1e-8
+    direction = [
+        torch.randn(p.shape, generator=torch.Generator().manual_seed(3)).double() for p in density.parameters()
+    ]
+
+    def drawn() -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(2)
+            return density.rsample((3,)).sin().sum()
+
+    found = gradients(density, drawn())
+    slope = sum(
+        float((found[name] * along).sum())
+        for (name, _), along in zip(density.named_parameters(), direction, strict=True)
+        if name in found
+    )
+    values = []
+    with torch.no_grad():
+        for sign in (1, -2):
+            for parameter, along in zip(density.parameters(), direction, strict=True):
+                parameter.add_(sign * step * along)
+            values.append(float(drawn()))
+    quotient = (values[0] - values[1]) / (2 * step)
+    assert abs(quotient) > 1e-2
+    assert slope == pytest.approx(quotient, rel=1e-4)
+
+
+def test_the_exact_gradient_of_a_matrix_is_its_inverse() -> None:
+    """d/dW mean log p = W^-T - mean (W x + b) x^T, also where the layer learns an inverse, and in training mode."""
+    density = vector_flow(3, (SelfNormalizingDenseSpec(),), repeat=1).double()
+    randomise(density, 0.3)
+    [layer] = density.flow.level_list()[0].bijections()
+    weight, bias = (layer.get_parameter(name).detach() for name in ("weight", "bias"))
+    x = points(density, 16)
+    found = gradients(density, density.log_prob(x).mean())
+    z = x @ weight.T + bias
+    [(_, gradient)] = [item for item in found.items() if item[0].endswith(".weight")]
+    torch.testing.assert_close(gradient, torch.linalg.inv(weight).T - z.T @ x / len(x))
+    assert not any(name.endswith("inverse_weight") for name in found)
+
+
+@pytest.mark.parametrize("name", ["default", "dense", "glow-logit"])
+def test_the_objective_has_the_gradients_of_training(name: str) -> None:
+    """Also in evaluation mode, and beside the loss that the training of models minimises."""
+    density, weight = DENSITIES[name]().eval(), 3.0
+    x = points(density)
+    objective = density.self_normalizing_objective(x, reconstruction_weight=weight)
+    found = gradients(density, objective.mean())
+    assert objective.shape == (len(x),)
+    assert not any(module.training for module in density.modules())
+
+    shape = density.image_shape
+    config = TrainingConfig(reconstruction_weight=weight, gradient="paper")
+    training = SelfNormalizingObjective(density.flow.train(), shape, config)
+    y, log_det = density.flow.pixels(x.view(-1, *shape))
+    loss = training.loss(density.flow, y, log_det, step=0).value * x[0].numel()
+    torch.testing.assert_close(-loss, objective.mean())
+    expected = gradients(density, -loss)
+    assert expected.keys() == found.keys()
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found[key], gradient)
+
+
+def test_half_of_the_exact_gradient_of_a_matrix_with_an_exact_inverse() -> None:
+    """With R = W^-1 the gradient of W is half of the exact one: the other half of the objective is that of R."""
+    density = vectors("dense")
+    for layer in density.modules():
+        if isinstance(layer, SelfNormalizing):
+            layer.refresh_inverse(density.image_shape)
+    x = points(density, 8)
+    exact = gradients(density, density.log_prob(x).mean())
+    found = gradients(density, density.self_normalizing_objective(x).mean())
+    for key, gradient in exact.items():
+        share = 0.5 if key.endswith(".weight") else 1.0
+        torch.testing.assert_close(found[key], share * gradient, rtol=1e-9, atol=1e-9)
+
+
+def test_the_objective_of_an_exact_flow_is_its_log_density() -> None:
+    density = vectors("coupling")
+    x = points(density)
+    assert torch.equal(density.self_normalizing_objective(x), density.log_prob(x))
+
+
+def test_classes_have_a_multivariate_normal_each() -> None:
+    base = GaussianBase((3,), classes=2)
+    density, layer = linear(base)
+    inverse = torch.linalg.inv(layer.weight.detach())
+    deviations = base.log_scale.detach().exp()
+    normals = [
+        MultivariateNormal(inverse @ (mean - layer.bias.detach()), inverse @ deviation.square().diag() @ inverse.T)
+        for mean, deviation in zip(base.mean.detach(), deviations, strict=True)
+    ]
+    x = points(density, 6)
+    by_class = torch.stack([normal.log_prob(x) for normal in normals], dim=1)
+    # One context for each value, and each class for each value.
+    torch.testing.assert_close(density.log_prob(x, context=torch.arange(2)[:, None]).detach(), by_class.T)
+    torch.testing.assert_close(density.log_prob(x[:, None], context=torch.arange(2)).detach(), by_class)
+    labels = torch.tensor([0, 1, 1, 0, 1, 0])
+    own = by_class.gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(density.log_prob(x, context=labels).detach(), own)
+    torch.testing.assert_close(density.self_normalizing_objective(x, context=labels).detach(), own)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        samples = density.sample((20_000,), context=torch.tensor([0, 1]))
+        drawn = density.rsample((2, 5), context=labels[None])
+    assert (samples.shape, drawn.shape) == ((20_000, 2, 3), (2, 5, 1, 6, 3))
+    for number, normal in enumerate(normals):
+        torch.testing.assert_close(samples[:, number].mean(0), normal.mean, rtol=0.05, atol=0.05)
+        torch.testing.assert_close(samples[:, number].T.cov(), normal.covariance_matrix, rtol=0.05, atol=0.05)
+    torch.autograd.backward(drawn.sum())
+    assert base.mean.grad is not None
+    assert base.mean.grad.abs().min() > 0
+
+
+def test_a_learned_base_of_images_shifts_their_coarsest_latents() -> None:
+    flow = glow(16, pixels="affine").double()
+    *_, coarsest = latent_shapes(flow, (1, 16, 16))
+    base = GaussianBase(coarsest)
+    plain = FlowDistribution(flow, (1, 16, 16)).double()
+    learned = FlowDistribution(flow, (1, 16, 16), base).double()
+    x = dequantised(real_images(3, 16))
+    torch.testing.assert_close(learned.log_prob(x), plain.log_prob(x))
+    randomise(base, 0.2)
+    fine, latent = flow.eval()(x).latents
+    assert (fine.shape[1:], latent.shape[1:]) == (latent_shapes(flow, (1, 16, 16))[0], coarsest)
+    ratio = Normal(base.mean, base.log_scale.exp()).log_prob(latent) - Normal(0.0, 1.0).log_prob(latent)
+    torch.testing.assert_close(learned.log_prob(x), plain.log_prob(x) + ratio.sum((1, 2, 3)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        samples = learned.sample((500,))
+    back = flow(samples).latents[1]
+    torch.testing.assert_close(back.mean(0), base.mean, rtol=0, atol=0.35)
+    assert samples.shape == (500, 1, 16, 16)
+
+
+def test_it_is_a_distribution_of_pytorch() -> None:
+    density = vectors("default")
+    assert isinstance(density, Distribution)
+    assert (density.batch_shape, density.event_shape, density.has_rsample) == ((), (3,), True)
+    x = points(density, 5)
+    log_normal = TransformedDistribution(density, [ExpTransform()])
+    torch.testing.assert_close(log_normal.log_prob(x.exp()), density.log_prob(x) - x.sum(1))
+    expanded = density.expand((5,))
+    assert (expanded.batch_shape, density.batch_shape) == ((5,), ())
+    assert expanded.sample((2,)).shape == (2, 5, 3)
+    torch.testing.assert_close(Independent(expanded, 1).log_prob(x), density.log_prob(x).sum())
+    torch.testing.assert_close(expanded.log_prob(x[0]), density.log_prob(x[0]).expand(5))
+    own = dict(density.named_parameters())
+    assert all(parameter is own[name] for name, parameter in expanded.named_parameters())
+    loaded = vector_flow(3, STEP, repeat=2).double()
+    loaded.load_state_dict(density.state_dict())
+    assert torch.equal(loaded.log_prob(x), density.log_prob(x))
+
+
+@pytest.mark.parametrize("name", ["affine", "logit", "marginal"])
+@torch.no_grad()
+def test_support_and_types(name: str) -> None:
+    density = images(name).eval()
+    x = dequantised(real_images(4, 8))
+    expected = density.log_prob(x)
+    assert expected.dtype == torch.float64
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        assert density.support.check(density.sample((50,))).all()
+    single = density.float()
+    for pixels in (x, x.float()):
+        log_prob = single.log_prob(pixels)
+        assert log_prob.dtype == torch.float32
+        torch.testing.assert_close(log_prob.double(), expected, rtol=1e-4, atol=1e-2)
+    assert single.sample((2,)).dtype == torch.float32
+    if isinstance(single.flow.pixels, MarginalPixels):
+        assert single.flow.pixels.masses.dtype == torch.float64
+        before = images(name).flow.pixels.get_buffer("masses")
+        assert torch.equal(single.flow.pixels.masses, before)
+
+
+def test_it_moves_to_another_device() -> None:
+    # No element of a tensor on this device can be compared, so arguments are not checked.
+    moved = FlowDistribution(vectors("default").flow, (3,), validate_args=False).to("meta")
+    assert moved.log_prob(torch.empty(2, 3, device="meta")).device.type == "meta"
+    assert moved.sample((2,)).device.type == "meta"
+
+
+def test_actnorm_is_initialised_from_vectors() -> None:
+    density = vector_flow(2, (ActNormSpec(),), repeat=1).double()
+    x = torch.tensor([[100.0, -1.0], [102.0, 3.0]], dtype=torch.float64)
+    density.initialize(x)
+    expected = Normal(x.mean(0), x.std(0, correction=0)).log_prob(x).sum(1)
+    torch.testing.assert_close(density.log_prob(x).detach(), expected)
+
+
+REFUSED: dict[str, tuple[Callable[[], object], str]] = {
+    "event": (lambda: FlowDistribution(glow(), (8, 8)), r"\(C, H, W\) or of a vector \(D,\), got \(8, 8\)"),
+    "shape": (lambda: vectors("dense").log_prob(torch.zeros(5, 2).double()), r"\(\.\.\., 3\), got \(5, 2\)"),
+    "too-few": (lambda: images().log_prob(torch.zeros(8).double()), r"\(\.\.\., 1, 8, 8\), got \(8,\)"),
+    "bytes": (lambda: images().log_prob(torch.zeros(1, 8, 8, dtype=torch.uint8)), "real numbers, got torch.uint8"),
+    "outside": (lambda: images().log_prob(torch.full((1, 8, 8), 257.0)), r"Interval.*got 64 of 64 outside"),
+    "nan": (lambda: vectors("dense").log_prob(torch.full((3,), torch.nan)), r"Real\(\), got 3 of 3 outside"),
+    "coupling": (lambda: vector_flow(1, STEPS["coupling"]), r"step 1.2 \(`affine-coupling`\): expected at least 2"),
+    "no-context": (lambda: vectors("dense").log_prob(torch.zeros(3), torch.zeros(1)), "expected no context: .*normal"),
+    "no-classes": (lambda: GaussianBase((3,))(torch.zeros(1)), "expected no context: .* no classes"),
+    "no-labels": (GaussianBase((3,), 4), "integers from 0 to 3, got none"),
+    "real-labels": (lambda: GaussianBase((3,), 4)(torch.zeros(2)), "integers from 0 to 3, got torch.float32"),
+    "label": (lambda: GaussianBase((3,), 4)(torch.tensor([1, 4])), "from 0 to 3, got labels from 1 to 4"),
+    "base": (lambda: vectors("dense", base=GaussianBase((2,))).sample((4,)), r"latents \(3,\), got one of \(2,\)"),
+    "classes": (lambda: GaussianBase((3,), 0), "at least one class, got 0"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name: str) -> None:
+    call, text = REFUSED[name]
+    with pytest.raises(ValueError, match=text):
+        call()
+
+
+def test_a_model_gives_the_log_densities_that_its_scorer_gives(artifact: Path, scorer: Scorer) -> None:
+    """A log-likelihood is the log-density at the image plus the noise that belongs to image and model."""
+    density = load_distribution(artifact).double()
+    pixels = real_images(4)
+    x = torch.from_numpy(dequantise(pixels, scorer.log_det_digest))
+    log_prob = density.log_prob(x).tolist()
+    for found, score in zip(log_prob, scorer.score(pixels), strict=True):
+        assert found == pytest.approx(score.log_likelihood, abs=scorer.exact_tolerance(score.log_likelihood))
+
+
+def test_a_model_of_features_is_no_distribution_of_images(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(SamplesUnsupported, match="a density of features"):
+        load_distribution(feature_artifact(tmp_path_factory))

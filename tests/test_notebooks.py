@@ -1,0 +1,80 @@
+"""The notebooks of examples/notebooks run from the first to the last cell, and are stored with small outputs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.paths import ROOT
+from tests.test_docs import LINK, anchors
+
+NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
+EVERY_NOTEBOOK = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+MOST_BYTES = 300_000
+REFRESH = "make notebooks"
+
+
+def cells(path: Path, kind: str) -> list[dict[str, Any]]:
+    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in found if cell["cell_type"] == kind]
+
+
+def source(cell: dict[str, Any]) -> str:
+    return "".join(cell["source"])
+
+
+def test_there_are_three() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["new_bijection", "own_images", "paper"]
+
+
+@EVERY_NOTEBOOK
+def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
+    program = tmp_path / f"{path.stem}.py"
+    program.write_text("\n\n".join(f"# cell {n}\n{source(cell)}" for n, cell in enumerate(cells(path, "code"))))
+    around = os.environ.get("PYTHONPATH")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "client"), *([around] if around else [])]),
+        "TMPDIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, program],
+        cwd=path.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@EVERY_NOTEBOOK
+def test_a_notebook_is_small_and_stored_with_its_outputs(path: Path) -> None:
+    assert path.stat().st_size < MOST_BYTES
+    code = cells(path, "code")
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), f"run `{REFRESH}`"
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} <= {"stream", "display_data", "execute_result"}
+    assert not any(output.get("name") == "stderr" for output in outputs)
+    printing = [cell for cell in code if re.search(r"^print\(|^Image\.", source(cell), re.MULTILINE)]
+    assert all(cell["outputs"] for cell in printing), f"run `{REFRESH}`"
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"/(home|root|tmp|work)/", text), "a path of one machine"
+
+
+@EVERY_NOTEBOOK
+def test_links_of_a_notebook_lead_somewhere(path: Path) -> None:
+    links = [link for cell in cells(path, "markdown") for link in LINK.findall(source(cell))]
+    assert links
+    for target, anchor in links:
+        page = (path.parent / target).resolve()
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page), f"{target}#{anchor}"
