@@ -22,7 +22,7 @@ from app.http.dependencies import (
 from app.http.errors import responses
 from app.inference_protocol.error_answers import PREFIX, error_answer
 from app.inference_protocol.metadata import metadata_of, server_metadata
-from app.inference_protocol.openapi import BODY
+from app.inference_protocol.openapi import BINARY_ANSWER, BODY
 from app.inference_protocol.output_tensors import EncodedAnswer
 from app.inference_protocol.request_body import HEADER_LENGTH
 from app.inference_protocol.schemas import (
@@ -85,7 +85,7 @@ async def check_ready(
     operation_id="oip_model_metadata",
     summary="Show the tensors of a model",
     dependencies=[MayRead],
-    responses=responses(401, 404, 409, 500),
+    responses=responses(401, 404, 409, 422, 500),
 )
 async def show_model(name: Name, pool: ModelPoolDep, registry: RegistryDep) -> ModelMetadata:
     """Show the versions of a model, its input and output tensors, and what the numbers of its live version mean.
@@ -100,7 +100,7 @@ async def show_model(name: Name, pool: ModelPoolDep, registry: RegistryDep) -> M
     operation_id="oip_version_metadata",
     summary="Show the tensors of a version",
     dependencies=[MayRead],
-    responses=responses(401, 404, 500),
+    responses=responses(401, 404, 422, 500),
 )
 async def show_version(name: Name, version: Version, pool: ModelPoolDep, registry: RegistryDep) -> ModelMetadata:
     """Show the versions of a model, its input and output tensors, and what the numbers of one version mean."""
@@ -121,7 +121,7 @@ async def _metadata(ref: str, pool: ModelPool, registry: Registry) -> ModelMetad
     summary="Check that a model can score",
     dependencies=[MayRead],
     response_model=ModelReady,
-    responses=responses(401, 404, 409, 500, 503),
+    responses=responses(401, 404, 409, 422, 500, 503),
 )
 async def check_model(name: Name, pool: ModelPoolDep) -> ModelReady | Response:
     """Answer 200 if the model is loaded, or is loaded at its first request; 503 while it loads, and if that failed."""
@@ -134,7 +134,7 @@ async def check_model(name: Name, pool: ModelPoolDep) -> ModelReady | Response:
     summary="Check that a version can score",
     dependencies=[MayRead],
     response_model=ModelReady,
-    responses=responses(401, 404, 500, 503),
+    responses=responses(401, 404, 422, 500, 503),
 )
 async def check_version(name: Name, version: Version, pool: ModelPoolDep) -> ModelReady | Response:
     """Answer 200 if the version is loaded, or is loaded at its first request; 503 while it loads, or if that failed."""
@@ -155,7 +155,7 @@ async def _readiness(ref: str, pool: ModelPool) -> ModelReady | Response:
     summary="Score a tensor of images",
     dependencies=[MayScore],
     response_model=InferAnswer,
-    responses=responses(400, 401, 404, 409, 413, 415, 422, 429, 500, 503, 504),
+    responses=BINARY_ANSWER | responses(400, 401, 404, 409, 413, 415, 422, 429, 500, 503, 504),
     openapi_extra={"requestBody": BODY},
 )
 async def infer(name: Name, request: Request, inference: InferenceServiceDep, timeout_ms: TimeoutMs = None) -> Response:
@@ -175,7 +175,7 @@ async def infer(name: Name, request: Request, inference: InferenceServiceDep, ti
     summary="Score a tensor of images with a version",
     dependencies=[MayScore],
     response_model=InferAnswer,
-    responses=responses(400, 401, 404, 413, 415, 422, 429, 500, 503, 504),
+    responses=BINARY_ANSWER | responses(400, 401, 404, 413, 415, 422, 429, 500, 503, 504),
     openapi_extra={"requestBody": BODY},
 )
 async def infer_with_version(

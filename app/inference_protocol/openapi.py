@@ -29,6 +29,20 @@ BODY: dict[str, Any] = {
     },
 }
 """The request body of inference, for FastAPI's argument ``openapi_extra``."""
+BINARY_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            "application/octet-stream": {
+                "schema": {
+                    "type": "string",
+                    "format": "binary",
+                    "description": "The JSON object, and after it the bytes of the outputs that are binary.",
+                }
+            }
+        }
+    }
+}
+"""The answer with binary tensors, for FastAPI's argument ``responses``."""
 
 
 def add_request_schemas(openapi: dict[str, Any]) -> None:

