@@ -52,7 +52,7 @@ def image_input(inputs: Sequence[InferInput], preprocessing: Preprocessing, limi
         raise invalid("/body/inputs/0/datatype", f"expected {INPUT_TYPE!r}, got {shown(given.datatype)}")
     wanted = image_shape(preprocessing)
     sizes_fit = len(given.shape) == len(wanted) and all(
-        size == known or (known == -1 and size >= 1) for size, known in zip(given.shape, wanted, strict=True)
+        size >= 1 if known == -1 else size == known for size, known in zip(given.shape, wanted, strict=True)
     )
     if not sizes_fit:
         raise invalid("/body/inputs/0/shape", f"expected {wanted} with at least one image, got {given.shape}")
