@@ -92,9 +92,9 @@ PRINTS = {
     "snf score NEW-IMAGES -m my-parts --out scores.parquet": "12 images judged",
     "snf bulk NEW-IMAGES -m my-parts --out bulk-scores": "12 images judged",
     "curl -s http://127.0.0.1:8000/v2/models/mnist-snf-glow": r'"shape":\[-1,1,28,28\].*"kind":"density"',
-    "curl -s http://127.0.0.1:8000/v2/models/mnist-snf-glow/infer -d "
-    '\'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 28, 28], "data": [\''
-    "$(printf '0,%.0s' {1..783})'0]}]}'": r'"model_name":"mnist-snf-glow".*"name":"p_value".*"data":\[',
+    "curl -s http://127.0.0.1:8000/v2/models/mnist-snf-glow/infer -d @examples/infer_request.json": (
+        r'"model_name":"mnist-snf-glow".*"id":"black".*"name":"p_value".*"data":\['
+    ),
     "snf evaluate -m my-parts --normal good-parts --against bad-parts --out report.html": "in report.html",
     "snf score NEW-IMAGES -m my-parts --explain MAPS": "12 heat maps in MAPS",
     "snf score --dataset lots -m my-parts --out scores.parquet": "60 images judged",
