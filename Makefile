@@ -70,7 +70,7 @@ $(VENV)/installed: pyproject.toml client/pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml client/pyproject.toml | $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu,features,ray,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu,features,grpc,ray,test]'
 	@touch $@ $(VENV)/installed
 
 $(CLIENTS)/installed: tests/end_to_end/foreign_clients/requirements.txt | $(BIN)/python

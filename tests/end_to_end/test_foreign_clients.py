@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from models.registry.registry import Registry
-from tests.end_to_end.support.service import environment, serving
+from tests.end_to_end.support.service import environment, free_port, serving
 from tests.support.documents import Block, blocks
 from tests.support.paths import DIGITS, ROOT
 from tests.support.trained import feature_artifact
@@ -29,16 +30,27 @@ MODELS = ("digits", "parts")
 KEY = "foreign-clients-0123456789abcdef"
 PIXELS = np.stack([np.asarray(Image.open(path)) for path in DIGITS])[:, None]
 
+HAS_GRPC = importlib.util.find_spec("grpc") is not None
+needs_grpc = pytest.mark.skipif(not HAS_GRPC, reason="needs the extra grpc: make test installs it")
+
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="needs the clients of `make .venv-clients/installed`")
 
 
 @pytest.fixture(scope="module")
-def client(artifact: Path, tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Iterator[httpx.Client]:
+def grpc_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def client(
+    artifact: Path, tmp_path_factory: pytest.TempPathFactory, backbones: Path, grpc_port: int
+) -> Iterator[httpx.Client]:
     home = Path(tempfile.mkdtemp(prefix="snf-home-", dir=tmp_path_factory.mktemp("foreign")))
     registry = Registry(home / "registry")
     for model, folder in zip(MODELS, (artifact, feature_artifact(tmp_path_factory)), strict=True):
         registry.publish(folder, model, promote=True)
-    with serving(home, shipped=False, backbones=backbones, api_keys=KEY) as service:
+    more = {"grpc_port": grpc_port} if HAS_GRPC else {}
+    with serving(home, shipped=False, backbones=backbones, api_keys=KEY, **more) as service:
         service.headers["x-api-key"] = KEY
         yield service
 
@@ -64,11 +76,11 @@ def native(client: httpx.Client) -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def run(program: str, client: httpx.Client, folder: Path) -> dict[str, Any]:
-    """Run a program of a foreign client, and return what it printed."""
+def run(program: str, port: int | None, folder: Path) -> dict[str, Any]:
+    """Run a program of a foreign client against a port of this machine, and return what it printed."""
     images = folder / "images.npy"
     np.save(images, PIXELS)
-    address = f"{client.base_url.host}:{client.base_url.port}"
+    address = f"127.0.0.1:{port}"
     done = subprocess.run(
         [PYTHON, "-I", PROGRAMS / program, address, KEY, *(f"{model}={images}" for model in MODELS)],
         env=environment(folder, measured=False),
@@ -106,7 +118,7 @@ def test_the_examples_of_the_page_run(
 def test_tritonclient_reads_what_native_calls_answer(
     client: httpx.Client, native: dict[str, dict[str, list[str]]], tmp_path: Path
 ) -> None:
-    found = run("triton_client.py", client, tmp_path)
+    found = run("triton_client.py", client.base_url.port, tmp_path)
     assert (found["live"], found["ready"], found["model ready"]) == (True, True, [True, True, False])
     assert found["server"]["extensions"] == ["binary_tensor_data"]
     for model in MODELS:
@@ -130,7 +142,7 @@ def test_tritonclient_reads_what_native_calls_answer(
 def test_kserve_reads_what_native_calls_answer(
     client: httpx.Client, native: dict[str, dict[str, list[str]]], tmp_path: Path
 ) -> None:
-    found = run("kserve_client.py", client, tmp_path)
+    found = run("kserve_client.py", client.base_url.port, tmp_path)
     assert (found["live"], found["ready"], found["model ready"]) == (True, True, [True, True, False])
     for model in MODELS:
         forms = found["answers"][model]
@@ -143,3 +155,46 @@ def test_kserve_reads_what_native_calls_answer(
         "wrong size": "422",
     }
     assert "expected [-1, 1, 28, 28]" in refused["wrong size"][1]
+
+
+@needs_grpc
+def test_tritonclient_reads_the_same_over_grpc(
+    native: dict[str, dict[str, list[str]]], grpc_port: int, tmp_path: Path
+) -> None:
+    found = run("triton_grpc_client.py", grpc_port, tmp_path)
+    assert (found["live"], found["ready"], found["model ready"]) == (True, True, [True, True])
+    assert found["server"]["extensions"] == ["binary_tensor_data"]
+    assert found["id"] == "lot-7"
+    for model in MODELS:
+        [image] = found["models"][model]["inputs"]
+        assert (image["name"], image["datatype"], image["shape"]) == ("image", "UINT8", ["-1", "1", "28", "28"])
+        assert [output["name"] for output in found["models"][model]["outputs"]] == list(native[model])
+        forms = found["answers"][model]
+        assert len(forms) == 3
+        assert forms == dict.fromkeys(forms, native[model])
+    refused = found["refused"]
+    assert {name: status for name, (status, _) in refused.items()} == {
+        "no key": "StatusCode.UNAUTHENTICATED",
+        "no model": "StatusCode.NOT_FOUND",
+        "not ready": "StatusCode.NOT_FOUND",
+        "wrong size": "StatusCode.INVALID_ARGUMENT",
+        "deadline": "StatusCode.DEADLINE_EXCEEDED",
+        "priority": "StatusCode.INVALID_ARGUMENT",
+    }
+    assert "expected [-1, 1, 28, 28]" in refused["wrong size"][1]
+
+
+@needs_grpc
+def test_kserve_reads_the_same_over_grpc(
+    native: dict[str, dict[str, list[str]]], grpc_port: int, tmp_path: Path
+) -> None:
+    found = run("kserve_grpc_client.py", grpc_port, tmp_path)
+    assert (found["live"], found["ready"], found["model ready"]) == (True, True, [True, True])
+    for model in MODELS:
+        assert found["answers"][model] == {"raw": native[model], "contents": native[model]}
+    refused = found["refused"]
+    assert {name: status for name, (status, _) in refused.items()} == {
+        "wrong key": "UNAUTHENTICATED",
+        "no model": "NOT_FOUND",
+        "too large": "RESOURCE_EXHAUSTED",
+    }
