@@ -15,12 +15,14 @@ from worker.settings import Settings
 MESSAGE_BYTES = 8 * 2**20
 """Largest message. gRPC keeps a message in memory before anyone looks at it, so large tensors are for HTTP."""
 
+PACKAGES = ("grpc", "google.protobuf")
+
 log = logging.getLogger(__name__)
 
 
 def lacks_packages(settings: Settings) -> bool:
     """Return whether the settings name a port of gRPC, but the packages of the extra ``grpc`` are not installed."""
-    return settings.grpc_port is not None and None in map(importlib.util.find_spec, ("grpc", "google.protobuf"))
+    return settings.grpc_port is not None and None in map(importlib.util.find_spec, PACKAGES)
 
 
 @asynccontextmanager

@@ -47,6 +47,7 @@ ONLY_PARSED = {
         "needs a cluster; test_ray_engine.py and test_score_on_ray.py start one"
     ),
     "snf models export my-parts s3://lots/models/my-parts": "the same",
+    "SNF_GRPC_PORT=8001 snf serve": "needs the extra grpc; test_foreign_clients.py starts a service with it",
     "snf jobs submit train --file request.json max_steps=500": "takes minutes; test_command_line.py submits a file",
     "torchrun --nproc-per-node 4 -m app.cli.main train --data lots --device cuda": (
         "needs GPUs; tests/app/cli/test_train.py runs it on two processes without"
