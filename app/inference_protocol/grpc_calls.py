@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote, unquote
 
 import grpc
@@ -36,7 +36,7 @@ CODES = {
 }
 """gRPC status of an HTTP status; INVALID_ARGUMENT and INTERNAL of the other ones."""
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class GrpcCalls:
@@ -83,7 +83,7 @@ class GrpcCalls:
 
     async def ModelInfer(self, asked: Any, context: Context) -> Any:  # noqa: N802
         """Score a tensor of images; outputs are raw contents."""
-        described = json.dumps(_described(asked)).encode()
+        described = json.dumps(_described(asked), separators=(",", ":")).encode()
         binary = b"".join(asked.raw_input_contents)
         headers = {HEADER_LENGTH: str(len(described))} if asked.raw_input_contents else {}
         path = f"{_model(asked.model_name, asked.model_version)}/infer"
