@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Clients that others wrote, which must not change what the project itself is installed with.
+CLIENTS := .venv-clients
 # Cores and one more, at most five.
 TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4) + 1)')
 # A folder with mnist.npz, fashion_mnist.npz, ...; tests that need it skip with a reason where it is absent.
@@ -32,7 +34,7 @@ types: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/mypy examples/*.py examples/stories/*.py
 
-tests: $(VENV)/installed-test
+tests: $(VENV)/installed-test $(CLIENTS)/installed
 	$(BIN)/coverage erase
 	# One thread a process: threads that wait for each other burn time. One process more than cores: many tests wait.
 	# Hundreds of processes are started: none of them should compile again what another one has compiled.
@@ -74,7 +76,7 @@ $(VENV)/installed: pyproject.toml client/pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml client/pyproject.toml | $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu,features,ray,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu,features,grpc,ray,test]'
 	@touch $@ $(VENV)/installed
 
 # One notebook imports the test suite.
@@ -82,9 +84,14 @@ $(VENV)/installed-docs: $(VENV)/installed-test
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
+$(CLIENTS)/installed: tests/end_to_end/foreign_clients/requirements.txt | $(BIN)/python
+	@$(BIN)/python -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
 $(VENV)/installed-release: pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.11,<1' --requirement docker/sbom.in
 	@touch $@
 
 clean:  ## remove what was installed and built; keeps var/, where models and jobs live
-	rm -rf $(VENV) build dist *.egg-info client/build client/dist client/*.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CLIENTS) build dist *.egg-info client/build client/dist client/*.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

@@ -29,6 +29,10 @@ from app.http.methods import HeadAsGet
 from app.http.openapi import remove_null_parameters
 from app.http.query import KnownQuery
 from app.http.request_log import RequestLog
+from app.inference_protocol import endpoints as inference
+from app.inference_protocol.error_answers import describe_errors
+from app.inference_protocol.grpc_server import grpc_server
+from app.inference_protocol.openapi import add_request_schemas
 from app.jobs import endpoints as jobs
 from app.jobs import event_endpoints as job_events
 from app.jobs import parameters as job_parameters
@@ -49,7 +53,7 @@ DESCRIPTION = """Scores images by their exact log-likelihood under Self Normaliz
 calibrated anomaly verdict, draws samples and trains new models.
 
 A log-likelihood is a *density* over [0,256)^D in nats, never a probability. Every error is a problem of
-RFC 9457 (`application/problem+json`).
+RFC 9457 (`application/problem+json`), except below `/v2`, the Open Inference Protocol, which has `{"error": "..."}`.
 
 Query parameters and members of a body that a call does not have are refused with 422, by name. HEAD is answered where
 GET is."""
@@ -60,7 +64,7 @@ ROUTERS = (
     *(models.router, references.router, models.versions_router, audits.router, cards.router, artifacts.router),
     *(calibrations.router, drift.router, limits.router, datasets.router, presets.router),
     *(jobs.router, job_events.router, job_files.router, jobs.workers_router),
-    *(access.router, health.router, pages.router),
+    *(inference.router, access.router, health.router, pages.router),
 )
 """Routers in the order of the API documentation."""
 
@@ -86,7 +90,9 @@ class Service(FastAPI):
             remove_null_parameters(document)
             errors.add_schema(document)
             job_parameters.add_schemas(document)
+            add_request_schemas(document)
             describe(document)
+            describe_errors(document)
         assert self.openapi_schema is not None
         return self.openapi_schema if self.keys.needed else without_keys(self.openapi_schema)
 
@@ -97,9 +103,9 @@ def create_app(settings: Settings) -> Service:
     writer = BackgroundLog()
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[AppState]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
         try:
-            async with open_state(settings, draining) as state:
+            async with open_state(settings, draining) as state, grpc_server(app, settings, state):
                 yield state
         finally:
             writer.close()

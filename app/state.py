@@ -11,6 +11,7 @@ from app.calibrations.recent_evidence import RecentEvidence
 from app.datasets.uploads import DatasetUploads
 from app.drift.monitor import DriftMonitor
 from app.health.state_collector import StateCollector
+from app.inference_protocol.service import InferenceService
 from app.jobs.event_streams import EventStreams
 from app.jobs.service import JobService
 from app.jobs.store_monitor import JobStoreMonitor
@@ -20,6 +21,7 @@ from app.registry.imports import ModelUploads
 from app.registry.loaded_memory import memory_limit
 from app.registry.model_pool import ModelPool
 from app.scoring.decoders import Decoders, DecodingLanes
+from app.scoring.judging import Judging
 from app.scoring.large_images import LargeImages
 from app.scoring.queue import ScoringQueue
 from app.scoring.service import ScoringService
@@ -47,6 +49,7 @@ class AppState(TypedDict):
     model_uploads: ModelUploads
     scoring_queue: ScoringQueue
     scoring_service: ScoringService
+    inference_service: InferenceService
     drift_monitor: DriftMonitor
     recent_evidence: RecentEvidence
     dataset_store: DatasetStore
@@ -78,6 +81,7 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
     decoders = DecodingLanes(small=Decoders(DECODERS), large=Decoders(DECODERS))
     drift_monitor = DriftMonitor(settings)
     recent_evidence = RecentEvidence()
+    judging = Judging(settings, model_pool, scoring_queue, metrics, drift_monitor, recent_evidence, large=LargeImages())
     job_service = JobService(
         settings=settings,
         registry=registry,
@@ -104,16 +108,8 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
                 model_pool=model_pool,
                 model_uploads=ModelUploads(settings, registry, draining),
                 scoring_queue=scoring_queue,
-                scoring_service=ScoringService(
-                    settings,
-                    model_pool,
-                    scoring_queue,
-                    decoders,
-                    metrics,
-                    drift_monitor,
-                    recent_evidence,
-                    LargeImages(),
-                ),
+                scoring_service=ScoringService(judging, decoders),
+                inference_service=InferenceService(judging, decoders),
                 drift_monitor=drift_monitor,
                 recent_evidence=recent_evidence,
                 dataset_store=dataset_store,

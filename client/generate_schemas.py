@@ -21,6 +21,8 @@ PARAMETERS = TARGET.with_name("parameters.py")
 PREFIX = "#/components/schemas/"
 ERRORS = frozenset({"ProblemDetails", "FieldProblem"})
 """Schemas of error responses, which ``snf_client.errors`` turns into exceptions."""
+FOREIGN = "/v2"
+"""Path below which the service has calls for clients of another protocol."""
 REQUESTS = ("JobRequest", "JobDraft")
 """Requests with the parameters of a job, which are dictionaries: the service names what is wrong with them."""
 TYPES = ("type", "enum", "anyOf", "items", "description")
@@ -101,7 +103,16 @@ def _written(document: dict[str, Any], options: Sequence[str], header: str, path
 
 def _prepared(document: dict[str, Any]) -> dict[str, Any]:
     """Return the document with what a client needs: no titles or examples, no errors, and open responses."""
-    schemas = {name: one for name, one in document["components"]["schemas"].items() if name not in ERRORS}
+    described = document["components"]["schemas"]
+    paths = document["paths"]
+    own, foreign = (
+        _reachable(
+            described, _references([calls for path, calls in paths.items() if path.startswith(FOREIGN) is other])
+        )
+        for other in (False, True)
+    )
+    left_out = ERRORS | (foreign - own)
+    schemas = {name: one for name, one in described.items() if name not in left_out}
     responses = _reachable(schemas, _references([_responses(call) for call in _calls(document)]))
     parameters = _parameters(document)
     kept = {}

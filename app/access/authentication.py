@@ -22,7 +22,7 @@ from app.metrics.registry import ServiceMetrics
 from worker.keys.key_file import KeysUnreadable, digest_of
 from worker.settings import Settings
 
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
 OPEN_FOLDERS = ("/console/", "/docs/files/")
 """Paths that need no key: health checks, and pages that contain no data."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from app.access.permissions import MayRead
+from app.health.readiness import readiness_of
 from app.health.schemas import Health, Readiness
 from app.health.version import package_version
 from app.http.dependencies import (
@@ -20,7 +20,7 @@ from app.http.dependencies import (
     SettingsDep,
 )
 from app.http.errors import responses
-from app.registry.model_pool import ModelListing, ModelPool, ModelState
+from app.registry.model_pool import ModelState
 
 router = APIRouter(tags=["operations"])
 
@@ -50,21 +50,19 @@ async def readiness(
     It is 503 as well while scoring is stuck: a batch has been worked on for longer than a request may take. The answer
     lists the models that could not be loaded, with reasons.
     """
-    listing = await pool.recent_listing()
+    found = await readiness_of(pool, queue, stopping, settings)
     failed = {
         f"{version.name}:{version.version}": reason or "unknown"
         for version, (state, reason) in pool.states().items()
         if state is ModelState.FAILED
     }
-    unreadable = [model for model in listing if model.state is ModelState.FAILED and model.live is None]
+    unreadable = [model for model in found.listing if model.state is ModelState.FAILED and model.live is None]
     failed |= {model.name: model.reason or "unknown" for model in unreadable}
-    stuck_s = queue.turn_s if queue.turn_s > settings.request_timeout_s else None
-    status = _status(pool, listing, draining=stopping.is_set(), stuck=stuck_s is not None)
-    response.status_code = 200 if status == "ready" else 503
+    response.status_code = 200 if found.status == "ready" else 503
     return Readiness(
-        status=status,
-        reason=None if stuck_s is None else f"a batch of images has been scored for {stuck_s:.0f} s and does not end",
-        models={model.name: model.state.value for model in listing},
+        status=found.status,
+        reason=found.reason,
+        models={model.name: model.state.value for model in found.listing},
         failed=failed,
         jobs="ok" if job_store.answers else "degraded",
         queue={"images": queue.images, "capacity": queue.capacity},
@@ -83,17 +81,3 @@ async def metrics(metrics: MetricsDep, pool: ModelPoolDep) -> Response:
     """Return Prometheus metrics of requests, images, queues, models and drift, without waiting for the job store."""
     text = await asyncio.to_thread(metrics.render, pool.registered)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-
-def _status(
-    pool: ModelPool, listing: list[ModelListing], *, draining: bool, stuck: bool
-) -> Literal["ready", "loading", "draining", "failed", "stuck"]:
-    if draining:
-        return "draining"
-    if stuck:
-        return "stuck"
-    if not pool.started:
-        return "loading"
-    if listing and all(model.state is ModelState.FAILED for model in listing):
-        return "failed"
-    return "ready"

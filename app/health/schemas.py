@@ -8,6 +8,8 @@ from pydantic import Field
 
 from app.http.schemas import Answer
 
+ServiceStatus = Literal["ready", "loading", "draining", "failed", "stuck"]
+
 
 class Health(Answer):
     """Answer of `/healthz`: the status `alive`, which means that the process runs, and the version of the service."""
@@ -19,7 +21,7 @@ class Health(Answer):
 class Readiness(Answer):
     """Answer of `/readyz`: whether the service can score, which models failed to load, and how full its queue is."""
 
-    status: Literal["ready", "loading", "draining", "failed", "stuck"]
+    status: ServiceStatus
     reason: str | None = Field(None, description="Why a service is `stuck`, else null.")
     models: dict[str, str] = Field(description="State by model name.")
     failed: dict[str, str] = Field(description="Reason by model version that could not be loaded.")

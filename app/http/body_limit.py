@@ -18,10 +18,14 @@ class BodyTooLarge(HTTPException):
     """Exception that gives HTTP status 413, raised when a request body has more bytes than its limit.
 
     An ``HTTPException``, because FastAPI replaces other errors while it reads a body.
+
+    Args:
+        limit: The limit.
+        advice: What to do about it, for the error text.
     """
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(413, f"the request's body is larger than {limit} bytes")
+    def __init__(self, limit: int, advice: str = "") -> None:
+        super().__init__(413, f"the request's body is larger than {limit} bytes{advice and f'; {advice}'}")
 
 
 class TooMuchInFlight(HTTPException):
@@ -94,13 +98,19 @@ class BodyLimit:
             self._shares.give_back(caller, held)
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Return the whole body of a request as bytes; raise ``BodyTooLarge`` if it has more than ``limit`` bytes."""
+async def read_body(request: Request, limit: int, advice: str = "") -> bytes:
+    """Return the whole body of a request as bytes; raise ``BodyTooLarge`` if it has more than ``limit`` bytes.
+
+    Args:
+        request: The request.
+        limit: Most bytes of its body.
+        advice: What to do about a larger body, for the error text.
+    """
     parts = []
     size = 0
     async for part in request.stream():
         size += len(part)
         if size > limit:
-            raise BodyTooLarge(limit)
+            raise BodyTooLarge(limit, advice)
         parts.append(part)
     return b"".join(parts)

@@ -45,6 +45,17 @@ class RequestDeadline:
             self.seconds += seconds
             self._limit.reschedule(when + seconds)
 
+    def ask(self, seconds: float) -> None:
+        """Set the limit that the client asks for in its body, from the arrival on, unless it asked for an earlier one.
+
+        Args:
+            seconds: The limit in seconds.
+        """
+        when = self._limit.when()
+        if when is not None and not (self._asked and seconds > self.seconds):
+            self._limit.reschedule(when - self.seconds + seconds)
+            self.seconds, self._asked = seconds, True
+
 
 @asynccontextmanager
 async def deadline(timeout_ms: int | None, default_s: float) -> AsyncIterator[RequestDeadline]:

@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 from app.calibrations.recent_evidence import RecentEvidence
 from app.datasets.uploads import DatasetUploads
 from app.drift.monitor import DriftMonitor
+from app.inference_protocol.service import InferenceService
 from app.jobs.event_streams import EventStreams
 from app.jobs.service import JobService
 from app.jobs.store_monitor import JobStoreMonitor
@@ -46,6 +47,7 @@ ModelPoolDep = Annotated[ModelPool, _part("model_pool")]
 ModelUploadsDep = Annotated[ModelUploads, _part("model_uploads")]
 ScoringQueueDep = Annotated[ScoringQueue, _part("scoring_queue")]
 ScoringServiceDep = Annotated[ScoringService, _part("scoring_service")]
+InferenceServiceDep = Annotated[InferenceService, _part("inference_service")]
 DriftMonitorDep = Annotated[DriftMonitor, _part("drift_monitor")]
 RecentEvidenceDep = Annotated[RecentEvidence, _part("recent_evidence")]
 

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from app.http.methods import allowed_methods
 from app.http.schemas import RULES
+from app.inference_protocol.error_answers import error_answer, has_protocol
 from models.disk_space import storage_error
 from models.errors import ErrorKind, ModelsError, NoLiveVersion
 from models.validation_texts import plain_text, with_value
@@ -159,7 +160,12 @@ def status_of(error: ModelsError | JobsError | Problem) -> int:
 
 
 def problem_response(problem: Problem, instance: str) -> Response:
-    """Return an HTTP response with the error as JSON; ``instance`` is the path of the failed request."""
+    """Return an HTTP response with the error as JSON; ``instance`` is the path of the failed request.
+
+    It has the form of RFC 9457, or below ``/v2`` that of the Open Inference Protocol.
+    """
+    if has_protocol(instance):
+        return error_answer(problem.status, f"{problem.title}: {problem.detail}", problem.headers)
     body = ProblemDetails(
         type=problem.slug,
         title=problem.title,

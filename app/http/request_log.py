@@ -17,7 +17,7 @@ from app.metrics.middleware import route_template
 from worker.settings import Settings
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-UNCHANGING = frozenset({"score_images", "estimate_job"})
+UNCHANGING = frozenset({"score_images", "oip_infer", "oip_version_infer", "estimate_job"})
 """Operations that change nothing although they are not GET requests."""
 BODY = "snf.body"
 """Key of a request's scope that holds its parsed JSON body."""

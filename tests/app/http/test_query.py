@@ -47,6 +47,9 @@ def test_every_call_refuses_an_unknown_parameter_and_lists_its_own(client: TestC
             body = {}
         answer = client.request(method, path, params={"sead": "1"}, **body)
         assert answer.status_code == 422, (method, path, answer.text)
+        if path.startswith("/v2"):  # errors of another form
+            assert answer.json()["error"].endswith("/query/sead: there is no such parameter; there are: none"), path
+            continue
         pointers = {error["pointer"]: error["detail"] for error in answer.json()["errors"]}
         assert set(pointers) == {"/query/sead"}, path
         known = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]

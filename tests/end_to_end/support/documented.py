@@ -47,6 +47,7 @@ ONLY_PARSED = {
         "needs a cluster; test_ray_engine.py and test_score_on_ray.py start one"
     ),
     "snf models export my-parts s3://lots/models/my-parts": "the same",
+    "SNF_GRPC_PORT=8001 snf serve": "needs the extra grpc; test_foreign_clients.py starts a service with it",
     "snf jobs submit train --file request.json max_steps=500": "takes minutes; test_command_line.py submits a file",
     "torchrun --nproc-per-node 4 -m app.cli.main train --data lots --device cuda": (
         "needs GPUs; tests/app/cli/test_train.py runs it on two processes without"
@@ -95,6 +96,10 @@ PRINTS = {
     ),
     "snf score NEW-IMAGES -m my-parts --out scores.parquet": "12 images judged",
     "snf bulk NEW-IMAGES -m my-parts --out bulk-scores": "12 images judged",
+    "curl -s http://127.0.0.1:8000/v2/models/mnist-snf-glow": r'"shape":\[-1,1,28,28\].*"kind":"density"',
+    "curl -s http://127.0.0.1:8000/v2/models/mnist-snf-glow/infer -d @examples/infer_request.json": (
+        r'"model_name":"mnist-snf-glow".*"id":"black".*"name":"p_value".*"data":\['
+    ),
     "snf evaluate -m my-parts --normal good-parts --against bad-parts --out report.html": "in report.html",
     "snf score NEW-IMAGES -m my-parts --explain MAPS": "12 heat maps in MAPS",
     "snf score --dataset lots -m my-parts --out scores.parquet": "60 images judged",
@@ -119,6 +124,7 @@ PYTHON_PRINTS = {
 PYTHON_ELSEWHERE = {
     "docs/library.md": "tests/test_library.py runs them one after the other",
     "docs/limits.md": "tests/test_library.py runs it",
+    "docs/inference-protocol.md": "test_foreign_clients.py runs them in the environment of the clients",
     "docs/features.md": (
         "the export of a network needs the package `onnx`; test_documents.py adds a network with the documented outputs"
     ),

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from app.scoring.service import JudgeImages, RequestedImage
+from app.scoring.judging import JudgeImages, RequestedImage
 from models.images.preprocessing import Preprocessing
 from models.scorer import Scorer
 

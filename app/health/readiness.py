@@ -1,0 +1,57 @@
+"""Whether the service can score, as health checks of all protocols answer it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from app.health.schemas import ServiceStatus
+from app.registry.model_pool import ModelListing, ModelPool, ModelState
+from app.scoring.queue import ScoringQueue
+from worker.settings import Settings
+
+
+@dataclass(frozen=True)
+class ServiceReadiness:
+    """Whether the service can score, and the models that the answer is based on.
+
+    Attributes:
+        status: ``ready``, or why it is not.
+        reason: Why a service is ``stuck``; else None.
+        listing: All registered models.
+    """
+
+    status: ServiceStatus
+    reason: str | None
+    listing: list[ModelListing]
+
+
+async def readiness_of(
+    pool: ModelPool, queue: ScoringQueue, stopping: threading.Event, settings: Settings
+) -> ServiceReadiness:
+    """Return whether the service can score.
+
+    Args:
+        pool: The loaded models.
+        queue: The scoring queue.
+        stopping: Set once the service has been asked to stop.
+        settings: Settings, of which ``request_timeout_s`` is used.
+    """
+    listing = await pool.recent_listing()
+    turn_s = queue.turn_s
+    stuck = turn_s > settings.request_timeout_s
+    status = _status(pool, listing, draining=stopping.is_set(), stuck=stuck)
+    reason = f"a batch of images has been scored for {turn_s:.0f} s and does not end" if status == "stuck" else None
+    return ServiceReadiness(status, reason, listing)
+
+
+def _status(pool: ModelPool, listing: list[ModelListing], *, draining: bool, stuck: bool) -> ServiceStatus:
+    if draining:
+        return "draining"
+    if stuck:
+        return "stuck"
+    if not pool.started:
+        return "loading"
+    if listing and all(model.state is ModelState.FAILED for model in listing):
+        return "failed"
+    return "ready"

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol v2 over HTTP: scores of image tensors, for clients such as Triton's and KServe's."""

@@ -1,0 +1,188 @@
+"""Calls of the Open Inference Protocol over gRPC, each answered by the HTTP call of the same meaning, in this process.
+
+So keys, roles, limits, deadlines, the scoring queue, metrics and logs are those of HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, TypeAlias
+from urllib.parse import quote, unquote
+
+import grpc
+import httpx
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.http.deadline import MAX_TIMEOUT_MS
+from app.inference_protocol.error_answers import PREFIX
+from app.inference_protocol.grpc_messages import CLASSES
+from app.inference_protocol.request_body import HEADER_LENGTH
+from app.state import AppState
+
+KEYS = ("authorization", "x-api-key")
+"""Metadata of a call that are passed on as headers."""
+RETURNED = ("retry-after",)
+"""Headers of an error that are returned as trailing metadata."""
+CODES = {
+    HTTPStatus.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
+    HTTPStatus.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
+    HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    HTTPStatus.CONFLICT: grpc.StatusCode.FAILED_PRECONDITION,
+    HTTPStatus.TOO_MANY_REQUESTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    HTTPStatus.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""gRPC status of an HTTP status; INVALID_ARGUMENT and INTERNAL of the other ones."""
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class GrpcCalls:
+    """The methods of ``inference.GRPCInferenceService``.
+
+    Args:
+        app: The HTTP application.
+        state: Its state, which a server of HTTP would add to each request.
+    """
+
+    def __init__(self, app: ASGIApp, state: AppState) -> None:
+        self._app = app
+        self._state = state
+
+    async def ServerLive(self, _asked: Any, context: Context) -> Any:  # noqa: N802 - the name of the protocol
+        """Answer whether the process runs."""
+        return CLASSES["ServerLiveResponse"](live=(await self._get("/health/live", context)).is_success)
+
+    async def ServerReady(self, _asked: Any, context: Context) -> Any:  # noqa: N802
+        """Answer whether the service can score."""
+        return CLASSES["ServerReadyResponse"](ready=(await self._get("/health/ready", context)).is_success)
+
+    async def ServerMetadata(self, _asked: Any, context: Context) -> Any:  # noqa: N802
+        """Answer name, version and extensions of the service."""
+        found = await self._document("", context)
+        return CLASSES["ServerMetadataResponse"](**found)
+
+    async def ModelReady(self, asked: Any, context: Context) -> Any:  # noqa: N802
+        """Answer whether a model can score; an unknown one is an error."""
+        answer = await self._get(f"{_model(asked.name, asked.version)}/ready", context)
+        if answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
+            await _raise_for_status(answer, context)
+        return CLASSES["ModelReadyResponse"](ready=answer.is_success)
+
+    async def ModelMetadata(self, asked: Any, context: Context) -> Any:  # noqa: N802
+        """Answer versions and tensors of a model."""
+        found = await self._document(_model(asked.name, asked.version), context)
+        kept = {name: found[name] for name in ("name", "versions", "platform")}
+        tensors = {
+            side: [{name: tensor[name] for name in ("name", "datatype", "shape")} for tensor in found[side]]
+            for side in ("inputs", "outputs")
+        }
+        return CLASSES["ModelMetadataResponse"](**kept, **tensors)
+
+    async def ModelInfer(self, asked: Any, context: Context) -> Any:  # noqa: N802
+        """Score a tensor of images; outputs are raw contents."""
+        described = json.dumps(_described(asked), separators=(",", ":")).encode()
+        binary = b"".join(asked.raw_input_contents)
+        headers = {HEADER_LENGTH: str(len(described))} if asked.raw_input_contents else {}
+        path = f"{_model(asked.model_name, asked.model_version)}/infer"
+        answer = await self._send("POST", path, context, described + binary, headers)
+        await _raise_for_status(answer, context)
+        length = int(answer.headers[HEADER_LENGTH])
+        return _response(json.loads(answer.content[:length]), answer.content[length:])
+
+    async def _document(self, path: str, context: Context) -> dict[str, Any]:
+        answer = await self._get(path, context)
+        await _raise_for_status(answer, context)
+        found: dict[str, Any] = answer.json()
+        return found
+
+    async def _get(self, path: str, context: Context) -> httpx.Response:
+        return await self._send("GET", path, context, b"", {})
+
+    async def _send(
+        self, method: str, path: str, context: Context, content: bytes, headers: dict[str, str]
+    ) -> httpx.Response:
+        """Return the answer of the HTTP application to a call with the keys and the deadline of a gRPC call."""
+        given = {name.lower(): value for name, value in context.invocation_metadata() or ()}
+        headers |= {name: str(given[name]) for name in KEYS if name in given}
+        remaining_s = context.time_remaining()
+        if remaining_s is not None:
+            headers["X-Timeout-Ms"] = str(min(MAX_TIMEOUT_MS, max(1, round(remaining_s * 1000))))
+        transport = httpx.ASGITransport(self._application, raise_app_exceptions=False, client=_peer(context.peer()))
+        # The application ends the call at its deadline.
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=None) as client:  # noqa: S113
+            return await client.request(method, f"{PREFIX}{path}", content=content, headers=headers)
+
+    async def _application(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"] = dict(self._state)
+        await self._app(scope, receive, send)
+
+
+def _model(name: str, version: str) -> str:
+    path = f"/models/{quote(name, safe='')}"
+    return f"{path}/versions/{quote(version, safe='')}" if version else path
+
+
+def _described(asked: Any) -> dict[str, Any]:
+    """Return the JSON object of an inference request."""
+    raw = list(asked.raw_input_contents)
+    inputs: list[dict[str, Any]] = []
+    for place, tensor in enumerate(asked.inputs):
+        described: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        parameters = _values(tensor.parameters)
+        if raw:
+            parameters["binary_data_size"] = len(raw[place]) if place < len(raw) else 0
+        if not raw or tensor.HasField("contents"):
+            described["data"] = list(tensor.contents.uint_contents)
+        inputs.append(described | {"parameters": parameters})
+    outputs = [
+        {"name": output.name, "parameters": _values(output.parameters) | {"binary_data": True}}
+        for output in asked.outputs
+    ]
+    document = {"inputs": inputs, "parameters": _values(asked.parameters) | {"binary_data_output": True}}
+    return document | ({"outputs": outputs} if outputs else {}) | ({"id": asked.id} if asked.id else {})
+
+
+def _values(parameters: Any) -> dict[str, Any]:
+    return {
+        name: getattr(value, field)
+        for name, value in parameters.items()
+        if (field := value.WhichOneof("value")) is not None
+    }
+
+
+def _response(found: dict[str, Any], binary: bytes) -> Any:
+    answer = CLASSES["ModelInferResponse"](
+        model_name=found["model_name"], model_version=found["model_version"], id=found.get("id", "")
+    )
+    for name, value in found["parameters"].items():
+        answer.parameters[name].int64_param = value
+    for output in found["outputs"]:
+        answer.outputs.add(name=output["name"], datatype=output["datatype"], shape=output["shape"])
+        size = output["parameters"]["binary_data_size"]
+        answer.raw_output_contents.append(binary[:size])
+        binary = binary[size:]
+    return answer
+
+
+async def _raise_for_status(answer: httpx.Response, context: Context) -> None:
+    """End a call with the gRPC status of an HTTP error."""
+    if answer.is_success:
+        return
+    code = CODES.get(HTTPStatus(answer.status_code))
+    if code is None:
+        code = grpc.StatusCode.INTERNAL if answer.is_server_error else grpc.StatusCode.INVALID_ARGUMENT
+    trailing = tuple((name, answer.headers[name]) for name in RETURNED if name in answer.headers)
+    await context.abort(code, answer.json()["error"], trailing)
+
+
+def _peer(text: str) -> tuple[str, int]:
+    """Return address and port of a peer such as ``ipv4:10.0.0.5:4711`` or ``ipv6:%5B::1%5D:4711``."""
+    address, _, port = unquote(text).partition(":")[2].rpartition(":")
+    return address.strip("[]"), int(port) if port.isdigit() else 0
+
+
+METHODS: Sequence[str] = tuple(name.removesuffix("Request") for name in CLASSES if name.endswith("Request"))
+"""Names of the methods."""

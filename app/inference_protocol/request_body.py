@@ -1,0 +1,96 @@
+"""The body of an inference request: a JSON object, and after it the bytes of binary tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+from starlette.requests import Request
+
+from app.http.body_limit import BodyTooLarge, read_body
+from app.http.errors import Problem, field_problem, invalid, unsupported_media_type
+from app.inference_protocol.schemas import InferRequest
+from models.images.policy import MAX_PIXELS
+from models.images.preprocessing import Preprocessing
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+"""Header with the length of the JSON object, where binary tensors follow it."""
+MEDIA_TYPES = ("application/json", "application/octet-stream", "application/x-www-form-urlencoded")
+"""Content types of clients: some send none, and the last one is that of curl where it is given none."""
+MAX_JSON_BYTES = 4 * 2**20
+"""Largest JSON object. Parsing holds up all threads of the process, for some hundredths of a second at this size."""
+ADVICE = "send the tensor as binary data"
+
+
+@dataclass(frozen=True)
+class InferBody:
+    """The body of an inference request: the bytes of its JSON object, and those of its binary tensors."""
+
+    json: bytes
+    binary: memoryview
+
+
+async def read_infer_body(request: Request, preprocessing: Preprocessing, limit: int) -> InferBody:
+    """Read the body of an inference request into memory, without parsing it.
+
+    Args:
+        request: The request.
+        preprocessing: Preprocessing of the model, which bounds the size of a binary tensor.
+        limit: Most images of the request.
+
+    Raises:
+        BodyTooLarge: It is larger than an image tensor of this model may be.
+        Problem: 415 for another type or a compressed body, 422 for a wrong length of the JSON object.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type and media_type not in MEDIA_TYPES:
+        raise unsupported_media_type(media_type, MEDIA_TYPES)
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise _compressed(encoding)
+    given = request.headers.get(HEADER_LENGTH)
+    if given is None:
+        return InferBody(await read_body(request, MAX_JSON_BYTES, ADVICE), memoryview(b""))
+    length = _json_length(given)
+    pixels = MAX_PIXELS if preprocessing.tiled else limit * preprocessing.height * preprocessing.width
+    body = await read_body(request, length + pixels * preprocessing.channels)
+    if length > len(body):
+        raise invalid(f"/header/{HEADER_LENGTH}", f"expected at most the {len(body)} bytes of the body, got {length}")
+    return InferBody(body[:length], memoryview(body)[length:])
+
+
+def parse_request(body: InferBody) -> InferRequest:
+    """Return the parsed and validated JSON object of an inference request; raise a 422 ``Problem`` if it is wrong."""
+    try:
+        document = from_json(body.json)
+    except ValueError as error:
+        detail = f"expected valid JSON: {error}"
+        if not body.binary:
+            detail += f"; binary tensors after it need the header {HEADER_LENGTH}"
+        raise invalid("/body", detail) from error
+    try:
+        return InferRequest.model_validate(document)
+    except ValidationError as error:
+        fields = [field_problem(item, ("body",)) for item in error.errors(include_url=False)[:10]]
+        detail = "; ".join(f"{item.pointer}: {item.detail}" for item in fields[:3])
+        raise Problem(422, "invalid-request", "The request is not valid", detail, errors=fields) from error
+
+
+def _json_length(given: str) -> int:
+    if not (given.isascii() and given.isdigit() and len(given) <= 18):
+        raise invalid(f"/header/{HEADER_LENGTH}", f"expected a number of bytes, got {given[:40]!r}")
+    length = int(given)
+    if length > MAX_JSON_BYTES:
+        raise BodyTooLarge(MAX_JSON_BYTES, ADVICE)
+    return length
+
+
+def _compressed(encoding: str) -> Problem:
+    return Problem(
+        415,
+        "unsupported-media-type",
+        "Unsupported Media Type",
+        f"the body is compressed as {encoding[:40]!r}; expected one that is not compressed",
+        headers={"Accept-Encoding": "identity"},
+    )

@@ -1,0 +1,214 @@
+"""Judging of decoded images, the same for every way into the service: admission, queue, metrics and drift."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from starlette.types import Scope
+
+from app.access.callers import caller_of
+from app.calibrations.recent_evidence import MAX_IMAGES as MAX_KEPT
+from app.calibrations.recent_evidence import RecentEvidence
+from app.drift.monitor import DriftMonitor
+from app.http.deadline import RequestDeadline, deadline
+from app.http.errors import invalid
+from app.metrics.registry import ServiceMetrics
+from app.registry.model_pool import Loaded, ModelPool
+from app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages
+from app.scoring.queue import ScoringQueue
+from app.scoring.request_images import Pixels
+from app.scoring.schemas import ScoreQuery
+from models.errors import ScoreNotFinite
+from models.images.batch import batch_of
+from models.steps import Steps
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from models.anomaly.judged import Judgement
+    from models.scorer import Scorer
+
+
+class RequestedImage(NamedTuple):
+    """An image to score, uint8 ``(channels, height, width)``, with the false-alarm rate of its verdict.
+
+    ``alpha`` is None for the default of the model.
+    """
+
+    pixels: Pixels
+    alpha: float | None
+
+
+@dataclass(frozen=True)
+class JudgeImages:
+    """Callable that returns the log-likelihood and anomaly verdict of each image in a batch.
+
+    Two of them are equal where model and number of draws are, so that ``ScoringQueue.run_each`` can join their batches.
+    """
+
+    scorer: Scorer
+    draws: int
+
+    def __call__(self, images: Sequence[RequestedImage]) -> list[Judgement]:
+        """Return the score and verdict, or the error, of each image, independent of its batch mates."""
+        pixels = batch_of([image.pixels for image in images], self.scorer.preprocessing)
+        return self.scorer.judge_each(pixels, [image.alpha for image in images], self.draws)
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A scoring request that is being answered, with its model.
+
+    Attributes:
+        scope: Scope of the request, with its caller.
+        caller: Name of the caller.
+        loaded: The model.
+        limit: Most images of the request.
+        time: Deadline of the request.
+        held: Context managers that are left when the request is answered.
+    """
+
+    scope: Scope
+    caller: str
+    loaded: Loaded
+    limit: int
+    time: RequestDeadline
+    held: AsyncExitStack
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Judges the images of requests. All ways into the service use it, so that limits, queue and drift are shared."""
+
+    settings: Settings
+    pool: ModelPool
+    queue: ScoringQueue
+    metrics: ServiceMetrics
+    drift: DriftMonitor
+    recent: RecentEvidence
+    large: LargeImages
+
+    @asynccontextmanager
+    async def admit(
+        self, scope: Scope, ref: str, query: ScoreQuery, timeout_ms: int | None
+    ) -> AsyncIterator[Admission]:
+        """Context manager that admits a request before its body is read, and applies its deadline to the block.
+
+        Args:
+            scope: Scope of the request, with its caller.
+            ref: Reference of the model, which is loaded if necessary.
+            query: Options of the scores.
+            timeout_ms: Deadline in milliseconds; None for the default of the service.
+
+        Raises:
+            Problem: The request is not valid, exceeds a limit, or passed its deadline.
+        """
+        # A draw is a pass through the flow: the queue counts passes, and so does the limit of a request.
+        limit = min(self.settings.max_images_per_request, self.queue.largest // query.passes)
+        if limit == 0:
+            raise invalid("/query/draws", f"this service takes at most {self.queue.largest} draws at once")
+        caller = caller_of(scope).name
+        # Before the body is read and decoded, so that a refusal costs little.
+        self.queue.check(caller, query.passes)
+        async with deadline(timeout_ms, self.settings.request_timeout_s) as time, AsyncExitStack() as held:
+            loaded = await self.pool.acquire(ref)
+            # Before the work, so that a request that cannot be answered costs nothing.
+            loaded.scorer.calibration.check_alpha(query.alpha, query.detail == "full")
+            yield Admission(scope, caller, loaded, limit, time, held)
+
+    def hold_large(self, admission: Admission, query: ScoreQuery, pixels: int) -> None:
+        """Count the pixels of images that keep their size until the request is answered, and allow time for them.
+
+        Args:
+            admission: The request, of a model of tiles.
+            query: Options of the scores.
+            pixels: Pixels of all images of the request.
+
+        Raises:
+            Problem: 413 where a request may never hold as many pixels, 429 where it may not now.
+        """
+        admission.held.enter_context(self.large.hold(admission.caller, pixels))
+        admission.time.extend(SECONDS_PER_MEGAPIXEL * query.passes * pixels / 1e6)
+
+    async def judge(self, admission: Admission, images: Sequence[Pixels], query: ScoreQuery) -> list[Judgement]:
+        """Return the score and verdict, or the error, of each image, after its turn in the queue.
+
+        Args:
+            admission: The request.
+            images: Its images, uint8 ``(C, H, W)`` each, in the size that the model takes.
+            query: Options of the scores.
+
+        Raises:
+            Problem: 429 where the caller exceeds its share of the queue, 503 where the queue is closing.
+        """
+        if not images:
+            return []
+        caller, scorer = admission.caller, admission.loaded.scorer
+        tiled = scorer.preprocessing.tiled
+        # The draws of an image in a shared batch are one turn of the thread; steps spread more of them, or the tiles of
+        # a large image, over several.
+        if query.detail == "basic" and not query.explain and query.draws <= scorer.at_once and not tiled:
+            requested = [RequestedImage(pixels, query.alpha) for pixels in images]
+            function = JudgeImages(scorer, query.draws)
+            return await self.queue.run_each(caller, function, requested, query.draws, scorer.at_once)
+
+        def work() -> Steps[list[Judgement]]:
+            return (
+                yield from scorer.judge_steps(
+                    batch_of(images, scorer.preprocessing),
+                    query.alpha,
+                    query.draws,
+                    gradients=query.detail == "full",
+                    explain=query.explain,
+                )
+            )
+
+        count = len(images)
+        if tiled:
+            # Each tile counts as an image, and a single large image fits into an idle queue.
+            count = sum(math.ceil(image[0].size / scorer.density.step_pixels) for image in images)
+            count = max(len(images), min(count, self.queue.largest // query.passes))
+        return await self.queue.run(caller, work(), count * query.passes)
+
+    def record(
+        self, loaded: Loaded, query: ScoreQuery, judgements: Sequence[Judgement], failed: Sequence[str] = ()
+    ) -> None:
+        """Count the images in the metrics, add their p-values to the drift monitor, and keep their evidence.
+
+        Args:
+            loaded: The model.
+            query: Options of the scores.
+            judgements: Results of the images that were scored.
+            failed: Types of the errors of the other images.
+        """
+        verdicts = [image.verdict for image in judgements if not isinstance(image, ScoreNotFinite)]
+        errors = [image.slug for image in judgements if isinstance(image, ScoreNotFinite)]
+        flagged = sum(verdict.is_anomaly for verdict in verdicts)
+        self.metrics.count_images(loaded.version.name, loaded.version.version, len(verdicts), flagged)
+        self.metrics.count_image_errors([*errors, *failed])
+        # Verdicts with gradient evidence rest on fewer calibration images, and would resemble drift among the others.
+        if query.detail == "basic":
+            if query.monitor:
+                levels = [level for image in judgements for level in _white_levels(image)]
+                self.drift.record(loaded, query.source, [verdict.p_value for verdict in verdicts], levels)
+            self._keep(loaded, query.alpha, judgements)
+
+    def _keep(self, loaded: Loaded, alpha: float | None, judgements: Sequence[Judgement]) -> None:
+        from models.anomaly.rejudge import StoredEvidence  # noqa: PLC0415 - PyTorch, which a loaded model has imported
+
+        scorer = loaded.scorer
+        scored = [image.likelihood.evidence for image in judgements if not isinstance(image, ScoreNotFinite)]
+        newest = [evidence for evidence in scored if evidence is not None][-MAX_KEPT:]
+        images = [StoredEvidence.of(evidence, alpha, scorer.precision) for evidence in newest]
+        self.recent.record(loaded.version.name, loaded.version.version, scorer.log_det_digest, images)
+
+
+def _white_levels(image: Judgement) -> list[int]:
+    """Return the white level of a scored image, in a list; an empty one for an image without a finite likelihood."""
+    if isinstance(image, ScoreNotFinite) or image.likelihood.evidence is None:
+        return []
+    levels = image.likelihood.evidence.white_levels
+    return [] if levels is None else levels.tolist()

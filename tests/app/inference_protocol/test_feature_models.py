@@ -1,0 +1,78 @@
+"""Feature models by the Open Inference Protocol: bits per dimension are NaN, and tiles take images of any size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from app.main import create_app
+from models.anomaly.judged import JudgedImage
+from models.registry.registry import Registry
+from models.scorer import Scorer
+from models.scoring.options import EngineOptions
+from tests.support.local import LOCAL
+from tests.support.service_settings import service_settings
+from tests.support.tiled import mosaic, tiled_artifact
+
+HEADER = "Inference-Header-Content-Length"
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiled_artifact(tmp_path_factory)[0]
+
+
+@pytest.fixture(scope="module")
+def client(
+    artifact: Path, tmp_path_factory: pytest.TempPathFactory, backbones: Path, no_shipped_models: None
+) -> Iterator[TestClient]:
+    settings = service_settings(tmp_path_factory.mktemp("home"), backbones=backbones)
+    Registry(settings.registry_dir).publish(artifact, "tiles", promote=True)
+    with TestClient(create_app(settings), LOCAL) as made:
+        yield made
+
+
+def infer(client: TestClient, pixels: Any, **parameters: Any) -> Any:
+    tensor: dict[str, Any] = {"name": "image", "shape": list(pixels.shape), "datatype": "UINT8"}
+    tensor["parameters"] = {"binary_data_size": pixels.size}
+    described = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
+    headers = {HEADER: str(len(described))}
+    return client.post("/v2/models/tiles/infer", content=described + pixels.tobytes(), headers=headers)
+
+
+def test_bits_per_dimension_are_nan_and_any_size_is_scored(client: TestClient, artifact: Path, backbones: Path) -> None:
+    scorer = Scorer.load(artifact, options=EngineOptions(backbones=backbones))
+    for rows, columns in ((2, 3), (4, 1)):
+        pixels = np.stack([mosaic(seed, rows, columns) for seed in range(2)])
+        wanted = scorer.judge_each(list(pixels))
+        described = infer(client, pixels).raise_for_status()
+        found = {output["name"]: output["data"] for output in described.json()["outputs"]}
+        assert found["bits_per_dim"] == [None, None]
+        for index, image in enumerate(wanted):
+            assert isinstance(image, JudgedImage)
+            assert found["log_likelihood"][index] == image.likelihood.log_likelihood
+            assert found["p_value"][index] == image.verdict.p_value
+        answer = infer(client, pixels, binary_data_output=True)
+        tensors = np.frombuffer(answer.content[int(answer.headers[HEADER]) :], "<f8").reshape(3, 2)
+        assert np.isnan(tensors[1]).all()
+        assert tensors[0].tolist() == found["log_likelihood"]
+
+
+def test_metadata_say_so(client: TestClient) -> None:
+    body = client.get("/v2/models/tiles").raise_for_status().json()
+    assert body["inputs"][0]["shape"] == [-1, 1, -1, -1]
+    assert body["parameters"]["kind"] == "feature_density"
+
+
+def test_pixels_in_memory_are_limited(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = client.app_state["scoring_service"].judging.large
+    monkeypatch.setattr(large, "_pixels", type(large._pixels)(1000, 1000))
+    refused = infer(client, np.zeros((1, 1, 32, 32), np.uint8))
+    assert refused.status_code == 413
+    assert refused.json()["error"].startswith("Too many pixels: ")
