@@ -33,6 +33,9 @@ PIXELS = np.stack([np.asarray(Image.open(path)) for path in DIGITS])[:, None]
 HAS_GRPC = importlib.util.find_spec("grpc") is not None
 needs_grpc = pytest.mark.skipif(not HAS_GRPC, reason="needs the extra grpc: make test installs it")
 
+HAS_KSERVE = any((ROOT / ".venv-clients").glob("lib/python*/site-packages/kserve"))
+needs_kserve = pytest.mark.skipif(not HAS_KSERVE, reason="needs kserve, which Python 3.14 does not have yet")
+
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="needs the clients of `make .venv-clients/installed`")
 
 
@@ -98,6 +101,8 @@ def run(program: str, port: int | None, folder: Path) -> dict[str, Any]:
 def test_the_examples_of_the_page_run(
     block: Block, client: httpx.Client, native: dict[str, dict[str, list[str]]], tmp_path: Path
 ) -> None:
+    if "kserve" in block.text and not HAS_KSERVE:
+        pytest.skip("needs kserve, which Python 3.14 does not have yet")
     np.save(tmp_path / "digits.npy", PIXELS[:3])
     text = block.text.replace("127.0.0.1:8000", f"127.0.0.1:{client.base_url.port}").replace("mnist-snf-glow", "digits")
     variables = environment(tmp_path, measured=False, api_key=KEY)
@@ -139,6 +144,7 @@ def test_tritonclient_reads_what_native_calls_answer(
     assert "expected [-1, 1, 28, 28]" in refused["wrong size"][1]
 
 
+@needs_kserve
 def test_kserve_reads_what_native_calls_answer(
     client: httpx.Client, native: dict[str, dict[str, list[str]]], tmp_path: Path
 ) -> None:
@@ -185,6 +191,7 @@ def test_tritonclient_reads_the_same_over_grpc(
 
 
 @needs_grpc
+@needs_kserve
 def test_kserve_reads_the_same_over_grpc(
     native: dict[str, dict[str, list[str]]], grpc_port: int, tmp_path: Path
 ) -> None:
