@@ -207,7 +207,7 @@ class Elementwise(Bijection):
 
     @property
     def domain(self) -> Constraint:
-        """The values that the layer can map, by default all real numbers. They are mapped to the whole real line."""
+        """The values that the layer can map, by default all real numbers."""
         return constraints.real
 
     @abstractmethod

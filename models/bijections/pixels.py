@@ -116,7 +116,8 @@ class MarginalPixels(Elementwise):
         """Move the distribution of pixels to another device, but keep it in float64 when a flow changes its type."""
         masses = self.masses
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.masses = masses.to(self.masses.device)
+        empty = masses.is_meta and not self.masses.is_meta  # ``to_empty``
+        self.masses = torch.empty_like(masses, device=self.masses.device) if empty else masses.to(self.masses.device)
         return self
 
     def fit(self, images: NDArray[np.uint8]) -> None:

@@ -22,11 +22,12 @@ class FlowDistribution(nn.Module, Distribution):
 
     It is a module, so that ``parameters``, ``to``, ``double`` and ``state_dict`` work, and a distribution of PyTorch,
     so that it stands wherever ``torch.distributions`` takes one. Threads must not share it while it is in training
-    mode.
+    mode, or while one of them calls :meth:`self_normalizing_objective`.
 
-    :meth:`log_prob` is exact, in its values and in its gradients, in evaluation mode and in training mode. It differs
-    from the ``log_likelihood`` of a scorer in its argument: ``log_prob`` is the log-density at a given point, and a
-    ``log_likelihood`` is that at an 8-bit image plus noise that is a function of image and model.
+    :meth:`log_prob` is exact, in its values and in its gradients, in evaluation mode and in training mode; only a
+    convolution exponential takes fewer terms of its series in training mode. It differs from the ``log_likelihood`` of
+    a scorer in its argument: ``log_prob`` is the log-density at a given point, and a ``log_likelihood`` is that at an
+    8-bit image plus noise that is a function of image and model.
 
     The base distribution is standard normal, or ``base`` for the latents of the coarsest scale.
 
@@ -81,8 +82,10 @@ class FlowDistribution(nn.Module, Distribution):
         terms of its series, and an exact dense layer computes its determinant in float32 if its weights are.
 
         Args:
-            value: Dequantised images in [0, 256), ``(..., C, H, W)``, or vectors, ``(..., D)``.
-            context: The context of the base distribution, such as class labels. Its shape is broadcast with ``(...)``.
+            value: Dequantised images, pixels from 0 to 255 plus noise in [0, 1), ``(..., C, H, W)``; or vectors,
+                ``(..., D)``.
+            context: The context of the base distribution, such as class labels. Its shape is broadcast with ``(...)``,
+                so that of the labels of N vectors is ``(N,)``.
 
         Returns:
             Log-densities, ``(...)``, in the type of the parameters.
@@ -102,7 +105,8 @@ class FlowDistribution(nn.Module, Distribution):
         It is ½ log p_f(x) + ½ log p_g(x) - λ Σ_k ||R_k W_k h_k - h_k||² for the weights W_k, the learned inverses R_k
         and the inputs h_k of the self-normalizing layers k (eq. 3). No determinant of these layers is computed: the
         *value* lacks their log-dets, so it is no log-density, and the *gradient* is that of the paper (eq. 10 and 11).
-        For a flow without such layers it is :meth:`log_prob`.
+        Relative-gradient layers have their own gradient, and their log-dets are missing in the value, too. For a flow
+        of exact layers it is :meth:`log_prob`.
 
         Args:
             value: Images or vectors, as for :meth:`log_prob`.
@@ -133,30 +137,36 @@ class FlowDistribution(nn.Module, Distribution):
     def sample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
         """Return random images or vectors without gradients; arguments and result are those of :meth:`rsample`."""
         with torch.no_grad():
-            return self.rsample(sample_shape, context)
+            return self._draw(torch.Size(sample_shape), context, with_gradients=False)
 
     def rsample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
         """Return random images or vectors, with gradients with respect to the parameters of flow and base.
 
-        A sample is the exact inverse of the flow at random latents from torch's global generator.
+        A sample is the exact inverse of the flow at random latents from torch's global generator. The base
+        distribution must have ``rsample``, too.
 
         Args:
             sample_shape: Shape of the samples to draw, for each element of the context.
-            context: The context of the base distribution, such as class labels.
+            context: The context of the base distribution, such as class labels. Its shape is broadcast with
+                ``batch_shape``.
 
         Returns:
-            Samples, ``(*sample_shape, *batch_shape, *shape of the context, *event_shape)``. Pixels are real numbers.
+            Samples, ``(*sample_shape, *broadcast shape, *event_shape)``. Pixels are real numbers.
         """
-        base = self._base_of(context)
-        leading = torch.Size(sample_shape) + self.batch_shape
-        coarsest = None
+        return self._draw(torch.Size(sample_shape), context, with_gradients=True)
+
+    def _draw(self, sample_shape: torch.Size, context: Tensor | None, *, with_gradients: bool) -> Tensor:
+        base, like = self._base_of(context), self._like()
+        batch: torch.Size = self.batch_shape
         if base is not None:
-            coarsest = base.rsample(leading)
-            leading = leading + base.batch_shape
-        count, like = math.prod(leading), self._like()
+            batch = torch.broadcast_shapes(batch, base.batch_shape)  # type: ignore[no-untyped-call]
+            base = base if base.batch_shape == batch else base.expand(batch)
+        leading = sample_shape + batch
+        count = math.prod(leading)
         latents = [torch.randn(count, *shape, dtype=like.dtype, device=like.device) for shape in self.latent_shapes]
-        if coarsest is not None:
-            latents[-1] = coarsest.reshape(count, *self.latent_shapes[-1])
+        if base is not None:
+            coarsest = base.rsample(sample_shape) if with_gradients else base.sample(sample_shape)
+            latents[-1] = coarsest.to(like).reshape(count, *self.latent_shapes[-1])
         return self.flow.inverse(latents).reshape(*leading, *self.event_shape)
 
     def expand(self, batch_shape: Sequence[int], _instance: Self | None = None) -> Self:

@@ -85,10 +85,15 @@ class Flow(nn.Module):
     Args:
         pixels: The pixel transform.
         levels: The levels, finest scale first.
+
+    Raises:
+        ValueError: The last level splits channels off: the others would have no density.
     """
 
     def __init__(self, pixels: Elementwise, levels: list[Level]) -> None:
         super().__init__()
+        if levels and levels[-1].prior is not None:
+            raise ValueError("expected a last level without a prior, because nothing would model what it keeps")
         self.pixels = pixels
         self.levels = nn.ModuleList(levels)
         self.recompute = False

@@ -83,8 +83,7 @@ NOT_RUN = {
     "examples/own_images.sh http://127.0.0.1:8000 FOLDER NAME": "test_datasets.py runs it",
     "pip install ./client": "test_client_install.py installs it",
     "python -m pip install --no-build-isolation --editable .": "test_new_bijection.py installs the files of the page",
-    "snf train --data mnist-mini --architecture flow.json --name tails --max-steps 200": "the same, in a few steps",
-    "snf up": "the same",
+    "snf train --data mnist-mini --architecture flow.json --name tails --max-steps 200 --promote": "in few steps there",
     "snf score IMAGES -m tails": "the same",
 }
 """Commands that are not run, and why."""

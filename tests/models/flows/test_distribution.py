@@ -11,20 +11,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import (
+    Categorical,
     Distribution,
     ExpTransform,
     Independent,
+    MixtureSameFamily,
     MultivariateNormal,
     Normal,
     TransformedDistribution,
 )
 
+from models.bijections.actnorm import ActNorm
 from models.bijections.base import SelfNormalizing
+from models.bijections.coupling import AffineCoupling
 from models.bijections.dense import ExactDense
-from models.bijections.pixels import MarginalPixels
+from models.bijections.pixels import LogitPixels, MarginalPixels
 from models.errors import SamplesUnsupported
 from models.flows.distribution import FlowDistribution
-from models.flows.flow import latent_shapes
+from models.flows.flow import Flow, Level, latent_shapes
 from models.flows.gaussian_base import GaussianBase
 from models.flows.layers.couplings import AffineCouplingSpec
 from models.flows.layers.elementwise import ActNormSpec, SmoothLeakyReLUSpec, SplineSpec
@@ -286,6 +290,44 @@ def test_classes_have_a_multivariate_normal_each() -> None:
     torch.autograd.backward(drawn.sum())
     assert base.mean.grad is not None
     assert base.mean.grad.abs().min() > 0
+
+
+class TwoBumps(nn.Module):
+    """A mixture of two normal distributions, which has no ``rsample``."""
+
+    def forward(self, _context: Tensor | None) -> Distribution:
+        means = torch.tensor([[-4.0], [4.0]])
+        bumps = Independent(Normal(means.expand(2, 3), 0.1), 1)
+        return MixtureSameFamily(Categorical(torch.tensor([0.25, 0.75])), bumps)
+
+
+def test_samples_of_a_base_without_rsample() -> None:
+    density = vector_flow(3, (LUOneByOneSpec(),), repeat=1, base=TwoBumps()).double()
+    torch.manual_seed(1)
+    x = density.sample((400,))
+    assert (x.shape, x.dtype) == ((400, 3), torch.float64)
+    latents = density.flow(x.view(400, 3, 1, 1)).latents[-1].view(400, 3)
+    upper = latents > 0
+    assert torch.equal(upper.all(1), upper.any(1)), "all values of a sample are of the same bump"
+    assert upper[:, 0].double().mean().item() == pytest.approx(0.75, abs=0.08)
+    assert (latents.abs() - 4).abs().max().item() < 0.6
+    with pytest.raises(NotImplementedError):
+        density.rsample((2,))
+
+
+def test_a_context_is_broadcast_with_the_batch_shape() -> None:
+    density = vectors("coupling", 2, GaussianBase((2,), classes=3)).expand((3,))
+    labels = torch.tensor([0, 1, 2])
+    x = density.sample((5,), context=labels)
+    assert x.shape == (5, 3, 2)
+    each = [density.expand(()).log_prob(x[:, label], context=labels[label]) for label in range(3)]
+    assert torch.allclose(density.log_prob(x, context=labels), torch.stack(each, 1), rtol=1e-12, atol=0)
+
+
+def test_a_last_level_that_splits_is_refused() -> None:
+    level = Level([ActNorm(4)], prior=AffineCoupling(4, 8))
+    with pytest.raises(ValueError, match="a last level without a prior"):
+        Flow(LogitPixels(), [level])
 
 
 def test_a_learned_base_of_images_shifts_their_coarsest_latents() -> None:
