@@ -86,8 +86,8 @@ $(VENV)/installed-docs: $(VENV)/installed-test
 
 $(CLIENTS)/installed: tests/end_to_end/foreign_clients/requirements.txt | $(BIN)/python
 	@$(BIN)/python -m venv $(CLIENTS)
-	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
-	@touch $@
+	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $< && touch $@ || \
+	  echo "Foreign clients cannot be installed: their tests are skipped." >&2
 
 $(VENV)/installed-release: pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.11,<1' --requirement docker/sbom.in

@@ -105,7 +105,7 @@ def create_app(settings: Settings) -> Service:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
         try:
-            async with open_state(settings, draining) as state, grpc_server(app, settings, state):
+            async with open_state(settings, draining) as state, grpc_server(app, settings, state, draining):
                 yield state
         finally:
             writer.close()

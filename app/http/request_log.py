@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.access.callers import caller_of
 from app.access.permissions import ALLOWED
 from app.http.json_lines import BackgroundLog, JsonLines, Record
-from app.metrics.middleware import route_template
+from app.metrics.middleware import CLIENT_LEFT, route_template
 from worker.settings import Settings
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -93,6 +94,9 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, noted)
+        except asyncio.CancelledError:
+            status = CLIENT_LEFT
+            raise
         finally:
             milliseconds = round((time.perf_counter() - began) * 1000, 1)
             if self._access is not None:

@@ -5,22 +5,31 @@ So keys, roles, limits, deadlines, the scoring queue, metrics and logs are those
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Any, TypeAlias
 from urllib.parse import quote, unquote
 
 import grpc
 import httpx
+from google.protobuf.message import DecodeError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.http.deadline import MAX_TIMEOUT_MS
 from app.inference_protocol.error_answers import PREFIX
 from app.inference_protocol.grpc_messages import CLASSES
-from app.inference_protocol.request_body import HEADER_LENGTH
+from app.inference_protocol.request_body import HEADER_LENGTH, MAX_JSON_BYTES
+from app.inference_protocol.schemas import MAX_DIMENSIONS, MAX_TENSORS
 from app.state import AppState
 
+WITHOUT_MESSAGE = frozenset({"ServerLive", "ServerReady", "ServerMetadata"})
+"""Methods whose messages have no members, and are not read."""
+MAX_NAME = 200
+"""Most characters of the name of a model."""
+MAX_VALUES = MAX_JSON_BYTES // 5
+"""Most values of a tensor as numbers: more do not fit into a JSON object."""
 KEYS = ("authorization", "x-api-key")
 """Metadata of a call that are passed on as headers."""
 RETURNED = ("retry-after",)
@@ -45,11 +54,38 @@ class GrpcCalls:
     Args:
         app: The HTTP application.
         state: Its state, which a server of HTTP would add to each request.
+        message_s: Seconds in which a client has to send its message.
     """
 
-    def __init__(self, app: ASGIApp, state: AppState) -> None:
+    def __init__(self, app: ASGIApp, state: AppState, message_s: float) -> None:
         self._app = app
         self._state = state
+        self._message_s = message_s
+
+    def handler(self, method: str) -> Callable[[AsyncIterator[bytes], Context], Awaitable[Any]]:
+        """Return the handler of a method, which takes the messages of a call as bytes.
+
+        A key is checked before a message is read: it may have megabytes, and take more to parse.
+        """
+        answer = getattr(self, method)
+
+        async def handle(messages: AsyncIterator[bytes], context: Context) -> Any:
+            if method in WITHOUT_MESSAGE:
+                return await answer(None, context)
+            await _raise_for_status(await self._get("", context), context)
+            return await answer(await self._message(f"{method}Request", messages, context), context)
+
+        return handle
+
+    async def _message(self, name: str, messages: AsyncIterator[bytes], context: Context) -> Any:
+        try:
+            async with asyncio.timeout(self._message_s):
+                return CLASSES[name].FromString(await anext(aiter(messages)))
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"expected a message within {self._message_s:g} s")
+        except (DecodeError, StopAsyncIteration):
+            text = f"expected a message {name} that is not compressed, got none or other bytes"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
 
     async def ServerLive(self, _asked: Any, context: Context) -> Any:  # noqa: N802 - the name of the protocol
         """Answer whether the process runs."""
@@ -66,14 +102,14 @@ class GrpcCalls:
 
     async def ModelReady(self, asked: Any, context: Context) -> Any:  # noqa: N802
         """Answer whether a model can score; an unknown one is an error."""
-        answer = await self._get(f"{_model(asked.name, asked.version)}/ready", context)
+        answer = await self._get(f"{await _model(asked.name, asked.version, context)}/ready", context)
         if answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
             await _raise_for_status(answer, context)
         return CLASSES["ModelReadyResponse"](ready=answer.is_success)
 
     async def ModelMetadata(self, asked: Any, context: Context) -> Any:  # noqa: N802
         """Answer versions and tensors of a model."""
-        found = await self._document(_model(asked.name, asked.version), context)
+        found = await self._document(await _model(asked.name, asked.version, context), context)
         kept = {name: found[name] for name in ("name", "versions", "platform")}
         tensors = {
             side: [{name: tensor[name] for name in ("name", "datatype", "shape")} for tensor in found[side]]
@@ -83,10 +119,11 @@ class GrpcCalls:
 
     async def ModelInfer(self, asked: Any, context: Context) -> Any:  # noqa: N802
         """Score a tensor of images; outputs are raw contents."""
+        await _check_counts(asked, context)
         described = json.dumps(_described(asked), separators=(",", ":")).encode()
         binary = b"".join(asked.raw_input_contents)
         headers = {HEADER_LENGTH: str(len(described))} if asked.raw_input_contents else {}
-        path = f"{_model(asked.model_name, asked.model_version)}/infer"
+        path = f"{await _model(asked.model_name, asked.model_version, context)}/infer"
         answer = await self._send("POST", path, context, described + binary, headers)
         await _raise_for_status(answer, context)
         length = int(answer.headers[HEADER_LENGTH])
@@ -120,9 +157,29 @@ class GrpcCalls:
         await self._app(scope, receive, send)
 
 
-def _model(name: str, version: str) -> str:
+async def _model(name: str, version: str, context: Context) -> str:
+    """Return the path of a model or a version. End the call for a name that would be another path."""
+    for text in (name, version or "1"):
+        if text in ("", ".", "..") or "/" in text or len(text) > MAX_NAME:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"No such model: no model is named {text[:40]!r}")
     path = f"/models/{quote(name, safe='')}"
     return f"{path}/versions/{quote(version, safe='')}" if version else path
+
+
+async def _check_counts(asked: Any, context: Context) -> None:
+    """End the call of an inference request with so many parts that it would take long to read it."""
+    tensors = [*asked.inputs[: MAX_TENSORS + 1], *asked.outputs[: MAX_TENSORS + 1]]
+    text = ""
+    if max(len(asked.inputs), len(asked.outputs), len(asked.raw_input_contents)) > MAX_TENSORS:
+        text = "expected one tensor, 'image', and at most three outputs"
+    elif any(len(tensor.shape) > MAX_DIMENSIONS for tensor in asked.inputs):
+        text = "expected a shape of four dimensions"
+    elif any(len(part.parameters) > MAX_TENSORS for part in (asked, *tensors)):
+        text = f"expected at most {MAX_TENSORS} parameters"
+    elif sum(len(tensor.contents.uint_contents) for tensor in asked.inputs) > MAX_VALUES:
+        text = f"expected at most {MAX_VALUES} values in uint_contents; send them as raw_input_contents"
+    if text:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
 
 
 def _described(asked: Any) -> dict[str, Any]:
@@ -175,7 +232,8 @@ async def _raise_for_status(answer: httpx.Response, context: Context) -> None:
     if code is None:
         code = grpc.StatusCode.INTERNAL if answer.is_server_error else grpc.StatusCode.INVALID_ARGUMENT
     trailing = tuple((name, answer.headers[name]) for name in RETURNED if name in answer.headers)
-    await context.abort(code, answer.json()["error"], trailing)
+    is_json = answer.headers.get("content-type") == "application/json"
+    await context.abort(code, answer.json()["error"] if is_json else f"HTTP status {answer.status_code}", trailing)
 
 
 def _peer(text: str) -> tuple[str, int]:

@@ -20,6 +20,8 @@ MEDIA_TYPES = ("application/json", "application/octet-stream", "application/x-ww
 """Content types of clients: some send none, and the last one is that of curl where it is given none."""
 MAX_JSON_BYTES = 4 * 2**20
 """Largest JSON object. Parsing holds up all threads of the process, for some hundredths of a second at this size."""
+MAX_ERRORS = 100
+"""Most wrong members of a request that are looked at one by one."""
 ADVICE = "send the tensor as binary data"
 
 
@@ -72,6 +74,8 @@ def parse_request(body: InferBody) -> InferRequest:
     try:
         return InferRequest.model_validate(document)
     except ValidationError as error:
+        if error.error_count() > MAX_ERRORS:  # listing them all takes seconds
+            raise invalid("/body", f"expected an inference request, got over {MAX_ERRORS} wrong members") from error
         fields = [field_problem(item, ("body",)) for item in error.errors(include_url=False)[:10]]
         detail = "; ".join(f"{item.pointer}: {item.detail}" for item in fields[:3])
         raise Problem(422, "invalid-request", "The request is not valid", detail, errors=fields) from error

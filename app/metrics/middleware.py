@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,6 +12,8 @@ from app.metrics.registry import ServiceMetrics
 from models.errors import ImageError, ScoreNotFinite
 
 UNMATCHED = "unmatched"
+CLIENT_LEFT = 499
+"""Status in metrics and logs of a request whose caller left before the answer began."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -41,6 +44,10 @@ class RequestMetrics:
 
         try:
             await self._app(scope, receive, noted)
+        except asyncio.CancelledError:
+            if not answered:
+                _note(metrics, scope, CLIENT_LEFT, time.perf_counter() - began)
+            raise
         except Exception:
             # Answered outside of this middleware, with a 500.
             if not answered:

@@ -36,26 +36,35 @@ needs_grpc = pytest.mark.skipif(not HAS_GRPC, reason="needs the extra grpc: make
 HAS_KSERVE = any((ROOT / ".venv-clients").glob("lib/python*/site-packages/kserve"))
 needs_kserve = pytest.mark.skipif(not HAS_KSERVE, reason="needs kserve, which Python 3.14 does not have yet")
 
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="needs the clients of `make .venv-clients/installed`")
+pytestmark = pytest.mark.skipif(
+    not (ROOT / ".venv-clients" / "installed").exists(), reason="needs the clients of `make .venv-clients/installed`"
+)
 
 
 @pytest.fixture(scope="module")
-def grpc_port() -> int:
-    return free_port()
-
-
-@pytest.fixture(scope="module")
-def client(
-    artifact: Path, tmp_path_factory: pytest.TempPathFactory, backbones: Path, grpc_port: int
-) -> Iterator[httpx.Client]:
+def served(
+    artifact: Path, tmp_path_factory: pytest.TempPathFactory, backbones: Path
+) -> Iterator[tuple[httpx.Client, int]]:
+    """A service with a model of pixels and one of features, and its port of gRPC."""
     home = Path(tempfile.mkdtemp(prefix="snf-home-", dir=tmp_path_factory.mktemp("foreign")))
     registry = Registry(home / "registry")
     for model, folder in zip(MODELS, (artifact, feature_artifact(tmp_path_factory)), strict=True):
         registry.publish(folder, model, promote=True)
-    more = {"grpc_port": grpc_port} if HAS_GRPC else {}
+    port = free_port()
+    more = {"grpc_port": port} if HAS_GRPC else {}
     with serving(home, shipped=False, backbones=backbones, api_keys=KEY, **more) as service:
         service.headers["x-api-key"] = KEY
-        yield service
+        yield service, port
+
+
+@pytest.fixture(scope="module")
+def client(served: tuple[httpx.Client, int]) -> httpx.Client:
+    return served[0]
+
+
+@pytest.fixture(scope="module")
+def grpc_port(served: tuple[httpx.Client, int]) -> int:
+    return served[1]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +98,7 @@ def run(program: str, port: int | None, folder: Path) -> dict[str, Any]:
         env=environment(folder, measured=False),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -97,7 +106,9 @@ def run(program: str, port: int | None, folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("block", blocks(PAGE)[2:], ids=lambda block: f"line {block.line}")
+@pytest.mark.parametrize(
+    "block", [block for block in blocks(PAGE) if block.language == "python"], ids=lambda block: f"line {block.line}"
+)
 def test_the_examples_of_the_page_run(
     block: Block, client: httpx.Client, native: dict[str, dict[str, list[str]]], tmp_path: Path
 ) -> None:
@@ -112,7 +123,7 @@ def test_the_examples_of_the_page_run(
         env=variables,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,48 @@ def test_wrong_tensors(service: tuple[TestClient, int, str], members: dict[str, 
     assert text in error.details()
 
 
-@pytest.mark.parametrize("name", ["", "../../healthz", "a/b", "Ä", "nobody"])
+@pytest.mark.parametrize("name", ["", ".", "..", "../../healthz", "a/b", f"{MODEL}/ready", "m" * 70_000, "Ä", "nobody"])
 def test_names_are_no_paths(service: tuple[TestClient, int, str], name: str) -> None:
     _, port, key = service
     assert refusal(port, "ModelMetadata", key, name=name).code() is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("members", "text"),
+    [
+        ({"inputs": [{}] * 100_000}, "expected one tensor"),
+        ({"outputs": [{}] * 100_000}, "expected one tensor"),
+        ({"inputs": [tensor(shape=[1] * 1000)]}, "expected a shape of four dimensions"),
+        ({"inputs": [tensor(contents={"uint_contents": [0] * 2**20})]}, "send them as raw_input_contents"),
+        ({"parameters": {str(number): {"bool_param": True} for number in range(1000)}}, "at most 16 parameters"),
+    ],
+)
+def test_messages_of_very_many_parts_are_refused(
+    service: tuple[TestClient, int, str], members: dict[str, Any], text: str
+) -> None:
+    _, port, key = service
+    error = refusal(port, "ModelInfer", key, model_name=MODEL, **members)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert text in error.details()
+
+
+def test_without_a_key_no_message_is_read(service: tuple[TestClient, int, str]) -> None:
+    from app.inference_protocol.grpc_messages import SERVICE  # noqa: PLC0415 - needs the extra
+
+    _, port, key = service
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        infer = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+        never = iter(threading.Event().wait, True)
+        with pytest.raises(grpc.RpcError) as refused:
+            infer(never, metadata=(("x-api-key", "another"),), timeout=20)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        with pytest.raises(grpc.RpcError) as refused:
+            infer(iter([b"no message"]), metadata=(("x-api-key", key),), timeout=20)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    with grpc.insecure_channel(f"127.0.0.1:{port}", compression=grpc.Compression.Gzip) as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary(f"/{SERVICE}/ModelInfer")(b"\0" * 2**24, metadata=(("x-api-key", key),), timeout=20)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_call_counts_in_the_metrics_of_http(service: tuple[TestClient, int, str]) -> None:
