@@ -32,7 +32,7 @@ class Score:
 if __name__ == "__main__":
     source, model, out = (Path(argument).absolute().as_posix() for argument in sys.argv[1:])
     with ray.init("auto"):  # the cluster of this machine, or that at RAY_ADDRESS
-        most = int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]  # Ray declares no types for it
+        most = int(ray.cluster_resources()["CPU"])
         images = ray.data.read_parquet(source)
         # From one actor on: reading needs a core, too.
         scores = images.map_batches(Score, fn_constructor_args=[model], concurrency=(1, most), batch_size=256)

@@ -71,7 +71,7 @@ def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
         The gradient, ``(O, C, kh, kw)``.
     """
     shape = (z.shape[1], x.shape[1], *kernel)
-    gradient: Tensor = conv2d_weight(x, shape, z, padding=(kernel[0] // 2, kernel[1] // 2))  # type: ignore[no-untyped-call]
+    gradient: Tensor = conv2d_weight(x, shape, z, padding=(kernel[0] // 2, kernel[1] // 2))
     return gradient
 
 

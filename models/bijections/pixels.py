@@ -206,5 +206,5 @@ class MarginalPixels(Elementwise):
 
 
 def _interval(lower: float, upper: float) -> Constraint:
-    interval: Constraint = constraints.interval(lower, upper)  # type: ignore[no-untyped-call]
+    interval: Constraint = constraints.interval(lower, upper)
     return interval

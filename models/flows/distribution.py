@@ -67,7 +67,7 @@ class FlowDistribution(nn.Module, Distribution):
     def support(self) -> Constraint:
         """The values that a sample can have: those that the first layer of the flow, the pixel transform, can map."""
         dimensions = len(self.event_shape)
-        support: Constraint = constraints.independent(self.flow.pixels.domain, dimensions)  # type: ignore[no-untyped-call]
+        support: Constraint = constraints.independent(self.flow.pixels.domain, dimensions)
         return support
 
     def forward(self, value: Tensor, context: Tensor | None = None) -> Tensor:
@@ -159,7 +159,7 @@ class FlowDistribution(nn.Module, Distribution):
         base, like = self._base_of(context), self._like()
         batch: torch.Size = self.batch_shape
         if base is not None:
-            batch = torch.broadcast_shapes(batch, base.batch_shape)  # type: ignore[no-untyped-call]
+            batch = torch.broadcast_shapes(batch, base.batch_shape)
             base = base if base.batch_shape == batch else base.expand(batch)
         leading = sample_shape + batch
         count = math.prod(leading)
@@ -211,7 +211,7 @@ class FlowDistribution(nn.Module, Distribution):
             shape = ", ".join(map(str, self.event_shape))
             raise ValueError(f"expected a tensor of shape (..., {shape}), got {tuple(value.shape)}")
         if self._validate_args:
-            inside: Tensor = self.flow.pixels.domain.check(value)  # type: ignore[no-untyped-call]
+            inside: Tensor = self.flow.pixels.domain.check(value)
             if not inside.all():
                 outside = int((~inside).sum())
                 raise ValueError(
@@ -220,7 +220,7 @@ class FlowDistribution(nn.Module, Distribution):
 
     def _leading(self, value: Tensor) -> torch.Size:
         own = value.shape[: value.dim() - len(self.event_shape)]
-        leading: torch.Size = torch.broadcast_shapes(own, self.batch_shape)  # type: ignore[no-untyped-call]
+        leading: torch.Size = torch.broadcast_shapes(own, self.batch_shape)
         return leading
 
     def _like(self) -> Tensor:

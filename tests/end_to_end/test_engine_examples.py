@@ -50,7 +50,7 @@ def test_a_parquet_file_of_images_is_scored(engine: str, tmp_path: Path, request
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
     if engine == "ray" and done.returncode == -signal.SIGSEGV:
-        # Ray's client may crash while its process exits, after the program's end (seen once in some hundred runs).
+        # Ray's client may crash while its process exits, after the program's end.
         assert done.stdout.endswith("done\n"), done.stdout + done.stderr
     else:
         assert done.returncode == 0, done.stdout + done.stderr

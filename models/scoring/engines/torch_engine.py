@@ -151,7 +151,7 @@ class CudaGraph(Generic[Result]):
 
     def __init__(self, function: Callable[[Tensor], Result], example: Tensor) -> None:
         self._input = example.clone()
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):

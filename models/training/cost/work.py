@@ -48,7 +48,7 @@ class Work:
         return Work(times * self.flops, times * self.low_precision_flops, times * self.bytes, times * self.calls)
 
 
-class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OperationCounter(TorchDispatchMode):
     """Context manager that counts operations and bytes of PyTorch code on tensors without values (meta device).
 
     A meta tensor has no values. Wherever code asks for one, to branch on it or to return a float, it gets 1, or True:
@@ -169,6 +169,6 @@ LINEAR_ALGEBRA_FLOPS: dict[Any, Callable[..., int]] = {
 
 FLOPS: dict[Any, Callable[..., int]] = {
     **flop_registry,
-    **{operator: shape_wrapper(formula) for operator, formula in LINEAR_ALGEBRA_FLOPS.items()},  # type: ignore[no-untyped-call]
+    **{operator: shape_wrapper(formula) for operator, formula in LINEAR_ALGEBRA_FLOPS.items()},
 }
 """Formulas by operator, of the arguments and ``out_val``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from models.bijections.coupling import AffineCoupling
 from models.bijections.dense import ExactDense
 from models.bijections.pixels import LogitPixels, MarginalPixels
 from models.errors import SamplesUnsupported
+from models.flows.architecture import PixelTransform
 from models.flows.distribution import FlowDistribution
 from models.flows.flow import Flow, Level, latent_shapes
 from models.flows.gaussian_base import GaussianBase
@@ -43,6 +45,7 @@ from models.training.objective import SelfNormalizingObjective
 from tests.models.helpers import dequantised, flat_latents, glow, jacobian_log_det, randomise, real_images
 from tests.support.trained import feature_artifact
 
+PIXELS: tuple[PixelTransform, ...] = ("affine", "logit", "marginal")
 STEPS: dict[str, tuple[LayerSpec, ...]] = {
     "default": STEP,
     "dense": (SelfNormalizingDenseSpec(), SmoothLeakyReLUSpec()),
@@ -60,15 +63,15 @@ def vectors(name: str, dimensions: int = 3, base: nn.Module | None = None) -> Fl
     return density
 
 
-def images(pixels: str = "logit", side: int = 8) -> FlowDistribution:
+def images(pixels: PixelTransform = "logit", side: int = 8) -> FlowDistribution:
     """A random Glow in float64 and in training mode."""
-    flow = glow(side, pixels=pixels)  # type: ignore[arg-type]
+    flow = glow(side, pixels=pixels)
     return FlowDistribution(flow, (1, side, side)).double().train()
 
 
 DENSITIES: dict[str, Callable[[], FlowDistribution]] = {
-    **{name: lambda name=name: vectors(name) for name in STEPS},  # type: ignore[misc]
-    **{f"glow-{pixels}": lambda pixels=pixels: images(pixels) for pixels in ("affine", "logit", "marginal")},  # type: ignore[misc]
+    **{name: partial(vectors, name) for name in STEPS},
+    **{f"glow-{pixels}": partial(images, pixels) for pixels in PIXELS},
 }
 EVERY_DENSITY = pytest.mark.parametrize("name", DENSITIES)
 
