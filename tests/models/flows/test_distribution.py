@@ -7,16 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import (
-    Categorical,
     Distribution,
     ExpTransform,
     Independent,
-    MixtureSameFamily,
     MultivariateNormal,
     Normal,
     TransformedDistribution,
@@ -25,63 +22,28 @@ from torch.distributions import (
 from models.bijections.actnorm import ActNorm
 from models.bijections.base import SelfNormalizing
 from models.bijections.coupling import AffineCoupling
-from models.bijections.dense import ExactDense
 from models.bijections.pixels import LogitPixels, MarginalPixels
 from models.errors import SamplesUnsupported
-from models.flows.architecture import PixelTransform
 from models.flows.distribution import FlowDistribution
-from models.flows.flow import Flow, Level, latent_shapes
+from models.flows.flow import Flow, Level
 from models.flows.gaussian_base import GaussianBase
-from models.flows.layers.couplings import AffineCouplingSpec
-from models.flows.layers.elementwise import ActNormSpec, SmoothLeakyReLUSpec, SplineSpec
-from models.flows.layers.linear import ExactDenseSpec, LUOneByOneSpec, RelativeDenseSpec, SelfNormalizingDenseSpec
-from models.flows.layers.spec import LayerSpec
+from models.flows.layers.elementwise import ActNormSpec
+from models.flows.layers.linear import SelfNormalizingDenseSpec
 from models.flows.vectors import STEP, vector_flow
 from models.loading import load_distribution
 from models.scorer import Scorer
 from models.scoring.pixel_density import dequantise
 from models.training.config import TrainingConfig
 from models.training.objective import SelfNormalizingObjective
+from tests.models.flows.densities import PIXELS, STEPS, images, linear, points, vectors
 from tests.models.helpers import dequantised, flat_latents, glow, jacobian_log_det, randomise, real_images
 from tests.support.trained import feature_artifact
-
-PIXELS: tuple[PixelTransform, ...] = ("affine", "logit", "marginal")
-STEPS: dict[str, tuple[LayerSpec, ...]] = {
-    "default": STEP,
-    "dense": (SelfNormalizingDenseSpec(), SmoothLeakyReLUSpec()),
-    "relative": (RelativeDenseSpec(), SplineSpec(bins=3, bound=4.0)),
-    "coupling": (LUOneByOneSpec(), AffineCouplingSpec(width=8)),
-}
-
-
-def vectors(name: str, dimensions: int = 3, base: nn.Module | None = None) -> FlowDistribution:
-    """A random flow over vectors in float64 and in training mode, nothing of which is the identity."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        density = vector_flow(dimensions, STEPS[name], repeat=2, base=base).double()
-    randomise(density, 0.25)
-    return density
-
-
-def images(pixels: PixelTransform = "logit", side: int = 8) -> FlowDistribution:
-    """A random Glow in float64 and in training mode."""
-    flow = glow(side, pixels=pixels)
-    return FlowDistribution(flow, (1, side, side)).double().train()
-
 
 DENSITIES: dict[str, Callable[[], FlowDistribution]] = {
     **{name: partial(vectors, name) for name in STEPS},
     **{f"glow-{pixels}": partial(images, pixels) for pixels in PIXELS},
 }
 EVERY_DENSITY = pytest.mark.parametrize("name", DENSITIES)
-
-
-def points(density: FlowDistribution, count: int = 4) -> Tensor:
-    """Vectors of white noise, or real digits with noise."""
-    if len(density.event_shape) == 1:
-        noise = np.random.default_rng(0).standard_normal((count, *density.event_shape))
-        return torch.from_numpy(1.5 * noise)
-    return dequantised(real_images(count, density.event_shape[1]))
 
 
 def gradients(density: nn.Module, value: Tensor) -> dict[str, Tensor]:
@@ -124,14 +86,6 @@ def test_gradients_of_log_prob_do_not_depend_on_the_mode_or_on_recomputation(nam
     for layer in learning:
         with pytest.raises(RuntimeError, match="expected a forward pass in training mode"):
             layer.pop_reconstruction_error()
-
-
-def linear(base: nn.Module | None = None) -> tuple[FlowDistribution, ExactDense]:
-    density = vector_flow(3, (ExactDenseSpec(),), repeat=1, base=base).double()
-    randomise(density, 0.3, seed=4)
-    [layer] = density.flow.level_list()[0].bijections()
-    assert isinstance(layer, ExactDense)
-    return density, layer
 
 
 def test_a_linear_flow_is_a_multivariate_normal() -> None:
@@ -264,94 +218,10 @@ def test_the_objective_of_an_exact_flow_is_its_log_density() -> None:
     assert torch.equal(density.self_normalizing_objective(x), density.log_prob(x))
 
 
-def test_classes_have_a_multivariate_normal_each() -> None:
-    base = GaussianBase((3,), classes=2)
-    density, layer = linear(base)
-    inverse = torch.linalg.inv(layer.weight.detach())
-    deviations = base.log_scale.detach().exp()
-    normals = [
-        MultivariateNormal(inverse @ (mean - layer.bias.detach()), inverse @ deviation.square().diag() @ inverse.T)
-        for mean, deviation in zip(base.mean.detach(), deviations, strict=True)
-    ]
-    x = points(density, 6)
-    by_class = torch.stack([normal.log_prob(x) for normal in normals], dim=1)
-    # One context for each value, and each class for each value.
-    torch.testing.assert_close(density.log_prob(x, context=torch.arange(2)[:, None]).detach(), by_class.T)
-    torch.testing.assert_close(density.log_prob(x[:, None], context=torch.arange(2)).detach(), by_class)
-    labels = torch.tensor([0, 1, 1, 0, 1, 0])
-    own = by_class.gather(1, labels[:, None])[:, 0]
-    torch.testing.assert_close(density.log_prob(x, context=labels).detach(), own)
-    torch.testing.assert_close(density.self_normalizing_objective(x, context=labels).detach(), own)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        samples = density.sample((20_000,), context=torch.tensor([0, 1]))
-        drawn = density.rsample((2, 5), context=labels[None])
-    assert (samples.shape, drawn.shape) == ((20_000, 2, 3), (2, 5, 1, 6, 3))
-    for number, normal in enumerate(normals):
-        torch.testing.assert_close(samples[:, number].mean(0), normal.mean, rtol=0.05, atol=0.05)
-        torch.testing.assert_close(samples[:, number].T.cov(), normal.covariance_matrix, rtol=0.05, atol=0.05)
-    torch.autograd.backward(drawn.sum())
-    assert base.mean.grad is not None
-    assert base.mean.grad.abs().min() > 0
-
-
-class TwoBumps(nn.Module):
-    """A mixture of two normal distributions, which has no ``rsample``."""
-
-    def forward(self, _context: Tensor | None) -> Distribution:
-        means = torch.tensor([[-4.0], [4.0]])
-        bumps = Independent(Normal(means.expand(2, 3), 0.1), 1)
-        return MixtureSameFamily(Categorical(torch.tensor([0.25, 0.75])), bumps)
-
-
-def test_samples_of_a_base_without_rsample() -> None:
-    density = vector_flow(3, (LUOneByOneSpec(),), repeat=1, base=TwoBumps()).double()
-    torch.manual_seed(1)
-    x = density.sample((400,))
-    assert (x.shape, x.dtype) == ((400, 3), torch.float64)
-    latents = density.flow(x.view(400, 3, 1, 1)).latents[-1].view(400, 3)
-    upper = latents > 0
-    assert torch.equal(upper.all(1), upper.any(1)), "all values of a sample are of the same bump"
-    assert upper[:, 0].double().mean().item() == pytest.approx(0.75, abs=0.08)
-    assert (latents.abs() - 4).abs().max().item() < 0.6
-    with pytest.raises(NotImplementedError):
-        density.rsample((2,))
-
-
-def test_a_context_is_broadcast_with_the_batch_shape() -> None:
-    density = vectors("coupling", 2, GaussianBase((2,), classes=3)).expand((3,))
-    labels = torch.tensor([0, 1, 2])
-    x = density.sample((5,), context=labels)
-    assert x.shape == (5, 3, 2)
-    each = [density.expand(()).log_prob(x[:, label], context=labels[label]) for label in range(3)]
-    assert torch.allclose(density.log_prob(x, context=labels), torch.stack(each, 1), rtol=1e-12, atol=0)
-
-
 def test_a_last_level_that_splits_is_refused() -> None:
     level = Level([ActNorm(4)], prior=AffineCoupling(4, 8))
     with pytest.raises(ValueError, match="a last level without a prior"):
         Flow(LogitPixels(), [level])
-
-
-def test_a_learned_base_of_images_shifts_their_coarsest_latents() -> None:
-    flow = glow(16, pixels="affine").double()
-    *_, coarsest = latent_shapes(flow, (1, 16, 16))
-    base = GaussianBase(coarsest)
-    plain = FlowDistribution(flow, (1, 16, 16)).double()
-    learned = FlowDistribution(flow, (1, 16, 16), base).double()
-    x = dequantised(real_images(3, 16))
-    torch.testing.assert_close(learned.log_prob(x), plain.log_prob(x))
-    randomise(base, 0.2)
-    fine, latent = flow.eval()(x).latents
-    assert (fine.shape[1:], latent.shape[1:]) == (latent_shapes(flow, (1, 16, 16))[0], coarsest)
-    ratio = Normal(base.mean, base.log_scale.exp()).log_prob(latent) - Normal(0.0, 1.0).log_prob(latent)
-    torch.testing.assert_close(learned.log_prob(x), plain.log_prob(x) + ratio.sum((1, 2, 3)))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        samples = learned.sample((500,))
-    back = flow(samples).latents[1]
-    torch.testing.assert_close(back.mean(0), base.mean, rtol=0, atol=0.35)
-    assert samples.shape == (500, 1, 16, 16)
 
 
 def test_it_is_a_distribution_of_pytorch() -> None:
