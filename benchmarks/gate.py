@@ -1,12 +1,12 @@
 """Models before the gate to ``live``: untrained, diverged, hardly and well trained ones, and what became live.
 
-``python -m benchmarks.gate [--default-budget | --steps N] [--presets snf-glow-tiny ...]``
+``python -m benchmarks.gate [--default-budget | --steps N] [--presets snf-glow-tiny ...] [--work FOLDER]``
 
 Each model is trained on ``mnist-mini`` by the code of ``snf train`` and published under a name of its own. A row has
 the figures of its checks beside their limits, the reasons why it is unfit, and what its plain name answers. Models of
 features need ``snf backbones add efficientnet-lite0``; they have no steps, so they are fitted to 20 images and to all.
 ``--default-budget`` trains in the default budget of each preset instead, which takes hours, and adds its rows;
-``--steps`` does so for a number of steps.
+``--steps`` does so for a number of steps. With ``--work``, an interrupted training goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -141,13 +141,15 @@ def main() -> None:
     only.add_argument("--default-budget", action="store_true", help="only models in their default budgets: hours")
     only.add_argument("--steps", type=int, metavar="N", help="only models of pixels after N steps")
     parser.add_argument("--presets", nargs="+", choices=ALL_PRESETS, default=PRESETS)
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="where trainings are kept; default: nowhere")
     arguments = parser.parse_args()
     rows = {(row["preset"], row["row"]): row for row in stored(RESULTS / "gate.json")}
     with tempfile.TemporaryDirectory() as folder:
         registry = Registry(Path(folder, "registry"))
         for preset in arguments.presets:
             for name, parameters in settings_of(preset, arguments.default_budget, arguments.steps).items():
-                rows[preset, name] = measure(preset, name, parameters, registry, Path(folder, "runs"))
+                runs = arguments.work or Path(folder, "runs")
+                rows[preset, name] = measure(preset, name, parameters, registry, runs)
                 print(json.dumps(rows[preset, name]), flush=True)
     ordered = sorted(rows.values(), key=lambda row: ALL_PRESETS.index(row["preset"]))
     document = {"machine": describe(cores()), "dataset": "mnist-mini", "rows": ordered}
