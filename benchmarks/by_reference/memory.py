@@ -60,7 +60,16 @@ def growth_of(samples: Samples) -> dict[str, Any]:
         "second_half_most_mib": max((size for _, size in second), default=0) / 2**20,
         "mib_an_hour": slope(second[:: 1 + len(second) // POINTS]) * 3600 / 2**20,
         "long_enough": samples[-1][0] - middle >= SHORTEST_S,
+        "by_minute_mib": [round(size / 2**20, 1) for size in by_minute(samples)],
     }
+
+
+def by_minute(samples: Samples) -> list[float]:
+    """Return the median of each minute, in bytes."""
+    minutes: dict[int, list[int]] = defaultdict(list)
+    for moment, size in samples:
+        minutes[int((moment - samples[0][0]) // 60)].append(size)
+    return [statistics.median(sizes) for sizes in minutes.values()]
 
 
 def slope(samples: Samples) -> float:
