@@ -32,10 +32,10 @@ from models.flows.flow import Flow
 from models.flows.layers.couplings import AffineCouplingSpec
 from models.flows.layers.spec import ImageShape, LayerSpec, layer_types
 from models.scoring.engines.torch_engine import TorchEngine
-from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import freeze
 from models.training.config import TrainingConfig
 from models.training.objective import BatchLoss, SelfNormalizingObjective
+from snf_runtime.scoring.flow_pass import run_flow
 
 RESULTS = Path(__file__).parent / "results" / "architectures.json"
 SHAPES = ((1, 4, 4), (1, 4, 8), (1, 8, 8), (2, 4, 4), (2, 6, 4), (3, 4, 4), (1, 5, 7), (3, 3, 3))

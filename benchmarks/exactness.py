@@ -24,13 +24,13 @@ from torch import Tensor
 from benchmarks.needs import builtin_dir
 from models.datasets import load_dataset
 from models.flows.flow import Flow
-from models.images.codec import encode_png
-from models.images.dequantisation import content_noise
 from models.loading import load_artifact
 from models.registry.registry import ZOO
 from models.scorer import Scorer
 from models.scoring.engines import Engine, open_engine
 from models.scoring.frozen import FrozenFlow, freeze
+from snf_runtime.images.codec import encode_png
+from snf_runtime.images.dequantisation import content_noise
 
 RESULTS = Path(__file__).parent / "results" / "exactness.json"
 CHUNK = 50

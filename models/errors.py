@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
-from models.attainable import unattainable
+from snf_runtime.attainable import unattainable
 
 
 class ErrorKind(StrEnum):

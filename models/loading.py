@@ -13,7 +13,6 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file as load_tensors
 from torch import Tensor
 
-from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_file import load_added_calibration, load_calibration
 from models.artifacts.files import CALIBRATION, NAMES, PINNED, WEIGHTS
 from models.artifacts.manifest import FILE, CalibrationSummary, Manifest, file_label, read_manifest
@@ -26,6 +25,7 @@ from models.flows.flow import Flow
 from models.flows.no_init import NoRandomness
 from models.registry.version import ModelVersion
 from models.scoring.open_density import layers_with_log_dets
+from snf_runtime.anomaly.calibration import Calibration
 
 STATISTIC_TOLERANCE = 0.05
 """Largest difference of a statistic T from its stored value in nats, up to T = 1000 and in proportion beyond."""

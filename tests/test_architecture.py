@@ -155,7 +155,7 @@ def test_no_file_is_too_long(package: str) -> None:
         "app.cli.main",
         "app.main",
         "models.datasets",
-        "models.images.codec",
+        "snf_runtime.images.codec",
         "models.training.presets",
         "models.registry.registry",
         "models.training.config",

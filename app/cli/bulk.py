@@ -113,7 +113,6 @@ def bulk(
     require_local("snf bulk", "a service does this by a job of type score with the parameter `output`")
     settings = read_settings(writes=True)  # before the imports of the work, in which an invalid setting has no message
     with error_messages(), _interruptible(), stop_on_signals() as stop:
-        from models.anomaly.conformal import attainable_alpha
         from models.atomic_files import make_folder
         from models.bulk.engine_choice import settle
         from models.bulk.engines import bulk_engine
@@ -124,6 +123,7 @@ def bulk(
         from models.errors import PlanDiffers
         from models.locations.location import Location
         from models.model_files import content_digest
+        from snf_runtime.anomaly.conformal import attainable_alpha
 
         runner = bulk_engine(engine, processes, settings.ray_address)
         chosen = find_model(model)

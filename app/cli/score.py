@@ -159,8 +159,8 @@ def _score_files(
     from app.cli.heat_maps import HeatMapWriter, claim_folder
     from app.cli.score_local import score_local
     from app.cli.score_tables import JsonOutput, TableOutput
-    from models.images.policy import path_text
     from snf_client.resources.scores import ScoreParameters
+    from snf_runtime.images.policy import path_text
 
     judging = judging_model(model, client)
     output: ScoreOutput = JsonOutput(len(files)) if as_json else TableOutput()

@@ -12,7 +12,7 @@ from app.http.schemas import Answer, Whole
 from models.artifacts.fitness import UnfitCode
 from models.artifacts.manifest import Precision
 from models.flows.architecture import DensityKind
-from models.images.preprocessing import Fit
+from snf_runtime.images.preprocessing import Fit
 
 
 class UnfitReason(Answer):

@@ -16,7 +16,7 @@ from models.scoring.engines import Engine, TorchEngine
 from models.scoring.frozen import FrozenFlow
 
 if TYPE_CHECKING:
-    from models.scoring.engines.openvino_library import ov
+    from snf_runtime.scoring.engines.openvino_library import ov
 
 Level = tuple[int, int, list[FrozenCoupling]]
 """Height, width and couplings of a level, the prior's among them."""
@@ -70,7 +70,7 @@ def _net(coupling: FrozenCoupling, x: Tensor) -> Tensor:
 
 def _by_openvino(frozen: FrozenFlow, images: int, tile: int, threads: int) -> Turn:
     from models.scoring.engines.compiled_cache import CompiledCache
-    from models.scoring.engines.openvino_program import Lanes
+    from snf_runtime.scoring.engines.openvino_program import Lanes
 
     # As the engine compiles its waves.
     settings = {
@@ -84,7 +84,7 @@ def _by_openvino(frozen: FrozenFlow, images: int, tile: int, threads: int) -> Tu
 
 
 def _openvino_model(frozen: FrozenFlow, tile: int) -> ov.Model:
-    from models.scoring.engines.openvino_library import op, ov
+    from snf_runtime.scoring.engines.openvino_library import op, ov
 
     def convolution(x: object, parameters: tuple[Tensor, Tensor]) -> object:
         weight, bias = (one.contiguous().numpy() for one in parameters)

@@ -15,8 +15,8 @@ from benchmarks.speed.pairing import Ratio, Target, Turn, exponent, in_turns, ra
 from models.flows.architecture import GlowArchitecture
 from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow, freeze
-from models.scoring.pixel_density import PixelDensity
 from models.training.presets import find_preset
+from snf_runtime.scoring.pixel_density import PixelDensity
 
 TITLE = "How time and memory grow"
 PRESET, LARGER = "snf-glow-tiny", "snf-glow-small"

@@ -22,15 +22,15 @@ from models.errors import EngineUnavailable
 from models.flows.architecture import Architecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
-from models.images.dequantisation import content_stream
 from models.scoring import engines
 from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow, freeze
-from models.scoring.likelihood import score_images
 from models.scoring.options import EngineOptions
-from models.scoring.pixel_density import PixelDensity
 from models.scoring.sampling import sample_frozen
 from models.training.presets import find_preset
+from snf_runtime.images.dequantisation import content_stream
+from snf_runtime.scoring.likelihood import score_images
+from snf_runtime.scoring.pixel_density import PixelDensity
 
 DIGEST = "speed"
 COMPILED = ROOT / "var" / "speed" / "compiled"

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from models.anomaly.calibration import Calibration
 from models.artifacts.manifest import CalibrationSummary, file_label
 from models.atomic_files import write_atomically
 from models.errors import ArtifactError
 from models.registry.calibrations import ARRAYS, check_files, read_record
+from snf_runtime.anomaly.calibration import Calibration
 
 
 def calibration_bytes(calibration: Calibration) -> bytes:

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.artifacts.fitness import FitnessCheck, FitnessRecord
 from models.errors import ArtifactError
 from models.flows.architecture import Architecture
-from models.images.preprocessing import Preprocessing
 from models.images.provenance import Provenance, Split
+from snf_runtime.images.preprocessing import Preprocessing
 
 FILE = "manifest.json"
 

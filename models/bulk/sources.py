@@ -31,13 +31,13 @@ from models.datasets.references.index import SCHEMA as INDEX_SCHEMA
 from models.datasets.references.source import ReferencedImages
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, ImageError
-from models.images.codec import Preprocessing, decode_image
-from models.images.npy import npy_header
-from models.images.policy import path_text
-from models.images.preprocessing import conform_pixels
 from models.locations.entry import FileEntry
 from models.locations.location import Location
 from models.suggestions import choices
+from snf_runtime.images.codec import Preprocessing, decode_image
+from snf_runtime.images.npy import npy_header
+from snf_runtime.images.policy import path_text
+from snf_runtime.images.preprocessing import conform_pixels
 
 ARRAYS = ("x_train", "x_test")
 PLACE_DIGITS = 16

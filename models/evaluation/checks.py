@@ -10,9 +10,9 @@ from models.datasets.catalogue import dataset_names
 from models.datasets.choose_preprocessing import ImageFacts
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, DatasetUnfit
-from models.images.preprocessing import Preprocessing
 from models.suggestions import choices
 from models.training.config import TrainingConfig
+from snf_runtime.images.preprocessing import Preprocessing
 
 MIN_NORMAL_IMAGES = 40
 MIN_ANOMALOUS_IMAGES = 2

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models.anomaly.regions import TOUCHING
+from snf_runtime.anomaly.regions import TOUCHING
 
 Array: TypeAlias = NDArray[np.float64]
 Map: TypeAlias = NDArray[np.float32]

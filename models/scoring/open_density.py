@@ -7,14 +7,14 @@ from models.features.flows import FeatureFlows, HybridFlows, TrainedFlows, freez
 from models.features.store import DEFAULT_FOLDER, BackboneStore
 from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
 from models.flows.flow import Flow
-from models.scoring.density import ImageDensity
 from models.scoring.engines import open_engine
 from models.scoring.engines.open_features import open_feature_engine
-from models.scoring.feature_density import FeatureDensity
 from models.scoring.frozen import constant_log_dets, freeze, layers_with_log_det, require_invertible
-from models.scoring.hybrid_density import HybridDensity
 from models.scoring.options import EngineOptions
-from models.scoring.pixel_density import PixelDensity
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.feature_density import FeatureDensity
+from snf_runtime.scoring.hybrid_density import HybridDensity
+from snf_runtime.scoring.pixel_density import PixelDensity
 
 PIXELS, FEATURES = "pixels.", "features."
 """What the names of the layers of a hybrid model start with."""

@@ -13,7 +13,7 @@ from models.bijections.frozen import Inverse
 from models.errors import NoLearnedInverse
 from models.scoring.engines import Engine
 from models.scoring.frozen import FrozenFlow
-from models.steps import Steps, step_size
+from snf_runtime.steps import Steps, step_size
 
 
 @torch.inference_mode()

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from models.artifacts.fitness import MAX_INVERSE_ERROR, FitnessCheck, FitnessRecord, Measure
 from models.datasets import Dataset
-from models.images.batch import stacked
-from models.images.preprocessing import Pixels
-from models.scoring.density import ImageDensity
 from models.scoring.engines import TorchEngine
-from models.scoring.flow_pass import run_flow
-from models.scoring.hybrid_density import pixels_of
-from models.scoring.likelihood import bits_per_dim, score_images
-from models.scoring.pixel_density import PixelDensity, dequantise
 from models.training.feature_fit import FittedFeatures
 from models.training.trained_flow import TrainedFlow
+from snf_runtime.images.batch import stacked
+from snf_runtime.images.preprocessing import Pixels
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.hybrid_density import pixels_of
+from snf_runtime.scoring.likelihood import bits_per_dim, score_images
+from snf_runtime.scoring.pixel_density import PixelDensity, dequantise
 
 INVERTED_IMAGES = 100
 """Most held-out images on which the learned inverse is measured."""

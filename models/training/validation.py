@@ -11,13 +11,13 @@ import torch
 from models.atomic_files import remove_leftovers, write_atomically
 from models.bijections.frozen import Inverse
 from models.errors import EngineUnavailable
-from models.images.codec import encode_png, image_grid
-from models.images.dequantisation import content_noise
 from models.scoring.engines import TorchEngine
-from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import FrozenFlow
-from models.scoring.likelihood import bits_per_dim
 from models.scoring.sampling import sample_frozen, to_pixels
+from snf_runtime.images.codec import encode_png, image_grid
+from snf_runtime.images.dequantisation import content_noise
+from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.likelihood import bits_per_dim
 
 Images: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 

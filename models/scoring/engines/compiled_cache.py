@@ -17,7 +17,7 @@ from typing import Any
 from models.atomic_files import write_atomically
 from models.disk_space import require_room
 from models.errors import StorageFull
-from models.scoring.engines.openvino_library import ov
+from snf_runtime.scoring.engines.openvino_library import ov
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ import logging
 from importlib.util import find_spec
 
 from models.errors import EngineUnavailable
-from models.scoring.engines.base import Engine
 from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.frozen import FrozenFlow
 from models.scoring.options import EngineOptions
+from snf_runtime.scoring.engines.base import Engine
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from models.features.flows import FrozenFeatureFlows
 from models.features.store import BackboneStore
 from models.flows.architecture import FeatureArchitecture
 from models.scoring.engines.torch_features import TorchFeatureEngine
-from models.scoring.feature_density import FeatureEngine
 from models.scoring.options import EngineOptions
+from snf_runtime.scoring.feature_density import FeatureEngine
 
 log = logging.getLogger(__name__)
 

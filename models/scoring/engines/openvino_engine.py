@@ -13,11 +13,11 @@ from torch import Tensor
 from models.artifacts.manifest import Precision
 from models.bijections.frozen import FrozenAffine, Inverse
 from models.bijections.squeeze import FrozenSqueeze
-from models.scoring.engines.base import Latents
 from models.scoring.engines.openvino_graph import forward_graph, inverse_graph, supports_inverse
-from models.scoring.engines.openvino_program import Program
 from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.frozen import FrozenFlow, FrozenLevel
+from snf_runtime.scoring.engines.base import Latents
+from snf_runtime.scoring.engines.openvino_program import Program
 
 log = logging.getLogger(__name__)
 

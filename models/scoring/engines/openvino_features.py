@@ -15,10 +15,10 @@ from models.bijections.base import Shape
 from models.features.backbone import Backbone
 from models.features.flows import FrozenFeatureFlows
 from models.features.store import BackboneStore
-from models.images.preprocessing import Pixels
 from models.scoring.engines.openvino_backbone import open_network
 from models.scoring.engines.openvino_feature_graph import FeatureGraphs
-from models.scoring.engines.openvino_program import Program
+from snf_runtime.images.preprocessing import Pixels
+from snf_runtime.scoring.engines.openvino_program import Program
 
 Array = NDArray[np.float64]
 

@@ -21,8 +21,8 @@ from models.bijections.coupling import LOG_SCALE_BOUND, FrozenCoupling
 from models.bijections.frozen import AffineMap, FrozenAffine, FrozenStep, Inverse
 from models.bijections.spline import FrozenSpline, Knots
 from models.bijections.squeeze import FrozenSqueeze
-from models.scoring.engines.openvino_library import op, ov
 from models.scoring.frozen import FrozenFlow
+from snf_runtime.scoring.engines.openvino_library import op, ov
 
 Node: TypeAlias = "ov.Output"
 Part = Literal["latent", "log-slopes", "prior-log-slopes", "reconstruction-errors", "image", "places", "pooled"]

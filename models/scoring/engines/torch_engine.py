@@ -14,10 +14,10 @@ from models.artifacts.manifest import Precision
 from models.bijections.frozen import FrozenAffine, Inverse, moved
 from models.devices import find_device
 from models.errors import EngineUnavailable
-from models.scoring.engines.base import Latents
-from models.scoring.engines.tiles import DEFAULT_TILE
 from models.scoring.frozen import FrozenFlow, FrozenLevel
 from models.threads import torch_threads
+from snf_runtime.scoring.engines.base import Latents
+from snf_runtime.scoring.engines.tiles import DEFAULT_TILE
 
 Result = TypeVar("Result")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, betabinom, binom
 
-from models.anomaly.conformal import (
+from snf_runtime.anomaly.conformal import (
     ADVICE_ALPHAS,
     ALPHAS,
     CONFIDENCE,

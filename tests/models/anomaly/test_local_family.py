@@ -8,14 +8,14 @@ import torch
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 
-from models.anomaly.reasons import region_reason
-from models.anomaly.statistics.local import LocalFamily
 from models.datasets import load_dataset
-from models.images.dequantisation import content_noise
 from models.registry.registry import ZOO
 from models.scorer import Scorer
-from models.scoring.flow_pass import run_flow
-from models.scoring.grid import SQUARES, Region, cell_side, grid_shape, pool, regions
+from snf_runtime.anomaly.reasons import region_reason
+from snf_runtime.anomaly.statistics.local import LocalFamily
+from snf_runtime.images.dequantisation import content_noise
+from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.grid import SQUARES, Region, cell_side, grid_shape, pool, regions
 
 Array = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.bijections.coupling import AffineCoupling
 from models.flows.flow import standard_normal_log_prob
 from models.scorer import Scorer
-from models.scoring.flow_pass import run_flow
+from snf_runtime.scoring.flow_pass import run_flow
 from tests.models.helpers import (
     frozen_glow,
     mark_initialized,

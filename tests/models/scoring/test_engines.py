@@ -22,12 +22,12 @@ from models.scoring.engines import Latents, TorchEngine, open_engine, openvino_p
 from models.scoring.engines.compiled_cache import graph_digest
 from models.scoring.engines.openvino_engine import OpenVINOEngine
 from models.scoring.engines.openvino_graph import forward_graph
-from models.scoring.engines.openvino_program import Lanes
-from models.scoring.engines.tiles import ROUNDS, Tiling, fastest_tile, unmeasured
-from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.options import EngineName, EngineOptions
 from models.threads import torch_threads
+from snf_runtime.scoring.engines.openvino_program import Lanes
+from snf_runtime.scoring.engines.tiles import ROUNDS, Tiling, fastest_tile, unmeasured
+from snf_runtime.scoring.flow_pass import run_flow
 from tests.models.anomaly.flows import convolutional, fully_connected, off_inverse
 from tests.models.helpers import dequantised, frozen_glow, glow, real_images
 
@@ -223,7 +223,7 @@ class TestTiles:
     def test_the_smallest_of_the_fastest_is_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
         took = {1: 1.0, 2: 1.2, 4: 2.0, 8: 3.98, 16: 40.0}
         clock, turns = [0.0], dict.fromkeys(took, 0)
-        monkeypatch.setattr("models.scoring.engines.tiles.time.perf_counter", lambda: clock[0])
+        monkeypatch.setattr("snf_runtime.scoring.engines.tiles.time.perf_counter", lambda: clock[0])
 
         def run(tile: int) -> Callable[[], None]:
             def work() -> None:
@@ -239,7 +239,7 @@ class TestTiles:
 
     def test_a_measurement_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = [0.0]
-        monkeypatch.setattr("models.scoring.engines.tiles.time.perf_counter", lambda: clock[0])
+        monkeypatch.setattr("snf_runtime.scoring.engines.tiles.time.perf_counter", lambda: clock[0])
 
         def run(tile: int) -> Callable[[], None]:
             return lambda: clock.__setitem__(0, clock[0] + 10.0 * tile)
@@ -287,7 +287,7 @@ class TestCache:
         first = OpenVINOEngine(frozen, 2, tmp_path)
         assert compiled
         compiled.clear()
-        monkeypatch.setattr("models.scoring.engines.openvino_program.fastest_tile", None)
+        monkeypatch.setattr("snf_runtime.scoring.engines.openvino_program.fastest_tile", None)
         second = OpenVINOEngine(frozen, 2, tmp_path)
         assert not compiled
         assert second.tile == first.tile

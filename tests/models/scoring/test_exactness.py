@@ -17,16 +17,16 @@ from models.bijections.actnorm import ActNorm
 from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
 from models.datasets import load_dataset
 from models.flows.architecture import PixelTransform
-from models.images.dequantisation import content_noise
 from models.loading import load_artifact
 from models.scorer import Scorer
 from models.scoring.engines import TorchEngine, open_engine
-from models.scoring.engines.tiles import DEFAULT_TILE
-from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import constant_log_dets, freeze
-from models.scoring.likelihood import Likelihood, score_images
 from models.scoring.options import EngineName, EngineOptions
-from models.scoring.pixel_density import PixelDensity
+from snf_runtime.images.dequantisation import content_noise
+from snf_runtime.scoring.engines.tiles import DEFAULT_TILE
+from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.likelihood import Likelihood, score_images
+from snf_runtime.scoring.pixel_density import PixelDensity
 from tests.models.helpers import (
     dequantised,
     flat_latents,

@@ -19,13 +19,13 @@ from models.features.flows import FrozenFeatureFlows, build_feature_flows, freez
 from models.features.lite0 import LITE0, weight_shapes
 from models.features.store import BackboneStore
 from models.flows.architecture import FeatureArchitecture
-from models.images.preprocessing import Pixels
 from models.scoring.engines.compiled_cache import CompiledCache
 from models.scoring.engines.openvino_backbone import open_network
 from models.scoring.engines.openvino_feature_graph import FeatureGraphs
 from models.scoring.engines.openvino_features import OpenVINOExtractor, OpenVINOFeatureEngine
-from models.scoring.engines.openvino_program import Lanes
 from models.scoring.engines.torch_features import TorchFeatureEngine
+from snf_runtime.images.preprocessing import Pixels
+from snf_runtime.scoring.engines.openvino_program import Lanes
 from tests.models.helpers import randomise, real_images
 from tests.models.onnx_files import description, onnx_file, reference
 

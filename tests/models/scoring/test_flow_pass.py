@@ -13,9 +13,9 @@ from models.bijections.coupling import AffineCoupling
 from models.flows.architecture import PixelTransform
 from models.flows.flow import Flow
 from models.scoring.engines import TorchEngine
-from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
-from models.scoring.grid import cell_side, grid_shape, members, pool, regions
+from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.grid import cell_side, grid_shape, members, pool, regions
 from tests.models.anomaly.flows import GLOW_IDS, GLOWS, convolutional, glow_and_frozen, images_of, one_pass
 
 EVERY_GLOW = pytest.mark.parametrize(("side", "channels", "pixels"), GLOWS, ids=GLOW_IDS)

@@ -10,9 +10,9 @@ from torch import Tensor
 from models.errors import ScoreNotFinite
 from models.scorer import Scorer
 from models.scoring.engines import Latents, TorchEngine
-from models.scoring.likelihood import score_each, score_images
 from models.scoring.options import EngineOptions
-from models.scoring.pixel_density import PixelDensity
+from snf_runtime.scoring.likelihood import score_each, score_images
+from snf_runtime.scoring.pixel_density import PixelDensity
 
 
 class Overflowing(TorchEngine):

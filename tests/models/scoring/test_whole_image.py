@@ -17,11 +17,11 @@ from models.datasets import load_dataset
 from models.flows.architecture import PixelTransform
 from models.flows.flow import Flow
 from models.scorer import Scorer
-from models.scoring.complexity import residual_entropy
 from models.scoring.engines import TorchEngine
-from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import freeze
-from models.scoring.whole_image import (
+from snf_runtime.scoring.complexity import residual_entropy
+from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.whole_image import (
     horizontal,
     kurtosis,
     radius,

@@ -21,12 +21,12 @@ from models.features.fit import choose, one_gaussian
 from models.features.moments import FeatureMoments
 from models.scorer import Scorer
 from models.scoring.open_density import open_density
-from models.scoring.pixel_density import PixelDensity
 from models.training.fitness import independent_pixels, learned_inverse_error, measure_fitness
 from models.training.loop import Interrupted, Trainer
 from models.training.presets import PRESETS
 from models.training.run import train
 from models.training.trained_flow import TrainedFlow
+from snf_runtime.scoring.pixel_density import PixelDensity
 from tests.models.helpers import QUICK
 from tests.models.training.runs import Events, run, small_digits, trainer_in
 from tests.support.trained import feature_artifact, hybrid_artifact, unfit_artifact
