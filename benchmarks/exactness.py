@@ -27,7 +27,7 @@ from models.flows.flow import Flow
 from models.loading import load_artifact
 from models.registry.registry import ZOO
 from models.scorer import Scorer
-from models.scoring.engines import Engine, open_engine
+from models.scoring.engines import FlowEngine, open_engine
 from models.scoring.frozen import FrozenFlow, freeze
 from snf_runtime.images.codec import encode_png
 from snf_runtime.images.dequantisation import content_noise
@@ -155,7 +155,7 @@ def _key() -> dict[str, str]:
     return {"X-API-Key": key} if key else {}
 
 
-def _round_trip(engine: Engine, frozen: FrozenFlow, scorer: Scorer, images: NDArray[np.uint8]) -> float:
+def _round_trip(engine: FlowEngine, frozen: FrozenFlow, scorer: Scorer, images: NDArray[np.uint8]) -> float:
     largest = 0.0
     for start in range(0, len(images), CHUNK):
         x = _dequantised(scorer, images[start : start + CHUNK])

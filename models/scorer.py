@@ -45,6 +45,7 @@ from models.loading import (
 from models.model_files import ModelFiles
 from models.registry.calibrations import ARRAYS
 from models.score_rows.columns import Columns, score_columns
+from models.scoring.flow_density import FlowDensity, pixels_of
 from models.scoring.open_density import open_density
 from models.scoring.options import EngineOptions
 from models.scoring.sampling import Sampler
@@ -56,9 +57,7 @@ from snf_runtime.images.batch import Batch, stacked
 from snf_runtime.images.preprocessing import Preprocessing
 from snf_runtime.scoring.density import CHUNK, ImageDensity
 from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.scoring.hybrid_density import pixels_of
 from snf_runtime.scoring.likelihood import Likelihood, add_gradients, score_images, score_steps
-from snf_runtime.scoring.pixel_density import PixelDensity
 from snf_runtime.steps import Steps, finish, step_size
 
 Alphas = float | Sequence[float | None] | None
@@ -380,7 +379,7 @@ class Scorer:
         """Draw dequantised images as :meth:`sample` does, float64 ``(n, C, H, W)``, before rounding to pixels."""
         return self._sampler.sample_continuous(n, temperature, seed, inverse, first)
 
-    def require_pixels(self) -> PixelDensity:
+    def require_pixels(self) -> FlowDensity:
         """Return the density of pixels, from which samples are drawn. Raises ``SamplesUnsupported`` without one."""
         if self.pixels is None:
             raise SamplesUnsupported("it is a density of features, which have no way back to pixels")

@@ -115,7 +115,7 @@ def heat_map_answer(pixels: Pixels, heat_map: PixelMaps, regions: MapRegions | N
         heat_map: Its maps.
         regions: The regions of the anomaly map in pixels of the file; None where the calibration has no threshold.
     """
-    from snf_runtime.anomaly.heat_map import overlay  # noqa: PLC0415 - SciPy takes time to load
+    from models.anomaly.heat_map_picture import overlay  # noqa: PLC0415 - SciPy takes time to load
 
     channels = heat_map.channels
     above = None if regions is None else heat_map.anomaly >= regions.threshold

@@ -13,6 +13,7 @@ from app.drift.windows import DriftWindows
 from benchmarks.features.cells import SolarCells
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.trained import trained_on_split
+from models.anomaly.false_alarms import false_alarm_interval
 from models.anomaly.fitting.reference_images import reference_of
 from models.anomaly.fitting.reference_pass import collect_evidence
 from models.datasets import load_dataset
@@ -20,7 +21,6 @@ from models.datasets.dataset import Dataset, digest_of
 from models.datasets.splits import split_images
 from models.registry.registry import ZOO
 from models.scorer import Scorer
-from snf_runtime.anomaly.conformal import false_alarm_interval
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.evidence import Evidence
 from worker.settings import Settings

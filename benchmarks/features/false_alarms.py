@@ -12,10 +12,11 @@ from benchmarks.features.cells import SIZES, SolarCells, pixel_density
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.fitted import fitted_model
 from benchmarks.features.ood import AGAINST, evidence_path, fitted_statistic, kinds_of, read_evidence
+from models.anomaly.false_alarms import false_alarm_interval
 from models.evaluation.metrics import separation
 from models.registry.registry import ZOO
 from models.scorer import Scorer
-from snf_runtime.anomaly.conformal import false_alarm_interval, p_values, smallest_p
+from snf_runtime.anomaly.conformal import p_values, smallest_p
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.hybrid_density import HybridDensity
 from snf_runtime.scoring.pixel_density import PixelDensity

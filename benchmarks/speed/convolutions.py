@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.speed.pairing import Turn, timed
 from models.bijections.coupling import FrozenCoupling
-from models.scoring.engines import Engine, TorchEngine
+from models.scoring.engines import FlowEngine, TorchEngine
 from models.scoring.frozen import FrozenFlow
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ Level = tuple[int, int, list[FrozenCoupling]]
 """Height, width and couplings of a level, the prior's among them."""
 
 
-def convolutions_alone(engine: Engine, frozen: FrozenFlow, images: int, threads: int) -> tuple[Turn, str]:
+def convolutions_alone(engine: FlowEngine, frozen: FrozenFlow, images: int, threads: int) -> tuple[Turn, str]:
     """Return a turn that does only the convolutions, bias and ReLU of all couplings, and what it does, in words.
 
     The same shapes, weights, order, engine and number of images at once as ``engine``; each net is fed the first

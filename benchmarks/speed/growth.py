@@ -13,7 +13,7 @@ from benchmarks.speed.memory import forget_peak, peak_mib
 from benchmarks.speed.ours import DIGEST, flow_of, open_engine, random_images
 from benchmarks.speed.pairing import Ratio, Target, Turn, exponent, in_turns, ratio, timed
 from models.flows.architecture import GlowArchitecture
-from models.scoring.engines import Engine
+from models.scoring.engines import FlowEngine
 from models.scoring.frozen import FrozenFlow, freeze
 from models.training.presets import find_preset
 from snf_runtime.scoring.pixel_density import PixelDensity
@@ -38,7 +38,7 @@ def measure(context: Context) -> None:
     in_steps(context)
 
 
-def opened(architecture: GlowArchitecture, threads: int) -> tuple[Engine, FrozenFlow]:
+def opened(architecture: GlowArchitecture, threads: int) -> tuple[FlowEngine, FrozenFlow]:
     """Return an engine with a flow of random weights."""
     frozen = freeze(flow_of(architecture), architecture.image_shape)
     engine = open_engine(frozen, threads)
@@ -46,7 +46,7 @@ def opened(architecture: GlowArchitecture, threads: int) -> tuple[Engine, Frozen
     return engine, frozen
 
 
-def scoring(engine: Engine, frozen: FrozenFlow, count: int) -> Callable[[], None]:
+def scoring(engine: FlowEngine, frozen: FrozenFlow, count: int) -> Callable[[], None]:
     """Return work that scores ``count`` images, which take no memory of their own, and keeps their sum alone."""
     some = random_images(1, frozen.image_shape)
     images = np.broadcast_to(some, (count, *frozen.image_shape))

@@ -23,7 +23,7 @@ from models.flows.architecture import Architecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
 from models.scoring import engines
-from models.scoring.engines import Engine
+from models.scoring.engines import FlowEngine
 from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.options import EngineOptions
 from models.scoring.sampling import sample_frozen
@@ -37,7 +37,7 @@ COMPILED = ROOT / "var" / "speed" / "compiled"
 INITIALISED_ON = 64
 
 
-def open_engine(frozen: FrozenFlow, threads: int, precision: Precision = "float32") -> Engine | None:
+def open_engine(frozen: FrozenFlow, threads: int, precision: Precision = "float32") -> FlowEngine | None:
     """Return the engine that the product chooses here for this precision, None where none has it.
 
     As in the service, what was compiled and measured is kept for the next run.
@@ -61,7 +61,7 @@ class Ours:
 
     flow: Flow
     frozen: FrozenFlow
-    engine: Engine
+    engine: FlowEngine
     images: NDArray[np.uint8]
     dequantised: Tensor = field(repr=False)
 

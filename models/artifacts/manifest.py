@@ -13,11 +13,9 @@ from models.errors import ArtifactError
 from models.flows.architecture import Architecture
 from models.images.provenance import Provenance, Split
 from snf_runtime.images.preprocessing import Preprocessing
+from snf_runtime.kinds import Precision as Precision
 
 FILE = "manifest.json"
-
-Precision = Literal["float32", "bfloat16"]
-"""Arithmetic of the middle convolutions of coupling networks in scoring; all else is float32 or better."""
 
 
 class _ManifestPart(BaseModel):

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from models.errors import ScoreNotFinite
 from models.evaluation.baselines import LABELS, NAMES, Baselines
 from models.evaluation.pictures import pictures
-from models.flows.architecture import DensityKind
 from models.scorer import Scorer
 from snf_runtime.anomaly.calibration import MAX_STATISTIC, Calibration
 from snf_runtime.anomaly.statistics.combined import EvidenceKind, Statistic
 from snf_runtime.anomaly.statistics.features import FEATURE_STATISTICS
 from snf_runtime.images.batch import Batch, chosen
+from snf_runtime.kinds import DensityKind
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.grid import regions
 from snf_runtime.scoring.likelihood import Likelihood

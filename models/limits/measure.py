@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from models.anomaly.false_alarms import false_alarm_interval
 from models.anomaly.fitting.reference_images import ImageRows, check_shape
 from models.artifacts.limits import MIN_LIMIT_IMAGES, LimitCell, LimitParameters, LimitRecord, UndamagedImages
 from models.errors import DatasetUnfit
@@ -19,7 +20,6 @@ from models.limits.defects import Defect, add_defect, defect_kinds, defect_rng, 
 from models.limits.good_images import GoodImages
 from models.limits.rule import goes_on, limit_cell, limit_curve, undamaged_images
 from models.scorer import Scorer
-from snf_runtime.anomaly.conformal import false_alarm_interval
 from snf_runtime.anomaly.judged import JudgedImage
 from snf_runtime.images.batch import Batch
 from snf_runtime.images.preprocessing import Preprocessing

@@ -39,6 +39,7 @@ from models.features.flows import HybridFlows, TrainedFlows
 from models.flows.architecture import Architecture
 from models.flows.flow import Flow
 from models.loading import image_digest, seal
+from models.scoring.flow_density import pixels_of
 from models.scoring.open_density import log_dets_of, open_density
 from models.scoring.options import EngineOptions
 from models.scoring.sampling import sample_frozen, to_pixels
@@ -58,7 +59,6 @@ from snf_runtime.images.codec import encode_png, image_grid
 from snf_runtime.images.preprocessing import Preprocessing
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.feature_density import FeatureDensity
-from snf_runtime.scoring.hybrid_density import pixels_of
 from snf_runtime.scoring.likelihood import bits_per_dim, score_images
 
 SAMPLE_SEED = 0

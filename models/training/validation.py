@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 
 from models.atomic_files import remove_leftovers, write_atomically
 from models.bijections.frozen import Inverse
@@ -74,12 +73,12 @@ def trimmed_bits_per_dim(
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
         x = batch + np.concatenate([content_noise(image, "validation") for image in batch])
-        log_likelihoods.append(run_flow(engine, frozen, torch.from_numpy(x)).terms().sum((1, 2)))
+        log_likelihoods.append(run_flow(engine, frozen, x).terms().sum((1, 2)))
     bits = bits_per_dim(sum(float(part.sum()) for part in log_likelihoods) / len(images), images[0].size)
     left_out = int(suspect_share * len(images))
     if not left_out:
         return bits, bits
-    kept = torch.cat(log_likelihoods).sort().values[left_out:]
+    kept = np.sort(np.concatenate(log_likelihoods))[left_out:]
     return bits, bits_per_dim(float(kept.mean()), images[0].size)
 
 

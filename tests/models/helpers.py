@@ -22,7 +22,7 @@ from models.datasets import load_dataset
 from models.flows.architecture import GlowArchitecture, PixelTransform, depth
 from models.flows.build import build_flow
 from models.flows.flow import Flow
-from models.scoring.engines import Engine, open_engine
+from models.scoring.engines import FlowEngine, open_engine
 from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.options import EngineName, EngineOptions
 from models.training.config import TrainingConfig
@@ -146,7 +146,7 @@ def training_loss(flow: Flow, y: Tensor, log_det: Tensor, reconstruction_weight:
 
 def frozen_glow(
     side: int, channels: int, pixels: PixelTransform, engine: EngineName = "torch"
-) -> tuple[Flow, FrozenFlow, Engine]:
+) -> tuple[Flow, FrozenFlow, FlowEngine]:
     """A random Glow, the same frozen, and an engine that runs it."""
     flow = glow(side, channels, pixels=pixels)
     frozen = freeze(flow, (channels, side, side))

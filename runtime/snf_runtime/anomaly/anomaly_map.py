@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -17,6 +16,11 @@ SMOOTHING = 0.75
 
 More of it hides fine defects: ``python -m benchmarks.features localisation`` compares several.
 """
+REACH = round(4 * SMOOTHING)
+"""Pixels of the filter on either side. Beyond the edge of a map it is mirrored."""
+_OFFSETS = np.arange(-REACH, REACH + 1)
+KERNEL = np.exp(-0.5 * np.square(_OFFSETS / SMOOTHING)) / np.exp(-0.5 * np.square(_OFFSETS / SMOOTHING)).sum()
+"""Weights of the filter along one side of a map."""
 
 
 def of_places(places: Array, image: tuple[int, int]) -> Array:
@@ -43,8 +47,14 @@ def of_pixels(z: Array) -> Array:
     Args:
         z: The z-scores, ``(H, W)`` or ``(N, H, W)``.
     """
-    sides = (0.0,) * (z.ndim - 2) + (SMOOTHING, SMOOTHING)
-    smooth: Array = gaussian_filter(-z, sides)
+    smooth = -z
+    for axis in (-2, -1):
+        length = smooth.shape[axis]
+        sides = [(0, 0)] * smooth.ndim
+        sides[axis] = (REACH, REACH)
+        extended = np.pad(smooth, sides, mode="symmetric")
+        parts = [np.take(extended, range(start, start + length), axis) for start in range(2 * REACH + 1)]
+        smooth = sum((weight * part for weight, part in zip(KERNEL, parts, strict=True)), np.zeros_like(smooth))
     return smooth
 
 

@@ -15,7 +15,6 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
 from snf_runtime.anomaly.anomaly_map import of_places
 from snf_runtime.anomaly.conformal import (
     Distribution,
@@ -31,6 +30,7 @@ from snf_runtime.anomaly.reasons import VerdictReason, located
 from snf_runtime.anomaly.regions import MapRegions, find_regions, find_regions_of_tiles
 from snf_runtime.anomaly.statistics.combined import EvidenceKind, Statistic, merge, weights
 from snf_runtime.anomaly.statistics.gradient import GradientFamily
+from snf_runtime.errors import AlphaUnattainable, GradientEvidenceUnavailable
 from snf_runtime.images.placement import FilePlacement
 from snf_runtime.images.tiles import TilePlan
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence

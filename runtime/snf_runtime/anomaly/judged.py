@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from models.errors import ScoreNotFinite
 from snf_runtime.anomaly.calibration import Verdict
 from snf_runtime.anomaly.heat_map import PixelMaps
 from snf_runtime.anomaly.regions import MapRegions
+from snf_runtime.errors import ScoreNotFinite
 from snf_runtime.images.placement import FilePlacement
 from snf_runtime.scoring.likelihood import Likelihood
 

@@ -7,15 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from snf_runtime.images.placement import Box, FilePlacement
 from snf_runtime.images.tiles import TilePlan
 
 MAX_REGIONS = 20
 """Most regions of an image that are described, the strongest ones."""
-TOUCHING = np.ones((3, 3), dtype=np.int8)
-"""Pixels that touch at a side or a corner are connected."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +66,65 @@ def find_regions(anomaly: NDArray[np.float64], threshold: float) -> MapRegions:
     above = anomaly >= threshold
     if not above.any():
         return MapRegions(threshold, (), 0)
-    labels, count = ndimage.label(above, TOUCHING)
-    numbers = np.arange(1, count + 1)
-    peaks = np.asarray(ndimage.maximum(anomaly, labels, numbers))
-    strongest = np.argsort(-peaks, kind="stable")[:MAX_REGIONS]
-    places = ndimage.maximum_position(anomaly, labels, numbers[strongest])
-    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    boxes = ndimage.find_objects(labels)
+    rows, columns = np.nonzero(above)
+    of_pixel = connected(above)
+    count = int(of_pixel.max()) + 1
+    # By region, the largest value first, and of equal ones the first by rows.
+    values = anomaly[rows, columns]
+    order = np.lexsort((-values, of_pixel))
+    peaks = order[np.searchsorted(of_pixel[order], np.arange(count))]
+    boxes = np.array([(*above.shape[::-1], 0, 0)] * count).T
+    np.minimum.at(boxes[0], of_pixel, columns)
+    np.minimum.at(boxes[1], of_pixel, rows)
+    np.maximum.at(boxes[2], of_pixel, columns + 1)
+    np.maximum.at(boxes[3], of_pixel, rows + 1)
+    areas = np.bincount(of_pixel)
     regions = []
-    for index, (row, column) in zip(strongest.tolist(), places, strict=True):
-        rows, columns = boxes[index]
-        box = (columns.start, rows.start, columns.stop, rows.stop)
-        regions.append(AnomalousRegion(box, int(areas[index]), float(peaks[index]), (int(column), int(row))))
+    for index in np.argsort(-values[peaks], kind="stable")[:MAX_REGIONS].tolist():
+        peak = peaks[index]
+        left, top, right, bottom = boxes[:, index].tolist()
+        place = int(columns[peak]), int(rows[peak])
+        regions.append(AnomalousRegion((left, top, right, bottom), int(areas[index]), float(values[peak]), place))
     return MapRegions(threshold, tuple(regions), count)
+
+
+def connected(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the number of the region of each pixel of a mask: those that touch at a side or a corner are connected.
+
+    Regions are numbered from 0 by their first pixels.
+
+    Args:
+        mask: The mask, ``(H, W)``.
+
+    Returns:
+        The numbers, one for each true pixel, by rows.
+
+    >>> connected(np.array([[1, 0, 0, 1], [0, 1, 0, 0]], dtype=bool)).tolist()
+    [0, 1, 0]
+    """
+    width = mask.shape[1] + 2
+    # With a false pixel at both ends, rows follow each other, and no run of true pixels goes on in the next row.
+    line = np.pad(mask, ((0, 0), (1, 1))).ravel().view(np.int8)
+    steps = np.diff(line)
+    starts, stops = np.flatnonzero(steps == 1) + 1, np.flatnonzero(steps == -1) + 1
+    # A run touches those of the next row that begin no later than it stops, and stop no earlier than it begins.
+    first = np.searchsorted(stops, starts + width, side="left")
+    counts = np.maximum(np.searchsorted(starts, stops + width, side="right") - first, 0)
+    above = np.repeat(np.arange(len(starts)), counts)
+    below = np.arange(len(above)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+    label = np.arange(len(starts))
+    while True:
+        smaller = np.minimum(label[above], label[below])
+        joined = label.copy()
+        for ends in (above, below):
+            np.minimum.at(joined, label[ends], smaller)
+        joined = joined[joined]
+        if np.array_equal(joined, label):
+            break
+        label = joined
+    numbers = np.unique(label, return_inverse=True)[1]
+    result: NDArray[np.intp] = np.repeat(numbers, stops - starts)
+    return result
 
 
 def find_regions_of_tiles(places: NDArray[np.float64], plan: TilePlan, threshold: float) -> MapRegions:

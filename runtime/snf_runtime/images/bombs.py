@@ -6,7 +6,7 @@ import re
 
 from PIL import ImageFile, PngImagePlugin
 
-from models.errors import unsupported_image
+from snf_runtime.errors import unsupported_image
 from snf_runtime.images.tiff import TiffFile, check_tile
 
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20

@@ -6,7 +6,7 @@ import io
 import time
 from collections.abc import Callable
 
-from models.errors import unsupported_image
+from snf_runtime.errors import unsupported_image
 
 FREE_READS = 1024
 """Reads of a file of any size. Pillow reads a header in about twenty reads, and pixels in blocks; it also reads each

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from models.errors import ImageError
+from snf_runtime.errors import ImageError
 from snf_runtime.images.bounded_file import never
 from snf_runtime.images.npy import npy_header
 from snf_runtime.images.opening import open_image

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from models.errors import ImageError, unsupported_image
+from snf_runtime.errors import ImageError, unsupported_image
 from snf_runtime.images import tiff
 from snf_runtime.images.bombs import check_cost
 from snf_runtime.images.bounded_file import BoundedFile, never

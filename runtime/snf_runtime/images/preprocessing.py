@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Literal, Self
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.errors import ImageError
+from snf_runtime.errors import ImageError
 
 Fit = Literal["exact", "crop", "stretch", "pad", "tiles"]
 Colour = Literal["exact", "grey", "rgb"]
@@ -24,6 +24,8 @@ CHANNELS = {"grey": 1, "rgb": 3}
 GREY_MODES = frozenset({"1", "L", "LA", "I;16"})
 """Modes of files without colour channels, as Pillow names them."""
 MAX_LEVELS = 2**16
+RANGES = {"channels": (1, 4), "height": (1, 4096), "width": (1, 4096), "levels": (256, MAX_LEVELS)}
+"""The smallest and the largest value of each number of a preprocessing."""
 MASKED = 128
 """Grey level from which on a pixel of a mask is part of a defect."""
 STRIP_PIXELS = 2**20
@@ -33,7 +35,8 @@ RESAMPLING = Image.Resampling.BICUBIC
 the result is the same on every machine. Bicubic overshoots less at edges than Lanczos, and saturates fewer pixels."""
 
 
-class Preprocessing(BaseModel):
+@dataclass(frozen=True)
+class Preprocessing:
     """Channels and size of a model's images, and whether others are refused, resized or changed in colour.
 
     ``fit`` is the treatment of other sizes. "exact": they are refused. "crop": the shorter side is resized and the
@@ -47,22 +50,28 @@ class Preprocessing(BaseModel):
     (1, 28, 28)
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    """Where it is part of a model of Pydantic, which this module does not need."""
 
-    channels: int = Field(ge=1, le=4)
-    height: int = Field(ge=1, le=4096)
-    width: int = Field(ge=1, le=4096)
+    channels: int
+    height: int
+    width: int
     fit: Fit = "exact"
     colour: Colour = "exact"
-    levels: int = Field(MAX_LEVELS, ge=256, le=MAX_LEVELS)
+    levels: int = MAX_LEVELS
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def __post_init__(self) -> None:
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not least <= value <= most:
+                raise ValueError(f"expected {name} to be a whole number from {least} to {most}, got {value!r}")
+        for name, choices in (("fit", get_args(Fit)), ("colour", get_args(Colour))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"expected {name} to be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.channels != CHANNELS.get(self.colour, self.channels):
             raise ValueError(f"colour {self.colour!r} does not give {self.channels} channels")
         if self.tiled and self.height != self.width:
             raise ValueError(f"fit tiles takes square tiles, got {self.height}x{self.width}")
-        return self
 
     @property
     def id(self) -> str:
@@ -313,4 +322,9 @@ def padded_size(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]
 
 @lru_cache(maxsize=256)
 def _id(preprocessing: Preprocessing) -> str:
-    return "sha256:" + hashlib.sha256(preprocessing.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+    chosen = {
+        field.name: getattr(preprocessing, field.name)
+        for field in fields(preprocessing)
+        if getattr(preprocessing, field.name) != field.default
+    }
+    return "sha256:" + hashlib.sha256(json.dumps(chosen, separators=(",", ":")).encode()).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image, TiffImagePlugin, TiffTags
 
-from models.errors import unsupported_image
+from snf_runtime.errors import unsupported_image
 
 NEW_SUBFILE_TYPE = 254
 WIDTH, LENGTH, BITS_PER_SAMPLE, PHOTOMETRIC, STRIP_OFFSETS = 256, 257, 258, 262, 273

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import xlogy
 
 LEVELS = 256
 """Number of pixel values."""
@@ -41,5 +40,6 @@ def residual_entropy(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     offsets = LEVELS * np.arange(len(x))[:, None]
     counts = np.bincount((residuals + offsets).ravel(), minlength=LEVELS * len(x)).reshape(len(x), LEVELS)
     shares = counts / max(residuals.shape[1], 1)
-    entropy: NDArray[np.float64] = -xlogy(shares, shares).sum(1) / np.log(2)
+    # A level without pixels adds nothing: 0 log 1.
+    entropy: NDArray[np.float64] = -(shares * np.log(np.where(counts, shares, 1.0))).sum(1) / np.log(2)
     return entropy

@@ -7,12 +7,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from models.artifacts.manifest import Precision
-from models.bijections.base import Shape
-from models.flows.architecture import DensityKind
 from snf_runtime.images.batch import Batch
+from snf_runtime.kinds import DensityKind, Precision, Shape
 from snf_runtime.scoring.evidence import Evidence
 
 CHUNK, CHUNK_PIXELS = 64, 64 * 128 * 128
@@ -24,11 +21,11 @@ class DensityPass(Protocol):
 
     def __len__(self) -> int: ...
 
-    def terms(self) -> Tensor:
+    def terms(self) -> NDArray[np.float64]:
         """Return the log-prior and log-det of each scale, ``(N, L + 1, 2)`` in nats; they sum to the score."""
         ...
 
-    def additive_map(self) -> Tensor:
+    def additive_map(self) -> NDArray[np.float64]:
         """Return the contribution of each pixel to the log-likelihood, ``(N, H, W)`` in nats; they sum to the score."""
         ...
 

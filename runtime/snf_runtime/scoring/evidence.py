@@ -121,5 +121,5 @@ def gather(images: NDArray[np.uint8], flow_pass: FlowPass) -> Evidence:
         images: Pixels, uint8 ``(N, C, H, W)``.
         flow_pass: The pass of their first dequantisation draw.
     """
-    cells = pool(flow_pass.additive_map().numpy())
+    cells = pool(flow_pass.additive_map())
     return Evidence(whole_image_statistics(images, flow_pass), cells, white_levels=white_levels(images))

@@ -9,19 +9,15 @@ from itertools import islice
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from models.artifacts.manifest import Precision
-from models.bijections.base import Shape
-from models.features.flows import FrozenFeatureFlows
-from models.flows.architecture import DensityKind
 from snf_runtime.images.batch import Batch, stacked
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.images.tiles import TilePlan, size_of, tile_plan
+from snf_runtime.kinds import DensityKind, Precision, Shape
 from snf_runtime.scoring.density import CHUNK, CHUNK_PIXELS, DensityPass
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
+from snf_runtime.scoring.layout import FeatureLayout
 from snf_runtime.scoring.white_level import white_levels
 
 Array = NDArray[np.float64]
@@ -68,13 +64,13 @@ class FeaturePass:
     """Negative log-densities of the features of images, from which log-likelihoods and evidence are computed.
 
     Attributes:
-        flows: The frozen flows over the features.
+        flows: The layout of the flows over the features, or the flows themselves.
         features: ||z||² / 2 of the latents: negative log-densities up to constants, in float64.
         image: Height and width of the images or, where they have several tiles, of a tile.
         draws: The number of draws of each image, which are all equal.
     """
 
-    flows: FrozenFeatureFlows
+    flows: FeatureLayout
     features: FeatureEvidence
     image: tuple[int, int]
     draws: int = 1
@@ -82,30 +78,30 @@ class FeaturePass:
     def __len__(self) -> int:
         return len(self.features) * self.draws
 
-    def terms(self) -> Tensor:
+    def terms(self) -> Array:
         """Return the log-prior and log-det of each scale, ``(N, 2, 2)`` in nats; both are 0 for scale 0, the pixels.
 
         Those of an image are sums over its tiles.
         """
-        terms = torch.zeros(len(self.features), 2, 2, dtype=torch.float64)
+        terms = np.zeros((len(self.features), 2, 2))
         dimensions = math.prod(self.flows.feature_shape)
         priors = -self.features.places[:, 0].sum((1, 2)) - 0.5 * dimensions * math.log(2 * math.pi)
         if self.features.plans is not None:
             # Exact sums, which do not depend on how they are grouped.
             priors = np.array([math.fsum(priors[start:stop]) for start, stop in self.features.tiles])
-        terms[:, 1, 0] = torch.from_numpy(priors)
+        terms[:, 1, 0] = priors
         counts = [stop - start for start, stop in self.features.tiles]
-        terms[:, 1, 1] = self.flows.constant_log_det * torch.tensor(counts, dtype=torch.float64)
-        return terms.repeat_interleave(self.draws, 0)
+        terms[:, 1, 1] = self.flows.constant_log_det * np.array(counts, dtype=np.float64)
+        return terms.repeat(self.draws, 0)
 
     def compared_maps(self) -> Array:
         """Return maps in nats that heat maps compare: of each image its additive map, of a tile its places."""
         if self.features.plans is None:
-            return self.additive_map().numpy()
+            return self.additive_map()
         maps: Array = -self.features.places[:, 0].astype(np.float64, copy=False)
         return maps
 
-    def additive_map(self) -> Tensor:
+    def additive_map(self) -> Array:
         """Return the contribution of each pixel to the log-likelihood, ``(N, H, W)`` in nats; they sum to the score.
 
         The contribution of a place is divided among the pixels that are nearest to it. Log-det and constants are
@@ -115,7 +111,7 @@ class FeaturePass:
         (height, width), (rows, columns) = self.image, self.features.places.shape[2:]
         nearest = np.arange(height) * rows // height, np.arange(width) * columns // width
         maps = spread(-self.features.places[:, 0].astype(np.float64, copy=False), *nearest, self.constants)
-        return torch.from_numpy(maps).repeat_interleave(self.draws, 0)
+        return maps.repeat(self.draws, 0)
 
     @property
     def constants(self) -> tuple[float, float]:
@@ -167,7 +163,7 @@ class FeatureDensity:
 
     Args:
         engine: The engine that runs the backbone and the flows.
-        flows: The frozen flows over the features.
+        flows: The layout of the flows over the features, or the flows themselves.
         weights_digest: SHA-256 of the weights of the flows, in hexadecimal.
         image_shape: Channels, height and width of the images, or of their tiles.
         input_size: Height and width to which images or tiles are enlarged for the backbone.
@@ -182,7 +178,7 @@ class FeatureDensity:
     def __init__(
         self,
         engine: FeatureEngine,
-        flows: FrozenFeatureFlows,
+        flows: FeatureLayout,
         weights_digest: str,
         image_shape: Shape,
         input_size: tuple[int, int],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from models.flows.architecture import DensityKind
 from snf_runtime.images.batch import Batch, stacked
-from snf_runtime.scoring.density import CHUNK, DensityPass, ImageDensity
+from snf_runtime.kinds import DensityKind
+from snf_runtime.scoring.density import CHUNK, DensityPass
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.feature_density import FeatureDensity
 from snf_runtime.scoring.flow_pass import FlowPass
@@ -47,10 +47,3 @@ class HybridDensity:
     def evidence(self, images: Batch, found: DensityPass) -> Evidence:
         """Return the evidence of pixels and features, from the pass of the pixels and one of the features."""
         return replace(self.pixels.evidence(images, found), features=self.features.measure(stacked(images)).evidence())
-
-
-def pixels_of(density: ImageDensity) -> PixelDensity | None:
-    """Return the density of pixels that a density is or contains; None for a density of features alone."""
-    if isinstance(density, HybridDensity):
-        return density.pixels
-    return density if isinstance(density, PixelDensity) else None

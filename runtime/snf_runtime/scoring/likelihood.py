@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from models.errors import ScoreNotFinite
-from models.flows.architecture import DensityKind
-from models.threads import torch_threads
+from snf_runtime.errors import ScoreNotFinite
 from snf_runtime.images.batch import Batch, check_batch
+from snf_runtime.kinds import DensityKind
+from snf_runtime.numerics import logsumexp
 from snf_runtime.scoring.density import CHUNK, ImageDensity
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.steps import STEP, Steps, finish
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -111,23 +111,20 @@ def score_steps(
         if began:
             yield
         began = True
-        with torch_threads(1):
-            start, found = next(todo)
-            if found is None:
-                continue
-            done = start + len(found)
-            terms.append(found.terms())
-            # Every ``draws``-th point is the first draw of an image.
-            first = slice(-start % draws, None, draws)
-            count = len(range(len(found))[first])
-            if count:
-                image = -(-start // draws)
-                evidence.append(
-                    density.evidence(images[image : image + count], found if draws == 1 else found.rows(first))
-                )
+        start, found = next(todo)
+        if found is None:
+            continue
+        done = start + len(found)
+        terms.append(found.terms())
+        # Every ``draws``-th point is the first draw of an image.
+        first = slice(-start % draws, None, draws)
+        count = len(range(len(found))[first])
+        if count:
+            image = -(-start // draws)
+            evidence.append(density.evidence(images[image : image + count], found if draws == 1 else found.rows(first)))
     if not terms:
         return []
-    return _summarise(torch.cat(terms).view(len(images), draws, -1, 2), density, Evidence.join(evidence))
+    return _summarise(np.concatenate(terms).reshape(len(images), draws, -1, 2), density, Evidence.join(evidence))
 
 
 def add_gradients(
@@ -156,7 +153,7 @@ def require_finite(scored: list[Likelihood | ScoreNotFinite]) -> list[Likelihood
     return likelihoods
 
 
-def _summarise(terms: Tensor, density: ImageDensity, evidence: Evidence) -> list[Likelihood | ScoreNotFinite]:
+def _summarise(terms: Array, density: ImageDensity, evidence: Evidence) -> list[Likelihood | ScoreNotFinite]:
     """Return each image's log-likelihood from the terms of its scales, ``(images, draws, scales, 2)``."""
     k = terms.shape[1]
     means = terms.mean(1)
@@ -177,10 +174,10 @@ def _summarise(terms: Tensor, density: ImageDensity, evidence: Evidence) -> list
     return scored
 
 
-def _draws(values: Tensor, means: list[float]) -> list[DrawStatistics]:
+def _draws(values: Array, means: list[float]) -> list[DrawStatistics]:
     """Return statistics over dequantisation draws from the log-likelihoods ``(images, draws)`` and their means."""
     k = values.shape[1]
-    columns = values.std(1) / math.sqrt(k), torch.logsumexp(values, 1) - math.log(k)
+    columns = values.std(1, ddof=1) / math.sqrt(k), logsumexp(values) - math.log(k)
     rows = zip(means, *(column.tolist() for column in columns), strict=True)
     return [DrawStatistics(k, *row) for row in rows]
 

@@ -8,20 +8,17 @@ from functools import cached_property
 from itertools import islice
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from models.artifacts.manifest import Precision
-from models.bijections.base import Shape
-from models.flows.architecture import DensityKind
-from models.scoring.engines import Engine
-from models.scoring.frozen import FrozenFlow
 from snf_runtime.images.batch import Batch, stacked
 from snf_runtime.images.dequantisation import content_stream
+from snf_runtime.kinds import DensityKind, Precision, Shape
 from snf_runtime.scoring.density import CHUNK, CHUNK_PIXELS, DensityPass
+from snf_runtime.scoring.engines.base import Engine
 from snf_runtime.scoring.evidence import Evidence, gather
 from snf_runtime.scoring.flow_pass import FlowPass, run_flow
 from snf_runtime.scoring.grid import grid_shape
+from snf_runtime.scoring.layout import FlowLayout
 from snf_runtime.scoring.whole_image import statistic_names
 
 
@@ -33,14 +30,14 @@ class PixelDensity:
 
     Args:
         engine: The engine that runs the flow.
-        frozen: The flow.
+        frozen: The layout of the flow, or the flow itself.
         weights_digest: SHA-256 of the weights, in hexadecimal, which keys the noise.
     """
 
     kind: DensityKind = "density"
     tiled = False
 
-    def __init__(self, engine: Engine, frozen: FrozenFlow, weights_digest: str) -> None:
+    def __init__(self, engine: Engine, frozen: FlowLayout, weights_digest: str) -> None:
         self.engine = engine
         self.frozen = frozen
         self.weights_digest = weights_digest
@@ -78,7 +75,7 @@ class PixelDensity:
         size = max(1, min(at_once, CHUNK_PIXELS // math.prod(self.image_shape[1:])))
         points = _dequantised_points(stacked(images), self.weights_digest, draws)
         while chunk := list(islice(points, size)):
-            yield start, run_flow(self.engine, self.frozen, torch.from_numpy(np.stack(chunk)))
+            yield start, run_flow(self.engine, self.frozen, np.stack(chunk))
             start += len(chunk)
 
     def evidence(self, images: Batch, found: DensityPass) -> Evidence:

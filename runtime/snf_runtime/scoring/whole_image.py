@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from models.scoring.frozen import FrozenFlow
 from snf_runtime.scoring.complexity import residual_entropy
-from snf_runtime.scoring.flow_pass import FlowPass
+from snf_runtime.scoring.flow_pass import FlowPass, sums
+from snf_runtime.scoring.layout import FlowLayout
+
+Array = NDArray[np.float64]
 
 COMPLEXITY = "complexity"
 PIXEL_TERM = "pixel-term"
@@ -24,7 +24,7 @@ TINY = 1e-300
 """Added to arguments of logarithms and to denominators, which may underflow to 0."""
 
 
-def spread(prior_log_det: Tensor, dimensions: int) -> Tensor:
+def spread(prior_log_det: Array, dimensions: int) -> Array:
     """Return the mean log2 of the standard deviations that a level's Gaussian prior gives its latents, ``(N,)``.
 
     Args:
@@ -34,10 +34,10 @@ def spread(prior_log_det: Tensor, dimensions: int) -> Tensor:
     Returns:
         The statistic, ``(N,)``.
     """
-    return -prior_log_det.sum((1, 2)) / (dimensions * math.log(2))
+    return -sums(prior_log_det) / (dimensions * math.log(2))
 
 
-def volume(log_det: Tensor, dimensions: int) -> Tensor:
+def volume(log_det: Array, dimensions: int) -> Array:
     """Return a level's change of volume in bits/dim, ``(N,)``: -Λ / (D ln 2) for D values, where Λ = log |det dz/dx|.
 
     Together with :func:`radius` and :func:`spread` it gives the contribution of the level to bits/dim.
@@ -49,64 +49,70 @@ def volume(log_det: Tensor, dimensions: int) -> Tensor:
     Returns:
         The statistic, ``(N,)``.
     """
-    return -log_det.sum((1, 2)) / (dimensions * math.log(2))
+    return -sums(log_det) / (dimensions * math.log(2))
 
 
-def radius(latent: Tensor) -> Tensor:
+def radius(latent: Array) -> Array:
     """Return the log mean square, log(||e||² / d), of each image's d latents e, ``(N, C, H, W) -> (N,)``.
 
     For images from an exact flow it is about N(0, 2/d).
     """
-    return torch.log(latent.square().mean((1, 2, 3)) + TINY)
+    result: Array = np.log(_mean(np.square(latent)) + TINY)
+    return result
 
 
-def horizontal(latent: Tensor) -> Tensor:
+def horizontal(latent: Array) -> Array:
     """Return the correlation of latents e with their right neighbours, Σ e(j) e(j+1) / Σ e², ``(N, C, H, W) -> (N,)``.
 
     For images from an exact flow it is about N(0, (W - 1) / (W d)) for d latents.
     """
-    return (latent[..., 1:] * latent[..., :-1]).sum((1, 2, 3)) / (latent.square().sum((1, 2, 3)) + TINY)
+    return sums(latent[..., 1:] * latent[..., :-1]) / (sums(np.square(latent)) + TINY)
 
 
-def vertical(latent: Tensor) -> Tensor:
+def vertical(latent: Array) -> Array:
     """Return the correlation of latents e with those below them, Σ e(i) e(i+1) / Σ e², ``(N, C, H, W) -> (N,)``.
 
     For images from an exact flow it is about N(0, (H - 1) / (H d)) for d latents.
     """
-    return horizontal(latent.transpose(2, 3))
+    return horizontal(latent.swapaxes(2, 3))
 
 
-def kurtosis(latent: Tensor) -> Tensor:
+def kurtosis(latent: Array) -> Array:
     """Return the excess kurtosis of each image's latents e, mean e⁴ / (mean e²)² - 3, ``(N, C, H, W) -> (N,)``.
 
     For images from an exact flow it is about N(0, 24/d) for d latents.
     """
-    square = latent.square()
-    return square.square().mean((1, 2, 3)) / (square.mean((1, 2, 3)).square() + TINY) - 3
+    square = np.square(latent)
+    return _mean(np.square(square)) / (np.square(_mean(square)) + TINY) - 3
 
 
-def reconstruction(errors: Tensor) -> Tensor:
+def reconstruction(errors: Array) -> Array:
     """Return the mean log of ``errors``, ||R W x - x||² / ||x||² of each layer's learned inverse R ≈ W⁻¹, ``(N,)``.
 
     The learned inverse R is fitted to activations of training images, and its errors are larger on others. If R is
     exact up to the precision of the weights, the statistic is rounding noise.
     """
-    return torch.log(errors + TINY).mean(1)
+    result: Array = np.log(errors + TINY).mean(1)
+    return result
 
 
-def statistic_names(frozen: FrozenFlow) -> tuple[str, ...]:
+def _mean(values: Array) -> Array:
+    return sums(values) / values[0].size
+
+
+def statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
     """Return the names of a flow's whole-image statistics, such as ``radius-2`` for level 2, in column order."""
     names = [COMPLEXITY, PIXEL_TERM]
     for number, level in enumerate(frozen.levels, start=1):
         kinds = ["volume"]
-        if level.prior is not None:
+        if level.has_prior:
             kinds.append("spread")
         if level.latent_shape is not None:
             _, height, width = level.latent_shape
             kinds += ["radius", "kurtosis"]
             kinds += ["horizontal"] if width > 1 else []
             kinds += ["vertical"] if height > 1 else []
-        kinds += ["reconstruction"] if level.has_reconstruction else []
+        kinds += ["reconstruction"] if level.reconstruction_sizes else []
         names += [f"{kind}-{number}" for kind in kinds]
     return tuple(names)
 
@@ -123,21 +129,21 @@ def whole_image_statistics(images: NDArray[np.uint8], flow_pass: FlowPass) -> ND
     """
     size = images[0].size
     columns = [
-        torch.from_numpy(residual_entropy(images)),
-        -flow_pass.pixel_log_slopes.sum((1, 2, 3)) / (size * math.log(2)),
+        residual_entropy(images),
+        -sums(flow_pass.pixel_log_slopes) / (size * math.log(2)),
     ]
     latents, scales = flow_pass.latents, iter(flow_pass.latents.scales)
     for index, level in enumerate(flow_pass.frozen.levels):
         latent = next(scales) if level.latent_shape is not None else None
-        left = 0 if latent is None else latent[0].numel()
-        locations = latents.log_dets[index][0].numel()
+        left = 0 if latent is None else latent[0].size
+        locations = latents.log_dets[index][0].size
         columns.append(volume(latents.log_dets[index], left + level.kept * locations))
-        if level.prior is not None:
+        if level.has_prior:
             columns.append(spread(latents.prior_log_dets[index], left))
         if latent is not None:
             columns += [radius(latent), kurtosis(latent)]
             columns += [horizontal(latent)] if latent.shape[3] > 1 else []
             columns += [vertical(latent)] if latent.shape[2] > 1 else []
-        if level.has_reconstruction:
+        if level.reconstruction_sizes:
             columns.append(reconstruction(latents.reconstruction_errors[index]))
-    return torch.stack(columns, 1).numpy()
+    return np.stack(columns, 1)

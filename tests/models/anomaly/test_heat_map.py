@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from models.anomaly.fitting.calibrate import ReferenceImages, calibrate
+from models.anomaly.heat_map_picture import OVERLAY_SIDE, overlay
 from models.datasets import load_dataset
 from models.errors import HeatMapUnsupported
 from models.flows.architecture import FullyConnectedArchitecture
@@ -18,7 +19,7 @@ from models.scorer import Scorer
 from models.scoring.engines import TorchEngine
 from models.scoring.frozen import freeze, layers_with_log_det
 from snf_runtime.anomaly.calibration import MapReference
-from snf_runtime.anomaly.heat_map import OVERLAY_SIDE, overlay, standardise
+from snf_runtime.anomaly.heat_map import standardise
 from snf_runtime.scoring.pixel_density import PixelDensity
 from tests.models.anomaly.flows import fully_connected
 from tests.models.helpers import real_images

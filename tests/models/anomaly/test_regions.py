@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from models.anomaly.calibration_file import load_calibration, save_calibration
+from models.anomaly.false_alarms import false_alarm_interval
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.fitting.reference_pass import collect_evidence
 from models.artifacts.files import CALIBRATION
@@ -20,7 +21,6 @@ from models.scorer import Scorer
 from models.scoring.options import EngineOptions
 from snf_runtime.anomaly.anomaly_map import of_pixels, of_places
 from snf_runtime.anomaly.calibration import Calibration
-from snf_runtime.anomaly.conformal import false_alarm_interval
 from snf_runtime.anomaly.judged import JudgedImage
 from snf_runtime.anomaly.reasons import VerdictReason, located
 from snf_runtime.anomaly.regions import MAX_REGIONS, find_regions

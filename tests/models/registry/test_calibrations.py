@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from models.anomaly.calibration_file import calibration_bytes
+from models.anomaly.false_alarms import ADVICE_ALPHAS, images_needed, safe_threshold
 from models.anomaly.fitting.calibrate import count_image_passes
 from models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
 from models.artifacts.manifest import CalibrationSummary, FeatureFitRecord, GridChoice
@@ -22,7 +23,6 @@ from models.errors import ArtifactError, CalibrationNotFound, DatasetUnfit, Plan
 from models.registry.calibrations import ARRAYS, CHOICE, RECORD, CalibrationStore
 from models.registry.registry import Registry
 from models.scorer import Scorer
-from snf_runtime.anomaly.conformal import ADVICE_ALPHAS, images_needed, safe_threshold
 from tests.models.helpers import real_images
 from tests.models.registry.publishing import publish_calibrations
 

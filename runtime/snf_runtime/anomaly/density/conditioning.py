@@ -11,7 +11,6 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline, PPoly
 
 Array = NDArray[np.float64]
 
@@ -87,17 +86,35 @@ def _basis(complexity: Array, knots: Array) -> Array:
     if len(knots) == 2:
         share = (complexity - knots[0]) / (knots[1] - knots[0])
         return np.stack([1 - share, share], 1)
-    spline, slope = _splines(tuple(knots.tolist()))
+    curvature = _curvature(tuple(knots.tolist()))
     inside = np.clip(complexity, knots[0], knots[-1])
+    cell = np.clip(np.searchsorted(knots, inside, side="right") - 1, 0, len(knots) - 2)
+    width = (knots[cell + 1] - knots[cell])[:, None]
+    right = (inside - knots[cell])[:, None] / width
+    left = 1 - right
+    one = np.eye(len(knots))
+    value = left * one[cell] + right * one[cell + 1]
+    bend = (left**3 - left) * curvature[cell] + (right**3 - right) * curvature[cell + 1]
+    slope = (one[cell + 1] - one[cell]) / width
+    turn = (3 * right**2 - 1) * curvature[cell + 1] - (3 * left**2 - 1) * curvature[cell]
     beyond = (complexity - inside)[:, None]
-    basis: Array = spline(inside) + beyond * slope(inside)
+    basis: Array = value + bend * width**2 / 6 + beyond * (slope + turn * width / 6)
     return basis
 
 
 @lru_cache(maxsize=256)
-def _splines(knots: tuple[float, ...]) -> tuple[CubicSpline, PPoly]:
-    spline = CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
-    return spline, spline.derivative()
+def _curvature(knots: tuple[float, ...]) -> Array:
+    """Return the second derivatives of the natural cardinal splines at the knots, ``(k, k)``; column j is spline j.
+
+    They solve a tridiagonal system, and are 0 at both ends (de Boor 1978, ch. 4).
+    """
+    widths, count = np.diff(knots), len(knots)
+    system, right = np.eye(count), np.zeros((count, count))
+    for i in range(1, count - 1):
+        before, after = widths[i - 1], widths[i]
+        system[i, i - 1 : i + 2] = before, 2 * (before + after), after
+        right[i, i - 1 : i + 2] = 6 / before, -6 / before - 6 / after, 6 / after
+    return np.linalg.solve(system, right)
 
 
 def _solve(basis: Array, values: Array) -> Array:

@@ -8,9 +8,9 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from snf_runtime.anomaly.density.gaussian import Gaussian
+from snf_runtime.numerics import logsumexp
 
 Array = NDArray[np.float64]
 
@@ -66,5 +66,5 @@ class Mixture:
         whitened = np.einsum("nmk,mkj->nmj", u[:, None, :] - self.means, self.roots)
         log_det = np.linalg.slogdet(self.roots).logabsdet
         exponent = log_det - 0.5 * np.square(whitened).sum(2) - 0.5 * u.shape[1] * math.log(2 * math.pi)
-        result: Array = -logsumexp(exponent + self.log_weights, axis=1)
+        result: Array = -logsumexp(exponent + self.log_weights)
         return result

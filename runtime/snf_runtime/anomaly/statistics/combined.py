@@ -9,12 +9,12 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from snf_runtime.anomaly.density.tails import Tail
 from snf_runtime.anomaly.statistics.features import FeatureFamily
 from snf_runtime.anomaly.statistics.local import LocalFamily
 from snf_runtime.anomaly.statistics.whole_image import WholeFamily
+from snf_runtime.numerics import logsumexp
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.grid import regions
 
@@ -58,7 +58,7 @@ def merge(surprises: Array, shares: Array) -> Array:
     >>> merge(np.array([[3.0, 3.0]]), weights(("whole", "local"))).round(6).tolist()
     [3.0]
     """
-    merged: Array = logsumexp(surprises, axis=1, b=shares)
+    merged: Array = logsumexp(surprises, shares)
     return merged
 
 

@@ -9,9 +9,9 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from snf_runtime.anomaly.density.tails import Tail
+from snf_runtime.numerics import logsumexp
 from snf_runtime.scoring.evidence import FeatureEvidence
 
 Array = NDArray[np.float64]
@@ -146,7 +146,7 @@ def _surprises(values: Array, tails: tuple[Tail, Tail, Tail, Tail]) -> Array:
 
 
 def _merged(values: Array, tails: tuple[Tail, Tail, Tail, Tail], shares: Sequence[float]) -> Array:
-    merged: Array = logsumexp(_surprises(values, tails), axis=1, b=np.array(shares))
+    merged: Array = logsumexp(_surprises(values, tails), np.array(shares))
     return merged
 
 

@@ -1,19 +1,21 @@
-"""Interface of engines, which run frozen flows."""
+"""Interface of engines, which run frozen flows over pixels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from models.artifacts.manifest import Precision
-from models.bijections.frozen import Inverse
+from snf_runtime.kinds import Precision
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Latents z and log-dets, log |det dz/dx|, of N images x at every level of a flow, as float64 tensors.
+    """Latents z and log-dets, log |det dz/dx|, of N images x at every level of a flow, in float64.
 
     Attributes:
         scales: Whitened latents, ``(N, C, H, W)``, of each level that has latents, finest scale first.
@@ -23,14 +25,14 @@ class Latents:
             ``(N, layers)``; there may be no such layers.
     """
 
-    scales: list[Tensor]
-    log_dets: list[Tensor]
-    prior_log_dets: list[Tensor]
-    reconstruction_errors: list[Tensor]
+    scales: list[Array]
+    log_dets: list[Array]
+    prior_log_dets: list[Array]
+    reconstruction_errors: list[Array]
 
 
 class Engine(Protocol):
-    """Interface of a backend (PyTorch or OpenVINO) that runs a trained flow from pixels to latents and back.
+    """Interface of a backend (PyTorch or OpenVINO) that runs a trained flow from pixels to latents.
 
     The result for an image is the same to the last bit alone, in every batch and at every position in it. An engine is
     not thread-safe.
@@ -51,18 +53,6 @@ class Engine(Protocol):
         """The number of images that are computed together in one run; more images take several runs."""
         ...
 
-    def forward(self, y: Tensor) -> Latents:
+    def forward(self, y: Array) -> Latents:
         """Return latents and log-dets of N images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
-        ...
-
-    def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
-        """Return the images of latents up to the pixel transform, which the caller inverts, ``(N, C, H, W)``.
-
-        Args:
-            scales: Whitened latents of each scale, ``(N, C, H, W)``, finest scale first.
-            inverse: "exact", or "learned" for the learned approximate inverse of each layer that has one.
-
-        Returns:
-            Images before the inverse of the pixel transform, float64 ``(N, C, H, W)``.
-        """
         ...

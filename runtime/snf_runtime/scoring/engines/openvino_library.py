@@ -1,6 +1,6 @@
 """Import of the OpenVINO library without its telemetry. All modules import OpenVINO from here.
 
-Needs the extra ``cpu``. ``import openvino`` imports ``openvino_telemetry`` if it is installed, which writes a client id
+``import openvino`` imports ``openvino_telemetry`` if it is installed, which writes a client id
 into the user's home folder and sends an event to an analytics host. Without that module OpenVINO uses a stub.
 """
 

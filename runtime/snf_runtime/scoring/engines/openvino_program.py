@@ -4,24 +4,79 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from models.scoring.engines.compiled_cache import Compiled, CompiledCache, graph_digest
-from models.scoring.engines.openvino_graph import Graph, Part
 from snf_runtime.scoring.engines.openvino_library import ov
-from snf_runtime.scoring.engines.tiles import Tiling, fastest_tile, seconds, store_tiling, stored_tiling, unmeasured
+from snf_runtime.scoring.engines.tiles import DEFAULT_TILE, Tiling, fastest_tile, seconds, unmeasured
 
 log = logging.getLogger(__name__)
 
 Arrays = list[NDArray[np.float32]]
 Inputs = Sequence[NDArray[np.float32] | NDArray[np.uint8]]
 
+Part = Literal["latent", "log-slopes", "prior-log-slopes", "reconstruction-errors", "image", "places", "pooled"]
+"""What an output of a graph holds."""
+
 NEVER = 1e6
 """Seconds for a single image that prevent single images from being computed alone."""
+
+
+@dataclass
+class Graph:
+    """An OpenVINO graph of a flow for a fixed number of images, with kind (such as latents) and level of each output.
+
+    Attributes:
+        model: The graph.
+        outputs: Kind and level of each output, in order.
+    """
+
+    model: ov.Model
+    outputs: list[tuple[Part, int]]
+
+
+@cache
+def core() -> ov.Core:
+    """Return the OpenVINO runtime (``ov.Core``) of this process, which the first call creates and later calls reuse."""
+    return ov.Core()
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled OpenVINO graph, and what stores it.
+
+    Attributes:
+        model: The compiled graph.
+        store: A function that stores the exported graph; None if it is stored already, or is not to be.
+    """
+
+    model: ov.CompiledModel
+    store: Callable[[bytes], None] | None = None
+
+    def keep(self) -> None:
+        """Store the compiled graph, unless it is stored already or is not to be."""
+        if self.store is not None:
+            self.store(self.model.export_model().getvalue())
+
+
+class ProgramCache(Protocol):
+    """Interface of a store of compiled graphs and measured tile sizes."""
+
+    def compile(self, model: ov.Model, settings: dict[str, Any]) -> Compiled:
+        """Return a graph compiled for the CPU, the stored one if there is one."""
+        ...
+
+    def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
+        """Return the stored tile size of a graph for one image and so many threads; None if there is none."""
+        ...
+
+    def keep_tiling(self, model: ov.Model, tiling: Tiling) -> None:
+        """Store the tile size of a graph for one image."""
+        ...
 
 
 class Program:
@@ -33,26 +88,32 @@ class Program:
 
     Args:
         graph: A function that returns the graph for a number of images.
-        threads: Threads on the CPU; None for all cores.
-        cache: Folder for compiled graphs and measured tile sizes, or None.
+        threads: Threads on the CPU.
+        cache: Where compiled graphs and measured tile sizes are kept; None to compile each time, and measure nothing.
+        tile: The tile size without a measurement.
     """
 
-    def __init__(self, graph: Callable[[int], Graph], threads: int | None = None, cache: Path | None = None) -> None:
-        self._lanes = threads or torch.get_num_threads()
-        self._cache = CompiledCache(cache)
+    def __init__(
+        self,
+        graph: Callable[[int], Graph],
+        threads: int,
+        cache: ProgramCache | None = None,
+        tile: int = DEFAULT_TILE,
+    ) -> None:
+        self._lanes = threads
+        self._cache = cache
         single = graph(1)
         self.outputs: list[tuple[Part, int]] = single.outputs
         self._single = self._compile(single, lanes=1)
-        stored = None if cache is None else cache / f"{graph_digest(single.model)}-{self._lanes}.json"
-        tiling = None if stored is None else stored_tiling(stored, self._lanes)
-        if tiling is not None or stored is None:
-            self.tiling = tiling or unmeasured(self._lanes)
-            self._wave = self._compile(graph(self.tiling.tile), self._lanes)
-            if tiling is None and not self._agree(self._wave):
-                self.tiling = self.tiling.model_copy(update={"single": NEVER})
+        stored = None if cache is None else cache.tiling(single.model, threads)
+        if cache is None or stored is not None:
+            self.tiling = stored or unmeasured(threads, tile)
+            self._wave = self._compile(graph(self.tiling.tile), threads)
+            if stored is None and not self._agree(self._wave):
+                self.tiling = replace(self.tiling, single=NEVER)
         else:
             self.tiling, self._wave = self._measure(graph)
-            store_tiling(stored, self.tiling)
+            cache.keep_tiling(single.model, self.tiling)
         for lanes in (self._single, self._wave):
             lanes.compiled.keep()
 
@@ -73,7 +134,9 @@ class Program:
             "INFERENCE_PRECISION_HINT": "f32",
             "ENABLE_CPU_PINNING": False,
         }
-        return Lanes(self._cache.compile(graph.model, settings), lanes)
+        if self._cache is not None:
+            return Lanes(self._cache.compile(graph.model, settings), lanes)
+        return Lanes(Compiled(core().compile_model(graph.model, "CPU", settings)), lanes)
 
     def _measure(self, graph: Callable[[int], Graph]) -> tuple[Tiling, Lanes]:
         waves: dict[int, Lanes] = {}
@@ -91,7 +154,7 @@ class Program:
             single=seconds(self._single.on_noise(images)[0]) / images,
         )
         if not self._agree(waves[tile]):
-            tiling = tiling.model_copy(update={"single": NEVER})
+            tiling = replace(tiling, single=NEVER)
         return tiling, waves[tile]
 
     def _agree(self, wave: Lanes) -> bool:

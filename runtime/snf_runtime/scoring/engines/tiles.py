@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from models.atomic_files import write_atomically
-
-log = logging.getLogger(__name__)
+from dataclasses import dataclass
 
 DEFAULT_TILE = 4
 """Tile size without a measurement; hidden activations of a coupling network of width 512 then fit in CPU caches."""
@@ -21,11 +15,14 @@ GAIN = 1.03
 """Factor by which a larger tile must be faster, since it needs more memory and wastes more if it is not full."""
 HOPELESS = 4.0
 """A tile size that is slower than the best by this factor is not measured again."""
+MOST_AT_ONCE = 1024
+"""Largest tile, and most threads."""
 ROUNDS, SECONDS = 7, 2.0
 """Largest number of measurements of each tile size, and the time after which they end."""
 
 
-class Tiling(BaseModel):
+@dataclass(frozen=True)
+class Tiling:
     """Number of images that a CPU thread computes per run (the tile), with the run times in seconds that were measured.
 
     ``wave`` is the time of ``lanes`` tiles in parallel, one per thread, and ``single`` that of an image alone with all
@@ -37,12 +34,18 @@ class Tiling(BaseModel):
     2
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    tile: int
+    lanes: int
+    wave: float
+    single: float
 
-    tile: int = Field(ge=1, le=1024)
-    lanes: int = Field(ge=1, le=1024)
-    wave: float = Field(gt=0, description="Seconds.")
-    single: float = Field(gt=0, description="Seconds.")
+    def __post_init__(self) -> None:
+        for name, count in (("tile", self.tile), ("lanes", self.lanes)):
+            if not 1 <= count <= MOST_AT_ONCE:
+                raise ValueError(f"expected a {name} of 1 to {MOST_AT_ONCE}, got {count}")
+        for name, time_taken in (("wave", self.wave), ("single", self.single)):
+            if not (math.isfinite(time_taken) and time_taken > 0):
+                raise ValueError(f"expected a {name} of more than 0 s, got {time_taken}")
 
     def waves(self, images: int) -> int:
         """Return how many rounds of one full tile per thread to run for ``images`` images; the rest run singly."""
@@ -50,12 +53,12 @@ class Tiling(BaseModel):
         return full + (rest * self.single > self.wave)
 
 
-def unmeasured(lanes: int) -> Tiling:
-    """Return a default tile of 4 images for ``lanes`` threads, with assumed run times instead of measured ones.
+def unmeasured(lanes: int, tile: int = DEFAULT_TILE) -> Tiling:
+    """Return a tile, by default of 4 images, for ``lanes`` threads, with assumed run times instead of measured ones.
 
     An image alone is assumed to take a tenth more time than in a full wave.
     """
-    return Tiling(tile=DEFAULT_TILE, lanes=lanes, wave=1.0, single=1.1 / (DEFAULT_TILE * lanes))
+    return Tiling(tile=tile, lanes=lanes, wave=1.0, single=1.1 / (tile * lanes))
 
 
 def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterable[int] = CANDIDATES) -> int:
@@ -90,24 +93,3 @@ def _once(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-def stored_tiling(path: Path, lanes: int) -> Tiling | None:
-    """Read a tile size from a JSON file, or return None if it is missing, damaged or not for ``lanes`` threads."""
-    try:
-        tiling = Tiling.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        log.warning("the measured tile size in %s cannot be read and is measured again: %s", path.name, error)
-        return None
-    return tiling if tiling.lanes == lanes else None
-
-
-def store_tiling(path: Path, tiling: Tiling) -> None:
-    """Write a measured tile size to the JSON file ``path``. A failed write is logged and ignored."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, tiling.model_dump_json().encode())
-    except OSError as error:
-        log.warning("the measured tile size cannot be stored in %s: %s", path.name, error.strerror)
