@@ -135,7 +135,7 @@ def compare(seed: int) -> Comparison:
     _take_step(flow, architecture, x[:BATCH].float())
     flow.eval().requires_grad_(False)
     frozen = freeze(flow, architecture.image_shape)
-    served = float(run_flow(TorchEngine(frozen), frozen, x[BATCH:]).terms().sum())
+    served = float(run_flow(TorchEngine(frozen), frozen, x[BATCH:].numpy()).terms().sum())
     layers = [layer.type for level in architecture.shaped() for layer in level.layers]
     layers += [f"{AffineCouplingSpec.type_name()} (split)" for level in architecture.levels if level.split is not None]
     return Comparison(seed, layers, x[0].numel(), served, log_likelihood_by_jacobian(flow, x[BATCH:]))

@@ -159,8 +159,8 @@ def _round_trip(engine: FlowEngine, frozen: FrozenFlow, scorer: Scorer, images: 
     largest = 0.0
     for start in range(0, len(images), CHUNK):
         x = _dequantised(scorer, images[start : start + CHUNK])
-        scales = engine.forward(frozen.pixels(x)[0]).scales
-        back = frozen.pixels.inverse(engine.inverse(scales, "exact"))[0]
+        scales = engine.forward(frozen.pixels(x)[0].numpy()).scales
+        back = frozen.pixels.inverse(torch.from_numpy(engine.inverse(scales, "exact")))[0]
         largest = max(largest, float((back - x).abs().max()))
     return largest
 

@@ -69,8 +69,7 @@ def _net(coupling: FrozenCoupling, x: Tensor) -> Tensor:
 
 
 def _by_openvino(frozen: FrozenFlow, images: int, tile: int, threads: int) -> Turn:
-    from models.scoring.engines.compiled_cache import CompiledCache
-    from snf_runtime.scoring.engines.openvino_program import Lanes
+    from snf_runtime.scoring.engines.openvino_program import Compiled, Lanes, core
 
     # As the engine compiles its waves.
     settings = {
@@ -79,7 +78,7 @@ def _by_openvino(frozen: FrozenFlow, images: int, tile: int, threads: int) -> Tu
         "INFERENCE_PRECISION_HINT": "f32",
         "ENABLE_CPU_PINNING": False,
     }
-    lanes = Lanes(CompiledCache(None).compile(_openvino_model(frozen, tile), settings), threads)
+    lanes = Lanes(Compiled(core().compile_model(_openvino_model(frozen, tile), "CPU", settings)), threads)
     return timed(lanes.on_noise(images)[0])
 
 

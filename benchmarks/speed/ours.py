@@ -79,9 +79,9 @@ class Ours:
         return cls(flow, frozen, engine, pictures, dequantised(pictures))
 
     @property
-    def pixels(self) -> Tensor:
+    def pixels(self) -> NDArray[np.float64]:
         """What the engine gets: the images after dequantisation and pixel transform."""
-        return self.frozen.pixels.map_with_slope(self.dequantised)[0]
+        return self.frozen.pixel_function.map_with_slope(self.dequantised.numpy())[0]
 
     @property
     def density(self) -> PixelDensity:

@@ -12,10 +12,11 @@ from models.artifacts.fitness import FitnessCheck, FitnessRecord
 from models.errors import ArtifactError
 from models.flows.architecture import Architecture
 from models.images.provenance import Provenance, Split
+from snf_runtime import kinds
 from snf_runtime.images.preprocessing import Preprocessing
-from snf_runtime.kinds import Precision as Precision
 
 FILE = "manifest.json"
+Precision = kinds.Precision
 
 
 class _ManifestPart(BaseModel):

@@ -15,9 +15,10 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from models.bijections.frozen import FrozenAffine, FrozenMap, FrozenStep
-from snf_runtime.kinds import Shape as Shape
+from snf_runtime import kinds
 from snf_runtime.scoring.pixel_transforms import PixelFunction
 
+Shape = kinds.Shape
 LogDetGradient = Literal["paper", "newton-schulz"]
 """Approximation of W^-1 in the gradient of log|det W|: the learned inverse R ("paper"), or 2R - R W R, a Newton-Schulz
 step from R ("newton-schulz")."""

@@ -30,6 +30,7 @@ from models.flows.layers.linear import (
 )
 from models.flows.layers.spec import LayerSpec
 from models.flows.levels import LevelSpec, RepeatSpec, ShapedLevel, SplitSpec, sentence, shaped, summary_of
+from snf_runtime.kinds import DensityKind
 
 PixelTransform = Literal["affine", "logit", "marginal"]
 Linear = Annotated[str, Field(max_length=64)]

@@ -1,4 +1,4 @@
-"""Typed errors of scores and verdicts, each with a slug, a title, a kind and a text; their base class is that of all."""
+"""Typed errors of scores and verdicts, each with slug, title, kind and text; their base class is that of all errors."""
 
 from __future__ import annotations
 

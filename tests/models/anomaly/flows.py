@@ -61,7 +61,7 @@ def fully_connected(side: int = 6) -> Flow:
 def one_pass(frozen: FrozenFlow, images: NDArray[np.uint8], seed: int = 0) -> tuple[Tensor, FlowPass]:
     """Dequantised images and what the engine makes of them."""
     x = dequantised(images, seed)
-    return x, run_flow(TorchEngine(frozen), frozen, x)
+    return x, run_flow(TorchEngine(frozen), frozen, x.numpy())
 
 
 def images_of(frozen: FrozenFlow, count: int) -> NDArray[np.uint8]:

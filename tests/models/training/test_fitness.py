@@ -20,13 +20,13 @@ from models.datasets import load_dataset
 from models.features.fit import choose, one_gaussian
 from models.features.moments import FeatureMoments
 from models.scorer import Scorer
+from models.scoring.flow_density import FlowDensity
 from models.scoring.open_density import open_density
 from models.training.fitness import independent_pixels, learned_inverse_error, measure_fitness
 from models.training.loop import Interrupted, Trainer
 from models.training.presets import PRESETS
 from models.training.run import train
 from models.training.trained_flow import TrainedFlow
-from snf_runtime.scoring.pixel_density import PixelDensity
 from tests.models.helpers import QUICK
 from tests.models.training.runs import Events, run, small_digits, trainer_in
 from tests.support.trained import feature_artifact, hybrid_artifact, unfit_artifact
@@ -155,7 +155,7 @@ def test_a_perturbed_learned_inverse_is_off(scorer: Scorer) -> None:
 
     def error_of() -> float:
         density = open_density(flow, scorer.manifest.architecture, scorer.manifest.log_dets.layers, digest)
-        assert isinstance(density, PixelDensity)
+        assert isinstance(density, FlowDensity)
         return learned_inverse_error(density, images, quiet)
 
     before = error_of()
