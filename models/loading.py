@@ -179,19 +179,22 @@ def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, 
 
 
 def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSummary) -> None:
-    """Raise ``ArtifactError`` if a stored test image's anomaly statistic is over 0.05 nats off its stored value.
-
-    Above 1000 nats the tolerance grows in proportion. For another precision than float32, twice the worst measured
-    deviation is added.
-    """
+    """Raise ``ArtifactError`` if a stored test image's statistic is off its stored value by over the tolerance."""
     expected = summary.pinned_statistic
-    tolerance = STATISTIC_TOLERANCE * max(1, abs(expected) / 1000)
-    if summary.deviation is not None:
-        tolerance += SLACK * summary.deviation.worst_statistic
-    if not abs(statistic - expected) <= tolerance:
+    if not abs(statistic - expected) <= statistic_tolerance(expected, summary):
         raise ArtifactError(
             f"{file_label(path)}: the statistic of the pinned image is {statistic:.4f}, stored is {expected:.4f}"
         )
+
+
+def statistic_tolerance(statistic: float, summary: CalibrationSummary) -> float:
+    """Return how far an anomaly statistic may be from its stored value, in nats: 0.05.
+
+    Above 1000 nats it grows in proportion. For another precision than float32, twice the worst measured deviation is
+    added.
+    """
+    worst = 0.0 if summary.deviation is None else summary.deviation.worst_statistic
+    return STATISTIC_TOLERANCE * max(1, abs(statistic) / 1000) + SLACK * worst
 
 
 def check_precision(path: Path, precision: str, summary: CalibrationSummary) -> None:

@@ -108,7 +108,8 @@ class Program:
         stored = None if cache is None else cache.tiling(single.model, threads)
         if cache is None or stored is not None:
             self.tiling = stored or unmeasured(threads, tile)
-            self._wave = self._compile(graph(self.tiling.tile), threads)
+            alone = self.tiling.tile == threads == 1
+            self._wave = self._single if alone else self._compile(graph(self.tiling.tile), threads)
             if stored is None and not self._agree(self._wave):
                 self.tiling = replace(self.tiling, single=NEVER)
         else:
