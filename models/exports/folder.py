@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.artifacts.files import CARD as ARTIFACT_CARD
 from models.artifacts.files import read_file
@@ -74,7 +75,7 @@ def export_model(
         FileExistsError: The folder exists, and is not to be replaced.
         StorageFull: The disk has no room.
     """
-    arrays = {PINNED: scorer.pinned[:1]}
+    arrays: dict[str, NDArray[Any]] = {PINNED: scorer.pinned[:1]}
     graphs: dict[str, Any] = {}
     pixels = features = None
     if scorer.pixels is not None:

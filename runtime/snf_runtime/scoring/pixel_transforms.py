@@ -99,7 +99,8 @@ class MarginalFunction:
         first, last = width / slopes[cell - 1] - chord, width / slopes[cell] - chord
         y = low + part * (chord + (1 - part) * ((1 - part) * first - part * last))
         distribution, slope = self._table.mixture(y)
-        return np.clip(y - (distribution - share) / slope, low, high)
+        result: Array = np.clip(y - (distribution - share) / slope, low, high)
+        return result
 
     @cached_property
     def _edges(self) -> Array:

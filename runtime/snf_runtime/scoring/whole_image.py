@@ -97,7 +97,8 @@ def reconstruction(errors: Array) -> Array:
 
 
 def _mean(values: Array) -> Array:
-    return sums(values) / values[0].size
+    result: Array = sums(values) / values[0].size
+    return result
 
 
 def statistic_names(frozen: FlowLayout) -> tuple[str, ...]:

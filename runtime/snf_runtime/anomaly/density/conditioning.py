@@ -114,7 +114,7 @@ def _curvature(knots: tuple[float, ...]) -> Array:
         before, after = widths[i - 1], widths[i]
         system[i, i - 1 : i + 2] = before, 2 * (before + after), after
         right[i, i - 1 : i + 2] = 6 / before, -6 / before - 6 / after, 6 / after
-    return np.linalg.solve(system, right)
+    return np.linalg.solve(system, right).astype(np.float64)
 
 
 def _solve(basis: Array, values: Array) -> Array:

@@ -49,8 +49,8 @@ class OpenVINOFlow:
             nothing = np.zeros((len(y), *level.size))
             log_dets.append(nothing if slopes is None else _channel_sum(slopes))
             prior_log_dets.append(nothing if prior is None else _channel_sum(prior))
-            ratio = parts.get(("reconstruction-errors", index), np.zeros((len(y), 0)))
-            errors.append(ratio * np.square(level.reconstruction_sizes))
+            ratio = parts.get(("reconstruction-errors", index), np.zeros((len(y), 0), dtype=np.float32))
+            errors.append(ratio.astype(np.float64) * np.square(level.reconstruction_sizes))
         return Latents(scales, log_dets, prior_log_dets, errors)
 
 
