@@ -68,8 +68,8 @@ class FlowPass:
             share = level_map / (rows * columns)
             result = result + share.repeat(rows, 1).repeat(columns, 2)
         constant = sum(level.constant_log_det for level in self.frozen.levels)
-        result = result + constant / (height * width)
-        return result
+        total: Array = result + constant / (height * width)
+        return total
 
     def compared_maps(self) -> Array:
         """Return the maps in nats that heat maps compare, ``(N, H, W)``: the additive ones."""
