@@ -50,15 +50,15 @@ test-browser: $(VENV)/installed-test  ## the pages' tests alone, in a Chromium t
 client-schemas: $(VENV)/installed-test  ## generate the client's requests and responses from the service's OpenAPI document
 	$(BIN)/python client/generate_schemas.py
 
-docs: $(VENV)/installed-docs  ## write build/api, pages of the library and the client from their docstrings
-	$(BIN)/pdoc --docformat google --output-directory build/api models snf_client
+docs: $(VENV)/installed-docs  ## write build/api, pages of the library, the client and the runner from their docstrings
+	$(BIN)/pdoc --docformat google --output-directory build/api models snf_client snf_runtime
 
 notebooks: $(VENV)/installed-docs  ## run examples/notebooks and store their outputs
 	$(BIN)/jupyter execute --inplace examples/notebooks/*.ipynb
 
 lock: $(VENV)/installed-release  ## write docker/*.lock anew: the newest versions that fit, with hashes of all their files
 	$(LOCK) --upgrade --excludes docker/not-locked.txt --extra cpu --extra features \
-	  pyproject.toml client/pyproject.toml docker/build.in --output-file docker/requirements.lock
+	  pyproject.toml client/pyproject.toml runtime/pyproject.toml docker/build.in --output-file docker/requirements.lock
 	$(LOCK) --upgrade docker/sbom.in --output-file docker/sbom.lock
 
 sbom: $(VENV)/installed $(VENV)/installed-release  ## write build/sbom.json, a CycloneDX list of all that is installed in .venv
@@ -70,13 +70,13 @@ $(BIN)/python:
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml client/pyproject.toml | $(BIN)/python
+$(VENV)/installed: pyproject.toml client/pyproject.toml runtime/pyproject.toml | $(BIN)/python
 	@echo "Installs into $(VENV) (a few minutes at the first time) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu,features]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable ./runtime --editable '.[cpu,features]'
 	@touch $@
 
-$(VENV)/installed-test: pyproject.toml client/pyproject.toml | $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable '.[cpu,features,grpc,ray,test]'
+$(VENV)/installed-test: pyproject.toml client/pyproject.toml runtime/pyproject.toml | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable ./runtime --editable '.[cpu,features,grpc,ray,test]'
 	@touch $@ $(VENV)/installed
 
 # One notebook imports the test suite.
@@ -94,4 +94,4 @@ $(VENV)/installed-release: pyproject.toml | $(BIN)/python
 	@touch $@
 
 clean:  ## remove what was installed and built; keeps var/, where models and jobs live
-	rm -rf $(VENV) $(CLIENTS) build dist *.egg-info client/build client/dist client/*.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CLIENTS) build dist *.egg-info client/build client/dist client/*.egg-info runtime/build runtime/dist runtime/*.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache

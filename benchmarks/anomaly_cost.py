@@ -28,12 +28,12 @@ from models.anomaly.gradients.probe import GradientProbe
 from models.atomic_files import write_atomically
 from models.flows.build import build_flow
 from models.scoring.engines import open_engine
-from models.scoring.evidence import Evidence
 from models.scoring.frozen import freeze
-from models.scoring.likelihood import score_images
-from models.scoring.pixel_density import PixelDensity
-from models.scoring.whole_image import statistic_names
 from models.training.presets import find_preset
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.likelihood import score_images
+from snf_runtime.scoring.pixel_density import PixelDensity
+from snf_runtime.scoring.whole_image import statistic_names
 
 RESULT = Path(__file__).parent / "results" / "anomaly_cost.json"
 REFERENCE = 40

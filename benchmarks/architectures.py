@@ -32,10 +32,10 @@ from models.flows.flow import Flow
 from models.flows.layers.couplings import AffineCouplingSpec
 from models.flows.layers.spec import ImageShape, LayerSpec, layer_types
 from models.scoring.engines.torch_engine import TorchEngine
-from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import freeze
 from models.training.config import TrainingConfig
 from models.training.objective import BatchLoss, SelfNormalizingObjective
+from snf_runtime.scoring.flow_pass import run_flow
 
 RESULTS = Path(__file__).parent / "results" / "architectures.json"
 SHAPES = ((1, 4, 4), (1, 4, 8), (1, 8, 8), (2, 4, 4), (2, 6, 4), (3, 4, 4), (1, 5, 7), (3, 3, 3))
@@ -135,7 +135,7 @@ def compare(seed: int) -> Comparison:
     _take_step(flow, architecture, x[:BATCH].float())
     flow.eval().requires_grad_(False)
     frozen = freeze(flow, architecture.image_shape)
-    served = float(run_flow(TorchEngine(frozen), frozen, x[BATCH:]).terms().sum())
+    served = float(run_flow(TorchEngine(frozen), frozen, x[BATCH:].numpy()).terms().sum())
     layers = [layer.type for level in architecture.shaped() for layer in level.layers]
     layers += [f"{AffineCouplingSpec.type_name()} (split)" for level in architecture.levels if level.split is not None]
     return Comparison(seed, layers, x[0].numel(), served, log_likelihood_by_jacobian(flow, x[BATCH:]))

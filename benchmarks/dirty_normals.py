@@ -25,9 +25,9 @@ from models.datasets import Dataset, Images, load_dataset
 from models.datasets.dataset import digest_of
 from models.evaluation.metrics import separation
 from models.scorer import Scorer
-from models.scoring.likelihood import bits_per_dim
 from models.training.presets import find_preset
 from models.training.run import train
+from snf_runtime.scoring.likelihood import bits_per_dim
 
 DIRT = 0.05
 SHARES = (0.0, 0.05, 0.1)

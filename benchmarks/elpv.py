@@ -23,21 +23,21 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks.needs import data_dir
-from models.anomaly.calibration import Calibration
 from models.anomaly.fitting.calibrate import calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
-from models.anomaly.heat_map import enlarged, overlay
+from models.anomaly.heat_map_picture import enlarged, overlay
 from models.atomic_files import write_atomically
 from models.datasets.dataset import Dataset, digest_of
 from models.evaluation.baselines import NAMES, Baselines
 from models.evaluation.metrics import Resamples, bootstrap, interval, separation
 from models.scorer import Scorer
 from models.scoring.engines import TorchEngine
-from models.scoring.evidence import Evidence
-from models.scoring.pixel_density import PixelDensity
-from models.scoring.whole_image import statistic_names
 from models.training.config import TrainingConfig
 from models.training.run import train
+from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.pixel_density import PixelDensity
+from snf_runtime.scoring.whole_image import statistic_names
 
 RESULTS = Path(__file__).parent / "results"
 FOLDS = 5

@@ -24,13 +24,13 @@ from torch import Tensor
 from benchmarks.needs import builtin_dir
 from models.datasets import load_dataset
 from models.flows.flow import Flow
-from models.images.codec import encode_png
-from models.images.dequantisation import content_noise
 from models.loading import load_artifact
 from models.registry.registry import ZOO
 from models.scorer import Scorer
-from models.scoring.engines import Engine, open_engine
+from models.scoring.engines import FlowEngine, open_engine
 from models.scoring.frozen import FrozenFlow, freeze
+from snf_runtime.images.codec import encode_png
+from snf_runtime.images.dequantisation import content_noise
 
 RESULTS = Path(__file__).parent / "results" / "exactness.json"
 CHUNK = 50
@@ -155,12 +155,12 @@ def _key() -> dict[str, str]:
     return {"X-API-Key": key} if key else {}
 
 
-def _round_trip(engine: Engine, frozen: FrozenFlow, scorer: Scorer, images: NDArray[np.uint8]) -> float:
+def _round_trip(engine: FlowEngine, frozen: FrozenFlow, scorer: Scorer, images: NDArray[np.uint8]) -> float:
     largest = 0.0
     for start in range(0, len(images), CHUNK):
         x = _dequantised(scorer, images[start : start + CHUNK])
-        scales = engine.forward(frozen.pixels(x)[0]).scales
-        back = frozen.pixels.inverse(engine.inverse(scales, "exact"))[0]
+        scales = engine.forward(frozen.pixels(x)[0].numpy()).scales
+        back = frozen.pixels.inverse(torch.from_numpy(engine.inverse(scales, "exact")))[0]
         largest = max(largest, float((back - x).abs().max()))
     return largest
 

@@ -22,16 +22,17 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.needs import data_dir
-from models.anomaly.conformal import false_alarm_interval, p_values
-from models.anomaly.statistics.combined import Statistic
+from models.anomaly.false_alarms import false_alarm_interval
 from models.atomic_files import write_atomically
 from models.datasets import Images, load_dataset
 from models.datasets.builtin import FILES
 from models.registry.registry import Registry
 from models.scorer import Scorer
-from models.scoring.evidence import Evidence
-from models.scoring.grid import grid_shape
-from models.scoring.whole_image import statistic_names
+from snf_runtime.anomaly.conformal import p_values
+from snf_runtime.anomaly.statistics.combined import Statistic
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.grid import grid_shape
+from snf_runtime.scoring.whole_image import statistic_names
 
 RESULTS = Path(__file__).parent / "results"
 ALPHAS = (0.01, 0.05)

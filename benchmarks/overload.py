@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.installation import percentile
 from benchmarks.raw_http import Answer, Connections, RoundRobin, request
-from models.images.codec import encode_png
+from snf_runtime.images.codec import encode_png
 from tests.end_to_end.support.service import running
 
 RESULTS = Path(__file__).parent / "results"

@@ -30,7 +30,7 @@ import numpy as np
 from benchmarks.installation import PatientClient, machine, running
 from benchmarks.needs import data_dir, with_files
 from benchmarks.speed.pairing import Ratio, Target, in_turns, ratio
-from models.images.codec import encode_png
+from snf_runtime.images.codec import encode_png
 from tests.end_to_end.support.service import environment, free_port
 from tests.support.paths import ROOT
 

@@ -26,8 +26,8 @@ import uvicorn
 
 from app.main import create_app
 from app.server import SWITCH_S
-from models.images.opening import open_image
 from models.scorer import Scorer
+from snf_runtime.images.opening import open_image
 from worker.settings import Settings
 
 DIGITS = sorted((Path(__file__).resolve().parents[1] / "tests" / "data" / "mnist").glob("*.png"))

@@ -25,7 +25,7 @@ from models.scoring.engines.open_features import open_extractor
 from models.scoring.frozen import layers_with_log_det
 from models.scoring.open_density import FEATURES, PIXELS
 from models.scoring.options import EngineOptions
-from models.scoring.pixel_density import dequantise
+from snf_runtime.scoring.pixel_density import dequantise
 
 SEED = 0
 """Seed of the samples that are audited in addition to the stored images."""

@@ -1,69 +1,34 @@
-"""Typed errors of the models package, each with a slug, a title, a kind and a text."""
+"""Typed errors of the models package, each with a slug, a title, a kind and a text; those of scoring among them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
-from typing import Any
 
-from models.attainable import unattainable
+from snf_runtime.errors import (
+    AlphaUnattainable,
+    ArtifactError,
+    EngineUnavailable,
+    ErrorKind,
+    GradientEvidenceUnavailable,
+    HeatMapUnsupported,
+    ImageError,
+    ModelsError,
+    ScoreNotFinite,
+    unsupported_image,
+)
 
-
-class ErrorKind(StrEnum):
-    """The kind of an error, such as not found or invalid; it decides the HTTP status and the exit code."""
-
-    NOT_FOUND = "not-found"
-    CONFLICT = "conflict"
-    INVALID = "invalid"
-    BUSY = "busy"
-    NO_SPACE = "no-space"
-    UNAVAILABLE = "unavailable"
-    FAILED = "failed"
-
-
-def _new_error(kind: type[ModelsError], arguments: tuple[Any, ...]) -> ModelsError:
-    """Return an error of a class as pickle makes it: its attributes come afterwards."""
-    return kind.__new__(kind, *arguments)
-
-
-class ModelsError(Exception):
-    """Base class of the errors of this package, with a slug such as ``model-not-found``, a title and a detail text.
-
-    Attributes:
-        slug: Stable name of the error, the same in every release.
-        title: Short text, the same for every error of a slug.
-        kind: What a caller can do about it.
-        detail: Text for the user: what was expected, and what came.
-    """
-
-    slug = "models-error"
-    title = "The request cannot be served"
-    kind = ErrorKind.FAILED
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.detail = detail
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the attributes: other processes get the same error, however many arguments its class takes."""
-        return _new_error, (type(self), self.args), self.__dict__
-
-
-class ImageError(ModelsError):
-    """Raised for an image that cannot be decoded or scored; the slug gives the reason, such as ``file-too-large``."""
-
-    title = "The image cannot be scored"
-    kind = ErrorKind.INVALID
-
-    def __init__(self, slug: str, title: str, detail: str) -> None:
-        super().__init__(detail)
-        self.slug = slug
-        self.title = title
-
-
-def unsupported_image(detail: str) -> ImageError:
-    """Return the error for a file that is sound, but of a kind that is not read."""
-    return ImageError("unsupported-image", "The image is of an unsupported kind", detail)
+__all__ = [
+    "AlphaUnattainable",
+    "ArtifactError",
+    "EngineUnavailable",
+    "ErrorKind",
+    "GradientEvidenceUnavailable",
+    "HeatMapUnsupported",
+    "ImageError",
+    "ModelsError",
+    "ScoreNotFinite",
+    "unsupported_image",
+]
 
 
 class ModelNotFound(ModelsError):
@@ -139,13 +104,6 @@ class InvalidName(ModelsError):
     kind = ErrorKind.INVALID
 
 
-class ArtifactError(ModelsError):
-    """Raised for a model on disk with a file that is missing, damaged or of another model; the detail names it."""
-
-    slug = "damaged-artifact"
-    title = "The model's files are damaged"
-
-
 class ArtifactRefused(ModelsError):
     """Raised for an uploaded archive that holds no model, or a model that this service cannot load."""
 
@@ -160,13 +118,6 @@ class FileNotInArtifact(ModelsError):
     slug = "file-not-in-model"
     title = "The model has no such file"
     kind = ErrorKind.NOT_FOUND
-
-
-class EngineUnavailable(ModelsError):
-    """Raised for a scoring engine, such as OpenVINO, that cannot run on this machine or cannot run this model."""
-
-    slug = "engine-unavailable"
-    title = "The engine cannot run here"
 
 
 class RayUnavailable(EngineUnavailable):
@@ -296,55 +247,11 @@ class UninitializedModel(ModelsError):
     title = "The model has no weights yet"
 
 
-class AlphaUnattainable(ModelsError):
-    """Raised for a false-alarm rate below 1 / (n + 1), the smallest p-value that n calibration images can give.
-
-    Args:
-        alpha: Requested false-alarm rate.
-        smallest: Smallest attainable false-alarm rate.
-    """
-
-    slug = "alpha-unattainable"
-    title = "The false-alarm rate is too small for this model's calibration set"
-    kind = ErrorKind.INVALID
-
-    def __init__(self, alpha: float, smallest: float) -> None:
-        super().__init__(unattainable(alpha, round(1 / smallest) - 1))
-        self.smallest = smallest
-
-
 class NoLearnedInverse(ModelsError):
     """Raised for a request to sample by the learned (approximate) inverse of a flow that has none."""
 
     slug = "no-learned-inverse"
     title = "The model has no learned inverse"
-    kind = ErrorKind.INVALID
-
-
-class GradientEvidenceUnavailable(ModelsError):
-    """Raised for a verdict with gradients if the model's calibration has no gradients of normal images.
-
-    Such verdicts are requested with ``detail=full``.
-    """
-
-    slug = "detail-unsupported"
-    title = "The model has no verdicts with gradient evidence"
-    kind = ErrorKind.INVALID
-
-
-class HeatMapUnsupported(ModelsError):
-    """Raised for a heat map of a flow that mixes all pixels at once, so that no pixel has its own log-likelihood."""
-
-    slug = "explain-unsupported"
-    title = "This model has no heat map"
-    kind = ErrorKind.INVALID
-
-
-class ScoreNotFinite(ModelsError):
-    """Raised for an image whose log-likelihood is infinite or NaN, as the arithmetic of the flow overflowed."""
-
-    slug = "score-not-finite"
-    title = "The image has no finite likelihood under this model"
     kind = ErrorKind.INVALID
 
 

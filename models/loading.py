@@ -13,7 +13,6 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file as load_tensors
 from torch import Tensor
 
-from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_file import load_added_calibration, load_calibration
 from models.artifacts.files import CALIBRATION, NAMES, PINNED, WEIGHTS
 from models.artifacts.manifest import FILE, CalibrationSummary, Manifest, file_label, read_manifest
@@ -26,6 +25,7 @@ from models.flows.flow import Flow
 from models.flows.no_init import NoRandomness
 from models.registry.version import ModelVersion
 from models.scoring.open_density import layers_with_log_dets
+from snf_runtime.anomaly.calibration import Calibration
 
 STATISTIC_TOLERANCE = 0.05
 """Largest difference of a statistic T from its stored value in nats, up to T = 1000 and in proportion beyond."""
@@ -179,19 +179,22 @@ def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, 
 
 
 def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSummary) -> None:
-    """Raise ``ArtifactError`` if a stored test image's anomaly statistic is over 0.05 nats off its stored value.
-
-    Above 1000 nats the tolerance grows in proportion. For another precision than float32, twice the worst measured
-    deviation is added.
-    """
+    """Raise ``ArtifactError`` if a stored test image's statistic is off its stored value by over the tolerance."""
     expected = summary.pinned_statistic
-    tolerance = STATISTIC_TOLERANCE * max(1, abs(expected) / 1000)
-    if summary.deviation is not None:
-        tolerance += SLACK * summary.deviation.worst_statistic
-    if not abs(statistic - expected) <= tolerance:
+    if not abs(statistic - expected) <= statistic_tolerance(expected, summary):
         raise ArtifactError(
             f"{file_label(path)}: the statistic of the pinned image is {statistic:.4f}, stored is {expected:.4f}"
         )
+
+
+def statistic_tolerance(statistic: float, summary: CalibrationSummary) -> float:
+    """Return how far an anomaly statistic may be from its stored value, in nats: 0.05.
+
+    Above 1000 nats it grows in proportion. For another precision than float32, twice the worst measured deviation is
+    added.
+    """
+    worst = 0.0 if summary.deviation is None else summary.deviation.worst_statistic
+    return STATISTIC_TOLERANCE * max(1, abs(statistic) / 1000) + SLACK * worst
 
 
 def check_precision(path: Path, precision: str, summary: CalibrationSummary) -> None:

@@ -15,15 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.anomaly.calibration import Calibration, MapReference, Verdict
 from models.anomaly.calibration_file import load_added_calibration
 from models.anomaly.fitting.calibrate import Progress, calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
 from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe, tile_of
-from models.anomaly.heat_map import PixelMaps
-from models.anomaly.heat_map_pass import heat_map_steps, tiled_heat_map_steps
-from models.anomaly.judged import Judgement, judge_scored
 from models.artifacts.files import CALIBRATION, WEIGHTS
 from models.artifacts.manifest import CalibrationSummary, Manifest, Precision, file_label
 from models.bijections.frozen import Inverse
@@ -36,8 +32,6 @@ from models.errors import (
     UninitializedModel,
 )
 from models.flows.flow import Flow
-from models.images.batch import Batch, stacked
-from models.images.preprocessing import Preprocessing
 from models.loading import (
     NO_ORIGIN,
     SLACK,
@@ -51,15 +45,20 @@ from models.loading import (
 from models.model_files import ModelFiles
 from models.registry.calibrations import ARRAYS
 from models.score_rows.columns import Columns, score_columns
-from models.scoring.density import CHUNK, ImageDensity
-from models.scoring.evidence import Evidence
-from models.scoring.hybrid_density import pixels_of
-from models.scoring.likelihood import Likelihood, add_gradients, score_images, score_steps
+from models.scoring.flow_density import FlowDensity, pixels_of
 from models.scoring.open_density import open_density
 from models.scoring.options import EngineOptions
-from models.scoring.pixel_density import PixelDensity
 from models.scoring.sampling import Sampler
-from models.steps import Steps, finish, step_size
+from snf_runtime.anomaly.calibration import Calibration, MapReference, Verdict
+from snf_runtime.anomaly.heat_map import PixelMaps
+from snf_runtime.anomaly.heat_map_pass import heat_map_steps, tiled_heat_map_steps
+from snf_runtime.anomaly.judged import Judgement, judge_scored
+from snf_runtime.images.batch import Batch, stacked
+from snf_runtime.images.preprocessing import Preprocessing
+from snf_runtime.scoring.density import CHUNK, ImageDensity
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.likelihood import Likelihood, add_gradients, score_images, score_steps
+from snf_runtime.steps import Steps, finish, step_size
 
 Alphas = float | Sequence[float | None] | None
 """False-alarm rate of all images, or of each image; None for the default of the calibration."""
@@ -380,7 +379,7 @@ class Scorer:
         """Draw dequantised images as :meth:`sample` does, float64 ``(n, C, H, W)``, before rounding to pixels."""
         return self._sampler.sample_continuous(n, temperature, seed, inverse, first)
 
-    def require_pixels(self) -> PixelDensity:
+    def require_pixels(self) -> FlowDensity:
         """Return the density of pixels, from which samples are drawn. Raises ``SamplesUnsupported`` without one."""
         if self.pixels is None:
             raise SamplesUnsupported("it is a density of features, which have no way back to pixels")

@@ -18,16 +18,18 @@ PACKAGES = {
     "worker": ROOT / "worker",
     "app": ROOT / "app",
     "snf_client": ROOT / "client" / "snf_client",
+    "snf_runtime": ROOT / "runtime" / "snf_runtime",
 }
 MAY_IMPORT = {
-    "models": {"models"},
-    "worker": {"worker", "models"},
-    "app": {"app", "worker", "models", "snf_client"},
+    "snf_runtime": {"snf_runtime"},
+    "models": {"models", "snf_runtime"},
+    "worker": {"worker", "models", "snf_runtime"},
+    "app": {"app", "worker", "models", "snf_runtime", "snf_client"},
     "snf_client": {"snf_client"},
 }
 LAYERS = (
-    {"attainable", "suggestions"},
-    {"errors", "steps", "prefetch", "threads"},
+    {"suggestions"},
+    {"errors", "prefetch", "threads"},
     {"disk_space", "validation_texts"},
     {"atomic_files", "devices", "naming", "archives"},
     {"images", "bijections", "locations"},
@@ -37,7 +39,7 @@ LAYERS = (
     {"anomaly"},
     {"loading", "score_rows", "model_files"},
     {"scorer", "training"},
-    {"audit", "evaluation", "bulk"},
+    {"audit", "evaluation", "bulk", "exports"},
     {"limits"},
     {"recommendation"},
     {"zoo"},
@@ -61,18 +63,18 @@ LOOSE = {
         "model_files",
         "audit",
         "errors",
-        "attainable",
         "naming",
         "devices",
         "atomic_files",
         "disk_space",
         "validation_texts",
         "prefetch",
-        "steps",
         "suggestions",
         "threads",
     },
 }
+RUNTIME_NEEDS = {"numpy", "openvino", "PIL"}
+"""What the runner is installed with. ``sklearn`` fits densities, which only ``models`` does."""
 DOMAIN_FILES = {"endpoints.py", "schemas.py"}
 NOT_DOMAINS = {"http", "metrics", "cli", "console"}
 """Folders of ``app`` that have no calls of their own."""
@@ -101,6 +103,13 @@ def test_packages_import_in_one_direction(package: str) -> None:
     for source in sources(package):
         imported = {module.split(".")[0] for module in imports(source)} & MAY_IMPORT.keys()
         assert imported <= MAY_IMPORT[package], source
+
+
+def test_the_runner_imports_what_it_is_installed_with() -> None:
+    for source in sources("snf_runtime"):
+        imported = {module.split(".")[0] for module in imports(source)} - sys.stdlib_module_names
+        fits = {"sklearn"} if source.name in ("gaussian.py", "mixture.py") else set()
+        assert imported <= RUNTIME_NEEDS | {"snf_runtime"} | fits, source
 
 
 def test_folders_of_models_import_in_one_direction() -> None:
@@ -155,7 +164,7 @@ def test_no_file_is_too_long(package: str) -> None:
         "app.cli.main",
         "app.main",
         "models.datasets",
-        "models.images.codec",
+        "snf_runtime.images.codec",
         "models.training.presets",
         "models.registry.registry",
         "models.training.config",

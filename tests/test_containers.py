@@ -28,7 +28,9 @@ LASTING = ("api", "worker", "redis")
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CLIENT = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())
+RUNTIME = tomllib.loads((ROOT / "runtime" / "pyproject.toml").read_text())
 LOCK, SBOM_LOCK = (ROOT / "docker" / f"{name}.lock" for name in ("requirements", "sbom"))
+OWN = {package["project"]["name"] for package in (PROJECT, CLIENT, RUNTIME)}
 PYTHONS = ("3.11", "3.12", "3.13")
 SECRET = "/run/redis"
 
@@ -218,7 +220,7 @@ def test_a_lock_file_has_versions_and_hashes_and_no_hosts(file: Path) -> None:
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", value) for value in hashes), requirement
         assert not requirement.url
     assert "://" not in file.read_text()
-    assert not {"torch", "triton", "snf-density", "snf-density-client"} & {entry.name for entry, _ in entries}
+    assert not {"torch", "triton", *OWN} & {entry.name for entry, _ in entries}
 
 
 @pytest.mark.parametrize("python", PYTHONS)
@@ -236,19 +238,21 @@ def test_the_lock_file_fits_all_that_the_project_needs(python: str) -> None:
         *extras["cpu"],
         *extras["features"],
         *CLIENT["project"]["dependencies"],
+        *RUNTIME["project"]["dependencies"],
         *PROJECT["build-system"]["requires"],
         *(ROOT / "docker" / "sbom.in").read_text().split(),
     ]
     for text in needed:
         requirement = Requirement(text)
-        if requirement.name not in ("torch", "snf-density-client"):
+        if requirement.name not in {"torch", *OWN}:
             version = versions[canonicalize_name(requirement.name)]
             assert version in requirement.specifier, f"{text}: run `make lock`, the lock file has {version}"
 
 
 def test_the_lock_is_made_for_the_build_of_the_project() -> None:
     assert (ROOT / "docker" / "build.in").read_text().split() == PROJECT["build-system"]["requires"]
-    assert CLIENT["build-system"]["requires"] == PROJECT["build-system"]["requires"]
+    for other in (CLIENT, RUNTIME):
+        assert other["build-system"]["requires"] == PROJECT["build-system"]["requires"]
 
 
 def test_gpus_are_reserved_for_service_and_worker_and_it_is_said_that_none_was_tried() -> None:

@@ -15,8 +15,8 @@ from tests.support.paths import ROOT
 
 WRONG_USAGE = ROOT / "docs" / "wrong-usage.md"
 """Wrong commands, which tests/app/cli/test_wrong_usage.py runs."""
-OPTIONS = {*options(), "--labels", "--once"}
-"""Options of all commands, and of the programs in examples/."""
+OPTIONS = {*options(), "--labels", "--once", "--regions", "--threads"}
+"""Options of all commands, of the programs in examples/, and of the runner of exported models."""
 
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]

@@ -20,11 +20,11 @@ from models.flows.flow import Flow, Level
 from models.flows.layers import spec
 from models.flows.layers.spec import layer_types
 from models.scoring.engines.torch_features import TorchFeatureEngine
-from models.scoring.feature_density import FeatureDensity
 from models.scoring.frozen import freeze
-from models.scoring.likelihood import score_images
 from models.training.architecture_file import parse_architecture
 from models.training.presets import PRESETS
+from snf_runtime.scoring.feature_density import FeatureDensity
+from snf_runtime.scoring.likelihood import score_images
 from tests.support.paths import ROOT
 
 JSON_BLOCK = re.compile(r"^```json\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.fork_server import MEASURED
-from tests.support.paths import ROOT
+from tests.support.paths import IMPORT_PATH, ROOT
 from tests.test_docs import LINK, anchors
 
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
@@ -42,7 +42,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
     around = os.environ.get("PYTHONPATH")
     environment = {
         **{name: value for name, value in os.environ.items() if name != MEASURED},
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "client"), *([around] if around else [])]),
+        "PYTHONPATH": os.pathsep.join([IMPORT_PATH, *([around] if around else [])]),
         "TMPDIR": str(tmp_path),
     }
     done = subprocess.run(

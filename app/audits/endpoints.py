@@ -13,7 +13,7 @@ from app.audits.views import audit_view
 from app.http.deadline import TimeoutMs, deadline
 from app.http.dependencies import ModelPoolDep, ScoringQueueDep, SettingsDep
 from app.http.errors import responses
-from models.steps import Steps
+from snf_runtime.steps import Steps
 
 if TYPE_CHECKING:
     from models.audit import Audited

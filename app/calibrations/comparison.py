@@ -9,17 +9,17 @@ import numpy as np
 
 from app.calibrations.comparison_schemas import CalibrationComparison, ComparedCalibration, ComparedVerdicts
 from app.calibrations.recent_evidence import RecentEvidence
-from models.anomaly.conformal import threshold
 from models.naming import parse_ref
 from models.registry.activation import attainable
 from models.registry.calibrations import OWN
 from models.registry.registry import Registry
+from snf_runtime.anomaly.conformal import threshold
 
 if TYPE_CHECKING:
-    from models.anomaly.calibration import Calibration
     from models.anomaly.rejudge import StoredEvidence
     from models.artifacts.manifest import Precision
     from models.registry.version import ModelVersion
+    from snf_runtime.anomaly.calibration import Calibration
 
 NOT_KEPT = "bulk jobs and requests with detail=full are not among them"
 

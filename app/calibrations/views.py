@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import lru_cache
 
 from app.calibrations.schemas import CalibrationList, CalibrationView, Threshold
-from models.anomaly.conformal import ADVICE_ALPHAS, images_needed, safe_threshold
+from models.anomaly.false_alarms import ADVICE_ALPHAS, images_needed, safe_threshold
 from models.artifacts.manifest import CalibrationSummary
 from models.errors import ArtifactError, CalibrationNotFound
 from models.naming import parse_ref

@@ -26,7 +26,6 @@ from app.cli.common import (
     require_local,
     stop_on_signals,
 )
-from app.cli.judged import JudgedCounts
 from app.cli.judging_model import JudgingModel
 from app.cli.model_locations import is_url, open_at_location
 from app.cli.out_file import ADVICE
@@ -34,6 +33,7 @@ from app.cli.progress import bytes_bar, images_bar, labelled_bar
 from app.cli.remarks import print_notes
 from app.cli.score import Alpha
 from app.cli.score_file import ScoringRate, print_summary
+from snf_runtime.counts import JudgedCounts
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:
@@ -113,7 +113,6 @@ def bulk(
     require_local("snf bulk", "a service does this by a job of type score with the parameter `output`")
     settings = read_settings(writes=True)  # before the imports of the work, in which an invalid setting has no message
     with error_messages(), _interruptible(), stop_on_signals() as stop:
-        from models.anomaly.conformal import attainable_alpha
         from models.atomic_files import make_folder
         from models.bulk.engine_choice import settle
         from models.bulk.engines import bulk_engine
@@ -124,6 +123,7 @@ def bulk(
         from models.errors import PlanDiffers
         from models.locations.location import Location
         from models.model_files import content_digest
+        from snf_runtime.anomaly.conformal import attainable_alpha
 
         runner = bulk_engine(engine, processes, settings.ray_address)
         chosen = find_model(model)
@@ -156,7 +156,7 @@ def bulk(
     print_notes(chosen.judging.warnings, to_stderr=True)
     counts = JudgedCounts(summary.images - summary.errors, summary.anomalies, summary.errors)
     typer.echo(counts.text, err=True)
-    counts.exit(fail_on_anomaly=fail_on_anomaly)
+    raise typer.Exit(counts.exit_code(fail_on_anomaly=fail_on_anomaly))
 
 
 def find_model(model: str) -> BulkModel:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from app.cli.judged import JudgedCounts
 from app.cli.progress import duration
 from app.cli.published import published_line
 from app.cli.tables import TableColumn, print_facts, print_table
+from snf_runtime.counts import JudgedCounts
 
 if TYPE_CHECKING:
     from snf_client.schemas import JobList, JobView, TrainingCurve

@@ -201,7 +201,7 @@ def _watch(client: Client, job_id: str, as_json: bool) -> None:
         job = follow_job(client, job_id, observe)
     if not as_json:
         print_published(outcome(job), unfit=is_unfit(job))
-    job_counts(job).exit(fail_on_anomaly=False)
+    raise typer.Exit(job_counts(job).exit_code(fail_on_anomaly=False))
 
 
 def _print_status(job: JobView, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from app.cli.bulk import bulk
 from app.cli.common import SERVICE, USAGE, error_messages, fail, read_settings
 from app.cli.datasets import datasets
 from app.cli.evaluate import evaluate
+from app.cli.export import export_graphs
 from app.cli.jobs import jobs
 from app.cli.judged import EXIT_CODES
 from app.cli.keys import keys
@@ -152,6 +153,7 @@ cli.command(epilog=EXIT_CODES)(bulk)
 cli.command()(evaluate)
 cli.command()(limit)
 cli.command()(sample)
+cli.command("export")(export_graphs)
 cli.add_typer(models, name="models")
 cli.add_typer(datasets, name="datasets")
 cli.add_typer(jobs, name="jobs")

@@ -22,7 +22,6 @@ from app.cli.common import (
     fail,
     read_settings,
 )
-from app.cli.judged import JudgedCounts
 from app.cli.judging_model import judging_model
 from app.cli.out_file import check_place
 from app.cli.progress import images_bar
@@ -31,6 +30,7 @@ from app.cli.remote import service
 from app.cli.score_dataset import score_dataset
 from app.cli.score_file import TableRequest, score_to_file
 from app.cli.scores_held import ENDINGS
+from snf_runtime.counts import JudgedCounts
 
 if TYPE_CHECKING:
     from app.cli.score_tables import ScoreOutput
@@ -142,7 +142,7 @@ def score(
                 }
                 counts = _score_files(files, model, options, explain, client, force=force, as_json=as_json)
     typer.echo(counts.text, err=True)
-    counts.exit(fail_on_anomaly=fail_on_anomaly)
+    raise typer.Exit(counts.exit_code(fail_on_anomaly=fail_on_anomaly))
 
 
 def _score_files(
@@ -159,8 +159,8 @@ def _score_files(
     from app.cli.heat_maps import HeatMapWriter, claim_folder
     from app.cli.score_local import score_local
     from app.cli.score_tables import JsonOutput, TableOutput
-    from models.images.policy import path_text
     from snf_client.resources.scores import ScoreParameters
+    from snf_runtime.images.policy import path_text
 
     judging = judging_model(model, client)
     output: ScoreOutput = JsonOutput(len(files)) if as_json else TableOutput()

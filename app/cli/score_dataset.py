@@ -20,10 +20,10 @@ from app.cli.scores_held import ENDINGS, check_held
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:
-    from app.cli.judged import JudgedCounts
     from snf_client import Client
     from snf_client.parameters import ScoringParameters
     from snf_client.schemas import JobView
+    from snf_runtime.counts import JudgedCounts
 
 
 def score_dataset(

@@ -68,7 +68,7 @@ class GivenFiles:
     @cached_property
     def names(self) -> list[str]:
         """The paths as text."""
-        from models.images.policy import path_text
+        from snf_runtime.images.policy import path_text
 
         return [path_text(path) for path in self.paths]
 
@@ -273,9 +273,9 @@ class RemotePartScorer:
 def _plan(
     model: JudgingModel, files: GivenFiles, weights: str, kind: str, smallest: float, alpha: float | None
 ) -> BulkPlan:
-    from models.anomaly.conformal import attainable_alpha
     from models.bulk.plan import BulkPlan
     from models.bulk.table import FILES
+    from snf_runtime.anomaly.conformal import attainable_alpha
 
     return BulkPlan.model_validate(
         {

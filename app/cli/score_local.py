@@ -15,8 +15,8 @@ from app.cli.common import client_schema, read_settings, registry
 if TYPE_CHECKING:
     from app.registry.model_pool import Loaded
     from app.scoring.request_images import Item
-    from models.anomaly.judged import Judgement
     from snf_client.resources.scores import ScoreParameters, ScorePart
+    from snf_runtime.anomaly.judged import Judgement
 
 DECODERS = min(4, os.cpu_count() or 1)
 FILES_PER_TASK = 8
@@ -61,7 +61,7 @@ def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator
 
 
 def _decoded(files: Sequence[Path], loaded: Loaded, size: int) -> Generator[list[Item]]:
-    from models.images.batch import in_batches
+    from snf_runtime.images.batch import in_batches
 
     if loaded.scorer.preprocessing.tiled:
         yield from in_batches((_item(path, loaded) for path in files), size, LARGE_BATCH_BYTES, _bytes)
@@ -78,16 +78,16 @@ def _decoded(files: Sequence[Path], loaded: Loaded, size: int) -> Generator[list
 
 
 def _bytes(item: Item) -> int:
-    from models.images.codec import DecodedImage
+    from snf_runtime.images.codec import DecodedImage
 
     return item.image.pixels.nbytes if isinstance(item.image, DecodedImage) else 0
 
 
 def _item(path: Path, loaded: Loaded) -> Item:
     from app.scoring.request_images import Item, Upload, decode_upload
-    from models.bulk.sources import read_file
     from models.errors import ImageError
-    from models.images.policy import path_text
+    from snf_runtime.images.files import read_file
+    from snf_runtime.images.policy import path_text
 
     name = path_text(path)
     try:
@@ -101,7 +101,7 @@ def _scored(
     batches: Generator[list[Item]], loaded: Loaded, parameters: ScoreParameters
 ) -> Generator[tuple[list[Item], dict[int, Judgement]]]:
     from app.scoring.request_images import decoded
-    from models.images.batch import batch_of
+    from snf_runtime.images.batch import batch_of
 
     scorer, full = loaded.scorer, parameters.detail == "full"
     with closing(batches):

@@ -12,7 +12,7 @@ import numpy as np
 from app.http.errors import invalid
 from app.inference_protocol.schemas import InferInput
 from app.scoring.request_images import Pixels, too_many
-from models.images.preprocessing import Preprocessing
+from snf_runtime.images.preprocessing import Preprocessing
 
 INPUT = "image"
 INPUT_TYPE = "UINT8"

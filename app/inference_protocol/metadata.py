@@ -8,8 +8,8 @@ from app.health.version import package_version
 from app.inference_protocol.image_tensor import INPUT, INPUT_TYPE, image_shape
 from app.inference_protocol.output_tensors import OUTPUT_TYPE, OUTPUTS
 from app.inference_protocol.schemas import ModelMetadata, ModelParameters, ServerMetadata, TensorMetadata
-from models.anomaly.conformal import default_alpha
 from models.registry.version import ModelVersion
+from snf_runtime.anomaly.conformal import default_alpha
 
 NAME = "snf-density"
 PLATFORM = "snf_density"

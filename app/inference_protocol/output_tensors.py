@@ -22,7 +22,7 @@ from app.inference_protocol.schemas import (
 from app.registry.model_pool import Loaded
 
 if TYPE_CHECKING:
-    from models.anomaly.judged import JudgedImage
+    from snf_runtime.anomaly.judged import JudgedImage
 
 OUTPUTS = {"log_likelihood": "nats", "bits_per_dim": "bits per dimension", "p_value": "probability"}
 """The outputs, with their units."""

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from app.http.body_limit import BodyTooLarge, read_body
 from app.http.errors import Problem, field_problem, invalid, unsupported_media_type
 from app.inference_protocol.schemas import InferRequest
-from models.images.policy import MAX_PIXELS
-from models.images.preprocessing import Preprocessing
+from snf_runtime.images.policy import MAX_PIXELS
+from snf_runtime.images.preprocessing import Preprocessing
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Header with the length of the JSON object, where binary tensors follow it."""

@@ -22,7 +22,7 @@ from app.scoring.schemas import ScoreQuery
 from models.errors import ScoreNotFinite
 
 if TYPE_CHECKING:
-    from models.anomaly.judged import JudgedImage, Judgement
+    from snf_runtime.anomaly.judged import JudgedImage, Judgement
 
 MAX_PARSED = 64 * 1024
 """Largest JSON object that is parsed on the event loop; a larger one waits for its turn among those of all callers."""

@@ -11,8 +11,8 @@ from app.drift.schemas import Drift
 from app.http.schemas import Answer, Whole
 from models.artifacts.fitness import UnfitCode
 from models.artifacts.manifest import Precision
-from models.flows.architecture import DensityKind
-from models.images.preprocessing import Fit
+from snf_runtime.images.preprocessing import Fit
+from snf_runtime.kinds import DensityKind
 
 
 class UnfitReason(Answer):

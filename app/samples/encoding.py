@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 
 from app.scoring.request_images import NPY, Pixels
-from models.images.codec import encode_png, image_grid
+from snf_runtime.images.codec import encode_png, image_grid
 
 MAX_SEED = 2**53 - 1
 """Largest seed that every JSON reader represents exactly."""

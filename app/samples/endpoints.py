@@ -21,12 +21,12 @@ from app.samples.encoding import MAX_SEED, draw_seed, encode
 from app.samples.schemas import Sample, Samples
 from app.scoring.request_images import NPY, Pixels
 from models.errors import NoLearnedInverse
-from models.images.codec import encode_png
-from models.steps import Steps
+from snf_runtime.images.codec import encode_png
+from snf_runtime.steps import Steps
 
 if TYPE_CHECKING:
     from models.scorer import Scorer
-    from models.scoring.likelihood import Likelihood
+    from snf_runtime.scoring.likelihood import Likelihood
 
 router = APIRouter(tags=["samples"], dependencies=[MayScore])
 
@@ -105,7 +105,7 @@ def _draw(scorer: Scorer, query: SampleQuery, seed: int) -> Steps[tuple[Pixels, 
     pixels = yield from scorer.sample_steps(query.n, query.temperature, seed, query.inverse)
     if query.format != "json":
         return pixels, []
-    from models.scoring.likelihood import require_finite  # noqa: PLC0415 - it imports PyTorch
+    from snf_runtime.scoring.likelihood import require_finite  # noqa: PLC0415 - it imports PyTorch
 
     yield
     scores = yield from scorer.score_steps(pixels)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from app.scoring.decoding_room import DecodingRoom
-from models.images.policy import MAX_PIXELS
+from snf_runtime.images.policy import MAX_PIXELS
 
 SMALL_PIXELS, SMALL_BYTES = 2**21, 2**21
 """Most pixels and bytes of a small image, such as one of Full HD. Decoding it takes some tens of milliseconds, and

@@ -13,7 +13,7 @@ from app.http.dependencies import ScoringServiceDep
 from app.http.errors import responses
 from app.scoring.request_images import FIELD, MULTIPART, NPY
 from app.scoring.schemas import ScoreQuery, Scores
-from models.images.policy import MEDIA_TYPES
+from snf_runtime.images.policy import MEDIA_TYPES
 
 router = APIRouter(tags=["scores"], dependencies=[MayScore])
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.steps import STEP, Steps
+from snf_runtime.steps import STEP, Steps
 
 BATCH = STEP
 """Most images in a batch, each counted once per draw, unless a single image counts more.

@@ -23,13 +23,13 @@ from app.scoring.queue import ScoringQueue
 from app.scoring.request_images import Pixels
 from app.scoring.schemas import ScoreQuery
 from models.errors import ScoreNotFinite
-from models.images.batch import batch_of
-from models.steps import Steps
+from snf_runtime.images.batch import batch_of
+from snf_runtime.steps import Steps
 from worker.settings import Settings
 
 if TYPE_CHECKING:
-    from models.anomaly.judged import Judgement
     from models.scorer import Scorer
+    from snf_runtime.anomaly.judged import Judgement
 
 
 class RequestedImage(NamedTuple):

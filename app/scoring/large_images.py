@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from app.http.errors import Problem
 from app.http.shares import FairShares
-from models.images.policy import MAX_PIXELS
+from snf_runtime.images.policy import MAX_PIXELS
 
 SECONDS_PER_MEGAPIXEL = 3.0
 """Time that the default deadline of a request grows by for each million pixels of its large images: several times that

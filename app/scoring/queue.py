@@ -21,7 +21,7 @@ from app.http.errors import Problem, draining
 from app.http.shares import FairShares
 from app.metrics.registry import ServiceMetrics
 from app.scoring.fair_line import BATCH, FairLine, WorkItem
-from models.steps import Steps
+from snf_runtime.steps import Steps
 
 Item = TypeVar("Item")
 T = TypeVar("T")

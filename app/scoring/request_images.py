@@ -19,10 +19,10 @@ from app.http.body_limit import read_body
 from app.http.errors import Problem, invalid, unsupported_media_type
 from app.scoring.decoders import Decoders
 from models.errors import ImageError
-from models.images.bounded_file import never
-from models.images.codec import DecodedImage, Preprocessing, decode_image, decode_npy
-from models.images.opening import pixels_of
-from models.images.policy import MAX_PIXELS, MEDIA_TYPES
+from snf_runtime.images.bounded_file import never
+from snf_runtime.images.codec import DecodedImage, Preprocessing, decode_image, decode_npy
+from snf_runtime.images.opening import pixels_of
+from snf_runtime.images.policy import MAX_PIXELS, MEDIA_TYPES
 
 MULTIPART = "multipart/form-data"
 NPY = "application/x-npy"

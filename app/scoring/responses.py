@@ -14,14 +14,14 @@ from app.registry.model_pool import Loaded
 from app.scoring import schemas
 from app.scoring.request_images import FIELD, Item, Pixels
 from models.errors import ImageError, ModelsError, ScoreNotFinite
-from models.images.codec import DecodedImage
-from models.images.placement import FilePlacement
 from models.images.provenance import provenance_warning
+from snf_runtime.images.codec import DecodedImage
+from snf_runtime.images.placement import FilePlacement
 
 if TYPE_CHECKING:
-    from models.anomaly.heat_map import PixelMaps
-    from models.anomaly.judged import JudgedImage, Judgement
-    from models.anomaly.regions import MapRegions
+    from snf_runtime.anomaly.heat_map import PixelMaps
+    from snf_runtime.anomaly.judged import JudgedImage, Judgement
+    from snf_runtime.anomaly.regions import MapRegions
 
 
 def answer_json(loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Judgement], *, fdr: bool) -> bytes:
@@ -115,7 +115,7 @@ def heat_map_answer(pixels: Pixels, heat_map: PixelMaps, regions: MapRegions | N
         heat_map: Its maps.
         regions: The regions of the anomaly map in pixels of the file; None where the calibration has no threshold.
     """
-    from models.anomaly.heat_map import overlay  # noqa: PLC0415 - SciPy takes time to load
+    from models.anomaly.heat_map_picture import overlay  # noqa: PLC0415 - SciPy takes time to load
 
     channels = heat_map.channels
     above = None if regions is None else heat_map.anomaly >= regions.threshold

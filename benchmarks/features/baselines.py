@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
 from models.features.extractor import FeatureExtractor
-from models.images.preprocessing import Pixels
+from snf_runtime.images.preprocessing import Pixels
 
 BATCH = 32
 PATCHES = 5_000

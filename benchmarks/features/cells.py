@@ -14,13 +14,13 @@ from benchmarks.features.lookup import FeatureTable
 from models.datasets.dataset import Dataset, digest_of
 from models.flows.architecture import GlowArchitecture
 from models.flows.flow import Flow
-from models.images.preprocessing import Pixels
 from models.scoring.engines.open_features import open_extractor
 from models.scoring.open_density import log_dets_of, open_pixels
-from models.scoring.pixel_density import PixelDensity
 from models.training.config import TrainingConfig
 from models.training.loop import Trainer
 from models.training.presets import find_preset
+from snf_runtime.images.preprocessing import Pixels
+from snf_runtime.scoring.pixel_density import PixelDensity
 
 SIZES = (1000, 150, 150)
 """Functional cells to train, to fit statistics to, and to rank images among; the rest are tested."""

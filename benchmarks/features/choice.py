@@ -16,13 +16,13 @@ from benchmarks.features.cells import CellSplit, SolarCells
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.lookup import LookupEngine, LookupExtractor
 from models.anomaly.fitting.reference_pass import collect_evidence
-from models.anomaly.statistics.features import FeatureFamily
 from models.bijections.local_affine import SelfNormalizingLocalAffine
 from models.evaluation.metrics import separation
 from models.features.fit import SHRINKAGES, FitChoice, HeldOut, choose, fit_layer
 from models.features.flows import FeatureFlows, freeze_features
 from models.features.moments import FeatureMoments
-from models.scoring.feature_density import FeatureDensity
+from snf_runtime.anomaly.statistics.features import FeatureFamily
+from snf_runtime.scoring.feature_density import FeatureDensity
 
 NAME = "choice"
 COUNTS = (1000, 100)

@@ -13,16 +13,16 @@ from app.drift.windows import DriftWindows
 from benchmarks.features.cells import SolarCells
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.trained import trained_on_split
-from models.anomaly.conformal import false_alarm_interval
+from models.anomaly.false_alarms import false_alarm_interval
 from models.anomaly.fitting.reference_images import reference_of
 from models.anomaly.fitting.reference_pass import collect_evidence
 from models.datasets import load_dataset
 from models.datasets.dataset import Dataset, digest_of
 from models.datasets.splits import split_images
-from models.images.preprocessing import Pixels
 from models.registry.registry import ZOO
 from models.scorer import Scorer
-from models.scoring.evidence import Evidence
+from snf_runtime.images.preprocessing import Pixels
+from snf_runtime.scoring.evidence import Evidence
 from worker.settings import Settings
 
 Values = NDArray[np.float64]

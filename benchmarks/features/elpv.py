@@ -17,8 +17,8 @@ from benchmarks.features.lookup import LookupExtractor
 from benchmarks.features.measures import measured_by_rank, table
 from benchmarks.features.patchcore import patchcore_scores
 from benchmarks.speed.peers import PeerUnavailable
-from models.anomaly.statistics.features import FEATURE_STATISTICS
-from models.scoring.evidence import Evidence
+from snf_runtime.anomaly.statistics.features import FEATURE_STATISTICS
+from snf_runtime.scoring.evidence import Evidence
 
 NAME = "elpv"
 FEW_CELLS = 100

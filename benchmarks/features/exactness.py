@@ -19,11 +19,11 @@ from benchmarks.features.trained import trained_on_split
 from models.anomaly.fitting.reference_pass import collect_evidence
 from models.features.extractor import TorchExtractor
 from models.flows.architecture import FeatureArchitecture
-from models.images.preprocessing import Pixels
 from models.scorer import Scorer
 from models.scoring.engines.torch_features import TorchFeatureEngine
-from models.scoring.feature_density import FeatureDensity
 from models.scoring.options import EngineName, EngineOptions
+from snf_runtime.images.preprocessing import Pixels
+from snf_runtime.scoring.feature_density import FeatureDensity
 
 NAME = "exactness"
 ALPHAS = (0.01, 0.05)

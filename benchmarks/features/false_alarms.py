@@ -12,13 +12,14 @@ from benchmarks.features.cells import SIZES, SolarCells, pixel_density
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.fitted import fitted_model
 from benchmarks.features.ood import AGAINST, evidence_path, fitted_statistic, kinds_of, read_evidence
-from models.anomaly.conformal import false_alarm_interval, p_values, smallest_p
+from models.anomaly.false_alarms import false_alarm_interval
 from models.evaluation.metrics import separation
 from models.registry.registry import ZOO
 from models.scorer import Scorer
-from models.scoring.evidence import Evidence
-from models.scoring.hybrid_density import HybridDensity
-from models.scoring.pixel_density import PixelDensity
+from snf_runtime.anomaly.conformal import p_values, smallest_p
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.hybrid_density import HybridDensity
+from snf_runtime.scoring.pixel_density import PixelDensity
 
 NAME = "false_alarms"
 PARTS_OF_RUN = ("cells", "zoo", "folds")
@@ -142,7 +143,7 @@ def in_folds(run: FeatureRun, cells: SolarCells, count: int, seed: int) -> dict[
 
 
 def cross_bound(alpha: float, images: int) -> float:
-    """Return the largest possible probability of a false alarm, as :mod:`models.anomaly.conformal` states it."""
+    """Return the largest possible probability of a false alarm, as :mod:`snf_runtime.anomaly.conformal` states it."""
     return 2 * alpha + 2 * (1 - alpha) * (FOLDS - 1) / (images + FOLDS)
 
 

@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.lookup import FeatureTable, LookupEngine, LookupExtractor
 from benchmarks.features.measures import measured
-from models.anomaly.calibration import Calibration
 from models.anomaly.fitting.calibrate import calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
 from models.anomaly.fitting.reference_pass import collect_evidence
 from models.features.fit import FitChoice
 from models.features.flows import freeze_features
 from models.flows.architecture import FeatureArchitecture
-from models.images.preprocessing import Pixels
-from models.scoring.density import ImageDensity
-from models.scoring.evidence import Evidence
-from models.scoring.feature_density import FeatureDensity
-from models.scoring.hybrid_density import HybridDensity
-from models.scoring.pixel_density import PixelDensity
 from models.training.feature_fit import fit_features
 from models.training.presets import find_preset
+from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.images.preprocessing import Pixels
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.feature_density import FeatureDensity
+from snf_runtime.scoring.hybrid_density import HybridDensity
+from snf_runtime.scoring.pixel_density import PixelDensity
 
 PRESET = "snf-features"
 FEW = 400

@@ -24,14 +24,15 @@ from benchmarks.features.common import FeatureRun
 from benchmarks.features.patchcore import ANOMALIB
 from benchmarks.features.trained import trained_scorer
 from benchmarks.speed.peers import PeerUnavailable, peer_environment
-from models.anomaly.anomaly_map import SMOOTHING, of_pixels
-from models.anomaly.conformal import false_alarm_interval, threshold
+from models.anomaly.false_alarms import false_alarm_interval
 from models.datasets import load_dataset
 from models.evaluation.localisation import FOUND, PIMO_RANGE, Mask, aupimo, localise
-from models.images.preprocessing import Pixels
 from models.registry.registry import Registry
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
+from snf_runtime.anomaly.anomaly_map import SMOOTHING, of_pixels
+from snf_runtime.anomaly.conformal import threshold
+from snf_runtime.images.preprocessing import Pixels
 
 NAME = "localisation"
 SIDE = Path(__file__).parent / "anomalib_metrics.py"

@@ -18,7 +18,7 @@ from models.artifacts.manifest import Precision
 from models.bijections.local_affine import FrozenLocalAffine
 from models.features.extractor import FeatureExtractor
 from models.features.flows import FrozenFeatureFlows, sums_of_groups
-from models.images.preprocessing import Pixels
+from snf_runtime.images.preprocessing import Pixels
 
 BATCH = 32
 Features = NDArray[np.float32]

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.conformal import p_values
 from models.evaluation.metrics import separation
+from snf_runtime.anomaly.conformal import p_values
 
 Array = NDArray[np.float64]
 ALPHAS = (0.05, 0.01)

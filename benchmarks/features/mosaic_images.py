@@ -8,7 +8,7 @@ from typing import overload
 
 import numpy as np
 
-from models.images.preprocessing import Pixels
+from snf_runtime.images.preprocessing import Pixels
 
 CELL = 64
 DEFECT_SIDE, DEFECT_CONTRAST = 16, 0.8

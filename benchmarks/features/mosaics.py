@@ -27,21 +27,22 @@ from benchmarks.installation import resident_bytes
 from benchmarks.speed.http_servers import start
 from benchmarks.speed.memory import forget_peak, peak_mib
 from benchmarks.speed.peers import QUIET, ROOT
-from models.anomaly.conformal import false_alarm_interval, p_values
+from models.anomaly.false_alarms import false_alarm_interval
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_split
-from models.anomaly.reasons import VerdictReason
 from models.artifacts.files import WEIGHTS
 from models.atomic_files import sha256_file, write_atomically
 from models.datasets.dataset import Dataset
 from models.features.store import DEFAULT_FOLDER
-from models.images.codec import encode_png
-from models.images.preprocessing import Preprocessing
 from models.registry.registry import Registry
 from models.scorer import Scorer
-from models.scoring.evidence import Evidence, FeatureEvidence
-from models.scoring.feature_density import FeatureDensity
 from models.training.presets import find_preset
 from models.training.run import train
+from snf_runtime.anomaly.conformal import p_values
+from snf_runtime.anomaly.reasons import VerdictReason
+from snf_runtime.images.codec import encode_png
+from snf_runtime.images.preprocessing import Preprocessing
+from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
+from snf_runtime.scoring.feature_density import FeatureDensity
 from tests.end_to_end.support.service import environment
 
 NAME = "mosaics"

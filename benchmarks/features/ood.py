@@ -14,23 +14,23 @@ from rich.console import Console
 from benchmarks.features.baselines import FeatureBaselines
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.measures import MEASURES, measured, measured_by_rank
-from models.anomaly.conformal import p_values
 from models.anomaly.fitting.reference_images import EvenlySpaced
 from models.anomaly.fitting.reference_pass import collect_evidence
-from models.anomaly.statistics.combined import Statistic
 from models.atomic_files import write_atomically
 from models.datasets import Dataset, load_dataset
 from models.features.flows import freeze_features
 from models.flows.architecture import FeatureArchitecture
-from models.images.preprocessing import Pixels
 from models.registry.registry import ZOO
 from models.scorer import Scorer
 from models.scoring.engines.open_features import open_extractor, open_feature_engine
-from models.scoring.evidence import Evidence, FeatureEvidence
-from models.scoring.feature_density import FeatureDensity
-from models.scoring.hybrid_density import HybridDensity
 from models.training.feature_fit import fit_features
 from models.training.presets import find_preset
+from snf_runtime.anomaly.conformal import p_values
+from snf_runtime.anomaly.statistics.combined import Statistic
+from snf_runtime.images.preprocessing import Pixels
+from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
+from snf_runtime.scoring.feature_density import FeatureDensity
+from snf_runtime.scoring.hybrid_density import HybridDensity
 
 NAME = "ood"
 AGAINST = {"fashion-snf-glow": "mnist.npz", "cifar10-snf-glow": "svhn_test10k.npz"}

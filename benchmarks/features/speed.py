@@ -14,9 +14,9 @@ from benchmarks.features.fit import SIDE, enlarged_cells
 from benchmarks.features.trained import trained_scorer
 from models.features.backbone import Backbone
 from models.features.store import BackboneStore
-from models.images.preprocessing import Pixels
 from models.scorer import Scorer
 from models.scoring.engines.openvino_features import OpenVINOExtractor
+from snf_runtime.images.preprocessing import Pixels
 
 NAME = "speed"
 BATCH = 32

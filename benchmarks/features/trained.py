@@ -10,10 +10,10 @@ from benchmarks.features.cells import CellSplit
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.fitted import PRESET
 from models.datasets.dataset import Dataset, digest_of
-from models.images.preprocessing import Pixels
 from models.scorer import Scorer
 from models.training.presets import find_preset
 from models.training.run import train
+from snf_runtime.images.preprocessing import Pixels
 
 
 def trained_on_split(run: FeatureRun, split: CellSplit) -> tuple[Scorer, Path]:

@@ -12,17 +12,17 @@ from torch import Tensor
 
 from benchmarks.speed.pairing import Turn, timed
 from models.bijections.coupling import FrozenCoupling
-from models.scoring.engines import Engine, TorchEngine
+from models.scoring.engines import FlowEngine, TorchEngine
 from models.scoring.frozen import FrozenFlow
 
 if TYPE_CHECKING:
-    from models.scoring.engines.openvino_library import ov
+    from snf_runtime.scoring.engines.openvino_library import ov
 
 Level = tuple[int, int, list[FrozenCoupling]]
 """Height, width and couplings of a level, the prior's among them."""
 
 
-def convolutions_alone(engine: Engine, frozen: FrozenFlow, images: int, threads: int) -> tuple[Turn, str]:
+def convolutions_alone(engine: FlowEngine, frozen: FrozenFlow, images: int, threads: int) -> tuple[Turn, str]:
     """Return a turn that does only the convolutions, bias and ReLU of all couplings, and what it does, in words.
 
     The same shapes, weights, order, engine and number of images at once as ``engine``; each net is fed the first
@@ -69,8 +69,7 @@ def _net(coupling: FrozenCoupling, x: Tensor) -> Tensor:
 
 
 def _by_openvino(frozen: FrozenFlow, images: int, tile: int, threads: int) -> Turn:
-    from models.scoring.engines.compiled_cache import CompiledCache
-    from models.scoring.engines.openvino_program import Lanes
+    from snf_runtime.scoring.engines.openvino_program import Compiled, Lanes, core
 
     # As the engine compiles its waves.
     settings = {
@@ -79,12 +78,12 @@ def _by_openvino(frozen: FrozenFlow, images: int, tile: int, threads: int) -> Tu
         "INFERENCE_PRECISION_HINT": "f32",
         "ENABLE_CPU_PINNING": False,
     }
-    lanes = Lanes(CompiledCache(None).compile(_openvino_model(frozen, tile), settings), threads)
+    lanes = Lanes(Compiled(core().compile_model(_openvino_model(frozen, tile), "CPU", settings)), threads)
     return timed(lanes.on_noise(images)[0])
 
 
 def _openvino_model(frozen: FrozenFlow, tile: int) -> ov.Model:
-    from models.scoring.engines.openvino_library import op, ov
+    from snf_runtime.scoring.engines.openvino_library import op, ov
 
     def convolution(x: object, parameters: tuple[Tensor, Tensor]) -> object:
         weight, bias = (one.contiguous().numpy() for one in parameters)

@@ -6,17 +6,16 @@ import statistics
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 
 from benchmarks.speed.context import Context
 from benchmarks.speed.memory import forget_peak, peak_mib
 from benchmarks.speed.ours import DIGEST, flow_of, open_engine, random_images
 from benchmarks.speed.pairing import Ratio, Target, Turn, exponent, in_turns, ratio, timed
 from models.flows.architecture import GlowArchitecture
-from models.scoring.engines import Engine
+from models.scoring.engines import FlowEngine
 from models.scoring.frozen import FrozenFlow, freeze
-from models.scoring.pixel_density import PixelDensity
 from models.training.presets import find_preset
+from snf_runtime.scoring.pixel_density import PixelDensity
 
 TITLE = "How time and memory grow"
 PRESET, LARGER = "snf-glow-tiny", "snf-glow-small"
@@ -38,7 +37,7 @@ def measure(context: Context) -> None:
     in_steps(context)
 
 
-def opened(architecture: GlowArchitecture, threads: int) -> tuple[Engine, FrozenFlow]:
+def opened(architecture: GlowArchitecture, threads: int) -> tuple[FlowEngine, FrozenFlow]:
     """Return an engine with a flow of random weights."""
     frozen = freeze(flow_of(architecture), architecture.image_shape)
     engine = open_engine(frozen, threads)
@@ -46,15 +45,15 @@ def opened(architecture: GlowArchitecture, threads: int) -> tuple[Engine, Frozen
     return engine, frozen
 
 
-def scoring(engine: Engine, frozen: FrozenFlow, count: int) -> Callable[[], None]:
+def scoring(engine: FlowEngine, frozen: FrozenFlow, count: int) -> Callable[[], None]:
     """Return work that scores ``count`` images, which take no memory of their own, and keeps their sum alone."""
     some = random_images(1, frozen.image_shape)
     images = np.broadcast_to(some, (count, *frozen.image_shape))
 
     def work() -> None:
-        total = torch.zeros((), dtype=torch.float64)
+        total = 0.0
         for _, found in PixelDensity(engine, frozen, DIGEST).passes(images):
-            total += found.terms().sum()
+            total += float(found.terms().sum())
 
     return work
 

@@ -22,22 +22,22 @@ from models.errors import EngineUnavailable
 from models.flows.architecture import Architecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
-from models.images.dequantisation import content_stream
 from models.scoring import engines
-from models.scoring.engines import Engine
+from models.scoring.engines import FlowEngine
 from models.scoring.frozen import FrozenFlow, freeze
-from models.scoring.likelihood import score_images
 from models.scoring.options import EngineOptions
-from models.scoring.pixel_density import PixelDensity
 from models.scoring.sampling import sample_frozen
 from models.training.presets import find_preset
+from snf_runtime.images.dequantisation import content_stream
+from snf_runtime.scoring.likelihood import score_images
+from snf_runtime.scoring.pixel_density import PixelDensity
 
 DIGEST = "speed"
 COMPILED = ROOT / "var" / "speed" / "compiled"
 INITIALISED_ON = 64
 
 
-def open_engine(frozen: FrozenFlow, threads: int, precision: Precision = "float32") -> Engine | None:
+def open_engine(frozen: FrozenFlow, threads: int, precision: Precision = "float32") -> FlowEngine | None:
     """Return the engine that the product chooses here for this precision, None where none has it.
 
     As in the service, what was compiled and measured is kept for the next run.
@@ -61,7 +61,7 @@ class Ours:
 
     flow: Flow
     frozen: FrozenFlow
-    engine: Engine
+    engine: FlowEngine
     images: NDArray[np.uint8]
     dequantised: Tensor = field(repr=False)
 
@@ -79,9 +79,9 @@ class Ours:
         return cls(flow, frozen, engine, pictures, dequantised(pictures))
 
     @property
-    def pixels(self) -> Tensor:
+    def pixels(self) -> NDArray[np.float64]:
         """What the engine gets: the images after dequantisation and pixel transform."""
-        return self.frozen.pixels.map_with_slope(self.dequantised)[0]
+        return self.frozen.pixel_function.map_with_slope(self.dequantised.numpy())[0]
 
     @property
     def density(self) -> PixelDensity:

@@ -28,13 +28,13 @@ from models.datasets import Dataset, load_dataset
 from models.flows.architecture import GlowArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
-from models.images.dequantisation import content_noise
 from models.loading import load_artifact
 from models.scorer import Scorer
 from models.training.config import TrainingConfig
 from models.training.objective import SelfNormalizingObjective, self_normalizing_layers
 from models.training.presets import find_preset
 from models.training.run import train
+from snf_runtime.images.dequantisation import content_noise
 
 LEARNED, EXACT = "snf-glow-tiny", "exact-glow-tiny"
 

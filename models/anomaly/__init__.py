@@ -1,1 +1,1 @@
-"""Anomaly detection: conformal p-values and verdicts with reasons, from statistics of a flow's forward pass."""
+"""Anomaly detection: fitting of calibrations, gradients, drift and exchangeability."""

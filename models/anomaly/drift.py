@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import kolmogorov
 
-from models.scoring.white_level import LEVELS
+from snf_runtime.scoring.white_level import LEVELS
 
 LOW = 0.05
 """Largest p-value that counts in :attr:`DriftResult.low_share`."""

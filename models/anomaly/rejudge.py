@@ -8,9 +8,9 @@ from typing import Self
 
 import numpy as np
 
-from models.anomaly.calibration import Calibration
 from models.artifacts.manifest import Precision
-from models.scoring.evidence import Evidence
+from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.scoring.evidence import Evidence
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.artifacts.fitness import FitnessCheck, FitnessRecord
 from models.errors import ArtifactError
 from models.flows.architecture import Architecture
-from models.images.preprocessing import Preprocessing
 from models.images.provenance import Provenance, Split
+from snf_runtime import kinds
+from snf_runtime.images.preprocessing import Preprocessing
 
 FILE = "manifest.json"
-
-Precision = Literal["float32", "bfloat16"]
-"""Arithmetic of the middle convolutions of coupling networks in scoring; all else is float32 or better."""
+Precision = kinds.Precision
 
 
 class _ManifestPart(BaseModel):

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from models.bijections.frozen import FrozenAffine, FrozenMap, FrozenStep
+from snf_runtime import kinds
+from snf_runtime.scoring.pixel_transforms import PixelFunction
 
+Shape = kinds.Shape
 LogDetGradient = Literal["paper", "newton-schulz"]
 """Approximation of W^-1 in the gradient of log|det W|: the learned inverse R ("paper"), or 2R - R W R, a Newton-Schulz
 step from R ("newton-schulz")."""
-
-Shape = tuple[int, int, int]
-"""Channels, height and width of an image."""
 
 
 class Bijection(nn.Module):
@@ -223,6 +226,13 @@ class Elementwise(Bijection):
         """Return a deep copy of this layer for scoring, so that later training of this layer does not change it."""
         return copy.deepcopy(self)
 
+    def pixel_function(self) -> PixelFunction:
+        """Return the map of this layer as a function of arrays, for scoring where it is the pixel transform.
+
+        Only functions of :mod:`snf_runtime` can be exported. This one runs the layer itself.
+        """
+        return TorchPixelFunction(self)
+
     def freeze(self, shape: Shape) -> FrozenStep:
         """Return an immutable float64 copy of this layer for scoring. Later training does not change the copy."""
         module = copy.deepcopy(self).double().eval()
@@ -232,6 +242,19 @@ class Elementwise(Bijection):
             return z, log_slope.sum(1)
 
         return FrozenMap(forward, lambda z: module.inverse(z)[0])
+
+
+@dataclass(frozen=True)
+class TorchPixelFunction:
+    """The map of an elementwise layer as a function of float64 arrays."""
+
+    layer: Elementwise
+
+    @torch.no_grad()
+    def map_with_slope(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return y and log|dy/dx| in nats for values x, both in the shape of ``x``."""
+        y, log_slope = self.layer.map_with_slope(torch.from_numpy(x))
+        return y.numpy(), log_slope.numpy()
 
 
 def check_images(x: Tensor, channels: int) -> None:

@@ -19,8 +19,18 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from models.bijections.base import Elementwise, sum_samples
-
-PIXEL_RANGE = 256.0
+from snf_runtime.scoring.pixel_transforms import (
+    DEVIATIONS,
+    LIMIT,
+    MEANS,
+    NODES,
+    PIXEL_RANGE,
+    SQUASH,
+    AffineFunction,
+    LogitFunction,
+    MarginalFunction,
+    PixelFunction,
+)
 
 COUNTED_AT_ONCE = 1024
 """Images whose pixels are counted at once."""
@@ -30,6 +40,10 @@ class AffinePixels(Elementwise):
     """Affine transform of pixel values from [0, 256) to [-1/2, 1/2), y = x/256 - 1/2, the first layer of a flow."""
 
     constant_log_det = True
+
+    def pixel_function(self) -> PixelFunction:
+        """Return the map as a function of arrays."""
+        return AffineFunction()
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return y = x/256 - 1/2 for pixels x in [0, 256), and log|dy/dx| = -log 256, both in the shape of ``x``."""
@@ -60,6 +74,10 @@ class LogitPixels(Elementwise):
     def domain(self) -> Constraint:
         """The pixel values with v in [0, 1]: a little more than [0, 256] by the margin a."""
         return _interval(-self.alpha * PIXEL_RANGE, (1 / (1 - 2 * self.alpha) - self.alpha) * PIXEL_RANGE)
+
+    def pixel_function(self) -> PixelFunction:
+        """Return the map as a function of arrays."""
+        return LogitFunction(self.alpha)
 
     def _log_slope(self, y: Tensor) -> Tensor:
         # log v + log(1 - v) of v = sigmoid(y), without cancellation at either end.
@@ -94,9 +112,6 @@ class MarginalPixels(Elementwise):
     Cost: O(N·D) for D pixels, with one Newton step for each.
     """
 
-    MEANS = (-4.5, 0.0, 4.5)
-    DEVIATIONS = (1.0, 1.5, 1.0)
-    SQUASH = 1e-6
     SMOOTHING_BINS = 3.0
     FLOOR = 1e-4
 
@@ -156,6 +171,10 @@ class MarginalPixels(Elementwise):
         x = bins + (share - edges[bins]) / edges.diff()[bins]
         return x.to(z.dtype), -sum_samples(self._log_slope(y, bins)).to(z.dtype)
 
+    def pixel_function(self) -> PixelFunction:
+        """Return the map as a function of arrays."""
+        return MarginalFunction(self.masses.cpu().numpy().copy())
+
     def settled(self) -> MarginalPixels:
         """Return a deep copy for scoring with its lookup tables precomputed. Later training does not change it."""
         settled = copy.deepcopy(self)
@@ -166,13 +185,13 @@ class MarginalPixels(Elementwise):
         if self._settled is not None:
             return self._settled[0]
         edges = torch.cat([self.masses.new_zeros(1), self.masses.cumsum(0)])
-        return self.SQUASH + (1 - 2 * self.SQUASH) * edges / edges[-1]
+        return SQUASH + (1 - 2 * SQUASH) * edges / edges[-1]
 
     def _mixture(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return G(y), the distribution function of the mixture of normals, and its density G'(y)."""
         first, last = self.masses[0], self.masses[-1]
         distribution, slope = torch.zeros_like(y), torch.zeros_like(y)
-        for weight, mean, deviation in zip((first, 1 - first - last, last), self.MEANS, self.DEVIATIONS, strict=True):
+        for weight, mean, deviation in zip((first, 1 - first - last, last), MEANS, DEVIATIONS, strict=True):
             u = (y - mean) / deviation
             distribution = distribution + weight * torch.special.ndtr(u)
             slope = slope + weight * torch.exp(-0.5 * u.square()) / (deviation * math.sqrt(2 * math.pi))
@@ -182,7 +201,7 @@ class MarginalPixels(Elementwise):
         """Return a grid of values y with G(y) and G'(y) on it, ``(8193,)`` each, for interpolation."""
         if self._settled is not None:
             return self._settled[1]
-        grid = torch.linspace(-12, 12, 8193, dtype=self.masses.dtype, device=self.masses.device)
+        grid = torch.linspace(-LIMIT, LIMIT, NODES, dtype=self.masses.dtype, device=self.masses.device)
         return grid, *self._mixture(grid)
 
     def _quantile(self, share: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from models.datasets.builtin import builtin_file, summarize_builtin
 from models.datasets.report import DatasetReport
 from models.datasets.store import DatasetStore
 from models.errors import DatasetUnfit
-from models.images.preprocessing import GREY_MODES, Preprocessing
 from models.training.config import TrainingConfig
+from snf_runtime.images.preprocessing import GREY_MODES, Preprocessing
 
 
 def require_scorable(name: str, preprocessing: Preprocessing, data_dir: Path | None, store: DatasetStore) -> None:

@@ -14,7 +14,7 @@ from models.artifacts.manifest import Precision
 from models.atomic_files import make_folder, remove_leftovers, sync_folder, write_atomically
 from models.bulk.completion import DamagedPart, PartsDamaged
 from models.errors import PlanDiffers
-from models.flows.architecture import DensityKind
+from snf_runtime.kinds import DensityKind
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -31,13 +30,14 @@ from models.datasets.references.index import SCHEMA as INDEX_SCHEMA
 from models.datasets.references.source import ReferencedImages
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, ImageError
-from models.images.codec import Preprocessing, decode_image
-from models.images.npy import npy_header
-from models.images.policy import path_text
-from models.images.preprocessing import conform_pixels
 from models.locations.entry import FileEntry
 from models.locations.location import Location
 from models.suggestions import choices
+from snf_runtime.images.codec import Preprocessing, decode_image
+from snf_runtime.images.files import read_file
+from snf_runtime.images.npy import npy_header
+from snf_runtime.images.policy import path_text
+from snf_runtime.images.preprocessing import conform_pixels
 
 ARRAYS = ("x_train", "x_test")
 PLACE_DIGITS = 16
@@ -46,8 +46,6 @@ SPOOL_BYTES = 16 * 2**20
 """Bytes of a list of files that are held in memory; a longer one is in a temporary file."""
 LISTED_AT_ONCE = 1000
 """Files that are listed between two reports of progress."""
-MAX_FILE_BYTES = 256 * 2**20
-"""Largest image file: as large as a request to the service may be."""
 
 
 def open_source(
@@ -249,18 +247,3 @@ def files_digest(paths: Sequence[Path]) -> str:
     for path in paths:
         content.update(f"{path_text(path)}\0{file_stamp(path)}\0".encode())
     return content.hexdigest()
-
-
-def read_file(path: Path) -> bytes:
-    """Return the bytes of an image file. Raises ``ImageError`` if it cannot be read or is larger than 256 MiB."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block for ever
-            detail = "expected a plain file, no folder or pipe"
-            raise ImageError("unreadable-image", "The file cannot be read", detail)
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ImageError("unreadable-image", "The file cannot be read", error.strerror or str(error)) from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ImageError("file-too-large", "The file is too large", f"at most {MAX_FILE_BYTES} bytes are taken")
-    return data

@@ -10,8 +10,8 @@ from models.bulk.engine_choice import require_engine
 from models.bulk.output import Output
 from models.bulk.part import score_range
 from models.datasets.image_source import ImageSource
-from models.images.preprocessing import Preprocessing
 from models.model_files import ModelFiles
+from snf_runtime.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from models.bulk.table import PartSummary

@@ -14,10 +14,10 @@ import numpy as np
 from models.datasets.choose_preprocessing import ImageFacts, choose_preprocessing
 from models.datasets.dataset import HELD_OUT_SHARE, MIN_IMAGES, Dataset, DatasetSummary, digest_of
 from models.errors import DatasetUnfit, ImageError
-from models.images.npy import npy_header
 from models.images.options import ImageOptions
-from models.images.preprocessing import Pixels, Preprocessing, conform_pixels
 from models.images.provenance import ARRAY, Provenance, Split
+from snf_runtime.images.npy import npy_header
+from snf_runtime.images.preprocessing import Pixels, Preprocessing, conform_pixels
 
 FILES = {
     "mnist": "mnist.npz",

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import DatasetUnfit
 from models.images.options import ImageOptions
-from models.images.preprocessing import CHANNELS, MAX_LEVELS, Colour, Preprocessing
+from snf_runtime.images.preprocessing import CHANNELS, MAX_LEVELS, Colour, Preprocessing
 
 MAX_MODEL_SIDE = 1024
 TILE_SIDE = 256

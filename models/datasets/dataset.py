@@ -9,9 +9,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.images.batch import Batch, stacked
-from models.images.preprocessing import Preprocessing
 from models.images.provenance import Provenance, Split
+from snf_runtime.images.batch import Batch, stacked
+from snf_runtime.images.preprocessing import Preprocessing
 
 Images: TypeAlias = Batch
 """Images, uint8 ``(N, C, H, W)``, in memory or mapped from a file; for a model of tiles ``(C, H, W)`` each."""

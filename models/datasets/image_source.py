@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from models.datasets.storage import INDEX, Storage
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, ImageError
-from models.images.preprocessing import DecodedImage, Preprocessing, conform
+from snf_runtime.images.preprocessing import DecodedImage, Preprocessing, conform
 
 NamedImage = tuple[str, DecodedImage | ImageError]
 """The name of an image, and the image or the reason why it cannot be scored."""

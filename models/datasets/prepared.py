@@ -26,8 +26,8 @@ from models.datasets.report import DatasetReport
 from models.datasets.splits import folds_of_all
 from models.datasets.storage import Storage, open_index
 from models.errors import DatasetUnfit, ImageError
-from models.images.preprocessing import Preprocessing, conform
 from models.images.provenance import Provenance, Split
+from snf_runtime.images.preprocessing import Preprocessing, conform
 
 PREPARED = "prepared"
 MOST_MADE = 2

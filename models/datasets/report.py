@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.datasets.choose_preprocessing import ImageFacts
 from models.datasets.ingest.near_duplicates import near_pairs
-from models.images.preprocessing import GREY_MODES
 from models.images.provenance import Split
+from snf_runtime.images.preprocessing import GREY_MODES
 
 LISTED = 100
 EXAMPLES = 20

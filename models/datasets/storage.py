@@ -20,9 +20,9 @@ from models.datasets.ingest.near_duplicates import KeptHashes, NearDuplicates
 from models.datasets.references.index import REFERENCE
 from models.datasets.references.originals import ReferencedOriginals
 from models.errors import ImageError
-from models.images.opening import open_image
-from models.images.preprocessing import OpenedImage, opened_pixels
 from models.images.provenance import ARRAY
+from snf_runtime.images.opening import open_image
+from snf_runtime.images.preprocessing import OpenedImage, opened_pixels
 
 ORIGINALS = "originals.bin"
 INDEX = "index.sqlite"

@@ -22,11 +22,11 @@ from models.datasets.report import DatasetReport
 from models.disk_space import storage_errors
 from models.errors import DatasetNotFound, DatasetTaken, DatasetUnfit
 from models.images.options import ImageOptions
-from models.images.preprocessing import Preprocessing
-from models.images.tiles import tile_plan
 from models.locations.location import Location
 from models.naming import check_name, is_name
 from models.suggestions import choices
+from snf_runtime.images.preprocessing import Preprocessing
+from snf_runtime.images.tiles import tile_plan
 
 FillReference = Callable[[Path, NewReference, Progress], None]
 """A function that writes the folder of a dataset by reference."""

@@ -31,9 +31,9 @@ from models.evaluation.schema import (
 )
 from models.evaluation.scores import COMBINED, ImageScores, ScoreSuite
 from models.evaluation.summary import DRAWN, Thresholds, compare, curves, describe_columns
-from models.flows.architecture import DensityKind
 from models.scorer import Scorer
-from models.scoring.likelihood import bits_per_dim
+from snf_runtime.kinds import DensityKind
+from snf_runtime.scoring.likelihood import bits_per_dim
 
 Array: TypeAlias = NDArray[np.float64]
 

@@ -8,8 +8,8 @@ from typing import Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.density.gaussian import Gaussian
-from models.images.codec import encode_png
+from snf_runtime.anomaly.density.gaussian import Gaussian
+from snf_runtime.images.codec import encode_png
 
 Array: TypeAlias = NDArray[np.float64]
 Images: TypeAlias = NDArray[np.uint8]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from models.datasets.builtin import builtin_file, summarize_builtin
@@ -10,9 +11,9 @@ from models.datasets.catalogue import dataset_names
 from models.datasets.choose_preprocessing import ImageFacts
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, DatasetUnfit
-from models.images.preprocessing import Preprocessing
 from models.suggestions import choices
 from models.training.config import TrainingConfig
+from snf_runtime.images.preprocessing import Colour, Preprocessing
 
 MIN_NORMAL_IMAGES = 40
 MIN_ANOMALOUS_IMAGES = 2
@@ -120,12 +121,13 @@ def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
     """
     if not adapt:
         return preprocessing
-    colour = {1: "grey", 3: "rgb"}.get(preprocessing.channels, "exact")
-    changes = {
-        "fit": "stretch" if preprocessing.fit == "exact" else preprocessing.fit,
-        "colour": colour if preprocessing.colour == "exact" else preprocessing.colour,
-    }
-    return Preprocessing.model_validate(preprocessing.model_dump() | changes)
+    colours: dict[int, Colour] = {1: "grey", 3: "rgb"}
+    colour = colours.get(preprocessing.channels, "exact")
+    return replace(
+        preprocessing,
+        fit="stretch" if preprocessing.fit == "exact" else preprocessing.fit,
+        colour=colour if preprocessing.colour == "exact" else preprocessing.colour,
+    )
 
 
 def not_found(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetNotFound:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models.images.batch import Batch
+from snf_runtime.images.batch import Batch
 
 Array: TypeAlias = NDArray[np.float64]
 Images: TypeAlias = NDArray[np.uint8]

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from models.evaluation.image_sets import ImageSet
 from models.evaluation.raw_scores import Extremes, RawSet
 from models.evaluation.schema import Example, Gallery
-from models.images.placement import FilePlacement
-from models.images.preprocessing import as_image
 from models.scorer import Scorer
+from snf_runtime.images.placement import FilePlacement
+from snf_runtime.images.preprocessing import as_image
 
 MAX_SIDE = 96
 """Largest side of a picture in pixels; larger images are reduced."""

@@ -19,9 +19,9 @@ from models.errors import DatasetNotFound, DatasetUnfit, ImageError
 from models.evaluation.checks import adapted, check_anomalous, check_normals, not_found
 from models.evaluation.corruptions import Corruption, corrupt_chunks
 from models.evaluation.schema import EvaluationParameters
-from models.images.batch import Batch, batch_of, in_batches, stacked
-from models.images.preprocessing import DecodedImage, Preprocessing, conform_pixels
 from models.training.config import TrainingConfig
+from snf_runtime.images.batch import Batch, batch_of, in_batches, stacked
+from snf_runtime.images.preprocessing import DecodedImage, Preprocessing, conform_pixels
 
 Images: TypeAlias = NDArray[np.uint8]
 Rows: TypeAlias = NDArray[np.int64]

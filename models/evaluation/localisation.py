@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models.anomaly.regions import TOUCHING
-
 Array: TypeAlias = NDArray[np.float64]
 Map: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
 
+TOUCHING = np.ones((3, 3), dtype=np.int8)
+"""Pixels that touch at a side or a corner are connected."""
 PRO_LIMIT = 0.3
 """Largest false-positive rate of AUPRO."""
 PIMO_RANGE = (1e-5, 1e-4)

@@ -13,8 +13,8 @@ from models.evaluation.image_sets import ImageSet, evenly
 from models.evaluation.localisation import FOUND, Map, Mask, localise
 from models.evaluation.masks import MaskPairs, MaskReader, pair_masks
 from models.evaluation.schema import Localisation, RegionRates
-from models.images.preprocessing import DecodedImage
 from models.scorer import Scorer
+from snf_runtime.images.preprocessing import DecodedImage
 
 MAX_VALUES = 2**25
 """Most values of the maps of normal images in memory together, and of those of images with defects."""

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from models.datasets.storage import Storage
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, DatasetUnfit, ImageError
-from models.images.preprocessing import Preprocessing, conform_mask
 from models.suggestions import choices
+from snf_runtime.images.preprocessing import Preprocessing, conform_mask
 
 SUFFIX = "_mask"
 """End of the names of masks in the layout of MVTec AD; it does not count."""

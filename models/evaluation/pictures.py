@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from models.images.batch import Batch
-from models.images.preprocessing import Pixels, as_image
+from snf_runtime.images.batch import Batch
+from snf_runtime.images.preprocessing import Pixels, as_image
 
 
 def pictures(images: Batch, side: int) -> Pixels:

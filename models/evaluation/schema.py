@@ -7,8 +7,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.flows.architecture import DensityKind
 from models.naming import Name
+from snf_runtime.kinds import DensityKind
 
 Interval = tuple[float, float]
 

@@ -9,19 +9,19 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.calibration import MAX_STATISTIC, Calibration
-from models.anomaly.statistics.combined import EvidenceKind, Statistic
-from models.anomaly.statistics.features import FEATURE_STATISTICS
 from models.errors import ScoreNotFinite
 from models.evaluation.baselines import LABELS, NAMES, Baselines
 from models.evaluation.pictures import pictures
-from models.flows.architecture import DensityKind
-from models.images.batch import Batch, chosen
 from models.scorer import Scorer
-from models.scoring.evidence import Evidence
-from models.scoring.grid import regions
-from models.scoring.likelihood import Likelihood
-from models.scoring.whole_image import COMPLEXITY
+from snf_runtime.anomaly.calibration import MAX_STATISTIC, Calibration
+from snf_runtime.anomaly.statistics.combined import EvidenceKind, Statistic
+from snf_runtime.anomaly.statistics.features import FEATURE_STATISTICS
+from snf_runtime.images.batch import Batch, chosen
+from snf_runtime.kinds import DensityKind
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.grid import regions
+from snf_runtime.scoring.likelihood import Likelihood
+from snf_runtime.scoring.whole_image import COMPLEXITY
 
 Array: TypeAlias = NDArray[np.float64]
 Images: TypeAlias = NDArray[np.uint8]

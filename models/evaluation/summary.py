@@ -9,11 +9,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly import conformal
+from models.anomaly.false_alarms import false_alarm_interval
 from models.evaluation import schema
 from models.evaluation.curves import roc_points
 from models.evaluation.metrics import Resamples, bootstrap, interval, separation
 from models.evaluation.scores import COMBINED, ImageScores, ScoreColumn
+from snf_runtime.anomaly import conformal
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -75,7 +76,7 @@ def describe_columns(
 
 def _false_alarms(thresholds: Thresholds, normal: ImageScores, column: int, alpha: float) -> schema.FalseAlarms:
     share, images = thresholds.share(normal, column, alpha), thresholds.images(column)
-    low, high = conformal.false_alarm_interval(images, len(normal), alpha)
+    low, high = false_alarm_interval(images, len(normal), alpha)
     inside = None if share is None else low <= share <= high
     return schema.FalseAlarms(alpha=alpha, share=share, interval=(low, high), inside=inside, calibration_images=images)
 

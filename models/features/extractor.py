@@ -13,7 +13,7 @@ from torch.nn import functional
 from models.features.backbone import Backbone
 from models.features.lite0 import Arrays
 from models.features.lite0_network import Lite0Network
-from models.images.preprocessing import Pixels
+from snf_runtime.images.preprocessing import Pixels
 
 SMOOTHING = 3
 """Side of the window, in places, that every map is averaged over."""

@@ -16,6 +16,7 @@ from models.bijections.local_affine import ExactLocalAffine, FrozenLocalAffine, 
 from models.flows.architecture import LINEAR_1X1, Architecture, FeatureArchitecture, HybridArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
+from snf_runtime.scoring.layout import FeatureLayout
 
 LOCAL_LAYERS: dict[str, Callable[[Shape, int], ExactLocalAffine]] = {
     "exact": ExactLocalAffine,
@@ -137,23 +138,21 @@ def build_steps(architecture: FeatureArchitecture) -> list[Bijection]:
 
 
 @dataclass(frozen=True)
-class FrozenFeatureFlows:
+class FrozenFeatureFlows(FeatureLayout):
     """Immutable float64 copy of flows over features, with their log-det, for scoring without determinants.
 
+    The log-det is that of the first fit over places and of the steps.
+
     Attributes:
-        feature_shape: Channels, rows and columns of the features at places.
         places: The frozen layer over places of each fit.
         pooled: The frozen layer over pooled features of each fit.
         steps: The frozen Glow steps after the layer over places, where there is a single fit.
-        constant_log_det: Log-det of the first fit over places and of the steps, in nats: it is a term of every score.
         groups: The numbers of pooled features in groups, each with a density of its own.
     """
 
-    feature_shape: Shape
     places: tuple[FrozenLocalAffine, ...]
     pooled: tuple[FrozenLocalAffine, ...]
     steps: tuple[FrozenStep, ...]
-    constant_log_det: float
     groups: tuple[int, ...]
 
 
@@ -172,10 +171,10 @@ def freeze_features(flows: FeatureFlows, log_dets: dict[str, float] | None = Non
     shape = fits[0][0].shape
     return FrozenFeatureFlows(
         shape,
+        sum(known[name] for name in flows.scored()),
         tuple(places.freeze(places.shape) for places, _ in fits),
         tuple(pooled.freeze(pooled.shape) for _, pooled in fits),
         tuple(step.freeze(shape) for step in flows.steps if isinstance(step, Bijection)),
-        sum(known[name] for name in flows.scored()),
         flows.groups,
     )
 

@@ -9,7 +9,7 @@ from models.errors import BackboneUnfit
 from models.features.extractor import normalised
 from models.features.lite0 import LITE0, Arrays, weight_shapes
 from models.features.lite0_network import Lite0Network
-from models.images.preprocessing import Pixels
+from snf_runtime.images.preprocessing import Pixels
 
 SIDE = 224
 LOGITS = {0: 1.354786, 417: 7.091344, 500: -1.307129, 506: 7.669801, 616: 6.878141, 999: -1.078888}

@@ -30,9 +30,8 @@ from models.flows.layers.linear import (
 )
 from models.flows.layers.spec import LayerSpec
 from models.flows.levels import LevelSpec, RepeatSpec, ShapedLevel, SplitSpec, sentence, shaped, summary_of
+from snf_runtime.kinds import DensityKind
 
-DensityKind = Literal["density", "feature_density"]
-"""What a log-likelihood is the log-density of: the dequantised pixels, or the features of a frozen backbone."""
 PixelTransform = Literal["affine", "logit", "marginal"]
 Linear = Annotated[str, Field(max_length=64)]
 """Name of a linear layer in the tables below."""

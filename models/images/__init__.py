@@ -1,1 +1,1 @@
-"""Images: decoding and encoding of files, preprocessing, provenance, and dequantisation."""
+"""Images: provenance of training images, and options of how they are brought to one size and colour."""

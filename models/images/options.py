@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from models.images.preprocessing import MAX_LEVELS, Colour, Fit
+from snf_runtime.images.preprocessing import MAX_LEVELS, Colour, Fit
 
 Side = Annotated[int, Field(ge=4, le=1024)]
 BothSides = tuple[Side, Side]

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.images.preprocessing import DecodedImage
+from snf_runtime.images.preprocessing import DecodedImage
 
 ARRAY = "array"
 """Format of pixels that come from an array, not from an image file."""

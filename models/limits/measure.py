@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from models.anomaly.conformal import false_alarm_interval
+from models.anomaly.false_alarms import false_alarm_interval
 from models.anomaly.fitting.reference_images import ImageRows, check_shape
-from models.anomaly.judged import JudgedImage
 from models.artifacts.limits import MIN_LIMIT_IMAGES, LimitCell, LimitParameters, LimitRecord, UndamagedImages
 from models.errors import DatasetUnfit
-from models.images.batch import Batch
-from models.images.preprocessing import Preprocessing
 from models.limits.cells import CellJournal
 from models.limits.defects import Defect, add_defect, defect_kinds, defect_rng, defect_sizes
 from models.limits.good_images import GoodImages
 from models.limits.rule import goes_on, limit_cell, limit_curve, undamaged_images
 from models.scorer import Scorer
+from snf_runtime.anomaly.judged import JudgedImage
+from snf_runtime.images.batch import Batch
+from snf_runtime.images.preprocessing import Preprocessing
 
 BATCH = 64
 BATCH_BYTES = 32 * 2**20

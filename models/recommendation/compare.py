@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from models.artifacts.limits import UndamagedImages
-from models.attainable import unattainable
 from models.datasets import Dataset, Images
 from models.errors import (
     BackboneMissing,
@@ -52,6 +51,7 @@ from models.recommendation.subsets import Subsets, choose_subsets
 from models.scoring.options import EngineOptions
 from models.training.loop import Observer
 from models.training.presets import find_preset
+from snf_runtime.attainable import unattainable
 
 FEATURES_SHARE = 0.25
 """Largest share of the budget for the fit of features and the reference images."""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from models.anomaly.calibration import Calibration
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.fitting.reference_pass import collect_evidence
 from models.datasets import Images
@@ -14,8 +13,9 @@ from models.errors import ScoreNotFinite
 from models.recommendation.parts import FittedPart, PartName
 from models.recommendation.record import FAMILIES, FamilyName
 from models.recommendation.subsets import Subsets
-from models.scoring.evidence import Evidence
-from models.scoring.likelihood import Likelihood, score_each
+from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.likelihood import Likelihood, score_each
 
 PARTS_OF: dict[FamilyName, tuple[PartName, ...]] = {
     "features": ("features",),

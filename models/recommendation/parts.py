@@ -22,10 +22,7 @@ from models.features.flows import build_feature_flows
 from models.features.store import DEFAULT_FOLDER, BackboneStore
 from models.flows.architecture import FeatureArchitecture, PixelArchitecture
 from models.flows.no_init import NoRandomness
-from models.images.batch import stacked
-from models.scoring.density import ImageDensity
 from models.scoring.engines.open_features import open_extractor
-from models.scoring.likelihood import bits_per_dim, score_images
 from models.scoring.open_density import log_dets_of, open_density, open_pixels
 from models.scoring.options import EngineOptions
 from models.training.config import TrainingConfig
@@ -34,6 +31,9 @@ from models.training.feature_fit import Report, fit_features
 from models.training.fitness import independent_pixels
 from models.training.loop import Observer, Trainer
 from models.training.schedule import Schedule
+from snf_runtime.images.batch import stacked
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.likelihood import bits_per_dim, score_images
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from models.artifacts.limits import MIN_LIMIT_IMAGES
 from models.datasets import Dataset, Images
 from models.datasets.splits import FOLDS
 from models.errors import DatasetUnfit
-from models.images.batch import stacked
 from models.recommendation.record import ComparedImages
+from snf_runtime.images.batch import stacked
 
 MOST_AND_FEWEST = ((2000, 200), (500, 60), (1000, 120))
 """Most images for fit, statistics and ranks, and how many are taken where time is short, if there are so many."""

@@ -10,10 +10,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.errors import ImageError, unsupported_image
-from models.images.codec import DecodedImage, decode_image
-from models.images.preprocessing import MODES, Preprocessing, conform_pixels
 from models.score_rows.judged_rows import Judge, batches_of, judged_rows
 from models.score_rows.row import SCHEMA, Row
+from snf_runtime.images.codec import DecodedImage, decode_image
+from snf_runtime.images.preprocessing import MODES, Preprocessing, conform_pixels
 
 IMAGE, PATH = "image", "path"
 LABELS = ("model", "calibration", "alpha", "dataset")

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Protocol
 from models.artifacts.manifest import Manifest
 from models.datasets.image_source import NamedImage
 from models.errors import ImageError, ScoreNotFinite
-from models.images.batch import Batch, batch_of, in_batches
-from models.images.codec import DecodedImage
-from models.images.placement import FilePlacement
-from models.images.preprocessing import Preprocessing
 from models.images.provenance import remark
 from models.score_rows.row import Row, failed_row, row_of
+from snf_runtime.images.batch import Batch, batch_of, in_batches
+from snf_runtime.images.codec import DecodedImage
+from snf_runtime.images.placement import FilePlacement
+from snf_runtime.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from models.anomaly.judged import JudgedImage, Judgement
+    from snf_runtime.anomaly.judged import JudgedImage, Judgement
 
 BATCH = 64
 BATCH_BYTES = 64 * 2**20

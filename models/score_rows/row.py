@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from models.anomaly.conformal import DIGITS
+from snf_runtime.anomaly.conformal import DIGITS
 
 SCHEMA = pa.schema(
     [

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from models.artifacts.manifest import Precision
 from models.bijections.base import Bijection, Elementwise, Shape
 from models.bijections.coupling import FrozenCoupling
 from models.bijections.frozen import FrozenAffine, FrozenStep, has_learned_inverse
 from models.errors import SingularLayer
 from models.flows.flow import Flow, walk
+from snf_runtime.kinds import Precision
+from snf_runtime.scoring.layout import FlowLayout, LevelLayout
 
 LARGEST_ROUND_TRIP_ERROR = 1e-6
 PROBES = 4
@@ -21,44 +22,29 @@ PROBES = 4
 
 
 @dataclass(frozen=True)
-class FrozenLevel:
-    """One level of an immutable flow: its layers, the latents it outputs, and its log-det where that is constant.
+class FrozenLevel(LevelLayout):
+    """One level of an immutable flow: its layout and its layers.
 
     Attributes:
         steps: The frozen bijections of the level.
         prior: The coupling that whitens the latents of the level, or None.
-        kept: Channels that are passed on to the next level, 0 at the last level.
-        latent_shape: Channels, height and width of the latents, or None if the level has none.
-        constant_log_det: Sum of the data-independent log-dets of the level, in nats.
     """
 
     steps: tuple[FrozenStep, ...]
     prior: FrozenStep | None
-    kept: int
-    latent_shape: Shape | None
-    constant_log_det: float
-
-    @property
-    def has_reconstruction(self) -> bool:
-        """Whether a layer of this level has a learned inverse R of its matrix W with a known error ||R W x - x||."""
-        return any(isinstance(step, FrozenAffine) and step.has_reconstruction_error for step in self.steps)
 
 
 @dataclass(frozen=True)
-class FrozenFlow:
+class FrozenFlow(FlowLayout):
     """Immutable copy of a trained flow that scores and samples images of one shape without computing determinants.
 
     Attributes:
-        image_shape: Channels, height and width of the images.
-        pixels: The pixel transform.
         levels: The levels, finest scale first.
-        precision: Arithmetic of the middle convolutions of the coupling networks.
+        pixels: The pixel transform with its inverse.
     """
 
-    image_shape: Shape
-    pixels: Elementwise
     levels: tuple[FrozenLevel, ...]
-    precision: Precision = "float32"
+    pixels: Elementwise
 
     def with_precision(self, precision: Precision) -> FrozenFlow:
         """Return a flow whose coupling networks compute 1x1 convolutions in ``precision``, itself if nothing changes.
@@ -86,11 +72,6 @@ class FrozenFlow:
     def has_learned_inverse(self) -> bool:
         """Whether a layer has a learned approximate inverse, so that images can be sampled with it."""
         return any(has_learned_inverse(step) for level in self.levels for step in level.steps)
-
-    @property
-    def is_spatial(self) -> bool:
-        """Whether every layer keeps image locations apart. False if a layer connects all pixels with all others."""
-        return not any(getattr(step, "flat", False) for level in self.levels for step in level.steps)
 
     def latent_shapes(self) -> list[Shape]:
         """Return the shape (C, H, W) of the latents of each level that has latents, finest scale first."""
@@ -183,13 +164,37 @@ def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = N
         else:
             prior, kept = None, 0 if level is flow.level_list()[-1] else shape[0]
         latent_shape = (shape[0] - kept, *shape[1:]) if kept < shape[0] else None
-        levels.append(FrozenLevel(frozen, prior, kept, latent_shape, constant))
-    return FrozenFlow(image_shape, flow.pixels.settled(), tuple(levels))
+        levels.append(
+            FrozenLevel(
+                size=shape[1:],
+                kept=kept,
+                latent_shape=latent_shape,
+                has_prior=prior is not None,
+                constant_log_det=constant,
+                reconstruction_sizes=_reconstruction_sizes(frozen),
+                steps=frozen,
+                prior=prior,
+            )
+        )
+    pixels = flow.pixels.settled()
+    return FrozenFlow(
+        image_shape=image_shape,
+        pixel_function=pixels.pixel_function(),
+        levels=tuple(levels),
+        is_spatial=not any(getattr(step, "flat", False) for level in levels for step in level.steps),
+        precision="float32",
+        pixels=pixels,
+    )
 
 
 def layers_with_log_det(flow: Flow, image_shape: Shape) -> set[str]:
     """Return the names of the layers whose log |det dz/dx| is the same for all images and is stored with the model."""
     return {name for _, steps, _ in walk(flow, image_shape) for name, layer, _ in steps if _is_stored(layer)}
+
+
+def _reconstruction_sizes(steps: tuple[FrozenStep, ...]) -> tuple[float, ...]:
+    affine = [step for step in steps if isinstance(step, FrozenAffine) and step.has_reconstruction_error]
+    return tuple(step.reconstruction_size for step in affine)
 
 
 def _rounded(step: FrozenStep) -> FrozenStep:

@@ -7,14 +7,14 @@ from models.features.flows import FeatureFlows, HybridFlows, TrainedFlows, freez
 from models.features.store import DEFAULT_FOLDER, BackboneStore
 from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
 from models.flows.flow import Flow
-from models.scoring.density import ImageDensity
 from models.scoring.engines import open_engine
 from models.scoring.engines.open_features import open_feature_engine
-from models.scoring.feature_density import FeatureDensity
+from models.scoring.flow_density import FlowDensity
 from models.scoring.frozen import constant_log_dets, freeze, layers_with_log_det, require_invertible
-from models.scoring.hybrid_density import HybridDensity
 from models.scoring.options import EngineOptions
-from models.scoring.pixel_density import PixelDensity
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.feature_density import FeatureDensity
+from snf_runtime.scoring.hybrid_density import HybridDensity
 
 PIXELS, FEATURES = "pixels.", "features."
 """What the names of the layers of a hybrid model start with."""
@@ -94,11 +94,11 @@ def open_pixels(
     log_dets: dict[str, float],
     weights_digest: str,
     options: EngineOptions | None = None,
-) -> PixelDensity:
+) -> FlowDensity:
     """Return the density of pixels by a trained flow, frozen; the arguments are those of :func:`open_density`."""
     frozen = freeze(flow, architecture.image_shape, log_dets)
     engine = open_engine(frozen, options)
-    return PixelDensity(engine, frozen, weights_digest)
+    return FlowDensity(engine, frozen, weights_digest)
 
 
 def _open_features(

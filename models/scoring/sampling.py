@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from models.artifacts.manifest import Precision
 from models.bijections.frozen import Inverse
 from models.errors import NoLearnedInverse
-from models.scoring.engines import Engine
+from models.scoring.engines import FlowEngine
 from models.scoring.frozen import FrozenFlow
-from models.steps import Steps, step_size
+from snf_runtime.steps import Steps, step_size
 
 
 @torch.inference_mode()
 def sample_frozen(
-    engine: Engine,
+    engine: FlowEngine,
     frozen: FrozenFlow,
     n: int,
     temperature: float = 1.0,
@@ -47,8 +47,9 @@ def sample_frozen(
     dimensions = int(np.prod(frozen.image_shape))
     noise = np.stack([np.random.default_rng((seed, i)).standard_normal(dimensions) for i in range(first, first + n)])
     parts = np.split(noise * temperature, np.cumsum([np.prod(shape) for shape in shapes])[:-1], axis=1)
-    scales = [torch.from_numpy(part.reshape(n, *shape)) for part, shape in zip(parts, shapes, strict=True)]
-    images: NDArray[np.float64] = frozen.pixels.inverse(engine.inverse(scales, inverse))[0].numpy()
+    scales = [part.reshape(n, *shape) for part, shape in zip(parts, shapes, strict=True)]
+    y = torch.from_numpy(engine.inverse(scales, inverse))
+    images: NDArray[np.float64] = frozen.pixels.inverse(y)[0].numpy()
     return images
 
 
@@ -72,7 +73,7 @@ class Sampler:
         tile: The number of images that the engine computes at once.
     """
 
-    def __init__(self, engine: Engine, frozen: FrozenFlow, threads: int | None = None) -> None:
+    def __init__(self, engine: FlowEngine, frozen: FrozenFlow, threads: int | None = None) -> None:
         self.engine = engine
         self.frozen = frozen
         self.has_learned_inverse = frozen.has_learned_inverse

@@ -38,14 +38,8 @@ from models.features.fit import FitChoice
 from models.features.flows import HybridFlows, TrainedFlows
 from models.flows.architecture import Architecture
 from models.flows.flow import Flow
-from models.images.batch import stacked
-from models.images.codec import encode_png, image_grid
-from models.images.preprocessing import Preprocessing
 from models.loading import image_digest, seal
-from models.scoring.density import ImageDensity
-from models.scoring.feature_density import FeatureDensity
-from models.scoring.hybrid_density import pixels_of
-from models.scoring.likelihood import bits_per_dim, score_images
+from models.scoring.flow_density import pixels_of
 from models.scoring.open_density import log_dets_of, open_density
 from models.scoring.options import EngineOptions
 from models.scoring.sampling import sample_frozen, to_pixels
@@ -60,6 +54,12 @@ from models.training.samples import EveryImage
 from models.training.schedule import Schedule
 from models.training.trained_flow import TrainedFlow
 from models.training.validation import FINAL_SAMPLES
+from snf_runtime.images.batch import stacked
+from snf_runtime.images.codec import encode_png, image_grid
+from snf_runtime.images.preprocessing import Preprocessing
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.feature_density import FeatureDensity
+from snf_runtime.scoring.likelihood import bits_per_dim, score_images
 
 SAMPLE_SEED = 0
 PINNED_COUNT = 4

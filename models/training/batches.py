@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.datasets import Images
-from models.images.batch import stacked
+from snf_runtime.images.batch import stacked
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe, tile_of
 from models.datasets import Dataset
 from models.flows.flow import Flow
-from models.images.batch import stacked
-from models.scoring.density import ImageDensity
-from models.scoring.feature_density import FeatureDensity
-from models.scoring.likelihood import score_images
+from snf_runtime.images.batch import stacked
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.feature_density import FeatureDensity
+from snf_runtime.scoring.likelihood import score_images
 
 TIMED_IMAGES = 32
 """Images that are scored to measure the time of an image."""

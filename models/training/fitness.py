@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from models.artifacts.fitness import MAX_INVERSE_ERROR, FitnessCheck, FitnessRecord, Measure
 from models.datasets import Dataset
-from models.images.batch import stacked
-from models.images.preprocessing import Pixels
-from models.scoring.density import ImageDensity
 from models.scoring.engines import TorchEngine
-from models.scoring.flow_pass import run_flow
-from models.scoring.hybrid_density import pixels_of
-from models.scoring.likelihood import bits_per_dim, score_images
-from models.scoring.pixel_density import PixelDensity, dequantise
+from models.scoring.flow_density import FlowDensity, pixels_of
 from models.training.feature_fit import FittedFeatures
 from models.training.trained_flow import TrainedFlow
+from snf_runtime.images.batch import stacked
+from snf_runtime.images.preprocessing import Pixels
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.likelihood import bits_per_dim, score_images
+from snf_runtime.scoring.pixel_density import dequantise
 
 INVERTED_IMAGES = 100
 """Most held-out images on which the learned inverse is measured."""
@@ -111,7 +111,7 @@ def independent_pixels(train: Pixels, images: Pixels) -> NDArray[np.float64]:
     )
 
 
-def learned_inverse_error(density: PixelDensity, images: Pixels, report: Report) -> float:
+def learned_inverse_error(density: FlowDensity, images: Pixels, report: Report) -> float:
     """Return the error of images x' that the learned inverse makes of the latents of images x, in pixel values.
 
     It is the root mean square of x' - x over all values of the images, with x dequantised.
@@ -124,10 +124,10 @@ def learned_inverse_error(density: PixelDensity, images: Pixels, report: Report)
     # An engine that compiles would compile the learned inverse for this alone.
     engine, squares = TorchEngine(density.frozen), 0.0
     for start in range(0, len(images), BATCH):
-        x = torch.from_numpy(dequantise(images[start : start + BATCH], density.weights_digest))
+        x = dequantise(images[start : start + BATCH], density.weights_digest)
         latents = run_flow(engine, density.frozen, x).latents
-        back, _ = density.frozen.pixels.inverse(engine.inverse(latents.scales, "learned"))
-        squares += float((back - x).square().sum())
+        back, _ = density.frozen.pixels.inverse(torch.from_numpy(engine.inverse(latents.scales, "learned")))
+        squares += float(np.square(back.numpy() - x).sum())
         report("learned inverse", start + len(x), len(images))
     return math.sqrt(squares / images.size)
 

@@ -21,9 +21,7 @@ from models.errors import DamagedCheckpoints, RanksUnfit, SingularLayer, Trainin
 from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
-from models.images.batch import stacked
 from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
-from models.scoring.likelihood import bits_per_dim
 from models.training.batches import Batches
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
 from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
@@ -36,6 +34,8 @@ from models.training.schedule import Schedule
 from models.training.trained_flow import TrainedFlow
 from models.training.validation import trimmed_bits_per_dim, write_preview
 from models.training.validation_plan import STEPS_BETWEEN_VALIDATIONS
+from snf_runtime.images.batch import stacked
+from snf_runtime.scoring.likelihood import bits_per_dim
 
 Observer = Callable[[dict[str, Any]], None]
 """A function that receives the events of a training, each a dictionary with the key ``event``."""

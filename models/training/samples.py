@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.flows.architecture import FeatureArchitecture
-from models.images.batch import Batch, joined, stacked
-from models.images.preprocessing import Pixels
-from models.images.tiles import TilePlan, size_of, tile_plan
+from snf_runtime.images.batch import Batch, joined, stacked
+from snf_runtime.images.preprocessing import Pixels
+from snf_runtime.images.tiles import TilePlan, size_of, tile_plan
 
 
 class TrainingImages(Protocol):

@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 
 from models.atomic_files import remove_leftovers, write_atomically
 from models.bijections.frozen import Inverse
 from models.errors import EngineUnavailable
-from models.images.codec import encode_png, image_grid
-from models.images.dequantisation import content_noise
 from models.scoring.engines import TorchEngine
-from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import FrozenFlow
-from models.scoring.likelihood import bits_per_dim
 from models.scoring.sampling import sample_frozen, to_pixels
+from snf_runtime.images.codec import encode_png, image_grid
+from snf_runtime.images.dequantisation import content_noise
+from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.likelihood import bits_per_dim
 
 Images: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -74,12 +73,12 @@ def trimmed_bits_per_dim(
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
         x = batch + np.concatenate([content_noise(image, "validation") for image in batch])
-        log_likelihoods.append(run_flow(engine, frozen, torch.from_numpy(x)).terms().sum((1, 2)))
+        log_likelihoods.append(run_flow(engine, frozen, x).terms().sum((1, 2)))
     bits = bits_per_dim(sum(float(part.sum()) for part in log_likelihoods) / len(images), images[0].size)
     left_out = int(suspect_share * len(images))
     if not left_out:
         return bits, bits
-    kept = torch.cat(log_likelihoods).sort().values[left_out:]
+    kept = np.sort(np.concatenate(log_likelihoods))[left_out:]
     return bits, bits_per_dim(float(kept.mean()), images[0].size)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import needs
 from tests.support.documents import PAGES, spans
-from tests.support.paths import ROOT
+from tests.support.paths import IMPORT_PATH, ROOT
 
 COMMANDS = sorted({span for page in PAGES for span in spans(page) if span.startswith("python -m benchmarks.")})
 ROW = re.compile(r"^\| .* \| `(python -m [^`]+)` \| ([^|]*) \| ([^|]+) \|$", re.MULTILINE)
@@ -35,7 +35,7 @@ def answers() -> dict[str, tuple[int, str]]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.without_extras"],
         cwd=ROOT,
-        env=environment | {"PYTHONPATH": f"{ROOT}:{ROOT / 'client'}"},
+        env=environment | {"PYTHONPATH": IMPORT_PATH},
         input=json.dumps(list(asked.values())),
         capture_output=True,
         text=True,

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from models.images.codec import encode_png
-from models.images.preprocessing import Fit
 from models.registry.registry import Registry
+from snf_runtime.images.codec import encode_png
+from snf_runtime.images.preprocessing import Fit
 from tests.browser.accessibility import axe
 from tests.browser.helpers import drop
 from tests.browser.looks import LOOKS, in_every_look

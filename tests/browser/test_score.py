@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 
-from models.attainable import unattainable
 from models.registry.registry import Registry
 from snf_client.local_files import files_in
+from snf_runtime.attainable import unattainable
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import drop, paste, toast

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from models.evaluation.schema import EvaluationReport
-from models.images.codec import encode_png
+from snf_runtime.images.codec import encode_png
 from tests.end_to_end.support.service import await_job, snf
 from tests.end_to_end.support.uploads import upload
 from tests.models.datasets.sample_files import DIGITS, mixed, pngs, zipped

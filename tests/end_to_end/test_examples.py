@@ -17,7 +17,7 @@ from PIL import Image
 from models.datasets import load_dataset
 from tests.end_to_end.support import service
 from tests.end_to_end.support.service import free_port, serving
-from tests.support.paths import DIGITS, ROOT
+from tests.support.paths import DIGITS, IMPORT_PATH, ROOT
 
 EXAMPLES = ROOT / "examples"
 
@@ -27,7 +27,7 @@ def command(name: str, *arguments: str | Path) -> list[str | Path]:
 
 
 def around(url: str) -> dict[str, str]:
-    return os.environ | {"SNF_URL": url, "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}", "COLUMNS": "200"}
+    return os.environ | {"SNF_URL": url, "PYTHONPATH": IMPORT_PATH, "COLUMNS": "200"}
 
 
 def run(url: str, folder: Path, *words: str | Path) -> str:

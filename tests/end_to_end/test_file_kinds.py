@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from models.images import policy
 from snf_client import local_files
+from snf_runtime.images import policy
 from tests.end_to_end.support.service import environment, running
 from tests.support import ways_in
 from tests.support.documents import check_table

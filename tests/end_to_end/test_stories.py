@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.paths import ROOT
+from tests.support.paths import IMPORT_PATH, ROOT
 
 STORIES = ROOT / "examples" / "stories"
 
@@ -16,7 +16,7 @@ STORIES = ROOT / "examples" / "stories"
 def told(story: str, folder: Path, *arguments: str, url: str = "") -> str:
     """What a story prints; it must end well."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SNF_")}
-    own = {"PYTHONPATH": f"{ROOT}:{ROOT / 'client'}", "SNF_URL": url, "OMP_NUM_THREADS": "1"}
+    own = {"PYTHONPATH": IMPORT_PATH, "SNF_URL": url, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, STORIES / story, *arguments],
         cwd=folder,

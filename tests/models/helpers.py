@@ -17,16 +17,19 @@ from models.artifacts.files import CALIBRATION, PINNED, WEIGHTS
 from models.artifacts.manifest import FILE
 from models.atomic_files import sha256_file
 from models.bijections.actnorm import ActNorm
+from models.bijections.frozen import Inverse
 from models.bijections.pixels import MarginalPixels
 from models.datasets import load_dataset
 from models.flows.architecture import GlowArchitecture, PixelTransform, depth
 from models.flows.build import build_flow
 from models.flows.flow import Flow
-from models.scoring.engines import Engine, open_engine
+from models.scoring.engines import FlowEngine, open_engine
 from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.options import EngineName, EngineOptions
 from models.training.config import TrainingConfig
 from models.training.objective import Loss, SelfNormalizingObjective
+from snf_runtime.scoring.engines.base import Engine
+from snf_runtime.scoring.flow_pass import run_flow
 
 torch.set_num_threads(1)
 
@@ -146,7 +149,7 @@ def training_loss(flow: Flow, y: Tensor, log_det: Tensor, reconstruction_weight:
 
 def frozen_glow(
     side: int, channels: int, pixels: PixelTransform, engine: EngineName = "torch"
-) -> tuple[Flow, FrozenFlow, Engine]:
+) -> tuple[Flow, FrozenFlow, FlowEngine]:
     """A random Glow, the same frozen, and an engine that runs it."""
     flow = glow(side, channels, pixels=pixels)
     frozen = freeze(flow, (channels, side, side))
@@ -171,3 +174,20 @@ class CountedCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if any(part in name for part in self.CUBIC) and "detach" not in name and "elu" not in name:
             self.cubic.append(name)
         return func(*args, **(kwargs or {}))
+
+
+def transformed(frozen: FrozenFlow, x: Tensor) -> NDArray[np.float64]:
+    """What an engine takes: dequantised images after the pixel transform."""
+    return frozen.pixels(x)[0].detach().numpy()  # type: ignore[no-any-return]
+
+
+def scores_of(engine: Engine, frozen: FrozenFlow, x: Tensor) -> Tensor:
+    """Log-likelihoods of dequantised images, ``(N,)``."""
+    return torch.from_numpy(run_flow(engine, frozen, x.numpy()).terms().sum((1, 2)))
+
+
+def images_back(
+    engine: FlowEngine, frozen: FrozenFlow, scales: list[NDArray[np.float64]], inverse: Inverse = "exact"
+) -> Tensor:
+    """Dequantised images of latents."""
+    return frozen.pixels.inverse(torch.from_numpy(engine.inverse(scales, inverse)))[0]

@@ -16,8 +16,8 @@ from models.datasets import load_dataset
 from models.loading import load_artifact
 from models.scorer import Scorer
 from models.scoring.options import EngineName, EngineOptions
-from models.scoring.pixel_density import dequantise
 from models.training.run import train
+from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.helpers import QUICK, flat_latents, glow, jacobian_log_det, randomise, real_images
 
 

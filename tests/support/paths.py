@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
     import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+IMPORT_PATH = os.pathsep.join(str(folder) for folder in (ROOT, ROOT / "client", ROOT / "runtime"))
+"""``PYTHONPATH`` of a process that imports the packages of this checkout."""
 DATA = ROOT / "tests" / "data"
 DIGITS = sorted((DATA / "mnist").glob("*.png"))
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from tests.support.fork_server import MEASURED
-from tests.support.paths import ROOT
+from tests.support.paths import IMPORT_PATH
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -25,7 +25,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray reads this when it is imported: its servers listen on the loopback interface.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}",
+    "PYTHONPATH": IMPORT_PATH,
 }
 # A lost node is noticed in two seconds instead of twenty.
 QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 2}

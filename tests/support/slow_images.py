@@ -15,11 +15,11 @@ from models.bulk.sources import DatasetImages
 from models.bulk.work import BulkWork
 from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import DatasetNotFound
-from models.images.preprocessing import Preprocessing
 from models.locations.location import Location
 from models.model_files import ModelFiles
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
+from snf_runtime.images.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.compiled_cache import share_compiled
-from tests.support.paths import ROOT
+from tests.support.paths import IMPORT_PATH
 from tests.worker.support.helpers import Start, Submit, fake_command, new_job
 from tests.worker.support.redis_server import RedisServer, redis_settings
 from worker.broker.celery_app import make_celery
@@ -74,7 +74,7 @@ def settings(
     for name in [name for name in os.environ if name.startswith("SNF_") or name == "REDIS_URL"]:
         monkeypatch.delenv(name)
     # The supervisor's children import the package from the tree.
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", IMPORT_PATH)
     shared = "served" in request.fixturenames and "broker" not in request.fixturenames
     at = shared_folder if shared else home
     settings = Settings(

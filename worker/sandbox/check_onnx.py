@@ -99,7 +99,7 @@ def check_onnx(content: bytes, backbone: Backbone) -> None:
 
 
 def _check(order: Any, _progress: Callable[[int, int], None]) -> None:
-    from models.scoring.engines.openvino_library import ov
+    from snf_runtime.scoring.engines.openvino_library import ov
 
     backbone = Backbone.model_validate(order["backbone"])
     side = backbone.smallest_side

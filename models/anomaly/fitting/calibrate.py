@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.anomaly.calibration import Calibration, MapReference
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages
 from models.anomaly.fitting.reference_pass import collect_evidence
@@ -17,10 +16,11 @@ from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe
 from models.artifacts.manifest import CalibrationSummary, Deviation, Precision
 from models.flows.flow import Flow
-from models.scoring.density import ImageDensity
-from models.scoring.evidence import FeatureEvidence
-from models.scoring.likelihood import score_images
-from models.scoring.pixel_density import PixelDensity
+from snf_runtime.anomaly.calibration import Calibration, MapReference
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.evidence import FeatureEvidence
+from snf_runtime.scoring.likelihood import score_images
+from snf_runtime.scoring.pixel_density import PixelDensity
 
 FISHER_IMAGES = 500
 GRADIENT_IMAGES = 2000

@@ -9,12 +9,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.anomaly_map import of_pixels, place_maxima
-from models.anomaly.calibration import Calibration, Fold, GradientCalibration, MapReference
-from models.anomaly.heat_map import standardise
-from models.anomaly.statistics.combined import Statistic
-from models.anomaly.statistics.gradient import GradientFamily
-from models.scoring.evidence import Evidence, FeatureEvidence
+from snf_runtime.anomaly.anomaly_map import of_pixels, place_maxima
+from snf_runtime.anomaly.calibration import Calibration, Fold, GradientCalibration, MapReference
+from snf_runtime.anomaly.heat_map import standardise
+from snf_runtime.anomaly.statistics.combined import Statistic
+from snf_runtime.anomaly.statistics.gradient import GradientFamily
+from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
 
 Array: TypeAlias = NDArray[np.float64]
 

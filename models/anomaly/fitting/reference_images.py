@@ -16,8 +16,8 @@ from models.datasets import Dataset, DatasetSummary, Images
 from models.errors import DatasetUnfit
 from models.flows.architecture import Architecture, FeatureArchitecture
 from models.images.options import ImageOptions
-from models.images.preprocessing import Preprocessing
-from models.images.tiles import size_of, tile_plan
+from snf_runtime.images.preprocessing import Preprocessing
+from snf_runtime.images.tiles import size_of, tile_plan
 
 MIN_REFERENCE = 20
 SEED = 0

@@ -8,14 +8,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.anomaly_map import of_pixels
-from models.anomaly.calibration import MapReference
 from models.anomaly.fitting.fit import ReferenceEvidence
 from models.anomaly.fitting.reference_images import ImageRows
-from models.anomaly.heat_map import standardise
 from models.errors import ScoreNotFinite
-from models.scoring.density import ImageDensity
-from models.scoring.evidence import Evidence
+from snf_runtime.anomaly.anomaly_map import of_pixels
+from snf_runtime.anomaly.calibration import MapReference
+from snf_runtime.anomaly.heat_map import standardise
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.evidence import Evidence
 
 BATCH_IMAGES, BATCH_PIXELS = 512, 2**21
 """Images and pixels of a batch: a dataset may be larger than the memory, and work can be stopped between batches."""

@@ -13,8 +13,8 @@ from torch import Tensor
 from models.anomaly.fitting.reference_images import ImageRows
 from models.anomaly.gradients.probe import GradientProbe, Gradients, fisher_information, gradient_map, layer_features
 from models.datasets import Images
-from models.images.batch import stacked
-from models.scoring.pixel_density import dequantise
+from snf_runtime.images.batch import stacked
+from snf_runtime.scoring.pixel_density import dequantise
 
 BATCH_IMAGES = 32
 """Images of a batch, whose gradients are in memory together."""

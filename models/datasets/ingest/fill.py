@@ -18,8 +18,8 @@ from models.datasets.report import DatasetReport, Findings, make_report
 from models.datasets.splits import group_and_split
 from models.datasets.storage import Storage, StorageWriter, write_storage
 from models.errors import DatasetRefused, ImageError
-from models.images.codec import encode_png, image_grid
-from models.images.preprocessing import Preprocessing, conform
+from snf_runtime.images.codec import encode_png, image_grid
+from snf_runtime.images.preprocessing import Preprocessing, conform
 
 REPORT = "report.json"
 SHEET = "contact_sheet.png"

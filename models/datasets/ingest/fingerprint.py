@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from models.images.preprocessing import OpenedImage, is_grey, opaque, to_eight_bits
+from snf_runtime.images.preprocessing import OpenedImage, is_grey, opaque, to_eight_bits
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from models.errors import DatasetRefused
-from models.images.preprocessing import Pixels
+from snf_runtime.images.preprocessing import Pixels
 
 MAX_NAME = 1024
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")

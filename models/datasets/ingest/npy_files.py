@@ -16,8 +16,8 @@ from models.datasets.ingest.limits import UploadMeter
 from models.datasets.ingest.members import CHUNK, archive_errors
 from models.datasets.ingest.zip_files import Members
 from models.errors import DatasetRefused
-from models.images.npy import npy_header
-from models.images.policy import MAX_PIXELS
+from snf_runtime.images.npy import npy_header
+from snf_runtime.images.policy import MAX_PIXELS
 
 IMAGES = ("images", "x_train", "x")
 """Names of the array of images in an .npz with several arrays."""

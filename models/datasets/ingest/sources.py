@@ -13,7 +13,7 @@ from models.datasets.ingest.npy_files import npz_images, read_npy_file
 from models.datasets.ingest.tar_files import read_tar
 from models.datasets.ingest.zip_files import open_zip, zip_files
 from models.errors import DatasetRefused
-from models.images.policy import is_no_image
+from snf_runtime.images.policy import is_no_image
 
 MAGIC = {
     b"PK\x03\x04": "zip",

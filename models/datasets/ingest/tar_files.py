@@ -13,7 +13,7 @@ from models.archives.tar import Readable, TarReader
 from models.datasets.ingest.items import Ignored, Item, is_top, refused, safe_path
 from models.datasets.ingest.limits import UploadMeter
 from models.datasets.ingest.members import CHUNK, archive_errors, read_member
-from models.images.policy import is_no_image
+from snf_runtime.images.policy import is_no_image
 
 LZMA_MEMORY = 256 * 2**20
 XZ = b"\xfd7zXZ\x00"

@@ -13,7 +13,7 @@ from pathlib import Path
 from models.datasets.ingest.items import Ignored, Item, is_top, refused, safe_path
 from models.datasets.ingest.limits import UploadMeter, too_many_files
 from models.datasets.ingest.members import archive_errors, read_member
-from models.images.policy import is_no_image
+from snf_runtime.images.policy import is_no_image
 
 DIRECTORY_BYTES = 128
 """Most bytes of an entry in the directory of a zip file, on average."""

@@ -20,11 +20,11 @@ from models.datasets.references.index import FileKind, ReferenceRecord, new_inde
 from models.datasets.references.parquet import group_rows, open_parquet, sound_parquet
 from models.datasets.report import Findings
 from models.errors import DatasetRefused
-from models.images.policy import is_no_image, path_text
 from models.locations.entry import FileEntry
 from models.locations.errors import LocationRefused
 from models.locations.location import Location
 from models.prefetch import prefetch
+from snf_runtime.images.policy import is_no_image, path_text
 
 ReadProgress = Callable[[int], None]
 """A function that is called with the bytes of a file that were read. What it raises ends the work."""

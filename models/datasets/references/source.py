@@ -11,7 +11,7 @@ from models.datasets.image_source import NamedImage, file_stamp
 from models.datasets.references.files import ReferencedFiles
 from models.datasets.references.index import ReferenceIndex, read_record
 from models.errors import DatasetNotFound, ImageError
-from models.images.codec import Preprocessing, decode_image
+from snf_runtime.images.codec import Preprocessing, decode_image
 
 
 class ReferencedImages:

@@ -7,59 +7,29 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 import os
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from models.atomic_files import write_atomically
 from models.disk_space import require_room
 from models.errors import StorageFull
-from models.scoring.engines.openvino_library import ov
+from snf_runtime.scoring.engines.openvino_library import ov
+from snf_runtime.scoring.engines.openvino_program import Compiled, Graph, Program, core
+from snf_runtime.scoring.engines.tiles import Tiling
 
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 4 * 2**30
 """Largest size of the cache in bytes; graphs that were not used for the longest time are removed first."""
 DIGEST_BYTES = 32
-
-
-@cache
-def core() -> ov.Core:
-    """Return the OpenVINO runtime (``ov.Core``) of this process, which the first call creates and later calls reuse."""
-    return ov.Core()
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A compiled OpenVINO graph and the file to cache it in (None if it is cached already or caching is off).
-
-    Attributes:
-        model: The compiled graph.
-        path: The file; None if the graph is stored already or there is no cache.
-    """
-
-    model: ov.CompiledModel
-    path: Path | None = None
-
-    def keep(self) -> None:
-        """Write the compiled graph to its cache file, if it has one. A failed write, or no room, is logged and ignored.
-
-        Beyond 4 GiB in the folder, the files that were unused for the longest time are deleted.
-        """
-        if self.path is None:
-            return
-        exported = self.model.export_model().getvalue()
-        try:
-            require_room(self.path.parent, len(exported))
-            write_atomically(self.path, hashlib.sha256(exported).digest() + exported)
-            _prune(self.path.parent)
-        except StorageFull as problem:
-            log.warning("the compiled flow is not stored: %s", problem.detail)
-        except OSError as error:
-            log.warning("the compiled flow cannot be stored: %s", error.strerror)
 
 
 class CompiledCache:
@@ -69,10 +39,10 @@ class CompiledCache:
     another version of OpenVINO, are compiled again.
 
     Args:
-        folder: The folder, or None to compile without a cache.
+        folder: The folder.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def compile(self, model: ov.Model, settings: dict[str, Any]) -> Compiled:
@@ -80,11 +50,38 @@ class CompiledCache:
 
         A new one is written to the folder by :meth:`Compiled.keep` only. Damaged files are logged and not used.
         """
-        path = None if self._folder is None else self._folder / f"{_key(model, settings)}.blob"
-        stored = None if path is None else self._load(path, settings)
+        path = self._folder / f"{_key(model, settings)}.blob"
+        stored = self._load(path, settings)
         if stored is not None:
             return Compiled(stored)
-        return Compiled(core().compile_model(model, "CPU", settings), path)
+        return Compiled(core().compile_model(model, "CPU", settings), partial(_store, path))
+
+    def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
+        """Return the tile size that was measured for a graph of one image; None without one for ``lanes`` threads.
+
+        A damaged file is logged and not used.
+        """
+        path = self._tiling_path(model, lanes)
+        try:
+            tiling = Tiling(**json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            log.warning("the measured tile size in %s cannot be read and is measured again: %s", path.name, error)
+            return None
+        return tiling if tiling.lanes == lanes else None
+
+    def keep_tiling(self, model: ov.Model, tiling: Tiling) -> None:
+        """Write the tile size that was measured for a graph of one image. A failed write is logged and ignored."""
+        path = self._tiling_path(model, tiling.lanes)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(asdict(tiling)).encode())
+        except OSError as error:
+            log.warning("the measured tile size cannot be stored in %s: %s", path.name, error.strerror)
+
+    def _tiling_path(self, model: ov.Model, lanes: int) -> Path:
+        return self._folder / f"{graph_digest(model)}-{lanes}.json"
 
     def _load(self, path: Path, settings: dict[str, Any]) -> ov.CompiledModel | None:
         try:
@@ -107,6 +104,17 @@ class CompiledCache:
         return stored
 
 
+def open_program(graph: Callable[[int], Graph], threads: int | None, cache: Path | None) -> Program:
+    """Return the program of a graph.
+
+    Args:
+        graph: A function that returns the graph for a number of images.
+        threads: Threads on the CPU; None for the number that torch uses.
+        cache: Folder for compiled graphs and measured tile sizes, or None.
+    """
+    return Program(graph, threads or torch.get_num_threads(), None if cache is None else CompiledCache(cache))
+
+
 def graph_digest(model: ov.Model) -> str:
     """Return 32 hex digits of a SHA-256 over an OpenVINO graph's operations, attributes, connections and constants."""
     digest = hashlib.sha256()
@@ -127,6 +135,21 @@ def _key(model: ov.Model, settings: dict[str, Any]) -> str:
     machine = core().get_property("CPU", "FULL_DEVICE_NAME")
     rest = repr((sorted(settings.items()), ov.get_version(), machine))
     return hashlib.sha256((graph_digest(model) + rest).encode()).hexdigest()[:32]
+
+
+def _store(path: Path, exported: bytes) -> None:
+    """Write a compiled graph to its file. A failed write, or no room, is logged and ignored.
+
+    Beyond 4 GiB in the folder, the files that were unused for the longest time are deleted.
+    """
+    try:
+        require_room(path.parent, len(exported))
+        write_atomically(path, hashlib.sha256(exported).digest() + exported)
+        _prune(path.parent)
+    except StorageFull as problem:
+        log.warning("the compiled flow is not stored: %s", problem.detail)
+    except OSError as error:
+        log.warning("the compiled flow cannot be stored: %s", error.strerror)
 
 
 def _prune(folder: Path) -> None:

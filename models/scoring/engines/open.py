@@ -6,7 +6,7 @@ import logging
 from importlib.util import find_spec
 
 from models.errors import EngineUnavailable
-from models.scoring.engines.base import Engine
+from models.scoring.engines.flow_engine import FlowEngine
 from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.frozen import FrozenFlow
 from models.scoring.options import EngineOptions
@@ -14,12 +14,12 @@ from models.scoring.options import EngineOptions
 log = logging.getLogger(__name__)
 
 
-def open_engine(frozen: FrozenFlow, options: EngineOptions | None = None) -> Engine:
+def open_engine(frozen: FrozenFlow, options: EngineOptions | None = None) -> FlowEngine:
     """Return the backend that runs a flow: OpenVINO on a CPU if it is installed and supports the flow, else PyTorch.
 
     Args:
         frozen: The flow.
-        options: Engine, precision, device and threads; None for the defaults.
+        options: FlowEngine, precision, device and threads; None for the defaults.
 
     Raises:
         EngineUnavailable: The engine is not installed, or does not support the flow or the device.
@@ -48,8 +48,8 @@ def openvino_obstacle(frozen: FrozenFlow) -> str | None:
     """Return why OpenVINO cannot run a flow on this machine, such as a missing package, as text, or None if it can."""
     if find_spec("openvino") is None:
         return "OpenVINO is not installed (pip install 'snf-density[cpu]')"
-    from models.scoring.engines.compiled_cache import core  # noqa: PLC0415 - as above
     from models.scoring.engines.openvino_graph import supports_forward  # noqa: PLC0415 - as above
+    from snf_runtime.scoring.engines.openvino_program import core  # noqa: PLC0415 - as above
 
     if not supports_forward(frozen):
         return "the flow has layers that the engine openvino does not support"

@@ -12,8 +12,8 @@ from models.features.flows import FrozenFeatureFlows
 from models.features.store import BackboneStore
 from models.flows.architecture import FeatureArchitecture
 from models.scoring.engines.torch_features import TorchFeatureEngine
-from models.scoring.feature_density import FeatureEngine
 from models.scoring.options import EngineOptions
+from snf_runtime.scoring.feature_density import FeatureEngine
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +39,9 @@ def open_feature_engine(
     """
     if _uses_openvino(backbone, options):
         # OpenVINO is an optional dependency.
-        from models.scoring.engines.openvino_features import OpenVINOFeatureEngine  # noqa: PLC0415
+        from models.scoring.engines.openvino_features import feature_engine  # noqa: PLC0415
 
-        return OpenVINOFeatureEngine(
+        return feature_engine(
             store, backbone, architecture.image_shape, architecture.input_size, flows, options.threads, options.cache
         )
     extractor = TorchExtractor(backbone, store.arrays(backbone), architecture.input_size)

@@ -14,7 +14,7 @@ from models.features.backbone import Backbone, BackboneOutput
 from models.features.lite0 import BLOCKS, Arrays, same_padding
 from models.features.store import BackboneStore
 from models.scoring.engines.openvino_graph import Node, constant
-from models.scoring.engines.openvino_library import FrontEndManager, op, ov
+from snf_runtime.scoring.engines.openvino_library import FrontEndManager, op, ov
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,10 @@ from models.features.backbone import Backbone
 from models.features.extractor import SMOOTHING
 from models.features.flows import FrozenFeatureFlows
 from models.scoring.engines.openvino_backbone import Network, outputs_of
-from models.scoring.engines.openvino_graph import Graph, Node, constant, forward_node, joined
-from models.scoring.engines.openvino_library import op, ov
-from models.scoring.engines.tiles import DEFAULT_TILE
+from models.scoring.engines.openvino_graph import Node, constant, forward_node, joined
+from snf_runtime.scoring.engines.openvino_library import op, ov
+from snf_runtime.scoring.engines.openvino_program import Graph
+from snf_runtime.scoring.engines.tiles import DEFAULT_TILE
 
 ROWS = DEFAULT_TILE
 """Least rows of a product. OpenVINO has another kernel for a single row, whose sums differ in the last bits."""

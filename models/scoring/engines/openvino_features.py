@@ -10,21 +10,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.artifacts.manifest import Precision
 from models.bijections.base import Shape
 from models.features.backbone import Backbone
 from models.features.flows import FrozenFeatureFlows
 from models.features.store import BackboneStore
-from models.images.preprocessing import Pixels
+from models.scoring.engines.compiled_cache import open_program
 from models.scoring.engines.openvino_backbone import open_network
 from models.scoring.engines.openvino_feature_graph import FeatureGraphs
-from models.scoring.engines.openvino_program import Program
+from snf_runtime.images.preprocessing import Pixels
+from snf_runtime.scoring.engines.openvino_features import OpenVINOFeatureEngine
 
-Array = NDArray[np.float64]
 
-
-class OpenVINOFeatureEngine:
-    """Engine of a density of features, in float32 from 8-bit pixels to ||z||² at each place.
+def feature_engine(
+    store: BackboneStore,
+    backbone: Backbone,
+    image_shape: Shape,
+    input_size: tuple[int, int],
+    flows: FrozenFeatureFlows,
+    threads: int | None = None,
+    cache: Path | None = None,
+) -> OpenVINOFeatureEngine:
+    """Return the engine that runs a backbone and the flows over its features as one graph.
 
     Args:
         store: The backbones of this machine.
@@ -38,32 +44,8 @@ class OpenVINOFeatureEngine:
     Raises:
         BackboneUnfit: The weights of the backbone are damaged, or it does not have the outputs of its description.
     """
-
-    name = "openvino"
-    precision: Precision = "float32"
-
-    def __init__(
-        self,
-        store: BackboneStore,
-        backbone: Backbone,
-        image_shape: Shape,
-        input_size: tuple[int, int],
-        flows: FrozenFeatureFlows,
-        threads: int | None = None,
-        cache: Path | None = None,
-    ) -> None:
-        network = open_network(store, backbone)
-        self._program = Program(FeatureGraphs(network, backbone, image_shape, input_size, flows), threads, cache)
-
-    @property
-    def tile(self) -> int:
-        """The number of images that each CPU thread computes in one run of the compiled graph."""
-        return self._program.tiling.tile
-
-    def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return ||z||² at each place, ``(N, fits, rows, columns)``, and of pooled ones, ``(N, fits, groups)``."""
-        places, pooled = self._program([images])
-        return places.astype(np.float64), pooled.astype(np.float64)
+    graphs = FeatureGraphs(open_network(store, backbone), backbone, image_shape, input_size, flows)
+    return OpenVINOFeatureEngine(open_program(graphs, threads, cache))
 
 
 class OpenVINOExtractor:
@@ -93,7 +75,7 @@ class OpenVINOExtractor:
         self.feature_shape = backbone.feature_shape(input_size)
         self.pooled = backbone.pooled_groups
         network = open_network(store, backbone)
-        self._program = Program(FeatureGraphs(network, backbone, image_shape, input_size), threads, cache)
+        self._program = open_program(FeatureGraphs(network, backbone, image_shape, input_size), threads, cache)
 
     def __call__(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the features at places, ``(N, C, rows, columns)``, and the pooled ones, ``(N, K)``."""

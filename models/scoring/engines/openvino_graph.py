@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,27 +21,14 @@ from models.bijections.coupling import LOG_SCALE_BOUND, FrozenCoupling
 from models.bijections.frozen import AffineMap, FrozenAffine, FrozenStep, Inverse
 from models.bijections.spline import FrozenSpline, Knots
 from models.bijections.squeeze import FrozenSqueeze
-from models.scoring.engines.openvino_library import op, ov
 from models.scoring.frozen import FrozenFlow
+from snf_runtime.scoring.engines.openvino_library import op, ov
+from snf_runtime.scoring.engines.openvino_program import Graph, Part
 
 Node: TypeAlias = "ov.Output"
-Part = Literal["latent", "log-slopes", "prior-log-slopes", "reconstruction-errors", "image", "places", "pooled"]
 
 VECTOR = 16
 """Output channels that a convolution kernel of OpenVINO computes at once; fewer take the same time."""
-
-
-@dataclass
-class Graph:
-    """An OpenVINO graph of a flow for a fixed number of images, with kind (such as latents) and level of each output.
-
-    Attributes:
-        model: The graph.
-        outputs: Kind and level of each output, in order.
-    """
-
-    model: ov.Model
-    outputs: list[tuple[Part, int]]
 
 
 @dataclass

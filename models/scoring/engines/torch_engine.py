@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.artifacts.manifest import Precision
 from models.bijections.frozen import FrozenAffine, Inverse, moved
 from models.devices import find_device
 from models.errors import EngineUnavailable
-from models.scoring.engines.base import Latents
-from models.scoring.engines.tiles import DEFAULT_TILE
 from models.scoring.frozen import FrozenFlow, FrozenLevel
 from models.threads import torch_threads
+from snf_runtime.scoring.engines.base import Latents
+from snf_runtime.scoring.engines.tiles import DEFAULT_TILE
 
+Array = NDArray[np.float64]
 Result = TypeVar("Result")
 
 CUDA_TILE = 64
 """Tile size on a CUDA device."""
 WARM_UPS = 3
 """Calls before a CUDA graph is captured: libraries choose kernels and allocate workspaces in the first calls."""
+
+
+@dataclass(frozen=True)
+class TensorLatents:
+    """The same as :class:`Latents` as tensors, on the device of the engine."""
+
+    scales: list[Tensor]
+    log_dets: list[Tensor]
+    prior_log_dets: list[Tensor]
+    reconstruction_errors: list[Tensor]
 
 
 class TorchEngine:
@@ -64,37 +77,40 @@ class TorchEngine:
         return self.frozen.precision
 
     @torch.inference_mode()
-    def forward(self, y: Tensor) -> Latents:
+    def forward(self, y: Array) -> Latents:
         """Return latents and log-dets of N images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
+        images = self._filled(torch.from_numpy(y))
         with torch_threads(self._threads):
-            tiles = [self._brought_back(self._run(tile)) for tile in torch.split(self._filled(y), self.tile)]
+            tiles = [self._brought_back(self._run(tile)) for tile in torch.split(images, self.tile)]
         return Latents(*(_joined([getattr(tile, part.name) for tile in tiles], len(y)) for part in fields(Latents)))
 
     @torch.inference_mode()
-    def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
+    def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
         """Return the images of latents up to the pixel transform, which the caller inverts, ``(N, C, H, W)``."""
-        tiles = zip(*(torch.split(self._filled(scale), self.tile) for scale in scales), strict=True)
+        filled = [self._filled(torch.from_numpy(scale)) for scale in scales]
+        tiles = zip(*(torch.split(scale, self.tile) for scale in filled), strict=True)
         with torch_threads(self._threads):
             images = [self._inverse_tile([part.to(self._device) for part in tile], inverse).cpu() for tile in tiles]
-        return torch.cat(images)[: len(scales[0])]
+        result: Array = torch.cat(images)[: len(scales[0])].numpy()
+        return result
 
     @cached_property
-    def _run(self) -> Callable[[Tensor], Latents]:
+    def _run(self) -> Callable[[Tensor], TensorLatents]:
         if self._device.type != "cuda":
             return self._forward_tile
         shape = (self.tile, *self.frozen.image_shape)
         return CudaGraph(self._forward_tile, torch.zeros(shape, dtype=torch.float64, device=self._device))
 
-    def _brought_back(self, latents: Latents) -> Latents:
+    def _brought_back(self, latents: TensorLatents) -> TensorLatents:
         if self._device.type == "cpu":
             return latents
-        return Latents(*([tensor.cpu() for tensor in getattr(latents, part.name)] for part in fields(Latents)))
+        return TensorLatents(*([tensor.cpu() for tensor in getattr(latents, part.name)] for part in fields(Latents)))
 
     def _filled(self, x: Tensor) -> Tensor:
         missing = -len(x) % self.tile
         return torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
 
-    def _forward_tile(self, y: Tensor) -> Latents:
+    def _forward_tile(self, y: Tensor) -> TensorLatents:
         scales, log_dets, prior_log_dets, reconstruction_errors = [], [], [], []
         for level in self._levels:
             log_det = None
@@ -116,7 +132,7 @@ class TorchEngine:
             log_dets.append(nothing if log_det is None else log_det)
             prior_log_dets.append(nothing if prior_log_det is None else prior_log_det)
             reconstruction_errors.append(torch.cat(errors, 1))
-        return Latents(scales, log_dets, prior_log_dets, reconstruction_errors)
+        return TensorLatents(scales, log_dets, prior_log_dets, reconstruction_errors)
 
     def _inverse_tile(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
         *remaining, y = scales
@@ -135,8 +151,8 @@ def _moved(frozen: FrozenFlow, device: torch.device) -> tuple[FrozenLevel, ...]:
         raise EngineUnavailable(f"the flow has a layer that cannot run on {device}: {error}") from error
 
 
-def _joined(tiles: list[list[Tensor]], count: int) -> list[Tensor]:
-    return [torch.cat(parts)[:count] for parts in zip(*tiles, strict=True)]
+def _joined(tiles: list[list[Tensor]], count: int) -> list[Array]:
+    return [torch.cat(parts)[:count].numpy() for parts in zip(*tiles, strict=True)]
 
 
 class CudaGraph(Generic[Result]):

@@ -11,9 +11,9 @@ from models.artifacts.manifest import Precision
 from models.bijections.frozen import FrozenStep
 from models.features.extractor import TorchExtractor
 from models.features.flows import FrozenFeatureFlows, sums_of_groups
-from models.images.preprocessing import Pixels
-from models.scoring.engines.tiles import DEFAULT_TILE
 from models.threads import torch_threads
+from snf_runtime.images.preprocessing import Pixels
+from snf_runtime.scoring.engines.tiles import DEFAULT_TILE
 
 Array = NDArray[np.float64]
 

@@ -22,7 +22,7 @@ from models.artifacts.manifest import Precision
 from models.datasets import Dataset
 from models.registry.registry import Registry
 from models.scorer import Scorer
-from models.scoring.evidence import Evidence
+from snf_runtime.scoring.evidence import Evidence
 from tests.models.helpers import real_images
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.paths import IMPORT_PATH, ROOT
 
 PROGRAM = "import sys; sys.argv[0] = 'snf'; from app.cli.main import main; main()"
 
 
 def words(line: str, home: Path, **variables: str) -> list[str]:
-    environment = {"PATH": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}", "SNF_HOME": str(home), **variables}
+    environment = {"PATH": "", "PYTHONPATH": IMPORT_PATH, "SNF_HOME": str(home), **variables}
     environment |= {"_SNF_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],

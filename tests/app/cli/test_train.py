@@ -20,7 +20,7 @@ from models.training.loop import Interrupted
 from models.training.parameters import parameter_groups
 from models.training.presets import find_preset
 from models.training.run_record import FILE, RunRecord
-from tests.support.paths import ROOT
+from tests.support.paths import IMPORT_PATH, ROOT
 
 
 @pytest.mark.timeout(120)
@@ -40,7 +40,7 @@ def test_the_first_process_alone_reports_and_registers(tmp_path: Path) -> None:
             "train",
             *options,
         ],
-        env={**os.environ, "SNF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "SNF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORT_PATH},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -75,7 +75,7 @@ def test_the_help_does_not_load_pytorch() -> None:
         )
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": IMPORT_PATH}, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
 

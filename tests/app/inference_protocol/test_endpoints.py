@@ -18,7 +18,7 @@ from app.inference_protocol import endpoints as inference
 from app.inference_protocol.request_body import MEDIA_TYPES
 from app.main import create_app
 from models.registry.registry import Registry
-from models.scoring.flow_pass import FlowPass
+from snf_runtime.scoring.flow_pass import FlowPass
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
 from tests.support.service_settings import service_settings

@@ -12,10 +12,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
-from models.anomaly.judged import JudgedImage
 from models.registry.registry import Registry
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
+from snf_runtime.anomaly.judged import JudgedImage
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 from tests.support.tiled import mosaic, tiled_artifact

@@ -10,7 +10,7 @@ from app.http.body_limit import BodyTooLarge
 from app.http.errors import Problem
 from app.inference_protocol.image_tensor import CHUNK, image_input, pixels_of
 from app.inference_protocol.request_body import InferBody, _json_length, parse_request
-from models.images.preprocessing import Preprocessing
+from snf_runtime.images.preprocessing import Preprocessing
 
 EXACT = Preprocessing(channels=3, height=2, width=4)
 TILED = Preprocessing(channels=3, height=64, width=64, fit="tiles")

@@ -14,8 +14,8 @@ from app.main import create_app
 from app.metrics.registry import ServiceMetrics
 from app.scoring.queue import ScoringQueue
 from models.scorer import Scorer
-from models.scoring.flow_pass import FlowPass
-from models.steps import Steps
+from snf_runtime.scoring.flow_pass import FlowPass
+from snf_runtime.steps import Steps
 from tests.end_to_end.support.service import files
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS

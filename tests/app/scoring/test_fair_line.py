@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.scoring.fair_line import BATCH, FairLine, WorkItem
-from models.steps import Steps
+from snf_runtime.steps import Steps
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from typing import Any, cast
 import numpy as np
 
 from app.scoring.judging import JudgeImages, RequestedImage
-from models.images.preprocessing import Preprocessing
 from models.scorer import Scorer
+from snf_runtime.images.preprocessing import Preprocessing
 
 
 class Noting:

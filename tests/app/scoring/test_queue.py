@@ -13,7 +13,7 @@ from app.http.errors import Problem
 from app.metrics.registry import ServiceMetrics
 from app.scoring.fair_line import BATCH
 from app.scoring.queue import ScoringQueue
-from models.steps import Steps
+from snf_runtime.steps import Steps
 
 T = TypeVar("T")
 Calls = list[tuple[str, list[Any]]]

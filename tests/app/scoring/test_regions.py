@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 from app.cli.main import cli
 from app.main import create_app
-from models.images.preprocessing import Fit
 from models.registry.registry import Registry
 from snf_client.schemas import Scores
+from snf_runtime.images.preprocessing import Fit
 from tests.support.fits import FITS, SIZES, covered, stained_file, with_fit
 from tests.support.image_files import encoded, exif
 from tests.support.local import LOCAL

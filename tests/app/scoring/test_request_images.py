@@ -13,8 +13,8 @@ from app.scoring.decoders import SMALL_BYTES, SMALL_PIXELS, Decoders, DecodingLa
 from app.scoring.decoding_room import DecodingRoom
 from app.scoring.request_images import TINY, ImageUploads, Upload, decode_batch, source_pixels
 from models.errors import ImageError
-from models.images.bounded_file import DecodingAbandoned
-from models.images.codec import DecodedImage, Preprocessing, encode_png
+from snf_runtime.images.bounded_file import DecodingAbandoned
+from snf_runtime.images.codec import DecodedImage, Preprocessing, encode_png
 
 Item = TypeVar("Item")
 T = TypeVar("T")

@@ -19,11 +19,11 @@ from app.cli.main import cli
 from app.http.errors import Problem
 from app.main import create_app
 from app.scoring.large_images import LargeImages
-from models.anomaly.judged import JudgedImage
-from models.images.codec import encode_png
 from models.registry.registry import Registry
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
+from snf_runtime.anomaly.judged import JudgedImage
+from snf_runtime.images.codec import encode_png
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 from tests.support.tiled import mosaic, tiled_artifact, with_fault

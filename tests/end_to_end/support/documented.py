@@ -64,6 +64,9 @@ NOT_RUN = {
     "make up": "its service is that of these tests; benchmarks.installation runs it from a clean clone",
     ". .venv/bin/activate": "the environment that runs the tests; `make up` works without it",
     "make test": "runs this test",
+    "pip install ./runtime": "`python -m benchmarks.edge` installs it",
+    "python -m snf_runtime my-parts-edge NEW-IMAGES": "test_edge.py runs it where nothing else can be imported",
+    "snf-density-runtime my-parts-edge NEW-IMAGES --json --alpha 0.001 --fail-on-anomaly": "the same",
     "docker compose up": "needs images; test_the_files_of_docker_compose checks the files",
     "docker compose up --build": "needs images; test_the_files_of_docker_compose checks the files",
     "docker compose up --scale worker=3": "needs images; test_the_files_of_docker_compose checks the files",
@@ -116,6 +119,7 @@ PYTHON_PRINTS = {
     ("README.md", 0): "^-530.87.* False\n$",
     ("README.md", 1): r"^\d+\n.*\(3, 28, 28\)\n\(16, 28, 28\)\n.*'status': 'succeeded'",
     ("docs/features.md", 0): "^$",
+    ("docs/edge.md", 0): r"^[01]\.\d+ (True|False) \[.*\n[01]\.\d+ (True|False) \[",
     ("client/README.md", 0): "^1.png -530.87.* False\n2.png ",
 }
 """What the Python blocks of a page print, by their place among those of the page."""
@@ -123,6 +127,7 @@ PYTHON_PRINTS = {
 PYTHON_ELSEWHERE = {
     "docs/library.md": "tests/test_library.py runs them one after the other",
     "docs/limits.md": "tests/test_library.py runs it",
+    "runtime/README.md": "docs/edge.md has the same",
     "docs/inference-protocol.md": "test_foreign_clients.py runs them in the environment of the clients",
     "docs/features.md": (
         "the export of a network needs the package `onnx`; test_documents.py adds a network with the documented outputs"

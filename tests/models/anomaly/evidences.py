@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.anomaly.calibration import Calibration
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_split
-from models.scoring.evidence import Evidence
+from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.scoring.evidence import Evidence
 
 NAMES = ("complexity", "pixel-term", "volume-1", "spread-1", "radius-1", "kurtosis-1", "reconstruction-1")
 GRID = (6, 6)

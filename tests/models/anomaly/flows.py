@@ -17,8 +17,8 @@ from models.flows.architecture import (
 from models.flows.build import build_flow
 from models.flows.flow import Flow
 from models.scoring.engines import TorchEngine
-from models.scoring.flow_pass import FlowPass, run_flow
 from models.scoring.frozen import FrozenFlow, freeze
+from snf_runtime.scoring.flow_pass import FlowPass, run_flow
 from tests.models.helpers import dequantised, glow, randomise, real_images
 
 GLOWS: list[tuple[int, int, PixelTransform]] = [
@@ -61,7 +61,7 @@ def fully_connected(side: int = 6) -> Flow:
 def one_pass(frozen: FrozenFlow, images: NDArray[np.uint8], seed: int = 0) -> tuple[Tensor, FlowPass]:
     """Dequantised images and what the engine makes of them."""
     x = dequantised(images, seed)
-    return x, run_flow(TorchEngine(frozen), frozen, x)
+    return x, run_flow(TorchEngine(frozen), frozen, x.numpy())
 
 
 def images_of(frozen: FrozenFlow, count: int) -> NDArray[np.uint8]:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_file import from_arrays, load_calibration, save_calibration, to_arrays
 from models.anomaly.fitting.fit import fit_cross, fit_split
 from models.artifacts.files import CALIBRATION
 from models.errors import ArtifactError
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
+from snf_runtime.anomaly.calibration import Calibration
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference
 from tests.models.helpers import edit_manifest, sign_again
 

@@ -9,18 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import beta, betabinom, binom
 
-from models.anomaly.conformal import (
-    ADVICE_ALPHAS,
-    ALPHAS,
-    CONFIDENCE,
-    distribution,
-    false_alarm_interval,
-    flagged_ranks,
-    p_values,
-    safe_threshold,
-    smallest_p,
-    threshold,
-)
+from models.anomaly.false_alarms import ADVICE_ALPHAS, CONFIDENCE, false_alarm_interval, safe_threshold
+from snf_runtime.anomaly.conformal import ALPHAS, distribution, flagged_ranks, p_values, smallest_p, threshold
 
 
 def test_p_values_by_hand() -> None:

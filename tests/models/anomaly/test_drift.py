@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom, kstwobign
 
-from models.anomaly import conformal
 from models.anomaly.drift import DriftResult, drift_test, low_share
+from snf_runtime.anomaly import conformal
 
 LEVEL = 1e-4
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import beta, binom, kstest
 
-from models.anomaly.conformal import p_values as conformal_p_values
 from models.anomaly.exchangeability import BETS, SHAPES, ConformalMartingale, RankCounts, log_densities, p_value_cells
+from snf_runtime.anomaly.conformal import p_values as conformal_p_values
 
 Array = NDArray[np.float64]
 

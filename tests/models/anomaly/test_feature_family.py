@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from models.anomaly.calibration import Calibration, Fold
-from models.anomaly.calibration_file import from_arrays, to_arrays
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
-from models.anomaly.statistics.combined import EvidenceKind, HeldOutSurprises, Statistic, merge, weights
-from models.anomaly.statistics.features import FEATURE_STATISTICS, FeatureFamily
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
-from models.scoring.evidence import Evidence, FeatureEvidence
+from snf_runtime.anomaly.calibration import Calibration, Fold
+from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
+from snf_runtime.anomaly.statistics.combined import EvidenceKind, HeldOutSurprises, Statistic, merge, weights
+from snf_runtime.anomaly.statistics.features import FEATURE_STATISTICS, FeatureFamily
+from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
 from tests.models.anomaly import evidences
 
 ROWS, COLUMNS = 4, 6

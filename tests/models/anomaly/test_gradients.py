@@ -18,7 +18,7 @@ from models.bijections.conv1x1 import ExactConv1x1
 from models.bijections.coupling import AffineCoupling
 from models.flows.architecture import PixelTransform
 from models.flows.flow import Flow
-from models.scoring.pixel_density import dequantise
+from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.anomaly.flows import GLOW_IDS, GLOWS, fully_connected
 from tests.models.helpers import dequantised, glow, real_images
 

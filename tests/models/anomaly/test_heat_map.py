@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from models.anomaly.calibration import MapReference
 from models.anomaly.fitting.calibrate import ReferenceImages, calibrate
-from models.anomaly.heat_map import OVERLAY_SIDE, overlay, standardise
+from models.anomaly.heat_map_picture import OVERLAY_SIDE, overlay
 from models.datasets import load_dataset
 from models.errors import HeatMapUnsupported
 from models.flows.architecture import FullyConnectedArchitecture
 from models.loading import Artifact, load_artifact
 from models.scorer import Scorer
 from models.scoring.engines import TorchEngine
+from models.scoring.flow_density import FlowDensity
 from models.scoring.frozen import freeze, layers_with_log_det
-from models.scoring.pixel_density import PixelDensity
+from snf_runtime.anomaly.calibration import MapReference
+from snf_runtime.anomaly.heat_map import standardise
 from tests.models.anomaly.flows import fully_connected
 from tests.models.helpers import real_images
 
@@ -103,13 +105,13 @@ def test_fully_connected_flows_have_none(artifact: Path) -> None:
     frozen = freeze(flow, (1, 6, 6))
     images = real_images(60, 6)
     reference = ReferenceImages("digits", "0", images[:40], images[40:])
-    density = PixelDensity(TorchEngine(frozen), frozen, "digest")
+    density = FlowDensity(TorchEngine(frozen), frozen, "digest")
     calibration, summary = calibrate(density, reference, images[0], lambda *_: None, flow=flow)
     assert calibration.pixels is None
     assert calibration.folds[0].statistic.local is None
     manifest = load_artifact(artifact).manifest
     log_dets = manifest.log_dets.model_copy(update={"layers": dict.fromkeys(layers_with_log_det(flow, (1, 6, 6)), 0.0)})
-    preprocessing = manifest.preprocessing.model_copy(update={"height": 6, "width": 6})
+    preprocessing = replace(manifest.preprocessing, height=6, width=6)
     update = {"architecture": FullyConnectedArchitecture(channels=1, height=6, width=6), "preprocessing": preprocessing}
     small = manifest.model_copy(update={**update, "log_dets": log_dets, "calibration": summary})
     scorer = Scorer(Artifact(small, flow, calibration, images[:1]))

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from models.anomaly.judged import JudgedImage, judge_scored
 from models.errors import ScoreNotFinite
+from snf_runtime.anomaly.judged import JudgedImage, judge_scored
 
 
 def test_images_are_judged_once_for_each_alpha_and_keep_their_errors() -> None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 
-from models.anomaly.reasons import region_reason
-from models.anomaly.statistics.local import LocalFamily
 from models.datasets import load_dataset
-from models.images.dequantisation import content_noise
 from models.registry.registry import ZOO
 from models.scorer import Scorer
-from models.scoring.flow_pass import run_flow
-from models.scoring.grid import SQUARES, Region, cell_side, grid_shape, pool, regions
+from snf_runtime.anomaly.reasons import region_reason
+from snf_runtime.anomaly.statistics.local import LocalFamily
+from snf_runtime.images.dequantisation import content_noise
+from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.grid import SQUARES, Region, cell_side, grid_shape, pool, regions
 
 Array = NDArray[np.float64]
 
@@ -118,8 +117,8 @@ def test_what_was_planted_is_found(planted: Region, sign: int) -> None:
 
 
 def additive_maps(scorer: Scorer, images: NDArray[np.uint8]) -> Array:
-    x = torch.from_numpy(np.stack([i + content_noise(i, scorer.log_det_digest)[0] for i in images]))
-    return run_flow(scorer.pixels.engine, scorer.pixels.frozen, x).additive_map().numpy()
+    x = np.stack([i + content_noise(i, scorer.log_det_digest)[0] for i in images])
+    return run_flow(scorer.pixels.engine, scorer.pixels.frozen, x).additive_map()
 
 
 def test_a_hole_in_a_real_map_is_found() -> None:

@@ -10,21 +10,21 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from models.anomaly.anomaly_map import of_pixels, of_places
-from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_file import load_calibration, save_calibration
-from models.anomaly.conformal import false_alarm_interval
+from models.anomaly.false_alarms import false_alarm_interval
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.fitting.reference_pass import collect_evidence
-from models.anomaly.judged import JudgedImage
-from models.anomaly.reasons import VerdictReason, located
-from models.anomaly.regions import MAX_REGIONS, find_regions
 from models.artifacts.files import CALIBRATION
 from models.datasets import load_dataset
 from models.errors import ArtifactError
 from models.scorer import Scorer
-from models.scoring.evidence import Evidence
 from models.scoring.options import EngineOptions
+from snf_runtime.anomaly.anomaly_map import of_pixels, of_places
+from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.anomaly.judged import JudgedImage
+from snf_runtime.anomaly.reasons import VerdictReason, located
+from snf_runtime.anomaly.regions import MAX_REGIONS, find_regions
+from snf_runtime.scoring.evidence import Evidence
 from tests.models.anomaly.test_feature_family import IMAGE, evidence, reference
 from tests.models.helpers import sign_again
 from tests.support.trained import feature_artifact, hybrid_artifact

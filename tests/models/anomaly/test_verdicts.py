@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.anomaly.calibration import Verdict
 from models.anomaly.fitting.reference_images import ReferenceImages
 from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe
-from models.anomaly.statistics.combined import merge, weights
 from models.datasets import load_dataset
 from models.errors import GradientEvidenceUnavailable, ScoreNotFinite
 from models.loading import load_artifact
 from models.scorer import Scorer
-from models.scoring.evidence import Evidence
-from models.scoring.likelihood import Likelihood
+from snf_runtime.anomaly.calibration import Verdict
+from snf_runtime.anomaly.statistics.combined import merge, weights
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.likelihood import Likelihood
 
 STATISTICS = 1e-9
 """Relative, between the same statistic in one company and in another."""

@@ -8,7 +8,7 @@ from scipy.stats import ks_2samp
 
 from models.anomaly.drift import level_test
 from models.datasets import load_dataset
-from models.scoring.white_level import white_levels
+from snf_runtime.scoring.white_level import white_levels
 
 
 def counts(levels: np.ndarray) -> list[int]:
@@ -20,7 +20,7 @@ def test_a_white_level_is_the_ninety_ninth_percentile_of_all_values(monkeypatch:
     images = [generator.integers(0, 256, shape, dtype=np.uint8) for shape in ((1, 5, 4), (3, 32, 32), (1, 200, 11))]
     expected = [np.percentile(image, 99, method="inverted_cdf") for image in images]
     assert white_levels(images).tolist() == expected
-    monkeypatch.setattr("models.scoring.white_level.LARGE", 50)  # counted by rows, as large images are
+    monkeypatch.setattr("snf_runtime.scoring.white_level.LARGE", 50)  # counted by rows, as large images are
     assert white_levels(images).tolist() == expected
     assert white_levels([]).tolist() == []
 

@@ -26,12 +26,12 @@ from models.bulk.sources import DatasetImages
 from models.bulk.work import BulkWork
 from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import EngineUnavailable, PartFailed, PlanDiffers, StorageFull
-from models.images.preprocessing import Preprocessing
 from models.locations.errors import LocationUnavailable
 from models.locations.location import Location
 from models.model_files import ModelFiles
 from models.scoring.options import EngineOptions
-from tests.support.paths import ROOT
+from snf_runtime.images.preprocessing import Preprocessing
+from tests.support.paths import IMPORT_PATH, ROOT
 from tests.support.slow_images import SlowImages, slow_work
 from tests.worker.support.helpers import alive, until
 
@@ -177,7 +177,7 @@ def driver(artifact: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         stdout=pipe,
         stderr=pipe,
         text=True,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'client'}"},
+        env=os.environ | {"PYTHONPATH": IMPORT_PATH},
         start_new_session=True,
     )
     with process:

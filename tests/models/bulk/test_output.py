@@ -24,10 +24,10 @@ from models.bulk.sources import chosen_part_size, index_location
 from models.bulk.table import PartSummary, table_of
 from models.disk_space import waits_for_room
 from models.errors import OutputTaken, PartFailed, PlanDiffers, StorageFull
-from models.images.codec import Preprocessing
 from models.locations.entry import FileEntry
 from models.locations.location import Location
 from models.score_rows.row import failed_row
+from snf_runtime.images.codec import Preprocessing
 from tests.support.disks import refuse_writes
 from tests.support.s3 import S3Server, faulty_server
 

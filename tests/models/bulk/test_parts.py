@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from models.anomaly.judged import Judgement
 from models.bulk.part import Stopped, score_part
 from models.bulk.plan import NEWER, BulkPlan, join_plan, open_plan
 from models.bulk.result_file import convert_table, merge_parts, read_content
@@ -22,9 +21,10 @@ from models.bulk.sources import ImageFiles, open_source
 from models.bulk.table import write_part
 from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import AlphaUnattainable, DatasetNotFound, ImageError, PlanDiffers, ScoreNotFinite
-from models.images.codec import Preprocessing
 from models.score_rows.row import SCHEMA
 from models.scorer import Scorer
+from snf_runtime.anomaly.judged import Judgement
+from snf_runtime.images.codec import Preprocessing
 from tests.models.datasets.sample_files import pngs
 from tests.support.paths import DATA
 

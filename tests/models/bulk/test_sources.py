@@ -12,10 +12,10 @@ from models.bulk.sources import BuiltinImages, ImageFiles, index_location, open_
 from models.datasets import DatasetStore, load_dataset
 from models.datasets.image_source import ImageSource, NamedImage, StoredImages
 from models.errors import DatasetNotFound, DatasetRefused, ImageError
-from models.images.codec import DecodedImage, Preprocessing, decode_image
 from models.locations.disk import DiskFile
 from models.locations.entry import FileEntry
 from models.locations.location import Location
+from snf_runtime.images.codec import DecodedImage, Preprocessing, decode_image
 from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped
 from tests.support.referenced import digits, put
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from models.datasets import Source
-from models.images.codec import encode_png
+from snf_runtime.images.codec import encode_png
 from tests.models.helpers import real_images
 
 DIGITS = real_images(120)

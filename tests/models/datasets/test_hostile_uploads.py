@@ -13,9 +13,9 @@ import pytest
 from models.datasets import DatasetStore
 from models.datasets.ingest.limits import Limits
 from models.errors import DatasetRefused, ImageError
-from models.images.codec import decode_npy
-from models.images.npy import npy_header
-from models.images.preprocessing import Preprocessing
+from snf_runtime.images.codec import decode_npy
+from snf_runtime.images.npy import npy_header
+from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.datasets.hostile_files import ARRAYS, MIB, TARS, headed, npy_of, npz_of, pax, zip_of_entries
 from tests.models.datasets.sample_files import DIGITS, npy, npz, pngs, source, tarred
 

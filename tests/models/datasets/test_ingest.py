@@ -15,8 +15,8 @@ from PIL import Image
 from models.datasets import DatasetStore
 from models.datasets.ingest.limits import Limits
 from models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, InvalidName
-from models.images.codec import encode_png
 from models.training.config import TrainingConfig
+from snf_runtime.images.codec import encode_png
 from tests.models.datasets.sample_files import (
     DIGITS,
     mixed,

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 from app.cli.main import cli
 from models.datasets import DatasetStore
 from models.errors import DatasetRefused
-from models.images.codec import encode_png
 from models.images.options import ImageOptions
+from snf_runtime.images.codec import encode_png
 from tests.models.datasets.sample_files import DIGITS, pngs, source, zipped
 from worker.settings import Settings
 

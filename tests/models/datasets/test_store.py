@@ -22,13 +22,13 @@ from models.datasets.dataset import Dataset
 from models.datasets.ingest.near_duplicates import near_pairs
 from models.disk_space import folder_bytes
 from models.errors import DatasetNotFound, DatasetUnfit, StorageFull
-from models.images.codec import decode_image
-from models.images.preprocessing import Preprocessing
 from models.images.provenance import provenance_warning
 from models.loading import load_artifact
 from models.training.config import TrainingConfig
 from models.training.presets import PRESETS
 from models.training.run import train
+from snf_runtime.images.codec import decode_image
+from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped
 from tests.models.helpers import QUICK
 from tests.support.image_files import run_length_bmp
@@ -276,8 +276,8 @@ def test_stored_images_are_read_where_limits_on_their_cost_came_later(
 ) -> None:
     store = DatasetStore(tmp_path / "datasets")
     with monkeypatch.context() as earlier:
-        earlier.setattr("models.images.opening.check_cost", lambda *_: None)
-        earlier.setattr("models.images.opening.BoundedFile", lambda data, _: io.BytesIO(data))
+        earlier.setattr("snf_runtime.images.opening.check_cost", lambda *_: None)
+        earlier.setattr("snf_runtime.images.opening.BoundedFile", lambda data, _: io.BytesIO(data))
         costly = {"costly.bmp": run_length_bmp(DIGITS[40, 0])}
         store.create("digits", [source(tmp_path / "uploads", zipped(pngs(40) | costly))])
     images = everything(load_dataset("digits", None, store, NOTHING))

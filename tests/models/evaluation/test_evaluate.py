@@ -16,10 +16,10 @@ from models.evaluation.corruptions import corruptions
 from models.evaluation.evaluate import evaluate
 from models.evaluation.image_sets import ImageSets, evenly
 from models.evaluation.schema import EvaluationParameters, EvaluationReport
-from models.images.codec import encode_png
-from models.images.preprocessing import Preprocessing
 from models.registry.registry import Registry
 from models.scorer import Scorer
+from snf_runtime.images.codec import encode_png
+from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped
 
 BASELINES = {

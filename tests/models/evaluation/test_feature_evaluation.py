@@ -14,9 +14,9 @@ from models.evaluation.assemble import Subject
 from models.evaluation.evaluate import evaluate
 from models.evaluation.report import render_html
 from models.evaluation.schema import EvaluationParameters, EvaluationReport
-from models.images.codec import encode_png
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
+from snf_runtime.images.codec import encode_png
 from tests.models.datasets.sample_files import DIGITS, pngs, source, zipped
 from tests.support.trained import feature_artifact, hybrid_artifact
 

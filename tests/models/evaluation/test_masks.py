@@ -19,9 +19,9 @@ from models.evaluation.evaluate import evaluate
 from models.evaluation.localisation import localise
 from models.evaluation.report import render_html
 from models.evaluation.schema import EvaluationParameters, EvaluationReport, Localisation
-from models.images.codec import encode_png
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
+from snf_runtime.images.codec import encode_png
 from tests.models.datasets.sample_files import source, zipped
 from tests.models.helpers import real_images
 from tests.support.trained import feature_artifact

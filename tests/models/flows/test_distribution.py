@@ -32,9 +32,9 @@ from models.flows.layers.linear import SelfNormalizingDenseSpec
 from models.flows.vectors import STEP, vector_flow
 from models.loading import load_distribution
 from models.scorer import Scorer
-from models.scoring.pixel_density import dequantise
 from models.training.config import TrainingConfig
 from models.training.objective import SelfNormalizingObjective
+from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.flows.densities import PIXELS, STEPS, images, linear, points, vectors
 from tests.models.helpers import dequantised, flat_latents, glow, jacobian_log_det, randomise, real_images
 from tests.support.trained import feature_artifact

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.errors import ErrorKind, ImageError
-from models.images.codec import Preprocessing, decode_image, decode_npy, encode_png, image_grid
-from models.images.policy import FORMATS
+from snf_runtime.images.codec import Preprocessing, decode_image, decode_npy, encode_png, image_grid
+from snf_runtime.images.policy import FORMATS
 from tests.models.helpers import real_images
 from tests.support.image_files import png
 from tests.support.paths import DATA

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from models.anomaly.calibration_file import calibration_bytes
-from models.anomaly.conformal import ADVICE_ALPHAS, images_needed, safe_threshold
+from models.anomaly.false_alarms import ADVICE_ALPHAS, images_needed, safe_threshold
 from models.anomaly.fitting.calibrate import count_image_passes
 from models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
 from models.artifacts.manifest import CalibrationSummary, FeatureFitRecord, GridChoice

@@ -15,7 +15,7 @@ import pytest
 from models.errors import AliasRequired, ModelNotFound, NoLiveVersion, VersionInUse
 from models.registry.registry import Registry
 from tests.models.helpers import edit_manifest
-from tests.support.paths import ROOT
+from tests.support.paths import IMPORT_PATH, ROOT
 from tests.support.trained import unfit_artifact
 
 
@@ -130,7 +130,7 @@ def killed_after_the_version_appeared(registry: Registry, artifact: Path, name: 
         "module.Registry(Path(root), Path(root, 'none')).publish(Path(artifact), name, promote=False)\n"
     )
     command = [sys.executable, "-c", program, str(registry.root), str(artifact), name]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": IMPORT_PATH}, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
 
 

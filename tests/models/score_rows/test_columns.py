@@ -16,7 +16,7 @@ from models.errors import AlphaUnattainable, ArtifactError, ScoreNotFinite
 from models.loading import load_artifact
 from models.score_rows.columns import SCORE_COLUMNS
 from models.scorer import Scorer
-from tests.support.paths import DIGITS, ROOT
+from tests.support.paths import DIGITS, IMPORT_PATH
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_pickled_scorer_scores_in_another_process_and_folder(
         "scorer = pickle.loads(open('scorer', 'rb').read())\n"
         "print([value.hex() for value in scorer({'image': np.load('digits.npy')})['log_likelihood'].tolist()])"
     )
-    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'client'}"}
+    environment = {"PYTHONPATH": IMPORT_PATH}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )

@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_image
 
 import models.anomaly
 from models.datasets import load_dataset
-from models.scoring.complexity import residual_entropy
+from snf_runtime.scoring.complexity import residual_entropy
 from tests.models.helpers import real_images
 
 PACKAGE = Path(next(iter(models.anomaly.__path__)))
@@ -112,7 +112,7 @@ def test_no_compressor_is_needed() -> None:
         "import json, sys, numpy, scipy.special\n"
         "assert not any(name.partition('.')[0] == 'PIL' for name in sys.modules)\n"
         "sys.modules.update(zlib=None, PIL=None)\n"
-        "from models.scoring.complexity import residual_entropy\n"
+        "from snf_runtime.scoring.complexity import residual_entropy\n"
         "images = numpy.frombuffer(sys.stdin.buffer.read(), numpy.uint8).reshape(-1, 3, 24, 24)\n"
         "print(json.dumps([v.hex() for v in residual_entropy(images).tolist()]))\n"
     )
@@ -135,13 +135,13 @@ def imported(path: Path) -> set[str]:
 
 
 def test_only_pictures_know_of_png() -> None:
-    compressors = ("zlib", "gzip", "bz2", "lzma", "zipfile", "PIL", "models.images.codec")
+    compressors = ("zlib", "gzip", "bz2", "lzma", "zipfile", "PIL", "snf_runtime.images.codec")
     guilty = {
         path.name
         for path in PACKAGE.glob("*.py")
         if any(name == c or name.startswith(f"{c}.") for name in imported(path) for c in compressors)
     }
     assert guilty == {"heat_map.py"}
-    drawing = {path.name for path in PACKAGE.glob("*.py") if "models.anomaly.heat_map" in imported(path)}
+    drawing = {path.name for path in PACKAGE.glob("*.py") if "snf_runtime.anomaly.heat_map" in imported(path)}
     # Results of judging hold heat maps; no statistic is computed from one.
     assert drawing == {"judged.py", "heat_map_pass.py"}

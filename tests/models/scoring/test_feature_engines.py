@@ -19,13 +19,12 @@ from models.features.flows import FrozenFeatureFlows, build_feature_flows, freez
 from models.features.lite0 import LITE0, weight_shapes
 from models.features.store import BackboneStore
 from models.flows.architecture import FeatureArchitecture
-from models.images.preprocessing import Pixels
-from models.scoring.engines.compiled_cache import CompiledCache
 from models.scoring.engines.openvino_backbone import open_network
 from models.scoring.engines.openvino_feature_graph import FeatureGraphs
-from models.scoring.engines.openvino_features import OpenVINOExtractor, OpenVINOFeatureEngine
-from models.scoring.engines.openvino_program import Lanes
+from models.scoring.engines.openvino_features import OpenVINOExtractor, feature_engine
 from models.scoring.engines.torch_features import TorchFeatureEngine
+from snf_runtime.images.preprocessing import Pixels
+from snf_runtime.scoring.engines.openvino_program import Compiled, Lanes, core
 from tests.models.helpers import randomise, real_images
 from tests.models.onnx_files import description, onnx_file, reference
 
@@ -140,7 +139,7 @@ def test_squares_agree_with_float64(lite0: tuple[BackboneStore, Backbone], grids
     store, backbone = lite0
     size, images = (96, 64), pixels(5, COLOUR)
     flows = random_flows(backbone, COLOUR, size, grids, steps)
-    engine = OpenVINOFeatureEngine(store, backbone, COLOUR, size, flows, 1)
+    engine = feature_engine(store, backbone, COLOUR, size, flows, 1)
     exact = TorchFeatureEngine(TorchExtractor(backbone, store.arrays(backbone), size, torch.float64), flows)
     (places, pooled), expected = engine.squares(images), exact.squares(images)
     assert places.shape == (5, len(grids), 6, 4)
@@ -156,7 +155,7 @@ def test_an_image_has_the_same_bits_in_every_batch(
 ) -> None:
     store, backbone = lite0
     flows = random_flows(backbone, GREY, (64, 64), grids, steps)
-    engine, images = OpenVINOFeatureEngine(store, backbone, GREY, (64, 64), flows, 2), pixels(23, GREY)
+    engine, images = feature_engine(store, backbone, GREY, (64, 64), flows, 2), pixels(23, GREY)
     expected = engine.squares(images)
     order = np.random.default_rng(0).permutation(len(images))
     alone = [engine.squares(image[None]) for image in images[:5]]
@@ -178,7 +177,7 @@ def test_tiles_of_any_size_give_the_same_bits(
     images, results = pixels(16, GREY), []
     for tile in (1, 4, 16):
         settings = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 2, "INFERENCE_PRECISION_HINT": "f32"}
-        lanes = Lanes(CompiledCache(None).compile(graphs(tile).model, settings), 1)
+        lanes = Lanes(Compiled(core().compile_model(graphs(tile).model, "CPU", settings)), 1)
         results.append(lanes.outputs(len(images)))
         lanes.run([images], results[-1], 0, len(images))
     for other in results[1:]:
@@ -190,7 +189,7 @@ def test_a_second_start_gives_the_same_bits(tiny: tuple[BackboneStore, Backbone]
     store, backbone = tiny
     flows = random_flows(backbone, GREY, (32, 32), (2,))
     images, cache = pixels(23, GREY), tmp_path / "cache"
-    first, second = (OpenVINOFeatureEngine(store, backbone, GREY, (32, 32), flows, 2, cache) for _ in range(2))
+    first, second = (feature_engine(store, backbone, GREY, (32, 32), flows, 2, cache) for _ in range(2))
     assert first.tile == second.tile
     for got, want in zip(second.squares(images), first.squares(images), strict=True):
         np.testing.assert_array_equal(got, want)
@@ -206,7 +205,7 @@ class TestOnnx:
         store, backbone = tiny
         flows = random_flows(backbone, shape, size, (2, 4))
         images = pixels(9, shape)
-        engine = OpenVINOFeatureEngine(store, backbone, shape, size, flows, 2)
+        engine = feature_engine(store, backbone, shape, size, flows, 2)
         found, expected = (
             engine.squares(images),
             TorchFeatureEngine(TinyExtractor(backbone, size), flows).squares(images),

@@ -5,23 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch import Tensor
+from numpy.typing import NDArray
 
 from models.errors import ScoreNotFinite
 from models.scorer import Scorer
 from models.scoring.engines import Latents, TorchEngine
-from models.scoring.likelihood import score_each, score_images
 from models.scoring.options import EngineOptions
-from models.scoring.pixel_density import PixelDensity
+from snf_runtime.scoring.likelihood import score_each, score_images
+from snf_runtime.scoring.pixel_density import PixelDensity
 
 
 class Overflowing(TorchEngine):
     """Overflows on the second of every three draws."""
 
-    def forward(self, y: Tensor) -> Latents:
+    def forward(self, y: NDArray[np.float64]) -> Latents:
         latents = super().forward(y)
         first, *rest = latents.log_dets
-        first = first.clone()
+        first = first.copy()
         first[1::3, 0, 0] = np.inf
         return replace(latents, log_dets=[first, *rest])
 

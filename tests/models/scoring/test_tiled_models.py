@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from models.anomaly.fitting.reference_images import as_seen, evidence_bytes, images_in_memory, reference_of
-from models.anomaly.heat_map import tile_maps
-from models.anomaly.judged import JudgedImage
 from models.artifacts.limits import LimitParameters
 from models.audit import recompute_features
 from models.bulk.part import score_part
@@ -24,17 +22,19 @@ from models.evaluation.evaluate import evaluate
 from models.evaluation.schema import EvaluationParameters
 from models.features.flows import FeatureFlows
 from models.flows.architecture import FeatureArchitecture
-from models.images.batch import Batch
-from models.images.codec import encode_png
 from models.limits.good_images import good_images
 from models.limits.measure import measure_limits
 from models.scorer import Scorer
-from models.scoring.evidence import FeatureEvidence
-from models.scoring.feature_density import FeatureDensity, FeaturePass
 from models.scoring.options import EngineOptions
 from models.training.config import TrainingConfig
 from models.training.presets import find_preset
 from models.training.run import folds_of_fit
+from snf_runtime.anomaly.heat_map import tile_maps
+from snf_runtime.anomaly.judged import JudgedImage
+from snf_runtime.images.batch import Batch
+from snf_runtime.images.codec import encode_png
+from snf_runtime.scoring.evidence import FeatureEvidence
+from snf_runtime.scoring.feature_density import FeatureDensity, FeaturePass
 from tests.support.tiled import DIGIT, FAULTY, OTHERS, SIDE, TRAINED_ON, mosaic, tiled_artifact, with_fault
 
 STRIDE = 16
@@ -195,7 +195,7 @@ def test_a_heat_map_is_of_the_image(scorer: Scorer, monkeypatch: pytest.MonkeyPa
     assert bottom >= 106
     assert strongest.area <= (right - left) * (bottom - top)
     assert strongest.box in {reason.box for reason in result.verdict.reasons}
-    monkeypatch.setattr("models.anomaly.heat_map.MAX_MAP_PIXELS", 5000)
+    monkeypatch.setattr("snf_runtime.anomaly.heat_map.MAX_MAP_PIXELS", 5000)
     _, found = next(scorer.density.passes([image], at_once=1000))
     assert isinstance(found, FeaturePass)
     [small] = tile_maps(found, scorer.require_spatial(), scorer.calibration.feature_maps(found.evidence()))

@@ -17,11 +17,11 @@ from models.datasets import load_dataset
 from models.flows.architecture import PixelTransform
 from models.flows.flow import Flow
 from models.scorer import Scorer
-from models.scoring.complexity import residual_entropy
 from models.scoring.engines import TorchEngine
-from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import freeze
-from models.scoring.whole_image import (
+from snf_runtime.scoring.complexity import residual_entropy
+from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.whole_image import (
     horizontal,
     kurtosis,
     radius,
@@ -115,12 +115,12 @@ def test_with_the_constants_they_make_up_the_log_likelihood(side: int, channels:
         nats -= 0.5 * leaving * (np.exp(values[f"radius-{number}"]) + math.log(2 * math.pi))
         remaining -= leaving
     assert remaining == 0
-    np.testing.assert_allclose(nats, found.terms().sum((1, 2)).numpy(), rtol=1e-9)
+    np.testing.assert_allclose(nats, found.terms().sum((1, 2)), rtol=1e-9)
 
 
-def promised(statistic: Callable[[Tensor], Tensor], d: int, height: int, width: int) -> tuple[float, float]:
+def promised(statistic: Callable[[Array], Array], d: int, height: int, width: int) -> tuple[float, float]:
     """Mean and variance that the docstrings give, with the means of order 1/d that they leave out."""
-    table: dict[Callable[[Tensor], Tensor], tuple[float, float]] = {
+    table: dict[Callable[[Array], Array], tuple[float, float]] = {
         radius: (-1 / d, 2 / d),
         kurtosis: (-6 / d, 24 / d),
         horizontal: (0.0, (width - 1) / (width * d)),
@@ -132,12 +132,12 @@ def promised(statistic: Callable[[Tensor], Tensor], d: int, height: int, width: 
 @pytest.mark.parametrize("shape", [(2, 14, 14), (8, 7, 7), (3, 4, 16)])
 @pytest.mark.parametrize("statistic", [radius, kurtosis, horizontal, vertical])
 def test_distribution_on_latents_that_are_normal(
-    statistic: Callable[[Tensor], Tensor], shape: tuple[int, int, int]
+    statistic: Callable[[Array], Array], shape: tuple[int, int, int]
 ) -> None:
     draws = 4000
     d = int(np.prod(shape))
     generator = torch.Generator().manual_seed(d)
-    values = statistic(torch.randn(draws, *shape, generator=generator, dtype=torch.float64)).numpy()
+    values = statistic(torch.randn(draws, *shape, generator=generator, dtype=torch.float64).numpy())
     mean, variance = promised(statistic, d, *shape[1:])
     assert abs(values.mean() - mean) < 4.5 * math.sqrt(variance / draws)
     # The next order of the variance: kurtosis has 24/d (1 - 15/d + ...).
@@ -178,5 +178,5 @@ def test_company_does_not_matter() -> None:
     x, found = one_pass(frozen, images)
     together = whole_image_statistics(images, found)
     for i in (0, 4, 8):
-        alone = run_flow(TorchEngine(frozen), frozen, x[i : i + 1])
+        alone = run_flow(TorchEngine(frozen), frozen, x[i : i + 1].numpy())
         np.testing.assert_allclose(whole_image_statistics(images[i : i + 1], alone)[0], together[i], rtol=1e-10)

@@ -25,7 +25,6 @@ from models.flows.architecture import FeatureArchitecture, HybridArchitecture, L
 from models.flows.build import build_flow, describe_flow
 from models.flows.flow import Flow, Level
 from models.flows.layers.spec import LayerSpec, describe_layer, layer_types
-from models.images.dequantisation import content_noise
 from models.loading import load_artifact
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
@@ -40,6 +39,7 @@ from models.training.cost.estimate import estimate_training
 from models.training.loop import Interrupted, Trainer
 from models.training.presets import PRESETS
 from models.training.run import train
+from snf_runtime.images.dequantisation import content_noise
 from tests.models.flows.test_layers import example
 from tests.models.helpers import edit_manifest, real_images
 from tests.models.training.test_cost import splits

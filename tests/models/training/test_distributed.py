@@ -21,7 +21,7 @@ from models.training.distributed import Ranks, ranks_of_torchrun
 from models.training.objective import SelfNormalizingObjective
 from tests.models.helpers import dequantised, glow, real_images
 from tests.models.training.rank_process import COMPARED, Outcome, tensors_of, trainer_in
-from tests.support.paths import ROOT
+from tests.support.paths import IMPORT_PATH, ROOT
 
 DIMENSIONS = 16 * 16
 TOLERANCE = 1e-4
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*torchrun, "-m", "tests.models.training.rank_process", str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORT_PATH},
         cwd=ROOT,
         timeout=280,
         capture_output=True,

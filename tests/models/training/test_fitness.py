@@ -20,8 +20,8 @@ from models.datasets import load_dataset
 from models.features.fit import choose, one_gaussian
 from models.features.moments import FeatureMoments
 from models.scorer import Scorer
+from models.scoring.flow_density import FlowDensity
 from models.scoring.open_density import open_density
-from models.scoring.pixel_density import PixelDensity
 from models.training.fitness import independent_pixels, learned_inverse_error, measure_fitness
 from models.training.loop import Interrupted, Trainer
 from models.training.presets import PRESETS
@@ -155,7 +155,7 @@ def test_a_perturbed_learned_inverse_is_off(scorer: Scorer) -> None:
 
     def error_of() -> float:
         density = open_density(flow, scorer.manifest.architecture, scorer.manifest.log_dets.layers, digest)
-        assert isinstance(density, PixelDensity)
+        assert isinstance(density, FlowDensity)
         return learned_inverse_error(density, images, quiet)
 
     before = error_of()

@@ -15,10 +15,10 @@ from models.bijections.pixels import LogitPixels
 from models.datasets import Dataset, Images, load_dataset
 from models.flows.build import build_flow
 from models.flows.flow import Flow
-from models.images.dequantisation import content_noise
 from models.scoring.frozen import constant_log_dets
 from models.training.objective import self_normalizing_layers
 from models.training.presets import find_preset
+from snf_runtime.images.dequantisation import content_noise
 from tests.models.helpers import randomise
 
 DATA_DIR = Path(os.environ.get("SNF_DATA_DIR") or "no-such-folder")

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from models.anomaly.judged import JudgedImage
 from models.datasets import Dataset, Images, load_dataset
 from models.errors import DatasetUnfit, NoLearnedInverse
 from models.flows.architecture import FeatureArchitecture, HybridArchitecture
-from models.images.dequantisation import content_noise
 from models.loading import load_artifact
 from models.scorer import Scorer
 from models.scoring.options import EngineName, EngineOptions
 from models.training.loop import Trainer
 from models.training.presets import PRESETS, find_preset
 from models.training.run import train
+from snf_runtime.anomaly.judged import JudgedImage
+from snf_runtime.images.dequantisation import content_noise
 from tests.models.helpers import flat_latents, jacobian_log_det
 from tests.support.backbones import backbone_folder
 

@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 
 from models.datasets import Dataset
-from models.images.codec import encode_png, image_grid
-from models.images.dequantisation import content_noise
 from models.scorer import Scorer
 from models.scoring.frozen import freeze
 from models.training import validation
 from models.training.loop import Trainer
 from models.training.presets import PRESETS
 from models.training.validation import validation_bits_per_dim, write_preview
+from snf_runtime.images.codec import encode_png, image_grid
+from snf_runtime.images.dequantisation import content_noise
 from tests.models.helpers import QUICK, glow, real_images
 
 SHAPE = (1, 16, 16)

@@ -13,7 +13,7 @@ import pytest
 from models.bulk.plan import BulkPlan
 from models.locations.errors import LocationRefused
 from models.locations.location import Location
-from tests.support.paths import ROOT
+from tests.support.paths import IMPORT_PATH
 from worker.attempts.attempt import JobSpec
 from worker.attempts.job_parts import begin_parts, join_parts
 from worker.private_home import USER_UMASK
@@ -66,7 +66,7 @@ parts.finish(lambda: False, lambda _done, _total: None)
 
 def test_other_users_may_read_scores_where_the_umask_of_the_service_allows_it(tmp_path: Path) -> None:
     """As the workers are, the attempt is the child of a process that keeps its files private."""
-    variables = {name: value for name, value in os.environ.items() if name != USER_UMASK} | {"PYTHONPATH": str(ROOT)}
+    variables = {name: value for name, value in os.environ.items() if name != USER_UMASK} | {"PYTHONPATH": IMPORT_PATH}
     subprocess.run([sys.executable, "-c", SERVICE, str(tmp_path), ATTEMPT], env=variables, umask=0o027, check=True)
     output = tmp_path / "lots" / "scores"
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (output.parent, output, *output.iterdir())}

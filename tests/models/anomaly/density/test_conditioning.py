@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.optimize import curve_fit
 
-from models.anomaly.density.conditioning import KNOTS, MIN_IMAGES_CURVE, MIN_IMAGES_LINE, Conditioning
 from models.datasets import load_dataset
 from models.scorer import Scorer
-from models.scoring.whole_image import COMPLEXITY
+from snf_runtime.anomaly.density.conditioning import KNOTS, MIN_IMAGES_CURVE, MIN_IMAGES_LINE, Conditioning
+from snf_runtime.scoring.whole_image import COMPLEXITY
 
 Array = NDArray[np.float64]
 

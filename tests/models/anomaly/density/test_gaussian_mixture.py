@@ -10,8 +10,8 @@ from scipy.stats import multivariate_normal
 from sklearn.covariance import LedoitWolf
 from sklearn.mixture import GaussianMixture
 
-from models.anomaly.density.gaussian import Gaussian, shrunk_covariance
-from models.anomaly.density.mixture import MAX_COMPONENTS, Mixture
+from snf_runtime.anomaly.density.gaussian import Gaussian, shrunk_covariance
+from snf_runtime.anomaly.density.mixture import MAX_COMPONENTS, Mixture
 
 Array = NDArray[np.float64]
 

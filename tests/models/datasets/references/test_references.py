@@ -15,9 +15,9 @@ from models.datasets.references.build import build_index
 from models.datasets.references.index import ReferenceRecord, read_record
 from models.datasets.references.source import ReferencedImages
 from models.errors import DatasetNotFound, DatasetRefused, ImageError
-from models.images.codec import Preprocessing, decode_image
 from models.locations.errors import LocationNotFound, LocationUnavailable
 from models.locations.location import Location
+from snf_runtime.images.codec import Preprocessing, decode_image
 from tests.support.referenced import FORMS, Form, digits, parquet_of, put, tar_of
 from tests.support.s3 import S3Server, faulty_server, free_port
 

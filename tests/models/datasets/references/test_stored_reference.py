@@ -17,8 +17,8 @@ from models.datasets.references.files import ReferencedFiles
 from models.datasets.references.source import ReferencedImages
 from models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, DatasetUnfit, ImageError
 from models.images.options import ImageOptions
-from models.images.preprocessing import Preprocessing
 from models.locations.location import Location
+from snf_runtime.images.preprocessing import Preprocessing
 from tests.support.referenced import FORMS, Form, NamedFile, digits, parquet_of, put
 
 GREY = Preprocessing(channels=1, height=28, width=28)

@@ -1,0 +1,66 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Command ``snf export``: a model as a folder for the runner without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from app.cli.common import USAGE, error_messages, fail, read_settings, registry, require_local
+from app.cli.model_files import Ref
+from app.cli.out_file import ADVICE
+from app.cli.progress import spinner
+from worker.private_home import user_umask
+
+if TYPE_CHECKING:
+    from models.scorer import Scorer
+
+
+def export_graphs(
+    model: Ref,
+    folder: Annotated[
+        Path, typer.Argument(help="Folder to write, which the runner reads.", show_default=False, dir_okay=True)
+    ],
+    form: Annotated[
+        Literal["openvino", "onnx"], typer.Option("--format", help="Format of the graphs; the runner reads both.")
+    ] = "openvino",
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over a folder that an export wrote; over no other one.")
+    ] = False,
+) -> None:
+    """Write a model with the calibration in use into a folder, from which a machine without torch scores images.
+
+    The runner of the package snf-density-runtime gives the same scores and verdicts. It has no samples, no gradient
+    evidence and no pictures of heat maps.
+    """
+    require_local("snf export", "its process makes the graphs")
+    _check_folder(folder, force=force)
+    with error_messages():
+        from models.exports.folder import export_model
+        from models.scorer import Scorer
+
+        version = registry().resolve(model)
+        with spinner(f"exporting {model}"), user_umask():
+            scorer: Scorer = Scorer.load(version.path, version.calibration_path, read_settings().engine_options)
+            manifest = export_model(version, scorer, folder.absolute(), form, overwrite=force)
+    size = sum(file.bytes for file in manifest.files.values()) / 1e6
+    calibration = f"calibration {manifest.calibration.number} of {manifest.calibration.images} images"
+    typer.echo(f"{version.name}:{version.version} with {calibration} is in {folder}, {size:.1f} MB")
+
+
+def _check_folder(folder: Path, *, force: bool) -> None:
+    from models.errors import ArtifactError
+    from snf_runtime.exported.manifest import read_export_manifest
+
+    if not folder.absolute().parent.is_dir():
+        raise fail(f"expected a folder below one that exists, got {folder}; create {folder.parent} first", USAGE)
+    if not folder.exists():
+        return
+    if not force:
+        raise fail(f"{folder} exists already; {ADVICE}", USAGE)
+    try:
+        read_export_manifest(folder)
+    except ArtifactError as error:
+        raise fail(f"{folder} is no exported model, and is not written over: {error.detail}", USAGE) from error

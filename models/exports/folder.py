@@ -1,0 +1,205 @@
+"""Writing of the folder of an exported model, which :mod:`snf_runtime` scores and judges images by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.artifacts.files import CARD as ARTIFACT_CARD
+from models.artifacts.files import read_file
+from models.atomic_files import new_folder, remove_folder, sha256_file
+from models.errors import EngineUnavailable
+from models.exports.onnx_graph import onnx_model
+from models.exports.serialized import GraphFiles, serialized
+from models.features.backbone import Backbone
+from models.features.flows import FrozenFeatureFlows
+from models.features.store import DEFAULT_FOLDER, BackboneStore
+from models.flows.architecture import FeatureArchitecture, HybridArchitecture
+from models.loading import statistic_tolerance
+from models.registry.version import ModelVersion
+from models.scorer import Scorer
+from models.scoring.engines.open import openvino_obstacle
+from models.scoring.frozen import FrozenFlow
+from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.anomaly.calibration_arrays import to_arrays
+from snf_runtime.exported.folder import CALIBRATION, MASSES, PINNED
+from snf_runtime.exported.manifest import (
+    ARRAYS,
+    CARD,
+    FILE,
+    NOTICE,
+    ExportedCalibration,
+    ExportedFeatures,
+    ExportedFile,
+    ExportedPinned,
+    ExportedPixels,
+    ExportedTransform,
+    ExportManifest,
+    GraphFormat,
+)
+from snf_runtime.scoring.feature_density import FeatureDensity
+from snf_runtime.scoring.hybrid_density import HybridDensity
+from snf_runtime.scoring.layout import FeatureLayout, LevelLayout
+from snf_runtime.scoring.pixel_transforms import AffineFunction, LogitFunction, MarginalFunction
+
+LARGEST_BYTES = 2**31
+"""Room on the disk that is asked for before an export; the largest models take less."""
+WRITERS: dict[GraphFormat, Callable[[Any], GraphFiles]] = {"openvino": serialized, "onnx": onnx_model}
+
+
+def export_model(
+    version: ModelVersion, scorer: Scorer, folder: Path, form: GraphFormat, *, overwrite: bool = False
+) -> ExportManifest:
+    """Write a model with the calibration in use into a new folder; all of it or nothing.
+
+    Evidence of gradients, samples and provenance are left out.
+
+    Args:
+        version: The version of the model.
+        scorer: The same, loaded.
+        folder: The new folder.
+        form: The format of the graphs.
+        overwrite: Whether the folder is replaced where it exists.
+
+    Returns:
+        The manifest of the folder.
+
+    Raises:
+        EngineUnavailable: A part of the model cannot be converted to ``form``.
+        FileExistsError: The folder exists, and is not to be replaced.
+        StorageFull: The disk has no room.
+    """
+    arrays: dict[str, NDArray[Any]] = {PINNED: scorer.pinned[:1]}
+    graphs: dict[str, Any] = {}
+    pixels = features = None
+    if scorer.pixels is not None:
+        frozen = scorer.pixels.engine.frozen
+        graphs["pixels"], pixels = pixel_part(frozen)
+        if isinstance(frozen.pixel_function, MarginalFunction):
+            arrays[MASSES] = frozen.pixel_function.masses
+    if backbone := _backbone(scorer):
+        graphs["features"], features = _features(scorer, *backbone)
+    arrays |= to_arrays(_judging(scorer.calibration), CALIBRATION)
+    content = {name: WRITERS[form](graph) for name, graph in graphs.items()}
+    with new_folder(folder, LARGEST_BYTES) as temporary:
+        for name, files in content.items():
+            for ending, data in files.items():
+                (temporary / f"{name}{ending}").write_bytes(data)
+        with (temporary / ARRAYS).open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stubs have other keywords
+        (temporary / CARD).write_bytes(read_file(version.path, ARTIFACT_CARD))
+        (temporary / NOTICE).write_text(_notice(version, features), encoding="utf-8")
+        manifest = ExportManifest(
+            format_version=1,
+            name=version.name,
+            version=version.version,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            kind=scorer.density.kind,
+            format=form,
+            precision=scorer.precision,
+            weights_sha256=scorer.log_det_digest,
+            preprocessing=scorer.preprocessing,
+            pixels=pixels,
+            features=features,
+            calibration=_calibration(version, scorer),
+            pinned=_pinned(scorer),
+            files={
+                path.name: ExportedFile(path.stat().st_size, sha256_file(path)) for path in sorted(temporary.iterdir())
+            },
+        )
+        (temporary / FILE).write_text(manifest.to_json(), encoding="utf-8")
+        if overwrite and folder.exists():
+            remove_folder(folder)
+    return manifest
+
+
+def pixel_part(frozen: FrozenFlow) -> tuple[Any, ExportedPixels]:
+    """Return the OpenVINO graph of a flow for one image, and its description. Raises ``EngineUnavailable``."""
+    if reason := openvino_obstacle(frozen):
+        raise EngineUnavailable(f"the flow over pixels cannot be exported: {reason}")
+    from models.scoring.engines.openvino_graph import forward_graph  # noqa: PLC0415 - OpenVINO takes time to load
+
+    function = frozen.pixel_function
+    if isinstance(function, AffineFunction):
+        transform = ExportedTransform("affine")
+    elif isinstance(function, LogitFunction):
+        transform = ExportedTransform("logit", function.alpha)
+    elif isinstance(function, MarginalFunction):
+        transform = ExportedTransform("marginal")
+    else:
+        raise EngineUnavailable("expected a pixel transform that is affine, logit or marginal, got one of its own")
+    graph = forward_graph(frozen, 1)
+    levels = tuple(
+        LevelLayout(**{field.name: getattr(level, field.name) for field in fields(LevelLayout)})
+        for level in frozen.levels
+    )
+    return graph.model, ExportedPixels(transform, levels, frozen.is_spatial, tuple(graph.outputs))  # type: ignore[arg-type]
+
+
+def _backbone(scorer: Scorer) -> tuple[FeatureArchitecture, BackboneStore, Backbone] | None:
+    architecture = scorer.manifest.architecture
+    if isinstance(architecture, HybridArchitecture):
+        architecture = architecture.features
+    if not isinstance(architecture, FeatureArchitecture):
+        return None
+    store = BackboneStore(scorer.options.backbones or DEFAULT_FOLDER)
+    return architecture, store, store.by_digest(architecture.backbone, architecture.backbone_sha256)
+
+
+def _features(
+    scorer: Scorer, architecture: FeatureArchitecture, store: BackboneStore, backbone: Backbone
+) -> tuple[Any, ExportedFeatures]:
+    from models.scoring.engines.openvino_backbone import open_network  # noqa: PLC0415 - OpenVINO takes time to load
+    from models.scoring.engines.openvino_feature_graph import FeatureGraphs  # noqa: PLC0415 - as above
+
+    density = scorer.density.features if isinstance(scorer.density, HybridDensity) else scorer.density
+    assert isinstance(density, FeatureDensity)
+    flows = density.flows
+    assert isinstance(flows, FrozenFeatureFlows)
+    shape, size = architecture.image_shape, architecture.input_size
+    graph = FeatureGraphs(open_network(store, backbone), backbone, shape, size, flows)(1)
+    layout = FeatureLayout(flows.feature_shape, flows.constant_log_det)
+    return graph.model, ExportedFeatures(layout, size, backbone.name, backbone.license, backbone.origin)
+
+
+def _judging(calibration: Calibration) -> Calibration:
+    """Return a calibration without what only gradients and reports of drift use."""
+    folds = tuple(replace(fold, thorough=None) for fold in calibration.folds)
+    return replace(calibration, folds=folds, fisher=None, white_levels=None)
+
+
+def _calibration(version: ModelVersion, scorer: Scorer) -> ExportedCalibration:
+    summary = scorer.calibration_summary
+    worst = None if summary.deviation is None else summary.deviation.worst
+    return ExportedCalibration(
+        version.calibration, summary.dataset, scorer.calibration.images, scorer.smallest_p, worst
+    )
+
+
+def _pinned(scorer: Scorer) -> ExportedPinned:
+    score = scorer.score(scorer.pinned[:1])[0]
+    statistic = scorer.anomaly(score).statistic
+    return ExportedPinned(
+        score.log_likelihood,
+        scorer.tolerance(score.log_likelihood),
+        statistic,
+        statistic_tolerance(statistic, scorer.calibration_summary),
+    )
+
+
+def _notice(version: ModelVersion, features: ExportedFeatures | None) -> str:
+    lines = [f"{version.name}:{version.version}, exported by snf-density.", ""]
+    if features is not None:
+        lines += [
+            f"The graph of features holds the weights of the backbone {features.backbone}.",
+            f"Licence: {features.license or 'not stated'}",
+            f"Origin: {features.origin or 'not stated'}",
+            "The weights are unchanged but for the layout of their file.",
+        ]
+    return "\n".join(lines) + "\n"

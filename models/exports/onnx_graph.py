@@ -1,0 +1,217 @@
+"""OpenVINO graphs as ONNX files, node by node.
+
+Both formats have the same operations under other names, but for a squeeze, a transposition in ONNX. Latents and
+log-dets are those of the OpenVINO graph to the bit, and reconstruction errors to the last digit of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from models.errors import EngineUnavailable
+from models.exports.protobuf import (
+    BFLOAT16,
+    DATA_TYPES,
+    Attribute,
+    field,
+    node_message,
+    tensor_message,
+    value_message,
+)
+from models.exports.serialized import GraphFiles
+
+OPSET, IR_VERSION = 13, 8
+TYPES = {"f32": DATA_TYPES["float32"], "u8": DATA_TYPES["uint8"], "i32": DATA_TYPES["int32"],
+         "i64": DATA_TYPES["int64"], "boolean": DATA_TYPES["bool"], "bf16": BFLOAT16}  # fmt: skip
+"""Numbers of the types of tensors by the names of OpenVINO."""
+SAME = {
+    "Abs": "Abs", "Add": "Add", "Divide": "Div", "Exp": "Exp", "GreaterEqual": "GreaterOrEqual", "Less": "Less",
+    "Log": "Log", "MatMul": "MatMul", "Multiply": "Mul", "Negative": "Neg", "Relu": "Relu", "Select": "Where",
+    "Sigmoid": "Sigmoid", "Subtract": "Sub", "Tanh": "Tanh",
+}  # fmt: skip
+"""Operations whose inputs are the same, by their names in OpenVINO."""
+
+
+def onnx_model(model: Any) -> GraphFiles:
+    """Return an OpenVINO graph (``ov.Model``) as the content of an ``.onnx`` file.
+
+    Raises:
+        EngineUnavailable: The graph has an operation that is not known here, such as a backbone of its own may have.
+    """
+    return {".onnx": _Writer(model).file()}
+
+
+class _Writer:
+    """A graph of ONNX that grows by the nodes of a graph of OpenVINO.
+
+    Args:
+        model: The graph of OpenVINO.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._nodes: list[bytes] = []
+        self._constants: list[bytes] = []
+        self._inputs: list[bytes] = []
+        self._outputs: dict[int, bytes] = {}
+        self._places = {node.get_name(): number for number, node in enumerate(model.get_results())}
+        self._names: dict[str, str] = {}
+        special: dict[str, Callable[[Any], None]] = {
+            "AvgPool": self._average, "Clamp": self._clamp, "Concat": self._concat, "Constant": self._constant,
+            "Convert": self._convert, "Convolution": self._convolution, "Gather": self._gather,
+            "GroupConvolution": self._convolution, "Interpolate": self._resize, "Parameter": self._parameter,
+            "ReduceMean": self._mean, "ReduceSum": self._sum, "Reshape": self._reshape, "Result": self._result,
+            "SpaceToDepth": self._space_to_depth, "Split": self._split, "Transpose": self._transpose,
+            "VariadicSplit": self._split,
+        }  # fmt: skip
+        for number, node in enumerate(model.get_ordered_ops()):
+            self._names[node.get_name()] = f"n{number}"
+            kind = node.get_type_name()
+            if kind in special:
+                special[kind](node)
+            elif kind in SAME and not any(node.get_attributes().get(f"transpose_{side}") for side in "ab"):
+                self._add(SAME[kind], node, self._inputs_of(node))
+            else:
+                raise EngineUnavailable(
+                    f"the operation {kind} has no form in ONNX here: expected one of "
+                    f"{', '.join(sorted(special.keys() | SAME.keys()))}; use the format openvino"
+                )
+
+    def file(self) -> bytes:
+        """Return the content of the file."""
+        graph = b"".join(field(1, node) for node in self._nodes) + field(2, "snf")
+        graph += b"".join(field(5, constant) for constant in self._constants)
+        graph += b"".join(field(11, value) for value in self._inputs)
+        graph += b"".join(field(12, self._outputs[place]) for place in range(len(self._outputs)))
+        head = field(1, IR_VERSION) + field(2, "snf-density")
+        return head + field(7, graph) + field(8, field(1, "") + field(2, OPSET))
+
+    def _parameter(self, node: Any) -> None:
+        self._inputs.append(_value(self._outputs_of(node)[0], node.output(0)))
+
+    def _result(self, node: Any) -> None:
+        place = self._places[node.get_name()]
+        name = f"output-{place}"
+        self._nodes.append(node_message("Identity", self._inputs_of(node), [name], {}))
+        self._outputs[place] = _value(name, node.output(0))
+
+    def _constant(self, node: Any) -> None:
+        self._constants.append(tensor_message(self._outputs_of(node)[0], node.data))
+
+    def _convert(self, node: Any) -> None:
+        self._add("Cast", node, self._inputs_of(node), to=TYPES[node.get_output_element_type(0).get_type_name()])
+
+    def _convolution(self, node: Any) -> None:
+        given = node.get_attributes()
+        x, kernel = self._inputs_of(node)
+        groups = 1
+        if node.get_type_name() == "GroupConvolution":
+            groups, outputs, *rest = node.input_value(1).get_shape()
+            kernel = self._reshaped(node, kernel, [groups * outputs, *rest])
+        self._add("Conv", node, [x, kernel], **_pads(given), dilations=given["dilations"], group=int(groups))
+
+    def _average(self, node: Any) -> None:
+        given = node.get_attributes()
+        if not given["exclude-pad"] or given["rounding_type"] != "floor":
+            raise EngineUnavailable("a mean over pixels beyond the edge has no form in ONNX here; use openvino")
+        self._add("AveragePool", node, self._inputs_of(node), **_pads(given), kernel_shape=given["kernel"])
+
+    def _clamp(self, node: Any) -> None:
+        given = node.get_attributes()
+        bounds = [self._number(node, side, np.float32(given[side])) for side in ("min", "max")]
+        self._add("Clip", node, [*self._inputs_of(node), *bounds])
+
+    def _concat(self, node: Any) -> None:
+        self._add("Concat", node, self._inputs_of(node), axis=_axis(node, node.get_attributes()["axis"]))
+
+    def _gather(self, node: Any) -> None:
+        data, places, _ = self._inputs_of(node)
+        self._add("Gather", node, [data, places], axis=_axis(node, int(_data(node, 2))))
+
+    def _resize(self, node: Any) -> None:
+        given = node.get_attributes()
+        wanted = ("linear_onnx", "half_pixel", False)
+        if (given["mode"], given["coordinate_transformation_mode"], given["antialias"]) != wanted:
+            raise EngineUnavailable(f"a resizing by {given['mode']} has no form in ONNX here; use openvino")
+        sizes = self._number(node, "sizes", np.array(node.get_output_shape(0), dtype=np.int64))
+        inputs = [self._inputs_of(node)[0], "", "", sizes]
+        self._add("Resize", node, inputs, mode="linear", coordinate_transformation_mode="half_pixel")
+
+    def _mean(self, node: Any) -> None:
+        axes = [_axis(node, axis) for axis in _data(node, 1).reshape(-1).tolist()]
+        self._add("ReduceMean", node, self._inputs_of(node)[:1], axes=axes, keepdims=int(_keeps(node)))
+
+    def _sum(self, node: Any) -> None:
+        axes = self._number(node, "axes", _data(node, 1).reshape(-1).astype(np.int64))
+        self._add("ReduceSum", node, [self._inputs_of(node)[0], axes], keepdims=int(_keeps(node)))
+
+    def _reshape(self, node: Any) -> None:
+        # The sides as they are given, -1 among them: for others OpenVINO computes in another order.
+        shape = self._number(node, "shape", _data(node, 1).reshape(-1).astype(np.int64))
+        self._add("Reshape", node, [self._inputs_of(node)[0], shape])
+
+    def _space_to_depth(self, node: Any) -> None:
+        given = node.get_attributes()
+        block, (images, channels, height, width) = int(given["block_size"]), node.input_value(0).get_shape()
+        if given["mode"] != "depth_first":
+            raise EngineUnavailable("a squeeze with blocks first has no form in ONNX here; use openvino")
+        sides = [images, channels, height // block, block, width // block, block]
+        apart, moved = self._reshaped(node, self._inputs_of(node)[0], sides), f"{self._outputs_of(node)[0]}.moved"
+        self._nodes.append(node_message("Transpose", [apart], [moved], {"perm": [0, 1, 3, 5, 2, 4]}))
+        shape = self._number(node, "shape", np.array(node.get_output_shape(0), dtype=np.int64))
+        self._add("Reshape", node, [moved, shape])
+
+    def _split(self, node: Any) -> None:
+        axis = _axis(node, int(_data(node, 1)))
+        lengths = np.array([output.get_shape()[axis] for output in node.outputs()], dtype=np.int64)
+        self._add("Split", node, [self._inputs_of(node)[0], self._number(node, "lengths", lengths)], axis=axis)
+
+    def _transpose(self, node: Any) -> None:
+        self._add("Transpose", node, self._inputs_of(node)[:1], perm=_data(node, 1).reshape(-1).tolist())
+
+    def _add(self, kind: str, node: Any, inputs: Sequence[str], **attributes: Attribute) -> None:
+        self._nodes.append(node_message(kind, inputs, self._outputs_of(node), attributes))
+
+    def _reshaped(self, node: Any, name: str, sides: Sequence[int]) -> str:
+        shape = self._number(node, "sides", np.array(list(sides), dtype=np.int64))
+        result = f"{self._outputs_of(node)[0]}.reshaped"
+        self._nodes.append(node_message("Reshape", [name, shape], [result], {}))
+        return result
+
+    def _number(self, node: Any, suffix: str, values: Any) -> str:
+        name = f"{self._outputs_of(node)[0]}.{suffix}"
+        self._constants.append(tensor_message(name, np.asarray(values)))
+        return name
+
+    def _inputs_of(self, node: Any) -> list[str]:
+        return [f"{self._names[value.get_node().get_name()]}.{value.get_index()}" for value in node.input_values()]
+
+    def _outputs_of(self, node: Any) -> list[str]:
+        return [f"{self._names[node.get_name()]}.{index}" for index in range(node.get_output_size())]
+
+
+def _pads(given: dict[str, Any]) -> dict[str, Attribute]:
+    if given["auto_pad"] != "explicit":
+        raise EngineUnavailable(f"a padding of the kind {given['auto_pad']} has no form in ONNX here; use openvino")
+    return {"pads": [*given["pads_begin"], *given["pads_end"]], "strides": list(given["strides"])}
+
+
+def _keeps(node: Any) -> bool:
+    return bool(node.get_attributes()["keep_dims"])
+
+
+def _axis(node: Any, axis: int) -> int:
+    return axis % len(node.input_value(0).get_shape())
+
+
+def _data(node: Any, index: int) -> Any:
+    source = node.input_value(index).get_node()
+    if source.get_type_name() != "Constant":
+        raise EngineUnavailable(f"expected constant sizes for {node.get_type_name()}; use the format openvino")
+    return source.data
+
+
+def _value(name: str, port: Any) -> bytes:
+    return value_message(name, TYPES[port.get_element_type().get_type_name()], list(port.get_shape()))

@@ -1,0 +1,31 @@
+"""Density of pixels by a flow that is here with its weights, so that images can be sampled from it."""
+
+from __future__ import annotations
+
+from models.scoring.engines import FlowEngine
+from models.scoring.frozen import FrozenFlow
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.hybrid_density import HybridDensity
+from snf_runtime.scoring.pixel_density import PixelDensity
+
+
+class FlowDensity(PixelDensity):
+    """Density of 8-bit images by a frozen flow, which an engine runs in both directions.
+
+    Args:
+        engine: The engine that runs the flow.
+        frozen: The flow.
+        weights_digest: SHA-256 of the weights, in hexadecimal, which keys the noise.
+    """
+
+    engine: FlowEngine
+    frozen: FrozenFlow
+
+    def __init__(self, engine: FlowEngine, frozen: FrozenFlow, weights_digest: str) -> None:
+        super().__init__(engine, frozen, weights_digest)
+
+
+def pixels_of(density: ImageDensity) -> FlowDensity | None:
+    """Return the density of pixels that a density is or contains; None for a density of features alone."""
+    pixels = density.pixels if isinstance(density, HybridDensity) else density
+    return pixels if isinstance(pixels, FlowDensity) else None

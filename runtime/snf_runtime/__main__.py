@@ -1,0 +1,147 @@
+"""The runner: ``python -m snf_runtime FOLDER PATH...`` judges image files by an exported model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snf_runtime.counts import FAILED, USAGE, JudgedCounts
+from snf_runtime.errors import ErrorKind, ModelsError
+from snf_runtime.images.files import image_files
+
+if TYPE_CHECKING:
+    from snf_runtime.exported.model import FileVerdict, NotJudged
+
+NAME = "snf-density-runtime"
+HEADER = f"{'p-value':>9}  {'statistic':>10}  {'log-likelihood':>15}  verdict  image"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    asked = _parser().parse_args(arguments)
+    logging.basicConfig(format=f"{NAME}: %(message)s")
+    try:
+        return _run(asked)
+    except ModelsError as error:
+        wrong_usage = error.kind in (ErrorKind.INVALID, ErrorKind.NOT_FOUND)
+        return _fail(f"{error.title}: {error.detail}", USAGE if wrong_usage else FAILED)
+    except BrokenPipeError:  # such as of `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=NAME,
+        description="Score and judge image files by a model that `snf export` wrote.",
+        epilog="Exit codes: 0 every file was judged; 1 an anomaly, with --fail-on-anomaly; 2 wrong usage; 3 the model "
+        "cannot be used; 4 at least one file was not judged, whatever else was found.",
+    )
+    parser.add_argument("model", type=Path, help="folder of the exported model")
+    parser.add_argument("paths", type=Path, nargs="+", help="image files, or folders of them")
+    parser.add_argument("--alpha", type=_rate, help="false-alarm rate (default: that of the calibration)")
+    parser.add_argument("--draws", type=_count, default=1, help="dequantisation draws for each image (default: 1)")
+    parser.add_argument("--regions", action="store_true", help="add regions of the anomaly map: a second pass")
+    parser.add_argument("--json", action="store_true", help="print an object in each line")
+    parser.add_argument("--threads", type=_count, help="threads (default: OMP_NUM_THREADS, or all cores)")
+    parser.add_argument(
+        "--fail-on-anomaly", action="store_true", help="exit with 1 if an image is an anomaly and all were judged"
+    )
+    return parser
+
+
+def _run(asked: argparse.Namespace) -> int:
+    files, skipped = [], []
+    for path in asked.paths:
+        if path.is_dir():
+            judged, left_out = image_files(path)
+            files += judged
+            skipped += left_out
+        elif path.exists():
+            files.append(path)
+        else:
+            return _fail(f"{path} does not exist", USAGE)
+    if skipped:
+        print(f"{NAME}: {len(skipped)} hidden files, files of systems and texts were skipped", file=sys.stderr)
+    if not files:
+        return _fail("no image was found in the given folders", USAGE)
+    # OpenVINO takes time to load: wrong usage is answered before.
+    from snf_runtime.exported.model import Model  # noqa: PLC0415
+
+    model = Model.load(asked.model, asked.threads)
+    results = model.judge(files, asked.alpha, draws=asked.draws, regions=asked.regions)
+    counts = _print(results, _json_line if asked.json else _table_line, "" if asked.json else HEADER)
+    print(counts.text, file=sys.stderr)
+    return counts.exit_code(fail_on_anomaly=asked.fail_on_anomaly)
+
+
+def _print(
+    results: Iterator[FileVerdict | NotJudged], line: Callable[[FileVerdict | NotJudged], str], header: str
+) -> JudgedCounts:
+    from snf_runtime.exported.model import NotJudged  # noqa: PLC0415 - as above
+
+    if header:
+        print(header)
+    judged = anomalies = not_judged = 0
+    for result in results:
+        if isinstance(result, NotJudged):
+            not_judged += 1
+        else:
+            judged += 1
+            anomalies += result.is_anomaly
+        print(line(result), flush=True)
+    return JudgedCounts(judged, anomalies, not_judged)
+
+
+def _json_line(result: FileVerdict | NotJudged) -> str:
+    values: dict[str, Any] = asdict(result)
+    if "reasons" in values:
+        reasons = result.reasons  # type: ignore[union-attr]  # a verdict, which alone has them
+        values["reasons"] = [
+            {"feature": reason.feature, "z": reason.z, "share": reason.share, "text": reason.text, "box": reason.box}
+            for reason in reasons
+        ]
+    return json.dumps(values)
+
+
+def _table_line(result: FileVerdict | NotJudged) -> str:
+    values = vars(result)
+    if "error" in values:
+        return f"{'-':>9}  {'-':>10}  {'-':>15}  error    {result.name}: {values['detail']}"
+    verdict = "anomaly" if values["is_anomaly"] else "normal "
+    reason = f": {values['reasons'][0].text}" if values["is_anomaly"] and values["reasons"] else ""
+    return (
+        f"{values['p_value']:9.6f}  {values['statistic']:10.3f}  {values['log_likelihood']:15.3f}  {verdict}  "
+        f"{result.name}{reason}"
+    )
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and 0 <= value <= 1):
+        raise argparse.ArgumentTypeError(f"expected a rate from 0 to 1, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 256:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 256, got {text}")
+    return value
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"{NAME}: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

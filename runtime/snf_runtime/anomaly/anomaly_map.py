@@ -1,0 +1,78 @@
+"""Anomaly maps: one number for each pixel of an image, larger where the image is more anomalous."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.float64]
+
+SMOOTHING = 0.75
+"""Standard deviation in pixels of the filter that lets a defect stand out of dequantisation noise.
+
+More of it hides fine defects: ``python -m benchmarks.features localisation`` compares several.
+"""
+REACH = round(4 * SMOOTHING)
+"""Pixels of the filter on either side. Beyond the edge of a map it is mirrored."""
+_OFFSETS = np.arange(-REACH, REACH + 1)
+KERNEL = np.exp(-0.5 * np.square(_OFFSETS / SMOOTHING)) / np.exp(-0.5 * np.square(_OFFSETS / SMOOTHING)).sum()
+"""Weights of the filter along one side of a map."""
+
+
+def of_places(places: Array, image: tuple[int, int]) -> Array:
+    """Return the map of a density of features: values at places, brought to the pixels by bilinear interpolation.
+
+    A place is the centre of its share of the image: that of row i of R lies at pixel (i + 1/2) H / R - 1/2. Pixels
+    beyond the outermost centres have the value of the nearest one.
+
+    Args:
+        places: The centred negative log-density at each place, ``(rows, columns)`` or ``(N, rows, columns)`` in nats.
+        image: Height and width of the image in pixels.
+
+    Returns:
+        The map, ``(H, W)`` or ``(N, H, W)`` in nats. It is nowhere larger than the largest place.
+    """
+    down, across = (_interpolation(*of_side) for of_side in zip(places.shape[-2:], image, strict=True))
+    brought: Array = down @ places @ across.T
+    return brought
+
+
+def of_pixels(z: Array) -> Array:
+    """Return the map of a density of pixels: minus the z-score of the log-likelihood at each pixel, smoothed.
+
+    Args:
+        z: The z-scores, ``(H, W)`` or ``(N, H, W)``.
+    """
+    smooth = -z
+    for axis in (-2, -1):
+        length = smooth.shape[axis]
+        sides = [(0, 0)] * smooth.ndim
+        sides[axis] = (REACH, REACH)
+        extended = np.pad(smooth, sides, mode="symmetric")
+        parts = [np.take(extended, range(start, start + length), axis) for start in range(2 * REACH + 1)]
+        smooth = sum((weight * part for weight, part in zip(KERNEL, parts, strict=True)), np.zeros_like(smooth))
+    return smooth
+
+
+def place_maxima(maps: Sequence[Array], image: tuple[int, int] | None) -> Array:
+    """Return the largest value of the anomaly map of each image, ``(N,)`` in nats.
+
+    Args:
+        maps: The values at places of each image, ``(rows, columns)``.
+        image: Height and width of the images in pixels; None for images of several tiles, whose maps are those of the
+            places.
+    """
+    return np.array([(places if image is None else of_places(places, image)).max() for places in maps])
+
+
+@lru_cache(maxsize=64)
+def _interpolation(places: int, pixels: int) -> Array:
+    """Return the weights ``(pixels, places)`` of linear interpolation along one side of an image; rows sum to 1."""
+    position = np.clip((np.arange(pixels) + 0.5) * places / pixels - 0.5, 0, places - 1)
+    weights: Array = np.maximum(1 - np.abs(position[:, None] - np.arange(places)), 0)
+    weights.flags.writeable = False
+    return weights

@@ -1,0 +1,140 @@
+"""Conformal p-values: ranks of images among calibration images, with their thresholds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_runtime.errors import AlphaUnattainable
+
+Array = NDArray[np.float64]
+
+DEFAULT_ALPHA = 0.01
+DIGITS = 6
+"""Decimals of a statistic in nats that do not depend on the size of the batch."""
+
+
+def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
+    """Return conformal p-values (1 + #{i: T_i >= T}) / (n + 1) of images with statistic T, from T_i of n normal images.
+
+    With one fold, an image that is exchangeable with the calibration images has p <= alpha with probability at most
+    alpha (Vovk et al. 2005, ch. 2). Several folds give cross-conformal p-values (Vovk 2015), which are close to exact
+    in practice. In the worst case that probability is 2 alpha + 2 (1 - alpha) (K - 1) / (n + K), for K folds of n
+    images together (Barber et al. 2021).
+
+    Values are compared after rounding to a millionth of a nat: the last digits of T depend on the size of the batch,
+    and an image that equals a calibration image must tie with it.
+
+    Args:
+        reference: The sorted T of the calibration images of each fold; one array in a split calibration.
+        statistics: The T of the N images by the fit of each fold, ``(N,)`` each.
+
+    Returns:
+        The p-values, ``(N,)``.
+    """
+    at_least = [
+        len(ordered) - np.searchsorted(np.round(ordered, DIGITS), np.round(values, DIGITS), side="left")
+        for ordered, values in zip(reference, statistics, strict=True)
+    ]
+    total = sum(len(ordered) for ordered in reference)
+    result: Array = (1 + np.sum(at_least, axis=0)) / (total + 1)
+    return result
+
+
+def smallest_p(images: int) -> float:
+    """Return 1 / (n + 1), the smallest conformal p-value that is possible with n calibration images."""
+    return 1 / (images + 1)
+
+
+def default_alpha(smallest: float) -> float:
+    """Return the false-alarm rate of a request without one: 0.01, or the smallest p-value where that is larger."""
+    return max(DEFAULT_ALPHA, smallest)
+
+
+def attainable_alpha(alpha: float | None, smallest: float) -> float:
+    """Return the false-alarm rate of a request: ``alpha``, or the default if it is None.
+
+    Raises:
+        AlphaUnattainable: ``alpha`` is smaller than the smallest p-value.
+    """
+    if alpha is None:
+        return default_alpha(smallest)
+    if alpha < smallest:
+        raise AlphaUnattainable(alpha, smallest)
+    return alpha
+
+
+def flagged_ranks(calibration: int, alpha: float) -> int:
+    """Return k = floor(alpha (n + 1)): p <= alpha if fewer than k of n calibration images are as anomalous or more."""
+    # p is a ratio of integers: the comparison must not depend on the rounding of alpha * (n + 1).
+    return max(k for k in (0, *_around(alpha * (calibration + 1))) if k / (calibration + 1) <= alpha)
+
+
+def _around(value: float) -> tuple[int, ...]:
+    middle = math.floor(value)
+    return tuple(k for k in (middle - 1, middle, middle + 1) if k >= 0)
+
+
+ALPHAS = tuple(float(f"{digits}e-{power}") for power in (1, 2, 3, 4) for digits in (3, 2.5, 2, 1.5, 1, 0.7, 0.5, 0.4))
+"""From 0.3 down to 0.00004, dense enough to interpolate between them."""
+TAIL = 0.999
+"""Share of the images in bins of equal width. T has a heavy tail: with all of it, most images fall in one bin."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A histogram of the anomaly statistic T of normal images, and for usual false-alarm rates the smallest flagged T.
+
+    Attributes:
+        edges: Edges of a histogram, ``(bins + 1,)`` in nats.
+        counts: Images in each bin, ``(bins,)``.
+        quantiles: The smallest T in nats with p <= alpha, for each alpha of ``ALPHAS`` that the images can attain.
+    """
+
+    edges: Array
+    counts: NDArray[np.int64]
+    quantiles: dict[float, float]
+
+
+def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distribution:
+    """Return a histogram of the anomaly statistic T of normal images, and the smallest flagged T for false-alarm rates.
+
+    All bins but the last have the same width, from the smallest T to the 99.9 % quantile. The last bin goes on to the
+    largest T and holds at least one image. Where ties prevent that, all bins have the same width. With several folds
+    the images are counted together, and the quantiles are approximate, as each fold has a statistic of its own.
+
+    Args:
+        reference: The T of the calibration images of each fold, in nats.
+        bins: The number of bins.
+        largest: The value at which T is cut off, in nats.
+    """
+    values = np.minimum(np.sort(np.concatenate(reference)), largest)
+    edges = _edges(values, bins)
+    counts = np.histogram(values, edges)[0]
+    reachable = [alpha for alpha in ALPHAS if alpha >= smallest_p(len(values))]
+    return Distribution(edges, counts, {alpha: threshold(values, alpha) for alpha in reachable})
+
+
+def threshold(ordered: Array, alpha: float) -> float:
+    """Return the smallest anomaly statistic, in nats, whose p-value among the calibration images is at most ``alpha``.
+
+    ``ordered`` holds the sorted T of the calibration images.
+
+    P-values compare T in millionths of a nat, so this is the T of the last image that is not flagged plus a millionth.
+    """
+    last = float(ordered[len(ordered) - flagged_ranks(len(ordered), alpha)])
+    return round(round(last, DIGITS) + 10.0**-DIGITS, DIGITS)
+
+
+def _edges(values: Array, bins: int) -> Array:
+    smallest, largest = float(values[0]), float(values[-1])
+    tail = float(np.quantile(values, TAIL, method="lower"))
+    if smallest == largest:
+        return np.linspace(smallest - 0.5, largest + 0.5, bins + 1)
+    if not smallest < tail < largest:
+        return np.linspace(smallest, largest, bins + 1)
+    return np.append(np.linspace(smallest, tail, bins), largest)

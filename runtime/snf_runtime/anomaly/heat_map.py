@@ -1,0 +1,91 @@
+"""Heat maps: the contribution of each pixel to the log-likelihood, compared with reference images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_runtime.anomaly.calibration import MapReference
+from snf_runtime.anomaly.regions import MapRegions, find_regions, find_regions_of_tiles
+from snf_runtime.images.tiles import TilePlan
+from snf_runtime.scoring.feature_density import FeaturePass, spread
+
+Array = NDArray[np.float64]
+
+MAX_MAP_PIXELS = 2**20
+"""Largest number of pixels of the maps and the picture of an image of several tiles."""
+
+
+@dataclass(frozen=True)
+class PixelMaps:
+    """Heat maps of one image: log-likelihood at each pixel, its z-score against normal images, and gradient norms.
+
+    All maps are ``(H, W)``, or for a large image of several tiles ``(H / scale, W / scale)``, rounded down.
+
+    Attributes:
+        nats: The contribution to the log-likelihood; the sum over the pixels is the log-likelihood at the first draw.
+        z: The same in standard deviations from the mean of the reference images; negative = less likely than usual.
+        anomaly: The anomaly map, larger = more anomalous, whose regions are compared with a threshold.
+        gradients: The gradient norm ||d log p / dy||, where a backward pass was made.
+        scale: Pixels of the image along each side of a pixel of the maps.
+        tiles: The tiles of an image of several tiles, with its anomaly map at places; None for other images.
+    """
+
+    nats: Array
+    z: Array
+    anomaly: Array
+    gradients: Array | None = None
+    scale: int = 1
+    tiles: tuple[TilePlan, Array] | None = None
+
+    @property
+    def channels(self) -> dict[str, Array]:
+        """The maps by their names, in the order in which they are handed out."""
+        maps = {"nats": self.nats, "z": self.z, "anomaly": self.anomaly}
+        return maps if self.gradients is None else {**maps, "gradients": self.gradients}
+
+    def regions(self, threshold: float) -> MapRegions:
+        """Return the regions of the anomaly map at or above a threshold, in pixels of the image."""
+        if self.tiles is None:
+            return find_regions(self.anomaly, threshold)
+        plan, places = self.tiles
+        return find_regions_of_tiles(places, plan, threshold)
+
+
+def tile_maps(found: FeaturePass, reference: MapReference, anomaly: Sequence[Array]) -> list[PixelMaps]:
+    """Return the heat maps of images of several tiles, which have at most ``MAX_MAP_PIXELS`` pixels.
+
+    The contributions of places are summed over the tiles that overlap there. Their z-scores are those of the tile whose
+    centre is nearest.
+
+    Args:
+        found: The result for the images.
+        reference: Mean and standard deviation at each place of the tiles of normal images.
+        anomaly: The anomaly map of each image at its places, ``(rows, columns)`` in nats.
+    """
+    assert found.features.plans is not None
+    nats = found.compared_maps()
+    z = standardise(nats, reference)
+    maps = []
+    log_likelihoods = found.terms().sum((1, 2)).tolist()
+    of_images = zip(found.features.plans, found.features.tiles, log_likelihoods, anomaly, strict=True)
+    for plan, (start, stop), log_likelihood, places in of_images:
+        scale = math.ceil(math.sqrt(plan.height * plan.width / MAX_MAP_PIXELS))
+        row, column = (np.arange(max(1, side // scale)) * scale // plan.stride for side in (plan.height, plan.width))
+        of_places = plan.summed(nats[start:stop])
+        summed = spread(of_places[None], row, column, (log_likelihood - float(of_places.sum()),))[0]
+        at = row[:, None], column
+        maps.append(PixelMaps(summed, plan.merged(z[start:stop])[at], places[at], scale=scale, tiles=(plan, places)))
+    return maps
+
+
+def standardise(nats: Array, reference: MapReference) -> Array:
+    """Return log-likelihoods by pixel, ``(N, H, W)``, as z-scores relative to normal images at the same pixel.
+
+    ``nats`` are the maps in nats. ``reference`` holds the mean and standard deviation at each pixel.
+    """
+    return (nats - reference.mean) / reference.deviation

@@ -1,0 +1,75 @@
+"""The pass over images that computes their heat maps, in groups between which other work may run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_runtime.anomaly.anomaly_map import of_pixels, of_places
+from snf_runtime.anomaly.calibration import Calibration, MapReference
+from snf_runtime.anomaly.heat_map import PixelMaps, standardise, tile_maps
+from snf_runtime.images.batch import Batch, stacked
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.feature_density import FeaturePass
+from snf_runtime.steps import Steps
+
+Array = NDArray[np.float64]
+Slopes = Callable[[NDArray[np.uint8]], Array]
+"""A function that returns the gradient norms at each pixel of images, ``(N, H, W)``."""
+
+
+def heat_map_steps(
+    density: ImageDensity,
+    calibration: Calibration,
+    reference: MapReference,
+    images: Batch,
+    at_once: int,
+    slopes: Slopes | None = None,
+) -> Steps[list[PixelMaps]]:
+    """Return a generator that computes heat maps, yields None between groups of images, and returns all maps.
+
+    Args:
+        density: The density of the model.
+        calibration: Its calibration.
+        reference: Mean and deviation of the log-likelihood at each pixel, of ``calibration``.
+        images: The images; none of several tiles.
+        at_once: Images of a group.
+        slopes: What adds gradient norms; None to add none.
+    """
+    maps: list[PixelMaps] = []
+    _, height, width = density.image_shape
+    for start in range(0, len(images), at_once):
+        if start:
+            yield
+        rows = stacked(images[start : start + at_once])
+        nats: list[Array] = []
+        features: list[Array] = []
+        for first, found in density.passes(rows):
+            if found is None:
+                continue
+            nats.append(found.compared_maps())
+            if calibration.has_features:
+                evidence = density.evidence(rows[first : first + len(found)], found).features
+                assert evidence is not None
+                features += [of_places(places, (height, width)) for places in calibration.feature_maps(evidence)]
+        joined = np.concatenate(nats)
+        z = standardise(joined, reference)
+        anomaly = features or of_pixels(z)
+        norms = slopes(rows) if slopes is not None else [None] * len(rows)
+        maps += [PixelMaps(*of_image) for of_image in zip(joined, z, anomaly, norms, strict=True)]
+    return maps
+
+
+def tiled_heat_map_steps(
+    density: ImageDensity, calibration: Calibration, reference: MapReference, images: Batch, at_once: int
+) -> Steps[list[PixelMaps]]:
+    """Return a generator as :func:`heat_map_steps` does, for images of several tiles, ``at_once`` tiles in a group."""
+    maps: list[PixelMaps] = []
+    for _, found in density.passes(images, at_once=at_once):
+        if isinstance(found, FeaturePass):
+            maps += tile_maps(found, reference, calibration.feature_maps(found.evidence()))
+        if len(maps) < len(images):
+            yield
+    return maps

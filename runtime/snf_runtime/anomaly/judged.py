@@ -1,0 +1,81 @@
+"""Scored images with their verdicts: likelihood, calibrated verdict and heat map of each image together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from snf_runtime.anomaly.calibration import Verdict
+from snf_runtime.anomaly.heat_map import PixelMaps
+from snf_runtime.anomaly.regions import MapRegions
+from snf_runtime.errors import ScoreNotFinite
+from snf_runtime.images.placement import FilePlacement
+from snf_runtime.scoring.likelihood import Likelihood
+
+
+@dataclass(frozen=True)
+class JudgedImage:
+    """The results for one image: its exact log-likelihood, its anomaly verdict and, if requested, a heat map.
+
+    Attributes:
+        likelihood: The log-likelihood, in nats, with its terms.
+        verdict: The p-value and the decision at the false-alarm rate asked for.
+        heat_map: The contribution of each pixel, where heat maps were asked for.
+        regions: The regions of the heat map at the false-alarm rate of the verdict; None without a heat map, or where
+            the calibration has no threshold for it.
+    """
+
+    likelihood: Likelihood
+    verdict: Verdict
+    heat_map: PixelMaps | None = None
+    regions: MapRegions | None = None
+
+    def with_regions(self, threshold: float | None) -> JudgedImage:
+        """Return the results with the regions of the heat map at or above a threshold, also in the reasons."""
+        if self.heat_map is None or threshold is None:
+            return self
+        regions = self.heat_map.regions(threshold)
+        return replace(self, regions=regions, verdict=self.verdict.with_regions(regions))
+
+    def in_file(self, placement: FilePlacement) -> JudgedImage:
+        """Return the results with all boxes and areas in pixels of the upright file; maps stay as they are."""
+        regions = None if self.regions is None else self.regions.in_file(placement)
+        return replace(self, regions=regions, verdict=self.verdict.in_file(placement))
+
+
+Judgement: TypeAlias = JudgedImage | ScoreNotFinite
+"""The result for one image: its likelihood and verdict, or the error of an image without a finite likelihood."""
+
+
+def judge_scored(
+    scored: Sequence[Likelihood | ScoreNotFinite],
+    alphas: Sequence[float | None],
+    judge: Callable[[Sequence[Likelihood], float | None], Sequence[Verdict]],
+    heat_maps: Sequence[PixelMaps] | None = None,
+) -> list[Judgement]:
+    """Return each image's log-likelihood and anomaly verdict; an image without finite likelihood keeps its error.
+
+    Args:
+        scored: The likelihood or the error of N images.
+        alphas: The false-alarm rate of each of the N images; None for the default of the calibration.
+        judge: A function that returns the verdicts on some likelihoods at one false-alarm rate.
+        heat_maps: The heat maps of the N images.
+
+    Returns:
+        N results, in the order of ``scored``.
+    """
+    verdicts: dict[int, Verdict] = {}
+    # Many verdicts at the same alpha cost little more than a single verdict.
+    for alpha in dict.fromkeys(alphas):
+        likelihoods = {
+            index: score
+            for index, (score, own_alpha) in enumerate(zip(scored, alphas, strict=True))
+            if own_alpha == alpha and not isinstance(score, ScoreNotFinite)
+        }
+        verdicts.update(zip(likelihoods, judge(list(likelihoods.values()), alpha), strict=True))
+    maps: Sequence[PixelMaps | None] = heat_maps or [None] * len(scored)
+    return [
+        score if isinstance(score, ScoreNotFinite) else JudgedImage(score, verdicts[index], maps[index])
+        for index, score in enumerate(scored)
+    ]

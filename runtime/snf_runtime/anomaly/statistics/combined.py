@@ -1,0 +1,195 @@
+"""The anomaly statistic T of an image: p-values of several groups of statistics, merged into one number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_runtime.anomaly.density.tails import Tail
+from snf_runtime.anomaly.statistics.features import FeatureFamily
+from snf_runtime.anomaly.statistics.local import LocalFamily
+from snf_runtime.anomaly.statistics.whole_image import WholeFamily
+from snf_runtime.numerics import logsumexp
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.grid import regions
+
+Array = NDArray[np.float64]
+
+EvidenceKind = Literal["whole", "local", "features", "gradients"]
+"""A group of statistics with a p-value of its own: of the whole image, of regions, of features, of gradients."""
+WEIGHTS: dict[EvidenceKind, float] = {"whole": 1.0, "local": 0.25, "features": 1.0, "gradients": 0.25}
+"""Weights of the groups, before they are scaled to the sum 1. Regions and gradients detect fewer anomalies."""
+TYPICAL = math.log(2)
+"""The median of -ln p of images that are like those to which a group was fitted, in nats."""
+
+HELD_OUT_FOLDS = 5
+"""Folds of the reference images, each measured by groups of statistics that are fitted to the others."""
+
+
+def weights(kinds: Sequence[EvidenceKind], held_out: HeldOutSurprises | None = None) -> Array:
+    """Return the weights by which the p-values of some groups of statistics are merged, ``(kinds,)``; the sum is 1.
+
+    Args:
+        kinds: The groups.
+        held_out: Their surprises over images that they were not fitted to, where those are known.
+    """
+    unscaled = np.array([WEIGHTS[kind] for kind in kinds])
+    if held_out is not None:
+        unscaled = unscaled / held_out.inflation
+    shares: Array = unscaled / unscaled.sum()
+    return shares
+
+
+def merge(surprises: Array, shares: Array) -> Array:
+    """Return -ln of the weighted harmonic mean of p-values given as -ln p, ``(N, kinds of statistic)`` -> ``(N,)``.
+
+    T = ln Σ_f w_f / p_f (Wilson 2019; Vovk & Wang 2020, with r = -1). Larger is more anomalous. Unlike in a sum, strong
+    evidence of one family is not outweighed by families without any.
+
+    Args:
+        surprises: The surprise -ln p of each image by each group of statistics.
+        shares: The weights of the groups, ``(kinds,)``.
+
+    >>> merge(np.array([[3.0, 3.0]]), weights(("whole", "local"))).round(6).tolist()
+    [3.0]
+    """
+    merged: Array = logsumexp(surprises, shares)
+    return merged
+
+
+@dataclass(frozen=True)
+class HeldOutSurprises:
+    """Surprises of several groups of statistics over normal images that the groups were not fitted to.
+
+    Attributes:
+        tails: The survival function of each group's surprise.
+        inflation: The median surprise of each group over ln 2, its value without overfitting; at least 1, ``(kinds,)``.
+    """
+
+    tails: tuple[Tail, ...]
+    inflation: Array
+
+    @classmethod
+    def fit(cls, surprises: Array) -> Self:
+        """Return the survival functions and inflations of surprises in nats, ``(N, kinds)``."""
+        medians = np.median(surprises, axis=0)
+        return cls(tuple(Tail.fit(column) for column in surprises.T), np.maximum(1.0, medians / TYPICAL))
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """The anomaly statistic T of an image: -ln of a p-value merged from those of several kinds of statistics.
+
+    T is in nats, about -ln of the probability of evidence at least as strong.
+
+    Attributes:
+        whole: Statistics of the whole image; None for a density of features alone.
+        local: Statistics of regions of the log-density of pixels; None where there are none. Otherwise the unevenness
+            of the regions is one of the statistics of the whole image.
+        features: Statistics of the features of a backbone; None for a density of pixels alone.
+        held_out: For pixels and features together: each group's surprises over images that it was not fitted to, in
+            the order of :attr:`kinds`.
+    """
+
+    whole: WholeFamily | None
+    local: LocalFamily | None
+    features: FeatureFamily | None = None
+    held_out: HeldOutSurprises | None = None
+
+    @classmethod
+    def fit(cls, evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Self:
+        """Return the anomaly statistic with the densities of all its kinds of statistics fitted to normal images.
+
+        Statistics of pixels have many more parameters than those of features. On new images their surprise is therefore
+        larger than on those that they were fitted to, and would hide that of the features. Where a model has both, each
+        surprise is replaced by that of its rank among images that the group was not fitted to. The
+        weight of a group is divided by the inflation of its surprise on such images, so that an overfitted one counts
+        less.
+
+        Args:
+            evidence: The evidence of the reference images.
+            names: The names of its whole-image statistics; none for a density of features alone.
+            grid: Rows and columns of cells; None for a flow without spatial structure.
+        """
+        fitted = cls._fit(evidence, names, grid)
+        if fitted.features is None or len(fitted.kinds) == 1:
+            return fitted
+        # Blocks and not random folds: images that follow each other may show the same part.
+        folds = np.arange(len(evidence)) * HELD_OUT_FOLDS // len(evidence)
+        surprises = np.empty((len(evidence), len(fitted.kinds)))
+        for fold in np.unique(folds):
+            inside = folds == fold
+            surprises[inside] = cls._fit(evidence[~inside], names, grid).families(evidence[inside])
+        return replace(fitted, held_out=HeldOutSurprises.fit(surprises))
+
+    @classmethod
+    def _fit(cls, evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Self:
+        local = None if grid is None else LocalFamily.fit(evidence.cells, evidence.whole[:, 0], grid)
+        whole = WholeFamily.fit(_statistics(evidence, local), _names(names, local)) if names else None
+        features = None if evidence.features is None else FeatureFamily.fit(evidence.features)
+        return cls(whole, local, features)
+
+    def for_feature_fit(self, fit: int) -> Statistic:
+        """Return a copy that takes the features' log-densities from one of several fits, by its number."""
+        return self if self.features is None else replace(self, features=self.features.for_fit(fit))
+
+    @property
+    def kinds(self) -> tuple[EvidenceKind, ...]:
+        """The groups of statistics, in the order of the columns of :meth:`families`."""
+        groups: dict[EvidenceKind, object] = {"whole": self.whole, "local": self.local, "features": self.features}
+        return tuple(kind for kind, group in groups.items() if group is not None)
+
+    @property
+    def weights(self) -> Array:
+        """The weights of the groups in the order of :attr:`kinds`, ``(kinds,)``; the sum is 1."""
+        return weights(self.kinds, self.held_out)
+
+    def names(self, names: Sequence[str]) -> list[str]:
+        """Return the names of all K whole-image statistics: the given ones, then ``unevenness-1`` etc. by region shape.
+
+        Unevenness is how much the log-density varies over the regions of a shape. ``names`` are those of the statistics
+        that the forward pass gives.
+        """
+        return _names(names, self.local)
+
+    def statistics(self, evidence: Evidence) -> Array:
+        """Return whole-image statistics, ``(N, K)``: the first is image complexity, an entropy in bits/dim.
+
+        The unevenness of the log-density by region shape is in the last columns.
+        """
+        return _statistics(evidence, self.local)
+
+    def families(self, evidence: Evidence) -> Array:
+        """Return -ln p of each image by each kind of statistic that the calibration has, ``(N, kinds)`` in nats.
+
+        The columns are those of :attr:`kinds`.
+        """
+        columns = []
+        if self.whole is not None:
+            columns.append(self.whole.surprise(self.statistics(evidence)))
+        if self.local is not None:
+            columns.append(self.local.surprise(evidence.cells, evidence.whole[:, 0]))
+        if self.features is not None:
+            assert evidence.features is not None
+            columns.append(self.features.surprise(evidence.features))
+        if self.held_out is not None:
+            columns = [tail.surprise(column) for tail, column in zip(self.held_out.tails, columns, strict=True)]
+        return np.stack(columns, 1)
+
+    def __call__(self, evidence: Evidence) -> Array:
+        """Return the anomaly statistic T of each image in nats, ``(N,)``; larger is more anomalous."""
+        return merge(self.families(evidence), self.weights)
+
+
+def _names(names: Sequence[str], local: LocalFamily | None) -> list[str]:
+    shapes = 0 if local is None else len(regions(*local.shape))
+    return [*names, *(f"unevenness-{number}" for number in range(1, shapes + 1))]
+
+
+def _statistics(evidence: Evidence, local: LocalFamily | None) -> Array:
+    return evidence.whole if local is None else np.concatenate([evidence.whole, local.unevenness(evidence.cells)], 1)

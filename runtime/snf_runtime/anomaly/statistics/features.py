@@ -1,0 +1,154 @@
+"""Statistics of the features of a backbone: the most unusual place and area, and means over the image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_runtime.anomaly.density.tails import Tail
+from snf_runtime.numerics import logsumexp
+from snf_runtime.scoring.evidence import FeatureEvidence
+
+Array = NDArray[np.float64]
+
+FEATURE_STATISTICS = ("feature-place", "feature-area", "feature-mean", "feature-image")
+"""Names of the statistics: the largest place, the mean of the highest places, both groups of pooled features."""
+SHARES = (2 / 6, 2 / 6, 1 / 6, 1 / 6)
+"""Weights of their p-values: both groups of pooled features together weigh as much as the place."""
+SHARES_OF_TILES = (0.9, 0.04, 0.03, 0.03)
+"""The same for images of several tiles: a small defect is one place of many thousands, which no mean shows."""
+AREA = 0.05
+"""Share of the places, the highest ones, that the second statistic averages."""
+PLACE_FIRST = math.log(3)
+"""Pooled features are the reason only where their -ln p is larger by this: a reason with a place helps more."""
+
+
+@dataclass(frozen=True)
+class FeatureFamily:
+    """Four statistics of the features of an image, merged into one p-value.
+
+    The negative log-density at each place, less its mean over normal images, is a map: places that vary little have
+    large densities, and without centring a few of them would decide. The statistics are the largest value of the map,
+    the mean of its highest twentieth, and the negative log-densities of the means of the features at places and of the
+    deepest features. Where an image has several tiles, the map is that of the image (:meth:`TilePlan.merged`), and the
+    negative log-densities are the largest of its tiles.
+
+    Attributes:
+        fit_number: Which of several fits of the features is judged by, ``(1,)``.
+        centre: Means of the negative log-density at each place of an image or a tile, ``(rows, columns)`` in nats.
+        tails: The survival function of each statistic.
+        joint: The survival function of the merged surprise.
+    """
+
+    fit_number: NDArray[np.int64]
+    centre: Array
+    tails: tuple[Tail, Tail, Tail, Tail]
+    joint: Tail
+
+    @classmethod
+    def fit(cls, evidence: FeatureEvidence) -> Self:
+        """Fit the centre and the survival functions to normal images, by the first fit of their features."""
+        centre = evidence.places[:, 0].mean(0, dtype=np.float64)
+        values = _statistics(evidence, 0, centre)
+        place, area, mean, image = (Tail.fit(column) for column in values.T)
+        tails = place, area, mean, image
+        return cls(np.zeros(1, dtype=np.int64), centre, tails, Tail.fit(_merged(values, tails, _shares(evidence))))
+
+    def for_fit(self, number: int) -> Self:
+        """Return a copy that judges by another fit of the features."""
+        return replace(self, fit_number=np.array([number], dtype=np.int64))
+
+    def maps(self, evidence: FeatureEvidence) -> list[Array]:
+        """Return the negative log-density at each place of each image less its mean, ``(rows, columns)`` in nats.
+
+        The tiles of an image are brought on the grid of the image.
+        """
+        return _maps(evidence, int(self.fit_number[0]), self.centre)
+
+    def statistics(self, evidence: FeatureEvidence) -> Array:
+        """Return the four statistics of each image, ``(N, 4)`` in nats, in the order of their names."""
+        return _statistics(evidence, int(self.fit_number[0]), self.centre)
+
+    def surprises(self, evidence: FeatureEvidence) -> Array:
+        """Return the negative log p-value of each image by each of the four statistics, ``(N, 4)`` in nats."""
+        return _surprises(self.statistics(evidence), self.tails)
+
+    def surprise(self, evidence: FeatureEvidence) -> Array:
+        """Return the negative log p-value of each image by its features, ``(N,)`` in nats."""
+        return self.joint.surprise(_merged(self.statistics(evidence), self.tails, _shares(evidence)))
+
+    def strongest(self, evidence: FeatureEvidence) -> list[tuple[str, float, tuple[int, int]]]:
+        """Return the name of each image's most unusual statistic, its -ln p in nats, and row and column of its place.
+
+        The place is the one with the largest centred negative log-density. A statistic of pooled features is named
+        only where its p-value is less than a third of those of the statistics with a place.
+        """
+        surprises = self.surprises(evidence)
+        preferred = surprises - np.array([0.0, 0.0, PLACE_FIRST, PLACE_FIRST])
+        return [
+            (FEATURE_STATISTICS[best], float(row[best]), divmod(int(of_image.argmax()), of_image.shape[1]))
+            for row, best, of_image in zip(surprises, preferred.argmax(1).tolist(), self.maps(evidence), strict=True)
+        ]
+
+    def strongest_tile(self, evidence: FeatureEvidence, number: int, name: str) -> tuple[int, int, int, int] | None:
+        """Return the box of the tile that a statistic of pooled features is the largest of: left, top, right, bottom.
+
+        None for a statistic of places, and where images are single tiles without a size of their own.
+
+        Args:
+            evidence: The evidence of N images.
+            number: The number of the image.
+            name: The name of the statistic.
+        """
+        group = FEATURE_STATISTICS.index(name) - 2
+        if evidence.plans is None or group < 0:
+            return None
+        start, stop = evidence.tiles[number]
+        return evidence.plans[number].box(int(evidence.pooled[start:stop, int(self.fit_number[0]), group].argmax()))
+
+
+def _maps(evidence: FeatureEvidence, number: int, centre: Array) -> list[Array]:
+    if evidence.plans is None:
+        return list(evidence.places[:, number] - centre)
+    return [
+        plan.merged(evidence.places[start:stop, number] - centre)
+        for plan, (start, stop) in zip(evidence.plans, evidence.tiles, strict=True)
+    ]
+
+
+def _statistics(evidence: FeatureEvidence, number: int, centre: Array) -> Array:
+    pooled = evidence.pooled[:, number]
+    if evidence.plans is None:
+        of_places = _of_maps((evidence.places[:, number] - centre).reshape(len(evidence), -1))
+    else:
+        maps = [_of_maps(of_image.reshape(1, -1)) for of_image in _maps(evidence, number, centre)]
+        of_places = np.concatenate([np.zeros((0, 2)), *maps])
+        # For normal images as for new ones: a maximum is ranked among maxima.
+        largest = [pooled[start:stop].max(0) for start, stop in evidence.tiles]
+        pooled = np.stack([pooled[0], *largest])[1:] if largest else pooled
+    return np.concatenate([of_places, pooled], 1)
+
+
+def _of_maps(maps: Array) -> Array:
+    """Return the largest value of each map, and the mean of its highest twentieth, ``(N, places) -> (N, 2)``."""
+    count = max(1, math.ceil(AREA * maps.shape[1]))
+    highest = np.partition(maps, -count, axis=1)[:, -count:] if count < maps.shape[1] else maps
+    return np.stack([maps.max(1), np.sort(highest, axis=1).mean(1)], 1)
+
+
+def _surprises(values: Array, tails: tuple[Tail, Tail, Tail, Tail]) -> Array:
+    return np.stack([tail.surprise(column) for tail, column in zip(tails, values.T, strict=True)], 1)
+
+
+def _merged(values: Array, tails: tuple[Tail, Tail, Tail, Tail], shares: Sequence[float]) -> Array:
+    merged: Array = logsumexp(_surprises(values, tails), np.array(shares))
+    return merged
+
+
+def _shares(evidence: FeatureEvidence) -> Sequence[float]:
+    return SHARES if evidence.plans is None else SHARES_OF_TILES

@@ -1,0 +1,158 @@
+"""Local statistics: deviations of image regions from the log-density that the rest of the image predicts."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_runtime.anomaly.density.conditioning import Conditioning
+from snf_runtime.anomaly.density.gaussian import shrunk_covariance
+from snf_runtime.anomaly.density.tails import Tail
+from snf_runtime.scoring.grid import Region, members, regions
+
+Array = NDArray[np.float64]
+
+FLAT = 0.1
+"""Smallest standard deviation of a cell, as a share of the median over the cells."""
+MIN_SPREAD = 1e-9
+MIN_EXTREME = 0.1
+"""Smallest extreme before its logarithm is taken."""
+
+
+@dataclass(frozen=True)
+class LocalFamily:
+    """A Gaussian model of log-likelihoods of grid cells; it finds regions that the rest of an image does not predict.
+
+    The cells v of the log-likelihood map are modelled as Gaussian. A region B is predicted from all cells outside it.
+    With P the precision matrix, w the standard deviations of the cells and C = (P_BB)^-1, the deviation of its sum is
+
+        z_B = w' C (P v)_B / sqrt(w' C w)
+
+    which is standard normal where the model holds, and linear in v. A hole is far more likely than its surroundings
+    predict, a scratch far less. The extremes over all regions of a shape are standardised given complexity; the most
+    surprising of them counts.
+
+    Attributes:
+        grid: Rows and columns of cells.
+        location: Means of the cells, ``(cells,)`` in nats.
+        scale: Standard deviations of the cells, ``(cells,)`` in nats.
+        weights: The coefficients of z, one column for each region, ``(cells, regions)``, float32.
+        conditioning: The standardisation of the extremes.
+        tails: The survival function of each extreme.
+        joint: The survival function of the largest surprise.
+    """
+
+    grid: NDArray[np.int64]
+    location: Array
+    scale: Array
+    weights: NDArray[np.float32]
+    conditioning: Conditioning
+    tails: tuple[Tail, ...]
+    joint: Tail
+
+    @classmethod
+    def fit(cls, cells: Array, complexity: Array, grid: tuple[int, int]) -> Self:
+        """Return the model fitted to normal images: log-likelihoods of grid cells, ``(n, cells)``, and complexities."""
+        deviation = cells.std(0)
+        location, scale = cells.mean(0), np.maximum(deviation, max(FLAT * float(np.median(deviation)), MIN_SPREAD))
+        standardised = (cells - location) / scale
+        precision = np.linalg.inv(shrunk_covariance(standardised)).astype(np.float64)
+        weights = np.stack([_predictor(region, grid[1], precision, scale) for region in _flat(grid)], 1)
+        spread = np.maximum((standardised @ weights).std(0), MIN_SPREAD)
+        weights = (weights / spread).astype(np.float32)
+        extremes = _extremes(standardised @ weights.astype(np.float64), grid)
+        conditioning = Conditioning.fit(extremes, complexity)
+        z = conditioning(extremes, complexity)
+        tails = tuple(Tail.fit(column) for column in z.T)
+        joint = Tail.fit(_surprises(z, tails).max(1))
+        return cls(np.array(grid), location, scale, weights, conditioning, tails, joint)
+
+    @cached_property
+    def _weights(self) -> Array:
+        return self.weights.astype(np.float64)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers of rows and columns of the coarse grid of cells, at most 16 x 16, that divides an image."""
+        return int(self.grid[0]), int(self.grid[1])
+
+    def deviations(self, cells: Array) -> Array:
+        """Return z-scores of all regions against their prediction by the rest, ``(N, cells)`` -> ``(N, regions)``.
+
+        ``cells`` are log-likelihoods in nats. A region with a positive z-score is more likely than predicted.
+        """
+        return ((cells - self.location) / self.scale) @ self._weights
+
+    def unevenness(self, cells: Array) -> Array:
+        """Return ln of the mean z² over all regions of one shape, for each shape, ``(N, cells)`` -> ``(N, shapes)``.
+
+        z is the deviation of a region from its prediction. The result is about 0 for reference images. It is a
+        statistic of the whole image.
+        """
+        squares = np.square(self.deviations(cells))
+        ends = np.cumsum([0] + [len(shape) for shape in regions(*self.shape)])
+        means = [squares[:, start:stop].mean(1) for start, stop in itertools.pairwise(ends)]
+        unevenness: Array = np.log(np.stack(means, 1) + MIN_SPREAD)
+        return unevenness
+
+    def surprises(self, cells: Array, complexity: Array) -> Array:
+        """Return -ln p of the most and of the least likely region of each shape, ``(N, 2 * shapes)`` in nats.
+
+        A shape is a size of squares, such as 2x2 cells, or lines. Likely is relative to the log-density that the rest
+        of the image predicts.
+        """
+        extremes = _extremes(self.deviations(cells), self.shape)
+        return _surprises(self.conditioning(extremes, complexity), self.tails)
+
+    def surprise(self, cells: Array, complexity: Array) -> Array:
+        """Return -ln p of each image in nats, ``(N,)``: p is the chance of so unusual a region in a normal image."""
+        return self.joint.surprise(self.surprises(cells, complexity).max(1))
+
+    def most_surprising(self, cells: Array, complexity: Array) -> list[tuple[Region, float]]:
+        """Return the most unusual region of each image, and the z-score of its log-likelihood given the rest."""
+        z, extremes = self.deviations(cells), self.surprises(cells, complexity).argmax(1)
+        ends = np.cumsum([0] + [len(shape) for shape in regions(*self.shape)])
+        flat = _flat(self.shape)
+        strongest = []
+        for row, place in zip(z, extremes.tolist(), strict=True):
+            start, stop = ends[place // 2], ends[place // 2 + 1]
+            part = row[start:stop]
+            best = start + int(part.argmin() if place % 2 else part.argmax())
+            strongest.append((flat[best], float(row[best])))
+        return strongest
+
+
+def _flat(grid: tuple[int, int]) -> list[Region]:
+    return [region for shape in regions(*grid) for region in shape]
+
+
+def _predictor(region: Region, columns: int, precision: Array, scale: Array) -> Array:
+    inside = members(region, columns)
+    weight = np.linalg.solve(precision[np.ix_(inside, inside)], scale[inside])
+    predictor: Array = weight @ precision[inside] / np.sqrt(scale[inside] @ weight)
+    return predictor
+
+
+def _extremes(z: Array, grid: tuple[int, int]) -> Array:
+    """Return log extreme deviations of each region shape, up and down, ``(N, regions)`` -> ``(N, 2 * shapes)``.
+
+    Raises ``ValueError`` for deviations of other regions than those of ``grid``.
+    """
+    columns, start = [], 0
+    for shape in regions(*grid):
+        part = z[:, start : start + len(shape)]
+        columns += [part.max(1), -part.min(1)]
+        start += len(shape)
+    if start != z.shape[1]:
+        raise ValueError(f"expected {start} regions on a grid of {grid[0]} x {grid[1]}, got {z.shape[1]}")
+    extremes: Array = np.log(np.maximum(np.stack(columns, 1), MIN_EXTREME))
+    return extremes
+
+
+def _surprises(z: Array, tails: tuple[Tail, ...]) -> Array:
+    return np.stack([tail.surprise(column) for tail, column in zip(tails, z.T, strict=True)], 1)

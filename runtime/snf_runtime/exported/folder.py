@@ -1,0 +1,71 @@
+"""The files of an exported model: verification of their names, sizes and digests, and reading of its arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_runtime.errors import ArtifactError
+from snf_runtime.exported.manifest import ARRAYS, FILE, ExportManifest
+
+PINNED, MASSES, CALIBRATION = "pinned", "pixel-masses", "calibration"
+"""Names of arrays: the stored image, the masses of the pixel transform, and how those of the calibration begin."""
+
+
+def check_files(folder: Path, manifest: ExportManifest) -> None:
+    """Compare the files of a folder with its manifest.
+
+    Raises:
+        ArtifactError: A file is missing, unknown, or has another size or SHA-256; the text names it.
+    """
+    expected = manifest.expected_files()
+    for name in sorted(expected ^ manifest.files.keys()):
+        lacking = "lists" if name in manifest.files else "does not list"
+        raise ArtifactError(f"{folder / FILE} {lacking} {name}")
+    for path in sorted(folder.iterdir()):
+        if path.name not in expected and path.name != FILE:
+            raise ArtifactError(f"expected only the files of {folder / FILE}, got {path.name} beside them")
+    for name, file in manifest.files.items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            raise ArtifactError(f"{path} is missing")
+        size = path.stat().st_size
+        if size != file.bytes:
+            raise ArtifactError(f"{path}: expected {file.bytes} bytes, got {size}")
+        with path.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        if digest != file.sha256:
+            raise ArtifactError(f"{path} does not have the SHA-256 that the manifest gives")
+
+
+def read_export_arrays(folder: Path) -> Mapping[str, NDArray[Any]]:
+    """Return the arrays of an exported model by name.
+
+    Raises:
+        ArtifactError: The file holds something else than arrays of numbers, or is compressed.
+    """
+    path = folder / ARRAYS
+    try:
+        with zipfile.ZipFile(path) as content:
+            if any(item.compress_type != zipfile.ZIP_STORED for item in content.infolist()):
+                raise ArtifactError(f"{path}: expected arrays that are not compressed")
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+
+
+def pinned_of(arrays: Mapping[str, NDArray[Any]], manifest: ExportManifest) -> NDArray[np.uint8]:
+    """Return the stored image, uint8 ``(1, C, H, W)``. Raises ``ArtifactError`` for another shape or type."""
+    pinned = arrays.get(PINNED)
+    wanted = (1, *manifest.image_shape)
+    if pinned is None or pinned.dtype != np.uint8 or pinned.shape != wanted:
+        got = "none" if pinned is None else f"{pinned.dtype} {pinned.shape}"
+        raise ArtifactError(f"expected {ARRAYS} to have a stored image, uint8 {wanted}, got {got}")
+    return pinned

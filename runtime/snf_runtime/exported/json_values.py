@@ -1,0 +1,74 @@
+"""Dataclasses from JSON, checked against their annotations."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields, is_dataclass
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def from_json(kind: type[T], value: object, where: str = "") -> T:
+    """Return an object of a dataclass from parsed JSON.
+
+    Fields are numbers, texts, dataclasses, tuples, dicts with text as keys, literals, or one of these or None.
+
+    Args:
+        kind: The dataclass.
+        value: The parsed JSON.
+        where: The place of the value in a larger one, for error messages.
+
+    Raises:
+        ValueError: The JSON does not fit; the text names the place.
+    """
+    result: T = _object(kind, value, where)
+    return result
+
+
+def _value(hint: Any, value: object, where: str) -> Any:
+    options, origin = get_args(hint), get_origin(hint)
+    if origin is UnionType:
+        return None if value is None else _value(options[0], value, where)
+    if origin is Literal:
+        if value not in options:
+            raise ValueError(f"expected {where} to be one of {', '.join(map(str, options))}, got {value!r}")
+        return value
+    if origin is tuple:
+        return _tuple(options, value, where)
+    if origin is dict:
+        items = _of_type(dict, value, where).items()
+        return {name: _value(options[1], item, f"{where}/{name}") for name, item in items}
+    if is_dataclass(hint):
+        return _object(hint, value, where)
+    return _of_type(hint, float(value) if hint is float and type(value) is int else value, where)
+
+
+def _object(kind: Any, value: object, where: str) -> Any:
+    given = _of_type(dict, value, where)
+    known = {field.name: field for field in fields(kind)}
+    if unknown := sorted(given.keys() - known.keys()):
+        raise ValueError(f"expected no {unknown[0]!r} in {where or 'the file'}")
+    hints = get_type_hints(kind)
+    values = {}
+    for name, field in known.items():
+        if name in given:
+            values[name] = _value(hints[name], given[name], f"{where}/{name}".lstrip("/"))
+        elif field.default is MISSING:
+            raise ValueError(f"expected {name!r} in {where or 'the file'}")
+    return kind(**values)
+
+
+def _tuple(options: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
+    items = _of_type(list, value, where)
+    kinds = options[:1] * len(items) if options[-1] is Ellipsis else options
+    if len(kinds) != len(items):
+        raise ValueError(f"expected {len(kinds)} values in {where}, got {len(items)}")
+    return tuple(_value(kind, item, f"{where}/{i}") for i, (kind, item) in enumerate(zip(kinds, items, strict=True)))
+
+
+def _of_type(kind: type[T], value: object, where: str) -> T:
+    # Not ``isinstance``: true is no number.
+    if type(value) is not kind:
+        raise ValueError(f"expected {where or 'the file'} to be of type {kind.__name__}, got {type(value).__name__}")
+    return value

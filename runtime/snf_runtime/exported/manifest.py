@@ -1,0 +1,188 @@
+"""The manifest of an exported model: a JSON file with all that its graphs and arrays do not hold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from snf_runtime.errors import ArtifactError
+from snf_runtime.exported.json_values import from_json
+from snf_runtime.images.preprocessing import Preprocessing
+from snf_runtime.kinds import DensityKind, Precision, Shape
+from snf_runtime.scoring.layout import FeatureLayout, LevelLayout
+
+FILE = "manifest.json"
+ARRAYS, CARD, NOTICE = "arrays.npz", "card.md", "NOTICE"
+MAX_BYTES = 2**20
+"""Most bytes of a manifest."""
+
+GraphFormat = Literal["openvino", "onnx"]
+ENDINGS: dict[GraphFormat, tuple[str, ...]] = {"openvino": (".xml", ".bin"), "onnx": (".onnx",)}
+"""Endings of the files of a graph, that of the file to open first."""
+OutputPart = Literal["latent", "log-slopes", "prior-log-slopes", "reconstruction-errors"]
+
+
+@dataclass(frozen=True)
+class ExportedTransform:
+    """The pixel transform. The masses of a marginal one are an array of ``arrays.npz``."""
+
+    type: Literal["affine", "logit", "marginal"]
+    alpha: float | None = None
+
+
+@dataclass(frozen=True)
+class ExportedPixels:
+    """A flow over pixels.
+
+    Attributes:
+        transform: The pixel transform.
+        levels: The layout of its levels.
+        is_spatial: Whether every layer keeps image locations apart.
+        outputs: Kind and level of each output of the graph, in order.
+    """
+
+    transform: ExportedTransform
+    levels: tuple[LevelLayout, ...]
+    is_spatial: bool
+    outputs: tuple[tuple[OutputPart, int], ...]
+
+
+@dataclass(frozen=True)
+class ExportedFeatures:
+    """A backbone with flows over its features.
+
+    Attributes:
+        layout: The layout of the flows.
+        input_size: Height and width to which images or tiles are enlarged for the backbone.
+        backbone: Name of the backbone.
+        license: Licence of its weights.
+        origin: Where its weights come from.
+    """
+
+    layout: FeatureLayout
+    input_size: tuple[int, int]
+    backbone: str
+    license: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class ExportedCalibration:
+    """The calibration, whose arrays are in ``arrays.npz``.
+
+    Attributes:
+        number: Its number; 0 is the one that the model was published with.
+        dataset: Name of the dataset of its images.
+        images: The number of calibration images.
+        smallest_p: The smallest p-value that an image can get.
+        worst_deviation: Where the precision is not float32: the largest measured difference of a log-likelihood, nats.
+    """
+
+    number: int
+    dataset: str
+    images: int
+    smallest_p: float
+    worst_deviation: float | None = None
+
+
+@dataclass(frozen=True)
+class ExportedPinned:
+    """What the image in ``arrays.npz`` scored when the model was exported, and by how much it may differ, in nats."""
+
+    log_likelihood: float
+    tolerance: float
+    statistic: float
+    statistic_tolerance: float
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """Size and SHA-256 of a file of the folder."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ExportManifest:
+    """Content of the manifest of an exported model.
+
+    Attributes:
+        format_version: Version of the folder's format.
+        name: Name of the model.
+        version: Its version.
+        created: When it was exported, ISO 8601.
+        kind: What its log-likelihoods are densities of.
+        format: The format of its graphs.
+        precision: Arithmetic of the middle convolutions of the coupling networks.
+        weights_sha256: SHA-256 of the model's weights, which keys the noise that is added to pixels.
+        preprocessing: Shape of the images, and how other sizes and colours are treated.
+        pixels: The flow over pixels, or None.
+        features: The flows over features, or None.
+        calibration: The calibration.
+        pinned: The stored image.
+        files: Every other file of the folder, by name.
+    """
+
+    format_version: Literal[1]
+    name: str
+    version: int
+    created: str
+    kind: DensityKind
+    format: GraphFormat
+    precision: Precision
+    weights_sha256: str
+    preprocessing: Preprocessing
+    pixels: ExportedPixels | None
+    features: ExportedFeatures | None
+    calibration: ExportedCalibration
+    pinned: ExportedPinned
+    files: dict[str, ExportedFile]
+
+    @property
+    def image_shape(self) -> Shape:
+        """Channels, height and width of the images, or of their tiles."""
+        return self.preprocessing.shape
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the graphs, without ending: "pixels", "features" or both."""
+        return tuple(name for name in ("pixels", "features") if getattr(self, name) is not None)
+
+    def graph(self, part: str) -> str:
+        """Return the name of the file of a graph to open."""
+        return part + ENDINGS[self.format][0]
+
+    def expected_files(self) -> set[str]:
+        """Return the names of the files beside the manifest."""
+        graphs = {part + ending for part in self.parts for ending in ENDINGS[self.format]}
+        return {ARRAYS, CARD, NOTICE} | graphs
+
+    def to_json(self) -> str:
+        """Return the manifest as JSON text."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False)
+
+
+def read_export_manifest(folder: Path) -> ExportManifest:
+    """Return the manifest in a folder.
+
+    Raises:
+        ArtifactError: It is missing, too large or not valid; the text says why.
+    """
+    path = folder / FILE
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}: expected a folder of `snf export`") from error
+    if len(content) > MAX_BYTES:
+        raise ArtifactError(f"{path}: expected at most {MAX_BYTES} bytes, got more")
+    try:
+        manifest = from_json(ExportManifest, json.loads(content))
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} is not a valid manifest: {error}") from error
+    if not manifest.parts:
+        raise ArtifactError(f"{path} is not a valid manifest: it has neither pixels nor features")
+    return manifest

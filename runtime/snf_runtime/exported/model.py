@@ -1,0 +1,275 @@
+"""An exported model that scores and judges images: the public part of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_runtime.anomaly.calibration import Calibration, Verdict
+from snf_runtime.anomaly.calibration_arrays import from_arrays
+from snf_runtime.anomaly.conformal import DIGITS, threshold
+from snf_runtime.anomaly.heat_map_pass import heat_map_steps, tiled_heat_map_steps
+from snf_runtime.anomaly.judged import Judgement, judge_scored
+from snf_runtime.anomaly.reasons import VerdictReason
+from snf_runtime.anomaly.regions import MapRegions
+from snf_runtime.errors import ArtifactError, HeatMapUnsupported, ImageError, ScoreNotFinite
+from snf_runtime.exported.folder import CALIBRATION, check_files, pinned_of, read_export_arrays
+from snf_runtime.exported.manifest import ARRAYS, ExportManifest, read_export_manifest
+from snf_runtime.exported.open_density import Arrays, available_threads, open_exported
+from snf_runtime.images.batch import Batch, batch_of, in_batches
+from snf_runtime.images.codec import decode_image
+from snf_runtime.images.files import read_file
+from snf_runtime.images.placement import FilePlacement
+from snf_runtime.images.policy import path_text
+from snf_runtime.images.preprocessing import DecodedImage, conform_pixels
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.likelihood import Likelihood, score_each, score_images
+from snf_runtime.steps import finish, step_size
+
+Source: TypeAlias = "Path | str | bytes | NDArray[np.uint8]"
+"""An image: the path of a file, the content of one, or pixels, uint8 ``(H, W)`` or ``(H, W, C)``."""
+BATCH, BATCH_BYTES = 64, 64 * 2**20
+"""Most images of a batch, and most bytes of a batch of several."""
+
+
+@dataclass(frozen=True)
+class FileVerdict:
+    """Score and verdict of an image.
+
+    Attributes:
+        name: Path of the file; "image" and its number from 0 for other sources.
+        log_likelihood: Exact log-density of the pixels plus uniform noise, or of the features, in nats.
+        bits_per_dim: The same in bits for each pixel value; None for a density of features.
+        p_value: The conformal p-value.
+        score: -log10 of the p-value.
+        statistic: The statistic that the p-value is the rank of, in nats.
+        is_anomaly: Whether the p-value is at most ``alpha``.
+        alpha: The false-alarm rate of the verdict.
+        threshold: The smallest statistic in nats that is flagged at ``alpha``; None for a calibration of several folds.
+        reasons: What contributed most, the strongest first. Boxes are in pixels of the upright file.
+        regions: The regions of the anomaly map in pixels of the upright file; None where they were not asked for, or
+            the calibration has no threshold for them.
+        notes: What was done to the file, in words.
+    """
+
+    name: str
+    log_likelihood: float
+    bits_per_dim: float | None
+    p_value: float
+    score: float
+    statistic: float
+    is_anomaly: bool
+    alpha: float
+    threshold: float | None
+    reasons: tuple[VerdictReason, ...]
+    regions: MapRegions | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NotJudged:
+    """An image without a verdict.
+
+    Attributes:
+        name: Path of the file; "image" and its number from 0 for other sources.
+        error: What is wrong with it, such as ``undecodable-image``; the codes of the service.
+        detail: The same in words.
+    """
+
+    name: str
+    error: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class _Named:
+    name: str
+    image: DecodedImage | ImageError
+
+    @property
+    def nbytes(self) -> int:
+        return self.image.pixels.nbytes if isinstance(self.image, DecodedImage) else 0
+
+
+class Model:
+    """An exported model, loaded and verified.
+
+    It gives the scores and verdicts of the service that it was exported from. It is not thread-safe.
+
+    Args:
+        manifest: The manifest of its folder.
+        density: Its density.
+        calibration: Its calibration.
+        threads: Threads on the CPU.
+    """
+
+    def __init__(
+        self, manifest: ExportManifest, density: ImageDensity, calibration: Calibration, threads: int = 1
+    ) -> None:
+        self.manifest = manifest
+        self.preprocessing = manifest.preprocessing
+        self.density = density
+        self.calibration = calibration
+        self._at_once = step_size(density.step_pixels, threads)
+
+    @classmethod
+    def load(cls, folder: Path | str, threads: int | None = None) -> Model:
+        """Load a model from the folder that `snf export` wrote.
+
+        All files are compared with the manifest, and the stored image is scored and judged again.
+
+        Args:
+            folder: The folder.
+            threads: Threads on the CPU; None for ``OMP_NUM_THREADS``, or all cores that this process may use.
+
+        Raises:
+            ArtifactError: A file is missing, unknown, damaged or does not fit the others, or the stored image has
+                another score or statistic than when the model was exported.
+            EngineUnavailable: This CPU cannot compute in the precision of the model.
+        """
+        folder, threads = Path(folder), threads or available_threads()
+        manifest = read_export_manifest(folder)
+        check_files(folder, manifest)
+        arrays = read_export_arrays(folder)
+        model = cls(manifest, open_exported(folder, manifest, arrays, threads), _calibration(manifest, arrays), threads)
+        model._check_pinned(pinned_of(arrays, manifest))
+        return model
+
+    def judge(
+        self, images: Iterable[Source], alpha: float | None = None, *, draws: int = 1, regions: bool = False
+    ) -> Iterator[FileVerdict | NotJudged]:
+        """Yield score and verdict of each image, in order, or why there is none.
+
+        Args:
+            images: Paths, contents of files, or pixels.
+            alpha: The false-alarm rate; None for the default of the calibration.
+            draws: Dequantisation draws that a log-likelihood is averaged over.
+            regions: Whether to add regions of the anomaly map, at the cost of a second pass.
+
+        Raises:
+            AlphaUnattainable: The calibration has too few images for ``alpha``.
+            HeatMapUnsupported: ``regions`` are asked of a flow that mixes all pixels at once.
+        """
+        self.calibration.check_alpha(alpha)
+        if regions and self.calibration.pixels is None:
+            raise HeatMapUnsupported("its layers mix all pixels of the image at once: it has no regions")
+        named = (self._decoded(source, number) for number, source in enumerate(images))
+        return self._judged(in_batches(named, BATCH, BATCH_BYTES, lambda item: item.nbytes), alpha, draws, regions)
+
+    def _judged(
+        self, batches: Iterable[list[_Named]], alpha: float | None, draws: int, regions: bool
+    ) -> Iterator[FileVerdict | NotJudged]:
+        for batch in batches:
+            good = [item.image.pixels for item in batch if isinstance(item.image, DecodedImage)]
+            results = iter(self._judgements(batch_of(good, self.preprocessing), alpha, draws, regions) if good else [])
+            for item in batch:
+                result = item.image if isinstance(item.image, ImageError) else next(results)
+                if isinstance(result, ImageError | ScoreNotFinite):
+                    yield NotJudged(item.name, result.slug, result.detail)
+                else:
+                    assert isinstance(item.image, DecodedImage)
+                    yield self._verdict(item.name, item.image, result)
+
+    def _judgements(self, images: Batch, alpha: float | None, draws: int, regions: bool) -> list[Judgement]:
+        scored = score_each(self.density, images, draws)
+        maps = None
+        reference = self.calibration.pixels
+        if regions and reference is not None:
+            steps = tiled_heat_map_steps if self.preprocessing.tiled else heat_map_steps
+            maps = finish(steps(self.density, self.calibration, reference, images, self._at_once))
+        judged = judge_scored(scored, [alpha] * len(scored), self._verdicts, maps)
+        limit = self.calibration.map_threshold
+        return [
+            one if isinstance(one, ScoreNotFinite) else one.with_regions(limit(one.verdict.alpha)) for one in judged
+        ]
+
+    def _verdicts(self, likelihoods: Sequence[Likelihood], alpha: float | None) -> list[Verdict]:
+        evidence = [likelihood.evidence for likelihood in likelihoods if likelihood.evidence is not None]
+        if not evidence:
+            return []
+        size = self.preprocessing.height, self.preprocessing.width
+        return self.calibration.judge(Evidence.join(evidence), self.density.statistics, size, alpha)
+
+    def _verdict(self, name: str, image: DecodedImage, judged: Judgement) -> FileVerdict:
+        assert not isinstance(judged, ScoreNotFinite)
+        judged = judged.in_file(FilePlacement.of(self.preprocessing, image.file_size))
+        likelihood, verdict = judged.likelihood, judged.verdict
+        converted = () if image.converted is None else (f"converted {image.converted}",)
+        return FileVerdict(
+            name,
+            likelihood.log_likelihood,
+            likelihood.bits_per_dim,
+            verdict.p_value,
+            verdict.score,
+            # The last digits depend on the images that were judged at once.
+            round(verdict.statistic, DIGITS),
+            verdict.is_anomaly,
+            verdict.alpha,
+            self.threshold(verdict.alpha),
+            verdict.reasons,
+            judged.regions,
+            (*image.notes, *converted),
+        )
+
+    def threshold(self, alpha: float) -> float | None:
+        """Return the smallest statistic in nats that is flagged at a false-alarm rate; None for several folds."""
+        ordered = self.calibration.ordered()
+        return threshold(ordered[0], alpha) if len(ordered) == 1 else None
+
+    def _decoded(self, source: Source, number: int) -> _Named:
+        name = path_text(source) if isinstance(source, Path | str) else f"image {number}"
+        try:
+            if isinstance(source, np.ndarray):
+                return _Named(name, conform_pixels(_channels_first(source), self.preprocessing))
+            data = source if isinstance(source, bytes) else read_file(Path(source))
+            return _Named(name, decode_image(data, self.preprocessing))
+        except ImageError as error:
+            return _Named(name, error)
+
+    def _check_pinned(self, image: NDArray[np.uint8]) -> None:
+        expected = self.manifest.pinned
+        try:
+            score = score_images(self.density, image)[0]
+            statistic = self._verdicts([score], None)[0].statistic
+            _ = self.calibration.map_maxima
+        except (ScoreNotFinite, ValueError, IndexError) as error:  # parts that do not fit each other
+            raise ArtifactError(f"the files of the model do not fit each other: {error}") from error
+        for what, found, stored, tolerance in (
+            ("log-likelihood", score.log_likelihood, expected.log_likelihood, expected.tolerance),
+            ("statistic", statistic, expected.statistic, expected.statistic_tolerance),
+        ):
+            if not abs(found - stored) <= tolerance:
+                raise ArtifactError(f"expected the stored image to have a {what} of {stored:.6f} nats, got {found:.6f}")
+
+
+def _calibration(manifest: ExportManifest, arrays: Arrays) -> Calibration:
+    try:
+        calibration = from_arrays(Calibration, arrays, CALIBRATION)
+        images = calibration.images
+    except KeyError as error:
+        raise ArtifactError(f"{ARRAYS} lacks {error.args[0]}") from error
+    if images != manifest.calibration.images:
+        raise ArtifactError(f"{ARRAYS}: expected {manifest.calibration.images} calibration images, got {images}")
+    return calibration
+
+
+def _channels_first(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or not pixels.size:
+        raise ImageError(
+            "unsupported-image",
+            "The array is no image",
+            f"expected uint8 pixels (H, W) or (H, W, C), got {pixels.dtype} {pixels.shape}",
+        )
+    if pixels.ndim == 2:
+        return pixels[None]
+    if pixels.shape[2] not in (1, 3, 4):
+        raise ImageError(
+            "wrong-image-shape", "The array has the wrong shape", f"expected 1, 3 or 4 channels, got {pixels.shape[2]}"
+        )
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -1,0 +1,1 @@
+"""Images: decoding and encoding of files, preprocessing, tiles, and dequantisation."""

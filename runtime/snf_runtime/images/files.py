@@ -1,0 +1,56 @@
+"""Image files on this machine: those of a folder, and their content."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from snf_runtime.errors import ImageError
+from snf_runtime.images.policy import is_no_image
+
+MAX_FILE_BYTES = 256 * 2**20
+"""Largest image file: as large as a request to the service may be."""
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of an image file. Raises ``ImageError`` if it cannot be read or is larger than 256 MiB."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block for ever
+            detail = "expected a plain file, no folder or pipe"
+            raise ImageError("unreadable-image", "The file cannot be read", detail)
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ImageError("unreadable-image", "The file cannot be read", error.strerror or str(error)) from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError("file-too-large", "The file is too large", f"at most {MAX_FILE_BYTES} bytes are taken")
+    return data
+
+
+def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files in a folder and its subfolders, in natural order: those to judge, and those that are skipped.
+
+    Skipped are hidden files, files of systems and texts. Links to folders are not followed. A link that leads nowhere,
+    or a folder that cannot be listed, is to be judged, so that reading it says what is wrong.
+    """
+    found: list[Path] = []
+
+    def keep(error: OSError) -> None:
+        found.append(Path(error.filename))
+
+    for root, folders, names in os.walk(folder, onerror=keep):
+        found += (Path(root, name) for name in names)
+        found += (path for name in folders if (path := Path(root, name)).is_symlink())
+    judged: list[Path] = []
+    skipped: list[Path] = []
+    for path in sorted(found, key=_natural_order):
+        (skipped if is_no_image(path.relative_to(folder).as_posix()) else judged).append(path)
+    return judged, skipped
+
+
+def _natural_order(path: Path) -> tuple[list[list[str | int]], str]:
+    """Return the sort key of a path: folder by folder, and runs of digits by their number."""
+    parts = (re.split("([0-9]+)", part) for part in path.parts)
+    return [[int(run) if place % 2 else run for place, run in enumerate(runs)] for runs in parts], path.as_posix()

@@ -1,0 +1,209 @@
+"""Opening of image files of any accepted format: checks of the header, decoding, orientation, first frame, depth."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from snf_runtime.errors import ImageError, unsupported_image
+from snf_runtime.images import tiff
+from snf_runtime.images.bombs import check_cost
+from snf_runtime.images.bounded_file import BoundedFile, never
+from snf_runtime.images.policy import FORMATS, MAX_PIXELS
+from snf_runtime.images.preprocessing import OpenedImage
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
+GREY_16 = {"I;16", "I;16B", "I;16L", "I;16N"}
+PARTS, LEAST_PART, LARGEST_PART = 256, 2**10, 2**16
+"""Parts that the content of a file is decoded in, and their least and largest bytes: decoding stops between two."""
+FIRST_OF_SEVERAL = {"GIF", "MPO"}
+"""Formats whose first picture stands for the file: a GIF animation, and a photograph with previews beside it."""
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+UNREADABLE, UPRIGHT, SIDEWAYS = 0, 1, 5
+"""Stand-in for an EXIF orientation that cannot be read, that of an upright image, and the first of those that exchange
+width and height."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings the pixels of a file upright, by the value of the EXIF tag Orientation."""
+
+
+def open_image(
+    data: bytes,
+    check: Callable[[tuple[int, int]], None] = lambda _size: None,
+    is_abandoned: Callable[[], bool] = never,
+    *,
+    any_cost: bool = False,
+) -> OpenedImage:
+    """Decode an image file, upright and in its own size and colour. Raises ``ImageError`` if it cannot be read.
+
+    Of a GIF the first frame is taken. Other files with several frames or pages are refused, and so are numbers other
+    than unsigned integers of up to 16 bits, and files that take far more time to decode than their pixels need.
+
+    Args:
+        data: Content of the file.
+        check: Called with the upright width and height in the header before the file is decompressed; may raise.
+        is_abandoned: Returns whether the image is no longer needed; asked again and again.
+        any_cost: Whether to decode the file however long it takes, such as one that was accepted by other rules.
+
+    Raises:
+        ImageError: The file is not an image that can be decoded.
+        DecodingAbandoned: The image is no longer needed.
+    """
+    if not data:
+        raise ImageError("empty-image", "The file is empty", "expected an image file, got 0 bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged metadata, and of sizes, which are checked here by the header
+        try:
+            content = io.BytesIO(data) if any_cost else BoundedFile(data, is_abandoned)
+            file = Image.open(content, formats=FORMATS)
+            file.decodermaxblock = min(max(len(data) // PARTS, LEAST_PART), LARGEST_PART)
+        except ImageError:
+            raise
+        except UnidentifiedImageError as error:
+            raise _unidentified(data) from error
+        except Exception as error:
+            raise _undecodable(error) from error
+        _check_pixels(file.size)
+        orientation = _orientation(file)
+        # Pillow itself turns TIFF files, and gives their upright size.
+        turned = file.format != "TIFF"
+        check(file.size[::-1] if turned and orientation >= SIDEWAYS else file.size)
+        try:
+            if not any_cost:
+                check_cost(file, data)
+            notes, bits = _check_content(file), _bits(file)
+            file.load()
+            image, mode = (_native(file, bits), "I;16") if file.mode in GREY_16 else (file, file.mode)
+        except ImageError:
+            raise
+        except Exception as error:
+            raise _undecodable(error) from error
+        if turned and orientation == UPRIGHT:
+            orientation = _orientation(file)  # a PNG file may have it after its pixels
+    if turned and orientation in TURNS:
+        image = image.transpose(TURNS[orientation])
+    if orientation in TURNS:
+        notes.append(f"turned as its EXIF orientation {orientation} says")
+    if orientation == UNREADABLE:
+        notes.append("taken as upright: its EXIF data cannot be read")
+    if mode != "I;16" and bits == 16:
+        notes.append("16 bits brought to 8: every 256 levels are one")
+    form = "JPEG" if file.format == "MPO" else file.format
+    return OpenedImage(image, form, mode, tuple(notes), 2**bits if mode == "I;16" and bits < 16 else None)
+
+
+def pixels_of(data: bytes, is_abandoned: Callable[[], bool] = never) -> int:
+    """Return the pixels of an image file by its header, without decoding; 0 for a file that its header refuses.
+
+    Args:
+        data: Content of the file.
+        is_abandoned: Returns whether the image is no longer needed; asked again and again.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            width, height = Image.open(BoundedFile(data, is_abandoned), formats=FORMATS).size
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises nearly anything for damaged files, which are refused when they are decoded
+        return 0
+    pixels: int = width * height
+    return pixels if pixels <= MAX_PIXELS else 0
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) to 8, of an image; ``UNREADABLE`` for damaged metadata."""
+    # Without metadata in the header, ``getexif`` would decompress a whole PNG file.
+    if not image.info.keys() & {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"} and image.format != "TIFF":
+        return UPRIGHT
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises nearly anything for damaged metadata; the pixels are sound all the same
+        return UNREADABLE
+    return value if isinstance(value, int) and value in TURNS else UPRIGHT
+
+
+def _check_pixels(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise _too_large(f"expected at most {MAX_PIXELS} pixels, the header gives {width}x{height}")
+
+
+def _check_content(image: Image.Image) -> list[str]:
+    """Raise ``ImageError`` if the content of a file is of an unsupported kind; return what is to be said of it."""
+    if isinstance(image, tiff.TiffFile):
+        tiff.check_kind(image)
+    if image.mode not in MODES | GREY_16:
+        kinds = {"F": "floating-point numbers", "I": "signed or 32-bit integers", "LAB": "CIELAB colours"}
+        got = kinds.get(image.mode, f"mode {image.mode}")
+        raise unsupported_image(
+            f"expected unsigned integers of 8 or 16 bits a channel, got {got}; scale and save it as PNG"
+        )
+    # Pillow would read a whole GIF or TIFF file, page by page, to count.
+    if not getattr(image, "is_animated", False):
+        return []
+    if image.format not in FIRST_OF_SEVERAL:
+        what = "pages" if image.format == "TIFF" else "frames of an animation"
+        raise unsupported_image(f"expected one picture, got several {what}; save each as a file of its own")
+    return ["the first of several frames"]
+
+
+def _bits(image: Image.Image) -> int:
+    """Return the bits of a channel: 16, or fewer. Pillow keeps the upper 8 of 16 bits in images with colour."""
+    if isinstance(image, tiff.TiffFile):
+        return tiff.bits(image)
+    layouts = [tile.args for tile in getattr(image, "tile", []) if isinstance(tile.args, str)]
+    return 16 if any(";16" in layout for layout in layouts) else 8
+
+
+def _native(image: Image.Image, bits: int) -> Image.Image:
+    """Return a grey image of up to 16 bits in mode ``I;16`` and with black as 0."""
+    levels = np.asarray(image).astype(np.uint16)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int) and (levels == transparent).any():
+        raise ImageError(
+            "unsupported-image",
+            "The image is transparent",
+            "expected opaque pixels; place the image on a background first",
+        )
+    # Pillow reads black and white the right way round for 8 bits alone.
+    if isinstance(image, tiff.TiffFile) and tiff.white_is_zero(image):
+        levels = np.uint16(2**bits - 1) - levels
+    return Image.fromarray(levels)
+
+
+def _unidentified(data: bytes) -> ImageError:
+    if data.startswith(TIFF_STARTS):
+        return unsupported_image(
+            "expected a TIFF file of unsigned integers of 8 or 16 bits, in grey, colour or CMYK; got another kind, "
+            "such as floating-point numbers; scale and save it as PNG"
+        )
+    return ImageError("undecodable-image", "The file is not an image", f"expected one of {', '.join(FORMATS)}")
+
+
+def _undecodable(error: Exception) -> ImageError:
+    if isinstance(error, MemoryError):
+        raise error
+    if isinstance(error, Image.DecompressionBombError):
+        return _too_large(f"expected at most {MAX_PIXELS} pixels, the header gives more")
+    if "truncated" in str(error).lower():
+        return ImageError("truncated-image", "The image file is incomplete", f"the file ends too early: {error}")
+    return ImageError("undecodable-image", "The image cannot be decoded", str(error) or type(error).__name__)
+
+
+def _too_large(detail: str) -> ImageError:
+    return ImageError("image-too-large", "The image is too large", detail)

@@ -1,0 +1,330 @@
+"""Preprocessing of images to the size and channels of a model, the same in training and scoring."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from snf_runtime.errors import ImageError
+
+Fit = Literal["exact", "crop", "stretch", "pad", "tiles"]
+Colour = Literal["exact", "grey", "rgb"]
+Pixels = NDArray[np.uint8]
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+CHANNELS = {"grey": 1, "rgb": 3}
+GREY_MODES = frozenset({"1", "L", "LA", "I;16"})
+"""Modes of files without colour channels, as Pillow names them."""
+MAX_LEVELS = 2**16
+RANGES = {"channels": (1, 4), "height": (1, 4096), "width": (1, 4096), "levels": (256, MAX_LEVELS)}
+"""The smallest and the largest value of each number of a preprocessing."""
+MASKED = 128
+"""Grey level from which on a pixel of a mask is part of a defect."""
+STRIP_PIXELS = 2**20
+"""Most pixels that are copied from Pillow at a time."""
+RESAMPLING = Image.Resampling.BICUBIC
+"""Filter for resizing. Pillow widens it when an image shrinks, which avoids aliasing, and computes in integers, so that
+the result is the same on every machine. Bicubic overshoots less at edges than Lanczos, and saturates fewer pixels."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Channels and size of a model's images, and whether others are refused, resized or changed in colour.
+
+    ``fit`` is the treatment of other sizes. "exact": they are refused. "crop": the shorter side is resized and the
+    middle is cut out. "stretch": both sides are resized. "pad": the longer side is resized and the rest is black.
+    "tiles": images keep their size and are scored tile by tile; height and width are those of a tile.
+    ``colour`` is the treatment of other channels. "exact": they are refused if a conversion would change a value.
+    "grey": colours become their ITU-R 601 luma. "rgb": grey values are repeated. ``levels`` is the number of levels of
+    16-bit grey files, which become 256: 65536, or 4096 for a camera of 12 bits.
+
+    >>> Preprocessing(channels=1, height=28, width=28).shape
+    (1, 28, 28)
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    """Where it is part of a model of Pydantic, which this module does not need."""
+
+    channels: int
+    height: int
+    width: int
+    fit: Fit = "exact"
+    colour: Colour = "exact"
+    levels: int = MAX_LEVELS
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not least <= value <= most:
+                raise ValueError(f"expected {name} to be a whole number from {least} to {most}, got {value!r}")
+        for name, choices in (("fit", get_args(Fit)), ("colour", get_args(Colour))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"expected {name} to be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.channels != CHANNELS.get(self.colour, self.channels):
+            raise ValueError(f"colour {self.colour!r} does not give {self.channels} channels")
+        if self.tiled and self.height != self.width:
+            raise ValueError(f"fit tiles takes square tiles, got {self.height}x{self.width}")
+
+    @property
+    def id(self) -> str:
+        """Digest of these settings, ``sha256:`` and 64 hexadecimal digits. Equal settings have equal digests.
+
+        It is that of the settings as JSON, without fields that have their default.
+        """
+        return _id(self)
+
+    @property
+    def tiled(self) -> bool:
+        """Whether images keep their size and are scored tile by tile."""
+        return self.fit == "tiles"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The channels, height and width of the model's images or, for a model of tiles, of a tile, in this order."""
+        return self.channels, self.height, self.width
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The width and height of the model's images in pixels, in this order, which is that of Pillow."""
+        return self.width, self.height
+
+
+@dataclass(frozen=True)
+class OpenedImage:
+    """An image file that is decoded and upright, in its own size and colour.
+
+    Attributes:
+        image: The pixels, in mode ``I;16`` for 16-bit grey, else in a mode of 8 bits a channel.
+        format: The format of the file, as Pillow names it; None for pixels from an array.
+        mode: The mode of the file, as Pillow names it.
+        notes: What was done to the file, in words.
+        levels: Number of grey levels of 16-bit grey, where the file itself declares it.
+    """
+
+    image: Image.Image
+    format: str | None
+    mode: str
+    notes: tuple[str, ...] = ()
+    levels: int | None = None
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """Pixels of an image in the size and channels of a model, with format and size of its file.
+
+    Attributes:
+        pixels: Pixels, uint8 ``(C, H, W)``.
+        converted: The change of mode, such as ``P -> L``, or None.
+        resized: Whether the size was changed.
+        format: The format of the file; None for pixels from an array.
+        source_size: Upright width and height in the file; None for pixels from an array.
+        notes: What else was done to the file, in words.
+    """
+
+    pixels: Pixels
+    converted: str | None
+    resized: bool = False
+    format: str | None = None
+    source_size: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def file_size(self) -> tuple[int, int]:
+        """The upright width and height of the file; of pixels from an array their own."""
+        _, height, width = self.pixels.shape
+        return self.source_size or (width, height)
+
+
+def conform(opened: OpenedImage, preprocessing: Preprocessing) -> DecodedImage:
+    """Convert an opened image to a model's channels and size. Raises ``ImageError`` if the model refuses it."""
+    image, notes = opened.image, opened.notes
+    check_size(image.size, preprocessing)
+    if image.mode == "I;16":
+        levels = opened.levels or preprocessing.levels
+        image, notes = to_eight_bits(image, levels), (*notes, _levels_note(image, levels))
+    converted, note = _to_mode(image, opened.mode, preprocessing)
+    resized = _to_size(converted, preprocessing)
+    pixels = np.empty((resized.height, resized.width, len(resized.getbands())), dtype=np.uint8)
+    for rows, strip in _strips(resized):
+        pixels[rows] = strip
+    pixels = pixels.transpose(2, 0, 1)
+    if preprocessing.tiled and min(image.size) < preprocessing.height:
+        notes = (*notes, f"smaller than a tile of {preprocessing.height} pixels: extended by mirroring")
+    return DecodedImage(
+        # An image of tiles may be large, and its tiles are copied one by one.
+        pixels if preprocessing.tiled else np.ascontiguousarray(pixels),
+        note,
+        resized is not converted,
+        opened.format,
+        image.size,
+        notes,
+    )
+
+
+def conform_mask(opened: OpenedImage, preprocessing: Preprocessing) -> NDArray[np.bool_]:
+    """Bring a mask to a model's size as its image is, by the nearest pixel; true where it has at least half of white.
+
+    Colours become grey. Raises ``ImageError`` if the model refuses the size.
+
+    Args:
+        opened: The mask, as large as its image.
+        preprocessing: The preprocessing of the image.
+
+    Returns:
+        The mask, ``(H, W)``.
+    """
+    image = opened.image
+    check_size(image.size, preprocessing)
+    if image.mode == "I;16":
+        image = to_eight_bits(image, opened.levels or preprocessing.levels)
+    grey = _to_size(image.convert("L"), preprocessing, Image.Resampling.NEAREST)
+    mask: NDArray[np.bool_] = np.asarray(grey) >= MASKED
+    return mask
+
+
+def conform_pixels(pixels: Pixels, preprocessing: Preprocessing) -> DecodedImage:
+    """Convert pixels, uint8 ``(C, H, W)``, to a model's channels and size. Raises ``ImageError`` if they are refused.
+
+    Args:
+        pixels: The pixels, with 1, 3 or 4 channels.
+        preprocessing: Shape of the model's images, and which conversions are allowed.
+    """
+    return conform(opened_pixels(pixels), preprocessing)
+
+
+def opened_pixels(pixels: Pixels) -> OpenedImage:
+    """Return pixels, uint8 ``(C, H, W)`` with 1, 3 or 4 channels, as an opened image without a file."""
+    image = as_image(pixels)
+    return OpenedImage(image, None, image.mode)
+
+
+def as_image(pixels: Pixels) -> Image.Image:
+    """Return a Pillow image in mode L, RGB or RGBA of pixels, uint8 ``(C, H, W)`` with 1, 3 or 4 channels."""
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+
+def check_size(size: tuple[int, int], preprocessing: Preprocessing) -> None:
+    """Raise ``ImageError`` if ``size`` (width, height) is not the model's and its preprocessing does no resizing."""
+    if preprocessing.fit == "exact" and size != preprocessing.size:
+        raise ImageError(
+            "wrong-image-shape",
+            "The image has the wrong size",
+            f"expected {preprocessing.width}x{preprocessing.height} pixels (width x height), got {size[0]}x{size[1]}",
+        )
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    """Return a Pillow image as mode L (grey) or RGB. Raises ``ImageError`` if any pixel is not fully opaque."""
+    if image.mode in {"1", "CMYK", "YCbCr"}:
+        return image.convert("L" if image.mode == "1" else "RGB")
+    if image.mode in {"L", "RGB"} and "transparency" not in image.info:
+        return image
+    # A single colour may be declared transparent; as an alpha channel it is checked like any other.
+    grey = image.mode in {"L", "LA"}
+    image = image.convert("LA" if grey else "RGBA")
+    if image.getchannel("A").getextrema() != (255, 255):
+        raise ImageError(
+            "unsupported-image",
+            "The image is transparent",
+            "expected opaque pixels; place the image on a background first",
+        )
+    return image.convert("L" if grey else "RGB")
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Return whether red, green and blue are equal at every pixel of an image in mode RGB; True for L and I;16."""
+    if image.mode in {"L", "I;16"}:
+        return True
+    return all(bool((strip == strip[..., :1]).all()) for _, strip in _strips(image))
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[slice, Pixels]]:
+    """Yield rows of an image and their pixels, uint8 ``(rows, W, C)``.
+
+    Pillow copies an image twice to make an array of it, which for 100 megapixels is memory that matters.
+    """
+    width, height = image.size
+    count = max(1, STRIP_PIXELS // width)
+    for top in range(0, height, count):
+        rows = slice(top, min(top + count, height))
+        strip = image if height <= count else image.crop((0, rows.start, width, rows.stop))
+        yield rows, np.asarray(strip, dtype=np.uint8).reshape(rows.stop - rows.start, width, -1)
+
+
+def to_eight_bits(image: Image.Image, levels: int) -> Image.Image:
+    """Return a 16-bit grey image in mode L: value ``v`` of ``levels`` becomes ``256 v // levels``, at most 255.
+
+    With 65536 levels this is the upper byte, as Pillow takes it from 16-bit colours.
+    """
+    values = np.asarray(image, dtype=np.uint32) * 256 // levels
+    return Image.fromarray(np.minimum(values, 255).astype(np.uint8))
+
+
+def _levels_note(image: Image.Image, levels: int) -> str:
+    note = f"16 bits brought to 8: every {levels // 256} levels are one"
+    brighter = int(np.count_nonzero(np.asarray(image) >= levels))
+    return note + (f", {brighter} pixels brighter than level {levels - 1} are white" if brighter else "")
+
+
+def _to_mode(image: Image.Image, source: str, preprocessing: Preprocessing) -> tuple[Image.Image, str | None]:
+    wanted = MODES.get(preprocessing.channels, "")
+    if not image.mode == wanted == "RGBA":
+        image = opaque(image)
+    if image.mode == "RGB" and wanted == "L" and (preprocessing.colour == "grey" or is_grey(image)):
+        image = image.convert("L")  # the luma of equal channels is exactly their value
+    if image.mode == "L" and preprocessing.colour == "rgb":
+        image = image.convert("RGB")
+    if image.mode != wanted:
+        raise ImageError(
+            "wrong-image-shape",
+            "The image has the wrong channels",
+            f"expected {preprocessing.channels} channel(s) ({wanted}), got mode {source}; convert it first, or train "
+            f"with the option colour",
+        )
+    return image, None if source == wanted else f"{source} -> {wanted}"
+
+
+def _to_size(
+    image: Image.Image, preprocessing: Preprocessing, resampling: Image.Resampling = RESAMPLING
+) -> Image.Image:
+    size = preprocessing.size
+    if image.size == size or preprocessing.tiled:
+        return image
+    if preprocessing.fit == "crop":
+        return ImageOps.fit(image, size, resampling)
+    if preprocessing.fit == "stretch":
+        return image.resize(size, resampling)
+    inner = image.resize(padded_size(image.size, size), resampling)
+    canvas = Image.new(image.mode, size)
+    canvas.paste(inner, ((size[0] - inner.width) // 2, (size[1] - inner.height) // 2))
+    return canvas
+
+
+def padded_size(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
+    """Return the width and height of an image after it is resized to fit into a frame that is padded around it.
+
+    Args:
+        size: Width and height of the image.
+        into: Width and height of the frame.
+    """
+    scale = min(into[0] / size[0], into[1] / size[1])
+    # A side never becomes 0 pixels.
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+@lru_cache(maxsize=256)
+def _id(preprocessing: Preprocessing) -> str:
+    chosen = {
+        field.name: getattr(preprocessing, field.name)
+        for field in fields(preprocessing)
+        if getattr(preprocessing, field.name) != field.default
+    }
+    return "sha256:" + hashlib.sha256(json.dumps(chosen, separators=(",", ":")).encode()).hexdigest()

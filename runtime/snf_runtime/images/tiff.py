@@ -1,0 +1,106 @@
+"""Checks of the tags of TIFF files, before Pillow makes objects of them or decodes the pixels."""
+
+from __future__ import annotations
+
+from PIL import Image, TiffImagePlugin, TiffTags
+
+from snf_runtime.errors import unsupported_image
+
+NEW_SUBFILE_TYPE = 254
+WIDTH, LENGTH, BITS_PER_SAMPLE, PHOTOMETRIC, STRIP_OFFSETS = 256, 257, 258, 262, 273
+SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION, COLOUR_MAP = 277, 284, 320
+TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 324, 338, 339
+PREVIEW, WHITE_IS_ZERO = 1, 0
+ARRAYS = (STRIP_OFFSETS, TILE_OFFSETS, BITS_PER_SAMPLE, COLOUR_MAP, EXTRA_SAMPLES, SAMPLE_FORMAT)
+"""Tags of several values that Pillow reads; from each offset it makes objects of hundreds of bytes."""
+VALUE_BYTES = {3: 2, 4: 4, 16: 8}
+"""Bytes of a value by the type of the tag: SHORT, LONG and LONG8. Other types count as 1 byte a value."""
+FREE_PIECES = 1024
+"""Strips or tiles that a file of any size may have."""
+PIXELS_A_PIECE = 256
+"""Pixels that allow one more strip or tile, those of the smallest tile."""
+MAX_ROW_PIECES = 2**15
+"""Most strips of a file that has one for each row, where its pixels do not allow as many."""
+TILE_PIXELS = 2**20
+"""Pixels of a tile that may be larger than its image: all of a tile is decoded, with up to 8 bytes a pixel."""
+LARGE_TILE_PIXELS = 2**24
+"""Most pixels of a tile that is up to four times as large as its image."""
+
+
+class TiffFile(TiffImagePlugin.TiffImageFile):
+    """A TIFF file whose strips or tiles are counted before Pillow makes objects of them."""
+
+    def _setup(self) -> None:
+        _check_arrays(self)
+        super()._setup()
+
+
+# In place of the class of Pillow.
+Image.register_open(TiffFile.format, TiffFile, TiffImagePlugin._accept)
+
+
+def whole_tag(image: TiffFile, tag: int, absent: int = 0) -> int:
+    """Return the value of a tag of a TIFF file. A damaged file may have text, bytes or a fraction there.
+
+    Args:
+        image: The file, opened by Pillow.
+        tag: Number of the tag.
+        absent: Value where the file does not have the tag.
+
+    Raises:
+        ImageError: The value is not a whole number.
+    """
+    value = image.tag_v2.get(tag, absent)
+    if not isinstance(value, int):
+        raise unsupported_image(
+            f"expected a whole number as {TiffTags.lookup(tag).name} of the TIFF file, "
+            f"got one of type {type(value).__name__}; save it anew"
+        )
+    return value
+
+
+def check_tile(image: TiffFile) -> None:
+    """Raise ``ImageError`` if a TIFF file has tiles that are much larger than itself."""
+    pixels = image.width * image.height
+    tile = whole_tag(image, TILE_WIDTH) * whole_tag(image, TILE_LENGTH)
+    if tile > max(TILE_PIXELS, min(4 * pixels, LARGE_TILE_PIXELS), pixels):
+        raise unsupported_image(f"expected smaller tiles, got one of {tile} pixels for {pixels} pixels; save it anew")
+
+
+def check_kind(image: TiffFile) -> None:
+    """Raise ``ImageError`` if a TIFF file holds a preview, or more channels than Pillow decodes."""
+    if whole_tag(image, NEW_SUBFILE_TYPE) & PREVIEW:
+        raise unsupported_image(
+            "its first picture is a preview, as in raw files of cameras; develop and save it as PNG"
+        )
+    samples, channels = whole_tag(image, SAMPLES_PER_PIXEL, 1), len(image.getbands())
+    if samples > channels:
+        raise unsupported_image(
+            f"expected grey, colour or CMYK channels and at most one of alpha, got {samples} channels"
+        )
+
+
+def bits(image: TiffFile) -> int:
+    """Return the bits of a channel of a TIFF file. Values of channels that the file does not have are not used."""
+    values = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
+    return int(max(values[: len(image.getbands())]))
+
+
+def white_is_zero(image: TiffFile) -> bool:
+    """Return whether 0 is white in a TIFF file."""
+    return bool(image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO)
+
+
+def _check_arrays(image: TiffFile) -> None:
+    rows = whole_tag(image, LENGTH)
+    pixels = whole_tag(image, WIDTH) * rows
+    planes = whole_tag(image, SAMPLES_PER_PIXEL, 1) if whole_tag(image, PLANAR_CONFIGURATION, 1) == 2 else 1
+    most = max(FREE_PIECES + pixels // PIXELS_A_PIECE, min(rows * planes, MAX_ROW_PIECES))
+    for tag in ARRAYS:
+        # The raw bytes, because a list of all values has ten times as many.
+        count = len(image.tag_v2._tagdata.get(tag, b"")) // VALUE_BYTES.get(image.tag_v2.tagtype.get(tag, 0), 1)
+        if count > most:
+            raise unsupported_image(
+                f"expected at most {most} values of {TiffTags.lookup(tag).name} for {pixels} pixels, got {count}; "
+                "save it anew"
+            )

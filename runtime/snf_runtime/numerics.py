@@ -1,0 +1,26 @@
+"""Functions of special mathematics that NumPy lacks."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def logsumexp(values: Array, weights: Array | None = None) -> Array:
+    """Return ln Σ w exp(v) over the last axis, without overflow of the sum, ``(..., K)`` -> ``(...,)``.
+
+    Args:
+        values: The values v.
+        weights: The weights w, ``(K,)``; None for 1.
+
+    >>> float(logsumexp(np.array([1000.0, 1000.0]))) - 1000 == float(np.log(2))
+    True
+    """
+    largest = values.max(-1, keepdims=True)
+    largest = np.where(np.isfinite(largest), largest, 0.0)
+    shares = np.exp(values - largest)
+    with np.errstate(divide="ignore"):
+        result: Array = np.log((shares if weights is None else weights * shares).sum(-1)) + largest[..., 0]
+    return result

@@ -1,0 +1,1 @@
+"""Scoring: exact log-likelihoods of images and the statistics that verdicts are made of."""

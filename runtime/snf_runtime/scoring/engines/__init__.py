@@ -1,0 +1,1 @@
+"""Engines that run flows by OpenVINO, and the interface of all engines."""

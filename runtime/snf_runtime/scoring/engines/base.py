@@ -1,0 +1,58 @@
+"""Interface of engines, which run frozen flows over pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_runtime.kinds import Precision
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents z and log-dets, log |det dz/dx|, of N images x at every level of a flow, in float64.
+
+    Attributes:
+        scales: Whitened latents, ``(N, C, H, W)``, of each level that has latents, finest scale first.
+        log_dets: Image-dependent part of the log-det of each level's steps, by location, ``(N, H, W)`` in nats.
+        prior_log_dets: Log-det of the prior of each level, by location, ``(N, H, W)`` in nats.
+        reconstruction_errors: ||R W x - x||² / ||x||² of the learned inverses of 1x1 convolutions of each level,
+            ``(N, layers)``; there may be no such layers.
+    """
+
+    scales: list[Array]
+    log_dets: list[Array]
+    prior_log_dets: list[Array]
+    reconstruction_errors: list[Array]
+
+
+class Engine(Protocol):
+    """Interface of a backend (PyTorch or OpenVINO) that runs a trained flow from pixels to latents.
+
+    The result for an image is the same to the last bit alone, in every batch and at every position in it. An engine is
+    not thread-safe.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name of the backend, "torch" or "openvino"."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """The number format of the 1x1 convolutions in the coupling networks, "float32" or "bfloat16"."""
+        ...
+
+    @property
+    def tile(self) -> int:
+        """The number of images that are computed together in one run; more images take several runs."""
+        ...
+
+    def forward(self, y: Array) -> Latents:
+        """Return latents and log-dets of N images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
+        ...

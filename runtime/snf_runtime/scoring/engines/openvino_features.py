@@ -1,0 +1,36 @@
+"""Engine that runs a backbone and the flows over its features as one compiled OpenVINO graph on CPUs."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_runtime.images.preprocessing import Pixels
+from snf_runtime.kinds import Precision
+from snf_runtime.scoring.engines.openvino_program import Program
+
+Array = NDArray[np.float64]
+
+
+class OpenVINOFeatureEngine:
+    """Engine of a density of features, in float32 from 8-bit pixels to ||z||² at each place.
+
+    Args:
+        program: The program of the graph.
+    """
+
+    name = "openvino"
+    precision: Precision = "float32"
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    @property
+    def tile(self) -> int:
+        """The number of images that each CPU thread computes in one run of the compiled graph."""
+        return self._program.tiling.tile
+
+    def squares(self, images: Pixels) -> tuple[Array, Array]:
+        """Return ||z||² at each place, ``(N, fits, rows, columns)``, and of pooled ones, ``(N, fits, groups)``."""
+        places, pooled = self._program([images])
+        return places.astype(np.float64), pooled.astype(np.float64)

@@ -1,0 +1,95 @@
+"""Tile size, the number of images that are computed at once: measured once for each machine and model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+DEFAULT_TILE = 4
+"""Tile size without a measurement; hidden activations of a coupling network of width 512 then fit in CPU caches."""
+CANDIDATES = (1, 4, 16)
+"""Tile sizes that are measured: few, because each is compiled at the first load."""
+GAIN = 1.03
+"""Factor by which a larger tile must be faster, since it needs more memory and wastes more if it is not full."""
+HOPELESS = 4.0
+"""A tile size that is slower than the best by this factor is not measured again."""
+MOST_AT_ONCE = 1024
+"""Largest tile, and most threads."""
+ROUNDS, SECONDS = 7, 2.0
+"""Largest number of measurements of each tile size, and the time after which they end."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Number of images that a CPU thread computes per run (the tile), with the run times in seconds that were measured.
+
+    ``wave`` is the time of ``lanes`` tiles in parallel, one per thread, and ``single`` that of an image alone with all
+    threads.
+
+    >>> Tiling(tile=4, lanes=2, wave=0.1, single=0.016).waves(23)
+    3
+    >>> Tiling(tile=4, lanes=2, wave=0.1, single=0.016).waves(17)
+    2
+    """
+
+    tile: int
+    lanes: int
+    wave: float
+    single: float
+
+    def __post_init__(self) -> None:
+        for name, count in (("tile", self.tile), ("lanes", self.lanes)):
+            if not 1 <= count <= MOST_AT_ONCE:
+                raise ValueError(f"expected a {name} of 1 to {MOST_AT_ONCE}, got {count}")
+        for name, time_taken in (("wave", self.wave), ("single", self.single)):
+            if not (math.isfinite(time_taken) and time_taken > 0):
+                raise ValueError(f"expected a {name} of more than 0 s, got {time_taken}")
+
+    def waves(self, images: int) -> int:
+        """Return how many rounds of one full tile per thread to run for ``images`` images; the rest run singly."""
+        full, rest = divmod(images, self.tile * self.lanes)
+        return full + (rest * self.single > self.wave)
+
+
+def unmeasured(lanes: int, tile: int = DEFAULT_TILE) -> Tiling:
+    """Return a tile, by default of 4 images, for ``lanes`` threads, with assumed run times instead of measured ones.
+
+    An image alone is assumed to take a tenth more time than in a full wave.
+    """
+    return Tiling(tile=tile, lanes=lanes, wave=1.0, single=1.1 / (tile * lanes))
+
+
+def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterable[int] = CANDIDATES) -> int:
+    """Time several tile sizes (images per run) and return the smallest within 3 % of the best time per image.
+
+    Args:
+        run: A function of the tile size that returns a function that computes a wave.
+        candidates: The tile sizes to measure.
+    """
+    works = {tile: run(tile) for tile in candidates}
+    least: dict[int, float] = {}
+    for tile, work in works.items():
+        work()
+        least[tile] = _once(work) / tile
+    began = time.perf_counter()
+    for _ in range(ROUNDS):
+        if time.perf_counter() - began > SECONDS:
+            break
+        for tile, work in works.items():
+            if least[tile] <= HOPELESS * min(least.values()):
+                least[tile] = min(least[tile], _once(work) / tile)
+    return next(tile for tile, time_per_image in least.items() if time_per_image <= GAIN * min(least.values()))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the shortest of 7 run times of a function, in seconds, after one run that is not timed."""
+    work()
+    return min(_once(work) for _ in range(ROUNDS))
+
+
+def _once(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

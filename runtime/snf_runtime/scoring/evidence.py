@@ -1,0 +1,125 @@
+"""Evidence: statistics of images from their pass through a flow, from which anomaly scores are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_runtime.images.tiles import TilePlan
+from snf_runtime.scoring.flow_pass import FlowPass
+from snf_runtime.scoring.grid import pool
+from snf_runtime.scoring.white_level import white_levels
+from snf_runtime.scoring.whole_image import whole_image_statistics
+
+
+@dataclass(frozen=True)
+class FeatureEvidence:
+    """Negative log-densities of the features of N images under one or more fits of a flow, up to constants.
+
+    An image is one tile, or where there are ``plans`` several, which follow each other: T tiles in all.
+
+    Attributes:
+        places: At each place of the tiles, ``(T, fits, rows, columns)`` in nats.
+        pooled: Of each group of the pooled features, ``(T, fits, groups)`` in nats.
+        plans: The tiles of each image; None where every image is one tile.
+    """
+
+    places: NDArray[np.floating]
+    pooled: NDArray[np.floating]
+    plans: tuple[TilePlan, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.places) if self.plans is None else len(self.plans)
+
+    def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.intp]) -> FeatureEvidence:
+        if self.plans is None:
+            return FeatureEvidence(self.places[rows], self.pooled[rows])
+        numbers = np.arange(len(self))[rows].tolist()
+        tiles = [np.arange(start, stop) for start, stop in (self.tiles[number] for number in numbers)]
+        every = np.concatenate([np.zeros(0, dtype=np.intp), *tiles])
+        return FeatureEvidence(self.places[every], self.pooled[every], tuple(self.plans[number] for number in numbers))
+
+    @classmethod
+    def join(cls, parts: Sequence[FeatureEvidence]) -> FeatureEvidence:
+        """Return the evidence of several batches, at least one, as one object."""
+        plans = [plan for part in parts if part.plans is not None for plan in part.plans]
+        return cls(
+            np.concatenate([part.places for part in parts]),
+            np.concatenate([part.pooled for part in parts]),
+            None if parts[0].plans is None else tuple(plans),
+        )
+
+    @cached_property
+    def tiles(self) -> list[tuple[int, int]]:
+        """The first tile of each image, and the tile after its last one."""
+        counts = [1] * len(self.places) if self.plans is None else [len(plan) for plan in self.plans]
+        ends = list(accumulate(counts))
+        return list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its arrays in bytes."""
+        return self.places.nbytes + self.pooled.nbytes
+
+    @property
+    def fits(self) -> int:
+        """The number of fits: one, or one more than there are folds of training images."""
+        return int(self.places.shape[1])
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Statistics of N images from which anomaly scores are computed: of whole images, of grid cells and of gradients.
+
+    Attributes:
+        whole: Statistics of the whole image, ``(N, K)``; K is 0 for a density of features alone.
+        cells: Log-likelihood of each cell of a coarse grid, ``(N, cells)`` in nats.
+        gradients: Gradient features from a backward pass, ``(N, G)``, or None.
+        features: The evidence of features of a backbone, or None.
+        white_levels: The white level of each image, ``(N,)``; not part of the anomaly statistic.
+    """
+
+    whole: NDArray[np.float64]
+    cells: NDArray[np.float64]
+    gradients: NDArray[np.float64] | None = None
+    features: FeatureEvidence | None = None
+    white_levels: NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.intp]) -> Evidence:
+        gradients = None if self.gradients is None else self.gradients[rows]
+        features = None if self.features is None else self.features[rows]
+        levels = None if self.white_levels is None else self.white_levels[rows]
+        return Evidence(self.whole[rows], self.cells[rows], gradients, features, levels)
+
+    @classmethod
+    def join(cls, parts: Sequence[Evidence]) -> Evidence:
+        """Return the statistics of several batches as one object; gradients are None unless all batches have them."""
+        gradients = [part.gradients for part in parts if part.gradients is not None]
+        features = [part.features for part in parts if part.features is not None]
+        levels = [part.white_levels for part in parts if part.white_levels is not None]
+        return cls(
+            np.concatenate([part.whole for part in parts]),
+            np.concatenate([part.cells for part in parts]),
+            np.concatenate(gradients) if len(gradients) == len(parts) else None,
+            FeatureEvidence.join(features) if features else None,
+            np.concatenate(levels) if len(levels) == len(parts) else None,
+        )
+
+
+def gather(images: NDArray[np.uint8], flow_pass: FlowPass) -> Evidence:
+    """Compute the statistics that anomaly scores use from the pixels of N images and the flow's latents and log-dets.
+
+    Args:
+        images: Pixels, uint8 ``(N, C, H, W)``.
+        flow_pass: The pass of their first dequantisation draw.
+    """
+    cells = pool(flow_pass.additive_map())
+    return Evidence(whole_image_statistics(images, flow_pass), cells, white_levels=white_levels(images))

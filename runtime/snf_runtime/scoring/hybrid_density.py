@@ -1,0 +1,49 @@
+"""Density of pixels with evidence of features beside it: the log-likelihood is that of the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from snf_runtime.images.batch import Batch, stacked
+from snf_runtime.kinds import DensityKind
+from snf_runtime.scoring.density import CHUNK, DensityPass
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.feature_density import FeatureDensity
+from snf_runtime.scoring.flow_pass import FlowPass
+from snf_runtime.scoring.pixel_density import PixelDensity
+
+
+class HybridDensity:
+    """Density of pixels whose evidence for anomaly verdicts includes that of a density of features.
+
+    Args:
+        pixels: The density that gives log-likelihoods and heat maps.
+        features: The density whose evidence is added.
+    """
+
+    kind: DensityKind = "density"
+    tiled = False
+
+    def __init__(self, pixels: PixelDensity, features: FeatureDensity) -> None:
+        self.pixels = pixels
+        self.features = features
+        self.image_shape = pixels.image_shape
+        self.dimensions = pixels.dimensions
+        self.step_pixels = pixels.step_pixels + features.step_pixels
+        self.weights_digest = pixels.weights_digest
+        self.constant_log_det = pixels.constant_log_det
+        self.statistics = pixels.statistics
+        self.grid = pixels.grid
+        self.has_map = pixels.has_map
+        self.engine_name = pixels.engine_name
+        self.precision = pixels.precision
+        self.tile = pixels.tile
+
+    def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, FlowPass]]:
+        """Score the pixels of images in groups; see :meth:`PixelDensity.passes`."""
+        return self.pixels.passes(images, draws, at_once)
+
+    def evidence(self, images: Batch, found: DensityPass) -> Evidence:
+        """Return the evidence of pixels and features, from the pass of the pixels and one of the features."""
+        return replace(self.pixels.evidence(images, found), features=self.features.measure(stacked(images)).evidence())

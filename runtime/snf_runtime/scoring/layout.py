@@ -1,0 +1,62 @@
+"""Layouts: what scoring uses of frozen flows besides the engine that runs them. They hold no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from snf_runtime.kinds import Precision, Shape
+from snf_runtime.scoring.pixel_transforms import PixelFunction
+
+
+@dataclass(frozen=True)
+class LevelLayout:
+    """One level of a flow over pixels: its size, the latents that it outputs, and its log-det where that is constant.
+
+    Attributes:
+        size: Height and width of the activations of the level.
+        kept: Channels that are passed on to the next level, 0 at the last level.
+        latent_shape: Channels, height and width of the latents, or None if the level has none.
+        has_prior: Whether a coupling whitens the latents of the level.
+        constant_log_det: Sum of the data-independent log-dets of the level, in nats.
+        reconstruction_sizes: For each layer with a learned inverse R of its matrix W and a known error ||R W x - x||,
+            the number by which engines in float32 scale that error.
+    """
+
+    size: tuple[int, int]
+    kept: int
+    latent_shape: Shape | None
+    has_prior: bool
+    constant_log_det: float
+    reconstruction_sizes: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FlowLayout:
+    """The layout of a frozen flow over pixels.
+
+    Attributes:
+        image_shape: Channels, height and width of the images.
+        pixel_function: The pixel transform.
+        levels: The levels, finest scale first.
+        is_spatial: Whether every layer keeps image locations apart. False if a layer connects all pixels.
+        precision: Arithmetic of the middle convolutions of the coupling networks.
+    """
+
+    image_shape: Shape
+    pixel_function: PixelFunction
+    levels: tuple[LevelLayout, ...]
+    is_spatial: bool
+    precision: Precision
+
+
+@dataclass(frozen=True)
+class FeatureLayout:
+    """The layout of frozen flows over features.
+
+    Attributes:
+        feature_shape: Channels, rows and columns of the features at places.
+        constant_log_det: Log-det of the first fit over places, in nats: it is a term of every score.
+    """
+
+    feature_shape: Shape
+    constant_log_det: float

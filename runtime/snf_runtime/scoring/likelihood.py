@@ -1,0 +1,191 @@
+"""Exact log-likelihoods of 8-bit images under a frozen flow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_runtime.errors import ScoreNotFinite
+from snf_runtime.images.batch import Batch, check_batch
+from snf_runtime.kinds import DensityKind
+from snf_runtime.numerics import logsumexp
+from snf_runtime.scoring.density import CHUNK, ImageDensity
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.steps import STEP, Steps, finish
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LogLikelihoodTerm:
+    """Contribution of one level of a flow, or of its pixel transform, to the log-likelihood of an image, in nats.
+
+    Attributes:
+        scale: 0 for the pixel transform, l for level l.
+        log_prior: Log-density of the latents of the scale.
+        log_det: Log-det of the bijections of the scale.
+    """
+
+    scale: int
+    log_prior: float
+    log_det: float
+
+
+@dataclass(frozen=True)
+class DrawStatistics:
+    """Mean, standard error and bound of an image's log-likelihood over K draws of the noise that is added to pixels.
+
+    Attributes:
+        k: The number of draws K.
+        mean: Mean of the log-likelihoods.
+        standard_error: Standard error of the mean.
+        iw_bound: Importance-weighted bound log(1/K Σ_k p_k) of the log-probability of the 8-bit image.
+    """
+
+    k: int
+    mean: float
+    standard_error: float
+    iw_bound: float
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Exact log-likelihood of an image: the log-density, in nats, of its pixels plus uniform noise in [0, 1).
+
+    Attributes:
+        log_likelihood: The log-density in nats, averaged over the dequantisation draws.
+        bits_per_dim: The same in bits per dimension, -log_likelihood / (D ln 2); None for a density of features.
+        terms: Contributions of the scales, which sum to ``log_likelihood``.
+        draws: Statistics over the draws, if there are several.
+        kind: "density" of the pixels, or "feature_density" of the features; neither is a probability.
+        evidence: Evidence of the first draw, one row; verdicts are computed from it.
+    """
+
+    log_likelihood: float
+    bits_per_dim: float | None
+    terms: tuple[LogLikelihoodTerm, ...]
+    draws: DrawStatistics | None = None
+    kind: DensityKind = "density"
+    evidence: Evidence | None = field(default=None, compare=False, repr=False)
+
+
+def score_images(density: ImageDensity, images: Batch, draws: int = 1) -> list[Likelihood]:
+    """Return the log-likelihoods of a batch of images. Raises ``ScoreNotFinite`` if one is not finite.
+
+    Arguments are those of :func:`score_each`.
+    """
+    return require_finite(score_each(density, images, draws))
+
+
+def score_each(density: ImageDensity, images: Batch, draws: int = 1) -> list[Likelihood | ScoreNotFinite]:
+    """Return the exact log-likelihood of each image, or a ``ScoreNotFinite`` object in its place if it is not finite.
+
+    Args:
+        density: The density of a model.
+        images: Pixels, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a density of tiles.
+        draws: The number of dequantisation draws.
+
+    Returns:
+        N results; an image whose log-likelihood is not finite has its error in its place.
+
+    Raises:
+        ValueError: The images have another shape or type, or ``draws`` is below 1.
+    """
+    return finish(score_steps(density, images, draws, CHUNK))
+
+
+def score_steps(
+    density: ImageDensity, images: Batch, draws: int = 1, at_once: int = STEP
+) -> Steps[list[Likelihood | ScoreNotFinite]]:
+    """Compute log-likelihoods as a generator that yields after every ``at_once`` images or tiles."""
+    check_batch(images, density.image_shape, tiled=density.tiled)
+    if draws < 1:
+        raise ValueError(f"expected at least one draw, got {draws}")
+    terms, evidence = [], []
+    todo, done, began = density.passes(images, draws, at_once), 0, False
+    while done < len(images) * draws:
+        if began:
+            yield
+        began = True
+        start, found = next(todo)
+        if found is None:
+            continue
+        done = start + len(found)
+        terms.append(found.terms())
+        # Every ``draws``-th point is the first draw of an image.
+        first = slice(-start % draws, None, draws)
+        count = len(range(len(found))[first])
+        if count:
+            image = -(-start // draws)
+            evidence.append(density.evidence(images[image : image + count], found if draws == 1 else found.rows(first)))
+    if not terms:
+        return []
+    return _summarise(np.concatenate(terms).reshape(len(images), draws, -1, 2), density, Evidence.join(evidence))
+
+
+def add_gradients(
+    scored: list[Likelihood | ScoreNotFinite], features: NDArray[np.float64]
+) -> list[Likelihood | ScoreNotFinite]:
+    """Return scores with gradient statistics added, one row of ``features``, ``(N, G)``, for each image.
+
+    Images without a finite log-likelihood keep their errors.
+    """
+
+    def add(score: Likelihood | ScoreNotFinite, row: NDArray[np.float64]) -> Likelihood | ScoreNotFinite:
+        if isinstance(score, ScoreNotFinite) or score.evidence is None:
+            return score
+        return replace(score, evidence=replace(score.evidence, gradients=row[None]))
+
+    return [add(score, row) for score, row in zip(scored, features, strict=True)]
+
+
+def require_finite(scored: list[Likelihood | ScoreNotFinite]) -> list[Likelihood]:
+    """Return the log-likelihoods if all are finite; otherwise raise the first ``ScoreNotFinite`` in the list."""
+    likelihoods = []
+    for score in scored:
+        if isinstance(score, ScoreNotFinite):
+            raise score
+        likelihoods.append(score)
+    return likelihoods
+
+
+def _summarise(terms: Array, density: ImageDensity, evidence: Evidence) -> list[Likelihood | ScoreNotFinite]:
+    """Return each image's log-likelihood from the terms of its scales, ``(images, draws, scales, 2)``."""
+    k = terms.shape[1]
+    means = terms.mean(1)
+    totals: list[float] = means.sum((1, 2)).tolist()
+    spread: Sequence[DrawStatistics | None] = [None] * len(terms) if k == 1 else _draws(terms.sum((2, 3)), totals)
+    scored: list[Likelihood | ScoreNotFinite] = []
+    for index, (log_likelihood, by_scale, draws) in enumerate(zip(totals, means.tolist(), spread, strict=True)):
+        if not math.isfinite(log_likelihood):
+            scored.append(ScoreNotFinite("the flow's arithmetic overflowed on this image"))
+            continue
+        parts = tuple(
+            LogLikelihoodTerm(scale, log_prior, log_det) for scale, (log_prior, log_det) in enumerate(by_scale)
+        )
+        bits = bits_per_dim(log_likelihood, density.dimensions) if density.kind == "density" else None
+        scored.append(
+            Likelihood(log_likelihood, bits, parts, draws, density.kind, evidence=evidence[index : index + 1])
+        )
+    return scored
+
+
+def _draws(values: Array, means: list[float]) -> list[DrawStatistics]:
+    """Return statistics over dequantisation draws from the log-likelihoods ``(images, draws)`` and their means."""
+    k = values.shape[1]
+    columns = values.std(1, ddof=1) / math.sqrt(k), logsumexp(values) - math.log(k)
+    rows = zip(means, *(column.tolist() for column in columns), strict=True)
+    return [DrawStatistics(k, *row) for row in rows]
+
+
+def bits_per_dim(log_likelihood: float, dimensions: int) -> float:
+    """Convert a log-likelihood in nats to bits per dimension, -log p / (D ln 2), for images of D values.
+
+    >>> round(bits_per_dim(-575.4, 28 * 28), 4)
+    1.0588
+    """
+    return -log_likelihood / (dimensions * math.log(2))

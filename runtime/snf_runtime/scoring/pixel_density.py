@@ -1,0 +1,104 @@
+"""Density of dequantised pixels: a frozen flow and the engine that runs it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_runtime.images.batch import Batch, stacked
+from snf_runtime.images.dequantisation import content_stream
+from snf_runtime.kinds import DensityKind, Precision, Shape
+from snf_runtime.scoring.density import CHUNK, CHUNK_PIXELS, DensityPass
+from snf_runtime.scoring.engines.base import Engine
+from snf_runtime.scoring.evidence import Evidence, gather
+from snf_runtime.scoring.flow_pass import FlowPass, run_flow
+from snf_runtime.scoring.grid import grid_shape
+from snf_runtime.scoring.layout import FlowLayout
+from snf_runtime.scoring.whole_image import statistic_names
+
+
+class PixelDensity:
+    """Density of 8-bit images, p(x + u) in nats, by a frozen flow over dequantised pixels.
+
+    The dequantisation noise u is a function of the image and the weights (:func:`content_stream`), so a score does not
+    depend on the other images.
+
+    Args:
+        engine: The engine that runs the flow.
+        frozen: The layout of the flow, or the flow itself.
+        weights_digest: SHA-256 of the weights, in hexadecimal, which keys the noise.
+    """
+
+    kind: DensityKind = "density"
+    tiled = False
+
+    def __init__(self, engine: Engine, frozen: FlowLayout, weights_digest: str) -> None:
+        self.engine = engine
+        self.frozen = frozen
+        self.weights_digest = weights_digest
+        self.image_shape: Shape = frozen.image_shape
+        self.dimensions = math.prod(frozen.image_shape)
+        self.step_pixels = math.prod(frozen.image_shape[1:])
+        self.engine_name = engine.name
+        self.precision: Precision = engine.precision
+        self.tile = engine.tile
+        self.constant_log_det: float = sum(level.constant_log_det for level in frozen.levels)
+        self.has_map = frozen.is_spatial
+
+    @cached_property
+    def statistics(self) -> tuple[str, ...]:
+        """The names of the whole-image statistics, in the order of their columns."""
+        return statistic_names(self.frozen)
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the cells of the image; None for a flow that mixes all pixels at once."""
+        return grid_shape(*self.image_shape[1:]) if self.frozen.is_spatial else None
+
+    def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, FlowPass]]:
+        """Run the flow on images in groups, so that memory does not grow with their number.
+
+        Args:
+            images: Pixels, uint8 ``(N, C, H, W)``.
+            draws: The number of dequantisation draws.
+            at_once: The largest number of dequantised images in a group.
+
+        Yields:
+            The number of the first dequantised image of a pass, and the pass. The draws of an image follow each other.
+        """
+        start = 0
+        size = max(1, min(at_once, CHUNK_PIXELS // math.prod(self.image_shape[1:])))
+        points = _dequantised_points(stacked(images), self.weights_digest, draws)
+        while chunk := list(islice(points, size)):
+            yield start, run_flow(self.engine, self.frozen, np.stack(chunk))
+            start += len(chunk)
+
+    def evidence(self, images: Batch, found: DensityPass) -> Evidence:
+        """Return the evidence for anomaly verdicts on images, from the pass of their first draws."""
+        assert isinstance(found, FlowPass)
+        return gather(stacked(images), found)
+
+
+def dequantise(images: NDArray[np.uint8], weights_digest: str) -> NDArray[np.float64]:
+    """Return images plus uniform noise in [0, 1) that is a function of their pixels and the weights.
+
+    Args:
+        images: Pixels, uint8 ``(N, C, H, W)``.
+        weights_digest: SHA-256 of the weights, in hexadecimal.
+
+    Returns:
+        Dequantised images, float64 ``(N, C, H, W)`` in [0, 256).
+    """
+    return np.stack(list(_dequantised_points(images, weights_digest, 1)))
+
+
+def _dequantised_points(images: NDArray[np.uint8], weights_digest: str, draws: int) -> Iterator[NDArray[np.float64]]:
+    for image in images:
+        stream = content_stream(image, weights_digest)
+        for _ in range(draws):
+            yield image + stream.random(image.shape)

@@ -1,0 +1,162 @@
+"""Pixel transforms: fixed maps of pixel values from [0, 256) to the real line, the first step of every flow.
+
+They compute in float64, because 1 - v loses too many digits in float32 near the ends of the range. Their inverses and
+their fits are in ``models.bijections.pixels``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+PIXEL_RANGE = 256.0
+MEANS, DEVIATIONS = (-4.5, 0.0, 4.5), (1.0, 1.5, 1.0)
+"""Means and standard deviations of the three normals of :class:`MarginalFunction`."""
+SQUASH = 1e-6
+"""The margin e of :class:`MarginalFunction`."""
+LIMIT, NODES = 12.0, 8193
+"""The table of :class:`MarginalFunction` goes from minus to plus the limit."""
+DERIVATIVES = 6
+"""Derivatives of the distribution function at every node: their Taylor series is exact to a few 1e-16."""
+
+
+class PixelFunction(Protocol):
+    """Interface of a pixel transform of a frozen flow."""
+
+    def map_with_slope(self, x: Array) -> tuple[Array, Array]:
+        """Return y and log|dy/dx| in nats for pixel values x in [0, 256), both in the shape of ``x``."""
+        ...
+
+
+@dataclass(frozen=True)
+class AffineFunction:
+    """y = x/256 - 1/2."""
+
+    def map_with_slope(self, x: Array) -> tuple[Array, Array]:
+        """Return y and log|dy/dx| = -log 256 for pixel values x, both in the shape of ``x``."""
+        return x / PIXEL_RANGE - 0.5, np.full_like(x, -math.log(PIXEL_RANGE))
+
+
+@dataclass(frozen=True)
+class LogitFunction:
+    """y = log v - log(1 - v) with v = (x/256 + a)(1 - 2a).
+
+    Attributes:
+        alpha: The margin a, in (0, 1/2).
+    """
+
+    alpha: float
+
+    def map_with_slope(self, x: Array) -> tuple[Array, Array]:
+        """Return y and log|dy/dx| = log(1 - 2a) - log 256 - log v - log(1 - v), both in the shape of ``x``."""
+        v = (x / PIXEL_RANGE + self.alpha) * (1 - 2 * self.alpha)
+        y = np.log(v / (1 - v))
+        # log v + log(1 - v) of v = sigmoid(y), without cancellation at either end.
+        magnitude = np.abs(y)
+        flatness = -magnitude - 2 * np.log1p(np.exp(-magnitude))
+        return y, math.log1p(-2 * self.alpha) - math.log(PIXEL_RANGE) - flatness
+
+
+@dataclass(frozen=True, eq=False)
+class MarginalFunction:
+    """y = G⁻¹(F(x)): F is the distribution function of training pixels, G that of a mixture of normals.
+
+    F is linear over each of the 256 bins and squashed into [e, 1 - e]. G is the distribution function of a mixture of
+    N(-4.5, 1), N(0, 1.5²) and N(4.5, 1) with the masses of the first bin, the bins between, and the last bin.
+
+    Attributes:
+        masses: The masses of the bins, float64 ``(256,)``; the sum is 1.
+    """
+
+    masses: Array
+
+    def map_with_slope(self, x: Array) -> tuple[Array, Array]:
+        """Return y and log|dy/dx| = log((1 - 2e) p_bin) - log G'(y) for pixel values x, in the shape of ``x``."""
+        bins = np.clip(np.floor(x), 0, 255).astype(np.intp)
+        share = self._edges[bins] + self._widths[bins] * (x - bins)
+        y = self._quantile(share)
+        return y, self._log_widths[bins] - np.log(self._table.mixture(y)[1])
+
+    def _quantile(self, share: Array) -> Array:
+        """Solve G(y) = share for y, by cubic interpolation in a table and one Newton step.
+
+        The cubic has the values y and the slopes 1 / G'(y) of the solution at both ends of a cell of width 0.003, so
+        that its error is below 1e-9; the Newton step squares it.
+        """
+        grid, values, slopes = self._table.grid, self._table.derivatives[0], self._table.derivatives[1]
+        cell = np.clip(np.searchsorted(values, share), 1, len(grid) - 1)
+        low, high, start = grid[cell - 1], grid[cell], values[cell - 1]
+        width = values[cell] - start
+        part = (share - start) / width
+        chord = high - low
+        first, last = width / slopes[cell - 1] - chord, width / slopes[cell] - chord
+        y = low + part * (chord + (1 - part) * ((1 - part) * first - part * last))
+        distribution, slope = self._table.mixture(y)
+        result: Array = np.clip(y - (distribution - share) / slope, low, high)
+        return result
+
+    @cached_property
+    def _edges(self) -> Array:
+        edges = np.concatenate([np.zeros(1), np.cumsum(self.masses)])
+        result: Array = SQUASH + (1 - 2 * SQUASH) * edges / edges[-1]
+        return result
+
+    @cached_property
+    def _widths(self) -> Array:
+        return np.diff(self._edges)
+
+    @cached_property
+    def _log_widths(self) -> Array:
+        return np.log(self._widths)
+
+    @cached_property
+    def _table(self) -> _MixtureTable:
+        first, last = float(self.masses[0]), float(self.masses[-1])
+        return _MixtureTable((first, 1 - first - last, last))
+
+
+class _MixtureTable:
+    """The distribution function G of a mixture of normals, and its density G', between the nodes of a fine grid.
+
+    Neither needs the error function, which NumPy lacks: it is computed once at each node. In between G is the Taylor
+    series around the nearest node, whose derivatives are Hermite polynomials times normal densities.
+
+    Args:
+        weights: Weights of the three normals.
+
+    Attributes:
+        grid: The nodes y, ``(NODES,)``.
+        derivatives: G and its derivatives at the nodes, ``(DERIVATIVES + 1, NODES)``.
+    """
+
+    def __init__(self, weights: tuple[float, float, float]) -> None:
+        self.grid = np.linspace(-LIMIT, LIMIT, NODES)
+        self.derivatives = np.zeros((DERIVATIVES + 1, NODES))
+        for weight, mean, deviation in zip(weights, MEANS, DEVIATIONS, strict=True):
+            u = (self.grid - mean) / deviation
+            self.derivatives[0] += weight * np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in u.tolist()])
+            density = weight * np.exp(-0.5 * np.square(u)) / math.sqrt(2 * math.pi)
+            # The probabilists' Hermite polynomials: He_0 = 1, He_1 = u, He_n+1 = u He_n - n He_n-1.
+            before, hermite = np.zeros_like(u), np.ones_like(u)
+            for order in range(1, DERIVATIVES + 1):
+                self.derivatives[order] += (-1) ** (order - 1) * hermite * density / deviation**order
+                before, hermite = hermite, u * hermite - (order - 1) * before
+
+    def mixture(self, y: Array) -> tuple[Array, Array]:
+        """Return G(y) and G'(y)."""
+        step = self.grid[1] - self.grid[0]
+        node = np.clip(np.rint((y + LIMIT) / step), 0, NODES - 1).astype(np.intp)
+        d = y - self.grid[node]
+        distribution, slope = np.zeros_like(y), np.zeros_like(y)
+        for order in range(DERIVATIVES, 0, -1):
+            derivative = self.derivatives[order][node]
+            distribution = (distribution + derivative) * d / order
+            slope = derivative + slope * d / order
+        return self.derivatives[0][node] + distribution, slope
