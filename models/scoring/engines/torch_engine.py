@@ -151,15 +151,18 @@ class CudaGraph(Generic[Result]):
 
     def __init__(self, function: Callable[[Tensor], Result], example: Tensor) -> None:
         self._input = example.clone()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                function(self._input)
-        torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._output = function(self._input)
+        # Streams belong to the current device, which need not be that of the example.
+        with torch.cuda.device(example.device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    function(self._input)
+            torch.cuda.current_stream().wait_stream(stream)
+            # What other threads do meanwhile, such as scoring by another model, must not spoil the capture.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._output = function(self._input)
 
     def __call__(self, x: Tensor) -> Result:
         """Replay the captured function on ``x`` and return its result."""
