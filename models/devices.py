@@ -12,6 +12,8 @@ from torch import Tensor
 
 from models.errors import DeviceNotFound
 
+OUT_OF_GPU_MEMORY = "the GPU has no more memory: a smaller batch_size or preset, or recompute, needs less"
+
 
 def find_device(name: str) -> torch.device:
     """Return the torch device ``cpu``, ``cuda`` or ``cuda:N``. Raises ``DeviceNotFound`` if it does not exist.

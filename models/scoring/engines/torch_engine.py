@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property
 from typing import Generic, TypeVar
@@ -43,7 +44,7 @@ class TorchEngine:
 
     Raises:
         DeviceNotFound: There is no such device.
-        EngineUnavailable: A layer cannot run on the device.
+        EngineUnavailable: A layer cannot run on the device. Later also where its memory is used up.
     """
 
     name = "torch"
@@ -66,7 +67,7 @@ class TorchEngine:
     @torch.inference_mode()
     def forward(self, y: Tensor) -> Latents:
         """Return latents and log-dets of N images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
-        with torch_threads(self._threads):
+        with torch_threads(self._threads), self._memory():
             tiles = [self._brought_back(self._run(tile)) for tile in torch.split(self._filled(y), self.tile)]
         return Latents(*(_joined([getattr(tile, part.name) for tile in tiles], len(y)) for part in fields(Latents)))
 
@@ -74,9 +75,18 @@ class TorchEngine:
     def inverse(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
         """Return the images of latents up to the pixel transform, which the caller inverts, ``(N, C, H, W)``."""
         tiles = zip(*(torch.split(self._filled(scale), self.tile) for scale in scales), strict=True)
-        with torch_threads(self._threads):
+        with torch_threads(self._threads), self._memory():
             images = [self._inverse_tile([part.to(self._device) for part in tile], inverse).cpu() for tile in tiles]
         return torch.cat(images)[: len(scales[0])]
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        """Raise ``EngineUnavailable`` where the device has no memory left for what the ``with`` block computes."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            what = f"{self._device} has no memory left for {self.tile} images at once"
+            raise EngineUnavailable(f"{what}: free some, or score on the CPU (SNF_SCORING_DEVICE)") from error
 
     @cached_property
     def _run(self) -> Callable[[Tensor], Latents]:
