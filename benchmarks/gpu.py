@@ -107,8 +107,8 @@ def main() -> None:
     rows = []
     for data in chosen:
         preset = arguments.preset or ROWS[data]
-        row = {"data": data, "preset": preset, "device": name}
-        row |= measure(preset, load_dataset(data, folder), parameters, arguments.device, arguments.images)
+        figures = measure(preset, load_dataset(data, folder), parameters, arguments.device, arguments.images)
+        row = {"data": data, "preset": preset, "device": name, **figures}
         rows.append(row)
         arguments.out.mkdir(parents=True, exist_ok=True)
         document = {"machine": describe(cores()), "rows": rows}

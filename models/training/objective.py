@@ -131,7 +131,7 @@ class SelfNormalizingObjective(nn.Module):
             value = value + self.multiplier.penalty(errors)
         return Loss(value, of_batch.mean(), errors.detach(), trimmed)
 
-    def update(self, loss: Loss, step: int, applied: Tensor) -> None:
+    def update(self, loss: Loss, step: int, applied: Tensor | None = None) -> None:
         """Adapt the penalty's weights, and the limit below which unlikely images are ignored, after a training step.
 
         Every ``refresh_inverse_every`` steps each R is set to the projection of W^-1 on what R can represent.
@@ -140,7 +140,9 @@ class SelfNormalizingObjective(nn.Module):
             loss: The loss of the step.
             step: Number of the step.
             applied: Whether the step changed the weights, a boolean scalar on the device; if not, nothing is adapted.
+                None: if the loss is finite.
         """
+        applied = loss.value.isfinite() if applied is None else applied
         # Multipliers ignore errors that are not finite.
         self.multiplier.update(torch.where(applied, loss.reconstruction_errors, torch.nan))
         if self.suspects is not None and loss.trimmed is not None:

@@ -110,7 +110,7 @@ class TestSteps:
 
     def test_a_tensor_left_behind_would_be_seen(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         config = TrainingConfig(batch_size=8)
-        monkeypatch.setattr(models.training.loop.SelfNormalizingObjective, "to", lambda self, _device: self)
+        monkeypatch.setattr(models.training.objective.SelfNormalizingObjective, "to", lambda self, _device: self)
         with pytest.raises((RuntimeError, AssertionError), match=r"device|brings together"):
             take_steps(tmp_path, small("snf-glow-tiny", config), config)
 
@@ -121,7 +121,7 @@ def test_between_reports_a_training_reads_the_norm_of_the_gradient_alone(
     """And that on a CPU only, where it is there at once."""
     trainer, events = trainer_in(tmp_path, TrainingConfig(max_steps=5, batch_size=8, validations=1))
     reads: list[str] = []
-    inside = []
+    inside: list[Any] = []
 
     class Reads(NoWaiting):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

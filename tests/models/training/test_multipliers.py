@@ -163,7 +163,7 @@ def settle(rule: str, weight: float, target: float) -> tuple[float, float]:
         optimizer.zero_grad()
         torch.autograd.backward(loss.value)
         optimizer.step()
-        objective.update(loss, step, torch.tensor(True))
+        objective.update(loss, step)
         errors.append(float(loss.reconstruction_error))
     return sum(errors[-100:]) / 100, float(objective.multiplier.values())
 
@@ -274,7 +274,7 @@ def test_right_after_a_refresh_the_log_det_gradient_of_w_is_exact(kind: str) -> 
 
     distances = []
     for step in range(3):
-        objective.update(objective.loss(flow, y, log_det, step), step, torch.tensor(True))
+        objective.update(objective.loss(flow, y, log_det, step), step)
         distances.append(off())
     assert min(distances[:2]) > 1e-3
     assert distances[2] < 1e-12
