@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from models.errors import DeviceNotFound
+
+OUT_OF_GPU_MEMORY = "the GPU has no more memory: a smaller batch_size or preset, or recompute, needs less"
 
 
 def find_device(name: str) -> torch.device:
@@ -30,3 +36,54 @@ def find_device(name: str) -> torch.device:
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     return torch.device(name)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on ``device``, without waiting for a GPU.
+
+    A GPU copies from locked memory by itself. From other memory the program would wait for all that it has started.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def constant(
+    make: Callable[..., Tensor], *arguments: Hashable, device: torch.device, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Return ``make(*arguments)`` on a device, where it is kept: each copy to a GPU would make the program wait.
+
+    Args:
+        make: Function that returns a tensor of the CPU, which depends on the arguments alone.
+        *arguments: Its arguments.
+        device: The device.
+        dtype: The type of the numbers; None for that of the function.
+
+    Returns:
+        The tensor, which must not be modified.
+    """
+    return _constant(make, arguments, device, dtype)
+
+
+@lru_cache(maxsize=1024)
+def _constant(
+    make: Callable[..., Tensor], arguments: tuple[Hashable, ...], device: torch.device, dtype: torch.dtype | None
+) -> Tensor:
+    # Some callers run in inference mode, others with gradients.
+    with torch.inference_mode(False):
+        return make(*arguments).to(device=device, dtype=dtype)
+
+
+@contextmanager
+def fastest_convolutions(device: torch.device) -> Iterator[None]:
+    """Let cuDNN time its algorithms for each shape of a convolution in the ``with`` block, and take the fastest.
+
+    This is for training, where shapes stay the same. The algorithms may differ from process to process, and with them
+    the last bits of the results, so that scores are computed without it. It changes nothing on a CPU.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

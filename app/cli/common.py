@@ -61,7 +61,8 @@ def error_messages() -> Iterator[None]:
     """Turn a known exception of the ``with`` block into a line on stderr and exit code 2 (usage) or 3 (service failed).
 
     Known are ``ModelsError``, ``JobsError`` and ``Problem``: below HTTP status 500 the code is 2, else 3. It is 2 for a
-    folder that cannot be written, and 3 for any other file that cannot be read or written, and for a full disk.
+    folder that cannot be written, and 3 for any other file that cannot be read or written, for a full disk, and for a
+    GPU without memory.
     """
     from app.http.errors import Problem, status_of
     from models.disk_space import storage_error
@@ -80,6 +81,14 @@ def error_messages() -> Iterator[None]:
         code = USAGE if isinstance(problem, StorageReadOnly) else SERVICE
         what = error.filename or (problem.title if problem else "the file")
         raise fail(f"{what}: {error.strerror}", code) from error
+    except RuntimeError as error:
+        from torch import OutOfMemoryError
+
+        from models.devices import OUT_OF_GPU_MEMORY
+
+        if not isinstance(error, OutOfMemoryError):
+            raise
+        raise fail(OUT_OF_GPU_MEMORY, SERVICE) from error
 
 
 def read_settings(*, writes: bool = False) -> Settings:

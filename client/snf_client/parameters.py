@@ -152,7 +152,7 @@ class TrainingConfig(TypedDict):
     pixel_transform: NotRequired[Literal["affine", "logit", "marginal"]]
     """The fixed map from pixel values to the real line."""
     precision: NotRequired[Literal["auto", "float32", "bfloat16"]]
-    """Arithmetic of the coupling nets in training; auto takes bfloat16 where the CPU computes it."""
+    """Arithmetic of the coupling nets in training; auto takes bfloat16 where the device computes it."""
     recompute: NotRequired[bool]
     """Invertible back-propagation: recompute the inputs of layers from their outputs instead of keeping them in memory; slower, in float32."""
     seed: NotRequired[int]

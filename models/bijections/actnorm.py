@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class ActNorm(ChannelAffine):
         self.shift = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
         self.register_buffer("initialized", torch.tensor(False))
+        self._ready = False
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
@@ -52,10 +53,16 @@ class ActNorm(ChannelAffine):
 
     def _check(self, x: Tensor) -> None:
         check_images(x, self.channels)
-        if not self.initialized:
+        # The flag is read until it is set: every further read would make the program wait for a GPU.
+        self._ready = self._ready or bool(self.initialized)
+        if not self._ready:
             raise UninitializedModel(
                 "ActNorm is not initialised: call initialize with a batch, or load trained weights"
             )
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._ready = False
+        super()._load_from_state_dict(*arguments)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return z = (x - t)·exp(-l), with shift t and log-scale l per channel, and log|det dz/dx| in nats, ``(N,)``.

@@ -139,7 +139,8 @@ class LUConv1x1(ChannelAffine):
 
     def _triangles(self) -> tuple[Tensor, Tensor]:
         """Return the triangular factors L and U + diag(s) of W, each ``(C, C)``."""
-        lower = self.factors.tril(-1) + torch.eye(self.channels).to(self.factors)
+        identity = torch.eye(self.channels, dtype=self.factors.dtype, device=self.factors.device)
+        lower = self.factors.tril(-1) + identity
         return lower, self.factors.triu(1) + torch.diag(self.sign * self.factors.diagonal().exp())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -117,7 +117,9 @@ def multiplicity(
         [_placements(tap, *sides) for tap in range(sides[0])]
         for sides in zip(kernel, image, stride, padding, dilation, strict=True)
     )
-    return torch.outer(torch.tensor(rows, dtype=torch.float64), torch.tensor(columns, dtype=torch.float64))
+    # Kept for all callers, some of which make their tensors on the meta device.
+    of_rows, of_columns = (torch.tensor(taps, dtype=torch.float64, device="cpu") for taps in (rows, columns))
+    return torch.outer(of_rows, of_columns)
 
 
 def _placements(tap: int, kernel: int, side: int, stride: int, padding: int, dilation: int) -> int:

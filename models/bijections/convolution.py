@@ -23,6 +23,7 @@ from models.bijections.conv_functional import (
     project,
 )
 from models.bijections.frozen import Inverse
+from models.devices import constant
 
 
 class ExactConv(Bijection):
@@ -242,7 +243,8 @@ class SelfNormalizingConvolution(torch.autograd.Function):
         kernel = (weight.shape[2], weight.shape[3])
         grad_x = convolve(flip(weight), grad_y)
         # With padding that keeps the size m is symmetric, so the same m holds for both kernels.
-        log_det_share = 0.5 * grad_log_det.sum() * multiplicity(kernel, (x.shape[2], x.shape[3])).to(weight)
+        taps = constant(multiplicity, kernel, (x.shape[2], x.shape[3]), device=weight.device, dtype=weight.dtype)
+        log_det_share = 0.5 * grad_log_det.sum() * taps
         weighted_error = 2 * grad_error.view(-1, 1, 1, 1) * error
         better = newton_schulz(weight, inverse_weight) if ctx.gradient == "newton-schulz" else inverse_weight
         grad_weight = correlate(x, 0.5 * grad_y + convolve(flip(inverse_weight), weighted_error), kernel)

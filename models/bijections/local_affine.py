@@ -15,6 +15,7 @@ from models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, S
 from models.bijections.each_matrix import inverses, log_abs_dets
 from models.bijections.frozen import Inverse
 from models.bijections.self_normalizing_product import improved_inverse
+from models.devices import constant
 
 
 @lru_cache(maxsize=64)
@@ -53,6 +54,19 @@ def places_of_cells(height: int, width: int, grid: int) -> tuple[Tensor, Tensor]
     return _indices(table), _indices(position)
 
 
+def _places(height: int, width: int, grid: int) -> Tensor:
+    return places_of_cells(height, width, grid)[0]
+
+
+def _position(height: int, width: int, grid: int) -> Tensor:
+    return places_of_cells(height, width, grid)[1]
+
+
+def _sizes(height: int, width: int, grid: int) -> Tensor:
+    """Return the number of places of each cell, ``(cells,)``."""
+    return torch.bincount(cell_of_places(height, width, grid), minlength=cell_count(height, width, grid))
+
+
 def _indices(numbers: NDArray[np.int64]) -> Tensor:
     # They are kept for all callers, some of which run on the meta device, in inference mode or with gradients.
     with torch.inference_mode(False):
@@ -68,7 +82,7 @@ def apply_by_cell(matrices: Tensor, x: Tensor, grid: int) -> Tensor:
         grid: Cells along each side.
     """
     images, channels, height, width = x.shape
-    table, position = places_of_cells(height, width, grid)
+    table, position = (constant(part, height, width, grid, device=x.device) for part in (_places, _position))
     gathered = x.flatten(2)[:, :, table.flatten()].view(images, channels, *table.shape)
     columns = gathered.permute(2, 1, 3, 0).reshape(len(table), channels, -1)
     product = torch.bmm(matrices, columns).view(len(table), channels, table.shape[1], images)
@@ -118,8 +132,7 @@ class ExactLocalAffine(Bijection):
 
     def log_abs_det(self) -> Tensor:
         """Return Σ_p log|det W_c(p)| over all places p, in nats, as a float64 scalar. Cost: O(C³) a cell."""
-        cells = cell_of_places(*self.shape[1:], self.grid)
-        counts = torch.bincount(cells, minlength=len(self.weight)).to(self.weight.device)
+        counts = constant(_sizes, *self.shape[1:], self.grid, device=self.weight.device)
         return (counts * log_abs_dets(self.weight.double())).sum()
 
     def constant_log_det_at(self, shape: Shape) -> float:
@@ -216,8 +229,8 @@ class LocalProduct(torch.autograd.Function):
         x, y, error, weight, inverse_weight = ctx.saved_tensors
         grid: int = ctx.grid
         grad_x = apply_by_cell(weight.mT, grad_y, grid)
-        cells = cell_of_places(*x.shape[2:], grid)
-        share = 0.5 * grad_log_det.sum() * torch.bincount(cells, minlength=len(weight)).to(weight)[:, None, None]
+        sizes = constant(_sizes, *x.shape[2:], grid, device=weight.device, dtype=weight.dtype)
+        share = 0.5 * grad_log_det.sum() * sizes[:, None, None]
         weighted_error = 2 * grad_error.view(-1, 1, 1, 1) * error
         grad_weight = _outer(0.5 * grad_y + apply_by_cell(inverse_weight.mT, weighted_error, grid), x, grid)
         grad_inverse = _outer(weighted_error - 0.5 * grad_x, y, grid)
@@ -230,7 +243,7 @@ def _outer(left: Tensor, right: Tensor, grid: int) -> Tensor:
     by_place = torch.einsum("nop,ncp->poc", left.flatten(2), right.flatten(2))
     height, width = left.shape[2:]
     total = by_place.new_zeros(cell_count(height, width, grid), *by_place.shape[1:])
-    return total.index_add_(0, cell_of_places(height, width, grid).to(left.device), by_place)
+    return total.index_add_(0, constant(cell_of_places, height, width, grid, device=left.device), by_place)
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ class PeriodicConv(Bijection):
         """
         log_dets = torch.linalg.slogdet(transfer(self.weight.double(), image)).logabsdet
         # ŵ(-f) is the conjugate of ŵ(f), and only one of the two is stored, except in columns that contain both.
-        has_both = [2 * column % image[1] == 0 for column in range(log_dets.shape[1])]
-        return torch.sum(log_dets * (2 - log_dets.new_tensor(has_both)))
+        columns = torch.arange(log_dets.shape[1], device=log_dets.device)
+        return torch.sum(log_dets * torch.where(2 * columns % image[1] == 0, 1, 2))
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return log|det dz/dx| of this layer in nats, an equal value for each image of the batch ``x``, ``(N,)``."""

@@ -23,6 +23,7 @@ from models.bijections.conv_functional import (
     same_padding,
 )
 from models.bijections.convolution import ExactConv, FrozenConvolution
+from models.devices import constant
 
 
 class TwoLayerInverseConv(ExactConv, SelfNormalizing):
@@ -146,9 +147,8 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
         back = weighted_error - 0.5 * grad_x
         error_at_y = convolve(back_first, convolve(back_second, weighted_error))
         if ctx.gradient == "newton-schulz":
-            log_det_gradient = multiplicity(kernel, image).to(weight) * flip(
-                newton_schulz_middle(weight, first, second)
-            )
+            taps = constant(multiplicity, kernel, image, device=weight.device, dtype=weight.dtype)
+            log_det_gradient = taps * flip(newton_schulz_middle(weight, first, second))
         else:
             log_det_gradient = place(back_first, back_second, image)
         grad_weight = correlate(x, 0.5 * grad_y + error_at_y, kernel) + share * log_det_gradient
@@ -196,10 +196,10 @@ def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
     height, width = outer.shape[2:]
     # Shifts d - t outside the kernel fall on the padding, which is 0.
     padded = F.pad(inner, (right, right, down, down))
-    rows = torch.arange(height)[:, None] - torch.arange(height) + 2 * down
-    columns = torch.arange(width)[:, None] - torch.arange(width) + 2 * right
-    shifted = padded[:, :, rows[:, None, :, None], columns[None, :, None, :]]
-    counts = triple_multiplicity((height, width), image).to(outer)
+    rows, columns = torch.arange(height, device=outer.device), torch.arange(width, device=outer.device)
+    down_by, right_by = rows[:, None] - rows + 2 * down, columns[:, None] - columns + 2 * right
+    shifted = padded[:, :, down_by[:, None, :, None], right_by[None, :, None, :]]
+    counts = constant(triple_multiplicity, (height, width), image, device=outer.device, dtype=outer.dtype)
     return torch.einsum("omtu,mcabtu,abtu->ocab", outer, shifted, counts)
 
 
@@ -219,7 +219,7 @@ def triple_multiplicity(kernel: Size, image: Size) -> Tensor:
 
 
 def _overlaps(kernel: int, side: int) -> Tensor:
-    shift = torch.arange(kernel, dtype=torch.float64) - kernel // 2
+    shift = torch.arange(kernel, dtype=torch.float64, device="cpu") - kernel // 2
     lowest = torch.minimum(shift[:, None], shift[None, :]).clamp(max=0)
     highest = torch.maximum(shift[:, None], shift[None, :]).clamp(min=0)
     return (side - highest + lowest).clamp(min=0)

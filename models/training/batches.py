@@ -5,6 +5,9 @@ Order and noise are functions of the seed and the step alone, so that a resumed 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,6 +16,8 @@ import torch
 from torch import Tensor
 
 from models.datasets import Images
+from models.devices import send
+from models.prefetch import prefetch
 from snf_runtime.images.batch import stacked
 
 
@@ -44,6 +49,19 @@ class Batches:
         images = stacked(self.images)[np.sort(chosen)]
         noise = np.random.default_rng((self.seed, step, 1)).random(images.shape)
         return torch.from_numpy(images + noise)
+
+    def from_step(self, step: int, device: torch.device) -> Generator[Tensor]:
+        """Yield the batches from training step ``step`` on, without end, on a device.
+
+        For a GPU a thread prepares the next two while the GPU computes. On a CPU it would take time from the steps.
+        """
+        batches = (self.batch(each) for each in itertools.count(step))
+        if device.type == "cpu":
+            yield from batches
+            return
+        with closing(prefetch(batches)) as prepared:
+            for batch in prepared:
+                yield send(batch, device)
 
 
 @lru_cache(maxsize=2)

@@ -105,7 +105,7 @@ class TrainingConfig(ImageOptions):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="Arithmetic of the coupling nets in training; auto takes bfloat16 where the CPU computes it.",
+        description="Arithmetic of the coupling nets in training; auto takes bfloat16 where the device computes it.",
     )
     recompute: bool = Field(
         False,

@@ -35,12 +35,10 @@ class Ranks:
     Attributes:
         rank: Number of this process, from 0.
         size: Number of processes.
-        device: "cpu" or "cuda", where numbers are exchanged.
     """
 
     rank: int = 0
     size: int = 1
-    device: str = "cpu"
 
     @property
     def first(self) -> bool:
@@ -84,18 +82,24 @@ class Ranks:
         return total
 
     def value_of_first(self, value: float) -> float:
-        """Return the number that process 0 passed, in every process. All processes must make this call."""
+        """Return the number that process 0 passed, in every process. All processes must make this call.
+
+        The processes exchange it by their CPUs: none waits for its GPU.
+        """
         if self.alone:
             return value
-        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
+        shared = torch.tensor(value, dtype=torch.float64)
         dist.broadcast(shared, src=0)
         return float(shared)
 
     def any(self, flag: bool) -> bool:
-        """Return whether ``flag`` is true in at least one process. All processes must make this call."""
+        """Return whether ``flag`` is true in at least one process. All processes must make this call.
+
+        The processes exchange it by their CPUs: none waits for its GPU.
+        """
         if self.alone:
             return flag
-        count = torch.tensor(int(flag), device=self.device)
+        count = torch.tensor(int(flag))
         dist.all_reduce(count)
         return int(count) > 0
 
@@ -119,7 +123,8 @@ class Ranks:
         """
         if self.alone:
             return module
-        wrapped = DistributedDataParallel(module)
+        # Gradients are parts of the buffers that are exchanged, in place of copies.
+        wrapped = DistributedDataParallel(module, gradient_as_bucket_view=True)
         # No broadcast of buffers at each step: every process computes them from the same weights and gathered numbers.
         # An attribute, as the argument has different names in different versions of PyTorch.
         wrapped.broadcast_buffers = False
@@ -136,8 +141,8 @@ def ranks_of_torchrun(device: str = "cpu") -> Iterator[Ranks]:
     Without ``torchrun`` this yields :data:`SINGLE_PROCESS`.
 
     Args:
-        device: "cpu" (processes communicate by gloo), or "cuda" (by NCCL; each process computes on the GPU of its
-            local rank).
+        device: "cpu", or "cuda": each process computes on the GPU of its local rank. Tensors of the CPU are exchanged
+            by gloo, those of GPUs by NCCL.
 
     Raises:
         DeviceNotFound: There is no GPU for the local rank.
@@ -151,8 +156,8 @@ def ranks_of_torchrun(device: str = "cpu") -> Iterator[Ranks]:
         raise RanksUnfit(f"expected device cpu or cuda for {size} processes, got {device}")
     if device == "cuda":
         torch.cuda.set_device(find_device(f"cuda:{os.environ['LOCAL_RANK']}"))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        yield Ranks(dist.get_rank(), size, device)
+        yield Ranks(dist.get_rank(), size)
     finally:
         dist.destroy_process_group()

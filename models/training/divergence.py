@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.flows.flow import Flow
 
@@ -67,6 +69,63 @@ class ReportHistory:
         self.bad_in_a_row = self.bad_in_a_row + 1 if bits > self.first_bits + DIVERGED_BITS else 0
         self._step, self._time = step, now
         return rate
+
+
+@dataclass(frozen=True)
+class Skips:
+    """Numbers of steps whose loss or gradient was not finite, and that therefore changed no weights.
+
+    Attributes:
+        new: Those since the last look.
+        total: All.
+        in_a_row: The latest ones in a row; 0 where the last step changed the weights.
+        last: The last of them.
+    """
+
+    new: int
+    total: int
+    in_a_row: int
+    last: int
+
+    def too_many(self, max_steps: int) -> bool:
+        """Return whether a training of at most ``max_steps`` steps has diverged by them."""
+        allowed = DIVERGED_STEPS + DIVERGED_SHARE * self.last
+        return self.in_a_row >= min(DIVERGED_STEPS, max_steps) or self.total > allowed
+
+    def __str__(self) -> str:
+        steps = f"step {self.last} changes" if self.new == 1 else f"{self.new} steps, the last one {self.last}, change"
+        return f"{steps} no weights"
+
+
+class SkippedSteps:
+    """Counts the steps whose loss or gradient was not finite, and that therefore change no weights.
+
+    The counts are on the device of the training, because to read them the program waits for a GPU.
+
+    Args:
+        device: The device of the training.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._in_a_row, self._total, self._last = torch.zeros(3, dtype=torch.int64, device=device)
+        self._reported = 0
+
+    def add(self, skipped: Tensor, step: int) -> None:
+        """Take in whether step number ``step`` was skipped, a boolean scalar on the device."""
+        self._in_a_row = (self._in_a_row + 1) * skipped
+        self._total = self._total + skipped
+        self._last = torch.where(skipped, step, self._last)
+
+    def read(self) -> Skips:
+        """Return the numbers, of which those of earlier calls are not new."""
+        in_a_row, total, last = torch.stack([self._in_a_row, self._total, self._last]).tolist()
+        new, self._reported = total - self._reported, total
+        return Skips(new, total, in_a_row, last)
+
+
+def is_finite(module: nn.Module) -> bool:
+    """Return whether all weights of a module are finite."""
+    return all(bool(parameter.isfinite().all()) for parameter in module.parameters())
 
 
 @torch.no_grad()

@@ -31,13 +31,12 @@ class _Followed:
     weight: Tensor
     gradient: Tensor
 
-    def follow(self) -> float:
-        """Return the log-det at the present weights, and follow on from there."""
+    def follow(self) -> Tensor:
+        """Return the change of the log-det to the present weights, a float64 scalar, and follow on from there."""
         weight, gradient = self.layer.weight.detach().clone(), log_det_gradient(self.layer, self.shape)
         change = ((self.gradient + gradient).double() * (weight - self.weight).double()).sum()
-        self.log_det += 0.5 * float(change)
         self.weight, self.gradient = weight, gradient
-        return self.log_det
+        return 0.5 * change
 
 
 class FollowedLogDets:
@@ -82,7 +81,12 @@ class FollowedLogDets:
     def total(self) -> float:
         """Return the sum of the log-dets at the present weights of the flow in training, in nats an image."""
         computed = sum(layer.constant_log_det_at(shape) for layer, shape in self._computed)
-        return computed + sum(one.follow() for one in self._followed)
+        if self._followed:
+            # Read all at once: each read waits for a GPU.
+            changes = torch.stack([followed.follow() for followed in self._followed]).tolist()
+            for followed, change in zip(self._followed, changes, strict=True):
+                followed.log_det += change
+        return computed + sum(followed.log_det for followed in self._followed)
 
 
 def log_det_gradient(layer: SelfNormalizing, shape: Shape) -> Tensor:

@@ -6,7 +6,8 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from safetensors.torch import save
 
 from models.bijections.pixels import MarginalPixels
 from models.datasets import Dataset
-from models.devices import find_device
+from models.devices import fastest_convolutions, find_device
 from models.errors import DamagedCheckpoints, RanksUnfit, SingularLayer, TrainingDiverged
 from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
@@ -26,10 +27,10 @@ from models.training.batches import Batches
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
 from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
 from models.training.distributed import SINGLE_PROCESS, Ranks
-from models.training.divergence import DIVERGED_SHARE, DIVERGED_STEPS, ReportHistory, name_the_cause
+from models.training.divergence import ReportHistory, SkippedSteps, is_finite, name_the_cause
 from models.training.followed_log_dets import FollowedLogDets
 from models.training.objective import BatchLoss, Loss, SelfNormalizingObjective, inverse_quality
-from models.training.precision import compute_coupling_nets_in, training_precision
+from models.training.precision import compute_coupling_nets_in, lay_out_coupling_nets, training_precision
 from models.training.schedule import Schedule
 from models.training.trained_flow import TrainedFlow
 from models.training.validation import trimmed_bits_per_dim, write_preview
@@ -114,7 +115,7 @@ class Trainer:
         self.batch_loss = BatchLoss(self.flow, self.objective, ranks)
         self.loss_of = ranks.wrap(self.batch_loss)
         self.log_dets = FollowedLogDets(self.flow, dataset.image_shape)
-        self._skipped_in_a_row, self._skipped = 0, 0
+        self.skipped = SkippedSteps(self.device)
 
     def _fresh_flow(self, architecture: PixelArchitecture, start: Flow | None) -> Flow:
         with torch.random.fork_rng(devices=[]):
@@ -122,8 +123,9 @@ class Trainer:
             flow = build_flow(architecture) if start is None else copy.deepcopy(start)
         if isinstance(flow.pixels, MarginalPixels):
             flow.pixels.fit(stacked(self.dataset.train))
-        precision = training_precision(self.config, self.device.type)
+        precision = training_precision(self.config, str(self.device))
         compute_coupling_nets_in(flow, torch.bfloat16 if precision == "bfloat16" else None)
+        lay_out_coupling_nets(flow, precision, self.device.type)
         flow.recompute = self.config.recompute
         return flow.to(self.device).train()
 
@@ -174,6 +176,11 @@ class Trainer:
 
         The flow of the best validation is not loaded. Raises ``Interrupted`` or ``TrainingDiverged`` as :meth:`run`.
         """
+        batches = self.batches.from_step(self.state.step, self.device)
+        with closing(batches), fastest_convolutions(self.device):
+            self._take_steps(batches, should_stop)
+
+    def _take_steps(self, batches: Iterator[torch.Tensor], should_stop: Callable[[], bool]) -> None:
         started = time.monotonic() - self.state.elapsed_seconds
         history = ReportHistory(self.state.step, self.state.first_bits_per_dim)
         last_checkpoint = time.monotonic()
@@ -183,11 +190,11 @@ class Trainer:
             self.log_dets.start(self.flow)
         self.observe({"event": "started", "step": self.state.step, "steps": self.schedule.expected_steps(self.state)})
         while progress < 1:
-            loss = self._step(self.state.step, progress)
+            loss = self._step(next(batches), self.state.step, progress)
             elapsed = self.ranks.value_of_first(time.monotonic() - started)
             self.state = replace(self.state, step=self.state.step + 1, elapsed_seconds=elapsed)
             before, progress = progress, self._progress()
-            if self._skipped_in_a_row == 0 and (history.due(elapsed) or progress >= 1):
+            if (history.due(elapsed) or progress >= 1) and self._was_applied():
                 self._report(loss, history)
             # Called before anything is written: an attempt that lost its lease ends here.
             stop = self.ranks.any(should_stop())
@@ -207,42 +214,41 @@ class Trainer:
         progress = self.schedule.advance(self.state)
         return self.ranks.value_of_first(progress) if self.schedule.timed else progress
 
-    def _step(self, step: int, progress: float) -> Loss:
-        images = self.batches.batch(step).to(self.device)
+    def _step(self, images: torch.Tensor, step: int, progress: float) -> Loss:
+        """Take an optimiser step on a batch. No number is read from the device, so that a GPU never waits for one."""
         loss: Loss = self.loss_of(images, step)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss.value)
         gradients = [parameter.grad for parameter in self.flow.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if not (loss.value.isfinite() and norm.isfinite()):
-            self._skip(step, images)
-            return loss
-        if norm > self.config.gradient_clip:
-            # Only then: the product reads and writes every gradient.
+        if self.device.type != "cpu" or norm > self.config.gradient_clip:
+            # On a CPU only then: the product reads and writes every gradient.
             torch.nn.utils.clip_grads_with_norm_(self.flow.parameters(), self.config.gradient_clip, norm)
-        self._skipped_in_a_row = 0
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(step, progress)
+        applied = loss.value.isfinite() & norm.isfinite()
+        # The fused optimiser leaves weights and moments as they are where this is 1.
+        self.optimizer.found_inf = (~applied).float()  # type: ignore[attr-defined]
         self.optimizer.step()
-        self.objective.update(loss, step)
+        self.skipped.add(~applied, step)
+        self.objective.update(loss, step, applied)
         self._average(step)
         return loss
 
-    def _skip(self, step: int, images: torch.Tensor) -> None:
-        """Report a step whose loss or gradient is not finite and that therefore changes no weights.
+    def _was_applied(self) -> bool:
+        """Return whether the last step changed the weights, after a report of those since the last call that did not.
 
         Raises ``TrainingDiverged`` after too many of them, or if weights are not finite.
         """
-        self._skipped_in_a_row += 1
-        self._skipped += 1
-        y, _ = self.batch_loss.transform_pixels(images)
-        cause = name_the_cause(self.flow, y)
-        lost = not all(parameter.isfinite().all() for parameter in self.flow.parameters())
-        in_a_row = self._skipped_in_a_row >= min(DIVERGED_STEPS, self.config.max_steps)
-        if lost or in_a_row or self._skipped > DIVERGED_STEPS + DIVERGED_SHARE * step:
-            raise TrainingDiverged(f"step {step}: {cause}; {self._advice()}")
-        # A single image that is far from all others can overflow the couplings of a flow that has seen few images.
-        self.observe({"event": "log", "message": f"step {step} changes no weights: {cause}"})
+        skips = self.skipped.read()
+        if skips.new:
+            y, _ = self.batch_loss.transform_pixels(self.batches.batch(skips.last).to(self.device))
+            cause = name_the_cause(self.flow, y)
+            if skips.too_many(self.config.max_steps) or not is_finite(self.flow):
+                raise TrainingDiverged(f"step {skips.last}: {cause}; {self._advice()}")
+            # A single image that is far from all others can overflow the couplings of a flow that has seen few images.
+            self.observe({"event": "log", "message": f"{skips}: {cause}"})
+        return skips.in_a_row == 0
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
@@ -297,6 +303,7 @@ class Trainer:
         If the last validation is worse than the first, as many training images are measured: where they are not worse,
         the flow has overfitted, else it has diverged.
         """
+        self._was_applied()
         if not self.ranks.first:
             return
         began = time.monotonic()
@@ -369,6 +376,7 @@ class Trainer:
     def _save(self) -> None:
         if not self.ranks.first:
             return
+        self._was_applied()
         save_checkpoint(self.checkpoints, self.state, self.modules, self.optimizer)
         self.observe({"event": "checkpoint", "step": self.state.step})
 

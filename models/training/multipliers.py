@@ -71,6 +71,7 @@ class GecoMultiplier(Multiplier):
     DECAY = 0.99
     DAMPING = 0.1
     LIMITS = (1e-4, 1e3)
+    LOG_LIMITS: tuple[float, ...] = tuple(torch.tensor(LIMITS).log().tolist())
 
     log_weights: Tensor
     average: Tensor
@@ -90,11 +91,12 @@ class GecoMultiplier(Multiplier):
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
         """Raise the weights of layers whose recent error exceeds the target, and lower the others, by at most 1 %."""
-        if not errors.isfinite().all():
-            return
-        self.average.lerp_(_clipped_violation(errors, self.target).to(self.average), 1 - self.DECAY)
-        self.log_weights += self.RATE * self.average
-        self.log_weights.clamp_(*(torch.tensor(limit).log().item() for limit in self.LIMITS))
+        # Chosen on the device: to branch here would make each step wait for a GPU.
+        finite = errors.isfinite().all()
+        average = self.average.lerp(_clipped_violation(errors, self.target).to(self.average), 1 - self.DECAY)
+        self.average.copy_(torch.where(finite, average, self.average))
+        self.log_weights += torch.where(finite, self.RATE * average, 0)
+        self.log_weights.clamp_(*self.LOG_LIMITS)
 
     def values(self) -> Tensor:
         """Return the current weight of each of the K layers' reconstruction errors in the loss, ``(K,)``."""
@@ -133,9 +135,9 @@ class DampedMultiplier(Multiplier):
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
         """Add 0.001 clip(error_k / target - 1, -1, 1) to the weight of each layer k, and raise negatives to 0."""
-        if errors.isfinite().all():
-            self.weights += self.RATE * _clipped_violation(errors, self.target)
-            self.weights.clamp_(min=0)
+        finite = errors.isfinite().all()
+        self.weights += torch.where(finite, self.RATE * _clipped_violation(errors, self.target), 0)
+        self.weights.clamp_(min=0)
 
     def values(self) -> Tensor:
         """Return the current weight of each of the K layers' reconstruction errors in the loss, ``(K,)``."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.bijections.base import SelfNormalizing, Shape
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
+from models.devices import send
 from models.flows.flow import Flow, walk
 from models.training.config import TrainingConfig
 from models.training.distributed import SINGLE_PROCESS, Ranks
@@ -130,14 +131,22 @@ class SelfNormalizingObjective(nn.Module):
             value = value + self.multiplier.penalty(errors)
         return Loss(value, of_batch.mean(), errors.detach(), trimmed)
 
-    def update(self, loss: Loss, step: int) -> None:
+    def update(self, loss: Loss, step: int, applied: Tensor | None = None) -> None:
         """Adapt the penalty's weights, and the limit below which unlikely images are ignored, after a training step.
 
         Every ``refresh_inverse_every`` steps each R is set to the projection of W^-1 on what R can represent.
+
+        Args:
+            loss: The loss of the step.
+            step: Number of the step.
+            applied: Whether the step changed the weights, a boolean scalar on the device; if not, nothing is adapted.
+                None: if the loss is finite.
         """
-        self.multiplier.update(loss.reconstruction_errors)
+        applied = loss.value.isfinite() if applied is None else applied
+        # Multipliers ignore errors that are not finite.
+        self.multiplier.update(torch.where(applied, loss.reconstruction_errors, torch.nan))
         if self.suspects is not None and loss.trimmed is not None:
-            self.suspects.update(loss.trimmed)
+            self.suspects.update(loss.trimmed, applied)
         if self.refresh_every and (step + 1) % self.refresh_every == 0:
             for layer, shape in self.layers:
                 layer.refresh_inverse(shape)
@@ -146,7 +155,8 @@ class SelfNormalizingObjective(nn.Module):
         generator = torch.Generator().manual_seed((self.seed << 32 | step) & (2**63 - 1))
         errors = []
         for layer, shape in self.layers:
-            noise = torch.randn(1, *shape, generator=generator).to(next(layer.parameters()))
+            weight = layer.weight
+            noise = send(torch.randn(1, *shape, generator=generator), weight.device).to(weight.dtype)
             errors.append((noise - layer.reconstruct(noise)).square().sum())
         return torch.stack(errors)
 
@@ -195,13 +205,13 @@ def operator_norm(linear: Callable[[Tensor], Tensor], start: Tensor, iterations:
         iterations: Number of iterations.
     """
     vector = start / start.norm()
-    norm = 0.0
+    norm = torch.zeros(())
     for _ in range(iterations):
         image, transpose = torch.func.vjp(linear, vector)[:2]
-        norm = float(image.norm())
+        norm = image.norm()
         (vector,) = transpose(image)
         vector = vector / vector.norm().clamp(min=1e-30)
-    return norm
+    return float(norm)
 
 
 @dataclass(frozen=True)

@@ -8,32 +8,55 @@ from models.bijections.coupling import CouplingNet
 from models.flows.flow import Flow
 from models.training.config import TrainingConfig
 
+BFLOAT16_CAPABILITY = (8, 0)
+"""Compute capability from which NVIDIA GPUs multiply in bfloat16."""
+
 
 def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
     """Return the number format in which coupling networks compute during training, "float32" or "bfloat16".
 
-    ``auto`` is bfloat16 on a CPU with instructions for it, and float32 on any other CPU, on CUDA, and where inputs of
-    layers are recomputed: rounding to bfloat16 would amplify the errors of the inverses.
+    ``auto`` is bfloat16 on a device with instructions for it, and float32 on any other and where inputs of layers are
+    recomputed: rounding to bfloat16 would amplify the errors of the inverses. Where there is no GPU, as in a service
+    that estimates a training on another machine, a GPU is taken to have them.
 
     Args:
         config: The training settings.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:N".
     """
     if config.precision != "auto":
         return config.precision
-    if device != "cpu" or config.recompute:
+    if config.recompute:
         return "float32"
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    if device == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    else:
+        fast = not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY
     return "bfloat16" if fast else "float32"
 
 
 def compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
-    """Make the coupling networks of a flow compute in ``dtype``, or with None in that of their unchanged weights.
+    """Make the coupling networks of a flow compute in ``dtype``, or with None in that of their weights.
 
-    The weights keep their type and are brought to the memory layout that is fastest, channels last.
+    The weights keep their type.
     """
     for module in flow.modules():
         if isinstance(module, CouplingNet):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             module.autocast = dtype
+
+
+def lay_out_coupling_nets(flow: Flow, precision: str, device: str = "cpu") -> None:
+    """Bring the weights of the coupling networks to the memory layout in which a device convolves fastest.
+
+    It is channels last on CPUs, and on GPUs in bfloat16.
+
+    Args:
+        flow: The flow.
+        precision: The number format of the networks, "float32" or "bfloat16".
+        device: "cpu", "cuda" or "cuda:N".
+    """
+    last = device == "cpu" or precision == "bfloat16"
+    layout = torch.channels_last if last else torch.contiguous_format
+    for module in flow.modules():
+        if isinstance(module, CouplingNet):
+            module.to(memory_format=layout)  # type: ignore[call-overload]

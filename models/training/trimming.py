@@ -16,16 +16,21 @@ class TrimmedBatch:
     """A batch whose least likely images were left out: the threshold for them, and the mean of the images kept.
 
     Attributes:
-        deviations: Log-likelihoods of the N images minus their median, ``(N,)`` in nats.
+        log_likelihoods: Of the N images, ``(N,)`` in nats.
+        deviations: Log-likelihoods minus their median, ``(N,)`` in nats.
         floor: Threshold in nats: an image with a smaller log-likelihood is left out.
         weight: N over the number of images that are not left out.
-        log_likelihood: Mean over the images that are not left out, in nats.
     """
 
+    log_likelihoods: Tensor
     deviations: Tensor
     floor: Tensor
     weight: Tensor
-    log_likelihood: Tensor
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """The mean over the images that are not left out, in nats. To compute it, the program waits for a GPU."""
+        return self.log_likelihoods[~(self.log_likelihoods < self.floor)].mean()
 
     def weights(self, log_likelihoods: Tensor) -> Tensor:
         """Return each image's weight in the loss, ``(N,)``: 0 if it is left out, else N / (number of images kept)."""
@@ -67,19 +72,25 @@ class Suspects(nn.Module):
         """
         median = log_likelihoods.quantile(0.5)
         deviations = log_likelihoods - median
-        floor = median.new_tensor(-torch.inf)
+        floor = torch.full_like(median, -torch.inf)
         if active:
             # The batch itself belongs to the window. The window starts as NaN, which is sorted to its end.
             window = self._window(deviations).sort().values
-            floor = median + window[int(self.share * int((~window.isnan()).sum()))].clamp(max=0)
+            suspects = (self.share * (~window.isnan()).sum().double()).long()
+            floor = median + window.take(suspects).clamp(max=0)
         kept = ~(log_likelihoods < floor)
         weight = len(kept) / kept.sum().to(log_likelihoods)
-        return TrimmedBatch(deviations, floor, weight, log_likelihoods[kept].mean())
+        return TrimmedBatch(log_likelihoods, deviations, floor, weight)
 
     @torch.no_grad()
-    def update(self, trimmed: TrimmedBatch) -> None:
-        """Add the log-likelihoods of a batch to those of the last 1024 images, which determine the threshold."""
-        self.deviations.copy_(self._window(trimmed.deviations)[:WINDOW])
+    def update(self, trimmed: TrimmedBatch, applied: Tensor) -> None:
+        """Add the log-likelihoods of a batch to those of the last 1024 images, which determine the threshold.
+
+        Args:
+            trimmed: The batch.
+            applied: Whether the step changed the weights, a boolean scalar; if not, nothing is added.
+        """
+        self.deviations.copy_(torch.where(applied, self._window(trimmed.deviations)[:WINDOW], self.deviations))
 
     def _window(self, deviations: Tensor) -> Tensor:
         """Return the last 1024 deviations from the median log-likelihood in nats, newest first, ``(max(1024, N),)``."""

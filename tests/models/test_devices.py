@@ -1,59 +1,147 @@
-"""A training step stays on its device: without an accelerator at hand, torch's meta device stands for one.
+"""A training step stays on its device and never waits for it. Without a GPU, torch's meta device stands for one.
 
-Meta tensors have a place, a shape and no values; an operation on one of them and a tensor of the CPU raises.
+Meta tensors have a place, a shape and no values; an operation on one of them and a tensor of the CPU raises, and so
+does any attempt to read a number.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from models.bijections.actnorm import ActNorm
-from models.flows.architecture import ConvolutionalArchitecture
-from models.flows.build import build_flow
-from models.training.objective import SelfNormalizingObjective
+import models.training.loop
+import models.training.objective
+from models.flows.architecture import (
+    ConvolutionalArchitecture,
+    FeatureArchitecture,
+    HybridArchitecture,
+    LayeredArchitecture,
+    PixelArchitecture,
+)
+from models.flows.levels import LevelSpec
+from models.training.config import TrainingConfig
+from models.training.cost.work import OperationCounter
+from models.training.loop import Trainer
 from models.training.presets import PRESETS, find_preset
+from tests.models.training.runs import small_digits, trainer_in
+from tests.support.waiting import NoWaiting
 
 SHAPE = (1, 16, 16)
-FITTED = ("features", "hybrid")
-NARROW = sorted(name for name, preset in PRESETS.items() if preset.width <= 128 and preset.family not in FITTED)
-OPTIONS: list[dict[str, Any]] = [
-    {},
-    {"noise_reconstruction": 1.0, "symmetric_reconstruction": True, "gradient": "newton-schulz"},
+NAMES = sorted(name for name, preset in PRESETS.items() if preset.family not in ("features", "hybrid"))
+OPTIONS: dict[str, Any] = {
+    **{"noise_reconstruction": 1.0, "symmetric_reconstruction": True, "gradient": "newton-schulz"},
+    **{"multiplier": "geco", "suspect_share": 0.1, "warmup_steps": 0},
+}
+CASES: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in NAMES),
+    *((name, OPTIONS) for name in ("snf-glow-tiny", "snf-fc-2l", "snf-conv-9l")),
+    ("snf-glow-tiny", {"multiplier": "mdmm", "precision": "float32"}),
+]
+OTHER_LAYERS: list[dict[str, Any]] = [
+    *({"type": name} for name in ("lu-1x1", "periodic-convolution", "woodbury", "self-normalizing-local-affine")),
+    {"type": "place-coupling", "width": 8},
 ]
 
 
-@pytest.fixture(autouse=True)
-def _without_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Whether an ActNorm is initialised is a value, and there is no autocast for a device that computes nothing.
-    monkeypatch.setattr(ActNorm, "_check", lambda _self, _x: None)
-    monkeypatch.setattr(torch, "autocast", lambda *_arguments, **_settings: nullcontext())
+def small(name: str, config: TrainingConfig) -> PixelArchitecture:
+    """Return the architecture of a preset for small images, with few and narrow Glow steps."""
+    preset = find_preset(name)
+    narrow = replace(preset, steps=min(preset.steps, 2), width=min(preset.width, 16))
+    architecture = narrow.architecture(SHAPE, config.pixel_transform)
+    assert not isinstance(architecture, FeatureArchitecture | HybridArchitecture)
+    return architecture
 
 
-def step(name: str, objective_on: str = "meta", **options: Any) -> None:
-    """Take the gradients of one step on the meta device."""
-    preset = find_preset("snf-conv-9l" if name == "two-layer" else name)
-    config = preset.config(options)
-    architecture = preset.architecture(SHAPE, config.pixel_transform)
-    if name == "two-layer":
+@pytest.fixture
+def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a training take the meta device."""
+    monkeypatch.setattr(models.training.loop, "find_device", torch.device)
+    # Noise comes from the CPU, by a copy for which a GPU is not waited for.
+    sent = lambda noise, device: torch.empty(noise.shape, dtype=noise.dtype, device=device)  # noqa: E731
+    monkeypatch.setattr(models.training.objective, "send", sent)
+    # The optimiser has a fused kernel for it, too, and does not know that.
+    monkeypatch.setattr(import_module("torch.optim.adam"), "_device_dtype_check_for_fused", lambda *_, **__: None)
+
+
+def take_steps(folder: Path, architecture: PixelArchitecture, config: TrainingConfig) -> Trainer:
+    """Take whole steps on the meta device: gradients, clipping, optimiser, multipliers, average."""
+    with OperationCounter():  # the start may wait
+        trainer = Trainer(small_digits(), architecture, config, folder, lambda _event: None, "meta")
+    batch: Tensor = torch.empty(8, *SHAPE, dtype=torch.float64, device="meta")
+    trainer._step(batch, 0, 0.5)  # brings constants to the device
+    with NoWaiting():  # type: ignore[no-untyped-call]
+        trainer._step(batch, 1, 0.5)
+    return trainer
+
+
+@pytest.mark.usefixtures("on_meta")
+class TestSteps:
+    @pytest.mark.parametrize(("name", "options"), CASES)
+    def test_of_a_preset(self, name: str, options: dict[str, Any], tmp_path: Path) -> None:
+        config = find_preset(name).config({**options, "batch_size": 8})
+        trainer = take_steps(tmp_path, small(name, config), config)
+        everything = [tensor for module in trainer.modules.values() for tensor in module.state_dict().values()]
+        moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
+        assert {tensor.device.type for tensor in [*everything, *moments]} == {"meta"}
+        assert len(moments) == 3 * len(list(trainer.flow.parameters()))
+
+    @pytest.mark.parametrize("options", [{}, OPTIONS])
+    def test_of_inverses_of_two_layers(self, options: dict[str, Any], tmp_path: Path) -> None:
         architecture = ConvolutionalArchitecture(channels=1, height=16, width=16, linear="self-normalizing-two-layer")
-    flow = build_flow(architecture).to("meta").train()
-    objective = SelfNormalizingObjective(flow, SHAPE, config).to(objective_on)
-    y, log_det = flow.pixels(torch.empty(4, *SHAPE, dtype=torch.float64, device="meta"))
-    loss = objective.loss(flow, y.float(), log_det.float(), step=0)
-    torch.autograd.backward(loss.value)
-    assert all(parameter.grad is not None for parameter in flow.parameters())
+        take_steps(tmp_path, architecture, find_preset("snf-conv-9l").config({**options, "batch_size": 8}))
+
+    @pytest.mark.parametrize("layer", OTHER_LAYERS, ids=lambda layer: layer["type"])
+    def test_of_layers_that_no_preset_has(self, layer: dict[str, Any], tmp_path: Path) -> None:
+        levels = (LevelSpec.model_validate({"steps": [layer]}),)
+        architecture = LayeredArchitecture(channels=1, height=16, width=16, pixel_transform="marginal", levels=levels)
+        take_steps(tmp_path, architecture, TrainingConfig(batch_size=8))
+
+    def test_a_wait_would_be_seen(self, tmp_path: Path) -> None:
+        """Inverses that are recomputed check that their matrices are regular."""
+        config = TrainingConfig(batch_size=8, recompute=True)
+        with pytest.raises(AssertionError, match=r"_linalg_check_errors.* waits"):
+            take_steps(tmp_path, small("snf-glow-tiny", config), config)
+
+    def test_a_tensor_left_behind_would_be_seen(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        config = TrainingConfig(batch_size=8)
+        monkeypatch.setattr(models.training.objective.SelfNormalizingObjective, "to", lambda self, _device: self)
+        with pytest.raises((RuntimeError, AssertionError), match=r"device|brings together"):
+            take_steps(tmp_path, small("snf-glow-tiny", config), config)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "all"])
-@pytest.mark.parametrize("name", [*NARROW, "two-layer"])
-def test_a_step_makes_nothing_on_another_device(name: str, options: dict[str, Any]) -> None:
-    step(name, **options)
+def test_between_reports_a_training_reads_the_norm_of_the_gradient_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And that on a CPU only, where it is there at once."""
+    trainer, events = trainer_in(tmp_path, TrainingConfig(max_steps=5, batch_size=8, validations=1))
+    reads: list[str] = []
+    inside: list[Any] = []
 
+    class Reads(NoWaiting):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if "_local_scalar_dense" in str(func) and not inside:
+                reads.append("a number")
+            return func(*args, **(kwargs or {}))
 
-def test_a_tensor_left_behind_would_be_seen() -> None:
-    with pytest.raises(RuntimeError, match="device"):
-        step("snf-glow-tiny", objective_on="cpu")
+    for name in ("_report", "_was_applied", "_validate"):
+        original = getattr(trainer, name)
+
+        def reading(*arguments: Any, _original: Any = original, **options: Any) -> Any:
+            inside.append(_original)
+            try:
+                return _original(*arguments, **options)
+            finally:
+                inside.pop()
+
+        monkeypatch.setattr(trainer, name, reading)
+    monkeypatch.setattr(trainer.log_dets, "start", lambda _flow: None)
+    with Reads():  # type: ignore[no-untyped-call]
+        trainer.take_steps(lambda: False)
+    assert len(reads) == trainer.state.step == 5
+    assert events[-1]["event"] == "samples"

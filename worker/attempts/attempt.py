@@ -280,7 +280,7 @@ def _run(work: Work, folder: Path, spec: JobSpec, settings: Settings, events: Ev
     except Exception as problem:
         # The cause may be the machine: the supervisor repeats the attempt, and the record gets the error.
         log.exception("the attempt crashed")
-        events.write(_explain(problem, settings.train_memory_bytes))
+        events.write(explain(problem, settings.train_memory_bytes))
         return 1
     return ExitCode.DONE
 
@@ -328,11 +328,21 @@ def _refuse(problem: "ModelsError", events: EventLog) -> int:
     return 1 if isinstance(problem, LocationUnavailable | RayUnavailable) else ExitCode.REFUSED
 
 
-def _explain(problem: Exception, limit: int | None) -> dict[str, str]:
+def explain(problem: Exception, limit: int | None) -> dict[str, str]:
+    """Return the event of an exception that no attempt expects.
+
+    Args:
+        problem: The exception.
+        limit: Most memory of the process in bytes, or None.
+    """
     import torch
 
+    from models.devices import OUT_OF_GPU_MEMORY
+
+    if isinstance(problem, torch.OutOfMemoryError):
+        return _error("out-of-memory", "Out of memory", OUT_OF_GPU_MEMORY)
     # For memory of the CPU, PyTorch raises a plain RuntimeError that only its text identifies.
-    if isinstance(problem, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(problem):
+    if isinstance(problem, MemoryError) or "can't allocate memory" in str(problem):
         allowed = "" if limit is None else f"; a training process here gets {limit} bytes (SNF_TRAIN_MEMORY_BYTES)"
         detail = f"the process got no more memory: a smaller batch_size or preset needs less{allowed}"
         return _error("out-of-memory", "Out of memory", detail)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Generic, TypeVar
@@ -56,7 +57,7 @@ class TorchEngine:
 
     Raises:
         DeviceNotFound: There is no such device.
-        EngineUnavailable: A layer cannot run on the device.
+        EngineUnavailable: A layer cannot run on the device. Later also where its memory is used up.
     """
 
     name = "torch"
@@ -80,7 +81,7 @@ class TorchEngine:
     def forward(self, y: Array) -> Latents:
         """Return latents and log-dets of N images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
         images = self._filled(torch.from_numpy(y))
-        with torch_threads(self._threads):
+        with torch_threads(self._threads), self._memory():
             tiles = [self._brought_back(self._run(tile)) for tile in torch.split(images, self.tile)]
         return Latents(*(_joined([getattr(tile, part.name) for tile in tiles], len(y)) for part in fields(Latents)))
 
@@ -89,10 +90,19 @@ class TorchEngine:
         """Return the images of latents up to the pixel transform, which the caller inverts, ``(N, C, H, W)``."""
         filled = [self._filled(torch.from_numpy(scale)) for scale in scales]
         tiles = zip(*(torch.split(scale, self.tile) for scale in filled), strict=True)
-        with torch_threads(self._threads):
+        with torch_threads(self._threads), self._memory():
             images = [self._inverse_tile([part.to(self._device) for part in tile], inverse).cpu() for tile in tiles]
         result: Array = torch.cat(images)[: len(scales[0])].numpy()
         return result
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        """Raise ``EngineUnavailable`` where the device has no memory left for what the ``with`` block computes."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            what = f"{self._device} has no memory left for {self.tile} images at once"
+            raise EngineUnavailable(f"{what}: free some, or score on the CPU (SNF_SCORING_DEVICE)") from error
 
     @cached_property
     def _run(self) -> Callable[[Tensor], TensorLatents]:
@@ -167,15 +177,18 @@ class CudaGraph(Generic[Result]):
 
     def __init__(self, function: Callable[[Tensor], Result], example: Tensor) -> None:
         self._input = example.clone()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                function(self._input)
-        torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._output = function(self._input)
+        # Streams belong to the current device, which need not be that of the example.
+        with torch.cuda.device(example.device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    function(self._input)
+            torch.cuda.current_stream().wait_stream(stream)
+            # What other threads do meanwhile, such as scoring by another model, must not spoil the capture.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._output = function(self._input)
 
     def __call__(self, x: Tensor) -> Result:
         """Replay the captured function on ``x`` and return its result."""

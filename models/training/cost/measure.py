@@ -26,7 +26,7 @@ from models.training.cost.flow_work import flow_work
 from models.training.cost.throughput import ASSUMED, Throughput, store_throughput
 from models.training.cost.work import Work
 from models.training.objective import SelfNormalizingObjective
-from models.training.precision import compute_coupling_nets_in, training_precision
+from models.training.precision import compute_coupling_nets_in, lay_out_coupling_nets, training_precision
 from models.training.presets import find_preset
 
 NICENESS = 10
@@ -99,6 +99,7 @@ def _training_step(
     pixels = torch.randint(256, (images, *shape)) + torch.rand(images, *shape)
     flow.initialize(pixels)
     compute_coupling_nets_in(flow, torch.bfloat16 if arithmetic == "bfloat16" else None)
+    lay_out_coupling_nets(flow, arithmetic, device)
     flow.to(place).train()
     objective = SelfNormalizingObjective(flow, shape, config).to(place)
     optimizer = torch.optim.Adam(flow.parameters(), lr=0.0, fused=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from app.cli.common import INTERRUPTED, SERVICE, USAGE
@@ -107,6 +108,16 @@ def test_an_interrupted_run_of_other_settings_is_kept_until_a_restart(
     assert restarted.exit_code == INTERRUPTED
     assert f"the earlier run is now in {folder}~1" in restarted.stderr
     assert (tmp_path / "runs" / "digits~1" / "checkpoints" / "step-00000001").is_dir()
+
+
+def test_a_gpu_without_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Path:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("models.training.run.train", full)
+    failed = CliRunner().invoke(cli, ["train", "--data", "mnist-mini"], env={"SNF_HOME": str(tmp_path), "SNF_URL": ""})
+    assert failed.exit_code == SERVICE
+    assert "the GPU has no more memory: a smaller batch_size" in failed.stderr
 
 
 def test_an_architecture_can_come_from_a_pipe() -> None:

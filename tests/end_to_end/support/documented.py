@@ -49,6 +49,7 @@ ONLY_PARSED = {
     "snf models export my-parts s3://lots/models/my-parts": "the same",
     "SNF_GRPC_PORT=8001 snf serve": "needs the extra grpc; test_foreign_clients.py starts a service with it",
     "snf jobs submit train --file request.json max_steps=500": "takes minutes; test_command_line.py submits a file",
+    "snf train --data parts --name my-parts --device cuda": "needs a GPU; tests/models/test_devices.py has a stand-in",
     "torchrun --nproc-per-node 4 -m app.cli.main train --data lots --device cuda": (
         "needs GPUs; tests/app/cli/test_train.py runs it on two processes without"
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.bijections.coupling import FrozenCoupling
-from models.bijections.frozen import FrozenAffine, FrozenStep, moved
-from models.errors import DeviceNotFound, EngineUnavailable
+from models.bijections.frozen import FrozenAffine, FrozenStep
+from models.errors import EngineUnavailable
 from models.flows.flow import Flow
-from models.scoring.engines import Latents, TorchEngine, open_engine
+from models.scoring.engines import TorchEngine, open_engine
 from models.scoring.engines.compiled_cache import graph_digest
 from models.scoring.engines.openvino_engine import OpenVINOEngine
 from models.scoring.engines.openvino_graph import forward_graph
@@ -172,48 +172,6 @@ class TestChoice:
     def test_openvino_is_for_the_cpu(self) -> None:
         with pytest.raises(EngineUnavailable, match=r"expected device cpu .* got cuda:0"):
             open_engine(frozen_glow(8, 1, "logit")[1], EngineOptions("openvino", device="cuda:0"))
-
-
-class TestDevices:
-    """Scoring on another device; torch's meta device, which has no values, stands for one."""
-
-    @pytest.mark.parametrize("flow", [off_inverse(glow(16)), convolutional(16)], ids=["glow", "convolutional"])
-    def test_a_tile_makes_nothing_on_another_device(self, flow: Flow) -> None:
-        frozen = freeze(flow, (1, 16, 16))
-        engine = TorchEngine(frozen)
-        y = frozen.pixels(points(frozen, 4))[0].detach()
-        expected = engine._forward_tile(y)
-        engine._levels = moved(frozen.levels, torch.device("meta"))
-        found = engine._forward_tile(y.to("meta"))
-        for part in fields(Latents):
-            for got, want in zip(getattr(found, part.name), getattr(expected, part.name), strict=True):
-                assert (got.device.type, got.shape, got.dtype) == ("meta", want.shape, want.dtype)
-
-    def test_a_tensor_left_behind_would_be_seen(self) -> None:
-        frozen = freeze(off_inverse(glow(16)), (1, 16, 16))
-        with pytest.raises(RuntimeError, match="device"):
-            TorchEngine(frozen)._forward_tile(torch.empty(4, 1, 16, 16, dtype=torch.float64, device="meta"))
-
-    def test_layers_that_cannot_move_are_named(self) -> None:
-        with pytest.raises(TypeError, match="on the CPU only"):
-            moved(freeze(fully_connected(), (1, 6, 6)).levels, torch.device("meta"))
-
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
-    def test_a_device_that_is_not_there_is_named(self) -> None:
-        with pytest.raises(DeviceNotFound, match="cuda:3"):
-            open_engine(frozen_glow(8, 1, "logit")[1], EngineOptions(device="cuda:3"))
-
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is there")
-    @pytest.mark.parametrize("images", [1, 63, 65])
-    def test_cuda_agrees_with_the_cpu(self, images: int) -> None:
-        frozen = freeze(off_inverse(glow(16)), (1, 16, 16))
-        x = points(frozen, images)
-        engine = open_engine(frozen, EngineOptions(device="cuda"))
-        expected = scores_of(TorchEngine(frozen), frozen, x)
-        torch.testing.assert_close(scores_of(engine, frozen, x), expected, rtol=0, atol=FLOAT32)
-        assert torch.equal(scores_of(engine, frozen, x[:1]), scores_of(engine, frozen, x)[:1])
-        scales = engine.forward(transformed(frozen, x)).scales
-        assert (images_back(engine, frozen, scales) - x).abs().max() < 0.01
 
 
 class TestTiles:

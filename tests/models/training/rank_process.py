@@ -20,7 +20,7 @@ from torch import Tensor
 
 import models.training.divergence
 from models.datasets import Dataset
-from models.errors import RanksUnfit
+from models.errors import RanksUnfit, TrainingDiverged
 from models.training.config import TrainingConfig
 from models.training.distributed import SINGLE_PROCESS, Ranks, ranks_of_torchrun
 from models.training.loop import Interrupted, Trainer
@@ -31,6 +31,7 @@ Run = Mapping[str, Any]
 Outcome = dict[str, Any]
 
 PLAIN: Run = {"max_steps": 16}
+DIVERGING: Run = {"max_steps": 40, "learning_rate": 1.0, "gradient_clip": 1e9, "warmup_steps": 0}
 COMPARED: dict[str, Run] = {
     "plain": PLAIN,
     "geco, trimmed": {
@@ -79,9 +80,10 @@ def train(folder: Path, run: Run, ranks: Ranks, wish: Callable[[int], bool] = la
         ended = "finished"
     except RanksUnfit as error:
         return {"ended": str(error)}
-    except Interrupted as error:
+    except (Interrupted, TrainingDiverged) as error:
         ended = str(error)
     if ranks.first:
+        folder.mkdir(parents=True, exist_ok=True)
         for part, content in tensors_of(trainer).items():
             save_file(content, folder / f"{part}.safetensors")
     digests = {}
@@ -105,6 +107,7 @@ def main() -> None:
         outcomes["resumed"] = train(folder / "resumed", PLAIN, ranks)
         # The second process has a clock of its own: a training that followed it would never end.
         outcomes["timed"] = train(folder / "timed", {"max_steps": 1_000_000, "max_minutes": 0.01}, ranks)
+        outcomes["diverging"] = train(folder / "diverging", DIVERGING, ranks)
         outcomes["apart"] = train(folder / "resumed", PLAIN | ({"seed": 1} if second else {}), ranks)
         (folder / f"rank-{ranks.rank}.json").write_text(json.dumps(outcomes))
 

@@ -112,6 +112,13 @@ def test_the_first_process_keeps_the_time(first: dict[str, Outcome], second: dic
     assert first["timed"]["step"] == second["timed"]["step"] < 1_000_000
 
 
+def test_a_divergence_ends_all_at_the_same_step(first: dict[str, Outcome], second: dict[str, Outcome]) -> None:
+    """Each counts the steps that change no weights by itself."""
+    assert first["diverging"]["ended"] == second["diverging"]["ended"]
+    assert first["diverging"]["ended"].startswith("step ")
+    assert first["diverging"]["digests"] == second["diverging"]["digests"]
+
+
 def test_processes_that_start_apart_are_refused(first: dict[str, Outcome], second: dict[str, Outcome]) -> None:
     assert first["apart"]["ended"] == second["apart"]["ended"]
     assert "process 0 at step 16 of run" in first["apart"]["ended"]

@@ -66,7 +66,7 @@ def test_the_log_det_is_followed_through_a_training(kind: str, tmp_path: Path) -
     start = left_out(trainer.flow)
     errors = []
     for step in range(STEPS):
-        trainer._step(step, 0.0)
+        trainer._step(trainer.batches.batch(step), step, 0.0)
         if step % 5 == 4:
             errors.append(abs(trainer.log_dets.total() - left_out(trainer.flow)))
     change = abs(left_out(trainer.flow) - start)
@@ -110,7 +110,7 @@ def test_a_validation_starts_anew_from_exact_log_dets(tmp_path: Path) -> None:
     trainer, _ = trainer_in(tmp_path, "dense")
     trainer.log_dets.start(trainer.flow)
     for step in range(20):
-        trainer._step(step, 0.0)
+        trainer._step(trainer.batches.batch(step), step, 0.0)
     trainer._validate(50)
     difference = abs(left_out(trainer.flow) - left_out(trainer.averaged))
     assert difference > 0.1

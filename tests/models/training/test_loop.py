@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -240,6 +241,29 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
     assert config.learning_rate_at(10, 1.0) == pytest.approx(0.001)
 
 
+def test_a_thread_prepares_the_batches_of_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Batches(DIGITS.train, 64, 7)
+    threads = []
+    batch_of = Batches.batch
+
+    def batch(self: Batches, step: int) -> torch.Tensor:
+        threads.append(threading.current_thread().name)
+        return batch_of(self, step)
+
+    monkeypatch.setattr(Batches, "batch", batch)
+    monkeypatch.setattr("models.training.batches.send", lambda tensor, device: (tensor, device))
+    ahead = batches.from_step(5, torch.device("cuda"))
+    for step in (5, 6, 7):
+        tensor, device = next(ahead)
+        assert device.type == "cuda"
+        assert torch.equal(tensor, batch_of(batches, step))
+    ahead.close()
+    assert {name.startswith("prefetch") for name in threads} == {True}
+    assert not any(thread.name.startswith("prefetch") for thread in threading.enumerate())
+    assert torch.equal(next(batches.from_step(5, torch.device("cpu"))), batch_of(batches, 5))
+    assert threads[-1] == threading.current_thread().name
+
+
 def test_batches_are_functions_of_seed_and_step() -> None:
     batches, again, other = (Batches(DIGITS.train, 32, seed) for seed in (3, 3, 4))
     assert torch.equal(batches.batch(17), again.batch(17))
@@ -327,11 +351,6 @@ def test_the_engine_is_the_one_asked_for_and_a_service_finds_what_it_compiled(tm
     scorer.sample(2)
     assert scorer.engine_name == "openvino"
     assert files() == compiled
-
-
-def test_on_cuda_the_coupling_nets_compute_in_float32_unless_asked() -> None:
-    assert training_precision(TrainingConfig(precision="auto"), "cuda") == "float32"
-    assert training_precision(TrainingConfig(precision="bfloat16"), "cuda") == "bfloat16"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

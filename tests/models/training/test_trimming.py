@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ Run = tuple[Trainer, list[dict[str, Any]]]
 def follow(suspects: Suspects, batch: Tensor, active: bool = True) -> Tensor:
     """Trim a batch, remember it, return the weights."""
     trimmed = suspects.trim(batch, active=active)
-    suspects.update(trimmed)
+    suspects.update(trimmed, torch.tensor(True))
     return trimmed.weights(batch)
 
 
@@ -247,7 +248,7 @@ def test_suspects_that_get_unlikely_are_no_divergence(tmp_path: Path, monkeypatc
         assert found.trimmed is not None
         trimmed = found.trimmed
         if spoiled["trimmed"]:
-            trimmed = type(trimmed)(trimmed.deviations, trimmed.floor, trimmed.weight, fall)
+            trimmed = replace(trimmed, log_likelihoods=fall[None], floor=torch.tensor(-math.inf))
         return type(found)(found.value, fall, found.reconstruction_errors, trimmed)
 
     monkeypatch.setattr(SelfNormalizingObjective, "loss", loss)

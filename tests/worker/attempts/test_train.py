@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from models.devices import OUT_OF_GPU_MEMORY
 from models.registry.registry import ZOO, Registry
 from models.training.loop import Interrupted
 from tests.support.fork_server import ForkServer
 from tests.worker.support.helpers import new_job, until
-from worker.attempts.attempt import Fence, JobSpec, StopFlag, lock_folder
+from worker.attempts.attempt import Fence, JobSpec, StopFlag, explain, lock_folder
 from worker.attempts.attempt import attempt as attempt_process
 from worker.attempts.train import run
 from worker.broker.connection import redis_client
@@ -159,6 +161,12 @@ def test_out_of_memory_is_reported_as_such(store: JobStore, settings: Settings, 
     assert failed.error is not None
     assert failed.error["type"] == "out-of-memory"
     assert "batch_size" in failed.error["detail"]
+
+
+def test_a_gpu_without_memory_is_named() -> None:
+    error = explain(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), 2**30)
+    assert error["type"] == "out-of-memory"
+    assert error["detail"] == OUT_OF_GPU_MEMORY, "and not the limit of the process"
 
 
 @pytest.mark.parametrize("moment", ["training", "publishing"])
