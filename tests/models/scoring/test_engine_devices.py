@@ -11,8 +11,8 @@ from models.bijections.frozen import moved
 from models.errors import DeviceNotFound, EngineUnavailable
 from models.flows.flow import Flow
 from models.scoring.engines import TorchEngine, open_engine
-from models.scoring.frozen import freeze
 from models.scoring.engines.torch_engine import TensorLatents
+from models.scoring.frozen import freeze
 from models.scoring.options import EngineOptions
 from tests.models.anomaly.flows import convolutional, fully_connected, off_inverse
 from tests.models.helpers import frozen_glow, glow, images_back, scores_of, transformed
