@@ -32,8 +32,9 @@ class Plateau:
 
     @property
     def reached(self) -> bool:
-        """Whether the gain is small, two standard errors included."""
-        return self.points >= FEWEST_POINTS and self.gain + 2 * self.error <= self.most
+        """Whether the gain is small, two standard errors included, and known well enough to say so."""
+        known = self.points >= FEWEST_POINTS and 2 * self.error <= self.most
+        return known and self.gain + 2 * self.error <= self.most
 
     def __str__(self) -> str:
         if self.points < FEWEST_POINTS:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from benchmarks.paper.angles import angles, exact_twin
 from benchmarks.paper.augmentation import batches_of
@@ -159,7 +159,8 @@ class Run:
         nats = float(exported_nats(export(trainer.averaged, shape), images, self.device).mean())
         best = min((point.nats for point in self.curve), default=math.inf)
         if nats < best:
-            save_file(trainer.averaged.state_dict(), self.folder / BEST)
+            tensors = {name: value.contiguous() for name, value in trainer.averaged.state_dict().items()}
+            write_atomically(self.folder / BEST, save(tensors))
         learned = inverse_errors(trainer.averaged, shape)
         degrees: list[float] = []
         if learned and self.group.angle_images:
