@@ -103,7 +103,7 @@ def add_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--seeds", type=int, nargs="+", default=[0])
         command.add_argument("--recipe", choices=RECIPES, help="one recipe alone")
         command.add_argument("--rows", nargs="+", default=["*"], metavar="GROUP/ROW", help="such as 'dense/*'")
-        command.add_argument("--test-images", type=int, default=10_000, help="most test images")
+        command.add_argument("--test-images", type=int, help="most test images, in place of the group's")
         command.add_argument("--work", type=Path, default=WORK, help="folder of checkpoints (default: %(default)s)")
     elif name == "figure2":
         command.add_argument("--samples", type=int, default=256, help="of each model (default: %(default)s)")

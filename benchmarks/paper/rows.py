@@ -63,6 +63,7 @@ class Group:
         reference: Name of the row that gaps are taken to.
         epochs: Epochs for which the paper trained, as its appendix of November 2020 says; None where it does not.
         validation_images: Images of each point of a learning curve.
+        test_images: Most test images. The large Glows take a second an image in float64.
         angle_images: Images of a gradient whose angle is measured; 0 where it is not.
         phase: Every point of the curve is at so many steps after a multiple of 100, where rows refresh their inverses:
             in the middle between two refreshes and not right after one.
@@ -76,6 +77,7 @@ class Group:
     reference: str
     epochs: int | None
     validation_images: int
+    test_images: int = 10_000
     angle_images: int = 0
     phase: int = 0
     unit: Literal["nats", "bits/dim"] = "nats"
@@ -149,6 +151,7 @@ CIFAR10 = Group(
     reference="exact",
     epochs=None,
     validation_images=100,
+    test_images=1000,
     unit="bits/dim",
 )
 IMAGENET32 = Group(
@@ -162,6 +165,7 @@ IMAGENET32 = Group(
     reference="exact",
     epochs=None,
     validation_images=100,
+    test_images=1000,
     unit="bits/dim",
 )
 

@@ -70,7 +70,7 @@ class Run:
         steps: Steps of the whole training.
         work: Work folder of the group and recipe.
         device: "cpu", "cuda" or "cuda:N".
-        test_images: Most test images.
+        test_images: Most test images in place of the group's.
         changes: Settings of a smaller training, for tests.
 
     Raises:
@@ -86,11 +86,11 @@ class Run:
         steps: int,
         work: Path,
         device: str = "cpu",
-        test_images: int = 10_000,
+        test_images: int | None = None,
         **changes: Any,
     ) -> None:
         self.group, self.row, self.recipe, self.seed, self.steps = group, row, recipe, seed, steps
-        self.device, self.test_images = device, test_images
+        self.device, self.test_images = device, test_images or group.test_images
         self.folder = work / f"{row.name}-{seed}"
         self.config = config_of(group, row, recipe, steps, seed, **changes)
         self.architecture = architecture_of(row, self.dataset.image_shape, self.config)

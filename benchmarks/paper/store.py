@@ -28,10 +28,12 @@ def read(folder: Path, name: str) -> Record | None:
 
 def write_run(folder: Path, record: Record) -> None:
     """Write what was measured of a training, in the place of an earlier state of it."""
-    name = f"run-{record['group']}-{record['recipe']}-{record['row']}-{record['seed']}"
-    document = json.dumps(compact(record), indent=1)
-    make_folder(folder)
-    write_atomically(folder / f"{name}.json", (document + "\n").encode())
+    write(folder, name_of(record), compact(record))
+
+
+def name_of(record: Record) -> str:
+    """Return the name of the results of a training."""
+    return f"run-{record['group']}-{record['recipe']}-{record['row']}-{record['seed']}"
 
 
 def runs(folder: Path, group: str, recipe: str | None = None, row: str | None = None) -> list[Record]:

@@ -27,8 +27,8 @@ def likelihoods(results: Path, names: Sequence[str], command: str) -> list[str]:
         command: The command that measures them.
     """
     lines = [
-        "| row | seed | recipe | steps (epochs) | training | test set | paper | result |",
-        "|---|---|---|---|---|---|---|---|",
+        "| row | seed | recipe | steps (epochs) | training | test images | reached | paper | result |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     found = [
         likelihood_line(GROUPS[name], record)
@@ -49,13 +49,14 @@ def likelihood_line(group: Group, record: Record) -> str:
     """Return the line of one training."""
     row, curve = group.row(record["row"]), record["curve"]
     if not curve:
-        return f"| {row.title} | {record['seed']} | {record['recipe']} | 0 | | | {row.published} | not trained yet |"
+        return f"| {row.title} | {record['seed']} | {record['recipe']} | 0 | | | | {row.published} | not trained yet |"
     last = curve[-1]
     test, stand_in = record["test"], record["dataset"] == "stand-in"
     reached = "" if test is None else in_unit(group, record, test["nats"], test["error"])
     return (
         f"| {row.title} | {record['seed']} | {record['recipe']} | {progress_of(group, record)} "
-        f"| {last['seconds'] / 60:.0f} min | {'' if stand_in else reached} | {row.published} "
+        f"| {last['seconds'] / 60:.0f} min "
+        f"| {'' if test is None else test['images']} | {'' if stand_in else reached} | {row.published} "
         f"| {'started on a stand-in of the same shape; no number' if stand_in else verdict_of(record)} |"
     )
 

@@ -15,8 +15,8 @@ from benchmarks.paper.images import dataset_of
 from benchmarks.paper.plan import curve_steps, make_plan
 from benchmarks.paper.recipes import Recipe
 from benchmarks.paper.rows import Group
-from benchmarks.paper.run import Run, gap_of
-from benchmarks.paper.store import write_run
+from benchmarks.paper.run import Run, Stopped, gap_of
+from benchmarks.paper.store import Record, name_of, read, write_run
 from benchmarks.speed.machine import describe
 
 
@@ -33,7 +33,7 @@ class Options:
         device: "cpu", "cuda" or "cuda:N".
         threads: Threads of PyTorch on the CPU.
         rows: Names of the rows to train; empty for all.
-        test_images: Most test images.
+        test_images: Most test images in place of the group's.
     """
 
     work: Path
@@ -44,7 +44,7 @@ class Options:
     device: str
     threads: int
     rows: tuple[str, ...] = ()
-    test_images: int = 10_000
+    test_images: int | None = None
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def train_group(group: Group, recipe: Recipe, options: Options) -> None:
     """
     work = options.work / group.name / recipe
     plan = make_plan(group, recipe, options.budget, options.steps, work, options.device)
-    machine = describe(options.threads)
+    now: Record = {"machine": describe(options.threads), "budget": plan.budget}
     console = Console()
     with stop_signals() as should_stop:
         for seed in options.seeds:
@@ -83,13 +83,13 @@ def train_group(group: Group, recipe: Recipe, options: Options) -> None:
             chosen = [run for run in runs if not options.rows or run.row.name in options.rows]
 
             def store(run: Run) -> None:
-                write_run(options.results, run.record() | {"machine": machine, "budget": plan.budget})
+                write_run(options.results, run.record() | now)
 
             points = curve_steps(plan.steps, runs[0].steps_per_epoch, group)
             title = f"{group.name}, {recipe}, seed {seed}"
             console.print(f"{title}: {len(chosen)} rows of {plan.steps} steps on {dataset_of(group.dataset).name}")
             take_turns(chosen, points, should_stop, store, console)
-            finish(runs, options, machine, plan.budget)
+            finish(runs, options.results, should_stop, now)
 
 
 def take_turns(
@@ -111,16 +111,31 @@ def take_turns(
                     point = run.curve[-1]
                     reached = f"{point.nats:.2f} nats, {point.seconds:.0f} s"
                     bars.console.print(f"{run.row.name} seed {run.seed} step {point.step}: {reached}")
-                store(run)
+                if run.step > before or run.diverged is not None:
+                    store(run)
 
 
-def finish(runs: list[Run], options: Options, machine: dict[str, object], budget: float | None) -> None:
-    """Test every run that is at its last step, and compare it with the reference row of its group."""
+def finish(runs: list[Run], results: Path, should_stop: Callable[[], bool], now: Record) -> None:
+    """Test every run that is at its last step, and compare it with the reference row of its group.
+
+    Args:
+        runs: All runs of a group with one seed.
+        results: Folder of the results.
+        should_stop: Called before each run; returns true to end.
+        now: Machine and budget of this process, of runs without stored results.
+    """
     runs = [run for run in runs if run.step >= run.steps]
-    tested = {run.row.name: run.test() for run in runs}
+    tested = {}
+    for run in runs:
+        if should_stop():
+            raise Stopped("stopped before all rows were tested")
+        tested[run.row.name] = run.test()
     for run in runs:
         reference, own = tested.get(run.group.reference), tested.get(run.row.name)
         gap = None
         if reference is not None and own is not None and run.row.name != run.group.reference:
             gap = gap_of(own, reference, run.group.reference)
-        write_run(options.results, run.record(gap) | {"machine": machine, "budget": budget})
+        record = run.record(gap)
+        # Where it was trained, which need not be this machine.
+        known = read(results, name_of(record)) or now
+        write_run(results, record | {name: known[name] for name in now})

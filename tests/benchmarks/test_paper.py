@@ -301,7 +301,7 @@ def test_the_page_is_written_from_stored_results(tmp_path: Path) -> None:
         store.write_run(tmp_path, record)
     text = page.text_of(page.PAGE.read_text(encoding="utf-8"), tmp_path)
     assert (
-        "| SNF FC 2-Layer | 0 | published | 1000 (2 of 6000) | 2 min | 947.1 ± 1.4 | 947.1 ± 0.2 | at its plateau"
+        "| SNF FC 2-Layer | 0 | published | 1000 (2 of 6000) | 2 min | 10000 | 947.1 ± 1.4 | 947.1 ± 0.2 | at its plateau"
         in text
     )
     assert "| none yet: 500 of 1000 steps |" in text
