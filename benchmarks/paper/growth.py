@@ -42,7 +42,7 @@ LIMIT = "products alone"
 """The six products, or convolutions, of a self normalizing step without anything else."""
 
 
-class CubicCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class CubicCalls(TorchDispatchMode):
     """Collects the operations whose cost grows with the cube of the side of a matrix."""
 
     NAMES = ("linalg", "inverse", "det", "lu_", "solve", "cholesky", "qr", "svd", "eig")
