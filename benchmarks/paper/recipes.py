@@ -33,6 +33,8 @@ def config_of(group: Group, row: Row, recipe: Recipe, steps: int, seed: int, **c
     - ``published``: those of the paper: Adam at a constant rate after ten epochs of warm-up, no averaging, its batch,
       rate and lambda. The number of steps does not change them, so that a training can go on with a larger budget.
     - ``converged``: a larger batch and rate, which falls to 1 % by a cosine over ``steps``, and averaged weights.
+      Gradients are clipped where the paper does so alone: self normalizing layers halve the gradient of W and add that
+      of R, so that a common limit would cut rows differently.
 
     Args:
         group: Group of the row.
@@ -52,7 +54,6 @@ def config_of(group: Group, row: Row, recipe: Recipe, steps: int, seed: int, **c
             "warmup_steps": max(1, steps // WARMUP_SHARE),
             "final_learning_rate": 0.01,
             "ema_decay": 0.999,
-            "gradient_clip": 5.0,
         }
     return find_preset(row.preset).config({**parameters, **row.changes, **changes})
 
