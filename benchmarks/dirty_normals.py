@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.needs import data_dir
-from benchmarks.step_time import RESULTS, machine
+from benchmarks.speed.machine import describe
 from models.datasets import Dataset, Images, load_dataset
 from models.datasets.dataset import digest_of
 from models.evaluation.metrics import separation
@@ -29,6 +29,7 @@ from models.training.presets import find_preset
 from models.training.run import train
 from snf_runtime.scoring.likelihood import bits_per_dim
 
+RESULTS = Path(__file__).parent / "results"
 DIRT = 0.05
 SHARES = (0.0, 0.05, 0.1)
 PATCH = 8
@@ -37,6 +38,7 @@ PARTS = {"train": 20_000, "statistics": 2_000, "calibration": 2_000}
 HELD_OUT = 2_000
 BATCH = 250
 ALPHA = 0.01
+THREADS = 1
 
 
 def with_patch(images: Images, seed: int) -> Images:
@@ -111,7 +113,7 @@ def measure(material: Material, kind: str, share: float, arguments: argparse.Nam
         folder,
         observe=lambda _event: None,
         should_stop=lambda: False,
-        threads=1,
+        threads=THREADS,
     )
     scorer = Scorer.load(path)
     found = {name: scores(scorer, images) for name, images in material.held_out.items()}
@@ -177,7 +179,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of dirty_normals.json and .md")
     arguments = parser.parse_args()
     material = Material(data_dir("mnist", "fashion-mnist"))
-    summary: dict[str, Any] = {"machine": machine(), "preset": arguments.preset, "steps": arguments.steps, "rows": []}
+    summary: dict[str, Any] = {
+        "machine": describe(THREADS),
+        "preset": arguments.preset,
+        "steps": arguments.steps,
+        "rows": [],
+    }
     for kind in ("clean", "digits", "patch", "noise"):
         for share in SHARES:
             row = measure(material, kind, share, arguments)

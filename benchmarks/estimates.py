@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.step_time import machine
+from benchmarks.speed.machine import describe
 from models.atomic_files import write_atomically
 from models.datasets import Dataset, DatasetSummary, load_dataset
 from models.training.config import TrainingConfig
@@ -176,7 +176,7 @@ def main() -> None:
     if arguments.add:
         runs = {(row["preset"], row["side"]): row["measured"] for row in json.loads(path.read_text())["runs"]}
     throughput = ASSUMED if arguments.quick else measured_throughput(arguments.threads)
-    document = {"machine": {**machine(), "threads": arguments.threads}, "throughput": throughput.model_dump()}
+    document = {"machine": describe(arguments.threads), "throughput": throughput.model_dump()}
     for preset, side in product(arguments.presets, arguments.sides):
         measured = measure(preset, side, arguments.threads, arguments.repeats)
         runs[preset, side] = least([measured, runs.get((preset, side), measured)])

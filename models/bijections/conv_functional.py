@@ -152,17 +152,24 @@ def project(inverse_images: Tensor, kernel: Size) -> Tensor:
     """Return the kernel whose convolution matrix is nearest (Frobenius norm) to one given by its columns as D images.
 
     This is the orthogonal projection r_i = <B_i, M> / m_i with B_i = dT(w)/dw_i and the multiplicity m. For
-    M = T(w)^-1, flip(r)·m is the exact gradient of log|det T(w)|. Cost: O(D·C²·kh·kw·H·W).
+    M = T(w)^-1, flip(r)·m is the exact gradient of log|det T(w)|. Cost: O(C²·kh·kw·H·W), the entries of M that a kernel
+    can have.
 
     Args:
         inverse_images: M applied to the unit vectors, float64 ``(D, C, H, W)``.
         kernel: Height and width of r.
     """
     channels, image = inverse_images.shape[1], (inverse_images.shape[2], inverse_images.shape[3])
-    units = identity_images(channels, image, inverse_images.device)
-    # A tap that lies outside the image at every location occurs nowhere and is 0.
+    # By input channel, row and column, then by output channel, row and column. A tap reads a diagonal of the rows and
+    # one of the columns; where it lies outside the image at every location, they are empty and the tap is 0.
+    entries = inverse_images.reshape(channels, *image, channels, *image)
+    sums = [
+        entries.diagonal(kernel[0] // 2 - row, 1, 4).diagonal(kernel[1] // 2 - column, 1, 3).sum((2, 3)).T
+        for row in range(kernel[0])
+        for column in range(kernel[1])
+    ]
     counts = multiplicity(kernel, image).to(inverse_images.device).clamp(min=1)
-    return correlate(units, inverse_images, kernel) / counts
+    return torch.stack(sums, -1).view(channels, channels, *kernel) / counts
 
 
 def half_bandwidth(weight: Tensor, width: int) -> int:

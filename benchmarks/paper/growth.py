@@ -1,0 +1,174 @@
+"""Figure 4: time of a training step of one layer against its dimensions D, with the products alone as physical limit.
+
+Forward and backward, no optimiser, on normal noise, batch 100, float32 (Keller et al. 2021, 5.2). The layers take turns
+within a round, so that a change of the machine's speed meets all of them. Calls of factorisations, inverses and
+determinants are counted by name, in forward and backward alike.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.paper.band_lu import BandConv
+from benchmarks.speed.pairing import exponent, in_turns, timed
+from models.bijections.base import Bijection, SelfNormalizing
+from models.bijections.conv_functional import convolve, correlate, flip
+from models.bijections.convolution import ExactConv, SelfNormalizingConv
+from models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
+from models.flows.flow import standard_normal_log_prob
+
+DIMENSIONS = (512, 1024, 2048, 4096)
+CHANNELS = 8
+BATCH = 100
+DENSE: dict[str, Callable[[int], Bijection]] = {
+    "exact": ExactDense,
+    "relative": RelativeGradientDense,
+    "SNF": SelfNormalizingDense,
+}
+CONVOLUTIONS: dict[str, Callable[[int], Bijection]] = {
+    "exact": ExactConv,
+    "exact, band LU": BandConv,
+    "SNF": SelfNormalizingConv,
+}
+LIMIT = "products alone"
+"""The six products, or convolutions, of a self normalizing step without anything else."""
+
+
+class CubicCalls(TorchDispatchMode):
+    """Collects the operations whose cost grows with the cube of the side of a matrix."""
+
+    NAMES = ("linalg", "inverse", "det", "lu_", "solve", "cholesky", "qr", "svd", "eig")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.name().removeprefix("aten::")
+        if any(part in name for part in self.NAMES) and not name.startswith(("detach", "sqrt")):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def measure(rounds: int, device: str, dimensions: tuple[int, ...] = DIMENSIONS) -> dict[str, Any]:
+    """Return milliseconds a step, the exponent in D and the counted calls of each layer, dense and convolutional."""
+    found: dict[str, Any] = {"batch": BATCH, "dimensions": list(dimensions)}
+    for kind, layers in (("dense", DENSE), ("convolutional", CONVOLUTIONS)):
+        sizes: dict[str, dict[str, Any]] = {}
+        for size in track(dimensions, description=kind):
+            # Small layers take little time and need more rounds for as steady a median.
+            sizes[str(size)] = measure_size(kind, layers, size, rounds * max(1, math.ceil(2048 / size)), device)
+        names = list(next(iter(sizes.values())))
+        found[kind] = {
+            "sizes": sizes,
+            "exponents": {
+                name: exponent(list(dimensions), [sizes[str(size)][name]["median_ms"] for size in dimensions])
+                for name in names
+            },
+        }
+    return found
+
+
+def image_of(kind: str, dimensions: int) -> tuple[int, int, int]:
+    """Return the shape of an input of D values.
+
+    >>> image_of("dense", 512), image_of("convolutional", 512), image_of("convolutional", 1024)
+    ((512, 1, 1), (8, 8, 8), (8, 16, 8))
+    """
+    if kind == "dense":
+        return dimensions, 1, 1
+    places = dimensions // CHANNELS
+    height = 2 ** math.ceil(math.log2(places) / 2)
+    return CHANNELS, height, places // height
+
+
+def measure_size(
+    kind: str, layers: dict[str, Callable[[int], Bijection]], size: int, rounds: int, device: str
+) -> dict[str, Any]:
+    """Return the times of each layer for one size."""
+    shape = image_of(kind, size)
+    x = torch.randn(BATCH, *shape, device=device).requires_grad_()
+    steps: dict[str, Callable[[], None]] = {}
+    calls: dict[str, list[str]] = {}
+    for name, make in layers.items():
+        layer = make(shape[0]).to(device).train()
+        steps[name] = step_of(layer, x)
+        # The first step, which allocates, is not timed: it is counted.
+        with CubicCalls() as counted:
+            steps[name]()
+        calls[name] = counted.found
+    steps[LIMIT] = dense_products(x) if kind == "dense" else convolutions(x)
+    seconds = in_turns({name: timed(_finished(step, device)) for name, step in steps.items()}, rounds)
+    return {
+        name: {
+            "median_ms": 1e3 * statistics.median(took),
+            "min_ms": 1e3 * min(took),
+            "max_ms": 1e3 * max(took),
+            "cubic_calls": calls.get(name, []),
+        }
+        for name, took in seconds.items()
+    }
+
+
+def step_of(layer: Bijection, x: Tensor) -> Callable[[], None]:
+    """Return work that takes the gradients of a training step, with the reconstruction penalty where there is one."""
+
+    def step() -> None:
+        layer.zero_grad()
+        z, log_det = layer(x)
+        loss = -(standard_normal_log_prob(z) + log_det).mean()
+        if isinstance(layer, SelfNormalizing):
+            loss = loss + layer.pop_reconstruction_error().mean()
+        torch.autograd.backward(loss)
+
+    return step
+
+
+@torch.no_grad()
+def dense_products(x: Tensor) -> Callable[[], None]:
+    """Return work that is the six products of a self normalizing dense layer."""
+    vectors = x.detach().flatten(1)
+    slope, weight = torch.randn_like(vectors), torch.eye(vectors.shape[1], device=x.device)
+
+    def products() -> None:
+        y = vectors @ weight.T
+        _ = y @ weight.T, slope @ weight, slope @ weight
+        _ = slope.T @ vectors, slope.T @ y
+
+    return products
+
+
+@torch.no_grad()
+def convolutions(x: Tensor) -> Callable[[], None]:
+    """Return work that is the six convolutions of a self normalizing 3x3 convolution."""
+    images = x.detach()
+    slope, weight = torch.randn_like(images), torch.randn(x.shape[1], x.shape[1], 3, 3, device=x.device)
+
+    def products() -> None:
+        y = convolve(weight, images)
+        _ = convolve(weight, y), convolve(flip(weight), slope), convolve(flip(weight), slope)
+        _ = correlate(images, slope, (3, 3)), correlate(y, slope, (3, 3))
+
+    return products
+
+
+def _finished(step: Callable[[], None], device: str) -> Callable[[], None]:
+    """Return a step that ends when the device has done it."""
+    if device == "cpu":
+        return step
+
+    def finished() -> None:
+        step()
+        torch.cuda.synchronize(device)
+
+    return finished

@@ -1,0 +1,149 @@
+"""The figures as PNG files, from stored results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.needs import extra
+from benchmarks.paper.rows import GROUPS
+from benchmarks.paper.samples import unpacked
+from benchmarks.paper.store import Record, read, runs
+
+with extra("bench"):
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+
+    from matplotlib import pyplot as plt
+
+DPI = 130
+
+
+def samples(results: Path) -> bool:
+    """Draw Figure 2: samples by the exact inverse above those by the learned inverse."""
+    found = read(results, "figure2")
+    if found is None:
+        return False
+    models = found["models"]
+    figure, axes = plt.subplots(2, len(models), figsize=(3.2 * len(models), 6.6), squeeze=False)
+    for column, (name, one) in enumerate(models.items()):
+        for line, inverse in enumerate(("exact", "learned")):
+            axes[line][column].imshow(grid(unpacked(one["shown"][inverse])), cmap="gray", vmin=0, vmax=255)
+            axes[line][column].set_title(f"{name}, {inverse} inverse", fontsize=8)
+            axes[line][column].axis("off")
+    save(figure, results / "figure2.png")
+    return True
+
+
+def grid(images: NDArray[np.uint8], columns: int = 4) -> NDArray[np.uint8]:
+    """Return images ``(N, C, H, W)`` side by side in rows, ``(H', W', C)`` or ``(H', W')`` for grey ones."""
+    count, channels, height, width = images.shape
+    rows = count // columns
+    tiles = images[: rows * columns].reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    whole = tiles.reshape(rows * height, columns * width, channels)
+    return whole[..., 0] if channels == 1 else whole
+
+
+def angles(results: Path) -> bool:
+    """Draw Figure 3: the mean angle over the layers by epoch, with their standard deviation."""
+    figure, axes = plt.subplots(figsize=(6, 4))
+    drawn = False
+    for name, colour in (("dense", "#0e6480"), ("convolutional", "#b3441e")):
+        for record in runs(results, name, "published", "snf"):
+            points = [point for point in record["curve"] if point["angles"]]
+            if not points:
+                continue
+            epochs = np.array([point["step"] / record["steps_per_epoch"] for point in points])
+            means = np.array([np.mean(point["angles"]) for point in points])
+            spread = np.array([np.std(point["angles"]) for point in points])
+            label = f"{GROUPS[name].row('snf').title}, seed {record['seed']}"
+            axes.plot(epochs, means, color=colour, label=label)
+            axes.fill_between(epochs, np.maximum(means - spread, 1e-4), means + spread, color=colour, alpha=0.2)
+            drawn = True
+    axes.axhline(1, color="grey", linestyle=":", label="1 degree")
+    axes.set(yscale="log", xlabel="epoch", ylabel="degrees to the exact gradient, mean over layers")
+    axes.legend(fontsize=8)
+    return finished(figure, results / "figure3.png", drawn)
+
+
+def growth(results: Path) -> bool:
+    """Draw Figure 4: time of a step against D."""
+    found = read(results, "figure4")
+    if found is None:
+        return False
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4))
+    for axis, kind in zip(axes, ("dense", "convolutional"), strict=True):
+        for name, value in found[kind]["exponents"].items():
+            times = [found[kind]["sizes"][str(size)][name]["median_ms"] for size in found["dimensions"]]
+            style = {"linestyle": "--", "color": "grey"} if name == "products alone" else {"marker": "o"}
+            axis.plot(found["dimensions"], times, label=f"{name}: D^{value:.2f}", **style)
+        axis.set(xscale="log", yscale="log", xlabel="dimensions D", ylabel="ms a step, batch 100", title=kind)
+        axis.legend(fontsize=8)
+    save(figure, results / "figure4.png")
+    return True
+
+
+def curves(results: Path) -> bool:
+    """Draw Figure 5: validation against time and against epochs, by both recipes."""
+    recipes, groups = ("published", "converged"), ("dense", "convolutional")
+    figure, axes = plt.subplots(len(groups) * len(recipes), 2, figsize=(10, 13), squeeze=False)
+    drawn = False
+    for line, (group, recipe) in enumerate((group, recipe) for group in groups for recipe in recipes):
+        found = runs(results, group, recipe)
+        drawn = curve_pair(axes[line], found, group, f"{group}, {recipe}") or drawn
+    return finished(figure, results / "figure5.png", drawn)
+
+
+def curve_pair(axes: Any, found: Sequence[Record], group: str, title: str) -> bool:
+    """Draw the curves of some trainings against minutes and against epochs; return whether there are any."""
+    columns: tuple[tuple[str, Callable[[Record, Record], float]], ...] = (
+        ("minutes of training", lambda _record, point: point["seconds"] / 60),
+        ("epochs", lambda record, point: point["step"] / record["steps_per_epoch"]),
+    )
+    rows = [row.name for row in GROUPS[group].rows]
+    for axis, (label, place) in zip(axes, columns, strict=True):
+        for record in found:
+            if record["curve"]:
+                x = [place(record, point) for point in record["curve"]]
+                y = [point["nats"] for point in record["curve"]]
+                colour = plt.get_cmap("tab10")(rows.index(record["row"]))
+                text = record["row"] if record["seed"] == 0 else None
+                axis.plot(x, y, color=colour, label=text, linewidth=1.2)
+        axis.set(xlabel=label, ylabel="validation, nats", title=title, yscale="log")
+        if axis.lines:
+            axis.legend(fontsize=8)
+    return any(record["curve"] for record in found)
+
+
+def of_group(results: Path, name: str) -> bool:
+    """Draw the learning curves of a group, one line of pictures a recipe."""
+    recipes = sorted({record["recipe"] for record in runs(results, name)})
+    if not recipes:
+        return False
+    figure, axes = plt.subplots(len(recipes), 2, figsize=(10, 3.6 * len(recipes)), squeeze=False)
+    drawn = [
+        curve_pair(axes[line], runs(results, name, recipe), name, f"{name}, {recipe}")
+        for line, recipe in enumerate(recipes)
+    ]
+    return finished(figure, results / f"{name}.png", any(drawn))
+
+
+def finished(figure: Any, path: Path, drawn: bool) -> bool:
+    """Save a figure that something was drawn on; return whether there was anything."""
+    if drawn:
+        save(figure, path)
+    else:
+        plt.close(figure)
+    return drawn
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure without the time of writing, so that equal results give equal files."""
+    figure.tight_layout()
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    plt.close(figure)

@@ -1,0 +1,137 @@
+"""The plan of a group: for how many steps all of its rows are trained, and at which of them they are measured.
+
+A budget is in minutes a row. All rows of a group get the same number of steps: so many that the whole group takes its
+number of rows times the budget. The rows that need more time for a step have more of it, and the budget cuts all of
+them at the same step.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.paper.images import dataset_of
+from benchmarks.paper.recipes import Recipe, architecture_of, config_of
+from benchmarks.paper.rows import Group, Row
+from models.atomic_files import write_atomically
+from models.training.loop import Interrupted, Trainer
+
+POINTS = 24
+"""Points of a learning curve, evenly spaced."""
+TIMED_STEPS = 3
+FILE = "plan.json"
+
+
+class PlanDiffers(Exception):
+    """Raised when a work folder has a plan of another budget, which the settings of its trainings depend on."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """For how many steps every row of a group is trained.
+
+    Attributes:
+        budget: Minutes a row that were asked for; None where the steps were.
+        steps: Steps of every row.
+        step_seconds: Measured seconds a step by row; empty where they were not needed.
+    """
+
+    budget: float | None
+    steps: int
+    step_seconds: dict[str, float]
+
+
+def make_plan(group: Group, recipe: Recipe, budget: float | None, steps: int | None, folder: Path, device: str) -> Plan:
+    """Return the plan that a work folder has, or make one for a budget in minutes a row or a number of steps.
+
+    Args:
+        group: The group.
+        recipe: The recipe.
+        budget: Minutes a row; None where ``steps`` are given.
+        steps: Steps of every row.
+        folder: Work folder of the group and recipe.
+        device: Device of the training.
+
+    Raises:
+        PlanDiffers: The folder has the plan of another budget, and the recipe depends on the number of steps.
+    """
+    if steps is not None:
+        steps = in_phase(steps, group)
+    path = folder / FILE
+    known = Plan(**json.loads(path.read_text())) if path.is_file() else None
+    if known is not None:
+        same = known.steps == steps if steps is not None else known.budget == budget
+        if same:
+            return known
+        if recipe != "published":
+            asked = f"{budget:g} minutes a row" if steps is None else f"{steps} steps"
+            had = f"{known.budget:g} minutes a row" if known.budget is not None else f"{known.steps} steps"
+            raise PlanDiffers(
+                f"{folder} has trainings of {had} ({known.steps} steps), and their rate falls over them: expected the "
+                f"same, got {asked}; choose another --work"
+            )
+    seconds: dict[str, float] = {}
+    if steps is None:
+        assert budget is not None
+        seconds = {row.name: step_seconds(group, row, recipe, device) for row in group.rows}
+        steps = in_phase(affordable_steps(budget, list(seconds.values())), group)
+    plan = Plan(None if not seconds else budget, steps, seconds)
+    write_atomically(path, (json.dumps(asdict(plan), indent=1) + "\n").encode())
+    return plan
+
+
+def affordable_steps(budget: float, seconds: Sequence[float]) -> int:
+    """Return for how many steps each of several rows can be trained in ``budget`` minutes a row, in all.
+
+    >>> affordable_steps(10, [0.1, 0.5])
+    2000
+    """
+    return max(1, int(60 * budget * len(seconds) / sum(seconds)))
+
+
+def in_phase(steps: int, group: Group) -> int:
+    """Return the step nearest to ``steps`` at which the group may be measured.
+
+    >>> from benchmarks.paper.rows import DENSE, PROJECTION
+    >>> in_phase(1234, DENSE), in_phase(1234, PROJECTION)
+    (1234, 1255)
+    """
+    return max(0, round((steps - group.phase) / 100)) * 100 + group.phase if group.phase else steps
+
+
+def curve_steps(steps: int, steps_per_epoch: int, group: Group) -> list[int]:
+    """Return the steps after which all rows are measured: evenly spaced, and after the first epochs that are known.
+
+    Args:
+        steps: Steps of the training, the last point.
+        steps_per_epoch: Steps of an epoch.
+        group: The group.
+    """
+    even = {in_phase(round(steps * (number + 1) / POINTS), group) for number in range(POINTS)}
+    known = {epoch * steps_per_epoch for row in group.rows for epoch in row.code_curve}
+    return sorted(step for step in even | known | {steps} if 0 < step <= steps)
+
+
+def step_seconds(group: Group, row: Row, recipe: Recipe, device: str) -> float:
+    """Return the median time of a training step of a row."""
+    dataset = dataset_of(group.dataset)
+    config = config_of(group, row, recipe, 1000, 0)
+    architecture = architecture_of(row, dataset.image_shape, config)
+    ends = [time.perf_counter()]
+    with tempfile.TemporaryDirectory(prefix="snf-paper-") as folder:
+        trainer = Trainer(dataset, architecture, config, Path(folder), lambda _event: None, device)
+
+        def enough() -> bool:
+            ends.append(time.perf_counter())
+            return len(ends) > TIMED_STEPS + 1  # the first step allocates
+
+        with suppress(Interrupted):
+            trainer.take_steps(enough)
+    return float(np.median(np.diff(ends)[1:]))

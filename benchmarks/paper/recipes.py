@@ -1,0 +1,77 @@
+"""The two recipes of a training: as the paper published it, and one that converges within a small budget.
+
+A recipe is the same for all rows of a group, apart from what a row itself changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal, cast
+
+from benchmarks.paper.rows import Family, Group, Row
+from models.flows.architecture import PixelArchitecture
+from models.training.config import TrainingConfig
+from models.training.presets import find_preset
+
+Recipe = Literal["published", "converged"]
+RECIPES: tuple[Recipe, ...] = ("published", "converged")
+
+CONVERGED: dict[Family, dict[str, Any]] = {
+    "dense": {"learning_rate": 1e-3, "batch_size": 200},
+    "convolutional": {"learning_rate": 3e-3, "batch_size": 200},
+    # Glow rows keep the paper's rate: their batches take most of the memory and of the time.
+    "glow": {"learning_rate": 1e-3, "batch_size": 128},
+}
+"""Rates and batches of the recipe ``converged``. They were chosen by validations, not by the test set."""
+WARMUP_SHARE = 20
+"""The warm-up of ``converged`` is this part of the steps: one in 20."""
+
+
+def config_of(group: Group, row: Row, recipe: Recipe, steps: int, seed: int, **changes: Any) -> TrainingConfig:
+    """Return the settings of a training.
+
+    - ``published``: those of the paper: Adam at a constant rate after ten epochs of warm-up, no averaging, its batch,
+      rate and lambda. The number of steps does not change them, so that a training can go on with a larger budget.
+    - ``converged``: a larger batch and rate, which falls to 1 % by a cosine over ``steps``, and averaged weights.
+      Gradients are clipped where the paper does so alone: self normalizing layers halve the gradient of W and add that
+      of R, so that a common limit would cut rows differently.
+
+    Args:
+        group: Group of the row.
+        row: The row.
+        recipe: The recipe.
+        steps: Steps of the training.
+        seed: Seed of weights, order and noise.
+        changes: Settings of a smaller training, for tests.
+    """
+    parameters: dict[str, Any] = {"seed": seed, "validations": 1, "validation_images": 100}
+    if recipe == "published":
+        parameters |= {"max_steps": max(steps, published_steps(group))}
+    else:
+        parameters |= {
+            **CONVERGED[group.family],
+            "max_steps": steps,
+            "warmup_steps": max(1, steps // WARMUP_SHARE),
+            "final_learning_rate": 0.01,
+            "ema_decay": 0.999,
+        }
+    return find_preset(row.preset).config({**parameters, **row.changes, **changes})
+
+
+def architecture_of(row: Row, image_shape: tuple[int, int, int], config: TrainingConfig) -> PixelArchitecture:
+    """Return the architecture of a row for images of a shape."""
+    architecture = cast(PixelArchitecture, find_preset(row.preset).architecture(image_shape, config.pixel_transform))
+    return architecture if row.linear is None else architecture.model_copy(update={"linear": row.linear})
+
+
+def published_steps(group: Group) -> int:
+    """Return the steps for which the paper trained, or a number that no budget reaches where it does not say.
+
+    MNIST has 50,000 training images, and the paper has 100 in a batch.
+    """
+    return 500 * group.epochs if group.epochs is not None else 10_000_000
+
+
+def digest_of(config: TrainingConfig) -> str:
+    """Return a short digest of settings, by which results of equal settings are recognised."""
+    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]

@@ -1,0 +1,219 @@
+"""The rows of the paper's tables and of two tables beyond them, with the paper's own numbers beside each.
+
+Keller et al. 2021, Tables 1 and 2. Rows that are compared with one another form a group: they are trained for equal
+numbers of steps, in turns, by one recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Family = Literal["dense", "convolutional", "glow"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number of the paper: mean and standard deviation over three runs.
+
+    >>> str(Published(947.1, 0.2))
+    '947.1 ± 0.2'
+    """
+
+    mean: float
+    deviation: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:g} ± {self.deviation:g}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model that is trained.
+
+    Attributes:
+        name: Name in commands and files.
+        title: Name in tables.
+        preset: Preset with architecture and published settings.
+        published: The paper's result; None for a row that it does not have.
+        changes: Training settings that differ from those of preset and recipe.
+        linear: Kind of the linear layers in place of the preset's.
+        code_curve: Validation in nats of the authors' published code after so many epochs, one seed.
+    """
+
+    name: str
+    title: str
+    preset: str
+    published: Published | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    linear: str | None = None
+    code_curve: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that are trained for equal numbers of steps and compared.
+
+    Attributes:
+        name: Name in commands and files.
+        family: Kind of architecture, by which a recipe sets its rate.
+        dataset: Name of the dataset.
+        rows: The rows.
+        reference: Name of the row that gaps are taken to.
+        epochs: Epochs for which the paper trained, as its appendix of November 2020 says; None where it does not.
+        validation_images: Images of each point of a learning curve.
+        test_images: Most test images. The large Glows take a second an image in float64.
+        angle_images: Images of a gradient whose angle is measured; 0 where it is not.
+        phase: Every point of the curve is at so many steps after a multiple of 100, where rows refresh their inverses:
+            in the middle between two refreshes and not right after one.
+        unit: Unit of the paper's numbers.
+    """
+
+    name: str
+    family: Family
+    dataset: str
+    rows: tuple[Row, ...]
+    reference: str
+    epochs: int | None
+    validation_images: int
+    test_images: int = 10_000
+    angle_images: int = 0
+    phase: int = 0
+    unit: Literal["nats", "bits/dim"] = "nats"
+
+    def row(self, name: str) -> Row:
+        """Return the row called ``name``."""
+        return next(row for row in self.rows if row.name == name)
+
+
+DENSE = Group(
+    "dense",
+    "dense",
+    "mnist",
+    (
+        Row("relative", "Relative Grad. FC 2-Layer", "relative-fc-2l", Published(1096.5, 0.5)),
+        Row(
+            "exact",
+            "Exact Gradient FC 2-Layer",
+            "exact-fc-2l",
+            Published(947.6, 0.2),
+            code_curve={1: 1746.2, 2: 1378.0, 3: 1326.1},
+        ),
+        Row(
+            "snf",
+            "SNF FC 2-Layer",
+            "snf-fc-2l",
+            Published(947.1, 0.2),
+            code_curve={1: 1901.0, 2: 1516.8, 3: 1387.9},
+        ),
+    ),
+    reference="exact",
+    epochs=6000,
+    validation_images=5000,
+    angle_images=100,
+)
+CONVOLUTIONAL = Group(
+    "convolutional",
+    "convolutional",
+    "mnist",
+    (
+        Row("emerging", "Emerging Conv. 9-Layer", "emerging-conv-9l", Published(645.7, 3.6)),
+        Row("snf", "SNF Conv. 9-Layer", "snf-conv-9l", Published(638.6, 0.9), code_curve={1: 1911.0}),
+        Row("exponential", "Conv. Exponential 9-Layer", "exponential-conv-9l", Published(638.1, 1.0)),
+        Row("exact", "Exact Gradient Conv. 9-Layer", "exact-conv-9l", Published(637.4, 0.2), code_curve={1: 1842.7}),
+    ),
+    reference="exact",
+    epochs=1000,
+    validation_images=2000,
+    angle_images=100,
+)
+GLOW = Group(
+    "glow",
+    "glow",
+    "mnist",
+    (
+        Row("exact", "Glow 2L-16K", "glow-2l-16k", Published(575.7, 0.8)),
+        Row("snf", "SNF Glow 2L-16K", "snf-glow-2l-16k", Published(575.4, 1.4)),
+    ),
+    reference="exact",
+    epochs=250,
+    validation_images=300,
+)
+CIFAR10 = Group(
+    "cifar10",
+    "glow",
+    "cifar10",
+    (
+        Row("exact", "Glow 3L-32K", "glow-3l-32k", Published(3.36, 0.002)),
+        Row("snf", "SNF Glow 3L-32K", "snf-glow-3l-32k", Published(3.37, 0.004)),
+    ),
+    reference="exact",
+    epochs=None,
+    validation_images=100,
+    test_images=1000,
+    unit="bits/dim",
+)
+IMAGENET32 = Group(
+    "imagenet32",
+    "glow",
+    "imagenet32",
+    (
+        Row("exact", "Glow 3L-48K", "glow-3l-48k", Published(4.12, 0.002)),
+        Row("snf", "SNF Glow 3L-48K", "snf-glow-3l-48k", Published(4.14, 0.007)),
+    ),
+    reference="exact",
+    epochs=None,
+    validation_images=100,
+    test_images=1000,
+    unit="bits/dim",
+)
+
+
+def _conv(name: str, title: str, linear: str | None = None, **changes: Any) -> Row:
+    return Row(name, title, "snf-conv-9l", changes=changes, linear=linear)
+
+
+PROJECTION = Group(
+    "projection",
+    "convolutional",
+    "mnist",
+    (
+        Row("exact", "exact gradient", "exact-conv-9l", Published(637.4, 0.2)),
+        Row("paper", "r learned, as in the paper", "snf-conv-9l", Published(638.6, 0.9)),
+        # Without a penalty the gradient of w is that of the log-likelihood alone.
+        _conv("every-step", "r projected at every step", refresh_inverse_every=1, reconstruction_weight=0.0),
+        _conv("every-10", "r projected every 10 steps, learned between", refresh_inverse_every=10),
+        _conv("every-100", "r projected every 100 steps, learned between", refresh_inverse_every=100),
+        _conv("newton-schulz", "2r - r * w * r in place of the learned r", gradient="newton-schulz"),
+        _conv("noise", "r learned on images and white noise", noise_reconstruction=1.0),
+    ),
+    reference="exact",
+    epochs=1000,
+    validation_images=2000,
+    angle_images=100,
+    phase=55,
+)
+MULTIPLIER = Group(
+    "multiplier",
+    "convolutional",
+    "mnist",
+    (
+        Row("exact", "exact gradient", "exact-conv-9l", Published(637.4, 0.2)),
+        Row("fixed-1", "fixed, 1, as in the paper", "snf-conv-9l", Published(638.6, 0.9)),
+        _conv("fixed-100", "fixed, 100", reconstruction_weight=100.0),
+        _conv("geco", "GECO", multiplier="geco"),
+        _conv("mdmm", "MDMM", multiplier="mdmm", reconstruction_weight=0.0),
+        _conv("jvp", "fixed, 1, and the constraint on Jacobian-vector products", noise_reconstruction=1.0),
+        _conv("two-layer", "two-layer inverse", "self-normalizing-two-layer"),
+        _conv(
+            "two-layer-jvp", "two-layer inverse and constraint", "self-normalizing-two-layer", noise_reconstruction=1.0
+        ),
+    ),
+    reference="exact",
+    epochs=1000,
+    validation_images=2000,
+    angle_images=100,
+)
+
+GROUPS = {group.name: group for group in (DENSE, CONVOLUTIONAL, GLOW, CIFAR10, IMAGENET32, PROJECTION, MULTIPLIER)}

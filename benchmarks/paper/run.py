@@ -1,0 +1,239 @@
+"""One training: a row by a recipe with a seed, in turns, with its learning curve, its test and its record."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+
+from benchmarks.paper.angles import angles, exact_twin
+from benchmarks.paper.augmentation import batches_of
+from benchmarks.paper.images import dataset_of
+from benchmarks.paper.likelihood import evaluate, export, exported_nats
+from benchmarks.paper.plateau import plateau_of
+from benchmarks.paper.recipes import Recipe, architecture_of, config_of
+from benchmarks.paper.rows import Group, Row
+from models.atomic_files import write_atomically
+from models.datasets import Dataset
+from models.errors import TrainingDiverged
+from models.flows.build import build_flow
+from models.flows.flow import Flow
+from models.images.batch import stacked
+from models.training.loop import Interrupted, Trainer
+from models.training.objective import inverse_errors
+from models.training.run_record import RunRecord, claim_folder
+
+CURVE, BEST, TEST, DIVERGED = "curve.json", "best.safetensors", "test.npz", "diverged.txt"
+
+
+class Stopped(Exception):
+    """Raised when a training was asked to stop. It goes on from there when it is started again."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a learning curve.
+
+    Attributes:
+        step: Steps taken.
+        seconds: Time of these steps, without measurements.
+        nats: Mean negative log-likelihood of validation images, exact, with the averaged weights.
+        angles: Degrees between gradient and exact gradient, by self normalizing layer.
+        inverse_errors: ||I - R W||_F / sqrt(D) by self normalizing layer.
+        multipliers: Weight of each layer's relative reconstruction error in the loss, in nats a dimension.
+    """
+
+    step: int
+    seconds: float
+    nats: float
+    angles: list[float]
+    inverse_errors: list[float]
+    multipliers: list[float]
+
+
+class Run:
+    """A training of one row with one seed in a work folder, which goes on where an earlier process left it.
+
+    Args:
+        group: The group.
+        row: The row.
+        recipe: The recipe.
+        seed: Seed of weights, order and noise.
+        steps: Steps of the whole training.
+        work: Work folder of the group and recipe.
+        device: "cpu", "cuda" or "cuda:N".
+        test_images: Most test images in place of the group's.
+        changes: Settings of a smaller training, for tests.
+
+    Raises:
+        FolderTaken: The work folder holds a training with other settings; the text names them.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        row: Row,
+        recipe: Recipe,
+        seed: int,
+        steps: int,
+        work: Path,
+        device: str = "cpu",
+        test_images: int | None = None,
+        **changes: Any,
+    ) -> None:
+        self.group, self.row, self.recipe, self.seed, self.steps = group, row, recipe, seed, steps
+        self.device, self.test_images = device, test_images or group.test_images
+        self.folder = work / f"{row.name}-{seed}"
+        self.config = config_of(group, row, recipe, steps, seed, **changes)
+        self.architecture = architecture_of(row, self.dataset.image_shape, self.config)
+        owner = RunRecord.of(row.preset, (self.dataset.name, self.dataset.digest), self.config, self.architecture)
+        claim_folder(self.folder, owner, write=True)
+        path = self.folder / CURVE
+        self.curve = [Point(**point) for point in json.loads(path.read_text())] if path.is_file() else []
+
+    @property
+    def dataset(self) -> Dataset:
+        """The images."""
+        return dataset_of(self.group.dataset)
+
+    @property
+    def step(self) -> int:
+        """Steps up to the last point of the curve."""
+        return self.curve[-1].step if self.curve else 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one pass over the training images."""
+        return max(1, len(self.dataset.train) // self.config.batch_size)
+
+    @property
+    def diverged(self) -> str | None:
+        """Why the training diverged, if it did."""
+        path = self.folder / DIVERGED
+        return path.read_text() if path.is_file() else None
+
+    def advance(self, target: int, note: Callable[[int], None], should_stop: Callable[[], bool]) -> None:
+        """Train up to a step and add a point to the curve; do nothing where this is done or the training diverged.
+
+        Args:
+            target: The step.
+            note: Called with the number of steps after each of them.
+            should_stop: Called after each step; returns true to end the training.
+
+        Raises:
+            Stopped: ``should_stop`` returned true.
+        """
+        if target <= self.step or self.diverged is not None:
+            return
+        trainer = Trainer(self.dataset, self.architecture, self.config, self.folder, lambda _event: None, self.device)
+        trainer.batches = batches_of(trainer.batches, self.dataset.name)
+        # The checkpoint of a finished training has its averaged weights alone, which are the others' at a rate of 1 %.
+        flow = trainer.averaged if trainer.state.finished else trainer.flow
+
+        def stop() -> bool:
+            note(trainer.state.step)
+            return trainer.state.step >= target or should_stop()
+
+        try:
+            if trainer.state.step < target:
+                trainer.take_steps(stop)
+        except Interrupted as interruption:
+            if trainer.state.step < target:
+                raise Stopped(str(interruption)) from interruption
+        except TrainingDiverged as error:
+            write_atomically(self.folder / DIVERGED, f"{error}".encode())
+            return
+        self._measure(trainer, flow)
+
+    def _measure(self, trainer: Trainer, flow: Flow) -> None:
+        shape, state = self.dataset.image_shape, trainer.state
+        images = stacked(self.dataset.statistics[: self.group.validation_images])
+        nats = float(exported_nats(export(trainer.averaged, shape), images, self.device).mean())
+        best = min((point.nats for point in self.curve), default=math.inf)
+        if nats < best:
+            tensors = {name: value.contiguous() for name, value in trainer.averaged.state_dict().items()}
+            write_atomically(self.folder / BEST, save(tensors))
+        learned = inverse_errors(trainer.averaged, shape)
+        degrees: list[float] = []
+        if learned and self.group.angle_images:
+            x = trainer.batches.batch(state.step)[: self.group.angle_images]
+            degrees = angles(flow, self._twin, x)
+        multipliers = trainer.objective.multiplier.values().tolist() if learned else []
+        if self.config.multiplier == "mdmm":
+            # Its weights are those of errors in units of the target.
+            multipliers = [value / self.config.reconstruction_target for value in multipliers]
+        seconds = state.elapsed_seconds - state.validation_seconds
+        self.curve.append(Point(state.step, seconds, nats, degrees, list(learned.values()), multipliers))
+        document = json.dumps([asdict(point) for point in self.curve], indent=1)
+        write_atomically(self.folder / CURVE, document.encode())
+
+    @cached_property
+    def _twin(self) -> Flow:
+        return exact_twin(self.architecture)
+
+    def test(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return the negative log-likelihood of each test image, with the weights of the best validation.
+
+        They are computed once, in float64, and kept in the work folder, with the difference of the exported model.
+        """
+        path = self.folder / TEST
+        images = stacked(self.dataset.test[: self.test_images])
+        if path.is_file():
+            kept = np.load(path)
+            if int(kept["step"]) == self.step and len(kept["nats"]) == len(images):
+                return np.asarray(kept["nats"])
+        flow = build_flow(self.architecture)
+        flow.load_state_dict(load_file(self.folder / BEST))
+        found = evaluate(flow, images, self.device)
+        np.savez(path, nats=found.nats, difference=found.exported_difference, step=self.step)
+        return found.nats
+
+    def record(self, gap: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return what was measured, for JSON.
+
+        Args:
+            gap: Difference from the reference row of the group, where both were tested.
+        """
+        path = self.folder / TEST
+        tested = np.load(path) if path.is_file() else None
+        plateau = plateau_of([p.step for p in self.curve], [p.nats for p in self.curve]) if self.curve else None
+        best = min(self.curve, key=lambda point: point.nats, default=None)
+        return {
+            "group": self.group.name,
+            "row": self.row.name,
+            "recipe": self.recipe,
+            "seed": self.seed,
+            "dataset": self.dataset.name,
+            "dimensions": math.prod(self.dataset.image_shape),
+            "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
+            "config": self.config.model_dump(mode="json"),
+            "planned_steps": self.steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "diverged": self.diverged,
+            "curve": [asdict(point) for point in self.curve],
+            "best_step": best.step if best is not None else None,
+            "plateau": asdict(plateau) | {"reached": plateau.reached} if plateau is not None else None,
+            "test": None
+            if tested is None or int(tested["step"]) != self.step
+            else {
+                "nats": float(tested["nats"].mean()),
+                "error": float(tested["nats"].std() / math.sqrt(len(tested["nats"]))),
+                "images": len(tested["nats"]),
+                "exported_difference": float(tested["difference"]),
+            },
+            "gap": gap,
+        }
+
+
+def gap_of(own: np.ndarray[Any, Any], reference: np.ndarray[Any, Any], name: str) -> dict[str, Any]:
+    """Return the mean difference of two rows on the same test images with the same noise, with its standard error."""
+    differences = own - reference
+    return {"to": name, "nats": float(differences.mean()), "error": float(differences.std() / math.sqrt(len(own)))}

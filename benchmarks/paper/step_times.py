@@ -1,0 +1,143 @@
+"""Table 3: paired ratios of the times of training steps, and of a sample by the learned and by the exact inverse.
+
+Whole steps of trainings on real images: batch, forward, backward, optimiser. The sides of a group take turns.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+
+from benchmarks.paper.band_lu import use_band_lu
+from benchmarks.paper.images import dataset_of
+from benchmarks.paper.recipes import architecture_of, config_of
+from benchmarks.paper.rows import CIFAR10, CONVOLUTIONAL, DENSE, GLOW, Group, Row
+from benchmarks.speed.pairing import Turn, in_turns, ratio, timed
+from models.training.loop import Trainer
+
+BAND = "exact, band LU"
+REPEAT = {"dense": 20, "convolutional": 1, "glow": 1, "cifar10": 1}
+"""Steps a turn."""
+SAMPLES = 5
+"""Single samples a turn."""
+
+
+@dataclass(frozen=True)
+class PaperTimes:
+    """The paper's milliseconds of a batch and of a sample (Table 3)."""
+
+    batch: float
+    sample: float
+
+
+PAPER: dict[tuple[str, str], PaperTimes] = {
+    ("dense", "exact"): PaperTimes(44.9, 61.5),
+    ("dense", "relative"): PaperTimes(7.0, 69.2),
+    ("dense", "snf"): PaperTimes(18.7, 38.6),
+    ("convolutional", "exact"): PaperTimes(372.2, 241.6),
+    ("convolutional", "emerging"): PaperTimes(305.0, 71.7),
+    ("convolutional", "exponential"): PaperTimes(304.4, 84.2),
+    ("convolutional", "snf"): PaperTimes(212.5, 29.9),
+    ("glow", "exact"): PaperTimes(583.4, 163.1),
+    ("glow", "snf"): PaperTimes(476.4, 30.6),
+    ("cifar10", "exact"): PaperTimes(1841.3, 126.3),
+    ("cifar10", "snf"): PaperTimes(1761.2, 97.8),
+}
+GROUPS = (DENSE, CONVOLUTIONAL, GLOW, CIFAR10)
+
+
+def measure(rounds: int, device: str, groups: tuple[Group, ...] = GROUPS) -> dict[str, Any]:
+    """Return the times of all rows and their ratios to the exact row, by group."""
+    return {group.name: measure_group(group, rounds, device) for group in groups}
+
+
+def measure_group(group: Group, rounds: int, device: str) -> dict[str, Any]:
+    """Return the times of the rows of a group; for convolutions also of exact ones by band LU."""
+    exact = group.row(group.reference)
+    rows = {row.name: row for row in group.rows}
+    if group.family == "convolutional":
+        rows[BAND] = exact
+    with ExitStack() as stack:
+        batches: dict[str, Turn] = {}
+        samples: dict[str, Turn] = {}
+        for name, row in track(rows.items(), description=group.name):
+            trainer = started(group, row, device, stack, band=name == BAND)
+            batches[name] = timed(steps_of(trainer), REPEAT[group.name])
+            if name != BAND:
+                samples |= {f"{name}, {how}": turn for how, turn in sample_turns(trainer, name == "snf").items()}
+        step_seconds = in_turns(batches, rounds)
+        sample_seconds = in_turns(samples, rounds)
+    return {
+        "rounds": rounds,
+        "batch_size": 100,
+        "step_ms": {name: 1e3 * statistics.median(took) for name, took in step_seconds.items()},
+        "sample_ms": {name: 1e3 * statistics.median(took) for name, took in sample_seconds.items()},
+        "step_ratios": {
+            f"{over} / {under}": asdict(ratio(step_seconds[over], step_seconds[under]))
+            for over, under in pairs(list(step_seconds), group.reference)
+        },
+        "sample_ratios": {
+            "learned / exact": asdict(ratio(sample_seconds["snf, learned"], sample_seconds["snf, exact"]))
+        },
+    }
+
+
+def pairs(names: list[str], reference: str) -> list[tuple[str, str]]:
+    """Return the pairs whose ratio is reported: every row over the reference, and SNF over exact by band LU.
+
+    >>> pairs(["snf", "exact", "exact, band LU"], "exact")
+    [('snf', 'exact'), ('exact, band LU', 'exact'), ('snf', 'exact, band LU')]
+    """
+    found = [(name, reference) for name in names if name != reference]
+    return [*found, ("snf", BAND)] if BAND in names else found
+
+
+def started(group: Group, row: Row, device: str, stack: ExitStack, *, band: bool) -> Trainer:
+    """Return a training of a row after its first step, with published settings."""
+    dataset = dataset_of(group.dataset)
+    config = config_of(group, row, "published", 1000, 0)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="snf-paper-")))
+    architecture = architecture_of(row, dataset.image_shape, config)
+    trainer = Trainer(dataset, architecture, config, folder, lambda _event: None, device)
+    if band:
+        use_band_lu(trainer.flow)
+    steps_of(trainer)()
+    return trainer
+
+
+def steps_of(trainer: Trainer) -> Callable[[], None]:
+    """Return work that takes one step of a training."""
+
+    def step() -> None:
+        trainer._step(trainer.state.step, 0.0)
+        trainer.state = replace(trainer.state, step=trainer.state.step + 1)
+
+    return step
+
+
+def sample_turns(trainer: Trainer, learned: bool) -> dict[str, Turn]:
+    """Return turns that draw single samples as the published code does, by inverses computed at every call."""
+    flow = trainer.flow
+    with torch.no_grad():
+        latents = flow.eval()(trainer.batches.batch(0)[:1].float().to(trainer.device)).latents
+    flow.train()
+
+    def draw(inverse: bool) -> Callable[[], None]:
+        @torch.no_grad()
+        def work() -> None:
+            flow.eval()
+            flow.inverse(latents, learned=inverse)
+            flow.train()
+
+        return work
+
+    ways = {"exact": False} | ({"learned": True} if learned else {})
+    return {how: timed(draw(way), SAMPLES) for how, way in ways.items()}
