@@ -177,10 +177,11 @@ def train(
         if given is None:
             # With these checkpoints the next training of this name would end at once.
             shutil.rmtree(folder)
-    _print_version(version, registry().is_live(version), as_json)
+    print_version(version, registry().is_live(version), as_json)
 
 
-def _print_version(version: ModelVersion, live: bool, as_json: bool) -> None:
+def print_version(version: ModelVersion, live: bool, as_json: bool) -> None:
+    """Print the version of a model that this process has registered: one line, or an event ``published`` as JSON."""
     reference, failed = f"{version.name}:{version.version}", version.manifest.unfit
     if as_json:
         published = {"model": version.name, "version": version.version, "ref": reference, "live": live}
