@@ -22,6 +22,7 @@ from app.cli.models import models
 from app.cli.presets import presets
 from app.cli.recommend import recommend
 from app.cli.remote import service
+from app.cli.runs import runs
 from app.cli.sample import sample
 from app.cli.score import score
 from app.cli.train import train
@@ -155,6 +156,7 @@ cli.command()(sample)
 cli.add_typer(models, name="models")
 cli.add_typer(datasets, name="datasets")
 cli.add_typer(jobs, name="jobs")
+cli.add_typer(runs, name="runs")
 cli.add_typer(presets, name="presets")
 cli.add_typer(backbones, name="backbones")
 cli.add_typer(keys, name="keys")
