@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from snf_client.schemas import RunDetail
 
 EXPERIMENT = "snf-density"
+FILE_STORE = "MLFLOW_ALLOW_FILE_STORE"
+"""Environment variable without which MLflow 3.7 and later use no plain files."""
 BATCH = 1000
 """Most figures that MLflow takes at once."""
 STATUS = {"finished": "FINISHED", "failed": "FAILED"}
@@ -75,8 +77,8 @@ def to_tensorboard(detail: RunDetail, folder: Path) -> str:
 
 def to_mlflow(detail: RunDetail, folder: Path) -> str:
     """Write a run into a store of MLflow in the files below ``folder``; return the command that shows it."""
-    # Before its import, which would report the use of MLflow to its makers.
-    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    # Before its import, which would report the use of MLflow to its makers. Its other stores need a database.
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", FILE_STORE: "true"}
     try:
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
@@ -102,7 +104,7 @@ def to_mlflow(detail: RunDetail, folder: Path) -> str:
         client.log_batch(identity, metrics=metrics[start : start + BATCH])
     if run.state != "unfinished":
         client.set_terminated(identity, STATUS[run.state], _milliseconds(end.timestamp()))
-    return f"mlflow ui --backend-store-uri {folder}"
+    return f"{FILE_STORE}=true mlflow ui --backend-store-uri {folder}"
 
 
 EXPORTS: dict[str, Callable[[Any, Path], str]] = {"mlflow": to_mlflow, "tensorboard": to_tensorboard}

@@ -130,7 +130,8 @@ def test_an_export_to_tensorboard_is_read_by_it(folder: Path, tmp_path: Path) ->
 
 
 def test_an_export_to_mlflow_is_read_by_it(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ALLOW_FILE_STORE"):
+        monkeypatch.setenv(name, "true")
     mlflow: Any = pytest.importorskip("mlflow", reason=EXTRAS)
     run_id, out = recorded(folder), tmp_path / "out"
     done = run("export", run_id, str(out), "--to", "mlflow")
