@@ -39,7 +39,7 @@ ONLY_PARSED = {
     "snf train --data parts --preset snf-features --set backbone=my-network --name my-parts": (
         "384 channels need 1.2 GB and minutes; tests/models/features fits an own backbone with few channels"
     ),
-    "snf runs compare RUN OTHER-RUN --out curves.csv": "needs the ids of two runs; tests/app/cli/test_runs.py compares two",
+    "snf runs compare RUN OTHER-RUN --out curves.csv": "needs ids of runs; tests/app/cli/test_runs.py compares two",
     "snf datasets refer lots-2026 s3://lots/2026": "test_datasets_by_reference.py refers to a real S3 server",
     "snf jobs submit score dataset=lots-2026 model=my-parts output=s3://lots/scores/2026 --watch": "the same",
     "snf bulk s3://lots/2026 -m my-parts --out s3://lots/scores/2026 --processes 8": "the same",
