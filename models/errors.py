@@ -282,14 +282,6 @@ class DamagedCheckpoints(ModelsError):
     title = "The checkpoints are damaged"
 
 
-class CheckpointRefused(ModelsError):
-    """Raised for a checkpoint file of the published code that holds no flow which can be imported."""
-
-    slug = "checkpoint-refused"
-    title = "The checkpoint cannot be imported"
-    kind = ErrorKind.INVALID
-
-
 class SingularLayer(ModelsError):
     """Raised where a layer of a flow has no inverse in float64; the detail names the layer."""
 

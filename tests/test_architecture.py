@@ -37,7 +37,7 @@ LAYERS = (
     {"anomaly"},
     {"loading", "score_rows", "model_files"},
     {"scorer", "training"},
-    {"audit", "evaluation", "bulk"},
+    {"audit", "evaluation", "bulk", "published"},
     {"limits"},
     {"recommendation"},
     {"zoo"},

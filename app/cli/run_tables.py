@@ -148,11 +148,14 @@ def _settings(run: TrainingRun) -> dict[str, str]:
 def _facts(run: TrainingRun) -> dict[str, str]:
     """Return what a run gave, by name; "" for what it has not."""
     result = run.result
+    test, validation, nats, inverse = (None,) * 4 if result is None else (
+        result.test_bits_per_dim, result.validation_bits_per_dim, result.test_nats, result.reconstruction_error
+    )  # fmt: skip
     return {
-        "test bits/dim": _number(result and result.test_bits_per_dim, ".4f"),
-        "validation bits/dim": _number(result and result.validation_bits_per_dim, ".4f"),
-        "test nats": _number(result and result.test_nats, ".1f"),
-        "learned inverse ||I - RW||": _number(result and result.reconstruction_error, ".2e"),
+        "test bits/dim": _number(test, ".4f"),
+        "validation bits/dim": _number(validation, ".4f"),
+        "test nats": _number(nats, ".1f"),
+        "learned inverse ||I - RW||": _number(inverse, ".2e"),
         "fit": "" if result is None else ", ".join(result.unfit) or "yes",
         "steps": _number(run.steps, "d"),
         "time": "" if run.seconds is None else duration(run.seconds),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from models.errors import CheckpointRefused
+from models.published.errors import CheckpointRefused
 from worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, run_limited
 from worker.sandbox.work import do_limited
 

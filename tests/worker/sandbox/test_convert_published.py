@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from models.errors import CheckpointRefused, ModelsError
+from models.errors import ModelsError
 from models.published.checkpoint import published_flow
+from models.published.errors import CheckpointRefused
 from tests.models.published.layers import glow
 from worker.sandbox import convert_published as module
 from worker.sandbox.convert_published import convert, convert_published
