@@ -88,7 +88,7 @@ def convert(source: Path, image_shape: Shape, *, exact: bool) -> tuple[LayeredAr
         _pass_on_lack_of_memory(error)
         # A file from elsewhere may cause any error.
         raise CheckpointRefused(
-            f"expected tensors that torch.save wrote in {source.name}, got a damaged file or one with other objects, "
+            f"{source.name}: expected tensors that torch.save wrote, got a damaged file or one with other objects, "
             f"whose code is not run ({type(error).__name__}); where you trust it, save its model_state_dict alone"
         ) from error
     try:
