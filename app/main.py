@@ -43,6 +43,7 @@ from app.presets import endpoints as presets
 from app.registry import artifact_endpoints as artifacts
 from app.registry import card_endpoints as cards
 from app.registry import endpoints as models
+from app.runs import endpoints as runs
 from app.samples import endpoints as samples
 from app.scoring import endpoints as scores
 from app.scoring import reference_endpoints as references
@@ -63,7 +64,7 @@ ROUTERS = (
     *(scores.router, samples.router),
     *(models.router, references.router, models.versions_router, audits.router, cards.router, artifacts.router),
     *(calibrations.router, drift.router, limits.router, datasets.router, presets.router),
-    *(jobs.router, job_events.router, job_files.router, jobs.workers_router),
+    *(jobs.router, job_events.router, job_files.router, runs.router, jobs.workers_router),
     *(inference.router, access.router, health.router, pages.router),
 )
 """Routers in the order of the API documentation."""

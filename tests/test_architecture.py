@@ -39,7 +39,7 @@ LAYERS = (
     {"anomaly"},
     {"loading", "score_rows", "model_files"},
     {"scorer", "training"},
-    {"audit", "evaluation", "bulk", "exports"},
+    {"audit", "evaluation", "bulk", "exports", "published"},
     {"limits"},
     {"recommendation"},
     {"zoo"},

@@ -35,6 +35,14 @@ class JobNotFound(JobsError):
     kind = ErrorKind.NOT_FOUND
 
 
+class RunNotFound(JobsError):
+    """Raised when no training run has the requested id; the HTTP status is 404."""
+
+    slug = "run-not-found"
+    title = "No such run"
+    kind = ErrorKind.NOT_FOUND
+
+
 class JobConflict(JobsError):
     """Raised when a job's status does not allow a change, such as pausing a finished job; the HTTP status is 409."""
 

@@ -247,6 +247,11 @@ class Settings(ServiceSettings):
         return self.home / "jobs"
 
     @property
+    def run_records_dir(self) -> Path:
+        """Path of ``run-records`` in the data folder ``home``, a folder with one subfolder for each training run."""
+        return self.home / "run-records"
+
+    @property
     def registry_dir(self) -> Path:
         """Path of ``registry`` in the data folder ``home``, the folder with the registered models."""
         return self.home / "registry"

@@ -107,3 +107,15 @@ def jobs(context: typer.Context) -> list[str]:
     """Return the ids, among the newest 50 jobs, that begin with the typed text, for shell completion."""
     with _client(_url(context)) as client:
         return [job.id for job in client.jobs.list(limit=50).jobs]
+
+
+@_completer
+def runs(context: typer.Context) -> list[str]:
+    """Return the ids, among the newest 50 training runs, that begin with the typed text, for shell completion."""
+    if url := _url(context):
+        with _client(url) as client:
+            return [run.id for run in client.runs.list(limit=50).runs]
+    from worker.runs.store import RunStore
+    from worker.settings import load_settings
+
+    return [run.id for run in RunStore(load_settings().run_records_dir).list(50)]

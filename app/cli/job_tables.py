@@ -13,7 +13,7 @@ from app.cli.tables import TableColumn, print_facts, print_table
 from snf_runtime.counts import JudgedCounts
 
 if TYPE_CHECKING:
-    from snf_client.schemas import JobList, JobView, TrainingCurve
+    from snf_client.schemas import JobList, JobView, RunDetail, TrainingCurve
 
 STYLES = {
     "running": "cyan",
@@ -89,7 +89,7 @@ def print_job(job: JobView) -> None:
     print_facts(facts, f"{job.type} {job.id}")
 
 
-def print_curve(curve: TrainingCurve) -> None:
+def print_curve(curve: TrainingCurve | RunDetail) -> None:
     """Draw bits/dim and reconstruction error of a training by step; print a note instead for fewer than two points."""
     from rich.console import Console
 

@@ -23,6 +23,7 @@ from app.cli.models import models
 from app.cli.presets import presets
 from app.cli.recommend import recommend
 from app.cli.remote import service
+from app.cli.runs import runs
 from app.cli.sample import sample
 from app.cli.score import score
 from app.cli.train import train
@@ -157,6 +158,7 @@ cli.command("export")(export_graphs)
 cli.add_typer(models, name="models")
 cli.add_typer(datasets, name="datasets")
 cli.add_typer(jobs, name="jobs")
+cli.add_typer(runs, name="runs")
 cli.add_typer(presets, name="presets")
 cli.add_typer(backbones, name="backbones")
 cli.add_typer(keys, name="keys")

@@ -24,6 +24,7 @@ from app.cli.common import (
     registry,
 )
 from app.cli.drift import drift
+from app.cli.import_published import import_published
 from app.cli.job_tables import outcome
 from app.cli.live import live_view
 from app.cli.model_files import Ref, audit, card, export, import_model
@@ -76,6 +77,7 @@ models.command()(audit)
 models.command()(drift)
 models.command()(export)
 models.command("import")(import_model)
+models.command("import-published")(import_published)
 
 
 @models.command()

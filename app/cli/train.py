@@ -34,11 +34,12 @@ from app.cli.train_service import train_on_service
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:
-    from models.datasets import DatasetStore
+    from models.datasets import Dataset, DatasetStore
     from models.registry.version import ModelVersion
     from models.training.config import TrainingConfig
     from models.training.distributed import Ranks
     from models.training.recipe import TrainingRecipe
+    from worker.runs.record import RunStart
     from worker.settings import Settings
 
 DEFAULT_PRESET = "snf-glow-small"
@@ -139,48 +140,59 @@ def train(
     settings, device = read_settings(writes=True), device or "cpu"
     given, folder = folder, folder or settings.home / "runs" / name
     with output_of_first_process(), error_messages(), stop_on_signals() as stop, ExitStack() as processes:
-        from models.datasets import DatasetStore, load_dataset
         from models.errors import FolderTaken
         from models.training.distributed import ranks_of_torchrun
         from models.training.loop import Interrupted
         from models.training.run import train as run
+        from worker.runs.recorder import recorded_run
 
         ranks = processes.enter_context(ranks_of_torchrun(device))
-        store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
-        if device == "cpu" and not force:
-            _require_feasible(data, recipe, config, settings, store)
-        dataset = load_dataset(data, settings.data_dir, store, config)
+        dataset = _load(data, recipe, config, settings, check=device == "cpu" and not force)
         if restart:
             _set_aside(folder, ranks)
+        start = _start_of_run(name, data, recipe, config, device)
         try:
-            with nullcontext() if given is None else user_umask(), live_view(as_json) as observe:
-                artifact = run(
-                    dataset,
-                    recipe,
-                    config,
-                    folder,
-                    observe=observe,
-                    should_stop=stop.is_set,
-                    threads=settings.train_threads,
-                    device=device,
-                    ranks=ranks,
-                    engine=settings.job_engine_options,
-                )
+            with recorded_run(start, settings, folder, write=ranks.first) as record:
+                with nullcontext() if given is None else user_umask(), live_view(as_json) as show:
+                    artifact = run(
+                        dataset,
+                        recipe,
+                        config,
+                        folder,
+                        observe=record.passing_on(show),
+                        should_stop=stop.is_set,
+                        threads=settings.train_threads,
+                        device=device,
+                        ranks=ranks,
+                        engine=settings.job_engine_options,
+                    )
+                if not ranks.first:
+                    return
+                version = registry().publish(artifact, name, promote=promote)
+                live = registry().is_live(version)
+                record.published(version, live=live)
         except Interrupted as error:
             raise fail(f"{error}; the checkpoint is in {folder}", INTERRUPTED) from error
         except FolderTaken as error:
             advice = "Give the same settings to continue it, --restart to begin anew, or another --folder"
             raise fail(f"{error.detail}. {advice}", USAGE) from error
-        if not ranks.first:
-            return
-        version = registry().publish(artifact, name, promote=promote)
         if given is None:
             # With these checkpoints the next training of this name would end at once.
             shutil.rmtree(folder)
-    _print_version(version, registry().is_live(version), as_json)
+    print_version(version, live, as_json)
 
 
-def _print_version(version: ModelVersion, live: bool, as_json: bool) -> None:
+def _start_of_run(name: str, data: str, recipe: TrainingRecipe, config: TrainingConfig, device: str) -> RunStart:
+    from worker.runs.record import RunStart
+
+    parameters = config.model_dump(mode="json", include=set(recipe.parameters))
+    return RunStart(
+        origin="command", model=name, dataset=data, preset=recipe.name, parameters=parameters, device=device
+    )
+
+
+def print_version(version: ModelVersion, live: bool, as_json: bool) -> None:
+    """Print the version of a model that this process has registered: one line, or an event ``published`` as JSON."""
     reference, failed = f"{version.name}:{version.version}", version.manifest.unfit
     if as_json:
         published = {"model": version.name, "version": version.version, "ref": reference, "live": live}
@@ -215,6 +227,16 @@ def _set_aside(folder: Path, ranks: Ranks) -> None:
         aside = folder.rename(folder.with_name(f"{folder.name}~{number}"))
         typer.echo(f"the earlier run is now in {aside}", err=True)
     ranks.value_of_first(0.0)  # the others wait
+
+
+def _load(data: str, recipe: TrainingRecipe, config: TrainingConfig, settings: Settings, *, check: bool) -> Dataset:
+    """Return the images of a training, after a check of its time and memory if ``check`` is set."""
+    from models.datasets import DatasetStore, load_dataset
+
+    store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
+    if check:
+        _require_feasible(data, recipe, config, settings, store)
+    return load_dataset(data, settings.data_dir, store, config)
 
 
 def _require_feasible(

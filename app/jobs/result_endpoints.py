@@ -25,8 +25,8 @@ from app.jobs.schemas import (
     Preview,
     Previews,
     TrainingCurve,
-    Validation,
 )
+from app.jobs.views import curve_answer
 from models.evaluation.report import CONTENT_SECURITY_POLICY
 from models.evaluation.schema import EvaluationReport
 from models.recommendation.record import RecommendationRecord
@@ -83,15 +83,12 @@ def get_job_metrics(job: ExistingJob, settings: SettingsDep, query: Annotated[Cu
     `points` thins the metrics of training steps; validations are always complete.
     """
     curve = read_curve(folder_of(job.id, settings) / FILE)
-    points = curve.points if query.points is None else thin(curve.points, query.points)
     # Encoded in this thread: a long curve would block the event loop.
     if query.format == "csv":
+        points = curve.points if query.points is None else thin(curve.points, query.points)
         return Response(_table(points, curve.validations), media_type="text/csv")
-    answer = TrainingCurve(
-        job=job.id,
-        points=[CurvePoint.model_validate(point) for point in points],
-        validations=[Validation.model_validate(_without_kind(event)) for event in curve.validations],
-    )
+    shown, validations = curve_answer(curve, query.points)
+    answer = TrainingCurve(job=job.id, points=shown, validations=validations)
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
@@ -245,10 +242,6 @@ def _report(job_id: str, settings: Settings, form: Literal["json", "html"]) -> F
 
 def _samples(job_id: str, settings: Settings) -> Path:
     return folder_of(job_id, settings) / "samples"
-
-
-def _without_kind(event: Event) -> Event:
-    return {key: value for key, value in event.items() if key != "event"}
 
 
 def _table(points: list[Event], validations: list[Event]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from app.jobs.schemas import JobView
+from app.jobs.schemas import CurvePoint, JobView, Validation
 from models.disk_space import usable_bytes
+from worker.jobs.curve import CurveEvents, thin
 from worker.jobs.record import Job, Status
 from worker.jobs.submission import ROOM_BYTES
 from worker.queues import Queue
@@ -58,6 +59,18 @@ def job_view(
         waits_for=_waits_for(job, served, home) if job.status is Status.QUEUED else None,
         links=links,
     )
+
+
+def curve_answer(curve: CurveEvents, most: int | None = None) -> tuple[list[CurvePoint], list[Validation]]:
+    """Return the API answer for a training curve: metrics of steps, and validations.
+
+    Args:
+        curve: The events of the curve.
+        most: Most steps, evenly spread; None for all. Validations are always complete.
+    """
+    points = curve.points if most is None else thin(curve.points, most)
+    validations = [{key: value for key, value in event.items() if key != "event"} for event in curve.validations]
+    return [CurvePoint.model_validate(point) for point in points], [Validation.model_validate(v) for v in validations]
 
 
 def _waits_for(job: Job, served: Collection[Queue], home: Path | None) -> str | None:

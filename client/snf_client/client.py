@@ -14,6 +14,7 @@ from snf_client.resources.datasets import DatasetsResource
 from snf_client.resources.jobs import AsyncJobsResource, JobsResource
 from snf_client.resources.limits import LimitsResource
 from snf_client.resources.models import ModelsResource
+from snf_client.resources.runs import RunsResource
 from snf_client.resources.samples import SamplesResource
 from snf_client.resources.scores import (
     ImageResult,
@@ -39,6 +40,7 @@ class _Client(Resource[S]):
         self.limits: LimitsResource[S] = LimitsResource(transport)
         self.samples: SamplesResource[S] = SamplesResource(transport)
         self.datasets: DatasetsResource[S] = DatasetsResource(transport)
+        self.runs: RunsResource[S] = RunsResource(transport)
 
     @operation
     def health(self) -> Call[Health]:

@@ -779,6 +779,23 @@ class Result(BaseModel):
     detected: list[Rate]
 
 
+class RunResult(BaseModel):
+    """The model that a run registered, and what was measured of it. Without a figure the model has none."""
+
+    model_config = ConfigDict(frozen=True)
+    ref: str = Field(..., description="The model version, as name:version.")
+    live: bool = Field(..., description="Whether it became live.")
+    unfit: dict[str, str] = Field(
+        ..., description="Why it is unfit to become live by itself, by code; empty if it is fit."
+    )
+    architecture: str = Field(..., description="The layers, in words.")
+    best_step: int = Field(..., description="Step whose weights were kept.")
+    validation_bits_per_dim: float | None = None
+    test_bits_per_dim: float | None = None
+    test_nats: float | None = Field(None, description="Mean negative log-likelihood of test images, nats an image.")
+    reconstruction_error: float | None = Field(None, description="Largest ||I - R W|| over the layers.")
+
+
 class Sample(BaseModel):
     """An image drawn from a model, as base64 PNG, with the log-likelihood of its 8-bit pixels in nats."""
 
@@ -870,6 +887,36 @@ class Threshold(BaseModel):
     alpha: float = Field(..., description="False-alarm rate.")
     threshold: float | None = Field(..., description="`alpha` for scoring; null where there are too few images.")
     images_needed: int = Field(..., description="Fewest calibration images for a threshold.")
+
+
+class TrainingRun(BaseModel):
+    """A training run: its parameters, how it ended, and its result.
+
+    The record stays when its job or its model is deleted. A run is `unfinished` while it is trained, and stays so if it
+    is interrupted, cancelled or killed. A run that goes on from its checkpoint keeps its record.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    origin: Literal["job", "command"] = Field(
+        ..., description="`job`: a job of the service; `command`: `snf train` on its machine."
+    )
+    model: str = Field(..., description="Name of the model that is trained.")
+    dataset: str
+    preset: str = Field(..., description="Name of the preset, or of the architecture in its place.")
+    parameters: dict[str, Any] = Field(
+        ..., description="All parameters of the training, with the defaults of the preset."
+    )
+    device: str
+    retry_of: str | None = Field(None, description="Run of the job that this job retries, from its checkpoint.")
+    id: str = Field(..., description="Identifier, that of the job for a job; ids sort by time.")
+    state: Literal["unfinished", "finished", "failed"] = "unfinished"
+    attempts: int = Field(1, description="How often it began or went on.")
+    started: datetime = Field(..., description="Start of the first attempt, UTC.")
+    ended: datetime | None = Field(None, description="When it finished or failed, UTC.")
+    steps: int | None = Field(None, description="Optimiser steps of a run that has ended.")
+    seconds: float | None = Field(None, description="Duration of its steps or fit, without interruptions.")
+    error: str | None = Field(None, description="Why it failed.")
+    result: RunResult | None = None
 
 
 class UndamagedImages(BaseModel):
@@ -1380,6 +1427,24 @@ class ReferenceRecord(BaseModel):
     rejected_files: list[RejectedFile] = Field(..., description="The first 100.")
     rejected_by: dict[str, int] = Field(..., description="Rejected files by the slug of their reason.")
     digest: str = Field(..., description="SHA-256 of names, sizes and versions of the files, in their order.")
+
+
+class RunDetail(BaseModel):
+    """A training run with its curve. A step that was repeated after an interruption occurs once."""
+
+    model_config = ConfigDict(frozen=True)
+    run: TrainingRun
+    points: list[CurvePoint]
+    validations: list[Validation]
+    links: dict[str, str] = Field(..., description="The run, its model, and its job, which may be deleted already.")
+
+
+class RunList(BaseModel):
+    """A page of training runs, the newest first, with the value of `after` for the next page."""
+
+    model_config = ConfigDict(frozen=True)
+    runs: list[TrainingRun]
+    next: str | None = Field(..., description="Value of `after` for the next page; null for the last page.")
 
 
 class ScoredImage(BaseModel):

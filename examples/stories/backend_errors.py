@@ -200,6 +200,7 @@ def provocations(http: httpx.Client, job: str) -> dict[str, Callable[[], Answer]
         "unsupported-archive": lambda: packed(http, b"7z\xbc\xaf\x27\x1c" + bytes(100)),
         "malformed-array": lambda: packed(http, npy(np.zeros(3, np.uint8))),
         "job-not-found": lambda: http.get("/v1/jobs/" + "0" * 26),
+        "run-not-found": lambda: http.get("/v1/runs/" + "0" * 26),
         "job-in-use": delete_retried,
         "job-has-no-result": lambda: http.get(f"/v1/jobs/{job}/result"),
         "job-state-conflict": lambda: http.post(f"/v1/jobs/{job}/retry"),

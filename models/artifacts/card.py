@@ -94,7 +94,9 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         facts["pixel transform"] = pixels.pixel_transform
     facts |= {
         "learned inverse": learned,
-        "trained on": f"{training.dataset}, {training.train_images} images, SHA-256 {training.dataset_digest[:16]}",
+        "trained on": f"{training.dataset}, {training.train_images} images, SHA-256 {training.dataset_digest[:16]}"
+        if training.imported is None
+        else f"not recorded; calibrated and tested on {training.dataset}, SHA-256 {training.dataset_digest[:16]}",
         "licence of the images": LICENCES.get(training.dataset, "not recorded"),
         "images": _images(manifest),
         "split": _split(manifest),
@@ -103,7 +105,9 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         facts["grid of the features"] = _fit(training.feature_fit)
         if training.feature_fit.steps is not None:
             facts["Glow steps over features"] = _glow_steps(training.feature_fit.steps)
-    if pixels is None:
+    if training.imported is not None:
+        facts["weights"] = f"imported from {training.imported}"
+    elif pixels is None:
         facts["training"] = f"fitted in closed form, {training.seconds:.0f} seconds"
     else:
         facts |= {

@@ -80,6 +80,10 @@ class TrainingRecord(_ManifestPart):
     versions: dict[str, str] = {}
     job: str | None = None
     feature_fit: FeatureFitRecord | None = Field(None, description="How the flow over features was fitted.")
+    imported: str | None = Field(
+        None,
+        description="Where the weights come from, if another program trained them; then `dataset` calibrates only.",
+    )
 
 
 class Evaluation(_ManifestPart):

@@ -207,6 +207,7 @@ def write_artifact(
                 versions={"python": platform.python_version(), "torch": torch.__version__},
                 job=job,
                 feature_fit=_fit_record(model.features),
+                imported=model.pixels.imported if model.pixels is not None else None,
             ),
             evaluation=_evaluation(density, summary, test, model),
             fitness=fitness,

@@ -137,7 +137,7 @@ def train(
         fitted = _fit_features(dataset, architecture, config, folder, options, observe, should_stop)
     model = TrainedModel.of(architecture, trained, fitted, time.monotonic() - fit_began)
     precision = training_precision(config, device) if trained is not None else "float32"
-    write_artifact(path, dataset, chosen, config, model, precision, observe, job, _commit(), options, schedule)
+    write_artifact(path, dataset, chosen, config, model, precision, observe, job, source_commit(), options, schedule)
     return path
 
 
@@ -268,7 +268,7 @@ def _phases(
         return PhaseSteps()
 
 
-def _commit() -> str | None:
+def source_commit() -> str | None:
     """Return the git commit of the source tree, or None if the tree is no git checkout or git is missing."""
     git = shutil.which("git")
     source = Path(__file__).parents[2]

@@ -23,6 +23,7 @@ class TrainedFlow:
         last_validation: The same of the last validation; None if it was the first one, in a training of few steps.
         last_training: Bits per dimension of training images at the end, where the last validation is worse than the
             first.
+        imported: Where the weights come from, if no training of this project made them.
     """
 
     flow: Flow
@@ -34,3 +35,4 @@ class TrainedFlow:
     first_validation: float | None
     last_validation: float | None
     last_training: float | None
+    imported: str | None = None

@@ -9,7 +9,7 @@ from tests.browser.looks import Look
 
 pytestmark = pytest.mark.timeout(120)
 
-PAGES = ("Score", "Samples", "Train", "Models")
+PAGES = ("Score", "Samples", "Train", "Runs", "Models")
 
 
 def test_pages_are_reached_by_keyboard_and_named(page: Page) -> None:

@@ -322,6 +322,19 @@ def test_a_training_from_its_start_to_its_result_across_a_restart_of_the_service
     with pytest.raises(Conflict):
         client.jobs.cancel(job.id)
 
+    record = client.runs.get(job.id)
+    assert (record.run.origin, record.run.state, record.run.parameters["max_steps"]) == ("job", "finished", 100)
+    assert record.run.result is not None
+    assert record.run.result.ref == "made:1"
+    assert [(point.step, point.bits_per_dim) for point in record.points] == [
+        (point.step, point.bits_per_dim) for point in client.jobs.metrics(job.id).points
+    ]
+    client.jobs.delete(job.id)
+    assert job.id in {run.id for run in client.runs.list().runs}
+    client.runs.delete(job.id)
+    with pytest.raises(NotFound):
+        client.runs.get(job.id)
+
 
 def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:
     """The service is killed while images are left to score, and starts again once a request is known to be repeated."""

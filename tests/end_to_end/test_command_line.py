@@ -305,6 +305,13 @@ def test_training_registers_a_model(home: Path) -> None:
     published = {"event": "published", "model": "made", "version": 1, "ref": "made:1", "live": True, "unfit": []}
     assert events[-1] == published
     assert {"metrics", "validation", "checkpoint", "evaluation"} <= {one["event"] for one in events}
+    [recorded] = json.loads(snf(home, "runs", "--json").stdout)["runs"]
+    assert (recorded["origin"], recorded["state"], recorded["result"]["ref"]) == ("command", "finished", "made:1")
+    assert (recorded["parameters"]["batch_size"], recorded["steps"]) == (32, 6)
+    shown = json.loads(snf(home, "runs", "show", recorded["id"], "--json").stdout)
+    assert [event["bits_per_dim"] for event in events if event["event"] == "metrics"] == [
+        point["bits_per_dim"] for point in shown["points"]
+    ]
     assert snf(home, "score", str(DIGITS[0]), "-m", "made").returncode == 0
     assert snf(home, "train", "--data", "mnist-mini", "--set", "colour=red").returncode == 2
     assert snf(home, "train", "--data", "nothing").returncode == 2

@@ -1,6 +1,7 @@
 """Training of a model by one attempt of a job, ``python -m worker.attempts.train JOB_DIR``.
 
-It reads ``job.json``, writes ``events.jsonl``, trains with checkpoints in the same folder, and publishes the model.
+It reads ``job.json``, writes ``events.jsonl``, trains with checkpoints in the same folder, publishes the model, and
+records the run.
 
 A job publishes at most one version, however many attempts it takes. The manifest of the artifact has the id of the
 job, and an attempt that finds a registered version with this id trains nothing. The fencing token is checked under the
@@ -14,12 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from models.scoring.options import EngineName, EngineOptions
+from models.training.config import TrainingConfig
+from models.training.recipe import TrainingRecipe
 from worker.attempts.attempt import BEGAN, Fence, JobSpec, StopFlag, attempt
 from worker.attempts.progress import FitReporter, PreparationReporter
 from worker.broker.connection import redis_client
 from worker.jobs.events import EventLog
 from worker.jobs.retention import adopt_earlier, drop_training_files
 from worker.jobs.store import JobStore
+from worker.runs.record import RunStart
+from worker.runs.recorder import RunRecorder
+from worker.runs.store import RunStore
 from worker.settings import Settings
 
 
@@ -56,6 +62,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
 
     def observe(event: dict[str, Any]) -> None:
         events.write(event)
+        record(event)
         if fit is not None and event["event"] == "scoring":
             fit.report(event["part"], event["done"] * UNITS.get(event["part"], 1))
         # The evaluation after the last step takes a while and does not call ``should_stop``.
@@ -70,39 +77,42 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
 
     registry = Registry(settings.registry_dir)
     version = registry.of_job(spec.model, spec.id)
-    if version is None:
-        fence.require()
-        earlier = adopt_earlier(store, folder, spec.retry_of, "checkpoints")
-        if earlier is not None:
-            events.write({"event": "log", "message": f"resumes from the checkpoints of job {earlier}"})
-        recipe = find_recipe(spec.preset, spec.architecture)
-        config = recipe.config(spec.parameters)
-        datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
-        dataset = load_dataset(spec.dataset, settings.data_dir, datasets, config, prepared)
-        if recipe.family == "features":
-            fit = FitReporter(events, passes_of_fit(dataset, config))
-        artifact = train(
-            dataset,
-            recipe,
-            config,
-            folder,
-            observe=observe,
-            should_stop=should_stop,
-            threads=settings.train_threads,
-            job=spec.id,
-            device=spec.device,
-            engine=_engine(settings),
-            began=BEGAN,
-        )
-        # Before the registry is locked, because an outage of Redis may last.
-        fence.require()
-        version = registry.publish(
-            artifact, spec.model, promote=spec.promote, before_publish=fence.check_before_publish
-        )
-    elif spec.promote:
-        # The earlier attempt may have died between publishing and promoting. A version promoted since then stays.
-        fence.require()
-        registry.promote(version)
+    recipe = find_recipe(spec.preset, spec.architecture)
+    config = recipe.config(spec.parameters)
+    with _recorder(spec, recipe, config, settings) as record:
+        if version is None:
+            fence.require()
+            earlier = adopt_earlier(store, folder, spec.retry_of, "checkpoints")
+            if earlier is not None:
+                events.write({"event": "log", "message": f"resumes from the checkpoints of job {earlier}"})
+            datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
+            dataset = load_dataset(spec.dataset, settings.data_dir, datasets, config, prepared)
+            if recipe.family == "features":
+                fit = FitReporter(events, passes_of_fit(dataset, config))
+            artifact = train(
+                dataset,
+                recipe,
+                config,
+                folder,
+                observe=observe,
+                should_stop=should_stop,
+                threads=settings.train_threads,
+                job=spec.id,
+                device=spec.device,
+                engine=_engine(settings),
+                began=BEGAN,
+            )
+            # Before the registry is locked, because an outage of Redis may last.
+            fence.require()
+            version = registry.publish(
+                artifact, spec.model, promote=spec.promote, before_publish=fence.check_before_publish
+            )
+        elif spec.promote:
+            # The earlier attempt may have died between publishing and promoting. A version promoted since then stays.
+            fence.require()
+            registry.promote(version)
+        live = registry.is_live(version)
+        record.published(version, live=live)
     drop_training_files(folder)
     reference = f"{version.name}:{version.version}"
     events.write(
@@ -111,10 +121,23 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
             "model": version.name,
             "version": version.version,
             "ref": reference,
-            "live": registry.is_live(version),
+            "live": live,
             "unfit": [{"code": check.code, "detail": check.sentence} for check in version.manifest.unfit],
         }
     )
+
+
+def _recorder(spec: JobSpec, recipe: TrainingRecipe, config: TrainingConfig, settings: Settings) -> RunRecorder:
+    start = RunStart(
+        origin="job",
+        model=spec.model,
+        dataset=spec.dataset,
+        preset=recipe.name,
+        parameters=config.model_dump(mode="json", include=set(recipe.parameters)),
+        device=spec.device,
+        retry_of=spec.retry_of,
+    )
+    return RunRecorder(RunStore(settings.run_records_dir), start, lambda: spec.id, spec.attempt)
 
 
 def _engine(settings: Settings) -> EngineOptions:

@@ -7,6 +7,7 @@ const PAGES = {
   score: () => import("./pages/score.js"),
   samples: () => import("./pages/samples.js"),
   train: () => import("./pages/train.js"),
+  runs: () => import("./pages/runs.js"),
   models: () => import("./pages/models.js"),
 };
 const STATUS_INTERVAL_MS = 5000;

@@ -51,7 +51,7 @@ export function segments(name, legend, options, chosen, choose) {
 
 const BADGE_CLASSES = {
   queued: "", starting: "accent", running: "accent", paused: "warn", succeeded: "good", partial: "warn", failed: "bad", cancelled: "",
-  ready: "good", loading: "accent", idle: "", unfit: "bad",
+  finished: "good", unfinished: "warn", ready: "good", loading: "accent", idle: "", unfit: "bad",
 };
 
 /** Renders the state of a job or a model as a coloured badge. */

@@ -27,7 +27,16 @@ HEAD = (
     "| call | operation | role | no key | read | score | train | admin | wrong host | cross-site |\n"
     "|---|---|---|---|---|---|---|---|---|---|\n"
 )
-PARTS = {"ref": "nobody", "name": "nobody", "job_id": "0" * 26, "alias": "a", "version": 1, "number": 1, "step": 1}
+PARTS = {
+    "ref": "nobody",
+    "name": "nobody",
+    "job_id": "0" * 26,
+    "run_id": "0" * 26,
+    "alias": "a",
+    "version": 1,
+    "number": 1,
+    "step": 1,
+}
 PARTS |= {"source": "a"}
 ELSEWHERE = {"host": "evil.example"}
 CROSS_SITE = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}

@@ -39,6 +39,7 @@ ONLY_PARSED = {
     "snf train --data parts --preset snf-features --set backbone=my-network --name my-parts": (
         "384 channels need 1.2 GB and minutes; tests/models/features fits an own backbone with few channels"
     ),
+    "snf runs compare RUN OTHER-RUN --out curves.csv": "needs ids of runs; tests/app/cli/test_runs.py compares two",
     "snf datasets refer lots-2026 s3://lots/2026": "test_datasets_by_reference.py refers to a real S3 server",
     "snf jobs submit score dataset=lots-2026 model=my-parts output=s3://lots/scores/2026 --watch": "the same",
     "snf bulk s3://lots/2026 -m my-parts --out s3://lots/scores/2026 --processes 8": "the same",
@@ -89,6 +90,9 @@ NOT_RUN = {
     "python -m pip install --no-build-isolation --editable .": "test_new_bijection.py installs the files of the page",
     "snf train --data mnist-mini --architecture flow.json --name tails --max-steps 200 --promote": "in few steps there",
     "snf score IMAGES -m tails": "the same",
+    "snf models import-published glow glow_mnist.tar --data mnist": (
+        "needs a checkpoint; tests/app/cli/test_import_published.py writes and imports one"
+    ),
 }
 """Commands that are not run, and why."""
 

@@ -107,7 +107,7 @@ export class Job {
 
   async act(action) {
     if (action === "cancel" && !(await confirmed("Cancel this job?", "You can try it again later from its last checkpoint.", "Cancel job", "Keep running"))) return;
-    if (action === "delete" && !(await confirmed("Delete this job?", "Its result, curve, log and files are deleted. A model that it made is kept.", "Delete job"))) return;
+    if (action === "delete" && !(await confirmed("Delete this job?", "Its result, log and files are deleted. A model that it made is kept, and the record of a training under Runs.", "Delete job"))) return;
     this.acting = true;
     this.changed();
     try {
@@ -144,7 +144,7 @@ export class Job {
       ${(this.disconnected || this.unreachable) && !FINISHED.has(job.status) ? html`<p class="notice warn" role="status">The connection to the service is lost. The job continues; this page reconnects automatically.</p>` : nothing}
       ${outcome(job, this.aliases, this.changed)}
       ${this.progressView()}
-      ${curves ? html`<section class="card" aria-labelledby="curves-title"><h2 id="curves-title">Curves</h2>${this.curve.view(FINISHED.has(job.status))}</section>` : nothing}
+      ${curves ? html`<section class="card" aria-labelledby="curves-title"><header><h2 id="curves-title">Curves</h2>${this.curve.empty ? nothing : html`<a href="#/runs/${job.id}">Compare with other runs</a>`}</header>${this.curve.view(FINISHED.has(job.status))}</section>` : nothing}
       <div class=${curves ? "columns" : ""}>
         ${curves ? html`<section class="card" aria-labelledby="previews-title"><h2 id="previews-title">Samples during training</h2>${this.previews.view(FINISHED.has(job.status))}</section>` : nothing}
         <section class="card" aria-label="Log">${this.log.view()}</section>

@@ -1,0 +1,118 @@
+# ruff: noqa: PLC0415 - MLflow and TensorBoard are extras
+"""Export of training runs to local files of MLflow and TensorBoard. Nothing is sent anywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from app.cli.common import USAGE, fail
+
+if TYPE_CHECKING:
+    import typer
+
+    from snf_client.schemas import RunDetail
+
+EXPERIMENT = "snf-density"
+FILE_STORE = "MLFLOW_ALLOW_FILE_STORE"
+"""Environment variable without which MLflow 3.7 and later use no plain files."""
+BATCH = 1000
+"""Most figures that MLflow takes at once."""
+STATUS = {"finished": "FINISHED", "failed": "FAILED"}
+OF_STEP = ("bits_per_dim", "reconstruction_error", "learning_rate", "images_per_second")
+OF_RESULT = ("test_bits_per_dim", "validation_bits_per_dim", "test_nats", "reconstruction_error")
+
+
+class Figure(NamedTuple):
+    """A figure of a curve: its name, the step and the time at which it was measured, and its value."""
+
+    name: str
+    step: int
+    seconds: float
+    value: float
+
+
+def figures(detail: RunDetail) -> Iterator[Figure]:
+    """Yield the figures of a run's curve that are known, such as ``training/bits_per_dim``, by step."""
+    for kind, points in (("training", detail.points), ("validation", detail.validations)):
+        for point in points:
+            for name in OF_STEP:
+                if (value := getattr(point, name, None)) is not None:
+                    yield Figure(f"{kind}/{name}", point.step, point.time.timestamp(), value)
+
+
+def results(detail: RunDetail) -> dict[str, float]:
+    """Return the figures of the finished model that are known, such as ``result/test_bits_per_dim``."""
+    result = detail.run.result
+    values = {} if result is None else {f"result/{name}": getattr(result, name) for name in OF_RESULT}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def settings(detail: RunDetail) -> dict[str, str]:
+    """Return what the run was asked to do, by name."""
+    run = detail.run
+    return {"model": run.model, "dataset": run.dataset, "preset": run.preset, "device": run.device} | {
+        name: str(value) for name, value in run.parameters.items()
+    }
+
+
+def to_tensorboard(detail: RunDetail, folder: Path) -> str:
+    """Write a run below ``folder`` as files of TensorBoard; return the command that shows them."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise _missing("TensorBoard", "tensorboard") from error
+    target = folder / f"{detail.run.model}-{detail.run.id}"
+    if target.exists():
+        raise fail(f"expected a folder without this run, got {target}; delete it to write it anew", USAGE)
+    with SummaryWriter(str(target)) as writer:
+        for figure in figures(detail):
+            writer.add_scalar(figure.name, figure.value, figure.step, figure.seconds)
+        # The name of a run within this one: its own folder.
+        writer.add_hparams(settings(detail), results(detail), run_name=".")
+    return f"tensorboard --logdir {folder}"
+
+
+def to_mlflow(detail: RunDetail, folder: Path) -> str:
+    """Write a run into a store of MLflow in the files below ``folder``; return the command that shows it."""
+    # Before its import, which would report the use of MLflow to its makers. Its other stores need a database.
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", FILE_STORE: "true"}
+    try:
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+    except ImportError as error:
+        raise _missing("MLflow", "mlflow") from error
+    run, client = detail.run, MlflowClient(tracking_uri=folder.as_uri())
+    known = client.get_experiment_by_name(EXPERIMENT)
+    experiment = client.create_experiment(EXPERIMENT) if known is None else known.experiment_id
+    if client.search_runs([experiment], f"tags.snf_run = '{run.id}'"):
+        raise fail(f"expected a store without this run, got {folder}; delete it there to write it anew", USAGE)
+    tags = {"snf_run": run.id, "origin": run.origin, "mlflow.note.content": run.error or ""}
+    tags |= {} if run.result is None else {"model_version": run.result.ref, "layers": run.result.architecture}
+    written = client.create_run(experiment, _milliseconds(run.started.timestamp()), tags, run_name=run.model)
+    identity = written.info.run_id
+    client.log_batch(identity, params=[Param(name, value) for name, value in settings(detail).items()])
+    end = run.ended or run.started
+    last = [Figure(name, run.steps or 0, end.timestamp(), value) for name, value in results(detail).items()]
+    metrics = [
+        Metric(figure.name, figure.value, _milliseconds(figure.seconds), figure.step)
+        for figure in (*figures(detail), *last)
+    ]
+    for start in range(0, len(metrics), BATCH):
+        client.log_batch(identity, metrics=metrics[start : start + BATCH])
+    if run.state != "unfinished":
+        client.set_terminated(identity, STATUS[run.state], _milliseconds(end.timestamp()))
+    return f"{FILE_STORE}=true mlflow ui --backend-store-uri {folder}"
+
+
+EXPORTS: dict[str, Callable[[Any, Path], str]] = {"mlflow": to_mlflow, "tensorboard": to_tensorboard}
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(1000 * seconds)
+
+
+def _missing(program: str, extra: str) -> typer.Exit:
+    return fail(f"{program} is not installed (pip install 'snf-density[{extra}]')", USAGE)

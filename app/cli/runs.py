@@ -1,0 +1,174 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Command ``snf runs``: list, show, compare, export and delete the records of training runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from app.cli import completion
+from app.cli.common import (
+    USAGE,
+    Json,
+    Key,
+    Url,
+    client_schema,
+    error_messages,
+    fail,
+    print_deleted,
+    print_json,
+    print_response,
+    read_settings,
+    refuse_before_subcommand,
+)
+from app.cli.out_file import Force, check_new, write_out
+from app.cli.remote import service
+from app.cli.run_tables import curves_csv, print_comparison, print_run, print_runs
+from worker.private_home import user_umask
+
+if TYPE_CHECKING:
+    from snf_client.schemas import RunDetail, RunList
+    from worker.runs.store import RunStore
+
+CURVE_POINTS = 1000
+"""Points of a curve: far more than a terminal has columns."""
+MOST_COMPARED = 8
+"""Most runs of a comparison: more columns fit no terminal."""
+
+HELP = "List, show, compare, export and delete records of training runs. Without a subcommand: list."
+runs = typer.Typer(help=HELP, invoke_without_command=True)
+
+RunId = Annotated[
+    str, typer.Argument(metavar="RUN", help="Id of the run.", show_default=False, autocompletion=completion.runs)
+]
+RunIds = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN...", help="Ids of runs.", show_default=False, autocompletion=completion.runs),
+]
+
+
+@runs.callback(help=HELP)
+def list_by_default(context: typer.Context, url: Url = None, key: Key = None, as_json: Json = False) -> None:
+    """Run ``snf runs list`` if ``snf runs`` is called without a subcommand."""
+    if context.invoked_subcommand is None:
+        list_runs(url=url, key=key, as_json=as_json)
+    else:
+        refuse_before_subcommand(context)
+
+
+@runs.command("list")
+def list_runs(
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Number of runs at most.")] = 20,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """List the newest training runs, of jobs and of `snf train`: id, state, model, dataset, preset and bits/dim."""
+    page = _page(limit, url, key)
+    if as_json:
+        print_response(page)
+    else:
+        print_runs(page)
+
+
+@runs.command()
+def show(run_id: RunId, url: Url = None, key: Key = None, as_json: Json = False) -> None:
+    """Show a training run: its parameters, its result or error, and its curve."""
+    [detail] = _details([run_id], url, key)
+    if as_json:
+        print_response(detail)
+    else:
+        print_run(detail)
+
+
+@runs.command()
+def compare(
+    run_ids: RunIds,
+    every: Annotated[bool, typer.Option("--all", help="Show parameters that are equal, too.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="CSV file for the curves, a row a step.", show_default=False)
+    ] = None,
+    force: Force = False,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Compare training runs: the parameters that differ first, then the results, and the curves in one chart."""
+    if not 2 <= len(set(run_ids)) == len(run_ids) <= MOST_COMPARED:
+        raise fail(f"expected 2 to {MOST_COMPARED} different runs, got {len(set(run_ids))}", USAGE)
+    if out is not None:
+        check_new(out, (".csv",), force=force)
+    details = _details(run_ids, url, key)
+    if as_json:
+        print_json({"runs": [detail.model_dump(mode="json") for detail in details]})
+    else:
+        print_comparison(details, every=every)
+    if out is not None:
+        write_out(out, curves_csv(details).encode())
+        typer.echo(f"the curves are in {out}", err=as_json)
+
+
+@runs.command()
+def export(
+    run_id: RunId,
+    folder: Annotated[Path, typer.Argument(file_okay=False, help="Folder that gets the run.", show_default=False)],
+    to: Annotated[
+        Literal["mlflow", "tensorboard"], typer.Option("--to", help="Program that shows it.", show_default=False)
+    ],
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Write the parameters, the curve and the result of a run into local files of MLflow or TensorBoard.
+
+    Nothing is sent anywhere. Needs the extra of the same name.
+    """
+    from app.cli.run_export import EXPORTS
+
+    [detail] = _details([run_id], url, key)
+    with error_messages(), user_umask():
+        shown_by = EXPORTS[to](detail, folder.absolute())
+    typer.echo(f"run {run_id} is in {folder}; see it with: {shown_by}")
+
+
+@runs.command()
+def delete(run_ids: RunIds, url: Url = None, key: Key = None, as_json: Json = False) -> None:
+    """Delete the records and curves of runs; their jobs and models stay. Stops at the first error."""
+    for run_id in run_ids:
+        if url:
+            with service(url, key) as client:
+                client.runs.delete(run_id)
+        else:
+            with error_messages():
+                _store().remove(run_id)
+        print_deleted(run_id, as_json=as_json)
+
+
+def _page(limit: int, url: str | None, key: str | None) -> RunList:
+    if url:
+        with service(url, key) as client:
+            return client.runs.list(limit=limit)
+    with error_messages():
+        from app.runs.views import run_list
+        from snf_client.schemas import RunList
+
+        return client_schema(RunList, run_list(_store(), limit))
+
+
+def _details(run_ids: list[str], url: str | None, key: str | None) -> list[RunDetail]:
+    if url:
+        with service(url, key) as client:
+            return [client.runs.get(run_id, points=CURVE_POINTS) for run_id in run_ids]
+    with error_messages():
+        from app.runs.views import run_detail
+        from snf_client.schemas import RunDetail
+
+        store = _store()
+        return [client_schema(RunDetail, run_detail(store, run_id, CURVE_POINTS)) for run_id in run_ids]
+
+
+def _store() -> RunStore:
+    from worker.runs.store import RunStore
+
+    return RunStore(read_settings().run_records_dir)

@@ -1,0 +1,73 @@
+"""Endpoints that list, show and delete the records of training runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import BaseModel, Field
+
+from app.access.permissions import MayAdminister, MayRead
+from app.http.dependencies import SettingsDep
+from app.http.errors import responses
+from app.jobs.endpoints import JOB_ID
+from app.runs.schemas import RunDetail, RunList
+from app.runs.views import run_detail, run_list
+from worker.runs.store import RunStore
+
+# Plain functions: the framework runs them in threads, where the disk may block.
+router = APIRouter(prefix="/v1/runs", tags=["jobs"])
+
+RunId = Annotated[str, Path(description="The run's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
+
+
+class RunQuery(BaseModel):
+    """Query parameters of the list of runs: page and page size."""
+
+    after: str | None = Field(None, pattern=JOB_ID, description="`next` of the page before.")
+    limit: int = Field(50, ge=1, le=200, description="Most runs in one page.")
+
+
+@router.get(
+    "",
+    operation_id="list_runs",
+    summary="List training runs, newest first",
+    dependencies=[MayRead],
+    responses=responses(401, 422, 500),
+)
+def list_runs(settings: SettingsDep, query: Annotated[RunQuery, Query()]) -> RunList:
+    """List training runs with their parameters and results, those of jobs and those of `snf train` on this machine.
+
+    A run stays when its job is deleted.
+    """
+    return run_list(RunStore(settings.run_records_dir), query.limit, query.after)
+
+
+@router.get(
+    "/{run_id}",
+    operation_id="get_run",
+    summary="Show a training run with its curve",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 422, 500),
+)
+def get_run(
+    run_id: RunId,
+    settings: SettingsDep,
+    points: Annotated[int | None, Query(ge=2, description="Most points of the curve. Default: all.")] = None,
+) -> RunDetail:
+    """Show a training run: parameters, result, and bits/dim by step. `points` thins the steps, not the validations."""
+    return run_detail(RunStore(settings.run_records_dir), run_id, points)
+
+
+@router.delete(
+    "/{run_id}",
+    operation_id="delete_run",
+    summary="Delete the record of a training run",
+    dependencies=[MayAdminister],
+    status_code=204,
+    response_class=Response,
+    responses=responses(401, 404, 422, 500, 507),
+)
+def delete_run(run_id: RunId, settings: SettingsDep) -> None:
+    """Delete the record and the curve of a training run. Its job and its model stay."""
+    RunStore(settings.run_records_dir).remove(run_id)

@@ -1,0 +1,39 @@
+"""Calls for training runs: their parameters, curves and results, to be compared."""
+
+from __future__ import annotations
+
+from snf_client.request import Call, path, query, read_json, read_nothing
+from snf_client.schemas import RunDetail, RunList
+from snf_client.transport import Resource, S, operation
+
+
+class RunsResource(Resource[S]):
+    """Calls about the records of training runs, of jobs and of ``snf train`` on the machine of the service.
+
+    A record stays when its job is deleted.
+    """
+
+    @operation
+    def list(self, *, after: str | None = None, limit: int = 50) -> Call[RunList]:
+        """Return a page of training runs, the newest first.
+
+        Args:
+            after: ``next`` of the page before.
+            limit: Most runs in the page, at most 200.
+        """
+        return Call("GET", path("runs"), read_json(RunList), params=query(after=after, limit=limit))
+
+    @operation
+    def get(self, run_id: str, *, points: int | None = None) -> Call[RunDetail]:
+        """Return a training run with its curve.
+
+        Args:
+            run_id: Id of the run; that of the job for a job.
+            points: Most points of the curve, evenly spread; None for all.
+        """
+        return Call("GET", path("runs", run_id), read_json(RunDetail), params=query(points=points))
+
+    @operation
+    def delete(self, run_id: str) -> Call[None]:
+        """Delete the record and the curve of a training run; its job and its model stay."""
+        return Call("DELETE", path("runs", run_id), read_nothing)

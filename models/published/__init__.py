@@ -1,0 +1,1 @@
+"""Import of models that were trained with the code which Keller et al. published."""

@@ -1,0 +1,148 @@
+"""The command `snf runs`: its list, comparison, CSV and deletion, and exports to other programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from app.cli.common import USAGE
+from app.cli.main import cli
+from app.cli.run_export import figures, results, settings
+from app.runs.views import run_detail
+from snf_client.schemas import RunDetail
+from tests.support.runs import SHIPPED, recorded
+from worker.runs.store import RunStore
+
+EXTRAS = "needs the extras mlflow and tensorboard: make test installs them"
+OTHER = {"max_steps": 40, "batch_size": 32, "learning_rate": 0.002, "image_size": None}
+
+
+@pytest.fixture
+def folder(own_home: Path) -> Path:
+    return own_home / "home" / "run-records"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["runs", *arguments])
+
+
+def words(text: str) -> str:
+    return " ".join(re.sub("[─│]", " ", text).split())
+
+
+def test_runs_are_listed_shown_and_deleted(folder: Path) -> None:
+    assert json.loads(run("--json").stdout) == {"runs": [], "next": None}
+    first, second = recorded(folder), recorded(folder, finished=False, model="parts")
+    assert [listed["id"] for listed in json.loads(run("list", "--json").stdout)["runs"]] == [second, first]
+    listed = words(run().stdout)
+    assert f"{second} unfinished parts" in listed
+    assert f"{first} finished {SHIPPED}" in listed
+    shown = words(run("show", first).stdout)
+    for part in ("test bits/dim 1.1", f"outcome registered {SHIPPED}", "batch_size 64", "validation 2.01"):
+        assert part in shown
+    assert run("delete", first).stdout == f"deleted {first}\n"
+    again = run("show", first)
+    assert (again.exit_code, f"No such run: no run has the id {first}" in again.stderr) == (USAGE, True)
+
+
+def test_a_comparison_shows_what_differs_first_then_the_results_and_the_curves(folder: Path, tmp_path: Path) -> None:
+    first, second = recorded(folder), recorded(folder, parameters=OTHER, bits=2.8, finished=False)
+    table = tmp_path / "curves.csv"
+    done = run("compare", first, second, "--out", str(table))
+    assert done.exit_code == 0, done.output
+    text = words(done.stdout)
+    assert text.index("differs 1 2") < text.index("batch size 64 32") < text.index("test bits/dim 1.1")
+    assert "learning rate" not in text
+    assert "settings are equal; --all shows them" in text
+    assert "validation bits/dim 1 2.01 2 1.81" in text, "the legend of the chart"
+    assert "learning rate 0.002 0.002" in words(run("compare", first, second, "--all").stdout)
+    rows = list(csv.DictReader(io.StringIO(table.read_text())))
+    assert len(rows) == 2 * (40 + 2)
+    assert [row for row in rows if (row["run"], row["kind"], row["step"]) == (second, "validation", "40")] == [
+        {
+            "run": second,
+            "model": "digits",
+            "kind": "validation",
+            "step": "40",
+            "bits_per_dim": "1.8099999999999998",
+            "reconstruction_error": "",
+            "learning_rate": "",
+        }
+    ]
+    compared = json.loads(run("compare", first, second, "--json").stdout)["runs"]
+    assert [each["run"]["id"] for each in compared] == [first, second]
+    for wrong in ([first], [first, first]):
+        assert run("compare", *wrong).exit_code == USAGE
+    assert "exists already" in run("compare", first, second, "--out", str(table)).stderr
+
+
+def test_what_an_export_writes(folder: Path) -> None:
+    store = RunStore(folder)
+    run_id = recorded(folder)
+    detail = RunDetail.model_validate(run_detail(store, run_id).model_dump())
+    written = list(figures(detail))
+    assert [(figure.step, figure.value) for figure in written if figure.name == "validation/bits_per_dim"] == [
+        (20, pytest.approx(2.51)),
+        (40, pytest.approx(2.01)),
+    ]
+    assert len([figure for figure in written if figure.name == "training/learning_rate"]) == 40
+    assert results(detail).keys() == {
+        *("result/test_bits_per_dim", "result/validation_bits_per_dim", "result/test_nats"),
+        "result/reconstruction_error",
+    }
+    assert settings(detail)["batch_size"] == "64"
+
+
+@pytest.mark.parametrize(("extra", "module"), [("mlflow", "mlflow"), ("tensorboard", "torch.utils.tensorboard")])
+def test_a_missing_extra_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: str, module: str
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    refused = run("export", recorded(folder), str(tmp_path / "out"), "--to", extra)
+    assert (refused.exit_code, f"pip install 'snf-density[{extra}]'" in refused.stderr) == (USAGE, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_to_tensorboard_is_read_by_it(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason=EXTRAS)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: PLC0415
+
+    run_id, out = recorded(folder), tmp_path / "out"
+    done = run("export", run_id, str(out), "--to", "tensorboard")
+    assert done.exit_code == 0, done.output
+    events = EventAccumulator(str(out / f"digits-{run_id}"), size_guidance={"scalars": 0}).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("validation/bits_per_dim")] == [
+        (20, pytest.approx(2.51)),
+        (40, pytest.approx(2.01)),
+    ]
+    assert len(events.Scalars("training/bits_per_dim")) == 40
+    assert events.Scalars("result/test_bits_per_dim")[0].value == pytest.approx(1.1, abs=0.1)
+    again = run("export", run_id, str(out), "--to", "tensorboard")
+    assert (again.exit_code, "expected a folder without this run" in again.stderr) == (USAGE, True)
+
+
+def test_an_export_to_mlflow_is_read_by_it(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ALLOW_FILE_STORE"):
+        monkeypatch.setenv(name, "true")
+    mlflow: Any = pytest.importorskip("mlflow", reason=EXTRAS)
+    run_id, out = recorded(folder), tmp_path / "out"
+    done = run("export", run_id, str(out), "--to", "mlflow")
+    assert done.exit_code == 0, done.output
+    client = mlflow.MlflowClient(tracking_uri=out.as_uri())
+    experiment = client.get_experiment_by_name("snf-density")
+    [written] = client.search_runs([experiment.experiment_id])
+    assert written.info.status == "FINISHED"
+    assert written.data.params["batch_size"] == "64"
+    assert written.data.metrics["validation/bits_per_dim"] == pytest.approx(2.01)
+    assert written.data.tags["model_version"] == SHIPPED
+    assert len(client.get_metric_history(written.info.run_id, "training/bits_per_dim")) == 40
+    again = run("export", run_id, str(out), "--to", "mlflow")
+    assert (again.exit_code, "expected a store without this run" in again.stderr) == (USAGE, True)

@@ -1,0 +1,50 @@
+"""Records of training runs, as a training writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from models.registry.registry import Registry
+from worker.jobs.record import new_job_id
+from worker.runs.record import RunStart
+from worker.runs.recorder import RunRecorder
+from worker.runs.store import RunStore
+
+SHIPPED = "mnist-snf-glow:1"
+
+
+def start(**changes: Any) -> RunStart:
+    known = {"origin": "command", "model": "digits", "dataset": "mnist-mini", "preset": "snf-glow-tiny"}
+    parameters = {"max_steps": 40, "batch_size": 64, "learning_rate": 0.002, "image_size": None}
+    return RunStart(**{**known, "parameters": parameters, "device": "cpu", **changes})
+
+
+def metrics(step: int, bits: float) -> dict[str, Any]:
+    figures = {"bits_per_dim": bits, "reconstruction_error": 1e-3, "learning_rate": 1e-3, "images_per_second": 100.0}
+    return {"event": "metrics", "step": step, "steps": 40, "epoch": 0, **figures}
+
+
+def validation(step: int, bits: float) -> dict[str, Any]:
+    return {"event": "validation", "step": step, "images": 20, "bits_per_dim": bits}
+
+
+def recorded(folder: Path, *, bits: float = 3.0, finished: bool = True, **changes: Any) -> str:
+    """Record a run of 40 steps whose bits/dim fall by one; return its id.
+
+    Args:
+        folder: Folder of the records.
+        bits: Bits/dim at the start.
+        finished: Whether it has registered a model: the shipped one.
+        changes: What is not as in :func:`start`.
+    """
+    run_id = new_job_id()
+    with RunRecorder(RunStore(folder), start(**changes), lambda: run_id) as record:
+        record({"event": "started", "step": 0, "steps": 40})
+        for step in range(1, 41):
+            record(metrics(step, bits - step / 40))
+            if step % 20 == 0:
+                record(validation(step, bits - step / 40 + 0.01))
+        if finished:
+            record.published(Registry(folder.parent / "registry").resolve(SHIPPED), live=True)
+    return run_id

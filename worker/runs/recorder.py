@@ -1,0 +1,160 @@
+"""Writer of the record and the curve of a training run, for jobs and for the command line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from models.atomic_files import make_folder, write_atomically
+from models.errors import ModelsError
+from models.registry.version import ModelVersion
+from worker.errors import JobsError
+from worker.jobs.events import EventLog
+from worker.jobs.record import new_job_id
+from worker.runs.record import RunResult, RunStart, TrainingRun
+from worker.runs.store import RUN_ID, RunStore
+from worker.settings import Settings
+
+Observer = Callable[[dict[str, Any]], None]
+
+KEPT = frozenset({"started", "metrics", "validation"})
+"""The events that make a curve."""
+ID_FILE = "run-id"
+
+log = logging.getLogger(__name__)
+
+
+class RunRecorder:
+    """Context manager around a training, and observer of its events, that records the run.
+
+    The record is written at the first event, so that a training which is refused leaves none. An exception in the block
+    makes the run a failed one, unless the training was only interrupted.
+
+    Args:
+        store: Store of the records.
+        start: What is known of the run.
+        run_id: Function that returns the id of the run, called at the first event.
+        attempt: Number of the attempt of a job; None to count them.
+        write: Whether to record anything; of several processes that train together one does.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        start: RunStart,
+        run_id: Callable[[], str],
+        attempt: int | None = None,
+        *,
+        write: bool = True,
+    ) -> None:
+        self._write = write
+        self._store = store
+        self._start = start
+        self._run_id = run_id
+        self._attempt = attempt
+        self._run: TrainingRun | None = None
+        self._curve: EventLog | None = None
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Take an event of the training.
+
+        Raises:
+            OSError: The disk is full, or takes no writes.
+        """
+        if not self._write:
+            return
+        run = self._begun()
+        if event["event"] in KEPT:
+            if self._curve is None:
+                self._curve = EventLog(self._store.folder(run.id), run.attempts)
+            self._curve.write(event)
+
+    def passing_on(self, observe: Observer) -> Observer:
+        """Return an observer that records each event and then gives it to ``observe``."""
+
+        def both(event: dict[str, Any]) -> None:
+            self(event)
+            observe(event)
+
+        return both
+
+    def published(self, version: ModelVersion, *, live: bool) -> None:
+        """Record that the run has registered a version of a model, which ends it.
+
+        Args:
+            version: The version.
+            live: Whether it is live.
+        """
+        training = version.manifest.training
+        figures = {"steps": training.steps, "seconds": training.seconds}
+        self._end("finished", result=RunResult.of(version, live=live), **figures)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        text = _reason(error)
+        if text is None or self._run is None or self._run.state == "finished":
+            return
+        try:
+            self._end("failed", error=text)
+        except OSError as problem:
+            log.warning("the record of run %s does not say that it failed: %s", self._run.id, problem)
+
+    def _begun(self) -> TrainingRun:
+        if self._run is None:
+            run_id = self._run_id()
+            earlier = self._store.find(run_id)
+            attempt = self._attempt or (1 if earlier is None else earlier.attempts + 1)
+            now = datetime.now(UTC)
+            started = now if earlier is None else earlier.started
+            self._run = TrainingRun(**vars(self._start), id=run_id, attempts=attempt, started=started)
+            self._store.write(self._run)
+        return self._run
+
+    def _end(self, state: str, **changes: Any) -> None:
+        run = self._begun()
+        ended = {"state": state, "ended": datetime.now(UTC), "error": None, **changes}
+        self._run = run.model_copy(update=ended)
+        self._store.write(self._run)
+        self._store.thin_curve(run.id)
+
+
+def recorded_run(start: RunStart, settings: Settings, folder: Path, *, write: bool) -> RunRecorder:
+    """Return the recorder of a training on the command line.
+
+    Args:
+        start: What is known of the run.
+        settings: Settings with the place of the records.
+        folder: Folder of the checkpoints, which keeps the id of the run until it ends.
+        write: Whether to record anything.
+    """
+    return RunRecorder(RunStore(settings.run_records_dir), start, lambda: _id_in(folder), write=write)
+
+
+def _id_in(folder: Path) -> str:
+    """Return the id of the run whose checkpoints are in a folder. A new run gets one, which is left in the folder."""
+    path = folder / ID_FILE
+    known = path.read_text(encoding="ascii").strip() if path.is_file() else ""
+    if RUN_ID.fullmatch(known) is None:
+        known = new_job_id()
+        make_folder(folder)
+        write_atomically(path, f"{known}\n".encode())
+    return known
+
+
+def _reason(error: BaseException | None) -> str | None:
+    """Return why a run has failed; None if it was only interrupted, or ended by the broker or another attempt."""
+    from models.training.loop import Interrupted  # noqa: PLC0415 - PyTorch takes seconds to import
+
+    if not isinstance(error, Exception) or isinstance(error, Interrupted | JobsError):
+        return None
+    if isinstance(error, ModelsError):
+        return f"{error.title}: {error.detail}"
+    return f"{type(error).__name__}: {error}"

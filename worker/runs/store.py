@@ -1,0 +1,106 @@
+"""The records of all training runs of an installation, in a folder each."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from models.atomic_files import make_folder, remove_folder, write_atomically
+from worker.errors import RunNotFound
+from worker.jobs.curve import CurveEvents, read_curve, thin
+from worker.jobs.journal import FILE as CURVE
+from worker.jobs.journal import Event
+from worker.runs.record import TrainingRun
+
+RECORD = "run.json"
+RUN_ID = re.compile(r"[0-9a-z]{26}")
+MOST_POINTS = 1000
+"""Points of the curve of a run that has ended: more than a chart has columns. Validations are kept, all of them."""
+
+log = logging.getLogger(__name__)
+
+
+class RunStore:
+    """Store of run records: in each run's folder ``run.json``, and the curve in the format of a job's events.
+
+    Args:
+        folder: Folder of the records; it need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def folder(self, run_id: str) -> Path:
+        """Return the folder of a run, which may not exist; raise ``RunNotFound`` for an id of another form."""
+        if RUN_ID.fullmatch(run_id) is None:
+            raise RunNotFound(f"no run has the id {run_id[:64]!r}")
+        return self._folder / run_id
+
+    def write(self, run: TrainingRun) -> None:
+        """Write the record of a run, whole or not at all."""
+        folder = self.folder(run.id)
+        make_folder(folder)
+        write_atomically(folder / RECORD, run.model_dump_json(indent=1).encode())
+
+    def find(self, run_id: str) -> TrainingRun | None:
+        """Return a run; None if there is none with this id, or if its record is damaged."""
+        path = self.folder(run_id) / RECORD
+        try:
+            return TrainingRun.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            log.warning("leaving out %s, which is damaged: %s", path, error)
+            return None
+
+    def get(self, run_id: str) -> TrainingRun:
+        """Return a run. Raises ``RunNotFound``."""
+        run = self.find(run_id)
+        if run is None:
+            raise RunNotFound(f"no run has the id {run_id}")
+        return run
+
+    def list(self, limit: int, after: str | None = None) -> list[TrainingRun]:
+        """Return up to ``limit`` runs, the newest first; those older than the run ``after``, if it is given."""
+        if not self._folder.is_dir():
+            return []
+        names = {path.name for path in self._folder.iterdir() if RUN_ID.fullmatch(path.name)}
+        runs: list[TrainingRun] = []
+        for name in sorted(names, reverse=True):
+            if len(runs) == limit:
+                break
+            if (after is None or name < after) and (run := self.find(name)) is not None:
+                runs.append(run)
+        return runs
+
+    def curve(self, run_id: str) -> CurveEvents:
+        """Return the training curve of a run, empty before its first report. Raises ``RunNotFound``."""
+        self.get(run_id)
+        return read_curve(self.folder(run_id) / CURVE)
+
+    def thin_curve(self, run_id: str) -> None:
+        """Leave 1000 points in the stored curve of a run that has ended, and all of its validations."""
+        path = self.folder(run_id) / CURVE
+        if not path.exists():
+            return
+        curve = read_curve(path)
+        kept: list[Event] = sorted([*thin(curve.points, MOST_POINTS), *curve.validations], key=_step)
+        write_atomically(path, b"".join(_line(event) for event in kept))
+
+    def remove(self, run_id: str) -> None:
+        """Delete the record and the curve of a run; its model stays. Raises ``RunNotFound``."""
+        self.get(run_id)
+        remove_folder(self.folder(run_id))
+
+
+def _step(event: Event) -> int:
+    step: int = event["step"]
+    return step
+
+
+def _line(event: Event) -> bytes:
+    return json.dumps(event, separators=(",", ":")).encode() + b"\n"
