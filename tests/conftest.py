@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.compiled_cache import FOLDER
+from worker.gc_tuning import relax_gc
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -31,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Makes the folder of what is compiled; the processes that pytest-xdist starts inherit its name."""
+    relax_gc()
     if not hasattr(config, "workerinput"):
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="snf-compiled-")
 
@@ -39,6 +42,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Removes it."""
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ.pop(FOLDER))
+
+
+def pytest_collection() -> None:
+    """Stops the garbage collector: all that a collection of tests makes is kept."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Starts it again, without the objects of modules and tests: there are millions, and all of them stay."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
