@@ -21,6 +21,7 @@ from models.training.parameters import parameter_groups
 from models.training.presets import find_preset
 from models.training.run_record import FILE, RunRecord
 from tests.support.paths import ROOT
+from tests.support.unmeasured import unmeasured
 
 
 @pytest.mark.timeout(120)
@@ -40,7 +41,7 @@ def test_the_first_process_alone_reports_and_registers(tmp_path: Path) -> None:
             "train",
             *options,
         ],
-        env={**os.environ, "SNF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**unmeasured(), "SNF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         capture_output=True,
         text=True,

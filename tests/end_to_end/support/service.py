@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 from app.cli.main import cli
 from models.registry.registry import Registry
 from tests.support.compiled_cache import share_compiled
-from tests.support.fork_server import MEASURED, ForkedProcess, fork_server
+from tests.support.fork_server import ForkedProcess, fork_server
 from tests.support.paths import ROOT
+from tests.support.unmeasured import MEASURED
 
 READY_S = 120
 MODEL = "digits"
