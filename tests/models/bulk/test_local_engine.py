@@ -82,7 +82,7 @@ def work_of(artifact: Path, folder: Path, deaths: int = 0) -> BulkWork:
         weights_sha256=manifest.log_dets.weights_sha256,
         dataset="mnist-mini",
         source_digest=source.digest,
-        alpha=0.01,
+        alpha=0.05,
         count=source.count,
         images_per_part=100,
     )
