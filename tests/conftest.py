@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import typer.testing
 
 from tests.support.compiled_cache import FOLDER
+from worker.gc_tuning import relax_gc
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -31,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Makes the folder of what is compiled; the processes that pytest-xdist starts inherit its name."""
+    relax_gc()
     if not hasattr(config, "workerinput"):
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="snf-compiled-")
 
@@ -39,6 +44,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Removes it."""
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ.pop(FOLDER))
+
+
+def pytest_collection() -> None:
+    """Stops the garbage collector: all that a collection of tests makes is kept."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Starts it again, without the objects of modules and tests: there are millions, and all of them stay."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,6 +70,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
     from tests.support.scheduler import OneHouseEach  # noqa: PLC0415 - pytest runs without pytest-xdist, too
 
     return OneHouseEach(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_are_built_once() -> Iterator[None]:
+    """A call of the command line in a test does not build all its commands anew, which takes longer than most calls."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", cache(typer.testing._get_command))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.fork_server import MEASURED
 from tests.support.paths import IMPORT_PATH, ROOT
+from tests.support.unmeasured import unmeasured
 from tests.test_docs import LINK, anchors
 
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
@@ -41,7 +41,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
     program.write_text("\n\n".join(f"# cell {n}\n{source(cell)}" for n, cell in enumerate(cells(path, "code"))))
     around = os.environ.get("PYTHONPATH")
     environment = {
-        **{name: value for name, value in os.environ.items() if name != MEASURED},
+        **unmeasured(),
         "PYTHONPATH": os.pathsep.join([IMPORT_PATH, *([around] if around else [])]),
         "TMPDIR": str(tmp_path),
     }

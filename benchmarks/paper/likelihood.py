@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from models.scoring.flow_pass import run_flow
 from numpy.typing import NDArray
 
 from models.flows.flow import Flow
 from models.scoring.engines import TorchEngine
-from models.scoring.flow_pass import run_flow
 from models.scoring.frozen import FrozenFlow, freeze
 
 CHUNK = 100

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from models.images.batch import stacked
 from safetensors.torch import load_file, save
 
 from benchmarks.paper.angles import angles, exact_twin
@@ -26,7 +27,6 @@ from models.datasets import Dataset
 from models.errors import TrainingDiverged
 from models.flows.build import build_flow
 from models.flows.flow import Flow
-from models.images.batch import stacked
 from models.training.loop import Interrupted, Trainer
 from models.training.objective import inverse_errors
 from models.training.run_record import RunRecord, claim_folder

@@ -20,6 +20,7 @@ PNG = {"content-type": "image/png"}
 Answer = httpx.Response
 TRAINING: dict[str, Any] = {"type": "train", "preset": "snf-glow-tiny", "dataset": "mnist-mini", "model": "long"}
 LIMITS = {
+    "SNF_ENGINE": "torch",
     "SNF_ALLOWED_LOCATIONS": "file:///nothing",
     "SNF_MAX_UPLOAD_BYTES": "100000",
     "SNF_MAX_BYTES_IN_FLIGHT": "120000",
@@ -30,7 +31,7 @@ LIMITS = {
     "SNF_MAX_CONNECTIONS": "24",
     "SNF_HEADER_TIMEOUT_S": "2",
 }
-"""Settings of the service: limits that are easily reached."""
+"""Settings of the service: an engine that starts at once, and limits that are easily reached."""
 
 
 def png(side: int = 28, seed: int = 0) -> bytes:

@@ -154,17 +154,18 @@ def compared(images_per_second: float, p99_ms: float, others: float = 0.0) -> di
 
 
 @pytest.mark.parametrize(
-    ("row", "verdict", "use"),
+    ("measured", "verdict", "use"),
     [
-        (compared(10.0, 30.0), {"rate": "PASS", "latency": "PASS"}, "for latencies on similar machines"),
-        (compared(10.0, 300.0), {"rate": "PASS", "latency": "FAIL"}, "measure latencies"),
-        (compared(8.0, 30.0), {"rate": "FAIL", "latency": "PASS"}, "Do not plan from the simulation"),
-        (compared(8.0, 30.0, others=1.0), {"rate": "BUSY", "latency": "BUSY"}, "says nothing"),
+        ((10.0, 30.0), {"rate": "PASS", "latency": "PASS"}, "for latencies on similar machines"),
+        ((10.0, 300.0), {"rate": "PASS", "latency": "FAIL"}, "measure latencies"),
+        ((8.0, 30.0), {"rate": "FAIL", "latency": "PASS"}, "Do not plan from the simulation"),
+        ((8.0, 30.0, 1.0), {"rate": "BUSY", "latency": "BUSY"}, "says nothing"),
     ],
 )
 def test_the_comparison_says_what_the_simulation_is_good_for(
-    row: dict[str, Any], verdict: dict[str, str], use: str
+    measured: tuple[float, ...], verdict: dict[str, str], use: str
 ) -> None:
+    row = compared(*measured)
     assert row["verdict"] == verdict
     assert use in replicas.use_of({"rows": [row], "busy_cores": 1.0})
 

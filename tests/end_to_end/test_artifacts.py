@@ -11,7 +11,7 @@ import pytest
 from models.artifacts.files import NAMES
 from models.artifacts.tar import pack
 from models.registry.registry import Registry
-from tests.end_to_end.support.service import MODEL, score_one, serving
+from tests.end_to_end.support.service import MNIST, MODEL, score_one, serving
 from tests.end_to_end.support.uploads import half_a_post
 from tests.models.artifacts.spoilt_models import (
     a_file_outside,
@@ -29,7 +29,7 @@ LARGEST = 4 * 2**20
 
 @pytest.fixture(scope="module")
 def client(module_home: Path) -> Iterator[httpx.Client]:
-    with serving(module_home, max_model_bytes=LARGEST) as client:
+    with serving(module_home, shipped=MNIST, max_model_bytes=LARGEST) as client:
         yield client
 
 

@@ -32,7 +32,16 @@ from snf_client import (
 from snf_client.images import ImagesLike
 from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES
 from tests.end_to_end.support.processes import kill
-from tests.end_to_end.support.service import answers, await_ready, environment, free_port, running, score_one, serving
+from tests.end_to_end.support.service import (
+    MNIST,
+    answers,
+    await_ready,
+    environment,
+    free_port,
+    running,
+    score_one,
+    serving,
+)
 from tests.support.paths import DIGITS, ROOT
 from tests.worker.support.helpers import until
 
@@ -43,7 +52,9 @@ MODEL = "digits"
 @pytest.fixture(scope="module")
 def house(module_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, which the tests here may kill parts of."""
-    with running("tests.support.forking_house", home=module_home, measured=False, train_threads=1) as client:
+    with running(
+        "tests.support.forking_house", home=module_home, shipped=MNIST, measured=False, train_threads=1
+    ) as client:
         yield client
 
 

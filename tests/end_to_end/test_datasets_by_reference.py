@@ -14,7 +14,7 @@ from pyarrow import parquet
 from models.bulk.output import stored_output
 from models.locations.location import Location
 from snf_client import Client
-from tests.end_to_end.support.service import await_job, free_port, installed, running, serving, snf
+from tests.end_to_end.support.service import MNIST, await_job, free_port, installed, running, serving, snf
 from tests.support.referenced import FORMS, Form, digits, put
 from tests.support.s3 import S3Server
 
@@ -43,10 +43,10 @@ def bucket(store: S3Server) -> Location:
 @pytest.fixture(scope="module")
 def by_reference(bucket: Location, artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A whole installation whose callers may name the bucket, and one folder."""
-    allowed = f"{bucket.url},{tmp_path_factory.getbasetemp().as_uri()}/shared"
+    settings = {"allowed_locations": f"{bucket.url},{tmp_path_factory.getbasetemp().as_uri()}/shared"}
     with (
         installed(artifact) as home,
-        running("tests.support.forking_house", home=home, measured=False, allowed_locations=allowed) as client,
+        running("tests.support.forking_house", home=home, shipped=MNIST, measured=False, **settings) as client,
     ):
         yield client
 

@@ -29,7 +29,7 @@ from tests.end_to_end.support.documented import (
     PYTHON_PRINTS,
     SHORTER,
 )
-from tests.end_to_end.support.service import environment, serving, snf
+from tests.end_to_end.support.service import MNIST, environment, serving, snf
 from tests.support.backbones import described_onnx
 from tests.support.command_parser import parse
 from tests.support.documents import PAGES, Block, blocks, page_name
@@ -202,7 +202,7 @@ def stage(
 def guarded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """The folder beside a service of its own, as the first key closes it for callers without one."""
     monkeypatch.chdir(folder)
-    with serving(tmp_path, measured=False) as client:
+    with serving(tmp_path, shipped=MNIST, measured=False) as client:
         yield Place(folder, tmp_path, str(client.base_url))
 
 

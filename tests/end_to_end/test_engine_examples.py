@@ -14,9 +14,9 @@ import pytest
 from pyarrow import parquet
 
 from models.scorer import Scorer
-from tests.support.fork_server import MEASURED
 from tests.support.paths import DIGITS, ROOT
 from tests.support.ray_cluster import ENVIRONMENT, RayCluster
+from tests.support.unmeasured import unmeasured
 
 MODEL = ROOT / "models" / "zoo" / "mnist-snf-glow" / "1"
 NO_SPARK = "needs Java and pyspark, which are no part of the tests' installation"
@@ -41,11 +41,10 @@ def test_a_parquet_file_of_images_is_scored(engine: str, tmp_path: Path, request
     ]
     paths = f"{ENVIRONMENT['PYTHONPATH']}:{os.environ.get('PYTHONPATH', '')}"
     spark = {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
-    environment = os.environ | ENVIRONMENT | spark | {"PYTHONPATH": paths}
+    environment = unmeasured() | ENVIRONMENT | spark | {"PYTHONPATH": paths}
     if engine == "ray":
         cluster: RayCluster = request.getfixturevalue("ray_cluster")
         environment |= {"RAY_ADDRESS": cluster.address}
-        environment.pop(MEASURED, None)
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
     )

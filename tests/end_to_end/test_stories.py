@@ -1,6 +1,5 @@
 """The three stories as users run them, at a small size; each checks its own numbers and prints them at its end."""
 
-import os
 import re
 import subprocess
 import sys
@@ -9,13 +8,14 @@ from pathlib import Path
 import httpx
 
 from tests.support.paths import IMPORT_PATH, ROOT
+from tests.support.unmeasured import unmeasured
 
 STORIES = ROOT / "examples" / "stories"
 
 
 def told(story: str, folder: Path, *arguments: str, url: str = "") -> str:
     """What a story prints; it must end well."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SNF_")}
+    clean = {name: value for name, value in unmeasured().items() if not name.startswith("SNF_")}
     own = {"PYTHONPATH": IMPORT_PATH, "SNF_URL": url, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, STORIES / story, *arguments],

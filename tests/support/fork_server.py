@@ -26,6 +26,7 @@ from unittest.mock import patch
 import coverage
 
 from tests.support.paths import ROOT
+from tests.support.unmeasured import unmeasured
 
 IMPORTED = (
     "models.scorer", "models.training.run", "models.evaluation.evaluate", "models.bulk.plan", "worker.attempts.attempt",
@@ -33,8 +34,6 @@ IMPORTED = (
     "celery.app.base", "fastapi", "fastapi_offline", "httptools", "kombu.transport.redis", "uvicorn.main", "uvloop",
 )  # fmt: skip
 """Modules that take long to import and start no thread."""
-MEASURED = "COVERAGE_PROCESS_CONFIG"
-"""Variable of processes whose coverage is measured."""
 ZOMBIE_S = 1.0
 """Time for which the id of a process that has ended is not given to another: its parent may be about to signal it."""
 
@@ -109,8 +108,7 @@ class ForkServer:
         self._channel, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", __name__, str(theirs.fileno())]
-            unmeasured = {name: value for name, value in os.environ.items() if name != MEASURED}
-            self._process = subprocess.Popen(command, cwd=ROOT, env=unmeasured, pass_fds=[theirs.fileno()])
+            self._process = subprocess.Popen(command, cwd=ROOT, env=unmeasured(), pass_fds=[theirs.fileno()])
         threading.Thread(target=self._listen, args=(self._channel,), daemon=True).start()
         return self._channel
 

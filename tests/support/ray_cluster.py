@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from tests.support.fork_server import MEASURED
 from tests.support.paths import IMPORT_PATH
+from tests.support.unmeasured import MEASURED
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster

@@ -22,6 +22,7 @@ from models.training.parameters import parameter_groups
 from models.training.presets import find_preset
 from models.training.run_record import FILE, RunRecord
 from tests.support.paths import IMPORT_PATH, ROOT
+from tests.support.unmeasured import unmeasured
 
 
 @pytest.mark.timeout(120)
@@ -41,7 +42,7 @@ def test_the_first_process_alone_reports_and_registers(tmp_path: Path) -> None:
             "train",
             *options,
         ],
-        env={**os.environ, "SNF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORT_PATH},
+        env={**unmeasured(), "SNF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORT_PATH},
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -11,7 +11,7 @@ import struct
 import sys
 from pathlib import Path
 
-from tests.end_to_end.support.service import await_job, running, score_one
+from tests.end_to_end.support.service import MNIST, await_job, running, score_one
 from tests.support.paths import DIGITS
 
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
@@ -44,8 +44,8 @@ def main() -> None:
     if alone:
         raise_loopback()
     before = without_route() if alone else 0
-    with running("app.cli.main", "up", home=home, measured=False) as client:
-        score_one(client, "mnist-snf-glow", DIGITS[0].read_bytes())
+    with running("app.cli.main", "up", home=home, shipped=MNIST, measured=False) as client:
+        score_one(client, MNIST, DIGITS[0].read_bytes())
         for path in ("/", "/docs", "/metrics"):
             client.get(path, follow_redirects=True).raise_for_status()
         files = [("file", (path.name, path.read_bytes())) for path in DIGITS]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import torch
@@ -20,11 +20,14 @@ from typer.testing import CliRunner
 from app.cli.main import cli
 from models.registry.registry import Registry
 from tests.support.compiled_cache import share_compiled
-from tests.support.fork_server import MEASURED, ForkedProcess, fork_server
+from tests.support.fork_server import ForkedProcess, fork_server
 from tests.support.paths import ROOT
+from tests.support.unmeasured import MEASURED
 
 READY_S = 120
 MODEL = "digits"
+MNIST = "mnist-snf-glow"
+"""The shipped model of digits."""
 
 
 def free_port() -> int:
@@ -34,20 +37,34 @@ def free_port() -> int:
         return port
 
 
-def environment(home: Path, *, shipped: bool = True, measured: bool = True, **changes: Any) -> dict[str, str]:
+def environment(home: Path, *, shipped: bool | str = True, measured: bool = True, **changes: Any) -> dict[str, str]:
     """The variables of a process of ours, whose home shares what is compiled; of those around what is not ours.
 
     Args:
         home: Its `SNF_HOME`.
-        shipped: Whether it has the shipped models; a service starts with a third of the work without them.
+        shipped: Whether it has the shipped models, or the name of the only one; a service starts with a third of the
+            work without them.
         measured: Whether its coverage is measured, where that of the tests is; this takes a third of its time.
         changes: Settings.
     """
     share_compiled(home)
     foreign = {"REDIS_URL"} if measured else {"REDIS_URL", MEASURED}
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SNF_") and k not in foreign}
-    own = {"home": home, "nice": 0} | ({} if shipped else {"shipped_models": home / "none"})
+    own: dict[str, Any] = {"home": home, "nice": 0}
+    if shipped is not True:
+        own["shipped_models"] = _shipped_models(home, shipped)
     return clean | {f"SNF_{k.upper()}": str(v) for k, v in (own | changes).items()}
+
+
+def _shipped_models(home: Path, only: str | Literal[False]) -> Path:
+    """A folder of that shipped model alone; with False, one that does not exist."""
+    if only is False:
+        return home / "none"
+    folder = home / "shipped"
+    folder.mkdir(exist_ok=True)
+    if not (folder / only).exists():
+        (folder / only).symlink_to(ROOT / "models" / "zoo" / only)
+    return folder
 
 
 def snf(home: Path, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from models.anomaly.calibration_file import calibration_bytes
 from models.anomaly.fitting.reference_images import reference_of
-from models.artifacts.manifest import Activation, CalibrationRecord, CalibrationSummary
+from models.artifacts.manifest import Activation, CalibrationRecord, CalibrationSummary, read_manifest
 from models.datasets import Dataset, load_dataset
 from models.registry.activation import UnlessCoarser, attainable
 from models.registry.calibrations import ARRAYS, CHOICE, NOT_ASKED, RECORD, CalibrationStore
@@ -18,6 +18,7 @@ from models.registry.registry import ZOO, Registry
 from models.scorer import Scorer
 from tests.support.documents import check_table
 from tests.support.paths import ROOT
+from tests.support.unmeasured import MEASURED
 
 Made = tuple[bytes, CalibrationSummary]
 SHIPPED = "mnist-snf-glow"
@@ -64,12 +65,14 @@ def test_20_30_and_300_images_beside_a_calibration_in_use(
     tmp_path: Path,
     pytestconfig: pytest.Config,
 ) -> None:
-    shipped = Scorer.load(ZOO / SHIPPED / "1")
-    of_shipped = {images: made_of(shipped, images) for images in SIZES}
+    shipped = read_manifest(ZOO / SHIPPED / "1")
+    # What is decided follows from the numbers of images, whatever the model.
+    weights = {"weights_sha256": shipped.calibration.weights_sha256}
+    of_shipped = {images: (content, summary.model_copy(update=weights)) for images, (content, summary) in made.items()}
     shipped_store = Registry(tmp_path / "home").calibrations(SHIPPED, 1)
     rows, became_active = [], []
-    for judge, store, ready in ((scorer, calibrations, made), (shipped, shipped_store, of_shipped)):
-        own = judge.manifest.calibration
+    for manifest, store, ready in ((scorer.manifest, calibrations, made), (shipped, shipped_store, of_shipped)):
+        own = manifest.calibration
         for images in SIZES:
             store.choose(0, own.weights_sha256)
             activation = decided(store, ready[images], UnlessCoarser(own))
@@ -152,8 +155,13 @@ def _publish(root: Path, made: Made, own: CalibrationSummary) -> None:
 
 
 def test_of_two_jobs_at_once_the_finer_one_is_in_use(
-    registry: Registry, calibrations: CalibrationStore, scorer: Scorer, made: dict[int, Made]
+    registry: Registry,
+    calibrations: CalibrationStore,
+    scorer: Scorer,
+    made: dict[int, Made],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv(MEASURED, raising=False)  # what they do is covered above
     context = multiprocessing.get_context("spawn")
     own = scorer.manifest.calibration.model_copy(update={"smallest_p": 1.0})
     workers = [context.Process(target=_publish, args=(registry.root, made[images], own)) for images in (20, 300)]
