@@ -13,12 +13,12 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from models.images.npy import npy_header
 from numpy.typing import NDArray
 
 from models.datasets import Dataset
 from models.datasets.dataset import digest_of
 from models.errors import DatasetUnfit
+from snf_runtime.images.npy import npy_header
 
 NAME = "imagenet32"
 SHAPE = (3, 32, 32)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from models.scoring.flow_pass import run_flow
 from numpy.typing import NDArray
 
 from models.flows.flow import Flow
 from models.scoring.engines import TorchEngine
 from models.scoring.frozen import FrozenFlow, freeze
+from snf_runtime.scoring.flow_pass import run_flow
 
 CHUNK = 100
 
@@ -40,10 +40,7 @@ def export(flow: Flow, image_shape: tuple[int, int, int]) -> FrozenFlow:
 def exported_nats(frozen: FrozenFlow, images: NDArray[np.uint8], device: str = "cpu") -> NDArray[np.float64]:
     """Return the negative log-likelihood of each image, uint8 ``(N, C, H, W)``, by an exported model."""
     engine = TorchEngine(frozen, CHUNK, device=device)
-    parts = [
-        -run_flow(engine, frozen, torch.from_numpy(x)).terms().sum((1, 2)) for x in _noisy_chunks(np.asarray(images))
-    ]
-    return np.asarray(torch.cat(parts).numpy(), dtype=np.float64)
+    return np.concatenate([-run_flow(engine, frozen, x).terms().sum((1, 2)) for x in _noisy_chunks(np.asarray(images))])
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from models.images.batch import stacked
 from safetensors.torch import load_file, save
 
 from benchmarks.paper.angles import angles, exact_twin
@@ -30,6 +29,7 @@ from models.flows.flow import Flow
 from models.training.loop import Interrupted, Trainer
 from models.training.objective import inverse_errors
 from models.training.run_record import RunRecord, claim_folder
+from snf_runtime.images.batch import stacked
 
 CURVE, BEST, TEST, DIVERGED = "curve.json", "best.safetensors", "test.npz", "diverged.txt"
 

@@ -15,12 +15,13 @@ from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
 from models.bijections.convolution import ExactConv, SelfNormalizingConv
 from models.bijections.coupling import AffineCoupling
 from models.bijections.dense import ExactDense, SelfNormalizingDense
-from models.bijections.pixels import PIXEL_RANGE, LogitPixels
+from models.bijections.pixels import LogitPixels
 from models.bijections.smooth_leaky_relu import SmoothLeakyReLU
 from models.bijections.spline import SplineActivation
 from models.flows.flow import Flow, Level
 from models.flows.levels import MAX_LAYERS
 from models.flows.no_init import NoRandomness
+from snf_runtime.scoring.pixel_transforms import PIXEL_RANGE
 
 Tensors = Mapping[str, Tensor]
 
