@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ DEEP = (DIGIT.astype(np.uint16) << 8) | 0x37
 
 
 def decode(data: bytes, **changes: Any) -> DecodedImage:
-    return decode_image(data, GREY.model_copy(update=changes))
+    return decode_image(data, replace(GREY, **changes))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
