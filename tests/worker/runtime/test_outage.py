@@ -71,13 +71,13 @@ def test_a_job_whose_worker_and_trainer_die_together_fails_with_its_cause(
     job = submit("wait-for-file")
     for attempt in (1, 2, 3):
         worker = start()
-        until(lambda attempt=attempt: store.get(job.id).attempts == attempt, 20)
-        reaches(store, job, Status.RUNNING, 20)
+        until(lambda attempt=attempt: store.get(job.id).attempts == attempt)
+        reaches(store, job, Status.RUNNING)
         worker.kill()
         os.kill(trainer_pids(settings, job)[-1], signal.SIGKILL)
         worker.wait()
     start()
-    failed = reaches(store, job, Status.FAILED, 20)
+    failed = reaches(store, job, Status.FAILED)
     assert (failed.attempts, failed.attempts_without_progress) == (3, 3)
     assert failed.error is not None
     assert failed.error["type"] == "worker-lost"
