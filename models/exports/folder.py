@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +14,7 @@ from models.artifacts.files import CARD as ARTIFACT_CARD
 from models.artifacts.files import read_file
 from models.atomic_files import new_folder, remove_folder, sha256_file
 from models.errors import EngineUnavailable
-from models.exports.onnx_graph import onnx_model
-from models.exports.serialized import GraphFiles, serialized
+from models.exports.serialized import serialized
 from models.features.backbone import Backbone
 from models.features.flows import FrozenFeatureFlows
 from models.features.store import DEFAULT_FOLDER, BackboneStore
@@ -50,7 +48,6 @@ from snf_runtime.scoring.pixel_transforms import AffineFunction, LogitFunction, 
 
 LARGEST_BYTES = 2**31
 """Room on the disk that is asked for before an export; the largest models take less."""
-WRITERS: dict[GraphFormat, Callable[[Any], GraphFiles]] = {"openvino": serialized, "onnx": onnx_model}
 
 
 def export_model(
@@ -86,7 +83,7 @@ def export_model(
     if backbone := _backbone(scorer):
         graphs["features"], features = _features(scorer, *backbone)
     arrays |= to_arrays(_judging(scorer.calibration), CALIBRATION)
-    content = {name: WRITERS[form](graph) for name, graph in graphs.items()}
+    content = {name: serialized(graph, form) for name, graph in graphs.items()}
     with new_folder(folder, LARGEST_BYTES) as temporary:
         for name, files in content.items():
             for ending, data in files.items():

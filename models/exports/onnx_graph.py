@@ -12,21 +12,18 @@ from typing import Any
 import numpy as np
 
 from models.errors import EngineUnavailable
-from models.exports.protobuf import (
-    BFLOAT16,
-    DATA_TYPES,
-    Attribute,
-    field,
-    node_message,
-    tensor_message,
-    value_message,
-)
 from models.exports.serialized import GraphFiles
 
+try:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+except ImportError as error:
+    raise EngineUnavailable("the format onnx needs the extra onnx: pip install 'snf-density[onnx]'") from error
+
 OPSET, IR_VERSION = 13, 8
-TYPES = {"f32": DATA_TYPES["float32"], "u8": DATA_TYPES["uint8"], "i32": DATA_TYPES["int32"],
-         "i64": DATA_TYPES["int64"], "boolean": DATA_TYPES["bool"], "bf16": BFLOAT16}  # fmt: skip
-"""Numbers of the types of tensors by the names of OpenVINO."""
+TYPES = {"f32": TensorProto.FLOAT, "u8": TensorProto.UINT8, "i32": TensorProto.INT32, "i64": TensorProto.INT64,
+         "boolean": TensorProto.BOOL, "bf16": TensorProto.BFLOAT16}  # fmt: skip
+"""Types of tensors by the names of OpenVINO."""
 SAME = {
     "Abs": "Abs", "Add": "Add", "Divide": "Div", "Exp": "Exp", "GreaterEqual": "GreaterOrEqual", "Less": "Less",
     "Log": "Log", "MatMul": "MatMul", "Multiply": "Mul", "Negative": "Neg", "Relu": "Relu", "Select": "Where",
@@ -52,10 +49,10 @@ class _Writer:
     """
 
     def __init__(self, model: Any) -> None:
-        self._nodes: list[bytes] = []
-        self._constants: list[bytes] = []
-        self._inputs: list[bytes] = []
-        self._outputs: dict[int, bytes] = {}
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: dict[int, onnx.ValueInfoProto] = {}
         self._places = {node.get_name(): number for number, node in enumerate(model.get_results())}
         self._names: dict[str, str] = {}
         special: dict[str, Callable[[Any], None]] = {
@@ -81,12 +78,13 @@ class _Writer:
 
     def file(self) -> bytes:
         """Return the content of the file."""
-        graph = b"".join(field(1, node) for node in self._nodes) + field(2, "snf")
-        graph += b"".join(field(5, constant) for constant in self._constants)
-        graph += b"".join(field(11, value) for value in self._inputs)
-        graph += b"".join(field(12, self._outputs[place]) for place in range(len(self._outputs)))
-        head = field(1, IR_VERSION) + field(2, "snf-density")
-        return head + field(7, graph) + field(8, field(1, "") + field(2, OPSET))
+        outputs = [self._outputs[place] for place in range(len(self._outputs))]
+        graph = helper.make_graph(self._nodes, "snf", self._inputs, outputs, self._constants)
+        opset = helper.make_opsetid("", OPSET)
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="snf-density")
+        onnx.checker.check_model(model)
+        content: bytes = model.SerializeToString()
+        return content
 
     def _parameter(self, node: Any) -> None:
         self._inputs.append(_value(self._outputs_of(node)[0], node.output(0)))
@@ -94,11 +92,11 @@ class _Writer:
     def _result(self, node: Any) -> None:
         place = self._places[node.get_name()]
         name = f"output-{place}"
-        self._nodes.append(node_message("Identity", self._inputs_of(node), [name], {}))
+        self._nodes.append(helper.make_node("Identity", self._inputs_of(node), [name]))
         self._outputs[place] = _value(name, node.output(0))
 
     def _constant(self, node: Any) -> None:
-        self._constants.append(tensor_message(self._outputs_of(node)[0], node.data))
+        self._keep(self._outputs_of(node)[0], node.data)
 
     def _convert(self, node: Any) -> None:
         self._add("Cast", node, self._inputs_of(node), to=TYPES[node.get_output_element_type(0).get_type_name()])
@@ -159,7 +157,7 @@ class _Writer:
             raise EngineUnavailable("a squeeze with blocks first has no form in ONNX here; use openvino")
         sides = [images, channels, height // block, block, width // block, block]
         apart, moved = self._reshaped(node, self._inputs_of(node)[0], sides), f"{self._outputs_of(node)[0]}.moved"
-        self._nodes.append(node_message("Transpose", [apart], [moved], {"perm": [0, 1, 3, 5, 2, 4]}))
+        self._nodes.append(helper.make_node("Transpose", [apart], [moved], perm=[0, 1, 3, 5, 2, 4]))
         shape = self._number(node, "shape", np.array(node.get_output_shape(0), dtype=np.int64))
         self._add("Reshape", node, [moved, shape])
 
@@ -171,19 +169,22 @@ class _Writer:
     def _transpose(self, node: Any) -> None:
         self._add("Transpose", node, self._inputs_of(node)[:1], perm=_data(node, 1).reshape(-1).tolist())
 
-    def _add(self, kind: str, node: Any, inputs: Sequence[str], **attributes: Attribute) -> None:
-        self._nodes.append(node_message(kind, inputs, self._outputs_of(node), attributes))
+    def _add(self, kind: str, node: Any, inputs: Sequence[str], **attributes: Any) -> None:
+        self._nodes.append(helper.make_node(kind, inputs, self._outputs_of(node), **attributes))
 
     def _reshaped(self, node: Any, name: str, sides: Sequence[int]) -> str:
         shape = self._number(node, "sides", np.array(list(sides), dtype=np.int64))
         result = f"{self._outputs_of(node)[0]}.reshaped"
-        self._nodes.append(node_message("Reshape", [name, shape], [result], {}))
+        self._nodes.append(helper.make_node("Reshape", [name, shape], [result]))
         return result
 
     def _number(self, node: Any, suffix: str, values: Any) -> str:
         name = f"{self._outputs_of(node)[0]}.{suffix}"
-        self._constants.append(tensor_message(name, np.asarray(values)))
+        self._keep(name, values)
         return name
+
+    def _keep(self, name: str, values: Any) -> None:
+        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
 
     def _inputs_of(self, node: Any) -> list[str]:
         return [f"{self._names[value.get_node().get_name()]}.{value.get_index()}" for value in node.input_values()]
@@ -192,7 +193,7 @@ class _Writer:
         return [f"{self._names[node.get_name()]}.{index}" for index in range(node.get_output_size())]
 
 
-def _pads(given: dict[str, Any]) -> dict[str, Attribute]:
+def _pads(given: dict[str, Any]) -> dict[str, Any]:
     if given["auto_pad"] != "explicit":
         raise EngineUnavailable(f"a padding of the kind {given['auto_pad']} has no form in ONNX here; use openvino")
     return {"pads": [*given["pads_begin"], *given["pads_end"]], "strides": list(given["strides"])}
@@ -213,5 +214,5 @@ def _data(node: Any, index: int) -> Any:
     return source.data
 
 
-def _value(name: str, port: Any) -> bytes:
-    return value_message(name, TYPES[port.get_element_type().get_type_name()], list(port.get_shape()))
+def _value(name: str, port: Any) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TYPES[port.get_element_type().get_type_name()], list(port.get_shape()))

@@ -1,4 +1,4 @@
-"""OpenVINO graphs as files of OpenVINO."""
+"""Graphs as the files of an export."""
 
 from __future__ import annotations
 
@@ -6,11 +6,26 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from snf_runtime.exported.manifest import GraphFormat
+
 GraphFiles = dict[str, bytes]
 """The content of the files of a graph by their endings."""
 
 
-def serialized(model: Any) -> GraphFiles:
+def serialized(model: Any, form: GraphFormat) -> GraphFiles:
+    """Return an OpenVINO graph (``ov.Model``) as files of a format.
+
+    Raises:
+        EngineUnavailable: The format is ONNX, and its package is not installed, or has no form of an operation.
+    """
+    if form == "onnx":
+        from models.exports.onnx_graph import onnx_model  # noqa: PLC0415 - an extra
+
+        return onnx_model(model)
+    return _openvino(model)
+
+
+def _openvino(model: Any) -> GraphFiles:
     """Return an OpenVINO graph as the content of its two files: ``.xml``, its nodes, and ``.bin``, its constants.
 
     Nothing is converted or compressed, so that the graph gives the same bits.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from models.errors import EngineUnavailable
-from models.exports.folder import WRITERS, pixel_part
-from models.exports.onnx_graph import onnx_model
+from models.exports.folder import pixel_part
+from models.exports.serialized import serialized
 from models.scoring.frozen import FrozenFlow, freeze
 from snf_runtime.exported.manifest import ENDINGS, GraphFormat
 from snf_runtime.scoring.engines.openvino_library import op, ov
@@ -38,7 +39,7 @@ def outputs(model: ov.Model, images: int = 5) -> list[NDArray[np.float32]]:
 def test_a_graph_in_a_file_gives_the_same_bits(flow: str, form: GraphFormat, tmp_path: Path) -> None:
     graph, described = pixel_part(FLOWS[flow]())
     expected = outputs(graph)
-    for ending, content in WRITERS[form](graph).items():
+    for ending, content in serialized(graph, form).items():
         (tmp_path / f"graph{ending}").write_bytes(content)
     found = outputs(core().read_model(tmp_path / f"graph{ENDINGS[form][0]}"))
     assert len(found) == len(expected) == len(described.outputs) > 1
@@ -56,4 +57,11 @@ def test_an_operation_without_a_form_in_onnx_is_named() -> None:
     x = op.parameter([1, 3, 4, 4], np.float32)
     model = ov.Model([op.result(op.erf(x))], [x], "erf")
     with pytest.raises(EngineUnavailable, match="operation Erf has no form in ONNX here"):
-        onnx_model(model)
+        serialized(model, "onnx")
+
+
+def test_onnx_without_its_extra_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "models.exports.onnx_graph", raising=False)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(EngineUnavailable, match=r"snf-density\[onnx\]"):
+        serialized(None, "onnx")
