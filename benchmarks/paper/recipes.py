@@ -17,12 +17,14 @@ Recipe = Literal["published", "converged"]
 RECIPES: tuple[Recipe, ...] = ("published", "converged")
 
 CONVERGED: dict[Family, dict[str, Any]] = {
-    "dense": {"learning_rate": 1e-3, "batch_size": 200},
-    "convolutional": {"learning_rate": 3e-3, "batch_size": 200},
+    "dense": {"learning_rate": 5e-4, "batch_size": 200},
+    "convolutional": {"learning_rate": 2e-3, "batch_size": 200},
     # Glow rows keep the paper's rate: their batches take most of the memory and of the time.
     "glow": {"learning_rate": 1e-3, "batch_size": 128},
 }
-"""Rates and batches of the recipe ``converged``. They were chosen by validations, not by the test set."""
+"""Rates and batches of the recipe ``converged``, above the published ones, for budgets of an hour. No test set chose
+them. At a dense rate of 1e-3 learned inverses fall behind their matrices: 75 steps gave validations of 1352 nats (SNF)
+and 1218 nats (exact)."""
 WARMUP_SHARE = 20
 """The warm-up of ``converged`` is this part of the steps: one in 20."""
 
