@@ -243,8 +243,9 @@ def growth(results: Path) -> list[str]:
     if found is None:
         raise Missing("python -m benchmarks.paper figure4")
     sizes = found["dimensions"]
+    columns = " | ".join(f"D = {size}" for size in sizes)
     lines = [
-        f"| layer | {' | '.join(f'D = {size}' for size in sizes)} | exponent of D | factorisations, solves and determinants a step |",
+        f"| layer | {columns} | exponent of D | factorisations, solves and determinants a step |",
         f"|---|{'---|' * len(sizes)}---|---|",
     ]
     for kind in ("dense", "convolutional"):
