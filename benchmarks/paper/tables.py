@@ -244,7 +244,7 @@ def growth(results: Path) -> list[str]:
         raise Missing("python -m benchmarks.paper figure4")
     sizes = found["dimensions"]
     lines = [
-        f"| layer | {' | '.join(f'D = {size}' for size in sizes)} | exponent of D | factorisations, solves and determinants a step |",
+        f"| layer | {' | '.join(f'D = {size}' for size in sizes)} | exponent of D | calls of linalg a step |",
         f"|---|{'---|' * len(sizes)}---|---|",
     ]
     for kind in ("dense", "convolutional"):
