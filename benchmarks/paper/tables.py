@@ -243,9 +243,8 @@ def growth(results: Path) -> list[str]:
     if found is None:
         raise Missing("python -m benchmarks.paper figure4")
     sizes = found["dimensions"]
-    columns = " | ".join(f"D = {size}" for size in sizes)
     lines = [
-        f"| layer | {columns} | exponent of D | factorisations, solves and determinants a step |",
+        f"| layer | {' | '.join(f'D = {size}' for size in sizes)} | exponent of D | calls of linalg a step |",
         f"|---|{'---|' * len(sizes)}---|---|",
     ]
     for kind in ("dense", "convolutional"):
