@@ -30,10 +30,10 @@ class ProblemType:
 
 
 def problem_types() -> list[ProblemType]:
-    """Return all types of problems of the packages ``app``, ``worker`` and ``models``, by status and type."""
+    """Return all types of problems of our packages but the client, by status and type."""
     given = STANDARD | {slug: (STATUSES[ErrorKind.INVALID], title) for slug, title in TITLES.items()}
     titles = {(status, slug): {title: None} for slug, (status, title) in given.items()}
-    for folder in ("app", "worker", "models"):
+    for folder in ("app", "worker", "models", "runtime/snf_runtime"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for problem in _in_file(path):
                 titles.setdefault((problem.status, problem.slug), {})[problem.title] = None

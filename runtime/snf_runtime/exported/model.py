@@ -260,16 +260,11 @@ def _calibration(manifest: ExportManifest, arrays: Arrays) -> Calibration:
 
 
 def _channels_first(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or not pixels.size:
-        raise ImageError(
-            "unsupported-image",
-            "The array is no image",
-            f"expected uint8 pixels (H, W) or (H, W, C), got {pixels.dtype} {pixels.shape}",
-        )
-    if pixels.ndim == 2:
+    if pixels.dtype != np.uint8:
+        raise ImageError("unsupported-image", "The array is not 8-bit", f"expected uint8, got {pixels.dtype}")
+    if pixels.ndim == 2 and pixels.size:
         return pixels[None]
-    if pixels.shape[2] not in (1, 3, 4):
-        raise ImageError(
-            "wrong-image-shape", "The array has the wrong shape", f"expected 1, 3 or 4 channels, got {pixels.shape[2]}"
-        )
+    if pixels.ndim != 3 or not pixels.size or pixels.shape[2] not in (1, 3, 4):
+        detail = f"expected (H, W), or (H, W, C) with 1, 3 or 4 channels, got {pixels.shape}"
+        raise ImageError("wrong-image-shape", "The array has the wrong shape", detail)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
