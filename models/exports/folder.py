@@ -46,8 +46,8 @@ from snf_runtime.scoring.hybrid_density import HybridDensity
 from snf_runtime.scoring.layout import FeatureLayout, LevelLayout
 from snf_runtime.scoring.pixel_transforms import AffineFunction, LogitFunction, MarginalFunction
 
-LARGEST_BYTES = 2**31
-"""Room on the disk that is asked for before an export; the largest models take less."""
+TEXT_BYTES = 2**22
+"""Room on the disk for the texts of an export: manifest, model card and notice."""
 
 
 def export_model(
@@ -84,7 +84,9 @@ def export_model(
         graphs["features"], features = _features(scorer, *backbone)
     arrays |= to_arrays(_judging(scorer.calibration), CALIBRATION)
     content = {name: serialized(graph, form) for name, graph in graphs.items()}
-    with new_folder(folder, LARGEST_BYTES) as temporary:
+    size = sum(len(data) for files in content.values() for data in files.values())
+    size += sum(array.nbytes for array in arrays.values()) + TEXT_BYTES
+    with new_folder(folder, size) as temporary:
         for name, files in content.items():
             for ending, data in files.items():
                 (temporary / f"{name}{ending}").write_bytes(data)

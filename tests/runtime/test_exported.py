@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.datasets import load_dataset
-from models.errors import ArtifactError, EngineUnavailable
+from models.errors import ArtifactError, EngineUnavailable, StorageFull
 from models.exports.folder import export_model, pixel_part
 from models.registry.version import ModelVersion
 from models.scorer import Scorer
@@ -256,6 +256,10 @@ def test_an_export_is_whole_or_not_there(
     artifact: Path, tmp_path: Path, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version, scorer = loaded(artifact, options)
+    monkeypatch.setattr("models.disk_space.usable_bytes", lambda _: 2**22)
+    with pytest.raises(StorageFull, match=r"[45]\d{6} bytes are needed"):  # the model takes less than a megabyte
+        export_model(version, scorer, tmp_path / "model", "openvino")
+    monkeypatch.undo()
     monkeypatch.setattr("models.exports.folder._pinned", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_model(version, scorer, tmp_path / "model", "openvino")
