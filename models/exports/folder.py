@@ -17,6 +17,8 @@ from models.errors import EngineUnavailable
 from models.exports.serialized import serialized
 from models.features.backbone import Backbone
 from models.features.flows import FrozenFeatureFlows
+from models.features.lite0 import LITE0
+from models.features.lite0 import NOTICE as LITE0_NOTICE
 from models.features.store import DEFAULT_FOLDER, BackboneStore
 from models.flows.architecture import FeatureArchitecture, HybridArchitecture
 from models.loading import statistic_tolerance
@@ -80,7 +82,8 @@ def export_model(
         graphs["pixels"], pixels = pixel_part(frozen)
         if isinstance(frozen.pixel_function, MarginalFunction):
             arrays[MASSES] = frozen.pixel_function.masses
-    if backbone := _backbone(scorer):
+    backbone = _backbone(scorer)
+    if backbone is not None:
         graphs["features"], features = _features(scorer, *backbone)
     arrays |= to_arrays(_judging(scorer.calibration), CALIBRATION)
     content = {name: serialized(graph, form) for name, graph in graphs.items()}
@@ -93,7 +96,7 @@ def export_model(
         with (temporary / ARRAYS).open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # its stubs have other keywords
         (temporary / CARD).write_bytes(read_file(version.path, ARTIFACT_CARD))
-        (temporary / NOTICE).write_text(_notice(version, features), encoding="utf-8")
+        (temporary / NOTICE).write_text(_notice(version, backbone and backbone[2]), encoding="utf-8")
         manifest = ExportManifest(
             format_version=1,
             name=version.name,
@@ -192,13 +195,14 @@ def _pinned(scorer: Scorer) -> ExportedPinned:
     )
 
 
-def _notice(version: ModelVersion, features: ExportedFeatures | None) -> str:
+def _notice(version: ModelVersion, backbone: Backbone | None) -> str:
     lines = [f"{version.name}:{version.version}, exported by snf-density.", ""]
-    if features is not None:
+    if backbone is not None:
         lines += [
-            f"The graph of features holds the weights of the backbone {features.backbone}.",
-            f"Licence: {features.license or 'not stated'}",
-            f"Origin: {features.origin or 'not stated'}",
-            "The weights are unchanged but for the layout of their file.",
+            f"The graph of features holds weights of the backbone {backbone.name}, and the flows of the model.",
+            f"Licence: {backbone.license or 'not stated'}",
+            f"Origin: {backbone.origin or 'not stated'}",
         ]
+        if backbone.sha256 == LITE0.sha256:
+            lines += LITE0_NOTICE
     return "\n".join(lines) + "\n"

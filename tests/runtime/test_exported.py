@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from models.datasets import load_dataset
 from models.errors import ArtifactError, EngineUnavailable, StorageFull
-from models.exports.folder import export_model, pixel_part
+from models.exports.folder import _notice, export_model, pixel_part
+from models.features.lite0 import LITE0
+from models.features.lite0 import NOTICE as LITE0_NOTICE
 from models.registry.version import ModelVersion
 from models.scorer import Scorer
 from models.scoring.frozen import freeze
@@ -31,7 +33,7 @@ from snf_runtime.images.placement import FilePlacement
 from tests.models.anomaly.flows import fully_connected
 from tests.support.backbones import backbone_folder
 from tests.support.fits import stained_file, with_fit
-from tests.support.paths import DIGITS
+from tests.support.paths import DIGITS, ROOT
 from tests.support.tiled import mosaic, tiled_artifact, with_fault
 from tests.support.trained import barely_trained, feature_artifact, hybrid_artifact
 
@@ -150,6 +152,17 @@ def test_every_image_is_judged_or_named(exported: Path, tmp_path: Path) -> None:
     assert found[3].notes == ("converted RGB -> L",)
     with pytest.raises(AlphaUnattainable, match="smallest attainable"):
         model.judge(sources, 1e-9)
+
+
+def test_the_notice_tells_copyright_and_changes_of_the_default_backbone_alone(artifact: Path) -> None:
+    version = ModelVersion("digits", 3, artifact, False, None)
+    project = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    for line in LITE0_NOTICE:
+        assert line in _notice(version, LITE0).splitlines()
+        assert line.partition(": ")[2] in project
+    foreign = LITE0.model_copy(update={"sha256": "0" * 64, "license": "CC0-1.0", "origin": ""})
+    assert _notice(version, foreign).splitlines()[-2:] == ["Licence: CC0-1.0", "Origin: not stated"]
+    assert "backbone" not in _notice(version, None)
 
 
 def rewritten(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
