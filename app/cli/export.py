@@ -52,15 +52,15 @@ def export_graphs(
 
 def _check_folder(folder: Path, *, force: bool) -> None:
     from models.errors import ArtifactError
-    from snf_runtime.exported.manifest import read_export_manifest
+    from models.exports.folder import require_export
 
     if not folder.absolute().parent.is_dir():
         raise fail(f"expected a folder below one that exists, got {folder}; create {folder.parent} first", USAGE)
-    if not folder.exists():
+    if not (folder.exists() or folder.is_symlink()):
         return
     if not force:
         raise fail(f"{folder} exists already; {ADVICE}", USAGE)
     try:
-        read_export_manifest(folder)
+        require_export(folder)
     except ArtifactError as error:
         raise fail(f"{folder} is no exported model, and is not written over: {error.detail}", USAGE) from error

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from models.artifacts.files import CARD as ARTIFACT_CARD
 from models.artifacts.files import read_file
-from models.atomic_files import new_folder, remove_folder, sha256_file
-from models.errors import EngineUnavailable
+from models.atomic_files import new_folder, sha256_file
+from models.errors import ArtifactError, EngineUnavailable
 from models.exports.serialized import serialized
 from models.features.backbone import Backbone
 from models.features.flows import FrozenFeatureFlows
@@ -42,6 +42,7 @@ from snf_runtime.exported.manifest import (
     ExportedTransform,
     ExportManifest,
     GraphFormat,
+    read_export_manifest,
 )
 from snf_runtime.scoring.feature_density import FeatureDensity
 from snf_runtime.scoring.hybrid_density import HybridDensity
@@ -70,6 +71,7 @@ def export_model(
         The manifest of the folder.
 
     Raises:
+        ArtifactError: The folder to replace holds something else than an exported model.
         EngineUnavailable: A part of the model cannot be converted to ``form``.
         FileExistsError: The folder exists, and is not to be replaced.
         StorageFull: The disk has no room.
@@ -89,7 +91,7 @@ def export_model(
     content = {name: serialized(graph, form) for name, graph in graphs.items()}
     size = sum(len(data) for files in content.values() for data in files.values())
     size += sum(array.nbytes for array in arrays.values()) + TEXT_BYTES
-    with new_folder(folder, size) as temporary:
+    with new_folder(folder, size, replace=overwrite) as temporary:
         for name, files in content.items():
             for ending, data in files.items():
                 (temporary / f"{name}{ending}").write_bytes(data)
@@ -117,8 +119,18 @@ def export_model(
         )
         (temporary / FILE).write_text(manifest.to_json(), encoding="utf-8")
         if overwrite and folder.exists():
-            remove_folder(folder)
+            require_export(folder)
     return manifest
+
+
+def require_export(folder: Path) -> None:
+    """Raise ``ArtifactError`` unless a folder is an exported model with no other files, so that it can be replaced."""
+    if folder.is_symlink():
+        raise ArtifactError(f"expected a folder, got the link {folder}")
+    expected = read_export_manifest(folder).expected_files() | {FILE}
+    for path in sorted(folder.iterdir()):
+        if path.name not in expected or path.is_symlink() or not path.is_file():
+            raise ArtifactError(f"expected only the files of an export, got {path.name}")
 
 
 def pixel_part(frozen: FrozenFlow) -> tuple[Any, ExportedPixels]:

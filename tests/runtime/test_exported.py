@@ -283,6 +283,15 @@ def test_an_export_is_whole_or_not_there(
     with pytest.raises(FileExistsError):
         export_model(version, scorer, tmp_path / "model", "onnx")
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match=r"expected only the files of an export, got notes\.txt"):
+        export_model(version, scorer, tmp_path / "model", "onnx", overwrite=True)
+    (tmp_path / "model" / "notes.txt").unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    with pytest.raises(ArtifactError, match="got the link"):
+        export_model(version, scorer, tmp_path / "link", "onnx", overwrite=True)
+    (tmp_path / "link").unlink()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
     export_model(version, scorer, tmp_path / "model", "onnx", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert Model.load(tmp_path / "model").manifest.format == "onnx"
