@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -43,7 +44,9 @@ def export_graphs(
 
         version = registry().resolve(model)
         with spinner(f"exporting {model}"), user_umask():
-            scorer: Scorer = Scorer.load(version.path, version.calibration_path, read_settings().engine_options)
+            # The stored image is scored by the engine of the runner, whatever the engine of the service is.
+            options = replace(read_settings().engine_options, name="openvino", device="cpu")
+            scorer: Scorer = Scorer.load(version.path, version.calibration_path, options)
             manifest = export_model(version, scorer, folder.absolute(), form, overwrite=force)
     size = sum(file.bytes for file in manifest.files.values()) / 1e6
     calibration = f"calibration {manifest.calibration.number} of {manifest.calibration.images} images"

@@ -87,7 +87,7 @@ NOTICE = (
     "Licence text: https://www.apache.org/licenses/LICENSE-2.0",
     "Changes: batch normalisations are folded into the convolutions; names and file format are changed",
 )
-"""What goes with copies of the weights beside their licence and origin; the file ``NOTICE`` of the project has it too."""
+"""What goes with copies of the weights beside licence and origin; the file ``NOTICE`` of the project has it too."""
 
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
