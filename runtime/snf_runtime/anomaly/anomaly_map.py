@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -58,17 +57,6 @@ def of_pixels(z: Array) -> Array:
         for start, weight in enumerate(KERNEL):  # the same order for every shape, so that the last digits agree
             along += weight * extended[..., start : start + length]
     return smooth
-
-
-def place_maxima(maps: Sequence[Array], image: tuple[int, int] | None) -> Array:
-    """Return the largest value of the anomaly map of each image, ``(N,)`` in nats.
-
-    Args:
-        maps: The values at places of each image, ``(rows, columns)``.
-        image: Height and width of the images in pixels; None for images of several tiles, whose maps are those of the
-            places.
-    """
-    return np.array([(places if image is None else of_places(places, image)).max() for places in maps])
 
 
 @lru_cache(maxsize=64)
