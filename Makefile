@@ -57,7 +57,7 @@ notebooks: $(VENV)/installed-docs  ## run examples/notebooks and store their out
 	$(BIN)/jupyter execute --inplace examples/notebooks/*.ipynb
 
 lock: $(VENV)/installed-release  ## write docker/*.lock anew: the newest versions that fit, with hashes of all their files
-	$(LOCK) --upgrade --excludes docker/not-locked.txt --extra cpu --extra features \
+	$(LOCK) --upgrade --excludes docker/not-locked.txt --extra features \
 	  pyproject.toml client/pyproject.toml runtime/pyproject.toml docker/build.in --output-file docker/requirements.lock
 	$(LOCK) --upgrade docker/sbom.in --output-file docker/sbom.lock
 
@@ -72,11 +72,11 @@ $(BIN)/python:
 
 $(VENV)/installed: pyproject.toml client/pyproject.toml runtime/pyproject.toml | $(BIN)/python
 	@echo "Installs into $(VENV) (a few minutes at the first time) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable ./runtime --editable '.[cpu,features]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable ./runtime --editable '.[features]'
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml client/pyproject.toml runtime/pyproject.toml | $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable ./runtime --editable '.[cpu,features,grpc,mlflow,onnx,ray,tensorboard,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable ./runtime --editable '.[features,grpc,mlflow,onnx,ray,tensorboard,test]'
 	@touch $@ $(VENV)/installed
 
 # One notebook imports the test suite.

@@ -21,9 +21,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.installation import PatientClient, machine, running, temporary_home, write_results
-from benchmarks.needs import data_dir
+from benchmarks.needs import data_dir, extra
 from tests.end_to_end.support.service import environment, free_port
 from tests.support.paths import ROOT
+
+with extra("onnx"):
+    import onnx  # noqa: F401 - `snf export` needs it
 
 RESULTS = Path(__file__).parent / "results"
 PART = 100

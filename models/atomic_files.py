@@ -111,7 +111,7 @@ def new_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: Path, size: int = 1) -> Iterator[Path]:
+def new_folder(path: Path, size: int = 1, *, replace: bool = False) -> Iterator[Path]:
     """Create a temporary folder, which is renamed to ``path`` when the ``with`` block ends without an exception.
 
     It is then durable: its files and folders are synced, it is renamed, and its parent is synced. If the block raises,
@@ -120,14 +120,16 @@ def new_folder(path: Path, size: int = 1) -> Iterator[Path]:
     Args:
         path: The folder.
         size: What is known of its size, in bytes: at least so many must be free beside the reserve of the disk.
+        replace: Whether a folder that exists is replaced: it is renamed, deleted after the new one has its name, and
+            put back if the renaming fails.
 
     Raises:
-        FileExistsError: ``path`` exists at the end of the block.
+        FileExistsError: ``path`` exists at the end of the block, and is not to be replaced.
         StorageFull: The disk has no room beside its reserve.
     """
     require_room(path.parent, size)
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    temporary, former = (path.with_name(f".{path.name}.{uuid4().hex}") for _ in range(2))
     temporary.mkdir()
     try:
         yield temporary
@@ -136,7 +138,9 @@ def new_folder(path: Path, size: int = 1) -> Iterator[Path]:
                 _sync(inner)
         sync_folder(temporary)
         if path.exists():
-            raise FileExistsError(str(path))
+            if not replace:
+                raise FileExistsError(str(path))
+            path.rename(former)
         try:
             temporary.rename(path)
         except OSError as error:  # another process has created it
@@ -144,7 +148,10 @@ def new_folder(path: Path, size: int = 1) -> Iterator[Path]:
                 raise
             raise FileExistsError(str(path)) from error
         sync_folder(path.parent)
+        shutil.rmtree(former, ignore_errors=True)
     finally:
+        if former.exists() and not path.exists():
+            former.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
 
 

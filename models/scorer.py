@@ -18,7 +18,7 @@ from torch import Tensor
 from models.anomaly.calibration_file import load_added_calibration
 from models.anomaly.fitting.calibrate import Progress, calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
-from models.anomaly.gradients.passes import GradientPasses
+from models.anomaly.gradients.passes import GradientPasses, add_gradients
 from models.anomaly.gradients.probe import GradientProbe, tile_of
 from models.artifacts.files import CALIBRATION, WEIGHTS
 from models.artifacts.manifest import CalibrationSummary, Manifest, Precision, file_label
@@ -57,7 +57,7 @@ from snf_runtime.images.batch import Batch, stacked
 from snf_runtime.images.preprocessing import Preprocessing
 from snf_runtime.scoring.density import CHUNK, ImageDensity
 from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.scoring.likelihood import Likelihood, add_gradients, score_images, score_steps
+from snf_runtime.scoring.likelihood import Likelihood, score_images, score_steps
 from snf_runtime.steps import Steps, finish, step_size
 
 Alphas = float | Sequence[float | None] | None

@@ -232,11 +232,9 @@ def test_the_lock_file_fits_all_that_the_project_needs(python: str) -> None:
         for entry, _ in locked(file)
         if entry.marker is None or entry.marker.evaluate(variables)
     }
-    extras = PROJECT["project"]["optional-dependencies"]
     needed = [
         *PROJECT["project"]["dependencies"],
-        *extras["cpu"],
-        *extras["features"],
+        *PROJECT["project"]["optional-dependencies"]["features"],
         *CLIENT["project"]["dependencies"],
         *RUNTIME["project"]["dependencies"],
         *PROJECT["build-system"]["requires"],

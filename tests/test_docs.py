@@ -59,6 +59,17 @@ def test_commands_and_options_in_sentences_and_tables_exist(page: Path) -> None:
                 assert (ROOT / program).is_file(), f"{page.name}: {span}"
 
 
+def test_extras_that_the_makefile_and_messages_name_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = set(re.findall(r"--extra (\w+)", makefile))
+    for extras in re.findall(r"'\.\[([\w,]+)\]'", makefile):
+        named.update(extras.split(","))
+    for package in ("app", "models", "worker"):
+        for source in (ROOT / package).rglob("*.py"):
+            named.update(re.findall(r"snf-density\[(\w+)\]", source.read_text(encoding="utf-8")))
+    assert {"features", "test", "ray"} <= named <= EXTRAS.keys()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_commands_are_spelled_as_after_activation(page: Path) -> None:
     commands = [line for block in blocks(page) for line in block.text.splitlines()] + spans(page)

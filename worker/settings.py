@@ -72,8 +72,8 @@ class Settings(ServiceSettings):
     )
     engine: EngineName = Field(
         default="auto",
-        description="Engine that runs the models: openvino (CPU) or torch; auto: OpenVINO if it is installed and "
-        "supports all layers of a model.",
+        description="Engine that runs the models: openvino (CPU) or torch; auto: OpenVINO if it supports "
+        "all layers of a model.",
     )
     backbones: Path | None = Field(
         default=None, description="Folder of the backbones of feature models; unset: `backbones` under `home`."

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -43,7 +44,9 @@ def export_graphs(
 
         version = registry().resolve(model)
         with spinner(f"exporting {model}"), user_umask():
-            scorer: Scorer = Scorer.load(version.path, version.calibration_path, read_settings().engine_options)
+            # The stored image is scored by the engine of the runner, whatever the engine of the service is.
+            options = replace(read_settings().engine_options, name="openvino", device="cpu")
+            scorer: Scorer = Scorer.load(version.path, version.calibration_path, options)
             manifest = export_model(version, scorer, folder.absolute(), form, overwrite=force)
     size = sum(file.bytes for file in manifest.files.values()) / 1e6
     calibration = f"calibration {manifest.calibration.number} of {manifest.calibration.images} images"
@@ -52,15 +55,15 @@ def export_graphs(
 
 def _check_folder(folder: Path, *, force: bool) -> None:
     from models.errors import ArtifactError
-    from snf_runtime.exported.manifest import read_export_manifest
+    from models.exports.folder import require_export
 
     if not folder.absolute().parent.is_dir():
         raise fail(f"expected a folder below one that exists, got {folder}; create {folder.parent} first", USAGE)
-    if not folder.exists():
+    if not (folder.exists() or folder.is_symlink()):
         return
     if not force:
         raise fail(f"{folder} exists already; {ADVICE}", USAGE)
     try:
-        read_export_manifest(folder)
+        require_export(folder)
     except ArtifactError as error:
         raise fail(f"{folder} is no exported model, and is not written over: {error.detail}", USAGE) from error

@@ -11,9 +11,8 @@ from app.access.permissions import MayScore
 from app.http.deadline import TimeoutMs
 from app.http.dependencies import ScoringServiceDep
 from app.http.errors import responses
-from app.scoring.request_images import FIELD, MULTIPART, NPY
+from app.scoring.request_images import FIELD, MEDIA_TYPES, MULTIPART, NPY
 from app.scoring.schemas import ScoreQuery, Scores
-from snf_runtime.images.policy import MEDIA_TYPES
 
 router = APIRouter(tags=["scores"], dependencies=[MayScore])
 

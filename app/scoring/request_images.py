@@ -22,10 +22,12 @@ from models.errors import ImageError
 from snf_runtime.images.bounded_file import never
 from snf_runtime.images.codec import DecodedImage, Preprocessing, decode_image, decode_npy
 from snf_runtime.images.opening import pixels_of
-from snf_runtime.images.policy import MAX_PIXELS, MEDIA_TYPES
+from snf_runtime.images.policy import FORMATS, MAX_PIXELS
 
 MULTIPART = "multipart/form-data"
 NPY = "application/x-npy"
+MEDIA_TYPES = tuple(f"image/{name.lower()}" for name in FORMATS)
+"""Media types of a request body that is one image file."""
 FIELD = "images"
 MAX_FIELD_BYTES = 4096
 NPY_HEADER_BYTES = 10_012

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from models.artifacts.files import CARD as ARTIFACT_CARD
 from models.artifacts.files import read_file
-from models.atomic_files import new_folder, remove_folder, sha256_file
-from models.errors import EngineUnavailable
+from models.atomic_files import new_folder, sha256_file
+from models.errors import ArtifactError, EngineUnavailable
 from models.exports.serialized import serialized
 from models.features.backbone import Backbone
 from models.features.flows import FrozenFeatureFlows
+from models.features.lite0 import LITE0
+from models.features.lite0 import NOTICE as LITE0_NOTICE
 from models.features.store import DEFAULT_FOLDER, BackboneStore
 from models.flows.architecture import FeatureArchitecture, HybridArchitecture
 from models.loading import statistic_tolerance
@@ -40,14 +42,15 @@ from snf_runtime.exported.manifest import (
     ExportedTransform,
     ExportManifest,
     GraphFormat,
+    read_export_manifest,
 )
 from snf_runtime.scoring.feature_density import FeatureDensity
 from snf_runtime.scoring.hybrid_density import HybridDensity
 from snf_runtime.scoring.layout import FeatureLayout, LevelLayout
 from snf_runtime.scoring.pixel_transforms import AffineFunction, LogitFunction, MarginalFunction
 
-LARGEST_BYTES = 2**31
-"""Room on the disk that is asked for before an export; the largest models take less."""
+TEXT_BYTES = 2**22
+"""Room on the disk for the texts of an export: manifest, model card and notice."""
 
 
 def export_model(
@@ -68,6 +71,7 @@ def export_model(
         The manifest of the folder.
 
     Raises:
+        ArtifactError: The folder to replace holds something else than an exported model.
         EngineUnavailable: A part of the model cannot be converted to ``form``.
         FileExistsError: The folder exists, and is not to be replaced.
         StorageFull: The disk has no room.
@@ -80,18 +84,21 @@ def export_model(
         graphs["pixels"], pixels = pixel_part(frozen)
         if isinstance(frozen.pixel_function, MarginalFunction):
             arrays[MASSES] = frozen.pixel_function.masses
-    if backbone := _backbone(scorer):
+    backbone = _backbone(scorer)
+    if backbone is not None:
         graphs["features"], features = _features(scorer, *backbone)
     arrays |= to_arrays(_judging(scorer.calibration), CALIBRATION)
     content = {name: serialized(graph, form) for name, graph in graphs.items()}
-    with new_folder(folder, LARGEST_BYTES) as temporary:
+    size = sum(len(data) for files in content.values() for data in files.values())
+    size += sum(array.nbytes for array in arrays.values()) + TEXT_BYTES
+    with new_folder(folder, size, replace=overwrite) as temporary:
         for name, files in content.items():
             for ending, data in files.items():
                 (temporary / f"{name}{ending}").write_bytes(data)
         with (temporary / ARRAYS).open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # its stubs have other keywords
         (temporary / CARD).write_bytes(read_file(version.path, ARTIFACT_CARD))
-        (temporary / NOTICE).write_text(_notice(version, features), encoding="utf-8")
+        (temporary / NOTICE).write_text(_notice(version, backbone and backbone[2]), encoding="utf-8")
         manifest = ExportManifest(
             format_version=1,
             name=version.name,
@@ -112,8 +119,18 @@ def export_model(
         )
         (temporary / FILE).write_text(manifest.to_json(), encoding="utf-8")
         if overwrite and folder.exists():
-            remove_folder(folder)
+            require_export(folder)
     return manifest
+
+
+def require_export(folder: Path) -> None:
+    """Raise ``ArtifactError`` unless a folder is an exported model with no other files, so that it can be replaced."""
+    if folder.is_symlink():
+        raise ArtifactError(f"expected a folder, got the link {folder}")
+    expected = read_export_manifest(folder).expected_files() | {FILE}
+    for path in sorted(folder.iterdir()):
+        if path.name not in expected or path.is_symlink() or not path.is_file():
+            raise ArtifactError(f"expected only the files of an export, got {path.name}")
 
 
 def pixel_part(frozen: FrozenFlow) -> tuple[Any, ExportedPixels]:
@@ -190,13 +207,14 @@ def _pinned(scorer: Scorer) -> ExportedPinned:
     )
 
 
-def _notice(version: ModelVersion, features: ExportedFeatures | None) -> str:
+def _notice(version: ModelVersion, backbone: Backbone | None) -> str:
     lines = [f"{version.name}:{version.version}, exported by snf-density.", ""]
-    if features is not None:
+    if backbone is not None:
         lines += [
-            f"The graph of features holds the weights of the backbone {features.backbone}.",
-            f"Licence: {features.license or 'not stated'}",
-            f"Origin: {features.origin or 'not stated'}",
-            "The weights are unchanged but for the layout of their file.",
+            f"The graph of features holds weights of the backbone {backbone.name}, and the flows of the model.",
+            f"Licence: {backbone.license or 'not stated'}",
+            f"Origin: {backbone.origin or 'not stated'}",
         ]
+        if backbone.sha256 == LITE0.sha256:
+            lines += LITE0_NOTICE
     return "\n".join(lines) + "\n"

@@ -7,23 +7,18 @@ log-dets are those of the OpenVINO graph to the bit, and reconstruction errors t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from models.errors import EngineUnavailable
-from models.exports.serialized import GraphFiles
 
-try:
+if TYPE_CHECKING:
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
-except ImportError as error:
-    raise EngineUnavailable("the format onnx needs the extra onnx: pip install 'snf-density[onnx]'") from error
 
 OPSET, IR_VERSION = 13, 8
-TYPES = {"f32": TensorProto.FLOAT, "u8": TensorProto.UINT8, "i32": TensorProto.INT32, "i64": TensorProto.INT64,
-         "boolean": TensorProto.BOOL, "bf16": TensorProto.BFLOAT16}  # fmt: skip
-"""Types of tensors by the names of OpenVINO."""
+TYPES = {"f32": "FLOAT", "u8": "UINT8", "i32": "INT32", "i64": "INT64", "boolean": "BOOL", "bf16": "BFLOAT16"}
+"""Types of tensors in ONNX by their names in OpenVINO."""
 SAME = {
     "Abs": "Abs", "Add": "Add", "Divide": "Div", "Exp": "Exp", "GreaterEqual": "GreaterOrEqual", "Less": "Less",
     "Log": "Log", "MatMul": "MatMul", "Multiply": "Mul", "Negative": "Neg", "Relu": "Relu", "Select": "Where",
@@ -32,13 +27,14 @@ SAME = {
 """Operations whose inputs are the same, by their names in OpenVINO."""
 
 
-def onnx_model(model: Any) -> GraphFiles:
+def onnx_model(model: Any) -> bytes:
     """Return an OpenVINO graph (``ov.Model``) as the content of an ``.onnx`` file.
 
     Raises:
-        EngineUnavailable: The graph has an operation that is not known here, such as a backbone of its own may have.
+        EngineUnavailable: The package ``onnx`` is not installed, or the graph has an operation or a type that is not
+            known here, such as a backbone of its own may have.
     """
-    return {".onnx": _Writer(model).file()}
+    return _Writer(model).file()
 
 
 class _Writer:
@@ -49,6 +45,7 @@ class _Writer:
     """
 
     def __init__(self, model: Any) -> None:
+        self._onnx = _library()
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -79,27 +76,28 @@ class _Writer:
     def file(self) -> bytes:
         """Return the content of the file."""
         outputs = [self._outputs[place] for place in range(len(self._outputs))]
+        helper = self._onnx.helper
         graph = helper.make_graph(self._nodes, "snf", self._inputs, outputs, self._constants)
         opset = helper.make_opsetid("", OPSET)
         model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="snf-density")
-        onnx.checker.check_model(model)
+        self._onnx.checker.check_model(model)
         content: bytes = model.SerializeToString()
         return content
 
     def _parameter(self, node: Any) -> None:
-        self._inputs.append(_value(self._outputs_of(node)[0], node.output(0)))
+        self._inputs.append(self._value(self._outputs_of(node)[0], node.output(0)))
 
     def _result(self, node: Any) -> None:
         place = self._places[node.get_name()]
         name = f"output-{place}"
-        self._nodes.append(helper.make_node("Identity", self._inputs_of(node), [name]))
-        self._outputs[place] = _value(name, node.output(0))
+        self._nodes.append(self._onnx.helper.make_node("Identity", self._inputs_of(node), [name]))
+        self._outputs[place] = self._value(name, node.output(0))
 
     def _constant(self, node: Any) -> None:
         self._keep(self._outputs_of(node)[0], node.data)
 
     def _convert(self, node: Any) -> None:
-        self._add("Cast", node, self._inputs_of(node), to=TYPES[node.get_output_element_type(0).get_type_name()])
+        self._add("Cast", node, self._inputs_of(node), to=self._type(node.output(0)))
 
     def _convolution(self, node: Any) -> None:
         given = node.get_attributes()
@@ -157,7 +155,7 @@ class _Writer:
             raise EngineUnavailable("a squeeze with blocks first has no form in ONNX here; use openvino")
         sides = [images, channels, height // block, block, width // block, block]
         apart, moved = self._reshaped(node, self._inputs_of(node)[0], sides), f"{self._outputs_of(node)[0]}.moved"
-        self._nodes.append(helper.make_node("Transpose", [apart], [moved], perm=[0, 1, 3, 5, 2, 4]))
+        self._nodes.append(self._onnx.helper.make_node("Transpose", [apart], [moved], perm=[0, 1, 3, 5, 2, 4]))
         shape = self._number(node, "shape", np.array(node.get_output_shape(0), dtype=np.int64))
         self._add("Reshape", node, [moved, shape])
 
@@ -170,12 +168,12 @@ class _Writer:
         self._add("Transpose", node, self._inputs_of(node)[:1], perm=_data(node, 1).reshape(-1).tolist())
 
     def _add(self, kind: str, node: Any, inputs: Sequence[str], **attributes: Any) -> None:
-        self._nodes.append(helper.make_node(kind, inputs, self._outputs_of(node), **attributes))
+        self._nodes.append(self._onnx.helper.make_node(kind, inputs, self._outputs_of(node), **attributes))
 
     def _reshaped(self, node: Any, name: str, sides: Sequence[int]) -> str:
         shape = self._number(node, "sides", np.array(list(sides), dtype=np.int64))
         result = f"{self._outputs_of(node)[0]}.reshaped"
-        self._nodes.append(helper.make_node("Reshape", [name, shape], [result]))
+        self._nodes.append(self._onnx.helper.make_node("Reshape", [name, shape], [result]))
         return result
 
     def _number(self, node: Any, suffix: str, values: Any) -> str:
@@ -184,13 +182,36 @@ class _Writer:
         return name
 
     def _keep(self, name: str, values: Any) -> None:
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self._constants.append(self._onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
 
     def _inputs_of(self, node: Any) -> list[str]:
         return [f"{self._names[value.get_node().get_name()]}.{value.get_index()}" for value in node.input_values()]
 
     def _outputs_of(self, node: Any) -> list[str]:
         return [f"{self._names[node.get_name()]}.{index}" for index in range(node.get_output_size())]
+
+    def _value(self, name: str, port: Any) -> onnx.ValueInfoProto:
+        value: onnx.ValueInfoProto = self._onnx.helper.make_tensor_value_info(
+            name, self._type(port), list(port.get_shape())
+        )
+        return value
+
+    def _type(self, port: Any) -> int:
+        kind = port.get_element_type().get_type_name()
+        if kind not in TYPES:
+            raise EngineUnavailable(
+                f"tensors of the type {kind} have no form in ONNX here: expected one of {', '.join(sorted(TYPES))}; "
+                "use the format openvino"
+            )
+        return int(getattr(self._onnx.TensorProto, TYPES[kind]))
+
+
+def _library() -> Any:
+    try:
+        import onnx  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise EngineUnavailable("the format onnx needs the extra onnx: pip install 'snf-density[onnx]'") from error
+    return onnx
 
 
 def _pads(given: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +233,3 @@ def _data(node: Any, index: int) -> Any:
     if source.get_type_name() != "Constant":
         raise EngineUnavailable(f"expected constant sizes for {node.get_type_name()}; use the format openvino")
     return source.data
-
-
-def _value(name: str, port: Any) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TYPES[port.get_element_type().get_type_name()], list(port.get_shape()))

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from models.exports.onnx_graph import onnx_model
 from snf_runtime.exported.manifest import GraphFormat
 
 GraphFiles = dict[str, bytes]
@@ -16,12 +17,10 @@ def serialized(model: Any, form: GraphFormat) -> GraphFiles:
     """Return an OpenVINO graph (``ov.Model``) as files of a format.
 
     Raises:
-        EngineUnavailable: The format is ONNX, and its package is not installed, or has no form of an operation.
+        EngineUnavailable: The format is ONNX, and its package is not installed, or has no form of an operation or type.
     """
     if form == "onnx":
-        from models.exports.onnx_graph import onnx_model  # noqa: PLC0415 - an extra
-
-        return onnx_model(model)
+        return {".onnx": onnx_model(model)}
     return _openvino(model)
 
 

@@ -42,7 +42,7 @@ class FeatureExtractor(Protocol):
 
 
 class TorchExtractor:
-    """Extraction of features by EfficientNet-Lite0 in torch: the reference, and the fallback without OpenVINO.
+    """Extraction of features by EfficientNet-Lite0 in torch: the reference, and the engine torch.
 
     Args:
         backbone: The description of EfficientNet-Lite0.

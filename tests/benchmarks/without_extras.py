@@ -1,4 +1,4 @@
-"""Runs benchmarks as after ``make up``: without the packages of the extras ``test`` and ``bench``, and without data.
+"""Runs benchmarks as after ``make up``: without the packages of the extras ``EXTRAS``, and without data.
 
 ``python -m tests.benchmarks.without_extras`` reads commands, a JSON list of lists of words, and writes for each its
 exit code and what it printed.
@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
 
+EXTRAS = ("test", "bench", "onnx")
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
@@ -29,7 +30,7 @@ class WithoutExtras:
 
     def __init__(self) -> None:
         extras = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-        wanted = {re.split(r"[^\w-]", requirement)[0] for name in ("test", "bench") for requirement in extras[name]}
+        wanted = {re.split(r"[^\w-]", requirement)[0] for name in EXTRAS for requirement in extras[name]}
         owners = packages_distributions()
         self.refused = {package for package, names in owners.items() if wanted & {name.lower() for name in names}}
 

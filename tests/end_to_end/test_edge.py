@@ -17,6 +17,7 @@ from PIL import Image
 from app.cli.common import ANOMALY, NOT_JUDGED, OK, SERVICE, USAGE
 from snf_client.local_files import files_in
 from snf_runtime import counts
+from snf_runtime.exported.manifest import read_export_manifest
 from snf_runtime.images.files import image_files
 from tests.end_to_end.support.service import files, snf
 from tests.support.paths import DIGITS, ROOT
@@ -145,6 +146,12 @@ def test_an_export_replaces_an_export_alone(exported: Path, house_home: Path, tm
         done = snf(house_home, "export", "digits", str(folder), "--format", "onnx", *options)
         assert done.returncode == OK, done.stderr
     assert sorted(path.suffix for path in folder.iterdir()) == ["", ".json", ".md", ".npz", ".onnx"]
+    # The runner repeats the score of the stored image by OpenVINO, so it is exported by OpenVINO.
+    assert snf(house_home, "export", "digits", str(folder), "--force", engine="torch").returncode == OK
+    assert read_export_manifest(folder).pinned == read_export_manifest(exported).pinned
+    (tmp_path / "link").symlink_to(folder)
+    done = snf(house_home, "export", "digits", str(tmp_path / "link"), "--force")
+    assert (done.returncode, "got the link" in done.stderr) == (USAGE, True)
     assert snf(house_home, "export", "digits", str(tmp_path / "no" / "folder")).returncode == USAGE
     assert snf(house_home, "export", "nobody", str(tmp_path / "other")).returncode == USAGE
     done = snf(house_home, "export", "digits", str(tmp_path / "other"), url="http://127.0.0.1:1")

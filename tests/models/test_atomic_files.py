@@ -1,5 +1,6 @@
 """What is published survives a power failure: it is synced before it has its name, and all that leads to it after."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,32 @@ def test_a_new_folder_is_on_the_disk_with_all_folders_in_it_and_above_it(tmp_pat
         (folder / "inner" / "innermost" / "file").write_text("content")
         (folder / "file").write_text("content")
     assert_durable(path, tmp_path, events)
+
+
+def test_a_folder_that_is_replaced_is_there_until_the_new_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").write_text("old")
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if (self / "new").exists():
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", failing)
+        with pytest.raises(OSError, match="Input/output error"), new_folder(path, replace=True) as folder:
+            (folder / "new").write_text("new")
+    assert [file.name for file in tmp_path.rglob("*")] == ["folder", "old"]
+    with pytest.raises(FileExistsError), new_folder(path) as folder:
+        (folder / "new").write_text("new")
+    with new_folder(path, replace=True) as folder:
+        (folder / "new").write_text("new")
+        assert (path / "old").read_text() == "old"
+    assert [file.name for file in tmp_path.rglob("*")] == ["folder", "new"]
 
 
 def test_a_new_file_is_on_the_disk_with_all_folders_above_it(tmp_path: Path, events: Events) -> None:

@@ -14,8 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from models.datasets import load_dataset
-from models.errors import ArtifactError, EngineUnavailable
-from models.exports.folder import export_model, pixel_part
+from models.errors import ArtifactError, EngineUnavailable, StorageFull
+from models.exports.folder import _notice, export_model, pixel_part
+from models.features.lite0 import LITE0
+from models.features.lite0 import NOTICE as LITE0_NOTICE
 from models.registry.version import ModelVersion
 from models.scorer import Scorer
 from models.scoring.frozen import freeze
@@ -31,7 +33,7 @@ from snf_runtime.images.placement import FilePlacement
 from tests.models.anomaly.flows import fully_connected
 from tests.support.backbones import backbone_folder
 from tests.support.fits import stained_file, with_fit
-from tests.support.paths import DIGITS
+from tests.support.paths import DIGITS, ROOT
 from tests.support.tiled import mosaic, tiled_artifact, with_fault
 from tests.support.trained import barely_trained, feature_artifact, hybrid_artifact
 
@@ -152,6 +154,17 @@ def test_every_image_is_judged_or_named(exported: Path, tmp_path: Path) -> None:
         model.judge(sources, 1e-9)
 
 
+def test_the_notice_tells_copyright_and_changes_of_the_default_backbone_alone(artifact: Path) -> None:
+    version = ModelVersion("digits", 3, artifact, False, None)
+    project = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    for line in LITE0_NOTICE:
+        assert line in _notice(version, LITE0).splitlines()
+        assert line.partition(": ")[2] in project
+    foreign = LITE0.model_copy(update={"sha256": "0" * 64, "license": "CC0-1.0", "origin": ""})
+    assert _notice(version, foreign).splitlines()[-2:] == ["Licence: CC0-1.0", "Origin: not stated"]
+    assert "backbone" not in _notice(version, None)
+
+
 def rewritten(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the manifest, and the digests with the files."""
     manifest = json.loads((folder / FILE).read_text())
@@ -256,6 +269,10 @@ def test_an_export_is_whole_or_not_there(
     artifact: Path, tmp_path: Path, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version, scorer = loaded(artifact, options)
+    monkeypatch.setattr("models.disk_space.usable_bytes", lambda _: 2**22)
+    with pytest.raises(StorageFull, match=r"[45]\d{6} bytes are needed"):  # the model takes less than a megabyte
+        export_model(version, scorer, tmp_path / "model", "openvino")
+    monkeypatch.undo()
     monkeypatch.setattr("models.exports.folder._pinned", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_model(version, scorer, tmp_path / "model", "openvino")
@@ -265,6 +282,15 @@ def test_an_export_is_whole_or_not_there(
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     with pytest.raises(FileExistsError):
         export_model(version, scorer, tmp_path / "model", "onnx")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match=r"expected only the files of an export, got notes\.txt"):
+        export_model(version, scorer, tmp_path / "model", "onnx", overwrite=True)
+    (tmp_path / "model" / "notes.txt").unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    with pytest.raises(ArtifactError, match="got the link"):
+        export_model(version, scorer, tmp_path / "link", "onnx", overwrite=True)
+    (tmp_path / "link").unlink()
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
     export_model(version, scorer, tmp_path / "model", "onnx", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -1,5 +1,7 @@
 """NumPy in place of SciPy: sums of exponentials, splines, filters and connected regions give SciPy's results."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -36,11 +38,20 @@ def test_splines(knots: list[float]) -> None:
     np.testing.assert_allclose(_basis(x, np.array(knots)), expected, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize("shape", [(28, 28), (3, 17, 9), (2, 1, 5), (1, 1), (4, 2, 2)])
+@pytest.mark.parametrize("shape", [(28, 28), (3, 17, 9), (2, 1, 5), (1, 1), (4, 2, 2), (0, 5, 5), (2, 0, 5)])
 def test_the_filter_of_maps(shape: tuple[int, ...]) -> None:
     z = np.random.default_rng(0).normal(size=shape)
     sides = (0.0,) * (z.ndim - 2) + (SMOOTHING, SMOOTHING)
     np.testing.assert_allclose(of_pixels(z), ndimage.gaussian_filter(-z, sides), rtol=0, atol=1e-14)
+
+
+def test_the_filter_of_maps_takes_little_memory() -> None:
+    z = np.random.default_rng(0).normal(size=(100, 64, 64))
+    tracemalloc.start()
+    of_pixels(z)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * z.nbytes
 
 
 def spiral(side: int) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:

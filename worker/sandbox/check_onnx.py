@@ -7,14 +7,13 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import ValidationError
 
-from models.errors import BackboneUnfit, EngineUnavailable
+from models.errors import BackboneUnfit
 from models.features.backbone import Backbone
 from models.features.store import BackboneStore
 from worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, run_limited
@@ -39,7 +38,6 @@ def add_onnx(store: BackboneStore, name: str, file: Path, description: bytes) ->
 
     Raises:
         BackboneUnfit: The file or the description cannot be used, or another backbone has the name.
-        EngineUnavailable: OpenVINO, which runs ONNX files, is not installed.
         OSError: The file cannot be read, or the store cannot be written.
     """
     if (size := file.stat().st_size) > MAX_BYTES:
@@ -80,10 +78,7 @@ def check_onnx(content: bytes, backbone: Backbone) -> None:
 
     Raises:
         BackboneUnfit: It cannot be read or run, or gives other outputs at one of two sizes of images.
-        EngineUnavailable: OpenVINO is not installed.
     """
-    if find_spec("openvino") is None:
-        raise EngineUnavailable("OpenVINO is not installed (pip install 'snf-density[cpu]')")
     limits = ProcessLimits(BASE_BYTES + FACTOR * len(content), SECONDS, SECONDS)
     # Alone in a folder, so that it cannot name other files as parts of itself.
     with TemporaryDirectory() as folder:

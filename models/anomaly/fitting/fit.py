@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_runtime.anomaly.anomaly_map import of_pixels, place_maxima
+from snf_runtime.anomaly.anomaly_map import of_pixels, of_places
 from snf_runtime.anomaly.calibration import Calibration, Fold, GradientCalibration, MapReference
 from snf_runtime.anomaly.heat_map import standardise
 from snf_runtime.anomaly.statistics.combined import Statistic
@@ -81,7 +81,7 @@ class ReferenceEvidence:
             if self.evidence.features is None or self.image is None:
                 return None
             chosen = self.evidence.features[inside]
-            return place_maxima(statistic.features.maps(chosen), None if chosen.plans is not None else self.image)
+            return _place_maxima(statistic.features.maps(chosen), None if chosen.plans is not None else self.image)
         if self.map_maxima is not None:
             return self.map_maxima[inside]
         if self.maps is None:
@@ -90,6 +90,17 @@ class ReferenceEvidence:
         reference = _map_reference(others.sum(0), np.square(others).sum(0), len(others))
         largest: Array = of_pixels(standardise(own, reference)).max((1, 2))
         return largest
+
+
+def _place_maxima(maps: Sequence[Array], image: tuple[int, int] | None) -> Array:
+    """Return the largest value of the anomaly map of each image, ``(N,)`` in nats.
+
+    Args:
+        maps: The values at places of each image, ``(rows, columns)``.
+        image: Height and width of the images in pixels; None for images of several tiles, whose maps are those of the
+            places.
+    """
+    return np.array([(places if image is None else of_places(places, image)).max() for places in maps])
 
 
 def _map_reference(total: Array, squares: Array, count: int) -> MapReference:
@@ -181,7 +192,8 @@ def _fold(
     statistic = Statistic.fit(fitted_to, names, grid)
     if suspect_share:
         statistic = Statistic.fit(fitted_to[_usual(statistic(fitted_to), suspect_share)], names, grid)
-    statistic = statistic.for_feature_fit(feature_fit)
+    if statistic.features is not None:
+        statistic = replace(statistic, features=statistic.features.for_fit(feature_fit))
     maxima = ranked.maxima_of(inside, statistic)
     return Fold(
         statistic,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 from models.anomaly.fitting.reference_images import ImageRows
 from models.anomaly.gradients.probe import GradientProbe, Gradients, fisher_information, gradient_map, layer_features
 from models.datasets import Images
+from snf_runtime.errors import ScoreNotFinite
 from snf_runtime.images.batch import stacked
+from snf_runtime.scoring.likelihood import Likelihood
 from snf_runtime.scoring.pixel_density import dequantise
 
 BATCH_IMAGES = 32
@@ -92,3 +94,19 @@ class GradientPasses:
         for start in range(0, count, BATCH_IMAGES):
             rows = images[start : min(start + BATCH_IMAGES, count)]
             yield self.probe(torch.from_numpy(dequantise(stacked(rows), self.weights_digest)))
+
+
+def add_gradients(
+    scored: list[Likelihood | ScoreNotFinite], features: NDArray[np.float64]
+) -> list[Likelihood | ScoreNotFinite]:
+    """Return scores with gradient statistics added, one row of ``features``, ``(N, G)``, for each image.
+
+    Images without a finite log-likelihood keep their errors.
+    """
+
+    def add(score: Likelihood | ScoreNotFinite, row: NDArray[np.float64]) -> Likelihood | ScoreNotFinite:
+        if isinstance(score, ScoreNotFinite) or score.evidence is None:
+            return score
+        return replace(score, evidence=replace(score.evidence, gradients=row[None]))
+
+    return [add(score, row) for score, row in zip(scored, features, strict=True)]

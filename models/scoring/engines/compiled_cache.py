@@ -66,7 +66,7 @@ class CompiledCache:
             tiling = Tiling(**json.loads(path.read_bytes()))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             log.warning("the measured tile size in %s cannot be read and is measured again: %s", path.name, error)
             return None
         return tiling if tiling.lanes == lanes else None

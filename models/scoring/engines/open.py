@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 
 from models.errors import EngineUnavailable
 from models.scoring.engines.flow_engine import FlowEngine
@@ -15,14 +14,14 @@ log = logging.getLogger(__name__)
 
 
 def open_engine(frozen: FrozenFlow, options: EngineOptions | None = None) -> FlowEngine:
-    """Return the backend that runs a flow: OpenVINO on a CPU if it is installed and supports the flow, else PyTorch.
+    """Return the backend that runs a flow: OpenVINO on a CPU if it supports the flow, else PyTorch.
 
     Args:
         frozen: The flow.
-        options: FlowEngine, precision, device and threads; None for the defaults.
+        options: Engine, precision, device and threads; None for the defaults.
 
     Raises:
-        EngineUnavailable: The engine is not installed, or does not support the flow or the device.
+        EngineUnavailable: The engine does not support the flow or the device.
     """
     options = options or EngineOptions()
     frozen = frozen.with_precision(options.precision or frozen.precision)
@@ -34,8 +33,7 @@ def open_engine(frozen: FrozenFlow, options: EngineOptions | None = None) -> Flo
         return TorchEngine(frozen, threads=options.threads, device=options.device)
     reason = openvino_obstacle(frozen)
     if reason is None:
-        # OpenVINO is an optional dependency.
-        from models.scoring.engines.openvino_engine import OpenVINOEngine  # noqa: PLC0415
+        from models.scoring.engines.openvino_engine import OpenVINOEngine  # noqa: PLC0415 - OpenVINO takes time to load
 
         return OpenVINOEngine(frozen, options.threads, options.cache)
     if options.name == "openvino":
@@ -45,9 +43,7 @@ def open_engine(frozen: FrozenFlow, options: EngineOptions | None = None) -> Flo
 
 
 def openvino_obstacle(frozen: FrozenFlow) -> str | None:
-    """Return why OpenVINO cannot run a flow on this machine, such as a missing package, as text, or None if it can."""
-    if find_spec("openvino") is None:
-        return "OpenVINO is not installed (pip install 'snf-density[cpu]')"
+    """Return why OpenVINO cannot run a flow on this machine, as text, or None if it can."""
     from models.scoring.engines.openvino_graph import supports_forward  # noqa: PLC0415 - as above
     from snf_runtime.scoring.engines.openvino_program import core  # noqa: PLC0415 - as above
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from importlib.util import find_spec
-
 from models.errors import EngineUnavailable
 from models.features.backbone import Backbone
 from models.features.extractor import FeatureExtractor, TorchExtractor
@@ -15,8 +12,6 @@ from models.scoring.engines.torch_features import TorchFeatureEngine
 from models.scoring.options import EngineOptions
 from snf_runtime.scoring.feature_density import FeatureEngine
 
-log = logging.getLogger(__name__)
-
 
 def open_feature_engine(
     store: BackboneStore,
@@ -25,7 +20,7 @@ def open_feature_engine(
     flows: FrozenFeatureFlows,
     options: EngineOptions,
 ) -> FeatureEngine:
-    """Open the engine that runs a backbone and the flows over its features: OpenVINO if it is installed, else torch.
+    """Open the engine that runs a backbone and the flows over its features: OpenVINO unless the options name torch.
 
     Args:
         store: The backbones of this machine.
@@ -35,11 +30,10 @@ def open_feature_engine(
         options: Engine, device, threads and cache.
 
     Raises:
-        EngineUnavailable: The engine is not installed, or the device is not the CPU.
+        EngineUnavailable: The device is not the CPU, or torch cannot run the backbone.
     """
     if _uses_openvino(backbone, options):
-        # OpenVINO is an optional dependency.
-        from models.scoring.engines.openvino_features import feature_engine  # noqa: PLC0415
+        from models.scoring.engines.openvino_features import feature_engine  # noqa: PLC0415 - OpenVINO takes time to load
 
         return feature_engine(
             store, backbone, architecture.image_shape, architecture.input_size, flows, options.threads, options.cache
@@ -65,7 +59,7 @@ def open_extractor(
         options: Engine, device, threads and cache.
 
     Raises:
-        EngineUnavailable: The engine is not installed, or the device is not the CPU.
+        EngineUnavailable: The device is not the CPU, or torch cannot run the backbone.
     """
     if _uses_openvino(backbone, options):
         from models.scoring.engines.openvino_features import OpenVINOExtractor  # noqa: PLC0415 - as above
@@ -77,13 +71,8 @@ def open_extractor(
 def _uses_openvino(backbone: Backbone, options: EngineOptions) -> bool:
     if options.device != "cpu":
         raise EngineUnavailable(f"expected device cpu for a model with features, got {options.device}")
-    installed = find_spec("openvino") is not None
-    if options.name == "torch" or not installed:
-        if backbone.format == "onnx":
-            raise EngineUnavailable(f"the backbone {backbone.name} is an ONNX file, which needs the engine openvino")
-        if options.name == "openvino":
-            raise EngineUnavailable("OpenVINO is not installed (pip install 'snf-density[cpu]')")
-        if not installed:
-            log.info("using the engine torch: OpenVINO is not installed (pip install 'snf-density[cpu]')")
-        return False
-    return True
+    if options.name != "torch":
+        return True
+    if backbone.format == "onnx":
+        raise EngineUnavailable(f"the backbone {backbone.name} is an ONNX file, which needs the engine openvino")
+    return False

@@ -1,7 +1,4 @@
-"""Backbones as part of an OpenVINO graph: EfficientNet-Lite0 from its weights, or an ONNX file.
-
-Needs the extra ``cpu``.
-"""
+"""Backbones as part of an OpenVINO graph: EfficientNet-Lite0 from its weights, or an ONNX file."""
 
 from __future__ import annotations
 

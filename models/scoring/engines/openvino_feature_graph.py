@@ -1,7 +1,4 @@
-"""OpenVINO graphs from 8-bit images to features, or to the squared latents of flows over them.
-
-Needs the extra ``cpu``.
-"""
+"""OpenVINO graphs from 8-bit images to features, or to the squared latents of flows over them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Engine and extractor that run a backbone and the flows over its features as one compiled OpenVINO graph on CPUs.
-
-Needs the extra ``cpu``.
-"""
+"""Engine and extractor that run a backbone and the flows over its features as one compiled OpenVINO graph on CPUs."""
 
 from __future__ import annotations
 

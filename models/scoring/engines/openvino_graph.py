@@ -1,7 +1,4 @@
-"""Conversion of frozen flows to OpenVINO graphs in float32, for a fixed number of images.
-
-Needs the extra ``cpu``.
-"""
+"""Conversion of frozen flows to OpenVINO graphs in float32, for a fixed number of images."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -48,25 +47,16 @@ def of_pixels(z: Array) -> Array:
         z: The z-scores, ``(H, W)`` or ``(N, H, W)``.
     """
     smooth = -z
-    for axis in (-2, -1):
+    for axis in (-2, -1) if z.size else ():
         length = smooth.shape[axis]
         sides = [(0, 0)] * smooth.ndim
         sides[axis] = (REACH, REACH)
-        extended = np.pad(smooth, sides, mode="symmetric")
-        parts = [np.take(extended, range(start, start + length), axis) for start in range(2 * REACH + 1)]
-        smooth = sum((weight * part for weight, part in zip(KERNEL, parts, strict=True)), np.zeros_like(smooth))
+        extended = np.pad(smooth, sides, mode="symmetric").swapaxes(axis, -1)
+        smooth = np.zeros(smooth.shape)
+        along = smooth.swapaxes(axis, -1)
+        for start, weight in enumerate(KERNEL):  # the same order for every shape, so that the last digits agree
+            along += weight * extended[..., start : start + length]
     return smooth
-
-
-def place_maxima(maps: Sequence[Array], image: tuple[int, int] | None) -> Array:
-    """Return the largest value of the anomaly map of each image, ``(N,)`` in nats.
-
-    Args:
-        maps: The values at places of each image, ``(rows, columns)``.
-        image: Height and width of the images in pixels; None for images of several tiles, whose maps are those of the
-            places.
-    """
-    return np.array([(places if image is None else of_places(places, image)).max() for places in maps])
 
 
 @lru_cache(maxsize=64)

@@ -10,10 +10,6 @@ from pathlib import Path
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 """Formats that are read, as Pillow names them. The content of a file decides, not its name."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-"""Usual ends of the names of such files, for file dialogs and documentation."""
-MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/tiff", "image/gif")
-"""Media types of a request body that is one image file."""
 TEXT_SUFFIXES = (
     ".csv", ".htm", ".html", ".ini", ".json", ".jsonl", ".log", ".md", ".part", ".py", ".sh", ".tmp", ".toml", ".tsv",
     ".txt", ".xml", ".yaml", ".yml",

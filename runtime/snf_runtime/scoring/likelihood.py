@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,22 +125,6 @@ def score_steps(
     if not terms:
         return []
     return _summarise(np.concatenate(terms).reshape(len(images), draws, -1, 2), density, Evidence.join(evidence))
-
-
-def add_gradients(
-    scored: list[Likelihood | ScoreNotFinite], features: NDArray[np.float64]
-) -> list[Likelihood | ScoreNotFinite]:
-    """Return scores with gradient statistics added, one row of ``features``, ``(N, G)``, for each image.
-
-    Images without a finite log-likelihood keep their errors.
-    """
-
-    def add(score: Likelihood | ScoreNotFinite, row: NDArray[np.float64]) -> Likelihood | ScoreNotFinite:
-        if isinstance(score, ScoreNotFinite) or score.evidence is None:
-            return score
-        return replace(score, evidence=replace(score.evidence, gradients=row[None]))
-
-    return [add(score, row) for score, row in zip(scored, features, strict=True)]
 
 
 def require_finite(scored: list[Likelihood | ScoreNotFinite]) -> list[Likelihood]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -60,8 +61,16 @@ def test_an_operation_without_a_form_in_onnx_is_named() -> None:
         serialized(model, "onnx")
 
 
+def test_a_type_without_a_form_in_onnx_is_named() -> None:
+    x = op.parameter([1, 3, 4, 4], np.float32)
+    model = ov.Model([op.result(op.convert(x, "f16"))], [x], "half")
+    with pytest.raises(EngineUnavailable, match="type f16 have no form in ONNX here: expected one of bf16, boolean"):
+        serialized(model, "onnx")
+
+
 def test_onnx_without_its_extra_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "models.exports.onnx_graph", raising=False)
+    monkeypatch.delitem(sys.modules, "models.exports.onnx_graph")
     monkeypatch.setitem(sys.modules, "onnx", None)
+    importlib.import_module("models.exports.onnx_graph")
     with pytest.raises(EngineUnavailable, match=r"snf-density\[onnx\]"):
         serialized(None, "onnx")

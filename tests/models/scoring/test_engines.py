@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from models.bijections.frozen import FrozenAffine, FrozenStep
 from models.errors import EngineUnavailable
 from models.flows.flow import Flow
 from models.scoring.engines import TorchEngine, open_engine
-from models.scoring.engines.compiled_cache import graph_digest
+from models.scoring.engines.compiled_cache import CompiledCache, graph_digest
 from models.scoring.engines.openvino_engine import OpenVINOEngine
 from models.scoring.engines.openvino_graph import forward_graph
 from models.scoring.frozen import FrozenFlow, freeze
@@ -162,13 +161,6 @@ class TestChoice:
         with pytest.raises(EngineUnavailable, match="layers that the engine openvino does not support"):
             open_engine(dense, EngineOptions("openvino"))
 
-    def test_where_it_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        frozen = frozen_glow(8, 1, "logit")[1]
-        monkeypatch.setitem(sys.modules, "openvino", None)
-        assert open_engine(frozen).name == "torch"
-        with pytest.raises(EngineUnavailable, match="not installed"):
-            open_engine(frozen, EngineOptions("openvino"))
-
     def test_openvino_is_for_the_cpu(self) -> None:
         with pytest.raises(EngineUnavailable, match=r"expected device cpu .* got cuda:0"):
             open_engine(frozen_glow(8, 1, "logit")[1], EngineOptions("openvino", device="cuda:0"))
@@ -206,7 +198,7 @@ class TestTiles:
 
     @pytest.mark.parametrize(("images", "waves"), [(0, 0), (1, 0), (6, 0), (7, 1), (8, 1), (9, 1), (15, 2), (80, 10)])
     def test_few_images_go_one_by_one(self, images: int, waves: int) -> None:
-        assert Tiling(tile=4, lanes=2, wave=6.5, single=1).waves(images) == waves
+        assert Tiling(tile=4, lanes=2, wave=6.5, single=1.0).waves(images) == waves
 
     def test_unmeasured(self) -> None:
         assert unmeasured(2).waves(1) == 0
@@ -282,6 +274,32 @@ class TestCache:
         assert "damaged" in caplog.text
         assert "measured again" in caplog.text
         assert json.loads(tilings[0].read_bytes())["tile"] == engine.tile
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            '{"tile": 2.5, "lanes": 2, "wave": 0.1, "single": 0.1}',
+            '{"tile": true, "lanes": 2, "wave": 0.1, "single": 0.1}',
+            '{"tile": 4, "lanes": 2.0, "wave": 0.1, "single": 0.1}',
+            '{"tile": 4, "lanes": 2, "wave": 1' + 400 * "0" + ', "single": 0.1}',
+            '{"tile": 4, "lanes": 2, "wave": NaN, "single": 0.1}',
+            '{"tile": 4, "lanes": 2, "wave": "1", "single": 0.1}',
+            "[" * 100_000,
+            "[]",
+            "{",
+        ],
+        ids=["tile", "bool", "lanes", "digits", "nan", "text", "deep", "list", "cut"],
+    )
+    def test_damaged_tile_sizes_are_not_used(
+        self, frozen: FrozenFlow, content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        model, cache = forward_graph(frozen, 1).model, CompiledCache(tmp_path)
+        tiling = Tiling(tile=4, lanes=2, wave=0.1, single=0.1)
+        cache.keep_tiling(model, tiling)
+        assert cache.tiling(model, 2) == tiling
+        next(tmp_path.iterdir()).write_text(content)
+        assert cache.tiling(model, 2) is None
+        assert "measured again" in caplog.text
 
     def test_a_folder_that_cannot_be_written_costs_time_alone(
         self, frozen: FrozenFlow, tmp_path: Path, caplog: pytest.LogCaptureFixture

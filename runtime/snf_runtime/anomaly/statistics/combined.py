@@ -134,10 +134,6 @@ class Statistic:
         features = None if evidence.features is None else FeatureFamily.fit(evidence.features)
         return cls(whole, local, features)
 
-    def for_feature_fit(self, fit: int) -> Statistic:
-        """Return a copy that takes the features' log-densities from one of several fits, by its number."""
-        return self if self.features is None else replace(self, features=self.features.for_fit(fit))
-
     @property
     def kinds(self) -> tuple[EvidenceKind, ...]:
         """The groups of statistics, in the order of the columns of :meth:`families`."""

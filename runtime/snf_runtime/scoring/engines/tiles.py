@@ -41,11 +41,11 @@ class Tiling:
 
     def __post_init__(self) -> None:
         for name, count in (("tile", self.tile), ("lanes", self.lanes)):
-            if not 1 <= count <= MOST_AT_ONCE:
-                raise ValueError(f"expected a {name} of 1 to {MOST_AT_ONCE}, got {count}")
+            if type(count) is not int or not 1 <= count <= MOST_AT_ONCE:
+                raise ValueError(f"expected a {name} of 1 to {MOST_AT_ONCE}, a whole number, got {count!r}")
         for name, time_taken in (("wave", self.wave), ("single", self.single)):
-            if not (math.isfinite(time_taken) and time_taken > 0):
-                raise ValueError(f"expected a {name} of more than 0 s, got {time_taken}")
+            if type(time_taken) is not float or not (math.isfinite(time_taken) and time_taken > 0):
+                raise ValueError(f"expected a {name} of more than 0 s, a float, got {time_taken!r}")
 
     def waves(self, images: int) -> int:
         """Return how many rounds of one full tile per thread to run for ``images`` images; the rest run singly."""
