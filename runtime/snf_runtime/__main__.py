@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from snf_runtime.counts import FAILED, USAGE, JudgedCounts
 from snf_runtime.errors import ErrorKind, ModelsError
-from snf_runtime.images.files import image_files
 
 if TYPE_CHECKING:
     from snf_runtime.exported.model import FileVerdict, NotJudged
@@ -25,17 +24,37 @@ HEADER = f"{'p-value':>9}  {'statistic':>10}  {'log-likelihood':>15}  verdict  i
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code.
+
+    An unexpected error is printed with its traceback and gives 3: Python's own code 1 means an anomaly here.
+    """
     asked = _parser().parse_args(arguments)
     logging.basicConfig(format=f"{NAME}: %(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may have letters that the terminal lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _run(asked)
     except ModelsError as error:
         wrong_usage = error.kind in (ErrorKind.INVALID, ErrorKind.NOT_FOUND)
         return _fail(f"{error.title}: {error.detail}", USAGE if wrong_usage else FAILED)
     except BrokenPipeError:  # such as of `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return FAILED
+    except _OutputFailed as error:
+        _discard_output()
+        return _fail(f"the output cannot be written: {error}", FAILED)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        return FAILED
+
+
+class _OutputFailed(Exception):
+    """Raised where the output takes no more lines, such as on a full disk."""
+
+
+def _discard_output() -> None:
+    # Python would fail again at the end, when it writes what is left.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,13 +78,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(asked: argparse.Namespace) -> int:
+    # Below, as it reads settings, which may be wrong.
+    from snf_runtime.images.files import image_files  # noqa: PLC0415
+
     files, skipped = [], []
     for path in asked.paths:
-        if path.is_dir():
+        try:
+            is_folder, is_there = path.is_dir(), path.exists()
+        except OSError as error:  # such as a name that is too long
+            return _fail(f"{path} cannot be opened: {error.strerror}", USAGE)
+        if is_folder:
             judged, left_out = image_files(path)
             files += judged
             skipped += left_out
-        elif path.exists():
+        elif is_there:
             files.append(path)
         else:
             return _fail(f"{path} does not exist", USAGE)
@@ -89,7 +115,7 @@ def _print(
     from snf_runtime.exported.model import NotJudged  # noqa: PLC0415 - as above
 
     if header:
-        print(header)
+        _print_line(header)
     judged = anomalies = not_judged = 0
     for result in results:
         if isinstance(result, NotJudged):
@@ -97,8 +123,17 @@ def _print(
         else:
             judged += 1
             anomalies += result.is_anomaly
-        print(line(result), flush=True)
+        _print_line(line(result))
     return JudgedCounts(judged, anomalies, not_judged)
+
+
+def _print_line(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _OutputFailed(error.strerror) from error
 
 
 def _json_line(result: FileVerdict | NotJudged) -> str:
@@ -115,27 +150,34 @@ def _json_line(result: FileVerdict | NotJudged) -> str:
 def _table_line(result: FileVerdict | NotJudged) -> str:
     values = vars(result)
     if "error" in values:
-        return f"{'-':>9}  {'-':>10}  {'-':>15}  error    {result.name}: {values['detail']}"
+        return _printable(f"{'-':>9}  {'-':>10}  {'-':>15}  error    {result.name}: {values['detail']}")
     verdict = "anomaly" if values["is_anomaly"] else "normal "
     reason = f": {values['reasons'][0].text}" if values["is_anomaly"] and values["reasons"] else ""
-    return (
+    return _printable(
         f"{values['p_value']:9.6f}  {values['statistic']:10.3f}  {values['log_likelihood']:15.3f}  {verdict}  "
         f"{result.name}{reason}"
     )
 
 
+def _printable(line: str) -> str:
+    """Return a line with escapes in place of control characters, by which a file name could forge other lines."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+
+
 def _rate(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and 0 <= value <= 1):
-        raise argparse.ArgumentTypeError(f"expected a rate from 0 to 1, got {text}")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a rate above 0 and below 1, got {text}")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 256:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 3 and 1 <= int(text) <= 256):
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 256, got {text}")
-    return value
+    return int(text)
 
 
 def _fail(message: str, code: int) -> int:

@@ -18,6 +18,8 @@ def logsumexp(values: Array, weights: Array | None = None) -> Array:
     >>> float(logsumexp(np.array([1000.0, 1000.0]))) - 1000 == float(np.log(2))
     True
     """
+    if weights is not None:  # 0 times infinity would be no number
+        values = np.where(weights == 0, -np.inf, values)
     largest = values.max(-1, keepdims=True)
     largest = np.where(np.isfinite(largest), largest, 0.0)
     shares = np.exp(values - largest)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +30,7 @@ from snf_runtime.images.codec import decode_image, encode_png
 from snf_runtime.images.placement import FilePlacement
 from tests.models.anomaly.flows import fully_connected
 from tests.support.backbones import backbone_folder
+from tests.support.exports import rewritten
 from tests.support.fits import stained_file, with_fit
 from tests.support.paths import DIGITS, ROOT
 from tests.support.tiled import mosaic, tiled_artifact, with_fault
@@ -165,17 +164,6 @@ def test_the_notice_tells_copyright_and_changes_of_the_default_backbone_alone(ar
     assert "backbone" not in _notice(version, None)
 
 
-def rewritten(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest, and the digests with the files."""
-    manifest = json.loads((folder / FILE).read_text())
-    for name, file in manifest["files"].items():
-        if (folder / name).is_file():
-            content = (folder / name).read_bytes()
-            file.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-    change(manifest)
-    (folder / FILE).write_text(json.dumps(manifest))
-
-
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -211,9 +199,9 @@ def test_damaged_folders_are_refused(copied: Path, damage: Callable[[Path], obje
         (lambda m: m.update(more=1), "expected no 'more'"),
         (lambda m: m.pop("weights_sha256"), "expected 'weights_sha256'"),
         (lambda m: m["preprocessing"].update(height=0), "expected height to be a whole number from 1 to 4096, got 0"),
-        (lambda m: m["preprocessing"].update(height=14), r"expected an input of \[1, 1, 14, 28\]"),
+        (lambda m: m["preprocessing"].update(height=14), r"levels/0/size to divide \(14, 28\)"),
         (lambda m: m["pixels"]["levels"][0].update(kept="2"), "pixels/levels/0/kept to be of type int, got str"),
-        (lambda m: m["pixels"]["outputs"].pop(), "outputs, got"),
+        (lambda m: m["pixels"]["outputs"].pop(), "expected latent of level 1"),
         (lambda m: m["pixels"]["levels"].pop(), "do not fit each other"),
         (lambda m: m["pinned"].update(log_likelihood=1.5), "a log-likelihood of 1.500000 nats, got"),
         (lambda m: m["pinned"].update(statistic=-3.0), "a statistic of -3.000000 nats, got"),
@@ -243,7 +231,7 @@ def test_arrays_are_numbers_and_nothing_else(copied: Path) -> None:
     with (copied / ARRAYS).open("wb") as file:
         np.savez(file, pinned=np.array([print], dtype=object), allow_pickle=True)
     rewritten(copied, lambda _: None)
-    with pytest.raises(ArtifactError, match="allow_pickle=False"):
+    with pytest.raises(ArtifactError, match="float32, float64, got object"):
         Model.load(copied)
     for name in ("pinned", "pixel-masses", "calibration.folds.0.ordered"):
         with (copied / ARRAYS).open("wb") as file:
@@ -256,7 +244,7 @@ def test_arrays_are_numbers_and_nothing_else(copied: Path) -> None:
 def test_a_graph_that_is_none_is_refused(copied: Path) -> None:
     (copied / "pixels.xml").write_text("<net/>")
     rewritten(copied, lambda _: None)
-    with pytest.raises(ArtifactError, match="cannot be read by OpenVINO"):
+    with pytest.raises(ArtifactError, match="cannot be read and compiled by OpenVINO"):
         Model.load(copied)
 
 

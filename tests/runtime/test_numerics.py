@@ -28,6 +28,15 @@ def test_sums_of_exponentials(weights: np.ndarray[tuple[int], np.dtype[np.float6
     np.testing.assert_allclose(logsumexp(values, weights), expected, rtol=1e-14)
 
 
+def test_a_value_without_weight_is_left_out() -> None:
+    """The largest value would be infinite, and 0 times infinity no number."""
+    values = np.array([[np.inf, 1.0], [np.nan, 1.0], [1.0, np.inf]])
+    with np.errstate(all="raise"):
+        assert logsumexp(values[:2], np.array([0.0, 1.0])).tolist() == [1.0, 1.0]
+        assert logsumexp(values[2:], np.array([0.5, 0.5])).tolist() == [np.inf]
+        assert logsumexp(np.array([[2000.0, 1.0]]), np.array([0.0, 1.0])).tolist() == [1.0]
+
+
 @pytest.mark.parametrize("knots", [[0.0, 1.0, 1.5, 4.0], [-3.0, 0.1, 7.0], [0.0, 0.01, 1.0, 5.0, 9.0]])
 def test_splines(knots: list[float]) -> None:
     spline = CubicSpline(knots, np.eye(len(knots)), bc_type="natural")

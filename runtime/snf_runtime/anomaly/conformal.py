@@ -125,8 +125,14 @@ def threshold(ordered: Array, alpha: float) -> float:
     ``ordered`` holds the sorted T of the calibration images.
 
     P-values compare T in millionths of a nat, so this is the T of the last image that is not flagged plus a millionth.
+
+    Raises:
+        ValueError: All images are flagged at ``alpha``, or none is.
     """
-    last = float(ordered[len(ordered) - flagged_ranks(len(ordered), alpha)])
+    count = flagged_ranks(len(ordered), alpha)
+    if not 1 <= count <= len(ordered):
+        raise ValueError(f"expected a false-alarm rate from 1/{len(ordered) + 1} to below 1, got {alpha}")
+    last = float(ordered[len(ordered) - count])
     return round(round(last, DIGITS) + 10.0**-DIGITS, DIGITS)
 
 

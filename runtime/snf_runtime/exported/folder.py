@@ -1,9 +1,8 @@
-"""The files of an exported model: verification of their names, sizes and digests, and reading of its arrays."""
+"""The files of an exported model: verification of their names, sizes and digests, and of the stored image."""
 
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,23 +41,6 @@ def check_files(folder: Path, manifest: ExportManifest) -> None:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         if digest != file.sha256:
             raise ArtifactError(f"{path} does not have the SHA-256 that the manifest gives")
-
-
-def read_export_arrays(folder: Path) -> Mapping[str, NDArray[Any]]:
-    """Return the arrays of an exported model by name.
-
-    Raises:
-        ArtifactError: The file holds something else than arrays of numbers, or is compressed.
-    """
-    path = folder / ARRAYS
-    try:
-        with zipfile.ZipFile(path) as content:
-            if any(item.compress_type != zipfile.ZIP_STORED for item in content.infolist()):
-                raise ArtifactError(f"{path}: expected arrays that are not compressed")
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from error
 
 
 def pinned_of(arrays: Mapping[str, NDArray[Any]], manifest: ExportManifest) -> NDArray[np.uint8]:

@@ -1,12 +1,37 @@
-"""Dataclasses from JSON, checked against their annotations."""
+"""Strict JSON: its text, and dataclasses from it, checked against their annotations."""
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+
+
+def parse_json(content: bytes) -> object:
+    """Return the value of JSON text.
+
+    Raises:
+        ValueError: The text is no JSON, an object has a key twice, or a number is NaN or infinite.
+        RecursionError: The text is nested too deeply.
+    """
+    return json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates)
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"expected finite numbers, got {name}")
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in values if names.count(name) > 1)
+        raise ValueError(f"expected {twice!r} once in its object, got it {names.count(twice)} times")
+    return values
 
 
 def from_json(kind: type[T], value: object, where: str = "") -> T:
@@ -31,7 +56,8 @@ def _value(hint: Any, value: object, where: str) -> Any:
     if origin is UnionType:
         return None if value is None else _value(options[0], value, where)
     if origin is Literal:
-        if value not in options:
+        # Types too: 1, 1.0 and true are equal.
+        if not any(type(value) is type(option) and value == option for option in options):
             raise ValueError(f"expected {where} to be one of {', '.join(map(str, options))}, got {value!r}")
         return value
     if origin is tuple:
@@ -41,7 +67,17 @@ def _value(hint: Any, value: object, where: str) -> Any:
         return {name: _value(options[1], item, f"{where}/{name}") for name, item in items}
     if is_dataclass(hint):
         return _object(hint, value, where)
-    return _of_type(hint, float(value) if hint is float and type(value) is int else value, where)
+    return _number(value, where) if hint is float else _of_type(hint, value, where)
+
+
+def _number(value: object, where: str) -> float:
+    try:
+        number = _of_type(float, float(value) if type(value) is int else value, where)
+    except OverflowError as error:
+        raise ValueError(f"expected {where} to be a number that a float can hold, got a larger one") from error
+    if not math.isfinite(number):
+        raise ValueError(f"expected {where} to be a finite number, got {number}")
+    return number
 
 
 def _object(kind: Any, value: object, where: str) -> Any:

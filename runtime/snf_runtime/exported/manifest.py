@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from snf_runtime.errors import ArtifactError
-from snf_runtime.exported.json_values import from_json
+from snf_runtime.exported.json_values import from_json, parse_json
 from snf_runtime.images.preprocessing import Preprocessing
 from snf_runtime.kinds import DensityKind, Precision, Shape
 from snf_runtime.scoring.layout import FeatureLayout, LevelLayout
@@ -173,6 +173,8 @@ def read_export_manifest(folder: Path) -> ExportManifest:
     """
     path = folder / FILE
     try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # a pipe would block for ever
+            raise ArtifactError(f"{path}: expected a plain file, got a link, a pipe or a folder")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
@@ -180,7 +182,7 @@ def read_export_manifest(folder: Path) -> ExportManifest:
     if len(content) > MAX_BYTES:
         raise ArtifactError(f"{path}: expected at most {MAX_BYTES} bytes, got more")
     try:
-        manifest = from_json(ExportManifest, json.loads(content))
+        manifest = from_json(ExportManifest, parse_json(content))
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not a valid manifest: {error}") from error
     if not manifest.parts:

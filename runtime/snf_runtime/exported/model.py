@@ -11,16 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snf_runtime.anomaly.calibration import Calibration, Verdict
-from snf_runtime.anomaly.calibration_arrays import from_arrays
 from snf_runtime.anomaly.conformal import DIGITS, threshold
 from snf_runtime.anomaly.heat_map_pass import heat_map_steps, tiled_heat_map_steps
 from snf_runtime.anomaly.judged import Judgement, judge_scored
 from snf_runtime.anomaly.reasons import VerdictReason
 from snf_runtime.anomaly.regions import MapRegions
 from snf_runtime.errors import ArtifactError, HeatMapUnsupported, ImageError, ScoreNotFinite
-from snf_runtime.exported.folder import CALIBRATION, check_files, pinned_of, read_export_arrays
-from snf_runtime.exported.manifest import ARRAYS, ExportManifest, read_export_manifest
-from snf_runtime.exported.open_density import Arrays, available_threads, open_exported
+from snf_runtime.exported.array_file import read_export_arrays
+from snf_runtime.exported.calibration import open_calibration
+from snf_runtime.exported.folder import check_files, pinned_of
+from snf_runtime.exported.layout_check import check_layout
+from snf_runtime.exported.manifest import ExportManifest, read_export_manifest
+from snf_runtime.exported.open_density import open_exported, thread_count
 from snf_runtime.images.batch import Batch, batch_of, in_batches
 from snf_runtime.images.codec import decode_image
 from snf_runtime.images.files import read_file
@@ -131,13 +133,16 @@ class Model:
         Raises:
             ArtifactError: A file is missing, unknown, damaged or does not fit the others, or the stored image has
                 another score or statistic than when the model was exported.
-            EngineUnavailable: This CPU cannot compute in the precision of the model.
+            EngineUnavailable: This CPU cannot compute in the precision of the model, or ``OMP_NUM_THREADS`` is wrong.
+            ValueError: ``threads`` is not from 1 to 1024.
         """
-        folder, threads = Path(folder), threads or available_threads()
+        folder, threads = Path(folder), thread_count(threads)
         manifest = read_export_manifest(folder)
+        check_layout(manifest)
         check_files(folder, manifest)
         arrays = read_export_arrays(folder)
-        model = cls(manifest, open_exported(folder, manifest, arrays, threads), _calibration(manifest, arrays), threads)
+        density = open_exported(folder, manifest, arrays, threads)
+        model = cls(manifest, density, open_calibration(manifest, density, arrays), threads)
         model._check_pinned(pinned_of(arrays, manifest))
         return model
 
@@ -155,7 +160,12 @@ class Model:
         Raises:
             AlphaUnattainable: The calibration has too few images for ``alpha``.
             HeatMapUnsupported: ``regions`` are asked of a flow that mixes all pixels at once.
+            ValueError: ``alpha`` is not between 0 and 1, or ``draws`` is less than 1.
         """
+        if alpha is not None and not 0 < alpha < 1:
+            raise ValueError(f"expected a false-alarm rate above 0 and below 1, got {alpha}")
+        if draws < 1:
+            raise ValueError(f"expected at least 1 draw, got {draws}")
         self.calibration.check_alpha(alpha)
         if regions and self.calibration.pixels is None:
             raise HeatMapUnsupported("its layers mix all pixels of the image at once: it has no regions")
@@ -237,8 +247,13 @@ class Model:
         try:
             score = score_images(self.density, image)[0]
             statistic = self._verdicts([score], None)[0].statistic
-            _ = self.calibration.map_maxima
-        except (ScoreNotFinite, ValueError, IndexError) as error:  # parts that do not fit each other
+        except (
+            ScoreNotFinite,
+            ValueError,
+            TypeError,
+            LookupError,
+            ArithmeticError,
+        ) as error:  # parts that do not fit each other
             raise ArtifactError(f"the files of the model do not fit each other: {error}") from error
         for what, found, stored, tolerance in (
             ("log-likelihood", score.log_likelihood, expected.log_likelihood, expected.tolerance),
@@ -246,17 +261,6 @@ class Model:
         ):
             if not abs(found - stored) <= tolerance:
                 raise ArtifactError(f"expected the stored image to have a {what} of {stored:.6f} nats, got {found:.6f}")
-
-
-def _calibration(manifest: ExportManifest, arrays: Arrays) -> Calibration:
-    try:
-        calibration = from_arrays(Calibration, arrays, CALIBRATION)
-        images = calibration.images
-    except KeyError as error:
-        raise ArtifactError(f"{ARRAYS} lacks {error.args[0]}") from error
-    if images != manifest.calibration.images:
-        raise ArtifactError(f"{ARRAYS}: expected {manifest.calibration.images} calibration images, got {images}")
-    return calibration
 
 
 def _channels_first(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

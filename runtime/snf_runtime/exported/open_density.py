@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 
 from snf_runtime.errors import ArtifactError, EngineUnavailable
 from snf_runtime.exported.folder import MASSES
+from snf_runtime.exported.layout_check import OutputShape, feature_outputs, pixel_outputs
 from snf_runtime.exported.manifest import ARRAYS, ExportedFeatures, ExportedPixels, ExportManifest
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.engines.openvino_features import OpenVINOFeatureEngine
 from snf_runtime.scoring.engines.openvino_flow import OpenVINOFlow
+from snf_runtime.scoring.engines.openvino_library import ov
 from snf_runtime.scoring.engines.openvino_program import Graph, Part, Program, core
+from snf_runtime.scoring.engines.tiles import MOST_AT_ONCE
 from snf_runtime.scoring.feature_density import FeatureDensity
 from snf_runtime.scoring.hybrid_density import HybridDensity
 from snf_runtime.scoring.layout import FlowLayout
@@ -27,12 +31,24 @@ Arrays = Mapping[str, NDArray[Any]]
 BINS = 256
 
 
-def available_threads() -> int:
-    """Return ``OMP_NUM_THREADS`` where it is set, else the number of cores that this process may use."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def thread_count(asked: int | None) -> int:
+    """Return the number of threads: that asked for, else ``OMP_NUM_THREADS``, else the cores this process may use.
+
+    Raises:
+        EngineUnavailable: ``OMP_NUM_THREADS`` is no whole number from 1 to 1024, nor a list that begins with one.
+        ValueError: ``asked`` is not from 1 to 1024.
+    """
+    if asked is not None:
+        if not 1 <= asked <= MOST_AT_ONCE:
+            raise ValueError(f"expected threads from 1 to {MOST_AT_ONCE}, got {asked}")
+        return asked
+    if wanted := os.environ.get("OMP_NUM_THREADS", "").strip():
+        first = wanted.split(",")[0].strip()  # a list has a number for each nested level of threads
+        if not re.fullmatch("[0-9]{1,9}", first) or not 1 <= int(first) <= MOST_AT_ONCE:
+            raise EngineUnavailable(f"expected OMP_NUM_THREADS from 1 to {MOST_AT_ONCE}, got {wanted}")
+        return int(first)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_AT_ONCE)
 
 
 def open_exported(folder: Path, manifest: ExportManifest, arrays: Arrays, threads: int) -> ImageDensity:
@@ -53,11 +69,10 @@ def open_exported(folder: Path, manifest: ExportManifest, arrays: Arrays, thread
     pixels = features = None
     if manifest.pixels is not None:
         layout = _layout(manifest, manifest.pixels, arrays)
-        path, outputs = folder / manifest.graph("pixels"), list(manifest.pixels.outputs)
-        program = _program(path, manifest, [*outputs], threads)
+        program = _program(folder / manifest.graph("pixels"), manifest, pixel_outputs(manifest.pixels), threads)
         pixels = PixelDensity(OpenVINOFlow(layout, program), layout, manifest.weights_sha256)
     if manifest.features is not None:
-        program = _program(folder / manifest.graph("features"), manifest, [("places", 0), ("pooled", 0)], threads)
+        program = _program(folder / manifest.graph("features"), manifest, feature_outputs(manifest.features), threads)
         features = _features(manifest, manifest.features, OpenVINOFeatureEngine(program))
     if pixels is not None and features is not None:
         return HybridDensity(pixels, features)
@@ -94,16 +109,35 @@ def _features(manifest: ExportManifest, features: ExportedFeatures, engine: Open
     )
 
 
-def _program(path: Path, manifest: ExportManifest, outputs: list[tuple[Part, int]], threads: int) -> Program:
+def _program(
+    path: Path, manifest: ExportManifest, outputs: dict[tuple[Part, int], OutputShape], threads: int
+) -> Program:
     try:
         model = core().read_model(path)
-        shape = list(model.input(0).get_shape())
+        _check_ports(path, model, (1, *manifest.image_shape), list(outputs.values()))
+        # The graph is for one image. Several are computed at once, each by a thread of its own.
+        return Program(lambda _: Graph(model, list(outputs)), threads, tile=1)
     except RuntimeError as error:
-        raise ArtifactError(f"{path} cannot be read by OpenVINO: {error}") from error
-    if len(model.inputs) != 1 or shape != [1, *manifest.image_shape] or len(model.outputs) != len(outputs):
-        raise ArtifactError(
-            f"{path}: expected an input of {[1, *manifest.image_shape]} and {len(outputs)} outputs, got "
-            f"{len(model.inputs)} inputs, the first of {shape}, and {len(model.outputs)} outputs"
-        )
-    # The graph is for one image. Several are computed at once, each by a thread of its own.
-    return Program(lambda _: Graph(model, outputs), threads, tile=1)
+        raise ArtifactError(f"{path} cannot be read and compiled by OpenVINO: {error}") from error
+
+
+def _check_ports(path: Path, model: ov.Model, image: tuple[int, ...], outputs: list[OutputShape]) -> None:
+    kind = "u8" if path.stem == "features" else "f32"
+    for what, ports, shapes, type_name in (
+        ("input", model.inputs, [image], kind),
+        ("output", model.outputs, outputs, "f32"),
+    ):
+        if len(ports) != len(shapes):
+            raise ArtifactError(f"{path}: expected {len(shapes)} {what}s, got {len(ports)}")
+        for number, (port, shape) in enumerate(zip(ports, shapes, strict=True)):
+            found = f"{port.get_element_type().get_type_name()} {port.get_partial_shape()}"
+            wanted = f"{type_name} [{','.join('N' if side is None else str(side) for side in shape)}]"
+            if not _fits(port, shape, type_name):
+                raise ArtifactError(f"{path}: expected {what} {number} to be {wanted}, got {found}")
+
+
+def _fits(port: ov.Output, shape: OutputShape, type_name: str) -> bool:
+    if port.get_partial_shape().is_dynamic or port.get_element_type().get_type_name() != type_name:
+        return False
+    sides = tuple(port.get_shape())
+    return len(sides) == len(shape) and all(want in (None, got) for got, want in zip(sides, shape, strict=True))

@@ -22,8 +22,9 @@ def read_file(path: Path) -> bytes:
             raise ImageError("unreadable-image", "The file cannot be read", detail)
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ImageError("unreadable-image", "The file cannot be read", error.strerror or str(error)) from error
+    except (OSError, ValueError) as error:  # of a path with a NUL
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError("unreadable-image", "The file cannot be read", reason) from error
     if len(data) > MAX_FILE_BYTES:
         raise ImageError("file-too-large", "The file is too large", f"at most {MAX_FILE_BYTES} bytes are taken")
     return data

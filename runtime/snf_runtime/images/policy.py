@@ -6,6 +6,7 @@ The Python client and the console have copies of the names, which a test compare
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
@@ -18,7 +19,16 @@ TEXT_SUFFIXES = (
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 """Names, in lower case, of files that systems put into folders of images."""
 SYSTEM_FOLDER = "__MACOSX"
-MAX_PIXELS = int(os.environ.get("SNF_MAX_IMAGE_PIXELS") or 100_000_000)
+
+
+def _max_pixels() -> int:
+    wanted = os.environ.get("SNF_MAX_IMAGE_PIXELS") or "100000000"
+    if not re.fullmatch("[0-9]{1,18}", wanted) or int(wanted) < 1:
+        raise ValueError(f"expected SNF_MAX_IMAGE_PIXELS to be a whole number from 1 to 10^18, got {wanted}")
+    return int(wanted)
+
+
+MAX_PIXELS = _max_pixels()
 """Largest number of pixels of a file, by the setting; larger files are refused by their header, before decoding."""
 
 

@@ -1,0 +1,46 @@
+"""Exported models for the runner without torch, and changes of their manifests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.exports.folder import export_model
+from models.registry.version import ModelVersion
+from models.scorer import Scorer
+from models.scoring.options import EngineOptions
+from snf_runtime.exported.manifest import FILE
+from tests.support.trained import barely_trained
+
+
+def exported_pixels(factory: pytest.TempPathFactory) -> Path:
+    """Return a new folder with an exported model of the pixels of digits.
+
+    Args:
+        factory: pytest's ``tmp_path_factory``.
+    """
+    artifact, folder = barely_trained(factory), factory.mktemp("exported") / "digits"
+    scorer = Scorer.load(artifact, options=EngineOptions("openvino", threads=1))
+    export_model(ModelVersion("digits", 3, artifact, False, None), scorer, folder, "openvino")
+    return folder
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest of an exported model, and the digests with the files.
+
+    Args:
+        folder: The folder of the model.
+        change: A function that changes the parsed manifest.
+    """
+    manifest = json.loads((folder / FILE).read_text())
+    for name, file in manifest["files"].items():
+        if (folder / name).is_file():
+            content = (folder / name).read_bytes()
+            file.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    change(manifest)
+    (folder / FILE).write_text(json.dumps(manifest))
