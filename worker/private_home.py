@@ -34,6 +34,16 @@ def user_umask() -> Iterator[None]:
         os.umask(_OTHERS)
 
 
+@contextmanager
+def private_umask() -> Iterator[None]:
+    """Context manager for files of ``home`` that are written within :func:`user_umask`: nobody else can read them."""
+    before = os.umask(_OTHERS)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def protect_home(home: Path) -> str | None:
     """Keep new files private, and take the permissions of other users from the folder ``home``, if it has any.
 

@@ -82,7 +82,9 @@ def print_model(model: ModelDetail) -> None:
         "architecture": f"{architecture.summary()} ({training.preset})",
         "images": ("any size, in tiles of " if manifest.preprocessing.tiled else "")
         + "x".join(map(str, architecture.image_shape)),
-        "trained on": f"{training.dataset}, {training.train_images:,} images",
+        "trained on": f"{training.dataset}, {training.train_images:,} images"
+        if training.imported is None
+        else f"not recorded; calibrated and tested on {training.dataset}",
         "backbone": _backbone(architecture),
         "training": _training(training),
         "created": f"{manifest.created:%Y-%m-%d %H:%M} UTC",
@@ -200,6 +202,8 @@ def _fitness(record: FitnessRecord | None) -> str:
 
 
 def _training(record: TrainingRecord) -> str:
+    if record.imported is not None:
+        return f"imported from {record.imported}"
     if not record.steps:
         return f"fitted in closed form in {duration(record.seconds)}"
     return f"{record.steps:,} steps in {duration(record.seconds)}, best at {record.best_step:,}"

@@ -8,16 +8,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import typer
+
 from app.cli.common import USAGE, fail
+from models.atomic_files import new_folder
 
 if TYPE_CHECKING:
-    import typer
-
     from snf_client.schemas import RunDetail
 
 EXPERIMENT = "snf-density"
 FILE_STORE = "MLFLOW_ALLOW_FILE_STORE"
 """Environment variable without which MLflow 3.7 and later use no plain files."""
+MOST_CHARACTERS = 6000
+"""Longest value of a parameter in MLflow, which would cut longer ones without a word."""
 BATCH = 1000
 """Most figures that MLflow takes at once."""
 STATUS = {"finished": "FINISHED", "failed": "FAILED"}
@@ -64,10 +67,11 @@ def to_tensorboard(detail: RunDetail, folder: Path) -> str:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise _missing("TensorBoard", "tensorboard") from error
-    target = folder / f"{detail.run.model}-{detail.run.id}"
+    # By its id alone: the name of a model comes from a service, and may be a path to elsewhere.
+    target = folder / detail.run.id
     if target.exists():
         raise fail(f"expected a folder without this run, got {target}; delete it to write it anew", USAGE)
-    with SummaryWriter(str(target)) as writer:
+    with new_folder(target) as unfinished, SummaryWriter(str(unfinished)) as writer:
         for figure in figures(detail):
             writer.add_scalar(figure.name, figure.value, figure.step, figure.seconds)
         # The name of a run within this one: its own folder.
@@ -76,12 +80,16 @@ def to_tensorboard(detail: RunDetail, folder: Path) -> str:
 
 
 def to_mlflow(detail: RunDetail, folder: Path) -> str:
-    """Write a run into a store of MLflow in the files below ``folder``; return the command that shows it."""
+    """Write a run into a store of MLflow in the files below ``folder``; return the command that shows it.
+
+    After an error MLflow has the run in its bin, so that the next export of it is not refused.
+    """
     # Before its import, which would report the use of MLflow to its makers. Its other stores need a database.
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", FILE_STORE: "true"}
     try:
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
+        from mlflow.exceptions import MlflowException
     except ImportError as error:
         raise _missing("MLflow", "mlflow") from error
     run, client = detail.run, MlflowClient(tracking_uri=folder.as_uri())
@@ -93,21 +101,35 @@ def to_mlflow(detail: RunDetail, folder: Path) -> str:
     tags |= {} if run.result is None else {"model_version": run.result.ref, "layers": run.result.architecture}
     written = client.create_run(experiment, _milliseconds(run.started.timestamp()), tags, run_name=run.model)
     identity = written.info.run_id
-    client.log_batch(identity, params=[Param(name, value) for name, value in settings(detail).items()])
     end = run.ended or run.started
+    asked = settings(detail)
     last = [Figure(name, run.steps or 0, end.timestamp(), value) for name, value in results(detail).items()]
     metrics = [
         Metric(figure.name, figure.value, _milliseconds(figure.seconds), figure.step)
         for figure in (*figures(detail), *last)
     ]
-    for start in range(0, len(metrics), BATCH):
-        client.log_batch(identity, metrics=metrics[start : start + BATCH])
-    if run.state != "unfinished":
-        client.set_terminated(identity, STATUS[run.state], _milliseconds(end.timestamp()))
+    try:
+        client.log_batch(identity, params=[Param(name, _shortened(name, value)) for name, value in asked.items()])
+        for start in range(0, len(metrics), BATCH):
+            client.log_batch(identity, metrics=metrics[start : start + BATCH])
+        if run.state != "unfinished":
+            client.set_terminated(identity, STATUS[run.state], _milliseconds(end.timestamp()))
+    except BaseException as error:
+        client.delete_run(identity)
+        if isinstance(error, MlflowException):
+            raise fail(f"MLflow does not take run {run.id}: {error.message}", USAGE) from error
+        raise
     return f"{FILE_STORE}=true mlflow ui --backend-store-uri {folder}"
 
 
 EXPORTS: dict[str, Callable[[Any, Path], str]] = {"mlflow": to_mlflow, "tensorboard": to_tensorboard}
+
+
+def _shortened(name: str, value: str) -> str:
+    """Return a value at most as long as MLflow takes it; say so if a part is left out."""
+    if len(value) > MOST_CHARACTERS:
+        typer.echo(f"snf: MLflow takes {MOST_CHARACTERS} characters; of {name} {len(value)} are cut to these", err=True)
+    return value[:MOST_CHARACTERS]
 
 
 def _milliseconds(seconds: float) -> int:

@@ -10,6 +10,7 @@ import typer
 
 from app.cli import completion
 from app.cli.common import (
+    SERVICE,
     USAGE,
     Json,
     Key,
@@ -61,16 +62,22 @@ def list_by_default(context: typer.Context, url: Url = None, key: Key = None, as
 @runs.command("list")
 def list_runs(
     limit: Annotated[int, typer.Option(min=1, max=200, help="Number of runs at most.")] = 20,
+    after: Annotated[
+        str | None,
+        typer.Option(help="Id of a run: list those older than it.", show_default=False, autocompletion=completion.runs),
+    ] = None,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
     """List the newest training runs, of jobs and of `snf train`: id, state, model, dataset, preset and bits/dim."""
-    page = _page(limit, url, key)
+    page = _page(limit, after, url, key)
     if as_json:
         print_response(page)
     else:
         print_runs(page)
+        if page.next is not None:
+            typer.echo(f"older runs: snf runs list --after {page.next}")
 
 
 @runs.command()
@@ -125,8 +132,11 @@ def export(
     Nothing is sent anywhere. Needs the extra of the same name.
     """
     from app.cli.run_export import EXPORTS
+    from worker.runs.store import RUN_ID
 
     [detail] = _details([run_id], url, key)
+    if RUN_ID.fullmatch(detail.run.id) is None:
+        raise fail(f"expected the service to give a run an id of 26 letters and digits, got {detail.run.id!r}", SERVICE)
     with error_messages(), user_umask():
         shown_by = EXPORTS[to](detail, folder.absolute())
     typer.echo(f"run {run_id} is in {folder}; see it with: {shown_by}")
@@ -145,15 +155,15 @@ def delete(run_ids: RunIds, url: Url = None, key: Key = None, as_json: Json = Fa
         print_deleted(run_id, as_json=as_json)
 
 
-def _page(limit: int, url: str | None, key: str | None) -> RunList:
+def _page(limit: int, after: str | None, url: str | None, key: str | None) -> RunList:
     if url:
         with service(url, key) as client:
-            return client.runs.list(limit=limit)
+            return client.runs.list(limit=limit, after=after)
     with error_messages():
         from app.runs.views import run_list
         from snf_client.schemas import RunList
 
-        return client_schema(RunList, run_list(_store(), limit))
+        return client_schema(RunList, run_list(_store(), limit, after))
 
 
 def _details(run_ids: list[str], url: str | None, key: str | None) -> list[RunDetail]:

@@ -170,7 +170,8 @@ def train(
                     return
                 version = registry().publish(artifact, name, promote=promote)
                 live = registry().is_live(version)
-                record.published(version, live=live)
+                if problem := record.published(version, live=live):
+                    typer.echo(f"snf: {problem}", err=True)
         except Interrupted as error:
             raise fail(f"{error}; the checkpoint is in {folder}", INTERRUPTED) from error
         except FolderTaken as error:

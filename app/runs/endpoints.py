@@ -47,6 +47,7 @@ def list_runs(settings: SettingsDep, query: Annotated[RunQuery, Query()]) -> Run
     "/{run_id}",
     operation_id="get_run",
     summary="Show a training run with its curve",
+    response_model=RunDetail,
     dependencies=[MayRead],
     responses=responses(401, 404, 422, 500),
 )
@@ -54,9 +55,11 @@ def get_run(
     run_id: RunId,
     settings: SettingsDep,
     points: Annotated[int | None, Query(ge=2, description="Most points of the curve. Default: all.")] = None,
-) -> RunDetail:
+) -> Response:
     """Show a training run: parameters, result, and bits/dim by step. `points` thins the steps, not the validations."""
-    return run_detail(RunStore(settings.run_records_dir), run_id, points)
+    detail = run_detail(RunStore(settings.run_records_dir), run_id, points)
+    # Encoded in this thread: a long curve would block the event loop.
+    return Response(detail.model_dump_json(), media_type="application/json")
 
 
 @router.delete(
@@ -66,8 +69,11 @@ def get_run(
     dependencies=[MayAdminister],
     status_code=204,
     response_class=Response,
-    responses=responses(401, 404, 422, 500, 507),
+    responses=responses(401, 404, 409, 422, 500, 507),
 )
 def delete_run(run_id: RunId, settings: SettingsDep) -> None:
-    """Delete the record and the curve of a training run. Its job and its model stay."""
+    """Delete the record and the curve of a training run, damaged or not. Its job and its model stay.
+
+    409 while it is being trained.
+    """
     RunStore(settings.run_records_dir).remove(run_id)

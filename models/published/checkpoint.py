@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -27,6 +27,10 @@ Tensors = Mapping[str, Tensor]
 
 LOGIT = 3
 """Number of the last preprocessing module: noise, division by 256, margin, logit."""
+PREPROCESSING = frozenset({"translation", "scale"})
+"""Parameters of the division and of the margin, the modules 1 and 2."""
+NOISE = {0: frozenset({"distribution.empty"}), LOGIT: frozenset[str]()}
+"""Parameters that the modules of the noise and of the logit may have; that of the noise has no meaning."""
 SPLINE = ("unnormalized_widths", "unnormalized_heights", "unnormalized_derivatives")
 NET = (0, 2, 4)
 """Numbers of the convolutions in the network of a coupling; the ReLUs between them have no parameters."""
@@ -38,7 +42,7 @@ def parameters_of(loaded: object) -> dict[str, Tensor]:
     """Return the parameters in what a checkpoint file holds: a state dictionary, alone or beside other entries.
 
     Raises:
-        ValueError: It holds no state dictionary of finite tensors.
+        ValueError: It holds no state dictionary of tensors whose values are finite in float32, the type of a flow.
     """
     for key in WHOLE:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
@@ -49,9 +53,12 @@ def parameters_of(loaded: object) -> dict[str, Tensor]:
     for key, value in loaded.items():
         if not isinstance(key, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
             raise ValueError(f"expected dense tensors by name, got {str(key)[:64]!r} of {type(value).__name__}")
-        if not value.isfinite().all():
+        whole = key.endswith(".initialized") and value.dtype in (torch.bool, torch.uint8, torch.int32, torch.int64)
+        if not whole and not value.is_floating_point():
+            raise ValueError(f"expected floating-point numbers in {key[:64]!r}, got {value.dtype}")
+        parameters[key] = value if whole else value.float()
+        if not parameters[key].isfinite().all():
             raise ValueError(f"expected finite numbers in {key[:64]!r}, got others")
-        parameters[key] = value
     return parameters
 
 
@@ -72,13 +79,7 @@ def published_flow(parameters: Tensors, image_shape: Shape, *, exact: bool = Fal
         ValueError: The parameters are of other layers than those of the published fully connected, convolutional and
             Glow flows, or do not suit the images.
     """
-    modules: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
-    for key, tensor in parameters.items():
-        # A wrapper of the whole flow puts its name before all numbers.
-        match = re.fullmatch(r"(?:[A-Za-z_]+\.)*([0-9]{1,6})\.(.+)", key)
-        if match is None:
-            raise ValueError(f"expected the parameters of numbered modules, such as '4.weight_fwd', got {key[:64]!r}")
-        modules[int(match[1])][match[2]] = tensor
+    modules = _by_number(parameters)
     pixels = _read_pixels(modules)
     if max(modules, default=0) > MAX_LAYERS:
         raise ValueError(f"expected modules of numbers up to {MAX_LAYERS}, got {max(modules)}")
@@ -87,31 +88,54 @@ def published_flow(parameters: Tensors, image_shape: Shape, *, exact: bool = Fal
         for number in sorted(modules):
             try:
                 reader.read(number, modules[number])
-            except (KeyError, IndexError, ValueError) as error:
+            except (KeyError, IndexError, TypeError, ValueError) as error:
                 reason = f"the parameter {error} is missing" if isinstance(error, KeyError) else error
                 raise ValueError(f"module {number}: {reason}") from error
     return Flow(pixels, reader.levels()).eval()
+
+
+def _by_number(parameters: Tensors) -> dict[int, dict[str, Tensor]]:
+    """Return the parameters of each module by their name in it.
+
+    Raises:
+        ValueError: A parameter is of no numbered module, or the modules are those of several flows.
+    """
+    modules: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
+    wrappers = set()
+    for key, tensor in parameters.items():
+        # A wrapper of the whole flow puts its name before all numbers.
+        match = re.fullmatch(r"((?:[A-Za-z_]+\.)*)(0|[1-9][0-9]{0,5})\.(.+)", key)
+        if match is None:
+            raise ValueError(f"expected the parameters of numbered modules, such as '4.weight_fwd', got {key[:64]!r}")
+        wrappers.add(match[1])
+        modules[int(match[2])][match[3]] = tensor
+    if len(wrappers) > 1:
+        raise ValueError(f"expected the modules of one flow, got those below {_names(wrappers)}")
+    return modules
 
 
 def _read_pixels(modules: dict[int, dict[str, Tensor]]) -> LogitPixels:
     """Remove the preprocessing modules from ``modules``, and return the transform that all of them are together.
 
     Raises:
-        ValueError: Their numbers are not those of the published experiments.
+        ValueError: They are not those of the published experiments: noise, division, margin and logit.
     """
     pixels = LogitPixels()
     margin = pixels.alpha
-    expected = {1: (0.0, PIXEL_RANGE), 2: (-margin, 1 / (1 - 2 * margin))}
+    wanted = {1: (0.0, PIXEL_RANGE), 2: (-margin, 1 / (1 - 2 * margin))}
     for number in range(LOGIT + 1):
         given = modules.pop(number, {})
-        if not given:
-            continue
-        values = tuple(float(given[name].sum()) for name in ("translation", "scale") if name in given)
-        wanted = expected.get(number, ())
-        if len(values) != len(wanted) or not torch.allclose(torch.tensor(values), torch.tensor(wanted), atol=1e-9):
+        names, optional = (PREPROCESSING, frozenset[str]()) if number in wanted else (frozenset[str](), NOISE[number])
+        if not names <= given.keys() <= names | optional:
+            raise ValueError(
+                f"module {number}: expected {_names(names) if names else 'no parameters'}, as in the preprocessing of "
+                f"the published experiments, got {_names(given) if given else 'none'}"
+            )
+        values = [float(given[name].sum()) for name in sorted(names, reverse=True)]
+        if not torch.allclose(torch.tensor(values), torch.tensor(wanted.get(number, ())), atol=1e-9):
             raise ValueError(
                 f"module {number}: expected the preprocessing of the published experiments, a shift and a scale of "
-                f"{wanted}, got {values} from {', '.join(given)[:100]}"
+                f"{wanted[number]}, got {tuple(values)}"
             )
     return pixels
 
@@ -150,26 +174,26 @@ class _Reader:
             self._fill_gap(number, given["log_scale"].numel())
             self._steps.append(self._actnorm(given))
         elif "weight_fwd" in given:
-            self._fill_gap(number, len(given["weight_fwd"]), linear=True)
+            self._fill_gap(number, len(_sides(given, "weight_fwd", 2, 4)), linear=True)
             self._steps.append(self._linear(given))
         elif given.keys() == {"W"}:
-            self._fill_gap(number, len(given["W"]))
+            self._fill_gap(number, len(_sides(given, "W", 2)))
             layer = ExactConv1x1(self._shape[0])
             _fill(layer, weight=given["W"], bias=torch.zeros_like(layer.bias))
             self._steps.append(layer)
         elif SPLINE[0] in given:
-            self._fill_gap(number, given[SPLINE[0]].shape[-4])
+            self._fill_gap(number, _sides(given, SPLINE[0], 4, 5).shape[-4])
             self._steps.append(self._spline(given))
         elif "net.0.weight" in given:
-            self._fill_gap(number, 2 * given["net.0.weight"].shape[1])
+            self._fill_gap(number, 2 * _sides(given, "net.0.weight", 4).shape[1])
             self._steps.append(self._coupling(given, "net"))
         elif "transform.net.0.weight" in given:
-            self._fill_gap(number, 2 * given["transform.net.0.weight"].shape[1])
+            self._fill_gap(number, 2 * _sides(given, "transform.net.0.weight", 4).shape[1])
             self._close(self._coupling(given, "transform.net"))
         else:
             raise ValueError(
                 "expected the parameters of an activation normalisation, a self-normalizing or 1x1 convolution, a "
-                f"fully connected layer, a spline, a coupling or a split, got {', '.join(sorted(given))[:200]}"
+                f"fully connected layer, a spline, a coupling or a split, got {_names(given)}"
             )
         self._last = number
 
@@ -189,7 +213,7 @@ class _Reader:
         activations = gap - squeezed
         if self._levels or self._steps:
             self._steps += [SmoothLeakyReLU() for _ in range(activations)]
-        elif activations and not dense:  # before fully connected layers it is a change of shape
+        elif activations:
             raise ValueError(f"expected a layer directly after module {LOGIT}, the logit, got {gap} modules between")
         if squeezed:
             if self._steps or self._squeeze:
@@ -242,7 +266,8 @@ class _Reader:
         halves = torch.arange(channels).view(-1, 2).T.flatten()
         rest = dict(given)
         for number, convolution in zip(NET, (layer.net.first, layer.net.middle, layer.net.last), strict=True):
-            weight = rest.pop(f"{prefix}.{number}.weight")
+            weight = _sides(rest, f"{prefix}.{number}.weight", 4)
+            del rest[f"{prefix}.{number}.weight"]
             bias = rest.pop(f"{prefix}.{number}.bias", torch.zeros(len(weight)))
             if convolution is layer.net.last:
                 gain = rest.pop(f"{prefix}.{number}.logs", torch.zeros(len(weight))).flatten()
@@ -258,7 +283,22 @@ class _Reader:
 
 def _only(given: Tensors, *names: str) -> None:
     if unknown := sorted(given.keys() - set(names)):
-        raise ValueError(f"expected no parameters but {', '.join(names) or 'those of the layer'}, got {unknown[0]!r}")
+        known = ", ".join(names) or "those of the layer"
+        raise ValueError(f"expected no parameters but {known}, got {unknown[0][:64]!r}")
+
+
+def _names(given: Iterable[str]) -> str:
+    """Return names for a message; those of a file may hold control codes."""
+    return ", ".join(map(repr, sorted(given)))[:200]
+
+
+def _sides(given: Tensors, name: str, *numbers: int) -> Tensor:
+    """Return a parameter, which has one of these numbers of sides."""
+    tensor = given[name]
+    if tensor.dim() not in numbers:
+        expected = " or ".join(map(str, numbers))
+        raise ValueError(f"expected a {name} of {expected} sides, got shape {tuple(tensor.shape)}")
+    return tensor
 
 
 @torch.no_grad()

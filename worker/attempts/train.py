@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from models.registry.version import ModelVersion
 from models.scoring.options import EngineName, EngineOptions
 from models.training.config import TrainingConfig
 from models.training.recipe import TrainingRecipe
@@ -46,7 +47,6 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     """
     from models.datasets import DatasetStore, load_dataset
     from models.registry.registry import Registry
-    from models.training.architecture_file import find_recipe
     from models.training.feature_fit import UNITS, passes_of_fit
     from models.training.loop import Interrupted
     from models.training.run import train
@@ -77,11 +77,14 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
 
     registry = Registry(settings.registry_dir)
     version = registry.of_job(spec.model, spec.id)
-    recipe = find_recipe(spec.preset, spec.architecture)
-    config = recipe.config(spec.parameters)
-    with _recorder(spec, recipe, config, settings) as record:
+    if version is None:
+        fence.require()
+        recipe, config = _recipe(spec)
+        start = _start(spec, recipe.name, config.model_dump(mode="json", include=set(recipe.parameters)))
+    else:
+        start = _start(spec, version.manifest.training.preset, version.manifest.training.config)
+    with RunRecorder(RunStore(settings.run_records_dir), start, lambda: spec.id, spec.attempt) as record:
         if version is None:
-            fence.require()
             earlier = adopt_earlier(store, folder, spec.retry_of, "checkpoints")
             if earlier is not None:
                 events.write({"event": "log", "message": f"resumes from the checkpoints of job {earlier}"})
@@ -112,32 +115,40 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
             fence.require()
             registry.promote(version)
         live = registry.is_live(version)
-        record.published(version, live=live)
+        if problem := record.published(version, live=live):
+            events.write({"event": "log", "message": problem})
     drop_training_files(folder)
-    reference = f"{version.name}:{version.version}"
-    events.write(
-        {
-            "event": "published",
-            "model": version.name,
-            "version": version.version,
-            "ref": reference,
-            "live": live,
-            "unfit": [{"code": check.code, "detail": check.sentence} for check in version.manifest.unfit],
-        }
-    )
+    events.write(_published(version, live))
 
 
-def _recorder(spec: JobSpec, recipe: TrainingRecipe, config: TrainingConfig, settings: Settings) -> RunRecorder:
-    start = RunStart(
+def _published(version: ModelVersion, live: bool) -> dict[str, Any]:
+    return {
+        "event": "published",
+        "model": version.name,
+        "version": version.version,
+        "ref": f"{version.name}:{version.version}",
+        "live": live,
+        "unfit": [{"code": check.code, "detail": check.sentence} for check in version.manifest.unfit],
+    }
+
+
+def _recipe(spec: JobSpec) -> tuple[TrainingRecipe, TrainingConfig]:
+    from models.training.architecture_file import find_recipe
+
+    recipe = find_recipe(spec.preset, spec.architecture)
+    return recipe, recipe.config(spec.parameters)
+
+
+def _start(spec: JobSpec, preset: str, parameters: dict[str, Any]) -> RunStart:
+    return RunStart(
         origin="job",
         model=spec.model,
         dataset=spec.dataset,
-        preset=recipe.name,
-        parameters=config.model_dump(mode="json", include=set(recipe.parameters)),
+        preset=preset,
+        parameters=parameters,
         device=spec.device,
         retry_of=spec.retry_of,
     )
-    return RunRecorder(RunStore(settings.run_records_dir), start, lambda: spec.id, spec.attempt)
 
 
 def _engine(settings: Settings) -> EngineOptions:

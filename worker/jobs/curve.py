@@ -53,6 +53,12 @@ def read_curve(path: Path) -> CurveEvents:
     return curve
 
 
+def newest_attempt(path: Path) -> int:
+    """Return the number of the newest attempt in the event file at ``path``; 0 if it has no events."""
+    numbers = (event.get("attempt") for chunk in read_chunks(path) for _, event in chunk.entries)
+    return max((number for number in numbers if isinstance(number, int)), default=0)
+
+
 def thin(points: Sequence[T], most: int) -> list[T]:
     """Return at most ``most`` evenly spaced points of a sequence, including the first and the last point.
 

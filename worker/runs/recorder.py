@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -13,8 +14,11 @@ from models.atomic_files import make_folder, write_atomically
 from models.errors import ModelsError
 from models.registry.version import ModelVersion
 from worker.errors import JobsError
+from worker.jobs.curve import newest_attempt
 from worker.jobs.events import EventLog
+from worker.jobs.journal import FILE as CURVE
 from worker.jobs.record import new_job_id
+from worker.private_home import private_umask
 from worker.runs.record import RunResult, RunStart, TrainingRun
 from worker.runs.store import RUN_ID, RunStore
 from worker.settings import Settings
@@ -24,6 +28,8 @@ Observer = Callable[[dict[str, Any]], None]
 KEPT = frozenset({"started", "metrics", "validation"})
 """The events that make a curve."""
 ID_FILE = "run-id"
+CRASHED = "The training crashed; the log of its job, or the output of its command, says why"
+"""What a record has in place of the text of an unexpected error, which may name files of this machine."""
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +38,8 @@ class RunRecorder:
     """Context manager around a training, and observer of its events, that records the run.
 
     The record is written at the first event, so that a training which is refused leaves none. An exception in the block
-    makes the run a failed one, unless the training was only interrupted.
+    makes the run of a command a failed one, unless the training was only interrupted. For a job, whose attempt may be
+    repeated, :func:`record_failure` does so.
 
     Args:
         store: Store of the records.
@@ -58,6 +65,7 @@ class RunRecorder:
         self._attempt = attempt
         self._run: TrainingRun | None = None
         self._curve: EventLog | None = None
+        self._in_use = ExitStack()
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Take an event of the training.
@@ -70,7 +78,8 @@ class RunRecorder:
         run = self._begun()
         if event["event"] in KEPT:
             if self._curve is None:
-                self._curve = EventLog(self._store.folder(run.id), run.attempts)
+                with private_umask():
+                    self._curve = EventLog(self._store.folder(run.id), run.attempts)
             self._curve.write(event)
 
     def passing_on(self, observe: Observer) -> Observer:
@@ -82,16 +91,25 @@ class RunRecorder:
 
         return both
 
-    def published(self, version: ModelVersion, *, live: bool) -> None:
+    def published(self, version: ModelVersion, *, live: bool) -> str | None:
         """Record that the run has registered a version of a model, which ends it.
 
         Args:
             version: The version.
             live: Whether it is live.
+
+        Returns:
+            A sentence about a record that could not be written, which takes nothing from the version; else None.
         """
         training = version.manifest.training
         figures = {"steps": training.steps, "seconds": training.seconds}
-        self._end("finished", result=RunResult.of(version, live=live), **figures)
+        try:
+            self._end("finished", result=RunResult.of(version, live=live), **figures)
+        except OSError as error:
+            problem = f"the record of this training could not be written: {error.strerror or type(error).__name__}"
+            log.warning("%s (%s)", problem, error)
+            return problem
+        return None
 
     def __enter__(self) -> Self:
         return self
@@ -99,19 +117,23 @@ class RunRecorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        text = _reason(error)
-        if text is None or self._run is None or self._run.state == "finished":
-            return
-        try:
-            self._end("failed", error=text)
-        except OSError as problem:
-            log.warning("the record of run %s does not say that it failed: %s", self._run.id, problem)
+        with self._in_use:
+            text = _reason(error) if self._attempt is None else None
+            if text is None or self._run is None or self._run.state == "finished":
+                return
+            try:
+                self._end("failed", error=text)
+            except OSError as problem:
+                log.warning("the record of run %s does not say that it failed: %s", self._run.id, problem)
 
     def _begun(self) -> TrainingRun:
         if self._run is None:
             run_id = self._run_id()
+            self._in_use.enter_context(self._store.in_use(run_id))
             earlier = self._store.find(run_id)
-            attempt = self._attempt or (1 if earlier is None else earlier.attempts + 1)
+            # The events of a run whose record is damaged still count: those of an older attempt are left out.
+            last = newest_attempt(self._store.folder(run_id) / CURVE) if earlier is None else earlier.attempts
+            attempt = self._attempt or last + 1
             now = datetime.now(UTC)
             started = now if earlier is None else earlier.started
             self._run = TrainingRun(**vars(self._start), id=run_id, attempts=attempt, started=started)
@@ -120,10 +142,32 @@ class RunRecorder:
 
     def _end(self, state: str, **changes: Any) -> None:
         run = self._begun()
+        if not self._store.folder(run.id).is_dir():
+            log.warning("run %s was deleted while it was trained, and stays so", run.id)
+            return
         ended = {"state": state, "ended": datetime.now(UTC), "error": None, **changes}
         self._run = run.model_copy(update=ended)
         self._store.write(self._run)
         self._store.thin_curve(run.id)
+
+
+def record_failure(store: RunStore, run_id: str, error: Mapping[str, str]) -> None:
+    """Record that a job has failed for good. A job that trained nothing has no record, and gets none.
+
+    Args:
+        store: Store of the records.
+        run_id: Id of the job.
+        error: Its error, with ``type``, ``title`` and ``detail``.
+    """
+    run = store.find(run_id)
+    if run is None or run.state == "finished":
+        return
+    text = CRASHED if error["type"] == "attempt-crashed" else f"{error['title']}: {error['detail']}"
+    try:
+        store.write(run.model_copy(update={"state": "failed", "ended": datetime.now(UTC), "error": text}))
+        store.thin_curve(run_id)
+    except OSError as problem:
+        log.warning("the record of run %s does not say that it failed: %s", run_id, problem)
 
 
 def recorded_run(start: RunStart, settings: Settings, folder: Path, *, write: bool) -> RunRecorder:
@@ -135,14 +179,19 @@ def recorded_run(start: RunStart, settings: Settings, folder: Path, *, write: bo
         folder: Folder of the checkpoints, which keeps the id of the run until it ends.
         write: Whether to record anything.
     """
-    return RunRecorder(RunStore(settings.run_records_dir), start, lambda: _id_in(folder), write=write)
+    store = RunStore(settings.run_records_dir)
+    return RunRecorder(store, start, lambda: _id_in(folder, store), write=write)
 
 
-def _id_in(folder: Path) -> str:
-    """Return the id of the run whose checkpoints are in a folder. A new run gets one, which is left in the folder."""
+def _id_in(folder: Path, store: RunStore) -> str:
+    """Return the id of the run whose checkpoints are in a folder. A new run gets one, which is left in the folder.
+
+    A run that has finished is not the one that begins: its record stays as it is.
+    """
     path = folder / ID_FILE
-    known = path.read_text(encoding="ascii").strip() if path.is_file() else ""
-    if RUN_ID.fullmatch(known) is None:
+    known = path.read_text(encoding="ascii", errors="replace").strip() if path.is_file() else ""
+    run = store.find(known) if RUN_ID.fullmatch(known) else None
+    if RUN_ID.fullmatch(known) is None or (run is not None and run.state == "finished"):
         known = new_job_id()
         make_folder(folder)
         write_atomically(path, f"{known}\n".encode())
@@ -157,4 +206,6 @@ def _reason(error: BaseException | None) -> str | None:
         return None
     if isinstance(error, ModelsError):
         return f"{error.title}: {error.detail}"
-    return f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "Out of memory: a smaller batch_size or preset needs less"
+    return f"{CRASHED} ({type(error).__name__})"

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from models.atomic_files import make_folder, remove_folder, write_atomically
-from worker.errors import RunNotFound
+from models.atomic_files import make_folder, remove_folder, remove_leftovers, write_atomically
+from worker.errors import JobConflict, RunNotFound
 from worker.jobs.curve import CurveEvents, read_curve, thin
 from worker.jobs.journal import FILE as CURVE
 from worker.jobs.journal import Event
+from worker.private_home import private_umask
 from worker.runs.record import TrainingRun
 
 RECORD = "run.json"
+LOCK = ".lock"
 RUN_ID = re.compile(r"[0-9a-z]{26}")
 MOST_POINTS = 1000
 """Points of the curve of a run that has ended: more than a chart has columns. Validations are kept, all of them."""
+LEFTOVERS_S = 3600
+"""Age from which temporary files of killed processes are removed."""
 
 log = logging.getLogger(__name__)
 
@@ -43,25 +49,42 @@ class RunStore:
     def write(self, run: TrainingRun) -> None:
         """Write the record of a run, whole or not at all."""
         folder = self.folder(run.id)
-        make_folder(folder)
-        write_atomically(folder / RECORD, run.model_dump_json(indent=1).encode())
+        with private_umask():
+            make_folder(folder)
+            write_atomically(folder / RECORD, run.model_dump_json(indent=1).encode())
+
+    @contextmanager
+    def in_use(self, run_id: str) -> Iterator[None]:
+        """Keep a run from being removed during a ``with`` block, here and in other processes."""
+        folder = self.folder(run_id)
+        with private_umask():
+            make_folder(folder)
+            remove_leftovers(self._folder, LEFTOVERS_S)
+            remove_leftovers(folder, LEFTOVERS_S)
+            lock = (folder / LOCK).open("w")
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            yield
 
     def find(self, run_id: str) -> TrainingRun | None:
         """Return a run; None if there is none with this id, or if its record is damaged."""
-        path = self.folder(run_id) / RECORD
         try:
-            return TrainingRun.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValidationError as error:
-            log.warning("leaving out %s, which is damaged: %s", path, error)
+            return self.get(run_id)
+        except RunNotFound:
             return None
 
     def get(self, run_id: str) -> TrainingRun:
-        """Return a run. Raises ``RunNotFound``."""
-        run = self.find(run_id)
-        if run is None:
-            raise RunNotFound(f"no run has the id {run_id}")
+        """Return a run. Raises ``RunNotFound`` if there is none with this id, or if its record is damaged."""
+        path = self.folder(run_id) / RECORD
+        try:
+            run = TrainingRun.model_validate_json(path.read_bytes())
+            if run.id != run_id:
+                raise ValueError(f"expected the id of its folder, got {run.id[:64]!r}")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RunNotFound(f"no run has the id {run_id}") from error
+        except (OSError, ValueError) as error:  # pydantic's errors are of ValueError
+            _warn_of_damage(path, str(error))
+            raise RunNotFound(f"the record of run {run_id} is damaged; only its deletion is left") from error
         return run
 
     def list(self, limit: int, after: str | None = None) -> list[TrainingRun]:
@@ -92,9 +115,28 @@ class RunStore:
         write_atomically(path, b"".join(_line(event) for event in kept))
 
     def remove(self, run_id: str) -> None:
-        """Delete the record and the curve of a run; its model stays. Raises ``RunNotFound``."""
-        self.get(run_id)
-        remove_folder(self.folder(run_id))
+        """Delete the record and the curve of a run, damaged or not; its model stays.
+
+        Raises:
+            RunNotFound: There is no run with this id.
+            JobConflict: The run is being trained.
+        """
+        folder = self.folder(run_id)
+        if not folder.is_dir():
+            raise RunNotFound(f"no run has the id {run_id}")
+        with (folder / LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                reason = f"run {run_id} is being trained; cancel it first or wait for its end"
+                raise JobConflict(reason) from error
+            remove_folder(folder)
+
+
+@lru_cache(maxsize=256)
+def _warn_of_damage(path: Path, reason: str) -> None:
+    """Log that a record is damaged, once for each record and reason: lists are read every few seconds."""
+    log.warning("leaving out %s, which is damaged: %s", path, reason)
 
 
 def _step(event: Event) -> int:

@@ -21,6 +21,8 @@ from worker.jobs.duration_model import DurationModel
 from worker.jobs.events import AttemptSummary, EventReader
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
+from worker.runs.recorder import record_failure
+from worker.runs.store import RunStore
 from worker.runtime.attempt_monitor import AttemptMonitor
 from worker.runtime.devices import CPU, kind_of, variables
 from worker.runtime.process import AttemptProcess, Command, ExitCode, attempt_command, explain_exit
@@ -241,6 +243,8 @@ class Supervisor:
         if status is Status.QUEUED:
             return self._store.put_back(job_id, attempt, changes)
         self._store.finish(job_id, attempt, status, changes)
+        if status is Status.FAILED:
+            record_failure(RunStore(self._settings.run_records_dir), job_id, changes["error"])
         return status
 
     def _retry_in_outage(self, call: Callable[[], T]) -> T:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LIMITS = ProcessLimits(memory_bytes=8 * 2**30, cpu_s=120, wall_s=300)
 MAX_BYTES = 2**31
 """Largest file: five times the largest published checkpoint, which has the state of its optimiser."""
+NUMPY = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+"""What the pickle of a number of NumPy calls; the published experiments save the times of batches so."""
 
 
 def convert_published(file: Path, image_shape: Shape, *, exact: bool) -> tuple[LayeredArchitecture, Flow]:
@@ -70,6 +72,19 @@ def _read(described: object, weights: Path) -> tuple[LayeredArchitecture, Flow]:
     return architecture, flow.eval()
 
 
+class _Figure:
+    """Stands for a number of NumPy in the file, such as the mean time of a batch, and for its type.
+
+    The numbers are not needed, and NumPy itself is not given what an unknown file holds.
+    """
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
 def convert(source: Path, image_shape: Shape, *, exact: bool) -> tuple[LayeredArchitecture, Flow]:
     """Return the layers and the flow of a checkpoint; call this in a process with limits.
 
@@ -83,20 +98,21 @@ def convert(source: Path, image_shape: Shape, *, exact: bool) -> tuple[LayeredAr
     from models.published.checkpoint import parameters_of, published_flow
 
     try:
-        loaded = torch.load(source, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(_Figure, name) for name in NUMPY]):
+            loaded = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:
         _pass_on_lack_of_memory(error)
         # A file from elsewhere may cause any error.
         raise CheckpointRefused(
             f"{source.name}: expected tensors that torch.save wrote, got a damaged file or one with other objects, "
-            f"whose code is not run ({type(error).__name__}); where you trust it, save its model_state_dict alone"
+            f"whose code is not run ({type(error).__name__})"
         ) from error
     try:
         flow = published_flow(parameters_of(loaded), image_shape, exact=exact)
         return describe_flow(flow, image_shape), flow
     except ValidationError as error:
         raise CheckpointRefused(f"{source.name}: {sentence(error, None)}") from error
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise CheckpointRefused(f"{source.name}: {error}") from error
     except RuntimeError as error:
         _pass_on_lack_of_memory(error)

@@ -54,6 +54,10 @@ def test_an_import_is_a_calibrated_model_that_is_live_if_it_is_fit(
     card = (version.path / "card.md").read_text()
     assert "| weights | imported from glow_mnist.tar of the published code" in card
     assert "| trained on | not recorded; calibrated and tested on mnist-mini" in card
+    shown = " ".join(CliRunner().invoke(cli, ["models", "show", "old:1"]).stdout.split())
+    assert "trained on not recorded; calibrated and tested on mnist-mini" in shown
+    assert "training imported from glow_mnist.tar of the published code" in shown
+    assert "closed form" not in shown
 
     flow = load_artifact(version.path).flow
     assert isinstance(flow, Flow)

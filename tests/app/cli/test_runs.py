@@ -45,6 +45,9 @@ def test_runs_are_listed_shown_and_deleted(folder: Path) -> None:
     listed = words(run().stdout)
     assert f"{second} unfinished parts" in listed
     assert f"{first} finished {SHIPPED}" in listed
+    page = run("list", "--limit", "1")
+    assert page.stdout.splitlines()[-1] == f"older runs: snf runs list --after {second}"
+    assert [older["id"] for older in json.loads(run("list", "--after", second, "--json").stdout)["runs"]] == [first]
     shown = words(run("show", first).stdout)
     for part in ("test bits/dim 1.1", f"outcome registered {SHIPPED}", "batch_size 64", "validation 2.01"):
         assert part in shown
@@ -115,10 +118,11 @@ def test_an_export_to_tensorboard_is_read_by_it(folder: Path, tmp_path: Path) ->
     pytest.importorskip("tensorboard", reason=EXTRAS)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: PLC0415
 
-    run_id, out = recorded(folder), tmp_path / "out"
+    run_id, out = recorded(folder, model="../../elsewhere"), tmp_path / "out"
     done = run("export", run_id, str(out), "--to", "tensorboard")
     assert done.exit_code == 0, done.output
-    events = EventAccumulator(str(out / f"digits-{run_id}"), size_guidance={"scalars": 0}).Reload()
+    assert [path.name for path in out.iterdir()] == [run_id]
+    events = EventAccumulator(str(out / run_id), size_guidance={"scalars": 0}).Reload()
     assert [(event.step, event.value) for event in events.Scalars("validation/bits_per_dim")] == [
         (20, pytest.approx(2.51)),
         (40, pytest.approx(2.01)),
@@ -146,3 +150,9 @@ def test_an_export_to_mlflow_is_read_by_it(folder: Path, tmp_path: Path, monkeyp
     assert len(client.get_metric_history(written.info.run_id, "training/bits_per_dim")) == 40
     again = run("export", run_id, str(out), "--to", "mlflow")
     assert (again.exit_code, "expected a store without this run" in again.stderr) == (USAGE, True)
+    odd = recorded(folder, parameters={"a/../b": 1, "long": "x" * 6001})
+    for _ in range(2):  # what the first leaves does not stop the second
+        refused = run("export", odd, str(out), "--to", "mlflow")
+        assert (refused.exit_code, f"MLflow does not take run {odd}" in refused.stderr) == (USAGE, True)
+        assert "of long 6001 are cut" in refused.stderr
+    assert len(client.search_runs([experiment.experiment_id])) == 1

@@ -11,6 +11,7 @@ from app.main import create_app
 from tests.support.local import LOCAL
 from tests.support.runs import SHIPPED, recorded
 from tests.support.service_settings import service_settings
+from worker.runs.store import RunStore
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
 
@@ -37,6 +38,9 @@ def test_runs_are_listed_shown_and_deleted_without_a_job_store(tmp_path: Path) -
         }
         assert len(client.get(f"/v1/runs/{first}").json()["points"]) == 40
 
+        with RunStore(settings.run_records_dir).in_use(second):
+            refused = client.delete(f"/v1/runs/{second}")
+        assert (refused.status_code, refused.json()["type"]) == (409, "job-state-conflict")
         assert client.delete(f"/v1/runs/{second}").status_code == 204
         for gone in (client.get(f"/v1/runs/{second}"), client.delete("/v1/runs/.hidden"), client.get("/v1/runs/x")):
             assert (gone.status_code, gone.json()["type"]) == (404, "run-not-found")

@@ -18,6 +18,11 @@ MARGIN = 1e-6
 class Noise(nn.Module):
     """Dequantisation, which the tests do themselves."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.distribution = nn.Module()
+        self.distribution.register_buffer("empty", torch.zeros(1))
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, x.new_zeros(len(x))
 
@@ -48,12 +53,14 @@ class Squeeze(nn.Module):
 class ActNorm(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.translation = nn.Parameter(0.3 * torch.randn(1, channels, 1, 1))
-        self.log_scale = nn.Parameter(0.3 * torch.randn(1, channels, 1, 1))
+        self.translation = nn.Parameter(0.3 * torch.randn(channels))
+        self.log_scale = nn.Parameter(0.3 * torch.randn(channels))
+        self.register_buffer("initialized", torch.tensor(1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_det = -self.log_scale.sum() * x.shape[2] * x.shape[3]
-        return (x - self.translation) * torch.exp(-self.log_scale), log_det.expand(len(x))
+        shift, log_scale = self.translation.view(1, -1, 1, 1), self.log_scale.view(1, -1, 1, 1)
+        return (x - shift) * torch.exp(-log_scale), log_det.expand(len(x))
 
 
 class SelfNormalizing(nn.Module):
@@ -96,9 +103,9 @@ class Spline(nn.Module):
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.unnormalized_widths = nn.Parameter(0.5 * torch.randn(*shape, 5))
-        self.unnormalized_heights = nn.Parameter(0.5 * torch.randn(*shape, 5))
-        self.unnormalized_derivatives = nn.Parameter(0.5 * torch.randn(*shape, 4))
+        self.unnormalized_widths = nn.Parameter(0.5 * torch.randn(1, *shape, 5))
+        self.unnormalized_heights = nn.Parameter(0.5 * torch.randn(1, *shape, 5))
+        self.unnormalized_derivatives = nn.Parameter(0.5 * torch.randn(1, *shape, 4))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         widths, heights = (
@@ -125,10 +132,10 @@ class Spline(nn.Module):
 class GainConv(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1)
-        self.logs = nn.Parameter(0.1 * torch.randn(outputs, 1, 1))
+        self.logs = nn.Parameter(0.1 * torch.randn(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * torch.exp(3 * self.logs)
+        return super().forward(x) * torch.exp(3 * self.logs).view(1, -1, 1, 1)
 
 
 class Coupling(nn.Module):

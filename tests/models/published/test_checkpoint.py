@@ -80,6 +80,24 @@ def changed(**changes: Any) -> dict[str, Tensor]:
             {"1.scale": torch.ones(1)},
             "module 1: expected the preprocessing of the published experiments, a shift and a ",
         ),
+        (
+            {"1.translation": None, "1.scale": None, "2.translation": None, "2.scale": None},
+            "module 1: expected 'scale', 'translation', as in the preprocessing of the published experiments, got none",
+        ),
+        (
+            {"3.weight_fwd": torch.zeros(1, 1, 3, 3)},
+            "module 3: expected no parameters, as in the preprocessing of the published experiments, got 'weight_fwd'",
+        ),
+        ({"0.scale": torch.ones(1)}, "module 0: expected no parameters, as in the preprocessing"),
+        (
+            {"wrapper.6.weight_fwd": torch.zeros(4, 4, 1, 1)},
+            "expected the modules of one flow, got those below '', 'wr",
+        ),
+        ({"06.weight_fwd": torch.zeros(4, 4, 1, 1)}, "expected the parameters of numbered modules"),
+        ({"6.weight_fwd": torch.tensor(1.0)}, "module 6: expected a weight_fwd of 2 or 4 sides, got shape ()"),
+        ({"7.net.0.weight": torch.zeros(3)}, "module 7: expected a net.0.weight of 4 sides, got shape (3,)"),
+        ({"7.net.2.weight": torch.tensor(1.0)}, "module 7: expected a net.2.weight of 4 sides, got shape ()"),
+        ({"16.\x1b[2J": torch.zeros(1)}, "a coupling or a split, got '\\x1b[2J'"),
         ({"5.log_scale": torch.zeros(12)}, "module 5: expected 1 channels, or 4 after a squeeze, got 12"),
         ({"5.translation": torch.zeros(5)}, "module 5: expected a shift of shape (4,), got (5,)"),
         ({"6.weight_inv": None}, "module 6: the parameter 'weight_inv' is missing"),
@@ -100,6 +118,13 @@ def test_other_parameters_are_refused(changes: dict[str, Any], reason: str) -> N
         published_flow(changed(**changes), SHAPE)
 
 
+def test_modules_before_a_first_fully_connected_layer_are_refused() -> None:
+    state = fully_connected(SIDE).state_dict()
+    moved = {re.sub("^[46]", lambda match: str(int(match[0]) + 1), name): value for name, value in state.items()}
+    with pytest.raises(ValueError, match="module 5: expected a layer directly after module 3, the logit, got 1 mod"):
+        published_flow(moved, SHAPE)
+
+
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="module 5: expected 3 channels, or 12 after a squeeze, got 4"):
         published_flow(changed(), (3, SIDE, SIDE))
@@ -113,6 +138,9 @@ def test_images_of_another_size_are_refused() -> None:
         ([], "expected a state dictionary, alone or as model_state_dict or state_dict, got list"),
         ({"4.W": 3}, "expected dense tensors by name, got '4.W' of int"),
         ({"4.W": torch.eye(2).to_sparse()}, "expected dense tensors by name, got '4.W' of Tensor"),
+        ({"4.W": torch.full((2, 2), 1e300, dtype=torch.float64)}, "expected finite numbers in '4.W', got others"),
+        ({"4.W": torch.eye(2, dtype=torch.complex64)}, "expected floating-point numbers in '4.W', got torch.complex64"),
+        ({"4.W": torch.eye(2, dtype=torch.int64)}, "expected floating-point numbers in '4.W', got torch.int64"),
         ({"4.W": torch.full((2, 2), torch.nan)}, "expected finite numbers in '4.W', got others"),
     ],
 )

@@ -289,6 +289,15 @@ def test_a_death_between_publishing_and_promoting_is_made_good(
     run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
     assert registry.resolve("digits").version == 2
     assert registry.versions("digits") == [1, 2]
+    # What is registered needs no recipe any more, and no record: the disk of the records takes no writes.
+    settings.run_records_dir.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(settings.run_records_dir)
+    settings.run_records_dir.touch()
+    gone = spec_of(job, attempt).model_copy(update={"preset": "no-such-preset"})
+    run(folder, gone, settings, EventLog(folder, attempt), StopFlag())
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["published", "log", "published"]
+    assert events[1]["message"].startswith("the record of this training could not be written")
 
 
 def test_one_trainer_a_folder(tmp_path: Path) -> None:

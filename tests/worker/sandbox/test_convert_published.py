@@ -7,13 +7,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from models.errors import ModelsError
 from models.published.checkpoint import published_flow
 from models.published.errors import CheckpointRefused
-from tests.models.published.layers import glow
+from tests.models.published.layers import Published, glow
 from worker.sandbox import convert_published as module
 from worker.sandbox.convert_published import convert, convert_published
 from worker.sandbox.process import ProcessLimits
@@ -45,10 +46,35 @@ def test_the_flow_of_the_child_is_the_flow_of_the_file(tmp_path: Path) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in flow.state_dict().items())
 
 
+def test_a_checkpoint_with_all_that_the_published_experiments_save_is_converted(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    published = glow()
+    optimizer = torch.optim.Adam(published.parameters(), lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=1.0)
+    sum(parameter.sum() for parameter in published.parameters()).backward()
+    optimizer.step()
+    scheduler.step()
+    times = np.array([1.0, 2.0])
+    state = published.state_dict()
+    content = {
+        "summary": {
+            **{"Epoch": 3, "Best Val LogPx": torch.tensor(-1.0), "Test LogPx": float("-inf")},
+            **{"Batch Time Mean": times.mean(axis=0), "Batch Time Std": np.sqrt(times.std(axis=0))},
+        },
+        "model_state_dict": state,
+        "optimizer_state_dict": optimizer.state_dict(),
+        "scheduler_state_dict": scheduler.state_dict(),
+        "config": {"name": "flow", "log_timing": True, "max_eval_ex": float("inf"), "checkpoint_path": None},
+    }
+    assert "0.distribution.empty" in state
+    _, flow = convert_published(saved(tmp_path, content), SHAPE, exact=False)
+    assert torch.equal(flow.state_dict()["levels.0.steps.0.shift"].flatten(), state["5.translation"])
+
+
 def test_code_in_the_file_is_not_run(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     path = saved(tmp_path, {"model_state_dict": glow().state_dict(), "config": Hostile(trace)})
-    with pytest.raises(ModelsError, match=r"whose code is not run \(UnpicklingError\)") as caught:
+    with pytest.raises(ModelsError, match=r"whose code is not run \(UnpicklingError\)$") as caught:
         convert_published(path, SHAPE, exact=False)
     assert caught.value.slug == "checkpoint-refused"
     assert not trace.exists()
@@ -64,9 +90,7 @@ def test_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointRefused, match=r"checkpoint\.tar: expected a state dictionary"):
         convert(saved(tmp_path, torch.zeros(3)), SHAPE, exact=False)
     with pytest.raises(CheckpointRefused, match=r"checkpoint\.tar: expected layers after the preprocessing"):
-        convert(
-            saved(tmp_path, {"1.translation": torch.zeros(1), "1.scale": torch.tensor([256.0])}), SHAPE, exact=False
-        )
+        convert(saved(tmp_path, Published().state_dict()), SHAPE, exact=False)
 
 
 def test_a_small_file_of_huge_tensors_is_refused(tmp_path: Path) -> None:

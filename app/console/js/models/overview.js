@@ -94,12 +94,13 @@ function training({ training: record }) {
   const parts = record.split && [["train", record.split.train], ["reference", record.split.statistics], ["calibration", record.split.calibration]];
   return facts([
     ["preset", record.preset],
-    ["dataset", record.dataset],
-    ["images", whole(record.train_images)],
+    ["weights", record.imported && `imported from ${record.imported}`],
+    [record.imported ? "calibrated and tested on" : "dataset", record.dataset],
+    ["images", record.imported ? null : whole(record.train_images)],
     ["split", parts && html`${parts.map(([part, n]) => `${whole(n)} ${part}`).join(", ")} <span class="faint">(${record.split.rule})</span>`],
     ["files", record.provenance && Object.entries(record.provenance.formats).map(([format, n]) => `${whole(n)} ${format}`).join(", ")],
-    ["steps", record.steps ? html`${whole(record.steps)} <span class="faint">weights from step ${whole(record.best_step)}, best on validation</span>` : "none: fitted in closed form"],
-    ["time", html`${duration(record.seconds)} <span class="faint">precision ${record.precision}</span>`],
+    ["steps", record.imported ? "not recorded" : record.steps ? html`${whole(record.steps)} <span class="faint">weights from step ${whole(record.best_step)}, best on validation</span>` : "none: fitted in closed form"],
+    ["time", record.imported ? null : html`${duration(record.seconds)} <span class="faint">precision ${record.precision}</span>`],
     ["job", record.job && html`<a href="#/train/${record.job}">${record.job}</a>`],
     ["commit", record.started_from_commit && html`<code title=${record.started_from_commit}>${record.started_from_commit.slice(0, DIGEST_LENGTH)}</code>`],
     ["software", Object.entries(record.versions).map(([name, version]) => `${name} ${version}`).join(", ")],
