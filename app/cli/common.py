@@ -81,6 +81,8 @@ def error_messages() -> Iterator[None]:
         code = USAGE if isinstance(problem, StorageReadOnly) else SERVICE
         what = error.filename or (problem.title if problem else "the file")
         raise fail(f"{what}: {error.strerror}", code) from error
+    except typer.Exit:  # a RuntimeError
+        raise
     except RuntimeError as error:
         from torch import OutOfMemoryError
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import NDArray
 
 from models.training.batches import Batches
 
@@ -18,24 +16,27 @@ AUGMENTED = frozenset({"cifar10"})
 
 @dataclass(frozen=True)
 class AugmentedBatches(Batches):
-    """Training batches whose images are flipped and shifted, as a function of the seed and the step alone."""
+    """Training batches whose images are flipped and shifted, as a function of the seed and the step alone.
 
-    def batch(self, step: int) -> Tensor:
-        """Return the batch of training step ``step``, float64 ``(B, C, H, W)``."""
-        images = super().batch(step)
+    Every pixel gets noise of its own afterwards: repeated edges with equal noise would have unbounded density.
+    """
+
+    def pixels(self, step: int) -> NDArray[np.uint8]:
+        """Return the images of training step ``step`` without noise, uint8 ``(B, C, H, W)``."""
+        images = super().pixels(step)
         random = np.random.default_rng((self.seed, step, 2))
-        flipped = torch.from_numpy(random.random(len(images)) < 0.5)
-        images[flipped] = images[flipped].flip(3)
-        side = images.shape[3]
+        flipped = random.random(len(images)) < 0.5
+        images[flipped] = images[flipped, :, :, ::-1]
+        height, side = images.shape[2:]
         most = int(np.rint(SHIFT_SHARE * side))
         if not most:
             return images
         # A shift of s pixels, uniform in [-4 %, 4 %] of the side and rounded to whole pixels.
-        shifts = np.rint(random.uniform(-SHIFT_SHARE * side, SHIFT_SHARE * side, (len(images), 2))).astype(int)
-        padded = F.pad(images, (most, most, most, most), mode="replicate")
-        return torch.stack(
+        shifts = most + np.rint(random.uniform(-SHIFT_SHARE * side, SHIFT_SHARE * side, (len(images), 2))).astype(int)
+        padded = np.pad(images, ((0, 0), (0, 0), (most, most), (most, most)), mode="edge")
+        return np.stack(
             [
-                image[:, most + down : most + down + images.shape[2], most + right : most + right + side]
+                image[:, down : down + height, right : right + side]
                 for image, (down, right) in zip(padded, shifts.tolist(), strict=True)
             ]
         )

@@ -1,4 +1,6 @@
-"""Exact convolution whose log-det and gradient come from band LU factors: O(D b²) a step in place of O(D³).
+"""Exact convolution whose log-det and gradient come from band LU factors, for D dimensions and half-bandwidth b.
+
+The log-det costs O(D b²) in place of O(D³). The gradient needs the inverse on all D unit images: O(D² b).
 
 A baseline for the self normalizing convolution that is fairer than the determinant of the dense matrix T(w). The
 gradient is that of log|det T(w)|, <B_i, T(w)^-T> for each element i of the kernel w, from D solves by the factors.

@@ -8,7 +8,6 @@ drawn with a fixed seed, are the validation set (the published code draws others
 
 from __future__ import annotations
 
-import re
 import zipfile
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from snf_runtime.images.npy import npy_header
 
 NAME = "imagenet32"
 SHAPE = (3, 32, 32)
-TRAIN, TEST = "train_data_batch_*.npz", "val_data.npz"
+TRAIN, TEST = [f"train_data_batch_{number}.npz" for number in range(1, 11)], "val_data.npz"
 VALIDATION = 20_000
 MOST_VALIDATION_SHARE = 0.1
 """Of a smaller set of the same form, at most this share of the training images."""
@@ -30,13 +29,13 @@ SEED = 0
 
 
 def available(folder: Path) -> bool:
-    """Whether a folder has files of training and of test images."""
-    return bool(training_files(folder)) and (folder / TEST).is_file()
+    """Whether a folder has all files: a part of the training images would be another dataset."""
+    return not missing(folder)
 
 
-def training_files(folder: Path) -> list[Path]:
-    """Return the files of training images in the order of their numbers."""
-    return sorted(folder.glob(TRAIN), key=lambda path: int(re.sub(r"\D", "", path.stem)))
+def missing(folder: Path) -> list[str]:
+    """Return the names of the files that a folder lacks."""
+    return [name for name in (*TRAIN, TEST) if not (folder / name).is_file()]
 
 
 def load(folder: Path) -> Dataset:
@@ -48,9 +47,11 @@ def load(folder: Path) -> Dataset:
     Raises:
         DatasetUnfit: A file is missing or damaged, or its images have another size; the text names it.
     """
-    files = training_files(folder)
-    if not available(folder):
-        raise DatasetUnfit(f"expected {TRAIN} and {TEST} in {folder.name}, got {len(files)} files of training images")
+    if lacking := missing(folder):
+        raise DatasetUnfit(
+            f"expected {TRAIN[0]} to {TRAIN[-1]} and {TEST} in {folder.name}, got a folder without {', '.join(lacking)}"
+        )
+    files = [folder / name for name in TRAIN]
     counts = [_count(path) for path in files]
     images = np.empty((sum(counts), *SHAPE), np.uint8)
     for path, end, count in zip(files, np.cumsum(counts), counts, strict=True):

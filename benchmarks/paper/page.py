@@ -30,6 +30,7 @@ BLOCKS: dict[str, Lines] = {
     "figure4": tables.growth,
     "projection": lambda results: tables.gradients(results, "projection", "python -m benchmarks.paper projection"),
     "multiplier": lambda results: tables.gradients(results, "multiplier", "python -m benchmarks.paper multiplier"),
+    "images": lambda _results: tables.images(),
     "machines": machines,
     "exported": exported,
 }

@@ -16,10 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks.paper.images import dataset_of
 from benchmarks.paper.recipes import Recipe, architecture_of, config_of
 from benchmarks.paper.rows import Group, Row
+from benchmarks.paper.run import CURVE
+from benchmarks.paper.waiting import finish_on
 from models.atomic_files import write_atomically
 from models.training.loop import Interrupted, Trainer
 
@@ -30,7 +33,7 @@ FILE = "plan.json"
 
 
 class PlanDiffers(Exception):
-    """Raised when a work folder has a plan of another budget, which the settings of its trainings depend on."""
+    """Raised when the trainings in a work folder do not agree with another budget."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,16 @@ class Plan:
         budget: Minutes a row that were asked for; None where the steps were.
         steps: Steps of every row.
         step_seconds: Measured seconds a step by row; empty where they were not needed.
+        device: "cpu" or "cuda", where they were measured.
     """
 
     budget: float | None
     steps: int
     step_seconds: dict[str, float]
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        return f"{self.steps} steps" if self.budget is None else f"{self.budget:g} minutes a row on {self.device}"
 
 
 def make_plan(group: Group, recipe: Recipe, budget: float | None, steps: int | None, folder: Path, device: str) -> Plan:
@@ -60,31 +68,42 @@ def make_plan(group: Group, recipe: Recipe, budget: float | None, steps: int | N
         device: Device of the training.
 
     Raises:
-        PlanDiffers: The folder has the plan of another budget, and the recipe depends on the number of steps.
+        PlanDiffers: The folder has the plan of another budget or device, and the recipe depends on the number of steps;
+            or it has a training of more steps.
     """
     if steps is not None:
         steps = in_phase(steps, group)
-    path = folder / FILE
+    path, kind = folder / FILE, torch.device(device).type
     known = Plan(**json.loads(path.read_text())) if path.is_file() else None
     if known is not None:
-        same = known.steps == steps if steps is not None else known.budget == budget
-        if same:
+        if known.steps == steps if steps is not None else (known.budget, known.device) == (budget, kind):
             return known
         if recipe != "published":
-            asked = f"{budget:g} minutes a row" if steps is None else f"{steps} steps"
-            had = f"{known.budget:g} minutes a row" if known.budget is not None else f"{known.steps} steps"
+            asked = Plan(budget, 0, {}, kind) if steps is None else Plan(None, steps, {}, kind)
             raise PlanDiffers(
-                f"{folder} has trainings of {had} ({known.steps} steps), and their rate falls over them: expected the "
-                f"same, got {asked}; choose another --work"
+                f"{folder} has trainings of {known} ({known.steps} steps), and their rate falls over them: expected "
+                f"the same, got {asked}; choose another --work"
             )
     seconds: dict[str, float] = {}
     if steps is None:
         assert budget is not None
         seconds = {row.name: step_seconds(group, row, recipe, device) for row in group.rows}
         steps = in_phase(affordable_steps(budget, list(seconds.values())), group)
-    plan = Plan(None if not seconds else budget, steps, seconds)
+    taken = taken_steps(folder)
+    if steps < taken:
+        raise PlanDiffers(
+            f"{folder} has a training of {taken} steps, and all rows are compared at equal steps: expected at least "
+            f"{taken}, got {steps}; choose a larger budget, --steps {taken} or another --work"
+        )
+    plan = Plan(None if not seconds else budget, steps, seconds, kind)
     write_atomically(path, (json.dumps(asdict(plan), indent=1) + "\n").encode())
     return plan
+
+
+def taken_steps(folder: Path) -> int:
+    """Return the steps of the longest training in a work folder; 0 without any."""
+    curves = [json.loads(path.read_text()) for path in folder.glob(f"*/{CURVE}")]
+    return max((curve[-1]["step"] for curve in curves if curve), default=0)
 
 
 def affordable_steps(budget: float, seconds: Sequence[float]) -> int:
@@ -124,11 +143,12 @@ def step_seconds(group: Group, row: Row, recipe: Recipe, device: str) -> float:
     dataset = dataset_of(group.dataset)
     config = config_of(group, row, recipe, 1000, 0)
     architecture = architecture_of(row, dataset.image_shape, config)
-    ends = [time.perf_counter()]
+    ends, finish = [time.perf_counter()], finish_on(device)
     with tempfile.TemporaryDirectory(prefix="snf-paper-") as folder:
         trainer = Trainer(dataset, architecture, config, Path(folder), lambda _event: None, device)
 
         def enough() -> bool:
+            finish()
             ends.append(time.perf_counter())
             return len(ends) > TIMED_STEPS + 1  # the first step allocates
 

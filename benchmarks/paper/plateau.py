@@ -23,23 +23,32 @@ class Plateau:
         error: Standard error of ``gain``.
         most: Largest gain at a plateau, in nats.
         points: Points of the curve in the last quarter.
+        best_step: Step of the smallest value.
     """
 
     gain: float
     error: float
     most: float
     points: int
+    best_step: int
 
     @property
     def reached(self) -> bool:
-        """Whether the gain is small, two standard errors included, and known well enough to say so."""
+        """Whether gain or loss is small, two standard errors of a gain included, and known well enough to say so."""
         known = self.points >= FEWEST_POINTS and 2 * self.error <= self.most
-        return known and self.gain + 2 * self.error <= self.most
+        return known and not self.past_best and self.gain + 2 * self.error <= self.most
+
+    @property
+    def past_best(self) -> bool:
+        """Whether the last quarter has made the model worse, by more than a gain may be at a plateau."""
+        return self.gain < -self.most
 
     def __str__(self) -> str:
         if self.points < FEWEST_POINTS:
             return f"too few points ({self.points}) in the last quarter of the curve"
         state = "at its plateau" if self.reached else "**not at its plateau**"
+        if self.past_best:
+            state = f"**past its best (step {self.best_step})**"
         return f"{state}: the last quarter gained {self.gain:.2f} ± {self.error:.2f} nats"
 
 
@@ -56,11 +65,12 @@ def plateau_of(steps: Sequence[float], nats: Sequence[float]) -> Plateau:
     chosen = [(step, value) for step, value in zip(steps, nats, strict=True) if step >= (1 - LAST_PART) * steps[-1]]
     x, y = np.array(chosen, dtype=float).T
     most = TOLERANCE * abs(float(nats[-1]))
+    best_step = int(steps[int(np.argmin(nats))])
     if len(chosen) < FEWEST_POINTS:
-        return Plateau(float("nan"), float("nan"), most, len(chosen))
+        return Plateau(float("nan"), float("nan"), most, len(chosen), best_step)
     centred = x - x.mean()
     slope = float(centred @ y / (centred @ centred))
     residuals = y - y.mean() - slope * centred
     error = float(np.sqrt(residuals @ residuals / (len(x) - 2) / (centred @ centred)))
     length = LAST_PART * float(steps[-1])
-    return Plateau(-slope * length, error * length, most, len(chosen))
+    return Plateau(-slope * length, error * length, most, len(chosen), best_step)

@@ -32,8 +32,9 @@ WARMUP_SHARE = 20
 def config_of(group: Group, row: Row, recipe: Recipe, steps: int, seed: int, **changes: Any) -> TrainingConfig:
     """Return the settings of a training.
 
-    - ``published``: those of the paper: Adam at a constant rate after ten epochs of warm-up, no averaging, its batch,
-      rate and lambda. The number of steps does not change them, so that a training can go on with a larger budget.
+    - ``published``: those of the paper: Adam at a constant rate after a warm-up of 5,000 steps (its ten epochs of
+      MNIST), no averaging, its batch, rate and lambda. The number of steps does not change them, so that a training can
+      go on with a larger budget.
     - ``converged``: a larger batch and rate, which falls to 1 % by a cosine over ``steps``, and averaged weights.
       Gradients are clipped where the paper does so alone: self normalizing layers halve the gradient of W and add that
       of R, so that a common limit would cut rows differently.

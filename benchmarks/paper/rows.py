@@ -145,7 +145,8 @@ CIFAR10 = Group(
     "glow",
     "cifar10",
     (
-        Row("exact", "Glow 3L-32K", "glow-3l-32k", Published(3.36, 0.002)),
+        # The paper clips gradients of the other row alone.
+        Row("exact", "Glow 3L-32K", "glow-3l-32k", Published(3.36, 0.002), changes={"gradient_clip": 1e9}),
         Row("snf", "SNF Glow 3L-32K", "snf-glow-3l-32k", Published(3.37, 0.004)),
     ),
     reference="exact",

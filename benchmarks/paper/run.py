@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Callable
@@ -46,9 +47,11 @@ class Point:
         step: Steps taken.
         seconds: Time of these steps, without measurements.
         nats: Mean negative log-likelihood of validation images, exact, with the averaged weights.
-        angles: Degrees between gradient and exact gradient, by self normalizing layer.
+        angles: Degrees between gradient and exact gradient, by self normalizing layer; empty where they are not
+            measured, or cannot be: a process ended between the last checkpoint and its point.
         inverse_errors: ||I - R W||_F / sqrt(D) by self normalizing layer.
-        multipliers: Weight of each layer's relative reconstruction error in the loss, in nats a dimension.
+        multipliers: Weight of each layer's relative reconstruction error in the loss, in nats a dimension; empty where
+            they are not known, as for the angles.
     """
 
     step: int
@@ -110,6 +113,12 @@ class Run:
         return self.curve[-1].step if self.curve else 0
 
     @property
+    def best_step(self) -> int | None:
+        """Steps up to the best validation; None before the first one."""
+        best = min(self.curve, key=lambda point: point.nats, default=None)
+        return None if best is None else best.step
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps of one pass over the training images."""
         return max(1, len(self.dataset.train) // self.config.batch_size)
@@ -135,8 +144,8 @@ class Run:
             return
         trainer = Trainer(self.dataset, self.architecture, self.config, self.folder, lambda _event: None, self.device)
         trainer.batches = batches_of(trainer.batches, self.dataset.name)
-        # The checkpoint of a finished training has its averaged weights alone, which are the others' at a rate of 1 %.
-        flow = trainer.averaged if trainer.state.finished else trainer.flow
+        # The checkpoint of a finished training has its averaged weights alone: an earlier process ended after it.
+        complete = not trainer.state.finished
 
         def stop() -> bool:
             note(trainer.state.step)
@@ -151,9 +160,9 @@ class Run:
         except TrainingDiverged as error:
             write_atomically(self.folder / DIVERGED, f"{error}".encode())
             return
-        self._measure(trainer, flow)
+        self._measure(trainer, complete=complete)
 
-    def _measure(self, trainer: Trainer, flow: Flow) -> None:
+    def _measure(self, trainer: Trainer, *, complete: bool) -> None:
         shape, state = self.dataset.image_shape, trainer.state
         images = stacked(self.dataset.statistics[: self.group.validation_images])
         nats = float(exported_nats(export(trainer.averaged, shape), images, self.device).mean())
@@ -163,10 +172,10 @@ class Run:
             write_atomically(self.folder / BEST, save(tensors))
         learned = inverse_errors(trainer.averaged, shape)
         degrees: list[float] = []
-        if learned and self.group.angle_images:
+        if complete and learned and self.group.angle_images:
             x = trainer.batches.batch(state.step)[: self.group.angle_images]
-            degrees = angles(flow, self._twin, x)
-        multipliers = trainer.objective.multiplier.values().tolist() if learned else []
+            degrees = angles(trainer.flow, self._twin, x)
+        multipliers = trainer.objective.multiplier.values().tolist() if complete and learned else []
         if self.config.multiplier == "mdmm":
             # Its weights are those of errors in units of the target.
             multipliers = [value / self.config.reconstruction_target for value in multipliers]
@@ -193,7 +202,9 @@ class Run:
         flow = build_flow(self.architecture)
         flow.load_state_dict(load_file(self.folder / BEST))
         found = evaluate(flow, images, self.device)
-        np.savez(path, nats=found.nats, difference=found.exported_difference, step=self.step)
+        content = io.BytesIO()
+        np.savez(content, nats=found.nats, difference=found.exported_difference, step=self.step)
+        write_atomically(path, content.getvalue())
         return found.nats
 
     def record(self, gap: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -205,7 +216,6 @@ class Run:
         path = self.folder / TEST
         tested = np.load(path) if path.is_file() else None
         plateau = plateau_of([p.step for p in self.curve], [p.nats for p in self.curve]) if self.curve else None
-        best = min(self.curve, key=lambda point: point.nats, default=None)
         return {
             "group": self.group.name,
             "row": self.row.name,
@@ -213,13 +223,13 @@ class Run:
             "seed": self.seed,
             "dataset": self.dataset.name,
             "dimensions": math.prod(self.dataset.image_shape),
-            "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
+            "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(self.device),
             "config": self.config.model_dump(mode="json"),
             "planned_steps": self.steps,
             "steps_per_epoch": self.steps_per_epoch,
             "diverged": self.diverged,
             "curve": [asdict(point) for point in self.curve],
-            "best_step": best.step if best is not None else None,
+            "best_step": self.best_step,
             "plateau": asdict(plateau) | {"reached": plateau.reached} if plateau is not None else None,
             "test": None
             if tested is None or int(tested["step"]) != self.step
@@ -233,7 +243,18 @@ class Run:
         }
 
 
-def gap_of(own: np.ndarray[Any, Any], reference: np.ndarray[Any, Any], name: str) -> dict[str, Any]:
-    """Return the mean difference of two rows on the same test images with the same noise, with its standard error."""
-    differences = own - reference
-    return {"to": name, "nats": float(differences.mean()), "error": float(differences.std() / math.sqrt(len(own)))}
+def gap_of(run: Run, reference: Run) -> dict[str, Any] | None:
+    """Return the mean difference of two rows on the same test images with the same noise, with its standard error.
+
+    Both are tested with the weights of their best validations, whose steps are part of it. None for a row and itself,
+    and where the rows have not taken equally many steps.
+    """
+    if run.row.name == reference.row.name or run.step != reference.step:
+        return None
+    differences = run.test() - reference.test()
+    return {
+        "to": reference.row.name,
+        "nats": float(differences.mean()),
+        "error": float(differences.std() / math.sqrt(len(differences))),
+        "best_steps": [run.best_step, reference.best_step],
+    }

@@ -20,6 +20,7 @@ from benchmarks.paper.band_lu import use_band_lu
 from benchmarks.paper.images import dataset_of
 from benchmarks.paper.recipes import architecture_of, config_of
 from benchmarks.paper.rows import CIFAR10, CONVOLUTIONAL, DENSE, GLOW, Group, Row
+from benchmarks.paper.waiting import finish_on
 from benchmarks.speed.pairing import Turn, in_turns, ratio, timed
 from models.training.loop import Trainer
 
@@ -70,7 +71,7 @@ def measure_group(group: Group, rounds: int, device: str) -> dict[str, Any]:
         samples: dict[str, Turn] = {}
         for name, row in track(rows.items(), description=group.name):
             trainer = started(group, row, device, stack, band=name == BAND)
-            batches[name] = timed(steps_of(trainer), REPEAT[group.name])
+            batches[name] = timed(steps_of(trainer), REPEAT[group.name], finish_on(device))
             if name != BAND:
                 samples |= {f"{name}, {how}": turn for how, turn in sample_turns(trainer, name == "snf").items()}
         step_seconds = in_turns(batches, rounds)
@@ -117,8 +118,9 @@ def steps_of(trainer: Trainer) -> Callable[[], None]:
     """Return work that takes one step of a training."""
 
     def step() -> None:
-        trainer._step(trainer.state.step, 0.0)
-        trainer.state = replace(trainer.state, step=trainer.state.step + 1)
+        number = trainer.state.step
+        trainer._step(trainer.batches.batch(number).to(trainer.device), number, 0.0)
+        trainer.state = replace(trainer.state, step=number + 1)
 
     return step
 
@@ -140,4 +142,4 @@ def sample_turns(trainer: Trainer, learned: bool) -> dict[str, Turn]:
         return work
 
     ways = {"exact": False} | ({"learned": True} if learned else {})
-    return {how: timed(draw(way), SAMPLES) for how, way in ways.items()}
+    return {how: timed(draw(way), SAMPLES, finish_on(trainer.device)) for how, way in ways.items()}

@@ -40,6 +40,15 @@ def likelihoods(results: Path, names: Sequence[str], command: str) -> list[str]:
     return [*lines, *found]
 
 
+def images() -> list[str]:
+    """Return how many images every group is measured on."""
+    lines = ["| group | rows | each point of the curves | test |", "|---|---|---|---|"]
+    for group in GROUPS.values():
+        rows = f"{len(group.rows)} on {group.dataset}"
+        lines.append(f"| {group.name} | {rows} | {group.validation_images} | {group.test_images} |")
+    return lines
+
+
 def order(record: Record) -> int:
     """Return the place of a row in its group."""
     return [row.name for row in GROUPS[record["group"]].rows].index(record["row"])
@@ -83,22 +92,36 @@ def verdict_of(record: Record) -> str:
 def plateau_from(record: Record) -> Plateau:
     """Return the plateau of a record."""
     stored = record["plateau"]
-    return Plateau(stored["gain"], stored["error"], stored["most"], stored["points"])
+    return Plateau(stored["gain"], stored["error"], stored["most"], stored["points"], stored["best_step"])
 
 
 def in_unit(group: Group, record: Record, nats: float, error: float) -> str:
     """Return a likelihood in the unit of the paper, with its standard error over the images."""
     if group.unit == "nats":
         return f"{nats:.1f} ± {error:.1f}"
-    scale = 1 / (record["dimensions"] * math.log(2))
+    scale = bits_of_nats(record)
     return f"{nats * scale:.3f} ± {error * scale:.3f}"
+
+
+def gap_in_unit(group: Group, record: Record) -> str:
+    """Return the difference from the reference row in the unit of the paper, with its standard error."""
+    nats, error = record["gap"]["nats"], record["gap"]["error"]
+    if group.unit == "nats":
+        return f"{nats:+.2f} ± {error:.2f} nats"
+    scale = bits_of_nats(record)
+    return f"{nats * scale:+.4f} ± {error * scale:.4f} bits/dim"
+
+
+def bits_of_nats(record: Record) -> float:
+    """Return the bits per dimension that a nat is."""
+    return 1 / (record["dimensions"] * math.log(2))
 
 
 def gaps(results: Path, names: Sequence[str]) -> list[str]:
     """Return the differences from the exact row at equal steps, on the same images with the same noise."""
     lines = [
-        "| row | recipe | seed | steps | test nats above the exact row | of its nats | paper |",
-        "|---|---|---|---|---|---|---|",
+        "| row | recipe | seed | steps | weights of steps | test above the exact row | of its value | paper |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     found = []
     for name in names:
@@ -111,7 +134,8 @@ def gaps(results: Path, names: Sequence[str]) -> list[str]:
             nats = record["test"]["nats"] - gap["nats"]
             found.append(
                 f"| {row.title} | {record['recipe']} | {record['seed']} | {record['curve'][-1]['step']} "
-                f"| {gap['nats']:+.2f} ± {gap['error']:.2f} | {100 * gap['nats'] / nats:+.2f} % "
+                f"| {' and '.join(map(str, gap['best_steps']))} | {gap_in_unit(group, record)} "
+                f"| {100 * gap['nats'] / nats:+.2f} % "
                 f"| {published_gap(row.published, reference.published, group.unit)} |"
             )
     return [*lines, *found] if found else ["No two rows of a group have been trained for equal steps yet."]
@@ -121,7 +145,7 @@ def published_gap(row: Any, reference: Any, unit: str) -> str:
     """Return the difference of two numbers of the paper."""
     if row is None or reference is None:
         return ""
-    return f"{row.mean - reference.mean:+.1f}" if unit == "nats" else f"{row.mean - reference.mean:+.2f} bits/dim"
+    return f"{row.mean - reference.mean:{'+.1f' if unit == 'nats' else '+.2f'}} {unit}"
 
 
 def code_curves(results: Path) -> list[str]:

@@ -67,7 +67,7 @@ def train_group(group: Group, recipe: Recipe, options: Options) -> None:
 
     Raises:
         Stopped: Ctrl-C or TERM; the trainings go on when the command is run again.
-        PlanDiffers: The work folder has trainings of another budget.
+        PlanDiffers: The work folder has trainings of another budget, or of more steps.
         FolderTaken: The work folder has trainings with other settings.
     """
     work = options.work / group.name / recipe
@@ -125,17 +125,13 @@ def finish(runs: list[Run], results: Path, should_stop: Callable[[], bool], now:
         now: Machine and budget of this process, of runs without stored results.
     """
     runs = [run for run in runs if run.step >= run.steps]
-    tested = {}
     for run in runs:
         if should_stop():
             raise Stopped("stopped before all rows were tested")
-        tested[run.row.name] = run.test()
+        run.test()
+    reference = next((run for run in runs if run.row.name == run.group.reference), None)
     for run in runs:
-        reference, own = tested.get(run.group.reference), tested.get(run.row.name)
-        gap = None
-        if reference is not None and own is not None and run.row.name != run.group.reference:
-            gap = gap_of(own, reference, run.group.reference)
-        record = run.record(gap)
+        record = run.record(None if reference is None else gap_of(run, reference))
         # Where it was trained, which need not be this machine.
         known = read(results, name_of(record)) or now
         write_run(results, record | {name: known[name] for name in now})

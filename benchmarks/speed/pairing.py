@@ -79,13 +79,14 @@ def in_turns(sides: Mapping[str, Turn], rounds: int, warm_up: int = WARM_UP) -> 
     return seconds
 
 
-def timed(work: Callable[[], Any], repeat: int = 1) -> Turn:
-    """Return a turn that does ``work`` ``repeat`` times; its seconds are those of one."""
+def timed(work: Callable[[], Any], repeat: int = 1, finish: Callable[[], None] = lambda: None) -> Turn:
+    """Return a turn that does ``work`` ``repeat`` times and then waits by ``finish``; its seconds are those of one."""
 
     def turn() -> float:
         began = time.perf_counter()
         for _ in range(repeat):
             work()
+        finish()
         return (time.perf_counter() - began) / repeat
 
     return turn

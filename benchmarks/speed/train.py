@@ -62,9 +62,10 @@ def steps_of(trainer: Trainer, repeat: int, *, reports: bool) -> Turn:
     trainer.log_dets.start(trainer.flow)
 
     def step() -> None:
-        loss = trainer._step(trainer.state.step, 0.0)
+        number = trainer.state.step
+        loss = trainer._step(trainer.batches.batch(number), number, 0.0)
         elapsed = time.monotonic() - started
-        trainer.state = replace(trainer.state, step=trainer.state.step + 1, elapsed_seconds=elapsed)
+        trainer.state = replace(trainer.state, step=number + 1, elapsed_seconds=elapsed)
         if reports and history.due(elapsed):
             trainer._report(loss, history)
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.datasets import Images
@@ -42,13 +43,16 @@ class Batches:
 
     def batch(self, step: int) -> Tensor:
         """Return the batch of training step ``step``: pixels plus uniform [0, 1) noise, float64 ``(B, C, H, W)``."""
+        pixels = self.pixels(step)
+        return torch.from_numpy(pixels + np.random.default_rng((self.seed, step, 1)).random(pixels.shape))
+
+    def pixels(self, step: int) -> NDArray[np.uint8]:
+        """Return the images of training step ``step`` without noise, uint8 ``(B, C, H, W)``."""
         epoch, index = divmod(step, self.steps_per_epoch)
         chosen = _permutation(len(self.images), self.seed, epoch)[
             index * self.batch_size : (index + 1) * self.batch_size
         ]
-        images = stacked(self.images)[np.sort(chosen)]
-        noise = np.random.default_rng((self.seed, step, 1)).random(images.shape)
-        return torch.from_numpy(images + noise)
+        return stacked(self.images)[np.sort(chosen)]
 
     def from_step(self, step: int, device: torch.device) -> Generator[Tensor]:
         """Yield the batches from training step ``step`` on, without end, on a device.

@@ -77,20 +77,15 @@ class Skips:
 
     Attributes:
         new: Those since the last look.
-        total: All.
         in_a_row: The latest ones in a row; 0 where the last step changed the weights.
         last: The last of them.
+        too_many: Whether the training has diverged by them, at its last step or before.
     """
 
     new: int
-    total: int
     in_a_row: int
     last: int
-
-    def too_many(self, max_steps: int) -> bool:
-        """Return whether a training of at most ``max_steps`` steps has diverged by them."""
-        allowed = DIVERGED_STEPS + DIVERGED_SHARE * self.last
-        return self.in_a_row >= min(DIVERGED_STEPS, max_steps) or self.total > allowed
+    too_many: bool
 
     def __str__(self) -> str:
         steps = f"step {self.last} changes" if self.new == 1 else f"{self.new} steps, the last one {self.last}, change"
@@ -100,27 +95,33 @@ class Skips:
 class SkippedSteps:
     """Counts the steps whose loss or gradient was not finite, and that therefore change no weights.
 
-    The counts are on the device of the training, because to read them the program waits for a GPU.
+    The counts are on the device of the training, because to read them the program waits for a GPU. Whether there are
+    too many is decided at every step, so that it does not depend on when they are read.
 
     Args:
         device: The device of the training.
+        max_steps: Most steps of the training; a shorter one than five has diverged where all were skipped.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._in_a_row, self._total, self._last = torch.zeros(3, dtype=torch.int64, device=device)
+    def __init__(self, device: torch.device, max_steps: int) -> None:
+        self._in_a_row, self._total, self._last, self._too_many = torch.zeros(4, dtype=torch.int64, device=device)
         self._reported = 0
+        self._most_in_a_row = min(DIVERGED_STEPS, max_steps)
 
     def add(self, skipped: Tensor, step: int) -> None:
         """Take in whether step number ``step`` was skipped, a boolean scalar on the device."""
         self._in_a_row = (self._in_a_row + 1) * skipped
         self._total = self._total + skipped
         self._last = torch.where(skipped, step, self._last)
+        allowed = int(DIVERGED_STEPS + DIVERGED_SHARE * step)
+        self._too_many = self._too_many | (self._in_a_row >= self._most_in_a_row) | (self._total > allowed)
 
     def read(self) -> Skips:
         """Return the numbers, of which those of earlier calls are not new."""
-        in_a_row, total, last = torch.stack([self._in_a_row, self._total, self._last]).tolist()
+        counts = torch.stack([self._in_a_row, self._total, self._last, self._too_many])
+        in_a_row, total, last, too_many = counts.tolist()
         new, self._reported = total - self._reported, total
-        return Skips(new, total, in_a_row, last)
+        return Skips(new, in_a_row, last, bool(too_many))
 
 
 def is_finite(module: nn.Module) -> bool:

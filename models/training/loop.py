@@ -23,6 +23,7 @@ from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
 from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
+from models.training.averaging import average
 from models.training.batches import Batches
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
 from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
@@ -81,6 +82,8 @@ class Trainer:
         start: Flow | None = None,
     ) -> None:
         self.device = find_device(device)
+        # Whether a step that is skipped is noticed at the next report, as a GPU would have to be waited for at once.
+        self.deferred = self.device.type != "cpu"
         self.ranks = ranks
         self.schedule = schedule or Schedule(config, len(dataset.statistics))
         self.dataset = dataset
@@ -115,7 +118,7 @@ class Trainer:
         self.batch_loss = BatchLoss(self.flow, self.objective, ranks)
         self.loss_of = ranks.wrap(self.batch_loss)
         self.log_dets = FollowedLogDets(self.flow, dataset.image_shape)
-        self.skipped = SkippedSteps(self.device)
+        self.skipped = SkippedSteps(self.device, config.max_steps)
 
     def _fresh_flow(self, architecture: PixelArchitecture, start: Flow | None) -> Flow:
         with torch.random.fork_rng(devices=[]):
@@ -183,7 +186,12 @@ class Trainer:
     def _take_steps(self, batches: Iterator[torch.Tensor], should_stop: Callable[[], bool]) -> None:
         started = time.monotonic() - self.state.elapsed_seconds
         history = ReportHistory(self.state.step, self.state.first_bits_per_dim)
-        last_checkpoint = time.monotonic()
+
+        def clock() -> float:
+            # That of the first process, so that all of them report and save at the same steps.
+            return self.ranks.value_of_first(time.monotonic() - started)
+
+        last_checkpoint = clock()
         self.schedule.resume(self.state)
         progress = self._progress()
         if progress < 1:
@@ -191,7 +199,7 @@ class Trainer:
         self.observe({"event": "started", "step": self.state.step, "steps": self.schedule.expected_steps(self.state)})
         while progress < 1:
             loss = self._step(next(batches), self.state.step, progress)
-            elapsed = self.ranks.value_of_first(time.monotonic() - started)
+            elapsed = clock()
             self.state = replace(self.state, step=self.state.step + 1, elapsed_seconds=elapsed)
             before, progress = progress, self._progress()
             if (history.due(elapsed) or progress >= 1) and self._was_applied():
@@ -201,10 +209,10 @@ class Trainer:
             images = self.schedule.validation_images(self.state, before)
             if images or progress >= 1:
                 self._validate(images, last=progress >= 1)
-                last_checkpoint = time.monotonic()
-            elif time.monotonic() - last_checkpoint >= self.config.checkpoint_seconds:
+                last_checkpoint = clock()
+            elif elapsed - last_checkpoint >= self.config.checkpoint_seconds:
                 self._save()
-                last_checkpoint = time.monotonic()
+                last_checkpoint = clock()
             if stop:
                 self._save()
                 raise Interrupted(f"stopped after step {self.state.step}")
@@ -215,28 +223,34 @@ class Trainer:
         return self.ranks.value_of_first(progress) if self.schedule.timed else progress
 
     def _step(self, images: torch.Tensor, step: int, progress: float) -> Loss:
-        """Take an optimiser step on a batch. No number is read from the device, so that a GPU never waits for one."""
+        """Take an optimiser step, unless loss or gradient is not finite. The program never waits for a GPU."""
         loss: Loss = self.loss_of(images, step)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss.value)
         gradients = [parameter.grad for parameter in self.flow.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if self.device.type != "cpu" or norm > self.config.gradient_clip:
+        applied = loss.value.isfinite() & norm.isfinite()
+        self.skipped.add(~applied, step)
+        if self.deferred:
+            # The fused optimiser leaves weights and moments as they are where this is 1.
+            self.optimizer.found_inf = (~applied).float()  # type: ignore[attr-defined]
+        elif not applied:
+            self._was_applied()
+            return loss
+        if self.deferred or norm > self.config.gradient_clip:
             # On a CPU only then: the product reads and writes every gradient.
             torch.nn.utils.clip_grads_with_norm_(self.flow.parameters(), self.config.gradient_clip, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(step, progress)
-        applied = loss.value.isfinite() & norm.isfinite()
-        # The fused optimiser leaves weights and moments as they are where this is 1.
-        self.optimizer.found_inf = (~applied).float()  # type: ignore[attr-defined]
         self.optimizer.step()
-        self.skipped.add(~applied, step)
         self.objective.update(loss, step, applied)
-        self._average(step)
+        average(self.averaged, self.flow, self.config.ema_decay, step, applied if self.deferred else None)
         return loss
 
     def _was_applied(self) -> bool:
         """Return whether the last step changed the weights, after a report of those since the last call that did not.
+
+        All processes must make this call: a cause is found by a forward pass, which changes buffers of the flow.
 
         Raises ``TrainingDiverged`` after too many of them, or if weights are not finite.
         """
@@ -244,25 +258,13 @@ class Trainer:
         if skips.new:
             y, _ = self.batch_loss.transform_pixels(self.batches.batch(skips.last).to(self.device))
             cause = name_the_cause(self.flow, y)
-            if skips.too_many(self.config.max_steps) or not is_finite(self.flow):
+            if not skips.in_a_row:  # the weights have changed since then
+                cause += f" (with the weights of step {self.state.step})"
+            if skips.too_many or not is_finite(self.flow):
                 raise TrainingDiverged(f"step {skips.last}: {cause}; {self._advice()}")
             # A single image that is far from all others can overflow the couplings of a flow that has seen few images.
             self.observe({"event": "log", "message": f"{skips}: {cause}"})
         return skips.in_a_row == 0
-
-    @torch.no_grad()
-    def _average(self, step: int) -> None:
-        # The decay starts small, so that the first weights, which are noise, soon lose their influence.
-        decay = min(self.config.ema_decay, (1 + step) / (10 + step))
-        averages: list[torch.Tensor] = [*self.averaged.parameters()]
-        weights: list[torch.Tensor] = [*self.flow.parameters()]
-        if decay:
-            torch._foreach_lerp_(averages, weights, 1 - decay)
-        else:
-            torch._foreach_copy_(averages, weights)
-        # Buffers, such as the estimate of a spectral norm, belong to the current weights.
-        for averaged, current in zip(self.averaged.buffers(), self.flow.buffers(), strict=True):
-            averaged.copy_(current)
 
     def _report(self, loss: Loss, history: ReportHistory) -> None:
         """Report the metrics of the last step. Raises ``TrainingDiverged`` if bits/dim have risen too far."""
@@ -374,9 +376,9 @@ class Trainer:
         }
 
     def _save(self) -> None:
+        self._was_applied()
         if not self.ranks.first:
             return
-        self._was_applied()
         save_checkpoint(self.checkpoints, self.state, self.modules, self.optimizer)
         self.observe({"event": "checkpoint", "step": self.state.step})
 

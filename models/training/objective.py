@@ -147,7 +147,8 @@ class SelfNormalizingObjective(nn.Module):
         self.multiplier.update(torch.where(applied, loss.reconstruction_errors, torch.nan))
         if self.suspects is not None and loss.trimmed is not None:
             self.suspects.update(loss.trimmed, applied)
-        if self.refresh_every and (step + 1) % self.refresh_every == 0:
+        # To invert a matrix the program waits for a GPU anyway, so that a flag may be read as well.
+        if self.refresh_every and (step + 1) % self.refresh_every == 0 and applied:
             for layer, shape in self.layers:
                 layer.refresh_inverse(shape)
 

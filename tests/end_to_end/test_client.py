@@ -1,7 +1,6 @@
 """The Python client against a real service, which goes away and comes back meanwhile."""
 
 import asyncio
-import contextlib
 import subprocess
 import sys
 import threading
@@ -26,7 +25,6 @@ from snf_client import (
     InvalidRequest,
     NotFound,
     Retries,
-    ServiceUnavailable,
     heat_map_array,
 )
 from snf_client.images import ImagesLike
@@ -396,13 +394,3 @@ def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:
         for process in services:
             process.kill()
             process.wait()
-
-
-def test_a_service_that_stays_away(module_home: Path) -> None:
-    with serving(module_home, shipped=False, measured=False) as http:
-        url = str(http.base_url)
-    with Client(url, retries=Retries(attempts=3, first_pause=0.05)) as client:
-        with pytest.raises(ServiceUnavailable):
-            client.readiness()
-        with pytest.raises(ServiceUnavailable), contextlib.closing(client.jobs.events("x")) as events:
-            next(events)

@@ -115,10 +115,8 @@ class TestSteps:
             take_steps(tmp_path, small("snf-glow-tiny", config), config)
 
 
-def test_between_reports_a_training_reads_the_norm_of_the_gradient_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And that on a CPU only, where it is there at once."""
+def test_between_reports_a_training_reads_two_numbers_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is applied and the norm of its gradient; and these on a CPU only, where they are there at once."""
     trainer, events = trainer_in(tmp_path, TrainingConfig(max_steps=5, batch_size=8, validations=1))
     reads: list[str] = []
     inside: list[Any] = []
@@ -143,5 +141,5 @@ def test_between_reports_a_training_reads_the_norm_of_the_gradient_alone(
     monkeypatch.setattr(trainer.log_dets, "start", lambda _flow: None)
     with Reads():  # type: ignore[no-untyped-call]
         trainer.take_steps(lambda: False)
-    assert len(reads) == trainer.state.step == 5
+    assert (len(reads), trainer.state.step) == (10, 5)
     assert events[-1]["event"] == "samples"

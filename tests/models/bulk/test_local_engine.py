@@ -73,7 +73,7 @@ def quick_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(MEASURED, raising=False)
 
 
-def work_of(artifact: Path, folder: Path, deaths: int = 0) -> BulkWork:
+def work_of(artifact: Path, folder: Path, deaths: int = 0, options: EngineOptions = TORCH) -> BulkWork:
     manifest = read_manifest(artifact)
     images = DeadlyImages(folder, deaths)
     source = images.open(manifest.preprocessing)
@@ -87,7 +87,7 @@ def work_of(artifact: Path, folder: Path, deaths: int = 0) -> BulkWork:
         images_per_part=100,
     )
     output = open_output(Location.parse(str(folder / "scores")), plan)
-    return BulkWork(output, ModelFiles(artifact, None, TORCH), images)
+    return BulkWork(output, ModelFiles(artifact, None, options), images)
 
 
 def rows(output: Output) -> list[dict[str, object]]:
@@ -124,7 +124,7 @@ def test_processes_that_die_or_are_stopped_lose_and_double_nothing(artifact: Pat
 
 @pytest.mark.timeout(300)
 def test_a_part_that_ends_each_process_is_named(artifact: Path, tmp_path: Path) -> None:
-    work = work_of(artifact, tmp_path, deaths=99)
+    work = work_of(artifact, tmp_path, 99, EngineOptions())  # as users have it
     expected = (
         "^images 200 to 299 failed 3 times, the last time with: a process ended by signal SIGKILL, .*fewer processes"
     )

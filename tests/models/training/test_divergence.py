@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+from collections.abc import Callable, Container
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from models.errors import TrainingDiverged
+from models.training.averaging import average
 from models.training.config import TrainingConfig
-from models.training.divergence import DIVERGED_REPORTS, ReportHistory
+from models.training.divergence import DIVERGED_REPORTS, ReportHistory, SkippedSteps, Skips
+from models.training.loop import Trainer
 from models.training.objective import Loss
-from tests.models.training.runs import run, trainer_in
+from tests.models.helpers import QUICK
+from tests.models.training.runs import Events, run, trainer_in
+
+Overflowing = tuple[Trainer, Events]
 
 DIVERGING = TrainingConfig(
     max_steps=40, validations=1, batch_size=32, validation_images=20, warmup_steps=0, precision="float32"
@@ -52,37 +60,91 @@ def test_a_layer_that_overflows_is_named(tmp_path: Path) -> None:
         trainer.run(lambda: False)
 
 
-def test_a_batch_that_overflows_changes_no_weights_and_ends_no_training(tmp_path: Path) -> None:
-    trainer, events = trainer_in(tmp_path)
-    loss_of = trainer.loss_of
-    weights: list[Tensor] = []
+@pytest.fixture(params=[False, True], ids=["read at once", "read at reports"])
+def overflowing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Overflowing]:
+    """Trainings whose loss is infinite at some steps, with skips noticed as on a CPU, and as on a GPU."""
 
-    def overflow(images: Tensor, step: int) -> Loss:
-        weights.append(torch.cat([parameter.detach().flatten() for parameter in trainer.flow.parameters()]))
-        loss = loss_of(images, step)
-        return replace(loss, value=loss.value * math.inf) if step in (1, 2) else loss
+    def make(folder: Path, bad: Container[int], report_seconds: float = 0.5, **settings: Any) -> Overflowing:
+        monkeypatch.setattr("models.training.divergence.REPORT_SECONDS", report_seconds)
+        monkeypatch.setattr("models.training.divergence.REPORT_SHARE", 1e9)
+        trainer, events = trainer_in(folder, QUICK.model_copy(update=settings))
+        trainer.deferred = request.param
+        loss_of = trainer.loss_of
 
-    trainer.loss_of = overflow
+        def overflow(images: Tensor, step: int) -> Loss:
+            loss = loss_of(images, step)
+            return replace(loss, value=loss.value * math.inf) if step in bad else loss
+
+        trainer.loss_of = overflow
+        return trainer, events
+
+    return make
+
+
+def test_a_batch_that_overflows_changes_nothing_and_ends_no_training(
+    tmp_path: Path, overflowing: Callable[..., Overflowing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"refresh_inverse_every": 1, "ema_decay": 0.9, "multiplier": "geco", "suspect_share": 0.1}
+    trainer, events = overflowing(tmp_path, (1, 2), **settings)
+    states: list[Tensor] = []
+    step_of = trainer._step
+
+    def recorded(*arguments: Any) -> Loss:
+        loss = step_of(*arguments)
+        tensors = [tensor for module in trainer.modules.values() for tensor in module.state_dict().values()]
+        states.append(torch.cat([tensor.detach().flatten().nan_to_num(0).double() for tensor in tensors]))
+        return loss
+
+    monkeypatch.setattr(trainer, "_step", recorded)
     trainer.run(lambda: False)
-    same = [torch.equal(before, after) for before, after in itertools.pairwise(weights)]
-    assert same == [False, True, True, False, False]
-    skipped = [event["message"] for event in events if "no weights" in str(event.get("message"))]
-    assert [message.partition(":")[0] for message in skipped] == ["2 steps, the last one 2, change no weights"]
+    same = [torch.equal(before, after) for before, after in itertools.pairwise(states)]
+    assert same == [True, True, False, False, False]
+    skipped = [event["message"].partition(":")[0] for event in events if "no weights" in str(event.get("message"))]
+    if trainer.deferred:
+        assert skipped == ["2 steps, the last one 2, change no weights"]
+    else:
+        assert skipped == ["step 1 changes no weights", "step 2 changes no weights"]
     assert all(math.isfinite(event["bits_per_dim"]) for event in events if event["event"] == "metrics")
 
 
-def test_five_batches_in_a_row_that_overflow_end_a_training(tmp_path: Path) -> None:
-    trainer, events = trainer_in(tmp_path)
-    loss_of = trainer.loss_of
-
-    def overflow(images: Tensor, step: int) -> Loss:
-        loss = loss_of(images, step)
-        return replace(loss, value=loss.value * math.inf)
-
-    trainer.loss_of = overflow
-    with pytest.raises(TrainingDiverged, match=r"^step 4: the gradients are not finite"):
+@pytest.mark.parametrize("report_seconds", [0, 1000])
+def test_five_batches_in_a_row_that_overflow_end_a_training_whenever_it_reports(
+    report_seconds: float, tmp_path: Path, overflowing: Callable[..., Overflowing]
+) -> None:
+    trainer, events = overflowing(tmp_path, range(3, 8), report_seconds, max_steps=12)
+    with pytest.raises(TrainingDiverged, match=r"^step 7: the gradients are not finite, while .* are[; ]") as end:
         trainer.run(lambda: False)
-    assert len([event for event in events if "changes no weights" in str(event.get("message"))]) == 4
+    late = trainer.deferred and report_seconds > 0
+    assert trainer.state.step == (12 if late else 8 if trainer.deferred else 7)
+    # The weights that name the cause are those of the step, or those that the text names.
+    assert ("(with the weights of step 12)" in str(end.value)) is late
+    assert len([event for event in events if "changes no weights" in str(event.get("message"))]) == (0 if late else 4)
+
+
+def test_too_many_skips_stay_too_many() -> None:
+    """Six of a hundred steps are, though they are few of the thousand steps until the numbers are read."""
+    skipped = SkippedSteps(torch.device("cpu"), 1000)
+    for step in range(1000):
+        skipped.add(torch.tensor(step in (10, 20, 30, 40, 50, 60, 900)), step)
+    assert skipped.read() == Skips(new=7, in_a_row=0, last=900, too_many=True)
+
+
+def test_an_average_ignores_a_step_that_changed_nothing(tmp_path: Path) -> None:
+    trainer, _ = trainer_in(tmp_path)
+    start, flow = trainer.averaged, trainer.flow
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(1)
+    kept, moved, plain = (copy.deepcopy(start) for _ in "abc")
+    average(kept, flow, 0.9, 100, torch.tensor(False))
+    average(moved, flow, 0.9, 100, torch.tensor(True))
+    average(plain, flow, 0.9, 100)
+    for before, same, after, expected in zip(
+        start.parameters(), kept.parameters(), moved.parameters(), plain.parameters(), strict=True
+    ):
+        assert torch.equal(same, before)
+        assert not torch.equal(after, before)
+        torch.testing.assert_close(after, expected)
 
 
 def test_a_spike_is_no_divergence() -> None:

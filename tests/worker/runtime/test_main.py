@@ -1,7 +1,6 @@
 """The real worker process on real brokers: delivery, restarts, kills, lost messages.
 
-The tests of a worker's death run on Valkey, which is Redis under another name; those of delivery, of a restart of the
-broker and of the jobs' records run on both.
+They run on Valkey and on Redis, apart from that of TERM.
 """
 
 import threading
@@ -38,9 +37,6 @@ Add = Callable[..., Job]
 @pytest.fixture(params=["valkey", "redis"])
 def server(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-on_valkey = pytest.mark.parametrize("server", ["valkey"], indirect=True)
 
 
 def test_the_worker_never_imports_torch(tmp_path: Path) -> None:
@@ -83,7 +79,7 @@ def test_deliveries_to_one_worker(start: Start, submit: Submit, store: JobStore,
     assert worker.wait(30) == 0
 
 
-@on_valkey
+@pytest.mark.parametrize("server", ["valkey"], indirect=True)
 def test_term_preempts_and_the_next_worker_takes_that_job_first(
     start: Start, submit: Submit, store: JobStore, settings: Settings
 ) -> None:
@@ -103,7 +99,6 @@ def test_term_preempts_and_the_next_worker_takes_that_job_first(
     assert first.finished_at <= second.started_at
 
 
-@on_valkey
 def test_kill_9_of_the_worker_loses_and_doubles_nothing(
     start: Start, submit: Submit, store: JobStore, settings: Settings
 ) -> None:
@@ -119,7 +114,6 @@ def test_kill_9_of_the_worker_loses_and_doubles_nothing(
     assert reaches(store, job, Status.SUCCEEDED).attempts == 2
 
 
-@on_valkey
 def test_a_message_that_vanished_with_a_worker_is_sent_again_while_others_wait(
     start: Start, submit: Submit, store: JobStore, settings: Settings
 ) -> None:
