@@ -152,7 +152,8 @@ class _MixtureTable:
     def mixture(self, y: Array) -> tuple[Array, Array]:
         """Return G(y) and G'(y)."""
         step = self.grid[1] - self.grid[0]
-        node = np.clip(np.rint((y + LIMIT) / step), 0, NODES - 1).astype(np.intp)
+        # A value that is no number has no node; it stays none whatever node is taken.
+        node = np.clip(np.nan_to_num(np.rint((y + LIMIT) / step)), 0, NODES - 1).astype(np.intp)
         d = y - self.grid[node]
         distribution, slope = np.zeros_like(y), np.zeros_like(y)
         for order in range(DERIVATIVES, 0, -1):
