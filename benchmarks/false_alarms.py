@@ -23,13 +23,13 @@ from rich.progress import track
 
 from benchmarks.needs import data_dir
 from models.anomaly.false_alarms import false_alarm_interval
+from models.anomaly.fitting.statistic import fit_statistic
 from models.atomic_files import write_atomically
 from models.datasets import Images, load_dataset
 from models.datasets.builtin import FILES
 from models.registry.registry import Registry
 from models.scorer import Scorer
 from snf_runtime.anomaly.conformal import p_values
-from snf_runtime.anomaly.statistics.combined import Statistic
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.grid import grid_shape
 from snf_runtime.scoring.whole_image import statistic_names
@@ -87,7 +87,7 @@ def judged(scorer: Scorer, parts: list[Evidence]) -> NDArray[np.float64]:
     """Fit to the first part, calibrate on the second, return the p-values of the third."""
     statistics, calibration, test = parts
     shape = scorer.preprocessing.shape
-    fitted = Statistic.fit(statistics, statistic_names(scorer.pixels.frozen), grid_shape(*shape[1:]))
+    fitted = fit_statistic(statistics, statistic_names(scorer.pixels.frozen), grid_shape(*shape[1:]))
     return p_values([np.sort(fitted(calibration))], [fitted(test)])
 
 

@@ -74,7 +74,7 @@ LOOSE = {
     },
 }
 RUNTIME_NEEDS = {"numpy", "openvino", "PIL"}
-"""What the runner is installed with. ``sklearn`` fits densities, which only ``models`` does."""
+"""What the runner is installed with."""
 DOMAIN_FILES = {"endpoints.py", "schemas.py"}
 NOT_DOMAINS = {"http", "metrics", "cli", "console"}
 """Folders of ``app`` that have no calls of their own."""
@@ -108,8 +108,7 @@ def test_packages_import_in_one_direction(package: str) -> None:
 def test_the_runner_imports_what_it_is_installed_with() -> None:
     for source in sources("snf_runtime"):
         imported = {module.split(".")[0] for module in imports(source)} - sys.stdlib_module_names
-        fits = {"sklearn"} if source.name in ("gaussian.py", "mixture.py") else set()
-        assert imported <= RUNTIME_NEEDS | {"snf_runtime"} | fits, source
+        assert imported <= RUNTIME_NEEDS | {"snf_runtime"}, source
 
 
 def test_folders_of_models_import_in_one_direction() -> None:

@@ -16,6 +16,7 @@ from benchmarks.features.common import FeatureRun
 from benchmarks.features.measures import MEASURES, measured, measured_by_rank
 from models.anomaly.fitting.reference_images import EvenlySpaced
 from models.anomaly.fitting.reference_pass import collect_evidence
+from models.anomaly.fitting.statistic import fit_statistic
 from models.atomic_files import write_atomically
 from models.datasets import Dataset, load_dataset
 from models.features.flows import freeze_features
@@ -152,7 +153,7 @@ def kinds_of(evidence: Evidence) -> dict[str, Evidence]:
 
 def fitted_statistic(kind: str, evidence: Evidence, names: tuple[str, ...], grid: tuple[int, int] | None) -> Statistic:
     """Return the anomaly statistic of a kind of model, fitted to evidence of normal images."""
-    return Statistic.fit(evidence, (), None) if kind == "feature model" else Statistic.fit(evidence, names, grid)
+    return fit_statistic(evidence, (), None) if kind == "feature model" else fit_statistic(evidence, names, grid)
 
 
 def scores_of(scorer: Scorer, sets: dict[str, Evidence]) -> dict[str, dict[str, float]]:

@@ -8,6 +8,7 @@ from typing import Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from models.anomaly.fitting.densities import fit_gaussian
 from snf_runtime.anomaly.density.gaussian import Gaussian
 from snf_runtime.images.codec import encode_png
 
@@ -114,7 +115,7 @@ class Baselines:
         return cls(
             TwoSided.fit(log_likelihoods),
             TwoSided.fit(png_sizes(images)),
-            Gaussian.fit(intensity_moments(images)),
+            fit_gaussian(intensity_moments(images)),
             PrincipalComponents.fit(images),
         )
 

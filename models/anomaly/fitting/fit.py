@@ -9,11 +9,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from models.anomaly.fitting.statistic import fit_gradients, fit_statistic
 from snf_runtime.anomaly.anomaly_map import of_pixels, of_places
 from snf_runtime.anomaly.calibration import Calibration, Fold, GradientCalibration, MapReference
 from snf_runtime.anomaly.heat_map import standardise
 from snf_runtime.anomaly.statistics.combined import Statistic
-from snf_runtime.anomaly.statistics.gradient import GradientFamily
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
 
 Array: TypeAlias = NDArray[np.float64]
@@ -189,9 +189,9 @@ def _fold(
     suspect_share: float,
     feature_fit: int = 0,
 ) -> Fold:
-    statistic = Statistic.fit(fitted_to, names, grid)
+    statistic = fit_statistic(fitted_to, names, grid)
     if suspect_share:
-        statistic = Statistic.fit(fitted_to[_usual(statistic(fitted_to), suspect_share)], names, grid)
+        statistic = fit_statistic(fitted_to[_usual(statistic(fitted_to), suspect_share)], names, grid)
     if statistic.features is not None:
         statistic = replace(statistic, features=statistic.features.for_fit(feature_fit))
     maxima = ranked.maxima_of(inside, statistic)
@@ -208,7 +208,7 @@ def _add_gradients(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_
         return fold
     usual = fitted_to[_usual(fold.statistic(fitted_to), suspect_share)]
     assert usual.gradients is not None
-    family = GradientFamily.fit(usual.gradients, usual.whole[:, 0])
+    family = fit_gradients(usual.gradients, usual.whole[:, 0])
     fitted = replace(fold, thorough=GradientCalibration(family, np.zeros(0)))
     return replace(fold, thorough=GradientCalibration(family, _kept(fitted.values(held_out), suspect_share)))
 

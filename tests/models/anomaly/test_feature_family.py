@@ -9,6 +9,7 @@ import pytest
 from scipy.optimize import brentq
 
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
+from models.anomaly.fitting.statistic import fit_statistic
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
 from snf_runtime.anomaly.calibration import Calibration, Fold
 from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
@@ -176,7 +177,7 @@ def test_statistics_of_pixels_that_fit_too_well_do_not_hide_features() -> None:
     def both(count: int, seed: int) -> Evidence:
         return replace(evidences.evidence(count, seed, gradients=False), features=of_features(count, seed))
 
-    statistic = Statistic.fit(both(60, 1), evidences.NAMES, evidences.GRID)
+    statistic = fit_statistic(both(60, 1), evidences.NAMES, evidences.GRID)
     assert statistic.kinds == ("whole", "local", "features")
     new, strange = both(400, 2), both(40, 3)
     assert (np.median(statistic.families(new), axis=0) < 1.5).all()

@@ -7,11 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 
+from models.anomaly.fitting.statistic import fit_local
 from models.datasets import load_dataset
 from models.registry.registry import ZOO
 from models.scorer import Scorer
 from snf_runtime.anomaly.reasons import region_reason
-from snf_runtime.anomaly.statistics.local import LocalFamily
 from snf_runtime.images.dequantisation import content_noise
 from snf_runtime.scoring.flow_pass import run_flow
 from snf_runtime.scoring.grid import SQUARES, Region, cell_side, grid_shape, pool, regions
@@ -56,7 +56,7 @@ def brute_force(reference: Array, cells: Array, region: Region, columns: int) ->
 @pytest.mark.parametrize(("rows", "columns"), [(8, 8), (5, 7), (3, 12), (1, 9)])
 def test_deviations_are_those_of_the_conditional_gaussian(rows: int, columns: int) -> None:
     reference, new = smooth_cells(400, rows, columns, 0), smooth_cells(20, rows, columns, 1)
-    family = LocalFamily.fit(reference, np.random.default_rng(2).uniform(1, 2, 400), (rows, columns))
+    family = fit_local(reference, np.random.default_rng(2).uniform(1, 2, 400), (rows, columns))
     got = family.deviations(new)
     flat = [region for shape in regions(rows, columns) for region in shape]
     assert got.shape == (20, len(flat))
@@ -71,7 +71,7 @@ def test_deviations_are_those_of_the_conditional_gaussian(rows: int, columns: in
 
 def test_deviations_of_reference_images_are_standard_and_signed() -> None:
     reference = smooth_cells(500, 6, 6, 0)
-    family = LocalFamily.fit(reference, np.full(500, 1.0), (6, 6))
+    family = fit_local(reference, np.full(500, 1.0), (6, 6))
     z = family.deviations(reference)
     np.testing.assert_allclose(z.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(z.std(0), 1, atol=1e-4)
@@ -86,7 +86,7 @@ def test_surprises_by_hand() -> None:
     """Extremes up and down of each shape, their logs standardised, each by its tail, and the largest of all."""
     reference, new = smooth_cells(300, 6, 6, 0), smooth_cells(9, 6, 6, 1)
     c = np.random.default_rng(2).uniform(1, 2, 309)
-    family = LocalFamily.fit(reference, c[:300], (6, 6))
+    family = fit_local(reference, c[:300], (6, 6))
     z = family.deviations(new)
     columns, start = [], 0
     for shape in regions(6, 6):
@@ -105,7 +105,7 @@ def test_surprises_by_hand() -> None:
 def test_what_was_planted_is_found(planted: Region, sign: int) -> None:
     generator = np.random.default_rng(0)
     reference = 10 + np.outer(np.ones(600), np.arange(1, 65)) * generator.standard_normal((600, 64))
-    family = LocalFamily.fit(reference, np.linspace(1, 2, 600), (8, 8))
+    family = fit_local(reference, np.linspace(1, 2, 600), (8, 8))
     inside = flat_cells(planted, 8)
     cells = 10 + np.outer(np.ones(5), np.arange(1, 65)) * 0.5 * generator.standard_normal((5, 64))
     # All of the region by as many deviations.
@@ -127,7 +127,7 @@ def test_a_hole_in_a_real_map_is_found() -> None:
     digits = load_dataset("mnist-mini", None)
     grid, side = grid_shape(28, 28), cell_side(28, 28)
     maps = additive_maps(scorer, digits.train)
-    family = LocalFamily.fit(pool(maps), np.full(len(maps), 1.0), grid)
+    family = fit_local(pool(maps), np.full(len(maps), 1.0), grid)
     new = additive_maps(scorer, digits.test[:10])
     holed = new.copy()
     holed[:, 10:18, 12:20] = maps.mean(0)[10:18, 12:20] + 2 * maps.std(0)[10:18, 12:20]

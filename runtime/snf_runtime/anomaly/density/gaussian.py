@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +22,6 @@ class Gaussian:
     mean: Array
     root: Array
 
-    @classmethod
-    def fit(cls, samples: Array) -> Self:
-        """Return the Gaussian fitted to samples, ``(n, K)``, with the shrunk covariance of Ledoit & Wolf 2004."""
-        values, vectors = np.linalg.eigh(shrunk_covariance(samples - samples.mean(0)))
-        root = (vectors / np.sqrt(values)) @ vectors.T
-        return cls(samples.mean(0), root)
-
     def components(self, samples: Array) -> Array:
         """Return whitened samples w = Σ^-1/2 (u - μ), ``(N, K)``: uncorrelated coordinates with variance 1.
 
@@ -38,12 +30,3 @@ class Gaussian:
         """
         whitened: Array = (samples - self.mean) @ self.root
         return whitened
-
-
-def shrunk_covariance(centred: Array) -> Array:
-    """Return the Ledoit-Wolf covariance, ``(K, K)``, of samples with mean 0, ``(n, K)``; it always has an inverse."""
-    from sklearn.covariance import ledoit_wolf  # noqa: PLC0415 - only fitting needs it, and it takes time to load
-
-    covariance: Array = ledoit_wolf(centred, assume_centered=True)[0]
-    smallest = 1e-9 * max(float(np.trace(covariance)) / len(covariance), 1e-9)
-    return covariance + smallest * np.eye(len(covariance))

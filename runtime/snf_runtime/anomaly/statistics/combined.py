@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
@@ -26,9 +26,6 @@ WEIGHTS: dict[EvidenceKind, float] = {"whole": 1.0, "local": 0.25, "features": 1
 """Weights of the groups, before they are scaled to the sum 1. Regions and gradients detect fewer anomalies."""
 TYPICAL = math.log(2)
 """The median of -ln p of images that are like those to which a group was fitted, in nats."""
-
-HELD_OUT_FOLDS = 5
-"""Folds of the reference images, each measured by groups of statistics that are fitted to the others."""
 
 
 def weights(kinds: Sequence[EvidenceKind], held_out: HeldOutSurprises | None = None) -> Array:
@@ -101,39 +98,6 @@ class Statistic:
     features: FeatureFamily | None = None
     held_out: HeldOutSurprises | None = None
 
-    @classmethod
-    def fit(cls, evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Self:
-        """Return the anomaly statistic with the densities of all its kinds of statistics fitted to normal images.
-
-        Statistics of pixels have many more parameters than those of features. On new images their surprise is therefore
-        larger than on those that they were fitted to, and would hide that of the features. Where a model has both, each
-        surprise is replaced by that of its rank among images that the group was not fitted to. The
-        weight of a group is divided by the inflation of its surprise on such images, so that an overfitted one counts
-        less.
-
-        Args:
-            evidence: The evidence of the reference images.
-            names: The names of its whole-image statistics; none for a density of features alone.
-            grid: Rows and columns of cells; None for a flow without spatial structure.
-        """
-        fitted = cls._fit(evidence, names, grid)
-        if fitted.features is None or len(fitted.kinds) == 1:
-            return fitted
-        # Blocks and not random folds: images that follow each other may show the same part.
-        folds = np.arange(len(evidence)) * HELD_OUT_FOLDS // len(evidence)
-        surprises = np.empty((len(evidence), len(fitted.kinds)))
-        for fold in np.unique(folds):
-            inside = folds == fold
-            surprises[inside] = cls._fit(evidence[~inside], names, grid).families(evidence[inside])
-        return replace(fitted, held_out=HeldOutSurprises.fit(surprises))
-
-    @classmethod
-    def _fit(cls, evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Self:
-        local = None if grid is None else LocalFamily.fit(evidence.cells, evidence.whole[:, 0], grid)
-        whole = WholeFamily.fit(_statistics(evidence, local), _names(names, local)) if names else None
-        features = None if evidence.features is None else FeatureFamily.fit(evidence.features)
-        return cls(whole, local, features)
-
     @property
     def kinds(self) -> tuple[EvidenceKind, ...]:
         """The groups of statistics, in the order of the columns of :meth:`families`."""
@@ -151,14 +115,17 @@ class Statistic:
         Unevenness is how much the log-density varies over the regions of a shape. ``names`` are those of the statistics
         that the forward pass gives.
         """
-        return _names(names, self.local)
+        shapes = 0 if self.local is None else len(regions(*self.local.shape))
+        return [*names, *(f"unevenness-{number}" for number in range(1, shapes + 1))]
 
     def statistics(self, evidence: Evidence) -> Array:
         """Return whole-image statistics, ``(N, K)``: the first is image complexity, an entropy in bits/dim.
 
         The unevenness of the log-density by region shape is in the last columns.
         """
-        return _statistics(evidence, self.local)
+        if self.local is None:
+            return evidence.whole
+        return np.concatenate([evidence.whole, self.local.unevenness(evidence.cells)], 1)
 
     def families(self, evidence: Evidence) -> Array:
         """Return -ln p of each image by each kind of statistic that the calibration has, ``(N, kinds)`` in nats.
@@ -180,12 +147,3 @@ class Statistic:
     def __call__(self, evidence: Evidence) -> Array:
         """Return the anomaly statistic T of each image in nats, ``(N,)``; larger is more anomalous."""
         return merge(self.families(evidence), self.weights)
-
-
-def _names(names: Sequence[str], local: LocalFamily | None) -> list[str]:
-    shapes = 0 if local is None else len(regions(*local.shape))
-    return [*names, *(f"unevenness-{number}" for number in range(1, shapes + 1))]
-
-
-def _statistics(evidence: Evidence, local: LocalFamily | None) -> Array:
-    return evidence.whole if local is None else np.concatenate([evidence.whole, local.unevenness(evidence.cells)], 1)

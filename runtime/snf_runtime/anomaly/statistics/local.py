@@ -5,20 +5,16 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snf_runtime.anomaly.density.conditioning import Conditioning
-from snf_runtime.anomaly.density.gaussian import shrunk_covariance
 from snf_runtime.anomaly.density.tails import Tail
-from snf_runtime.scoring.grid import Region, members, regions
+from snf_runtime.scoring.grid import Region, regions
 
 Array = NDArray[np.float64]
 
-FLAT = 0.1
-"""Smallest standard deviation of a cell, as a share of the median over the cells."""
 MIN_SPREAD = 1e-9
 MIN_EXTREME = 0.1
 """Smallest extreme before its logarithm is taken."""
@@ -55,23 +51,6 @@ class LocalFamily:
     tails: tuple[Tail, ...]
     joint: Tail
 
-    @classmethod
-    def fit(cls, cells: Array, complexity: Array, grid: tuple[int, int]) -> Self:
-        """Return the model fitted to normal images: log-likelihoods of grid cells, ``(n, cells)``, and complexities."""
-        deviation = cells.std(0)
-        location, scale = cells.mean(0), np.maximum(deviation, max(FLAT * float(np.median(deviation)), MIN_SPREAD))
-        standardised = (cells - location) / scale
-        precision = np.linalg.inv(shrunk_covariance(standardised)).astype(np.float64)
-        weights = np.stack([_predictor(region, grid[1], precision, scale) for region in _flat(grid)], 1)
-        spread = np.maximum((standardised @ weights).std(0), MIN_SPREAD)
-        weights = (weights / spread).astype(np.float32)
-        extremes = _extremes(standardised @ weights.astype(np.float64), grid)
-        conditioning = Conditioning.fit(extremes, complexity)
-        z = conditioning(extremes, complexity)
-        tails = tuple(Tail.fit(column) for column in z.T)
-        joint = Tail.fit(_surprises(z, tails).max(1))
-        return cls(np.array(grid), location, scale, weights, conditioning, tails, joint)
-
     @cached_property
     def _weights(self) -> Array:
         return self.weights.astype(np.float64)
@@ -106,8 +85,8 @@ class LocalFamily:
         A shape is a size of squares, such as 2x2 cells, or lines. Likely is relative to the log-density that the rest
         of the image predicts.
         """
-        extremes = _extremes(self.deviations(cells), self.shape)
-        return _surprises(self.conditioning(extremes, complexity), self.tails)
+        extremes = log_extremes(self.deviations(cells), self.shape)
+        return tail_surprises(self.conditioning(extremes, complexity), self.tails)
 
     def surprise(self, cells: Array, complexity: Array) -> Array:
         """Return -ln p of each image in nats, ``(N,)``: p is the chance of so unusual a region in a normal image."""
@@ -117,7 +96,7 @@ class LocalFamily:
         """Return the most unusual region of each image, and the z-score of its log-likelihood given the rest."""
         z, extremes = self.deviations(cells), self.surprises(cells, complexity).argmax(1)
         ends = np.cumsum([0] + [len(shape) for shape in regions(*self.shape)])
-        flat = _flat(self.shape)
+        flat = all_regions(self.shape)
         strongest = []
         for row, place in zip(z, extremes.tolist(), strict=True):
             start, stop = ends[place // 2], ends[place // 2 + 1]
@@ -127,18 +106,12 @@ class LocalFamily:
         return strongest
 
 
-def _flat(grid: tuple[int, int]) -> list[Region]:
+def all_regions(grid: tuple[int, int]) -> list[Region]:
+    """Return the regions of all shapes on a grid of rows and columns, in the order of the columns of z-scores."""
     return [region for shape in regions(*grid) for region in shape]
 
 
-def _predictor(region: Region, columns: int, precision: Array, scale: Array) -> Array:
-    inside = members(region, columns)
-    weight = np.linalg.solve(precision[np.ix_(inside, inside)], scale[inside])
-    predictor: Array = weight @ precision[inside] / np.sqrt(scale[inside] @ weight)
-    return predictor
-
-
-def _extremes(z: Array, grid: tuple[int, int]) -> Array:
+def log_extremes(z: Array, grid: tuple[int, int]) -> Array:
     """Return log extreme deviations of each region shape, up and down, ``(N, regions)`` -> ``(N, 2 * shapes)``.
 
     Raises ``ValueError`` for deviations of other regions than those of ``grid``.
@@ -154,5 +127,6 @@ def _extremes(z: Array, grid: tuple[int, int]) -> Array:
     return extremes
 
 
-def _surprises(z: Array, tails: tuple[Tail, ...]) -> Array:
+def tail_surprises(z: Array, tails: tuple[Tail, ...]) -> Array:
+    """Return -ln p of each column of z-scores by its own survival function, ``(N, K)`` -> ``(N, K)`` in nats."""
     return np.stack([tail.surprise(column) for tail, column in zip(tails, z.T, strict=True)], 1)

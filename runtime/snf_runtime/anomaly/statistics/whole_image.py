@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +11,8 @@ from snf_runtime.anomaly.density.conditioning import Conditioning
 from snf_runtime.anomaly.density.gaussian import Gaussian
 from snf_runtime.anomaly.density.mixture import Mixture
 from snf_runtime.anomaly.density.tails import Tail
-from snf_runtime.scoring.whole_image import PIXEL_TERM
 
 Array = NDArray[np.float64]
-
-ROUNDING_NOISE = np.log(1e-12)
-"""Log of the relative squared error below which a learned inverse is exact to its float32 weights."""
-MIN_SPREAD = 1e-12
 
 
 @dataclass(frozen=True)
@@ -29,13 +22,6 @@ class DensityView:
     columns: NDArray[np.int64]
     density: Mixture
     tail: Tail
-
-    @classmethod
-    def fit(cls, statistics: Array, columns: Sequence[int], images_a_component: int, regularisation: float) -> Self:
-        """Return the Gaussian mixture fitted to the given columns of statistics, ``(n, K)``, of normal images."""
-        chosen = np.array(columns, dtype=np.int64)
-        density = Mixture.fit(statistics[:, chosen], images_a_component, regularisation)
-        return cls(chosen, density, Tail.fit(density.surprisal(statistics[:, chosen])))
 
     def surprise(self, statistics: Array) -> Array:
         """Return -ln p of each image in nats, ``(N, K)`` -> ``(N,)``; p is the chance of a density so small."""
@@ -70,31 +56,12 @@ class WholeFamily:
     views: tuple[DensityView, DensityView, DensityView]
     joint: Tail
 
-    @classmethod
-    def fit(cls, statistics: Array, names: Sequence[str]) -> Self:
-        """Return three densities fitted to statistics, ``(n, K)``, of normal images; column 0 is image complexity."""
-        used = np.array([i for i, name in enumerate(names) if i and _informs(name, statistics[:, i])], dtype=np.int64)
-        complexity = statistics[:, 0]
-        location, scale = np.atleast_1d(complexity.mean()), np.atleast_1d(max(float(complexity.std()), 1e-9))
-        conditioning = Conditioning.fit(statistics[:, used], complexity)
-        standardised = _standardise(statistics, used, location, scale, conditioning)
-        kind = [0, names.index(PIXEL_TERM), *_named(names, "volume-")]
-        layout = [*kind, *_named(names, "unevenness-")]
-        views = (
-            DensityView.fit(statistics, kind, images_a_component=200, regularisation=1e-3),
-            DensityView.fit(statistics, layout, images_a_component=500, regularisation=1e-2),
-            DensityView.fit(statistics, [0, *used], images_a_component=500, regularisation=1e-2),
-        )
-        total = np.sum([view.surprise(statistics) for view in views], axis=0)
-        gaussian = Gaussian.fit(standardised)
-        return cls(used, location, scale, conditioning, gaussian, views, Tail.fit(total))
-
     def standardised(self, statistics: Array) -> Array:
         """Return z-scores, ``(N, k + 1)``: k statistics relative to images of like complexity, then complexity itself.
 
         The k statistics are those that carry information besides complexity.
         """
-        return _standardise(statistics, self.used, self.location, self.scale, self.conditioning)
+        return z_scores(statistics, self.used, self.location, self.scale, self.conditioning)
 
     def components(self, statistics: Array) -> Array:
         """Return uncorrelated statistics, ``(N, k + 1)``, whose squares add up to the squared Mahalanobis distance."""
@@ -105,18 +72,9 @@ class WholeFamily:
         return self.joint.surprise(np.sum([view.surprise(statistics) for view in self.views], axis=0))
 
 
-def _named(names: Sequence[str], start: str) -> list[int]:
-    return [index for index, name in enumerate(names) if name.startswith(start)]
-
-
-def _informs(name: str, values: Array) -> bool:
-    if name.startswith("reconstruction-") and np.median(values) < ROUNDING_NOISE:
-        return False
-    return bool(values.std() > MIN_SPREAD)
-
-
-def _standardise(
+def z_scores(
     statistics: Array, used: NDArray[np.int64], location: Array, scale: Array, conditioning: Conditioning
 ) -> Array:
+    """Return used statistics given complexity, then complexity itself, as z-scores, ``(N, K)`` -> ``(N, k + 1)``."""
     given = conditioning(statistics[:, used], statistics[:, 0])
     return np.concatenate([given, (statistics[:, :1] - location) / scale], axis=1)

@@ -10,8 +10,7 @@ from scipy.stats import multivariate_normal
 from sklearn.covariance import LedoitWolf
 from sklearn.mixture import GaussianMixture
 
-from snf_runtime.anomaly.density.gaussian import Gaussian, shrunk_covariance
-from snf_runtime.anomaly.density.mixture import MAX_COMPONENTS, Mixture
+from models.anomaly.fitting.densities import MAX_COMPONENTS, fit_gaussian, fit_mixture, shrunk_covariance
 
 Array = NDArray[np.float64]
 
@@ -51,7 +50,7 @@ def test_covariance_is_ledoit_and_wolfs(count: int) -> None:
 @pytest.mark.parametrize("count", [10, 500])
 def test_squares_of_components_add_up_to_the_mahalanobis_distance(count: int) -> None:
     x = samples(count)
-    gaussian = Gaussian.fit(x)
+    gaussian = fit_gaussian(x)
     new = samples(20, seed=1)
     inverse = np.linalg.inv(shrunk_covariance(x - x.mean(0)))
     expected = [mahalanobis(row, x.mean(0), inverse) ** 2 for row in new]
@@ -61,7 +60,7 @@ def test_squares_of_components_add_up_to_the_mahalanobis_distance(count: int) ->
 def test_components_are_white_and_belong_to_their_coordinates() -> None:
     x = samples(20_000, 4)
     x = (x - x.mean(0)) / x.std(0)
-    w = Gaussian.fit(x).components(x)
+    w = fit_gaussian(x).components(x)
     np.testing.assert_allclose(w.T @ w / len(w), np.eye(4), atol=0.02)
     # The symmetric root: no other whitening is as close to the coordinates themselves (Kessy et al. 2018).
     cross = x.T @ w / len(x)
@@ -72,7 +71,7 @@ def test_components_are_white_and_belong_to_their_coordinates() -> None:
 def test_constant_and_dependent_columns_are_no_singularity() -> None:
     x = samples(100, 3)
     x = np.column_stack([x, x[:, 0], np.full(100, 2.0)])
-    gaussian = Gaussian.fit(x)
+    gaussian = fit_gaussian(x)
     assert np.isfinite(gaussian.components(x)).all()
     assert np.isfinite(gaussian.components(x + 1)).all()
 
@@ -81,7 +80,7 @@ def test_constant_and_dependent_columns_are_no_singularity() -> None:
 @pytest.mark.parametrize("regularisation", [1e-2, 1e-3])
 def test_surprisal_of_several_components_is_sklearns(components: int, regularisation: float) -> None:
     x = samples(200 * components)
-    mixture = Mixture.fit(x, images_a_component=200, regularisation=regularisation)
+    mixture = fit_mixture(x, images_a_component=200, regularisation=regularisation)
     assert len(mixture.log_weights) == components
     location, scale = x.mean(0), x.std(0)
     theirs = GaussianMixture(components, reg_covar=regularisation, n_init=2, random_state=0).fit((x - location) / scale)
@@ -92,7 +91,7 @@ def test_surprisal_of_several_components_is_sklearns(components: int, regularisa
 
 def test_surprisal_is_the_density_of_the_stored_parameters() -> None:
     x = samples(900, 3)
-    mixture = Mixture.fit(x, images_a_component=300, regularisation=1e-3)
+    mixture = fit_mixture(x, images_a_component=300, regularisation=1e-3)
     new = samples(40, 3, seed=4)
     u = (new - mixture.location) / mixture.scale
     density = np.zeros(40)
@@ -105,7 +104,7 @@ def test_surprisal_is_the_density_of_the_stored_parameters() -> None:
 @pytest.mark.parametrize("count", [3, 40, 399])
 def test_few_images_have_one_component_with_a_shrunk_covariance(count: int) -> None:
     x = samples(count)
-    mixture = Mixture.fit(x, images_a_component=200, regularisation=1e-3)
+    mixture = fit_mixture(x, images_a_component=200, regularisation=1e-3)
     assert len(mixture.log_weights) == 1
     u = (x - x.mean(0)) / x.std(0)
     expected = -multivariate_normal(np.zeros(6), shrunk_covariance(u)).logpdf(u)
@@ -113,12 +112,12 @@ def test_few_images_have_one_component_with_a_shrunk_covariance(count: int) -> N
 
 
 def test_at_most_five_components() -> None:
-    assert len(Mixture.fit(samples(800, 2), images_a_component=100, regularisation=1e-2).log_weights) == MAX_COMPONENTS
+    assert len(fit_mixture(samples(800, 2), images_a_component=100, regularisation=1e-2).log_weights) == MAX_COMPONENTS
 
 
 def test_fits_are_reproducible_and_rows_do_not_know_each_other() -> None:
     x = samples(600)
-    one, other = (Mixture.fit(x, images_a_component=200, regularisation=1e-2) for _ in range(2))
+    one, other = (fit_mixture(x, images_a_component=200, regularisation=1e-2) for _ in range(2))
     assert np.array_equal(one.roots, other.roots)
     together = one.surprisal(x)
     alone = np.concatenate([other.surprisal(row[None]) for row in x])

@@ -1,0 +1,51 @@
+"""Fits of Gaussians and of mixtures of them to samples, by scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_runtime.anomaly.density.gaussian import Gaussian
+from snf_runtime.anomaly.density.mixture import Mixture
+
+Array = NDArray[np.float64]
+
+MAX_COMPONENTS = 5
+MIN_SPREAD = 1e-9
+
+
+def fit_gaussian(samples: Array) -> Gaussian:
+    """Return the Gaussian fitted to samples, ``(n, K)``, with the shrunk covariance of Ledoit & Wolf 2004."""
+    values, vectors = np.linalg.eigh(shrunk_covariance(samples - samples.mean(0)))
+    root = (vectors / np.sqrt(values)) @ vectors.T
+    return Gaussian(samples.mean(0), root)
+
+
+def fit_mixture(samples: Array, images_a_component: int, regularisation: float) -> Mixture:
+    """Return the sum of at most five Gaussians fitted to samples, ``(n, K)``, by expectation-maximisation.
+
+    Args:
+        samples: K statistics of n images, ``(n, K)``.
+        images_a_component: Images for each component; there are at most five components. A single component, for
+            few images, has a Ledoit-Wolf covariance.
+        regularisation: Added to the variances of the standardised statistics.
+    """
+    from sklearn.mixture import GaussianMixture  # noqa: PLC0415 - only fitting needs it, and it takes time to load
+
+    location, scale = samples.mean(0), np.maximum(samples.std(0), MIN_SPREAD)
+    u = (samples - location) / scale
+    count = min(MAX_COMPONENTS, len(samples) // images_a_component)
+    if count < 2:
+        gaussian = fit_gaussian(u)
+        return Mixture(location, scale, np.zeros(1), gaussian.mean[None], gaussian.root[None])
+    fit = GaussianMixture(count, reg_covar=regularisation, n_init=2, random_state=0).fit(u)
+    return Mixture(location, scale, np.log(fit.weights_), fit.means_, fit.precisions_cholesky_)
+
+
+def shrunk_covariance(centred: Array) -> Array:
+    """Return the Ledoit-Wolf covariance, ``(K, K)``, of samples with mean 0, ``(n, K)``; it always has an inverse."""
+    from sklearn.covariance import ledoit_wolf  # noqa: PLC0415 - only fitting needs it, and it takes time to load
+
+    covariance: Array = ledoit_wolf(centred, assume_centered=True)[0]
+    smallest = 1e-9 * max(float(np.trace(covariance)) / len(covariance), 1e-9)
+    return covariance + smallest * np.eye(len(covariance))

@@ -1,0 +1,134 @@
+"""Fit of the anomaly statistic: the densities of all its groups of statistics, to normal images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.anomaly.fitting.densities import fit_gaussian, fit_mixture, shrunk_covariance
+from snf_runtime.anomaly.density.conditioning import Conditioning
+from snf_runtime.anomaly.density.tails import Tail
+from snf_runtime.anomaly.statistics.combined import HeldOutSurprises, Statistic
+from snf_runtime.anomaly.statistics.features import FeatureFamily
+from snf_runtime.anomaly.statistics.gradient import GradientFamily
+from snf_runtime.anomaly.statistics.local import LocalFamily, all_regions, log_extremes, tail_surprises
+from snf_runtime.anomaly.statistics.whole_image import DensityView, WholeFamily, z_scores
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.grid import Region, members
+from snf_runtime.scoring.whole_image import PIXEL_TERM
+
+Array = NDArray[np.float64]
+
+HELD_OUT_FOLDS = 5
+"""Folds of the reference images, each measured by groups of statistics that are fitted to the others."""
+FLAT = 0.1
+"""Smallest standard deviation of a cell, as a share of the median over the cells."""
+MIN_SPREAD = 1e-9
+ROUNDING_NOISE = np.log(1e-12)
+"""Log of the relative squared error below which a learned inverse is exact to its float32 weights."""
+CONSTANT = 1e-12
+"""Largest standard deviation of a statistic that carries no information."""
+
+
+def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Statistic:
+    """Return the anomaly statistic with the densities of all its kinds of statistics fitted to normal images.
+
+    Statistics of pixels have many more parameters than those of features. On new images their surprise is therefore
+    larger than on those that they were fitted to, and would hide that of the features. Where a model has both, each
+    surprise is replaced by that of its rank among images that the group was not fitted to. The
+    weight of a group is divided by the inflation of its surprise on such images, so that an overfitted one counts
+    less.
+
+    Args:
+        evidence: The evidence of the reference images.
+        names: The names of its whole-image statistics; none for a density of features alone.
+        grid: Rows and columns of cells; None for a flow without spatial structure.
+    """
+    fitted = _fit(evidence, names, grid)
+    if fitted.features is None or len(fitted.kinds) == 1:
+        return fitted
+    # Blocks and not random folds: images that follow each other may show the same part.
+    folds = np.arange(len(evidence)) * HELD_OUT_FOLDS // len(evidence)
+    surprises = np.empty((len(evidence), len(fitted.kinds)))
+    for fold in np.unique(folds):
+        inside = folds == fold
+        surprises[inside] = _fit(evidence[~inside], names, grid).families(evidence[inside])
+    return replace(fitted, held_out=HeldOutSurprises.fit(surprises))
+
+
+def fit_local(cells: Array, complexity: Array, grid: tuple[int, int]) -> LocalFamily:
+    """Return the model fitted to normal images: log-likelihoods of grid cells, ``(n, cells)``, and complexities."""
+    deviation = cells.std(0)
+    location, scale = cells.mean(0), np.maximum(deviation, max(FLAT * float(np.median(deviation)), MIN_SPREAD))
+    standardised = (cells - location) / scale
+    precision = np.linalg.inv(shrunk_covariance(standardised)).astype(np.float64)
+    weights = np.stack([_predictor(region, grid[1], precision, scale) for region in all_regions(grid)], 1)
+    spread = np.maximum((standardised @ weights).std(0), MIN_SPREAD)
+    narrow = (weights / spread).astype(np.float32)
+    extremes = log_extremes(standardised @ narrow.astype(np.float64), grid)
+    conditioning = Conditioning.fit(extremes, complexity)
+    z = conditioning(extremes, complexity)
+    tails = tuple(Tail.fit(column) for column in z.T)
+    joint = Tail.fit(tail_surprises(z, tails).max(1))
+    return LocalFamily(np.array(grid), location, scale, narrow, conditioning, tails, joint)
+
+
+def fit_whole(statistics: Array, names: Sequence[str]) -> WholeFamily:
+    """Return three densities fitted to statistics, ``(n, K)``, of normal images; column 0 is image complexity."""
+    used = np.array([i for i, name in enumerate(names) if i and _informs(name, statistics[:, i])], dtype=np.int64)
+    complexity = statistics[:, 0]
+    location, scale = np.atleast_1d(complexity.mean()), np.atleast_1d(max(float(complexity.std()), 1e-9))
+    conditioning = Conditioning.fit(statistics[:, used], complexity)
+    standardised = z_scores(statistics, used, location, scale, conditioning)
+    kind = [0, names.index(PIXEL_TERM), *_named(names, "volume-")]
+    layout = [*kind, *_named(names, "unevenness-")]
+    views = (
+        fit_view(statistics, kind, images_a_component=200, regularisation=1e-3),
+        fit_view(statistics, layout, images_a_component=500, regularisation=1e-2),
+        fit_view(statistics, [0, *used], images_a_component=500, regularisation=1e-2),
+    )
+    total = np.sum([view.surprise(statistics) for view in views], axis=0)
+    return WholeFamily(used, location, scale, conditioning, fit_gaussian(standardised), views, Tail.fit(total))
+
+
+def fit_view(statistics: Array, columns: Sequence[int], images_a_component: int, regularisation: float) -> DensityView:
+    """Return the Gaussian mixture fitted to the given columns of statistics, ``(n, K)``, of normal images."""
+    chosen = np.array(columns, dtype=np.int64)
+    density = fit_mixture(statistics[:, chosen], images_a_component, regularisation)
+    return DensityView(chosen, density, Tail.fit(density.surprisal(statistics[:, chosen])))
+
+
+def fit_gradients(features: Array, complexity: Array) -> GradientFamily:
+    """Return the density fitted to gradient statistics, ``(n, K)``, of normal images of complexity ``(n,)``."""
+    used = np.flatnonzero(features.std(0) > MIN_SPREAD).astype(np.int64)
+    conditioning = Conditioning.fit(features[:, used], complexity)
+    z = conditioning(features[:, used], complexity)
+    density = fit_mixture(z, images_a_component=1000, regularisation=1e-2)
+    return GradientFamily(used, conditioning, density, Tail.fit(density.surprisal(z)))
+
+
+def _fit(evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Statistic:
+    local = None if grid is None else fit_local(evidence.cells, evidence.whole[:, 0], grid)
+    features = None if evidence.features is None else FeatureFamily.fit(evidence.features)
+    fitted = Statistic(None, local, features)
+    return replace(fitted, whole=fit_whole(fitted.statistics(evidence), fitted.names(names))) if names else fitted
+
+
+def _predictor(region: Region, columns: int, precision: Array, scale: Array) -> Array:
+    inside = members(region, columns)
+    weight = np.linalg.solve(precision[np.ix_(inside, inside)], scale[inside])
+    predictor: Array = weight @ precision[inside] / np.sqrt(scale[inside] @ weight)
+    return predictor
+
+
+def _named(names: Sequence[str], start: str) -> list[int]:
+    return [index for index, name in enumerate(names) if name.startswith(start)]
+
+
+def _informs(name: str, values: Array) -> bool:
+    if name.startswith("reconstruction-") and np.median(values) < ROUNDING_NOISE:
+        return False
+    return bool(values.std() > CONSTANT)
