@@ -30,7 +30,7 @@ from snf_runtime.images.codec import decode_image, encode_png
 from snf_runtime.images.placement import FilePlacement
 from tests.models.anomaly.flows import fully_connected
 from tests.support.backbones import backbone_folder
-from tests.support.exports import rewritten
+from tests.support.exports import exported_pixels, rewritten
 from tests.support.fits import stained_file, with_fit
 from tests.support.paths import DIGITS, ROOT
 from tests.support.tiled import mosaic, tiled_artifact, with_fault
@@ -50,11 +50,9 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> EngineOptions:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, options: EngineOptions) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of pixels, exported. Never write to it."""
-    folder = tmp_path_factory.mktemp("exported") / "digits"
-    export_model(*loaded(barely_trained(tmp_path_factory), options), folder, "openvino")
-    return folder
+    return exported_pixels(tmp_path_factory)
 
 
 @pytest.fixture
@@ -199,7 +197,7 @@ def test_damaged_folders_are_refused(copied: Path, damage: Callable[[Path], obje
         (lambda m: m.update(more=1), "expected no 'more'"),
         (lambda m: m.pop("weights_sha256"), "expected 'weights_sha256'"),
         (lambda m: m["preprocessing"].update(height=0), "expected height to be a whole number from 1 to 4096, got 0"),
-        (lambda m: m["preprocessing"].update(height=14), r"levels/0/size to divide \(14, 28\)"),
+        (lambda m: m["preprocessing"].update(height=14), "levels/0/latent_shape to be None"),
         (lambda m: m["pixels"]["levels"][0].update(kept="2"), "pixels/levels/0/kept to be of type int, got str"),
         (lambda m: m["pixels"]["outputs"].pop(), "expected latent of level 1"),
         (lambda m: m["pixels"]["levels"].pop(), "do not fit each other"),

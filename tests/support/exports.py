@@ -10,23 +10,29 @@ from typing import Any
 
 import pytest
 
+from models.atomic_files import locked
 from models.exports.folder import export_model
 from models.registry.version import ModelVersion
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
 from snf_runtime.exported.manifest import FILE
+from tests.support.paths import shared_folder
 from tests.support.trained import barely_trained
 
 
 def exported_pixels(factory: pytest.TempPathFactory) -> Path:
-    """Return a new folder with an exported model of the pixels of digits.
+    """Return the folder of an exported model of the pixels of digits, by the first process that needs it.
+
+    Never write to it.
 
     Args:
         factory: pytest's ``tmp_path_factory``.
     """
-    artifact, folder = barely_trained(factory), factory.mktemp("exported") / "digits"
-    scorer = Scorer.load(artifact, options=EngineOptions("openvino", threads=1))
-    export_model(ModelVersion("digits", 3, artifact, False, None), scorer, folder, "openvino")
+    artifact, folder = barely_trained(factory), shared_folder(factory) / "exported-digits"
+    with locked(folder):
+        if not folder.exists():
+            scorer = Scorer.load(artifact, options=EngineOptions("openvino", threads=1))
+            export_model(ModelVersion("digits", 3, artifact, False, None), scorer, folder, "openvino")
     return folder
 
 
