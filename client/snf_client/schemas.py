@@ -893,7 +893,8 @@ class TrainingRun(BaseModel):
     """A training run: its parameters, how it ended, and its result.
 
     The record stays when its job or its model is deleted. A run is `unfinished` while it is trained, and stays so if it
-    is interrupted, cancelled or killed. A run that goes on from its checkpoint keeps its record.
+    is interrupted, cancelled or killed; that of a job is `failed` once the job is. A run that goes on from its
+    checkpoint keeps its record.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.accessibility import axe
+from tests.browser.collector import Collector
 from tests.browser.looks import in_every_look
 from tests.support.runs import SHIPPED, recorded
 
@@ -65,6 +68,57 @@ def test_runs_are_compared(page: Page, ids: list[str], screenshot: Callable[...,
     assert page.url.endswith(f"#/runs/{ids[1]},{ids[0]},{ids[2]}")
     page.reload()
     expect(differing.get_by_role("columnheader")).to_have_count(3)
+    comparison.get_by_role("button", name="Remove C from the comparison").click()
+    expect(differing.get_by_role("columnheader")).to_have_count(2)
+    assert page.url.endswith(f"#/runs/{ids[1]},{ids[0]}")
+
+
+@pytest.mark.usefixtures("house")
+def test_a_run_without_a_record_leaves_the_others_and_can_be_removed(
+    page: Page, ids: list[str], collector: Collector
+) -> None:
+    gone = "0" * 26
+    with collector.expected(f"status of 404.*/v1/runs/{gone}"):
+        page.goto(f"/#/runs/{gone},{ids[0]}")
+    comparison = page.get_by_role("region", name="Comparison")
+    results = comparison.get_by_role("region", name="Results")
+    expect(results.get_by_role("row", name="test bits/dim")).to_contain_text("1.1")
+    expect(comparison.get_by_text(f"There is no record of run {gone}")).to_be_visible()
+    comparison.get_by_role("button", name=f"Remove {gone}").click()
+    expect(comparison.get_by_text("There is no record")).to_have_count(0)
+    assert page.url.endswith(f"#/runs/{ids[0]}")
+
+
+def test_all_runs_can_be_reached_and_trying_again_adds_no_polling(
+    page: Page, house: httpx.Client, ids: list[str], collector: Collector
+) -> None:
+    [known] = house.get("/v1/runs", params={"limit": 1, "after": ids[2]}).json()["runs"]
+    asked: list[str] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.url)
+        query = parse_qs(urlsplit(route.request.url).query)
+        first, limit = int(query.get("after", ["0"])[0]), int(query["limit"][0])
+        numbers = range(first + 1, first + limit + 1)
+        runs = [{**known, "id": str(number), "model": "m", "result": None} for number in numbers]
+        route.fulfill(json={"runs": runs, "next": str(first + limit)})
+
+    failing = {"type": "internal-error", "title": "Error", "status": 500, "detail": "no list"}
+    page.route("**/v1/runs?*", lambda route: route.fulfill(status=500, json=failing))
+    with collector.expected("status of 500"):
+        page.goto("/#/runs")
+    for _ in range(3):
+        with collector.expected("status of 500"):
+            page.get_by_role("button", name="Try again").click()
+    page.route("**/v1/runs?*", answer)
+    boxes = page.get_by_role("checkbox", name="Compare m")
+    expect(boxes).to_have_count(20, timeout=15_000)
+    asked.clear()
+    page.wait_for_timeout(5500)
+    assert len(asked) <= 2, "one poller asks every 5 s"
+    for shown in range(40, 221, 20):
+        page.get_by_role("button", name="Show more").click()
+        expect(boxes).to_have_count(shown)
 
 
 @pytest.mark.usefixtures("house")

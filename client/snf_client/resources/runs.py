@@ -35,5 +35,5 @@ class RunsResource(Resource[S]):
 
     @operation
     def delete(self, run_id: str) -> Call[None]:
-        """Delete the record and the curve of a training run; its job and its model stay."""
+        """Delete the record and the curve of a training run; its job and its model stay. 409 while it is trained."""
         return Call("DELETE", path("runs", run_id), read_nothing)

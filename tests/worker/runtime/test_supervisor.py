@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
+from tests.support.runs import start
 from tests.worker.support.helpers import alive, fake_command, until
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
 from worker.errors import BrokerDown
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
+from worker.runs.recorder import RunRecorder
+from worker.runs.store import RunStore
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
@@ -85,6 +88,21 @@ def test_new_checkpoints_keep_a_dying_job_alive(
     assert outcomes == [Outcome.QUEUED_AGAIN, Outcome.QUEUED_AGAIN, Outcome.SUCCEEDED]
     assert store.get(job.id).checkpoint_step == 3
     assert store.get(job.id).error is None
+
+
+def test_the_record_of_a_run_failed_once_its_job_did(
+    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add
+) -> None:
+    job, runs = add("die"), RunStore(settings.run_records_dir)
+    with RunRecorder(runs, start(origin="job"), lambda: job.id, 1) as record:
+        record({"event": "started", "step": 0, "steps": 40})
+    states = []
+    for _ in range(3):
+        supervisor.run(job.id)
+        states.append(runs.get(job.id).state)
+    assert states == ["unfinished", "unfinished", "failed"]
+    error = store.get(job.id).error or {}
+    assert runs.get(job.id).error == f"{error['title']}: {error['detail']}"
 
 
 def test_a_refusal_is_final_and_says_why(supervisor: Supervisor, store: JobStore, add: Add) -> None:

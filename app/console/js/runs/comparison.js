@@ -31,7 +31,7 @@ export const nameOf = (run) => run.result?.ref ?? run.model;
 
 export class Comparison {
   constructor(ids, { changed, signal }) {
-    Object.assign(this, { changed, signal, ids: ids.slice(0, MOST), details: new Map(), figure: null, error: null });
+    Object.assign(this, { changed, signal, ids: ids.slice(0, MOST), details: new Map(), missing: new Set(), figure: null, error: null });
   }
 
   has(id) {
@@ -47,23 +47,30 @@ export class Comparison {
     // The address can be shared and opened again. A new hash would mount the page anew.
     history.replaceState(null, "", `#/runs${this.ids.length ? `/${this.ids.join(",")}` : ""}`);
     this.error = null;
+    this.missing.delete(id);
     this.changed();
     this.load();
   }
 
-  /** Loads the chosen runs that are not known or not finished. */
+  /** Loads the chosen runs that are not known or not ended. */
   async load() {
-    if (this.error?.status === 404) return; // the address names a run that is deleted
-    const wanted = this.ids.filter((id) => this.details.get(id)?.run.state !== "finished");
+    const wanted = this.ids.filter((id) => !this.missing.has(id) && (this.details.get(id)?.run.state ?? "unfinished") === "unfinished");
+    this.error = null;
+    await Promise.all(wanted.map((id) => this.loadRun(id)));
+    this.changed();
+  }
+
+  async loadRun(id) {
     try {
-      const loaded = await Promise.all(wanted.map((id) => get(`/v1/runs/${id}`, { query: { points: POINTS }, signal: this.signal })));
-      for (const detail of loaded) this.details.set(detail.run.id, detail);
-      this.error = null;
+      this.details.set(id, await get(`/v1/runs/${encodeURIComponent(id)}`, { query: { points: POINTS }, signal: this.signal }));
     } catch (error) {
       if (isAbort(error)) return;
-      this.error = error;
+      if (error.status !== 404) this.error = error; // what was loaded before stays visible
+      else {
+        this.details.delete(id);
+        this.missing.add(id);
+      }
     }
-    this.changed();
   }
 
   view() {
@@ -72,7 +79,9 @@ export class Comparison {
     return html`<section class="card" aria-labelledby="comparison-title">
       <h2 id="comparison-title">Comparison</h2>
       ${problem(this.error)}
-      ${chosen.length ? html`${this.curves(chosen)}${tables(chosen)}` : this.error ? nothing : waiting("Loading runs ...")}
+      ${this.ids.filter((id) => this.missing.has(id)).map((id) => html`<div class="row"><p class="notice warn">There is no record of run <code class="break">${id}</code>: it is deleted, damaged, or from before there were records.</p>
+        <button type="button" aria-label="Remove ${id}" @click=${() => this.toggle(id)}>Remove</button></div>`)}
+      ${chosen.length ? html`${this.curves(chosen)}${tables(chosen, (id) => this.toggle(id))}` : this.error || this.missing.size ? nothing : waiting("Loading runs ...")}
     </section>`;
   }
 
@@ -91,16 +100,16 @@ export class Comparison {
   }
 }
 
-function tables(chosen) {
+function tables(chosen, remove) {
   const runs = chosen.map(({ run }) => run);
   const settings = runs.map(settingsOf);
   const names = [...new Set(settings.flatMap((each) => Object.keys(each)))];
   const rows = names.map((name) => [name.replaceAll("_", " "), settings.map((each) => each[name] ?? "–")]);
   const differs = ([, values]) => new Set(values).size > 1;
   const [differing, equal] = [rows.filter(differs), rows.filter((row) => !differs(row))];
-  return html`<h3>Results</h3>${table("Results", chosen, RESULTS.map(([name, of]) => [name, runs.map(of)]))}
+  return html`<h3>Results</h3>${table("Results", chosen, RESULTS.map(([name, of]) => [name, runs.map(of)]), { remove })}
     ${chosen.length < 2 ? html`<p class="small faint">Choose another training to compare it with.</p>` : html`<h3>Parameters that differ</h3>
-      ${differing.length ? table("Parameters that differ", chosen, differing, true) : html`<p class="small faint">All parameters are equal.</p>`}`}
+      ${differing.length ? table("Parameters that differ", chosen, differing, { differ: true }) : html`<p class="small faint">All parameters are equal.</p>`}`}
     ${equal.length ? html`<details><summary>${count(equal.length, chosen.length < 2 ? "parameter" : "equal parameter")}</summary>${table("Equal parameters", chosen, equal)}</details>` : nothing}`;
 }
 
@@ -109,8 +118,8 @@ function settingsOf({ preset, dataset, device, parameters, result }) {
   return Object.fromEntries(Object.entries(values).filter(([, value]) => value != null).map(([name, value]) => [name, typeof value === "object" ? JSON.stringify(value) : String(value)]));
 }
 
-function table(label, chosen, rows, differ = false) {
+function table(label, chosen, rows, { differ = false, remove = null } = {}) {
   return html`<div class="scroll" tabindex="0" role="region" aria-label=${label}><table class="side-by-side">
-    <thead><tr><td></td>${chosen.map(({ run, letter, index }) => html`<th scope="col"><span class="swatch colour-${index}"></span> ${letter} ${run.result ? html`<a href="#/models/${run.result.ref}">${run.result.ref}</a>` : run.model}</th>`)}</tr></thead>
+    <thead><tr><td></td>${chosen.map(({ run, letter, index }) => html`<th scope="col"><span class="swatch colour-${index}"></span> ${letter} ${run.result ? html`<a href="#/models/${run.result.ref}">${run.result.ref}</a>` : run.model}${remove ? html` <button type="button" class="small" aria-label="Remove ${letter} from the comparison" @click=${() => remove(run.id)}>×</button>` : nothing}</th>`)}</tr></thead>
     <tbody>${rows.map(([name, values]) => html`<tr class=${differ ? "differs" : ""}><th scope="row">${name}</th>${values.map((value) => html`<td>${value}</td>`)}</tr>`)}</tbody></table></div>`;
 }

@@ -27,8 +27,15 @@ export class Runs {
 
   async load() {
     try {
-      const { runs, next } = await get("/v1/runs", { query: { limit: this.shown }, signal: this.signal });
-      Object.assign(this, { runs, more: Boolean(next) && this.shown < MAX_PAGE_SIZE, error: null });
+      const runs = [];
+      let after = null;
+      do {
+        const query = { limit: Math.min(MAX_PAGE_SIZE, this.shown - runs.length), after };
+        const page = await get("/v1/runs", { query, signal: this.signal });
+        runs.push(...page.runs);
+        after = page.next;
+      } while (after && runs.length < this.shown);
+      Object.assign(this, { runs, more: Boolean(after), error: null });
     } catch (error) {
       if (isAbort(error)) return;
       this.error = error; // the previous list stays visible
@@ -37,14 +44,14 @@ export class Runs {
   }
 
   showMore() {
-    this.shown = Math.min(MAX_PAGE_SIZE, this.shown + PAGE_SIZE);
+    this.shown += PAGE_SIZE;
     this.load();
   }
 
   view() {
     return html`<section class="card" aria-labelledby="runs-title">
       <header><h2 id="runs-title">Trainings</h2><span class="faint small">choose 2 to ${MOST}</span></header>
-      ${this.error ? failure(this.error, () => this.watch(this.signal)) : nothing}
+      ${this.error ? failure(this.error, () => (this.error.status === 401 ? this.watch(this.signal) : this.load())) : nothing}
       ${this.runs === null ? (this.error ? nothing : waiting("Loading runs ...")) : this.runs.length ? this.table() : html`<p class="empty">No runs yet. <a href="#/train">Start a training</a>, or use <code>snf train</code>.</p>`}
       ${this.more ? html`<div><button type="button" @click=${() => this.showMore()}>Show more</button></div>` : nothing}
     </section>`;
