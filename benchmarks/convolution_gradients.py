@@ -35,6 +35,7 @@ from models.flows.flow import Flow, walk
 from models.training.loop import Trainer
 from models.training.objective import inverse_errors
 from models.training.presets import find_preset
+from snf_runtime.images.batch import stacked
 
 RESULTS = Path(__file__).parent / "results"
 PRESET = "snf-conv-9l"
@@ -46,7 +47,7 @@ def cropped(dataset: Dataset, side: int) -> Dataset:
     start = (dataset.image_shape[1] - side) // 2
 
     def cut(images: Images) -> Images:
-        return np.ascontiguousarray(images[:, :, start : start + side, start : start + side])
+        return np.ascontiguousarray(stacked(images)[:, :, start : start + side, start : start + side])
 
     return replace(
         dataset,

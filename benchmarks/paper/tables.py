@@ -114,7 +114,8 @@ def gap_in_unit(group: Group, record: Record) -> str:
 
 def bits_of_nats(record: Record) -> float:
     """Return the bits per dimension that a nat is."""
-    return 1 / (record["dimensions"] * math.log(2))
+    dimensions: int = record["dimensions"]
+    return 1 / (dimensions * math.log(2))
 
 
 def gaps(results: Path, names: Sequence[str]) -> list[str]:
