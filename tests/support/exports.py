@@ -28,8 +28,8 @@ def exported_pixels(factory: pytest.TempPathFactory) -> Path:
     Args:
         factory: pytest's ``tmp_path_factory``.
     """
-    artifact, folder = barely_trained(factory), shared_folder(factory) / "exported-digits"
-    with locked(folder):
+    artifact, folder = barely_trained(factory), shared_folder(factory) / "exported" / "digits"
+    with locked(folder.parent):
         if not folder.exists():
             scorer = Scorer.load(artifact, options=EngineOptions("openvino", threads=1))
             export_model(ModelVersion("digits", 3, artifact, False, None), scorer, folder, "openvino")
