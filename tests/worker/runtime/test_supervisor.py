@@ -151,7 +151,7 @@ def test_a_machine_on_which_everything_dies_rests_longer_and_longer(
 def test_a_trainer_that_hangs_is_killed_and_counts_as_dead(
     store: JobStore, settings: Settings, stopping: threading.Event, add: Add
 ) -> None:
-    impatient = settings.model_copy(update={"stall_seconds": 3.0, "max_attempts_without_progress": 1})
+    impatient = settings.model_copy(update={"stall_seconds": 8.0, "max_attempts_without_progress": 1})
     job = add("deaf")
     assert Supervisor(store, impatient, stopping, command=fake_command).run(job.id) is Outcome.FAILED
     assert not alive(trainer_pid(settings, job))
