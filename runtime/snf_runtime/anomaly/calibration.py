@@ -254,10 +254,11 @@ class Calibration:
         """Return the value that the anomaly maps of at most the share ``alpha`` of normal images reach anywhere.
 
         It is the smallest value v with (1 + #{i: M_i >= v}) / (n + 1) <= alpha, where M_i is the largest value of the
-        map of calibration image i. None where the calibration has no such values, or too few for ``alpha``.
+        map of calibration image i. None where the calibration has no such values, or too few for ``alpha``, and at a
+        rate of 1, at which every image is flagged whatever its map.
         """
         maxima = self.map_maxima
-        if maxima is None or not flagged_ranks(len(maxima), alpha):
+        if maxima is None or not 1 <= flagged_ranks(len(maxima), alpha) <= len(maxima):
             return None
         return threshold(maxima, alpha)
 
