@@ -186,7 +186,7 @@ def followed(house: httpx.Client, home: Path, tmp_path_factory: pytest.TempPathF
     """A short training of a second version of the model `followed`; the first to open its page sees it run."""
     Registry(home / "registry").publish(barely_trained(tmp_path_factory), "followed")
     # So many steps are the fewest with two validations, and so with two previews.
-    parameters = {"max_steps": 300, "validation_images": 100, "batch_size": 8}
+    parameters = {"max_steps": 300, "validation_images": 100}
     training = {"type": "train", "dataset": "mnist-mini", "preset": "snf-glow-tiny", "model": "followed"}
     answer = house.post("/v1/jobs", json=training | {"parameters": parameters})
     assert answer.status_code == 202, answer.text

@@ -58,7 +58,7 @@ def test_up_score_and_training_reach_no_other_host(tmp_path: Path) -> None:
 def test_openvino_is_imported_in_one_place() -> None:
     importing = [
         path.relative_to(ROOT).as_posix()
-        for package in ("app", "worker", "models", "benchmarks", "examples")
+        for package in ("app", "worker", "models", "runtime", "benchmarks", "examples")
         for path in (ROOT / package).rglob("*.py")
         for line in path.read_text().splitlines()
         if line.split()[:2] in (["import", "openvino"], ["from", "openvino"])
