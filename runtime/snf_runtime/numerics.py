@@ -15,8 +15,8 @@ def logsumexp(values: Array, weights: Array | None = None) -> Array:
         values: The values v.
         weights: The weights w, ``(K,)``; None for 1.
 
-    >>> float(logsumexp(np.array([1000.0, 1000.0]))) - 1000 == float(np.log(2))
-    True
+    >>> round(float(logsumexp(np.array([1000.0, 1000.0]))), 6)
+    1000.693147
     """
     if weights is not None:  # 0 times infinity would be no number
         values = np.where(weights == 0, -np.inf, values)

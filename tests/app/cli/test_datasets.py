@@ -66,7 +66,7 @@ def test_the_trainer(settings: Settings, tmp_path: Path, monkeypatch: pytest.Mon
     folder = tmp_path / "job"
     folder.mkdir()
     spec = JobSpec(
-        id="j", attempt=1, model="m", dataset="photos", preset="snf-glow-tiny", parameters=PARAMETERS, promote=False
+        id="0" * 26, attempt=1, model="m", dataset="photos", preset="snf-glow-tiny", parameters=PARAMETERS, promote=False
     )
     stop = StopFlag()
     run(folder, spec, settings, EventLog(folder, 1), stop)

@@ -20,6 +20,7 @@ PARTS = {
     "version": "1",
     "number": "0",
     "job_id": "0" * 26,
+    "run_id": "0" * 26,
     "step": "1",
     "source": "line-1",
 }
