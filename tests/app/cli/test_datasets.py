@@ -65,9 +65,8 @@ def test_the_trainer(settings: Settings, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("worker.attempts.progress.PREPARING_S", 0.0)
     folder = tmp_path / "job"
     folder.mkdir()
-    spec = JobSpec(
-        id="0" * 26, attempt=1, model="m", dataset="photos", preset="snf-glow-tiny", parameters=PARAMETERS, promote=False
-    )
+    job, preset = "0" * 26, "snf-glow-tiny"
+    spec = JobSpec(id=job, attempt=1, model="m", dataset="photos", preset=preset, parameters=PARAMETERS, promote=False)
     stop = StopFlag()
     run(folder, spec, settings, EventLog(folder, 1), stop)
     manifest = Registry(settings.registry_dir).resolve("m").manifest
