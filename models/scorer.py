@@ -52,11 +52,10 @@ from models.scoring.sampling import Sampler
 from snf_runtime.anomaly.calibration import Calibration, MapReference, Verdict
 from snf_runtime.anomaly.heat_map import PixelMaps
 from snf_runtime.anomaly.heat_map_pass import heat_map_steps, tiled_heat_map_steps
-from snf_runtime.anomaly.judged import Judgement, judge_scored
+from snf_runtime.anomaly.judged import Judgement, judge_by, verdicts
 from snf_runtime.images.batch import Batch, stacked
 from snf_runtime.images.preprocessing import Preprocessing
 from snf_runtime.scoring.density import CHUNK, ImageDensity
-from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.likelihood import Likelihood, score_images, score_steps
 from snf_runtime.steps import Steps, finish, step_size
 
@@ -303,11 +302,7 @@ class Scorer:
             yield
             maps = yield from self.heat_map_steps(images, gradients=gradients)
         alphas = alpha if isinstance(alpha, Sequence) else [alpha] * len(scored)
-        judged = judge_scored(scored, alphas, self.anomalies, maps)
-        limit = self.calibration.map_threshold
-        return [
-            one if isinstance(one, ScoreNotFinite) else one.with_regions(limit(one.verdict.alpha)) for one in judged
-        ]
+        return judge_by(self.density, self.calibration, scored, alphas, maps)
 
     def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Verdict:
         """Return the p-value of an image and whether it is flagged, from its log-likelihood computed by this scorer."""
@@ -318,12 +313,7 @@ class Scorer:
 
         Raises ``AlphaUnattainable`` if the calibration has too few images for the false-alarm rate ``alpha``.
         """
-        evidence = [likelihood.evidence for likelihood in likelihoods if likelihood.evidence is not None]
-        if len(evidence) < len(likelihoods):
-            raise ValueError("expected likelihoods from this scorer, got some without evidence")
-        if not evidence:
-            return []
-        return self.calibration.judge(Evidence.join(evidence), self.statistics, (self._height, self._width), alpha)
+        return verdicts(self.density, self.calibration, likelihoods, alpha)
 
     def calibrate(
         self, reference: ReferenceImages, progress: Progress, precision: Precision = "float32"

@@ -49,7 +49,7 @@ class CubicCalls(TorchDispatchMode):
     NAMES = ("linalg", "inverse", "det", "lu_", "solve", "cholesky", "qr", "svd", "eig")
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.found: list[str] = []
 
     def __torch_dispatch__(

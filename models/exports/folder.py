@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,8 +96,10 @@ def export_model(
         for name, files in content.items():
             for ending, data in files.items():
                 (temporary / f"{name}{ending}").write_bytes(data)
-        with (temporary / ARRAYS).open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stubs have other keywords
+        with zipfile.ZipFile(temporary / ARRAYS, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
         (temporary / CARD).write_bytes(read_file(version.path, ARTIFACT_CARD))
         (temporary / NOTICE).write_text(_notice(version, backbone and backbone[2]), encoding="utf-8")
         manifest = ExportManifest(
@@ -153,7 +156,7 @@ def pixel_part(frozen: FrozenFlow) -> tuple[Any, ExportedPixels]:
         LevelLayout(**{field.name: getattr(level, field.name) for field in fields(LevelLayout)})
         for level in frozen.levels
     )
-    return graph.model, ExportedPixels(transform, levels, frozen.is_spatial, tuple(graph.outputs))  # type: ignore[arg-type]
+    return graph.model, ExportedPixels(transform, levels, frozen.is_spatial, tuple(graph.outputs))
 
 
 def _backbone(scorer: Scorer) -> tuple[FeatureArchitecture, BackboneStore, Backbone] | None:

@@ -11,13 +11,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from snf_runtime.counts import FAILED, USAGE, JudgedCounts
 from snf_runtime.errors import ErrorKind, ModelsError
-
-if TYPE_CHECKING:
-    from snf_runtime.exported.model import FileVerdict, NotJudged
+from snf_runtime.exported.results import FileVerdict, NotJudged
 
 NAME = "snf-density-runtime"
 HEADER = f"{'p-value':>9}  {'statistic':>10}  {'log-likelihood':>15}  verdict  image"
@@ -112,8 +110,6 @@ def _run(asked: argparse.Namespace) -> int:
 def _print(
     results: Iterator[FileVerdict | NotJudged], line: Callable[[FileVerdict | NotJudged], str], header: str
 ) -> JudgedCounts:
-    from snf_runtime.exported.model import NotJudged  # noqa: PLC0415 - as above
-
     if header:
         _print_line(header)
     judged = anomalies = not_judged = 0
@@ -138,23 +134,21 @@ def _print_line(line: str) -> None:
 
 def _json_line(result: FileVerdict | NotJudged) -> str:
     values: dict[str, Any] = asdict(result)
-    if "reasons" in values:
-        reasons = result.reasons  # type: ignore[union-attr]  # a verdict, which alone has them
+    if isinstance(result, FileVerdict):
         values["reasons"] = [
             {"feature": reason.feature, "z": reason.z, "share": reason.share, "text": reason.text, "box": reason.box}
-            for reason in reasons
+            for reason in result.reasons
         ]
     return json.dumps(values)
 
 
 def _table_line(result: FileVerdict | NotJudged) -> str:
-    values = vars(result)
-    if "error" in values:
-        return _printable(f"{'-':>9}  {'-':>10}  {'-':>15}  error    {result.name}: {values['detail']}")
-    verdict = "anomaly" if values["is_anomaly"] else "normal "
-    reason = f": {values['reasons'][0].text}" if values["is_anomaly"] and values["reasons"] else ""
+    if isinstance(result, NotJudged):
+        return _printable(f"{'-':>9}  {'-':>10}  {'-':>15}  error    {result.name}: {result.detail}")
+    verdict = "anomaly" if result.is_anomaly else "normal "
+    reason = f": {result.reasons[0].text}" if result.is_anomaly and result.reasons else ""
     return _printable(
-        f"{values['p_value']:9.6f}  {values['statistic']:10.3f}  {values['log_likelihood']:15.3f}  {verdict}  "
+        f"{result.p_value:9.6f}  {result.statistic:10.3f}  {result.log_likelihood:15.3f}  {verdict}  "
         f"{result.name}{reason}"
     )
 

@@ -178,7 +178,8 @@ class CountedCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def transformed(frozen: FrozenFlow, x: Tensor) -> NDArray[np.float64]:
     """What an engine takes: dequantised images after the pixel transform."""
-    return frozen.pixels(x)[0].detach().numpy()  # type: ignore[no-any-return]
+    y: NDArray[np.float64] = frozen.pixels(x)[0].detach().numpy()
+    return y
 
 
 def scores_of(engine: Engine, frozen: FrozenFlow, x: Tensor) -> Tensor:

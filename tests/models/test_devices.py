@@ -75,7 +75,7 @@ def take_steps(folder: Path, architecture: PixelArchitecture, config: TrainingCo
         trainer = Trainer(small_digits(), architecture, config, folder, lambda _event: None, "meta")
     batch: Tensor = torch.empty(8, *SHAPE, dtype=torch.float64, device="meta")
     trainer._step(batch, 0, 0.5)  # brings constants to the device
-    with NoWaiting():  # type: ignore[no-untyped-call]
+    with NoWaiting():
         trainer._step(batch, 1, 0.5)
     return trainer
 
@@ -139,7 +139,7 @@ def test_between_reports_a_training_reads_two_numbers_a_step(tmp_path: Path, mon
 
         monkeypatch.setattr(trainer, name, reading)
     monkeypatch.setattr(trainer.log_dets, "start", lambda _flow: None)
-    with Reads():  # type: ignore[no-untyped-call]
+    with Reads():
         trainer.take_steps(lambda: False)
     assert (len(reads), trainer.state.step) == (10, 5)
     assert events[-1]["event"] == "samples"

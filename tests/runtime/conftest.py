@@ -1,29 +1,5 @@
-"""One barely trained artifact for the whole session, and copies of it to damage."""
+"""Fixtures that all tests here share."""
 
-from __future__ import annotations
+from tests.support.artifact import artifact, copy, scorer
 
-import shutil
-from pathlib import Path
-
-import pytest
-
-from models.scorer import Scorer
-from tests.support.trained import barely_trained
-
-
-@pytest.fixture(scope="session")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete artifact of real digits, by the training that users run. Never write to it."""
-    return barely_trained(tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
-def scorer(artifact: Path) -> Scorer:
-    """The artifact, loaded."""
-    return Scorer.load(artifact)
-
-
-@pytest.fixture
-def copy(artifact: Path, tmp_path: Path) -> Path:
-    """A copy of the artifact that a test may damage."""
-    return Path(shutil.copytree(artifact, tmp_path / "copy"))
+__all__ = ["artifact", "copy", "scorer"]

@@ -25,7 +25,7 @@ from snf_runtime.anomaly.conformal import DIGITS as DECIMALS
 from snf_runtime.anomaly.judged import JudgedImage
 from snf_runtime.errors import AlphaUnattainable
 from snf_runtime.exported.manifest import ARRAYS, FILE, GraphFormat, read_export_manifest
-from snf_runtime.exported.model import FileVerdict, NotJudged
+from snf_runtime.exported.results import FileVerdict, NotJudged
 from snf_runtime.images.codec import decode_image, encode_png
 from snf_runtime.images.placement import FilePlacement
 from tests.models.anomaly.flows import fully_connected

@@ -1,12 +1,12 @@
 """Preprocessing checks itself, alone and within the manifest of a model, which Pydantic reads."""
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from snf_runtime.images.preprocessing import Preprocessing
+from snf_runtime.images.preprocessing import Fit, Preprocessing
 
 SOUND: dict[str, Any] = {"channels": 1, "height": 28, "width": 28}
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -37,7 +37,7 @@ def test_what_pydantic_refuses_before() -> None:
         with pytest.raises(ValidationError):
             Holder.model_validate({"preprocessing": {**SOUND, **changes}})
     with pytest.raises(ValueError, match="expected fit to be one of exact, crop, stretch, pad, tiles, got 'zoom'"):
-        Preprocessing(1, 28, 28, fit="zoom")  # type: ignore[arg-type]
+        Preprocessing(1, 28, 28, fit=cast(Fit, "zoom"))
 
 
 def test_json_and_digest_are_those_of_earlier_versions() -> None:

@@ -19,8 +19,9 @@ from models.bijections.frozen import AffineMap, FrozenAffine, FrozenStep, Invers
 from models.bijections.spline import FrozenSpline, Knots
 from models.bijections.squeeze import FrozenSqueeze
 from models.scoring.frozen import FrozenFlow
+from snf_runtime.kinds import GraphPart
 from snf_runtime.scoring.engines.openvino_library import op, ov
-from snf_runtime.scoring.engines.openvino_program import Graph, Part
+from snf_runtime.scoring.engines.openvino_program import Graph
 
 Node: TypeAlias = "ov.Output"
 
@@ -31,9 +32,9 @@ VECTOR = 16
 @dataclass
 class _Outputs:
     nodes: list[Node] = field(default_factory=list)
-    parts: list[tuple[Part, int]] = field(default_factory=list)
+    parts: list[tuple[GraphPart, int]] = field(default_factory=list)
 
-    def add(self, part: Part, level: int, node: Node) -> None:
+    def add(self, part: GraphPart, level: int, node: Node) -> None:
         self.nodes.append(node)
         self.parts.append((part, level))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ def from_arrays(kind: type[Part], arrays: Arrays, prefix: str = "") -> Part:
     hints = get_type_hints(kind)
     values = {
         field.name: _value(hints[field.name], arrays, f"{prefix}.{field.name}" if prefix else field.name)
-        for field in fields(kind)  # type: ignore[arg-type]  # a dataclass, as every hint below it
+        for field in fields(cast(Any, kind))
     }
     return kind(**values)
 

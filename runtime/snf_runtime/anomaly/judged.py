@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
-from snf_runtime.anomaly.calibration import Verdict
+from snf_runtime.anomaly.calibration import Calibration, Verdict
 from snf_runtime.anomaly.heat_map import PixelMaps
 from snf_runtime.anomaly.regions import MapRegions
 from snf_runtime.errors import ScoreNotFinite
 from snf_runtime.images.placement import FilePlacement
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.likelihood import Likelihood
 
 
@@ -46,6 +49,47 @@ class JudgedImage:
 
 Judgement: TypeAlias = JudgedImage | ScoreNotFinite
 """The result for one image: its likelihood and verdict, or the error of an image without a finite likelihood."""
+
+
+def judge_by(
+    density: ImageDensity,
+    calibration: Calibration,
+    scored: Sequence[Likelihood | ScoreNotFinite],
+    alphas: Sequence[float | None],
+    heat_maps: Sequence[PixelMaps] | None = None,
+) -> list[Judgement]:
+    """Return each image's log-likelihood and verdict by a calibration, with the regions of its heat map if it has one.
+
+    Args:
+        density: The density that gave the scores.
+        calibration: Its calibration.
+        scored: The likelihood or the error of N images.
+        alphas: The false-alarm rate of each of the N images; None for the default of the calibration.
+        heat_maps: The heat maps of the N images.
+
+    Raises:
+        AlphaUnattainable: The calibration has too few images for a false-alarm rate.
+    """
+    judged = judge_scored(scored, alphas, partial(verdicts, density, calibration), heat_maps)
+    limit = calibration.map_threshold
+    return [one if isinstance(one, ScoreNotFinite) else one.with_regions(limit(one.verdict.alpha)) for one in judged]
+
+
+def verdicts(
+    density: ImageDensity, calibration: Calibration, likelihoods: Sequence[Likelihood], alpha: float | None
+) -> list[Verdict]:
+    """Return p-value and verdict for each image, from the log-likelihoods that ``density`` gave.
+
+    Raises:
+        AlphaUnattainable: The calibration has too few images for the false-alarm rate ``alpha``.
+        ValueError: A likelihood has no evidence.
+    """
+    evidence = [likelihood.evidence for likelihood in likelihoods if likelihood.evidence is not None]
+    if len(evidence) < len(likelihoods):
+        raise ValueError("expected likelihoods from this density, got some without evidence")
+    if not evidence:
+        return []
+    return calibration.judge(Evidence.join(evidence), density.statistics, density.image_shape[1:], alpha)
 
 
 def judge_scored(

@@ -7,8 +7,7 @@ import re
 
 from snf_runtime.errors import ArtifactError
 from snf_runtime.exported.manifest import FILE, ExportedFeatures, ExportedPixels, ExportManifest
-from snf_runtime.kinds import Shape
-from snf_runtime.scoring.engines.openvino_program import Part
+from snf_runtime.kinds import GraphPart, Shape
 
 OutputShape = tuple[int | None, ...]
 """Shape of an output of a graph for one image; None where the manifest does not give a side."""
@@ -37,9 +36,9 @@ def check_layout(manifest: ExportManifest) -> None:
         raise ArtifactError(f"the parts of {FILE} do not fit each other: {error}") from error
 
 
-def pixel_outputs(pixels: ExportedPixels) -> dict[tuple[Part, int], OutputShape]:
+def pixel_outputs(pixels: ExportedPixels) -> dict[tuple[GraphPart, int], OutputShape]:
     """Return the shape of each output of the graph of pixels, in the order of the graph."""
-    shapes: dict[tuple[Part, int], OutputShape] = {}
+    shapes: dict[tuple[GraphPart, int], OutputShape] = {}
     for part, number in pixels.outputs:
         level = pixels.levels[number]
         if part == "latent":
@@ -52,7 +51,7 @@ def pixel_outputs(pixels: ExportedPixels) -> dict[tuple[Part, int], OutputShape]
     return shapes
 
 
-def feature_outputs(features: ExportedFeatures) -> dict[tuple[Part, int], OutputShape]:
+def feature_outputs(features: ExportedFeatures) -> dict[tuple[GraphPart, int], OutputShape]:
     """Return the shape of each output of the graph of features, in the order of the graph."""
     _, rows, columns = features.layout.feature_shape
     return {("places", 0): (1, None, rows, columns), ("pooled", 0): (1, None, POOLED_GROUPS)}
@@ -97,7 +96,7 @@ def _check_levels(pixels: ExportedPixels, image_shape: Shape) -> None:
 
 
 def _check_outputs(pixels: ExportedPixels) -> None:
-    expected: set[tuple[Part, int]] = set()
+    expected: set[tuple[GraphPart, int]] = set()
     for number, level in enumerate(pixels.levels):
         if level.latent_shape is not None:
             expected.add(("latent", number))
@@ -105,7 +104,7 @@ def _check_outputs(pixels: ExportedPixels) -> None:
             expected.add(("prior-log-slopes", number))
         if level.reconstruction_sizes:
             expected.add(("reconstruction-errors", number))
-    optional: set[tuple[Part, int]] = {("log-slopes", number) for number in range(len(pixels.levels))}
+    optional: set[tuple[GraphPart, int]] = {("log-slopes", number) for number in range(len(pixels.levels))}
     given = set(pixels.outputs)
     if len(given) < len(pixels.outputs):
         raise ValueError("expected each of pixels/outputs once, got one twice")

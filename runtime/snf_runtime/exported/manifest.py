@@ -10,7 +10,7 @@ from typing import Literal
 from snf_runtime.errors import ArtifactError
 from snf_runtime.exported.json_values import from_json, parse_json
 from snf_runtime.images.preprocessing import Preprocessing
-from snf_runtime.kinds import DensityKind, Precision, Shape
+from snf_runtime.kinds import DensityKind, GraphPart, Precision, Shape
 from snf_runtime.scoring.layout import FeatureLayout, LevelLayout
 
 FILE = "manifest.json"
@@ -21,7 +21,6 @@ MAX_BYTES = 2**20
 GraphFormat = Literal["openvino", "onnx"]
 ENDINGS: dict[GraphFormat, tuple[str, ...]] = {"openvino": (".xml", ".bin"), "onnx": (".onnx",)}
 """Endings of the files of a graph, that of the file to open first."""
-OutputPart = Literal["latent", "log-slopes", "prior-log-slopes", "reconstruction-errors"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class ExportedPixels:
     transform: ExportedTransform
     levels: tuple[LevelLayout, ...]
     is_spatial: bool
-    outputs: tuple[tuple[OutputPart, int], ...]
+    outputs: tuple[tuple[GraphPart, int], ...]
 
 
 @dataclass(frozen=True)

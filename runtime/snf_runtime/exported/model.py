@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -10,12 +10,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_runtime.anomaly.calibration import Calibration, Verdict
+from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.conformal import DIGITS, threshold
 from snf_runtime.anomaly.heat_map_pass import heat_map_steps, tiled_heat_map_steps
-from snf_runtime.anomaly.judged import Judgement, judge_scored
-from snf_runtime.anomaly.reasons import VerdictReason
-from snf_runtime.anomaly.regions import MapRegions
+from snf_runtime.anomaly.judged import Judgement, judge_by, verdicts
 from snf_runtime.errors import ArtifactError, HeatMapUnsupported, ImageError, ScoreNotFinite
 from snf_runtime.exported.array_file import read_export_arrays
 from snf_runtime.exported.calibration import open_calibration
@@ -23,6 +21,7 @@ from snf_runtime.exported.folder import check_files, pinned_of
 from snf_runtime.exported.layout_check import check_layout
 from snf_runtime.exported.manifest import ExportManifest, read_export_manifest
 from snf_runtime.exported.open_density import open_exported, thread_count
+from snf_runtime.exported.results import FileVerdict, NotJudged
 from snf_runtime.images.batch import Batch, batch_of, in_batches
 from snf_runtime.images.codec import decode_image
 from snf_runtime.images.files import read_file
@@ -30,63 +29,13 @@ from snf_runtime.images.placement import FilePlacement
 from snf_runtime.images.policy import path_text
 from snf_runtime.images.preprocessing import DecodedImage, conform_pixels
 from snf_runtime.scoring.density import ImageDensity
-from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.scoring.likelihood import Likelihood, score_each, score_images
+from snf_runtime.scoring.likelihood import score_each, score_images
 from snf_runtime.steps import finish, step_size
 
 Source: TypeAlias = "Path | str | bytes | NDArray[np.uint8]"
 """An image: the path of a file, the content of one, or pixels, uint8 ``(H, W)`` or ``(H, W, C)``."""
 BATCH, BATCH_BYTES = 64, 64 * 2**20
 """Most images of a batch, and most bytes of a batch of several."""
-
-
-@dataclass(frozen=True)
-class FileVerdict:
-    """Score and verdict of an image.
-
-    Attributes:
-        name: Path of the file; "image" and its number from 0 for other sources.
-        log_likelihood: Exact log-density of the pixels plus uniform noise, or of the features, in nats.
-        bits_per_dim: The same in bits for each pixel value; None for a density of features.
-        p_value: The conformal p-value.
-        score: -log10 of the p-value.
-        statistic: The statistic that the p-value is the rank of, in nats.
-        is_anomaly: Whether the p-value is at most ``alpha``.
-        alpha: The false-alarm rate of the verdict.
-        threshold: The smallest statistic in nats that is flagged at ``alpha``; None for a calibration of several folds.
-        reasons: What contributed most, the strongest first. Boxes are in pixels of the upright file.
-        regions: The regions of the anomaly map in pixels of the upright file; None where they were not asked for, or
-            the calibration has no threshold for them.
-        notes: What was done to the file, in words.
-    """
-
-    name: str
-    log_likelihood: float
-    bits_per_dim: float | None
-    p_value: float
-    score: float
-    statistic: float
-    is_anomaly: bool
-    alpha: float
-    threshold: float | None
-    reasons: tuple[VerdictReason, ...]
-    regions: MapRegions | None
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class NotJudged:
-    """An image without a verdict.
-
-    Attributes:
-        name: Path of the file; "image" and its number from 0 for other sources.
-        error: What is wrong with it, such as ``undecodable-image``; the codes of the service.
-        detail: The same in words.
-    """
-
-    name: str
-    error: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -193,18 +142,7 @@ class Model:
         if regions and reference is not None:
             steps = tiled_heat_map_steps if self.preprocessing.tiled else heat_map_steps
             maps = finish(steps(self.density, self.calibration, reference, images, self._at_once))
-        judged = judge_scored(scored, [alpha] * len(scored), self._verdicts, maps)
-        limit = self.calibration.map_threshold
-        return [
-            one if isinstance(one, ScoreNotFinite) else one.with_regions(limit(one.verdict.alpha)) for one in judged
-        ]
-
-    def _verdicts(self, likelihoods: Sequence[Likelihood], alpha: float | None) -> list[Verdict]:
-        evidence = [likelihood.evidence for likelihood in likelihoods if likelihood.evidence is not None]
-        if not evidence:
-            return []
-        size = self.preprocessing.height, self.preprocessing.width
-        return self.calibration.judge(Evidence.join(evidence), self.density.statistics, size, alpha)
+        return judge_by(self.density, self.calibration, scored, [alpha] * len(scored), maps)
 
     def _verdict(self, name: str, image: DecodedImage, judged: Judgement) -> FileVerdict:
         assert not isinstance(judged, ScoreNotFinite)
@@ -246,7 +184,7 @@ class Model:
         expected = self.manifest.pinned
         try:
             score = score_images(self.density, image)[0]
-            statistic = self._verdicts([score], None)[0].statistic
+            statistic = verdicts(self.density, self.calibration, [score], None)[0].statistic
         except (
             ScoreNotFinite,
             ValueError,

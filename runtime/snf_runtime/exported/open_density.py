@@ -15,11 +15,12 @@ from snf_runtime.errors import ArtifactError, EngineUnavailable
 from snf_runtime.exported.folder import MASSES
 from snf_runtime.exported.layout_check import OutputShape, feature_outputs, pixel_outputs
 from snf_runtime.exported.manifest import ARRAYS, ExportedFeatures, ExportedPixels, ExportManifest
+from snf_runtime.kinds import GraphPart
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.engines.openvino_features import OpenVINOFeatureEngine
 from snf_runtime.scoring.engines.openvino_flow import OpenVINOFlow
 from snf_runtime.scoring.engines.openvino_library import ov
-from snf_runtime.scoring.engines.openvino_program import Graph, Part, Program, core
+from snf_runtime.scoring.engines.openvino_program import Graph, Program, core
 from snf_runtime.scoring.engines.tiles import MOST_AT_ONCE
 from snf_runtime.scoring.feature_density import FeatureDensity
 from snf_runtime.scoring.hybrid_density import HybridDensity
@@ -110,7 +111,7 @@ def _features(manifest: ExportManifest, features: ExportedFeatures, engine: Open
 
 
 def _program(
-    path: Path, manifest: ExportManifest, outputs: dict[tuple[Part, int], OutputShape], threads: int
+    path: Path, manifest: ExportManifest, outputs: dict[tuple[GraphPart, int], OutputShape], threads: int
 ) -> Program:
     try:
         model = core().read_model(path)

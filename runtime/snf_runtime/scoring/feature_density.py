@@ -16,6 +16,7 @@ from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.images.tiles import TilePlan, size_of, tile_plan
 from snf_runtime.kinds import DensityKind, Precision, Shape
 from snf_runtime.scoring.density import CHUNK, CHUNK_PIXELS, DensityPass
+from snf_runtime.scoring.engines.base import TiledEngine
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
 from snf_runtime.scoring.layout import FeatureLayout
 from snf_runtime.scoring.white_level import white_levels
@@ -24,27 +25,8 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 
-class FeatureEngine(Protocol):
-    """Interface of an engine that runs a backbone and the flows over its features.
-
-    The result for an image is the same to the last bit alone, in every batch and at every position in it. An engine is
-    not thread-safe.
-    """
-
-    @property
-    def name(self) -> str:
-        """The name of the engine, such as "torch" or "openvino"."""
-        ...
-
-    @property
-    def precision(self) -> Precision:
-        """The arithmetic of the backbone, "float32"."""
-        ...
-
-    @property
-    def tile(self) -> int:
-        """The number of images that the engine computes at once."""
-        ...
+class FeatureEngine(TiledEngine, Protocol):
+    """Interface of an engine that runs a backbone and the flows over its features."""
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
         """Return ||z||² of the latents z of images under every fit, at each place and of the pooled features.

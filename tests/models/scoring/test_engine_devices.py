@@ -29,7 +29,7 @@ def test_a_tile_makes_nothing_on_another_device(flow: Flow) -> None:
     engine._levels = moved(frozen.levels, torch.device("meta"))
     tile = y.to("meta")
     engine._forward_tile(tile)  # brings constants to the device
-    with NoWaiting():  # type: ignore[no-untyped-call]
+    with NoWaiting():
         # A CUDA graph cannot contain a wait.
         found = engine._forward_tile(tile)
         images = engine._inverse_tile(found.scales, "learned")

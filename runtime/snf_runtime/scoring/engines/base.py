@@ -31,8 +31,8 @@ class Latents:
     reconstruction_errors: list[Array]
 
 
-class Engine(Protocol):
-    """Interface of a backend (PyTorch or OpenVINO) that runs a trained flow from pixels to latents.
+class TiledEngine(Protocol):
+    """What engines of pixels and of features have in common.
 
     The result for an image is the same to the last bit alone, in every batch and at every position in it. An engine is
     not thread-safe.
@@ -45,13 +45,17 @@ class Engine(Protocol):
 
     @property
     def precision(self) -> Precision:
-        """The number format of the 1x1 convolutions in the coupling networks, "float32" or "bfloat16"."""
+        """The number format of the 1x1 convolutions in coupling networks; "float32" for features."""
         ...
 
     @property
     def tile(self) -> int:
         """The number of images that are computed together in one run; more images take several runs."""
         ...
+
+
+class Engine(TiledEngine, Protocol):
+    """Interface of a backend (PyTorch or OpenVINO) that runs a trained flow from pixels to latents."""
 
     def forward(self, y: Array) -> Latents:
         """Return latents and log-dets of N images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snf_runtime.kinds import GraphPart
 from snf_runtime.scoring.engines.openvino_library import ov
 from snf_runtime.scoring.engines.tiles import DEFAULT_TILE, Tiling, fastest_tile, seconds, unmeasured
 
@@ -19,7 +20,6 @@ log = logging.getLogger(__name__)
 Arrays = list[NDArray[np.float32]]
 Inputs = Sequence[NDArray[np.float32] | NDArray[np.uint8]]
 
-Part = Literal["latent", "log-slopes", "prior-log-slopes", "reconstruction-errors", "image", "places", "pooled"]
 """What an output of a graph holds."""
 
 NEVER = 1e6
@@ -36,7 +36,7 @@ class Graph:
     """
 
     model: ov.Model
-    outputs: list[tuple[Part, int]]
+    outputs: list[tuple[GraphPart, int]]
 
 
 @cache
@@ -103,7 +103,7 @@ class Program:
         self._lanes = threads
         self._cache = cache
         single = graph(1)
-        self.outputs: list[tuple[Part, int]] = single.outputs
+        self.outputs: list[tuple[GraphPart, int]] = single.outputs
         self._single = self._compile(single, lanes=1)
         stored = None if cache is None else cache.tiling(single.model, threads)
         if cache is None or stored is not None:
