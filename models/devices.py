@@ -13,6 +13,7 @@ from torch import Tensor
 from models.errors import DeviceNotFound
 
 OUT_OF_GPU_MEMORY = "the GPU has no more memory: a smaller batch_size or preset, or recompute, needs less"
+OUT_OF_MEMORY = "the process got no more memory: a smaller batch_size or preset needs less"
 
 
 def find_device(name: str) -> torch.device:
@@ -36,6 +37,14 @@ def find_device(name: str) -> torch.device:
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     return torch.device(name)
+
+
+def lack_of_memory(error: BaseException) -> str | None:
+    """Return a sentence for an exception that means that a GPU or the process has no memory left; None for others."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return OUT_OF_GPU_MEMORY
+    # For memory of the CPU, PyTorch raises a plain RuntimeError that only its text identifies.
+    return OUT_OF_MEMORY if isinstance(error, MemoryError) or "can't allocate memory" in str(error) else None
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -62,7 +62,7 @@ def error_messages() -> Iterator[None]:
 
     Known are ``ModelsError``, ``JobsError`` and ``Problem``: below HTTP status 500 the code is 2, else 3. It is 2 for a
     folder that cannot be written, and 3 for any other file that cannot be read or written, for a full disk, and for a
-    GPU without memory.
+    GPU or process that gets no more memory.
     """
     from app.http.errors import Problem, status_of
     from models.disk_space import storage_error
@@ -83,14 +83,12 @@ def error_messages() -> Iterator[None]:
         raise fail(f"{what}: {error.strerror}", code) from error
     except typer.Exit:  # a RuntimeError
         raise
-    except RuntimeError as error:
-        from torch import OutOfMemoryError
+    except (MemoryError, RuntimeError) as error:
+        from models.devices import lack_of_memory
 
-        from models.devices import OUT_OF_GPU_MEMORY
-
-        if not isinstance(error, OutOfMemoryError):
+        if (lack := lack_of_memory(error)) is None:
             raise
-        raise fail(OUT_OF_GPU_MEMORY, SERVICE) from error
+        raise fail(lack, SERVICE) from error
 
 
 def read_settings(*, writes: bool = False) -> Settings:

@@ -335,18 +335,14 @@ def explain(problem: Exception, limit: int | None) -> dict[str, str]:
         problem: The exception.
         limit: Most memory of the process in bytes, or None.
     """
-    import torch
+    from models.devices import OUT_OF_MEMORY, lack_of_memory
 
-    from models.devices import OUT_OF_GPU_MEMORY
-
-    if isinstance(problem, torch.OutOfMemoryError):
-        return _error("out-of-memory", "Out of memory", OUT_OF_GPU_MEMORY)
-    # For memory of the CPU, PyTorch raises a plain RuntimeError that only its text identifies.
-    if isinstance(problem, MemoryError) or "can't allocate memory" in str(problem):
-        allowed = "" if limit is None else f"; a training process here gets {limit} bytes (SNF_TRAIN_MEMORY_BYTES)"
-        detail = f"the process got no more memory: a smaller batch_size or preset needs less{allowed}"
-        return _error("out-of-memory", "Out of memory", detail)
-    return _error("attempt-crashed", "The attempt crashed", f"{type(problem).__name__}: {problem}")
+    lack = lack_of_memory(problem)
+    if lack is None:
+        return _error("attempt-crashed", "The attempt crashed", f"{type(problem).__name__}: {problem}")
+    if lack == OUT_OF_MEMORY and limit is not None:
+        lack += f"; a training process here gets {limit} bytes (SNF_TRAIN_MEMORY_BYTES)"
+    return _error("out-of-memory", "Out of memory", lack)
 
 
 def _error(slug: str, title: str, detail: str) -> dict[str, str]:

@@ -200,12 +200,12 @@ def _id_in(folder: Path, store: RunStore) -> str:
 
 def _reason(error: BaseException | None) -> str | None:
     """Return why a run has failed; None if it was only interrupted, or ended by the broker or another attempt."""
-    from models.training.loop import Interrupted  # noqa: PLC0415 - PyTorch takes seconds to import
+    from models.devices import lack_of_memory  # noqa: PLC0415 - PyTorch takes seconds to import
+    from models.training.loop import Interrupted  # noqa: PLC0415 - as above
 
     if not isinstance(error, Exception) or isinstance(error, Interrupted | JobsError):
         return None
     if isinstance(error, ModelsError):
         return f"{error.title}: {error.detail}"
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return "Out of memory: a smaller batch_size or preset needs less"
-    return f"{CRASHED} ({type(error).__name__})"
+    lack = lack_of_memory(error)
+    return f"{CRASHED} ({type(error).__name__})" if lack is None else f"Out of memory: {lack}"

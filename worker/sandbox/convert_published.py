@@ -120,8 +120,10 @@ def convert(source: Path, image_shape: Shape, *, exact: bool) -> tuple[LayeredAr
 
 
 def _pass_on_lack_of_memory(error: Exception) -> None:
-    """Raise ``MemoryError`` if the error is one: for memory of the CPU, PyTorch raises a plain ``RuntimeError``."""
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    """Raise ``MemoryError`` if the error means that memory is used up."""
+    from models.devices import lack_of_memory
+
+    if lack_of_memory(error) is not None:
         raise MemoryError(str(error)) from error
 
 

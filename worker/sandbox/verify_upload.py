@@ -48,6 +48,7 @@ def verify_upload(folder: Path, backbones: Path, progress: Callable[[int, int], 
 
 def find_problem(folder: Path, backbones: Path) -> str | None:
     """Return a phrase on why the model in ``folder`` cannot be used with these backbones, or None if it can."""
+    from models.devices import lack_of_memory
     from models.scorer import Scorer
     from models.scoring.options import EngineOptions
 
@@ -58,8 +59,7 @@ def find_problem(folder: Path, backbones: Path) -> str | None:
         return error.detail
     # Files from unknown sources may cause any error, and all of them mean that the files are no model.
     except Exception as error:
-        # For memory of the CPU, PyTorch raises a plain RuntimeError that only its text identifies.
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        if lack_of_memory(error) is not None:
             return "it needs more memory than a model of its size may"
         return f"it cannot be loaded: {type(error).__name__}"
     return None

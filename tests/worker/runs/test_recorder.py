@@ -72,7 +72,7 @@ def test_a_run_that_goes_on_keeps_its_record_and_drops_what_it_repeats(store: Ru
     [
         (TrainingDiverged("step 3: a loss that is not finite"), "failed", "Training diverged: step 3: a loss that is"),
         (RuntimeError("a fault in /srv/secret"), "failed", "The training crashed; the log of its job, or the output"),
-        (RuntimeError("can't allocate memory: 8 bytes"), "failed", "Out of memory: a smaller batch_size or preset"),
+        (RuntimeError("can't allocate memory: 8 bytes"), "failed", "Out of memory: the process got no more"),
         (Interrupted("asked to stop"), "unfinished", None),
         (StaleAttempt("another attempt has the job"), "unfinished", None),
         (KeyboardInterrupt(), "unfinished", None),
