@@ -88,7 +88,8 @@ export class Comparison {
   curves(chosen) {
     const drawn = Object.entries(FIGURES).filter(([, { of }]) => chosen.some((detail) => of(detail).some(([, y]) => y != null))).map(([name]) => name);
     if (!drawn.length) return html`<p class="empty">No curves: models of features are fitted in closed form, and other curves appear after the first step.</p>`;
-    const figure = drawn.includes(this.figure) ? this.figure : drawn[0];
+    const first = drawn.find((name) => chosen.some((detail) => FIGURES[name].of(detail).length > 1)) ?? drawn[0]; // a point is no curve
+    const figure = drawn.includes(this.figure) ? this.figure : first;
     const { y, log, points, of } = FIGURES[figure];
     const series = chosen.map((detail) => {
       const known = of(detail).filter(([, value]) => value != null);
