@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import shutil
 import statistics
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import models
+import snf_runtime
 from benchmarks.by_reference import ways
 from benchmarks.by_reference.images import digits, first_files
 from benchmarks.by_reference.kills import SPREAD_OVER, Kills
@@ -134,12 +137,21 @@ def _ray(work: Work, images: Path, _nodes: int) -> Iterator[Begin]:
 
 
 def _undisturbed(work: Work) -> NDArray[np.float64]:
-    """Return what one process without kills writes; what an earlier run has scored in the same folder is kept."""
-    out = work.folder / "scores" / f"undisturbed-{work.count}"
+    """Return what a run without kills writes; what an earlier run of the same code has scored is kept."""
+    out = work.folder / "scores" / f"undisturbed-{work.count}-{_code_digest()}"
     out.mkdir(parents=True, exist_ok=True)
     with work.home("undisturbed") as home:  # the command goes on with the parts that are missing
         ways.bulk(home, str(work.images), str(out), "--processes", str(PROCESSES)).wait()
     return values(out, work.count)
+
+
+def _code_digest() -> str:
+    """Return 12 hex digits of the code that scores: another version of it may round otherwise."""
+    digest = hashlib.sha256()
+    for package in (models, snf_runtime):
+        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _killed(work: Work, name: str, begin: Begin, expected: NDArray[np.float64]) -> None:
