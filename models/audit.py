@@ -54,7 +54,7 @@ class Audited:
 
 def count_images(scorer: Scorer, asked: int) -> int:
     """Return how many of ``asked`` images can be audited: a model without samples has only its stored images."""
-    return asked if scorer.pixels is not None else min(asked, len(scorer.pinned))
+    return asked if scorer.has_pixels else min(asked, len(scorer.pinned))
 
 
 def audit(scorer: Scorer, index: int) -> Audited:

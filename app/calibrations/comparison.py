@@ -9,10 +9,12 @@ import numpy as np
 
 from app.calibrations.comparison_schemas import CalibrationComparison, ComparedCalibration, ComparedVerdicts
 from app.calibrations.recent_evidence import RecentEvidence
+from models.anomaly.rejudge import rejudge
 from models.naming import parse_ref
 from models.registry.activation import attainable
 from models.registry.calibrations import OWN
 from models.registry.registry import Registry
+from models.verification import load_calibration_of
 from snf_runtime.anomaly.conformal import threshold
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def compare(
     for wanted in {used, number} - {OWN}:
         calibrations.record(wanted)
     before, after = (registry.with_calibration(name, version, wanted) for wanted in (used, number))
-    loaded = _load(before), _load(after)
+    loaded = load_calibration_of(before), load_calibration_of(after)
     weights = after.manifest.log_dets.weights_sha256
     stored = None if recent is None else recent.of(name, version, weights)
     return CalibrationComparison(
@@ -57,12 +59,6 @@ def compare(
         after=_described(after, loaded[1]),
         verdicts=_verdicts(before, after, loaded, stored),
     )
-
-
-def _load(version: ModelVersion) -> Calibration:
-    from models.loading import load_calibration_of  # noqa: PLC0415 - PyTorch, which the other commands do without
-
-    return load_calibration_of(version)
 
 
 def _described(version: ModelVersion, calibration: Calibration) -> ComparedCalibration:
@@ -85,8 +81,6 @@ def _verdicts(
     loaded: tuple[Calibration, Calibration],
     stored: Sequence[StoredEvidence] | None,
 ) -> ComparedVerdicts:
-    from models.anomaly.rejudge import rejudge  # noqa: PLC0415 - PyTorch
-
     precisions = {before.calibration_summary.precision, after.calibration_summary.precision}
     kept = [image for image in stored or () if precisions == {image.precision}]
     both = list(zip(*(rejudge(calibration, kept) for calibration in loaded), strict=True))

@@ -22,6 +22,7 @@ from app.samples.schemas import Sample, Samples
 from app.scoring.request_images import NPY, Pixels
 from models.errors import NoLearnedInverse
 from snf_runtime.images.codec import encode_png
+from snf_runtime.scoring.likelihood import require_finite
 from snf_runtime.steps import Steps
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ async def sample_images(
         if query.inverse == "learned" and not loaded.scorer.has_learned_inverse:
             raise NoLearnedInverse(f"{loaded.version.name} was trained without learned inverses")
         take_images(request.scope, query.n)
-
+        await pool.load_trained(loaded)
         pixels, likelihoods = await queue.run(
             caller_of(request.scope).name, _draw(loaded.scorer, query, seed), query.n * passes
         )
@@ -105,8 +106,6 @@ def _draw(scorer: Scorer, query: SampleQuery, seed: int) -> Steps[tuple[Pixels, 
     pixels = yield from scorer.sample_steps(query.n, query.temperature, seed, query.inverse)
     if query.format != "json":
         return pixels, []
-    from snf_runtime.scoring.likelihood import require_finite  # noqa: PLC0415 - it imports PyTorch
-
     yield
     scores = yield from scorer.score_steps(pixels)
     return pixels, require_finite(scores)

@@ -22,6 +22,7 @@ from app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages
 from app.scoring.queue import ScoringQueue
 from app.scoring.request_images import Pixels
 from app.scoring.schemas import ScoreQuery
+from models.anomaly.rejudge import StoredEvidence
 from models.errors import ScoreNotFinite
 from snf_runtime.images.batch import batch_of
 from snf_runtime.steps import Steps
@@ -148,6 +149,8 @@ class Judging:
             return []
         caller, scorer = admission.caller, admission.loaded.scorer
         tiled = scorer.preprocessing.tiled
+        if query.detail == "full":
+            await self.pool.load_trained(admission.loaded)
         # The draws of an image in a shared batch are one turn of the thread; steps spread more of them, or the tiles of
         # a large image, over several.
         if query.detail == "basic" and not query.explain and query.draws <= scorer.at_once and not tiled:
@@ -197,8 +200,6 @@ class Judging:
             self._keep(loaded, query.alpha, judgements)
 
     def _keep(self, loaded: Loaded, alpha: float | None, judgements: Sequence[Judgement]) -> None:
-        from models.anomaly.rejudge import StoredEvidence  # noqa: PLC0415 - PyTorch, which a loaded model has imported
-
         scorer = loaded.scorer
         scored = [image.likelihood.evidence for image in judgements if not isinstance(image, ScoreNotFinite)]
         newest = [evidence for evidence in scored if evidence is not None][-MAX_KEPT:]
