@@ -60,7 +60,7 @@ class Scorer:
         summary: The summary of its calibration.
         options: Options of the engine, with a precision.
         opened: The density of the model, open for scoring.
-        load_trained: Function that returns the model with its trained flows.
+        trained: The model with its trained flows, or a function that loads it when it is first needed.
 
     Attributes:
         manifest: The manifest of the artifact.
@@ -89,7 +89,7 @@ class Scorer:
         summary: CalibrationSummary,
         options: EngineOptions,
         opened: OpenedDensity,
-        load_trained: Callable[[], TrainedModel],
+        trained: TrainedModel | Callable[[], TrainedModel],
     ) -> None:
         self.manifest: Manifest = model.manifest
         self.preprocessing: Preprocessing = model.manifest.preprocessing
@@ -108,8 +108,7 @@ class Scorer:
         self.smallest_p = self.calibration.smallest_p
         self.default_alpha = self.calibration.default_alpha
         self.log_det_total = self.density.constant_log_det
-        self._load_trained = load_trained
-        self._trained: TrainedModel | None = None
+        self._trained = trained
         self._origin: ModelFiles | None = None
         self._turn, self._loading = Lock(), Lock()
 
@@ -132,7 +131,7 @@ class Scorer:
         summary = summary or artifact.manifest.calibration
         options = with_precision(options or EngineOptions(), summary)
         trained = TrainedModel(artifact, options)
-        return cls(artifact, summary, options, trained.opened(), lambda: trained)
+        return cls(artifact, summary, options, trained.opened(), trained)
 
     def exact_tolerance(self, log_likelihood: float) -> float:
         """Return how far a score in float32 may be from that in float64, or on another machine, in nats."""
@@ -171,14 +170,14 @@ class Scorer:
     @property
     def has_trained(self) -> bool:
         """Whether the trained flows are loaded."""
-        return self._trained is not None
+        return not callable(self._trained)
 
     @property
     def trained(self) -> TrainedModel:
         """The model with its trained flows, which the first call loads: this imports torch and takes seconds."""
         with self._loading:
-            if self._trained is None:
-                self._trained = self._load_trained()
+            if callable(self._trained):
+                self._trained = self._trained()
             return self._trained
 
     @property

@@ -87,7 +87,7 @@ class ScorerFiles:
         except UninitializedModel as error:
             raise ArtifactError(f"{file_label(self.path / WEIGHTS)} gives no score: {error}") from error
         opened = trained.opened()
-        scorer = self._checked(opened, lambda: trained)
+        scorer = self._checked(opened, trained)
         if prepared is not None:
             prepared.keep(opened)
         return scorer
@@ -99,9 +99,9 @@ class ScorerFiles:
 
         return PreparedFile.of(self.model.manifest, self.options)
 
-    def _checked(self, opened: OpenedDensity, load_trained: Callable[[], TrainedModel]) -> Scorer:
+    def _checked(self, opened: OpenedDensity, trained: TrainedModel | Callable[[], TrainedModel]) -> Scorer:
         """Return the scorer of a density that gives the pinned image its stored score and statistic."""
-        scorer = Scorer(self.model, self.summary, self.options, opened, load_trained)
+        scorer = Scorer(self.model, self.summary, self.options, opened, trained)
         check_precision(self.arrays, scorer.precision, self.summary)
         try:
             pinned = scorer.score(self.model.pinned[:1])[0]

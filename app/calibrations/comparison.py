@@ -9,12 +9,10 @@ import numpy as np
 
 from app.calibrations.comparison_schemas import CalibrationComparison, ComparedCalibration, ComparedVerdicts
 from app.calibrations.recent_evidence import RecentEvidence
-from models.anomaly.rejudge import rejudge
 from models.naming import parse_ref
 from models.registry.activation import attainable
 from models.registry.calibrations import OWN
 from models.registry.registry import Registry
-from models.verification import load_calibration_of
 from snf_runtime.anomaly.conformal import threshold
 
 if TYPE_CHECKING:
@@ -49,7 +47,7 @@ def compare(
     for wanted in {used, number} - {OWN}:
         calibrations.record(wanted)
     before, after = (registry.with_calibration(name, version, wanted) for wanted in (used, number))
-    loaded = load_calibration_of(before), load_calibration_of(after)
+    loaded = _load(before), _load(after)
     weights = after.manifest.log_dets.weights_sha256
     stored = None if recent is None else recent.of(name, version, weights)
     return CalibrationComparison(
@@ -59,6 +57,12 @@ def compare(
         after=_described(after, loaded[1]),
         verdicts=_verdicts(before, after, loaded, stored),
     )
+
+
+def _load(version: ModelVersion) -> Calibration:
+    from models.verification import load_calibration_of  # noqa: PLC0415 - not needed before the first answer
+
+    return load_calibration_of(version)
 
 
 def _described(version: ModelVersion, calibration: Calibration) -> ComparedCalibration:
@@ -81,6 +85,8 @@ def _verdicts(
     loaded: tuple[Calibration, Calibration],
     stored: Sequence[StoredEvidence] | None,
 ) -> ComparedVerdicts:
+    from models.anomaly.rejudge import rejudge  # noqa: PLC0415 - not needed before the first answer
+
     precisions = {before.calibration_summary.precision, after.calibration_summary.precision}
     kept = [image for image in stored or () if precisions == {image.precision}]
     both = list(zip(*(rejudge(calibration, kept) for calibration in loaded), strict=True))

@@ -22,7 +22,6 @@ from app.samples.schemas import Sample, Samples
 from app.scoring.request_images import NPY, Pixels
 from models.errors import NoLearnedInverse
 from snf_runtime.images.codec import encode_png
-from snf_runtime.scoring.likelihood import require_finite
 from snf_runtime.steps import Steps
 
 if TYPE_CHECKING:
@@ -106,6 +105,8 @@ def _draw(scorer: Scorer, query: SampleQuery, seed: int) -> Steps[tuple[Pixels, 
     pixels = yield from scorer.sample_steps(query.n, query.temperature, seed, query.inverse)
     if query.format != "json":
         return pixels, []
+    from snf_runtime.scoring.likelihood import require_finite  # noqa: PLC0415 - not needed before the first answer
+
     yield
     scores = yield from scorer.score_steps(pixels)
     return pixels, require_finite(scores)

@@ -22,7 +22,6 @@ from app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages
 from app.scoring.queue import ScoringQueue
 from app.scoring.request_images import Pixels
 from app.scoring.schemas import ScoreQuery
-from models.anomaly.rejudge import StoredEvidence
 from models.errors import ScoreNotFinite
 from snf_runtime.images.batch import batch_of
 from snf_runtime.steps import Steps
@@ -200,6 +199,8 @@ class Judging:
             self._keep(loaded, query.alpha, judgements)
 
     def _keep(self, loaded: Loaded, alpha: float | None, judgements: Sequence[Judgement]) -> None:
+        from models.anomaly.rejudge import StoredEvidence  # noqa: PLC0415 - not needed before the first answer
+
         scorer = loaded.scorer
         scored = [image.likelihood.evidence for image in judgements if not isinstance(image, ScoreNotFinite)]
         newest = [evidence for evidence in scored if evidence is not None][-MAX_KEPT:]
