@@ -27,7 +27,7 @@ from models.loading import load_artifact
 from models.registry.registry import ZOO
 from models.scoring.open_density import open_density
 from models.training.config import TrainingConfig
-from models.training.loop import Interrupted
+from models.training.interrupted import Interrupted
 from models.training.run import train
 from models.verification import seal
 
