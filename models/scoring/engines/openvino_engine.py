@@ -42,7 +42,7 @@ class OpenVINOEngine(OpenVINOFlow):
         self._threads = threads
         self._cache = cache
         self._inverses: dict[Inverse, Program] = {}
-        self._torch = TorchEngine(frozen)
+        self._torch = TorchEngine(frozen, threads=threads)
 
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
         """Return the images of latents up to the pixel transform, which the caller inverts, ``(N, C, H, W)``."""
