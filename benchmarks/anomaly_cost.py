@@ -27,7 +27,7 @@ from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.probe import GradientProbe
 from models.atomic_files import write_atomically
 from models.flows.build import build_flow
-from models.scoring.engines import open_engine
+from models.scoring.engines.open import open_engine
 from models.scoring.frozen import freeze
 from models.training.presets import find_preset
 from snf_runtime.scoring.evidence import Evidence

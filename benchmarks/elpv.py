@@ -31,7 +31,7 @@ from models.datasets.dataset import Dataset, digest_of
 from models.evaluation.baselines import NAMES, Baselines
 from models.evaluation.metrics import Resamples, bootstrap, interval, separation
 from models.scorer import Scorer
-from models.scoring.engines import TorchEngine
+from models.scoring.engines.torch_engine import TorchEngine
 from models.training.config import TrainingConfig
 from models.training.run import train
 from snf_runtime.anomaly.calibration import Calibration

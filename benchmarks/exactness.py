@@ -27,7 +27,8 @@ from models.flows.flow import Flow
 from models.loading import load_artifact
 from models.registry.registry import ZOO
 from models.scorer import Scorer
-from models.scoring.engines import FlowEngine, open_engine
+from models.scoring.engines.flow_engine import FlowEngine
+from models.scoring.engines.open import open_engine
 from models.scoring.frozen import FrozenFlow, freeze
 from snf_runtime.images.codec import encode_png
 from snf_runtime.images.dequantisation import content_noise

@@ -29,7 +29,7 @@ from models.datasets import Dataset, load_dataset
 from models.devices import find_device
 from models.errors import DeviceNotFound
 from models.flows.architecture import FeatureArchitecture, HybridArchitecture
-from models.scoring.engines import open_engine
+from models.scoring.engines.open import open_engine
 from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.options import EngineOptions
 from models.training.loop import Trainer

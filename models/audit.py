@@ -25,6 +25,7 @@ from models.scoring.engines.open_features import open_extractor
 from models.scoring.frozen import layers_with_log_det
 from models.scoring.open_density import FEATURES, PIXELS
 from models.scoring.options import EngineOptions
+from models.threads import thread_count, torch_threads
 from snf_runtime.scoring.pixel_density import dequantise
 
 SEED = 0
@@ -54,7 +55,7 @@ class Audited:
 
 def count_images(scorer: Scorer, asked: int) -> int:
     """Return how many of ``asked`` images can be audited: a model without samples has only its stored images."""
-    return asked if scorer.pixels is not None else min(asked, len(scorer.pinned))
+    return asked if scorer.has_pixels else min(asked, len(scorer.pinned))
 
 
 def audit(scorer: Scorer, index: int) -> Audited:
@@ -75,7 +76,8 @@ def audit(scorer: Scorer, index: int) -> Audited:
         scorer.pinned[index : index + 1] if source == "pinned" else scorer.sample(1, seed=SEED, first=index - stored)
     )
     score = scorer.score(image)[0].log_likelihood
-    recomputed, log_dets = _recompute(scorer, image)
+    with torch_threads(thread_count(scorer.options.threads)):
+        recomputed, log_dets = _recompute(scorer, image)
     contained = sum(value for name, value in log_dets.items() if _in_score(scorer, name))
     return Audited(source, score, recomputed, log_dets, contained, time.perf_counter() - began)
 

@@ -1,64 +1,34 @@
-"""Loading and verification of artifacts, the folders with all files of a model; no code in them is executed."""
+"""Loading of the flows of an artifact, the folder with all files of a model; no code in them is executed."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file as load_tensors
 from torch import Tensor
 
-from models.anomaly.calibration_file import load_added_calibration, load_calibration
-from models.artifacts.files import CALIBRATION, NAMES, PINNED, WEIGHTS
-from models.artifacts.manifest import FILE, CalibrationSummary, Manifest, file_label, read_manifest
-from models.atomic_files import sha256_file
+from models.artifacts.files import WEIGHTS
+from models.artifacts.manifest import FILE, file_label
 from models.errors import ArtifactError, SamplesUnsupported
 from models.features.flows import HybridFlows, TrainedFlows, build_flows
-from models.flows.architecture import FeatureArchitecture
 from models.flows.distribution import FlowDistribution
 from models.flows.flow import Flow
 from models.flows.no_init import NoRandomness
-from models.registry.version import ModelVersion
 from models.scoring.open_density import layers_with_log_dets
-from snf_runtime.anomaly.calibration import Calibration
-
-STATISTIC_TOLERANCE = 0.05
-"""Largest difference of a statistic T from its stored value in nats, up to T = 1000 and in proportion beyond."""
-PINNED_TOLERANCE = 1e-3
-"""Largest difference of a score from its stored value in nats, up to 784 dimensions."""
-RELATIVE_TOLERANCE = 1e-6
-"""Largest relative difference of a score, where that is more: sums in float32 of very unlikely images."""
-SLACK = 2.0
-"""Factor of the worst measured deviation that is added to the tolerances if the precision is not float32."""
-
-
-NO_ORIGIN = (
-    "expected a scorer that Scorer.load returned, which is pickled as the place of its files; this one was made from "
-    "an artifact in memory"
-)
-"""Why a scorer cannot be pickled."""
+from models.verification import VerifiedModel, verify_model
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """A model loaded from its folder and verified: its flow, calibration and manifest, and images to test scores on.
+class Artifact(VerifiedModel):
+    """A model loaded from its folder and verified, with its flows.
 
     Attributes:
-        manifest: The manifest.
         flow: The trained flow, in evaluation mode; a feature model has several, a hybrid model of both kinds.
-        calibration: The calibration.
-        pinned: The images whose scores are verified at each load, uint8 ``(n, C, H, W)``.
     """
 
-    manifest: Manifest
     flow: TrainedFlows
-    calibration: Calibration
-    pinned: NDArray[np.uint8]
 
 
 def load_artifact(folder: Path) -> Artifact:
@@ -70,27 +40,21 @@ def load_artifact(folder: Path) -> Artifact:
     Raises:
         ArtifactError: A file is missing or damaged; the text names it.
     """
-    manifest = read_manifest(folder)
-    for name, digest in manifest.files.items():
-        path = folder / Path(name).name
-        if not path.is_file():
-            raise ArtifactError(f"{file_label(path)} is missing")
-        if sha256_file(path) != digest:
-            raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that the manifest gives")
-    for required in (WEIGHTS, CALIBRATION, PINNED):
-        if required not in manifest.files:
-            raise ArtifactError(f"{file_label(folder / FILE)} does not list {required}")
-    if manifest.log_dets.weights_sha256 != manifest.files[WEIGHTS]:
-        raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets belong to other weights")
+    return load_flows(verify_model(folder), folder)
+
+
+def load_flows(model: VerifiedModel, folder: Path) -> Artifact:
+    """Return a verified model with its flows, from the weights in its folder.
+
+    Args:
+        model: The model.
+        folder: The folder of its artifact.
+
+    Raises:
+        ArtifactError: The weights do not fit the architecture.
+    """
+    manifest = model.manifest
     architecture = manifest.architecture
-    if architecture.image_shape != manifest.preprocessing.shape:
-        raise ArtifactError(
-            f"{file_label(folder / FILE)}: the architecture and the preprocessing have images of different shapes"
-        )
-    if (isinstance(architecture, FeatureArchitecture) and architecture.tiled) != manifest.preprocessing.tiled:
-        raise ArtifactError(
-            f"{file_label(folder / FILE)}: only one of the architecture and the preprocessing is of tiles"
-        )
     try:
         with NoRandomness():
             flow = build_flows(architecture)
@@ -101,11 +65,7 @@ def load_artifact(folder: Path) -> Artifact:
     if layers != manifest.log_dets.layers.keys():
         differing = ", ".join(sorted(layers ^ manifest.log_dets.layers.keys()))
         raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets and the layers differ in {differing}")
-    calibration = load_calibration(folder / CALIBRATION)
-    pinned = _read_pinned(folder / PINNED, architecture.image_shape)
-    if image_digest(pinned[0]) != manifest.pinned.image_sha256:
-        raise ArtifactError(f"{file_label(folder)}: the pinned image is not the one that the manifest names")
-    return Artifact(manifest, flow.eval(), calibration, pinned)
+    return Artifact(manifest, model.calibration, model.pinned, flow.eval())
 
 
 def load_distribution(folder: Path) -> FlowDistribution:
@@ -127,100 +87,11 @@ def load_distribution(folder: Path) -> FlowDistribution:
     return FlowDistribution(flow, artifact.manifest.architecture.image_shape).eval()
 
 
-def load_calibration_of(version: ModelVersion) -> Calibration:
-    """Return the calibration that a model version uses, without its weights, after checking its SHA-256.
-
-    Raises ``ArtifactError`` where it is missing or damaged, or belongs to other weights.
-    """
-    manifest = version.manifest
-    if version.calibration_path is not None:
-        return load_added_calibration(version.calibration_path, manifest.log_dets.weights_sha256)[0]
-    path = version.path / CALIBRATION
-    if not path.is_file():
-        raise ArtifactError(f"{file_label(path)} is missing")
-    if sha256_file(path) != manifest.files.get(CALIBRATION):
-        raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that the manifest gives")
-    return load_calibration(path)
-
-
-def seal(folder: Path, manifest: Manifest) -> None:
-    """Write a model's manifest to its folder, with the SHA-256 digests of the other files; this completes the model."""
-    files = {name: sha256_file(folder / name) for name in NAMES if name != FILE and (folder / name).is_file()}
-    (folder / FILE).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=1))
-
-
-def image_digest(image: NDArray[np.uint8]) -> str:
-    """Return the SHA-256 digest of an image's shape and pixels as 64 hexadecimal digits."""
-    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
-
-
-def exact_tolerance(dimensions: int, log_likelihood: float) -> float:
-    """Return how far float32 and float64 scores may differ, in nats.
-
-    It is 0.001, or 1e-5 D for images of D > 784 values, or a millionth of the score, whichever is most.
-
-    >>> exact_tolerance(28 * 28, -900.0), exact_tolerance(28 * 28, -126523.0)
-    (0.001, 0.126523)
-    """
-    absolute = PINNED_TOLERANCE if dimensions <= 784 else 1e-5 * dimensions
-    return max(absolute, RELATIVE_TOLERANCE * abs(log_likelihood))
-
-
-def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, tolerance: float) -> None:
-    """Raise ``ArtifactError`` if a stored test image's log-likelihood is over ``tolerance`` nats off its stored value.
-
-    The test image is stored with the model.
-    """
-    expected = manifest.pinned.log_likelihood
-    if not abs(log_likelihood - expected) <= tolerance:
-        raise ArtifactError(
-            f"{file_label(folder)}: the pinned image scores {log_likelihood:.6f} nats, stored are {expected:.6f}"
-        )
-
-
-def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSummary) -> None:
-    """Raise ``ArtifactError`` if a stored test image's statistic is off its stored value by over the tolerance."""
-    expected = summary.pinned_statistic
-    if not abs(statistic - expected) <= statistic_tolerance(expected, summary):
-        raise ArtifactError(
-            f"{file_label(path)}: the statistic of the pinned image is {statistic:.4f}, stored is {expected:.4f}"
-        )
-
-
-def statistic_tolerance(statistic: float, summary: CalibrationSummary) -> float:
-    """Return how far an anomaly statistic may be from its stored value, in nats: 0.05.
-
-    Above 1000 nats it grows in proportion. For another precision than float32, twice the worst measured deviation is
-    added.
-    """
-    worst = 0.0 if summary.deviation is None else summary.deviation.worst_statistic
-    return STATISTIC_TOLERANCE * max(1, abs(statistic) / 1000) + SLACK * worst
-
-
-def check_precision(path: Path, precision: str, summary: CalibrationSummary) -> None:
-    """Raise ``ArtifactError`` if a calibration, in the file ``path``, is for another precision than the engine's."""
-    if summary.precision != precision:
-        raise ArtifactError(
-            f"{file_label(path)} is for {summary.precision}, the engine computes in {precision}: create a calibration "
-            f"for {precision}"
-        )
-
-
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_tensors(path)
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
-
-
-def _read_pinned(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    try:
-        pinned: NDArray[np.uint8] = load_arrays(path)["images"]
-    except (SafetensorError, OSError, KeyError) as error:
-        raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
-    if pinned.dtype != np.uint8 or pinned.shape[1:] != shape or not len(pinned):
-        raise ArtifactError(f"{file_label(path)}: expected images of {shape}, got {pinned.dtype} {pinned.shape}")
-    return pinned
 
 
 def _fill(flow: TrainedFlows, tensors: dict[str, Tensor], path: Path) -> None:

@@ -4,61 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from pickle import PicklingError
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from models.anomaly.calibration_file import load_added_calibration
-from models.anomaly.fitting.calibrate import Progress, calibrate
-from models.anomaly.fitting.reference_images import ReferenceImages
-from models.anomaly.gradients.passes import GradientPasses, add_gradients
-from models.anomaly.gradients.probe import GradientProbe, tile_of
-from models.artifacts.files import CALIBRATION, WEIGHTS
-from models.artifacts.manifest import CalibrationSummary, Manifest, Precision, file_label
-from models.bijections.frozen import Inverse
-from models.errors import (
-    ArtifactError,
-    GradientEvidenceUnavailable,
-    HeatMapUnsupported,
-    SamplesUnsupported,
-    ScoreNotFinite,
-    UninitializedModel,
-)
-from models.flows.flow import Flow
-from models.loading import (
-    NO_ORIGIN,
-    SLACK,
-    Artifact,
-    check_pinned_score,
-    check_pinned_statistic,
-    check_precision,
-    exact_tolerance,
-    load_artifact,
-)
+from models.artifacts.manifest import CalibrationSummary, Manifest, Precision
+from models.errors import HeatMapUnsupported, SamplesUnsupported, ScoreNotFinite
 from models.model_files import ModelFiles
-from models.registry.calibrations import ARRAYS
-from models.score_rows.columns import Columns, score_columns
-from models.scoring.flow_density import FlowDensity, pixels_of
-from models.scoring.open_density import open_density
+from models.scoring.opened_density import OpenedDensity, open_waves
 from models.scoring.options import EngineOptions
-from models.scoring.sampling import Sampler
+from models.threads import thread_count
+from models.verification import SLACK, VerifiedModel, exact_tolerance
 from snf_runtime.anomaly.calibration import Calibration, MapReference, Verdict
 from snf_runtime.anomaly.heat_map import PixelMaps
 from snf_runtime.anomaly.heat_map_pass import heat_map_steps, tiled_heat_map_steps
 from snf_runtime.anomaly.judged import Judgement, judge_by, verdicts
-from snf_runtime.images.batch import Batch, stacked
+from snf_runtime.images.batch import Batch
 from snf_runtime.images.preprocessing import Preprocessing
-from snf_runtime.scoring.density import CHUNK, ImageDensity
+from snf_runtime.scoring.density import CHUNK
 from snf_runtime.scoring.likelihood import Likelihood, score_images, score_steps
 from snf_runtime.steps import Steps, finish, step_size
 
+if TYPE_CHECKING:
+    from models.anomaly.fitting.calibrate import Progress
+    from models.anomaly.fitting.reference_images import ReferenceImages
+    from models.bijections.frozen import Inverse
+    from models.features.flows import TrainedFlows
+    from models.loading import Artifact
+    from models.score_rows.columns import Columns
+    from models.scoring.flow_density import FlowDensity
+    from models.trained_model import TrainedModel
+
+NO_ORIGIN = (
+    "expected a scorer that Scorer.load returned, which is pickled as the place of its files; this one was made from "
+    "an artifact in memory"
+)
+"""Why a scorer cannot be pickled."""
 Alphas = float | Sequence[float | None] | None
 """False-alarm rate of all images, or of each image; None for the default of the calibration."""
 
@@ -67,12 +52,15 @@ class Scorer:
     """A loaded model that gives images exact log-likelihoods, anomaly verdicts and heat maps, and draws samples.
 
     It does not change after loading and is not thread-safe. It can be called on a dict of arrays. Pickled, it is the
-    place of its files, from where it is loaded again.
+    place of its files, from where it is loaded again. The trained flows are loaded when they are first needed: for
+    samples, gradient evidence and calibrations, but not for scores of a model that was opened on this machine before.
 
     Args:
-        artifact: The loaded artifact.
-        summary: The summary of the artifact's calibration; None for that of the manifest.
-        options: Options of the engine. The default precision is that of the calibration.
+        model: The verified model.
+        summary: The summary of its calibration.
+        options: Options of the engine, with a precision.
+        opened: The density of the model, open for scoring.
+        trained: The model with its trained flows, or a function that loads it when it is first needed.
 
     Attributes:
         manifest: The manifest of the artifact.
@@ -83,9 +71,7 @@ class Scorer:
         smallest_p: The smallest p-value that the calibration can give.
         default_alpha: The false-alarm rate of verdicts if none is given.
         pinned: The images stored with the model, uint8 ``(n, C, H, W)``.
-        flows: The trained flow or flows in evaluation mode; do not modify them.
         density: The frozen density, with the engine that runs it.
-        pixels: The density of pixels; None for a model of features alone.
         engine_name: The name of the engine.
         precision: The arithmetic of the engine.
         tile: The number of images that the engine computes at once.
@@ -94,38 +80,58 @@ class Scorer:
         statistics: The names of the whole-image statistics, in order.
         dimensions: The number of values that a log-likelihood is a density of: D = C·H·W pixel values of an image, or
             the features of an image or a tile.
-
-    Raises:
-        EngineUnavailable: The engine of ``options`` cannot run here.
+        has_learned_inverse: Whether random images can be drawn by the learned inverse R of the flow's layers.
     """
 
     def __init__(
-        self, artifact: Artifact, summary: CalibrationSummary | None = None, options: EngineOptions | None = None
+        self,
+        model: VerifiedModel,
+        summary: CalibrationSummary,
+        options: EngineOptions,
+        opened: OpenedDensity,
+        trained: TrainedModel | Callable[[], TrainedModel],
     ) -> None:
-        self.manifest: Manifest = artifact.manifest
-        self.preprocessing: Preprocessing = artifact.manifest.preprocessing
-        self.calibration: Calibration = artifact.calibration
-        self.calibration_summary: CalibrationSummary = summary or artifact.manifest.calibration
-        self.pinned = artifact.pinned
+        self.manifest: Manifest = model.manifest
+        self.preprocessing: Preprocessing = model.manifest.preprocessing
+        self.calibration: Calibration = model.calibration
+        self.calibration_summary = summary
+        self.pinned = model.pinned
         self.log_det_digest = self.manifest.log_dets.weights_sha256
-        self.flows = artifact.flow
-        options = options or EngineOptions()
-        self.options: EngineOptions = replace(
-            options, precision=options.precision or self.calibration_summary.precision
-        )
-        self.density = self._density_in(self.options.precision)
-        self.pixels = pixels_of(self.density)
+        self.options = options
+        self.density = opened.density
         self.statistics = self.density.statistics
         self.engine_name = self.density.engine_name
         self.precision = self.density.precision
         self.tile = self.density.tile
-        _, self._height, self._width = self.preprocessing.shape
         self.dimensions = self.density.dimensions
+        self.has_learned_inverse = opened.has_learned_inverse
         self.smallest_p = self.calibration.smallest_p
         self.default_alpha = self.calibration.default_alpha
         self.log_det_total = self.density.constant_log_det
+        self._trained = trained
         self._origin: ModelFiles | None = None
-        self._turn = Lock()
+        self._turn, self._loading = Lock(), Lock()
+
+    @classmethod
+    def of(
+        cls, artifact: Artifact, summary: CalibrationSummary | None = None, options: EngineOptions | None = None
+    ) -> Scorer:
+        """Return the scorer of an artifact in memory, without a check of its pinned score.
+
+        Args:
+            artifact: The loaded artifact.
+            summary: The summary of the artifact's calibration; None for that of the manifest.
+            options: Options of the engine. The default precision is that of the calibration.
+
+        Raises:
+            EngineUnavailable: The engine of ``options`` cannot run here.
+        """
+        from models.trained_model import TrainedModel  # noqa: PLC0415 - torch takes a second to import
+
+        summary = summary or artifact.manifest.calibration
+        options = with_precision(options or EngineOptions(), summary)
+        trained = TrainedModel(artifact, options)
+        return cls(artifact, summary, options, trained.opened(), trained)
 
     def exact_tolerance(self, log_likelihood: float) -> float:
         """Return how far a score in float32 may be from that in float64, or on another machine, in nats."""
@@ -150,30 +156,44 @@ class Scorer:
                 score or statistic than the stored one.
             EngineUnavailable: The engine of ``options`` cannot run here.
         """
-        artifact = load_artifact(path)
-        summary = None
-        if calibration is not None:
-            arrays, summary = load_added_calibration(calibration, artifact.manifest.log_dets.weights_sha256)
-            artifact = replace(artifact, calibration=arrays)
-        arrays_path = path / CALIBRATION if calibration is None else calibration / ARRAYS
-        try:
-            scorer = cls(artifact, summary, options)
-            check_precision(arrays_path, scorer.precision, scorer.calibration_summary)
-            pinned = scorer.score(artifact.pinned[:1])[0]
-        except (UninitializedModel, ScoreNotFinite) as error:
-            raise ArtifactError(f"{file_label(path / WEIGHTS)} gives no score: {error}") from error
-        tolerance = scorer.tolerance(artifact.manifest.pinned.log_likelihood)
-        check_pinned_score(path, pinned.log_likelihood, artifact.manifest, tolerance)
-        try:
-            statistic = scorer.anomaly(pinned).statistic
-            _ = scorer.calibration.map_maxima
-            if scorer.calibration.has_gradients:
-                _ = scorer._fisher
-        except (ValueError, IndexError) as error:  # arrays that do not fit each other or this flow
-            raise ArtifactError(f"{file_label(arrays_path)} does not fit the model: {error}") from error
-        check_pinned_statistic(arrays_path, statistic, scorer.calibration_summary)
-        scorer._origin = ModelFiles.as_they_are(path, calibration, options or EngineOptions())
+        from models.scorer_files import ScorerFiles  # noqa: PLC0415 - it makes scorers
+
+        options = options or EngineOptions()
+        scorer = ScorerFiles.verified(path, calibration, options).open()
+        scorer._origin = ModelFiles.as_they_are(path, calibration, options)
         return scorer
+
+    def open_waves(self) -> None:
+        """Open what is only needed for many images at once; otherwise the first of them wait for it."""
+        open_waves(self.density)
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether the trained flows are loaded."""
+        return not callable(self._trained)
+
+    @property
+    def trained(self) -> TrainedModel:
+        """The model with its trained flows, which the first call loads: this imports torch and takes seconds."""
+        with self._loading:
+            if callable(self._trained):
+                self._trained = self._trained()
+            return self._trained
+
+    @property
+    def flows(self) -> TrainedFlows:
+        """The trained flow or flows in evaluation mode; do not modify them."""
+        return self.trained.flows
+
+    @property
+    def pixels(self) -> FlowDensity | None:
+        """The density of pixels with its flow, frozen; None for a model of features alone."""
+        return self.trained.pixels if self.has_pixels else None
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether log-likelihoods are densities of pixels, so that images can be drawn."""
+        return self.density.kind == "density"
 
     def __reduce__(self) -> tuple[Callable[[ModelFiles], Scorer], tuple[ModelFiles]]:
         if self._origin is None:
@@ -185,6 +205,8 @@ class Scorer:
 
         An image that cannot be scored is a row with its error. Calls of several threads wait for each other.
         """
+        from models.score_rows.columns import score_columns  # noqa: PLC0415 - pyarrow takes a third of a second to import
+
         with self._turn:
             return score_columns(self, batch, alpha)
 
@@ -216,26 +238,10 @@ class Scorer:
         """Return a generator that computes log-likelihoods and yields after every ``at_once`` images or tiles."""
         if gradients:
             self.calibration.check_alpha(None, gradients=True)
-        size = at_once or self.at_once
-        scored = yield from score_steps(self.density, images, draws, size)
-        if not (gradients and scored):
-            return scored
-        features, size = [], tile_of(self._height * self._width)
-        for start in range(0, len(images), size):
-            yield
-            features.append(self._gradient_passes.features(stacked(images[start : start + size]), self._fisher))
-        return add_gradients(scored, np.concatenate(features))
-
-    @cached_property
-    def _gradient_passes(self) -> GradientPasses:
-        if not isinstance(self.flows, Flow):
-            raise GradientEvidenceUnavailable("a model with features has none")
-        return GradientPasses(GradientProbe(self.flows), self.log_det_digest)
-
-    @cached_property
-    def _fisher(self) -> list[Tensor]:
-        fisher = self.calibration.fisher
-        return self._gradient_passes.split(np.zeros(0, np.float32) if fisher is None else fisher)
+        scored = yield from score_steps(self.density, images, draws, at_once or self.at_once)
+        if gradients and scored:
+            scored = yield from self.trained.gradient_steps(images, scored, self.calibration.fisher)
+        return scored
 
     def require_spatial(self) -> MapReference:
         """Return the per-pixel mean and deviation of normal images' log-likelihoods. Raises ``HeatMapUnsupported``."""
@@ -259,8 +265,10 @@ class Scorer:
         reference = self.require_spatial()
         if self.preprocessing.tiled:
             return tiled_heat_map_steps(self.density, self.calibration, reference, images, self.at_once)
-        size = tile_of(self._height * self._width) if gradients else self.at_once
-        slopes = self._gradient_passes.maps if gradients else None
+        if not gradients:
+            return heat_map_steps(self.density, self.calibration, reference, images, self.at_once)
+        trained = self.trained
+        size, slopes = trained.gradients_at_once, trained.gradient_maps
         return heat_map_steps(self.density, self.calibration, reference, images, size, slopes)
 
     def judge_each(
@@ -323,27 +331,12 @@ class Scorer:
         The scorer does not change. Raises ``ScoreNotFinite`` if an image has no finite log-likelihood, and whatever
         ``progress`` raises to stop.
         """
-        density = self._density_in(precision)
-        precise = None if precision == "float32" else self._density_in("float32")
-        flow = self.flows if isinstance(self.flows, Flow) else None
-        return calibrate(density, reference, self.pinned[0], progress, flow=flow, precise=precise)
-
-    def _density_in(self, precision: Precision | None) -> ImageDensity:
-        if precision is not None and "density" in vars(self) and precision == self.precision:
-            return self.density
-        options = replace(self.options, precision=precision)
-        manifest = self.manifest
-        return open_density(self.flows, manifest.architecture, manifest.log_dets.layers, self.log_det_digest, options)
+        return self.trained.calibrate(reference, progress, precision)
 
     @property
     def at_once(self) -> int:
         """The number of images, or of tiles, that a long computation processes before its thread may do other work."""
-        return step_size(self.density.step_pixels, self.options.threads or torch.get_num_threads())
-
-    @property
-    def has_learned_inverse(self) -> bool:
-        """Whether random images can be drawn by the learned inverse R of the flow's layers."""
-        return self.pixels is not None and self.pixels.frozen.has_learned_inverse
+        return step_size(self.density.step_pixels, thread_count(self.options.threads))
 
     def sample(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
@@ -352,7 +345,7 @@ class Scorer:
 
         Raises ``SamplesUnsupported`` for a model of features alone.
         """
-        return self._sampler.sample(n, temperature, seed, inverse, first)
+        return self.trained.sampler.sample(n, temperature, seed, inverse, first)
 
     def sample_steps(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact"
@@ -361,24 +354,23 @@ class Scorer:
 
         Raises ``SamplesUnsupported`` for a model of features alone.
         """
-        return self._sampler.sample_steps(n, temperature, seed, inverse)
+        return self.trained.sampler.sample_steps(n, temperature, seed, inverse)
 
     def sample_continuous(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.float64]:
         """Draw dequantised images as :meth:`sample` does, float64 ``(n, C, H, W)``, before rounding to pixels."""
-        return self._sampler.sample_continuous(n, temperature, seed, inverse, first)
+        return self.trained.sampler.sample_continuous(n, temperature, seed, inverse, first)
 
-    def require_pixels(self) -> FlowDensity:
-        """Return the density of pixels, from which samples are drawn. Raises ``SamplesUnsupported`` without one."""
-        if self.pixels is None:
+    def require_pixels(self) -> None:
+        """Raise ``SamplesUnsupported`` unless the model has a density of pixels, from which samples are drawn."""
+        if not self.has_pixels:
             raise SamplesUnsupported("it is a density of features, which have no way back to pixels")
-        return self.pixels
 
-    @cached_property
-    def _sampler(self) -> Sampler:
-        pixels = self.require_pixels()
-        return Sampler(pixels.engine, pixels.frozen, self.options.threads)
+
+def with_precision(options: EngineOptions, summary: CalibrationSummary) -> EngineOptions:
+    """Return options with the precision of a calibration, unless they name one."""
+    return replace(options, precision=options.precision or summary.precision)
 
 
 def load_files(files: ModelFiles) -> Scorer:

@@ -1,12 +1,30 @@
-"""Numbers of threads that torch and BLAS use."""
+"""Numbers of threads that engines, torch and BLAS use. Free of torch until a function needs it."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from threadpoolctl import threadpool_limits
+
+from snf_runtime import threads
+
+
+def thread_count(asked: int | None) -> int:
+    """Return the number of threads for computations on the CPU.
+
+    Args:
+        asked: The number that was asked for. None for that of torch, which programs may set; in a process without torch
+            for ``OMP_NUM_THREADS``, or all cores, as torch has it.
+
+    Raises:
+        EngineUnavailable: ``OMP_NUM_THREADS`` is wrong.
+    """
+    if asked is not None:
+        return asked
+    torch = sys.modules.get("torch")
+    return threads.thread_count(None) if torch is None else int(torch.get_num_threads())
 
 
 @contextmanager
@@ -15,6 +33,8 @@ def torch_threads(count: int) -> Iterator[None]:
 
     Threads slow down work on arrays of a few kilobytes, and compete with the threads of other engines.
     """
+    import torch  # noqa: PLC0415 - takes a second, and most scoring does without
+
     before = torch.get_num_threads()
     if before == count:
         yield

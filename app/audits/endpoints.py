@@ -58,13 +58,14 @@ async def audit_model(
     """
     async with deadline(timeout_ms, settings.request_timeout_s):
         loaded = await pool.acquire(ref)
+        await pool.load_trained(loaded)
         cost = min(n * COST, queue.largest)
         return audit_view(loaded, await queue.run(caller_of(request.scope).name, _audit(loaded.scorer, n), cost))
 
 
 def _audit(scorer: Scorer, count: int) -> Steps[list[Audited]]:
     """Return the audits of ``count`` images, one per step."""
-    from models.audit import audit, count_images  # noqa: PLC0415 - it imports PyTorch, which is loaded by now
+    from models.audit import audit, count_images  # noqa: PLC0415 - it imports torch, which is loaded by now
 
     audited = []
     for index in range(count_images(scorer, count)):

@@ -60,7 +60,7 @@ def compare(
 
 
 def _load(version: ModelVersion) -> Calibration:
-    from models.loading import load_calibration_of  # noqa: PLC0415 - PyTorch, which the other commands do without
+    from models.verification import load_calibration_of  # noqa: PLC0415 - not needed before the first answer
 
     return load_calibration_of(version)
 
@@ -85,7 +85,7 @@ def _verdicts(
     loaded: tuple[Calibration, Calibration],
     stored: Sequence[StoredEvidence] | None,
 ) -> ComparedVerdicts:
-    from models.anomaly.rejudge import rejudge  # noqa: PLC0415 - PyTorch
+    from models.anomaly.rejudge import rejudge  # noqa: PLC0415 - not needed before the first answer
 
     precisions = {before.calibration_summary.precision, after.calibration_summary.precision}
     kept = [image for image in stored or () if precisions == {image.precision}]

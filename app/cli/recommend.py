@@ -82,7 +82,7 @@ def _local(name: str, parameters: RecommendParameters) -> RecommendationRecord:
     from models.datasets import DatasetStore, load_dataset
     from models.images.options import ImageOptions
     from models.recommendation.compare import compare_families
-    from models.training.loop import Interrupted
+    from models.training.interrupted import Interrupted
 
     settings = read_settings(writes=True)
     if settings.train_threads is not None:

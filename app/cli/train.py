@@ -142,7 +142,7 @@ def train(
     with output_of_first_process(), error_messages(), stop_on_signals() as stop, ExitStack() as processes:
         from models.errors import FolderTaken
         from models.training.distributed import ranks_of_torchrun
-        from models.training.loop import Interrupted
+        from models.training.interrupted import Interrupted
         from models.training.run import train as run
         from worker.runs.recorder import recorded_run
 

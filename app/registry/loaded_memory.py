@@ -55,10 +55,22 @@ class LoadedMemory:
             after = self._resident()
             if not before or not after:
                 return PER_FILE_BYTE * file_bytes
-            # Another load that ended meanwhile has counted what the process had grown by then.
-            growth = after - max(before, self._counted)
-            self._counted = after
-            return max(file_bytes, min(growth, MOST_PER_FILE_BYTE * file_bytes + MOST_BESIDE))
+            return max(file_bytes, self._growth(before, after, file_bytes))
+
+    def end_of_more(self, before: int, file_bytes: int) -> int:
+        """Return the bytes that a part of a model has added which was loaded later; arguments as of :meth:`end`.
+
+        It is 0 where the system does not tell the memory: the estimate of ``end`` is that of the whole model.
+        """
+        with self._lock:
+            after = self._resident()
+            return max(0, self._growth(before, after, file_bytes)) if before and after else 0
+
+    def _growth(self, before: int, after: int, file_bytes: int) -> int:
+        # Another load that ended meanwhile has counted what the process had grown by then.
+        growth = after - max(before, self._counted)
+        self._counted = after
+        return min(growth, MOST_PER_FILE_BYTE * file_bytes + MOST_BESIDE)
 
     def _resident(self) -> int:
         try:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -66,6 +67,7 @@ class PoolEntry:
         used: Last use, or end of loading, on the monotonic clock.
         size: Bytes that the loaded model takes in memory; 0 before it is loaded.
         reason: Reason of a failure.
+        complete: Whether the parts of the model that its loading left for later are open.
     """
 
     future: Future[Loaded] = field(default_factory=Future)
@@ -73,6 +75,7 @@ class PoolEntry:
     used: float = field(default_factory=time.monotonic)
     size: int = 0
     reason: str | None = None
+    complete: bool = False
 
     @property
     def state(self) -> ModelState:
@@ -165,6 +168,15 @@ class ModelPool:
         # Shielded: a caller's deadline must not cancel the load that others wait for.
         return await asyncio.shield(asyncio.wrap_future(entry.future))
 
+    async def load_trained(self, loaded: Loaded) -> None:
+        """Load the trained flows of a model, if they are not loaded: scores do without, samples and gradients do not.
+
+        Raises:
+            ArtifactError: The files of the model are damaged, or have changed.
+        """
+        if not loaded.scorer.has_trained:
+            await asyncio.to_thread(self._enlarge, loaded, lambda: loaded.scorer.trained)
+
     def find(self, ref: str) -> tuple[ModelVersion, PoolEntry | None]:
         """Return the model version that ``ref`` names on disk, and its loaded model here; None if it is not loaded."""
         version = self._registry.resolve(ref)
@@ -227,13 +239,9 @@ class ModelPool:
             name += f" with calibration {version.calibration}"
         began = time.monotonic()
         try:
-            import torch  # noqa: PLC0415 - takes a second, and the loop must answer meanwhile
+            from models.scorer import Scorer  # noqa: PLC0415 - takes a while, and the loop must answer meanwhile
+            from models.threads import one_blas_thread  # noqa: PLC0415 - as above
 
-            from models.scorer import Scorer  # noqa: PLC0415 - as torch
-            from models.threads import one_blas_thread  # noqa: PLC0415 - as torch
-
-            if self._options.threads is not None:
-                torch.set_num_threads(self._options.threads)
             one_blas_thread()
             before = self._memory.begin()
             loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, self._options))
@@ -251,6 +259,28 @@ class ModelPool:
         entry.used = time.monotonic()
         entry.future.set_result(loaded)
         self._forget(version)
+
+    def _enlarge(self, loaded: Loaded, load: Callable[[], object]) -> None:
+        """Load a further part of a model, and count its memory."""
+        before = self._memory.begin()
+        load()
+        growth = self._memory.end_of_more(before, folder_bytes(loaded.version.path))
+        with self._lock:
+            entry = self._entries.get(loaded.version)
+            if entry is not None:
+                entry.size += growth
+
+    def _open_waves(self) -> None:
+        """Open what models need for many images at once, which their loading left for later, while no model loads."""
+        with self._lock:
+            entries = list(self._entries.values())
+        if any(entry.state is ModelState.LOADING for entry in entries):
+            return
+        for entry in entries:
+            if entry.state is ModelState.READY and not entry.complete:
+                entry.complete = True
+                loaded = entry.future.result()
+                self._enlarge(loaded, loaded.scorer.open_waves)
 
     def _removal(self, version: ModelVersion) -> ModelNotFound | None:
         """Return the error of a version that has been removed; None where it exists."""
@@ -289,6 +319,7 @@ class ModelPool:
         while not self._stop.wait(POLL_S):
             try:
                 self._follow()
+                self._open_waves()
             except Exception:
                 # The registry may be on a network volume that is back later.
                 log.exception("the registry could not be read")

@@ -88,7 +88,7 @@ async def sample_images(
         if query.inverse == "learned" and not loaded.scorer.has_learned_inverse:
             raise NoLearnedInverse(f"{loaded.version.name} was trained without learned inverses")
         take_images(request.scope, query.n)
-
+        await pool.load_trained(loaded)
         pixels, likelihoods = await queue.run(
             caller_of(request.scope).name, _draw(loaded.scorer, query, seed), query.n * passes
         )
@@ -105,7 +105,7 @@ def _draw(scorer: Scorer, query: SampleQuery, seed: int) -> Steps[tuple[Pixels, 
     pixels = yield from scorer.sample_steps(query.n, query.temperature, seed, query.inverse)
     if query.format != "json":
         return pixels, []
-    from snf_runtime.scoring.likelihood import require_finite  # noqa: PLC0415 - it imports PyTorch
+    from snf_runtime.scoring.likelihood import require_finite  # noqa: PLC0415 - not needed before the first answer
 
     yield
     scores = yield from scorer.score_steps(pixels)

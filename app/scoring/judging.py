@@ -148,6 +148,8 @@ class Judging:
             return []
         caller, scorer = admission.caller, admission.loaded.scorer
         tiled = scorer.preprocessing.tiled
+        if query.detail == "full":
+            await self.pool.load_trained(admission.loaded)
         # The draws of an image in a shared batch are one turn of the thread; steps spread more of them, or the tiles of
         # a large image, over several.
         if query.detail == "basic" and not query.explain and query.draws <= scorer.at_once and not tiled:
@@ -197,7 +199,7 @@ class Judging:
             self._keep(loaded, query.alpha, judgements)
 
     def _keep(self, loaded: Loaded, alpha: float | None, judgements: Sequence[Judgement]) -> None:
-        from models.anomaly.rejudge import StoredEvidence  # noqa: PLC0415 - PyTorch, which a loaded model has imported
+        from models.anomaly.rejudge import StoredEvidence  # noqa: PLC0415 - not needed before the first answer
 
         scorer = loaded.scorer
         scored = [image.likelihood.evidence for image in judgements if not isinstance(image, ScoreNotFinite)]

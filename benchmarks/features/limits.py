@@ -82,7 +82,7 @@ class Parts:
         features = self.features.flow
         assert isinstance(features, FeatureFlows)
         if kind == "feature model":
-            return Scorer(self.features, options=run.options)
+            return Scorer.of(self.features, options=run.options)
         if kind == "pixel model":
             return self._calibrated(run, self.pixels, self.architecture)
         of_features = self.features.manifest.architecture
@@ -108,7 +108,7 @@ class Parts:
         changes: dict[str, Any] = {"architecture": architecture, "log_dets": log_dets, "calibration": summary}
         manifest: Manifest = self.features.manifest.model_copy(update=changes)
         artifact = replace(self.features, manifest=manifest, flow=flows, calibration=calibration)
-        return Scorer(artifact, summary, run.options)
+        return Scorer.of(artifact, summary, run.options)
 
 
 def measure(run: FeatureRun) -> None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.flows.flow import Flow
-from models.scoring.engines import TorchEngine
+from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.frozen import FrozenFlow, freeze
 from snf_runtime.scoring.flow_pass import run_flow
 

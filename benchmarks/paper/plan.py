@@ -24,7 +24,8 @@ from benchmarks.paper.rows import Group, Row
 from benchmarks.paper.run import CURVE
 from benchmarks.paper.waiting import finish_on
 from models.atomic_files import write_atomically
-from models.training.loop import Interrupted, Trainer
+from models.training.interrupted import Interrupted
+from models.training.loop import Trainer
 
 POINTS = 24
 """Points of a learning curve, evenly spaced."""

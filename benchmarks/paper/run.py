@@ -27,7 +27,8 @@ from models.datasets import Dataset
 from models.errors import TrainingDiverged
 from models.flows.build import build_flow
 from models.flows.flow import Flow
-from models.training.loop import Interrupted, Trainer
+from models.training.interrupted import Interrupted
+from models.training.loop import Trainer
 from models.training.objective import inverse_errors
 from models.training.run_record import RunRecord, claim_folder
 from snf_runtime.images.batch import stacked

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from benchmarks.speed.pairing import Turn, timed
 from models.bijections.coupling import FrozenCoupling
-from models.scoring.engines import FlowEngine, TorchEngine
+from models.scoring.engines.flow_engine import FlowEngine
+from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.frozen import FrozenFlow
 
 if TYPE_CHECKING:

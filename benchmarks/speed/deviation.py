@@ -66,10 +66,10 @@ def pair(path: Path, dataset: Dataset, threads: int) -> tuple[Scorer, Scorer]:
     """Return the model in float32 with its own calibration, and in bfloat16, calibrated on the same images."""
     options = EngineOptions(threads=threads)
     artifact = load_artifact(path)
-    precise = Scorer(artifact, options=options)
+    precise = Scorer.of(artifact, options=options)
     reference = ReferenceImages(dataset.name, dataset.digest, dataset.statistics, dataset.calibration, dataset.folds)
     calibration, summary = precise.calibrate(reference, lambda *_: None, "bfloat16")
-    return precise, Scorer(replace(artifact, calibration=calibration), summary, options)
+    return precise, Scorer.of(replace(artifact, calibration=calibration), summary, options)
 
 
 def scored(scorer: Scorer, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

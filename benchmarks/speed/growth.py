@@ -12,7 +12,7 @@ from benchmarks.speed.memory import forget_peak, peak_mib
 from benchmarks.speed.ours import DIGEST, flow_of, open_engine, random_images
 from benchmarks.speed.pairing import Ratio, Target, Turn, exponent, in_turns, ratio, timed
 from models.flows.architecture import GlowArchitecture
-from models.scoring.engines import FlowEngine
+from models.scoring.engines.flow_engine import FlowEngine
 from models.scoring.frozen import FrozenFlow, freeze
 from models.training.presets import find_preset
 from snf_runtime.scoring.pixel_density import PixelDensity

@@ -22,8 +22,8 @@ from models.errors import EngineUnavailable
 from models.flows.architecture import Architecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
-from models.scoring import engines
-from models.scoring.engines import FlowEngine
+from models.scoring.engines import open as engines
+from models.scoring.engines.flow_engine import FlowEngine
 from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.options import EngineOptions
 from models.scoring.sampling import sample_frozen

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import kolmogorov
 
 from snf_runtime.scoring.white_level import LEVELS
 
@@ -65,7 +64,7 @@ def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, 
     if not (p[0] > 0 and p[-1] <= 1):
         raise ValueError(f"p-values in (0, 1] are expected, got {p[0]} to {p[-1]}")
     statistic = _distance(np.rint(p * (n + 1)), n, max(1.0, round(smallest_p * (n + 1))))
-    p_value = float(kolmogorov(statistic * math.sqrt(n * m / (n + m))))
+    p_value = _kolmogorov(statistic * math.sqrt(n * m / (n + m)))
     return DriftResult(
         images=m,
         statistic=statistic,
@@ -113,7 +112,7 @@ def level_test(levels: ArrayLike, calibration: ArrayLike) -> LevelDrift:
         raise ValueError(f"a window and a calibration set of at least one image are expected, got {m} and {n}")
     shares = recent.cumsum() / m, usual.cumsum() / n
     statistic = float(np.abs(shares[0] - shares[1]).max())
-    p_value = float(kolmogorov(statistic * math.sqrt(n * m / (n + m))))
+    p_value = _kolmogorov(statistic * math.sqrt(n * m / (n + m)))
     median, median_usual = (int(np.searchsorted(share, 0.5)) for share in shares)
     return LevelDrift(statistic, p_value, median, median_usual)
 
@@ -130,3 +129,10 @@ def _distance(ranks: np.ndarray[tuple[int, ...], np.dtype[np.float64]], n: int, 
     # Both sides of every jump of F_m; of equal ranks the last or the first is the farthest.
     above = (below + 1 / m - ranks / (n + 1)).max()
     return float(max(above, ((ranks - step) / (n + 1) - below).max()))
+
+
+def _kolmogorov(distance: float) -> float:
+    """Return the probability that the scaled distance of two empirical distributions is at least ``distance``."""
+    from scipy.special import kolmogorov  # noqa: PLC0415 - SciPy takes long to import, and a start does without
+
+    return float(kolmogorov(distance))

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaln
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -175,6 +174,8 @@ def _log_sums(logarithms: Array) -> Array:
 
 def log_densities(ranks: Array) -> Array:
     """Return the natural logarithm of the density of each bet at ranks in (0, 1): ``(8, m)`` for ``(m,)``."""
+    from scipy.special import betaln  # noqa: PLC0415 - SciPy takes long to import, and a start does without
+
     slopes = [np.log1p(slope * (ranks - 0.5)) for slope in SLOPES]
     low, high = np.log(ranks), np.log1p(-ranks)
     shapes = [(a - 1) * low + (b - 1) * high - betaln(a, b) for a, b in SHAPES]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import betainc
 
 from snf_runtime.anomaly.conformal import flagged_ranks
 
@@ -42,6 +41,8 @@ def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENC
     >>> safe_threshold(100, 0.01) is None, safe_threshold(1000, 0.01) < 0.01
     (True, True)
     """
+    from scipy.special import betainc  # noqa: PLC0415 - SciPy takes long to import, and a start does without
+
     ranks = np.arange(1, flagged_ranks(calibration, alpha) + 1)
     # The confidence falls with the number of flagged ranks.
     safe = int(np.sum(betainc(ranks, calibration + 1 - ranks, alpha) >= confidence))

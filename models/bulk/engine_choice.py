@@ -36,7 +36,7 @@ def settle(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) -> tuple[
     if plan.engine is None and (options.device != "cpu" or options.name != "auto"):
         plan = plan.model_copy(update={"engine": "torch" if options.device != "cpu" else options.name})
     if plan.engine is None:
-        from models.scorer import load_files  # noqa: PLC0415  # PyTorch takes seconds to import
+        from models.scorer import load_files  # noqa: PLC0415  # OpenVINO takes time to import
 
         plan = settled(plan, load_files(model))
     return plan, with_engine(model, plan)

@@ -57,13 +57,9 @@ class OpenWork:
     """
 
     def __init__(self, work: BulkWork, threads: int | None) -> None:
-        import torch  # noqa: PLC0415  # it takes seconds to import
+        from models.scorer import load_files  # noqa: PLC0415  # OpenVINO takes time to import
+        from models.threads import one_blas_thread  # noqa: PLC0415  # as above
 
-        from models.scorer import load_files  # noqa: PLC0415
-        from models.threads import one_blas_thread  # noqa: PLC0415
-
-        if threads is not None:
-            torch.set_num_threads(threads)
         one_blas_thread()
         self._output = work.output
         self.scorer = load_files(work.model.with_threads(threads))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,16 @@ from models.atomic_files import new_folder, sha256_file
 from models.errors import ArtifactError, EngineUnavailable
 from models.exports.serialized import serialized
 from models.features.backbone import Backbone
-from models.features.flows import FrozenFeatureFlows
 from models.features.lite0 import LITE0
 from models.features.lite0 import NOTICE as LITE0_NOTICE
 from models.features.store import DEFAULT_FOLDER, BackboneStore
 from models.flows.architecture import FeatureArchitecture, HybridArchitecture
-from models.loading import statistic_tolerance
 from models.registry.version import ModelVersion
 from models.scorer import Scorer
 from models.scoring.engines.open import openvino_obstacle
 from models.scoring.frozen import FrozenFlow
+from models.scoring.prepared.record import described_pixels
+from models.verification import statistic_tolerance
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.calibration_arrays import to_arrays
 from snf_runtime.exported.folder import CALIBRATION, MASSES, PINNED
@@ -40,15 +40,12 @@ from snf_runtime.exported.manifest import (
     ExportedFile,
     ExportedPinned,
     ExportedPixels,
-    ExportedTransform,
     ExportManifest,
     GraphFormat,
     read_export_manifest,
 )
-from snf_runtime.scoring.feature_density import FeatureDensity
-from snf_runtime.scoring.hybrid_density import HybridDensity
-from snf_runtime.scoring.layout import FeatureLayout, LevelLayout
-from snf_runtime.scoring.pixel_transforms import AffineFunction, LogitFunction, MarginalFunction
+from snf_runtime.scoring.layout import FeatureLayout
+from snf_runtime.scoring.pixel_transforms import MarginalFunction
 
 TEXT_BYTES = 2**22
 """Room on the disk for the texts of an export: manifest, model card and notice."""
@@ -142,21 +139,11 @@ def pixel_part(frozen: FrozenFlow) -> tuple[Any, ExportedPixels]:
         raise EngineUnavailable(f"the flow over pixels cannot be exported: {reason}")
     from models.scoring.engines.openvino_graph import forward_graph  # noqa: PLC0415 - OpenVINO takes time to load
 
-    function = frozen.pixel_function
-    if isinstance(function, AffineFunction):
-        transform = ExportedTransform("affine")
-    elif isinstance(function, LogitFunction):
-        transform = ExportedTransform("logit", function.alpha)
-    elif isinstance(function, MarginalFunction):
-        transform = ExportedTransform("marginal")
-    else:
-        raise EngineUnavailable("expected a pixel transform that is affine, logit or marginal, got one of its own")
     graph = forward_graph(frozen, 1)
-    levels = tuple(
-        LevelLayout(**{field.name: getattr(level, field.name) for field in fields(LevelLayout)})
-        for level in frozen.levels
-    )
-    return graph.model, ExportedPixels(transform, levels, frozen.is_spatial, tuple(graph.outputs))
+    described = described_pixels(frozen, graph.outputs)
+    if described is None:
+        raise EngineUnavailable("expected a pixel transform that is affine, logit or marginal, got one of its own")
+    return graph.model, described
 
 
 def _backbone(scorer: Scorer) -> tuple[FeatureArchitecture, BackboneStore, Backbone] | None:
@@ -175,10 +162,8 @@ def _features(
     from models.scoring.engines.openvino_backbone import open_network  # noqa: PLC0415 - OpenVINO takes time to load
     from models.scoring.engines.openvino_feature_graph import FeatureGraphs  # noqa: PLC0415 - as above
 
-    density = scorer.density.features if isinstance(scorer.density, HybridDensity) else scorer.density
-    assert isinstance(density, FeatureDensity)
-    flows = density.flows
-    assert isinstance(flows, FrozenFeatureFlows)
+    flows = scorer.trained.features
+    assert flows is not None
     shape, size = architecture.image_shape, architecture.input_size
     graph = FeatureGraphs(open_network(store, backbone), backbone, shape, size, flows)(1)
     layout = FeatureLayout(flows.feature_shape, flows.constant_log_det)

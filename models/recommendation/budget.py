@@ -10,7 +10,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.atomic_files import write_atomically
-from models.training.loop import Interrupted, Observer
+from models.training.interrupted import Interrupted
+from models.training.loop import Observer
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.scoring.engines import FlowEngine
+from models.scoring.engines.flow_engine import FlowEngine
 from models.scoring.frozen import FrozenFlow
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.hybrid_density import HybridDensity

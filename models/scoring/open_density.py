@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from models.errors import EngineUnavailable
-from models.features.flows import FeatureFlows, HybridFlows, TrainedFlows, freeze_features
+from models.features.flows import FeatureFlows, FrozenFeatureFlows, TrainedFlows, freeze_features
 from models.features.store import DEFAULT_FOLDER, BackboneStore
-from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
+from models.flows.architecture import Architecture, features_of
 from models.flows.flow import Flow
-from models.scoring.engines import open_engine
+from models.scoring.engines.open import open_engine
 from models.scoring.engines.open_features import open_feature_engine
 from models.scoring.flow_density import FlowDensity
-from models.scoring.frozen import constant_log_dets, freeze, layers_with_log_det, require_invertible
+from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze, layers_with_log_det, require_invertible
 from models.scoring.options import EngineOptions
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.feature_density import FeatureDensity
@@ -71,21 +71,42 @@ def open_density(
         UninitializedModel: A layer has not been initialised.
     """
     options = options or EngineOptions()
-    if isinstance(flows, Flow):
-        return open_pixels(flows, architecture, log_dets, weights_digest, options)
-    if options.precision not in (None, "float32"):
+    features = frozen_features(flows, log_dets)
+    if features is not None and options.precision not in (None, "float32"):
         raise EngineUnavailable(f"expected precision float32 for a model with features, got {options.precision}")
+    pixels = frozen_pixels(flows, architecture, log_dets)
+    of_pixels = None if pixels is None else FlowDensity(open_engine(pixels, options), pixels, weights_digest)
+    of_features = None if features is None else _open_features(features, architecture, weights_digest, options)
+    if of_pixels is not None and of_features is not None:
+        return HybridDensity(of_pixels, of_features)
+    density = of_pixels or of_features
+    assert density is not None
+    return density
+
+
+def frozen_pixels(flows: TrainedFlows, architecture: Architecture, log_dets: dict[str, float]) -> FrozenFlow | None:
+    """Return the flow over pixels of a model, frozen; None for a model of features alone.
+
+    The arguments are those of :func:`open_density`.
+    """
+    if isinstance(flows, Flow):
+        return freeze(flows, architecture.image_shape, log_dets)
     if isinstance(flows, FeatureFlows):
-        assert isinstance(architecture, FeatureArchitecture)
-        return _open_features(flows, architecture, log_dets, weights_digest, options)
-    assert isinstance(flows, HybridFlows)
-    assert isinstance(architecture, HybridArchitecture)
-    of_pixels = {name.removeprefix(PIXELS): value for name, value in log_dets.items() if name.startswith(PIXELS)}
-    of_features = {name.removeprefix(FEATURES): value for name, value in log_dets.items() if name.startswith(FEATURES)}
-    return HybridDensity(
-        open_pixels(flows.pixels, architecture.pixels, of_pixels, weights_digest, options),
-        _open_features(flows.features, architecture.features, of_features, weights_digest, options),
-    )
+        return None
+    return freeze(flows.pixels, architecture.image_shape, _log_dets_of_part(log_dets, PIXELS))
+
+
+def frozen_features(flows: TrainedFlows, log_dets: dict[str, float]) -> FrozenFeatureFlows | None:
+    """Return the flows over features of a model, frozen; None for a model of pixels alone."""
+    if isinstance(flows, FeatureFlows):
+        return freeze_features(flows, log_dets)
+    if isinstance(flows, Flow):
+        return None
+    return freeze_features(flows.features, _log_dets_of_part(log_dets, FEATURES))
+
+
+def _log_dets_of_part(log_dets: dict[str, float], part: str) -> dict[str, float]:
+    return {name.removeprefix(part): value for name, value in log_dets.items() if name.startswith(part)}
 
 
 def open_pixels(
@@ -102,16 +123,11 @@ def open_pixels(
 
 
 def _open_features(
-    flows: FeatureFlows,
-    architecture: FeatureArchitecture,
-    log_dets: dict[str, float],
-    weights_digest: str,
-    options: EngineOptions,
+    frozen: FrozenFeatureFlows, architecture: Architecture, weights_digest: str, options: EngineOptions
 ) -> FeatureDensity:
+    described = features_of(architecture)
+    assert described is not None
     store = BackboneStore(options.backbones or DEFAULT_FOLDER)
-    backbone = store.by_digest(architecture.backbone, architecture.backbone_sha256)
-    frozen = freeze_features(flows, log_dets)
-    engine = open_feature_engine(store, backbone, architecture, frozen, options)
-    return FeatureDensity(
-        engine, frozen, weights_digest, architecture.image_shape, architecture.input_size, architecture.tiled
-    )
+    backbone = store.by_digest(described.backbone, described.backbone_sha256)
+    engine = open_feature_engine(store, backbone, described, frozen, options)
+    return FeatureDensity(engine, frozen, weights_digest, described.image_shape, described.input_size, described.tiled)

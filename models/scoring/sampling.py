@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models.artifacts.manifest import Precision
 from models.bijections.frozen import Inverse
 from models.errors import NoLearnedInverse
-from models.scoring.engines import FlowEngine
+from models.scoring.engines.flow_engine import FlowEngine
 from models.scoring.frozen import FrozenFlow
 from snf_runtime.steps import Steps, step_size
 

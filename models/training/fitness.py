@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.artifacts.fitness import MAX_INVERSE_ERROR, FitnessCheck, FitnessRecord, Measure
 from models.datasets import Dataset
-from models.scoring.engines import TorchEngine
+from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.flow_density import FlowDensity, pixels_of
 from models.training.feature_fit import FittedFeatures
 from models.training.trained_flow import TrainedFlow

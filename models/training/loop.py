@@ -30,6 +30,7 @@ from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
 from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.divergence import ReportHistory, SkippedSteps, is_finite, name_the_cause
 from models.training.followed_log_dets import FollowedLogDets
+from models.training.interrupted import Interrupted
 from models.training.objective import BatchLoss, Loss, SelfNormalizingObjective, inverse_quality
 from models.training.precision import compute_coupling_nets_in, lay_out_coupling_nets, training_precision
 from models.training.schedule import Schedule
@@ -41,10 +42,6 @@ from snf_runtime.scoring.likelihood import bits_per_dim
 
 Observer = Callable[[dict[str, Any]], None]
 """A function that receives the events of a training, each a dictionary with the key ``event``."""
-
-
-class Interrupted(Exception):
-    """Raised when ``should_stop`` ended a training run early; the next run resumes from its checkpoint."""
 
 
 class Trainer:

@@ -35,7 +35,8 @@ from models.training.cost.estimate import phases_in_steps
 from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.feature_fit import FittedFeatures, fit_features
 from models.training.feature_steps import StepsPlan
-from models.training.loop import Interrupted, Observer, Trainer
+from models.training.interrupted import Interrupted
+from models.training.loop import Observer, Trainer
 from models.training.precision import training_precision
 from models.training.presets import PRESETS, find_preset
 from models.training.recipe import TrainingRecipe

@@ -10,7 +10,7 @@ import numpy as np
 from models.atomic_files import remove_leftovers, write_atomically
 from models.bijections.frozen import Inverse
 from models.errors import EngineUnavailable
-from models.scoring.engines import TorchEngine
+from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.frozen import FrozenFlow
 from models.scoring.sampling import sample_frozen, to_pixels
 from snf_runtime.images.codec import encode_png, image_grid

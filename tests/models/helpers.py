@@ -23,7 +23,8 @@ from models.datasets import load_dataset
 from models.flows.architecture import GlowArchitecture, PixelTransform, depth
 from models.flows.build import build_flow
 from models.flows.flow import Flow
-from models.scoring.engines import FlowEngine, open_engine
+from models.scoring.engines.flow_engine import FlowEngine
+from models.scoring.engines.open import open_engine
 from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.options import EngineName, EngineOptions
 from models.training.config import TrainingConfig

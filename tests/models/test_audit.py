@@ -61,7 +61,7 @@ def test_a_log_det_of_other_weights_is_found(artifact: Path) -> None:
     layer = next(iter(log_dets.layers))
     wrong = log_dets.model_copy(update={"layers": log_dets.layers | {layer: log_dets.layers[layer] + 1}})
     manifest = loaded.manifest.model_copy(update={"log_dets": wrong})
-    right, off = (audit(Scorer(one), 0) for one in (loaded, replace(loaded, manifest=manifest)))
+    right, off = (audit(Scorer.of(one), 0) for one in (loaded, replace(loaded, manifest=manifest)))
     assert off.log_likelihood == pytest.approx(right.log_likelihood + 1, abs=1e-9)
     assert off.recomputed == right.recomputed
     assert off.log_dets == right.log_dets
@@ -70,7 +70,7 @@ def test_a_log_det_of_other_weights_is_found(artifact: Path) -> None:
 
 def test_frozen_weights_that_differ_from_the_trained_ones_are_found(artifact: Path) -> None:
     loaded = load_artifact(artifact)
-    scorer = Scorer(loaded)
+    scorer = Scorer.of(loaded)
     randomise(loaded.flow, 0.01, seed=3)
     found = audit(scorer, 0)
     assert abs(found.log_likelihood - found.recomputed) > 0.1
@@ -79,9 +79,9 @@ def test_frozen_weights_that_differ_from_the_trained_ones_are_found(artifact: Pa
 def test_bfloat16_is_allowed_what_its_calibration_measured(artifact: Path) -> None:
     loaded = load_artifact(artifact)
     deviation = Deviation(images=100, median=0.01, quantile_999=0.2, worst=0.25, worst_statistic=0.1)
-    precise = Scorer(loaded)
+    precise = Scorer.of(loaded)
     changes = {"precision": "bfloat16", "deviation": deviation}
-    scorer = Scorer(loaded, loaded.manifest.calibration.model_copy(update=changes))
+    scorer = Scorer.of(loaded, loaded.manifest.calibration.model_copy(update=changes))
     found = [audit(scorer, index) for index in range(4)]
     assert scorer.precision == "bfloat16"
     assert (scorer.exact_tolerance(-900.0), scorer.tolerance(-900.0)) == (1e-3, 1e-3 + 2 * 0.25)

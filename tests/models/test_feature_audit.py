@@ -97,8 +97,8 @@ def test_a_log_det_of_features_that_differs_is_found(
     layer = "features.places.0" if of_pixels else "places.0"
     wrong = log_dets.model_copy(update={"layers": log_dets.layers | {layer: log_dets.layers[layer] + 5}})
     manifest = artifact.manifest.model_copy(update={"log_dets": wrong})
-    right = Scorer(artifact, options=options)
-    off = Scorer(replace(artifact, manifest=manifest), options=options)
+    right = Scorer.of(artifact, options=options)
+    off = Scorer.of(replace(artifact, manifest=manifest), options=options)
     found = audit(off, 0)
     assert audit_view(loaded(right), [audit(right, 0)]).agrees
     assert not audit_view(loaded(off), [found]).agrees

@@ -21,8 +21,9 @@ from models.artifacts.manifest import FILE, read_manifest
 from models.atomic_files import sha256_file
 from models.datasets import load_dataset
 from models.errors import ArtifactError
-from models.loading import image_digest, load_artifact
+from models.loading import load_artifact
 from models.scorer import Scorer
+from models.verification import image_digest
 from tests.models.helpers import edit_manifest, sign_again
 
 FILES = (WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)
@@ -47,7 +48,7 @@ def test_loading_gives_back_what_was_trained(artifact: Path) -> None:
     assert all(torch.equal(state[name], stored[name]) for name in stored)
     assert not loaded.flow.training
     assert image_digest(loaded.pinned[0]) == loaded.manifest.pinned.image_sha256
-    again = Scorer(loaded).score(loaded.pinned[:1])[0].log_likelihood
+    again = Scorer.of(loaded).score(loaded.pinned[:1])[0].log_likelihood
     assert again == pytest.approx(loaded.manifest.pinned.log_likelihood, abs=1e-4)
 
 

@@ -170,7 +170,7 @@ class Fence:
             StaleAttempt: The attempt lost its lease.
             Interrupted: The process was asked to stop during an outage.
         """
-        from models.training.loop import Interrupted
+        from models.training.interrupted import Interrupted
 
         while True:
             try:
@@ -257,7 +257,7 @@ def _run(work: Work, folder: Path, spec: JobSpec, settings: Settings, events: Ev
     """Run ``work``; return the exit code that stands for what it raises."""
     from models.disk_space import storage_errors
     from models.errors import ModelsError
-    from models.training.loop import Interrupted
+    from models.training.interrupted import Interrupted
 
     try:
         with storage_errors(), lock_folder(folder, settings.lease_seconds):

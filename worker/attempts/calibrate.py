@@ -36,7 +36,7 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
     from models.registry.activation import UnlessCoarser
     from models.registry.registry import Registry
     from models.scorer import Scorer
-    from models.training.loop import Interrupted
+    from models.training.interrupted import Interrupted
 
     if settings.train_threads is not None:
         torch.set_num_threads(settings.train_threads)

@@ -44,7 +44,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     from models.naming import parse_ref
     from models.registry.registry import Registry
     from models.scorer import Scorer
-    from models.training.loop import Interrupted
+    from models.training.interrupted import Interrupted
 
     store = JobStore(redis_client(settings), settings.key_prefix)
     fence = Fence(store, spec, settings, stop)

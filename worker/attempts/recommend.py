@@ -40,7 +40,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     from models.images.options import ImageOptions
     from models.recommendation.compare import compare_families
     from models.recommendation.record import RecommendationRecord, RecommendParameters
-    from models.training.loop import Interrupted
+    from models.training.interrupted import Interrupted
 
     store = JobStore(redis_client(settings), settings.key_prefix)
     fence = Fence(store, spec, settings, stop)

@@ -51,7 +51,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     from models.bulk.completion import complete
     from models.bulk.part import Stopped
     from models.bulk.table import read_summary
-    from models.training.loop import Interrupted
+    from models.training.interrupted import Interrupted
     from worker.attempts.job_parts import begin_parts, stored_job_plan
     from worker.attempts.score_on_ray import score_on_ray
     from worker.attempts.shard_work import ShardProgress, ShardWork

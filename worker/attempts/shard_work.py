@@ -1,10 +1,8 @@
-"""Scoring of shards (ranges of images) of a bulk scoring job, by any number of processes. Imports PyTorch."""
+"""Scoring of shards (ranges of images) of a bulk scoring job, by any number of processes."""
 
 import logging
 import time
 from collections.abc import Callable, Sequence
-
-import torch
 
 from models.bulk.engine_choice import settled, with_engine
 from models.bulk.part import Stopped, score_range
@@ -41,8 +39,6 @@ class ShardWork:
     def __init__(
         self, spec: JobSpec, settings: Settings, stored: BulkPlan | None, take_plan: Callable[[BulkPlan], Parts]
     ) -> None:
-        if settings.train_threads is not None:
-            torch.set_num_threads(settings.train_threads)
         one_blas_thread()
         self._settings = settings
         inputs = score_inputs(spec, settings)

@@ -48,7 +48,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     from models.datasets import DatasetStore, load_dataset
     from models.registry.registry import Registry
     from models.training.feature_fit import UNITS, passes_of_fit
-    from models.training.loop import Interrupted
+    from models.training.interrupted import Interrupted
     from models.training.run import train
 
     store = JobStore(redis_client(settings), settings.key_prefix)

@@ -13,6 +13,7 @@ from typing import Any, Self
 from models.atomic_files import make_folder, write_atomically
 from models.errors import ModelsError
 from models.registry.version import ModelVersion
+from models.training.interrupted import Interrupted
 from worker.errors import JobsError
 from worker.jobs.curve import newest_attempt
 from worker.jobs.events import EventLog
@@ -201,7 +202,6 @@ def _id_in(folder: Path, store: RunStore) -> str:
 def _reason(error: BaseException | None) -> str | None:
     """Return why a run has failed; None if it was only interrupted, or ended by the broker or another attempt."""
     from models.devices import lack_of_memory  # noqa: PLC0415 - PyTorch takes seconds to import
-    from models.training.loop import Interrupted  # noqa: PLC0415 - as above
 
     if not isinstance(error, Exception) or isinstance(error, Interrupted | JobsError):
         return None

@@ -72,7 +72,7 @@ class GradientProbe:
     @property
     def sizes(self) -> list[int]:
         """The number of weights with gradients in each group of layers, in the order of ``names``."""
-        return [sum(_weights(layer) for layer in group) for _, group in self._groups]
+        return _sizes(self._groups)
 
     def __call__(self, x: Tensor) -> Gradients:
         """Return gradients of log p of each image plus noise in [0, 1), float64 ``(N, C, H, W)`` in [0, 256)."""
@@ -97,6 +97,11 @@ class GradientProbe:
             for _, group in self._groups
         ]
         return Gradients(layers, image.detach())
+
+
+def gradient_weights(flow: Flow) -> int:
+    """Return the number of weights of a flow with gradients in a :class:`GradientProbe`."""
+    return sum(_sizes(list(_groups(flow))))
 
 
 def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.float64]:
@@ -135,6 +140,10 @@ def fisher_information(batches: Iterator[Gradients]) -> list[Tensor]:
 def gradient_map(gradients: Gradients) -> NDArray[np.float64]:
     """Return the norm over the channels of the gradient of log p at each pixel of each image, ``(N, H, W)``."""
     return gradients.image.double().square().sum(1).sqrt().numpy()
+
+
+def _sizes(groups: list[tuple[str, list[nn.Module]]]) -> list[int]:
+    return [sum(_weights(layer) for layer in group) for _, group in groups]
 
 
 def _groups(flow: Flow) -> Iterator[tuple[str, list[nn.Module]]]:

@@ -9,34 +9,27 @@ import hashlib
 import io
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from models.atomic_files import write_atomically
-from models.disk_space import require_room
-from models.errors import StorageFull
+from models.scoring.cache_files import read_cached, write_cached
+from models.threads import thread_count
+from snf_runtime.scoring.engines.openvino_compile import Graph, compile_program
 from snf_runtime.scoring.engines.openvino_library import ov
-from snf_runtime.scoring.engines.openvino_program import Compiled, Graph, Program, core
+from snf_runtime.scoring.engines.openvino_program import Compiled, Program, core
 from snf_runtime.scoring.engines.tiles import Tiling
 
 log = logging.getLogger(__name__)
-
-MAX_BYTES = 4 * 2**30
-"""Largest size of the cache in bytes; graphs that were not used for the longest time are removed first."""
-DIGEST_BYTES = 32
 
 
 class CompiledCache:
     """Disk cache of compiled OpenVINO graphs, so that a program compiles each graph only at its first start.
 
-    A file holds an exported graph after its SHA-256. Damaged files, and files of
-    another version of OpenVINO, are compiled again.
+    Damaged files, and files of another version of OpenVINO, are compiled again.
 
     Args:
         folder: The folder.
@@ -50,11 +43,27 @@ class CompiledCache:
 
         A new one is written to the folder by :meth:`Compiled.keep` only. Damaged files are logged and not used.
         """
-        path = self._folder / f"{_key(model, settings)}.blob"
-        stored = self._load(path, settings)
+        name = _key(model, settings)
+        stored = self.stored(name, settings)
         if stored is not None:
-            return Compiled(stored)
-        return Compiled(core().compile_model(model, "CPU", settings), partial(_store, path))
+            return stored
+        compiled = core().compile_model(model, "CPU", settings)
+        return Compiled(compiled, name, partial(write_cached, self.path(name)))
+
+    def stored(self, name: str, settings: dict[str, Any]) -> Compiled | None:
+        """Return the compiled graph of a name and the settings it was compiled with; None if it cannot be used."""
+        exported = read_cached(self.path(name))
+        if exported is None:
+            return None
+        try:
+            return Compiled(core().import_model(io.BytesIO(exported), "CPU", settings), name)
+        except RuntimeError as error:
+            log.warning("the compiled flow %s cannot be used and is compiled again: %s", name, error)
+            return None
+
+    def path(self, name: str) -> Path:
+        """Return the path of the file of a compiled graph."""
+        return self._folder / f"{name}.blob"
 
     def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
         """Return the tile size that was measured for a graph of one image; None without one for ``lanes`` threads.
@@ -83,36 +92,16 @@ class CompiledCache:
     def _tiling_path(self, model: ov.Model, lanes: int) -> Path:
         return self._folder / f"{graph_digest(model)}-{lanes}.json"
 
-    def _load(self, path: Path, settings: dict[str, Any]) -> ov.CompiledModel | None:
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            log.warning("the compiled flow %s cannot be read: %s", path.name, error.strerror)
-            return None
-        digest, exported = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
-        if hashlib.sha256(exported).digest() != digest:
-            log.warning("the compiled flow %s is damaged and is compiled again", path.name)
-            return None
-        try:
-            stored = core().import_model(io.BytesIO(exported), "CPU", settings)
-            os.utime(path)
-        except (RuntimeError, OSError) as error:
-            log.warning("the compiled flow %s cannot be used and is compiled again: %s", path.name, error)
-            return None
-        return stored
-
 
 def open_program(graph: Callable[[int], Graph], threads: int | None, cache: Path | None) -> Program:
     """Return the program of a graph.
 
     Args:
         graph: A function that returns the graph for a number of images.
-        threads: Threads on the CPU; None for the number that torch uses.
+        threads: Threads on the CPU; None for :func:`models.threads.thread_count`.
         cache: Folder for compiled graphs and measured tile sizes, or None.
     """
-    return Program(graph, threads or torch.get_num_threads(), None if cache is None else CompiledCache(cache))
+    return compile_program(graph, thread_count(threads), None if cache is None else CompiledCache(cache))
 
 
 def graph_digest(model: ov.Model) -> str:
@@ -135,27 +124,3 @@ def _key(model: ov.Model, settings: dict[str, Any]) -> str:
     machine = core().get_property("CPU", "FULL_DEVICE_NAME")
     rest = repr((sorted(settings.items()), ov.get_version(), machine))
     return hashlib.sha256((graph_digest(model) + rest).encode()).hexdigest()[:32]
-
-
-def _store(path: Path, exported: bytes) -> None:
-    """Write a compiled graph to its file. A failed write, or no room, is logged and ignored.
-
-    Beyond 4 GiB in the folder, the files that were unused for the longest time are deleted.
-    """
-    try:
-        require_room(path.parent, len(exported))
-        write_atomically(path, hashlib.sha256(exported).digest() + exported)
-        _prune(path.parent)
-    except StorageFull as problem:
-        log.warning("the compiled flow is not stored: %s", problem.detail)
-    except OSError as error:
-        log.warning("the compiled flow cannot be stored: %s", error.strerror)
-
-
-def _prune(folder: Path) -> None:
-    files = sorted(folder.glob("*.blob"), key=lambda file: file.stat().st_mtime, reverse=True)
-    total = 0
-    for file in files:
-        total += file.stat().st_size
-        if total > MAX_BYTES:
-            file.unlink(missing_ok=True)

@@ -27,15 +27,22 @@ class OpenVINOEngine(OpenVINOFlow):
         frozen: The flow.
         threads: Threads on the CPU; None for all cores.
         cache: Folder for compiled graphs and measured tile sizes, or None.
+        forward: The program of the graph from pixels to latents, if it is open; None to open it.
     """
 
-    def __init__(self, frozen: FrozenFlow, threads: int | None = None, cache: Path | None = None) -> None:
-        super().__init__(frozen, open_program(lambda images: forward_graph(frozen, images), threads, cache))
+    def __init__(
+        self,
+        frozen: FrozenFlow,
+        threads: int | None = None,
+        cache: Path | None = None,
+        forward: Program | None = None,
+    ) -> None:
+        super().__init__(frozen, forward or open_program(lambda images: forward_graph(frozen, images), threads, cache))
         self.frozen = frozen
         self._threads = threads
         self._cache = cache
         self._inverses: dict[Inverse, Program] = {}
-        self._torch = TorchEngine(frozen)
+        self._torch = TorchEngine(frozen, threads=threads)
 
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
         """Return the images of latents up to the pixel transform, which the caller inverts, ``(N, C, H, W)``."""

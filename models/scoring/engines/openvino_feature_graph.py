@@ -17,8 +17,8 @@ from models.features.extractor import SMOOTHING
 from models.features.flows import FrozenFeatureFlows
 from models.scoring.engines.openvino_backbone import Network, outputs_of
 from models.scoring.engines.openvino_graph import Node, constant, forward_node, joined
+from snf_runtime.scoring.engines.openvino_compile import Graph
 from snf_runtime.scoring.engines.openvino_library import op, ov
-from snf_runtime.scoring.engines.openvino_program import Graph
 from snf_runtime.scoring.engines.tiles import DEFAULT_TILE
 
 ROWS = DEFAULT_TILE

@@ -20,8 +20,8 @@ from models.bijections.spline import FrozenSpline, Knots
 from models.bijections.squeeze import FrozenSqueeze
 from models.scoring.frozen import FrozenFlow
 from snf_runtime.kinds import GraphPart
+from snf_runtime.scoring.engines.openvino_compile import Graph
 from snf_runtime.scoring.engines.openvino_library import op, ov
-from snf_runtime.scoring.engines.openvino_program import Graph
 
 Node: TypeAlias = "ov.Output"
 

@@ -20,7 +20,7 @@ from snf_runtime.exported.calibration import open_calibration
 from snf_runtime.exported.folder import check_files, pinned_of
 from snf_runtime.exported.layout_check import check_layout
 from snf_runtime.exported.manifest import ExportManifest, read_export_manifest
-from snf_runtime.exported.open_density import open_exported, thread_count
+from snf_runtime.exported.open_density import open_exported
 from snf_runtime.exported.results import FileVerdict, NotJudged
 from snf_runtime.images.batch import Batch, batch_of, in_batches
 from snf_runtime.images.codec import decode_image
@@ -31,6 +31,7 @@ from snf_runtime.images.preprocessing import DecodedImage, conform_pixels
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.likelihood import score_each, score_images
 from snf_runtime.steps import finish, step_size
+from snf_runtime.threads import thread_count
 
 Source: TypeAlias = "Path | str | bytes | NDArray[np.uint8]"
 """An image: the path of a file, the content of one, or pixels, uint8 ``(H, W)`` or ``(H, W, C)``."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,21 @@ from numpy.typing import NDArray
 from snf_runtime.errors import ArtifactError, EngineUnavailable
 from snf_runtime.exported.folder import MASSES
 from snf_runtime.exported.layout_check import OutputShape, feature_outputs, pixel_outputs
-from snf_runtime.exported.manifest import ARRAYS, ExportedFeatures, ExportedPixels, ExportManifest
+from snf_runtime.exported.manifest import (
+    ARRAYS,
+    FILE,
+    ExportedFeatures,
+    ExportedPixels,
+    ExportedTransform,
+    ExportManifest,
+)
 from snf_runtime.kinds import GraphPart
 from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.engines.openvino_compile import Graph, compile_program
 from snf_runtime.scoring.engines.openvino_features import OpenVINOFeatureEngine
 from snf_runtime.scoring.engines.openvino_flow import OpenVINOFlow
 from snf_runtime.scoring.engines.openvino_library import ov
-from snf_runtime.scoring.engines.openvino_program import Graph, Program, core
-from snf_runtime.scoring.engines.tiles import MOST_AT_ONCE
+from snf_runtime.scoring.engines.openvino_program import Program, core
 from snf_runtime.scoring.feature_density import FeatureDensity
 from snf_runtime.scoring.hybrid_density import HybridDensity
 from snf_runtime.scoring.layout import FlowLayout
@@ -30,26 +35,6 @@ from snf_runtime.scoring.pixel_transforms import AffineFunction, LogitFunction, 
 
 Arrays = Mapping[str, NDArray[Any]]
 BINS = 256
-
-
-def thread_count(asked: int | None) -> int:
-    """Return the number of threads: that asked for, else ``OMP_NUM_THREADS``, else the cores this process may use.
-
-    Raises:
-        EngineUnavailable: ``OMP_NUM_THREADS`` is no whole number from 1 to 1024, nor a list that begins with one.
-        ValueError: ``asked`` is not from 1 to 1024.
-    """
-    if asked is not None:
-        if not 1 <= asked <= MOST_AT_ONCE:
-            raise ValueError(f"expected threads from 1 to {MOST_AT_ONCE}, got {asked}")
-        return asked
-    if wanted := os.environ.get("OMP_NUM_THREADS", "").strip():
-        first = wanted.split(",")[0].strip()  # a list has a number for each nested level of threads
-        if not re.fullmatch("[0-9]{1,9}", first) or not 1 <= int(first) <= MOST_AT_ONCE:
-            raise EngineUnavailable(f"expected OMP_NUM_THREADS from 1 to {MOST_AT_ONCE}, got {wanted}")
-        return int(first)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_AT_ONCE)
 
 
 def open_exported(folder: Path, manifest: ExportManifest, arrays: Arrays, threads: int) -> ImageDensity:
@@ -83,20 +68,32 @@ def open_exported(folder: Path, manifest: ExportManifest, arrays: Arrays, thread
 
 
 def _layout(manifest: ExportManifest, pixels: ExportedPixels, arrays: Arrays) -> FlowLayout:
-    transform = pixels.transform
-    function: PixelFunction
-    if transform.type == "marginal":
-        masses = arrays.get(MASSES)
-        if masses is None or masses.dtype != np.float64 or masses.shape != (BINS,) or not (masses > 0).all():
-            raise ArtifactError(f"expected {ARRAYS} to have {MASSES}, {BINS} numbers above 0")
-        function = MarginalFunction(masses)
-    elif transform.type == "logit":
-        if transform.alpha is None or not 0 < transform.alpha < 0.5:
-            raise ArtifactError(f"expected alpha of the pixel transform to be in (0, 0.5), got {transform.alpha}")
-        function = LogitFunction(transform.alpha)
-    else:
-        function = AffineFunction()
+    try:
+        function = pixel_function(pixels.transform, arrays.get(MASSES))
+    except ValueError as error:
+        raise ArtifactError(f"the pixel transform in {FILE} and {ARRAYS} is not valid: {error}") from error
     return FlowLayout(manifest.image_shape, function, pixels.levels, pixels.is_spatial, manifest.precision)
+
+
+def pixel_function(transform: ExportedTransform, masses: NDArray[Any] | None) -> PixelFunction:
+    """Return the pixel transform of a description.
+
+    Args:
+        transform: The description.
+        masses: The masses of a marginal transform, float64 ``(256,)``; None for another one.
+
+    Raises:
+        ValueError: The description or the masses are not possible.
+    """
+    if transform.type == "marginal":
+        if masses is None or masses.dtype != np.float64 or masses.shape != (BINS,) or not (masses > 0).all():
+            raise ValueError(f"expected {MASSES}, {BINS} numbers above 0")
+        return MarginalFunction(masses)
+    if transform.type == "logit":
+        if transform.alpha is None or not 0 < transform.alpha < 0.5:
+            raise ValueError(f"expected alpha of the pixel transform to be in (0, 0.5), got {transform.alpha}")
+        return LogitFunction(transform.alpha)
+    return AffineFunction()
 
 
 def _features(manifest: ExportManifest, features: ExportedFeatures, engine: OpenVINOFeatureEngine) -> FeatureDensity:
@@ -117,7 +114,7 @@ def _program(
         model = core().read_model(path)
         _check_ports(path, model, (1, *manifest.image_shape), list(outputs.values()))
         # The graph is for one image. Several are computed at once, each by a thread of its own.
-        return Program(lambda _: Graph(model, list(outputs)), threads, tile=1)
+        return compile_program(lambda _: Graph(model, list(outputs)), threads, tile=1)
     except RuntimeError as error:
         raise ArtifactError(f"{path} cannot be read and compiled by OpenVINO: {error}") from error
 

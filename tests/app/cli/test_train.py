@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from app.cli.common import INTERRUPTED, SERVICE, USAGE
 from app.cli.main import cli
 from models.registry.registry import Registry
-from models.training.loop import Interrupted
+from models.training.interrupted import Interrupted
 from models.training.parameters import parameter_groups
 from models.training.presets import find_preset
 from models.training.run_record import FILE, RunRecord

@@ -23,11 +23,13 @@ class Loads:
 
     Attributes:
         noted: Names and numbers of the versions, in the order of their loads.
+        waves: The same of those whose graphs for many images were opened.
         wait: Events by name and number.
     """
 
     def __init__(self) -> None:
         self.noted: list[tuple[str, int]] = []
+        self.waves: list[tuple[str, int]] = []
         self.wait: dict[tuple[str, int], threading.Event] = {}
 
     def load(self, path: Path, *_: Any) -> Any:
@@ -35,7 +37,7 @@ class Loads:
         self.noted.append(key)
         if key in self.wait:
             assert self.wait[key].wait(60)
-        return SimpleNamespace()
+        return SimpleNamespace(open_waves=lambda: self.waves.append(key))
 
 
 @pytest.fixture
@@ -113,3 +115,32 @@ def test_the_next_version_of_an_alias_is_not_dropped(
     assert kept(pool) == {("a", 2), ("b", 1)}
     asyncio.run(pool.acquire("a"))
     assert loads.noted == [("a", 1), ("a", 2), ("b", 1)]
+
+
+@pytest.mark.usefixtures("no_shipped_models")
+def test_graphs_for_many_images_are_opened_once_no_model_is_loading(
+    registry: Registry, loads: Loads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.registry.model_pool.POLL_S", 0.02)
+    loads.wait["b", 1] = threading.Event()
+    pool = ModelPool(registry, EngineOptions(), limit=2**40)
+    pool.start()
+
+    async def main() -> None:
+        loading = asyncio.create_task(pool.acquire("b"))
+        while not loads.noted:
+            await asyncio.sleep(0.01)
+        await pool.acquire("a")
+        await asyncio.sleep(0.2)
+        assert loads.waves == []
+        loads.wait["b", 1].set()
+        await loading
+        end = time.monotonic() + 60
+        while len(loads.waves) < 2:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    time.sleep(0.1)
+    pool.close()
+    assert sorted(loads.waves) == [("a", 1), ("b", 1)], "each once"

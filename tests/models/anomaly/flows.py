@@ -16,7 +16,7 @@ from models.flows.architecture import (
 )
 from models.flows.build import build_flow
 from models.flows.flow import Flow
-from models.scoring.engines import TorchEngine
+from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.frozen import FrozenFlow, freeze
 from snf_runtime.scoring.flow_pass import FlowPass, run_flow
 from tests.models.helpers import dequantised, glow, randomise, real_images

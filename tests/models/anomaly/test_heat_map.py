@@ -17,7 +17,7 @@ from models.errors import HeatMapUnsupported
 from models.flows.architecture import FullyConnectedArchitecture
 from models.loading import Artifact, load_artifact
 from models.scorer import Scorer
-from models.scoring.engines import TorchEngine
+from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.flow_density import FlowDensity
 from models.scoring.frozen import freeze, layers_with_log_det
 from snf_runtime.anomaly.calibration import MapReference
@@ -114,7 +114,7 @@ def test_fully_connected_flows_have_none(artifact: Path) -> None:
     preprocessing = replace(manifest.preprocessing, height=6, width=6)
     update = {"architecture": FullyConnectedArchitecture(channels=1, height=6, width=6), "preprocessing": preprocessing}
     small = manifest.model_copy(update={**update, "log_dets": log_dets, "calibration": summary})
-    scorer = Scorer(Artifact(small, flow, calibration, images[:1]))
+    scorer = Scorer.of(Artifact(small, calibration, images[:1], flow))
     with pytest.raises(HeatMapUnsupported):
         scorer.require_spatial()
     with pytest.raises(HeatMapUnsupported):

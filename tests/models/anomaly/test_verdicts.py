@@ -180,7 +180,7 @@ def test_gradients_differ_by_the_family_of_gradients_alone(scorer: Scorer, image
 def test_no_gradients_where_the_calibration_has_no_gradients(artifact: Path, images: NDArray[np.uint8]) -> None:
     whole = load_artifact(artifact)
     plain = replace(whole.calibration, folds=tuple(replace(fold, thorough=None) for fold in whole.calibration.folds))
-    scorer = Scorer(replace(whole, calibration=plain))
+    scorer = Scorer.of(replace(whole, calibration=plain))
     with pytest.raises(GradientEvidenceUnavailable):
         scorer.score_each(images[:2], gradients=True)
     assert len(judged(scorer, images[:2])) == 2

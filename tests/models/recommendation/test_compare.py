@@ -15,7 +15,7 @@ from models.images.options import ImageOptions
 from models.recommendation.compare import compare_families
 from models.recommendation.record import RecommendationRecord, RecommendParameters
 from models.scoring.options import EngineOptions
-from models.training.loop import Interrupted
+from models.training.interrupted import Interrupted
 from tests.models.recommendation.test_subsets import Untouchable
 from tests.support.backbones import backbone_folder
 

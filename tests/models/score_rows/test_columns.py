@@ -115,4 +115,4 @@ def test_a_pickled_scorer_of_a_changed_model_is_refused(copy: Path) -> None:
 
 def test_a_scorer_of_no_file_cannot_be_pickled(artifact: Path) -> None:
     with pytest.raises(pickle.PicklingError, match="made from an artifact in memory"):
-        pickle.dumps(Scorer(load_artifact(artifact)))
+        pickle.dumps(Scorer.of(load_artifact(artifact)))

@@ -10,8 +10,8 @@ import torch
 from models.bijections.frozen import moved
 from models.errors import DeviceNotFound, EngineUnavailable
 from models.flows.flow import Flow
-from models.scoring.engines import TorchEngine, open_engine
-from models.scoring.engines.torch_engine import TensorLatents
+from models.scoring.engines.open import open_engine
+from models.scoring.engines.torch_engine import TensorLatents, TorchEngine
 from models.scoring.frozen import freeze
 from models.scoring.options import EngineOptions
 from tests.models.anomaly.flows import convolutional, fully_connected, off_inverse

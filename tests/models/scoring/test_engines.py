@@ -18,10 +18,11 @@ from models.bijections.coupling import FrozenCoupling
 from models.bijections.frozen import FrozenAffine, FrozenStep
 from models.errors import EngineUnavailable
 from models.flows.flow import Flow
-from models.scoring.engines import TorchEngine, open_engine
 from models.scoring.engines.compiled_cache import CompiledCache, graph_digest
+from models.scoring.engines.open import open_engine
 from models.scoring.engines.openvino_engine import OpenVINOEngine
 from models.scoring.engines.openvino_graph import forward_graph
+from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.options import EngineName, EngineOptions
 from models.threads import torch_threads
@@ -236,7 +237,7 @@ class TestCache:
         first = OpenVINOEngine(frozen, 2, tmp_path)
         assert compiled
         compiled.clear()
-        monkeypatch.setattr("snf_runtime.scoring.engines.openvino_program.fastest_tile", None)
+        monkeypatch.setattr("snf_runtime.scoring.engines.openvino_compile.fastest_tile", None)
         second = OpenVINOEngine(frozen, 2, tmp_path)
         assert not compiled
         assert second.tile == first.tile
@@ -328,7 +329,7 @@ class TestCache:
         self, frozen: FrozenFlow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[bool]
     ) -> None:
         OpenVINOEngine(frozen, 1, tmp_path)
-        monkeypatch.setattr("models.scoring.engines.compiled_cache.MAX_BYTES", 1)
+        monkeypatch.setattr("models.scoring.cache_files.MAX_BYTES", 1)
         OpenVINOEngine(frozen, 2, tmp_path)
         assert not list(tmp_path.glob("*.blob"))
 

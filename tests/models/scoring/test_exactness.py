@@ -19,7 +19,8 @@ from models.datasets import load_dataset
 from models.flows.architecture import PixelTransform
 from models.loading import load_artifact
 from models.scorer import Scorer
-from models.scoring.engines import TorchEngine, open_engine
+from models.scoring.engines.open import open_engine
+from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.frozen import constant_log_dets, freeze
 from models.scoring.options import EngineName, EngineOptions
 from snf_runtime.images.dequantisation import content_noise

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.bijections.coupling import AffineCoupling
 from models.flows.architecture import PixelTransform
 from models.flows.flow import Flow
-from models.scoring.engines import TorchEngine
+from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
 from snf_runtime.scoring.flow_pass import run_flow
 from snf_runtime.scoring.grid import cell_side, grid_shape, members, pool, regions

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from models.errors import ScoreNotFinite
 from models.scorer import Scorer
-from models.scoring.engines import Latents, TorchEngine
+from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.options import EngineOptions
+from snf_runtime.scoring.engines.base import Latents
 from snf_runtime.scoring.likelihood import score_each, score_images
 from snf_runtime.scoring.pixel_density import PixelDensity
 

@@ -17,7 +17,7 @@ from models.datasets import load_dataset
 from models.flows.architecture import PixelTransform
 from models.flows.flow import Flow
 from models.scorer import Scorer
-from models.scoring.engines import TorchEngine
+from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.frozen import freeze
 from snf_runtime.scoring.complexity import residual_entropy
 from snf_runtime.scoring.flow_pass import run_flow

@@ -23,7 +23,8 @@ from models.datasets import Dataset
 from models.errors import RanksUnfit, TrainingDiverged
 from models.training.config import TrainingConfig
 from models.training.distributed import SINGLE_PROCESS, Ranks, ranks_of_torchrun
-from models.training.loop import Interrupted, Trainer
+from models.training.interrupted import Interrupted
+from models.training.loop import Trainer
 from models.training.presets import PRESETS
 from tests.models.helpers import real_images
 

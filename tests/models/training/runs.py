@@ -10,7 +10,8 @@ import pytest
 
 from models.datasets import Dataset
 from models.training.config import TrainingConfig
-from models.training.loop import Interrupted, Trainer
+from models.training.interrupted import Interrupted
+from models.training.loop import Trainer
 from models.training.presets import PRESETS
 from tests.models.helpers import QUICK, real_images
 

@@ -36,7 +36,8 @@ from models.training.architecture_file import (
     read_architecture_file,
 )
 from models.training.cost.estimate import estimate_training
-from models.training.loop import Interrupted, Trainer
+from models.training.interrupted import Interrupted
+from models.training.loop import Trainer
 from models.training.presets import PRESETS
 from models.training.run import train
 from snf_runtime.images.dequantisation import content_noise

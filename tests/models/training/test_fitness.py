@@ -23,7 +23,8 @@ from models.scorer import Scorer
 from models.scoring.flow_density import FlowDensity
 from models.scoring.open_density import open_density
 from models.training.fitness import independent_pixels, learned_inverse_error, measure_fitness
-from models.training.loop import Interrupted, Trainer
+from models.training.interrupted import Interrupted
+from models.training.loop import Trainer
 from models.training.presets import PRESETS
 from models.training.run import train
 from models.training.trained_flow import TrainedFlow

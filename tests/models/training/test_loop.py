@@ -22,7 +22,8 @@ from models.scorer import Scorer
 from models.scoring.options import EngineOptions
 from models.training.batches import Batches
 from models.training.config import MAX_STEPS, TrainingConfig
-from models.training.loop import Interrupted, Trainer
+from models.training.interrupted import Interrupted
+from models.training.loop import Trainer
 from models.training.precision import training_precision
 from models.training.presets import find_preset
 from models.training.run import train

@@ -21,7 +21,8 @@ from models.bijections.two_layer_inverse import TwoLayerInverseConv
 from models.datasets import Dataset
 from models.flows.flow import Flow, Level
 from models.training.config import TrainingConfig
-from models.training.loop import Interrupted, Trainer
+from models.training.interrupted import Interrupted
+from models.training.loop import Trainer
 from models.training.multipliers import (
     DampedMultiplier,
     FixedMultiplier,

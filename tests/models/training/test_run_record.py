@@ -9,7 +9,7 @@ import pytest
 
 from models.errors import FolderTaken
 from models.training.config import TrainingConfig
-from models.training.loop import Interrupted
+from models.training.interrupted import Interrupted
 from models.training.run import train
 from models.training.run_record import FILE
 from tests.models.helpers import QUICK

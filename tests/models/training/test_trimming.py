@@ -18,7 +18,8 @@ from models.errors import TrainingDiverged
 from models.flows.flow import Flow
 from models.scoring.frozen import freeze
 from models.training.config import TrainingConfig
-from models.training.loop import Interrupted, Trainer
+from models.training.interrupted import Interrupted
+from models.training.loop import Trainer
 from models.training.objective import SelfNormalizingObjective
 from models.training.presets import PRESETS
 from models.training.trimming import WINDOW, Suspects

@@ -18,7 +18,7 @@ import torch
 
 from models.devices import OUT_OF_GPU_MEMORY
 from models.registry.registry import ZOO, Registry
-from models.training.loop import Interrupted
+from models.training.interrupted import Interrupted
 from tests.support.fork_server import ForkServer
 from tests.worker.support.helpers import new_job, until
 from worker.attempts.attempt import Fence, JobSpec, StopFlag, explain, lock_folder

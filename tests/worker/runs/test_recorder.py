@@ -13,7 +13,7 @@ import pytest
 
 from models.errors import TrainingDiverged
 from models.registry.registry import Registry
-from models.training.loop import Interrupted
+from models.training.interrupted import Interrupted
 from tests.support.runs import SHIPPED, metrics, recorded, start, validation
 from worker.errors import JobConflict, RunNotFound, StaleAttempt
 from worker.runs.recorder import CRASHED, RunRecorder, record_failure, recorded_run

@@ -17,20 +17,23 @@ class OpenVINOFeatureEngine:
 
     Args:
         program: The program of the graph.
+
+    Attributes:
+        program: The program.
     """
 
     name = "openvino"
     precision: Precision = "float32"
 
     def __init__(self, program: Program) -> None:
-        self._program = program
+        self.program = program
 
     @property
     def tile(self) -> int:
         """The number of images that each CPU thread computes in one run of the compiled graph."""
-        return self._program.tiling.tile
+        return self.program.tiling.tile
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
         """Return ||z||² at each place, ``(N, fits, rows, columns)``, and of pooled ones, ``(N, fits, groups)``."""
-        places, pooled = self._program([images])
+        places, pooled = self.program([images])
         return places.astype(np.float64), pooled.astype(np.float64)

@@ -19,13 +19,16 @@ class OpenVINOFlow:
     Args:
         layout: The layout of the flow.
         program: The program of its graph.
+
+    Attributes:
+        program: The program.
     """
 
     name = "openvino"
 
     def __init__(self, layout: FlowLayout, program: Program) -> None:
         self._layout = layout
-        self._forward = program
+        self.program = program
 
     @property
     def precision(self) -> Precision:
@@ -35,11 +38,11 @@ class OpenVINOFlow:
     @property
     def tile(self) -> int:
         """The number of images that each CPU thread computes in one run of the compiled graph."""
-        return self._forward.tiling.tile
+        return self.program.tiling.tile
 
     def forward(self, y: Array) -> Latents:
         """Return latents and log-dets of N images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
-        parts = dict(zip(self._forward.outputs, self._forward([y.astype(np.float32)]), strict=True))
+        parts = dict(zip(self.program.outputs, self.program([y.astype(np.float32)]), strict=True))
         scales, log_dets, prior_log_dets, errors = [], [], [], []
         for index, level in enumerate(self._layout.levels):
             if ("latent", index) in parts:

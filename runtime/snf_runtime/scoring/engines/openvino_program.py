@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import logging
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snf_runtime.kinds import GraphPart
 from snf_runtime.scoring.engines.openvino_library import ov
-from snf_runtime.scoring.engines.tiles import DEFAULT_TILE, Tiling, fastest_tile, seconds, unmeasured
-
-log = logging.getLogger(__name__)
+from snf_runtime.scoring.engines.tiles import Tiling
 
 Arrays = list[NDArray[np.float32]]
 Inputs = Sequence[NDArray[np.float32] | NDArray[np.uint8]]
-
-"""What an output of a graph holds."""
-
-NEVER = 1e6
-"""Seconds for a single image that prevent single images from being computed alone."""
-
-
-@dataclass
-class Graph:
-    """An OpenVINO graph of a flow for a fixed number of images, with kind (such as latents) and level of each output.
-
-    Attributes:
-        model: The graph.
-        outputs: Kind and level of each output, in order.
-    """
-
-    model: ov.Model
-    outputs: list[tuple[GraphPart, int]]
+Outputs = Sequence[tuple[GraphPart, int]]
+"""Kind, such as latents, and level of each output of a graph, in order."""
 
 
 @cache
@@ -51,10 +32,12 @@ class Compiled:
 
     Attributes:
         model: The compiled graph.
+        name: The name under which a cache has it; None without a cache.
         store: A function that stores the exported graph; None if it is stored already, or is not to be.
     """
 
     model: ov.CompiledModel
+    name: str | None = None
     store: Callable[[bytes], None] | None = None
 
     def keep(self) -> None:
@@ -63,125 +46,63 @@ class Compiled:
             self.store(self.model.export_model().getvalue())
 
 
-class ProgramCache(Protocol):
-    """Interface of a store of compiled graphs and measured tile sizes."""
-
-    def compile(self, model: ov.Model, settings: dict[str, Any]) -> Compiled:
-        """Return a graph compiled for the CPU, the stored one if there is one."""
-        ...
-
-    def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
-        """Return the stored tile size of a graph for one image and so many threads; None if there is none."""
-        ...
-
-    def keep_tiling(self, model: ov.Model, tiling: Tiling) -> None:
-        """Store the tile size of a graph for one image."""
-        ...
-
-
 class Program:
     """A compiled OpenVINO graph that runs on any number of images: many in parallel, a few one by one on all threads.
 
     A few images are fastest one after the other with all threads each; many images are fastest if threads do not wait
-    for each other. If there is a cache, the tile size is measured. Unless both forms give the same results to the last
-    bit, only waves are used, in which each thread computes a full tile.
+    for each other, in waves, in which each thread computes a full tile. Both give an image the same bits.
 
     Args:
-        graph: A function that returns the graph for a number of images.
-        threads: Threads on the CPU.
-        cache: Where compiled graphs and measured tile sizes are kept; None to compile each time, and measure nothing.
-        tile: The tile size without a measurement.
+        outputs: Kind and level of each output of the graph.
+        tiling: The tile size.
+        single: The graph for one image, computed by all threads.
+        wave: Function that returns the graph for a tile on each thread when it is first needed. None instead of it:
+            images are computed one by one, which takes longer.
+
+    Attributes:
+        outputs: Kind and level of each output, in order.
+        tiling: The tile size.
+        single: The graph for one image.
     """
 
-    def __init__(
-        self,
-        graph: Callable[[int], Graph],
-        threads: int,
-        cache: ProgramCache | None = None,
-        tile: int = DEFAULT_TILE,
-    ) -> None:
-        self._lanes = threads
-        self._cache = cache
-        single = graph(1)
-        self.outputs: list[tuple[GraphPart, int]] = single.outputs
-        self._single = self._compile(single, lanes=1)
-        stored = None if cache is None else cache.tiling(single.model, threads)
-        if cache is None or stored is not None:
-            self.tiling = stored or unmeasured(threads, tile)
-            alone = self.tiling.tile == threads == 1
-            self._wave = self._single if alone else self._compile(graph(self.tiling.tile), threads)
-            if stored is None and not self._agree(self._wave):
-                self.tiling = replace(self.tiling, single=NEVER)
-        else:
-            self.tiling, self._wave = self._measure(graph)
-            cache.keep_tiling(single.model, self.tiling)
-        for lanes in (self._single, self._wave):
-            lanes.compiled.keep()
+    def __init__(self, outputs: Outputs, tiling: Tiling, single: Lanes, wave: Callable[[], Lanes | None]) -> None:
+        self.outputs = outputs
+        self.tiling = tiling
+        self.single = single
+        self._opening = threading.Lock()
+        self._open_wave: Callable[[], Lanes | None] | None = wave
+        self._wave: Lanes | None = None
+
+    @property
+    def wave(self) -> Lanes | None:
+        """The graph for a tile on each thread, opened by the first call; None where it cannot be opened."""
+        with self._opening:
+            if self._open_wave is not None:
+                self._wave, self._open_wave = self._open_wave(), None
+            return self._wave
 
     def __call__(self, inputs: Inputs) -> Arrays:
         """Run the compiled graph on any number of images and return its outputs, float32 ``(images, ...)`` each."""
         images = len(inputs[0])
-        outputs = self._single.outputs(images)
-        in_waves = min(images, self.tiling.waves(images) * self.tiling.tile * self._lanes)
-        self._wave.run(inputs, outputs, 0, in_waves)
-        self._single.run(inputs, outputs, in_waves, images)
+        outputs = self.single.outputs(images)
+        in_waves = min(images, self.tiling.waves(images) * self.tiling.tile * self.tiling.lanes)
+        wave = self.wave if in_waves else None
+        if wave is None:
+            in_waves = 0
+        else:
+            wave.run(inputs, outputs, 0, in_waves)
+        self.single.run(inputs, outputs, in_waves, images)
         return outputs
-
-    def _compile(self, graph: Graph, lanes: int) -> Lanes:
-        # Pinned threads would wait for other processes on their core.
-        settings = {
-            "NUM_STREAMS": lanes,
-            "INFERENCE_NUM_THREADS": self._lanes,
-            "INFERENCE_PRECISION_HINT": "f32",
-            "ENABLE_CPU_PINNING": False,
-        }
-        if self._cache is not None:
-            return Lanes(self._cache.compile(graph.model, settings), lanes)
-        return Lanes(Compiled(core().compile_model(graph.model, "CPU", settings)), lanes)
-
-    def _measure(self, graph: Callable[[int], Graph]) -> tuple[Tiling, Lanes]:
-        waves: dict[int, Lanes] = {}
-
-        def wave(tile: int) -> Callable[[], object]:
-            waves[tile] = self._compile(graph(tile), self._lanes)
-            return waves[tile].on_noise(tile * self._lanes)[0]
-
-        tile = fastest_tile(wave)
-        images = tile * self._lanes
-        tiling = Tiling(
-            tile=tile,
-            lanes=self._lanes,
-            wave=seconds(waves[tile].on_noise(images)[0]),
-            single=seconds(self._single.on_noise(images)[0]) / images,
-        )
-        if not self._agree(waves[tile]):
-            tiling = replace(tiling, single=NEVER)
-        return tiling, waves[tile]
-
-    def _agree(self, wave: Lanes) -> bool:
-        """Return whether images get the same bits in a full tile and alone."""
-        images = wave.tile * self._lanes
-        results = []
-        for lanes in (wave, self._single):
-            run, outputs = lanes.on_noise(images)
-            run()
-            results.append(outputs)
-        same = all(np.array_equal(together, alone, equal_nan=True) for together, alone in zip(*results, strict=True))
-        if not same:
-            log.warning(
-                "a single image and a tile of %d differ in their last bits: single images are computed in full tiles",
-                wave.tile,
-            )
-        return same
 
 
 class Lanes:
-    """A compiled OpenVINO graph that runs on ``lanes`` batches of images at the same time."""
+    """A compiled OpenVINO graph that runs on ``count`` batches of images at the same time."""
 
-    def __init__(self, compiled: Compiled, lanes: int) -> None:
+    def __init__(self, compiled: Compiled, count: int) -> None:
         self.compiled = compiled
+        self.count = count
         model = compiled.model
-        self._requests = [model.create_infer_request() for _ in range(lanes)]
+        self._requests = [model.create_infer_request() for _ in range(count)]
         self.tile = int(model.input(0).get_shape()[0])
         self._input_shapes = [tuple(port.get_shape())[1:] for port in model.inputs]
         self._takes_bytes = model.input(0).get_element_type() == ov.Type.u8

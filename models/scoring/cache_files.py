@@ -1,0 +1,67 @@
+"""Files of the cache of engines: each starts with the SHA-256 of its content, and those unused for long are deleted."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+from models.atomic_files import write_atomically
+from models.disk_space import require_room
+from models.errors import StorageFull
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 4 * 2**30
+"""Largest size of the cache in bytes; files that were not used for the longest time are removed first."""
+DIGEST_BYTES = 32
+ENDINGS = (".blob", ".density")
+"""Endings of the names of these files: of compiled graphs, and of prepared densities."""
+
+
+def read_cached(path: Path) -> bytes | None:
+    """Return the content of a file of the cache, and note its use; None without one.
+
+    A file that is damaged or cannot be read is logged and not used.
+    """
+    try:
+        whole = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        log.warning("%s of the cache cannot be read and is made again: %s", path.name, error.strerror)
+        return None
+    content = whole[DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != whole[:DIGEST_BYTES]:
+        log.warning("%s of the cache is damaged and is made again", path.name)
+        return None
+    try:
+        os.utime(path)
+    except OSError as error:  # such as a read-only folder, in which nothing is deleted either
+        log.debug("the use of %s cannot be noted: %s", path.name, error.strerror)
+    return content
+
+
+def write_cached(path: Path, content: bytes) -> None:
+    """Write a file of the cache. A failed write, or no room, is logged and ignored.
+
+    Beyond 4 GiB in the folder, the files that were unused for the longest time are deleted.
+    """
+    try:
+        require_room(path.parent, len(content))
+        write_atomically(path, hashlib.sha256(content).digest() + content)
+        _prune(path.parent)
+    except StorageFull as problem:
+        log.warning("%s is not stored in the cache: %s", path.name, problem.detail)
+    except OSError as error:
+        log.warning("%s cannot be stored in the cache: %s", path.name, error.strerror)
+
+
+def _prune(folder: Path) -> None:
+    files = [file for file in folder.iterdir() if file.suffix in ENDINGS]
+    total = 0
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+        total += file.stat().st_size
+        if total > MAX_BYTES:
+            file.unlink(missing_ok=True)

@@ -1,0 +1,43 @@
+"""A density that is open for scoring, with what is known of its flows while they are not loaded. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.feature_density import FeatureDensity
+from snf_runtime.scoring.hybrid_density import HybridDensity
+from snf_runtime.scoring.pixel_density import PixelDensity
+
+
+@dataclass(frozen=True)
+class OpenedDensity:
+    """The density of a model with its engines, and facts about its flows that are needed before they are.
+
+    Attributes:
+        density: The density.
+        has_learned_inverse: Whether images can be sampled by a learned inverse.
+        gradient_weights: The number of weights that gradient evidence is made of; None for a model with features.
+    """
+
+    density: ImageDensity
+    has_learned_inverse: bool
+    gradient_weights: int | None
+
+
+def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity | None]:
+    """Return the density of pixels and the density of features that a density is, or consists of."""
+    if isinstance(density, HybridDensity):
+        return density.pixels, density.features
+    return (
+        density if isinstance(density, PixelDensity) else None,
+        density if isinstance(density, FeatureDensity) else None,
+    )
+
+
+def open_waves(density: ImageDensity) -> None:
+    """Open the graphs for many images at once that a density opens at their first use, so that no image waits."""
+    for part in parts_of(density):
+        program = getattr(part.engine, "program", None) if part is not None else None  # torch has none
+        if program is not None:
+            _ = program.wave

@@ -1,0 +1,122 @@
+"""The file of a prepared density: its name, which says what it was made from and by, and its use."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Self
+
+import snf_runtime
+from models.artifacts.manifest import Manifest
+from models.features.store import DEFAULT_FOLDER, BackboneStore
+from models.flows.architecture import features_of
+from models.scoring.cache_files import read_cached, write_cached
+from models.scoring.engines.compiled_cache import CompiledCache
+from models.scoring.opened_density import OpenedDensity
+from models.scoring.options import EngineOptions
+from models.scoring.prepared.open import Opener
+from models.scoring.prepared.record import PreparedRecord, record_of
+from models.threads import thread_count
+from snf_runtime.scoring.engines.openvino_library import ov
+from snf_runtime.scoring.engines.openvino_program import core
+
+MODELS, RUNTIME = Path(__file__).parents[2], Path(snf_runtime.__file__).parent
+SOURCES = (
+    *(MODELS / name for name in ("bijections", "features", "flows", "scoring")),
+    *(RUNTIME / name for name in ("exported", "scoring")),
+)
+"""Folders with the source code that makes graphs and layouts from weights."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedFile:
+    """Where the prepared density of a model is kept, for a precision, a number of threads and this very software.
+
+    Attributes:
+        path: The file.
+        manifest: The manifest of the model, whose files are verified.
+        options: Options of the engine.
+    """
+
+    path: Path
+    manifest: Manifest
+    options: EngineOptions
+
+    @classmethod
+    def of(cls, manifest: Manifest, options: EngineOptions) -> Self:
+        """Return the file for a model and options with a cache and a precision."""
+        assert options.cache is not None
+        made_from = (manifest.model_dump_json(), options.precision, thread_count(options.threads), *_made_by())
+        name = hashlib.sha256(repr(made_from).encode()).hexdigest()[:32]
+        return cls(options.cache / f"{name}.density", manifest, options)
+
+    def open(self) -> OpenedDensity | None:
+        """Return the density; None where it is not there or cannot be used, which is logged.
+
+        Raises:
+            BackboneMissing: The backbone of the model is not installed here.
+        """
+        content = read_cached(self.path)
+        if content is None:
+            return None
+        if (features := features_of(self.manifest.architecture)) is not None:
+            # Its weights are in the compiled graph. A model without its backbone is refused as ever.
+            store = BackboneStore(self.options.backbones or DEFAULT_FOLDER)
+            store.by_digest(features.backbone, features.backbone_sha256)
+        try:
+            return self._opener().open(PreparedRecord.of_json(content))
+        except (ValueError, TypeError, LookupError, RuntimeError) as error:
+            self.discard(str(error))
+            return None
+
+    def keep(self, opened: OpenedDensity) -> None:
+        """Store a density that was opened from its flows, unless torch computes a part of it."""
+        record = record_of(opened)
+        if record is None:
+            return
+        programs = [part.program for part in (record.pixels, record.features) if part is not None]
+        paths = [self._compiled().path(name) for program in programs for name in (program.single, program.wave)]
+        # Graphs that could not be stored, which the log says, are compiled again anyway.
+        if all(path.is_file() for path in paths):
+            write_cached(self.path, record.to_json())
+
+    def discard(self, reason: str) -> None:
+        """Delete the file, and log the reason: the density is opened from its flows and stored again."""
+        log.warning("the prepared density %s is not used and is made again: %s", self.path.name, reason)
+        self._remove()
+
+    def _remove(self) -> None:
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("the prepared density %s cannot be deleted: %s", self.path.name, error.strerror)
+
+    def _opener(self) -> Opener:
+        assert self.options.precision is not None
+        return Opener(self.manifest, self.options.precision, self._compiled(), self._remove)
+
+    def _compiled(self) -> CompiledCache:
+        assert self.options.cache is not None
+        return CompiledCache(self.options.cache)
+
+
+@cache
+def _made_by() -> tuple[str, ...]:
+    """Return what else graphs depend on: versions of libraries, the processor, and our own source code."""
+    machine = core().get_property("CPU", "FULL_DEVICE_NAME")
+    return version("torch"), version("numpy"), ov.get_version(), str(machine), code_digest()
+
+
+def code_digest() -> str:
+    """Return the SHA-256 of the source code that makes graphs and layouts from weights."""
+    digest = hashlib.sha256()
+    for folder in SOURCES:
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,135 @@
+"""The record of a prepared density: the layout of its flows, and the names of its compiled graphs in the cache."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+from models.scoring.opened_density import OpenedDensity, parts_of
+from snf_runtime.exported.json_values import from_json, parse_json
+from snf_runtime.exported.manifest import ExportedPixels, ExportedTransform
+from snf_runtime.scoring.engines.openvino_features import OpenVINOFeatureEngine
+from snf_runtime.scoring.engines.openvino_flow import OpenVINOFlow
+from snf_runtime.scoring.engines.openvino_program import Outputs, Program
+from snf_runtime.scoring.engines.tiles import Tiling
+from snf_runtime.scoring.layout import FeatureLayout, FlowLayout, LevelLayout
+from snf_runtime.scoring.pixel_transforms import AffineFunction, LogitFunction, MarginalFunction
+
+
+@dataclass(frozen=True)
+class PreparedProgram:
+    """A program: its tile size, and the names of its compiled graphs for one image, and for a tile on each thread."""
+
+    tiling: Tiling
+    single: str
+    wave: str
+
+
+@dataclass(frozen=True)
+class PreparedPixels:
+    """A flow over pixels.
+
+    Attributes:
+        flow: Its description.
+        masses: The masses of a marginal pixel transform; None for another one.
+        program: The program of its graph.
+        has_learned_inverse: Whether images can be sampled by a learned inverse.
+        gradient_weights: The number of weights that gradient evidence is made of; None where there is none.
+    """
+
+    flow: ExportedPixels
+    masses: tuple[float, ...] | None
+    program: PreparedProgram
+    has_learned_inverse: bool
+    gradient_weights: int | None
+
+
+@dataclass(frozen=True)
+class PreparedFeatures:
+    """Flows over features: their layout, and the program of the graph of backbone and flows."""
+
+    layout: FeatureLayout
+    program: PreparedProgram
+
+
+@dataclass(frozen=True)
+class PreparedRecord:
+    """The record: the flow over pixels, the flows over features, or both."""
+
+    pixels: PreparedPixels | None
+    features: PreparedFeatures | None
+
+    def to_json(self) -> bytes:
+        """Return the record as JSON."""
+        return json.dumps(asdict(self), allow_nan=False).encode()
+
+    @classmethod
+    def of_json(cls, content: bytes) -> PreparedRecord:
+        """Return the record in JSON. Raises ``ValueError`` or ``RecursionError`` where it is not valid."""
+        record = from_json(cls, parse_json(content))
+        if record.pixels is None and record.features is None:
+            raise ValueError("expected pixels or features, got neither")
+        return record
+
+
+def record_of(opened: OpenedDensity) -> PreparedRecord | None:
+    """Return the record of a density; None where a part is computed by torch, or its graphs are not in a cache."""
+    pixels, features = parts_of(opened.density)
+    of_pixels = of_features = None
+    if pixels is not None:
+        program = _prepared(pixels.engine)
+        flow = described_pixels(pixels.frozen, _outputs(pixels.engine))
+        if program is None or flow is None:
+            return None
+        function = pixels.frozen.pixel_function
+        masses = tuple(function.masses.tolist()) if isinstance(function, MarginalFunction) else None
+        of_pixels = PreparedPixels(flow, masses, program, opened.has_learned_inverse, opened.gradient_weights)
+    if features is not None:
+        program = _prepared(features.engine)
+        if program is None:
+            return None
+        layout = FeatureLayout(features.flows.feature_shape, features.flows.constant_log_det)
+        of_features = PreparedFeatures(layout, program)
+    return PreparedRecord(of_pixels, of_features)
+
+
+def described_pixels(frozen: FlowLayout, outputs: Outputs) -> ExportedPixels | None:
+    """Return the description of a flow over pixels; None where its pixel transform is one of a program of its own.
+
+    Args:
+        frozen: The layout of the flow, or the flow itself.
+        outputs: Kind and level of each output of its graph.
+    """
+    function = frozen.pixel_function
+    if isinstance(function, AffineFunction):
+        transform = ExportedTransform("affine")
+    elif isinstance(function, LogitFunction):
+        transform = ExportedTransform("logit", function.alpha)
+    elif isinstance(function, MarginalFunction):
+        transform = ExportedTransform("marginal")
+    else:
+        return None
+    # A level of a frozen flow has layers, too.
+    levels = tuple(
+        LevelLayout(**{field.name: getattr(level, field.name) for field in fields(LevelLayout)})
+        for level in frozen.levels
+    )
+    return ExportedPixels(transform, levels, frozen.is_spatial, tuple(outputs))
+
+
+def _program(engine: object) -> Program | None:
+    return engine.program if isinstance(engine, OpenVINOFlow | OpenVINOFeatureEngine) else None
+
+
+def _outputs(engine: object) -> Outputs:
+    program = _program(engine)
+    return () if program is None else program.outputs
+
+
+def _prepared(engine: object) -> PreparedProgram | None:
+    program = _program(engine)
+    wave = None if program is None else program.wave
+    if program is None or wave is None:
+        return None
+    single, many = program.single.compiled.name, wave.compiled.name
+    return None if single is None or many is None else PreparedProgram(program.tiling, single, many)

@@ -1,0 +1,149 @@
+"""The trained flows of a model: what samples, gradients and calibrations need of them beside a density for scoring."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.anomaly.fitting.calibrate import Progress, calibrate
+from models.anomaly.fitting.reference_images import ReferenceImages
+from models.anomaly.gradients.passes import GradientPasses, add_gradients
+from models.anomaly.gradients.probe import GradientProbe, gradient_weights, tile_of
+from models.artifacts.manifest import CalibrationSummary, Precision
+from models.errors import GradientEvidenceUnavailable, SamplesUnsupported, ScoreNotFinite
+from models.features.flows import FrozenFeatureFlows
+from models.flows.flow import Flow
+from models.loading import Artifact
+from models.scoring.flow_density import FlowDensity
+from models.scoring.open_density import frozen_features, frozen_pixels, open_density
+from models.scoring.opened_density import OpenedDensity, parts_of
+from models.scoring.options import EngineOptions
+from models.scoring.sampling import Sampler
+from models.threads import thread_count, torch_threads
+from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.images.batch import Batch, stacked
+from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.likelihood import Likelihood
+from snf_runtime.scoring.pixel_density import PixelDensity
+from snf_runtime.steps import Steps
+
+
+class TrainedModel:
+    """A model with its trained flows in memory.
+
+    Args:
+        artifact: The loaded artifact.
+        options: Options of the engine, with a precision.
+        density: The density by which the model scores, if it is open; None to open it from the flows.
+
+    Attributes:
+        flows: The trained flow or flows in evaluation mode; do not modify them.
+        density: The density by which the model scores.
+    """
+
+    def __init__(self, artifact: Artifact, options: EngineOptions, density: ImageDensity | None = None) -> None:
+        self.flows = artifact.flow
+        self._manifest = artifact.manifest
+        self._pinned = artifact.pinned
+        self._options = options
+        self._threads = thread_count(options.threads)
+        self.density = density or self._density_in(options.precision)
+
+    def opened(self) -> OpenedDensity:
+        """Return the density with what is known of its flows."""
+        weights = gradient_weights(self.flows) if isinstance(self.flows, Flow) else None
+        pixels = self.pixels
+        return OpenedDensity(self.density, pixels is not None and pixels.frozen.has_learned_inverse, weights)
+
+    @cached_property
+    def pixels(self) -> FlowDensity | None:
+        """The density of pixels with its flow, in both directions; None for a model of features alone."""
+        pixels, _ = parts_of(self.density)
+        if pixels is None or isinstance(pixels, FlowDensity):
+            return pixels
+        return self._with_flow(pixels)
+
+    def _with_flow(self, pixels: PixelDensity) -> FlowDensity:
+        """Return a density of pixels that was opened without its flow, with it; both run the same compiled graphs."""
+        from models.scoring.engines.openvino_engine import OpenVINOEngine  # noqa: PLC0415 - OpenVINO takes time to load
+        from snf_runtime.scoring.engines.openvino_flow import OpenVINOFlow  # noqa: PLC0415 - as above
+
+        frozen = frozen_pixels(self.flows, self._manifest.architecture, self._manifest.log_dets.layers)
+        assert frozen is not None
+        assert isinstance(pixels.engine, OpenVINOFlow)
+        engine = OpenVINOEngine(
+            frozen.with_precision(pixels.precision), self._options.threads, self._options.cache, pixels.engine.program
+        )
+        return FlowDensity(engine, frozen, pixels.weights_digest)
+
+    @cached_property
+    def features(self) -> FrozenFeatureFlows | None:
+        """The frozen flows over features; None for a model of pixels alone."""
+        _, features = parts_of(self.density)
+        if features is not None and isinstance(features.flows, FrozenFeatureFlows):
+            return features.flows
+        return frozen_features(self.flows, self._manifest.log_dets.layers)
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The source of random images. Raises ``SamplesUnsupported`` for a model of features alone."""
+        if self.pixels is None:
+            raise SamplesUnsupported("it is a density of features, which have no way back to pixels")
+        return Sampler(self.pixels.engine, self.pixels.frozen, self._options.threads)
+
+    @property
+    def gradients_at_once(self) -> int:
+        """The number of images of one backward pass."""
+        _, height, width = self._manifest.preprocessing.shape
+        return tile_of(height * width)
+
+    def gradient_steps(
+        self, images: Batch, scored: list[Likelihood | ScoreNotFinite], fisher: NDArray[np.float32] | None
+    ) -> Steps[list[Likelihood | ScoreNotFinite]]:
+        """Return a generator that adds gradient evidence to scores, and yields before each backward pass.
+
+        Args:
+            images: The images, N of one size.
+            scored: Their scores, or errors, which stay as they are.
+            fisher: The diagonal Fisher information of the calibration, ``(P,)``.
+
+        Raises:
+            GradientEvidenceUnavailable: The model has features.
+        """
+        passes, size, features = self._gradient_passes, self.gradients_at_once, []
+        groups = passes.split(np.zeros(0, np.float32) if fisher is None else fisher)
+        for start in range(0, len(images), size):
+            yield
+            with torch_threads(self._threads):
+                features.append(passes.features(stacked(images[start : start + size]), groups))
+        return add_gradients(scored, np.concatenate(features))
+
+    def gradient_maps(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return the norm of the gradient of log p at each pixel of images, ``(N, H, W)``; raises as above."""
+        with torch_threads(self._threads):
+            return self._gradient_passes.maps(images)
+
+    @cached_property
+    def _gradient_passes(self) -> GradientPasses:
+        if not isinstance(self.flows, Flow):
+            raise GradientEvidenceUnavailable("a model with features has none")
+        return GradientPasses(GradientProbe(self.flows), self.density.weights_digest)
+
+    def calibrate(
+        self, reference: ReferenceImages, progress: Progress, precision: Precision
+    ) -> tuple[Calibration, CalibrationSummary]:
+        """Measure normal images with the model; see :meth:`models.scorer.Scorer.calibrate`."""
+        density = self._density_in(precision)
+        precise = None if precision == "float32" else self._density_in("float32")
+        flow = self.flows if isinstance(self.flows, Flow) else None
+        return calibrate(density, reference, self._pinned[0], progress, flow=flow, precise=precise)
+
+    def _density_in(self, precision: Precision | None) -> ImageDensity:
+        if precision is not None and "density" in vars(self) and precision == self.density.precision:
+            return self.density
+        manifest, options = self._manifest, replace(self._options, precision=precision)
+        digest = manifest.log_dets.weights_sha256
+        return open_density(self.flows, manifest.architecture, manifest.log_dets.layers, digest, options)

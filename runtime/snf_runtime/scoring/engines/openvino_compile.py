@@ -1,0 +1,139 @@
+"""Compilation of OpenVINO graphs to programs, and measurement of their tile size."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from snf_runtime.scoring.engines.openvino_library import ov
+from snf_runtime.scoring.engines.openvino_program import Compiled, Lanes, Outputs, Program, core
+from snf_runtime.scoring.engines.tiles import DEFAULT_TILE, Tiling, fastest_tile, seconds, unmeasured
+
+log = logging.getLogger(__name__)
+
+NEVER = 1e6
+"""Seconds for a single image that prevent single images from being computed alone."""
+
+
+@dataclass
+class Graph:
+    """An OpenVINO graph of a flow for a fixed number of images, with kind (such as latents) and level of each output.
+
+    Attributes:
+        model: The graph.
+        outputs: Kind and level of each output, in order.
+    """
+
+    model: ov.Model
+    outputs: Outputs
+
+
+class ProgramCache(Protocol):
+    """Interface of a store of compiled graphs and measured tile sizes."""
+
+    def compile(self, model: ov.Model, settings: dict[str, Any]) -> Compiled:
+        """Return a graph compiled for the CPU, the stored one if there is one."""
+        ...
+
+    def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
+        """Return the stored tile size of a graph for one image and so many threads; None if there is none."""
+        ...
+
+    def keep_tiling(self, model: ov.Model, tiling: Tiling) -> None:
+        """Store the tile size of a graph for one image."""
+        ...
+
+
+def compile_program(
+    graph: Callable[[int], Graph], threads: int, cache: ProgramCache | None = None, tile: int = DEFAULT_TILE
+) -> Program:
+    """Return the program of a graph.
+
+    If there is a cache, the tile size is measured. Unless single images and waves give the same results to the last
+    bit, the program only uses waves.
+
+    Args:
+        graph: A function that returns the graph for a number of images.
+        threads: Threads on the CPU.
+        cache: Where compiled graphs and measured tile sizes are kept; None to compile each time, and measure nothing.
+        tile: The tile size without a measurement.
+    """
+    compiler = _Compiler(threads, cache)
+    one = graph(1)
+    single = compiler.lanes(one, 1)
+    tiling = None if cache is None else cache.tiling(one.model, threads)
+    if cache is not None and tiling is None:
+        tiling, wave = _measured(graph, compiler, single)
+        cache.keep_tiling(one.model, tiling)
+    else:
+        unknown = tiling is None
+        tiling = tiling or unmeasured(threads, tile)
+        alone = tiling.tile == threads == 1
+        wave = single if alone else compiler.lanes(graph(tiling.tile), threads)
+        if unknown and not _agree(single, wave):
+            tiling = replace(tiling, single=NEVER)
+    for lanes in (single, wave):
+        lanes.compiled.keep()
+    return Program(one.outputs, tiling, single, lambda: wave)
+
+
+def compile_settings(lanes: int, threads: int) -> dict[str, Any]:
+    """Return the settings of OpenVINO for a graph that runs on ``lanes`` batches at once, with ``threads`` threads."""
+    return {
+        "NUM_STREAMS": lanes,
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Pinned threads would wait for other processes on their core.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+@dataclass(frozen=True)
+class _Compiler:
+    threads: int
+    cache: ProgramCache | None
+
+    def lanes(self, graph: Graph, lanes: int) -> Lanes:
+        """Return a graph compiled to run on ``lanes`` batches at once."""
+        settings = compile_settings(lanes, self.threads)
+        if self.cache is not None:
+            return Lanes(self.cache.compile(graph.model, settings), lanes)
+        return Lanes(Compiled(core().compile_model(graph.model, "CPU", settings)), lanes)
+
+
+def _measured(graph: Callable[[int], Graph], compiler: _Compiler, single: Lanes) -> tuple[Tiling, Lanes]:
+    waves: dict[int, Lanes] = {}
+
+    def wave(tile: int) -> Callable[[], object]:
+        waves[tile] = compiler.lanes(graph(tile), compiler.threads)
+        return waves[tile].on_noise(tile * compiler.threads)[0]
+
+    tile = fastest_tile(wave)
+    images = tile * compiler.threads
+    tiling = Tiling(
+        tile=tile,
+        lanes=compiler.threads,
+        wave=seconds(waves[tile].on_noise(images)[0]),
+        single=seconds(single.on_noise(images)[0]) / images,
+    )
+    return tiling if _agree(single, waves[tile]) else replace(tiling, single=NEVER), waves[tile]
+
+
+def _agree(single: Lanes, wave: Lanes) -> bool:
+    """Return whether images get the same bits in a full tile and alone."""
+    results = []
+    for lanes in (wave, single):
+        run, outputs = lanes.on_noise(wave.tile * wave.count)
+        run()
+        results.append(outputs)
+    same = all(np.array_equal(together, alone, equal_nan=True) for together, alone in zip(*results, strict=True))
+    if not same:
+        log.warning(
+            "a single image and a tile of %d differ in their last bits: single images are computed in full tiles",
+            wave.tile,
+        )
+    return same

@@ -1,0 +1,48 @@
+"""The number of threads on the CPU."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from snf_runtime.errors import EngineUnavailable
+from snf_runtime.scoring.engines.tiles import MOST_AT_ONCE
+
+CPUS = Path("/sys/devices/system/cpu")
+"""Folder of Linux with a folder for each hardware thread."""
+
+
+def thread_count(asked: int | None) -> int:
+    """Return the number of threads: that asked for, else ``OMP_NUM_THREADS``, else the cores this process may use.
+
+    Hardware threads of the same core count once, as for torch.
+
+    Raises:
+        EngineUnavailable: ``OMP_NUM_THREADS`` is no whole number from 1 to 1024, nor a list that begins with one.
+        ValueError: ``asked`` is not from 1 to 1024.
+    """
+    if asked is not None:
+        if not 1 <= asked <= MOST_AT_ONCE:
+            raise ValueError(f"expected threads from 1 to {MOST_AT_ONCE}, got {asked}")
+        return asked
+    if wanted := os.environ.get("OMP_NUM_THREADS", "").strip():
+        first = wanted.split(",")[0].strip()  # a list has a number for each nested level of threads
+        if not re.fullmatch("[0-9]{1,9}", first) or not 1 <= int(first) <= MOST_AT_ONCE:
+            raise EngineUnavailable(f"expected OMP_NUM_THREADS from 1 to {MOST_AT_ONCE}, got {wanted}")
+        return int(first)
+    return min(_cores(), MOST_AT_ONCE)
+
+
+def _cores() -> int:
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    return len({_core(cpu) for cpu in os.sched_getaffinity(0)})
+
+
+def _core(cpu: int) -> str:
+    """Return the list of the hardware threads of the core that a hardware thread belongs to."""
+    try:
+        return (CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text(encoding="ascii").strip()
+    except OSError:  # not all systems say it
+        return str(cpu)

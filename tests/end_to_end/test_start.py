@@ -1,0 +1,47 @@
+"""A service whose models were opened on this machine before scores without torch, and imports it for what needs it."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from models.registry.registry import Registry
+from models.scorer import Scorer
+from tests.end_to_end.support.processes import pid_of
+from tests.end_to_end.support.service import MODEL, files, running, score_one
+from tests.support.compiled_cache import share_compiled
+from tests.support.paths import DIGITS
+from worker.settings import Settings
+
+THREADS = 1
+
+
+def has_torch(pid: int) -> bool:
+    return "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_torch_is_imported_for_samples_but_not_for_scores(home: Path) -> None:
+    share_compiled(home)
+    path = Registry(home / "registry").resolve(MODEL).path
+    scorer = Scorer.load(path, options=replace(Settings(home=home).engine_options, threads=THREADS))
+    png = DIGITS[0].read_bytes()
+    with running("app.server", home=home, shipped=False, measured=False, threads=THREADS) as client:
+        pid = pid_of(home)
+        score = score_one(client, MODEL, png)
+        heat_map = client.post(f"/v1/models/{MODEL}/score", files=files(*DIGITS[:3]), params={"explain": True})
+        assert heat_map.status_code == 200
+        assert client.get(f"/v1/models/{MODEL}").json()["serving"]["engine"] == "openvino"
+        for call in ("/v1/models", "/v1/presets", "/metrics", "/readyz", "/v1/workers"):
+            client.get(call)
+        assert not has_torch(pid)
+        samples = client.get(f"/v1/models/{MODEL}/samples", params={"n": 2, "seed": 3, "format": "npy"})
+        assert samples.status_code == 200
+        assert has_torch(pid)
+        assert scorer.sample(2, seed=3).tobytes() in samples.content
+        assert score_one(client, MODEL, png) == score
+        full = client.post(f"/v1/models/{MODEL}/score", files=files(DIGITS[0]), params={"detail": "full"})
+        assert full.json()["results"][0]["log_likelihood"] == score
+        assert client.get(f"/v1/models/{MODEL}/audit", params={"n": 1}).json()["agrees"]
+    assert (home / "app.server.log").read_text().count("trained flows of digits/1") == 1

@@ -1,0 +1,348 @@
+"""A model that was opened before is opened without torch, and gives the same bits; a damaged file is made again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.audit import audit
+from models.datasets import load_dataset
+from models.errors import ArtifactError, BackboneMissing, StorageFull
+from models.loading import load_artifact
+from models.scorer import Scorer
+from models.scoring.cache_files import DIGEST_BYTES, write_cached
+from models.scoring.opened_density import OpenedDensity, open_waves
+from models.scoring.options import EngineOptions
+from models.scoring.prepared.file import PreparedFile
+from models.trained_model import TrainedModel
+from snf_runtime.scoring.engines.openvino_compile import NEVER
+from snf_runtime.scoring.likelihood import score_images
+from tests.models.helpers import edit_manifest
+from tests.models.scoring.scored_bits import bits_of
+from tests.support.backbones import backbone_folder
+from tests.support.compiled_cache import share_compiled
+from tests.support.paths import ROOT
+from tests.support.tiled import mosaic, tiled_artifact
+from tests.support.trained import barely_trained, feature_artifact, hybrid_artifact
+
+SHIPPED = sorted((ROOT / "models" / "zoo").glob("*/1"))
+IN_A_NEW_PROCESS = """
+import sys
+from pathlib import Path
+from models.scorer import Scorer
+from models.scoring.options import EngineOptions
+from models.threads import thread_count
+from tests.models.scoring.scored_bits import bits_of
+cache, *folders = map(Path, sys.argv[1:])
+for folder in folders:
+    print(bits_of(Scorer.load(folder, options=EngineOptions(threads=2, cache=cache))))
+print("torch" in sys.modules)
+threads = thread_count(None)
+import torch
+print(threads - torch.get_num_threads())
+"""
+
+
+def tiled(factory: pytest.TempPathFactory) -> Path:
+    return tiled_artifact(factory)[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiles() -> Iterator[None]:
+    """Tiles of four images, which cost no measurement: nine images are a wave of two tiles, and one alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("snf_runtime.scoring.engines.openvino_compile.fastest_tile", lambda wave: (wave(4), 4)[1])
+        patch.setattr("snf_runtime.scoring.engines.openvino_compile.seconds", lambda _: 0.1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> EngineOptions:
+    """Options with a cache in which a model of pixels was opened. Never write to it."""
+    made = EngineOptions(threads=2, cache=tmp_path_factory.mktemp("cache"), backbones=backbone_folder(tmp_path_factory))
+    Scorer.load(barely_trained(tmp_path_factory), options=made)
+    return made
+
+
+@pytest.fixture
+def copied(options: EngineOptions, tmp_path: Path) -> EngineOptions:
+    """The same with a copy of the cache that a test may damage."""
+    assert options.cache is not None
+    return replace(options, cache=Path(shutil.copytree(options.cache, tmp_path / "cache")))
+
+
+def scores_of(scorer: Scorer) -> list[float]:
+    return [score.log_likelihood for score in scorer.score(load_dataset("mnist-mini", None).test[:9])]
+
+
+def record_in(options: EngineOptions) -> Path:
+    assert options.cache is not None
+    (path,) = options.cache.glob("*.density")
+    return path
+
+
+def change_record(options: EngineOptions, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a record as someone who knows its format would."""
+    path = record_in(options)
+    document = json.loads(path.read_bytes()[DIGEST_BYTES:])
+    change(document)
+    write_cached(path, json.dumps(document).encode())
+
+
+def test_the_shipped_models_score_in_a_process_without_torch(tmp_path: Path) -> None:
+    cache = share_compiled(tmp_path) / "cache"
+    options = EngineOptions(threads=2, cache=cache)
+    expected = []
+    for folder in SHIPPED:
+        Scorer.load(folder, options=options)
+        expected.append(bits_of(Scorer.of(load_artifact(folder), options=options)))
+    assert len(expected) == 3
+    command = [sys.executable, "-c", IN_A_NEW_PROCESS, str(cache), *map(str, SHIPPED)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [*expected, "False", "0"], done.stderr
+
+
+@pytest.mark.parametrize("kind", [barely_trained, feature_artifact, hybrid_artifact, tiled])
+def test_every_kind_of_model_gives_the_same_bits(
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    options: EngineOptions,
+    kind: Callable[[pytest.TempPathFactory], Path],
+) -> None:
+    artifact, options = kind(tmp_path_factory), replace(options, cache=tmp_path)
+    first, second = (Scorer.load(artifact, options=options) for _ in range(2))
+    assert (first.has_trained, second.has_trained) == (True, False)
+    images = [mosaic(number) for number in range(3)] if kind is tiled else load_dataset("mnist-mini", None).test[:37]
+    assert bits_of(second, images) == bits_of(first, images)
+    assert not second.has_trained
+    for name in ("tile", "dimensions", "statistics", "log_det_total", "has_learned_inverse", "engine_name", "at_once"):
+        assert getattr(second, name) == getattr(first, name), name
+
+
+def test_bfloat16_gives_the_same_bits(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, options: EngineOptions
+) -> None:
+    artifact = load_artifact(barely_trained(tmp_path_factory))
+    images = load_dataset("mnist-mini", None).test[:9]
+    scores = {}
+    for precision in ("float32", "bfloat16"):
+        file = PreparedFile.of(artifact.manifest, replace(options, cache=tmp_path, precision=precision))
+        trained = TrainedModel(artifact, file.options).opened()
+        file.keep(trained)
+        prepared = file.open()
+        assert prepared is not None
+        assert prepared.density.precision == precision
+
+        def bits(opened: OpenedDensity) -> list[float]:
+            return [score.log_likelihood for score in score_images(opened.density, images)]
+
+        scores[precision] = bits(prepared)
+        assert scores[precision] == bits(trained)
+    assert scores["float32"] != scores["bfloat16"]
+    assert len(list(tmp_path.glob("*.density"))) == 2
+
+
+def test_samples_gradients_and_audits_load_the_flows(
+    tmp_path_factory: pytest.TempPathFactory, options: EngineOptions
+) -> None:
+    artifact = barely_trained(tmp_path_factory)
+    whole = Scorer.of(load_artifact(artifact), options=options)
+    images = load_dataset("mnist-mini", None).test[:5]
+    uses: list[Callable[[Scorer], object]] = [
+        lambda scorer: scorer.sample(3, seed=1).tolist(),
+        lambda scorer: scorer.sample(3, seed=1, inverse="learned").tolist(),
+        lambda scorer: [image.verdict.statistic for image in scorer.judge_each(images, gradients=True)],  # type: ignore[union-attr]
+        lambda scorer: [maps.gradients.tolist() for maps in scorer.heat_maps(images, gradients=True)],  # type: ignore[union-attr]
+        lambda scorer: audit(scorer, 0).log_dets,
+    ]
+    for use in uses:
+        scorer = Scorer.load(artifact, options=options)
+        assert not scorer.has_trained
+        assert use(scorer) == use(whole)
+        assert scorer.has_trained
+
+
+def test_flows_of_other_files_are_not_loaded_later(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, options: EngineOptions
+) -> None:
+    artifact = Path(shutil.copytree(barely_trained(tmp_path_factory), tmp_path / "artifact"))
+    scorer = Scorer.load(artifact, options=options)
+    edit_manifest(artifact, lambda document: document["training"].update(steps=9))
+    with pytest.raises(ArtifactError, match="has changed since the model was loaded"):
+        scorer.sample(1)
+    (artifact / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="does not have the SHA-256"):
+        scorer.sample(1)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _foreign_graphs(path: Path) -> None:
+    for blob in path.parent.glob("*.blob"):
+        write_cached(blob, b"no graph")
+
+
+@pytest.mark.parametrize(
+    ("damage", "log"),
+    [
+        (_cut, "is damaged"),
+        (_flip, "is damaged"),
+        (lambda path: path.write_bytes(b""), "is damaged"),
+        (_folder, "cannot be read"),
+        (lambda path: write_cached(path, b"{}"), "expected 'pixels' in the file"),
+        (lambda path: write_cached(path, b"\x80\x04."), "is not used"),
+        (lambda path: write_cached(path, b"[" * 100_000), "is not used"),
+        (lambda path: [blob.unlink() for blob in path.parent.glob("*.blob")], "cannot be used"),
+        (lambda path: [blob.write_bytes(b"x" * 99) for blob in path.parent.glob("*.blob")], "is damaged"),
+        (_foreign_graphs, "cannot be used"),
+    ],
+    ids=["cut", "flipped", "empty", "folder", "members", "pickle", "deep", "no-graphs", "damaged-graphs", "foreign"],
+)
+def test_damaged_files_are_made_again(
+    tmp_path_factory: pytest.TempPathFactory,
+    copied: EngineOptions,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], object],
+    log: str,
+) -> None:
+    artifact, path = barely_trained(tmp_path_factory), record_in(copied)
+    expected = scores_of(Scorer.load(artifact, options=copied))
+    damage(path)
+    caplog.clear()
+    scorer = Scorer.load(artifact, options=copied)
+    assert scorer.has_trained
+    assert scores_of(scorer) == expected
+    assert log in caplog.text
+    if not path.is_dir():
+        assert not Scorer.load(artifact, options=copied).has_trained, "it was made again"
+
+
+def test_a_record_of_another_density_is_not_used(
+    tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifact = barely_trained(tmp_path_factory)
+    expected = scores_of(Scorer.load(artifact, options=copied))
+    level = ("pixels", "flow", "levels", 0)
+
+    def shift(document: dict[str, Any]) -> None:
+        part: Any = document
+        for key in level:
+            part = part[key]
+        part["constant_log_det"] += 0.01
+
+    change_record(copied, shift)
+    scorer = Scorer.load(artifact, options=copied)
+    assert scorer.has_trained
+    assert "the pinned image scores" in caplog.text
+    assert scores_of(scorer) == expected
+    assert not Scorer.load(artifact, options=copied).has_trained
+
+
+def test_without_the_graph_for_many_images_they_are_scored_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifact = barely_trained(tmp_path_factory)
+    whole, scorer = (Scorer.load(artifact, options=copied) for _ in range(2))
+    wave = json.loads(record_in(copied).read_bytes()[DIGEST_BYTES:])["pixels"]["program"]["wave"]
+    assert copied.cache is not None
+    expected = scores_of(whole)
+    (copied.cache / f"{wave}.blob").write_bytes(b"")
+    assert scores_of(scorer) == expected
+    assert not scorer.has_trained
+    assert "images are scored one by one" in caplog.text
+    assert not list(copied.cache.glob("*.density")), "the next load makes both again"
+    assert Scorer.load(artifact, options=copied).has_trained
+    assert not Scorer.load(artifact, options=copied).has_trained
+
+
+def test_where_the_bits_differ_the_graph_for_many_images_is_opened_at_once(
+    tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions
+) -> None:
+    artifact = barely_trained(tmp_path_factory)
+    change_record(copied, lambda document: document["pixels"]["program"]["tiling"].update(single=NEVER))
+    assert copied.cache is not None
+    wave = json.loads(record_in(copied).read_bytes()[DIGEST_BYTES:])["pixels"]["program"]["wave"]
+    scorer = Scorer.load(artifact, options=copied)
+    (copied.cache / f"{wave}.blob").unlink()
+    assert not scorer.has_trained
+    assert len(scorer.score(scorer.pinned[:1])) == 1
+    assert Scorer.load(artifact, options=copied).has_trained
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"name": "torch"}, {"threads": 1}, {"cache": None}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_other_options_have_their_own(
+    tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions, changes: dict[str, Any]
+) -> None:
+    assert Scorer.load(barely_trained(tmp_path_factory), options=replace(copied, **changes)).has_trained
+
+
+@pytest.mark.parametrize("what", ["other-code", "other-model"])
+def test_other_code_and_other_weights_have_their_own(
+    tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    if what == "other-code":
+        monkeypatch.setattr("models.scoring.prepared.file._made_by", lambda: ("another version",))
+    assert Scorer.load(barely_trained(tmp_path_factory, seed=int(what == "other-model")), options=copied).has_trained
+
+
+def test_a_model_whose_backbone_is_missing_is_refused_as_before(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, options: EngineOptions
+) -> None:
+    artifact, options = feature_artifact(tmp_path_factory), replace(options, cache=tmp_path / "cache")
+    Scorer.load(artifact, options=options)
+    with pytest.raises(BackboneMissing):
+        Scorer.load(artifact, options=replace(options, backbones=tmp_path / "none"))
+
+
+def test_a_full_disk_costs_time_alone(
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    options: EngineOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageFull("the disk is full")
+
+    monkeypatch.setattr("models.scoring.cache_files.require_room", full)
+    artifact, options = barely_trained(tmp_path_factory), replace(options, cache=tmp_path)
+    assert all(Scorer.load(artifact, options=options).has_trained for _ in range(2))
+    assert "is not stored in the cache: the disk is full" in caplog.text
+    assert not list(tmp_path.glob("*.density"))
+
+
+def test_waves_are_opened_when_they_are_asked_for(
+    tmp_path_factory: pytest.TempPathFactory, options: EngineOptions
+) -> None:
+    scorer = Scorer.load(barely_trained(tmp_path_factory), options=options)
+    program = scorer.density.engine.program  # type: ignore[attr-defined]
+    assert program._wave is None
+    open_waves(scorer.density)
+    assert program._wave is program.wave is not None
+    assert np.isfinite([score.log_likelihood for score in scorer.score(scorer.pinned)]).all()
