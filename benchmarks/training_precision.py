@@ -20,6 +20,7 @@ import torch
 from benchmarks.needs import data_dir
 from benchmarks.paper.turns import stop_signals
 from benchmarks.speed.machine import cores, describe
+from benchmarks.speed.results import machine_line
 from models.atomic_files import write_atomically
 from models.datasets import Dataset, load_dataset
 from models.scoring.frozen import freeze
@@ -74,15 +75,16 @@ def differences(rows: Rows) -> dict[int, float]:
 
 def as_markdown(document: dict[str, Any]) -> str:
     """Return the table for people."""
-    rows, machine = document["rows"], document["machine"]
+    rows = document["rows"]
     by_key = {(row["seed"], row["precision"]): row for row in rows}
     worse = differences(rows)
     lines = [
         "# Training in bfloat16 and in float32",
         "",
         f"{document['preset']} on MNIST, {document['steps']} steps. Bits per dimension of {document['images']} "
-        f"validation images by the final weights. {machine['cpu']}, {machine['threads']} threads, "
-        f"{' '.join(machine['flags'])}, torch {machine['versions']['torch']}.",
+        "validation images by the final weights.",
+        "",
+        machine_line(document["machine"]),
         "",
         "| seed | float32 | bfloat16 | difference |",
         "|---|---|---|---|",

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.speed.authors_step import AuthorsStep, gradient_difference
 from benchmarks.speed.context import Context
 from benchmarks.speed.glow_rows import PeerGlow
 from benchmarks.speed.ours import random_images
@@ -21,7 +22,12 @@ from benchmarks.speed.pairing import Target, Turn, in_turns, ratio, timed
 from benchmarks.speed.peers import PeerUnavailable, child, environments
 from models.bijections.dense import SelfNormalizingDense
 from models.datasets import Dataset
-from models.flows.architecture import FullyConnectedArchitecture, GlowArchitecture, PixelArchitecture
+from models.flows.architecture import (
+    ConvolutionalArchitecture,
+    FullyConnectedArchitecture,
+    GlowArchitecture,
+    PixelArchitecture,
+)
 from models.training.config import TrainingConfig
 from models.training.divergence import ReportHistory
 from models.training.loop import Trainer
@@ -34,6 +40,8 @@ PEER_BATCHES = (8, 16, 32, 64, 100)
 SIDES = {784: (1, 28, 28), 3072: (3, 32, 32)}
 REPEAT = {784: 20, 3072: 4}
 STEPS_OF_MEMORY = (8, 16, 32)
+SAME_GRADIENTS = 1e-3
+"""Largest relative difference of gradients in float32 with which two steps are the same."""
 TARGETS = {784: Target(high=0.45), 3072: Target(high=0.16)}
 
 
@@ -43,6 +51,7 @@ def measure(context: Context) -> None:
     for dimensions in (784,) if context.quick else SIDES:
         dense(context, dimensions)
         products(context, dimensions)
+    convolutions(context)
     glow(context)
     memory(context)
 
@@ -123,6 +132,43 @@ def products(context: Context, dimensions: int) -> None:
         f"a self normalizing dense layer, D = {dimensions}, batch {BATCH}: forward and backward pass / six products",
         ratio(seconds["layer"], seconds["products"]),
         Target(high=1.25),
+    )
+
+
+def convolutions(context: Context) -> None:
+    """Measure a step of the nine-layer convolutional flow: ours with reports, and the authors' structure without."""
+    key, shape = "conv/authors", (1, 28, 28)
+    if not context.wants(key):
+        return
+    preset = find_preset("snf-conv-9l")
+    config = preset.config({"batch_size": BATCH})
+    what = f"{preset.name} 1x28x28, batch {BATCH}: training step, ours with reports / the authors' structure without"
+    architecture = preset.architecture(shape, config.pixel_transform)
+    assert isinstance(architecture, ConvolutionalArchitecture)
+    with training(architecture, config) as trainer:
+        authors = AuthorsStep(trainer.flow, config.learning_rate, config.reconstruction_weight)
+        x = trainer.batches.batch(0)
+        torch.autograd.backward(trainer.loss_of(x, 0).value)
+        authors.gradients(x.float())
+        apart = gradient_difference(trainer.flow, authors.flow, x[0].numel())
+        if not apart <= SAME_GRADIENTS:
+            context.failed(key, what, f"their gradients differ by {apart:.3g}: no comparison", Target(low=3))
+            return
+        sides = {
+            "ours": steps_of(trainer, 1, reports=True),
+            "authors": timed(lambda: authors(trainer.batches.batch(trainer.state.step).float())),
+        }
+        seconds = in_turns(sides, context.rounds)
+    context.record(
+        key,
+        what,
+        ratio(seconds["authors"], seconds["ours"]),
+        Target(low=3),
+        **{
+            "largest relative difference of a gradient": apart,
+            "seconds a step, median": {side: sorted(took)[len(took) // 2] for side, took in seconds.items()},
+            "theirs": "eager PyTorch, float32, Adam as it is by default, a backward pass a layer for its inverse",
+        },
     )
 
 
