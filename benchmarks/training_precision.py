@@ -23,6 +23,7 @@ from benchmarks.speed.machine import cores, describe
 from benchmarks.speed.results import machine_line
 from models.atomic_files import write_atomically
 from models.datasets import Dataset, load_dataset
+from models.flows.architecture import FeatureArchitecture, HybridArchitecture
 from models.scoring.frozen import freeze
 from models.training.loop import Interrupted, Trainer
 from models.training.presets import find_preset
@@ -49,6 +50,7 @@ def measure(
     recipe = find_preset(preset)
     config = recipe.config({"max_steps": steps, "seed": seed, "precision": precision, "validations": 1})
     architecture = recipe.architecture(dataset.image_shape, config.pixel_transform)
+    assert not isinstance(architecture, FeatureArchitecture | HybridArchitecture)
     folder = work / f"{preset}-{steps}-{precision}-{seed}"
     trained = Trainer(dataset, architecture, config, folder, lambda _event: None).run(should_stop)
     frozen = freeze(trained.flow, dataset.image_shape)

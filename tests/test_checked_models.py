@@ -20,6 +20,7 @@ from app.main import create_app
 from models.flows.architecture import FeatureArchitecture
 from models.registry.registry import Registry
 from models.training.presets import PRESETS
+from snf_runtime.images.batch import stacked
 from snf_runtime.images.codec import encode_png
 from tests.support.backbones import backbone_folder
 from tests.support.checked_models import LAYERS, TOLERANCE, Checked, Model, learned_inverses, same_weights, train_twice
@@ -97,7 +98,7 @@ def row_of(home: Path, service: TestClient, tmp_path_factory: pytest.TempPathFac
 
 
 def compare(service: TestClient, model: Model, checked: Checked) -> Row:
-    images = model.dataset.test[:SCORED]
+    images = stacked(model.dataset.test[:SCORED])
     trained, exported = (
         np.array([score(image[None]) for image in images]) for score in (checked.trained_score, checked.exported_score)
     )

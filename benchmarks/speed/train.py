@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import tempfile
 import time
@@ -221,7 +222,7 @@ def memory(context: Context) -> None:
         key,
         f"Glow, 2 levels, width 128, recompute: memory of a step of batch {BATCH} at K = {last} / at K = {first}",
         ratio([found[last, True]], [found[first, True]]),
-        Target(high=1.1),
+        Target(0.9, 1.1),
         **{
             f"MiB of a step, {'recompute' if recompute else 'ordinary'}, K = {steps}": round(size / 2**20, 1)
             for (steps, recompute), size in found.items()
@@ -230,7 +231,10 @@ def memory(context: Context) -> None:
 
 
 def bytes_of_step(steps: int, recompute: bool) -> int:
-    """Return by how much the memory of a process grows in a forward and backward pass, gradients of weights aside."""
+    """Return by how much the memory of a process grows in a forward and backward pass, gradients of weights aside.
+
+    Memory for the gradients is there before: they are kept from a step of one image.
+    """
     torch.set_num_threads(1)
     architecture = GlowArchitecture(channels=1, height=28, width=28, levels=2, steps=steps, hidden=128)
     config = TrainingConfig(batch_size=BATCH, precision="float32", recompute=recompute)
@@ -238,12 +242,13 @@ def bytes_of_step(steps: int, recompute: bool) -> int:
         # What a single image needs, so that libraries have allocated what they keep.
         images = trainer.batches.batch(0)
         torch.autograd.backward(trainer.loss_of(images[:1], 0).value)
-        trainer.optimizer.zero_grad()
-        gradients = 4 * sum(parameter.numel() for parameter in trainer.flow.parameters())
+        trainer.optimizer.zero_grad(set_to_none=False)
+        # Memory that was freed would be used again without being seen.
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before = _memory("VmRSS")
         torch.autograd.backward(trainer.loss_of(images, 0).value)
-        return _memory("VmHWM") - before - gradients
+        return _memory("VmHWM") - before
 
 
 def _memory(name: str) -> int:
