@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import itertools
 import multiprocessing
 import tempfile
 import time
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed.authors_step import AuthorsStep, gradient_difference
 from benchmarks.speed.context import Context
@@ -231,26 +232,17 @@ def memory(context: Context) -> None:
 
 
 def bytes_of_step(steps: int, recompute: bool) -> int:
-    """Return by how much the memory of a process grows in a forward and backward pass, gradients of weights aside.
-
-    Memory for the gradients is there before: they are kept from a step of one image.
-    """
+    """Return the most memory that tensors take in a forward and backward pass, weights and their gradients aside."""
     torch.set_num_threads(1)
     architecture = GlowArchitecture(channels=1, height=28, width=28, levels=2, steps=steps, hidden=128)
     config = TrainingConfig(batch_size=BATCH, precision="float32", recompute=recompute)
     with training(architecture, config) as trainer:
-        # What a single image needs, so that libraries have allocated what they keep.
         images = trainer.batches.batch(0)
         torch.autograd.backward(trainer.loss_of(images[:1], 0).value)
         trainer.optimizer.zero_grad(set_to_none=False)
-        # Memory that was freed would be used again without being seen.
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before = _memory("VmRSS")
-        torch.autograd.backward(trainer.loss_of(images, 0).value)
-        return _memory("VmHWM") - before
-
-
-def _memory(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            torch.autograd.backward(trainer.loss_of(images, 0).value)
+    assert profiled.profiler is not None
+    assert profiled.profiler.kineto_results is not None
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
