@@ -26,6 +26,8 @@ def test_the_time_of_a_step_belongs_to_its_parts() -> None:
     table = step_profile.as_markdown({"tiny": rows})
     assert f"| {NETS}, backward | {100 * shares[NETS, True]:.0f} % |\n" in table
     assert f"| {SPLINES}, forward |  |\n" in table
+    (written,) = step_profile.MARKED.findall(step_profile.PAGE.read_text(encoding="utf-8"))
+    assert [row for row in rows if f"| {row} |" not in written] == []
 
 
 def test_trainings_of_both_precisions_have_the_same_start(tmp_path: Path) -> None:
