@@ -46,7 +46,7 @@ SHARE = 0.95
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """Bits per dimension of the validation images after a step, and the minutes until then."""
 
     step: int
@@ -83,11 +83,11 @@ def advance(trainer: Trainer, target: int) -> None:
 
 def measure(
     dataset: Dataset, preset: str, parameters: dict[str, Any], minutes: float, points: int, images: int
-) -> list[Point]:
+) -> list[CurvePoint]:
     """Train for some minutes; return the curve."""
     steps = max(points, int(60 * SHARE * minutes / seconds_of_a_step(dataset, preset, parameters)))
     held_out = stacked(dataset.statistics[:images])
-    curve: list[Point] = []
+    curve: list[CurvePoint] = []
     with tempfile.TemporaryDirectory(prefix="snf-curve-") as folder:
         began = time.monotonic()
         trainer = trainer_of(dataset, preset, {**parameters, "max_steps": steps}, Path(folder))
@@ -96,21 +96,21 @@ def measure(
             advance(trainer, steps * number // points)
             bits = validation_bits_per_dim(freeze(trainer.averaged, dataset.image_shape), held_out)
             seconds = prepared + trainer.state.elapsed_seconds - trainer.state.validation_seconds
-            curve.append(Point(trainer.state.step, seconds / 60, bits))
+            curve.append(CurvePoint(trainer.state.step, seconds / 60, bits))
             print(f"step {trainer.state.step}, {seconds / 60:.2f} minutes: {bits:.4f} bits/dim", flush=True)
     return curve
 
 
-def reached(curve: list[Point], goal: float = GOAL) -> float | None:
+def reached(curve: list[CurvePoint], goal: float = GOAL) -> float | None:
     """Return the minutes until the curve is at the goal or below; None where it does not get there.
 
-    >>> reached([Point(1, 0.5, 1.3), Point(2, 1.0, 1.2), Point(3, 1.5, 1.1)])
+    >>> reached([CurvePoint(1, 0.5, 1.3), CurvePoint(2, 1.0, 1.2), CurvePoint(3, 1.5, 1.1)])
     1.0
     """
     return next((point.minutes for point in curve if point.bits_per_dim <= goal), None)
 
 
-def as_markdown(document: dict[str, Any], curve: list[Point]) -> str:
+def as_markdown(document: dict[str, Any], curve: list[CurvePoint]) -> str:
     """Return the table for people."""
     minutes = reached(curve)
     found = "not reached" if minutes is None else f"reached after {minutes:.2f} minutes"
@@ -130,7 +130,7 @@ def as_markdown(document: dict[str, Any], curve: list[Point]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(curve: list[Point], preset: str, path: Path) -> None:
+def draw(curve: list[CurvePoint], preset: str, path: Path) -> None:
     """Draw the curve as a PNG file."""
     figure, axes = plt.subplots(figsize=(6, 4))
     axes.plot([point.minutes for point in curve], [point.bits_per_dim for point in curve], marker="o", label=preset)

@@ -65,7 +65,7 @@ def whole_digits() -> Dataset:
 
 
 @dataclass(frozen=True)
-class Model:
+class CheckedModel:
     """What is trained.
 
     Attributes:
@@ -90,7 +90,7 @@ class Model:
         return f"{self.recipe.family} {self.recipe.linear} {sizes} {config.model_dump_json()}"
 
     @classmethod
-    def of_layer(cls, name: str) -> Model:
+    def of_layer(cls, name: str) -> CheckedModel:
         """Return a flow of two levels with a layer of a type beside a coupling."""
         layer = next(example(kind) for kind in layer_types() if kind.type_name() == name)
         # The document is parsed as from its file.
@@ -98,7 +98,7 @@ class Model:
         return cls(name, parse_architecture(document), digits(8), {})
 
     @classmethod
-    def of_preset(cls, name: str) -> Model:
+    def of_preset(cls, name: str) -> CheckedModel:
         """Return a preset, with fewer steps of narrower couplings."""
         preset = PRESETS[name]
         if preset.family == "features":
@@ -122,7 +122,7 @@ class Undisturbed:
 
 
 @dataclass(frozen=True)
-class Checked:
+class TrainedTwice:
     """A model that was interrupted, resumed and exported, and the same training undisturbed."""
 
     folder: Path
@@ -159,7 +159,7 @@ def pixels_of(flows: TrainedFlows) -> Flow:
     return flow
 
 
-def train_twice(model: Model, folder: Path, backbones: Path) -> Checked:
+def train_twice(model: CheckedModel, folder: Path, backbones: Path) -> TrainedTwice:
     """Train, interrupt, resume and export a model, and train it undisturbed.
 
     Args:
@@ -192,7 +192,7 @@ def train_twice(model: Model, folder: Path, backbones: Path) -> Checked:
             train(Path("undisturbed"))
     kept = next(argument.flows for argument in written.call_args.args if hasattr(argument, "flows"))
     trained = trainers[-1].flow.eval() if trainers else None
-    return Checked(artifact, load_artifact(artifact), Undisturbed(kept, trained), backbones)
+    return TrainedTwice(artifact, load_artifact(artifact), Undisturbed(kept, trained), backbones)
 
 
 @contextmanager
