@@ -1,7 +1,8 @@
 """How exact the served numbers are: ``SNF_DATA_DIR=... python -m benchmarks.exactness [--url http://127.0.0.1:8000]``.
 
-For each shipped model, over test images of its own dataset: the engine against the unfrozen flow in float64, and for
-some images against the whole Jacobian; the round trip; the same image in other company. Writes a table and JSON.
+For each shipped model, over test images of its own dataset: the engine that serves it against the unfrozen flow in
+float64, and for some images against the whole Jacobian; the round trip; the same image in other company. Writes
+``results/exactness.{json,md}`` after every model, where rows of other models stay.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.needs import builtin_dir
+from models.atomic_files import write_atomically
 from models.datasets import load_dataset
 from models.flows.flow import Flow
 from models.loading import load_artifact
@@ -166,15 +168,18 @@ def _round_trip(engine: FlowEngine, frozen: FrozenFlow, scorer: Scorer, images: 
     return largest
 
 
-def table(results: list[Exactness]) -> str:
-    """Return the results as a Markdown table, a column a model."""
-    keys = [key for key in asdict(results[0]) if key != "model"]
-    lines = [f"| | {' | '.join(result.model for result in results)} |", f"|---|{'---|' * len(results)}"]
-    for key in keys:
-        values = [asdict(result)[key] for result in results]
-        shown = [f"{value:.3g}" if isinstance(value, float) and abs(value) < 1 else str(value) for value in values]
-        lines.append(f"| {key.replace('_', ' ')} | {' | '.join(shown)} |")
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the results as a Markdown table, a column a model. A figure that a row lacks was not measured."""
+    lines = [f"| | {' | '.join(row['model'] for row in rows)} |", f"|---|{'---|' * len(rows)}"]
+    for field in fields(Exactness)[1:]:
+        values = [row.get(field.name) for row in rows]
+        shown = ["" if value is None else _shown(value) for value in values]
+        lines.append(f"| {field.name.replace('_', ' ')} | {' | '.join(shown)} |")
     return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1 else str(value)
 
 
 def main() -> None:
@@ -196,10 +201,15 @@ def main() -> None:
         paths = {name: shipped[name] for name in arguments.model or shipped}
     if not paths:
         parser.error(f"no model is shipped in {ZOO}; name one with --artifact")
-    results = [measure(n, path, arguments.images, arguments.jacobian, arguments.url) for n, path in paths.items()]
-    print(table(results))
+    known = json.loads(arguments.out.read_text()) if arguments.out.exists() else []
+    rows: dict[str, dict[str, Any]] = {row["model"]: row for row in known}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    for name, path in paths.items():
+        rows[name] = asdict(measure(name, path, arguments.images, arguments.jacobian, arguments.url))
+        ordered = sorted(rows.values(), key=lambda row: row["model"])
+        write_atomically(arguments.out, (json.dumps(ordered, indent=1) + "\n").encode())
+        write_atomically(arguments.out.with_suffix(".md"), (table(ordered) + "\n").encode())
+        print(table([rows[name]]), flush=True)
 
 
 if __name__ == "__main__":

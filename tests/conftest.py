@@ -24,8 +24,14 @@ if TYPE_CHECKING:
     from tests.support.ray_cluster import RayCluster
     from tests.support.s3 import S3Server
 
-LONGEST = ("tests/browser/", "tests/end_to_end/", "tests/worker/", "tests/models/training/")
-"""Folders whose files take longest."""
+LONGEST = (
+    "tests/browser/",
+    "tests/end_to_end/",
+    "tests/worker/",
+    "tests/models/training/",
+    "tests/test_checked_models",
+)
+"""Folders and files that take longest."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

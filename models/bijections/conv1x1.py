@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bijections.base import ChannelAffine, SelfNormalizing, Shape, check_images
-from models.bijections.self_normalizing_product import mix_channels, self_normalizing_product
+from models.bijections.self_normalizing_product import by_columns, mix_channels, self_normalizing_product
 
 
 class ExactConv1x1(ChannelAffine):
@@ -70,7 +70,7 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
-        self.inverse_weight = nn.Parameter(self.weight.detach().T.clone())
+        self.inverse_weight = nn.Parameter(by_columns(self.weight.detach().T))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return z = W x + b and each image's log|det dz/dx|, or, in training, 0 with an estimate of its gradient.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.bijections.base import Bijection, SelfNormalizing, Shape
 from models.bijections.frozen import FrozenAffine
-from models.bijections.self_normalizing_product import mix_channels, self_normalizing_product
+from models.bijections.self_normalizing_product import by_columns, mix_channels, self_normalizing_product
 
 
 class ExactDense(Bijection):
@@ -80,7 +80,7 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
 
     def __init__(self, dimensions: int) -> None:
         super().__init__(dimensions)
-        self.inverse_weight = nn.Parameter(torch.eye(dimensions))
+        self.inverse_weight = nn.Parameter(by_columns(torch.eye(dimensions)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return z = W x + b and each image's log|det dz/dx|, or, in training, 0 with an estimate of its gradient.

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from benchmarks.speed.authors import PlainFlow
+from benchmarks.speed.authors_step import AuthorsStep, gradient_difference
 from benchmarks.speed.ours import coupling_work, dequantised, random_flow, random_images
 from benchmarks.speed.pairing import Ratio, Target, exponent, in_turns, ratio
 from benchmarks.speed.peer_side.load_client import answer_of
 from benchmarks.speed.results import Results, Row
 from models.scoring.frozen import constant_log_dets
+from models.training.objective import BatchLoss, SelfNormalizingObjective
+from models.training.presets import find_preset
 
 
 def test_ratios_are_taken_within_a_round() -> None:
@@ -84,6 +87,22 @@ def test_the_authors_structure_has_our_likelihood() -> None:
     # The rebuilt one keeps its parameters in float32, as it is timed.
     assert torch.allclose(ours, theirs, atol=1e-3)
     assert torch.allclose(images, x, atol=1e-2)
+
+
+def test_a_step_of_the_authors_structure_has_our_gradients() -> None:
+    shape = (1, 28, 28)
+    preset = find_preset("snf-conv-9l")
+    config = preset.config({"batch_size": 4})
+    flow = random_flow(preset.name, shape).train()
+    objective = SelfNormalizingObjective(flow, shape, config)
+    authors = AuthorsStep(flow, config.learning_rate, config.reconstruction_weight)
+    x = dequantised(random_images(4, shape))
+    torch.autograd.backward(BatchLoss(flow, objective)(x, 0).value)
+    authors.gradients(x.float())
+    assert gradient_difference(flow, authors.flow, 784) < 1e-3
+    before = [parameter.detach().clone() for parameter in authors.flow.parameters()]
+    authors(x.float())
+    assert not any(map(torch.equal, before, authors.flow.parameters()))
 
 
 def test_work_of_the_coupling_nets() -> None:

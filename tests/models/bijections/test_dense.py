@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -222,6 +223,16 @@ def test_a_step_takes_six_products_or_four_and_factorises_nothing() -> None:
     step = training_step(RelativeGradientDense(D).double())
     assert (step.products, step.cubic) == (4, [])
     assert any("slogdet" in name for name in training_step(ExactDense(D).double()).cubic)
+
+
+def test_no_matrix_is_copied_in_a_step_and_gradients_are_stored_as_their_weights() -> None:
+    layer = copy.deepcopy(SelfNormalizingDense(D)).double()
+    layer.load_state_dict(SelfNormalizingDense(D).state_dict())
+    assert {"clone", "copy_", "contiguous"}.isdisjoint(training_step(layer).names)
+    assert (layer.weight.stride(), layer.inverse_weight.stride()) == ((D, 1), (1, D))
+    for weight in (layer.weight, layer.inverse_weight):
+        assert weight.grad is not None
+        assert weight.grad.stride() == weight.stride()
 
 
 def test_where_they_start() -> None:

@@ -1,4 +1,7 @@
-"""Architecture files through their whole life: train, resume, seal, load, score; and flows that were built by hand."""
+"""Architecture files, what is refused of them, and flows that were built by hand.
+
+tests/test_checked_models.py has a file of every layer type trained, resumed, exported and served.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
 
-from models.audit import audit
 from models.bijections.actnorm import ActNorm
 from models.bijections.base import Bijection
 from models.bijections.coupling import AffineCoupling
@@ -20,8 +21,8 @@ from models.bijections.periodic import PeriodicConv
 from models.bijections.pixels import LogitPixels
 from models.bijections.woodbury import WoodburyConv
 from models.datasets import Dataset
-from models.errors import ArchitectureInvalid, ArtifactError, DatasetUnfit, FolderTaken, ScoreNotFinite
-from models.flows.architecture import FeatureArchitecture, HybridArchitecture, LayeredArchitecture, PixelArchitecture
+from models.errors import ArchitectureInvalid, ArtifactError, DatasetUnfit, FolderTaken
+from models.flows.architecture import FeatureArchitecture, HybridArchitecture, PixelArchitecture
 from models.flows.build import build_flow, describe_flow
 from models.flows.flow import Flow, Level
 from models.flows.layers.spec import LayerSpec, describe_layer, layer_types
@@ -36,11 +37,8 @@ from models.training.architecture_file import (
     read_architecture_file,
 )
 from models.training.cost.estimate import estimate_training
-from models.training.interrupted import Interrupted
-from models.training.loop import Trainer
 from models.training.presets import PRESETS
 from models.training.run import train
-from snf_runtime.images.dequantisation import content_noise
 from tests.models.flows.test_layers import example
 from tests.models.helpers import edit_manifest, real_images
 from tests.models.training.test_cost import splits
@@ -78,54 +76,6 @@ def run(recipe: Any, folder: Path, **changes: Any) -> Path:
         threads=1,
         engine=ENGINE,
     )
-
-
-@pytest.mark.parametrize("layer_type", list(layer_types()), ids=lambda kind: kind.type_name())
-def test_every_layer_lives_from_its_file_to_scores(layer_type: type[LayerSpec], tmp_path: Path) -> None:
-    path = tmp_path / "flow.json"
-    path.write_text(json.dumps(with_layer(example(layer_type))))
-    recipe = parse_architecture(read_architecture_file(path))
-    artifact = run(recipe, tmp_path / "run")
-
-    scorer, loaded = Scorer.load(artifact, options=EngineOptions(threads=1)), load_artifact(artifact)
-    assert isinstance(loaded.manifest.architecture, LayeredArchitecture)
-    assert (loaded.manifest.training.preset, loaded.manifest.architecture.image_shape) == ("mine", SHAPE)
-    assert layer_type.type_name() in (artifact / "card.md").read_text()
-    assert isinstance(loaded.flow, Flow)
-    flow = Flow(loaded.flow.pixels, [level.double() for level in loaded.flow.level_list()]).eval()
-    for image, score in zip(digits().test[:3], scorer.score(digits().test[:3]), strict=True):
-        x = torch.from_numpy(image + content_noise(image, scorer.log_det_digest))
-        assert score.log_likelihood == pytest.approx(float(flow(x).log_likelihood.detach()), rel=1e-6, abs=1e-3)
-    assert np.isfinite(scorer.sample_continuous(2, temperature=0.5, seed=0)).all()
-    assert not any(isinstance(judged, ScoreNotFinite) for judged in scorer.judge_each(digits().test[:3], alpha=0.1))
-    audited = audit(scorer, 0)
-    assert audited.recomputed == pytest.approx(audited.log_likelihood, rel=1e-6, abs=1e-3)
-    learned = any(step.learned_inverse for level in loaded.flow.level_list() for step in level.bijections())
-    assert scorer.has_learned_inverse == learned
-
-
-def trainer_of(document: dict[str, Any], folder: Path) -> Trainer:
-    # The document is parsed for each, as another process does.
-    recipe = parse_architecture(json.loads(json.dumps(document)))
-    config = recipe.config({})
-    return Trainer(digits(), recipe.architecture_for(SHAPE, config), config, folder, lambda _event: None)
-
-
-@pytest.mark.parametrize("layer_type", list(layer_types()), ids=lambda kind: kind.type_name())
-def test_a_resumed_training_of_every_layer_ends_as_an_undisturbed_one(
-    layer_type: type[LayerSpec], tmp_path: Path
-) -> None:
-    document = with_layer(example(layer_type), multiplier="geco", ema_decay=0.0)
-    begun = trainer_of(document, tmp_path / "resumed")
-    with pytest.raises(Interrupted, match="after step 2"):
-        begun.run(lambda: begun.state.step >= 2)
-    resumed, undisturbed = (trainer_of(document, tmp_path / name) for name in ("resumed", "undisturbed"))
-    assert (resumed.state.step, undisturbed.state.step) == (2, 0)
-    kept = [trainer.run(lambda: False).flow.state_dict() for trainer in (resumed, undisturbed)]
-    assert kept[0].keys() == kept[1].keys()
-    assert all(torch.equal(kept[0][name], value) for name, value in kept[1].items())
-    # Without averaging, what is kept is what was trained.
-    assert all(torch.equal(kept[1][name], value) for name, value in undisturbed.flow.state_dict().items())
 
 
 def example_of(name: str) -> LayerSpec:
