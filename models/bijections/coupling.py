@@ -16,6 +16,12 @@ from models.bijections.frozen import Inverse
 LOG_SCALE_BOUND = 2.0
 """Bound of |log s|, so that a coupling multiplies by at most e² (Keller et al. 2021, published settings)."""
 
+FEW_CHANNELS = 4
+"""Most channels of the input for which a network trains faster by products than by convolutions, in bfloat16 on a CPU.
+
+A step with 2 of 4 channels takes 0.6 of the time, one with 6 of 12 as long.
+"""
+
 Weights = tuple[Tensor, Tensor]
 """Weight and bias of a convolution."""
 
@@ -57,7 +63,8 @@ class CouplingNet(nn.Module):
         if self.place is not None and x.shape[2:] != self.place.shape[1:]:
             height, width = self.place.shape[1:]
             raise ValueError(f"expected images of {height}x{width}, got {x.shape[2]}x{x.shape[3]}")
-        output = self._products(x) if self.training and x.device.type == "cpu" else self._convolutions(x)
+        products = self.training and self.autocast is not None and x.device.type == "cpu"
+        output = self._products(x) if products and x.shape[1] <= FEW_CHANNELS else self._convolutions(x)
         # As in the original Glow: under Adam the gain enlarges the steps of the layer that starts at zero.
         return output.to(x.dtype) * torch.exp(3 * self.log_gain).view(1, -1, 1, 1)
 
@@ -74,7 +81,7 @@ class CouplingNet(nn.Module):
     def _products(self, x: Tensor) -> Tensor:
         output: Tensor = CouplingProducts.apply(  # type: ignore[no-untyped-call]
             x,
-            self.autocast or x.dtype,
+            self.autocast,
             self.first.weight,
             self.first.bias,
             self.place,

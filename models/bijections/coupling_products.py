@@ -60,7 +60,9 @@ class CouplingProducts(torch.autograd.Function):
         second = F.relu_(F.linear(hidden, weights[1], middle_bias.to(dtype)))
         ctx.save_for_backward(surroundings, hidden, second, *weights)
         ctx.sizes, ctx.has_place, ctx.dtypes = (images, *size), place is not None, (x.dtype, first.dtype)
-        return _sum_of_shares(F.linear(second, weights[2]), ctx.sizes, x.dtype).add_(last_bias.to(x.dtype).view(-1, 1, 1))
+        return _sum_of_shares(F.linear(second, weights[2]), ctx.sizes, x.dtype).add_(
+            last_bias.to(x.dtype).view(-1, 1, 1)
+        )
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -113,9 +115,7 @@ def _surroundings(x: Tensor) -> Tensor:
     padded[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
     of_image, of_row, of_pixel, _ = padded.stride()
     # The three pixels of a row lie behind each other.
-    windows = padded.as_strided(
-        (images, height, width, SIDE, SIDE * channels), (of_image, of_row, of_pixel, of_row, 1)
-    )
+    windows = padded.as_strided((images, height, width, SIDE, SIDE * channels), (of_image, of_row, of_pixel, of_row, 1))
     return windows.reshape(-1, TAPS * channels)
 
 

@@ -18,7 +18,7 @@ from models.flows.layers.convolutions import (
     SelfNormalizingConvolutionSpec,
     TwoLayerInverseConvolutionSpec,
 )
-from models.flows.layers.couplings import AffineCouplingSpec, Place
+from models.flows.layers.couplings import Place
 from models.flows.layers.elementwise import ActNormSpec, SmoothLeakyReLUSpec, SplineSpec
 from models.flows.layers.linear import (
     ExactDenseSpec,

@@ -11,9 +11,7 @@ SHIFT_SHARE = 0.04
 """Largest shift as a share of a side (Keller et al. 2021, published settings)."""
 
 
-def augmented(
-    images: NDArray[np.uint8], augmentation: Augmentation, random: np.random.Generator
-) -> NDArray[np.uint8]:
+def augmented(images: NDArray[np.uint8], augmentation: Augmentation, random: np.random.Generator) -> NDArray[np.uint8]:
     """Return images, each of which is flipped with probability 1/2 and shifted, as far as ``augmentation`` asks for it.
 
     A shift is uniform in [-4 %, 4 %] of the side and rounded to whole pixels: it is a crop of the image with its edges

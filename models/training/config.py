@@ -21,7 +21,10 @@ Augmentation = Literal["none", "flip", "crop", "crop-flip"]
 
 GROUPS: dict[str, list[str]] = {
     "Budget": ["max_steps", "max_minutes"],
-    "Images": ["image_size", "automatic_side", "fit", "colour", "levels", "pixel_transform", "augmentation", "suspect_share"],
+    "Images": [
+        *("image_size", "automatic_side", "fit", "colour", "levels"),
+        *("pixel_transform", "augmentation", "suspect_share"),
+    ],
     "Steps": [
         *("batch_size", "learning_rate", "warmup_steps", "final_learning_rate", "gradient_clip", "ema_decay"),
         *("whitening", "precision", "recompute", "seed"),
