@@ -48,7 +48,7 @@ class ExactConv1x1(ChannelAffine):
         return x, -self.log_det(z)
 
     @torch.no_grad()
-    def whiten(self, x: Tensor) -> None:
+    def whiten(self, x: Tensor, *, rotate: bool = False) -> None:
         """Set W and b so that the channels of W x + b have mean 0 and covariance I over all pixels of images ``x``.
 
         The outputs are the principal components of the channels, the one of greatest variance first. A component that
@@ -56,12 +56,13 @@ class ExactConv1x1(ChannelAffine):
 
         Args:
             x: Images, ``(N, C, H, W)``.
+            rotate: Whether to leave the components their variances, so that W is orthogonal.
         """
         check_images(x, self.channels)
         pixels = x.double().transpose(0, 1).flatten(1)
         variances, components = torch.linalg.eigh(torch.cov(pixels, correction=0).view(self.channels, -1))
-        known = variances > SMALLEST_VARIANCE * variances[-1]
-        matrix = (components / torch.where(known, variances, 1.0).sqrt()).T.flip(0)
+        scaled = (variances > SMALLEST_VARIANCE * variances[-1]) & (not rotate)
+        matrix = (components / torch.where(scaled, variances, 1.0).sqrt()).T.flip(0)
         self.weight.copy_(matrix)
         self.bias.copy_(-matrix @ pixels.mean(1))
 
@@ -105,9 +106,9 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         self.keep_reconstruction_error(error, y)
         return y + self.bias.view(1, -1, 1, 1), log_det
 
-    def whiten(self, x: Tensor) -> None:
-        """Set W and b so that the channels of W x + b are white over all pixels of images ``x``, and R to W⁻¹."""
-        super().whiten(x)
+    def whiten(self, x: Tensor, *, rotate: bool = False) -> None:
+        """Set W and b to give the principal components of the channels of images ``x``, and R to W⁻¹."""
+        super().whiten(x, rotate=rotate)
         self.refresh_inverse((self.channels, *x.shape[2:]))
 
     def approximate_inverse(self, z: Tensor) -> Tensor:

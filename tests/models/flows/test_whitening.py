@@ -7,10 +7,14 @@ import math
 import pytest
 import torch
 
+from models.bijections.actnorm import ActNorm
+from models.bijections.base import Bijection
 from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
+from models.bijections.pixels import AffinePixels
+from models.errors import ArchitectureInvalid
 from models.flows.architecture import GlowArchitecture
 from models.flows.build import build_flow
-from models.flows.flow import Flow
+from models.flows.flow import Flow, Level
 from tests.models.helpers import dequantised, real_images
 
 
@@ -64,6 +68,20 @@ def test_images_are_likelier_at_the_start_of_a_whitened_flow(linear: str) -> Non
     assert nats[1] > nats[0] + 20
 
 
+@torch.no_grad()
+def test_a_convolution_before_a_normalisation_rotates_and_the_normalisation_scales() -> None:
+    x = dequantised(real_images(200)).float()
+    layers: list[Bijection] = [SelfNormalizingConv1x1(4), ActNorm(4), SelfNormalizingConv1x1(4)]
+    flow = Flow(AffinePixels(), [Level(layers)])
+    flow.initialize(x, whiten=True)
+    rotation = layers[0]
+    assert isinstance(rotation, SelfNormalizingConv1x1)
+    torch.testing.assert_close(rotation.weight @ rotation.weight.T, torch.eye(4), rtol=0, atol=1e-6)
+    torch.testing.assert_close(rotation.inverse_weight, rotation.weight.T, rtol=0, atol=1e-6)
+    z = flow.eval()(x).latents[0].transpose(0, 1).flatten(1)
+    torch.testing.assert_close(torch.cov(z, correction=0), torch.eye(4), rtol=0, atol=1e-4)
+
+
 def test_a_flow_without_1x1_convolutions_is_not_whitened() -> None:
-    with pytest.raises(ValueError, match="expected an exact or self-normalizing 1x1 convolution to whiten with"):
+    with pytest.raises(ArchitectureInvalid, match="whitening: expected a flow with an exact or self-normalizing 1x1"):
         glow("lu").initialize(dequantised(real_images(8)).float(), whiten=True)

@@ -67,7 +67,6 @@ def test_couplings_by_place_agree_with_the_unfrozen_flow(name: EngineName) -> No
     expected = flow.double()(x)
     torch.testing.assert_close(scores_of(engine, frozen, x), expected.log_likelihood, rtol=0, atol=FLOAT32)
     assert (images_back(engine, frozen, latents.scales) - x).abs().max() < 0.01
-    without = flow.level_list()[0].prior
     (first, _) = flow.level_list()
     assert first.prior is not None
     assert first.prior.net.place is not None
