@@ -59,6 +59,9 @@ class CouplingNet(nn.Module):
         """Return ``(N, out, H, W)``, computed from ``x``: log-scales in the first half of the channels, then shifts.
 
         The log-scales are unbounded.
+
+        Raises:
+            ValueError: The network depends on the place, and ``x`` has another height or width.
         """
         if self.place is not None and x.shape[2:] != self.place.shape[1:]:
             height, width = self.place.shape[1:]

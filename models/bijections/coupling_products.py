@@ -103,7 +103,8 @@ def _by_taps(weight: Tensor) -> Tensor:
 def _by_shares(weight: Tensor) -> Tensor:
     """Return a kernel ``(O, I, 3, 3)`` as a matrix that gives the share of a pixel in its surroundings, ``(9 O, I)``.
 
-    A pixel has tap t of the pixel of which it is at t, so that it is at the opposite side of its own surroundings.
+    Taps are mirrored: a pixel that lies to the left of an output adds to it by the left tap, and the output lies to the
+    right of the pixel.
     """
     return weight.flip(2, 3).permute(2, 3, 0, 1).flatten(0, 2)
 
@@ -114,7 +115,7 @@ def _surroundings(x: Tensor) -> Tensor:
     padded = x.new_zeros(images, height + 2, width + 2, channels)
     padded[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
     of_image, of_row, of_pixel, _ = padded.stride()
-    # The three pixels of a row lie behind each other.
+    # The three pixels of a row are neighbours in memory.
     windows = padded.as_strided((images, height, width, SIDE, SIDE * channels), (of_image, of_row, of_pixel, of_row, 1))
     return windows.reshape(-1, TAPS * channels)
 
@@ -139,4 +140,5 @@ def _sum_of_shares(shares: Tensor, sizes: tuple[int, int, int], dtype: torch.dty
 
 def _masked(grad: Tensor, output: Tensor) -> Tensor:
     """Return the gradient of the inputs of a ReLU with the given outputs; ``grad`` is overwritten."""
-    return torch.ops.aten.threshold_backward.grad_input(grad, output, 0, grad_input=grad)
+    masked: Tensor = torch.ops.aten.threshold_backward.grad_input(grad, output, 0, grad_input=grad)
+    return masked
