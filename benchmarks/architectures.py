@@ -46,6 +46,7 @@ TOLERANCE = 1e-6
 PARAMETERS: dict[str, Callable[[random.Random], Any]] = {
     "kernel": lambda chance: chance.choice((1, 3, 5, [3, 1], [1, 5])),
     "width": lambda chance: chance.choice((1, 4, 8)),
+    "place": lambda chance: chance.choice((False, True)),
     "channel_rank": lambda chance: chance.randint(1, 3),
     "spatial_rank": lambda chance: chance.randint(1, 4),
     "grid": lambda chance: chance.randint(1, 4),

@@ -25,7 +25,8 @@ from models.datasets import Dataset, load_dataset
 from models.flows.architecture import FeatureArchitecture, HybridArchitecture
 from models.scoring.frozen import freeze
 from models.training.config import TrainingConfig
-from models.training.loop import Interrupted, Trainer
+from models.training.interrupted import Interrupted
+from models.training.loop import Trainer
 from models.training.presets import find_preset
 from models.training.validation import validation_bits_per_dim
 from snf_runtime.images.batch import stacked

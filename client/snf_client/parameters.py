@@ -151,6 +151,10 @@ class TrainingConfig(TypedDict):
     """Decay of the averaged weights that are validated and kept."""
     pixel_transform: NotRequired[Literal["affine", "logit", "marginal"]]
     """The fixed map from pixel values to the real line."""
+    augmentation: NotRequired[Literal["none", "flip", "crop", "crop-flip"]]
+    """What is done to training images: flip mirrors half of them left to right, crop shifts each by at most 4 % of the side and repeats its edges. Not for images of which side and place tell good from bad."""
+    whitening: NotRequired[bool]
+    """Start the first 1x1 convolution of each level as the one that whitens its training images."""
     precision: NotRequired[Literal["auto", "float32", "bfloat16"]]
     """Arithmetic of the coupling nets in training; auto takes bfloat16 where the device computes it."""
     recompute: NotRequired[bool]

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from models.bijections.base import ChannelAffine, SelfNormalizing, Shape, check_images
 from models.bijections.self_normalizing_product import by_columns, mix_channels, self_normalizing_product
 
+SMALLEST_VARIANCE = 1e-6
+"""Smallest variance of a principal component, as a share of the largest, by which it is divided."""
+
 
 class ExactConv1x1(ChannelAffine):
     """Invertible 1x1 convolution z = W x + b of the channels, with exact log|det W| (Kingma & Dhariwal 2018, 3.2).
@@ -43,6 +46,25 @@ class ExactConv1x1(ChannelAffine):
         centred = (z - self.bias.view(1, -1, 1, 1)).flatten(2)
         x: Tensor = torch.linalg.solve(self.weight, centred).view_as(z)
         return x, -self.log_det(z)
+
+    @torch.no_grad()
+    def whiten(self, x: Tensor, *, rotate: bool = False) -> None:
+        """Set W and b so that the channels of W x + b have mean 0 and covariance I over all pixels of images ``x``.
+
+        The outputs are the principal components of the channels, the one of greatest variance first. A component that
+        hardly varies in these images keeps its scale. Computed in float64. Cost: O(C³ + N·C²·H·W).
+
+        Args:
+            x: Images, ``(N, C, H, W)``.
+            rotate: Whether to leave the components their variances, so that W is orthogonal.
+        """
+        check_images(x, self.channels)
+        pixels = x.double().transpose(0, 1).flatten(1)
+        variances, components = torch.linalg.eigh(torch.cov(pixels, correction=0).view(self.channels, -1))
+        scaled = (variances > SMALLEST_VARIANCE * variances[-1]) & (not rotate)
+        matrix = (components / torch.where(scaled, variances, 1.0).sqrt()).T.flip(0)
+        self.weight.copy_(matrix)
+        self.bias.copy_(-matrix @ pixels.mean(1))
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Return the matrix W, ``(C, C)``, and offset b, ``(C,)``, that map the channels of each pixel: z = W x + b."""
@@ -83,6 +105,11 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         y, log_det, error = self_normalizing_product(x, self.weight, self.inverse_weight, self.gradient)
         self.keep_reconstruction_error(error, y)
         return y + self.bias.view(1, -1, 1, 1), log_det
+
+    def whiten(self, x: Tensor, *, rotate: bool = False) -> None:
+        """Set W and b to give the principal components of the channels of images ``x``, and R to W⁻¹."""
+        super().whiten(x, rotate=rotate)
+        self.refresh_inverse((self.channels, *x.shape[2:]))
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
         """Return x ≈ R (z - b), ``(N, C, H, W)``, with the learned R ≈ W⁻¹ of this layer z = W x + b."""

@@ -115,4 +115,5 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
     """Return Σ left right^T over samples and locations, for two tensors ``(N, C, ...)``, as ``(C, C)``."""
     if left.dim() == 2:
         return left.T @ right
-    return torch.einsum("no...,nc...->oc", left, right)
+    # einsum would move the samples beside the locations first, which takes longer than the products.
+    return torch.bmm(left.flatten(2), right.flatten(2).transpose(1, 2)).sum(0)

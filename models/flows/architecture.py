@@ -18,7 +18,7 @@ from models.flows.layers.convolutions import (
     SelfNormalizingConvolutionSpec,
     TwoLayerInverseConvolutionSpec,
 )
-from models.flows.layers.couplings import AffineCouplingSpec
+from models.flows.layers.couplings import Place
 from models.flows.layers.elementwise import ActNormSpec, SmoothLeakyReLUSpec, SplineSpec
 from models.flows.layers.linear import (
     ExactDenseSpec,
@@ -132,19 +132,21 @@ class GlowArchitecture(_PixelArchitecture):
     linear: Linear = "self-normalizing"
     # Left out of documents where it is 1, so that checkpoints of earlier versions still belong to their trainings.
     kernel: Kernel = Field(1, exclude_if=lambda side: side == 1, description="Side of the convolutions.")
+    place: Place = False
 
     def summary(self) -> str:
         """Return a line such as "Glow, 2 levels of 8 steps, width 64, self-normalizing 1x1 convolutions"."""
         size = f"{self.kernel}x{self.kernel}"
         return (
-            f"Glow, {self.levels} levels of {self.steps} steps, width {self.hidden}, {self.linear} {size} convolutions"
+            f"Glow, {self.levels} levels of {self.steps} steps, width {self.hidden}"
+            f"{' by place' if self.place else ''}, {self.linear} {size} convolutions"
         )
 
     def layered(self) -> LayeredArchitecture:
         """Return the same architecture with all of its layers. Raises ``ValueError`` if there is no such flow."""
         linear = _convolution(self.linear, self.kernel) if self.kernel > 1 else _linear(LINEAR_1X1, self.linear)()
-        step = RepeatSpec(repeat=self.steps, steps=(ActNormSpec(), linear, AffineCouplingSpec(width=self.hidden)))
-        split = SplitSpec(width=self.hidden)
+        split = SplitSpec(width=self.hidden, place=self.place)
+        step = RepeatSpec(repeat=self.steps, steps=(ActNormSpec(), linear, split.coupling()))
         return self._written_out(
             [LevelSpec(steps=(step,), split=None if last else split) for last in _lasts(self.levels)]
         )

@@ -9,6 +9,7 @@ from models.bijections.coupling import AffineCoupling
 from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
 from models.flows.architecture import LayeredArchitecture, PixelArchitecture, PixelTransform
 from models.flows.flow import Flow, Level
+from models.flows.layers.couplings import AffineCouplingSpec
 from models.flows.layers.spec import describe_layer
 from models.flows.levels import LevelSpec, SplitSpec
 from models.flows.no_init import NoRandomness
@@ -34,7 +35,7 @@ def build_flow(architecture: PixelArchitecture) -> Flow:
     for level in layered.shaped():
         steps: list[Bijection] = [layer.build(level.shape) for layer in level.layers]
         split = level.spec.split
-        prior = None if split is None else AffineCoupling(level.shape[0], split.width)
+        prior = None if split is None else AffineCoupling(*split.coupling().arguments(level.shape))
         levels.append(Level(steps, prior, squeeze=level.spec.squeeze))
     return Flow(PIXEL_TRANSFORMS[layered.pixel_transform](), levels)
 
@@ -82,5 +83,5 @@ def _describe_level(level: Level, number: int) -> LevelSpec:
             steps.append(describe_layer(step))
         except ValueError as error:
             raise ValueError(f"level {number}, step {position}: {error}") from error
-    split = None if level.prior is None else SplitSpec(width=level.prior.net.first.out_channels)
+    split = None if level.prior is None else SplitSpec(**AffineCouplingSpec.read(level.prior))
     return LevelSpec(squeeze=level.squeeze is not None, steps=tuple(steps), split=split)

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from models.bijections.actnorm import ActNorm
 from models.bijections.base import Bijection, Elementwise, Shape, sum_samples
+from models.bijections.conv1x1 import ExactConv1x1
 from models.bijections.coupling import AffineCoupling
 from models.bijections.squeeze import Squeeze
+from models.errors import ArchitectureInvalid
 from models.flows.recomputation import apply_layers
 
 
@@ -156,20 +158,35 @@ class Flow(nn.Module):
         return self.pixels.inverse(y.double())[0].to(y.dtype)
 
     @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor, *, whiten: bool = False) -> None:
         """Set each uninitialised normalisation layer so that its outputs for images ``x`` have mean 0, deviation 1.
 
         Args:
             x: Images, ``(N, C, H, W)``: 8-bit pixels plus noise in [0, 1).
+            whiten: Whether to set the first 1x1 convolution of each level so that its outputs are white, too. Where a
+                normalisation follows directly, the convolution is a rotation and the normalisation scales.
+
+        Raises:
+            ArchitectureInvalid: There is no 1x1 convolution to whiten with.
         """
         y = self.pixels(x.double())[0].to(next(self.levels.parameters()).dtype)
+        whitened = 0
         for level in self.level_list():
-            for bijection in level.bijections():
+            layers = list(level.bijections())
+            mixing = next((layer for layer in layers if isinstance(layer, ExactConv1x1)), None)
+            for bijection, following in zip(layers, [*layers[1:], None], strict=True):
                 if isinstance(bijection, ActNorm) and not bijection.initialized:
                     bijection.initialize(y)
+                if whiten and mixing is not None and bijection is mixing:
+                    mixing.whiten(y, rotate=isinstance(following, ActNorm))
+                    whitened += 1
                 y = bijection(y)[0]
             if level.prior is not None:
                 y = y[:, : level.prior.kept]
+        if whiten and not whitened:
+            raise ArchitectureInvalid(
+                "whitening: expected a flow with an exact or self-normalizing 1x1 convolution, got one without"
+            )
 
 
 def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str, Bijection, Shape]], Shape]]:

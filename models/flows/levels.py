@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
 
-from models.flows.layers.couplings import AffineCouplingSpec, Width
+from models.flows.layers.couplings import AffineCouplingSpec, Place, Width
 from models.flows.layers.spec import AnyLayer, ImageShape, LayerSpec, parse_layer
 from models.validation_texts import plain_text
 
@@ -47,6 +47,11 @@ class SplitSpec(_Part):
     """Split at the end of a level: half of the channels become latents, with a Gaussian prior given the other half."""
 
     width: Width
+    place: Place = False
+
+    def coupling(self) -> AffineCouplingSpec:
+        """Return the description of the coupling that is the prior."""
+        return AffineCouplingSpec(width=self.width, place=self.place)
 
 
 class LevelSpec(_Part):
@@ -115,7 +120,7 @@ def shaped(levels: Sequence[LevelSpec], image_shape: ImageShape) -> list[ShapedL
             where = f"level {number}, split"
             if number == len(levels):
                 raise ValueError(f"{where}: expected none in the last level, all of whose channels are latents")
-            parameters += _parameters(AffineCouplingSpec(width=level.split.width), shape, where)
+            parameters += _parameters(level.split.coupling(), shape, where)
             shape = ((shape[0] + 1) // 2, *shape[1:])
         if parameters > MAX_PARAMETERS:
             raise ValueError(f"level {number}: expected at most {MAX_PARAMETERS} parameters up to here, got more")

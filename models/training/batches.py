@@ -19,6 +19,8 @@ from torch import Tensor
 from models.datasets import Images
 from models.devices import send
 from models.prefetch import prefetch
+from models.training.augmentation import augmented
+from models.training.config import Augmentation
 from snf_runtime.images.batch import stacked
 
 
@@ -26,15 +28,20 @@ from snf_runtime.images.batch import stacked
 class Batches:
     """Shuffled training batches of images plus uniform [0, 1) noise, which depend only on the seed and the step.
 
+    Each pixel gets noise of its own after the augmentation: repeated edges with equal noise would have unbounded
+    density.
+
     Attributes:
         images: All training images, uint8 ``(M, C, H, W)``.
         batch_size: Images per batch, M at most.
-        seed: Seed of order and noise.
+        seed: Seed of order, augmentation and noise.
+        augmentation: What is done to the images, anew in each step.
     """
 
     images: Images
     batch_size: int
     seed: int
+    augmentation: Augmentation = "none"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -47,12 +54,13 @@ class Batches:
         return torch.from_numpy(pixels + np.random.default_rng((self.seed, step, 1)).random(pixels.shape))
 
     def pixels(self, step: int) -> NDArray[np.uint8]:
-        """Return the images of training step ``step`` without noise, uint8 ``(B, C, H, W)``."""
+        """Return the augmented images of training step ``step`` without noise, uint8 ``(B, C, H, W)``."""
         epoch, index = divmod(step, self.steps_per_epoch)
         chosen = _permutation(len(self.images), self.seed, epoch)[
             index * self.batch_size : (index + 1) * self.batch_size
         ]
-        return stacked(self.images)[np.sort(chosen)]
+        images = stacked(self.images)[np.sort(chosen)]
+        return augmented(images, self.augmentation, np.random.default_rng((self.seed, step, 2)))
 
     def from_step(self, step: int, device: torch.device) -> Generator[Tensor]:
         """Yield the batches from training step ``step`` on, without end, on a device.

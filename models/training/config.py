@@ -15,14 +15,19 @@ MAX_STEPS = 10_000_000
 """Largest number of steps of a training: as good as no limit."""
 MAX_MINUTES = 60 * 24 * 14
 """Longest training: two weeks."""
+Augmentation = Literal["none", "flip", "crop", "crop-flip"]
+"""What is done to training images: nothing, flips, shifts, or both as for CIFAR-10 in the paper."""
 
 
 GROUPS: dict[str, list[str]] = {
     "Budget": ["max_steps", "max_minutes"],
-    "Images": ["image_size", "automatic_side", "fit", "colour", "levels", "pixel_transform", "suspect_share"],
+    "Images": [
+        *("image_size", "automatic_side", "fit", "colour", "levels"),
+        *("pixel_transform", "augmentation", "suspect_share"),
+    ],
     "Steps": [
         *("batch_size", "learning_rate", "warmup_steps", "final_learning_rate", "gradient_clip", "ema_decay"),
-        *("precision", "recompute", "seed"),
+        *("whitening", "precision", "recompute", "seed"),
     ],
     "Features": ["backbone", "feature_side", "feature_steps", "feature_updates"],
     "Learned inverses": [
@@ -102,6 +107,14 @@ class TrainingConfig(ImageOptions):
     )
     pixel_transform: Literal["affine", "logit", "marginal"] = Field(
         "marginal", description="The fixed map from pixel values to the real line."
+    )
+    augmentation: Augmentation = Field(
+        "none",
+        description="What is done to training images: flip mirrors half of them left to right, crop shifts each by at "
+        "most 4 % of the side and repeats its edges. Not for images of which side and place tell good from bad.",
+    )
+    whitening: bool = Field(
+        False, description="Start the first 1x1 convolution of each level as the one that whitens its training images."
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",

@@ -88,7 +88,8 @@ class Trainer:
         self.checkpoints = folder / "checkpoints"
         self.samples = folder / "samples"
         self.observe: Observer = observe if ranks.first else lambda _event: None
-        self.batches = Batches(dataset.train, min(config.batch_size, len(dataset.train)), config.seed)
+        batch_size = min(config.batch_size, len(dataset.train))
+        self.batches = Batches(dataset.train, batch_size, config.seed, config.augmentation)
         if self.batches.batch_size < ranks.size:
             raise RanksUnfit(
                 f"expected at least one image per process in a batch, got {self.batches.batch_size} images for "
@@ -110,7 +111,7 @@ class Trainer:
         else:
             if any(self.checkpoints.glob("step-*")):
                 self.observe({"event": "log", "message": "begins anew: no checkpoint here is of this training"})
-            self._initialize()
+            self._initialize(whiten=config.whitening and start is None)
         ranks.require_same_start(self.state.step, digest)
         self.batch_loss = BatchLoss(self.flow, self.objective, ranks)
         self.loss_of = ranks.wrap(self.batch_loss)
@@ -129,10 +130,10 @@ class Trainer:
         flow.recompute = self.config.recompute
         return flow.to(self.device).train()
 
-    def _initialize(self) -> None:
+    def _initialize(self, *, whiten: bool) -> None:
         count = min(INITIALIZATION_IMAGES, len(self.dataset.train))
-        batch = Batches(self.dataset.train, count, self.config.seed).batch(0)
-        self.flow.initialize(batch.to(self.device))
+        batch = replace(self.batches, batch_size=count).batch(0)
+        self.flow.initialize(batch.to(self.device), whiten=whiten)
         self.averaged.load_state_dict(self.flow.state_dict())
 
     def run(self, should_stop: Callable[[], bool]) -> TrainedFlow:

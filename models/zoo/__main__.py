@@ -1,7 +1,9 @@
 """Command that trains a shipped model again: ``SNF_DATA_DIR=... python -m models.zoo mnist-snf-glow --work var/zoo``.
 
-It continues from the checkpoints in the work folder, and replaces the shipped artifact at the end. With ``--calibrate``
-the weights stay, and the shipped model gets a new calibration and a new card.
+Architecture and settings are those of the file beside the model, ``models/zoo/mnist-snf-glow.json``, which ``snf train
+--architecture`` takes, too. The budget is 45 minutes, of two threads unless ``--threads`` gives another number. The
+command continues from the checkpoints in the work folder, and replaces the shipped artifact at the end. With
+``--calibrate`` the weights stay, and the shipped model gets a new calibration and a new card.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import shutil
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from models.flows.flow import Flow
 from models.loading import load_artifact
 from models.registry.registry import ZOO
 from models.scoring.open_density import open_density
-from models.training.config import TrainingConfig
+from models.training.architecture_file import ArchitectureFile, parse_architecture, read_architecture_file
 from models.training.interrupted import Interrupted
 from models.training.run import train
 from models.verification import seal
@@ -34,44 +35,34 @@ from models.verification import seal
 PRINT_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The dataset, flow architecture and training settings from which one model of the product is trained."""
-
-    dataset: str
-    preset: str
-    config: TrainingConfig
-
-
-RECIPES = {
-    "mnist-snf-glow": Recipe("mnist", "snf-glow-small", TrainingConfig(max_steps=14_000, max_minutes=80)),
-    "fashion-snf-glow": Recipe("fashion-mnist", "snf-glow-small", TrainingConfig(max_steps=14_000, max_minutes=80)),
-    "cifar10-snf-glow": Recipe("cifar10", "snf-glow-small", TrainingConfig(max_steps=30_000, max_minutes=85)),
-}
+DATASETS = {"mnist-snf-glow": "mnist", "fashion-snf-glow": "fashion-mnist", "cifar10-snf-glow": "cifar10"}
+"""The datasets of the shipped models, by model."""
+MINUTES = 45.0
+THREADS = 2
 
 
 def main() -> int:
     """Train the shipped model named on the command line, or calibrate it; return exit code 0, or 1 if interrupted."""
     parser = argparse.ArgumentParser(prog="python -m models.zoo", description=__doc__)
-    parser.add_argument("name", choices=sorted(RECIPES))
+    parser.add_argument("name", choices=sorted(DATASETS))
     parser.add_argument("--work", type=Path, default=Path("var/zoo"), help="folder of checkpoints")
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--calibrate", action="store_true", help="calibrate the shipped weights again")
     arguments = parser.parse_args()
     data_dir = os.environ.get("SNF_DATA_DIR")
-    recipe = RECIPES[arguments.name]
-    dataset = load_dataset(recipe.dataset, Path(data_dir) if data_dir else None)
+    dataset = load_dataset(DATASETS[arguments.name], Path(data_dir) if data_dir else None)
     if arguments.calibrate:
         calibrate_again(ZOO / arguments.name / "1", dataset)
         return 0
+    recipe = recipe_of(arguments.name)
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: stopped.append(received))
     try:
         artifact = train(
             dataset,
-            recipe.preset,
-            recipe.config,
+            recipe,
+            recipe.config({"max_minutes": MINUTES}),
             arguments.work / arguments.name,
             observe=_Printer(),
             should_stop=lambda: bool(stopped),
@@ -86,6 +77,11 @@ def main() -> int:
     shutil.copytree(artifact, target)
     print(f"{arguments.name} is now {artifact}")
     return 0
+
+
+def recipe_of(name: str) -> ArchitectureFile:
+    """Return architecture and settings of a shipped model, from the file beside it."""
+    return parse_architecture(read_architecture_file(ZOO / f"{name}.json"))
 
 
 def calibrate_again(folder: Path, dataset: Dataset) -> None:

@@ -70,6 +70,7 @@ def glow(
     linear: str = "self-normalizing",
     steps: int = 2,
     scale: float = 0.05,
+    place: bool = False,
 ) -> Flow:
     """A Glow initialised on real digits whose every parameter is then moved at random; evaluation mode, float32.
 
@@ -85,6 +86,7 @@ def glow(
             "hidden": 16,
             "linear": linear,
             "pixel_transform": pixels,
+            "place": place,
         }
     )
     with torch.random.fork_rng(devices=[]):

@@ -26,7 +26,8 @@ from models.loading import Artifact, load_artifact
 from models.scoring.options import EngineOptions
 from models.training import run
 from models.training.architecture_file import parse_architecture
-from models.training.loop import Interrupted, Trainer
+from models.training.interrupted import Interrupted
+from models.training.loop import Trainer
 from models.training.objective import inverse_quality
 from models.training.presets import PRESETS, Preset
 from models.training.recipe import TrainingRecipe

@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 
 Width = Annotated[int, Field(ge=1, le=1024, description="Channels of the hidden layers of the coupling network.")]
 
+# Left out of documents where it is false, so that checkpoints of earlier versions still belong to their trainings.
+Place = Annotated[
+    bool,
+    Field(
+        exclude_if=lambda place: not place,
+        description="Whether the coupling network depends on the place, by a learned map for one image size.",
+    ),
+]
+
 
 class _Coupling(LayerSpec):
     width: Width
@@ -46,10 +55,24 @@ class AffineCouplingSpec(_Coupling):
 
     type: Literal["affine-coupling"] = "affine-coupling"
     bijection = "models.bijections.coupling:AffineCoupling"
+    place: Place = False
+
+    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
+        """Return the number of channels and the width, and the size of the images for a network by place."""
+        return shape[0], self.width, shape[1:] if self.place else None
+
+    @classmethod
+    def read(cls, layer: Bijection) -> dict[str, Any]:
+        """Return the width, and whether the network depends on the place."""
+        return {**super().read(layer), "place": "net.place" in dict(layer.named_parameters())}
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return those of a network that gives a scale and a shift."""
-        return self._of_net(shape, 2 * (shape[0] // 2))
+        """Return those of a network that gives a scale and a shift, and of its map of places."""
+        return self._of_net(shape, 2 * (shape[0] // 2)) + self.place * self.width * shape[1] * shape[2]
+
+    def summary(self) -> str:
+        """Return the type and the width, and whether the network depends on the place."""
+        return f"{super().summary()}{' by place' if self.place else ''}"
 
 
 @register

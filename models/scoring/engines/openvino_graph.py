@@ -177,20 +177,22 @@ def _decouple(coupling: FrozenCoupling, kept: Node, moved: Node) -> Node:
 
 
 def _scale_and_shift(coupling: FrozenCoupling, kept: Node) -> tuple[Node, Node]:
-    hidden = op.relu(_convolve(kept, *coupling.first)).output(0)
-    hidden = op.relu(_convolve(hidden, *coupling.middle)).output(0)
+    hidden = _hidden(coupling, kept)
     logits, shift = op.split(_convolve_to_few(hidden, *coupling.last), op.constant(1), 2).outputs()
     bound = constant(np.float32(LOG_SCALE_BOUND))
     return op.multiply(op.tanh(op.divide(logits, bound)), bound).output(0), shift
 
 
 def _shift(coupling: FrozenAdditiveCoupling, kept: Node) -> Node:
+    return _convolve(_hidden(coupling, kept), *coupling.last)
+
+
+def _hidden(coupling: FrozenCoupling | FrozenAdditiveCoupling, kept: Node) -> Node:
+    """Return a node for what the last convolution of the network of a coupling gets."""
     hidden = _convolve(kept, *coupling.first)
     if coupling.place is not None:
         hidden = op.add(hidden, constant(_numpy(coupling.place[None]))).output(0)
-    hidden = op.relu(hidden).output(0)
-    hidden = op.relu(_convolve(hidden, *coupling.middle)).output(0)
-    return _convolve(hidden, *coupling.last)
+    return op.relu(_convolve(op.relu(hidden).output(0), *coupling.middle)).output(0)
 
 
 def _convolve(x: Node, weight: Tensor, bias: Tensor) -> Node:

@@ -51,6 +51,9 @@ ONLY_PARSED = {
     "SNF_GRPC_PORT=8001 snf serve": "needs the extra grpc; test_foreign_clients.py starts a service with it",
     "snf jobs submit train --file request.json max_steps=500": "takes minutes; test_command_line.py submits a file",
     "snf train --data parts --name my-parts --device cuda": "needs a GPU; tests/models/test_devices.py has a stand-in",
+    "snf train --data mnist --architecture models/zoo/mnist-snf-glow.json --name digits --max-minutes 45": (
+        "takes 45 minutes of 60,000 images that not every machine has; test_zoo.py starts from the file"
+    ),
     "torchrun --nproc-per-node 4 -m app.cli.main train --data lots --device cuda": (
         "needs GPUs; tests/app/cli/test_train.py runs it on two processes without"
     ),
@@ -66,6 +69,9 @@ NOT_RUN = {
     "make up": "its service is that of these tests; benchmarks.installation runs it from a clean clone",
     ". .venv/bin/activate": "the environment that runs the tests; `make up` works without it",
     "make test": "runs this test",
+    "SNF_DATA_DIR=... python -m models.zoo mnist-snf-glow --work var/zoo": (
+        "takes 45 minutes and replaces a shipped model; test_zoo.py starts from its file"
+    ),
     "pip install ./runtime": "`python -m benchmarks.edge` installs it",
     "python -m snf_runtime my-parts-edge NEW-IMAGES": "test_edge.py runs it where nothing else can be imported",
     "snf-density-runtime my-parts-edge NEW-IMAGES --json --alpha 0.001 --fail-on-anomaly": "the same",

@@ -114,6 +114,12 @@ CASES = (
     Case("coupling", lambda: AffineCoupling(4, 8), ((4, 3, 5), (4, 1, 1)), (((2, 6, 3, 5), r"\(N, 4, H, W\), got"),)),
     Case("coupling-odd", lambda: AffineCoupling(5, 8), ((5, 2, 3), (5, 1, 4)), (((4, 3, 5), r"\(N, 5, H, W\), got"),)),
     Case(
+        "coupling-by-place",
+        lambda: AffineCoupling(5, 8, (2, 3)),
+        ((5, 2, 3),),
+        (((4, 3, 2, 3), r"\(N, 5, H, W\), got"), ((2, 5, 3, 2), "expected images of 2x3, got 3x2")),
+    ),
+    Case(
         "place-coupling",
         lambda: PlaceCoupling((4, 3, 5), 8),
         ((4, 3, 5),),

@@ -31,7 +31,7 @@ from tests.models.bijections.test_conformance import CASES
 
 SHAPE = (5, 6, 4)
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "affine-coupling": {"width": 7},
+    "affine-coupling": {"width": 7, "place": True},
     "additive-coupling": {"width": 7},
     "place-coupling": {"width": 7},
     "exact-convolution": {"kernel": [5, 3]},

@@ -57,6 +57,24 @@ def test_convolutions_and_splines_agree_with_the_unfrozen_flow(name: EngineName)
     assert (back - x)[2:].abs().max() < 0.01
 
 
+@pytest.mark.parametrize("name", ["torch", "openvino"])
+@torch.no_grad()
+def test_couplings_by_place_agree_with_the_unfrozen_flow(name: EngineName) -> None:
+    flow = glow(16, pixels="logit", place=True)
+    frozen = freeze(flow, (1, 16, 16))
+    engine = open_engine(frozen, EngineOptions(name))
+    x = points(frozen, 20)
+    latents = engine.forward(transformed(frozen, x))
+    expected = flow.double()(x)
+    torch.testing.assert_close(scores_of(engine, frozen, x), expected.log_likelihood, rtol=0, atol=FLOAT32)
+    assert (images_back(engine, frozen, latents.scales) - x).abs().max() < 0.01
+    (first, _) = flow.level_list()
+    assert first.prior is not None
+    assert first.prior.net.place is not None
+    first.prior.net.place.zero_()
+    assert (flow(x).log_likelihood - expected.log_likelihood).abs().max() > 1, "the place matters"
+
+
 @torch.no_grad()
 def test_reconstruction_errors_are_those_of_the_learned_inverses() -> None:
     flow = off_inverse(glow(16))

@@ -22,7 +22,12 @@ from models.bijections.pixels import LogitPixels
 from models.bijections.woodbury import WoodburyConv
 from models.datasets import Dataset
 from models.errors import ArchitectureInvalid, ArtifactError, DatasetUnfit, FolderTaken
-from models.flows.architecture import FeatureArchitecture, HybridArchitecture, PixelArchitecture
+from models.flows.architecture import (
+    FeatureArchitecture,
+    GlowArchitecture,
+    HybridArchitecture,
+    PixelArchitecture,
+)
 from models.flows.build import build_flow, describe_flow
 from models.flows.flow import Flow, Level
 from models.flows.layers.spec import LayerSpec, describe_layer, layer_types
@@ -174,6 +179,16 @@ def test_estimates_count_an_architecture_from_a_file() -> None:
     # The split is an affine coupling of 4 channels.
     split = next(kind for kind in layer_types() if kind.type_name() == "affine-coupling").model_validate({"width": 4})
     assert estimate_training(architecture, config, splits(SHAPE)).parameters == counted + split.parameters((4, 4, 4))
+
+
+def test_a_short_form_by_place_is_by_place_in_all_layers_and_leaves_the_key_out_otherwise() -> None:
+    sizes = {"channels": 1, "height": 8, "width": 8, "levels": 2, "steps": 1, "hidden": 4}
+    by_place, everywhere = (GlowArchitecture.model_validate({**sizes, "place": place}) for place in (True, False))
+    assert by_place.layered().model_dump_json().count('"place":true') == 3
+    assert "place" not in everywhere.model_dump_json() + everywhere.layered().model_dump_json()
+    assert by_place.summary() == "Glow, 2 levels of 1 steps, width 4 by place, self-normalizing 1x1 convolutions"
+    described, written = describe_flow(build_flow(by_place), (1, 8, 8)).shaped(), by_place.layered().shaped()
+    assert [(one.layers, one.spec.split) for one in described] == [(one.layers, one.spec.split) for one in written]
 
 
 def test_images_of_another_shape_are_refused() -> None:

@@ -1,0 +1,79 @@
+"""Augmented training images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.training.batches import Batches
+from models.training.config import Augmentation, TrainingConfig
+from tests.models.helpers import QUICK
+from tests.models.training.runs import run
+
+SIDE = 32
+RAMP = np.arange(SIDE, dtype=np.uint8)[None, None, None].repeat(SIDE, 2).repeat(40, 0)
+"""Images whose pixels are the numbers of their columns."""
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "flips", "shifts"),
+    [
+        ("none", {False}, {0}),
+        ("flip", {False, True}, {0}),
+        ("crop", {False}, {-1, 0, 1}),
+        ("crop-flip", {False, True}, {-1, 0, 1}),
+    ],
+)
+def test_images_are_flipped_and_shifted_by_a_pixel_at_most_as_far_as_is_asked_for(
+    augmentation: Augmentation, flips: set[bool], shifts: set[int]
+) -> None:
+    batches = Batches(RAMP, 40, 3, augmentation)
+    rows = batches.batch(5).floor()[:, 0, 10, 1:-1]
+    middle = torch.arange(SIDE, dtype=torch.float64)[1:-1]
+    seen = {
+        (flip, shift)
+        for row in rows
+        for flip in (False, True)
+        for shift in (-1, 0, 1)
+        if torch.equal(row, (middle.flip(0) if flip else middle) + shift)
+    }
+    assert seen == {(flip, shift) for flip in flips for shift in shifts}
+    assert RAMP[0, 0, 0, 0] == 0, "the dataset is not changed"
+
+
+def test_augmented_batches_are_functions_of_seed_and_step_with_noise_of_each_pixel() -> None:
+    one, again, other = (Batches(RAMP, 40, seed, "crop-flip") for seed in (3, 3, 4))
+    assert torch.equal(one.batch(5), again.batch(5))
+    assert not np.array_equal(one.pixels(5), other.pixels(5))
+    assert not np.array_equal(one.pixels(5), one.pixels(6))
+    noise = one.batch(5) - torch.from_numpy(one.pixels(5))
+    assert len(noise.unique()) == noise.numel(), "also on a repeated edge"
+
+
+def test_a_shift_is_a_share_of_its_own_side() -> None:
+    rows, columns = np.indices((8, 64)).astype(np.uint8)
+    by_row, by_column = (Batches(ramp[None, None].repeat(200, 0), 200, 0, "crop") for ramp in (rows, columns))
+    assert np.array_equal(by_row.pixels(0)[:, 0, :, 0], rows[None, :, 0].repeat(200, 0)), "4 % of 8 rows is no row"
+    assert set(by_column.pixels(0)[:, 0, 0, 32].tolist()) == set(range(29, 36)), "4 % of 64 columns is 3"
+
+
+def test_no_image_is_augmented_unless_it_is_asked_for() -> None:
+    assert TrainingConfig().augmentation == "none"
+    with pytest.raises(ValueError, match="augmentation"):
+        TrainingConfig.model_validate({"augmentation": "rotate"})
+
+
+def test_a_training_with_augmentation_and_whitening_ends_the_same_after_an_interruption(tmp_path: Path) -> None:
+    config = QUICK.model_copy(update={"augmentation": "crop-flip", "whitening": True})
+    whole, _ = run(tmp_path / "whole", config)
+    run(tmp_path / "parts", config, stop_at=3)
+    resumed, events = run(tmp_path / "parts", config)
+    assert "step 3" in events[0]["message"]
+    weights = whole.averaged.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in resumed.averaged.state_dict().items())
+    for changed in ({"augmentation": "none"}, {"whitening": False}):
+        other = run(tmp_path / next(iter(changed)), config.model_copy(update=changed))[0].averaged.state_dict()
+        assert not all(torch.equal(value, weights[name]) for name, value in other.items())

@@ -1,0 +1,40 @@
+"""Recipes of the shipped models: files beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models.artifacts.manifest import read_manifest
+from models.bijections.actnorm import ActNorm
+from models.bijections.conv1x1 import SelfNormalizingConv1x1
+from models.datasets import load_dataset
+from models.flows.build import build_flow
+from models.registry.registry import ZOO
+from models.training.config import MAX_STEPS
+from models.zoo.__main__ import DATASETS, MINUTES, recipe_of
+from tests.models.helpers import dequantised
+
+
+def test_every_shipped_model_has_a_recipe() -> None:
+    models = {path.name for path in ZOO.iterdir() if (path / "1").is_dir()}
+    assert models == {path.stem for path in ZOO.glob("*.json")} == set(DATASETS)
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS))
+@torch.no_grad()
+def test_a_recipe_starts_from_white_images_of_the_shape_of_its_model(name: str) -> None:
+    recipe, manifest = recipe_of(name), read_manifest(ZOO / name / "1")
+    config = recipe.config({"max_minutes": MINUTES})
+    assert (recipe.name, manifest.training.dataset) == (name, DATASETS[name])
+    assert (config.max_steps, config.whitening) == (MAX_STEPS, True)
+    flow = build_flow(recipe.architecture_for(manifest.architecture.image_shape, config))
+    shape = manifest.architecture.image_shape
+    pixels = np.resize(load_dataset("mnist-mini", None).train, (100, *shape))
+    flow.initialize(dequantised(pixels).float(), whiten=config.whitening)
+    for level in flow.level_list():
+        rotation, scaling = level.steps[0], level.steps[1]
+        assert isinstance(rotation, SelfNormalizingConv1x1)
+        assert isinstance(scaling, ActNorm)
+        torch.testing.assert_close(rotation.inverse_weight @ rotation.weight, torch.eye(rotation.channels))
