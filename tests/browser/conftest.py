@@ -22,8 +22,8 @@ def chromium() -> str:
     return find()
 
 
-# Not for the session: while Playwright runs, an event loop runs in this thread, and `asyncio.run` fails in all tests.
-@pytest.fixture(scope="module")
+# Not for the session: while Playwright runs, an event loop runs in this thread, and `asyncio.run` fails in other tests.
+@pytest.fixture(scope="package")
 def browser(chromium: str) -> Iterator[Browser]:
     with running_chromium(chromium) as started:
         yield started
