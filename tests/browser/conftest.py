@@ -44,9 +44,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def house(chromium: str, home: Path, shared: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, with the shipped models and forked attempts; not started without a browser."""
-    # The end-to-end tests measure what the service does here.
-    settings = {"measured": False, "allowed_locations": shared.as_uri()}
-    with running("tests.support.forking_house", home=home, **settings) as client:
+    with running("tests.support.forking_house", home=home, allowed_locations=shared.as_uri()) as client:
         yield client
 
 

@@ -158,7 +158,7 @@ def test_a_folder_is_watched_across_restarts(home: Path, tmp_path: Path, monkeyp
     first = watcher()
     try:
         await_true(lambda: "trying again" in complaints.read_text())
-        with serving(home, shipped=MNIST, measured=False) as client:
+        with serving(home, shipped=MNIST) as client:
             await_true(lambda: len(rows_of(table)) == 5)
             assert client.get("/v1/models/mnist-snf-glow").json()["drift"][1]["source"] == "line-1"
             second = subprocess.run(
@@ -167,7 +167,7 @@ def test_a_folder_is_watched_across_restarts(home: Path, tmp_path: Path, monkeyp
             assert (second.returncode, "another program writes scores.csv" in second.stderr) == (1, True)
         copy(tmp_path / "more", DIGITS[3:4])
         (tmp_path / "more" / DIGITS[3].name).rename(incoming / DIGITS[3].name)
-        with serving(home, shipped=MNIST, measured=False):
+        with serving(home, shipped=MNIST):
             await_true(lambda: len(rows_of(table)) == 6)
             first.send_signal(signal.SIGINT)
             assert first.wait(30) == 0

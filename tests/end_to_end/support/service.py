@@ -37,14 +37,15 @@ def free_port() -> int:
         return port
 
 
-def environment(home: Path, *, shipped: bool | str = True, measured: bool = True, **changes: Any) -> dict[str, str]:
+def environment(home: Path, *, shipped: bool | str = True, measured: bool = False, **changes: Any) -> dict[str, str]:
     """The variables of a process of ours, whose home shares what is compiled; of those around what is not ours.
 
     Args:
         home: Its `SNF_HOME`.
         shipped: Whether it has the shipped models, or the name of the only one; a service starts with a third of the
             work without them.
-        measured: Whether its coverage is measured, where that of the tests is; this takes a third of its time.
+        measured: Whether its coverage is measured, where that of the tests is; this takes half of its time. Most tests
+            of real processes run what others run within the test process.
         changes: Settings.
     """
     share_compiled(home)
