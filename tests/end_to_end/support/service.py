@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from app.cli.main import cli
 from models.registry.registry import Registry
 from tests.support.compiled_cache import share_compiled
-from tests.support.fork_server import ForkedProcess, fork_server
+from tests.support.fork_server import Process, fork_server
 from tests.support.paths import ROOT
 from tests.support.unmeasured import MEASURED
 
@@ -134,7 +134,7 @@ def serving(home: Path, **changes: Any) -> AbstractContextManager[httpx.Client]:
     return running("app.server", home=home, forked=True, **changes)
 
 
-def await_ready(client: httpx.Client, process: "subprocess.Popen[bytes] | ForkedProcess", log: Path) -> None:
+def await_ready(client: httpx.Client, process: Process, log: Path) -> None:
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
