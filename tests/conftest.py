@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 LONGEST = ("tests/browser/", "tests/end_to_end/", "tests/worker/", "tests/models/training/")
 """Folders whose files take longest."""
+CLUSTER = pytest.StashKey[tuple[ExitStack, "RayCluster"]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -88,13 +90,25 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return backbone_folder(tmp_path_factory)
 
 
-@pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[RayCluster]:
-    """A Ray cluster of two nodes. A test that loses the second one adds it again."""
+@pytest.fixture
+def ray_cluster(request: pytest.FixtureRequest) -> RayCluster:
+    """A Ray cluster of two nodes, which tests share. A test that loses the second one adds it again."""
     from tests.support.ray_cluster import two_nodes  # noqa: PLC0415 - most processes do without
 
-    with two_nodes() as cluster:
-        yield cluster
+    stash = request.config.stash
+    if CLUSTER not in stash:
+        stack = ExitStack()
+        stash[CLUSTER] = stack, stack.enter_context(two_nodes())
+    return stash[CLUSTER][1]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Ends the Ray cluster before a file that does not use it: its idle processes take a part of a core."""
+    stash = item.config.stash
+    if CLUSTER in stash and not (nextitem and ray_cluster.__name__ in nextitem.path.read_text(encoding="utf-8")):
+        stash[CLUSTER][0].close()
+        del stash[CLUSTER]
 
 
 @pytest.fixture(scope="session")
