@@ -6,7 +6,7 @@ import gc
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import typer.testing
+from coverage import Coverage
 
 from tests.support.compiled_cache import FOLDER
 from worker.gc_tuning import relax_gc
@@ -27,6 +28,16 @@ if TYPE_CHECKING:
 
 LONGEST = ("tests/browser/", "tests/end_to_end/", "tests/worker/", "tests/models/training/")
 """Folders whose files take longest."""
+UNMEASURED = (
+    "tests/benchmarks/",
+    "tests/end_to_end/test_documents.py",
+    "tests/models/flows/test_random_architectures.py",
+    "tests/models/scoring/test_change_of_variables.py",
+    "tests/models/scoring/test_exactness.py",
+    "tests/models/training/test_presets.py",
+    "tests/test_library.py",
+)
+"""Folders and files whose tests put together what others run in parts: a tracer would double their time."""
 CLUSTER = pytest.StashKey[tuple[ExitStack, "RayCluster"]]()
 
 
@@ -62,6 +73,19 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the longest files first: then no process works on one of them when all others have nothing left to do."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Measures no coverage of tests in `UNMEASURED`, and of their fixtures."""
+    measuring = Coverage.current()
+    if measuring is None or not item.nodeid.startswith(UNMEASURED):
+        return (yield)
+    measuring.stop()
+    try:
+        return (yield)
+    finally:
+        measuring.start()
 
 
 @pytest.hookimpl(optionalhook=True)

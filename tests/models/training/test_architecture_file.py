@@ -47,6 +47,13 @@ from tests.models.training.test_cost import splits
 SHAPE = (1, 8, 8)
 BUDGET = {"max_steps": 4, "batch_size": 16, "validations": 1, "validation_images": 20, "warmup_steps": 0}
 ENGINE = EngineOptions("torch", threads=1)
+KINDS = list(layer_types())
+TOGETHER = [KINDS[start::5] for start in range(5)]
+"""Types of layers that share a flow: a training and a sealing for each would take most of their time by itself."""
+
+
+def names(kinds: list[type[LayerSpec]]) -> str:
+    return "+".join(kind.type_name() for kind in kinds)
 
 
 def digits() -> Dataset:
@@ -56,11 +63,11 @@ def digits() -> Dataset:
     return Dataset("digits-8", train=images[:80], **parts, digest="digest-8")
 
 
-def with_layer(layer: LayerSpec, **training: Any) -> dict[str, Any]:
-    """A document of two levels with a layer of any type beside a coupling."""
-    own = layer.model_dump(mode="json")
-    around = [{"type": "actnorm"}, {"repeat": 2, "steps": [own]}, {"type": "affine-coupling", "width": 4}]
-    levels = [{"steps": around, "split": {"width": 4}}, {"steps": [own], "squeeze": False}]
+def with_layers(*layers: LayerSpec, **training: Any) -> dict[str, Any]:
+    """A document of two levels with layers of any type beside a coupling."""
+    own = [layer.model_dump(mode="json") for layer in layers]
+    around = [{"type": "actnorm"}, {"repeat": 2, "steps": own}, {"type": "affine-coupling", "width": 4}]
+    levels = [{"steps": around, "split": {"width": 4}}, {"steps": own, "squeeze": False}]
     return {"name": "mine", "levels": levels, "training": {**BUDGET, "precision": "float32", **training}}
 
 
@@ -79,17 +86,18 @@ def run(recipe: Any, folder: Path, **changes: Any) -> Path:
     )
 
 
-@pytest.mark.parametrize("layer_type", list(layer_types()), ids=lambda kind: kind.type_name())
-def test_every_layer_lives_from_its_file_to_scores(layer_type: type[LayerSpec], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kinds", TOGETHER, ids=names)
+def test_every_layer_lives_from_its_file_to_scores(kinds: list[type[LayerSpec]], tmp_path: Path) -> None:
     path = tmp_path / "flow.json"
-    path.write_text(json.dumps(with_layer(example(layer_type))))
+    path.write_text(json.dumps(with_layers(*map(example, kinds))))
     recipe = parse_architecture(read_architecture_file(path))
     artifact = run(recipe, tmp_path / "run")
 
     scorer, loaded = Scorer.load(artifact, options=EngineOptions(threads=1)), load_artifact(artifact)
     assert isinstance(loaded.manifest.architecture, LayeredArchitecture)
     assert (loaded.manifest.training.preset, loaded.manifest.architecture.image_shape) == ("mine", SHAPE)
-    assert layer_type.type_name() in (artifact / "card.md").read_text()
+    card = (artifact / "card.md").read_text()
+    assert [kind.type_name() for kind in kinds if kind.type_name() not in card] == []
     assert isinstance(loaded.flow, Flow)
     flow = Flow(loaded.flow.pixels, [level.double() for level in loaded.flow.level_list()]).eval()
     for image, score in zip(digits().test[:3], scorer.score(digits().test[:3]), strict=True):
@@ -110,11 +118,11 @@ def trainer_of(document: dict[str, Any], folder: Path) -> Trainer:
     return Trainer(digits(), recipe.architecture_for(SHAPE, config), config, folder, lambda _event: None)
 
 
-@pytest.mark.parametrize("layer_type", list(layer_types()), ids=lambda kind: kind.type_name())
+@pytest.mark.parametrize("kinds", TOGETHER, ids=names)
 def test_a_resumed_training_of_every_layer_ends_as_an_undisturbed_one(
-    layer_type: type[LayerSpec], tmp_path: Path
+    kinds: list[type[LayerSpec]], tmp_path: Path
 ) -> None:
-    document = with_layer(example(layer_type), multiplier="geco", ema_decay=0.0)
+    document = with_layers(*map(example, kinds), multiplier="geco", ema_decay=0.0)
     begun = trainer_of(document, tmp_path / "resumed")
     with pytest.raises(Interrupted, match="after step 2"):
         begun.run(lambda: begun.state.step >= 2)
@@ -132,15 +140,15 @@ def example_of(name: str) -> LayerSpec:
 
 
 def test_a_finished_run_of_another_architecture_keeps_its_folder(tmp_path: Path) -> None:
-    recipe = parse_architecture(with_layer(example_of("lu-1x1")))
+    recipe = parse_architecture(with_layers(example_of("lu-1x1")))
     artifact = run(recipe, tmp_path)
     assert run(recipe, tmp_path) == artifact
     with pytest.raises(FolderTaken):
-        run(parse_architecture(with_layer(example_of("exact-1x1"))), tmp_path)
+        run(parse_architecture(with_layers(example_of("exact-1x1"))), tmp_path)
 
 
 def test_a_damaged_manifest_asks_for_no_memory(tmp_path: Path) -> None:
-    artifact = run(parse_architecture(with_layer(example_of("lu-1x1"))), tmp_path)
+    artifact = run(parse_architecture(with_layers(example_of("lu-1x1"))), tmp_path)
     large = {"channels": 4, "height": 1024, "width": 1024}
 
     def ask_for(architecture: dict[str, Any]) -> str:
@@ -215,7 +223,7 @@ def test_the_papers_5x5_glow_has_its_published_shape() -> None:
 
 
 def test_estimates_count_an_architecture_from_a_file() -> None:
-    recipe = parse_architecture(with_layer(example_of("woodbury")))
+    recipe = parse_architecture(with_layers(example_of("woodbury")))
     config = recipe.config({})
     architecture = recipe.architecture_for(SHAPE, config)
     shaped = architecture.layered().shaped()
@@ -226,10 +234,10 @@ def test_estimates_count_an_architecture_from_a_file() -> None:
 
 
 def test_images_of_another_shape_are_refused() -> None:
-    recipe = parse_architecture({**with_layer(example_of("woodbury")), "channels": 1, "height": 8, "width": 8})
+    recipe = parse_architecture({**with_layers(example_of("woodbury")), "channels": 1, "height": 8, "width": 8})
     with pytest.raises(DatasetUnfit, match="mine is for images of 1x8x8, got 3x8x8; set image_size or colour"):
         recipe.architecture_for((3, 8, 8), recipe.config({}))
-    free = parse_architecture(with_layer(example_of("woodbury")))
+    free = parse_architecture(with_layers(example_of("woodbury")))
     with pytest.raises(ArchitectureInvalid, match="level 1, squeeze: expected images with even sides, got 9x8"):
         free.architecture_for((1, 9, 8), free.config({}))
 
@@ -256,7 +264,7 @@ def test_files_that_are_no_architecture_are_refused(content: bytes, text: str, t
 
 def test_a_recipe_is_found_by_name_or_by_document() -> None:
     assert find_recipe("snf-glow-tiny", None) is PRESETS["snf-glow-tiny"]
-    assert isinstance(find_recipe("ignored", with_layer(example_of("lu-1x1"))), ArchitectureFile)
+    assert isinstance(find_recipe("ignored", with_layers(example_of("lu-1x1"))), ArchitectureFile)
 
 
 def by_hand() -> Flow:
