@@ -17,6 +17,7 @@ import typer.testing
 from coverage import Coverage
 
 from tests.support.compiled_cache import FOLDER
+from tests.support.unmeasured import MEASURED
 from worker.gc_tuning import relax_gc
 
 if TYPE_CHECKING:
@@ -30,7 +31,11 @@ LONGEST = ("tests/browser/", "tests/end_to_end/", "tests/worker/", "tests/models
 """Folders whose files take longest."""
 UNMEASURED = (
     "tests/benchmarks/",
+    "tests/end_to_end/test_client_install.py",
     "tests/end_to_end/test_documents.py",
+    "tests/end_to_end/test_examples.py",
+    "tests/end_to_end/test_network.py",
+    "tests/end_to_end/test_new_bijection.py",
     "tests/models/flows/test_random_architectures.py",
     "tests/models/scoring/test_change_of_variables.py",
     "tests/models/scoring/test_exactness.py",
@@ -77,14 +82,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Measures no coverage of tests in `UNMEASURED`, and of their fixtures."""
+    """Measures no coverage of tests in `UNMEASURED`, of their fixtures and their processes."""
     measuring = Coverage.current()
     if measuring is None or not item.nodeid.startswith(UNMEASURED):
         return (yield)
     measuring.stop()
+    of_processes = os.environ.pop(MEASURED, None)
     try:
         return (yield)
     finally:
+        if of_processes is not None:
+            os.environ[MEASURED] = of_processes
         measuring.start()
 
 
@@ -104,6 +112,12 @@ def commands_are_built_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.testing, "_get_command", cache(typer.testing._get_command))
         yield
+
+
+@pytest.fixture
+def unmeasured_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that a test starts are not measured, as others run what they do: they start in half of the time."""
+    monkeypatch.delenv(MEASURED, raising=False)
 
 
 @pytest.fixture(scope="session")
