@@ -6,15 +6,18 @@ import gc
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import typer.testing
+from coverage import Coverage
 
 from tests.support.compiled_cache import FOLDER
+from tests.support.unmeasured import MEASURED
 from worker.gc_tuning import relax_gc
 
 if TYPE_CHECKING:
@@ -32,6 +35,21 @@ LONGEST = (
     "tests/test_checked_models",
 )
 """Folders and files that take longest."""
+UNMEASURED = (
+    "tests/benchmarks/",
+    "tests/end_to_end/test_client_install.py",
+    "tests/end_to_end/test_documents.py",
+    "tests/end_to_end/test_examples.py",
+    "tests/end_to_end/test_network.py",
+    "tests/end_to_end/test_new_bijection.py",
+    "tests/models/flows/test_random_architectures.py",
+    "tests/models/scoring/test_change_of_variables.py",
+    "tests/models/scoring/test_exactness.py",
+    "tests/models/training/test_presets.py",
+    "tests/test_library.py",
+)
+"""Folders and files whose tests put together what others run in parts: a tracer would double their time."""
+CLUSTER = pytest.StashKey[tuple[ExitStack, "RayCluster"]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,6 +86,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Measures no coverage of tests in `UNMEASURED`, of their fixtures and their processes."""
+    measuring = Coverage.current()
+    if measuring is None or not item.nodeid.startswith(UNMEASURED):
+        return (yield)
+    measuring.stop()
+    of_processes = os.environ.pop(MEASURED, None)
+    try:
+        return (yield)
+    finally:
+        if of_processes is not None:
+            os.environ[MEASURED] = of_processes
+        measuring.start()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
     """With `--dist loadfile`, files that share an installation go to one process."""
@@ -86,6 +120,12 @@ def commands_are_built_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def unmeasured_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that a test starts are not measured, as others run what they do: they start in half of the time."""
+    monkeypatch.delenv(MEASURED, raising=False)
+
+
 @pytest.fixture(scope="session")
 def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of backbones with EfficientNet-Lite0, for `SNF_BACKBONES`; do not add others to it."""
@@ -94,13 +134,25 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return backbone_folder(tmp_path_factory)
 
 
-@pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[RayCluster]:
-    """A Ray cluster of two nodes. A test that loses the second one adds it again."""
+@pytest.fixture
+def ray_cluster(request: pytest.FixtureRequest) -> RayCluster:
+    """A Ray cluster of two nodes, which tests share. A test that loses the second one adds it again."""
     from tests.support.ray_cluster import two_nodes  # noqa: PLC0415 - most processes do without
 
-    with two_nodes() as cluster:
-        yield cluster
+    stash = request.config.stash
+    if CLUSTER not in stash:
+        stack = ExitStack()
+        stash[CLUSTER] = stack, stack.enter_context(two_nodes())
+    return stash[CLUSTER][1]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Ends the Ray cluster before a file that does not use it: its idle processes take a part of a core."""
+    stash = item.config.stash
+    if CLUSTER in stash and not (nextitem and ray_cluster.__name__ in nextitem.path.read_text(encoding="utf-8")):
+        stash[CLUSTER][0].close()
+        del stash[CLUSTER]
 
 
 @pytest.fixture(scope="session")

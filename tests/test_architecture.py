@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.unmeasured import unmeasured
 
 PACKAGES = {
     "models": ROOT / "models",
@@ -157,20 +158,29 @@ def test_no_file_is_too_long(package: str) -> None:
     assert {str(path): n for path, n in lengths.items() if n > LONGEST and path not in GENERATED} == {}
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "app.cli.main",
-        "app.main",
-        "models.datasets",
-        "snf_runtime.images.codec",
-        "models.training.presets",
-        "models.registry.registry",
-        "models.training.config",
-        "worker.runtime.main",
-        "worker.runtime.tasks",
-    ],
-)
-def test_importing_does_not_load_torch(module: str) -> None:
-    loads = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", loads], cwd=ROOT, check=False).returncode == 0
+STARTS_WITHOUT_TORCH = [
+    "app.cli.main",
+    "app.main",
+    "models.datasets",
+    "snf_runtime.images.codec",
+    "models.training.presets",
+    "models.registry.registry",
+    "models.training.config",
+    "models.training.cost.throughput",
+    "app.jobs.estimates",
+    "worker.runtime.main",
+    "worker.runtime.tasks",
+    "worker.runtime.throughput",
+]
+IMPORTS = """
+import importlib, sys
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+    assert "torch" not in sys.modules, f"{module} loads torch"
+"""
+
+
+def test_importing_does_not_load_torch() -> None:
+    command = [sys.executable, "-c", IMPORTS, *STARTS_WITHOUT_TORCH]
+    done = subprocess.run(command, cwd=ROOT, env=unmeasured(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

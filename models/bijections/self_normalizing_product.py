@@ -43,8 +43,8 @@ class SelfNormalizingProduct(torch.autograd.Function):
         dR = -½ δx y^T - ½ m Σc W^T + 2 Σ w_n e y^T
 
     The gradient of x is δx: it is not halved, and the reconstruction error has no gradient with respect to x. The cost
-    is that of six products: W x, R y, W^T δ, R^T e, and one each for dW and dR. Large matrices are fast where the memory
-    of R has its columns one after the other (:func:`by_columns`).
+    is that of six products: W x, R y, W^T δ, R^T e, and one each for dW and dR. Large matrices are fast where the
+    memory of R has its columns one after the other (:func:`by_columns`).
 
     If ``gradient`` is "newton-schulz", 2R - R W R stands in for R in the term of the log-det of dW. This is not in the
     paper and costs two products of O(C³) more.

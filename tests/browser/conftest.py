@@ -22,31 +22,28 @@ def chromium() -> str:
     return find()
 
 
-# Not for the session: while Playwright runs, an event loop runs in this thread, and `asyncio.run` fails in all tests.
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser(chromium: str) -> Iterator[Browser]:
     with running_chromium(chromium) as started:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `SNF_HOME` of `house`."""
     return tmp_path_factory.mktemp("house")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder whose images callers of `house` may refer to."""
     return tmp_path_factory.mktemp("shared")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def house(chromium: str, home: Path, shared: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, with the shipped models and forked attempts; not started without a browser."""
-    # The end-to-end tests measure what the service does here.
-    settings = {"measured": False, "allowed_locations": shared.as_uri()}
-    with running("tests.support.forking_house", home=home, **settings) as client:
+    with running("tests.support.forking_house", home=home, allowed_locations=shared.as_uri()) as client:
         yield client
 
 

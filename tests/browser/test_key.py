@@ -28,7 +28,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
 def house(chromium: str, reader: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """The service alone, with keys."""
     home = tmp_path_factory.getbasetemp() / "locked"
-    with running("app.cli.main", "serve", home=home, shipped=MNIST, measured=False, api_keys=KEY) as client:
+    with running("app.cli.main", "serve", home=home, shipped=MNIST, api_keys=KEY) as client:
         yield client
 
 

@@ -5,9 +5,12 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
 from mypy import api
 
 from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.usefixtures("unmeasured_processes")
 
 
 def test_importing_the_client_loads_no_module_of_the_server() -> None:

@@ -12,6 +12,8 @@ from models.training.config import TrainingConfig
 from snf_client.parameters import TrainingConfig as TrainingParameters
 from snf_client.schemas import JobRequest, Scores
 
+pytestmark = pytest.mark.usefixtures("unmeasured_processes")
+
 
 def test_generating_again_gives_the_same_text() -> None:
     described = openapi_document()

@@ -35,16 +35,15 @@ def module_home(artifact: Path) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def house_home(artifact: Path) -> Iterator[Path]:
     """The `SNF_HOME` of `house`."""
     with installed(artifact) as folder:
         yield folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def house(house_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts: broker, worker and service; attempts of jobs are forked."""
-    # What its processes do is measured where a file starts a service or an attempt of its own.
-    with running("tests.support.forking_house", home=house_home, measured=False) as client:
+    with running("tests.support.forking_house", home=house_home) as client:
         yield client

@@ -31,13 +31,13 @@ def test_a_key_is_asked_for_before_the_body(keyed: httpx.Client, path: str, kind
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with serving(tmp_path_factory.mktemp("keyed"), shipped=False, api_keys="sesame") as client:
+    with serving(tmp_path_factory.mktemp("keyed"), shipped=False, measured=True, api_keys="sesame") as client:
         yield client
 
 
 def test_the_bytes_in_flight_are_bounded(home: Path) -> None:
     limits = {"max_upload_bytes": 100_000, "max_bytes_in_flight": 120_000}
-    with serving(home, shipped=False, **limits) as client:
+    with serving(home, shipped=False, measured=True, **limits) as client:
         data = DIGITS[0].read_bytes()
 
         def post() -> httpx.Response:
@@ -58,7 +58,7 @@ def test_the_bytes_in_flight_are_bounded(home: Path) -> None:
 
 
 def test_an_address_that_others_reach_has_a_key(tmp_path: Path) -> None:
-    with serving(tmp_path, shipped=False, host="0.0.0.0") as client:
+    with serving(tmp_path, shipped=False, measured=True, host="0.0.0.0") as client:
         assert client.get("/v1/models").status_code == 401
         key = (tmp_path / "api-key").read_text().strip()
         assert client.get("/v1/models", headers={"x-api-key": key}).status_code == 200

@@ -137,7 +137,7 @@ def test_a_deadline_that_passes(house: httpx.Client) -> None:
 
 def test_a_full_queue_and_too_many_images(home: Path) -> None:
     limits = {"queue_images": 1024, "max_images_per_request": 8, "max_upload_bytes": 100_000}
-    with serving(home, shipped=False, **limits) as client:
+    with serving(home, shipped=False, measured=True, **limits) as client:
         many = client.post("/v1/models/digits/score", files=files(*DIGITS[:9]))
         assert (many.status_code, many.json()["type"]) == (413, "too-many-images")
         large = client.post("/v1/models/digits/score", content=bytes(200_000), headers={"content-type": "image/png"})

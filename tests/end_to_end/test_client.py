@@ -50,9 +50,7 @@ MODEL = "digits"
 @pytest.fixture(scope="module")
 def house(module_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, which the tests here may kill parts of."""
-    with running(
-        "tests.support.forking_house", home=module_home, shipped=MNIST, measured=False, train_threads=1
-    ) as client:
+    with running("tests.support.forking_house", home=module_home, shipped=MNIST, train_threads=1) as client:
         yield client
 
 
@@ -157,7 +155,7 @@ def test_drift_is_acknowledged(client: Client, house: httpx.Client) -> None:
 
 def test_a_request_that_is_too_large_is_cut(module_home: Path) -> None:
     with (
-        serving(module_home, shipped=False, measured=False, max_images_per_request=5) as http,
+        serving(module_home, shipped=False, max_images_per_request=5) as http,
         Client(str(http.base_url)) as client,
     ):
         for images in (ARRAY, DIGITS):
@@ -352,7 +350,7 @@ def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:
     log = module_home / "restarted.log"
 
     def start() -> subprocess.Popen[bytes]:
-        variables = environment(module_home, shipped=False, measured=False, port=port)
+        variables = environment(module_home, shipped=False, port=port)
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "app.server"], cwd=ROOT, env=variables, stdout=output, stderr=output

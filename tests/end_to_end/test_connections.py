@@ -24,7 +24,10 @@ DATASETS = "POST /v1/datasets HTTP/1.1\r\nHost: localhost\r\nContent-Type: multi
 @pytest.fixture(scope="module")
 def service(artifact: Path) -> Iterator[httpx.Client]:
     limits = {"header_timeout_s": HEADER_S, "body_timeout_s": BODY_S, "send_timeout_s": SEND_S, "max_connections": MOST}
-    with installed(artifact) as home, running("app.server", home=home, shipped="cifar10-snf-glow", **limits) as client:
+    with (
+        installed(artifact) as home,
+        running("app.server", home=home, shipped="cifar10-snf-glow", measured=True, **limits) as client,
+    ):
         score_one(client, "digits", DIGITS[0].read_bytes())
         yield client
 

@@ -23,7 +23,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(home: Path) -> Iterator[httpx.Client]:
-    with running("app.server", home=home, shipped=False) as client:
+    with running("app.server", home=home, shipped=False, measured=True) as client:
         yield client
 
 
@@ -70,7 +70,7 @@ def test_memory_stays_flat_while_a_large_upload_streams(service: httpx.Client, h
 
 def test_limits(tmp_path: Path) -> None:
     limits = {"dataset_quota_bytes": 60_000, "max_dataset_bytes": 200_000, "max_dataset_uploads": 1}
-    with running("app.server", home=tmp_path, shipped=False, **limits) as client:
+    with running("app.server", home=tmp_path, shipped=False, measured=True, **limits) as client:
 
         def refused(answer: httpx.Response, status: int, slug: str) -> None:
             assert (answer.status_code, answer.json()["type"]) == (status, slug), answer.text
@@ -99,7 +99,7 @@ def test_limits(tmp_path: Path) -> None:
 def test_a_service_that_stops_ends_an_upload(tmp_path: Path) -> None:
     body = begun("first") + tarred(pngs(20))
     with ExitStack() as connections:
-        with running("app.server", home=tmp_path, shipped=False) as client:
+        with running("app.server", home=tmp_path, shipped=False, measured=True) as client:
             connections.enter_context(half_a_post(client, "/v1/datasets", body, FORM))
             until(lambda: left(tmp_path))
             began = time.monotonic()

@@ -46,7 +46,7 @@ def by_reference(bucket: Location, artifact: Path, tmp_path_factory: pytest.Temp
     settings = {"allowed_locations": f"{bucket.url},{tmp_path_factory.getbasetemp().as_uri()}/shared"}
     with (
         installed(artifact) as home,
-        running("tests.support.forking_house", home=home, shipped=MNIST, measured=False, **settings) as client,
+        running("tests.support.forking_house", home=home, shipped=MNIST, **settings) as client,
     ):
         yield client
 

@@ -202,7 +202,7 @@ def stage(
 def guarded(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """The folder beside a service of its own, as the first key closes it for callers without one."""
     monkeypatch.chdir(folder)
-    with serving(tmp_path, shipped=MNIST, measured=False) as client:
+    with serving(tmp_path, shipped=MNIST) as client:
         yield Place(folder, tmp_path, str(client.base_url))
 
 

@@ -22,6 +22,8 @@ from snf_runtime.images.files import image_files
 from tests.end_to_end.support.service import files, snf
 from tests.support.paths import DIGITS, ROOT
 
+pytestmark = pytest.mark.usefixtures("unmeasured_processes")
+
 NEEDED = ("numpy", "numpy.libs", "PIL", "pillow.libs", "openvino")
 ABSENT = ("torch", "scipy", "sklearn", "pydantic", "pyarrow", "safetensors", "app", "models", "worker", "snf_client")
 PROGRAM = f"""

@@ -90,7 +90,7 @@ def test_the_odd_one_is_on_top(house: httpx.Client, tmp_path: Path) -> None:
     folder = copy(tmp_path / "Digits & more", DIGITS)
     noise(folder / "<b>.png")
     (folder / "text.png").write_text("no image")
-    words = command("odd_images.py", folder, "--preset", "snf-glow-tiny", "--max-steps", "40")
+    words = command("odd_images.py", folder, "--preset", "snf-glow-tiny", "--max-steps", "12")
     said = run(str(house.base_url), tmp_path, *words)
     assert "│ 1  │ <b>.png" in said
     page = (tmp_path / "odd.html").read_text()
@@ -111,7 +111,7 @@ def test_a_wrong_label_is_found(house: httpx.Client, tmp_path: Path) -> None:
     for place, pixels in enumerate(load_dataset("mnist-mini", None).train[:60, 0]):
         Image.fromarray(pixels).save(tmp_path / "sorted" / "digits" / f"{place}.png")
         noise(tmp_path / "sorted" / ("digits" if place in (9, 19) else "noise") / f"noise-{place}.png", place)
-    words = command("odd_images.py", "sorted", "--labels", "--preset", "snf-glow-tiny", "--max-steps", "40")
+    words = command("odd_images.py", "sorted", "--labels", "--preset", "snf-glow-tiny", "--max-steps", "12")
     run(str(house.base_url), tmp_path, *words, "--doubt", "3", "--report", "labels.html")
     page = (tmp_path / "labels.html").read_text()
     doubted, _strangest = page.split("<h2>")[1:]
@@ -158,7 +158,7 @@ def test_a_folder_is_watched_across_restarts(home: Path, tmp_path: Path, monkeyp
     first = watcher()
     try:
         await_true(lambda: "trying again" in complaints.read_text())
-        with serving(home, shipped=MNIST, measured=False) as client:
+        with serving(home, shipped=MNIST) as client:
             await_true(lambda: len(rows_of(table)) == 5)
             assert client.get("/v1/models/mnist-snf-glow").json()["drift"][1]["source"] == "line-1"
             second = subprocess.run(
@@ -167,7 +167,7 @@ def test_a_folder_is_watched_across_restarts(home: Path, tmp_path: Path, monkeyp
             assert (second.returncode, "another program writes scores.csv" in second.stderr) == (1, True)
         copy(tmp_path / "more", DIGITS[3:4])
         (tmp_path / "more" / DIGITS[3].name).rename(incoming / DIGITS[3].name)
-        with serving(home, shipped=MNIST, measured=False):
+        with serving(home, shipped=MNIST):
             await_true(lambda: len(rows_of(table)) == 6)
             first.send_signal(signal.SIGINT)
             assert first.wait(30) == 0

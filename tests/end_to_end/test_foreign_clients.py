@@ -52,7 +52,7 @@ def served(
         registry.publish(folder, model, promote=True)
     port = free_port()
     more = {"grpc_port": port} if HAS_GRPC else {}
-    with serving(home, shipped=False, backbones=backbones, api_keys=KEY, **more) as service:
+    with serving(home, shipped=False, measured=True, backbones=backbones, api_keys=KEY, **more) as service:
         service.headers["x-api-key"] = KEY
         yield service, port
 
@@ -95,7 +95,7 @@ def run(program: str, port: int | None, folder: Path) -> dict[str, Any]:
     address = f"127.0.0.1:{port}"
     done = subprocess.run(
         [PYTHON, "-I", PROGRAMS / program, address, KEY, *(f"{model}={images}" for model in MODELS)],
-        env=environment(folder, measured=False),
+        env=environment(folder),
         capture_output=True,
         text=True,
         timeout=240,
@@ -116,7 +116,7 @@ def test_the_examples_of_the_page_run(
         pytest.skip("needs kserve, which Python 3.14 does not have yet")
     np.save(tmp_path / "digits.npy", PIXELS[:3])
     text = block.text.replace("127.0.0.1:8000", f"127.0.0.1:{client.base_url.port}").replace("mnist-snf-glow", "digits")
-    variables = environment(tmp_path, measured=False, api_key=KEY)
+    variables = environment(tmp_path, api_key=KEY)
     done = subprocess.run(
         [PYTHON, "-I", "-c", f"import numpy\nnumpy.set_printoptions(floatmode='unique')\n{text}"],
         cwd=tmp_path,

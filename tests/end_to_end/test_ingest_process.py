@@ -32,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(home: Path) -> Iterator[httpx.Client]:
-    with running("app.server", home=home, shipped=False) as client:
+    with running("app.server", home=home, shipped=False, measured=True) as client:
         upload(client, "warm", GOOD).raise_for_status()
         yield client
 
@@ -106,7 +106,9 @@ def test_a_client_that_leaves_ends_the_reader(service: httpx.Client, home: Path)
 def test_a_service_that_is_killed_takes_the_reader_along(tmp_path: Path) -> None:
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.server"], cwd=ROOT, env=environment(tmp_path, shipped=False, port=port)
+        [sys.executable, "-m", "app.server"],
+        cwd=ROOT,
+        env=environment(tmp_path, shipped=False, measured=True, port=port),
     )
     try:
         url = httpx.URL(f"http://127.0.0.1:{port}")
@@ -121,5 +123,5 @@ def test_a_service_that_is_killed_takes_the_reader_along(tmp_path: Path) -> None
     posting.join()
     until(lambda: not alive(reader), 10)
     assert left(tmp_path) != []
-    with running("app.server", home=tmp_path, shipped=False):
+    with running("app.server", home=tmp_path, shipped=False, measured=True):
         assert left(tmp_path) == []

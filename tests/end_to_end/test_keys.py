@@ -37,7 +37,7 @@ def processes_with(text: str, home: Path) -> tuple[list[str], list[str]]:
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads the variables of processes from /proc")
 def test_keys_are_in_the_environment_of_the_service_alone(tmp_path: Path) -> None:
     with running(
-        "app.cli.main", "up", home=tmp_path, shipped=False, measured=False, api_keys=KEY, api_key=KEY, devices="cpu"
+        "app.cli.main", "up", home=tmp_path, shipped=False, api_keys=KEY, api_key=KEY, devices="cpu"
     ) as client:
         client.headers["x-api-key"] = KEY
         until(lambda: client.get("/v1/workers").json()["workers"])

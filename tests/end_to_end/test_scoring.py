@@ -58,12 +58,12 @@ def test_alone_in_a_batch_and_after_a_restart(home: Path) -> None:
     image = DIGITS[6]
     company = [*DIGITS, *DIGITS][:64]
     assert company[6] == image
-    with serving(home, shipped=False, measured=False) as client:
+    with serving(home, shipped=False) as client:
         alone = score_one(client, "digits", image.read_bytes())
         batch = client.post("/v1/models/digits/score", files=files(*company)).json()
         assert batch["count"] == 64
         seventh = batch["results"][6]["log_likelihood"]
-    with serving(home, shipped=False, measured=False) as client:
+    with serving(home, shipped=False) as client:
         restarted = score_one(client, "digits", image.read_bytes())
     assert seventh == pytest.approx(alone, abs=SAME)
     assert restarted == pytest.approx(alone, abs=SAME)
@@ -124,7 +124,7 @@ def test_draws_average_and_the_first_one_is_the_default_answer(house: httpx.Clie
 
 def test_a_model_that_appears_is_served_and_a_moved_alias_followed(home: Path, artifact: Path) -> None:
     registry = Registry(home / "registry")
-    with serving(home, shipped=False, measured=False) as client:
+    with serving(home, shipped=False) as client:
         data = DIGITS[0].read_bytes()
         score_one(client, "digits", data)
         registry.publish(artifact, "newcomer")
@@ -142,7 +142,7 @@ def test_a_model_that_appears_is_served_and_a_moved_alias_followed(home: Path, a
 def test_a_model_trained_again_in_the_place_of_another_is_served(home: Path, other_artifact: Path) -> None:
     registry = Registry(home / "registry")
     data = DIGITS[0].read_bytes()
-    with serving(home, shipped=False, measured=False) as client:
+    with serving(home, shipped=False) as client:
         first = score_one(client, "digits", data)
         (home / "registry" / "digits").rename(home / "away")
         until(lambda: client.get("/v1/models/digits").status_code == 404)
@@ -160,7 +160,7 @@ def test_a_damaged_model_fails_alone(home: Path, artifact: Path) -> None:
     weights = registry.publish(artifact, "damaged").path / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     (registry.publish(artifact, "unreadable").path / "manifest.json").write_text("{}")
-    with serving(home, shipped=False, measured=False) as client:
+    with serving(home, shipped=False) as client:
         answer = client.post("/v1/models/damaged/score", files=files(DIGITS[0]))
         assert answer.status_code == 500
         assert answer.json()["type"] == "damaged-artifact"

@@ -42,7 +42,9 @@ def earlier_files(stored_home: Path) -> set[Path]:
 @pytest.fixture(scope="module")
 def stored(stored_home: Path, earlier_files: set[Path]) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts on that home."""
-    with running("app.cli.main", "up", home=stored_home, shipped=False, retention_days=100_000) as client:
+    with running(
+        "app.cli.main", "up", home=stored_home, shipped=False, measured=True, retention_days=100_000
+    ) as client:
         yield client
     assert not Settings(home=stored_home).runtime_folder.exists()
 

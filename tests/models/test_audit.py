@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from models.artifacts.manifest import Deviation
 from models.audit import audit, recompute
-from models.datasets import load_dataset
 from models.loading import load_artifact
 from models.scorer import Scorer
 from models.scoring.options import EngineName, EngineOptions
 from models.training.run import train
 from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.helpers import QUICK, flat_latents, glow, jacobian_log_det, randomise, real_images
+from tests.models.training.test_presets import cropped
 
 
 def test_stored_images_come_first_and_samples_fill_up(scorer: Scorer) -> None:
@@ -111,8 +111,7 @@ def test_very_unlikely_images_are_within_a_millionth(artifact: Path, engine: Eng
 @pytest.mark.parametrize("preset", ["snf-conv-9l", "exact-fc-2l", "emerging-conv-9l"])
 def test_other_layers_than_those_of_a_glow(preset: str, tmp_path: Path) -> None:
     config = QUICK.model_copy(update={"max_steps": 2})
-    dataset = load_dataset("mnist-mini", None)
-    path = train(dataset, preset, config, tmp_path, observe=lambda _event: None, should_stop=lambda: False)
+    path = train(cropped(8), preset, config, tmp_path, observe=lambda _event: None, should_stop=lambda: False)
     scorer = Scorer.load(path)
     found = audit(scorer, 0)
     assert abs(found.log_likelihood - found.recomputed) <= scorer.tolerance(found.recomputed)

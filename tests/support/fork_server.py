@@ -32,6 +32,7 @@ IMPORTED = (
     "models.scorer", "models.training.run", "models.evaluation.evaluate", "models.bulk.plan", "worker.attempts.attempt",
     "sklearn.covariance", "sklearn.mixture", "torch._dynamo",
     "celery.app.base", "fastapi", "fastapi_offline", "httptools", "kombu.transport.redis", "uvicorn.main", "uvloop",
+    "celery.concurrency.solo", "celery.worker", "worker.runtime.main", "tests.worker.support.helpers",
 )  # fmt: skip
 """Modules that take long to import and start no thread."""
 ZOMBIE_S = 1.0
@@ -62,7 +63,7 @@ class ForkServer:
         cwd: Path,
         pass_fds: Sequence[int] = (),
         start_new_session: bool = True,
-    ) -> "ForkedProcess | subprocess.Popen[bytes]":
+    ) -> "Process":
         """Runs `python -m MODULE ...`; input, errors and session are as attempts have them.
 
         Where forks are not safe, which is everywhere but on Linux, it is a new process.
@@ -129,7 +130,7 @@ class ForkServer:
 
 
 class ForkedProcess:
-    """What attempts need of `subprocess.Popen`."""
+    """What attempts and tests need of `subprocess.Popen`."""
 
     def __init__(self, server: ForkServer, pid: int) -> None:
         self._server = server
@@ -141,6 +142,9 @@ class ForkedProcess:
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
@@ -149,6 +153,9 @@ class ForkedProcess:
         if code is None:
             raise subprocess.TimeoutExpired("a forked process", timeout or 0)
         return code
+
+
+Process = ForkedProcess | subprocess.Popen[bytes]
 
 
 @cache

@@ -16,7 +16,7 @@ class OneHouseEach(LoadFileScheduling):
     """A file at a time to each process, but all files that share an installation to the same one.
 
     An installation, broker, worker and service, takes seconds to start: one serves all tests in a browser, and another
-    one all end-to-end tests that ask for the session's ``house``. So does a Ray cluster.
+    one all end-to-end tests that ask for the shared ``house``. So does a Ray cluster. Each ends with its last test.
     """
 
     def _split_scope(self, nodeid: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from models.artifacts.manifest import read_manifest
 from models.bulk.output import open_output
 from models.bulk.plan import BulkPlan
 from models.bulk.sources import DatasetImages
@@ -17,7 +18,6 @@ from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import DatasetNotFound
 from models.locations.location import Location
 from models.model_files import ModelFiles
-from models.scorer import Scorer
 from models.scoring.options import EngineOptions
 from snf_runtime.images.preprocessing import Preprocessing
 
@@ -55,21 +55,24 @@ class SlowImages:
 def slow_work(
     artifact: Path, folder: Path, images_per_part: int = 25, options: EngineOptions | None = None, **slowness: Any
 ) -> tuple[BulkWork, SlowImages]:
-    """Return a bulk scoring of slow images with a model, whose parts are in a folder."""
+    """Return a bulk scoring of slow images with a model, whose parts are in a folder.
+
+    Without options, it is scored by the engine that starts in the least time.
+    """
     images = SlowImages(folder / "journal", **slowness)
-    scorer = Scorer.load(artifact)
-    source = images.open(scorer.preprocessing)
+    manifest = read_manifest(artifact)
+    source = images.open(manifest.preprocessing)
     plan = BulkPlan(
         model="digits:1",
-        weights_sha256=scorer.log_det_digest,
+        weights_sha256=manifest.log_dets.weights_sha256,
         dataset="mnist-mini",
         source_digest=source.digest,
-        alpha=scorer.default_alpha,
+        alpha=0.05,
         count=source.count,
         images_per_part=images_per_part,
     )
     output = open_output(Location.parse(str(folder / "out")), plan)
-    return BulkWork(output, ModelFiles(artifact, None, options or EngineOptions()), images), images
+    return BulkWork(output, ModelFiles(artifact, None, options or EngineOptions("torch")), images), images
 
 
 class _SlowSource:

@@ -6,7 +6,6 @@ which it may stop or break.
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -17,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.support.compiled_cache import share_compiled
-from tests.support.paths import IMPORT_PATH
+from tests.support.fork_server import Process, fork_server
+from tests.support.paths import IMPORT_PATH, ROOT
 from tests.worker.support.helpers import Start, Submit, fake_command, new_job
 from tests.worker.support.redis_server import RedisServer, redis_settings
 from worker.broker.celery_app import make_celery
@@ -138,18 +138,18 @@ def add(store: JobStore) -> Callable[..., Job]:
 
 
 @pytest.fixture
-def start(settings: Settings, served: None) -> Iterator[Start]:
-    """Starts workers; those still alive at the end are killed."""
+def start(settings: Settings, served: None, home: Path) -> Iterator[Start]:
+    """Starts workers, which are forked; those still alive at the end are killed."""
     started = []
 
-    def go(
-        module: str = "tests.worker.support.fake_worker", arguments: Sequence[str] = (), **changes: Any
-    ) -> "subprocess.Popen[bytes]":
-        worker = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            env={**os.environ, **settings.model_copy(update=changes).environment()},
-            start_new_session=True,
-        )
+    def go(module: str = "tests.worker.support.fake_worker", arguments: Sequence[str] = (), **changes: Any) -> Process:
+        with (home / f"worker-{len(started)}.txt").open("wb") as output:
+            worker = fork_server().popen(
+                [sys.executable, "-m", module, *arguments],
+                stdout=output,
+                env={**os.environ, **settings.model_copy(update=changes).environment()},
+                cwd=ROOT,
+            )
         started.append(worker)
         return worker
 

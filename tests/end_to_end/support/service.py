@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from app.cli.main import cli
 from models.registry.registry import Registry
 from tests.support.compiled_cache import share_compiled
-from tests.support.fork_server import ForkedProcess, fork_server
+from tests.support.fork_server import Process, fork_server
 from tests.support.paths import ROOT
 from tests.support.unmeasured import MEASURED
 
@@ -37,14 +37,15 @@ def free_port() -> int:
         return port
 
 
-def environment(home: Path, *, shipped: bool | str = True, measured: bool = True, **changes: Any) -> dict[str, str]:
+def environment(home: Path, *, shipped: bool | str = True, measured: bool = False, **changes: Any) -> dict[str, str]:
     """The variables of a process of ours, whose home shares what is compiled; of those around what is not ours.
 
     Args:
         home: Its `SNF_HOME`.
         shipped: Whether it has the shipped models, or the name of the only one; a service starts with a third of the
             work without them.
-        measured: Whether its coverage is measured, where that of the tests is; this takes a third of its time.
+        measured: Whether its coverage is measured, where that of the tests is; this takes half of its time. Most tests
+            of real processes run what others run within the test process.
         changes: Settings.
     """
     share_compiled(home)
@@ -133,7 +134,7 @@ def serving(home: Path, **changes: Any) -> AbstractContextManager[httpx.Client]:
     return running("app.server", home=home, forked=True, **changes)
 
 
-def await_ready(client: httpx.Client, process: "subprocess.Popen[bytes] | ForkedProcess", log: Path) -> None:
+def await_ready(client: httpx.Client, process: Process, log: Path) -> None:
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()

@@ -24,6 +24,8 @@ from snf_runtime.anomaly.statistics.combined import merge, weights
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.likelihood import Likelihood
 
+pytestmark = pytest.mark.usefixtures("unmeasured_processes")
+
 STATISTICS = 1e-9
 """Relative, between the same statistic in one company and in another."""
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ import pytest
 from pyarrow import parquet
 
 from models.artifacts.manifest import read_manifest
+from models.bulk import local_engine
 from models.bulk.callbacks import Callbacks
 from models.bulk.engines import bulk_engine
 from models.bulk.output import Output, open_output
@@ -69,8 +71,11 @@ class DeadlySource:
 
 @pytest.fixture(autouse=True)
 def quick_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The coverage of processes is measured from where they begin to score, and not while they import."""
+    """Processes are forks of one that has imported what they need; those of `driver` start as users have it."""
     monkeypatch.delenv(MEASURED, raising=False)
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["models.bulk.local_engine", "models.scorer", "torch._dynamo"])
+    monkeypatch.setattr(local_engine, "get_context", lambda _method: context)
 
 
 def work_of(artifact: Path, folder: Path, deaths: int = 0, options: EngineOptions = TORCH) -> BulkWork:
@@ -157,6 +162,7 @@ def test_a_brief_outage_is_met_by_another_process_and_a_lasting_error_keeps_its_
 DRIVER = """
 import signal, sys
 from pathlib import Path
+from models.bulk import local_engine
 from models.bulk.callbacks import Callbacks
 from models.bulk.local_engine import LocalEngine
 from models.bulk.part import Stopped

@@ -12,6 +12,8 @@ from models.flows.no_init import NoRandomness
 from models.training.presets import PRESETS
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.usefixtures("unmeasured_processes")
+
 LOADING = """
 import sys
 from pathlib import Path

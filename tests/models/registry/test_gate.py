@@ -18,6 +18,8 @@ from tests.models.helpers import edit_manifest
 from tests.support.paths import IMPORT_PATH, ROOT
 from tests.support.trained import unfit_artifact
 
+pytestmark = pytest.mark.usefixtures("unmeasured_processes")
+
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:

@@ -18,6 +18,8 @@ from models.score_rows.columns import SCORE_COLUMNS
 from models.scorer import Scorer
 from tests.support.paths import DIGITS, IMPORT_PATH
 
+pytestmark = pytest.mark.usefixtures("unmeasured_processes")
+
 
 @pytest.fixture(scope="module")
 def digits() -> NDArray[np.uint8]:

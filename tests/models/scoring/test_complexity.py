@@ -21,6 +21,8 @@ from models.datasets import load_dataset
 from snf_runtime.scoring.complexity import residual_entropy
 from tests.models.helpers import real_images
 
+pytestmark = pytest.mark.usefixtures("unmeasured_processes")
+
 FILES = [file for package in (models.anomaly, snf_runtime.anomaly) for file in Path(package.__path__[0]).glob("*.py")]
 
 

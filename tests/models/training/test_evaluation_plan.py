@@ -94,9 +94,11 @@ def test_a_job_says_that_it_calibrates_with_fewer_images(tmp_path: Path) -> None
 
 
 def test_progress_rises_to_the_end_of_the_evaluation(tmp_path: Path) -> None:
-    config = find_preset("snf-glow-tiny").config({"max_steps": 8, "batch_size": 32})
+    config = find_preset("snf-glow-tiny").config(
+        {"max_steps": 8, "batch_size": 32, "validations": 1, "validation_images": 20}
+    )
     events: list[dict[str, Any]] = []
-    train(digits(600, 600, 900), "snf-glow-tiny", config, tmp_path, observe=events.append, should_stop=lambda: False)
+    train(digits(200, 200, 300), "snf-glow-tiny", config, tmp_path, observe=events.append, should_stop=lambda: False)
     told = [event for event in events if "progress" in event]
     fractions = [event["progress"] for event in told]
     assert fractions == sorted(fractions)

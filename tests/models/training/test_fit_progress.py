@@ -38,7 +38,8 @@ def test_progress_reaches_its_end(
     config = find_preset("snf-features").config({**SMALL_FEATURES, **parameters})
     dataset = load_dataset(name, None, store, config)
     if name == "mnist-mini":  # the backbone takes its time for each image
-        dataset = replace(dataset, train=dataset.train[:100], digest=f"{dataset.digest}-few")
+        few = {"train": dataset.train[:100], "test": dataset.test[:20]}
+        dataset = replace(dataset, **few, digest=f"{dataset.digest}-few")
     assert (dataset.whole_folds is not None) == (name == "digits")
     total = passes_of_fit(dataset, config)
     log = EventLog(tmp_path, 1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.fork_server import Process
 from tests.support.unmeasured import MEASURED
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
@@ -21,7 +22,7 @@ from worker.queues import JobType
 from worker.runtime.reconciler import Reconciler
 from worker.settings import Settings
 
-Start = Callable[..., "subprocess.Popen[bytes]"]
+Start = Callable[..., Process]
 Submit = Callable[..., Job]
 FAKE_TRAINER = Path(__file__).with_name("fake_trainer.py")
 

@@ -25,6 +25,8 @@ from models.scorer import Scorer
 from tests.support.paths import ROOT
 from tests.support.referenced import digits, parquet_of
 
+pytestmark = pytest.mark.usefixtures("unmeasured_processes")
+
 I64 = b"\x16"
 """The byte before a number of 64 bits whose field is the next in the Thrift of Parquet files."""
 DIGITS = [content for _, content in digits(20)]
