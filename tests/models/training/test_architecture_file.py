@@ -14,6 +14,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+from models.artifacts.manifest import read_manifest
 from models.bijections.actnorm import ActNorm
 from models.bijections.base import Bijection
 from models.bijections.coupling import AffineCoupling
@@ -31,7 +32,7 @@ from models.flows.architecture import (
 from models.flows.build import build_flow, describe_flow
 from models.flows.flow import Flow, Level
 from models.flows.layers.spec import LayerSpec, describe_layer, layer_types
-from models.loading import load_artifact
+from models.loading import load_artifact, load_flows
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
 from models.training.architecture_file import (
@@ -44,6 +45,7 @@ from models.training.architecture_file import (
 from models.training.cost.estimate import estimate_training
 from models.training.presets import PRESETS
 from models.training.run import train
+from models.verification import verify_model
 from tests.models.flows.test_layers import example
 from tests.models.helpers import edit_manifest, real_images
 from tests.models.training.test_cost import splits
@@ -97,6 +99,7 @@ def test_a_finished_run_of_another_architecture_keeps_its_folder(tmp_path: Path)
 
 def test_a_damaged_manifest_asks_for_no_memory(tmp_path: Path) -> None:
     artifact = run(parse_architecture(with_layer(example_of("lu-1x1"))), tmp_path)
+    model = verify_model(artifact)
     large = {"channels": 4, "height": 1024, "width": 1024}
 
     def ask_for(architecture: dict[str, Any]) -> str:
@@ -106,7 +109,7 @@ def test_a_damaged_manifest_asks_for_no_memory(tmp_path: Path) -> None:
 
         edit_manifest(artifact, change)
         with pytest.raises(ArtifactError) as refused:
-            load_artifact(artifact)
+            load_flows(replace(model, manifest=read_manifest(artifact)), artifact)
         return refused.value.detail
 
     levels = [{"steps": [{"type": "self-normalizing-dense"}]}]
