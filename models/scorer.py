@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from pickle import PicklingError
 from threading import Lock
@@ -15,10 +14,11 @@ from numpy.typing import NDArray
 from models.artifacts.manifest import CalibrationSummary, Manifest, Precision
 from models.errors import HeatMapUnsupported, SamplesUnsupported, ScoreNotFinite
 from models.model_files import ModelFiles
-from models.scoring.opened_density import OpenedDensity, open_waves
+from models.open_model import ModelOpener, OpenModel
+from models.scoring.opened_density import open_waves
 from models.scoring.options import EngineOptions
 from models.threads import thread_count
-from models.verification import SLACK, VerifiedModel, exact_tolerance
+from models.verification import exact_tolerance, score_tolerance
 from snf_runtime.anomaly.calibration import Calibration, MapReference, Verdict
 from snf_runtime.anomaly.heat_map import PixelMaps
 from snf_runtime.anomaly.heat_map_pass import heat_map_steps, tiled_heat_map_steps
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from models.anomaly.fitting.reference_images import ReferenceImages
     from models.bijections.frozen import Inverse
     from models.features.flows import TrainedFlows
+    from models.flow_model import FlowModel
     from models.loading import Artifact
     from models.score_rows.columns import Columns
     from models.scoring.flow_density import FlowDensity
-    from models.trained_model import TrainedModel
 
 NO_ORIGIN = (
     "expected a scorer that Scorer.load returned, which is pickled as the place of its files; this one was made from "
@@ -56,11 +56,7 @@ class Scorer:
     samples, gradient evidence and calibrations, but not for scores of a model that was opened on this machine before.
 
     Args:
-        model: The verified model.
-        summary: The summary of its calibration.
-        options: Options of the engine, with a precision.
-        opened: The density of the model, open for scoring.
-        trained: The model with its trained flows, or a function that loads it when it is first needed.
+        source: The model, open for scoring.
 
     Attributes:
         manifest: The manifest of the artifact.
@@ -83,32 +79,25 @@ class Scorer:
         has_learned_inverse: Whether random images can be drawn by the learned inverse R of the flow's layers.
     """
 
-    def __init__(
-        self,
-        model: VerifiedModel,
-        summary: CalibrationSummary,
-        options: EngineOptions,
-        opened: OpenedDensity,
-        trained: TrainedModel | Callable[[], TrainedModel],
-    ) -> None:
-        self.manifest: Manifest = model.manifest
-        self.preprocessing: Preprocessing = model.manifest.preprocessing
-        self.calibration: Calibration = model.calibration
-        self.calibration_summary = summary
-        self.pinned = model.pinned
+    def __init__(self, source: OpenModel) -> None:
+        self.manifest: Manifest = source.model.manifest
+        self.preprocessing: Preprocessing = self.manifest.preprocessing
+        self.calibration: Calibration = source.model.calibration
+        self.calibration_summary = source.summary
+        self.pinned = source.model.pinned
         self.log_det_digest = self.manifest.log_dets.weights_sha256
-        self.options = options
-        self.density = opened.density
+        self.options = source.options
+        self.density = source.opened.density
         self.statistics = self.density.statistics
         self.engine_name = self.density.engine_name
         self.precision = self.density.precision
         self.tile = self.density.tile
         self.dimensions = self.density.dimensions
-        self.has_learned_inverse = opened.has_learned_inverse
+        self.has_learned_inverse = source.opened.has_learned_inverse
         self.smallest_p = self.calibration.smallest_p
         self.default_alpha = self.calibration.default_alpha
         self.log_det_total = self.density.constant_log_det
-        self._trained = trained
+        self._trained = source.trained
         self._origin: ModelFiles | None = None
         self._turn, self._loading = Lock(), Lock()
 
@@ -126,12 +115,12 @@ class Scorer:
         Raises:
             EngineUnavailable: The engine of ``options`` cannot run here.
         """
-        from models.trained_model import TrainedModel  # noqa: PLC0415 - torch takes a second to import
+        from models.flow_model import FlowModel  # noqa: PLC0415 - torch takes a second to import
 
         summary = summary or artifact.manifest.calibration
-        options = with_precision(options or EngineOptions(), summary)
-        trained = TrainedModel(artifact, options)
-        return cls(artifact, summary, options, trained.opened(), trained)
+        options = (options or EngineOptions()).in_precision(summary.precision)
+        trained = FlowModel(artifact, options)
+        return cls(OpenModel(artifact, summary, options, trained.opened(), trained))
 
     def exact_tolerance(self, log_likelihood: float) -> float:
         """Return how far a score in float32 may be from that in float64, or on another machine, in nats."""
@@ -139,8 +128,7 @@ class Scorer:
 
     def tolerance(self, log_likelihood: float) -> float:
         """Return how far a score in the precision of the calibration may be from that in float64, in nats."""
-        deviation = self.calibration_summary.deviation
-        return self.exact_tolerance(log_likelihood) + (0.0 if deviation is None else SLACK * deviation.worst)
+        return score_tolerance(self.dimensions, log_likelihood, self.calibration_summary)
 
     @classmethod
     def load(cls, path: Path, calibration: Path | None = None, options: EngineOptions | None = None) -> Scorer:
@@ -156,10 +144,8 @@ class Scorer:
                 score or statistic than the stored one.
             EngineUnavailable: The engine of ``options`` cannot run here.
         """
-        from models.scorer_files import ScorerFiles  # noqa: PLC0415 - it makes scorers
-
         options = options or EngineOptions()
-        scorer = ScorerFiles.verified(path, calibration, options).open()
+        scorer = cls(ModelOpener.verified(path, calibration, options).open())
         scorer._origin = ModelFiles.as_they_are(path, calibration, options)
         return scorer
 
@@ -173,7 +159,7 @@ class Scorer:
         return not callable(self._trained)
 
     @property
-    def trained(self) -> TrainedModel:
+    def trained(self) -> FlowModel:
         """The model with its trained flows, which the first call loads: this imports torch and takes seconds."""
         with self._loading:
             if callable(self._trained):
@@ -366,11 +352,6 @@ class Scorer:
         """Raise ``SamplesUnsupported`` unless the model has a density of pixels, from which samples are drawn."""
         if not self.has_pixels:
             raise SamplesUnsupported("it is a density of features, which have no way back to pixels")
-
-
-def with_precision(options: EngineOptions, summary: CalibrationSummary) -> EngineOptions:
-    """Return options with the precision of a calibration, unless they name one."""
-    return replace(options, precision=options.precision or summary.precision)
 
 
 def load_files(files: ModelFiles) -> Scorer:

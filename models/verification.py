@@ -121,6 +121,12 @@ def exact_tolerance(dimensions: int, log_likelihood: float) -> float:
     return max(absolute, RELATIVE_TOLERANCE * abs(log_likelihood))
 
 
+def score_tolerance(dimensions: int, log_likelihood: float, summary: CalibrationSummary) -> float:
+    """Return how far a score in the precision of a calibration may be from that in float64, in nats."""
+    worst = 0.0 if summary.deviation is None else summary.deviation.worst
+    return exact_tolerance(dimensions, log_likelihood) + SLACK * worst
+
+
 def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, tolerance: float) -> None:
     """Raise ``ArtifactError`` if a stored test image's log-likelihood is over ``tolerance`` nats off its stored value.
 

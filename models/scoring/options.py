@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from models.artifacts.manifest import Precision
 
@@ -30,3 +30,7 @@ class EngineOptions:
     threads: int | None = None
     cache: Path | None = None
     backbones: Path | None = None
+
+    def in_precision(self, default: Precision) -> Self:
+        """Return these options, in the precision ``default`` unless they name one."""
+        return replace(self, precision=self.precision or default)

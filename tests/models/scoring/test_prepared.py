@@ -17,13 +17,13 @@ import pytest
 from models.audit import audit
 from models.datasets import load_dataset
 from models.errors import ArtifactError, BackboneMissing, StorageFull
+from models.flow_model import FlowModel
 from models.loading import load_artifact
 from models.scorer import Scorer
 from models.scoring.cache_files import DIGEST_BYTES, write_cached
 from models.scoring.opened_density import OpenedDensity, open_waves
 from models.scoring.options import EngineOptions
 from models.scoring.prepared.file import PreparedFile
-from models.trained_model import TrainedModel
 from snf_runtime.scoring.engines.openvino_compile import NEVER
 from snf_runtime.scoring.likelihood import score_images
 from tests.models.helpers import edit_manifest
@@ -136,7 +136,7 @@ def test_bfloat16_gives_the_same_bits(
     scores = {}
     for precision in ("float32", "bfloat16"):
         file = PreparedFile.of(artifact.manifest, replace(options, cache=tmp_path, precision=precision))
-        trained = TrainedModel(artifact, file.options).opened()
+        trained = FlowModel(artifact, file.options).opened()
         file.keep(trained)
         prepared = file.open()
         assert prepared is not None

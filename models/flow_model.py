@@ -31,7 +31,7 @@ from snf_runtime.scoring.pixel_density import PixelDensity
 from snf_runtime.steps import Steps
 
 
-class TrainedModel:
+class FlowModel:
     """A model with its trained flows in memory.
 
     Args:

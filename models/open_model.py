@@ -1,4 +1,4 @@
-"""The files of a scorer: their verification, the opening of its density, and the check of the stored score."""
+"""Opening of a model for scoring: verification of its files, its density, and the check of the score stored with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from models.artifacts.files import CALIBRATION, WEIGHTS
 from models.artifacts.manifest import CalibrationSummary, file_label
 from models.errors import ArtifactError, GradientEvidenceUnavailable, ScoreNotFinite, UninitializedModel
 from models.registry.calibrations import ARRAYS
-from models.scorer import Scorer, with_precision
 from models.scoring.opened_density import OpenedDensity
 from models.scoring.options import EngineOptions
 from models.threads import thread_count, torch_threads
@@ -23,21 +22,43 @@ from models.verification import (
     check_pinned_score,
     check_pinned_statistic,
     check_precision,
+    score_tolerance,
     verify_model,
 )
 from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.anomaly.judged import verdicts
 from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.likelihood import score_images
 
 if TYPE_CHECKING:
+    from models.flow_model import FlowModel
     from models.scoring.prepared.file import PreparedFile
-    from models.trained_model import TrainedModel
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ScorerFiles:
-    """The verified files of a model, from which a scorer is opened.
+class OpenModel:
+    """A model that is open for scoring.
+
+    Attributes:
+        model: The verified model, with the calibration in use.
+        summary: The summary of that calibration.
+        options: Options of the engine, with a precision.
+        opened: The density.
+        trained: The model with its trained flows, or a function that loads it when it is first needed.
+    """
+
+    model: VerifiedModel
+    summary: CalibrationSummary
+    options: EngineOptions
+    opened: OpenedDensity
+    trained: FlowModel | Callable[[], FlowModel]
+
+
+@dataclass(frozen=True)
+class ModelOpener:
+    """Opens a model, whose files are verified.
 
     The density is opened from what is kept in the cache of engines, where the model was opened before by the same
     software on this machine. Otherwise, or if that gives another score or statistic than the stored ones, it is opened
@@ -59,16 +80,22 @@ class ScorerFiles:
 
     @classmethod
     def verified(cls, path: Path, calibration: Path | None, options: EngineOptions) -> Self:
-        """Return the files of a model, after checks of their digests; see :meth:`models.scorer.Scorer.load`."""
+        """Return the opener of a model, after checks of the digests of its files. Raises ``ArtifactError``.
+
+        Args:
+            path: The folder of the artifact.
+            calibration: The folder of a later calibration; None for the calibration of the artifact.
+            options: Options of the engine. The default precision is that of the calibration.
+        """
         model = verify_model(path)
         summary, arrays = model.manifest.calibration, path / CALIBRATION
         if calibration is not None:
             added, summary = load_added_calibration(calibration, model.manifest.log_dets.weights_sha256)
             model, arrays = replace(model, calibration=added), calibration / ARRAYS
-        return cls(path, arrays, model, summary, with_precision(options, summary))
+        return cls(path, arrays, model, summary, options.in_precision(summary.precision))
 
-    def open(self) -> Scorer:
-        """Return the scorer, after its score and statistic of the pinned image are compared with the stored ones.
+    def open(self) -> OpenModel:
+        """Return the model, after its score and statistic of the pinned image are compared with the stored ones.
 
         Raises:
             ArtifactError: They differ, or files do not fit each other.
@@ -77,9 +104,9 @@ class ScorerFiles:
         prepared = self._prepared_file()
         found = None if prepared is None else prepared.open()
         if prepared is not None and found is not None:
-            density = found.density
             try:
-                return self._checked(found, lambda: self._load_trained_again(density))
+                self._check(found)
+                return self._open(found, lambda: self._load_trained_again(found.density))
             except (ArtifactError, RuntimeError) as error:
                 prepared.discard(str(error))
         try:
@@ -87,10 +114,13 @@ class ScorerFiles:
         except UninitializedModel as error:
             raise ArtifactError(f"{file_label(self.path / WEIGHTS)} gives no score: {error}") from error
         opened = trained.opened()
-        scorer = self._checked(opened, trained)
+        self._check(opened)
         if prepared is not None:
             prepared.keep(opened)
-        return scorer
+        return self._open(opened, trained)
+
+    def _open(self, opened: OpenedDensity, trained: FlowModel | Callable[[], FlowModel]) -> OpenModel:
+        return OpenModel(self.model, self.summary, self.options, opened, trained)
 
     def _prepared_file(self) -> PreparedFile | None:
         if self.options.cache is None or self.options.name == "torch" or self.options.device != "cpu":
@@ -99,43 +129,42 @@ class ScorerFiles:
 
         return PreparedFile.of(self.model.manifest, self.options)
 
-    def _checked(self, opened: OpenedDensity, trained: TrainedModel | Callable[[], TrainedModel]) -> Scorer:
-        """Return the scorer of a density that gives the pinned image its stored score and statistic."""
-        scorer = Scorer(self.model, self.summary, self.options, opened, trained)
-        check_precision(self.arrays, scorer.precision, self.summary)
+    def _check(self, opened: OpenedDensity) -> None:
+        """Raise ``ArtifactError`` unless a density gives the pinned image its stored score and statistic."""
+        density, calibration, manifest = opened.density, self.model.calibration, self.model.manifest
+        check_precision(self.arrays, density.precision, self.summary)
         try:
-            pinned = scorer.score(self.model.pinned[:1])[0]
+            pinned = score_images(density, self.model.pinned[:1])[0]
         except ScoreNotFinite as error:
             raise ArtifactError(f"{file_label(self.path / WEIGHTS)} gives no score: {error}") from error
-        manifest = self.model.manifest
-        check_pinned_score(self.path, pinned.log_likelihood, manifest, scorer.tolerance(manifest.pinned.log_likelihood))
+        tolerance = score_tolerance(density.dimensions, manifest.pinned.log_likelihood, self.summary)
+        check_pinned_score(self.path, pinned.log_likelihood, manifest, tolerance)
         try:
-            statistic = scorer.anomaly(pinned).statistic
-            _ = scorer.calibration.map_maxima
-            check_gradients(scorer.calibration, opened.gradient_weights)
+            statistic = verdicts(density, calibration, [pinned], None)[0].statistic
+            _ = calibration.map_maxima
+            check_gradients(calibration, opened.gradient_weights)
         except (ValueError, IndexError) as error:  # arrays that do not fit each other or this flow
             raise ArtifactError(f"{file_label(self.arrays)} does not fit the model: {error}") from error
         check_pinned_statistic(self.arrays, statistic, self.summary)
-        return scorer
 
-    def _load_trained(self) -> TrainedModel:
+    def _load_trained(self) -> FlowModel:
+        from models.flow_model import FlowModel  # noqa: PLC0415 - as above
         from models.loading import load_flows  # noqa: PLC0415 - torch takes a second to import
-        from models.trained_model import TrainedModel  # noqa: PLC0415 - as above
 
         with torch_threads(thread_count(self.options.threads)):
-            return TrainedModel(load_flows(self.model, self.path), self.options)
+            return FlowModel(load_flows(self.model, self.path), self.options)
 
-    def _load_trained_again(self, density: ImageDensity) -> TrainedModel:
+    def _load_trained_again(self, density: ImageDensity) -> FlowModel:
         """Return the trained flows of a density that was opened without them, from files that are verified again."""
+        from models.flow_model import FlowModel  # noqa: PLC0415 - as above
         from models.loading import load_artifact  # noqa: PLC0415 - torch takes a second to import
-        from models.trained_model import TrainedModel  # noqa: PLC0415 - as above
 
         began = time.monotonic()
         with torch_threads(thread_count(self.options.threads)):
             artifact = load_artifact(self.path)
             if artifact.manifest != self.model.manifest:
                 raise ArtifactError(f"{file_label(self.path)} has changed since the model was loaded")
-            trained = TrainedModel(artifact, self.options, density)
+            trained = FlowModel(artifact, self.options, density)
         log.info("trained flows of %s loaded in %.2f s", file_label(self.path), time.monotonic() - began)
         return trained
 
