@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from models.artifacts.manifest import CalibrationSummary, Manifest, Precision
 from models.errors import HeatMapUnsupported, SamplesUnsupported, ScoreNotFinite
-from models.model_files import ModelFiles
-from models.open_model import ModelOpener, OpenModel
+from models.loading.model_files import ModelFiles
+from models.loading.open_model import ModelOpener, OpenModel
+from models.loading.verification import exact_tolerance, score_tolerance
 from models.scoring.opened_density import open_waves
 from models.scoring.options import EngineOptions
 from models.threads import thread_count
-from models.verification import exact_tolerance, score_tolerance
 from snf_runtime.anomaly.calibration import Calibration, MapReference, Verdict
 from snf_runtime.anomaly.heat_map import PixelMaps
 from snf_runtime.anomaly.heat_map_pass import heat_map_steps, tiled_heat_map_steps
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from models.anomaly.fitting.reference_images import ReferenceImages
     from models.bijections.frozen import Inverse
     from models.features.flows import TrainedFlows
-    from models.flow_model import FlowModel
-    from models.loading import Artifact
+    from models.loading.artifact import Artifact
+    from models.loading.flow_model import FlowModel
     from models.score_rows.columns import Columns
     from models.scoring.flow_density import FlowDensity
 
@@ -115,7 +115,7 @@ class Scorer:
         Raises:
             EngineUnavailable: The engine of ``options`` cannot run here.
         """
-        from models.flow_model import FlowModel  # noqa: PLC0415 - torch takes a second to import
+        from models.loading.flow_model import FlowModel  # noqa: PLC0415 - torch takes a second to import
 
         summary = summary or artifact.manifest.calibration
         options = (options or EngineOptions()).in_precision(summary.precision)

@@ -60,7 +60,7 @@ def compare(
 
 
 def _load(version: ModelVersion) -> Calibration:
-    from models.verification import load_calibration_of  # noqa: PLC0415 - not needed before the first answer
+    from models.loading.verification import load_calibration_of  # noqa: PLC0415 - not needed before the first answer
 
     return load_calibration_of(version)
 

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from models.bulk.table import PartSummary
     from models.bulk.work import BulkWork, Images
     from models.datasets.image_source import ImageSource
+    from models.loading.model_files import ModelFiles
     from models.locations.location import Location
-    from models.model_files import ModelFiles
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ def bulk(
         from models.bulk.sources import chosen_part_size
         from models.bulk.work import BulkWork
         from models.errors import PlanDiffers
+        from models.loading.model_files import content_digest
         from models.locations.location import Location
-        from models.model_files import content_digest
         from snf_runtime.anomaly.conformal import attainable_alpha
 
         runner = bulk_engine(engine, processes, settings.ray_address)
@@ -166,8 +166,8 @@ def find_model(model: str) -> BulkModel:
         ModelsError: There is no such model, or it cannot be used.
     """
     from models.artifacts.manifest import read_manifest
+    from models.loading.model_files import ModelFiles
     from models.locations.location import Location
-    from models.model_files import ModelFiles
 
     options = read_settings().engine_options
     if is_url(model):
@@ -197,7 +197,7 @@ def find_images(text: str, out: Location, should_stop: Callable[[], bool]) -> tu
     from models.datasets import DatasetStore, dataset_names
     from models.errors import DatasetNotFound
     from models.locations.location import Location
-    from models.suggestions import choices
+    from models.texts.suggestions import choices
 
     settings = read_settings()
     names = dataset_names(settings.data_dir, DatasetStore(settings.datasets_dir))

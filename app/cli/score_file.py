@@ -182,7 +182,7 @@ class LocalPartScorer:
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
         """Load the model, and return the plan of the work."""
         from models.bulk.engine_choice import engine_of
-        from models.model_files import content_digest
+        from models.loading.model_files import content_digest
         from models.scorer import Scorer
         from models.threads import one_blas_thread
 

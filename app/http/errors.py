@@ -20,7 +20,7 @@ from app.http.schemas import RULES
 from app.inference_protocol.error_answers import error_answer, has_protocol
 from models.disk_space import storage_error
 from models.errors import ErrorKind, ModelsError, NoLiveVersion
-from models.validation_texts import plain_text, with_value
+from models.texts.validation_texts import plain_text, with_value
 from worker.errors import BrokerDown, JobInUse, JobsError, TooManyJobs
 
 MEDIA_TYPE = "application/problem+json"

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from app.access.permissions import permit, role_needed
 from app.http.errors import FieldProblem, Problem, pointer_of
 from app.http.request_log import shortened
-from models.suggestions import choices
+from models.texts.suggestions import choices
 
 MOST_NAMED = 10
 """Unknown parameters that an answer names at most."""

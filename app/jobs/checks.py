@@ -35,7 +35,7 @@ from models.recommendation.subsets import check_train_images
 from models.registry.calibrations import OWN
 from models.registry.registry import Registry
 from models.registry.version import ModelVersion
-from models.suggestions import choices
+from models.texts.suggestions import choices
 from worker.queues import ModelJobType
 
 Parameters = TypeVar("Parameters", bound=BaseModel)

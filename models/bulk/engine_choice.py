@@ -10,7 +10,7 @@ from models.scoring.options import EngineName
 
 if TYPE_CHECKING:
     from models.bulk.plan import BulkPlan
-    from models.model_files import ModelFiles
+    from models.loading.model_files import ModelFiles
     from models.scorer import Scorer
 
 

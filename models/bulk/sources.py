@@ -32,7 +32,7 @@ from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, ImageError
 from models.locations.entry import FileEntry
 from models.locations.location import Location
-from models.suggestions import choices
+from models.texts.suggestions import choices
 from snf_runtime.images.codec import Preprocessing, decode_image
 from snf_runtime.images.files import read_file
 from snf_runtime.images.npy import npy_header

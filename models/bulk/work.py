@@ -10,7 +10,7 @@ from models.bulk.engine_choice import require_engine
 from models.bulk.output import Output
 from models.bulk.part import score_range
 from models.datasets.image_source import ImageSource
-from models.model_files import ModelFiles
+from models.loading.model_files import ModelFiles
 from snf_runtime.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from models.datasets.prepared import Progress, no_progress
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound
 from models.images.options import ImageOptions
-from models.suggestions import choices
+from models.texts.suggestions import choices
 
 
 def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> list[str]:

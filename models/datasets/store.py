@@ -24,7 +24,7 @@ from models.errors import DatasetNotFound, DatasetTaken, DatasetUnfit
 from models.images.options import ImageOptions
 from models.locations.location import Location
 from models.naming import check_name, is_name
-from models.suggestions import choices
+from models.texts.suggestions import choices
 from snf_runtime.images.preprocessing import Preprocessing
 from snf_runtime.images.tiles import tile_plan
 

@@ -11,7 +11,7 @@ from models.datasets.catalogue import dataset_names
 from models.datasets.choose_preprocessing import ImageFacts
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, DatasetUnfit
-from models.suggestions import choices
+from models.texts.suggestions import choices
 from models.training.config import TrainingConfig
 from snf_runtime.images.preprocessing import Colour, Preprocessing
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from models.datasets.storage import Storage
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, DatasetUnfit, ImageError
-from models.suggestions import choices
+from models.texts.suggestions import choices
 from snf_runtime.images.preprocessing import Preprocessing, conform_mask
 
 SUFFIX = "_mask"

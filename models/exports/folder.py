@@ -21,12 +21,12 @@ from models.features.lite0 import LITE0
 from models.features.lite0 import NOTICE as LITE0_NOTICE
 from models.features.store import DEFAULT_FOLDER, BackboneStore
 from models.flows.architecture import FeatureArchitecture, HybridArchitecture
+from models.loading.verification import statistic_tolerance
 from models.registry.version import ModelVersion
 from models.scorer import Scorer
 from models.scoring.engines.open import openvino_obstacle
 from models.scoring.frozen import FrozenFlow
 from models.scoring.prepared.record import described_pixels
-from models.verification import statistic_tolerance
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.calibration_arrays import to_arrays
 from snf_runtime.exported.folder import CALIBRATION, MASSES, PINNED

@@ -18,7 +18,7 @@ from models.errors import BackboneMissing, BackboneUnfit
 from models.features.backbone import Backbone
 from models.features.lite0 import weight_shapes
 from models.naming import is_name
-from models.suggestions import closest
+from models.texts.suggestions import closest
 
 DESCRIPTION = "backbone.json"
 WEIGHTS = {"efficientnet-lite0": "weights.safetensors", "onnx": "model.onnx"}

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 
 from models.flows.layers.couplings import AffineCouplingSpec, Place, Width
 from models.flows.layers.spec import AnyLayer, ImageShape, LayerSpec, parse_layer
-from models.validation_texts import plain_text
+from models.texts.validation_texts import plain_text
 
 MAX_LAYERS = 2048
 """Most layers of a flow."""

@@ -28,7 +28,7 @@ from models.registry.calibrations import OWN, RECORD, CalibrationStore
 from models.registry.limits import FOLDER as LIMITS
 from models.registry.limits import LimitStore
 from models.registry.version import ModelVersion, file_identity
-from models.suggestions import choices
+from models.texts.suggestions import choices
 
 log = logging.getLogger(__name__)
 

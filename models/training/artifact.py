@@ -38,6 +38,7 @@ from models.features.fit import FitChoice
 from models.features.flows import HybridFlows, TrainedFlows
 from models.flows.architecture import Architecture
 from models.flows.flow import Flow
+from models.loading.verification import image_digest, seal
 from models.scoring.flow_density import pixels_of
 from models.scoring.open_density import log_dets_of, open_density
 from models.scoring.options import EngineOptions
@@ -53,7 +54,6 @@ from models.training.samples import EveryImage
 from models.training.schedule import Schedule
 from models.training.trained_flow import TrainedFlow
 from models.training.validation import FINAL_SAMPLES
-from models.verification import image_digest, seal
 from snf_runtime.images.batch import stacked
 from snf_runtime.images.codec import encode_png, image_grid
 from snf_runtime.images.preprocessing import Preprocessing

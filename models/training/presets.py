@@ -27,7 +27,7 @@ from models.flows.architecture import (
     depth,
 )
 from models.images.options import ImageOptions
-from models.suggestions import choices
+from models.texts.suggestions import choices
 from models.training.config import TrainingConfig
 from models.training.recipe import OF_FEATURES, require_features, training_config
 

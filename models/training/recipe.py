@@ -11,8 +11,8 @@ from pydantic_core import PydanticCustomError
 
 from models.errors import DatasetUnfit
 from models.flows.architecture import Architecture
+from models.texts.validation_texts import plain_text
 from models.training.config import MAX_STEPS, TrainingConfig
-from models.validation_texts import plain_text
 
 OF_FEATURES = frozenset({"backbone", "feature_side", "feature_steps", "feature_updates"})
 """Settings that only models with features have."""

@@ -24,13 +24,13 @@ from models.artifacts.card import model_card
 from models.artifacts.files import CALIBRATION, CARD
 from models.datasets import Dataset, load_dataset
 from models.flows.flow import Flow
-from models.loading import load_artifact
+from models.loading.artifact import load_artifact
+from models.loading.verification import seal
 from models.registry.registry import ZOO
 from models.scoring.open_density import open_density
 from models.training.architecture_file import ArchitectureFile, parse_architecture, read_architecture_file
 from models.training.interrupted import Interrupted
 from models.training.run import train
-from models.verification import seal
 
 PRINT_SECONDS = 10.0
 

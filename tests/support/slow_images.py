@@ -16,8 +16,8 @@ from models.bulk.sources import DatasetImages
 from models.bulk.work import BulkWork
 from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import DatasetNotFound
+from models.loading.model_files import ModelFiles
 from models.locations.location import Location
-from models.model_files import ModelFiles
 from models.scoring.options import EngineOptions
 from snf_runtime.images.preprocessing import Preprocessing
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from models.bulk.plan import BulkPlan
 from models.bulk.sources import DatasetImages, chosen_part_size
 from models.datasets.image_source import ImageSource
-from models.model_files import ModelFiles, content_digest
+from models.loading.model_files import ModelFiles, content_digest
 from models.naming import parse_ref
 from models.registry.registry import Registry
 from snf_runtime.anomaly.conformal import attainable_alpha

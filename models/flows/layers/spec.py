@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
-from models.suggestions import closest
+from models.texts.suggestions import closest
 
 if TYPE_CHECKING:
     from models.bijections.base import Bijection

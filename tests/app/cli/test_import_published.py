@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from app.cli.common import USAGE
 from app.cli.main import cli
 from models.flows.flow import Flow
-from models.loading import load_artifact
+from models.loading.artifact import load_artifact
 from models.registry.registry import Registry
 from tests.models.published.layers import Published, glow
 

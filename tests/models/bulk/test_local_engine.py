@@ -28,9 +28,9 @@ from models.bulk.sources import DatasetImages
 from models.bulk.work import BulkWork
 from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import EngineUnavailable, PartFailed, PlanDiffers, StorageFull
+from models.loading.model_files import ModelFiles
 from models.locations.errors import LocationUnavailable
 from models.locations.location import Location
-from models.model_files import ModelFiles
 from models.scoring.options import EngineOptions
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.support.paths import IMPORT_PATH

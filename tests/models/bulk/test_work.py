@@ -13,8 +13,8 @@ from models.bulk.plan import BulkPlan
 from models.bulk.sources import DatasetImages
 from models.bulk.work import BulkWork
 from models.errors import ArtifactError, EngineUnavailable
+from models.loading.model_files import MAX_FETCHED_BYTES, ModelFiles, content_digest
 from models.locations.location import Location
-from models.model_files import MAX_FETCHED_BYTES, ModelFiles, content_digest
 from models.scorer import Scorer, load_files
 from models.scoring.options import EngineOptions
 

@@ -32,7 +32,8 @@ from models.flows.architecture import (
 from models.flows.build import build_flow, describe_flow
 from models.flows.flow import Flow, Level
 from models.flows.layers.spec import LayerSpec, describe_layer, layer_types
-from models.loading import load_artifact, load_flows
+from models.loading.artifact import load_artifact, load_flows
+from models.loading.verification import verify_model
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
 from models.training.architecture_file import (
@@ -45,7 +46,6 @@ from models.training.architecture_file import (
 from models.training.cost.estimate import estimate_training
 from models.training.presets import PRESETS
 from models.training.run import train
-from models.verification import verify_model
 from tests.models.flows.test_layers import example
 from tests.models.helpers import edit_manifest, real_images
 from tests.models.training.test_cost import splits

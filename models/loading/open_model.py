@@ -13,11 +13,7 @@ from models.anomaly.calibration_file import load_added_calibration
 from models.artifacts.files import CALIBRATION, WEIGHTS
 from models.artifacts.manifest import CalibrationSummary, file_label
 from models.errors import ArtifactError, GradientEvidenceUnavailable, ScoreNotFinite, UninitializedModel
-from models.registry.calibrations import ARRAYS
-from models.scoring.opened_density import OpenedDensity
-from models.scoring.options import EngineOptions
-from models.threads import thread_count, torch_threads
-from models.verification import (
+from models.loading.verification import (
     VerifiedModel,
     check_pinned_score,
     check_pinned_statistic,
@@ -25,13 +21,17 @@ from models.verification import (
     score_tolerance,
     verify_model,
 )
+from models.registry.calibrations import ARRAYS
+from models.scoring.opened_density import OpenedDensity
+from models.scoring.options import EngineOptions
+from models.threads import thread_count, torch_threads
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.judged import verdicts
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.likelihood import score_images
 
 if TYPE_CHECKING:
-    from models.flow_model import FlowModel
+    from models.loading.flow_model import FlowModel
     from models.scoring.prepared.file import PreparedFile
 
 log = logging.getLogger(__name__)
@@ -148,16 +148,16 @@ class ModelOpener:
         check_pinned_statistic(self.arrays, statistic, self.summary)
 
     def _load_trained(self) -> FlowModel:
-        from models.flow_model import FlowModel  # noqa: PLC0415 - as above
-        from models.loading import load_flows  # noqa: PLC0415 - torch takes a second to import
+        from models.loading.artifact import load_flows  # noqa: PLC0415 - torch takes a second to import
+        from models.loading.flow_model import FlowModel  # noqa: PLC0415 - as above
 
         with torch_threads(thread_count(self.options.threads)):
             return FlowModel(load_flows(self.model, self.path), self.options)
 
     def _load_trained_again(self, density: ImageDensity) -> FlowModel:
         """Return the trained flows of a density that was opened without them, from files that are verified again."""
-        from models.flow_model import FlowModel  # noqa: PLC0415 - as above
-        from models.loading import load_artifact  # noqa: PLC0415 - torch takes a second to import
+        from models.loading.artifact import load_artifact  # noqa: PLC0415 - torch takes a second to import
+        from models.loading.flow_model import FlowModel  # noqa: PLC0415 - as above
 
         began = time.monotonic()
         with torch_threads(thread_count(self.options.threads)):

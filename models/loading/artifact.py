@@ -16,8 +16,8 @@ from models.features.flows import HybridFlows, TrainedFlows, build_flows
 from models.flows.distribution import FlowDistribution
 from models.flows.flow import Flow
 from models.flows.no_init import NoRandomness
+from models.loading.verification import VerifiedModel, verify_model
 from models.scoring.open_density import layers_with_log_dets
-from models.verification import VerifiedModel, verify_model
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from models.suggestions import closest
+from models.texts.suggestions import closest
 
 MAX_SHOWN_CHARACTERS = 40
 """Longest wrong value that a message repeats."""
