@@ -19,6 +19,7 @@ import httpx
 from benchmarks.speed.ours import COMPILED
 from benchmarks.speed.peers import QUIET, ROOT, SIDE, PeerUnavailable, environments, peer_environment
 from tests.end_to_end.support.service import environment
+from tests.support.paths import IMPORT_PATH
 
 READY_S = 180
 STOP_S = 30
@@ -143,8 +144,8 @@ def start(
 
 def our_service(home: Path, model: str, threads: int) -> Server:
     """Start the product's service on an installation."""
-    variables = environment(home) | QUIET | {"SNF_PORT": "{port}", "SNF_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-    variables |= {"SNF_RUNTIME_DIR": str(home / "run")}
+    variables = environment(home) | QUIET | {"SNF_PORT": "{port}", "SNF_THREADS": str(threads)}
+    variables |= {"SNF_RUNTIME_DIR": str(home / "run"), "PYTHONPATH": IMPORT_PATH}
     return start("service", [sys.executable, "-m", "app.server"], variables, home, f"/v1/models/{model}/score")
 
 

@@ -117,7 +117,6 @@ def test_the_next_version_of_an_alias_is_not_dropped(
     assert loads.noted == [("a", 1), ("a", 2), ("b", 1)]
 
 
-@pytest.mark.usefixtures("no_shipped_models")
 def test_graphs_for_many_images_are_opened_once_no_model_is_loading(
     registry: Registry, loads: Loads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,11 +135,11 @@ def test_graphs_for_many_images_are_opened_once_no_model_is_loading(
         loads.wait["b", 1].set()
         await loading
         end = time.monotonic() + 60
-        while len(loads.waves) < 2:
+        while not {("a", 1), ("b", 1)} <= set(loads.waves):
             assert time.monotonic() < end
             await asyncio.sleep(0.01)
 
     asyncio.run(main())
     time.sleep(0.1)
     pool.close()
-    assert sorted(loads.waves) == [("a", 1), ("b", 1)], "each once"
+    assert len(loads.waves) == len(set(loads.waves)), "each once"
