@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
 from models.atomic_files import sha256_file
+from models.loading.verification import image_digest
 from tests.models.helpers import edit_manifest
 
 
@@ -60,7 +61,12 @@ def weights_with_a_huge_header(folder: Path) -> None:
 
 
 def an_enormous_architecture(folder: Path) -> None:
+    pinned = torch.zeros(1, 1, 1024, 1024, dtype=torch.uint8)
+    save_file({"images": pinned}, folder / PINNED)
+    signed(folder)
+
     def change(document: dict[str, Any]) -> None:
+        document["pinned"]["image_sha256"] = image_digest(pinned[0].numpy())
         for part in ("architecture", "preprocessing"):
             document[part] |= {"height": 1024, "width": 1024}
         document["architecture"] |= {"levels": 8, "steps": 64, "hidden": 1024}
