@@ -58,9 +58,10 @@ async def audit_model(
     """
     async with deadline(timeout_ms, settings.request_timeout_s):
         loaded = await pool.acquire(ref)
+        caller, cost = caller_of(request.scope).name, min(n * COST, queue.largest)
+        queue.check(caller, cost)  # before seconds of loading
         await pool.load_trained(loaded)
-        cost = min(n * COST, queue.largest)
-        return audit_view(loaded, await queue.run(caller_of(request.scope).name, _audit(loaded.scorer, n), cost))
+        return audit_view(loaded, await queue.run(caller, _audit(loaded.scorer, n), cost))
 
 
 def _audit(scorer: Scorer, count: int) -> Steps[list[Audited]]:

@@ -87,11 +87,11 @@ async def sample_images(
         loaded.scorer.require_pixels()
         if query.inverse == "learned" and not loaded.scorer.has_learned_inverse:
             raise NoLearnedInverse(f"{loaded.version.name} was trained without learned inverses")
+        caller = caller_of(request.scope).name
+        queue.check(caller, query.n * passes)  # before seconds of loading
         take_images(request.scope, query.n)
         await pool.load_trained(loaded)
-        pixels, likelihoods = await queue.run(
-            caller_of(request.scope).name, _draw(loaded.scorer, query, seed), query.n * passes
-        )
+        pixels, likelihoods = await queue.run(caller, _draw(loaded.scorer, query, seed), query.n * passes)
         if scored:
             content = await asyncio.to_thread(_json, loaded, query, seed, pixels, likelihoods)
             media_type = "application/json"
