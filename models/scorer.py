@@ -118,7 +118,7 @@ class Scorer:
         from models.loading.flow_model import FlowModel  # noqa: PLC0415 - torch takes a second to import
 
         summary = summary or artifact.manifest.calibration
-        options = (options or EngineOptions()).in_precision(summary.precision)
+        options = (options or EngineOptions()).settled(summary.precision)
         trained = FlowModel(artifact, options)
         return cls(OpenModel(artifact, summary, options, trained.opened(), trained))
 

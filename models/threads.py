@@ -23,8 +23,9 @@ def thread_count(asked: int | None) -> int:
     """
     if asked is not None:
         return asked
-    torch = sys.modules.get("torch")
-    return threads.thread_count(None) if torch is None else int(torch.get_num_threads())
+    # Another thread may be importing torch: then it has no functions yet.
+    of_torch = getattr(sys.modules.get("torch"), "get_num_threads", None)
+    return threads.thread_count(None) if of_torch is None else int(of_torch())
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from app.audits.schemas import Audit, AuditedImage, AuditedLayer, AuditedTotal
-from app.registry.model_pool import Loaded
+from app.registry.loaded import Loaded
 
 if TYPE_CHECKING:
     from models.audit import Audited

@@ -218,7 +218,7 @@ def _import(name: str, file: str, promote: bool) -> ModelDetail:
 
 def _audit(model: str, n: int) -> Audit:
     from app.audits.views import audit_view
-    from app.registry.model_pool import Loaded
+    from app.registry.loaded import Loaded
     from models.audit import audit as run
     from models.audit import count_images
     from models.scorer import Scorer

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from app.cli.common import client_schema, read_settings, registry
 
 if TYPE_CHECKING:
-    from app.registry.model_pool import Loaded
+    from app.registry.loaded import Loaded
     from app.scoring.request_images import Item
     from snf_client.resources.scores import ScoreParameters, ScorePart
     from snf_runtime.anomaly.judged import Judgement
@@ -35,7 +35,7 @@ def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator
     Raises:
         ModelsError: If the model cannot be loaded or does not support an option.
     """
-    from app.registry.model_pool import Loaded
+    from app.registry.loaded import Loaded
     from models.prefetch import prefetch
     from models.scorer import Scorer
     from models.threads import one_blas_thread

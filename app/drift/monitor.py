@@ -11,7 +11,7 @@ from app.drift import storage
 from app.drift.status import WindowStatus
 from app.drift.window import Key, WindowReference
 from app.drift.windows import DriftWindows, label_of
-from app.registry.model_pool import Loaded
+from app.registry.loaded import Loaded
 from models.registry.version import ModelVersion
 from worker.settings import Settings
 

@@ -20,7 +20,7 @@ from app.http.dependencies import (
     SettingsDep,
 )
 from app.http.errors import responses
-from app.registry.model_pool import ModelState
+from app.registry.loaded import ModelState
 
 router = APIRouter(tags=["operations"])
 

@@ -6,7 +6,8 @@ import threading
 from dataclasses import dataclass
 
 from app.health.schemas import ServiceStatus
-from app.registry.model_pool import ModelListing, ModelPool, ModelState
+from app.registry.loaded import ModelListing, ModelState
+from app.registry.model_pool import ModelPool
 from app.scoring.queue import ScoringQueue
 from worker.settings import Settings
 

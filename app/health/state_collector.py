@@ -10,7 +10,8 @@ from prometheus_client.registry import Collector
 
 from app.drift.monitor import DriftMonitor
 from app.jobs.store_monitor import JobStoreMonitor
-from app.registry.model_pool import ModelPool, ModelState
+from app.registry.loaded import ModelState
+from app.registry.model_pool import ModelPool
 from app.scoring.queue import ScoringQueue
 
 MODEL = ["model", "version", "calibration", "source"]

@@ -33,7 +33,8 @@ from app.inference_protocol.schemas import (
     ServerMetadata,
     ServerReady,
 )
-from app.registry.model_pool import ModelPool, ModelState
+from app.registry.loaded import ModelState
+from app.registry.model_pool import ModelPool
 from models.registry.registry import Registry
 
 router = APIRouter(prefix=PREFIX, tags=["open inference protocol"])

@@ -19,7 +19,7 @@ from app.inference_protocol.schemas import (
     InferRequest,
     RequestedOutput,
 )
-from app.registry.model_pool import Loaded
+from app.registry.loaded import Loaded
 
 if TYPE_CHECKING:
     from snf_runtime.anomaly.judged import JudgedImage

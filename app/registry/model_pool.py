@@ -7,12 +7,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from enum import StrEnum
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from app.http.errors import Problem, draining
+from app.registry.loaded import Loaded, ModelListing, ModelState, PoolEntry
 from app.registry.loaded_memory import LoadedMemory
 from app.registry.recent import Recent
 from models.disk_space import folder_bytes
@@ -24,7 +23,7 @@ from models.registry.version import ModelVersion
 from models.scoring.options import EngineOptions
 
 if TYPE_CHECKING:
-    from models.scorer import Scorer
+    pass
 
 POLL_S = 1.0
 """Seconds between two polls of the registry."""
@@ -34,71 +33,6 @@ LOADERS = 2
 """Versions that are loaded at once; most of the work is outside of Python."""
 
 log = logging.getLogger(__name__)
-
-
-class ModelState(StrEnum):
-    """Loading state of a model version in this process, idle if it is not loaded; unfit: a model without a live one."""
-
-    IDLE = "idle"
-    LOADING = "loading"
-    READY = "ready"
-    FAILED = "failed"
-    UNFIT = "unfit"
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model version that is in memory: its registry entry, and the scorer that computes log-likelihoods with it.
-
-    Only the scoring thread may call methods of ``scorer`` that compute.
-    """
-
-    version: ModelVersion
-    scorer: Scorer
-
-
-@dataclass(eq=False)
-class PoolEntry:
-    """Entry of the model pool for one version: a future of the loaded model, its last use, and why loading failed.
-
-    Attributes:
-        future: The loaded version, or the error of its loading.
-        born: Start of loading, on the monotonic clock.
-        used: Last use, or end of loading, on the monotonic clock.
-        size: Bytes that the loaded model takes in memory; 0 before it is loaded.
-        reason: Reason of a failure.
-        complete: Whether the parts of the model that its loading left for later are open.
-    """
-
-    future: Future[Loaded] = field(default_factory=Future)
-    born: float = field(default_factory=time.monotonic)
-    used: float = field(default_factory=time.monotonic)
-    size: int = 0
-    reason: str | None = None
-    complete: bool = False
-
-    @property
-    def state(self) -> ModelState:
-        """Loading state: ``loading`` until the future is done, then ``ready``, or ``failed`` if it has an error."""
-        if not self.future.done():
-            return ModelState.LOADING
-        return ModelState.READY if self.future.exception() is None else ModelState.FAILED
-
-
-@dataclass(frozen=True)
-class ModelListing:
-    """A registered model: its version numbers, its aliases, its live version and that version's loading state.
-
-    ``live`` is None if its manifest cannot be read, and if all versions are unfit. Then ``newest`` is the newest one.
-    """
-
-    name: str
-    versions: tuple[int, ...]
-    aliases: dict[str, int]
-    live: ModelVersion | None
-    state: ModelState
-    reason: str | None
-    newest: ModelVersion | None = None
 
 
 class ModelPool:
@@ -124,6 +58,7 @@ class ModelPool:
         self._entries: dict[ModelVersion, PoolEntry] = {}
         self._refs: dict[ModelRef, ModelVersion] = {}
         self._next: ModelVersion | None = None
+        self._loading_trained: dict[int, asyncio.Task[None]] = {}
         self._stop = threading.Event()
         self._started = threading.Event()
         self._loader = ThreadPoolExecutor(LOADERS, thread_name_prefix="loading")
@@ -172,10 +107,18 @@ class ModelPool:
         """Load the trained flows of a model, if they are not loaded: scores do without, samples and gradients do not.
 
         Raises:
+            ModelNotFound: The model has been removed.
             ArtifactError: The files of the model are damaged, or have changed.
         """
-        if not loaded.scorer.has_trained:
-            await asyncio.to_thread(self._enlarge, loaded, lambda: loaded.scorer.trained)
+        if loaded.scorer.has_trained:
+            return
+        # One thread loads for all callers, and goes on when they have given up.
+        key = id(loaded.scorer)
+        task = self._loading_trained.get(key)
+        if task is None:
+            task = self._loading_trained[key] = asyncio.create_task(asyncio.to_thread(self._load_trained, loaded))
+            task.add_done_callback(lambda _: self._loading_trained.pop(key, None))
+        await asyncio.shield(task)
 
     def find(self, ref: str) -> tuple[ModelVersion, PoolEntry | None]:
         """Return the model version that ``ref`` names on disk, and its loaded model here; None if it is not loaded."""
@@ -260,6 +203,19 @@ class ModelPool:
         entry.future.set_result(loaded)
         self._forget(version)
 
+    def _load_trained(self, loaded: Loaded) -> None:
+        import torch  # noqa: PLC0415 - takes a second, and scoring does without; its memory is that of no model
+
+        from models.threads import one_blas_thread  # noqa: PLC0415 - not needed before the first load
+
+        if self._options.threads is not None:
+            torch.set_num_threads(self._options.threads)
+        try:
+            self._enlarge(loaded, lambda: loaded.scorer.trained)
+        except Exception as error:
+            raise self._removal(loaded.version) or error from None
+        one_blas_thread()  # again: SciPy has loaded a BLAS of its own
+
     def _enlarge(self, loaded: Loaded, load: Callable[[], object]) -> None:
         """Load a further part of a model, and count its memory."""
         before = self._memory.begin()
@@ -267,8 +223,11 @@ class ModelPool:
         growth = self._memory.end_of_more(before, folder_bytes(loaded.version.path))
         with self._lock:
             entry = self._entries.get(loaded.version)
-            if entry is not None:
+            mine = entry is not None and entry.state is ModelState.READY and entry.future.result() is loaded
+            if mine and entry is not None:
                 entry.size += growth
+        if mine:
+            self._forget(loaded.version)
 
     def _open_waves(self) -> None:
         """Open what models need for many images at once, which their loading left for later, while no model loads."""
@@ -277,10 +236,14 @@ class ModelPool:
         if any(entry.state is ModelState.LOADING for entry in entries):
             return
         for entry in entries:
-            if entry.state is ModelState.READY and not entry.complete:
+            if entry.state is ModelState.READY and not entry.complete and not self._stop.is_set():
                 entry.complete = True
                 loaded = entry.future.result()
-                self._enlarge(loaded, loaded.scorer.open_waves)
+                try:
+                    self._enlarge(loaded, loaded.scorer.open_waves)
+                # The first batch opens it, and answers with its error.
+                except Exception:
+                    log.exception("graphs of %s for many images could not be opened", loaded.version.name)
 
     def _removal(self, version: ModelVersion) -> ModelNotFound | None:
         """Return the error of a version that has been removed; None where it exists."""

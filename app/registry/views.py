@@ -9,7 +9,7 @@ from app.calibrations.schemas import CalibrationView
 from app.drift.schemas import Drift
 from app.drift.status import WindowStatus
 from app.registry import schemas
-from app.registry.model_pool import ModelListing, ModelState, PoolEntry
+from app.registry.loaded import ModelListing, ModelState, PoolEntry
 from models.artifacts.fitness import FitnessCheck
 from models.artifacts.manifest import Manifest
 from models.disk_space import folder_bytes

@@ -16,7 +16,7 @@ from app.access.rate_limits import take_images
 from app.http.deadline import TimeoutMs, deadline
 from app.http.dependencies import ModelPoolDep, ScoringQueueDep, SettingsDep
 from app.http.errors import invalid, responses
-from app.registry.model_pool import Loaded
+from app.registry.loaded import Loaded
 from app.samples.encoding import MAX_SEED, draw_seed, encode
 from app.samples.schemas import Sample, Samples
 from app.scoring.request_images import NPY, Pixels

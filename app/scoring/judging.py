@@ -17,7 +17,8 @@ from app.drift.monitor import DriftMonitor
 from app.http.deadline import RequestDeadline, deadline
 from app.http.errors import invalid
 from app.metrics.registry import ServiceMetrics
-from app.registry.model_pool import Loaded, ModelPool
+from app.registry.loaded import Loaded
+from app.registry.model_pool import ModelPool
 from app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages
 from app.scoring.queue import ScoringQueue
 from app.scoring.request_images import Pixels

@@ -11,7 +11,7 @@ from app.access.permissions import MayRead
 from app.http.deadline import TimeoutMs, deadline
 from app.http.dependencies import ModelPoolDep, SettingsDep
 from app.http.errors import responses
-from app.registry.model_pool import Loaded
+from app.registry.loaded import Loaded
 from app.scoring.schemas import Quantile, Reference
 
 router = APIRouter(prefix="/v1/models/{ref}/reference", tags=["models"], dependencies=[MayRead])

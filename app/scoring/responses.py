@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app.http.errors import FieldProblem, Problem, status_of
-from app.registry.model_pool import Loaded
+from app.registry.loaded import Loaded
 from app.scoring import schemas
 from app.scoring.request_images import FIELD, Item, Pixels
 from models.errors import ImageError, ModelsError, ScoreNotFinite

@@ -92,7 +92,7 @@ class ModelOpener:
         if calibration is not None:
             added, summary = load_added_calibration(calibration, model.manifest.log_dets.weights_sha256)
             model, arrays = replace(model, calibration=added), calibration / ARRAYS
-        return cls(path, arrays, model, summary, options.in_precision(summary.precision))
+        return cls(path, arrays, model, summary, options.settled(summary.precision))
 
     def open(self) -> OpenModel:
         """Return the model, after its score and statistic of the pinned image are compared with the stored ones.
@@ -103,19 +103,22 @@ class ModelOpener:
         """
         prepared = self._prepared_file()
         found = None if prepared is None else prepared.open()
-        if prepared is not None and found is not None:
+        fault = ""
+        if found is not None:
             try:
                 self._check(found)
                 return self._open(found, lambda: self._load_trained_again(found.density))
-            except (ArtifactError, RuntimeError) as error:
-                prepared.discard(str(error))
+            except (ArtifactError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+                fault = str(error)
         try:
             trained = self._load_trained()
         except UninitializedModel as error:
             raise ArtifactError(f"{file_label(self.path / WEIGHTS)} gives no score: {error}") from error
         opened = trained.opened()
-        self._check(opened)
+        self._check(opened)  # otherwise the fault is that of the model or its calibration
         if prepared is not None:
+            if fault:
+                prepared.discard(fault)
             prepared.keep(opened)
         return self._open(opened, trained)
 
@@ -165,6 +168,7 @@ class ModelOpener:
             if artifact.manifest != self.model.manifest:
                 raise ArtifactError(f"{file_label(self.path)} has changed since the model was loaded")
             trained = FlowModel(artifact, self.options, density)
+            _ = trained.pixels  # frozen by the threads of the options
         log.info("trained flows of %s loaded in %.2f s", file_label(self.path), time.monotonic() - began)
         return trained
 

@@ -36,11 +36,16 @@ def read_cached(path: Path) -> bytes | None:
     if hashlib.sha256(content).digest() != whole[:DIGEST_BYTES]:
         log.warning("%s of the cache is damaged and is made again", path.name)
         return None
+    note_use(path)
+    return content
+
+
+def note_use(path: Path) -> None:
+    """Note that a file is used, so that it is not among the first to be deleted."""
     try:
         os.utime(path)
     except OSError as error:  # such as a read-only folder, in which nothing is deleted either
         log.debug("the use of %s cannot be noted: %s", path.name, error.strerror)
-    return content
 
 
 def write_cached(path: Path, content: bytes) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from models.artifacts.manifest import Precision
+from models.threads import thread_count
 
 EngineName = Literal["auto", "torch", "openvino"]
 
@@ -31,6 +32,10 @@ class EngineOptions:
     cache: Path | None = None
     backbones: Path | None = None
 
-    def in_precision(self, default: Precision) -> Self:
-        """Return these options, in the precision ``default`` unless they name one."""
-        return replace(self, precision=self.precision or default)
+    def settled(self, precision: Precision) -> Self:
+        """Return these options with a number of threads, and with ``precision`` unless they name one.
+
+        Raises:
+            EngineUnavailable: They leave the threads to ``OMP_NUM_THREADS``, which is wrong.
+        """
+        return replace(self, precision=self.precision or precision, threads=thread_count(self.threads))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from app.audits.views import audit_view
-from app.registry.model_pool import Loaded
+from app.registry.loaded import Loaded
 from models.audit import audit, count_images
 from models.bijections.local_affine import cell_of_places
 from models.errors import BackboneMissing, SamplesUnsupported

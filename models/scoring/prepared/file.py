@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -26,7 +27,7 @@ from snf_runtime.scoring.engines.openvino_program import core
 
 MODELS, RUNTIME = Path(__file__).parents[2], Path(snf_runtime.__file__).parent
 SOURCES = (
-    *(MODELS / name for name in ("bijections", "features", "flows", "scoring")),
+    *(MODELS / name for name in ("anomaly/gradients", "bijections", "features", "flows", "loading", "scoring")),
     *(RUNTIME / name for name in ("exported", "scoring")),
 )
 """Folders with the source code that makes graphs and layouts from weights."""
@@ -82,8 +83,13 @@ class PreparedFile:
             return
         programs = [part.program for part in (record.pixels, record.features) if part is not None]
         paths = [self._compiled().path(name) for program in programs for name in (program.single, program.wave)]
+        try:
+            stored = all(path.is_file() for path in paths)
+        except OSError as error:
+            log.warning("the prepared density %s cannot be stored: %s", self.path.name, error.strerror)
+            return
         # Graphs that could not be stored, which the log says, are compiled again anyway.
-        if all(path.is_file() for path in paths):
+        if stored:
             write_cached(self.path, record.to_json())
 
     def discard(self, reason: str) -> None:
@@ -99,7 +105,8 @@ class PreparedFile:
 
     def _opener(self) -> Opener:
         assert self.options.precision is not None
-        return Opener(self.manifest, self.options.precision, self._compiled(), self._remove)
+        threads = thread_count(self.options.threads)
+        return Opener(self.manifest, self.options.precision, threads, self._compiled(), self._remove)
 
     def _compiled(self) -> CompiledCache:
         assert self.options.cache is not None
@@ -109,8 +116,19 @@ class PreparedFile:
 @cache
 def _made_by() -> tuple[str, ...]:
     """Return what else graphs depend on: versions of libraries, the processor, and our own source code."""
-    machine = core().get_property("CPU", "FULL_DEVICE_NAME")
-    return version("torch"), version("numpy"), ov.get_version(), str(machine), code_digest()
+    libraries = version("torch"), version("numpy"), ov.get_version()
+    return (*libraries, *_processor(), os.environ.get("ATEN_CPU_CAPABILITY", ""), CODE)
+
+
+def _processor() -> tuple[str, ...]:
+    """Return the name of the processor and its instructions: virtual machines give different ones the same name."""
+    described = (str(core().get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES"))
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return (*described, flags)
 
 
 def code_digest() -> str:
@@ -120,3 +138,7 @@ def code_digest() -> str:
         for path in sorted(folder.rglob("*.py")):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+CODE = code_digest()
+"""That of the code of this process, which an update of the files does not change."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from models.artifacts.manifest import Manifest, Precision
 from models.flows.architecture import features_of
+from models.scoring.cache_files import note_use
 from models.scoring.engines.compiled_cache import CompiledCache
 from models.scoring.opened_density import OpenedDensity
 from models.scoring.prepared.record import PreparedFeatures, PreparedPixels, PreparedProgram, PreparedRecord
@@ -41,12 +42,14 @@ class Opener:
     Args:
         manifest: The manifest of the model.
         precision: The arithmetic of the graphs.
+        threads: Threads on the CPU.
         cache: The cache with the compiled graphs.
         on_lost: Called where a graph that is opened later cannot be used, so that the record is not used again.
     """
 
     manifest: Manifest
     precision: Precision
+    threads: int
     cache: CompiledCache
     on_lost: Callable[[], None]
 
@@ -96,15 +99,21 @@ class Opener:
         )
 
     def _program(self, record: PreparedProgram, outputs: Outputs) -> Program:
-        threads = record.tiling.lanes
+        threads = self.threads
+        if record.tiling.lanes != threads:
+            raise ValueError(f"expected a program for {threads} threads, got one for {record.tiling.lanes}")
         single = self._lanes(record.single, 1, threads)
         if record.wave == record.single:
             return Program(outputs, record.tiling, single, lambda: single)
         if record.tiling.single >= NEVER:
             wave = self._lanes(record.wave, threads, threads)
             return Program(outputs, record.tiling, single, lambda: wave)
-        if not self.cache.path(record.wave).is_file():
-            raise GraphLost(f"the compiled graph {record.wave} is not in the cache")
+        path = self.cache.path(record.wave)
+        try:
+            path.stat()
+        except OSError as error:
+            raise GraphLost(f"the compiled graph {record.wave} cannot be used: {error.strerror}") from error
+        note_use(path)
         # Half of the time to open a program: a few images do without.
         return Program(outputs, record.tiling, single, lambda: self._wave(record.wave, threads))
 

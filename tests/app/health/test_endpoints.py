@@ -14,7 +14,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
-from app.registry.model_pool import ModelListing, ModelPool, reason_of
+from app.registry.loaded import ModelListing
+from app.registry.model_pool import ModelPool, reason_of
 from app.scoring.judging import JudgeImages, RequestedImage
 from models.errors import ArtifactError
 from tests.app.conftest import MODEL

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.registry.model_pool import ModelPool, PoolEntry
+from app.registry.loaded import PoolEntry
+from app.registry.model_pool import ModelPool
 from models.registry.registry import Registry
 from models.registry.version import ModelVersion
 from models.scorer import Scorer

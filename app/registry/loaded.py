@@ -1,0 +1,79 @@
+"""What the model pool has of a model: its loading state, the loaded model, and its entry in a listing."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from models.registry.version import ModelVersion
+
+if TYPE_CHECKING:
+    from models.scorer import Scorer
+
+
+class ModelState(StrEnum):
+    """Loading state of a model version in this process, idle if it is not loaded; unfit: a model without a live one."""
+
+    IDLE = "idle"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    UNFIT = "unfit"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model version that is in memory: its registry entry, and the scorer that computes log-likelihoods with it.
+
+    Only the scoring thread may call methods of ``scorer`` that compute.
+    """
+
+    version: ModelVersion
+    scorer: Scorer
+
+
+@dataclass(eq=False)
+class PoolEntry:
+    """Entry of the model pool for one version: a future of the loaded model, its last use, and why loading failed.
+
+    Attributes:
+        future: The loaded version, or the error of its loading.
+        born: Start of loading, on the monotonic clock.
+        used: Last use, or end of loading, on the monotonic clock.
+        size: Bytes that the loaded model takes in memory; 0 before it is loaded.
+        reason: Reason of a failure.
+        complete: Whether the parts of the model that its loading left for later are open.
+    """
+
+    future: Future[Loaded] = field(default_factory=Future)
+    born: float = field(default_factory=time.monotonic)
+    used: float = field(default_factory=time.monotonic)
+    size: int = 0
+    reason: str | None = None
+    complete: bool = False
+
+    @property
+    def state(self) -> ModelState:
+        """Loading state: ``loading`` until the future is done, then ``ready``, or ``failed`` if it has an error."""
+        if not self.future.done():
+            return ModelState.LOADING
+        return ModelState.READY if self.future.exception() is None else ModelState.FAILED
+
+
+@dataclass(frozen=True)
+class ModelListing:
+    """A registered model: its version numbers, its aliases, its live version and that version's loading state.
+
+    ``live`` is None if its manifest cannot be read, and if all versions are unfit. Then ``newest`` is the newest one.
+    """
+
+    name: str
+    versions: tuple[int, ...]
+    aliases: dict[str, int]
+    live: ModelVersion | None
+    state: ModelState
+    reason: str | None
+    newest: ModelVersion | None = None
