@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from app.registry.loaded import PoolEntry
+from app.registry.loaded_memory import LoadedMemory
 from app.registry.model_pool import ModelPool
+from models.errors import ArtifactError, ModelNotFound
 from models.registry.registry import Registry
 from models.registry.version import ModelVersion
 from models.scorer import Scorer
@@ -26,19 +28,23 @@ class Loads:
         noted: Names and numbers of the versions, in the order of their loads.
         waves: The same of those whose graphs for many images were opened.
         wait: Events by name and number.
+        made: Scorers by name and number, where a test brings its own.
     """
 
     def __init__(self) -> None:
         self.noted: list[tuple[str, int]] = []
         self.waves: list[tuple[str, int]] = []
         self.wait: dict[tuple[str, int], threading.Event] = {}
+        self.made: dict[tuple[str, int], Any] = {}
 
     def load(self, path: Path, *_: Any) -> Any:
         key = (path.parent.name, int(path.name))
         self.noted.append(key)
         if key in self.wait:
             assert self.wait[key].wait(60)
-        return SimpleNamespace(open_waves=lambda: self.waves.append(key))
+        if key in self.made:
+            return self.made[key]
+        return SimpleNamespace(open_waves=lambda: self.waves.append(key), has_trained=False)
 
 
 @pytest.fixture
@@ -144,3 +150,49 @@ def test_graphs_for_many_images_are_opened_once_no_model_is_loading(
     time.sleep(0.1)
     pool.close()
     assert len(loads.waves) == len(set(loads.waves)), "each once"
+
+
+def test_trained_flows_are_loaded_once_for_all_and_may_drop_other_models(
+    registry: Registry, loads: Loads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Trained:
+        loaded = 0
+        has_trained = False
+
+        @property
+        def trained(self) -> None:
+            time.sleep(0.2)
+            self.loaded += 1
+
+    monkeypatch.setattr(LoadedMemory, "end_of_more", lambda *_: 2**41)
+    pool, scorer = ModelPool(registry, EngineOptions(), limit=2**40), Trained()
+
+    async def main() -> None:
+        await pool.acquire("b")
+        loads.made["a", 1] = scorer
+        loaded = await pool.acquire("a")
+        await asyncio.gather(*(pool.load_trained(loaded) for _ in range(8)))
+
+    asyncio.run(main())
+    pool.close()
+    assert scorer.loaded == 1
+    assert kept(pool) == {("a", 1)}
+
+
+def test_a_model_that_was_removed_before_its_flows_are_loaded_is_not_found(
+    registry: Registry, loads: Loads, pool: ModelPool
+) -> None:
+    class Removed:
+        has_trained = False
+
+        @property
+        def trained(self) -> None:
+            registry.remove_model("a")
+            raise ArtifactError("manifest.json is missing")
+
+    async def main() -> None:
+        loads.made["a", 1] = Removed()
+        with pytest.raises(ModelNotFound):
+            await pool.load_trained(await pool.acquire("a"))
+
+    asyncio.run(main())

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from models.scoring.cache_files import DIGEST_BYTES, write_cached
 from models.scoring.opened_density import OpenedDensity, open_waves
 from models.scoring.options import EngineOptions
 from models.scoring.prepared.file import PreparedFile
+from models.threads import thread_count
 from snf_runtime.scoring.engines.openvino_compile import NEVER
 from snf_runtime.scoring.likelihood import score_images
 from tests.models.helpers import edit_manifest
@@ -160,8 +162,8 @@ def test_samples_gradients_and_audits_load_the_flows(
     uses: list[Callable[[Scorer], object]] = [
         lambda scorer: scorer.sample(3, seed=1).tolist(),
         lambda scorer: scorer.sample(3, seed=1, inverse="learned").tolist(),
-        lambda scorer: [image.verdict.statistic for image in scorer.judge_each(images, gradients=True)],  # type: ignore[union-attr]
-        lambda scorer: [maps.gradients.tolist() for maps in scorer.heat_maps(images, gradients=True)],  # type: ignore[union-attr]
+        lambda scorer: [image.verdict.statistic for image in scorer.judge_each(images, gradients=True)],
+        lambda scorer: [maps.gradients.tolist() for maps in scorer.heat_maps(images, gradients=True)],
         lambda scorer: audit(scorer, 0).log_dets,
     ]
     for use in uses:
@@ -289,6 +291,44 @@ def test_where_the_bits_differ_the_graph_for_many_images_is_opened_at_once(
     assert not scorer.has_trained
     assert len(scorer.score(scorer.pinned[:1])) == 1
     assert Scorer.load(artifact, options=copied).has_trained
+
+
+def test_a_record_for_other_threads_is_made_again(
+    tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifact = barely_trained(tmp_path_factory)
+    change_record(copied, lambda document: document["pixels"]["program"]["tiling"].update(lanes=1))
+    assert [Scorer.load(artifact, options=copied).has_trained for _ in range(2)] == [True, False]
+    assert "expected a program for 2 threads, got one for 1" in caplog.text
+
+
+def test_a_bad_calibration_leaves_what_is_good_for_others(
+    tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = barely_trained(tmp_path_factory)
+
+    def refuse(*_: object) -> None:
+        raise ArtifactError("the statistic of the pinned image is 1.0, stored is 2.0")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("models.loading.open_model.check_pinned_statistic", refuse)
+        with pytest.raises(ArtifactError, match="stored is 2"):
+            Scorer.load(artifact, options=copied)
+    assert not Scorer.load(artifact, options=copied).has_trained
+
+
+def test_a_cache_that_cannot_be_searched_costs_time_alone(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, options: EngineOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifact, options = barely_trained(tmp_path_factory), replace(options, cache=tmp_path / ("x" * 300))
+    assert all(Scorer.load(artifact, options=options).has_trained for _ in range(2))
+    assert "cannot be stored: File name too long" in caplog.text
+
+
+def test_threads_are_counted_while_another_thread_imports_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    assert thread_count(None) == 3
 
 
 @pytest.mark.parametrize(
