@@ -125,7 +125,8 @@ def main() -> None:
     assert {row["file"] for row in rows} == kinds.keys(), "every file has a row"
     assert len(rows) == options.images, "and none has two"
     assert refused == of["broken"]
-    assert alarms <= 0.05
+    # With few images for the calibration, the rate may be several times the one that was asked for.
+    assert alarms <= 0.1
     assert found >= 0.5
 
 
