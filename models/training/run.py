@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors.torch import save
 
 from models.anomaly.fitting.reference_images import MOST_EVIDENCE_BYTES, evidence_bytes
 from models.artifacts.manifest import FILE, Manifest, read_manifest
@@ -35,6 +34,7 @@ from models.training.cost.estimate import phases_in_steps
 from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.feature_fit import FittedFeatures, fit_features
 from models.training.feature_steps import StepsPlan
+from models.training.identity import weights_of
 from models.training.interrupted import Interrupted
 from models.training.loop import Observer, Trainer
 from models.training.precision import training_precision
@@ -216,8 +216,7 @@ def _record_of(
     dataset: Dataset, recipe: TrainingRecipe, config: TrainingConfig, architecture: Architecture, start: Flow | None
 ) -> RunRecord:
     described = None if recipe.name in PRESETS else architecture
-    weights = b"" if start is None else save(start.state_dict())
-    return RunRecord.of(recipe.name, (dataset.name, dataset.digest), config, described, weights)
+    return RunRecord.of(recipe.name, (dataset.name, dataset.digest), config, described, weights_of(start))
 
 
 def _require_same_run(
