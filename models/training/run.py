@@ -92,7 +92,8 @@ def train(
         Interrupted: ``should_stop`` returned true; call again to resume.
         TrainingDiverged: The training diverged.
         DatasetUnfit: The recipe cannot have the shape of the images.
-        ArchitectureInvalid: A layer cannot take its images, or belongs to no registered type.
+        ArchitectureInvalid: A layer cannot take its images, or belongs to no registered type, or ``whitening`` is set
+            without a 1x1 convolution to whiten with, or for a flow that was built by hand.
         PresetNotFound: There is no such preset.
         FolderTaken: The folder holds a finished or interrupted training with other settings, which the text names.
         DeviceNotFound: The device does not exist.
@@ -105,6 +106,8 @@ def train(
     start = recipe if isinstance(recipe, Flow) else None
     chosen = _recipe_of(recipe, dataset)
     if start is not None:
+        if config.whitening:
+            raise ArchitectureInvalid("whitening: a flow built by hand starts from its own weights, leave it false")
         config = config.model_copy(update={"pixel_transform": chosen.defaults["pixel_transform"]})
     if (path / FILE).is_file():
         _require_same_run(read_manifest(path), dataset, chosen, config, folder)

@@ -253,6 +253,12 @@ def test_a_flow_built_by_hand_is_trained_from_its_own_weights(tmp_path: Path) ->
     assert not Scorer.load(artifact, options=ENGINE).density.has_map
 
 
+def test_a_flow_built_by_hand_is_not_whitened(tmp_path: Path) -> None:
+    with pytest.raises(ArchitectureInvalid, match="whitening: a flow built by hand starts from its own weights"):
+        run(by_hand(), tmp_path, **BUDGET, whitening=True)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_flow_of_unknown_layers_is_refused(tmp_path: Path) -> None:
     class Mine(PeriodicConv):
         pass
