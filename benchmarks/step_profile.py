@@ -12,6 +12,7 @@ import argparse
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import nn
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.speed.machine import cores, describe
+from benchmarks.speed.machine import describe
 from benchmarks.speed.train import steps_of, training
 from models.atomic_files import write_atomically
 from models.bijections import convolution, self_normalizing_product
@@ -189,12 +190,14 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--batch", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=3, help="steps that count")
-    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--steps", type=int, default=20, help="steps that count (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the CPU (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     machine = describe(arguments.threads)
+    if machine["load_before"] > 1:
+        print(f"warning: expected a quiet machine, got a load of {machine['load_before']}", file=sys.stderr)
     profiles = {}
     for preset, precision in CASES:
         name = f"`{preset}`" if precision == "float32" else f"`{preset}`, {precision}"

@@ -104,6 +104,8 @@ def row_of(home: Path, service: TestClient, tmp_path_factory: pytest.TempPathFac
 
 
 def compare(service: TestClient, model: CheckedModel, checked: TrainedTwice) -> ComparedRow:
+    assert checked.exported.manifest.training.preset == model.recipe.name
+    assert model.name in (checked.folder / "card.md").read_text(encoding="utf-8")
     images = stacked(model.dataset.test[:SCORED])
     trained, exported = (
         np.array([score(image[None]) for image in images]) for score in (checked.trained_score, checked.exported_score)

@@ -87,12 +87,14 @@ def layers(as_json: Json = False) -> None:
     """List the layer types of architecture files with their parameters, those of installed packages too."""
     require_local("snf presets layers", LOCAL)
     from models.flows.layers.spec import layer_types
+    from models.training.parameters import value_text
 
     rows = []
     for layer_type in layer_types():
         fields = {name: field for name, field in layer_type.model_fields.items() if name != "type"}
-        defaults = {name: None if field.is_required() else field.default for name, field in fields.items()}
-        parameters = ", ".join(name if value is None else f"{name}={value}" for name, value in defaults.items())
+        parameters = ", ".join(
+            name if field.is_required() else f"{name}={value_text(field.default)}" for name, field in fields.items()
+        )
         summary = (layer_type.__doc__ or "").strip().partition("\n")[0]
         rows.append((layer_type.type_name(), parameters, summary))
     if as_json:

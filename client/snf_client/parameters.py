@@ -160,7 +160,7 @@ class TrainingConfig(TypedDict):
     recompute: NotRequired[bool]
     """Invertible back-propagation: recompute the inputs of layers from their outputs instead of keeping them in memory; slower, in float32."""
     seed: NotRequired[int]
-    """Seeds weights, order of the images and dequantisation noise."""
+    """Seeds weights, order and augmentation of the images, and dequantisation noise."""
     validation_images: NotRequired[int]
     """Images of the statistics split used for model selection, at most."""
     validations: NotRequired[int]

@@ -27,7 +27,14 @@ from models.flows.levels import LevelSpec, sentence
 from models.naming import NAME_RULE, is_name
 from models.training.config import TrainingConfig
 from models.training.presets import PRESETS, find_preset
-from models.training.recipe import OF_FEATURES, TrainingRecipe, require_features, settings_error, training_config
+from models.training.recipe import (
+    OF_FEATURES,
+    TrainingRecipe,
+    require_features,
+    require_whitening,
+    settings_error,
+    training_config,
+)
 
 MAX_BYTES = 2**18
 """Largest size of a document."""
@@ -78,7 +85,8 @@ class ArchitectureFile:
 
         Raises:
             DatasetUnfit: The file gives another shape, or images are to be cut into tiles.
-            ArchitectureInvalid: A layer cannot take its images, or the flow is too large; names level and step.
+            ArchitectureInvalid: A layer cannot take its images, or the flow is too large; names level and step. Or it
+                has no 1x1 convolution for ``whitening``.
         """
         require_features(self, tiled=config.fit == "tiles")
         shape = dict(zip(SHAPE, image_shape, strict=True))
@@ -97,6 +105,7 @@ class ArchitectureFile:
             raise ArchitectureInvalid(sentence(error, document)) from error
         except ValueError as error:
             raise ArchitectureInvalid(str(error)) from error
+        require_whitening(architecture, config)
         return architecture
 
 

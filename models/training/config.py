@@ -125,7 +125,9 @@ class TrainingConfig(ImageOptions):
         description="Invertible back-propagation: recompute the inputs of layers from their outputs instead of keeping "
         "them in memory; slower, in float32.",
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="Seeds weights, order of the images and dequantisation noise.")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Seeds weights, order and augmentation of the images, and dequantisation noise."
+    )
     validation_images: int = Field(
         1000, ge=1, description="Images of the statistics split used for model selection, at most."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from models.bijections.pixels import MarginalPixels
 from models.datasets import Dataset
@@ -30,6 +28,7 @@ from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
 from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.divergence import ReportHistory, SkippedSteps, is_finite, name_the_cause
 from models.training.followed_log_dets import FollowedLogDets
+from models.training.identity import identity_of
 from models.training.interrupted import Interrupted
 from models.training.objective import BatchLoss, Loss, SelfNormalizingObjective, inverse_quality
 from models.training.precision import compute_coupling_nets_in, lay_out_coupling_nets, training_precision
@@ -101,8 +100,7 @@ class Trainer:
         self.objective = SelfNormalizingObjective(self.flow, dataset.image_shape, config).to(self.device)
         self.modules = {"weights": self.flow, "averaged": self.averaged, "objective": self.objective}
         self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.learning_rate, fused=True)
-        identity = f"{architecture.model_dump_json()}{config.model_dump_json()}{dataset.digest}".encode()
-        digest = hashlib.sha256(identity + (b"" if start is None else save(start.state_dict()))).hexdigest()
+        digest = identity_of(dataset, architecture, config, start)
         self.state = TrainingState(0, 0.0, None, None, digest)
         restored = load_checkpoint(self.checkpoints, digest, self.modules, self.optimizer)
         if restored is not None:

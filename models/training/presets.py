@@ -29,7 +29,7 @@ from models.flows.architecture import (
 from models.images.options import ImageOptions
 from models.texts.suggestions import choices
 from models.training.config import TrainingConfig
-from models.training.recipe import OF_FEATURES, require_features, training_config
+from models.training.recipe import OF_FEATURES, require_features, require_whitening, training_config
 
 Family = Literal["glow", "convolutional", "fully-connected", "features", "hybrid"]
 
@@ -123,14 +123,17 @@ class Preset:
 
         Raises:
             DatasetUnfit: The architecture cannot have this image shape.
+            ArchitectureInvalid: It has no 1x1 convolution for ``whitening``.
             BackboneMissing: The backbone is not installed here.
         """
         tiled = config.fit == "tiles"
         require_features(self, tiled=tiled)
-        if self.family not in ("features", "hybrid"):
-            return self.architecture(image_shape, config.pixel_transform)
-        backbone = BackboneStore(backbones or DEFAULT_FOLDER).find(config.backbone)
-        return self.architecture(image_shape, config.pixel_transform, backbone, config.feature_side, tiled=tiled)
+        backbone = LITE0
+        if self.family in ("features", "hybrid"):
+            backbone = BackboneStore(backbones or DEFAULT_FOLDER).find(config.backbone)
+        found = self.architecture(image_shape, config.pixel_transform, backbone, config.feature_side, tiled=tiled)
+        require_whitening(found, config)
+        return found
 
     def _features(
         self, image_shape: tuple[int, int, int], backbone: Backbone, feature_side: int | None, tiled: bool

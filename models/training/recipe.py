@@ -9,14 +9,16 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from models.errors import DatasetUnfit
-from models.flows.architecture import Architecture
+from models.errors import ArchitectureInvalid, DatasetUnfit
+from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
+from models.flows.layers.linear import ExactOneByOneSpec, SelfNormalizingOneByOneSpec
 from models.texts.validation_texts import plain_text
 from models.training.config import MAX_STEPS, TrainingConfig
 
 OF_FEATURES = frozenset({"backbone", "feature_side", "feature_steps", "feature_updates"})
 """Settings that only models with features have."""
 NO_EFFECT = "it has no effect on {recipe}"
+NOTHING_TO_WHITEN = "whitening: expected a flow with an exact or self-normalizing 1x1 convolution, got one without"
 NO_TILES = "fit tiles is for models of features alone, which {recipe} is not; choose the preset snf-features"
 
 
@@ -50,7 +52,12 @@ class TrainingRecipe(Protocol):
     def architecture_for(
         self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None = None
     ) -> Architecture:
-        """Return the architecture for images of a shape. Raises ``DatasetUnfit`` if it cannot have this shape."""
+        """Return the architecture for images of a shape.
+
+        Raises:
+            DatasetUnfit: It cannot have this shape.
+            ArchitectureInvalid: It has no layer for a setting, such as a 1x1 convolution for ``whitening``.
+        """
         ...
 
 
@@ -58,6 +65,16 @@ def require_features(recipe: TrainingRecipe, *, tiled: bool) -> None:
     """Raise ``DatasetUnfit`` where images are to be scored tile by tile by a recipe that is not of features alone."""
     if tiled and recipe.family != "features":
         raise DatasetUnfit(NO_TILES.format(recipe=recipe.name))
+
+
+def require_whitening(architecture: Architecture, config: TrainingConfig) -> None:
+    """Raise ``ArchitectureInvalid`` where images are to be whitened and the flow over pixels has no layer for it."""
+    pixels = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
+    if not config.whitening or isinstance(pixels, FeatureArchitecture):
+        return
+    layers = [layer for level in pixels.layered().shaped() for layer in level.layers]
+    if not any(isinstance(layer, ExactOneByOneSpec | SelfNormalizingOneByOneSpec) for layer in layers):
+        raise ArchitectureInvalid(NOTHING_TO_WHITEN)
 
 
 def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors.torch import save
 
 from models.anomaly.fitting.reference_images import MOST_EVIDENCE_BYTES, evidence_bytes
 from models.artifacts.manifest import FILE, Manifest, read_manifest
@@ -35,6 +34,7 @@ from models.training.cost.estimate import phases_in_steps
 from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.feature_fit import FittedFeatures, fit_features
 from models.training.feature_steps import StepsPlan
+from models.training.identity import weights_of
 from models.training.interrupted import Interrupted
 from models.training.loop import Observer, Trainer
 from models.training.precision import training_precision
@@ -92,7 +92,8 @@ def train(
         Interrupted: ``should_stop`` returned true; call again to resume.
         TrainingDiverged: The training diverged.
         DatasetUnfit: The recipe cannot have the shape of the images.
-        ArchitectureInvalid: A layer cannot take its images, or belongs to no registered type.
+        ArchitectureInvalid: A layer cannot take its images, or belongs to no registered type, or ``whitening`` is set
+            without a 1x1 convolution to whiten with, or for a flow that was built by hand.
         PresetNotFound: There is no such preset.
         FolderTaken: The folder holds a finished or interrupted training with other settings, which the text names.
         DeviceNotFound: The device does not exist.
@@ -105,6 +106,8 @@ def train(
     start = recipe if isinstance(recipe, Flow) else None
     chosen = _recipe_of(recipe, dataset)
     if start is not None:
+        if config.whitening:
+            raise ArchitectureInvalid("whitening: a flow built by hand starts from its own weights, leave it false")
         config = config.model_copy(update={"pixel_transform": chosen.defaults["pixel_transform"]})
     if (path / FILE).is_file():
         _require_same_run(read_manifest(path), dataset, chosen, config, folder)
@@ -216,8 +219,7 @@ def _record_of(
     dataset: Dataset, recipe: TrainingRecipe, config: TrainingConfig, architecture: Architecture, start: Flow | None
 ) -> RunRecord:
     described = None if recipe.name in PRESETS else architecture
-    weights = b"" if start is None else save(start.state_dict())
-    return RunRecord.of(recipe.name, (dataset.name, dataset.digest), config, described, weights)
+    return RunRecord.of(recipe.name, (dataset.name, dataset.digest), config, described, weights_of(start))
 
 
 def _require_same_run(

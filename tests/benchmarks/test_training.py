@@ -47,3 +47,10 @@ def test_trainings_of_both_precisions_have_the_same_start(tmp_path: Path) -> Non
 
 def test_examples_of_the_modules() -> None:
     assert doctest.testmod(training_precision).failed == 0
+
+
+def test_examples_of_the_learning_curve() -> None:
+    pytest.importorskip("matplotlib", reason="the extra bench is not installed")
+    from benchmarks import learning_curve  # noqa: PLC0415 - the module needs matplotlib
+
+    assert doctest.testmod(learning_curve) == (0, 1)

@@ -375,7 +375,10 @@ def test_presets_and_layer_types_are_listed(home: Path) -> None:
     layers = {
         one["type"]: one["parameters"] for one in json.loads(snf(home, "presets", "layers", "--json").stdout)["layers"]
     }
-    assert (layers["woodbury"], layers["affine-coupling"]) == ("channel_rank=2, spatial_rank=4", "width")
+    assert (layers["woodbury"], layers["affine-coupling"]) == (
+        "channel_rank=2, spatial_rank=4",
+        "width, place=false",
+    )
     refused = snf(home, "presets", "show", "snf-features")
     assert (refused.returncode, "no architecture file" in refused.stderr) == (2, True)
     assert snf(home, "presets", "show", "snf-glow-tiny", "--image-shape", "28x28").returncode == 2

@@ -14,6 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+import pytest
+
 from tests.support.paths import IMPORT_PATH
 from tests.support.unmeasured import MEASURED
 
@@ -77,8 +79,11 @@ class RayCluster:
 @contextmanager
 def two_nodes() -> Iterator[RayCluster]:
     """Yield a cluster of a head and a second node."""
-    settings = {name: value for name, value in ENVIRONMENT.items() if name.startswith("RAY_")}
-    with patch.dict(os.environ, settings), TemporaryDirectory(prefix="snf-ray-") as folder:
+    # Variables one by one: tests set others before the cluster starts, and undo that before it ends.
+    with pytest.MonkeyPatch.context() as environment, TemporaryDirectory(prefix="snf-ray-") as folder:
+        for name, value in ENVIRONMENT.items():
+            if name.startswith("RAY_"):
+                environment.setenv(name, value)
         cluster = RayCluster(Path(folder))
         try:
             yield cluster

@@ -98,6 +98,28 @@ def test_no_value_is_converted(client: TestClient, request_: dict[str, Any], poi
     assert (answer.status_code, [error["pointer"] for error in answer.json()["errors"]]) == (422, [pointer])
 
 
+LU = {"family": "glow", "levels": 1, "steps": 1, "hidden": 4, "linear": "lu"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "whitening", "pointer"),
+    [
+        ({"preset": "snf-conv-9l"}, {"whitening": True}, "/body/parameters/whitening"),
+        ({"architecture": LU}, {"whitening": True}, "/body/parameters/whitening"),
+        ({"architecture": LU | {"training": {"whitening": True}}}, {}, "/body/architecture"),
+    ],
+    ids=["preset", "file", "setting-of-a-file"],
+)
+def test_a_flow_without_a_1x1_convolution_is_not_whitened(
+    client: TestClient, recipe: dict[str, Any], whitening: dict[str, bool], pointer: str
+) -> None:
+    request = {"type": "train", "dataset": "mnist-mini", "model": "m", **recipe, "parameters": whitening}
+    answer = client.post("/v1/jobs/estimate", json=request)
+    (error,) = answer.json()["errors"]
+    assert (answer.status_code, error["pointer"]) == (422, pointer)
+    assert "whitening: expected a flow with an exact or self-normalizing 1x1 convolution" in error["detail"]
+
+
 def test_a_whole_number_may_have_a_point(client: TestClient) -> None:
     # As in JSON Schema; 503: the job store does not answer.
     assert client.post("/v1/jobs/estimate", json=TRAIN | {"parameters": {"batch_size": 64.0}}).status_code == 503

@@ -17,7 +17,9 @@ from pydantic import TypeAdapter
 from models.artifacts.manifest import read_manifest
 from models.bijections.actnorm import ActNorm
 from models.bijections.base import Bijection
+from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.bijections.coupling import AffineCoupling
+from models.bijections.dense import SelfNormalizingDense
 from models.bijections.periodic import PeriodicConv
 from models.bijections.pixels import LogitPixels
 from models.bijections.woodbury import WoodburyConv
@@ -229,10 +231,10 @@ def test_a_recipe_is_found_by_name_or_by_document() -> None:
 
 
 def by_hand() -> Flow:
-    first: list[Bijection] = [ActNorm(4), PeriodicConv(4), AffineCoupling(4, 8)]
-    second: list[Bijection] = [WoodburyConv((2, 4, 4), 1, 2), ActNorm(2)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
+        first: list[Bijection] = [ActNorm(4), PeriodicConv(4), SelfNormalizingConv1x1(4), AffineCoupling(4, 8)]
+        second: list[Bijection] = [WoodburyConv((2, 4, 4), 1, 2), SelfNormalizingDense(32), ActNorm(2)]
         return Flow(LogitPixels(), [Level(first, AffineCoupling(4, 4)), Level(second, squeeze=False)])
 
 
@@ -249,6 +251,12 @@ def test_a_flow_built_by_hand_is_trained_from_its_own_weights(tmp_path: Path) ->
     torch.testing.assert_close(kept, before["levels.0.steps.1.weight"], rtol=1e-5, atol=1e-6)
     assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
     assert not Scorer.load(artifact, options=ENGINE).density.has_map
+
+
+def test_a_flow_built_by_hand_is_not_whitened(tmp_path: Path) -> None:
+    with pytest.raises(ArchitectureInvalid, match="whitening: a flow built by hand starts from its own weights"):
+        run(by_hand(), tmp_path, **BUDGET, whitening=True)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_flow_of_unknown_layers_is_refused(tmp_path: Path) -> None:

@@ -32,9 +32,16 @@ def test_a_recipe_starts_from_white_images_of_the_shape_of_its_model(name: str) 
     flow = build_flow(recipe.architecture_for(manifest.architecture.image_shape, config))
     shape = manifest.architecture.image_shape
     pixels = np.resize(load_dataset("mnist-mini", None).train, (100, *shape))
-    flow.initialize(dequantised(pixels).float(), whiten=config.whitening)
+    x = dequantised(pixels).float()
+    flow.initialize(x, whiten=config.whitening)
     for level in flow.level_list():
         rotation, scaling = level.steps[0], level.steps[1]
         assert isinstance(rotation, SelfNormalizingConv1x1)
         assert isinstance(scaling, ActNorm)
         torch.testing.assert_close(rotation.inverse_weight @ rotation.weight, torch.eye(rotation.channels))
+    # After squeeze, rotation and scaling the channels of the first level are white.
+    y = flow.pixels(x.double())[0].float()
+    for layer in list(flow.eval().level_list()[0].bijections())[:3]:
+        y, _ = layer(y)
+    covariance = torch.cov(y.transpose(0, 1).flatten(1), correction=0)
+    torch.testing.assert_close(covariance, torch.eye(len(covariance)), rtol=0, atol=1e-4)

@@ -1,0 +1,39 @@
+"""The identity of a training, by which its checkpoints are found: a digest of all that decides its steps."""
+
+from __future__ import annotations
+
+import hashlib
+
+from safetensors.torch import save
+
+from models.datasets import Dataset
+from models.flows.architecture import PixelArchitecture
+from models.flows.flow import Flow
+from models.training.config import TrainingConfig
+
+LATER = ("augmentation", "whitening")
+"""Settings that earlier versions did not have. By default they do not count, so that checkpoints of these versions
+still belong to their trainings."""
+
+
+def identity_of(dataset: Dataset, architecture: PixelArchitecture, config: TrainingConfig, start: Flow | None) -> str:
+    """Return the SHA-256 of a training as a hexadecimal number.
+
+    Args:
+        dataset: Its images.
+        architecture: The flow over pixels.
+        config: The training settings.
+        start: Flow whose weights are where the training starts; None for random weights.
+    """
+    fields = TrainingConfig.model_fields
+    unchanged = {name for name in LATER if getattr(config, name) == fields[name].default}
+    described = f"{architecture.model_dump_json()}{config.model_dump_json(exclude=unchanged)}{dataset.digest}"
+    return hashlib.sha256(described.encode() + weights_of(start)).hexdigest()
+
+
+def weights_of(start: Flow | None) -> bytes:
+    """Return the weights of a flow as the content of a safetensors file; nothing for None."""
+    if start is None:
+        return b""
+    # Learned inverses are stored by columns, which the file format does not have.
+    return save({name: value.contiguous() for name, value in start.state_dict().items()})
