@@ -80,7 +80,8 @@ def flagged(client: TestClient, images: np.ndarray[Any, Any], calibration: int, 
 
 def mixed() -> np.ndarray[Any, Any]:
     digits = real_images(320)[240:]
-    return np.concatenate([digits[:40], np.maximum(digits[40:], np.roll(digits[40:], 1, axis=3)), 255 - digits[:5]])
+    thick = np.maximum.reduce([np.roll(digits[40:], shift, axis=3) for shift in range(3)])
+    return np.concatenate([digits[:40], thick, 255 - digits[:5]])
 
 
 @pytest.mark.parametrize("query", [{}, {"alpha": 0.05}])
