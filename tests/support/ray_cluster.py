@@ -14,8 +14,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-import pytest
-
 from tests.support.paths import IMPORT_PATH
 from tests.support.unmeasured import MEASURED
 
@@ -79,13 +77,20 @@ class RayCluster:
 @contextmanager
 def two_nodes() -> Iterator[RayCluster]:
     """Yield a cluster of a head and a second node."""
-    # Variables one by one: tests set others before the cluster starts, and undo that before it ends.
-    with pytest.MonkeyPatch.context() as environment, TemporaryDirectory(prefix="snf-ray-") as folder:
-        for name, value in ENVIRONMENT.items():
-            if name.startswith("RAY_"):
-                environment.setenv(name, value)
-        cluster = RayCluster(Path(folder))
-        try:
-            yield cluster
-        finally:
-            cluster.shut_down()
+    own = {name: value for name, value in ENVIRONMENT.items() if name.startswith("RAY_")}
+    # One by one: tests set other variables before the cluster starts, and undo that before it ends.
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        with TemporaryDirectory(prefix="snf-ray-") as folder:
+            cluster = RayCluster(Path(folder))
+            try:
+                yield cluster
+            finally:
+                cluster.shut_down()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
