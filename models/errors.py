@@ -148,6 +148,15 @@ class ArchitectureInvalid(ModelsError):
     kind = ErrorKind.INVALID
 
 
+class WhiteningUnsupported(ArchitectureInvalid):
+    """Raised where ``whitening`` is asked of a flow without a 1x1 convolution."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "whitening: expected a flow with an exact or self-normalizing 1x1 convolution, got one without"
+        )
+
+
 class DatasetUnfit(ModelsError):
     """Raised for a dataset that a model or preset cannot use: wrong size or colour, too few images, unreadable."""
 

@@ -20,13 +20,14 @@ from models.errors import (
     DatasetNotFound,
     DatasetUnfit,
     PresetNotFound,
+    WhiteningUnsupported,
 )
 from models.flows.architecture import Architecture
 from models.naming import is_name
 from models.registry.registry import Registry
 from models.training.architecture_file import find_recipe
 from models.training.config import MAX_MINUTES, TrainingConfig
-from models.training.recipe import NOTHING_TO_WHITEN, TrainingRecipe
+from models.training.recipe import TrainingRecipe
 from worker.jobs.duration_model import DurationModel
 from worker.jobs.submission import training_queue
 from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
@@ -201,7 +202,7 @@ def check_training(
     except DatasetUnfit as error:
         raise invalid("/body/dataset", error.detail) from error
     except ArchitectureInvalid as error:
-        of_parameter = error.detail == NOTHING_TO_WHITEN and "whitening" in request.parameters
+        of_parameter = isinstance(error, WhiteningUnsupported) and "whitening" in request.parameters
         raise invalid("/body/parameters/whitening" if of_parameter else "/body/architecture", error.detail) from error
     except (BackboneMissing, BackboneUnfit) as error:
         raise invalid("/body/parameters/backbone", error.detail) from error

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from models.errors import ArchitectureInvalid, DatasetUnfit
+from models.errors import DatasetUnfit, WhiteningUnsupported
 from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
 from models.flows.layers.linear import ExactOneByOneSpec, SelfNormalizingOneByOneSpec
 from models.texts.validation_texts import plain_text
@@ -18,7 +18,6 @@ from models.training.config import MAX_STEPS, TrainingConfig
 OF_FEATURES = frozenset({"backbone", "feature_side", "feature_steps", "feature_updates"})
 """Settings that only models with features have."""
 NO_EFFECT = "it has no effect on {recipe}"
-NOTHING_TO_WHITEN = "whitening: expected a flow with an exact or self-normalizing 1x1 convolution, got one without"
 NO_TILES = "fit tiles is for models of features alone, which {recipe} is not; choose the preset snf-features"
 
 
@@ -68,13 +67,13 @@ def require_features(recipe: TrainingRecipe, *, tiled: bool) -> None:
 
 
 def require_whitening(architecture: Architecture, config: TrainingConfig) -> None:
-    """Raise ``ArchitectureInvalid`` where images are to be whitened and the flow over pixels has no layer for it."""
+    """Raise ``WhiteningUnsupported`` where images are to be whitened and the flow over pixels has no layer for it."""
     pixels = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
     if not config.whitening or isinstance(pixels, FeatureArchitecture):
         return
     layers = [layer for level in pixels.layered().shaped() for layer in level.layers]
     if not any(isinstance(layer, ExactOneByOneSpec | SelfNormalizingOneByOneSpec) for layer in layers):
-        raise ArchitectureInvalid(NOTHING_TO_WHITEN)
+        raise WhiteningUnsupported
 
 
 def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
