@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.engines.base import TiledEngine
 from snf_runtime.scoring.feature_density import FeatureDensity
 from snf_runtime.scoring.hybrid_density import HybridDensity
 from snf_runtime.scoring.pixel_density import PixelDensity
+
+if TYPE_CHECKING:
+    from snf_runtime.scoring.engines.openvino_program import Program
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,12 @@ def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity
 def open_waves(density: ImageDensity) -> None:
     """Open the graphs for many images at once that a density opens at their first use, so that no image waits."""
     for part in parts_of(density):
-        program = getattr(part.engine, "program", None) if part is not None else None  # torch has none
+        program = None if part is None else program_of(part.engine)
         if program is not None:
             _ = program.wave
+
+
+def program_of(engine: TiledEngine) -> Program | None:
+    """Return the program of compiled graphs that an engine runs; None for torch."""
+    program: Program | None = getattr(engine, "program", None)
+    return program

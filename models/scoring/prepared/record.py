@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 
-from models.scoring.opened_density import OpenedDensity, parts_of
+from models.scoring.opened_density import OpenedDensity, parts_of, program_of
 from snf_runtime.exported.json_values import from_json, parse_json
 from snf_runtime.exported.manifest import ExportedPixels, ExportedTransform
-from snf_runtime.scoring.engines.openvino_features import OpenVINOFeatureEngine
-from snf_runtime.scoring.engines.openvino_flow import OpenVINOFlow
 from snf_runtime.scoring.engines.openvino_program import Outputs, Program
 from snf_runtime.scoring.engines.tiles import Tiling
 from snf_runtime.scoring.layout import FeatureLayout, FlowLayout, LevelLayout
@@ -77,15 +75,16 @@ def record_of(opened: OpenedDensity) -> PreparedRecord | None:
     pixels, features = parts_of(opened.density)
     of_pixels = of_features = None
     if pixels is not None:
-        program = _prepared(pixels.engine)
-        flow = described_pixels(pixels.frozen, _outputs(pixels.engine))
+        compiled = program_of(pixels.engine)
+        program = _prepared(compiled)
+        flow = None if compiled is None else described_pixels(pixels.frozen, compiled.outputs)
         if program is None or flow is None:
             return None
         function = pixels.frozen.pixel_function
         masses = tuple(function.masses.tolist()) if isinstance(function, MarginalFunction) else None
         of_pixels = PreparedPixels(flow, masses, program, opened.has_learned_inverse, opened.gradient_weights)
     if features is not None:
-        program = _prepared(features.engine)
+        program = _prepared(program_of(features.engine))
         if program is None:
             return None
         layout = FeatureLayout(features.flows.feature_shape, features.flows.constant_log_det)
@@ -117,17 +116,7 @@ def described_pixels(frozen: FlowLayout, outputs: Outputs) -> ExportedPixels | N
     return ExportedPixels(transform, levels, frozen.is_spatial, tuple(outputs))
 
 
-def _program(engine: object) -> Program | None:
-    return engine.program if isinstance(engine, OpenVINOFlow | OpenVINOFeatureEngine) else None
-
-
-def _outputs(engine: object) -> Outputs:
-    program = _program(engine)
-    return () if program is None else program.outputs
-
-
-def _prepared(engine: object) -> PreparedProgram | None:
-    program = _program(engine)
+def _prepared(program: Program | None) -> PreparedProgram | None:
     wave = None if program is None else program.wave
     if program is None or wave is None:
         return None

@@ -381,7 +381,7 @@ def test_waves_are_opened_when_they_are_asked_for(
     tmp_path_factory: pytest.TempPathFactory, options: EngineOptions
 ) -> None:
     scorer = Scorer.load(barely_trained(tmp_path_factory), options=options)
-    program = scorer.density.engine.program  # type: ignore[attr-defined]
+    program = scorer.density.engine.program
     assert program._wave is None
     open_waves(scorer.density)
     assert program._wave is program.wave is not None
