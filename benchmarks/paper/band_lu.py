@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.bijections.autograd import call
 from models.bijections.conv_functional import FactorisedConvolution, flip, multiplicity, project
 from models.bijections.convolution import ExactConv
 from models.flows.flow import Flow
@@ -41,7 +42,7 @@ class BandConv(ExactConv):
 
     def log_det(self, x: Tensor) -> Tensor:
         """Return log|det dz/dx| in nats, an equal value for each image of the batch ``x``, ``(N,)``."""
-        value: Tensor = BandLogDet.apply(self.weight, x.shape[2], x.shape[3])  # type: ignore[no-untyped-call]
+        value: Tensor = call(BandLogDet, self.weight, x.shape[2], x.shape[3])
         return value.expand(x.shape[0])
 
 

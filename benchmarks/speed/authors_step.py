@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from benchmarks.speed.authors import PlainConvolution, PlainFlow
+from models.bijections.autograd import call
 from models.bijections.conv_functional import flip, same_padding
 from models.bijections.convolution import SelfNormalizingConv
 from models.flows.flow import Flow
@@ -32,7 +33,7 @@ class LearnedConvolution(PlainConvolution):
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         """Map ``x``."""
         self.seen = x.detach()
-        z: Tensor = _Product.apply(x, self.weight, self.bias, self.inverse_weight)  # type: ignore[no-untyped-call]
+        z: Tensor = call(_Product, x, self.weight, self.bias, self.inverse_weight)
         return z, None
 
     def reconstruction_error(self) -> Tensor:

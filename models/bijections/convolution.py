@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from models.bijections.autograd import call
 from models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, Shape, check_images
 from models.bijections.conv_functional import (
     FactorisedConvolution,
@@ -63,7 +64,7 @@ class ExactConv(Bijection):
             torch.linalg.LinAlgError: T(w) is singular.
         """
         check_images(z, self.channels)
-        x: Tensor = _Solve.apply(self.weight, z - self._offset())  # type: ignore[no-untyped-call]
+        x: Tensor = call(_Solve, self.weight, z - self._offset())
         return x, -self.log_det(z)
 
     def log_det(self, x: Tensor) -> Tensor:
@@ -267,7 +268,7 @@ def self_normalizing_convolution(
     Returns:
         w * x, a log-det of value 0, ``(N,)``, and the reconstruction error ||r * w * x - x||², ``(N,)``.
     """
-    outputs: tuple[Tensor, Tensor, Tensor] = SelfNormalizingConvolution.apply(x, weight, inverse_weight, gradient)  # type: ignore[no-untyped-call]
+    outputs: tuple[Tensor, Tensor, Tensor] = call(SelfNormalizingConvolution, x, weight, inverse_weight, gradient)
     return outputs
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.bijections.autograd import call
 from models.bijections.base import Bijection, Shape, check_images, sum_samples
 from models.bijections.coupling_products import CouplingProducts
 from models.bijections.frozen import Inverse
@@ -79,7 +80,8 @@ class CouplingNet(nn.Module):
         return output
 
     def _products(self, x: Tensor) -> Tensor:
-        output: Tensor = CouplingProducts.apply(  # type: ignore[no-untyped-call]
+        output: Tensor = call(
+            CouplingProducts,
             x,
             self.autocast,
             self.first.weight,

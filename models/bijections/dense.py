@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from models.bijections.autograd import call
 from models.bijections.base import Bijection, SelfNormalizing, Shape
 from models.bijections.frozen import FrozenAffine
 from models.bijections.self_normalizing_product import by_columns, mix_channels, self_normalizing_product
@@ -142,7 +143,7 @@ class RelativeGradientDense(ExactDense):
         """Return z = W x + b and each image's log|det W|, or, in training, 0: its gradient is found without W⁻¹."""
         if not self.training:
             return super().forward(x)
-        outputs: tuple[Tensor, Tensor] = RelativeProduct.apply(self._vectors(x), self.weight, self.bias)  # type: ignore[no-untyped-call]
+        outputs: tuple[Tensor, Tensor] = call(RelativeProduct, self._vectors(x), self.weight, self.bias)
         z, log_det = outputs
         return z.view(x.shape), log_det
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.bijections.autograd import call
 from models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, Shape
 from models.bijections.each_matrix import inverses, log_abs_dets
 from models.bijections.frozen import Inverse
@@ -178,9 +179,7 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
         if not self.training:
             return super().forward(x)
         self._check(x)
-        product = LocalProduct.apply(  # type: ignore[no-untyped-call]
-            x - self.mean, self.weight, self.inverse_weight, self.grid, self.gradient
-        )
+        product = call(LocalProduct, x - self.mean, self.weight, self.inverse_weight, self.grid, self.gradient)
         z, log_det, error = product
         self.keep_reconstruction_error(error, z)
         return z, log_det

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.bijections.autograd import call
 from models.bijections.base import LogDetGradient
 
 
@@ -105,9 +106,7 @@ def self_normalizing_product(
     Returns:
         W x, a log-det of value 0, ``(N,)``, and the reconstruction error ||R W x - x||², ``(N,)``.
     """
-    outputs: tuple[Tensor, Tensor, Tensor] = SelfNormalizingProduct.apply(  # type: ignore[no-untyped-call]
-        x, weight, inverse_weight, gradient
-    )
+    outputs: tuple[Tensor, Tensor, Tensor] = call(SelfNormalizingProduct, x, weight, inverse_weight, gradient)
     return outputs
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.bijections.autograd import call
 from models.bijections.base import LogDetGradient, SelfNormalizing, Shape, check_images
 from models.bijections.conv_functional import (
     FactorisedConvolution,
@@ -61,8 +62,13 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         if not self.training:
             return super().forward(x)
         check_images(x, self.channels)
-        y, log_det, error = TwoLayerInverseConvolution.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, self.first_inverse_weight, self.second_inverse_weight, self.gradient
+        y, log_det, error = call(
+            TwoLayerInverseConvolution,
+            x,
+            self.weight,
+            self.first_inverse_weight,
+            self.second_inverse_weight,
+            self.gradient,
         )
         self.keep_reconstruction_error(error, y)
         return y + self._offset(), log_det

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.bijections.autograd import call
 from models.bijections.base import Bijection, SelfNormalizing
 
 
@@ -34,7 +35,7 @@ def apply_layers(layers: Sequence[Bijection], x: Tensor, *, recompute: bool) -> 
 
 def _apply_and_forget(layers: list[Bijection], x: Tensor) -> tuple[Tensor, Tensor]:
     parameters = [parameter for layer in layers for parameter in layer.parameters()]
-    z, log_det, *errors = RecomputedLayers.apply(layers, x, *parameters)  # type: ignore[no-untyped-call]
+    z, log_det, *errors = call(RecomputedLayers, layers, x, *parameters)
     learning = [layer for layer in layers if isinstance(layer, SelfNormalizing)]
     for layer, error in zip(learning, errors, strict=True):
         layer.store_reconstruction_error(error)
