@@ -148,13 +148,16 @@ class ArchitectureInvalid(ModelsError):
     kind = ErrorKind.INVALID
 
 
-class WhiteningUnsupported(ArchitectureInvalid):
-    """Raised where ``whitening`` is asked of a flow without a 1x1 convolution."""
+class SettingUnsupported(ArchitectureInvalid):
+    """Raised where a training setting asks for layers that a flow does not have.
 
-    def __init__(self) -> None:
-        super().__init__(
-            "whitening: expected a flow with an exact or self-normalizing 1x1 convolution, got one without"
-        )
+    Attributes:
+        setting: The name of the setting.
+    """
+
+    def __init__(self, setting: str, layers: str) -> None:
+        super().__init__(f"{setting}: expected a flow with {layers}, got one without")
+        self.setting = setting
 
 
 class DatasetUnfit(ModelsError):

@@ -20,7 +20,7 @@ from models.errors import (
     DatasetNotFound,
     DatasetUnfit,
     PresetNotFound,
-    WhiteningUnsupported,
+    SettingUnsupported,
 )
 from models.flows.architecture import Architecture
 from models.naming import is_name
@@ -202,8 +202,9 @@ def check_training(
     except DatasetUnfit as error:
         raise invalid("/body/dataset", error.detail) from error
     except ArchitectureInvalid as error:
-        of_parameter = isinstance(error, WhiteningUnsupported) and "whitening" in request.parameters
-        raise invalid("/body/parameters/whitening" if of_parameter else "/body/architecture", error.detail) from error
+        of_parameter = isinstance(error, SettingUnsupported) and error.setting in request.parameters
+        pointer = f"/body/parameters/{error.setting}" if of_parameter else "/body/architecture"
+        raise invalid(pointer, error.detail) from error
     except (BackboneMissing, BackboneUnfit) as error:
         raise invalid("/body/parameters/backbone", error.detail) from error
     return architecture, config, dataset

@@ -17,8 +17,8 @@ from models.bijections.frozen import Inverse
 LOG_SCALE_BOUND = 2.0
 """Bound of |log s|, so that a coupling multiplies by at most e² (Keller et al. 2021, published settings)."""
 
-FEW_CHANNELS = 4
-"""Most input channels for which products train a network faster than convolutions, in bfloat16 on a CPU."""
+PRODUCTS_FROM_WIDTH = 64
+"""Least width of a network that products train faster than convolutions, in bfloat16 on a CPU."""
 
 Weights = tuple[Tensor, Tensor]
 """Weight and bias of a convolution."""
@@ -65,7 +65,8 @@ class CouplingNet(nn.Module):
             height, width = self.place.shape[1:]
             raise ValueError(f"expected images of {height}x{width}, got {x.shape[2]}x{x.shape[3]}")
         products = self.training and self.autocast is not None and x.device.type == "cpu"
-        output = self._products(x) if products and x.shape[1] <= FEW_CHANNELS else self._convolutions(x)
+        wide = len(self.first.weight) >= PRODUCTS_FROM_WIDTH
+        output = self._products(x) if products and wide else self._convolutions(x)
         # As in the original Glow: under Adam the gain enlarges the steps of the layer that starts at zero.
         return output.to(x.dtype) * torch.exp(3 * self.log_gain).view(1, -1, 1, 1)
 

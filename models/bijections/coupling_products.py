@@ -11,16 +11,21 @@ from torch import Tensor
 SIDE = 3
 TAPS = SIDE * SIDE
 
+Size = tuple[int, int, int]
+"""Height and width of images, and their number."""
+
 
 class CouplingProducts(torch.autograd.Function):
     """Autograd function of the 3x3, 1x1 and 3x3 convolutions of a coupling network, with ReLUs between them.
 
-    With P = N·H·W pixels the first convolution is a product of the 3x3 surroundings of each pixel, ``(P, 9K)``. The
-    last one gives the share of each pixel in its 3x3 surroundings, ``(P, 9·out)``, and the shares are summed. A library
-    of convolutions wastes most of its vector registers where there are only a few channels on one side; a product of
-    all taps fills them. Products are in ``dtype``, sums of shares in that of the input.
+    Each convolution is a product of a matrix and all P = H·W·N pixels. The first one multiplies the 3x3 surroundings of
+    the pixels, ``(9K, P)``; the last one gives the share of each pixel in its 3x3 surroundings, ``(9·out, P)``, and the
+    shares are summed. A row of ones takes the biases into the products. A library of convolutions wastes most of its
+    vector registers where there are few channels on one side. The images are the last dimension, so that pixels which
+    are moved or added together are neighbours in memory whatever the channels.
 
-    Cost: that of the convolutions; each direction reads and writes the surroundings once.
+    Products are in ``dtype``, sums of shares in float32. Cost: that of the convolutions; each direction reads and
+    writes the surroundings once.
     """
 
     @staticmethod
@@ -50,19 +55,24 @@ class CouplingProducts(torch.autograd.Function):
             last: Weight of the last convolution, ``(out, width, 3, 3)``.
             last_bias: Its bias.
         """
-        images, _, *size = x.shape
-        surroundings = _surroundings(x.to(dtype))
-        weights = _by_taps(first.to(dtype)), middle.to(dtype).flatten(1), _by_shares(last.to(dtype))
-        hidden = F.linear(surroundings, weights[0], first_bias.to(dtype))
-        if place is not None:
-            hidden.view(images, -1, len(place)).add_(place.to(dtype).flatten(1).T)
-        hidden = F.relu_(hidden)
-        second = F.relu_(F.linear(hidden, weights[1], middle_bias.to(dtype)))
-        ctx.save_for_backward(surroundings, hidden, second, *weights)
-        ctx.sizes, ctx.has_place, ctx.dtypes = (images, *size), place is not None, (x.dtype, first.dtype)
-        return _sum_of_shares(F.linear(second, weights[2]), ctx.sizes, x.dtype).add_(
-            last_bias.to(x.dtype).view(-1, 1, 1)
+        images, _, height, width = x.shape
+        size = height, width, images
+        weights = (
+            _with_bias(first.permute(0, 2, 3, 1).flatten(1), first_bias).to(dtype),
+            _with_bias(middle.flatten(1), middle_bias).to(dtype),
+            _by_shares(last).to(dtype),
         )
+        surroundings = _surroundings(x.to(dtype), ones=True)
+        # The row of ones below the outputs takes the bias of the next product.
+        hidden = torch.ones(len(first) + 1, surroundings.shape[1], dtype=dtype)
+        outputs = torch.mm(weights[0], surroundings, out=hidden[:-1])
+        if place is not None:
+            outputs.view(-1, *size).add_(place.to(dtype).unsqueeze(-1))
+        F.relu_(outputs)
+        second = F.relu_(weights[1] @ hidden)
+        ctx.save_for_backward(surroundings, hidden, second, *weights)
+        ctx.size, ctx.has_place, ctx.dtypes = size, place is not None, (x.dtype, first.dtype)
+        return _sum_of_shares(weights[2] @ second, size).to(x.dtype).add_(last_bias.to(x.dtype).view(-1, 1, 1))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -71,33 +81,32 @@ class CouplingProducts(torch.autograd.Function):
         surroundings, hidden, second, first, middle, last = ctx.saved_tensors
         of_input, of_weights = ctx.dtypes
         shares = _surroundings(grad.to(first.dtype))
-        grad_last = shares.T @ second
-        grad_second = _masked(shares @ last, second)
-        grad_middle = grad_second.T @ hidden
-        grad_hidden = _masked(grad_second @ middle, hidden)
-        grad_first = grad_hidden.T @ surroundings
-        grad_x = _sum_of_shares(grad_hidden @ first, ctx.sizes, of_input) if ctx.needs_input_grad[0] else None
-        images, *size = ctx.sizes
-        grad_place = None
-        if ctx.has_place:
-            grad_place = grad_hidden.view(images, -1, len(middle)).sum(0).T.reshape(-1, *size).to(of_weights)
+        grad_second = _masked(last.T @ shares, second)
+        grad_hidden = _masked(middle[:, :-1].T @ grad_second, hidden[:-1])
+        grad_last = (shares @ second.T).to(of_weights)
+        grad_middle = (grad_second @ hidden.T).to(of_weights)
+        grad_first = (grad_hidden @ surroundings.T).to(of_weights)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _sum_of_shares(first[:, :-1].T @ grad_hidden, ctx.size).to(of_input)
+        grad_place = grad_hidden.view(-1, *ctx.size).sum(-1).to(of_weights) if ctx.has_place else None
         width = len(middle)
         return (
             grad_x,
             None,
-            grad_first.view(width, SIDE, SIDE, -1).permute(0, 3, 1, 2).to(of_weights),
-            grad_hidden.sum(0).to(of_weights),
+            grad_first[:, :-1].view(width, SIDE, SIDE, -1).permute(0, 3, 1, 2),
+            grad_first[:, -1],
             grad_place,
-            grad_middle.view(width, width, 1, 1).to(of_weights),
-            grad_second.sum(0).to(of_weights),
-            grad_last.view(SIDE, SIDE, -1, width).permute(2, 3, 0, 1).flip(2, 3).to(of_weights),
+            grad_middle[:, :-1].view(width, width, 1, 1),
+            grad_middle[:, -1],
+            grad_last.view(SIDE, SIDE, -1, width).permute(2, 3, 0, 1).flip(2, 3),
             grad.sum((0, 2, 3)).to(of_weights),
         )
 
 
-def _by_taps(weight: Tensor) -> Tensor:
-    """Return a kernel ``(O, I, 3, 3)`` as a matrix that multiplies surroundings, ``(O, 9 I)``."""
-    return weight.permute(0, 2, 3, 1).flatten(1)
+def _with_bias(matrix: Tensor, bias: Tensor) -> Tensor:
+    """Return a matrix with the bias of its outputs as last column, ``(O, I + 1)``."""
+    return torch.cat([matrix, bias.unsqueeze(1)], 1)
 
 
 def _by_shares(weight: Tensor) -> Tensor:
@@ -109,33 +118,41 @@ def _by_shares(weight: Tensor) -> Tensor:
     return weight.flip(2, 3).permute(2, 3, 0, 1).flatten(0, 2)
 
 
-def _surroundings(x: Tensor) -> Tensor:
-    """Return the 3x3 pixels around each pixel, with zeros beyond the border, ``(N, C, H, W) -> (N·H·W, 9 C)``."""
+def _surroundings(x: Tensor, *, ones: bool = False) -> Tensor:
+    """Return the 3x3 pixels around each pixel, with zeros beyond the border, ``(N, C, H, W) -> (9 C, H·W·N)``.
+
+    Args:
+        x: Images.
+        ones: Whether a row of ones is added at the end.
+    """
     images, channels, height, width = x.shape
-    padded = x.new_zeros(images, height + 2, width + 2, channels)
-    padded[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
-    of_image, of_row, of_pixel, _ = padded.stride()
-    # The three pixels of a row are neighbours in memory.
-    windows = padded.as_strided((images, height, width, SIDE, SIDE * channels), (of_image, of_row, of_pixel, of_row, 1))
-    return windows.reshape(-1, TAPS * channels)
+    padded = x.new_zeros(channels, height + 2, width + 2, images)
+    padded[:, 1:-1, 1:-1] = x.permute(1, 2, 3, 0)
+    of_channel, of_row, of_pixel, _ = padded.stride()
+    windows = padded.as_strided(
+        (SIDE, SIDE, channels, height, width, images), (of_row, of_pixel, of_channel, of_row, of_pixel, 1)
+    )
+    rows = x.new_ones(TAPS * channels + ones, height * width * images)
+    rows[: TAPS * channels].view(windows.shape).copy_(windows)
+    return rows
 
 
-def _sum_of_shares(shares: Tensor, sizes: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
-    """Return the sum of all shares in each pixel, ``(N·H·W, 9 C) -> (N, C, H, W)``: the transpose of surroundings.
+def _sum_of_shares(shares: Tensor, size: Size) -> Tensor:
+    """Return the sum of all shares in each pixel, ``(9 C, H·W·N) -> (N, C, H, W)``: the transpose of surroundings.
 
     Args:
         shares: Share of each pixel in the 3x3 pixels around it.
-        sizes: Number of images, height and width.
-        dtype: Type of the sums.
+        size: Height and width of the images, and their number.
     """
-    images, height, width = sizes
-    # Converted once: additions of two types would convert each time.
-    taps = shares.to(dtype).view(images, height, width, SIDE, SIDE, -1)
-    padded = taps.new_zeros(images, height + 2, width + 2, taps.shape[-1])
+    height, width, images = size
+    taps = shares.view(SIDE, SIDE, -1, *size)
+    # Sums are in float32 at least.
+    dtype = torch.promote_types(shares.dtype, torch.float32)
+    padded = torch.zeros(taps.shape[2], height + 2, width + 2, images, dtype=dtype)
     for row in range(SIDE):
         for column in range(SIDE):
-            padded[:, row : row + height, column : column + width] += taps[:, :, :, row, column]
-    return padded[:, 1:-1, 1:-1].permute(0, 3, 1, 2).contiguous()
+            padded[:, row : row + height, column : column + width] += taps[row, column]
+    return padded[:, 1:-1, 1:-1].permute(3, 0, 1, 2).contiguous()
 
 
 def _masked(grad: Tensor, output: Tensor) -> Tensor:

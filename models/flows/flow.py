@@ -14,7 +14,7 @@ from models.bijections.base import Bijection, Elementwise, Shape, sum_samples
 from models.bijections.conv1x1 import ExactConv1x1
 from models.bijections.coupling import AffineCoupling
 from models.bijections.squeeze import Squeeze
-from models.errors import WhiteningUnsupported
+from models.errors import SettingUnsupported
 from models.flows.recomputation import apply_layers
 
 
@@ -167,7 +167,7 @@ class Flow(nn.Module):
                 normalisation follows directly, the convolution is a rotation and the normalisation scales.
 
         Raises:
-            WhiteningUnsupported: There is no 1x1 convolution to whiten with.
+            SettingUnsupported: There is no 1x1 convolution to whiten with.
         """
         y = self.pixels(x.double())[0].to(next(self.levels.parameters()).dtype)
         whitened = 0
@@ -184,7 +184,7 @@ class Flow(nn.Module):
             if level.prior is not None:
                 y = y[:, : level.prior.kept]
         if whiten and not whitened:
-            raise WhiteningUnsupported
+            raise SettingUnsupported("whitening", "an exact or self-normalizing 1x1 convolution")
 
 
 def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str, Bijection, Shape]], Shape]]:

@@ -31,7 +31,7 @@ from models.training.recipe import (
     OF_FEATURES,
     TrainingRecipe,
     require_features,
-    require_whitening,
+    require_layers,
     settings_error,
     training_config,
 )
@@ -105,7 +105,7 @@ class ArchitectureFile:
             raise ArchitectureInvalid(sentence(error, document)) from error
         except ValueError as error:
             raise ArchitectureInvalid(str(error)) from error
-        require_whitening(architecture, config)
+        require_layers(architecture, config)
         return architecture
 
 

@@ -26,7 +26,15 @@ GROUPS: dict[str, list[str]] = {
         *("pixel_transform", "augmentation", "suspect_share"),
     ],
     "Steps": [
-        *("batch_size", "learning_rate", "warmup_steps", "final_learning_rate", "gradient_clip", "ema_decay"),
+        *(
+            "batch_size",
+            "optimizer",
+            "learning_rate",
+            "warmup_steps",
+            "final_learning_rate",
+            "gradient_clip",
+            "ema_decay",
+        ),
         *("whitening", "precision", "recompute", "seed"),
     ],
     "Features": ["backbone", "feature_side", "feature_steps", "feature_updates"],
@@ -61,6 +69,9 @@ class TrainingConfig(ImageOptions):
         "schedule follows the one of which more is used.",
     )
     batch_size: int = Field(64, ge=2, le=4096, description="Images a step.")
+    optimizer: Literal["adam", "muon"] = Field(
+        "adam", description="muon takes orthogonal steps with the kernels of coupling nets, and Adam's with all else."
+    )
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's step size after the warm-up.")
     warmup_steps: int = Field(100, ge=0, le=1_000_000, description="Steps of linear warm-up.")
     final_learning_rate: float = Field(

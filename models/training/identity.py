@@ -11,7 +11,7 @@ from models.flows.architecture import PixelArchitecture
 from models.flows.flow import Flow
 from models.training.config import TrainingConfig
 
-LATER = ("augmentation", "whitening")
+LATER = ("augmentation", "whitening", "optimizer")
 """Settings that earlier versions did not have. By default they do not count, so that checkpoints of these versions
 still belong to their trainings."""
 

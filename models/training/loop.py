@@ -31,6 +31,7 @@ from models.training.followed_log_dets import FollowedLogDets
 from models.training.identity import identity_of
 from models.training.interrupted import Interrupted
 from models.training.objective import BatchLoss, Loss, SelfNormalizingObjective, inverse_quality
+from models.training.optimizer import make_optimizer
 from models.training.precision import compute_coupling_nets_in, lay_out_coupling_nets, training_precision
 from models.training.schedule import Schedule
 from models.training.trained_flow import TrainedFlow
@@ -99,7 +100,7 @@ class Trainer:
         compute_coupling_nets_in(self.averaged, None)
         self.objective = SelfNormalizingObjective(self.flow, dataset.image_shape, config).to(self.device)
         self.modules = {"weights": self.flow, "averaged": self.averaged, "objective": self.objective}
-        self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.learning_rate, fused=True)
+        self.optimizer = make_optimizer(self.flow, config, training_precision(config, str(self.device)))
         digest = identity_of(dataset, architecture, config, start)
         self.state = TrainingState(0, 0.0, None, None, digest)
         restored = load_checkpoint(self.checkpoints, digest, self.modules, self.optimizer)

@@ -29,7 +29,7 @@ from models.flows.architecture import (
 from models.images.options import ImageOptions
 from models.texts.suggestions import choices
 from models.training.config import TrainingConfig
-from models.training.recipe import OF_FEATURES, require_features, require_whitening, training_config
+from models.training.recipe import OF_FEATURES, require_features, require_layers, training_config
 
 Family = Literal["glow", "convolutional", "fully-connected", "features", "hybrid"]
 
@@ -132,7 +132,7 @@ class Preset:
         if self.family in ("features", "hybrid"):
             backbone = BackboneStore(backbones or DEFAULT_FOLDER).find(config.backbone)
         found = self.architecture(image_shape, config.pixel_transform, backbone, config.feature_side, tiled=tiled)
-        require_whitening(found, config)
+        require_layers(found, config)
         return found
 
     def _features(

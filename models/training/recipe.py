@@ -9,8 +9,9 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from models.errors import DatasetUnfit, WhiteningUnsupported
+from models.errors import DatasetUnfit, SettingUnsupported
 from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
+from models.flows.layers.couplings import Coupling
 from models.flows.layers.linear import ExactOneByOneSpec, SelfNormalizingOneByOneSpec
 from models.texts.validation_texts import plain_text
 from models.training.config import MAX_STEPS, TrainingConfig
@@ -66,14 +67,18 @@ def require_features(recipe: TrainingRecipe, *, tiled: bool) -> None:
         raise DatasetUnfit(NO_TILES.format(recipe=recipe.name))
 
 
-def require_whitening(architecture: Architecture, config: TrainingConfig) -> None:
-    """Raise ``WhiteningUnsupported`` where images are to be whitened and the flow over pixels has no layer for it."""
+def require_layers(architecture: Architecture, config: TrainingConfig) -> None:
+    """Raise ``SettingUnsupported`` where a setting is for layers that the flow over pixels does not have."""
     pixels = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
-    if not config.whitening or isinstance(pixels, FeatureArchitecture):
+    if isinstance(pixels, FeatureArchitecture):
         return
     layers = [layer for level in pixels.layered().shaped() for layer in level.layers]
-    if not any(isinstance(layer, ExactOneByOneSpec | SelfNormalizingOneByOneSpec) for layer in layers):
-        raise WhiteningUnsupported
+    if config.whitening and not any(
+        isinstance(layer, ExactOneByOneSpec | SelfNormalizingOneByOneSpec) for layer in layers
+    ):
+        raise SettingUnsupported("whitening", "an exact or self-normalizing 1x1 convolution")
+    if config.optimizer == "muon" and not any(isinstance(layer, Coupling) for layer in layers):
+        raise SettingUnsupported("optimizer", "couplings for muon")
 
 
 def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:

@@ -23,7 +23,9 @@ Place = Annotated[
 ]
 
 
-class _Coupling(LayerSpec):
+class Coupling(LayerSpec):
+    """A coupling by a network of a given width."""
+
     width: Width
 
     def check(self, shape: ImageShape) -> None:
@@ -50,7 +52,7 @@ class _Coupling(LayerSpec):
 
 
 @register
-class AffineCouplingSpec(_Coupling):
+class AffineCouplingSpec(Coupling):
     """Half of the channels scale and shift the others (Dinh et al. 2017)."""
 
     type: Literal["affine-coupling"] = "affine-coupling"
@@ -76,7 +78,7 @@ class AffineCouplingSpec(_Coupling):
 
 
 @register
-class AdditiveCouplingSpec(_Coupling):
+class AdditiveCouplingSpec(Coupling):
     """Half of the channels shift the others (Dinh et al. 2015)."""
 
     type: Literal["additive-coupling"] = "additive-coupling"
@@ -88,7 +90,7 @@ class AdditiveCouplingSpec(_Coupling):
 
 
 @register
-class PlaceCouplingSpec(_Coupling):
+class PlaceCouplingSpec(Coupling):
     """Half of the channels shift the others, by a network that depends on the place."""
 
     type: Literal["place-coupling"] = "place-coupling"

@@ -59,8 +59,10 @@ def assert_same_run(got: Trainer, expected: Trainer) -> None:
         for name in left:
             assert torch.equal(left[name], right[name]), f"{part}.{name}"
     for mine, theirs in zip(got.flow.parameters(), expected.flow.parameters(), strict=True):
-        for name in ("step", "exp_avg", "exp_avg_sq"):
-            assert torch.equal(got.optimizer.state[mine][name], expected.optimizer.state[theirs][name]), name
+        moments = expected.optimizer.state[theirs]
+        assert got.optimizer.state[mine].keys() == moments.keys()
+        for name, value in moments.items():
+            assert torch.equal(got.optimizer.state[mine][name], value), name
     assert (got.state.step, got.state.best_step) == (expected.state.step, expected.state.best_step)
     assert got.state.best_bits_per_dim == expected.state.best_bits_per_dim
 
@@ -74,6 +76,16 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
     trainer, events = run(tmp_path)
     assert f"step {stops[-1]}" in events[0]["message"]
     assert_same_run(trainer, uninterrupted)
+
+
+def test_a_run_with_muon_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
+    config = QUICK.model_copy(update={"optimizer": "muon"})
+    whole, _ = run(tmp_path / "whole", config)
+    run(tmp_path / "stopped", config, stop_at=2)
+    resumed, _ = run(tmp_path / "stopped", config)
+    kernels = [state for state in resumed.optimizer.state.values() if "momentum" in state]
+    assert kernels
+    assert_same_run(resumed, whole)
 
 
 @pytest.mark.parametrize("budget", [{}, {"max_minutes": 60.0}], ids=["steps", "minutes"])
