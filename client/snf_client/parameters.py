@@ -123,6 +123,8 @@ class TrainingConfig(TypedDict):
     """Wall-clock budget, from the start of the process to the written model; with max_steps, the schedule follows the one of which more is used."""
     batch_size: NotRequired[int]
     """Images a step."""
+    optimizer: NotRequired[Literal["adam", "muon"]]
+    """muon takes orthogonal steps with the kernels of coupling nets, and Adam's with all else."""
     learning_rate: NotRequired[float]
     """Adam's step size after the warm-up."""
     warmup_steps: NotRequired[int]

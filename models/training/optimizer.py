@@ -31,15 +31,20 @@ def make_optimizer(flow: Flow, config: TrainingConfig, precision: str) -> torch.
     """
     if config.optimizer == "adam":
         return torch.optim.Adam(flow.parameters(), lr=config.learning_rate, fused=True)
-    kernels = [
+    kernels = coupling_kernels(flow)
+    chosen = {id(kernel) for kernel in kernels}
+    others = [parameter for parameter in flow.parameters() if id(parameter) not in chosen]
+    return Muon(kernels, others, config.learning_rate, getattr(torch, precision))
+
+
+def coupling_kernels(flow: Flow) -> list[Tensor]:
+    """Return the kernels of the coupling networks of a flow, nearly all parameters of a Glow."""
+    return [
         convolution.weight
         for net in flow.modules()
         if isinstance(net, CouplingNet)
         for convolution in (net.first, net.middle, net.last)
     ]
-    chosen = {id(kernel) for kernel in kernels}
-    others = [parameter for parameter in flow.parameters() if id(parameter) not in chosen]
-    return Muon(kernels, others, config.learning_rate, getattr(torch, precision))
 
 
 class Muon(torch.optim.Optimizer):

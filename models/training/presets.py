@@ -215,10 +215,14 @@ PAPER: Mapping[str, Any] = {
 }
 
 
-def _twins(size: str, steps: int, width: int, purpose: str) -> list[Preset]:
+MUON: Mapping[str, Any] = {"optimizer": "muon"}
+
+
+def _twins(size: str, steps: int, width: int, purpose: str, defaults: Mapping[str, Any] = MUON) -> list[Preset]:
+    compared = f"{purpose}; exact gradient, for comparison"
     return [
-        Preset(f"snf-glow-{size}", "glow", SELF_NORMALIZING, purpose, steps, width),
-        Preset(f"exact-glow-{size}", "glow", EXACT, f"{purpose}; exact gradient, for comparison", steps, width),
+        Preset(f"snf-glow-{size}", "glow", SELF_NORMALIZING, purpose, steps, width, defaults=defaults),
+        Preset(f"exact-glow-{size}", "glow", EXACT, compared, steps, width, defaults=defaults),
     ]
 
 
@@ -237,10 +241,10 @@ def _paper_glow(levels: int, steps: int, weight: float, **defaults: Any) -> list
 
 
 def _with_features(name: str, family: Family, purpose: str, **sizes: int) -> list[Preset]:
-    side = {"automatic_side": 256} if family == "features" else {}
+    defaults = {"automatic_side": 256} if family == "features" else MUON
     return [
-        Preset(f"snf-{name}", family, SELF_NORMALIZING, purpose, defaults=side, **sizes),
-        Preset(f"exact-{name}", family, EXACT, f"{purpose}; without learned inverses", defaults=side, **sizes),
+        Preset(f"snf-{name}", family, SELF_NORMALIZING, purpose, defaults=defaults, **sizes),
+        Preset(f"exact-{name}", family, EXACT, f"{purpose}; without learned inverses", defaults=defaults, **sizes),
     ]
 
 
@@ -260,7 +264,7 @@ _FIVE_BY_FIVE = Preset(
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        *_twins("tiny", 4, 32, "tests, seconds"),
+        *_twins("tiny", 4, 32, "tests, seconds", {}),
         *_twins("small", 8, 128, "a CPU, minutes to an hour"),
         *_twins("medium", 16, 256, "hours on a CPU"),
         *_with_features("features", "features", "defects of parts and surfaces, fitted in a minute"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from models.atomic_files import write_atomically
 from models.errors import FolderTaken
 from models.training.config import TrainingConfig
 from models.training.parameters import value_text
+from models.training.recipe import TrainingRecipe
 
 FILE = "checkpoints/run.json"
 """The record, beside the checkpoints that belong to it."""
@@ -101,6 +103,28 @@ class RunRecord(BaseModel):
             raise FolderTaken(f"{folder} holds {state} of another version of this program") from error
         if differences:
             raise FolderTaken(f"{folder} holds {state} with other settings: {'; '.join(differences)}")
+
+
+def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
+    """Return the settings of a run that may have begun: the defaults of its recipe may be others since then.
+
+    Args:
+        folder: Folder of its checkpoints, if there are any.
+        recipe: Its recipe.
+        parameters: The settings that were asked for.
+
+    Returns:
+        The settings that it began with, with ``parameters`` in their place; those of the recipe for a new run, and for
+        one whose record this version cannot read.
+    """
+    try:
+        record = RunRecord.model_validate_json((folder / FILE).read_bytes())
+        # Settings that an earlier version did not have take the defaults of all recipes.
+        begun = TrainingConfig.model_validate(record.config).model_dump()
+        kept = {name: value for name, value in begun.items() if name in recipe.parameters}
+        return recipe.config({**kept, **parameters})
+    except (FileNotFoundError, ValidationError):
+        return recipe.config(parameters)
 
 
 def claim_folder(folder: Path, run: RunRecord, *, write: bool) -> None:

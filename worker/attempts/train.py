@@ -79,15 +79,15 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     version = registry.of_job(spec.model, spec.id)
     if version is None:
         fence.require()
-        recipe, config = _recipe(spec)
+        earlier = adopt_earlier(store, folder, spec.retry_of, "checkpoints")
+        if earlier is not None:
+            events.write({"event": "log", "message": f"resumes from the checkpoints of job {earlier}"})
+        recipe, config = _recipe(spec, folder)
         start = _start(spec, recipe.name, config.model_dump(mode="json", include=set(recipe.parameters)))
     else:
         start = _start(spec, version.manifest.training.preset, version.manifest.training.config)
     with RunRecorder(RunStore(settings.run_records_dir), start, lambda: spec.id, spec.attempt) as record:
         if version is None:
-            earlier = adopt_earlier(store, folder, spec.retry_of, "checkpoints")
-            if earlier is not None:
-                events.write({"event": "log", "message": f"resumes from the checkpoints of job {earlier}"})
             datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
             dataset = load_dataset(spec.dataset, settings.data_dir, datasets, config, prepared)
             if recipe.family == "features":
@@ -132,11 +132,12 @@ def _published(version: ModelVersion, live: bool) -> dict[str, Any]:
     }
 
 
-def _recipe(spec: JobSpec) -> tuple[TrainingRecipe, TrainingConfig]:
+def _recipe(spec: JobSpec, folder: Path) -> tuple[TrainingRecipe, TrainingConfig]:
     from models.training.architecture_file import find_recipe
+    from models.training.run_record import begun_config
 
     recipe = find_recipe(spec.preset, spec.architecture)
-    return recipe, recipe.config(spec.parameters)
+    return recipe, begun_config(folder, recipe, spec.parameters)
 
 
 def _start(spec: JobSpec, preset: str, parameters: dict[str, Any]) -> RunStart:

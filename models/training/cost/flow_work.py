@@ -6,8 +6,9 @@ Layers of one class with weights and images of the same shapes cost the same, so
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 
@@ -21,6 +22,7 @@ from models.flows.flow import Flow, walk
 from models.training.config import TrainingConfig
 from models.training.cost.work import Count, Work, count, saved_bytes
 from models.training.objective import SelfNormalizingObjective, operator_norm
+from models.training.optimizer import coupling_kernels, orthogonalize
 
 FROZEN_BATCH = 4
 """Images that a frozen flow computes at once; its work grows with their number."""
@@ -101,6 +103,7 @@ def flow_work(
         noise_reconstruction=config.noise_reconstruction,
         gradient=config.gradient,
         recompute=config.recompute,
+        optimizer=config.optimizer,
     )
     return _flow_work(architecture, relevant, images, initialization_images, precision)
 
@@ -124,6 +127,8 @@ def _flow_work(
     total = layers[0]
     for layer_work in layers[1:]:
         total = total + layer_work
+    if config.optimizer == "muon":
+        total = replace(total, step=total.step + _orthogonalization(flow, precision))
     return _with_the_rest(total, flow, architecture.image_shape, images, initialization_images)
 
 
@@ -221,6 +226,15 @@ def _inverse_work(layer: Bijection, shape: Shape) -> tuple[Work, Work]:
 
     error = count(lambda: layer.reconstruct(torch.zeros(QUALITY_PROBES, *shape)))
     return error.work + count(norms).work * NORM_ITERATIONS, count(lambda: layer.refresh_inverse(shape)).work
+
+
+@torch.no_grad()
+def _orthogonalization(flow: Flow, precision: str) -> Work:
+    """Return the work of making the steps of Muon orthogonal, which multiplies in the precision of the networks."""
+    work = Work()
+    for (rows, columns), number in Counter(kernel.flatten(1).shape for kernel in coupling_kernels(flow)).items():
+        work += count(partial(orthogonalize, torch.zeros(number, rows, columns, device="meta"))).work
+    return _in_low_precision(work) if precision == "bfloat16" else work
 
 
 def _with_the_rest(layers: FlowWork, flow: Flow, shape: Shape, images: int, initialization_images: int) -> FlowWork:

@@ -26,6 +26,7 @@ from models.training.cost.flow_work import flow_work
 from models.training.cost.throughput import ASSUMED, Throughput, store_throughput
 from models.training.cost.work import Work
 from models.training.objective import SelfNormalizingObjective
+from models.training.optimizer import make_optimizer
 from models.training.precision import compute_coupling_nets_in, lay_out_coupling_nets, training_precision
 from models.training.presets import find_preset
 
@@ -102,7 +103,9 @@ def _training_step(
     lay_out_coupling_nets(flow, arithmetic, device)
     flow.to(place).train()
     objective = SelfNormalizingObjective(flow, shape, config).to(place)
-    optimizer = torch.optim.Adam(flow.parameters(), lr=0.0, fused=True)
+    optimizer = make_optimizer(flow, config, arithmetic)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
     pixels = pixels.double().to(place)
 
     def step() -> None:

@@ -43,7 +43,7 @@ def test_every_parameter_has_one_group_and_a_meaning() -> None:
 def test_the_defaults_of_presets_are_those_that_they_train_with() -> None:
     listed = {name: changed for names, changed in preset_defaults() for name in names}
     assert listed["exact-fc-2l"]["learning_rate"] == "0.0001"
-    assert "snf-glow-small" not in listed
+    assert "snf-glow-tiny" not in listed
     for name, changed in listed.items():
         defaults = TrainingConfig.model_validate(changed)
         assert defaults == PRESETS[name].config({}).model_copy(update={"gradient_clip": defaults.gradient_clip})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,15 @@ import pytest
 from models.errors import FolderTaken
 from models.training.config import TrainingConfig
 from models.training.interrupted import Interrupted
+from models.training.presets import find_preset
 from models.training.run import train
-from models.training.run_record import FILE
+from models.training.run_record import FILE, RunRecord, begun_config, claim_folder
 from tests.models.helpers import QUICK
 from tests.models.training.runs import Events, small_digits
+
+PRESET = find_preset("snf-glow-small")
+EARLIER = replace(PRESET, defaults={"batch_size": 16})
+GIVEN = {"max_minutes": 5.0, "seed": 3}
 
 
 def call(folder: Path, preset: str = "snf-glow-tiny", config: TrainingConfig = QUICK, stop_at: int = 2) -> Events:
@@ -46,3 +53,46 @@ def test_a_record_without_checkpoints_loses_nothing_and_a_damaged_one_is_refused
     (tmp_path / FILE).write_text('{"preset": 3')
     with pytest.raises(FolderTaken, match="damaged"):
         call(tmp_path)
+
+
+def record(config: TrainingConfig) -> RunRecord:
+    return RunRecord.of("snf-glow-small", ("mnist", "digest"), config, None)
+
+
+def begin(folder: Path) -> None:
+    """Begin a run by the defaults of a version that had no optimizer to choose, and leave a checkpoint."""
+    claim_folder(folder, record(EARLIER.config(GIVEN)), write=True)
+    document = json.loads((folder / FILE).read_text())
+    del document["config"]["optimizer"]
+    (folder / FILE).write_text(json.dumps(document))
+    (folder / FILE).parent.joinpath("step-00000001").mkdir()
+
+
+def test_a_new_run_has_the_settings_of_its_preset(tmp_path: Path) -> None:
+    assert begun_config(tmp_path, PRESET, GIVEN) == PRESET.config(GIVEN)
+    assert PRESET.config(GIVEN).optimizer == "muon"
+
+
+def test_a_run_goes_on_with_the_settings_that_it_began_with(tmp_path: Path) -> None:
+    begin(tmp_path)
+    config = begun_config(tmp_path, PRESET, GIVEN)
+    assert config.model_dump() == EARLIER.config(GIVEN).model_dump()
+    assert (config.batch_size, config.optimizer, config.seed) == (16, "adam", 3)
+    claim_folder(tmp_path, record(config), write=True)
+    with pytest.raises(FolderTaken, match="optimizer: expected adam, got muon"):
+        claim_folder(tmp_path, record(PRESET.config(GIVEN)), write=True)
+
+
+def test_settings_that_are_asked_for_now_come_first(tmp_path: Path) -> None:
+    begin(tmp_path)
+    assert begun_config(tmp_path, PRESET, {**GIVEN, "seed": 4}).seed == 4
+
+
+@pytest.mark.parametrize("content", ["{", '{"preset": "x"}'], ids=["damaged", "of another kind"])
+def test_a_record_that_cannot_be_read_leaves_the_settings_of_the_preset(tmp_path: Path, content: str) -> None:
+    begin(tmp_path)
+    (tmp_path / FILE).write_text(content)
+    config = begun_config(tmp_path, PRESET, GIVEN)
+    assert config == PRESET.config(GIVEN)
+    with pytest.raises(FolderTaken, match="damaged"):
+        claim_folder(tmp_path, record(config), write=True)
