@@ -62,7 +62,7 @@ def trainer_of(dataset: Dataset, preset: str, parameters: dict[str, Any], folder
     """Return a training of a preset before its first step."""
     recipe = find_preset(preset)
     config: TrainingConfig = recipe.config({"validations": 1, "validation_images": 100, **parameters})
-    architecture = recipe.architecture(dataset.image_shape, config.pixel_transform)
+    architecture = recipe.architecture_for(dataset.image_shape, config)
     assert not isinstance(architecture, FeatureArchitecture | HybridArchitecture)
     return Trainer(dataset, architecture, config, folder, lambda _event: None)
 

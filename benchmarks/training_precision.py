@@ -126,6 +126,7 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     dataset = load_dataset("mnist", data_dir("mnist"))
     key = {"preset": arguments.preset, "steps": arguments.steps, "images": len(dataset.statistics)}
+    key["optimizer"] = find_preset(arguments.preset).config({}).optimizer
     path = arguments.out / "training_precision.json"
     rows = stored(path, key)
     document = {"machine": describe(arguments.threads), **key, "rows": rows}

@@ -148,6 +148,10 @@ class ArchitectureInvalid(ModelsError):
     kind = ErrorKind.INVALID
 
 
+MIXING = "an exact or self-normalizing 1x1 convolution"
+"""The layers that ``whitening`` is for."""
+
+
 class SettingUnsupported(ArchitectureInvalid):
     """Raised where a training setting asks for layers that a flow does not have.
 

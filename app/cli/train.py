@@ -147,9 +147,8 @@ def train(
         from worker.runs.recorder import recorded_run
 
         ranks = processes.enter_context(ranks_of_torchrun(device))
+        config = _config_of_run(folder, recipe, parameters, ranks, restart=restart)
         dataset = _load(data, recipe, config, settings, check=device == "cpu" and not force)
-        if restart:
-            _set_aside(folder, ranks)
         start = _start_of_run(name, data, recipe, config, device)
         try:
             with recorded_run(start, settings, folder, write=ranks.first) as record:
@@ -218,6 +217,17 @@ def _recipe(preset: str | None, architecture: Path | None) -> tuple[TrainingReci
         raise fail(f"--preset: {error.detail}", USAGE) from error
     except ArchitectureInvalid as error:
         raise fail(f"--architecture: {error.detail}", USAGE) from error
+
+
+def _config_of_run(
+    folder: Path, recipe: TrainingRecipe, parameters: dict[str, Any], ranks: Ranks, *, restart: bool
+) -> TrainingConfig:
+    """Return the settings of a run that may have begun in a folder, unless it is to begin anew."""
+    from models.training.run_record import begun_config
+
+    if restart:
+        _set_aside(folder, ranks)
+    return begun_config(folder, recipe, parameters)
 
 
 def _set_aside(folder: Path, ranks: Ranks) -> None:

@@ -126,7 +126,7 @@ class TrainingConfig(TypedDict):
     optimizer: NotRequired[Literal["adam", "muon"]]
     """muon takes orthogonal steps with the kernels of coupling nets, and Adam's with all else."""
     learning_rate: NotRequired[float]
-    """Adam's step size after the warm-up."""
+    """Adam's step size after the warm-up; muon's is five times that."""
     warmup_steps: NotRequired[int]
     """Steps of linear warm-up."""
     final_learning_rate: NotRequired[float]

@@ -86,7 +86,7 @@ class ArchitectureFile:
         Raises:
             DatasetUnfit: The file gives another shape, or images are to be cut into tiles.
             ArchitectureInvalid: A layer cannot take its images, or the flow is too large; names level and step. Or it
-                has no 1x1 convolution for ``whitening``.
+                has no layer for a setting, such as a 1x1 convolution for ``whitening``.
         """
         require_features(self, tiled=config.fit == "tiles")
         shape = dict(zip(SHAPE, image_shape, strict=True))

@@ -26,15 +26,8 @@ GROUPS: dict[str, list[str]] = {
         *("pixel_transform", "augmentation", "suspect_share"),
     ],
     "Steps": [
-        *(
-            "batch_size",
-            "optimizer",
-            "learning_rate",
-            "warmup_steps",
-            "final_learning_rate",
-            "gradient_clip",
-            "ema_decay",
-        ),
+        *("batch_size", "optimizer", "learning_rate", "warmup_steps", "final_learning_rate"),
+        *("gradient_clip", "ema_decay"),
         *("whitening", "precision", "recompute", "seed"),
     ],
     "Features": ["backbone", "feature_side", "feature_steps", "feature_updates"],
@@ -45,6 +38,10 @@ GROUPS: dict[str, list[str]] = {
     "Validation": ["validations", "validation_images", "checkpoint_seconds"],
 }
 """Names of the settings by subject, in the order in which help, documents and forms list them."""
+
+
+LATER = ("augmentation", "whitening", "optimizer")
+"""Settings that earlier versions did not have. Their trainings had the defaults, whatever a recipe has now."""
 
 
 class TrainingConfig(ImageOptions):
@@ -72,7 +69,9 @@ class TrainingConfig(ImageOptions):
     optimizer: Literal["adam", "muon"] = Field(
         "adam", description="muon takes orthogonal steps with the kernels of coupling nets, and Adam's with all else."
     )
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's step size after the warm-up.")
+    learning_rate: float = Field(
+        2e-3, gt=0, le=1, description="Adam's step size after the warm-up; muon's is five times that."
+    )
     warmup_steps: int = Field(100, ge=0, le=1_000_000, description="Steps of linear warm-up.")
     final_learning_rate: float = Field(
         0.02, ge=0, le=1, description="Share of the step size left after the cosine decay."

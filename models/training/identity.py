@@ -9,11 +9,7 @@ from safetensors.torch import save
 from models.datasets import Dataset
 from models.flows.architecture import PixelArchitecture
 from models.flows.flow import Flow
-from models.training.config import TrainingConfig
-
-LATER = ("augmentation", "whitening", "optimizer")
-"""Settings that earlier versions did not have. By default they do not count, so that checkpoints of these versions
-still belong to their trainings."""
+from models.training.config import LATER, TrainingConfig
 
 
 def identity_of(dataset: Dataset, architecture: PixelArchitecture, config: TrainingConfig, start: Flow | None) -> str:
@@ -26,6 +22,7 @@ def identity_of(dataset: Dataset, architecture: PixelArchitecture, config: Train
         start: Flow whose weights are where the training starts; None for random weights.
     """
     fields = TrainingConfig.model_fields
+    # Checkpoints of versions without these settings still belong to their trainings.
     unchanged = {name for name in LATER if getattr(config, name) == fields[name].default}
     described = f"{architecture.model_dump_json()}{config.model_dump_json(exclude=unchanged)}{dataset.digest}"
     return hashlib.sha256(described.encode() + weights_of(start)).hexdigest()

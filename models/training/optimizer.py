@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -38,13 +38,10 @@ def make_optimizer(flow: Flow, config: TrainingConfig, precision: str) -> torch.
 
 
 def coupling_kernels(flow: Flow) -> list[Tensor]:
-    """Return the kernels of the coupling networks of a flow, nearly all parameters of a Glow."""
-    return [
-        convolution.weight
-        for net in flow.modules()
-        if isinstance(net, CouplingNet)
-        for convolution in (net.first, net.middle, net.last)
-    ]
+    """Return the kernels of the coupling networks of a flow, nearly all parameters of a Glow, each once."""
+    networks = (module for module in flow.modules() if isinstance(module, CouplingNet))
+    found = {id(layer.weight) for net in networks for layer in (net.first, net.middle, net.last)}
+    return [parameter for parameter in flow.parameters() if id(parameter) in found]
 
 
 class Muon(torch.optim.Optimizer):
@@ -82,38 +79,35 @@ class Muon(torch.optim.Optimizer):
             closure: None: gradients are computed before.
         """
         assert closure is None
+        others, matrices = self.param_groups
         # Loaded checkpoints replace the state.
         self.adam.state = self.state
-        self.adam.param_groups[0]["lr"] = self.param_groups[0]["lr"]
-        if self.found_inf is not None:
-            self.adam.found_inf = self.found_inf  # type: ignore[attr-defined]
+        self.adam.param_groups[0]["lr"] = others["lr"]
+        self.adam.found_inf = self.found_inf  # type: ignore[attr-defined]
         self.adam.step()
-        group = self.param_groups[1]
-        by_shape: dict[torch.Size, list[Tensor]] = {}
-        for parameter in group["params"]:
+        # Where gradients are not finite, all stays as it is, by a factor on the device, which nobody waits for.
+        applied = None if self.found_inf is None else self.found_inf == 0
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for parameter in matrices["params"]:
             if parameter.grad is not None:
-                by_shape.setdefault(parameter.shape, []).append(parameter)
-        for parameters in by_shape.values():
-            self._step_alike(parameters, STEP * group["lr"])
+                gradient = parameter.grad if applied is None else torch.where(applied, parameter.grad, 0)
+                by_shape.setdefault(parameter.shape, []).append((parameter, gradient))
+        for alike in by_shape.values():
+            self._step_alike(*zip(*alike, strict=True), STEP * matrices["lr"], applied)
 
-    def _step_alike(self, parameters: list[Tensor], length: float) -> None:
+    def _step_alike(
+        self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], length: float, applied: Tensor | None
+    ) -> None:
         """Take a step with parameters of one shape, whose products are computed together."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         momenta = [self._momentum(parameter) for parameter in parameters]
-        if self.found_inf is None:
-            torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
-        else:
-            # Where gradients are not finite, all stays as it is: factors on the device, which nobody waits for.
-            applied = self.found_inf == 0
-            gradients = [torch.where(applied, gradient, 0) for gradient in gradients]
-            for momentum, gradient in zip(momenta, gradients, strict=True):
-                momentum.lerp_(gradient, (1 - MOMENTUM) * applied.to(gradient.dtype))
+        changes = torch._foreach_sub(gradients, momenta)
+        torch._foreach_mul_(changes, 1 - MOMENTUM if applied is None else (1 - MOMENTUM) * applied)
+        torch._foreach_add_(momenta, changes)
         ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
         steps = orthogonalize(torch.stack([matrix.flatten(1) for matrix in ahead]).to(self.dtype))
         rows, columns = steps.shape[-2:]
-        steps = steps.to(gradients[0].dtype) * (-length * math.sqrt(max(1.0, rows / columns)))
-        if self.found_inf is not None:
-            steps = steps * (self.found_inf == 0)
+        length *= math.sqrt(max(1.0, rows / columns))
+        steps = steps.to(gradients[0].dtype) * (-length if applied is None else -length * applied)
         for parameter, step in zip(parameters, steps, strict=True):
             parameter.add_(step.view(parameter.shape))
 
@@ -126,10 +120,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Return U V^T for each matrix U S V^T, ``(M, r, c) -> (M, r, c)``, with singular values between 0.7 and 1.2.
+    """Return U V^T for each matrix U S V^T, ``(M, r, c) -> (M, r, c)``, with singular values near 1.
 
-    Five Newton-Schulz iterations X <- a X + (b X X^T + c (X X^T)²) X with :data:`COEFFICIENTS` (Jordan et al. 2024).
-    They converge to no exact value, but bring small singular values up fast. A matrix of zeros stays as it is.
+    Five Newton-Schulz iterations X <- a X + (b X X^T + c (X X^T)²) X with :data:`COEFFICIENTS` (Jordan et al. 2024),
+    from X with a Frobenius norm of 1. Singular values of X of at least 0.01 end between 0.6 and 1.3, smaller ones
+    below. A matrix of zeros stays as it is.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices

@@ -123,7 +123,7 @@ class Preset:
 
         Raises:
             DatasetUnfit: The architecture cannot have this image shape.
-            ArchitectureInvalid: It has no 1x1 convolution for ``whitening``.
+            ArchitectureInvalid: It has no layer for a setting, such as a 1x1 convolution for ``whitening``.
             BackboneMissing: The backbone is not installed here.
         """
         tiled = config.fit == "tiles"

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from models.errors import DatasetUnfit, SettingUnsupported
+from models.errors import MIXING, DatasetUnfit, SettingUnsupported
 from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
 from models.flows.layers.couplings import Coupling
 from models.flows.layers.linear import ExactOneByOneSpec, SelfNormalizingOneByOneSpec
@@ -72,13 +72,15 @@ def require_layers(architecture: Architecture, config: TrainingConfig) -> None:
     pixels = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
     if isinstance(pixels, FeatureArchitecture):
         return
-    layers = [layer for level in pixels.layered().shaped() for layer in level.layers]
+    levels = list(pixels.layered().shaped())
+    layers = [layer for level in levels for layer in level.layers]
     if config.whitening and not any(
         isinstance(layer, ExactOneByOneSpec | SelfNormalizingOneByOneSpec) for layer in layers
     ):
-        raise SettingUnsupported("whitening", "an exact or self-normalizing 1x1 convolution")
-    if config.optimizer == "muon" and not any(isinstance(layer, Coupling) for layer in layers):
-        raise SettingUnsupported("optimizer", "couplings for muon")
+        raise SettingUnsupported("whitening", MIXING)
+    networks = any(isinstance(layer, Coupling) for layer in layers) or any(level.spec.split for level in levels)
+    if config.optimizer == "muon" and not networks:
+        raise SettingUnsupported("optimizer", "couplings or splits for muon")
 
 
 def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:

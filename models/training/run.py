@@ -29,7 +29,7 @@ from models.scoring.engines.open_features import open_extractor
 from models.scoring.options import EngineOptions
 from models.training.architecture_file import document_of, parse_architecture
 from models.training.artifact import TrainedModel, write_artifact
-from models.training.config import TrainingConfig
+from models.training.config import LATER, TrainingConfig
 from models.training.cost.estimate import phases_in_steps
 from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.feature_fit import FittedFeatures, fit_features
@@ -92,8 +92,8 @@ def train(
         Interrupted: ``should_stop`` returned true; call again to resume.
         TrainingDiverged: The training diverged.
         DatasetUnfit: The recipe cannot have the shape of the images.
-        ArchitectureInvalid: A layer cannot take its images, or belongs to no registered type, or ``whitening`` is set
-            without a 1x1 convolution to whiten with, or for a flow that was built by hand.
+        ArchitectureInvalid: A layer cannot take its images, or belongs to no registered type, or a setting is
+            for layers that the flow does not have, or ``whitening`` is set for a flow that was built by hand.
         PresetNotFound: There is no such preset.
         FolderTaken: The folder holds a finished or interrupted training with other settings, which the text names.
         DeviceNotFound: The device does not exist.
@@ -226,7 +226,8 @@ def _require_same_run(
     manifest: Manifest, dataset: Dataset, recipe: TrainingRecipe, config: TrainingConfig, folder: Path
 ) -> None:
     done, custom = manifest.training, recipe.name not in PRESETS
-    given = TrainingConfig.model_validate({**recipe.defaults, **done.config})
+    earlier = {name: TrainingConfig.model_fields[name].default for name in LATER}
+    given = TrainingConfig.model_validate({**recipe.defaults, **earlier, **done.config})
     # Of layers that were given with their weights, the layers alone are compared.
     architectures = (
         (manifest.architecture, recipe.architecture_for(dataset.image_shape, config)) if custom else (None,) * 2

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.atomic_files import write_atomically
 from models.errors import FolderTaken
-from models.training.config import TrainingConfig
+from models.training.config import LATER, TrainingConfig
 from models.training.parameters import value_text
 from models.training.recipe import TrainingRecipe
 
@@ -106,25 +106,28 @@ class RunRecord(BaseModel):
 
 
 def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
-    """Return the settings of a run that may have begun: the defaults of its recipe may be others since then.
+    """Return the settings of a run that an earlier version of this program may have begun.
+
+    Settings that the earlier version did not have take their usual defaults, because a recipe may have others.
 
     Args:
         folder: Folder of its checkpoints, if there are any.
         recipe: Its recipe.
         parameters: The settings that were asked for.
 
-    Returns:
-        The settings that it began with, with ``parameters`` in their place; those of the recipe for a new run, and for
-        one whose record this version cannot read.
+    Raises:
+        pydantic.ValidationError: A parameter is unknown, has no effect on the recipe, or is outside its bounds.
     """
-    try:
-        record = RunRecord.model_validate_json((folder / FILE).read_bytes())
-        # Settings that an earlier version did not have take the defaults of all recipes.
-        begun = TrainingConfig.model_validate(record.config).model_dump()
-        kept = {name: value for name, value in begun.items() if name in recipe.parameters}
-        return recipe.config({**kept, **parameters})
-    except (FileNotFoundError, ValidationError):
+    path = folder / FILE
+    if not any(path.parent.glob("step-*")):
         return recipe.config(parameters)
+    try:
+        known = RunRecord.model_validate_json(path.read_bytes()).config
+    except (FileNotFoundError, ValidationError):
+        known = {}
+    fields = TrainingConfig.model_fields
+    missing = {name: fields[name].default for name in LATER if name in recipe.parameters and name not in known}
+    return recipe.config({**missing, **parameters})
 
 
 def claim_folder(folder: Path, run: RunRecord, *, write: bool) -> None:

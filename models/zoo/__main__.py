@@ -31,6 +31,7 @@ from models.scoring.open_density import open_density
 from models.training.architecture_file import ArchitectureFile, parse_architecture, read_architecture_file
 from models.training.interrupted import Interrupted
 from models.training.run import train
+from models.training.run_record import begun_config
 
 PRINT_SECONDS = 10.0
 
@@ -54,7 +55,7 @@ def main() -> int:
     if arguments.calibrate:
         calibrate_again(ZOO / arguments.name / "1", dataset)
         return 0
-    recipe = recipe_of(arguments.name)
+    recipe, folder = recipe_of(arguments.name), arguments.work / arguments.name
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: stopped.append(received))
@@ -62,8 +63,8 @@ def main() -> int:
         artifact = train(
             dataset,
             recipe,
-            recipe.config({"max_minutes": MINUTES}),
-            arguments.work / arguments.name,
+            begun_config(folder, recipe, {"max_minutes": MINUTES}),
+            folder,
             observe=_Printer(),
             should_stop=lambda: bool(stopped),
             threads=arguments.threads,

@@ -28,6 +28,7 @@ from models.flows.levels import LevelSpec
 from models.training.config import TrainingConfig
 from models.training.cost.work import OperationCounter
 from models.training.loop import Trainer
+from models.training.optimizer import coupling_kernels
 from models.training.presets import PRESETS, find_preset
 from tests.models.training.runs import small_digits, trainer_in
 from tests.support.waiting import NoWaiting
@@ -42,6 +43,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in NAMES),
     *((name, OPTIONS) for name in ("snf-glow-tiny", "snf-fc-2l", "snf-conv-9l")),
     ("snf-glow-tiny", {"multiplier": "mdmm", "precision": "float32"}),
+    ("snf-glow-tiny", {"optimizer": "muon", **OPTIONS}),
 ]
 OTHER_LAYERS: list[dict[str, Any]] = [
     *({"type": name} for name in ("lu-1x1", "periodic-convolution", "woodbury", "self-normalizing-local-affine")),
@@ -89,7 +91,9 @@ class TestSteps:
         everything = [tensor for module in trainer.modules.values() for tensor in module.state_dict().values()]
         moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
         assert {tensor.device.type for tensor in [*everything, *moments]} == {"meta"}
-        assert len(moments) == 3 * len(list(trainer.flow.parameters()))
+        # Adam has two moments and a count a parameter, Muon one momentum a kernel.
+        kernels = len(coupling_kernels(trainer.flow)) if config.optimizer == "muon" else 0
+        assert len(moments) == 3 * len(list(trainer.flow.parameters())) - 2 * kernels
 
     @pytest.mark.parametrize("options", [{}, OPTIONS])
     def test_of_inverses_of_two_layers(self, options: dict[str, Any], tmp_path: Path) -> None:

@@ -98,26 +98,29 @@ def test_no_value_is_converted(client: TestClient, request_: dict[str, Any], poi
     assert (answer.status_code, [error["pointer"] for error in answer.json()["errors"]]) == (422, [pointer])
 
 
+NO_MIXING = "whitening: expected a flow with an exact or self-normalizing 1x1 convolution"
+NO_NETWORK = "optimizer: expected a flow with couplings or splits for muon"
 LU = {"family": "glow", "levels": 1, "steps": 1, "hidden": 4, "linear": "lu"}
 
 
 @pytest.mark.parametrize(
-    ("recipe", "whitening", "pointer"),
+    ("recipe", "parameters", "pointer", "detail"),
     [
-        ({"preset": "snf-conv-9l"}, {"whitening": True}, "/body/parameters/whitening"),
-        ({"architecture": LU}, {"whitening": True}, "/body/parameters/whitening"),
-        ({"architecture": LU | {"training": {"whitening": True}}}, {}, "/body/architecture"),
+        ({"preset": "snf-conv-9l"}, {"whitening": True}, "/body/parameters/whitening", NO_MIXING),
+        ({"architecture": LU}, {"whitening": True}, "/body/parameters/whitening", NO_MIXING),
+        ({"architecture": LU | {"training": {"whitening": True}}}, {}, "/body/architecture", NO_MIXING),
+        ({"preset": "snf-conv-9l"}, {"optimizer": "muon"}, "/body/parameters/optimizer", NO_NETWORK),
     ],
-    ids=["preset", "file", "setting-of-a-file"],
+    ids=["whitening of a preset", "whitening of a file", "setting of a file", "optimizer"],
 )
-def test_a_flow_without_a_1x1_convolution_is_not_whitened(
-    client: TestClient, recipe: dict[str, Any], whitening: dict[str, bool], pointer: str
+def test_a_setting_is_refused_for_a_flow_without_the_layers_that_it_is_for(
+    client: TestClient, recipe: dict[str, Any], parameters: dict[str, Any], pointer: str, detail: str
 ) -> None:
-    request = {"type": "train", "dataset": "mnist-mini", "model": "m", **recipe, "parameters": whitening}
+    request = {"type": "train", "dataset": "mnist-mini", "model": "m", **recipe, "parameters": parameters}
     answer = client.post("/v1/jobs/estimate", json=request)
     (error,) = answer.json()["errors"]
     assert (answer.status_code, error["pointer"]) == (422, pointer)
-    assert "whitening: expected a flow with an exact or self-normalizing 1x1 convolution" in error["detail"]
+    assert detail in error["detail"]
 
 
 def test_a_whole_number_may_have_a_point(client: TestClient) -> None:

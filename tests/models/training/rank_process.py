@@ -104,6 +104,7 @@ def main() -> None:
     with ranks_of_torchrun() as ranks:
         second = ranks.rank == 1
         outcomes = {name: train(folder / name, run, ranks) for name, run in COMPARED.items()}
+        outcomes["muon"] = train(folder / "muon", {"max_steps": 10, "optimizer": "muon"}, ranks)
         outcomes["interrupted"] = train(folder / "resumed", PLAIN, ranks, lambda step: second and step == 8)
         outcomes["resumed"] = train(folder / "resumed", PLAIN, ranks)
         # The second process has a clock of its own: a training that followed it would never end.

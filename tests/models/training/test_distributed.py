@@ -87,7 +87,7 @@ def test_two_processes_train_what_one_does(
             torch.testing.assert_close(value, theirs[key], rtol=0, atol=atol, equal_nan=True, msg=f"{part}.{key}")
 
 
-@pytest.mark.parametrize("name", [*COMPARED, "interrupted", "resumed"])
+@pytest.mark.parametrize("name", [*COMPARED, "muon", "interrupted", "resumed"])
 def test_processes_stay_equal_and_the_first_alone_reports(
     name: str, first: dict[str, Outcome], second: dict[str, Outcome]
 ) -> None:

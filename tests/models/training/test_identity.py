@@ -25,7 +25,7 @@ SETTINGS = (
     '"recompute":false,"seed":0,"validation_images":1000,"validations":20,"checkpoint_seconds":60.0,'
     '"backbone":"efficientnet-lite0","feature_side":null,"feature_steps":0,"feature_updates":300}'
 )
-"""As an earlier version wrote them, without `augmentation` and `whitening`."""
+"""As an earlier version wrote them, without `augmentation`, `whitening` and `optimizer`."""
 
 
 def identity(config: TrainingConfig) -> str:
@@ -38,6 +38,8 @@ def test_checkpoints_of_earlier_versions_still_belong_to_their_trainings() -> No
     assert identity(TrainingConfig()) == hashlib.sha256(f"{GLOW}{SETTINGS}digest".encode()).hexdigest()
 
 
-@pytest.mark.parametrize("changed", [{"augmentation": "flip"}, {"whitening": True}, {"seed": 1}], ids=str)
+@pytest.mark.parametrize(
+    "changed", [{"augmentation": "flip"}, {"whitening": True}, {"optimizer": "muon"}, {"seed": 1}], ids=str
+)
 def test_another_setting_is_another_training(changed: dict[str, object]) -> None:
     assert identity(TrainingConfig().model_copy(update=changed)) != identity(TrainingConfig())

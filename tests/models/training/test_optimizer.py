@@ -13,8 +13,9 @@ from models.errors import SettingUnsupported
 from models.flows.architecture import GlowArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
+from models.training.architecture_file import parse_architecture
 from models.training.config import TrainingConfig
-from models.training.optimizer import MOMENTUM, STEP, Muon, make_optimizer, orthogonalize
+from models.training.optimizer import MOMENTUM, STEP, Muon, coupling_kernels, make_optimizer, orthogonalize
 from models.training.presets import find_preset
 from tests.models.helpers import randomise
 
@@ -52,10 +53,10 @@ def config(**settings: object) -> TrainingConfig:
 def test_steps_have_the_singular_vectors_of_the_momentum_and_singular_values_near_one(
     shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
-    matrices = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
-    found = orthogonalize(matrices.to(dtype)).double()
-    left, _, right = torch.linalg.svd(matrices.double(), full_matrices=False)
-    in_their_axes = left.mT @ found @ right.mT
+    random = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left, _, right = torch.linalg.svd(random, full_matrices=False)
+    matrices = left @ torch.diag(torch.linspace(0.3, 1, min(shape), dtype=torch.float64)) @ right
+    in_their_axes = left.mT @ orthogonalize(matrices.to(dtype)).double() @ right.mT
     singular = in_their_axes.diagonal(dim1=-2, dim2=-1)
     assert singular.min() > 0.6
     assert singular.max() < 1.3
@@ -99,30 +100,66 @@ def test_kernels_take_orthogonal_steps_and_all_else_those_of_adam() -> None:
             assert torch.equal(parameter, others[name]), name
 
 
-@pytest.mark.parametrize("skipped", [False, True])
-def test_a_step_that_is_to_change_nothing_changes_nothing(skipped: bool) -> None:
-    flow = small_flow()
+def optimized(flow: Flow) -> Muon:
     optimizer = make_optimizer(flow, config(), "float32")
     assert isinstance(optimizer, Muon)
-    set_gradients(flow, 0)
+    return optimizer
+
+
+def test_a_factor_on_the_device_changes_no_step_that_is_taken() -> None:
+    flow = small_flow()
+    same = copy.deepcopy(flow)
+    first, second = optimized(flow), optimized(same)
+    second.found_inf = torch.tensor(0.0)
+    for step in range(2):
+        for one, optimizer in ((flow, first), (same, second)):
+            set_gradients(one, step)
+            optimizer.step()
+    torch.testing.assert_close(same.state_dict(), flow.state_dict(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(second.state_dict()["state"], first.state_dict()["state"], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("taken", [0, 1], ids=["first step", "later step"])
+def test_a_step_that_is_not_finite_changes_nothing_and_the_next_one_is_taken(taken: int) -> None:
+    flow = small_flow()
+    optimizer = optimized(flow)
+    for step in range(taken):
+        set_gradients(flow, step)
+        optimizer.step()
+    weights = copy.deepcopy(flow.state_dict())
+    moments = copy.deepcopy(optimizer.state_dict()["state"])
+    set_gradients(flow, 9)
+    for parameter in flow.parameters():
+        assert parameter.grad is not None
+        parameter.grad[0] = torch.nan
+    optimizer.found_inf = torch.tensor(1.0)
     optimizer.step()
-    expected, moments = copy.deepcopy(flow.state_dict()), copy.deepcopy(optimizer.state_dict()["state"])
-    set_gradients(flow, 1)
-    if skipped:
-        for parameter in flow.parameters():
-            assert parameter.grad is not None
-            parameter.grad[0] = torch.nan
-    optimizer.found_inf = torch.tensor(float(skipped))
+    assert all(torch.equal(value, weights[name]) for name, value in flow.state_dict().items())
+    for index, entry in optimizer.state_dict()["state"].items():
+        for name, value in entry.items():
+            assert torch.equal(value, moments[index][name] if taken else torch.zeros_like(value)), (index, name)
+    optimizer.found_inf = None
+    set_gradients(flow, 10)
     optimizer.step()
-    changed = [name for name, value in flow.state_dict().items() if not torch.equal(value, expected[name])]
-    assert bool(changed) is not skipped
-    if skipped:
-        for index, entry in optimizer.state_dict()["state"].items():
-            assert all(torch.equal(value, moments[index][name]) for name, value in entry.items()), index
+    named = dict(flow.named_parameters())
+    assert not any(torch.equal(parameter, weights[name]) for name, parameter in named.items())
+
+
+def test_kernels_that_two_networks_share_take_one_step() -> None:
+    flow = small_flow()
+    first, second, *_ = (net for net in flow.modules() if isinstance(net, CouplingNet))
+    second.middle = first.middle
+    listed = coupling_kernels(flow)
+    assert len({id(kernel) for kernel in listed}) == len(listed) == len(kernels(flow)) - 1
 
 
 def test_a_flow_without_couplings_is_refused() -> None:
-    with pytest.raises(SettingUnsupported, match="optimizer: expected a flow with couplings for muon") as refused:
+    with pytest.raises(
+        SettingUnsupported, match="optimizer: expected a flow with couplings or splits for muon"
+    ) as refused:
         find_preset("snf-conv-9l").architecture_for((1, 28, 28), config())
     assert refused.value.setting == "optimizer"
     find_preset("snf-glow-tiny").architecture_for((1, 28, 28), config())
+    split = {"split": {"width": 4}, "steps": [{"type": "self-normalizing-1x1"}]}
+    document = {"levels": [split, {"steps": [{"type": "actnorm"}]}]}
+    parse_architecture({"name": "split", **document}).architecture_for((1, 28, 28), config())

@@ -19,7 +19,6 @@ from tests.models.helpers import QUICK
 from tests.models.training.runs import Events, small_digits
 
 PRESET = find_preset("snf-glow-small")
-EARLIER = replace(PRESET, defaults={"batch_size": 16})
 GIVEN = {"max_minutes": 5.0, "seed": 3}
 
 
@@ -59,40 +58,66 @@ def record(config: TrainingConfig) -> RunRecord:
     return RunRecord.of("snf-glow-small", ("mnist", "digest"), config, None)
 
 
-def begin(folder: Path) -> None:
-    """Begin a run by the defaults of a version that had no optimizer to choose, and leave a checkpoint."""
-    claim_folder(folder, record(EARLIER.config(GIVEN)), write=True)
+def begin(folder: Path, *, earlier: bool) -> TrainingConfig:
+    """Begin a run, leave a checkpoint, return the settings. An earlier version had no optimiser to choose."""
+    begun = replace(PRESET, defaults={} if earlier else PRESET.defaults).config(GIVEN)
+    claim_folder(folder, record(begun), write=True)
     document = json.loads((folder / FILE).read_text())
-    del document["config"]["optimizer"]
+    if earlier:
+        del document["config"]["optimizer"]
     (folder / FILE).write_text(json.dumps(document))
     (folder / FILE).parent.joinpath("step-00000001").mkdir()
+    return begun
 
 
 def test_a_new_run_has_the_settings_of_its_preset(tmp_path: Path) -> None:
-    assert begun_config(tmp_path, PRESET, GIVEN) == PRESET.config(GIVEN)
+    assert begun_config(tmp_path, PRESET, GIVEN).model_dump() == PRESET.config(GIVEN).model_dump()
     assert PRESET.config(GIVEN).optimizer == "muon"
 
 
-def test_a_run_goes_on_with_the_settings_that_it_began_with(tmp_path: Path) -> None:
-    begin(tmp_path)
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_run_goes_on_with_the_optimiser_that_it_began_with(tmp_path: Path, earlier: bool) -> None:
+    begun = begin(tmp_path, earlier=earlier)
     config = begun_config(tmp_path, PRESET, GIVEN)
-    assert config.model_dump() == EARLIER.config(GIVEN).model_dump()
-    assert (config.batch_size, config.optimizer, config.seed) == (16, "adam", 3)
+    assert config.model_dump() == begun.model_dump()
+    assert config.optimizer == ("adam" if earlier else "muon")
     claim_folder(tmp_path, record(config), write=True)
+
+
+def test_another_setting_than_before_is_still_refused(tmp_path: Path) -> None:
+    begin(tmp_path, earlier=True)
+    config = begun_config(tmp_path, PRESET, {**GIVEN, "optimizer": "muon"})
     with pytest.raises(FolderTaken, match="optimizer: expected adam, got muon"):
-        claim_folder(tmp_path, record(PRESET.config(GIVEN)), write=True)
-
-
-def test_settings_that_are_asked_for_now_come_first(tmp_path: Path) -> None:
-    begin(tmp_path)
-    assert begun_config(tmp_path, PRESET, {**GIVEN, "seed": 4}).seed == 4
-
-
-@pytest.mark.parametrize("content", ["{", '{"preset": "x"}'], ids=["damaged", "of another kind"])
-def test_a_record_that_cannot_be_read_leaves_the_settings_of_the_preset(tmp_path: Path, content: str) -> None:
-    begin(tmp_path)
-    (tmp_path / FILE).write_text(content)
-    config = begun_config(tmp_path, PRESET, GIVEN)
-    assert config == PRESET.config(GIVEN)
-    with pytest.raises(FolderTaken, match="damaged"):
         claim_folder(tmp_path, record(config), write=True)
+    config = begun_config(tmp_path, PRESET, {"max_minutes": 5.0})
+    with pytest.raises(FolderTaken, match="seed: expected 3, got 0"):
+        claim_folder(tmp_path, record(config), write=True)
+
+
+def test_checkpoints_without_a_record_are_those_of_an_earlier_version(tmp_path: Path) -> None:
+    begin(tmp_path, earlier=True)
+    (tmp_path / FILE).unlink()
+    assert begun_config(tmp_path, PRESET, GIVEN).optimizer == "adam"
+
+
+def test_a_finished_model_of_an_earlier_version_is_that_of_its_optimiser(tmp_path: Path) -> None:
+    config = QUICK.model_copy(update={"max_steps": 2})
+    path = train(small_digits(), NARROW, config, tmp_path, observe=lambda _event: None, should_stop=lambda: False)
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["training"]["config"]["optimizer"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    again = train(small_digits(), NARROW, config, tmp_path, observe=lambda _event: None, should_stop=lambda: False)
+    assert again == path
+    with pytest.raises(FolderTaken, match="optimizer: expected adam, got muon"):
+        train(
+            small_digits(),
+            NARROW,
+            config.model_copy(update={"optimizer": "muon"}),
+            tmp_path,
+            observe=lambda _event: None,
+            should_stop=lambda: False,
+        )
+
+
+NARROW = replace(find_preset("snf-glow-tiny"), steps=1, width=8, defaults={"optimizer": "muon"})
+"""A preset whose default is another optimiser than that of an earlier version."""

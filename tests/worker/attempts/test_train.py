@@ -18,7 +18,9 @@ import torch
 
 from models.devices import OUT_OF_GPU_MEMORY
 from models.registry.registry import ZOO, Registry
+from models.training.config import TrainingConfig
 from models.training.interrupted import Interrupted
+from models.training.recipe import TrainingRecipe
 from tests.support.fork_server import ForkServer
 from tests.worker.support.helpers import new_job, until
 from worker.attempts.attempt import Fence, JobSpec, StopFlag, explain, lock_folder
@@ -131,6 +133,31 @@ def test_kill_9_resumes_cancel_ends_and_another_job_takes_over_the_checkpoints(
     assert end() is Outcome.PAUSED
     events = [json.loads(line) for line in (settings.jobs_dir / again.id / "events.jsonl").read_text().splitlines()]
     assert next(event for event in events if event["event"] == "started")["step"] == step
+
+
+def test_a_job_that_an_earlier_version_began_goes_on_with_its_optimiser(
+    store: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reached(Exception):
+        pass
+
+    def train(_dataset: object, recipe: TrainingRecipe, config: TrainingConfig, *_: object, **__: object) -> None:
+        raise Reached(recipe.name, config.optimizer)
+
+    monkeypatch.setattr("models.training.run.train", train)
+    begun, _ = store.create(new_job(preset="snf-glow-small", parameters=SHORT))
+    checkpoints = settings.jobs_dir / begun.id / "checkpoints"
+    (checkpoints / "step-00000002").mkdir(parents=True)
+    again, _ = store.create(new_job(preset="snf-glow-small", parameters=SHORT, retry_of=begun.id))
+    for job, optimizer in (
+        (again, "adam"),
+        (store.create(new_job(preset="snf-glow-small", parameters=SHORT))[0], "muon"),
+    ):
+        folder = settings.jobs_dir / job.id
+        folder.mkdir(parents=True, exist_ok=True)
+        attempt = store.take(job.id, "w", 30) or 0
+        with pytest.raises(Reached, match=f"snf-glow-small.*{optimizer}"):
+            run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
 
 
 @pytest.mark.usefixtures("forked")
