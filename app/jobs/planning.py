@@ -202,8 +202,8 @@ def check_training(
     except DatasetUnfit as error:
         raise invalid("/body/dataset", error.detail) from error
     except ArchitectureInvalid as error:
-        of_parameter = isinstance(error, SettingUnsupported) and error.setting in request.parameters
-        pointer = f"/body/parameters/{error.setting}" if of_parameter else "/body/architecture"
+        setting = error.setting if isinstance(error, SettingUnsupported) else None
+        pointer = f"/body/parameters/{setting}" if setting in request.parameters else "/body/architecture"
         raise invalid(pointer, error.detail) from error
     except (BackboneMissing, BackboneUnfit) as error:
         raise invalid("/body/parameters/backbone", error.detail) from error

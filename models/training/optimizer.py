@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -72,7 +72,7 @@ class Muon(torch.optim.Optimizer):
         """1 on the device of the parameters if the next step is to change nothing; None if it is to be taken."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Take a step along the gradients of all parameters.
 
         Args:
@@ -93,12 +93,11 @@ class Muon(torch.optim.Optimizer):
                 gradient = parameter.grad if applied is None else torch.where(applied, parameter.grad, 0)
                 by_shape.setdefault(parameter.shape, []).append((parameter, gradient))
         for alike in by_shape.values():
-            self._step_alike(*zip(*alike, strict=True), STEP * matrices["lr"], applied)
+            self._step_alike(alike, STEP * matrices["lr"], applied)
 
-    def _step_alike(
-        self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], length: float, applied: Tensor | None
-    ) -> None:
-        """Take a step with parameters of one shape, whose products are computed together."""
+    def _step_alike(self, alike: list[tuple[Tensor, Tensor]], length: float, applied: Tensor | None) -> None:
+        """Take a step with parameters of one shape, given with their gradients, by products of all together."""
+        parameters, gradients = [one for one, _ in alike], [gradient for _, gradient in alike]
         momenta = [self._momentum(parameter) for parameter in parameters]
         changes = torch._foreach_sub(gradients, momenta)
         torch._foreach_mul_(changes, 1 - MOMENTUM if applied is None else (1 - MOMENTUM) * applied)
@@ -127,7 +126,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     below. A matrix of zeros stays as it is.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
+    x: Tensor = matrices.mT if tall else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
