@@ -20,7 +20,7 @@ from typing import Any
 COMPOSE = shlex.split(os.environ.get("DC", "docker compose"))
 URL = f"http://127.0.0.1:{os.environ.get('SNF_PORT', '8000')}"
 DIGIT = Path(__file__).resolve().parents[1] / "tests/data/mnist/00027-4.png"
-LOG_LIKELIHOOD, TOLERANCE = -530.87, 0.01
+LOG_LIKELIHOOD, TOLERANCE = -515.77, 0.01
 ENDS = ("failed", "partial", "cancelled")
 SERVICES = ("api", "worker", "redis")
 OTHERS = "-perm /077"
