@@ -24,7 +24,7 @@ from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
 
 TAR = {"content-type": "application/x-tar"}
-LARGEST = 4 * 2**20
+LARGEST = 5 * 2**20
 
 
 @pytest.fixture(scope="module")
