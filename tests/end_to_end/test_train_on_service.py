@@ -55,8 +55,8 @@ def test_an_interrupt_leaves_the_job_running_and_says_how_to_go_on(home: Path, h
     assert process.returncode == INTERRUPTED, error
     for verb in ("watch", "pause", "cancel"):
         assert f"snf jobs {verb} {job_id} --url {url}" in error
-    assert house.get(f"/v1/jobs/{job_id}").json()["status"] == "running"
-
+    # Events are there before the supervisor's next report.
+    await_job(house, job_id, "running", seconds=30)
     house.post(f"/v1/jobs/{job_id}/cancel")
     await_job(house, job_id, "cancelled")
     watched = snf(home, "jobs", "watch", job_id, "--url", url)
