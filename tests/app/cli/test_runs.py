@@ -49,7 +49,7 @@ def test_runs_are_listed_shown_and_deleted(folder: Path) -> None:
     assert page.stdout.splitlines()[-1] == f"older runs: snf runs list --after {second}"
     assert [older["id"] for older in json.loads(run("list", "--after", second, "--json").stdout)["runs"]] == [first]
     shown = words(run("show", first).stdout)
-    for part in ("test bits/dim 1.1", f"outcome registered {SHIPPED}", "batch_size 64", "validation 2.01"):
+    for part in ("test bits/dim 1.0723", f"outcome registered {SHIPPED}", "batch_size 64", "validation 2.01"):
         assert part in shown
     assert run("delete", first).stdout == f"deleted {first}\n"
     again = run("show", first)
@@ -62,7 +62,7 @@ def test_a_comparison_shows_what_differs_first_then_the_results_and_the_curves(f
     done = run("compare", first, second, "--out", str(table))
     assert done.exit_code == 0, done.output
     text = words(done.stdout)
-    assert text.index("differs 1 2") < text.index("batch size 64 32") < text.index("test bits/dim 1.1")
+    assert text.index("differs 1 2") < text.index("batch size 64 32") < text.index("test bits/dim 1.0723")
     assert "learning rate" not in text
     assert "settings are equal; --all shows them" in text
     assert "validation bits/dim 1 2.01 2 1.81" in text, "the legend of the chart"
