@@ -230,7 +230,7 @@ class Trainer:
         self.skipped.add(~applied, step)
         if self.deferred:
             # The fused optimiser leaves weights and moments as they are where this is 1.
-            self.optimizer.found_inf = (~applied).float()  # type: ignore[attr-defined]
+            self.optimizer.found_inf = (~applied).float()
         elif not applied:
             self._was_applied()
             return loss

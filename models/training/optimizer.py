@@ -21,7 +21,22 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315
 ITERATIONS = 5
 
 
-def make_optimizer(flow: Flow, config: TrainingConfig, precision: str) -> torch.optim.Optimizer:
+class FusedAdam(torch.optim.Adam):
+    """Adam in one operation of PyTorch, which can be told on the device to skip a step.
+
+    Args:
+        parameters: The parameters.
+        learning_rate: The step size.
+    """
+
+    found_inf: Tensor | None = None
+    """1 on the device of the parameters if the next step is to change nothing; 0 or None if it is to be taken."""
+
+    def __init__(self, parameters: Iterable[Tensor], learning_rate: float) -> None:
+        super().__init__(parameters, lr=learning_rate, fused=True)
+
+
+def make_optimizer(flow: Flow, config: TrainingConfig, precision: str) -> FusedAdam | Muon:
     """Return the optimiser of a flow's parameters that the settings choose.
 
     Args:
@@ -30,7 +45,7 @@ def make_optimizer(flow: Flow, config: TrainingConfig, precision: str) -> torch.
         precision: The number format of coupling networks, "float32" or "bfloat16", in which Muon multiplies, too.
     """
     if config.optimizer == "adam":
-        return torch.optim.Adam(flow.parameters(), lr=config.learning_rate, fused=True)
+        return FusedAdam(flow.parameters(), config.learning_rate)
     kernels = coupling_kernels(flow)
     chosen = {id(kernel) for kernel in kernels}
     others = [parameter for parameter in flow.parameters() if id(parameter) not in chosen]
@@ -67,9 +82,9 @@ class Muon(torch.optim.Optimizer):
         groups: list[dict[str, Any]] = [{"params": [*others], "fused": True}, {"params": [*matrices]}]
         super().__init__(groups, {"lr": learning_rate})
         self.dtype = dtype
-        self.adam = torch.optim.Adam(self.param_groups[0]["params"], lr=learning_rate, fused=True)
+        self.adam = FusedAdam(self.param_groups[0]["params"], learning_rate)
         self.found_inf: Tensor | None = None
-        """1 on the device of the parameters if the next step is to change nothing; None if it is to be taken."""
+        """As that of :class:`FusedAdam`."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -83,9 +98,9 @@ class Muon(torch.optim.Optimizer):
         # Loaded checkpoints replace the state.
         self.adam.state = self.state
         self.adam.param_groups[0]["lr"] = others["lr"]
-        self.adam.found_inf = self.found_inf  # type: ignore[attr-defined]
+        self.adam.found_inf = self.found_inf
         self.adam.step()
-        # Where gradients are not finite, all stays as it is, by a factor on the device, which nobody waits for.
+        # Where gradients are not finite, all stays as it is, by a factor on the device: no wait for it.
         applied = None if self.found_inf is None else self.found_inf == 0
         by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
         for parameter in matrices["params"]:
