@@ -148,7 +148,7 @@ class ArchitectureInvalid(ModelsError):
     kind = ErrorKind.INVALID
 
 
-MIXING = "an exact or self-normalizing 1x1 convolution"
+WHITENING_LAYERS = "an exact or self-normalizing 1x1 convolution"
 """The layers that ``whitening`` is for."""
 
 

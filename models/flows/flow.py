@@ -14,7 +14,7 @@ from models.bijections.base import Bijection, Elementwise, Shape, sum_samples
 from models.bijections.conv1x1 import ExactConv1x1
 from models.bijections.coupling import AffineCoupling
 from models.bijections.squeeze import Squeeze
-from models.errors import MIXING, SettingUnsupported
+from models.errors import WHITENING_LAYERS, SettingUnsupported
 from models.flows.recomputation import apply_layers
 
 
@@ -184,7 +184,7 @@ class Flow(nn.Module):
             if level.prior is not None:
                 y = y[:, : level.prior.kept]
         if whiten and not whitened:
-            raise SettingUnsupported("whitening", MIXING)
+            raise SettingUnsupported("whitening", WHITENING_LAYERS)
 
 
 def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str, Bijection, Shape]], Shape]]:

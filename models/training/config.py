@@ -40,10 +40,6 @@ GROUPS: dict[str, list[str]] = {
 """Names of the settings by subject, in the order in which help, documents and forms list them."""
 
 
-LATER = ("augmentation", "whitening", "optimizer")
-"""Settings that earlier versions did not have. Their trainings had the defaults, whatever a recipe has now."""
-
-
 class TrainingConfig(ImageOptions):
     """Settings of a training run: steps, batch size, learning rate, penalties and precision.
 
@@ -185,3 +181,12 @@ class TrainingConfig(ImageOptions):
         warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
         return self.learning_rate * warmup * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)
+
+
+LATER = ("augmentation", "whitening", "optimizer")
+"""Settings that earlier versions did not have."""
+
+
+def earlier_settings() -> dict[str, object]:
+    """Return the settings that earlier versions did not have, with the values by which those versions trained."""
+    return {name: TrainingConfig.model_fields[name].default for name in LATER}

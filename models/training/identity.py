@@ -9,7 +9,7 @@ from safetensors.torch import save
 from models.datasets import Dataset
 from models.flows.architecture import PixelArchitecture
 from models.flows.flow import Flow
-from models.training.config import LATER, TrainingConfig
+from models.training.config import TrainingConfig, earlier_settings
 
 
 def identity_of(dataset: Dataset, architecture: PixelArchitecture, config: TrainingConfig, start: Flow | None) -> str:
@@ -21,9 +21,8 @@ def identity_of(dataset: Dataset, architecture: PixelArchitecture, config: Train
         config: The training settings.
         start: Flow whose weights are where the training starts; None for random weights.
     """
-    fields = TrainingConfig.model_fields
     # Checkpoints of versions without these settings still belong to their trainings.
-    unchanged = {name for name in LATER if getattr(config, name) == fields[name].default}
+    unchanged = {name for name, value in earlier_settings().items() if getattr(config, name) == value}
     described = f"{architecture.model_dump_json()}{config.model_dump_json(exclude=unchanged)}{dataset.digest}"
     return hashlib.sha256(described.encode() + weights_of(start)).hexdigest()
 

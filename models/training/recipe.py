@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from models.errors import MIXING, DatasetUnfit, SettingUnsupported
+from models.errors import WHITENING_LAYERS, DatasetUnfit, SettingUnsupported
 from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
 from models.flows.layers.couplings import Coupling
 from models.flows.layers.linear import ExactOneByOneSpec, SelfNormalizingOneByOneSpec
@@ -77,7 +77,7 @@ def require_layers(architecture: Architecture, config: TrainingConfig) -> None:
     if config.whitening and not any(
         isinstance(layer, ExactOneByOneSpec | SelfNormalizingOneByOneSpec) for layer in layers
     ):
-        raise SettingUnsupported("whitening", MIXING)
+        raise SettingUnsupported("whitening", WHITENING_LAYERS)
     networks = any(isinstance(layer, Coupling) for layer in layers) or any(level.spec.split for level in levels)
     if config.optimizer == "muon" and not networks:
         raise SettingUnsupported("optimizer", "couplings or splits for muon")

@@ -29,7 +29,7 @@ from models.scoring.engines.open_features import open_extractor
 from models.scoring.options import EngineOptions
 from models.training.architecture_file import document_of, parse_architecture
 from models.training.artifact import TrainedModel, write_artifact
-from models.training.config import LATER, TrainingConfig
+from models.training.config import TrainingConfig, earlier_settings
 from models.training.cost.estimate import phases_in_steps
 from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.feature_fit import FittedFeatures, fit_features
@@ -226,8 +226,7 @@ def _require_same_run(
     manifest: Manifest, dataset: Dataset, recipe: TrainingRecipe, config: TrainingConfig, folder: Path
 ) -> None:
     done, custom = manifest.training, recipe.name not in PRESETS
-    earlier = {name: TrainingConfig.model_fields[name].default for name in LATER}
-    given = TrainingConfig.model_validate({**recipe.defaults, **earlier, **done.config})
+    given = TrainingConfig.model_validate({**recipe.defaults, **earlier_settings(), **done.config})
     # Of layers that were given with their weights, the layers alone are compared.
     architectures = (
         (manifest.architecture, recipe.architecture_for(dataset.image_shape, config)) if custom else (None,) * 2

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.atomic_files import write_atomically
 from models.errors import FolderTaken
-from models.training.config import LATER, TrainingConfig
+from models.training.config import TrainingConfig, earlier_settings
 from models.training.parameters import value_text
 from models.training.recipe import TrainingRecipe
 
@@ -125,8 +125,9 @@ def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, 
         known = RunRecord.model_validate_json(path.read_bytes()).config
     except (FileNotFoundError, ValidationError):
         known = {}
-    fields = TrainingConfig.model_fields
-    missing = {name: fields[name].default for name in LATER if name in recipe.parameters and name not in known}
+    missing = {
+        name: value for name, value in earlier_settings().items() if name in recipe.parameters and name not in known
+    }
     return recipe.config({**missing, **parameters})
 
 

@@ -149,10 +149,8 @@ def test_a_job_that_an_earlier_version_began_goes_on_with_its_optimiser(
     checkpoints = settings.jobs_dir / begun.id / "checkpoints"
     (checkpoints / "step-00000002").mkdir(parents=True)
     again, _ = store.create(new_job(preset="snf-glow-small", parameters=SHORT, retry_of=begun.id))
-    for job, optimizer in (
-        (again, "adam"),
-        (store.create(new_job(preset="snf-glow-small", parameters=SHORT))[0], "muon"),
-    ):
+    new, _ = store.create(new_job(preset="snf-glow-small", parameters=SHORT))
+    for job, optimizer in ((again, "adam"), (new, "muon")):
         folder = settings.jobs_dir / job.id
         folder.mkdir(parents=True, exist_ok=True)
         attempt = store.take(job.id, "w", 30) or 0
