@@ -81,7 +81,7 @@ PARTS = ("launcher", "keeper", "server", "worker", "service")
 WARM_UP_S = 60.0
 OLD_S = 20.0
 LOOK_S = 2.0
-MOST_GROWTH = 1.15
+MAX_GROWTH = 1.15
 SLACK_BYTES, SLACK_DESCRIPTORS = 16 * 2**20, 8
 END_S = 300
 
@@ -121,7 +121,7 @@ class Looks(Repeated):
                 continue
             memory, memory_after = (int(statistics.median(look[1] for look in some)) for some in (first, last))
             files, files_after = (int(statistics.median(look[2] for look in some)) for some in (first, last))
-            flat = memory_after <= MOST_GROWTH * memory + SLACK_BYTES and files_after <= files + SLACK_DESCRIPTORS
+            flat = memory_after <= MAX_GROWTH * memory + SLACK_BYTES and files_after <= files + SLACK_DESCRIPTORS
             rows.append(
                 {
                     "part": part,

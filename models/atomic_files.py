@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from models.disk_space import require_room
 
-LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")
+LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{32}")
 """Names of temporary files and folders."""
 NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 """Errors of a file system without hard links."""
@@ -189,20 +189,22 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def remove_leftovers(folder: Path, older_than_s: float = -math.inf) -> None:
+def remove_leftovers(folder: Path, older_than_s: float = -math.inf, name: str | None = None) -> None:
     """Delete temporary files and folders of killed processes in a folder, if ``older_than_s`` seconds old or older.
 
     Args:
         folder: The folder.
         older_than_s: The age in seconds from which they are removed. Without it no other process may be writing.
+        name: The file or folder that they would have become; None for any.
     """
     for path in folder.glob(".*"):
-        if not LEFTOVER.fullmatch(path.name):
+        found = LEFTOVER.fullmatch(path.name)
+        if found is None or name not in (None, found[1]):
             continue
         with suppress(FileNotFoundError):  # its writer may finish in the meantime
             newest = max(file.stat().st_mtime for file in (path, *path.rglob("*")))
             if time.time() - newest >= older_than_s:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def sync_folder(path: Path) -> None:

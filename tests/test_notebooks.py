@@ -18,7 +18,7 @@ from tests.test_docs import LINK, anchors
 
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 EVERY_NOTEBOOK = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-MOST_BYTES = 300_000
+MAX_BYTES = 300_000
 REFRESH = "make notebooks"
 SHORTER = {"paper": {"steps=300": "steps=150", "steps=80": "steps=20"}}
 """What is run in place of a part of a notebook: its own checks hold in half of the time, too."""
@@ -65,7 +65,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
 
 @EVERY_NOTEBOOK
 def test_a_notebook_is_small_and_stored_with_its_outputs(path: Path) -> None:
-    assert path.stat().st_size < MOST_BYTES
+    assert path.stat().st_size < MAX_BYTES
     code = cells(path, "code")
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), f"run `{REFRESH}`"
     outputs = [output for cell in code for output in cell["outputs"]]

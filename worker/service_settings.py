@@ -122,7 +122,8 @@ class ServiceSettings(BaseSettings):
         default=100_000_000,
         ge=2**10,
         description="Largest number of pixels of an image file, in every process; larger ones are refused. Decoding "
-        "takes up to 4 bytes of memory a pixel, in each of the two threads that decode large images.",
+        "takes up to 16 bytes of memory a pixel. Large images are decoded at the same time only while they "
+        "have no more pixels than this together.",
     )
     max_dataset_bytes: int = Field(
         default=20 * 2**30, ge=1024, description="Largest upload of a dataset, in bytes; it is streamed to disk."

@@ -307,8 +307,8 @@ class Settings(ServiceSettings):
     def runtime_folder(self) -> Path:
         """Path of the folder for Unix sockets: ``runtime_dir``, or a short path in ``/tmp`` that depends on ``home``.
 
-        The path is short, because socket paths are limited to 107 bytes. It depends on ``home`` alone: another login
-        has another ``XDG_RUNTIME_DIR`` and ``TMPDIR``, and must reach the same broker.
+        The path is short: that of the broker's socket may have 103 bytes (``worker.broker.connection``). It depends on
+        ``home`` alone: another login has another ``XDG_RUNTIME_DIR`` and ``TMPDIR``, and must reach the same broker.
         """
         if self.runtime_dir is not None:
             return self.runtime_dir

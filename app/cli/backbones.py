@@ -12,8 +12,6 @@ import typer
 
 from app.cli import completion
 from app.cli.common import (
-    SERVICE,
-    USAGE,
     Json,
     error_messages,
     fail,
@@ -24,6 +22,7 @@ from app.cli.common import (
 )
 from app.cli.progress import spinner
 from app.cli.tables import TableColumn, print_facts, print_table
+from snf_runtime.counts import FAILED, USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ def _store() -> Iterator[BackboneStore]:
         try:
             yield BackboneStore(folder)
         except OSError as error:
-            raise fail(f"{error.filename or folder}: {error.strerror}", SERVICE) from error
+            raise fail(f"{error.filename or folder}: {error.strerror}", FAILED) from error
 
 
 def _row(backbone: Backbone, store: BackboneStore) -> tuple[str, ...]:

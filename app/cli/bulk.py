@@ -17,7 +17,6 @@ from app.cli import completion
 from app.cli.common import (
     DEFAULT_MODEL,
     INTERRUPTED,
-    USAGE,
     Json,
     error_messages,
     fail,
@@ -33,7 +32,7 @@ from app.cli.progress import bytes_bar, images_bar, labelled_bar
 from app.cli.remarks import print_notes
 from app.cli.score import Alpha
 from app.cli.score_file import ScoringRate, print_summary
-from snf_runtime.counts import JudgedCounts
+from snf_runtime.counts import USAGE, JudgedCounts
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def bulk(
     settings = read_settings(writes=True)  # before the imports of the work, in which an invalid setting has no message
     with error_messages(), _interruptible(), stop_on_signals() as stop:
         from models.atomic_files import make_folder
-        from models.bulk.engine_choice import settle
+        from models.bulk.engine_choice import choose_engine
         from models.bulk.engines import bulk_engine
         from models.bulk.output import open_output, plan_at
         from models.bulk.plan import BulkPlan
@@ -143,7 +142,7 @@ def bulk(
             model_sha256=content_digest(chosen.files.path, chosen.files.calibration),
             precision=chosen.files.options.precision or chosen.summary.precision,
         )
-        plan, files = settle(plan, chosen.files, plan_at(place))
+        plan, files = choose_engine(plan, chosen.files, plan_at(place))
         _require_suitable(opened, plan.model)
         make_folder(settings.home / "cache")  # before the umask changes: what is compiled there stays private
         with user_umask():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from app.cli import completion
+from snf_runtime.counts import FAILED, USAGE
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -25,9 +26,13 @@ if TYPE_CHECKING:
 
     M = TypeVar("M", bound=BaseModel)
 
-OK, ANOMALY, USAGE, SERVICE, NOT_JUDGED, INTERRUPTED = 0, 1, 2, 3, 4, 130
-"""Exit codes: success, an anomaly with ``--fail-on-anomaly``, wrong usage, failure of the service, an image that was
-not judged (whatever else was found), Ctrl-C."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, beside those of :mod:`snf_runtime.counts`."""
+EXIT_CODES = (
+    "Exit codes: 0 every file was judged; 1 an anomaly, with --fail-on-anomaly; 2 wrong usage; 3 the service or this "
+    "program failed; 4 at least one file was not judged, whatever else was found."
+)
+"""The exit codes of commands that judge images, for their help."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Url = Annotated[
@@ -72,13 +77,13 @@ def error_messages() -> Iterator[None]:
     try:
         yield
     except (ModelsError, JobsError, Problem) as error:
-        code = USAGE if status_of(error) < 500 or isinstance(error, StorageReadOnly) else SERVICE
+        code = USAGE if status_of(error) < 500 or isinstance(error, StorageReadOnly) else FAILED
         raise fail(f"{error.title}: {error.detail}", code) from error
     except OSError as error:
         problem = storage_error(error)
         if error.filename is None and problem is None:
             raise  # a closed stdout
-        code = USAGE if isinstance(problem, StorageReadOnly) else SERVICE
+        code = USAGE if isinstance(problem, StorageReadOnly) else FAILED
         what = error.filename or (problem.title if problem else "the file")
         raise fail(f"{what}: {error.strerror}", code) from error
     except typer.Exit:  # a RuntimeError
@@ -88,7 +93,7 @@ def error_messages() -> Iterator[None]:
 
         if (lack := lack_of_memory(error)) is None:
             raise
-        raise fail(lack, SERVICE) from error
+        raise fail(lack, FAILED) from error
 
 
 def read_settings(*, writes: bool = False) -> Settings:

@@ -11,7 +11,6 @@ import typer
 
 from app.cli import completion
 from app.cli.common import (
-    USAGE,
     Json,
     Key,
     Url,
@@ -27,6 +26,7 @@ from app.cli.dataset_tables import print_datasets, print_report
 from app.cli.out_file import Force, check_new, write_out
 from app.cli.progress import bytes_bar
 from app.cli.remote import service
+from snf_runtime.counts import USAGE
 
 if TYPE_CHECKING:
     from models.datasets import DatasetStore

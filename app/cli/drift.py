@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.common import USAGE, Json, Key, ServiceUrl, fail, print_json, print_response
+from app.cli.common import Json, Key, ServiceUrl, fail, print_json, print_response
 from app.cli.model_files import Ref
 from app.cli.remote import service, service_url
 from app.cli.tables import TableColumn, print_table
+from snf_runtime.counts import USAGE
 
 if TYPE_CHECKING:
     from snf_client.schemas import Drift, Martingale

@@ -11,8 +11,6 @@ import typer
 from app.cli import completion
 from app.cli.common import (
     INTERRUPTED,
-    SERVICE,
-    USAGE,
     Json,
     Key,
     Model,
@@ -27,6 +25,7 @@ from app.cli.common import (
 from app.cli.out_file import Force, check_new, write_out
 from app.cli.progress import events_bar, labelled_bar
 from app.cli.remote import follow_job, service
+from snf_runtime.counts import FAILED, USAGE
 
 if TYPE_CHECKING:
     from models.evaluation.schema import EvaluationParameters, EvaluationReport
@@ -178,5 +177,5 @@ def _remote(
         follow_job(client, job.id, observe)
         report = client.jobs.result(job.id)
     if not isinstance(report, ClientReport):
-        raise fail(f"expected a report as the result of job {job.id}, got a {type(report).__name__}", SERVICE)
+        raise fail(f"expected a report as the result of job {job.id}, got a {type(report).__name__}", FAILED)
     return EvaluationReport.model_validate(report.model_dump())

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from app.cli.common import USAGE, error_messages, fail, read_settings, registry, require_local
+from app.cli.common import error_messages, fail, read_settings, registry, require_local
 from app.cli.model_files import Ref
 from app.cli.out_file import ADVICE
 from app.cli.progress import spinner
+from snf_runtime.counts import USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:

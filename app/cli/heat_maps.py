@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.cli.common import USAGE, fail
+from app.cli.common import fail
+from snf_runtime.counts import USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ from typing import Annotated
 import typer
 
 from app.cli import completion
-from app.cli.common import USAGE, Json, error_messages, fail, read_settings, registry, require_local
+from app.cli.common import Json, error_messages, fail, read_settings, registry, require_local
 from app.cli.live import live_view
 from app.cli.model_files import NewName
 from app.cli.train import print_version
 from app.cli.train_parameters import given_parameters, read_config
+from snf_runtime.counts import USAGE
 
 
 def import_published(

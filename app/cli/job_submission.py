@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.cli.common import USAGE, fail, fail_validation
+from app.cli.common import fail, fail_validation
+from snf_runtime.counts import USAGE
 
 if TYPE_CHECKING:
     from snf_client.schemas import JobRequest

@@ -13,17 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.common import (
-    SERVICE,
-    USAGE,
-    Json,
-    fail,
-    print_json,
-    read_settings,
-    refuse_before_subcommand,
-    require_local,
-)
+from app.cli.common import Json, fail, print_json, read_settings, refuse_before_subcommand, require_local
 from app.cli.tables import TableColumn, print_table
+from snf_runtime.counts import FAILED, USAGE
 from worker.keys.roles import Role
 
 if TYPE_CHECKING:
@@ -149,9 +141,9 @@ def _key_file(settings: Settings) -> Iterator[KeyFile]:
     except KeyConflict as error:
         raise fail(str(error), USAGE) from error
     except KeysUnreadable as error:
-        raise fail(f"{error}; restore it from a backup, or remove it and make new keys", SERVICE) from error
+        raise fail(f"{error}; restore it from a backup, or remove it and make new keys", FAILED) from error
     except OSError as error:
-        raise fail(f"{error.filename or settings.keys_file}: {error.strerror}", SERVICE) from error
+        raise fail(f"{error.filename or settings.keys_file}: {error.strerror}", FAILED) from error
 
 
 def _record(settings: Settings, event: str, key: StoredKey) -> None:

@@ -11,7 +11,6 @@ import typer
 from app.cli import completion
 from app.cli.common import (
     INTERRUPTED,
-    SERVICE,
     Json,
     Key,
     Url,
@@ -27,6 +26,7 @@ from app.cli.model_files import Ref
 from app.cli.out_file import Force, check_new, write_out
 from app.cli.progress import events_bar, labelled_bar
 from app.cli.remote import follow_job, service
+from snf_runtime.counts import FAILED
 
 if TYPE_CHECKING:
     from models.artifacts.limits import LimitParameters, LimitRecord
@@ -159,7 +159,7 @@ def _remote(
     with service(url, key) as client, events_bar() as observe:
         dataset = data or client.models.get(model).calibration.dataset
         if dataset is None:
-            raise fail(f"the calibration of {model} is damaged: name a dataset of good images with --data", SERVICE)
+            raise fail(f"the calibration of {model} is damaged: name a dataset of good images with --data", FAILED)
         given: Any = parameters.model_dump(mode="json", exclude_defaults=True)
         job = client.jobs.limit(dataset, model, parameters=given)
         if not quiet:
@@ -167,6 +167,6 @@ def _remote(
         follow_job(client, job.id, observe)
         result = client.jobs.result(job.id)
         if not isinstance(result, LimitResult):
-            raise fail(f"expected a limit as the result of job {job.id}, got a {type(result).__name__}", SERVICE)
+            raise fail(f"expected a limit as the result of job {job.id}, got a {type(result).__name__}", FAILED)
         view = client.limits.get(result.ref, result.limit)
     return result.limit, LimitRecord.model_validate(view.limit.model_dump())

@@ -11,12 +11,11 @@ import typer
 
 from app.cli.backbones import backbones
 from app.cli.bulk import bulk
-from app.cli.common import SERVICE, USAGE, error_messages, fail, read_settings
+from app.cli.common import EXIT_CODES, error_messages, fail, read_settings
 from app.cli.datasets import datasets
 from app.cli.evaluate import evaluate
 from app.cli.export import export_graphs
 from app.cli.jobs import jobs
-from app.cli.judged import EXIT_CODES
 from app.cli.keys import keys
 from app.cli.limit import limit
 from app.cli.models import models
@@ -28,6 +27,7 @@ from app.cli.sample import sample
 from app.cli.score import score
 from app.cli.train import train
 from app.cli.train_parameters import TrainCommand
+from snf_runtime.counts import FAILED, USAGE
 from worker.gc_tuning import relax_gc
 from worker.private_home import keep_files_private
 
@@ -181,7 +181,7 @@ def main() -> None:
             typer.echo(f"snf: {problem.title}: {error}", err=True)
         else:
             sys.excepthook(*sys.exc_info())
-        sys.exit(SERVICE)
+        sys.exit(FAILED)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.cli.common import SERVICE, fail
+from app.cli.common import fail
 from app.cli.progress import duration
 from app.cli.tables import TableColumn, print_facts, print_table
+from snf_runtime.counts import FAILED
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -74,7 +75,7 @@ def print_model(model: ModelDetail) -> None:
         manifest = Manifest.model_validate(model.manifest)
     except ValidationError as error:
         reason = f"the manifest of {model.name}:{model.version} is of another version of this program"
-        raise fail(f"{reason}; --json prints it as it is", SERVICE) from error
+        raise fail(f"{reason}; --json prints it as it is", FAILED) from error
     architecture, training, evaluation = manifest.architecture, manifest.training, manifest.evaluation
     calibration, serving = model.calibration, model.serving
     facts: dict[str, str | Text] = {

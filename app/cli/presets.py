@@ -10,19 +10,10 @@ from typing import Annotated
 import typer
 
 from app.cli import completion
-from app.cli.common import (
-    USAGE,
-    Json,
-    Key,
-    Url,
-    error_messages,
-    fail,
-    print_json,
-    refuse_before_subcommand,
-    require_local,
-)
+from app.cli.common import Json, Key, Url, error_messages, fail, print_json, refuse_before_subcommand, require_local
 from app.cli.remote import service
 from app.cli.tables import TableColumn, print_table
+from snf_runtime.counts import USAGE
 
 LOCAL = "it shows the layers of the packages that are installed here"
 HELP = "List presets and layer types, and print a preset as an architecture file. Without a subcommand: list."

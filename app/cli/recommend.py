@@ -12,7 +12,6 @@ import typer
 from app.cli import completion
 from app.cli.common import (
     INTERRUPTED,
-    SERVICE,
     Json,
     Key,
     Url,
@@ -26,6 +25,7 @@ from app.cli.common import (
 from app.cli.job_submission import parse_pairs
 from app.cli.progress import events_bar
 from app.cli.remote import follow_job, service
+from snf_runtime.counts import FAILED
 
 if TYPE_CHECKING:
     from models.recommendation.record import RecommendationRecord, RecommendParameters
@@ -124,5 +124,5 @@ def _remote(
         result = client.jobs.result(job.id)
         if not isinstance(result, Result):
             kind = type(result).__name__
-            raise fail(f"expected a recommendation as the result of job {job.id}, got a {kind}", SERVICE)
+            raise fail(f"expected a recommendation as the result of job {job.id}, got a {kind}", FAILED)
     return RecommendationRecord.model_validate(result.model_dump())

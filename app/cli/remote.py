@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from app.cli.common import SERVICE, USAGE, fail
+from app.cli.common import fail
 from app.cli.job_tables import ENDED_WITH_RESULT
+from snf_runtime.counts import FAILED, USAGE
 
 if TYPE_CHECKING:
     from snf_client import Client, ClientError
@@ -31,7 +32,7 @@ def service(url: str | None, key: str | None) -> Iterator[Client]:
             yield client
         except ClientError as error:
             is_usage = isinstance(error, ProblemError) and error.status < 500 and error.status != 429
-            raise fail(_message(error), USAGE if is_usage else SERVICE) from error
+            raise fail(_message(error), USAGE if is_usage else FAILED) from error
         except OSError as error:
             if error.filename is None:  # a closed stdout, not a file to send
                 raise
@@ -57,7 +58,7 @@ def follow_job(client: Client, job_id: str, observe: Callable[[dict[str, Any]], 
         observe({"event": event.event, **event.data})
     job = client.jobs.get(job_id)
     if job.status not in ENDED_WITH_RESULT:
-        raise fail(f"job {job_id} {job.status}{': ' + job.error['detail'] if job.error else ''}", SERVICE)
+        raise fail(f"job {job_id} {job.status}{': ' + job.error['detail'] if job.error else ''}", FAILED)
     return job
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from app.cli.common import USAGE, fail
+from app.cli.common import fail
 from models.atomic_files import new_folder
+from snf_runtime.counts import USAGE
 
 if TYPE_CHECKING:
     from snf_client.schemas import RunDetail
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "snf-density"
 FILE_STORE = "MLFLOW_ALLOW_FILE_STORE"
 """Environment variable without which MLflow 3.7 and later use no plain files."""
-MOST_CHARACTERS = 6000
+MAX_CHARACTERS = 6000
 """Longest value of a parameter in MLflow, which would cut longer ones without a word."""
 BATCH = 1000
 """Most figures that MLflow takes at once."""
@@ -127,9 +128,9 @@ EXPORTS: dict[str, Callable[[Any, Path], str]] = {"mlflow": to_mlflow, "tensorbo
 
 def _shortened(name: str, value: str) -> str:
     """Return a value at most as long as MLflow takes it; say so if a part is left out."""
-    if len(value) > MOST_CHARACTERS:
-        typer.echo(f"snf: MLflow takes {MOST_CHARACTERS} characters; of {name} {len(value)} are cut to these", err=True)
-    return value[:MOST_CHARACTERS]
+    if len(value) > MAX_CHARACTERS:
+        typer.echo(f"snf: MLflow takes {MAX_CHARACTERS} characters; of {name} {len(value)} are cut to these", err=True)
+    return value[:MAX_CHARACTERS]
 
 
 def _milliseconds(seconds: float) -> int:

@@ -10,8 +10,6 @@ import typer
 
 from app.cli import completion
 from app.cli.common import (
-    SERVICE,
-    USAGE,
     Json,
     Key,
     Url,
@@ -27,6 +25,7 @@ from app.cli.common import (
 from app.cli.out_file import Force, check_new, write_out
 from app.cli.remote import service
 from app.cli.run_tables import curves_csv, print_comparison, print_run, print_runs
+from snf_runtime.counts import FAILED, USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 CURVE_POINTS = 1000
 """Points of a curve: far more than a terminal has columns."""
-MOST_COMPARED = 8
+MAX_COMPARED = 8
 """Most runs of a comparison: more columns fit no terminal."""
 
 HELP = "List, show, compare, export and delete records of training runs. Without a subcommand: list."
@@ -103,8 +102,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare training runs: the parameters that differ first, then the results, and the curves in one chart."""
-    if not 2 <= len(set(run_ids)) == len(run_ids) <= MOST_COMPARED:
-        raise fail(f"expected 2 to {MOST_COMPARED} different runs, got {len(set(run_ids))}", USAGE)
+    if not 2 <= len(set(run_ids)) == len(run_ids) <= MAX_COMPARED:
+        raise fail(f"expected 2 to {MAX_COMPARED} different runs, got {len(set(run_ids))}", USAGE)
     if out is not None:
         check_new(out, (".csv",), force=force)
     details = _details(run_ids, url, key)
@@ -136,7 +135,7 @@ def export(
 
     [detail] = _details([run_id], url, key)
     if RUN_ID.fullmatch(detail.run.id) is None:
-        raise fail(f"expected the service to give a run an id of 26 letters and digits, got {detail.run.id!r}", SERVICE)
+        raise fail(f"expected the service to give a run an id of 26 letters and digits, got {detail.run.id!r}", FAILED)
     with error_messages(), user_umask():
         shown_by = EXPORTS[to](detail, folder.absolute())
     typer.echo(f"run {run_id} is in {folder}; see it with: {shown_by}")

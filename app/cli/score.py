@@ -11,17 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from app.cli import completion
-from app.cli.common import (
-    DEFAULT_MODEL,
-    USAGE,
-    Json,
-    Key,
-    Model,
-    Url,
-    error_messages,
-    fail,
-    read_settings,
-)
+from app.cli.common import DEFAULT_MODEL, Json, Key, Model, Url, error_messages, fail, read_settings
 from app.cli.judging_model import judging_model
 from app.cli.out_file import check_place
 from app.cli.progress import images_bar
@@ -30,7 +20,7 @@ from app.cli.remote import service
 from app.cli.score_dataset import score_dataset
 from app.cli.score_file import TableRequest, score_to_file
 from app.cli.scores_held import ENDINGS
-from snf_runtime.counts import JudgedCounts
+from snf_runtime.counts import USAGE, JudgedCounts
 
 if TYPE_CHECKING:
     from app.cli.score_tables import ScoreOutput

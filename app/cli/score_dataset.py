@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from app.cli.common import USAGE, error_messages, fail, print_json
+from app.cli.common import error_messages, fail, print_json
 from app.cli.job_tables import job_counts
 from app.cli.judging_model import JudgingModel, judging_model
 from app.cli.out_file import check_place
@@ -17,6 +17,7 @@ from app.cli.progress import labelled_bar
 from app.cli.remarks import print_notes
 from app.cli.remote import follow_job, service, service_url
 from app.cli.scores_held import ENDINGS, check_held
+from snf_runtime.counts import USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:

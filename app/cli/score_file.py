@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import typer
 
-from app.cli.common import INTERRUPTED, SERVICE, USAGE, fail, print_json, read_settings, registry, stop_on_signals
+from app.cli.common import INTERRUPTED, fail, print_json, read_settings, registry, stop_on_signals
 from app.cli.judging_model import JudgingModel
 from app.cli.progress import duration, images_bar
 from app.cli.remarks import Remarks, print_notes
 from app.cli.score_tables import preprocessing_note
 from app.cli.scores_held import check_held, check_unfinished
 from app.cli.tables import print_facts
+from snf_runtime.counts import FAILED, USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ class RemotePartScorer:
                     raise fail(
                         f"expected scores of {self.model.label}, got some of calibration {answer.calibration}: another "
                         "one was activated meanwhile; repeat the command",
-                        SERVICE,
+                        FAILED,
                     )
                 rows += map(_row, names[len(rows) :], answer.results)
                 advance(len(answer.results))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
 
-from app.cli.common import USAGE, fail
+from app.cli.common import fail
 from app.cli.job_submission import split_pairs
+from snf_runtime.counts import USAGE
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -42,7 +42,7 @@ class DriftWindows:
         self._groups: OrderedDict[Key, ModelWindows] = OrderedDict()
         # The event loop waits for the first lock only, which is never held during computations.
         self._lock = threading.Lock()
-        self._looking = threading.Lock()
+        self._testing = threading.Lock()
         self._changes = 0
 
     @property
@@ -98,7 +98,7 @@ class DriftWindows:
             now: Time in seconds since 1970.
             weights: Digest of the weights, if only windows of these weights are wanted.
         """
-        with self._looking:
+        with self._testing:
             with self._lock:
                 group = self._groups.get(key)
                 if group is None or weights not in (None, group.reference.weights):
@@ -127,7 +127,7 @@ class DriftWindows:
             source: Source of the images; None for the window of all images, which leaves those of the sources.
             weights: Digest of the model's weights.
         """
-        with self._looking, self._lock:
+        with self._testing, self._lock:
             group = self._groups.get(key)
             if group is None or group.reference.weights != weights:
                 return None
@@ -142,7 +142,7 @@ class DriftWindows:
 
     def put_back(self, key: Key, source: str | None, window: Window) -> None:
         """Undo ``reset``: put the window back that it returned, without the images that were recorded since."""
-        with self._looking, self._lock:
+        with self._testing, self._lock:
             group = self._groups.get(key)
             if group is None:
                 return
@@ -162,7 +162,7 @@ class DriftWindows:
         contents = []
         for key in self.models():
             # A model at a time, so that scoring never waits for all of them.
-            with self._looking:
+            with self._testing:
                 with self._lock:
                     group = self._groups.get(key)
                     if group is None:

@@ -50,19 +50,19 @@ async def readiness(
     It is 503 as well while scoring is stuck: a batch has been worked on for longer than a request may take. The answer
     lists the models that could not be loaded, with reasons.
     """
-    found = await readiness_of(pool, queue, stopping, settings)
+    readiness = await readiness_of(pool, queue, stopping, settings)
     failed = {
         f"{version.name}:{version.version}": reason or "unknown"
         for version, (state, reason) in pool.states().items()
         if state is ModelState.FAILED
     }
-    unreadable = [model for model in found.listing if model.state is ModelState.FAILED and model.live is None]
+    unreadable = [model for model in readiness.listing if model.state is ModelState.FAILED and model.live is None]
     failed |= {model.name: model.reason or "unknown" for model in unreadable}
-    response.status_code = 200 if found.status == "ready" else 503
+    response.status_code = 200 if readiness.status == "ready" else 503
     return Readiness(
-        status=found.status,
-        reason=found.reason,
-        models={model.name: model.state.value for model in found.listing},
+        status=readiness.status,
+        reason=readiness.reason,
+        models={model.name: model.state.value for model in readiness.listing},
         failed=failed,
         jobs="ok" if job_store.answers else "degraded",
         queue={"images": queue.images, "capacity": queue.capacity},

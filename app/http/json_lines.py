@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -34,7 +35,10 @@ class JsonLines:
         self._kept = kept
 
     def write(self, records: Iterable[Record]) -> None:
-        """Append records to the file, one per line, rotating a full file; raise ``OSError`` if that fails."""
+        """Append records to the file, one per line, rotating a full file.
+
+        Raises ``OSError`` if that fails; none of the records is in the file then.
+        """
         # In ASCII: text from outside can hold other line breaks and lone surrogates.
         data = "".join(json.dumps(record, default=str) + "\n" for record in records).encode("ascii")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,8 +47,7 @@ class JsonLines:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self._is_full(len(data)):
                 self._rename()
-            with os.fdopen(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
-                file.write(data)
+            _append(self.path, data)
 
     def _is_full(self, more: int) -> bool:
         try:
@@ -59,6 +62,18 @@ class JsonLines:
             if older.exists():
                 older.replace(self.path.with_name(f"{self.path.name}.{number + 1}"))
         self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Append all of ``data`` to a file, or nothing: records after a part of a line could not be read."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 class BackgroundLog:

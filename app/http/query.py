@@ -14,7 +14,7 @@ from app.http.errors import FieldProblem, Problem, pointer_of
 from app.http.request_log import shortened
 from models.texts.suggestions import choices
 
-MOST_NAMED = 10
+MAX_NAMED = 10
 """Unknown parameters that an answer names at most."""
 
 
@@ -36,7 +36,7 @@ async def require_known_query(request: Request) -> None:
         permit(request.scope, role)
     errors = [
         FieldProblem(pointer=pointer_of(("query", name)), detail=f"there is no such parameter; {choices(name, known)}")
-        for name in (shortened(name) for name in unknown[:MOST_NAMED])
+        for name in (shortened(name) for name in unknown[:MAX_NAMED])
     ]
     detail = "; ".join(f"{error.pointer}: {error.detail}" for error in errors[:3])
     raise Problem(422, "invalid-request", "The request is not valid", detail, errors=errors)

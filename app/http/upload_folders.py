@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import re
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
+from models.atomic_files import remove_leftovers
+
 LOCK = "lock"
 TARGET = "target"
+
+log = logging.getLogger(__name__)
 
 
 class UploadFolders:
@@ -58,14 +62,8 @@ class UploadFolders:
             for folder in orphans:
                 name = _target(folder)
                 if name is not None and name not in live:
-                    self._remove_unfinished(name)
+                    remove_leftovers(self._datasets, name=name)
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def _remove_unfinished(self, name: str) -> None:
-        unfinished = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{32}}")
-        for path in self._datasets.glob(".*"):
-            if unfinished.fullmatch(path.name):
-                shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -94,8 +92,12 @@ def _is_locked(folder: Path) -> bool:
     try:
         with (folder / LOCK).open("ab") as lock:
             return not _try_lock(lock)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError as error:
+        # Another service may be receiving the upload: it is not deleted.
+        log.warning("%s is taken as in use, because its lock cannot be read: %s", folder, error.strerror)
+        return True
 
 
 def _try_lock(lock: BinaryIO) -> bool:

@@ -75,9 +75,9 @@ async def check_ready(
     pool: ModelPoolDep, queue: ScoringQueueDep, stopping: DrainingDep, settings: SettingsDep
 ) -> ServerReady | Response:
     """Answer 200 if images can be scored, else 503, as `/readyz`."""
-    found = await readiness_of(pool, queue, stopping, settings)
-    if found.status != "ready":
-        return error_answer(503, f"The service is not ready: {found.reason or found.status}")
+    readiness = await readiness_of(pool, queue, stopping, settings)
+    if readiness.status != "ready":
+        return error_answer(503, f"The service is not ready: {readiness.reason or readiness.status}")
     return ServerReady(ready=True)
 
 

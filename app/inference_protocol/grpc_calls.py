@@ -97,8 +97,8 @@ class GrpcCalls:
 
     async def ServerMetadata(self, _asked: Any, context: Context) -> Any:  # noqa: N802
         """Answer name, version and extensions of the service."""
-        found = await self._document("", context)
-        return CLASSES["ServerMetadataResponse"](**found)
+        document = await self._document("", context)
+        return CLASSES["ServerMetadataResponse"](**document)
 
     async def ModelReady(self, asked: Any, context: Context) -> Any:  # noqa: N802
         """Answer whether a model can score; an unknown one is an error."""
@@ -109,10 +109,10 @@ class GrpcCalls:
 
     async def ModelMetadata(self, asked: Any, context: Context) -> Any:  # noqa: N802
         """Answer versions and tensors of a model."""
-        found = await self._document(await _model(asked.name, asked.version, context), context)
-        kept = {name: found[name] for name in ("name", "versions", "platform")}
+        document = await self._document(await _model(asked.name, asked.version, context), context)
+        kept = {name: document[name] for name in ("name", "versions", "platform")}
         tensors = {
-            side: [{name: tensor[name] for name in ("name", "datatype", "shape")} for tensor in found[side]]
+            side: [{name: tensor[name] for name in ("name", "datatype", "shape")} for tensor in document[side]]
             for side in ("inputs", "outputs")
         }
         return CLASSES["ModelMetadataResponse"](**kept, **tensors)
@@ -132,8 +132,8 @@ class GrpcCalls:
     async def _document(self, path: str, context: Context) -> dict[str, Any]:
         answer = await self._get(path, context)
         await _raise_for_status(answer, context)
-        found: dict[str, Any] = answer.json()
-        return found
+        document: dict[str, Any] = answer.json()
+        return document
 
     async def _get(self, path: str, context: Context) -> httpx.Response:
         return await self._send("GET", path, context, b"", {})
@@ -210,13 +210,13 @@ def _values(parameters: Any) -> dict[str, Any]:
     }
 
 
-def _response(found: dict[str, Any], binary: bytes) -> Any:
+def _response(document: dict[str, Any], binary: bytes) -> Any:
     answer = CLASSES["ModelInferResponse"](
-        model_name=found["model_name"], model_version=found["model_version"], id=found.get("id", "")
+        model_name=document["model_name"], model_version=document["model_version"], id=document.get("id", "")
     )
-    for name, value in found["parameters"].items():
+    for name, value in document["parameters"].items():
         answer.parameters[name].int64_param = value
-    for output in found["outputs"]:
+    for output in document["outputs"]:
         answer.outputs.add(name=output["name"], datatype=output["datatype"], shape=output["shape"])
         size = output["parameters"]["binary_data_size"]
         answer.raw_output_contents.append(binary[:size])

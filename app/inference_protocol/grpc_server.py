@@ -16,11 +16,11 @@ from app.state import AppState
 from worker.settings import Settings
 
 MESSAGE_BYTES = 8 * 2**20
-"""Largest message. gRPC keeps a message in memory before anyone looks at it, so large tensors are for HTTP."""
+"""Largest message. gRPC keeps a message in memory before its call is handled, so large tensors are for HTTP."""
 COPIES = 4
 """Times that a call holds its tensor: in the message, in the body of the HTTP call and where the body is read."""
 TICK_S = 0.2
-"""Seconds between two looks at whether the service has been asked to stop."""
+"""Seconds between two checks whether the service has been asked to stop."""
 
 PACKAGES = ("grpc", "google.protobuf")
 

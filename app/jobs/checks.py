@@ -21,7 +21,7 @@ from models.artifacts.limits import LimitParameters
 from models.bulk.checks import require_scorable
 from models.bulk.plan import MAX_PARTS
 from models.datasets import DatasetStore, count_images, dataset_names, summarize
-from models.errors import AlphaUnattainable, ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
+from models.errors import ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
 from models.evaluation.checks import check_anomalous, check_normals
 from models.evaluation.masks import check_masks
 from models.evaluation.schema import EvaluationParameters
@@ -36,6 +36,7 @@ from models.registry.calibrations import OWN
 from models.registry.registry import Registry
 from models.registry.version import ModelVersion
 from models.texts.suggestions import choices
+from snf_runtime.anomaly.conformal import attainable_alpha
 from worker.queues import ModelJobType
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
@@ -172,10 +173,7 @@ CHECKS: dict[ModelJobType, Callable[[JobRequest, Registry, Path | None, DatasetS
 
 
 def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
-    """Return a job request's parameters as ``kind``; raise a 422 ``Problem`` that lists every invalid one.
-
-    Raises a 422 error that lists every invalid parameter.
-    """
+    """Return a job request's parameters as ``kind``; raise a 422 ``Problem`` that lists every invalid one."""
     for name in TRAINING_ONLY:
         if name in request.model_fields_set:
             raise invalid(f"/body/{name}", f"a job of type {request.type} has no {name}")
@@ -220,9 +218,7 @@ def _without_advice(error: DatasetUnfit) -> str:
 
 
 def _check_alpha(alpha: float | None, version: ModelVersion) -> None:
-    smallest = version.calibration_summary.smallest_p
-    if alpha is not None and alpha < smallest:
-        raise AlphaUnattainable(alpha, smallest)
+    attainable_alpha(alpha, version.calibration_summary.smallest_p)
 
 
 @contextmanager

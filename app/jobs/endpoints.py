@@ -72,7 +72,9 @@ def submit_job(
     scope: CallerScope,
     key: IdempotencyKey = None,
 ) -> JobView:
-    """Check and queue a training, bulk scoring, calibration or evaluation. 422 for a job that cannot succeed.
+    """Check and queue a job. 422 for one that cannot succeed.
+
+    Types are training, bulk scoring, calibration, evaluation, the measurement of a detection limit, and recommendation.
 
     A training that is expected to need more memory than every running worker has, or more than two weeks, is refused
     too, unless `force` is true. Without a running worker the memory is not known, and `fits` of the estimate is null.
@@ -80,7 +82,8 @@ def submit_job(
 
     The answer to a training job contains the expected time and memory. A training registers a version of `model`, which
     is served without a restart. A scoring writes a Parquet file with a row per image, a calibration adds a calibration
-    to the model, and an evaluation writes a report as JSON and HTML.
+    to the model, and an evaluation writes a report as JSON and HTML. A limit is stored beside the model, and a
+    recommendation compares the families of models and registers none.
 
     A job that changes what is served needs the role `admin`: a training with `promote`, a calibration
     without `"activate": false`.

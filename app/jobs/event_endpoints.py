@@ -98,8 +98,9 @@ async def follow_job(
     """Stream a job's status changes and its worker's reports as server-sent events until the job ends.
 
     Reports are `started`, `metrics`, `validation`, `samples`, `checkpoint`, `scoring`, `evaluation`, `log`, `error`,
-    `published`, `scored` and `evaluated`. The stream begins with the first event, or after the given id, and continues
-    until `end`. A client that reconnects with its last id misses no event and gets none twice.
+    `published`, `scored`, `calibrated`, `evaluated`, `limited` and `recommended`. The stream begins with the first
+    event, or after the given id, and continues until `end`. A client that reconnects with its last id misses no event
+    and gets none twice.
     """
     if after.ended:
         return Response(status_code=204)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 
 from worker.errors import BrokerDown
 from worker.jobs.store import JobStore
 from worker.queues import Queue
+
+log = logging.getLogger(__name__)
 
 PING_S = 0.5
 """Seconds between two pings."""
@@ -58,4 +61,8 @@ class JobStoreMonitor:
                 pings += 1
             except BrokerDown:
                 self._alive_at = None
+            except Exception:
+                # Such as a Redis that refuses a command. Without this thread the store would be down until a restart.
+                self._alive_at = None
+                log.exception("the job store could not be checked")
             self._stop.wait(PING_S)

@@ -15,7 +15,7 @@ DEFAULT_LIMIT = 4 * 2**30
 """Limit in bytes where the memory of the machine is not known."""
 PER_FILE_BYTE = 16
 """Bytes in memory for each byte of a model's files; loads of the shipped models on Linux give 15 to 25."""
-MOST_PER_FILE_BYTE, MOST_BESIDE = 32, 32 * 2**20
+MAX_PER_FILE_BYTE, MAX_BESIDE = 32, 32 * 2**20
 """Most bytes in memory for each byte of a model's files, and beside them. Loads of models of pixels, features, both and
 tiles give up to 32, those of models of less than 1 MB up to 16 MB. What grows by more are libraries and other work."""
 
@@ -70,7 +70,7 @@ class LoadedMemory:
         # Another load that ended meanwhile has counted what the process had grown by then.
         growth = after - max(before, self._counted)
         self._counted = after
-        return min(growth, MOST_PER_FILE_BYTE * file_bytes + MOST_BESIDE)
+        return min(growth, MAX_PER_FILE_BYTE * file_bytes + MAX_BESIDE)
 
     def _resident(self) -> int:
         try:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 from app.http.errors import Problem, draining
 from app.registry.loaded import Loaded, ModelListing, ModelState, PoolEntry
@@ -21,9 +20,6 @@ from models.registry.calibrations import OWN
 from models.registry.registry import Registry
 from models.registry.version import ModelVersion
 from models.scoring.options import EngineOptions
-
-if TYPE_CHECKING:
-    pass
 
 POLL_S = 1.0
 """Seconds between two polls of the registry."""
@@ -313,7 +309,7 @@ class ModelPool:
         with self._lock:
             versions = list(self._entries)
         # A version that a reference still uses stays: its successor cannot be loaded.
-        used = set(self._refs.values())
+        used = {used_now for _, used_now in list(self._refs.items())}  # a copy: other threads add references
         for version in versions:
             if version not in used and self._now(ModelRef(version.name, version.version), version) != version:
                 with self._lock:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 SHARE = 0.02
 """Share of the time that is spent on computing a result, however many callers ask for it."""
-MOST_S = 5.0
+MAX_AGE_S = 5.0
 """Longest use of a result in seconds, even if computing it takes a larger share of the time."""
 
 
@@ -44,4 +44,4 @@ class Recent(Generic[T]):
             return self._compute()
         finally:
             ended = time.monotonic()
-            self._until = ended + min((ended - began) / SHARE, MOST_S)
+            self._until = ended + min((ended - began) / SHARE, MAX_AGE_S)

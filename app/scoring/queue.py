@@ -31,6 +31,9 @@ SMOOTHING = 0.2
 LONGEST_WAIT_S = 60
 """Longest wait that a refusal asks for, in seconds."""
 
+CLOSE_S = 5.0
+"""Longest wait for the turn of the scoring thread at the end of the service, in seconds."""
+
 log = logging.getLogger(__name__)
 
 
@@ -77,12 +80,17 @@ class ScoringQueue:
         """Start the thread that scores the images of queued requests."""
         self._thread.start()
 
-    def close(self) -> None:
-        """Finish the accepted work, refuse new work with a 503 error, and wait for the scoring thread to end."""
+    def close(self, timeout_s: float = CLOSE_S) -> None:
+        """Finish the accepted work, refuse new work with a 503 error, and wait for the scoring thread to end.
+
+        A thread that hangs is logged after ``timeout_s`` seconds, and ends with the process.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            log.error("the scoring thread did not end within %g s; its work is given up", timeout_s)
 
     async def run(self, caller: str, steps: Steps[T], images: int) -> T:
         """Return the result of a generator, run in the scoring thread with other requests between its steps.

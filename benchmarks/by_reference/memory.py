@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.installation import resident_bytes
 from benchmarks.repeated import Repeated
 
-MOST_MIB_AN_HOUR = 16.0
+MAX_MIB_AN_HOUR = 16.0
 """Growth that still counts as flat."""
 SHORTEST_S = 180.0
 """Half a life of less says nothing: allocators move some MiB to and fro."""

@@ -15,7 +15,7 @@ from benchmarks.installation import write_results
 NAME = "by_reference"
 
 
-MOST_BUSY = 0.5
+MAX_BUSY = 0.5
 """Cores that other programs may take where a speed counts."""
 KEYS = (
     *(f"{way}/{row}" for way in ("job", "bulk", "ray") for row in ("rate", "killed", "memory")),
@@ -26,7 +26,7 @@ KEYS = (
 
 def verdict(good: bool, others: float = 0.0) -> str:
     """Return PASS or FAIL; BUSY where other programs took too many cores for a speed to count."""
-    if others > MOST_BUSY:
+    if others > MAX_BUSY:
         return "BUSY"
     return "PASS" if good else "FAIL"
 

@@ -22,7 +22,7 @@ import snf_runtime
 from benchmarks.by_reference import ways
 from benchmarks.by_reference.images import digits, first_files
 from benchmarks.by_reference.kills import SPREAD_OVER, Kills
-from benchmarks.by_reference.memory import MOST_MIB_AN_HOUR, SHORTEST_S, Memory
+from benchmarks.by_reference.memory import MAX_MIB_AN_HOUR, SHORTEST_S, Memory
 from benchmarks.by_reference.output import different, images_per_second, lost_and_doubled, parts, values
 from benchmarks.by_reference.rows import Row, Rows, busy_cores, verdict
 from benchmarks.by_reference.ways import MODEL, Scoring
@@ -31,7 +31,7 @@ from models.bulk.plan import part_size
 from models.score_rows.judged_rows import BATCH
 
 PROCESSES = 2
-MOST_KILLS, PARTS_A_KILL = 10, 4
+MAX_KILLS, PARTS_A_KILL = 10, 4
 RATE_IMAGES = 40_000
 """Most images of a run whose rate counts."""
 ROUNDS = 3
@@ -157,7 +157,7 @@ def _code_digest() -> str:
 def _killed(work: Work, name: str, begin: Begin, expected: NDArray[np.float64]) -> None:
     out = work.output(f"{name}-killed")
     total = -(-work.count // part_size(work.count))
-    count = work.random_kills or max(1, min(MOST_KILLS, total // PARTS_A_KILL))
+    count = work.random_kills or max(1, min(MAX_KILLS, total // PARTS_A_KILL))
     started = time.monotonic()
     scoring = begin(out)
     kills = Kills(
@@ -227,14 +227,14 @@ def _memory(work: Work, name: str, growth: dict[str, dict[str, Any]]) -> None:
         for kind, one in growth.items()
     ]
     long_enough = bool(growth) and all(one["long_enough"] for one in growth.values())
-    flat = all(one["mib_an_hour"] <= MOST_MIB_AN_HOUR for one in growth.values())
+    flat = all(one["mib_an_hour"] <= MAX_MIB_AN_HOUR for one in growth.values())
     work.rows.record(
         Row(
             f"{name}/memory",
             f"memory in the run with kills of {NAMES[name]}: slope over the second half of the life of the process of "
             "each kind that lived longest",
             "; ".join(shown),
-            f"flat: at most {MOST_MIB_AN_HOUR:g} MiB an hour over at least {SHORTEST_S / 60:g} minutes each",
+            f"flat: at most {MAX_MIB_AN_HOUR:g} MiB an hour over at least {SHORTEST_S / 60:g} minutes each",
             verdict(flat) if long_enough else "TOO SHORT",
             growth,
         )

@@ -24,7 +24,7 @@ SIDE = 10_000
 """Side of an image of the pixel limit."""
 SMALL_SIDE = 1440
 """Side of the largest image that shares its threads with small ones."""
-MOST_SCANS = 64
+MAX_SCANS = 64
 
 
 def form(files: Sequence[bytes], field: str = "images") -> tuple[bytes, str]:
@@ -117,9 +117,9 @@ def png_of_chunks() -> bytes:
 WAYS: dict[str, Way] = {
     "files: 40 run-length BMP of 17 KB": files(lambda: [run_length_bmp()] * 40),
     "files: JPEG of 6,000 scans, left after 0.3 s": files_of_clients_that_leave(lambda: [flat_jpeg(3000, 6000)]),
-    "files: 2 JPEG of 64 scans, 100 megapixels": files(lambda: [flat_jpeg(SIDE, MOST_SCANS)] * 2),
-    "files: the same, left after 0.3 s": files_of_clients_that_leave(lambda: [flat_jpeg(SIDE, MOST_SCANS)] * 2),
-    "files: 32 JPEG of 64 scans, 2 megapixels": files(lambda: [flat_jpeg(SMALL_SIDE, MOST_SCANS)] * 32),
+    "files: 2 JPEG of 64 scans, 100 megapixels": files(lambda: [flat_jpeg(SIDE, MAX_SCANS)] * 2),
+    "files: the same, left after 0.3 s": files_of_clients_that_leave(lambda: [flat_jpeg(SIDE, MAX_SCANS)] * 2),
+    "files: 32 JPEG of 64 scans, 2 megapixels": files(lambda: [flat_jpeg(SMALL_SIDE, MAX_SCANS)] * 32),
     "files: 2 PNG of 100 megapixels": files(lambda: [flat(SIDE, "PNG")] * 2),
     "files: 2 WebP of 100 megapixels": files(lambda: [flat(SIDE, "WEBP", lossless=True)] * 2),
     "files: 40 TIFF of 8x8 pixels in a tile of 16384x16384": files(lambda: [tiff_of_a_large_tile()] * 40),

@@ -23,7 +23,7 @@ NAME = "imagenet32"
 SHAPE = (3, 32, 32)
 TRAIN, TEST = [f"train_data_batch_{number}.npz" for number in range(1, 11)], "val_data.npz"
 VALIDATION = 20_000
-MOST_VALIDATION_SHARE = 0.1
+MAX_VALIDATION_SHARE = 0.1
 """Of a smaller set of the same form, at most this share of the training images."""
 SEED = 0
 
@@ -58,7 +58,7 @@ def load(folder: Path) -> Dataset:
         # Into one array of all images: a list of arrays and their concatenation would take twice the memory.
         images[end - count : end] = _read(path)
     test = _read(folder / TEST)
-    held_out = min(VALIDATION, int(MOST_VALIDATION_SHARE * len(images)))
+    held_out = min(VALIDATION, int(MAX_VALIDATION_SHARE * len(images)))
     chosen = np.zeros(len(images), bool)
     chosen[np.random.default_rng(SEED).choice(len(images), held_out, replace=False)] = True
     statistics = images[chosen]

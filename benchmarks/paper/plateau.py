@@ -11,7 +11,7 @@ LAST_PART = 0.25
 """The last part of a curve, as a share of its steps."""
 TOLERANCE = 1e-3
 """Largest gain of the last part at a plateau, as a share of the value at the end: 0.95 nats at 947."""
-FEWEST_POINTS = 5
+MIN_POINTS = 5
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Plateau:
     @property
     def reached(self) -> bool:
         """Whether gain or loss is small, two standard errors of a gain included, and known well enough to say so."""
-        known = self.points >= FEWEST_POINTS and 2 * self.error <= self.most
+        known = self.points >= MIN_POINTS and 2 * self.error <= self.most
         return known and not self.past_best and self.gain + 2 * self.error <= self.most
 
     @property
@@ -44,7 +44,7 @@ class Plateau:
         return self.gain < -self.most
 
     def __str__(self) -> str:
-        if self.points < FEWEST_POINTS:
+        if self.points < MIN_POINTS:
             return f"too few points ({self.points}) in the last quarter of the curve"
         state = "at its plateau" if self.reached else "**not at its plateau**"
         if self.past_best:
@@ -66,7 +66,7 @@ def plateau_of(steps: Sequence[float], nats: Sequence[float]) -> Plateau:
     x, y = np.array(chosen, dtype=float).T
     most = TOLERANCE * abs(float(nats[-1]))
     best_step = int(steps[int(np.argmin(nats))])
-    if len(chosen) < FEWEST_POINTS:
+    if len(chosen) < MIN_POINTS:
         return Plateau(float("nan"), float("nan"), most, len(chosen), best_step)
     centred = x - x.mean()
     slope = float(centred @ y / (centred @ centred))

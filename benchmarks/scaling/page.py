@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.by_reference.rows import MOST_BUSY, NAME, Row
+from benchmarks.by_reference.rows import MAX_BUSY, NAME, Row
 from benchmarks.by_reference.rows import table as rows_table
 from benchmarks.scaling import broker, plan, replicas
 from benchmarks.scaling.plan import Missing, read_results
@@ -54,7 +54,7 @@ def measured(lines: Callable[[], list[str]]) -> list[str]:
 def described(found: dict[str, Any]) -> str:
     """Return what results were taken on, and whether other programs took much of it."""
     machine, others = found["machine"], found.get("busy_cores", 0.0)
-    note = f" **Other programs took {others:.1f} cores.**" if others > MOST_BUSY else ""
+    note = f" **Other programs took {others:.1f} cores.**" if others > MAX_BUSY else ""
     return f"{machine['cpu']}, {machine['cores']} hardware threads, load {machine['load_before']:.1f} before.{note}"
 
 

@@ -36,7 +36,7 @@ Action: TypeAlias = Callable[[], None]
 
 BATCH = 32
 """Most images of a batch, as in ``app/scoring/fair_line.py`` for small images."""
-MOST_WAITING = 64
+MAX_WAITING = 64
 """Requests of one caller that may wait: half of ``SNF_QUEUE_REQUESTS``."""
 
 
@@ -148,13 +148,13 @@ class Replica:
         """Take a request; ``answered`` is called with True for a score and False for a refusal."""
 
         def check() -> None:
-            if len(self._line) >= MOST_WAITING:
+            if len(self._line) >= MAX_WAITING:
                 answered(False)
             else:
                 self._loop.do(self._costs.body, queue)
 
         def queue() -> None:
-            if len(self._line) >= MOST_WAITING:
+            if len(self._line) >= MAX_WAITING:
                 answered(False)
                 return
             self._line.append(answered)

@@ -26,7 +26,7 @@ QUICK_COUNTS = (100, 300, 1_000, 3_000)
 SIDES = (16, 32, 64, 128)
 STEPS = (4, 8, 16, 32)
 IMAGES = 16
-MOST_ROUNDS = 3
+MAX_ROUNDS = 3
 """Of the row that scores a hundred thousand images a round."""
 
 
@@ -96,7 +96,7 @@ def in_images(context: Context) -> None:
         return one
 
     scoring(engine, frozen, IMAGES)()
-    seconds = in_turns({str(count): turn(count) for count in counts}, min(context.rounds, MOST_ROUNDS), warm_up=0)
+    seconds = in_turns({str(count): turn(count) for count in counts}, min(context.rounds, MAX_ROUNDS), warm_up=0)
     said = f"{PRESET} {'x'.join(map(str, SHAPE))}, {counts[0]} to {counts[-1]} images"
     context.record(
         "growth/images",

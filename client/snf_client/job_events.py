@@ -22,6 +22,8 @@ SILENCE_S = 45.0
 MAX_LOST_CONNECTIONS = 12
 """Connections lost in a row without an event, after which reading ends: about five minutes."""
 RECONNECTING = Retries(first_pause=1.0, longest_pause=30.0)
+LONGEST_PAUSE_S = 60.0
+"""Longest pause before a new connection in seconds, whatever time a service or proxy asks for."""
 FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
 """Pauses between two requests for the state of a job that is waited for, seconds."""
 
@@ -170,7 +172,7 @@ class JobEventReader:
             policy, limit = self._retries, self._retries.attempts_before_contact - 1
         if not may_retry(call.retry_when, error) or self._lost_connections > limit:
             raise error
-        seconds = policy.pause(error, self._lost_connections)
+        seconds = min(policy.pause(error, self._lost_connections), LONGEST_PAUSE_S)
         if self._retries.on_retry is not None:
             self._retries.on_retry(error, seconds)
         return seconds

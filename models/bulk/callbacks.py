@@ -1,4 +1,4 @@
-"""What an engine of bulk scoring asks and tells the code that runs it."""
+"""Callbacks of an engine of bulk scoring: requests to stop, progress and notices."""
 
 from __future__ import annotations
 

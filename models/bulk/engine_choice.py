@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from models.scorer import Scorer
 
 
-def settle(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) -> tuple[BulkPlan, ModelFiles]:
+def choose_engine(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) -> tuple[BulkPlan, ModelFiles]:
     """Choose the engine of a scoring that begins or goes on.
 
     A stored plan of the same inputs keeps its engine. Otherwise it is the one of the options of the model; for the
@@ -38,7 +38,7 @@ def settle(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) -> tuple[
     if plan.engine is None:
         from models.scorer import load_files  # noqa: PLC0415  # OpenVINO takes time to import
 
-        plan = settled(plan, load_files(model))
+        plan = with_engine_of_scorer(plan, load_files(model))
     return plan, with_engine(model, plan)
 
 
@@ -50,7 +50,7 @@ def with_engine(model: ModelFiles, plan: BulkPlan) -> ModelFiles:
     return replace(model, options=replace(model.options, name=name, precision=precision), digest=plan.model_sha256)
 
 
-def settled(plan: BulkPlan, scorer: Scorer) -> BulkPlan:
+def with_engine_of_scorer(plan: BulkPlan, scorer: Scorer) -> BulkPlan:
     """Return a plan with the engine of a loaded model. Raises ``EngineUnavailable`` if the plan has another one."""
     require_engine(plan, scorer)
     return plan.model_copy(update={"engine": engine_of(scorer)})

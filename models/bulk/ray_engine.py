@@ -184,7 +184,7 @@ class _Actors:
         try:
             part, scored = self._ray.get(question)
         except self._ray.exceptions.RayError:
-            return  # its other call tells the same
+            return  # the call for its part fails by the same error
         actor.has_started = True
         if part is not None and part == actor.part:
             self._parts.advance(part, scored)

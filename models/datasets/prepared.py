@@ -30,7 +30,7 @@ from models.images.provenance import Provenance, Split
 from snf_runtime.images.preprocessing import Preprocessing, conform
 
 PREPARED = "prepared"
-MOST_MADE = 2
+MAX_MADE = 2
 """Most times that a cache is made for one call: another process may remove it before it is held."""
 PIXELS = "pixels.npy"
 RECORD = "record.json"
@@ -103,7 +103,7 @@ def prepare(
             _write(temporary, folder, report, preprocessing, progress)
 
     held, cached = hold_and_read()
-    for _ in range(MOST_MADE):
+    for _ in range(MAX_MADE):
         if cached is None:
             make()
             held, cached = hold_and_read()

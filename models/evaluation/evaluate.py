@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.errors import AlphaUnattainable, DatasetUnfit
+from models.errors import DatasetUnfit
 from models.evaluation.assemble import TEST, THRESHOLDS, AnomalousSet, ScoredSets, Subject, alphas_of, assemble
 from models.evaluation.baselines import Baselines
 from models.evaluation.corruptions import corruptions
@@ -17,6 +17,7 @@ from models.evaluation.masks import open_masks
 from models.evaluation.raw_scores import RawScoreCache, RawSet, score_set
 from models.evaluation.schema import EvaluationReport, Localisation
 from models.evaluation.scores import ScoreSuite, scored_batch
+from snf_runtime.anomaly.conformal import attainable_alpha
 
 FAULTY = 500
 """Most normal images that are damaged. Every grade damages the same images, which then do not count as normal."""
@@ -57,8 +58,7 @@ def evaluate(
         GradientEvidenceUnavailable: The calibration has no gradient evidence.
     """
     chosen, scorer = subject.parameters, subject.scorer
-    if chosen.alpha is not None and chosen.alpha < scorer.smallest_p:
-        raise AlphaUnattainable(chosen.alpha, scorer.smallest_p)
+    attainable_alpha(chosen.alpha, scorer.smallest_p)
     scorer.calibration.check_alpha(None, chosen.thorough)
     used = (scorer.manifest.training.dataset, scorer.calibration_summary.dataset)
     datasets = ImageSets(used, scorer.preprocessing, chosen, subject.data_dir, subject.store)

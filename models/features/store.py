@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from models.atomic_files import locked, new_folder, remove_folder, remove_leftovers
+from models.atomic_files import locked, new_folder, remove_leftovers
 from models.errors import BackboneMissing, BackboneUnfit
 from models.features.backbone import Backbone
 from models.features.lite0 import weight_shapes
@@ -121,6 +121,7 @@ class BackboneStore:
 
         Raises:
             BackboneUnfit: The weights have another SHA-256, or another backbone has the name.
+            StorageFull: The disk has no room beside its reserve. A backbone that is stored stays.
             OSError: The folder cannot be written.
         """
         _compare(backbone, weights)
@@ -131,8 +132,7 @@ class BackboneStore:
                 described = (folder / DESCRIPTION).exists()
                 if described and _read(folder / DESCRIPTION).digest != backbone.digest:
                     raise BackboneUnfit(f"{self.folder} has another backbone {backbone.name}: choose another name")
-                remove_folder(folder)
-            with new_folder(folder, len(weights)) as temporary:
+            with new_folder(folder, len(weights), replace=True) as temporary:
                 (temporary / WEIGHTS[backbone.format]).write_bytes(weights)
                 (temporary / DESCRIPTION).write_text(backbone.model_dump_json(indent=1), encoding="utf-8")
 

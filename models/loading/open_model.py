@@ -102,12 +102,12 @@ class ModelOpener:
             EngineUnavailable: The engine of the options cannot run here.
         """
         prepared = self._prepared_file()
-        found = None if prepared is None else prepared.open()
+        cached = None if prepared is None else prepared.open()
         fault = ""
-        if found is not None:
+        if cached is not None:
             try:
-                self._check(found)
-                return self._open(found, lambda: self._load_trained_again(found.density))
+                self._check(cached)
+                return self._open(cached, lambda: self._load_trained_again(cached.density))
             except (ArtifactError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
                 fault = str(error)
         try:

@@ -24,7 +24,7 @@ MARGIN_SHARE = 0.05
 """Share for the last validation, the frozen flow, and the fit of the anomaly statistics."""
 EARLY_SHARE = 0.4
 """Share of all sizes that is expected to be measured: a kind is done with the first size that every family misses."""
-FEWEST_GOOD = 60
+MIN_GOOD = 60
 """Good images below which time is saved by leaving out defects instead."""
 REPORT_S = 0.5
 """Shortest time between two reports of the progress."""
@@ -92,7 +92,7 @@ class Budget:
         """
         passes = 1 + EARLY_SHARE * cells
         most = DEFECTS_SHARE * self.seconds
-        good = min(good, max(FEWEST_GOOD, int(most / (passes * per_image))))
+        good = min(good, max(MIN_GOOD, int(most / (passes * per_image))))
         defects = min(max(passes * per_image * good, LEAST_DEFECTS_SHARE * self.seconds), most)
         left = self.left - defects - per_image * reference - MARGIN_SHARE * self.seconds
         return max(left, MIN_PIXEL_SHARE * self.seconds), good

@@ -11,7 +11,7 @@ from models.recommendation.record import FAMILIES, FamilyName, FamilyResult
 
 NEAR = 0.5
 """Largest difference of two mean ranks, in steps of the grid of sizes, that is a tie."""
-MOST_DIFFERENCES = 3
+MAX_DIFFERENCES = 3
 """Defects that are named in a reason, those with the largest differences."""
 NAMES: dict[FamilyName, str] = {
     "features": "the feature model",
@@ -119,7 +119,7 @@ def _difference(proposed: FamilyResult, other: FamilyResult, sizes: Sequence[int
 
 def _listed(pairs: Sequence[tuple[LimitCurve, LimitCurve]], other: str) -> str:
     """Return limits in words, each with that of the ``other`` family in brackets."""
-    shown = [f"{_plural(a)} {limit_words(a)} ({other}: {limit_words(b)})" for a, b in pairs[:MOST_DIFFERENCES]]
+    shown = [f"{_plural(a)} {limit_words(a)} ({other}: {limit_words(b)})" for a, b in pairs[:MAX_DIFFERENCES]]
     more = len(pairs) - len(shown)
     return ", ".join(shown) + (f", and {more} more" if more else "")
 

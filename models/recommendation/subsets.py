@@ -16,9 +16,9 @@ from models.errors import DatasetUnfit
 from models.recommendation.record import ComparedImages
 from snf_runtime.images.batch import stacked
 
-MOST_AND_FEWEST = ((2000, 200), (500, 60), (1000, 120))
+MAX_AND_MIN_IMAGES = ((2000, 200), (500, 60), (1000, 120))
 """Most images for fit, statistics and ranks, and how many are taken where time is short, if there are so many."""
-MOST_GOOD = 100
+MAX_GOOD = 100
 """Most images that get defects."""
 MIN_TRAIN = 100
 """Fewest images of the train part that can be divided."""
@@ -88,12 +88,12 @@ def choose_subsets(dataset: Dataset, alpha: float, seed: int, share: float = 1.0
     from_train = dataset.folds is not None or len(dataset.statistics) < MIN_LIMIT_IMAGES
     kept = max(MIN_LIMIT_IMAGES, round(GOOD_SHARE * total)) if from_train else 0
     left = total - kept
-    most = [max(fewest, round(share * number)) for number, fewest in MOST_AND_FEWEST]
+    most = [max(fewest, round(share * number)) for number, fewest in MAX_AND_MIN_IMAGES]
     sizes = [round(FIT_SHARE * left), round(STATISTICS_SHARE * left)]
     ranges = _deal(total, [*sizes, left - sum(sizes), kept], seed)
     fit, statistics, ranks = (train[_spaced(rows, count)] for rows, count in zip(ranges[:3], most, strict=True))
     good: Images = (
-        train[_spaced(ranges[3], MOST_GOOD)] if from_train else EvenlySpaced([dataset.statistics], MOST_GOOD)[:]
+        train[_spaced(ranges[3], MAX_GOOD)] if from_train else EvenlySpaced([dataset.statistics], MAX_GOOD)[:]
     )
     reference = np.concatenate([statistics, ranks])
     folds = None

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.artifacts.manifest import Activation, CalibrationRecord, CalibrationSummary, file_label
-from models.atomic_files import locked, new_folder, sha256_file, write_atomically
+from models.atomic_files import locked, new_folder, remove_leftovers, sha256_file, write_atomically
 from models.errors import ArtifactError, CalibrationNotFound
 from models.naming import is_version
 from models.registry.activation import UnlessCoarser
@@ -114,6 +114,7 @@ class CalibrationStore:
             before_publish: Called when nothing else can prevent the publication; it may raise to stop it.
         """
         with locked(self._of_name):
+            remove_leftovers(self.folder)
             known = None if job is None else self.of_job(job)
             if known is not None:
                 return known

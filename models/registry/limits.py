@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from models.artifacts.limits import LimitRecord
 from models.artifacts.manifest import file_label
-from models.atomic_files import locked, new_folder
+from models.atomic_files import locked, new_folder, remove_leftovers
 from models.errors import ArtifactError, LimitNotFound
 from models.naming import is_version
 
@@ -72,6 +72,7 @@ class LimitStore:
             before_publish: Called when nothing else can prevent the publication; it may raise to stop it.
         """
         with locked(self._of_name):
+            remove_leftovers(self.folder)
             known = None if record.job is None else self.of_job(record.job)
             if known is not None:
                 return known

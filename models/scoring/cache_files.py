@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from models.atomic_files import write_atomically
+from models.atomic_files import remove_leftovers, write_atomically
 from models.disk_space import require_room
 from models.errors import StorageFull
 
@@ -18,6 +19,8 @@ MAX_BYTES = 4 * 2**30
 DIGEST_BYTES = 32
 ENDINGS = (".blob", ".density")
 """Endings of the names of these files: of compiled graphs, and of prepared densities."""
+LEFTOVER_S = 3600.0
+"""Age in seconds from which an unfinished file is that of a killed process."""
 
 
 def read_cached(path: Path) -> bytes | None:
@@ -51,7 +54,8 @@ def note_use(path: Path) -> None:
 def write_cached(path: Path, content: bytes) -> None:
     """Write a file of the cache. A failed write, or no room, is logged and ignored.
 
-    Beyond 4 GiB in the folder, the files that were unused for the longest time are deleted.
+    Beyond 4 GiB in the folder, the files that were unused for the longest time are deleted, and unfinished ones of
+    killed processes.
     """
     try:
         require_room(path.parent, len(content))
@@ -64,9 +68,15 @@ def write_cached(path: Path, content: bytes) -> None:
 
 
 def _prune(folder: Path) -> None:
-    files = [file for file in folder.iterdir() if file.suffix in ENDINGS]
+    remove_leftovers(folder, LEFTOVER_S)
+    files: list[tuple[float, int, Path]] = []
+    for file in folder.iterdir():
+        if file.suffix in ENDINGS:
+            with suppress(FileNotFoundError):  # another process may delete it in the meantime
+                state = file.stat()
+                files.append((state.st_mtime, state.st_size, file))
     total = 0
-    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
-        total += file.stat().st_size
+    for _, size, file in sorted(files, reverse=True):
+        total += size
         if total > MAX_BYTES:
             file.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ from models.artifacts.manifest import (
     PinnedSample,
     TrainingRecord,
 )
-from models.atomic_files import new_folder, sha256_file
+from models.atomic_files import new_folder, remove_leftovers, sha256_file
 from models.datasets import Dataset, Images
 from models.features.fit import FitChoice
 from models.features.flows import HybridFlows, TrainedFlows
@@ -144,6 +144,7 @@ def write_artifact(
     log_dets = log_dets_of(model.flows, architecture)
 
     tensors = model.flows.state_dict()
+    remove_leftovers(path.parent, name=path.name)
     with new_folder(path, sum(tensor.nbytes for tensor in tensors.values())) as folder:
         weights = folder / WEIGHTS
         save_tensors({name: value.contiguous() for name, value in tensors.items()}, weights)

@@ -23,7 +23,7 @@ TIMED_IMAGES = 32
 """Images that are scored to measure the time of an image."""
 FEWEST = {"statistics": 300, "calibration": 400, "test": 200, FISHER: 64}
 """Images of each part of the work that are used however little time there is, where there are so many."""
-FEWEST_GRADIENTS = 200
+MIN_GRADIENTS = 200
 """The same for each pass with gradients."""
 
 Report = Callable[[str, int, int], None]
@@ -105,7 +105,7 @@ class EvaluationPlan:
         No part gets fewer images than ``FEWEST``. Where that takes longer, gradients are left out, which only thorough
         verdicts need; the plan without them may still take longer.
         """
-        least = {part: min(count, FEWEST.get(part, FEWEST_GRADIENTS)) for part, count in self.images.items()}
+        least = {part: min(count, FEWEST.get(part, MIN_GRADIENTS)) for part, count in self.images.items()}
 
         def shrunk(share: float) -> EvaluationPlan:
             counts = {part: max(least[part], int(share * count)) for part, count in self.images.items()}

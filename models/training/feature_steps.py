@@ -24,8 +24,8 @@ from models.training.config import TrainingConfig
 from models.training.divergence import name_the_cause
 from models.training.objective import SelfNormalizingObjective
 
-MOST_IMAGES = 4000
-MOST_BYTES = 2**30
+MAX_IMAGES = 4000
+MAX_BYTES = 2**30
 """The largest number of images whose features are stored, and the most disk space that they take."""
 BATCH = 32
 """Images an optimiser step."""
@@ -103,7 +103,7 @@ class StepsTrial:
         self._plan = plan
         self._architecture = architecture.model_copy(update={"steps": plan.steps})
         size = 4 * math.prod(architecture.feature_shape)
-        self._every = math.ceil(len(folds) / max(1, min(MOST_IMAGES, MOST_BYTES // size)))
+        self._every = math.ceil(len(folds) / max(1, min(MAX_IMAGES, MAX_BYTES // size)))
         self._held_out = folds[:: self._every] == folds.max()
         # It has no name, so that nothing of it is left whatever ends the process.
         self._file = TemporaryFile(dir=plan.folder)  # noqa: SIM115 - read after the last features are added

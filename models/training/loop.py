@@ -52,7 +52,7 @@ class Trainer:
 
     Args:
         dataset: Images to train on and to validate with.
-        architecture: PixelArchitecture of the flow.
+        architecture: Architecture of the flow.
         config: Settings of the training.
         folder: Folder of the checkpoints and sample previews.
         observe: Function that receives the events.

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from models.anomaly.fitting.reference_images import MOST_EVIDENCE_BYTES, evidence_bytes
+from models.anomaly.fitting.reference_images import MAX_EVIDENCE_BYTES, evidence_bytes
 from models.artifacts.manifest import FILE, Manifest, read_manifest
 from models.atomic_files import make_folder
 from models.datasets import Dataset, DatasetSummary
@@ -45,7 +45,7 @@ from models.training.samples import EveryImage, TrainingImages
 from models.training.schedule import Schedule
 from models.training.validation_plan import PhaseSteps
 
-MOST_FOLDED_BYTES = 2 * MOST_EVIDENCE_BYTES
+MAX_FOLDED_BYTES = 2 * MAX_EVIDENCE_BYTES
 """Most bytes of the evidence of images of several tiles under all fits that are repeated in folds."""
 
 
@@ -209,7 +209,7 @@ def folds_of_fit(dataset: Dataset, architecture: FeatureArchitecture, observe: O
     # Of all images under all fits, and of those outside each fold under another one.
     fits = 2 * int(folds.max() + 1)
     kept = sum(evidence_bytes(images, architecture, fits) for images in (dataset.train, dataset.statistics))
-    if kept <= MOST_FOLDED_BYTES:
+    if kept <= MAX_FOLDED_BYTES:
         return folds
     observe({"event": "log", "message": "the images have too many tiles to repeat the fit without each fold of them"})
     return None

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from snf_runtime.errors import EngineUnavailable
-from snf_runtime.scoring.engines.tiles import MOST_AT_ONCE
+from snf_runtime.scoring.engines.tiles import MAX_AT_ONCE
 
 CPUS = Path("/sys/devices/system/cpu")
 """Folder of Linux with a folder for each hardware thread."""
@@ -23,15 +23,15 @@ def thread_count(asked: int | None) -> int:
         ValueError: ``asked`` is not from 1 to 1024.
     """
     if asked is not None:
-        if not 1 <= asked <= MOST_AT_ONCE:
-            raise ValueError(f"expected threads from 1 to {MOST_AT_ONCE}, got {asked}")
+        if not 1 <= asked <= MAX_AT_ONCE:
+            raise ValueError(f"expected threads from 1 to {MAX_AT_ONCE}, got {asked}")
         return asked
     if wanted := os.environ.get("OMP_NUM_THREADS", "").strip():
         first = wanted.split(",")[0].strip()  # a list has a number for each nested level of threads
-        if not re.fullmatch("[0-9]{1,9}", first) or not 1 <= int(first) <= MOST_AT_ONCE:
-            raise EngineUnavailable(f"expected OMP_NUM_THREADS from 1 to {MOST_AT_ONCE}, got {wanted}")
+        if not re.fullmatch("[0-9]{1,9}", first) or not 1 <= int(first) <= MAX_AT_ONCE:
+            raise EngineUnavailable(f"expected OMP_NUM_THREADS from 1 to {MAX_AT_ONCE}, got {wanted}")
         return int(first)
-    return min(_cores(), MOST_AT_ONCE)
+    return min(_cores(), MAX_AT_ONCE)
 
 
 def _cores() -> int:

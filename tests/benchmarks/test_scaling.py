@@ -15,14 +15,14 @@ import pytest
 from pyarrow import parquet
 
 from benchmarks.by_reference.images import digits, synthetic
-from benchmarks.by_reference.memory import MOST_MIB_AN_HOUR, growth_of
+from benchmarks.by_reference.memory import MAX_MIB_AN_HOUR, growth_of
 from benchmarks.by_reference.output import different, images_per_second, lost_and_doubled, values
 from benchmarks.by_reference.rows import Row, Rows
 from benchmarks.overload import Row as Load
 from benchmarks.scaling import page, plan, replicas
 from benchmarks.scaling.broker import Traffic, divide
 from benchmarks.scaling.compute import line
-from benchmarks.scaling.simulation import BATCH, MOST_WAITING, Cores, Costs, Simulation, Thread
+from benchmarks.scaling.simulation import BATCH, MAX_WAITING, Cores, Costs, Simulation, Thread
 
 SCORING = Costs(batch=0.01, image=0.005, head=0.0001, body=0.0001, answer=0.0001, wake=0.0, client=0.0001)
 MACHINE = {"cpu": "c", "cores": 2, "load_before": 0.0}
@@ -73,7 +73,7 @@ def test_beyond_the_capacity_the_rest_is_refused_and_waits_are_bounded() -> None
     found = Simulation(SCORING, 1, math.inf).poisson(2 * SCORING.most_per_second, 60.0, seed=0)
     assert found.admitted_per_s == pytest.approx(SCORING.most_per_second, rel=0.02)
     assert found.refused == pytest.approx(0.5, abs=0.02)
-    longest = (MOST_WAITING / BATCH + 2) * (SCORING.batch + BATCH * SCORING.image)
+    longest = (MAX_WAITING / BATCH + 2) * (SCORING.batch + BATCH * SCORING.image)
     assert found.p99_ms < 1e3 * longest
 
 
@@ -174,7 +174,7 @@ def test_steady_growth_is_found_and_a_peak_is_not() -> None:
     mib = 2**20
     leak = growth_of([(second, 500 * mib + second * mib // 100) for second in range(0, 2400, 2)])
     assert leak["mib_an_hour"] == pytest.approx(36, rel=0.05)
-    assert leak["mib_an_hour"] > MOST_MIB_AN_HOUR
+    assert leak["mib_an_hour"] > MAX_MIB_AN_HOUR
     peak = growth_of([(second, (900 if 2000 < second < 2300 else 500) * mib) for second in range(0, 2400, 2)])
     assert (peak["mib_an_hour"], peak["second_half_most_mib"], peak["long_enough"]) == (0, 900, True)
     assert not growth_of([(second, mib) for second in range(300)])["long_enough"]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from snf_client import AsyncClient, Client, Event, NotFound, Retries, ServiceUnavailable
+from snf_client import AsyncClient, Client, Event, NotFound, ProblemError, Retries, ServiceUnavailable
 from snf_client import job_events as events_module
 from snf_client.job_events import EndEvent, MetricsEvent
 from tests.client.scripted_server import DROPPED, QUICK, Answer, problem, scripted
@@ -88,3 +88,10 @@ def test_following_ends_where_it_is_of_no_use() -> None:
             list(client.jobs.events("x"))
         assert len(server.requests) == 2 + events_module.MAX_LOST_CONNECTIONS - 1
     assert len(told) == events_module.MAX_LOST_CONNECTIONS
+
+
+@pytest.mark.parametrize("asked_s", [3600.0, float("9" * 400)])
+def test_a_proxy_that_asks_for_a_long_wait_is_tried_again_after_a_minute(asked_s: float) -> None:
+    reader = events_module.JobEventReader("x", "7", Retries())
+    refused = ProblemError(503, "about:blank", "Maintenance", "", retry_after=asked_s)
+    assert reader.pause(refused) == events_module.LONGEST_PAUSE_S == 60

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.cli.common import ANOMALY, NOT_JUDGED, OK, SERVICE, USAGE
 from snf_client.local_files import files_in
 from snf_runtime import counts
+from snf_runtime.counts import ANOMALY, FAILED, NOT_JUDGED, OK, USAGE
 from snf_runtime.exported.manifest import read_export_manifest
 from snf_runtime.images.files import image_files
 from tests.end_to_end.support.service import files, snf
@@ -113,7 +113,7 @@ def test_what_the_runner_says_and_how_it_ends(packages: Path, exported: Path, tm
         ((exported, tmp_path / "none.png"), USAGE, "does not exist"),
         ((exported, DIGITS[0], "--alpha", "2"), USAGE, "expected a rate above 0 and below 1"),
         ((exported, DIGITS[0], "--alpha", "1e-9"), USAGE, "smallest attainable"),
-        ((tmp_path, DIGITS[0]), SERVICE, "expected a folder of `snf export`"),
+        ((tmp_path, DIGITS[0]), FAILED, "expected a folder of `snf export`"),
     ):
         done = runner(packages, *arguments)
         assert (done.returncode, done.stdout) == (code, ""), done.stderr
@@ -122,7 +122,7 @@ def test_what_the_runner_says_and_how_it_ends(packages: Path, exported: Path, tm
 
 def test_exit_codes_and_folders_are_those_of_the_command_line(tmp_path: Path) -> None:
     ours = (counts.OK, counts.ANOMALY, counts.USAGE, counts.FAILED, counts.NOT_JUDGED)
-    assert ours == (OK, ANOMALY, USAGE, SERVICE, NOT_JUDGED)
+    assert ours == (OK, ANOMALY, USAGE, FAILED, NOT_JUDGED)
     for name in ("b/10.png", "b/9.png", "a.txt", ".hidden.png", "Thumbs.db", "b/c/1", "__MACOSX/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.cli.common import USAGE
 from snf_client import Client, Conflict, NotFound
+from snf_runtime.counts import USAGE
 from tests.end_to_end.support.jobs import TRAINING, submit
 from tests.end_to_end.support.service import snf
 

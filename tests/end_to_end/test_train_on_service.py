@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.cli.common import INTERRUPTED, SERVICE, USAGE
+from app.cli.common import INTERRUPTED
+from snf_runtime.counts import FAILED, USAGE
 from tests.end_to_end.support.jobs import FEW_IMAGES, TRAINING
 from tests.end_to_end.support.service import await_job, environment, snf
 from tests.support.paths import ROOT
@@ -60,7 +61,7 @@ def test_an_interrupt_leaves_the_job_running_and_says_how_to_go_on(home: Path, h
     house.post(f"/v1/jobs/{job_id}/cancel")
     await_job(house, job_id, "cancelled")
     watched = snf(home, "jobs", "watch", job_id, "--url", url)
-    assert watched.returncode == SERVICE
+    assert watched.returncode == FAILED
 
 
 @pytest.mark.parametrize(("as_json", "line"), [((), "job {}"), (("--json",), '{{"event": "submitted", "job": "{}"}}')])

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from models.atomic_files import locked, make_folder, new_folder, write_atomically
+from models.atomic_files import locked, make_folder, new_folder, remove_leftovers, write_atomically
 from models.registry.registry import Registry
+from models.scoring.cache_files import read_cached, write_cached
 from worker.keys.key_file import KeyFile
 
 Events = list[tuple[str, int]]
@@ -132,3 +133,31 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises((FileExistsError, NotADirectoryError)):
             make_folder(path)
+
+
+def test_what_killed_processes_left_over_is_removed_by_age_and_name(tmp_path: Path) -> None:
+    old, young, other = (tmp_path / f".{name}.{number:032x}" for number, name in enumerate(("a.b", "a.b", "c")))
+    kept = [tmp_path / name for name in ("a.b", ".a.b", f".a.b.{'0' * 31}", ".lock")]
+    for path in (old, young, *kept):
+        path.write_bytes(b"x")
+    (other / "inner").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    remove_leftovers(tmp_path, 3600)
+    assert not old.exists()
+    assert young.exists()
+    remove_leftovers(tmp_path, name="a.b")
+    assert not young.exists()
+    assert other.exists()
+    remove_leftovers(tmp_path)
+    assert not other.exists()
+    assert all(path.exists() for path in kept)
+
+
+def test_an_unfinished_file_of_the_cache_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    old, young = (tmp_path / f".{number}.blob.{number:032x}" for number in range(2))
+    for path in (old, young):
+        path.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    write_cached(tmp_path / "2.blob", b"graph")
+    assert {path.name for path in tmp_path.iterdir()} == {young.name, "2.blob"}
+    assert read_cached(tmp_path / "2.blob") == b"graph"

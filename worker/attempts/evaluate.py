@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt
-from worker.attempts.progress import ProgressReporter
+from worker.attempts.progress import LabelledProgress, write_note
 from worker.broker.connection import redis_client
 from worker.jobs.events import EventLog
 from worker.jobs.retention import adopt_earlier
@@ -54,10 +54,10 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         return
     earlier = adopt_earlier(store, folder, spec.retry_of, SETS)
     if earlier is not None:
-        events.write({"event": "log", "message": f"goes on from the scores of job {earlier}"})
+        write_note(events, f"goes on from the scores of job {earlier}")
     if settings.train_threads is not None:
         torch.set_num_threads(settings.train_threads)
-    progress = EvaluationProgress(events)
+    progress = LabelledProgress(events)
 
     def observe(label: str, done: int, total: int) -> None:
         fence.check_periodically()
@@ -80,33 +80,11 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         store=DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes),
         calibration=calibration,
     )
-    report = evaluate(subject, observe, folder / SETS, progress.finish_set)
+    report = evaluate(subject, observe, folder / SETS, lambda _set: progress.checkpoint())
     fence.require()
     write_atomically(folder / REPORT_HTML, render_html(report).encode())
     write_atomically(folder / REPORT_JSON, report.model_dump_json(indent=1).encode())
     _finish(report, folder, events)
-
-
-class EvaluationProgress:
-    """Writer of an evaluation's progress events, in scored images, with a log event for each new image set."""
-
-    def __init__(self, events: EventLog) -> None:
-        self._events = events
-        self._reporter: ProgressReporter | None = None
-        self._label = ""
-
-    def report(self, label: str, done: int, total: int) -> None:
-        """Write an event that ``done`` of ``total`` images are scored; log ``label`` when a new image set begins."""
-        self._reporter = self._reporter or ProgressReporter(self._events, total, done)
-        if label != self._label:
-            self._label = label
-            self._events.write({"event": "log", "message": label})
-        self._reporter.report(done)
-
-    def finish_set(self, _label: str) -> None:
-        """Write a checkpoint event after an image set; a later attempt can continue with the next set."""
-        if self._reporter is not None:
-            self._reporter.checkpoint()
 
 
 def _finish(report: "EvaluationReport", folder: Path, events: EventLog) -> None:

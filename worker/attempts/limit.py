@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt
-from worker.attempts.progress import PreparationReporter, ProgressReporter
+from worker.attempts.progress import LabelledProgress, PreparationReporter, write_note
 from worker.broker.connection import redis_client
 from worker.jobs.events import EventLog
 from worker.jobs.retention import adopt_earlier
@@ -58,7 +58,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     if number is None:
         earlier = adopt_earlier(store, folder, spec.retry_of, CELLS)
         if earlier is not None:
-            events.write({"event": "log", "message": f"goes on from the defects of job {earlier}"})
+            write_note(events, f"goes on from the defects of job {earlier}")
         parameters = LimitParameters.model_validate(spec.parameters)
         # The calibration that was active when the job was queued.
         calibration = registry.calibrations(name, version).active() if (n := parameters.calibration) is None else n
@@ -80,7 +80,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
             datasets,
             on_prepared,
         )
-        progress = LimitProgress(events)
+        progress = LabelledProgress(events)
 
         def observe(label: str, done: int, total: int) -> None:
             go_on()
@@ -113,31 +113,6 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
             "not_determinable": record.not_determinable,
         }
     )
-
-
-class LimitProgress:
-    """Writer of the progress events of a detection limit, in scored images, with a log event for each defect.
-
-    The number of images shrinks while defects turn out to be too small to be measured.
-    """
-
-    def __init__(self, events: EventLog) -> None:
-        self._events = events
-        self._reporter: ProgressReporter | None = None
-        self._label = ""
-
-    def report(self, label: str, done: int, total: int) -> None:
-        """Write an event that ``done`` of ``total`` images are scored; log ``label`` when a new defect begins."""
-        self._reporter = self._reporter or ProgressReporter(self._events, total, done)
-        if label != self._label:
-            self._label = label
-            self._events.write({"event": "log", "message": label})
-        self._reporter.report(done, total)
-
-    def checkpoint(self) -> None:
-        """Write a checkpoint event after a defect; a later attempt continues with the next."""
-        if self._reporter is not None:
-            self._reporter.checkpoint()
 
 
 if __name__ == "__main__":

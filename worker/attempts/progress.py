@@ -121,6 +121,31 @@ class FitReporter:
         self._reporter.report(min(self._before + done, self._total))
 
 
+class LabelledProgress:
+    """Writer of progress events, in scored images, of work in labelled parts, with a log event for each new label."""
+
+    def __init__(self, events: EventLog) -> None:
+        self._events = events
+        self._reporter: ProgressReporter | None = None
+        self._label = ""
+
+    def report(self, label: str, done: int, total: int) -> None:
+        """Write an event that ``done`` of ``total`` images are scored; log ``label`` when a new part begins.
+
+        The number of images may change while parts turn out to be unnecessary.
+        """
+        self._reporter = self._reporter or ProgressReporter(self._events, total, done)
+        if label != self._label:
+            self._label = label
+            write_note(self._events, label)
+        self._reporter.report(done, total)
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint event after a part; a later attempt continues with the next one."""
+        if self._reporter is not None:
+            self._reporter.checkpoint()
+
+
 class PreparationReporter:
     """Writer of log events on how many images of a dataset are resized so far, before a job uses them."""
 
@@ -133,5 +158,5 @@ class PreparationReporter:
         if time.monotonic() - self._reported_at < PREPARING_S:
             return False
         self._reported_at = time.monotonic()
-        self._events.write({"event": "log", "message": f"prepares the images: {done} of {total}"})
+        write_note(self._events, f"prepares the images: {done} of {total}")
         return True

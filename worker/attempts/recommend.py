@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.attempts.attempt import BEGAN, Fence, JobSpec, StopFlag, attempt
-from worker.attempts.progress import PreparationReporter
+from worker.attempts.progress import PreparationReporter, write_note
 from worker.broker.connection import redis_client
 from worker.jobs.events import EventLog
 from worker.jobs.retention import adopt_earlier
@@ -50,7 +50,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         return
     earlier = adopt_earlier(store, folder, spec.retry_of, PHASES)
     if earlier is not None:
-        events.write({"event": "log", "message": f"goes on from the phases of job {earlier}"})
+        write_note(events, f"goes on from the phases of job {earlier}")
     if settings.train_threads is not None:
         torch.set_num_threads(settings.train_threads)
 

@@ -5,7 +5,7 @@ from functools import partial
 
 from models.bulk.callbacks import Callbacks
 from models.bulk.completion import complete
-from models.bulk.engine_choice import settle
+from models.bulk.engine_choice import choose_engine
 from models.bulk.engines import bulk_engine
 from models.bulk.output import Output
 from models.bulk.plan import BulkPlan
@@ -39,7 +39,7 @@ def score_on_ray(
     """
     engine = bulk_engine("ray", ray_address=settings.ray_address)
     inputs = score_inputs(spec, settings)
-    plan, model = settle(inputs.plan, inputs.model, plan_at_output(spec, settings))
+    plan, model = choose_engine(inputs.plan, inputs.model, plan_at_output(spec, settings))
     output = begin_output(spec, settings, plan)
     scored = written = plan.count - plan.images_in(output.missing())
     reporter = ProgressReporter(events, plan.count, scored)

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from models.bulk.engine_choice import settled, with_engine
+from models.bulk.engine_choice import with_engine, with_engine_of_scorer
 from models.bulk.part import Stopped, score_range
 from models.bulk.plan import BulkPlan, Parts
 from models.errors import ModelsError
@@ -44,7 +44,7 @@ class ShardWork:
         inputs = score_inputs(spec, settings)
         plan = inputs.plan.with_engine_of(stored)
         self._scorer, self._source = load_files(with_engine(inputs.model, plan)), inputs.source
-        self.parts = take_plan(settled(plan, self._scorer))
+        self.parts = take_plan(with_engine_of_scorer(plan, self._scorer))
         self.shards = JobStore(redis_client(settings), settings.key_prefix).shards(spec.id)
 
     def score_shard(self, should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> bool:

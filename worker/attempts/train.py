@@ -19,7 +19,7 @@ from models.scoring.options import EngineName, EngineOptions
 from models.training.config import TrainingConfig
 from models.training.recipe import TrainingRecipe
 from worker.attempts.attempt import BEGAN, Fence, JobSpec, StopFlag, attempt
-from worker.attempts.progress import FitReporter, PreparationReporter
+from worker.attempts.progress import FitReporter, PreparationReporter, write_note
 from worker.broker.connection import redis_client
 from worker.jobs.events import EventLog
 from worker.jobs.retention import adopt_earlier, drop_training_files
@@ -81,7 +81,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         fence.require()
         earlier = adopt_earlier(store, folder, spec.retry_of, "checkpoints")
         if earlier is not None:
-            events.write({"event": "log", "message": f"resumes from the checkpoints of job {earlier}"})
+            write_note(events, f"resumes from the checkpoints of job {earlier}")
         recipe, config = _recipe(spec, folder)
         start = _start(spec, recipe.name, config.model_dump(mode="json", include=set(recipe.parameters)))
     else:
@@ -116,7 +116,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
             registry.promote(version)
         live = registry.is_live(version)
         if problem := record.published(version, live=live):
-            events.write({"event": "log", "message": problem})
+            write_note(events, problem)
     drop_training_files(folder)
     events.write(_published(version, live))
 

@@ -9,7 +9,7 @@ from worker.jobs.record import Job, Status
 from worker.queues import DeviceKind
 
 GUESSED = "guessed"
-"""Basis of an estimate whose work was not counted in time: a job says nothing by how far it is off."""
+"""Basis of an estimate that is only a guess. A job with such an estimate does not change the slowdown."""
 _NEW = 0.5
 """Weight of the newest job in the average."""
 _LIMITS = 0.02, 50.0

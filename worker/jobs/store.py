@@ -240,7 +240,7 @@ class JobStore(LeaseStore):
     def remove(self, job_id: str, *, because_old: bool = False) -> None:
         """Delete the record of a job that has ended; its id stays in the list of ``removed`` jobs until ``cleared``.
 
-        The decision is made in Redis, so that nobody can retry the job at the same time.
+        The decision is made in Redis, so that the job cannot be retried at the same time.
 
         Args:
             job_id: Id of the job.

@@ -1,11 +1,13 @@
 """Child processes that are restarted with growing pauses when they die."""
 
 import logging
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from worker.launch.hang_watch import HangWatch, Probe
@@ -23,7 +25,7 @@ class ChildProcess:
     """A Python module that runs as a child process; after a crash it is restarted, with ever longer pauses.
 
     A process that hangs, so that it misses many probes in a row, is killed and restarted as well.
-    Its output goes to ``home/logs/<name>.out``.
+    Its output goes to ``home/logs/<name>.out``, which is emptied at 5 MB. What it logs is in ``<name>.jsonl``, too.
 
     Args:
         name: Name of the process in messages and file names.
@@ -66,10 +68,10 @@ class ChildProcess:
     def start(self) -> None:
         """Start the process in a session of its own, so that Ctrl-C in the terminal does not reach it."""
         self._output.parent.mkdir(parents=True, exist_ok=True)
-        large = self._output.exists() and self._output.stat().st_size > _LARGEST_OUTPUT
+        self._limit_output()
         lifeline = Lifeline()
         try:
-            with self._output.open("wb" if large else "ab") as output:
+            with self._output.open("ab") as output:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "worker.runtime.lifeline", self._module],
                     stdin=subprocess.DEVNULL,
@@ -80,6 +82,9 @@ class ChildProcess:
                     pass_fds=[lifeline.fd],
                     start_new_session=True,
                 )
+        except BaseException:
+            lifeline.close()
+            raise
         finally:
             lifeline.passed()
         self._lifeline = lifeline
@@ -99,11 +104,16 @@ class ChildProcess:
         if self._restart_at is not None:
             if now < self._restart_at:
                 return None
-            self.start()
+            try:
+                self.start()
+            except OSError as error:  # such as no memory for another process, which may be there later
+                self._restart_at = now + _LONGEST_PAUSE_S
+                return f"{self.name} cannot be started: {error.strerror}; trying again in {_LONGEST_PAUSE_S:g} s"
             return f"{self.name} started again"
         if self._process is None:
             return None
         if self._process.poll() is None:
+            self._limit_output()
             return self._kill_if_hung(self._process)
         code = self._process.returncode
         self._forget()
@@ -136,6 +146,12 @@ class ChildProcess:
             return f"{self.name} left no output"
         lines = self._output.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
         return "\n".join([f"last lines of {self._output}:", *(f"  {line}" for line in lines)])
+
+    def _limit_output(self) -> None:
+        """Empty the file of the output when it is large. The process appends, so that it goes on at the start."""
+        with suppress(FileNotFoundError):
+            if self._output.stat().st_size > _LARGEST_OUTPUT:
+                os.truncate(self._output, 0)
 
     def _begin_watch(self, pid: int) -> None:
         if self._probe is not None:

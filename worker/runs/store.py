@@ -22,7 +22,7 @@ from worker.runs.record import TrainingRun
 RECORD = "run.json"
 LOCK = ".lock"
 RUN_ID = re.compile(r"[0-9a-z]{26}")
-MOST_POINTS = 1000
+MAX_POINTS = 1000
 """Points of the curve of a run that has ended: more than a chart has columns. Validations are kept, all of them."""
 LEFTOVERS_S = 3600
 """Age from which temporary files of killed processes are removed."""
@@ -111,7 +111,7 @@ class RunStore:
         if not path.exists():
             return
         curve = read_curve(path)
-        kept: list[Event] = sorted([*thin(curve.points, MOST_POINTS), *curve.validations], key=_step)
+        kept: list[Event] = sorted([*thin(curve.points, MAX_POINTS), *curve.validations], key=_step)
         write_atomically(path, b"".join(_line(event) for event in kept))
 
     def remove(self, run_id: str) -> None:
@@ -119,18 +119,18 @@ class RunStore:
 
         Raises:
             RunNotFound: There is no run with this id.
-            JobConflict: The run is being trained.
+            JobConflict: The run is being trained, or deleted by another caller.
         """
         folder = self.folder(run_id)
-        if not folder.is_dir():
-            raise RunNotFound(f"no run has the id {run_id}")
-        with (folder / LOCK).open("w") as lock:
-            try:
+        try:
+            with (folder / LOCK).open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                reason = f"run {run_id} is being trained; cancel it first or wait for its end"
-                raise JobConflict(reason) from error
-            remove_folder(folder)
+                remove_folder(folder)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RunNotFound(f"no run has the id {run_id}") from error
+        except BlockingIOError as error:
+            reason = f"run {run_id} is being trained or deleted; cancel it first or wait for its end"
+            raise JobConflict(reason) from error
 
 
 @lru_cache(maxsize=256)

@@ -17,8 +17,8 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 
 _QUIET_S = 60.0
-"""Time that a worker must have been idle: what measures must not disturb a service that starts."""
-_MOST_LOAD = 0.5
+"""Time in seconds that a worker must have been idle, so that a measurement does not slow down a starting service."""
+_MAX_LOAD = 0.5
 """Processes that want a core, for each core: above it other work of the machine would falsify a measurement."""
 _LONGEST_S = 300.0
 _TICK_S = 0.5
@@ -77,7 +77,7 @@ class ThroughputMeter:
         while time.monotonic() - since < _QUIET_S:
             if self._stop.wait(_TICK_S):
                 return False
-            if self._busy() or _load() > _MOST_LOAD:
+            if self._busy() or _load() > _MAX_LOAD:
                 since = time.monotonic()
         return True
 
@@ -94,6 +94,9 @@ class ThroughputMeter:
                 cwd=Path(__file__).resolve().parents[2],
                 pass_fds=[lifeline.fd],
             )
+        except BaseException:
+            lifeline.close()
+            raise
         finally:
             lifeline.passed()
         deadline = time.monotonic() + _LONGEST_S

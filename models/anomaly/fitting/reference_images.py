@@ -21,7 +21,7 @@ from snf_runtime.images.tiles import size_of, tile_plan
 
 MIN_REFERENCE = 20
 SEED = 0
-MOST_EVIDENCE_BYTES = 2**30
+MAX_EVIDENCE_BYTES = 2**30
 """Most bytes of the evidence of a part: where images have many tiles, fewer images are taken."""
 BYTES_OF_PLACE = 4
 """Bytes of the evidence of a place of a tile, in float32."""
@@ -151,9 +151,9 @@ def _parts(
 def images_in_memory(images: Images, architecture: Architecture) -> int:
     """Return how many of some images a calibration keeps the evidence of: all, or fewer of a model of tiles."""
     needed = evidence_bytes(images, architecture)
-    if needed <= MOST_EVIDENCE_BYTES:
+    if needed <= MAX_EVIDENCE_BYTES:
         return len(images)
-    return min(len(images), max(MIN_REFERENCE, len(images) * MOST_EVIDENCE_BYTES // needed))
+    return min(len(images), max(MIN_REFERENCE, len(images) * MAX_EVIDENCE_BYTES // needed))
 
 
 def evidence_bytes(images: Images, architecture: Architecture, fits: int | None = None) -> int:

@@ -52,11 +52,11 @@ def collect_evidence(
     at_once = max(1, min(BATCH_IMAGES, BATCH_PIXELS // math.prod(density.image_shape[1:])))
     for begin in range(0, len(images), at_once):
         batch = images[begin : begin + at_once]
-        for start, found in density.passes(batch):
-            if found is None:
+        for start, density_pass in density.passes(batch):
+            if density_pass is None:
                 progress(len(log_likelihoods))
                 continue
-            maps = found.compared_maps()
+            maps = density_pass.compared_maps()
             total = maps.sum(0) if total is None else total + maps.sum(0)
             squares = np.square(maps).sum(0) if squares is None else squares + np.square(maps).sum(0)
             summed += len(maps)
@@ -64,8 +64,8 @@ def collect_evidence(
                 maxima += of_pixels(standardise(maps, standard)).max((1, 2)).tolist()
             if keep_maps:
                 kept.append(maps.astype(np.float32))
-            log_likelihoods += found.terms().sum((1, 2)).tolist()
-            evidence.append(density.evidence(batch[start : start + len(found)], found))
+            log_likelihoods += density_pass.terms().sum((1, 2)).tolist()
+            evidence.append(density.evidence(batch[start : start + len(density_pass)], density_pass))
         progress(len(log_likelihoods))
     values = np.array(log_likelihoods)
     if not np.isfinite(values).all():

@@ -9,7 +9,7 @@ from models.datasets.references.encoded import EncodedImage
 from models.datasets.references.files import ReferencedFiles
 from models.errors import DatasetNotFound, ImageError
 
-MOST_AHEAD = 2**20
+MAX_AHEAD = 2**20
 """Most images of one range. The range doubles as long as images are read in order: it is read piece by piece, but each
 begins with the rows before it in the row group of a Parquet file."""
 
@@ -35,7 +35,7 @@ class ReferencedOriginals:
         """
         if self._range is None or not self._next <= place < self._stop:
             in_order = self._next <= place < self._stop + self._length
-            self._length = min(2 * self._length, MOST_AHEAD) if in_order else 1
+            self._length = min(2 * self._length, MAX_AHEAD) if in_order else 1
             self.close()
             self._range = self._files.read(place, place + self._length)
             self._next, self._stop = place, place + self._length

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from snf_runtime.anomaly.anomaly_map import of_places
 from snf_runtime.anomaly.conformal import (
     Distribution,
+    attainable_alpha,
     default_alpha,
     distribution,
     flagged_ranks,
@@ -30,7 +31,7 @@ from snf_runtime.anomaly.reasons import VerdictReason, located
 from snf_runtime.anomaly.regions import MapRegions, find_regions, find_regions_of_tiles
 from snf_runtime.anomaly.statistics.combined import EvidenceKind, Statistic, merge, weights
 from snf_runtime.anomaly.statistics.gradient import GradientFamily
-from snf_runtime.errors import AlphaUnattainable, GradientEvidenceUnavailable
+from snf_runtime.errors import GradientEvidenceUnavailable
 from snf_runtime.images.placement import FilePlacement
 from snf_runtime.images.tiles import TilePlan
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
@@ -40,7 +41,7 @@ Array: TypeAlias = NDArray[np.float64]
 
 MAX_STATISTIC = 1e6
 """Upper bound of a reported T in nats: on some images the arithmetic of the statistics overflows."""
-MOST_EQUAL = 0.01
+MAX_EQUAL = 0.01
 """Largest share of calibration images whose statistic others have too, for ranks that order new images."""
 
 
@@ -200,7 +201,7 @@ class Calibration:
         if len(self.folds) > 1:
             return False
         [values] = self.ordered()
-        return len(np.unique(values)) >= (1 - MOST_EQUAL) * len(values)
+        return len(np.unique(values)) >= (1 - MAX_EQUAL) * len(values)
 
     @property
     def has_gradients(self) -> bool:
@@ -232,9 +233,7 @@ class Calibration:
         Raises ``GradientEvidenceUnavailable`` where ``gradients`` are asked for, and the calibration has none.
         """
         smallest = smallest_p(sum(map(len, self.ordered(gradients))))
-        if alpha is not None and alpha < smallest:
-            raise AlphaUnattainable(alpha, smallest)
-        return default_alpha(smallest) if alpha is None else alpha
+        return attainable_alpha(alpha, smallest)
 
     @cached_property
     def map_maxima(self) -> Array | None:
@@ -325,7 +324,10 @@ class Calibration:
             names: The names of the whole-image statistics.
             image: Height and width of the images in pixels; images of several tiles have their own.
             alpha: The false-alarm rate; None for the default.
-         Raises ``AlphaUnattainable``, ``GradientEvidenceUnavailable``.
+
+        Raises:
+            AlphaUnattainable: The calibration has too few images for ``alpha``.
+            GradientEvidenceUnavailable: The evidence has gradients, and the calibration has none.
         """
         gradients = evidence.gradients is not None
         used = self.check_alpha(alpha, gradients)

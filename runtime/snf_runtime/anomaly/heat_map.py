@@ -56,23 +56,23 @@ class PixelMaps:
         return find_regions_of_tiles(places, plan, threshold)
 
 
-def tile_maps(found: FeaturePass, reference: MapReference, anomaly: Sequence[Array]) -> list[PixelMaps]:
+def tile_maps(density_pass: FeaturePass, reference: MapReference, anomaly: Sequence[Array]) -> list[PixelMaps]:
     """Return the heat maps of images of several tiles, which have at most ``MAX_MAP_PIXELS`` pixels.
 
     The contributions of places are summed over the tiles that overlap there. Their z-scores are those of the tile whose
     centre is nearest.
 
     Args:
-        found: The result for the images.
+        density_pass: The result for the images.
         reference: Mean and standard deviation at each place of the tiles of normal images.
         anomaly: The anomaly map of each image at its places, ``(rows, columns)`` in nats.
     """
-    assert found.features.plans is not None
-    nats = found.compared_maps()
+    assert density_pass.features.plans is not None
+    nats = density_pass.compared_maps()
     z = standardise(nats, reference)
     maps = []
-    log_likelihoods = found.terms().sum((1, 2)).tolist()
-    of_images = zip(found.features.plans, found.features.tiles, log_likelihoods, anomaly, strict=True)
+    log_likelihoods = density_pass.terms().sum((1, 2)).tolist()
+    of_images = zip(density_pass.features.plans, density_pass.features.tiles, log_likelihoods, anomaly, strict=True)
     for plan, (start, stop), log_likelihood, places in of_images:
         scale = math.ceil(math.sqrt(plan.height * plan.width / MAX_MAP_PIXELS))
         row, column = (np.arange(max(1, side // scale)) * scale // plan.stride for side in (plan.height, plan.width))

@@ -46,12 +46,12 @@ def heat_map_steps(
         rows = stacked(images[start : start + at_once])
         nats: list[Array] = []
         features: list[Array] = []
-        for first, found in density.passes(rows):
-            if found is None:
+        for first, density_pass in density.passes(rows):
+            if density_pass is None:
                 continue
-            nats.append(found.compared_maps())
+            nats.append(density_pass.compared_maps())
             if calibration.has_features:
-                evidence = density.evidence(rows[first : first + len(found)], found).features
+                evidence = density.evidence(rows[first : first + len(density_pass)], density_pass).features
                 assert evidence is not None
                 features += [of_places(places, (height, width)) for places in calibration.feature_maps(evidence)]
         joined = np.concatenate(nats)
@@ -67,9 +67,9 @@ def tiled_heat_map_steps(
 ) -> Steps[list[PixelMaps]]:
     """Return a generator as :func:`heat_map_steps` does, for images of several tiles, ``at_once`` tiles in a group."""
     maps: list[PixelMaps] = []
-    for _, found in density.passes(images, at_once=at_once):
-        if isinstance(found, FeaturePass):
-            maps += tile_maps(found, reference, calibration.feature_maps(found.evidence()))
+    for _, density_pass in density.passes(images, at_once=at_once):
+        if isinstance(density_pass, FeaturePass):
+            maps += tile_maps(density_pass, reference, calibration.feature_maps(density_pass.evidence()))
         if len(maps) < len(images):
             yield
     return maps

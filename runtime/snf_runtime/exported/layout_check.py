@@ -15,7 +15,7 @@ MAX_INPUT, MAX_CHANNELS = 4096, 2**20
 """Largest side of the input of a backbone, and most channels of its features."""
 POOLED_GROUPS = 2
 DIGEST = re.compile("[0-9a-f]{64}")
-MOST_STATISTIC = 10.0
+MAX_STATISTIC_DIFFERENCE = 10.0
 """Largest tolerance of a statistic in nats, beside a tenth of the statistic."""
 
 
@@ -71,7 +71,7 @@ def _check_values(manifest: ExportManifest) -> None:
     pinned = manifest.pinned
     for name, value, most in (
         ("tolerance", pinned.tolerance, 1 + math.prod(shape) / 100),
-        ("statistic_tolerance", pinned.statistic_tolerance, MOST_STATISTIC + abs(pinned.statistic) / 10),
+        ("statistic_tolerance", pinned.statistic_tolerance, MAX_STATISTIC_DIFFERENCE + abs(pinned.statistic) / 10),
     ):
         if not 0 <= value <= most:
             raise ValueError(f"expected pinned/{name} to be from 0 to {most:g} nats, got {value:g}")

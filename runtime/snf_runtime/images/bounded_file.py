@@ -22,7 +22,7 @@ READS_A_PAUSE = 64
 """Reads between two pauses, in which other threads get the interpreter. Pillow keeps it while it parses many small
 parts, and scores of other callers then take a second."""
 PAUSE_S = 5e-5
-"""Seconds of a pause. A sleep of 0 s would give the interpreter to nobody: the others are not awake yet."""
+"""Seconds of a pause. A sleep of 0 s is too short: the waiting threads have not woken up when it ends."""
 
 
 class DecodingAbandoned(BaseException):

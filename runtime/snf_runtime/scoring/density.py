@@ -119,6 +119,6 @@ class ImageDensity(Protocol):
         """
         ...
 
-    def evidence(self, images: Batch, found: DensityPass) -> Evidence:
+    def evidence(self, images: Batch, density_pass: DensityPass) -> Evidence:
         """Return the evidence for anomaly verdicts on images, from the result of their first draws."""
         ...

@@ -44,6 +44,7 @@ class HybridDensity:
         """Score the pixels of images in groups; see :meth:`PixelDensity.passes`."""
         return self.pixels.passes(images, draws, at_once)
 
-    def evidence(self, images: Batch, found: DensityPass) -> Evidence:
+    def evidence(self, images: Batch, density_pass: DensityPass) -> Evidence:
         """Return the evidence of pixels and features, from the pass of the pixels and one of the features."""
-        return replace(self.pixels.evidence(images, found), features=self.features.measure(stacked(images)).evidence())
+        features = self.features.measure(stacked(images)).evidence()
+        return replace(self.pixels.evidence(images, density_pass), features=features)

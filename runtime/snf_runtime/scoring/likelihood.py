@@ -111,17 +111,18 @@ def score_steps(
         if began:
             yield
         began = True
-        start, found = next(todo)
-        if found is None:
+        start, density_pass = next(todo)
+        if density_pass is None:
             continue
-        done = start + len(found)
-        terms.append(found.terms())
+        done = start + len(density_pass)
+        terms.append(density_pass.terms())
         # Every ``draws``-th point is the first draw of an image.
         first = slice(-start % draws, None, draws)
-        count = len(range(len(found))[first])
+        count = len(range(len(density_pass))[first])
         if count:
             image = -(-start // draws)
-            evidence.append(density.evidence(images[image : image + count], found if draws == 1 else found.rows(first)))
+            first_draws = density_pass if draws == 1 else density_pass.rows(first)
+            evidence.append(density.evidence(images[image : image + count], first_draws))
     if not terms:
         return []
     return _summarise(np.concatenate(terms).reshape(len(images), draws, -1, 2), density, Evidence.join(evidence))

@@ -15,7 +15,6 @@ from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from app.cli.common import NOT_JUDGED, USAGE
 from app.cli.main import cli
 from app.cli.score_dataset import download_table
 from models.bulk.output import stored_output
@@ -23,6 +22,7 @@ from models.bulk.table import part_bytes
 from models.locations.location import Location
 from snf_client import Client
 from snf_client.schemas import JobView
+from snf_runtime.counts import NOT_JUDGED, USAGE
 from tests.support.paths import DIGITS
 
 FILES = DIGITS[:3]

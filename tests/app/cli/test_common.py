@@ -5,7 +5,8 @@ import sys
 import pytest
 import typer
 
-from app.cli.common import USAGE, error_messages, fail
+from app.cli.common import error_messages, fail
+from snf_runtime.counts import USAGE
 
 
 def test_a_command_that_failed_does_not_wait_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import main
-from app.cli.common import SERVICE, USAGE
+from snf_runtime.counts import FAILED, USAGE
 from tests.support.disks import refuse_writes
 from tests.support.paths import DIGITS
 
@@ -50,7 +50,7 @@ def test_a_home_that_cannot_be_written(command: str, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("number", "code", "title"),
     [
-        (errno.ENOSPC, SERVICE, "There is no room on the disk"),
+        (errno.ENOSPC, FAILED, "There is no room on the disk"),
         (errno.EROFS, USAGE, "The disk cannot be written"),
     ],
     ids=["full", "read-only"],
@@ -72,6 +72,6 @@ def test_a_full_disk_under_a_whole_installation_is_no_traceback(
     monkeypatch.setattr(main, "cli", full)
     with pytest.raises(SystemExit) as ended:
         main.main()
-    assert ended.value.code == SERVICE
+    assert ended.value.code == FAILED
     expected = "snf: There is no room on the disk: [Errno 28] No space left on device: '/home/snf/logs'\n"
     assert capsys.readouterr().err == expected

@@ -10,11 +10,11 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from app.cli.common import USAGE
 from app.cli.main import cli
 from models.flows.flow import Flow
 from models.loading.artifact import load_artifact
 from models.registry.registry import Registry
+from snf_runtime.counts import USAGE
 from tests.models.published.layers import Published, glow
 
 

@@ -15,7 +15,7 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from app.calibrations.views import view_of
-from app.cli.common import SERVICE, USAGE, client_schema
+from app.cli.common import client_schema
 from app.cli.judging_model import JudgingModel
 from app.cli.main import cli
 from app.cli.remarks import Remarks
@@ -29,6 +29,7 @@ from models.registry.registry import Registry
 from snf_client import Client
 from snf_client.resources.scores import ScorePart
 from snf_client.schemas import Drift, ModelDetail, Scores, UnfitReason
+from snf_runtime.counts import FAILED, USAGE
 from tests.support.paths import DIGITS
 
 FILES = DIGITS[:3]
@@ -130,7 +131,7 @@ def test_a_calibration_that_changes_meanwhile_ends_the_command(
     scorer, plan, files = remote(Answering(0, 1, 1))
     with pytest.raises(typer.Exit) as raised:
         scorer.score(plan, files, (0, 3), tmp_path / "part", lambda _images: None)
-    assert raised.value.exit_code == SERVICE
+    assert raised.value.exit_code == FAILED
     assert f"expected scores of {MODEL}:1 with calibration 0, got some of calibration 1" in capsys.readouterr().err
     assert not (tmp_path / "part").exists()
 

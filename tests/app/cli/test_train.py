@@ -14,13 +14,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from app.cli.common import INTERRUPTED, SERVICE, USAGE
+from app.cli.common import INTERRUPTED
 from app.cli.main import cli
 from models.registry.registry import Registry
 from models.training.interrupted import Interrupted
 from models.training.parameters import parameter_groups
 from models.training.presets import find_preset
 from models.training.run_record import FILE, RunRecord
+from snf_runtime.counts import FAILED, USAGE
 from tests.support.paths import IMPORT_PATH, ROOT
 from tests.support.unmeasured import unmeasured
 
@@ -117,7 +118,7 @@ def test_a_gpu_without_memory_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("models.training.run.train", full)
     failed = CliRunner().invoke(cli, ["train", "--data", "mnist-mini"], env={"SNF_HOME": str(tmp_path), "SNF_URL": ""})
-    assert failed.exit_code == SERVICE
+    assert failed.exit_code == FAILED
     assert "the GPU has no more memory: a smaller batch_size" in failed.stderr
 
 
@@ -129,4 +130,4 @@ def test_an_architecture_can_come_from_a_pipe() -> None:
     options = ["--data", "mnist-mini", "--name", "piped", "--architecture", f"/dev/fd/{reader}"]
     done = CliRunner().invoke(cli, ["train", *options, "--url", "http://127.0.0.1:1"])
     os.close(reader)
-    assert done.exit_code == SERVICE, done.output
+    assert done.exit_code == FAILED, done.output

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import main
-from app.cli.common import NOT_JUDGED, SERVICE, USAGE
+from snf_runtime.counts import FAILED, NOT_JUDGED, USAGE
 from tests.support.compiled_cache import share_compiled
 from tests.support.documents import check_table
 from tests.support.paths import DIGITS, ROOT
@@ -60,11 +60,11 @@ WRONG = [
     ("score digit.png --out other-model.csv", USAGE, "other-model.csv holds scores of fashion-snf-glow:1"),
     ("score digit.png --out other-files.csv", USAGE, "holds scores of 2 files from a.png to b.png, not of digit.png"),
     ("score digit.png --out foreign.csv", USAGE, "foreign.csv exists and is no table of scores; choose another name"),
-    (f"score digit.png --out s.parquet --url {DEAD}", SERVICE, f"{DEAD} does not answer"),
+    (f"score digit.png --out s.parquet --url {DEAD}", FAILED, f"{DEAD} does not answer"),
     ("score digit.png --out s.parquet --draws 2", USAGE, "--out cannot be combined with --draws"),
     ("score --dataset lots", USAGE, "--dataset needs --out, the file for the table of scores"),
     ("score digit.png --url ftp://example", USAGE, "expected an address such as http://127.0.0.1:8000"),
-    (f"score digit.png --url {DEAD}", SERVICE, f"{DEAD} does not answer"),
+    (f"score digit.png --url {DEAD}", FAILED, f"{DEAD} does not answer"),
     ("score digit.png --verbose", USAGE, "No such option: --verbose"),
     ("train --data nothing", USAGE, "there is no dataset 'nothing'; there are:"),
     ("train --data mnist-min", USAGE, "there is no dataset 'mnist-min'; did you mean mnist-mini? There are:"),
@@ -73,7 +73,7 @@ WRONG = [
     ("train --data mnist-mini --set max_step=5", USAGE, "unknown parameter max_step; did you mean max_steps?"),
     ("train --data mnist-mini --set backbone=x", USAGE, "backbone: it has no effect on snf-glow-small"),
     (f"train --data mnist-mini --restart --url {DEAD}", USAGE, "--restart: for a training in this process"),
-    (f"train --data mnist-mini --url {DEAD}", SERVICE, f"{DEAD} does not answer"),
+    (f"train --data mnist-mini --url {DEAD}", FAILED, f"{DEAD} does not answer"),
     ("train --data mnist-mini --detach", USAGE, "--detach: for a job of a service, needs --url"),
     ("train --data mnist-mini --set colour=red", USAGE, "colour: expected 'exact', 'grey' or 'rgb', got 'red'"),
     ("train --data mnist-mini --set steps", USAGE, "--set: expected NAME=VALUE, got 'steps'"),
@@ -115,7 +115,7 @@ WRONG = [
     ("datasets refer lots missing", USAGE, "there is nothing at file://"),
     ("datasets refer lots texts", USAGE, "there is no image at file://"),
     ("datasets refer lots http://host/lots", USAGE, "expected a URL of s3://, gs://, az://, file://"),
-    (f"jobs show 01 --url {DEAD}", SERVICE, f"{DEAD} does not answer"),
+    (f"jobs show 01 --url {DEAD}", FAILED, f"{DEAD} does not answer"),
     ("jobs submit fly dataset=lots", USAGE, "'fly' is not one of 'train', 'score', 'calibrate', 'evaluate', 'limit',"),
     ("jobs submit score lots", USAGE, "expected NAME=VALUE, got 'lots'"),
     ("jobs submit score model=mnist-snf-glow", USAGE, "dataset: Field required"),
@@ -197,7 +197,7 @@ def test_an_unexpected_error_is_no_anomaly(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(main, "cli", break_down)
     with pytest.raises(SystemExit) as ended:
         main.main()
-    assert ended.value.code == SERVICE
+    assert ended.value.code == FAILED
     assert "a fault of the program" in capsys.readouterr().err
 
 

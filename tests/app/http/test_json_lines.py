@@ -1,5 +1,6 @@
 """Logs of JSON lines: complete with several writers, renamed when full, and no reason to fail."""
 
+import errno
 import json
 import logging
 import subprocess
@@ -71,3 +72,25 @@ def test_a_disk_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pyte
         writer.close()
     assert caplog.records[-1].getMessage() == f"{file.path} can be written again; 5 records were lost"
     assert lines(file.path) == [{"back": True}]
+
+
+def test_a_disk_that_fills_leaves_no_half_line(tmp_path: Path) -> None:
+    program = """
+import resource, sys
+from pathlib import Path
+from app.http.json_lines import JsonLines
+file = JsonLines(Path(sys.argv[1]))
+file.write([{"number": 1}])
+size = file.path.stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, resource.RLIM_INFINITY))
+try:
+    file.write([{"number": 2}, {"number": 3}])
+except OSError as error:
+    print(error.errno, file.path.stat().st_size - size)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+file.write([{"number": 4}])
+"""
+    path = tmp_path / "audit.jsonl"
+    ended = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"{errno.ENOSPC} 0\n"
+    assert lines(path) == [{"number": 1}, {"number": 4}]

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from app.http.upload_folders import UploadFolders, note_target
 
 HOLD = """
@@ -53,3 +55,15 @@ def test_what_a_killed_service_left_is_swept(tmp_path: Path) -> None:
         assert not orphan.exists()
     assert not unfinished.exists()
     assert all(path.exists() for path in others)
+
+
+def test_a_folder_whose_lock_cannot_be_read_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "uploads" / "a"
+    (folder / "lock").mkdir(parents=True)  # opening it fails, as on a file system that is not there
+    note_target(folder, "cells")
+    unfinished = tmp_path / f".cells.{'0' * 32}"
+    unfinished.mkdir()
+    UploadFolders(tmp_path / "uploads", tmp_path).sweep()
+    assert unfinished.exists()
+    assert folder.exists()
+    assert f"{folder} is taken as in use, because its lock cannot be read: Is a directory" in caplog.messages

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.registry import loaded_memory
-from app.registry.loaded_memory import MOST_BESIDE, MOST_PER_FILE_BYTE, PER_FILE_BYTE, LoadedMemory, memory_limit
+from app.registry.loaded_memory import MAX_BESIDE, MAX_PER_FILE_BYTE, PER_FILE_BYTE, LoadedMemory, memory_limit
 from models.registry.registry import Registry
 from tests.end_to_end.support.service import files
 from tests.support.local import LOCAL
@@ -76,7 +76,7 @@ def test_images_that_are_decoded_during_a_load_are_not_charged_to_the_model(tmp_
     statm.write_text("9999 1000 5 1 0 7 0\n")
     before = memory.begin()
     statm.write_text(f"9999 {1000 + 1_600_000_000 // PAGE} 5 1 0 7 0\n")
-    assert memory.end(before, file_bytes=3_000_000) == MOST_PER_FILE_BYTE * 3_000_000 + MOST_BESIDE
+    assert memory.end(before, file_bytes=3_000_000) == MAX_PER_FILE_BYTE * 3_000_000 + MAX_BESIDE
 
 
 def test_files_give_an_estimate_where_the_system_tells_no_memory(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.registry.recent import MOST_S, Recent
+from app.registry.recent import MAX_AGE_S, Recent
 
 
 class Clock:
@@ -23,7 +23,7 @@ class Clock:
         return self.calls
 
 
-@pytest.mark.parametrize(("cost_s", "used_s"), [(0.002, 0.1), (1.0, MOST_S), (60.0, MOST_S)])
+@pytest.mark.parametrize(("cost_s", "used_s"), [(0.002, 0.1), (1.0, MAX_AGE_S), (60.0, MAX_AGE_S)])
 def test_a_result_is_used_for_a_short_time(monkeypatch: pytest.MonkeyPatch, cost_s: float, used_s: float) -> None:
     clock = Clock(monkeypatch, cost_s)
     recent = Recent(clock.compute)

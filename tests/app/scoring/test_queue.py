@@ -411,3 +411,23 @@ def test_batches_and_waits_are_measured() -> None:
     assert value("snf_batch_images_bucket", {"le": "8.0"}) == 1
     # Every request once, in however many turns it was done.
     assert value("snf_queue_wait_seconds_count") == 4
+
+
+def test_a_thread_that_hangs_does_not_hold_up_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    queue, hung, released = ScoringQueue(BATCH, 128, ServiceMetrics()), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hung.set()
+        released.wait(60)
+
+    async def main() -> None:
+        waiting = asyncio.create_task(queue.run("caller", step(hang), 1))
+        await asyncio.to_thread(hung.wait, 60)
+        queue.close(timeout_s=0.05)
+        assert "the scoring thread did not end within 0.05 s; its work is given up" in caplog.messages
+        released.set()
+        await waiting
+
+    queue.start()
+    asyncio.run(main())
+    queue.close()

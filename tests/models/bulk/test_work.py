@@ -7,7 +7,7 @@ import pytest
 
 from models.artifacts.at_location import cached_artifact, write_artifact
 from models.artifacts.manifest import FILE, read_manifest
-from models.bulk.engine_choice import settle
+from models.bulk.engine_choice import choose_engine
 from models.bulk.output import Output
 from models.bulk.plan import BulkPlan
 from models.bulk.sources import DatasetImages
@@ -38,17 +38,17 @@ def work_of(files: ModelFiles, folder: Path) -> tuple[BulkPlan, DatasetImages]:
 def test_all_processes_of_a_scoring_compute_by_the_engine_that_began_it(artifact: Path, tmp_path: Path) -> None:
     files = ModelFiles(artifact, None, EngineOptions())
     plan, images = work_of(files, tmp_path)
-    begun, chosen = settle(plan, files, None)
+    begun, chosen = choose_engine(plan, files, None)
     assert begun.engine == chosen.options.name == load_files(files).engine_name
     assert begun != plan
 
     other = "torch" if begun.engine == "openvino" else "openvino"
     earlier = begun.model_copy(update={"engine": other})
-    resumed, chosen = settle(plan, files, earlier)
+    resumed, chosen = choose_engine(plan, files, earlier)
     assert (resumed, chosen.options.name) == (earlier, other)
-    assert settle(plan, files, earlier.model_copy(update={"alpha": 0.1}))[0] == begun
+    assert choose_engine(plan, files, earlier.model_copy(update={"alpha": 0.1}))[0] == begun
     on_gpu = ModelFiles(artifact, None, EngineOptions(device="cuda:0"))
-    assert settle(plan, on_gpu, None)[0].engine == "torch"
+    assert choose_engine(plan, on_gpu, None)[0].engine == "torch"
 
     output = Output(Location.parse(str(tmp_path / "scores")), earlier)
     with pytest.raises(EngineUnavailable, match=f"computed by {other}, which this machine cannot: it computes by "):
@@ -59,7 +59,7 @@ def test_a_model_that_changed_is_not_that_of_the_plan(copy: Path, tmp_path: Path
     """Its weights are the same, so that these alone would not show it."""
     files = ModelFiles(copy, None, EngineOptions())
     plan, images = work_of(files, tmp_path)
-    plan, files = settle(plan, files, None)
+    plan, files = choose_engine(plan, files, None)
     (copy / FILE).write_bytes((copy / FILE).read_bytes() + b" ")
     with pytest.raises(ArtifactError, match="has changed: expected SHA-256"):
         BulkWork(Output(Location.parse(str(tmp_path / "scores")), plan), files, images).open()

@@ -19,7 +19,7 @@ from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.datasets.hostile_files import ARRAYS, MIB, TARS, headed, npy_of, npz_of, pax, zip_of_entries
 from tests.models.datasets.sample_files import DIGITS, npy, npz, pngs, source, tarred
 
-MOST_HELD = 8 * MIB
+MAX_HELD = 8 * MIB
 LIMITS = Limits(ratio=20, ratio_from=2 * MIB)
 
 
@@ -46,7 +46,7 @@ def test_a_tar_is_refused_by_its_header(
 ) -> None:
     error, held = refused(store, tmp_path, data)
     assert (error.slug, reason in error.detail) == (slug, True), error.detail
-    assert held < MOST_HELD
+    assert held < MAX_HELD
 
 
 @pytest.mark.parametrize("large", [False, True], ids=["zip", "zip64"])
@@ -67,7 +67,7 @@ def test_an_array_is_refused_by_its_header(data: bytes, reason: str, store: Data
     assert error.slug == "malformed-array"
     assert reason in error.detail
     assert len(error.detail) < 500
-    assert held < MOST_HELD
+    assert held < MAX_HELD
 
 
 @pytest.mark.parametrize(("data", "reason"), ARRAYS.values(), ids=list(ARRAYS))
@@ -89,7 +89,7 @@ def test_an_array_to_score_is_refused_by_its_header(data: bytes, reason: str) ->
 def test_what_an_array_unpacks_to_is_counted_piece_by_piece(data: bytes, store: DatasetStore, tmp_path: Path) -> None:
     error, held = refused(store, tmp_path, data)
     assert (error.slug, "times its" in error.detail) == ("dataset-too-large", True)
-    assert held < MOST_HELD
+    assert held < MAX_HELD
 
 
 def test_honest_headers_are_read(store: DatasetStore, tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save
 
-from models.errors import BackboneMissing, BackboneUnfit
+from models.errors import BackboneMissing, BackboneUnfit, StorageFull
 from models.features.backbone import Backbone
 from models.features.extractor import TorchExtractor
 from models.features.lite0 import LITE0
 from models.features.lite0_check import check_image
 from models.features.store import DESCRIPTION, BackboneStore
 from tests.support.backbones import TINY
+from tests.support.disks import MIB, Disk
 
 
 def tiny(name: str, content: bytes, **changes: Any) -> Backbone:
@@ -159,6 +160,16 @@ def test_what_a_killed_process_left_over_is_no_backbone(store: BackboneStore, fi
     assert store.names() == ["first"]
     store.add(tiny("third", b"more"), b"more")
     assert not leftover.exists()
+
+
+def test_a_full_disk_takes_away_no_backbone(
+    store: BackboneStore, first: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Disk(monkeypatch, total=100 * MIB, free=0)
+    with pytest.raises(StorageFull):
+        store.add(first, b"weights")
+    assert store.has(first)
+    assert store.names() == ["first"]
 
 
 def test_wrong_arrays_of_the_network_are_refused(store: BackboneStore, backbones: Path) -> None:

@@ -72,6 +72,13 @@ def test_a_job_publishes_once(calibrations: CalibrationStore, made: Made) -> Non
     assert (calibrations.of_job("b"), calibrations.of_job("c"), calibrations.active()) == (2, None, 2)
 
 
+def test_what_a_killed_job_left_over_goes_with_the_next_calibration(calibrations: CalibrationStore, made: Made) -> None:
+    leftover = calibrations.folder / f".1.{'0' * 32}"
+    leftover.mkdir(parents=True)
+    assert calibrations.publish(*made) == 1
+    assert not leftover.exists()
+
+
 def test_one_that_lost_its_lease_publishes_nothing(calibrations: CalibrationStore, made: Made) -> None:
     def lost() -> None:
         raise RuntimeError("lost")

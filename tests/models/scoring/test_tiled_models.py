@@ -300,12 +300,12 @@ def test_evidence_in_memory_is_bounded(made: tuple[Scorer, DatasetStore], monkey
     assert evidence_bytes(large, architecture) == 60 * evidence.features.places.nbytes
     assert images_in_memory(large, architecture) == 60
     monkeypatch.setattr(
-        "models.anomaly.fitting.reference_images.MOST_EVIDENCE_BYTES", evidence_bytes(large, architecture) // 2
+        "models.anomaly.fitting.reference_images.MAX_EVIDENCE_BYTES", evidence_bytes(large, architecture) // 2
     )
     assert images_in_memory(large, architecture) == 30
     dataset, events = load_dataset(TRAINED_ON, None, store, as_seen(scorer.preprocessing)), []
     assert folds_of_fit(dataset, architecture, events.append) is dataset.whole_folds
-    monkeypatch.setattr("models.training.run.MOST_FOLDED_BYTES", 1000)
+    monkeypatch.setattr("models.training.run.MAX_FOLDED_BYTES", 1000)
     assert folds_of_fit(dataset, architecture, events.append) is None
     assert [event["event"] for event in events] == ["log"]
 

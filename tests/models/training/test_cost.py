@@ -39,7 +39,7 @@ from tests.models.helpers import mark_initialized
 Shape = tuple[int, int, int]
 SMALL = find_preset("snf-glow-small").architecture((1, 28, 28), "marginal")
 CONFIG = TrainingConfig()
-MOST_STEPS = 16
+MAX_STEPS = 16
 """Steps a level of the deepest presets whose layers are counted one by one: a deeper one takes twenty seconds."""
 
 
@@ -55,7 +55,7 @@ def architectures() -> list[tuple[str, Architecture]]:
     """Every preset at 16x16 but those with more steps of the same kind, and the linear layers that no preset has."""
     shape = (1, 16, 16)
     presets: list[tuple[str, Architecture]] = []
-    for name in (name for name, preset in PRESETS.items() if preset.steps <= MOST_STEPS):
+    for name in (name for name, preset in PRESETS.items() if preset.steps <= MAX_STEPS):
         try:
             presets.append((name, find_preset(name).architecture(shape, "logit")))
         except DatasetUnfit:

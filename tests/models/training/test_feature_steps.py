@@ -143,11 +143,11 @@ def test_gains_are_differences_of_exact_log_likelihoods(tmp_path: Path) -> None:
 def test_a_trial_stores_no_more_than_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x, layer = features(curved=True), ExactLocalAffine(SHAPE, 1)
     assert len(outcome(x, tmp_path, 1, layer).gains) == COUNT // 5
-    monkeypatch.setattr(feature_steps, "MOST_IMAGES", 210)
+    monkeypatch.setattr(feature_steps, "MAX_IMAGES", 210)
     some = outcome(x[::5], tmp_path, 1, layer)
     for batches in (1, 7, COUNT):
         np.testing.assert_array_equal(outcome(x, tmp_path, batches, layer).gains, some.gains)
-    monkeypatch.setattr(feature_steps, "MOST_BYTES", 4 * 64 * 50)
+    monkeypatch.setattr(feature_steps, "MAX_BYTES", 4 * 64 * 50)
     assert len(outcome(x, tmp_path, 1, layer).gains) == 10
 
 

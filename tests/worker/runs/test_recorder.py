@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from models.atomic_files import remove_folder
 from models.errors import TrainingDiverged
 from models.registry.registry import Registry
 from models.training.interrupted import Interrupted
 from tests.support.runs import SHIPPED, metrics, recorded, start, validation
 from worker.errors import JobConflict, RunNotFound, StaleAttempt
 from worker.runs.recorder import CRASHED, RunRecorder, record_failure, recorded_run
-from worker.runs.store import MOST_POINTS, RECORD, RunStore
+from worker.runs.store import MAX_POINTS, RECORD, RunStore
 from worker.settings import Settings
 
 ID = "06f8m2q1x3z4c5v6b7n8m9k0j1"
@@ -177,14 +178,14 @@ def test_records_are_private_also_within_the_umask_of_the_user(store: RunStore) 
 
 def test_the_curve_of_a_finished_run_is_thinned_and_its_validations_stay(store: RunStore, tmp_path: Path) -> None:
     with recorder(store) as record:
-        for step in range(1, MOST_POINTS + 501):
+        for step in range(1, MAX_POINTS + 501):
             record(metrics(step, 3.0))
             if step % 10 == 0:
                 record(validation(step, 3.0))
         record.published(Registry(tmp_path / "registry").resolve(SHIPPED), live=True)
     curve = store.curve(ID)
-    assert (len(curve.points), len(curve.validations)) == (MOST_POINTS, (MOST_POINTS + 500) // 10)
-    assert (curve.points[0]["step"], curve.points[-1]["step"]) == (1, MOST_POINTS + 500)
+    assert (len(curve.points), len(curve.validations)) == (MAX_POINTS, (MAX_POINTS + 500) // 10)
+    assert (curve.points[0]["step"], curve.points[-1]["step"]) == (1, MAX_POINTS + 500)
 
 
 def test_runs_are_listed_in_pages_and_removed(
@@ -216,3 +217,19 @@ def test_runs_are_listed_in_pages_and_removed(
     for hostile in ("..", "../../etc", ID.upper(), f"{ID}/"):
         with pytest.raises(RunNotFound):
             store.remove(hostile)
+
+
+def test_a_run_that_another_caller_removes_at_the_same_time_is_not_found(
+    store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [recorded(tmp_path / "run-records", finished=False) for _ in range(2)]
+
+    def removed_twice(folder: Path) -> None:
+        remove_folder(folder)
+        remove_folder(folder)
+
+    monkeypatch.setattr("worker.runs.store.remove_folder", removed_twice)
+    with pytest.raises(RunNotFound):
+        store.remove(ids[0])
+    with store.in_use(ids[1]), pytest.raises(JobConflict, match="is being trained or deleted"):
+        store.remove(ids[1])

@@ -15,7 +15,7 @@ GAIN = 1.03
 """Factor by which a larger tile must be faster, since it needs more memory and wastes more if it is not full."""
 HOPELESS = 4.0
 """A tile size that is slower than the best by this factor is not measured again."""
-MOST_AT_ONCE = 1024
+MAX_AT_ONCE = 1024
 """Largest tile, and most threads."""
 ROUNDS, SECONDS = 7, 2.0
 """Largest number of measurements of each tile size, and the time after which they end."""
@@ -41,8 +41,8 @@ class Tiling:
 
     def __post_init__(self) -> None:
         for name, count in (("tile", self.tile), ("lanes", self.lanes)):
-            if type(count) is not int or not 1 <= count <= MOST_AT_ONCE:
-                raise ValueError(f"expected a {name} of 1 to {MOST_AT_ONCE}, a whole number, got {count!r}")
+            if type(count) is not int or not 1 <= count <= MAX_AT_ONCE:
+                raise ValueError(f"expected a {name} of 1 to {MAX_AT_ONCE}, a whole number, got {count!r}")
         for name, time_taken in (("wave", self.wave), ("single", self.single)):
             if type(time_taken) is not float or not (math.isfinite(time_taken) and time_taken > 0):
                 raise ValueError(f"expected a {name} of more than 0 s, a float, got {time_taken!r}")
