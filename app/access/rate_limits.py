@@ -72,7 +72,7 @@ class Allowance:
         self.limits.take(self.key, "requests", self.key.requests, 1)
 
     def take_images(self, count: int) -> None:
-        """Count images of the API key; raise a 429 ``Problem`` if they would exceed its limit, such as 10000/hour.
+        """Count images of the API key against its limit, such as 10000/hour.
 
         Raises a 429 error past the limit, and a 422 error if the images of this request alone exceed it.
         """

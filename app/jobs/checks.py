@@ -45,7 +45,7 @@ Parameters = TypeVar("Parameters", bound=BaseModel)
 def check_scoring(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, int]:
-    """Return model (``name:version``) and calibration number of a scoring request; raise a 422 error if it is invalid.
+    """Check a scoring request; raise a 422 error if it is invalid.
 
     Returns:
         The model as ``name:version``, and the number of the calibration.
@@ -78,7 +78,7 @@ def check_output(request: JobRequest, prefixes: Sequence[str], home: Path) -> No
 def check_calibration(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, None]:
-    """Return ``name:version`` of the model to calibrate, and None; raise a 422 error if the request cannot succeed.
+    """Check a calibration request; raise a 422 error if it cannot succeed.
 
     Returns:
         The model as ``name:version``, and no calibration: a calibration job uses none.
@@ -102,7 +102,7 @@ def check_calibration(
 def check_evaluation(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, int]:
-    """Return model (``name:version``) and calibration number of an evaluation request; raise a 422 error if invalid.
+    """Check an evaluation request; raise a 422 error if it is invalid.
 
     Returns:
         The model as ``name:version``, and the number of the calibration.
@@ -128,7 +128,7 @@ def check_evaluation(
 def check_limit(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, int]:
-    """Return model (``name:version``) and calibration number of a limit request; raise a 422 error if it is invalid.
+    """Check a limit request; raise a 422 error if it is invalid.
 
     Returns:
         The model as ``name:version``, and the number of the calibration.

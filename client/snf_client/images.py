@@ -106,9 +106,7 @@ def iter_images(images: ImagesLike) -> Iterator[ImageLike]:
 
 
 def heat_map_array(heat_map: HeatMap) -> npt.NDArray[np.float64]:
-    """Return a heat map as float64 ``(channels, H, W)``; channel 0 is each pixel's contribution to log p, in nats.
-
-    ``heat_map.channels`` names the channels.
+    """Return a heat map as an array, float64 ``(channels, H, W)``, with the channels that ``heat_map.channels`` names.
 
     The first channel holds the contribution of every pixel to the log-likelihood in nats: its sum is the
     log-likelihood of the image, with several draws that of the first draw.

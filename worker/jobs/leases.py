@@ -35,7 +35,7 @@ class LeaseStore:
         self._scripts: dict[str, Any] = {}
 
     def take(self, job_id: str, worker: str, lease_s: float, delivery: str | None = None) -> int | None:
-        """Give a worker the lease (exclusive right) of a queued job; return the attempt number, or None if refused.
+        """Give a worker the lease (exclusive right) of a queued job.
 
         Repeating the call with the same ``delivery`` returns the same attempt until the lease is renewed for the first
         time. The first renewal confirms the attempt. An attempt that was never confirmed does not count when its lease

@@ -27,7 +27,7 @@ def drop_training_files(folder: Path) -> None:
 
 
 def adopt_files(source: Path, target: Path) -> bool:
-    """Copy the folder ``source`` to ``target`` by hard links; return False if there is no source or the target exists.
+    """Copy the folder ``source`` to ``target`` by hard links.
 
     Returns:
         False if ``source`` does not exist or ``target`` exists already.

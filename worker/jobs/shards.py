@@ -57,7 +57,7 @@ class Shards:
                 self._client.zadd(self._key, cast(dict[Any, Any], unclaimed), nx=True)
 
     def claim(self, life_s: float) -> tuple[int, str] | None:
-        """Reserve a free shard (a range of images) for ``life_s`` seconds; return its number and a token, or None.
+        """Reserve a free shard (a range of images) for ``life_s`` seconds.
 
         Returns:
             Number of the shard and token of the claim, or None if no shard is free.
@@ -67,7 +67,7 @@ class Shards:
         return (int(claim[0]), claim[1]) if claim else None
 
     def renew(self, shard: int, token: str, life_s: float) -> str | None:
-        """Extend the reservation of a shard to ``life_s`` seconds from now; return None if it was lost.
+        """Extend the reservation of a shard to ``life_s`` seconds from now.
 
         Returns:
             The new token, or None if the claim expired and another process has the shard.

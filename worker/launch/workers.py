@@ -100,7 +100,7 @@ def _run_all(processes: Sequence[ChildProcess], settings: Settings, echo: Callab
 
 
 def check_workers(settings: Settings) -> tuple[bool, str]:
-    """Return whether each device of this machine has a running worker that receives jobs, with a line of text.
+    """Check that each device of this machine has a running worker that receives jobs.
 
     In an outage of the broker all workers count as healthy. They cannot renew their entries in Redis then, and a
     restart would interrupt their jobs without repairing the broker.
