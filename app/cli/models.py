@@ -273,11 +273,29 @@ def delete(
                 client.models.delete_version(name, version)
     else:
         with error_messages():
+            _refuse_used(name, version)
             if version is None:
                 registry().remove_model(name)
             else:
                 registry().remove(name, version)
     print_deleted(name if version is None else f"{name}:{version}", as_json=as_json)
+
+
+def _refuse_used(name: str, version: int | None) -> None:
+    from app.jobs.in_use import refuse_used_model, refuse_used_version
+    from worker.broker.connection import redis_client
+    from worker.errors import BrokerDown
+    from worker.jobs.store import JobStore
+
+    settings = read_settings()
+    jobs = JobStore(redis_client(settings), settings.key_prefix)
+    try:
+        if version is None:
+            refuse_used_model(jobs, name)
+        else:
+            refuse_used_version(jobs, name, version)
+    except BrokerDown:
+        typer.echo("snf: the job store does not answer; a queued job that uses this model will fail", err=True)
 
 
 def _compared(model: str, number: int, url: str | None, key: str | None) -> CalibrationComparison:

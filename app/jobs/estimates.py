@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
 from functools import cache
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Literal
 
 from models.datasets import DatasetSummary
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 Basis = Literal["earlier jobs", "measured", "assumed", "guessed"]
 
+MAX_COUNTS = 4
+"""Most counts that wait or run. Beyond them an answer is a guess, so that they never take longer than a few seconds."""
 WAIT_S = 0.7
 """Longest wait for a count; an answer takes a second at most."""
 GUESSED_STEP_SECONDS = 2e-6
@@ -98,6 +101,11 @@ def _counting() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="estimates")
 
 
+@cache
+def _free_counts() -> BoundedSemaphore:
+    return BoundedSemaphore(MAX_COUNTS)
+
+
 def _count(
     architecture: Architecture,
     config: TrainingConfig,
@@ -107,7 +115,10 @@ def _count(
     host: Throughput | None,
     slowdown: float | None,
 ) -> Future[tuple[TrainingEstimate, TrainingEstimate]]:
-    """Return estimates for the reference machine and for this installation, computed in a thread."""
+    """Return estimates for the reference machine and for this installation, computed in a thread.
+
+    Raises ``NotInTime`` where too many others wait.
+    """
 
     def run() -> tuple[TrainingEstimate, TrainingEstimate]:
         from models.training.cost.estimate import estimate_training  # noqa: PLC0415  # loads PyTorch
@@ -120,7 +131,11 @@ def _count(
             architecture, config, dataset, throughput, device=device, host=host or ASSUMED
         )
 
-    return _counting().submit(run)
+    if not _free_counts().acquire(blocking=False):
+        raise NotInTime
+    counted = _counting().submit(run)
+    counted.add_done_callback(lambda _counted: _free_counts().release())
+    return counted
 
 
 def _guess(architecture: Architecture, config: TrainingConfig, dataset: DatasetSummary, slowdown: float) -> JobEstimate:

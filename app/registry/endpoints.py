@@ -13,7 +13,7 @@ from app.http.dependencies import DriftMonitorDep, JobStoreDep, ModelPoolDep, Re
 from app.http.errors import responses
 from app.http.json_route import JsonRoute
 from app.http.schemas import Name
-from app.jobs.in_use import refuse_in_use
+from app.jobs.in_use import refuse_used_model, refuse_used_version
 from app.registry.schemas import Aliases, AliasTarget, ModelDetail, ModelPage
 from app.registry.views import detail, summary, unfit_reasons
 
@@ -116,8 +116,7 @@ def delete_version(name: Name, version: Version, registry: RegistryDep, jobs: Jo
 
     Models that ship with the product cannot be deleted (409). The number is never used again.
     """
-    ref = f"{name}:{version}"
-    refuse_in_use(jobs, lambda job: job.model == ref, "version-in-use", "The version is in use", ref)
+    refuse_used_version(jobs, name, version)
     registry.remove(name, version)
 
 
@@ -137,5 +136,5 @@ def delete_model(ref: Name, registry: RegistryDep, jobs: JobStoreDep) -> None:
     `ref` is the plain name of the model. Models that ship with the product cannot be deleted (409). The numbers are
     never used again.
     """
-    refuse_in_use(jobs, lambda job: job.model.partition(":")[0] == ref, "model-in-use", "The model is in use", ref)
+    refuse_used_model(jobs, ref)
     registry.remove_model(ref)

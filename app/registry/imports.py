@@ -59,7 +59,7 @@ class ModelUploads:
             room = DiskQuota(folder, None)
             room.require(2 * body.declared)
             # Error texts show the last parts of a file's path, so they begin with the name.
-            artifact = folder / name / "upload"
+            artifact = folder / "artifact" / name / "upload"
             artifact.mkdir(parents=True)
             unpack(_counted(body.chunks(), room), artifact)
             watch = UploadWatch(request, self._draining)

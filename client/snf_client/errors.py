@@ -124,6 +124,20 @@ class _Body(BaseModel):
     errors: tuple[FieldError, ...] | None = None
 
 
+def error_of(response: httpx.Response) -> ClientError:
+    """Return the exception for a response that is no success: that of its problem, or of an address that has moved.
+
+    Redirections are not followed: the request may have a key and a body, which are for the given address alone.
+    """
+    if response.status_code >= 400:
+        return problem_of(response)
+    target = response.headers.get("location")
+    return UnexpectedAnswer(
+        f"{response.url} answered {response.status_code} {response.reason_phrase}"
+        + (f" and points to {target}: give the address of the service there" if target else "")
+    )
+
+
 def problem_of(response: httpx.Response) -> ProblemError:
     """Return the exception for an HTTP error response, chosen by its status: ``NotFound`` for 404, and so on.
 

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 import httpx
 from tenacity import AsyncRetrying, Retrying
 
-from snf_client.errors import ClientError, ServiceUnavailable, problem_of
+from snf_client.errors import ClientError, ServiceUnavailable, error_of
 from snf_client.request import Call
 from snf_client.retries import Retries, may_be_done
 
@@ -138,7 +138,7 @@ class SyncTransport(_Transport):
             self._contacted = True
             if _is_error(response, call):
                 response.read()
-                raise problem_of(response)
+                raise error_of(response)
             yield response
 
     def pause(self, seconds: float) -> None:
@@ -189,7 +189,7 @@ class AsyncTransport(_Transport):
                 self._contacted = True
                 if _is_error(response, call):
                     await response.aread()
-                    raise problem_of(response)
+                    raise error_of(response)
                 yield response
 
     async def pause(self, seconds: float) -> None:
@@ -213,7 +213,7 @@ class AsyncTransport(_Transport):
 
 
 def _is_error(response: httpx.Response, call: Call[Any]) -> bool:
-    return response.status_code >= 400 and response.status_code not in call.accept
+    return not response.is_success and response.status_code not in call.accept
 
 
 async def _asynchronous(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -19,13 +19,14 @@ class DamagedPart(Exception):
 
 
 class PartsDamaged(Exception):
-    """Raised where parts were damaged or of other scores. They are deleted by then, and have to be scored again.
+    """Raised where parts are damaged or of other scores. They are deleted, and have to be scored again.
 
     Args:
         problems: What is wrong with each part, by its index.
     """
 
     def __init__(self, problems: Mapping[int, str]) -> None:
+        self.problems = dict(problems)
         first, more = next(iter(problems.values())), len(problems) - 1
         super().__init__(first + (f", and {more} other parts" if more else ""))
 

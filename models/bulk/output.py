@@ -132,7 +132,11 @@ class Output:
         Raises:
             OutputTaken: A part is damaged, missing or of other scores, or the counts differ.
         """
-        merge_parts(self.files(), table, self.plan.metadata, expected)
+        try:
+            merge_parts(self.files(), table, self.plan.metadata, expected)
+        except PartsDamaged as damaged:
+            parts = ", ".join(str(self.part(index)) for index in damaged.problems)
+            raise OutputTaken(f"{parts} cannot be read: {damaged}") from damaged
 
     def _check(self, index: int) -> PartSummary:
         location = self.part(index)

@@ -224,10 +224,14 @@ class OpenPlan:
                 read_footer(path, path.name, self.plan.images_in([index]))
             except DamagedPart as problem:
                 problems[index] = str(problem)
-                path.unlink(missing_ok=True)
-        if problems:
-            raise PartsDamaged(problems)
-        return merge_parts(self.part_paths, table, self.plan.metadata)
+        try:
+            if problems:
+                raise PartsDamaged(problems)
+            return merge_parts(self.part_paths, table, self.plan.metadata)
+        except PartsDamaged as damaged:
+            for index in damaged.problems:
+                self.part_path(index).unlink(missing_ok=True)
+            raise
 
 
 def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:

@@ -14,7 +14,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from models.atomic_files import new_file
-from models.bulk.table import COMPRESSION, FILES, PartSummary, labelled, summary_of
+from models.bulk.completion import PartsDamaged
+from models.bulk.table import COMPRESSION, FILES, PartSummary, is_damage, labelled, summary_of
 from models.errors import OutputTaken
 from models.score_rows.row import SCHEMA
 
@@ -53,7 +54,8 @@ def merge_parts(
 ) -> PartSummary:
     """Join Parquet files of scores, in order, into one file; return its counts of images, errors and anomalies.
 
-    Raises ``OutputTaken`` if the counts are not the ``expected`` ones; there is no file then.
+    Raises ``PartsDamaged`` if a part cannot be read, and ``OutputTaken`` if the counts are not the ``expected`` ones;
+    there is no file then.
 
     The ending of ``path`` gives the format: ``.parquet`` (with ``metadata``), ``.csv`` or ``.jsonl``. All have the same
     columns; model, calibration, false-alarm rate and dataset are those of ``metadata``. The file is written atomically,
@@ -94,16 +96,27 @@ def read_content(path: Path) -> TableContent | None:
 
 def _row_groups(parts: Iterable[Path | BinaryIO]) -> Iterator[Any]:
     held = SCHEMA.empty_table()
-    for part in parts:
+    for index, part in enumerate(parts):
         with parquet.ParquetFile(part) as file:
             for group in range(file.num_row_groups):
+                rows = _read_group(file, group, index, part)
                 # A part that an earlier version wrote lacks the newer columns.
-                held = pa.concat_tables([held, file.read_row_group(group)], promote_options="default")
+                held = pa.concat_tables([held, rows], promote_options="default")
                 while held.num_rows >= GROUP_ROWS:
                     yield held.slice(0, GROUP_ROWS).combine_chunks()
                     held = held.slice(GROUP_ROWS)
     if held.num_rows:
         yield held.combine_chunks()
+
+
+def _read_group(file: parquet.ParquetFile, group: int, index: int, part: Path | BinaryIO) -> Any:
+    try:
+        return file.read_row_group(group)
+    except (pa.ArrowException, OSError) as error:
+        if not is_damage(error):
+            raise
+        name = part.name if isinstance(part, Path) else f"part {index}"
+        raise PartsDamaged({index: f"{name} is damaged ({error})"}) from error
 
 
 def _write_parquet(tables: Tables, file: BinaryIO, metadata: Mapping[str, str]) -> None:

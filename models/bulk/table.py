@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import IOBase
@@ -77,6 +78,11 @@ def write_table(table: pa.Table, path: Path) -> PartSummary:
     return summary_of(table)
 
 
+def is_damage(error: Exception) -> bool:
+    """Return whether an error while a Parquet file was read is about the file: errors of the disk have a number."""
+    return not isinstance(error, OSError) or error.errno in (None, errno.ENOENT)
+
+
 def read_footer(file: Path | IOBase, label: str, rows: int) -> parquet.FileMetaData:
     """Return the metadata of a Parquet file of scores, from its end.
 
@@ -90,7 +96,9 @@ def read_footer(file: Path | IOBase, label: str, rows: int) -> parquet.FileMetaD
     """
     try:
         footer = parquet.read_metadata(file)
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
+    except (pa.ArrowException, OSError) as error:
+        if not is_damage(error):
+            raise
         raise DamagedPart(f"{label} is missing or damaged ({error})") from error
     if footer.num_rows != rows:
         raise DamagedPart(f"{label} holds {footer.num_rows} rows, expected {rows}")

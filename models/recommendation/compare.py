@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from models.anomaly.fitting.fit import ReferenceEvidence
+from models.anomaly.fitting.reference_pass import collect_evidence
 from models.artifacts.limits import UndamagedImages
 from models.datasets import Dataset, Images
 from models.errors import (
@@ -142,10 +144,12 @@ class _Comparison:
             self._keep("features", self._attempt("features", partial(self._fit_features, features, subsets)))
         if pixels is not None:
             self._keep("pixels", self._attempt("pixels", partial(self._train_pixels, *pixels, subsets)))
+        if self._parts:
+            budget.begin("anomaly statistics")
+        evidence = self._reference_evidence(subsets)
         if not self._parts:
             raise DatasetUnfit(f"no family can be compared: {'; '.join(self._missing.values())}")
-        budget.begin("anomaly statistics")
-        judges = FamilyJudges.calibrate(self._parts, subsets, parameters.alpha, budget.tick)
+        judges = FamilyJudges.calibrate(self._parts, evidence, subsets, parameters.alpha)
         if judges.alpha > parameters.alpha:
             budget.note(f"{unattainable(parameters.alpha, subsets.ranks)}: alpha is {judges.alpha:.4g} here")
         good = subsets.good[: budget.plan.good]
@@ -223,6 +227,19 @@ class _Comparison:
     def _keep(self, part: PartName, fitted: FittedPart | None) -> None:
         if fitted is not None:
             self._parts[part] = fitted
+
+    def _reference_evidence(self, subsets: Subsets) -> dict[PartName, ReferenceEvidence]:
+        """Return the evidence of the reference images under each density; one that overflows on them is left out."""
+        evidence: dict[PartName, ReferenceEvidence] = {}
+        for name, part in list(self._parts.items()):
+            collected = self._attempt(
+                name, partial(collect_evidence, part.density, subsets.reference, lambda _done: self._budget.tick())
+            )
+            if collected is None:
+                del self._parts[name]
+            else:
+                evidence[name] = collected
+        return evidence
 
     def _subsets(self, features: FeatureArchitecture | None) -> Subsets:
         """Return the images, fewer of them where the backbone would take more than its share of the budget."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
-from models.anomaly.fitting.reference_pass import collect_evidence
 from models.datasets import Images
 from models.errors import ScoreNotFinite
 from models.recommendation.parts import FittedPart, PartName
@@ -47,9 +46,9 @@ class FamilyJudges:
     def calibrate(
         cls,
         parts: Mapping[PartName, FittedPart],
+        evidence: Mapping[PartName, ReferenceEvidence],
         subsets: Subsets,
         alpha: float,
-        progress: Callable[[], None],
     ) -> FamilyJudges:
         """Calibrate every family whose densities are there on the reference images.
 
@@ -57,17 +56,10 @@ class FamilyJudges:
 
         Args:
             parts: The fitted densities.
+            evidence: The evidence of the reference images under each of them.
             subsets: The images.
             alpha: The wanted false-alarm rate.
-            progress: Called between batches; what it raises ends the work.
-
-        Raises:
-            ScoreNotFinite: The flow overflows on a reference image.
         """
-        evidence = {
-            name: collect_evidence(part.density, subsets.reference, lambda _done: progress())
-            for name, part in parts.items()
-        }
         calibrations = {}
         for family in FAMILIES:
             if all(part in parts for part in PARTS_OF[family]):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.atomic_files import new_folder, remove_leftovers, sha256_file
+from models.atomic_files import new_folder, sha256_file
 
 KEPT = 2
 """Number of newest checkpoints that are kept beside the best one."""
@@ -116,7 +116,6 @@ def load_checkpoint(
     Returns:
         Its state; None if there is no such checkpoint, and modules and optimiser are unchanged.
     """
-    remove_leftovers(folder)
     for path in _paths(folder):
         state = _read(path)
         if state is None or state.config_digest != config_digest:

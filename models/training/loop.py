@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from models.atomic_files import remove_leftovers
 from models.bijections.pixels import MarginalPixels
 from models.datasets import Dataset
 from models.devices import fastest_convolutions, find_device
@@ -103,6 +104,8 @@ class Trainer:
         self.optimizer = make_optimizer(self.flow, config, training_precision(config, str(self.device)))
         digest = identity_of(dataset, architecture, config, start)
         self.state = TrainingState(0, 0.0, None, None, digest)
+        if ranks.first:
+            remove_leftovers(self.checkpoints)
         restored = load_checkpoint(self.checkpoints, digest, self.modules, self.optimizer)
         if restored is not None:
             self.state = restored
@@ -203,7 +206,8 @@ class Trainer:
                 self._report(loss, history)
             # Called before anything is written: an attempt that lost its lease ends here.
             stop = self.ranks.any(should_stop())
-            images = self.schedule.validation_images(self.state, before)
+            # As the first process finds: the others know neither its costs nor how long its validations take.
+            images = int(self.ranks.value_of_first(self.schedule.validation_images(self.state, before)))
             if images or progress >= 1:
                 self._validate(images, last=progress >= 1)
                 last_checkpoint = clock()

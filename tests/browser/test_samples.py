@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.accessibility import axe
+from tests.browser.collector import Collector
 from tests.browser.looks import in_every_look
 
 pytestmark = pytest.mark.timeout(120)
@@ -77,3 +78,9 @@ def test_a_sample_is_scored(page: Page, house: httpx.Client) -> None:
     page.get_by_role("button", name="Score this sample").click()
     row = page.get_by_role("row", name=f"{MODEL}-seed-1-3.png")
     expect(row).to_contain_text(f"{third['log_likelihood']:.2f}")
+
+
+def test_a_version_that_was_deleted_leaves_the_others(page: Page, collector: Collector) -> None:
+    with collector.expected("status of 404"):
+        page.goto("/#/samples/mnist-snf-glow:9")
+        expect(page.get_by_label("Model", exact=True)).to_have_value("mnist-snf-glow")

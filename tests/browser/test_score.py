@@ -233,6 +233,56 @@ def test_another_model_scores_the_same_images_anew(page: Page) -> None:
     scored(page, 1)
 
 
+def test_a_heat_map_that_comes_late_is_not_that_of_another_model(page: Page) -> None:
+    opened(page)
+    page.get_by_role("button", name="trousers").click()
+    scored(page, 1)
+    held: list[Route] = []
+    page.route("**/score?explain=true*", held.append)
+    with page.expect_request("**/mnist-snf-glow:1/score?explain=true*"):
+        page.get_by_role("button", name="trousers.png").click()
+    page.get_by_label("Model", exact=True).select_option("fashion-snf-glow")
+    expect(page.get_by_text("scored by fashion-snf-glow:1")).to_be_visible()
+    page.unroute("**/score?explain=true*")
+    with page.expect_response("**/mnist-snf-glow:1/score?explain=true*"):
+        held[0].continue_()
+    with page.expect_request("**/fashion-snf-glow:1/score?explain=true*"):
+        page.get_by_role("button", name="trousers.png").click()
+    expect(page.get_by_alt_text("Heat map")).to_be_visible()
+
+
+def test_scores_of_another_version_are_named_and_made_anew(page: Page) -> None:
+    opened(page)
+    drop(page.get_by_role("main"), DIGITS[0])
+    scored(page, 1)
+
+    def newer(route: Route) -> None:
+        route.fulfill(json={**route.fetch().json(), "version": 2})
+
+    page.route("**/score", newer)
+    drop(page.get_by_role("main"), DIGITS[1])
+    scored(page, 2)
+    expect(page.get_by_text("1 image scored by an earlier version or calibration")).to_be_visible()
+    page.get_by_role("button", name=DIGITS[0].name).click()
+    expect(page.get_by_text("Score all images again to compare this one.")).to_be_visible()
+    page.unroute("**/score")
+    page.get_by_role("button", name="Score all again").click()
+    expect(page.get_by_text("scored by mnist-snf-glow:1")).to_be_visible()
+    scored(page, 2)
+    expect(page.get_by_role("button", name="Score all again")).to_have_count(0)
+
+
+def test_an_answer_that_breaks_off_is_told_and_stops_nothing(page: Page) -> None:
+    opened(page)
+    page.route("**/score", lambda route: route.fulfill(content_type="application/json", body='{"results": ['))
+    drop(page.get_by_role("main"), DIGITS[0])
+    toast(page, "Try again.")
+    expect(page.get_by_role("row", name=DIGITS[0].name)).to_contain_text("The answer of the service is incomplete")
+    page.unroute("**/score")
+    drop(page.get_by_role("main"), DIGITS[1])
+    scored(page, 1)
+
+
 def test_a_busy_service_is_waited_for_and_a_broken_one_named(page: Page, collector: Collector) -> None:
     opened(page)
     answers = iter([(429, {"Retry-After": "1"}), (503, {})])

@@ -271,3 +271,21 @@ def test_a_service_that_stays_away() -> None:
             client.readiness()
         with pytest.raises(ServiceUnavailable), contextlib.closing(client.jobs.events("x")) as events:
             next(events)
+
+
+@pytest.mark.parametrize("status", [301, 307])
+def test_a_moved_address_is_named_and_nothing_is_done(status: int, tmp_path: Path) -> None:
+    moved = Answer(status, b"<html>moved</html>", {"Location": "https://elsewhere.example/v1/jobs/x"})
+    kept = tmp_path / "scores.parquet"
+    kept.write_bytes(b"earlier scores")
+    calls: list[Callable[[Client], object]] = [
+        lambda client: client.jobs.delete("x"),
+        lambda client: client.jobs.download("x", kept),
+        lambda client: client.jobs.get("x"),
+    ]
+    for call in calls:
+        with scripted(moved) as server, Client(server.url, key="secret", retries=QUICK) as client:
+            with pytest.raises(UnexpectedAnswer, match=f"{status} .* points to https://elsewhere.example"):
+                call(client)
+            assert len(server.requests) == 1
+    assert kept.read_bytes() == b"earlier scores"

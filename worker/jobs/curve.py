@@ -7,6 +7,9 @@ from typing import TypeVar
 
 from worker.jobs.journal import Event, read_chunks
 
+MAX_EVENTS = 20_000
+"""Most reports of a training that are kept in memory; of a training of weeks every second, fourth and so on."""
+
 T = TypeVar("T")
 
 
@@ -31,7 +34,7 @@ def read_curve(path: Path) -> CurveEvents:
     An attempt that resumes at a checkpoint repeats the steps after it. The events of earlier attempts about these steps
     are dropped.
     """
-    curve = CurveEvents()
+    points, validations = _Thinned(), _Thinned()
     newest = 0
     for chunk in read_chunks(path):
         for _, event in chunk.entries:
@@ -42,15 +45,13 @@ def read_curve(path: Path) -> CurveEvents:
             newest = attempt
             match event["event"]:
                 case "started":
-                    _cut(curve.points, step + 1)
-                    _cut(curve.validations, step + 1)
+                    points.cut(step + 1)
+                    validations.cut(step + 1)
                 case "metrics":
-                    _cut(curve.points, step)
-                    curve.points.append(event)
+                    points.add(event)
                 case "validation":
-                    _cut(curve.validations, step)
-                    curve.validations.append(event)
-    return curve
+                    validations.add(event)
+    return CurveEvents(points.events, validations.events)
 
 
 def newest_attempt(path: Path) -> int:
@@ -72,7 +73,30 @@ def thin(points: Sequence[T], most: int) -> list[T]:
     return [points[round(index * (len(points) - 1) / (most - 1))] for index in range(most)]
 
 
-def _cut(points: list[Event], step: int) -> None:
-    """Remove the events of ``step`` and later steps from the end of ``points``."""
-    while points and points[-1]["step"] >= step:
-        points.pop()
+class _Thinned:
+    """Events in order of their steps, of which every n-th and the newest are kept, so that memory stays bounded."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._stride = 1
+        # Events after the last one of the stride; the newest event is among them unless this is 0.
+        self._after = 0
+
+    def add(self, event: Event) -> None:
+        """Add an event in place of those of its step and of later ones."""
+        self.cut(event["step"])
+        if self._after:
+            self.events.pop()
+        self.events.append(event)
+        self._after = (self._after + 1) % self._stride
+        if len(self.events) > MAX_EVENTS:
+            del self.events[1::2]
+            self._stride *= 2
+            self.events.append(event)
+            self._after = self._stride // 2
+
+    def cut(self, step: int) -> None:
+        """Remove the events of a step and of later ones."""
+        while self.events and self.events[-1]["step"] >= step:
+            self.events.pop()
+            self._after = 0

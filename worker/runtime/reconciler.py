@@ -19,6 +19,8 @@ from worker.jobs.store import JobStore
 from worker.jobs.submission import send_again
 from worker.jobs.worker_registry import WorkerRegistry
 from worker.queues import Queue
+from worker.runs.recorder import record_failure
+from worker.runs.store import RunStore
 from worker.runtime.assist import call_assistants
 from worker.runtime.clock_watch import ClockWatch
 from worker.settings import Settings
@@ -107,6 +109,8 @@ class Reconciler:
                 log.warning("job %s: the lease expired; the job is %s now", job_id, verdict)
                 if verdict == "queued":
                     send_again(self._store, self._celery, job_id)
+                elif verdict == "failed" and (error := self._store.get(job_id).error) is not None:
+                    record_failure(RunStore(self._settings.run_records_dir), job_id, error)
         return moved
 
     def _lost_messages(self) -> int:

@@ -11,6 +11,7 @@ const PAGES = {
   models: () => import("./pages/models.js"),
 };
 const STATUS_INTERVAL_MS = 5000;
+const STATUS_LIMIT_MS = 4000;
 
 const main = document.getElementById("main");
 let leave = () => undefined;
@@ -49,7 +50,8 @@ async function updateStatus() {
   const status = document.getElementById("status");
   let [state, text] = ["down", "not answering"];
   try {
-    const response = await fetch("/readyz");
+    // Without a limit, calls to a service that hangs would take all connections of the browser.
+    const response = await fetch("/readyz", { signal: AbortSignal.timeout(STATUS_LIMIT_MS) });
     const health = await response.json();
     if (response.ok) [state, text] = health.jobs === "ok" ? ["ready", "ready"] : ["degraded", "ready, jobs down"];
     else [state, text] = ["degraded", health.status];

@@ -24,8 +24,11 @@ export function poll(milliseconds, work) {
   let stopped = false;
   const next = () => { if (!stopped) timer = setTimeout(run, milliseconds); };
   const run = async () => {
-    if (!document.hidden) await work();
-    next();
+    try {
+      if (!document.hidden) await work();
+    } finally {
+      next();
+    }
   };
   next();
   return () => { stopped = true; clearTimeout(timer); };

@@ -11,9 +11,16 @@ export async function usableModels(requested = null) {
   const models = (await get("/v1/models")).models.filter((model) => model.image_shape && model.state !== "failed")
     .map((model) => (model.state === "unfit" ? { ...model, name: `${model.name}:${Math.max(...model.versions)}` } : model));
   if (!requested || !/[:@]/.test(requested) || models.some(({ name }) => name === requested)) return models;
-  const version = await get(`/v1/models/${requested}`);
+  const version = await get(`/v1/models/${requested}`).catch(ignoreMissing);
+  if (!version) return models; // it was deleted
   const { channels, height, width, fit } = version.manifest.preprocessing;
   return [...models, { name: requested, kind: version.kind, image_shape: [channels, height, width], fit, unfit: version.unfit }];
+}
+
+/** Returns null for an error that something does not exist; throws any other error. */
+function ignoreMissing(error) {
+  if (error.status !== 404) throw error;
+  return null;
 }
 
 /** Returns why a model is unfit, as one text; an empty one for a fit model. */

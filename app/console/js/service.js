@@ -40,12 +40,14 @@ export async function call(path, { method = "GET", query, json, body, headers = 
 
 /** Returns the JSON body of a call. */
 export async function get(path, options) {
-  return (await call(path, options)).json();
+  const response = await call(path, options);
+  return bodyOf(() => response.json(), options?.signal);
 }
 
 /** Downloads an image with the API key and returns an object URL. The caller must revoke it. */
 export async function picture(path, options) {
-  return URL.createObjectURL(await (await call(path, options)).blob());
+  const response = await call(path, options);
+  return URL.createObjectURL(await bodyOf(() => response.blob(), options?.signal));
 }
 
 /** Uploads a form or a file and reports progress, which `fetch` cannot do. */
@@ -105,6 +107,16 @@ export function pause(milliseconds, signal) {
 
 export function isAbort(error) {
   return error instanceof DOMException && error.name === "AbortError";
+}
+
+/** Returns the body of an answer. A body that breaks off is a `Problem` as any other. */
+async function bodyOf(read, signal) {
+  try {
+    return await read();
+  } catch (error) {
+    if (isAbort(error) || signal?.aborted) throw error;
+    throw new Problem(0, { type: "incomplete", title: "The answer of the service is incomplete", detail: "Try again." });
+  }
 }
 
 async function fetchOrFail(path, options) {

@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -87,3 +87,28 @@ def test_an_answer_does_not_wait_for_a_slow_count(tmp_path: Path, monkeypatch: p
     assert slow.seconds == 2 * guess.seconds > 10
     assert guess.memory_bytes > 3e8
     assert minute.seconds == 60
+
+
+def test_many_requests_leave_few_counts_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates, "WAIT_S", 0.0)
+    settings, released = Settings(home=tmp_path), threading.Event()
+    executor = ThreadPoolExecutor(1)
+    monkeypatch.setattr(estimates, "_counting", lambda: executor)
+    executor.submit(released.wait, 60)
+    begun: list[object] = []
+    submit = executor.submit
+
+    def counted(*arguments: Any) -> Any:
+        begun.append(arguments)
+        return submit(*arguments)
+
+    monkeypatch.setattr(executor, "submit", counted)
+    try:
+        assert {estimate(settings).basis for _ in range(3 * estimates.MAX_COUNTS)} == {"guessed"}
+        assert len(begun) == estimates.MAX_COUNTS
+    finally:
+        released.set()
+        executor.shutdown()
+    monkeypatch.undo()
+    monkeypatch.setattr(estimates, "WAIT_S", 300.0)
+    assert estimate(settings).basis == "assumed"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
+from models.bulk.completion import PartsDamaged
 from models.bulk.part import Stopped, score_part
 from models.bulk.plan import NEWER, BulkPlan, join_plan, open_plan
 from models.bulk.result_file import convert_table, merge_parts, read_content
@@ -307,3 +308,27 @@ def test_an_alpha_that_nothing_can_attain(scorer: Scorer, files: list[Path], tmp
     images = ImageFiles(files, scorer.preprocessing)
     with pytest.raises(AlphaUnattainable):
         score_part(scorer, images, 0, 2, tmp_path / "part.parquet", alpha=1e-9, should_stop=never)
+
+
+@pytest.mark.parametrize(("start", "end"), [(4, 200), (-200, -8)], ids=["page", "footer"])
+def test_a_damaged_part_is_deleted_and_can_be_scored_again(
+    scorer: Scorer, files: list[Path], tmp_path: Path, start: int, end: int
+) -> None:
+    images = ImageFiles(files[:6], scorer.preprocessing)
+    plan = plan_of(scorer, images, images_per_part=3)
+    work, table = open_plan(tmp_path / "work", plan), tmp_path / "all.parquet"
+
+    def score(index: int) -> None:
+        score_part(scorer, images, *plan.ranges[index], work.part_path(index), alpha=None, should_stop=never)
+
+    for index in work.missing():
+        score(index)
+    content = bytearray(work.part_path(1).read_bytes())
+    content[start:end] = bytes(len(content[start:end]))
+    work.part_path(1).write_bytes(content)
+    with pytest.raises(PartsDamaged, match=r"part-000001\.parquet is (missing or )?damaged"):
+        work.merge(table)
+    assert not table.exists()
+    assert work.missing() == [1]
+    score(1)
+    assert work.merge(table).images == 6

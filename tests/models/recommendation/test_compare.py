@@ -9,9 +9,11 @@ from typing import Any, cast
 
 import pytest
 
+from models.anomaly.fitting.fit import ReferenceEvidence
 from models.datasets import Images, load_dataset
-from models.errors import DatasetUnfit
+from models.errors import DatasetUnfit, ScoreNotFinite
 from models.images.options import ImageOptions
+from models.recommendation import compare
 from models.recommendation.compare import compare_families
 from models.recommendation.record import RecommendationRecord, RecommendParameters
 from models.scoring.options import EngineOptions
@@ -105,3 +107,22 @@ def test_all_families_are_compared_within_the_budget(tmp_path: Path, options: En
     assert hybrid.fit_seconds == pytest.approx((pixels.fit_seconds or 0) + features.fit_seconds)
     assert pixels.steps
     assert features.steps is None
+
+
+def test_a_family_that_overflows_on_a_reference_image_is_left_out(
+    tmp_path: Path, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect = compare.collect_evidence
+
+    def overflowing(density: Any, *arguments: Any) -> ReferenceEvidence:
+        if density.kind == "density":
+            raise ScoreNotFinite("the flow overflows on image 3")
+        return collect(density, *arguments)
+
+    monkeypatch.setattr(compare, "collect_evidence", overflowing)
+    record, _ = compared(tmp_path, options, minutes=0.5)
+    reasons = {result.family: result.unavailable for result in record.families}
+    assert reasons["features"] is None
+    assert reasons["pixels"] == "the flow overflows on image 3"
+    assert reasons["hybrid"]
+    assert record.proposal == "features"

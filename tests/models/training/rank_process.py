@@ -26,6 +26,8 @@ from models.training.distributed import SINGLE_PROCESS, Ranks, ranks_of_torchrun
 from models.training.interrupted import Interrupted
 from models.training.loop import Trainer
 from models.training.presets import PRESETS
+from models.training.schedule import Schedule
+from models.training.validation_plan import PhaseSteps
 from tests.models.helpers import real_images
 
 Run = Mapping[str, Any]
@@ -53,15 +55,18 @@ def digits() -> Dataset:
     return Dataset("digits-16", images[:260], images[260:], images[260:], images[260:], "digest")
 
 
-def trainer_in(folder: Path, run: Run, ranks: Ranks = SINGLE_PROCESS) -> tuple[Trainer, list[dict[str, Any]]]:
-    """Return a trainer and the list that will hold the events."""
+def trainer_in(
+    folder: Path, run: Run, ranks: Ranks = SINGLE_PROCESS, costs: PhaseSteps | None = None
+) -> tuple[Trainer, list[dict[str, Any]]]:
+    """Return a trainer and the list that will hold the events. ``costs`` are known to the first process alone."""
     # At larger step sizes training amplifies rounding: the order of the images in a batch changes as much.
     defaults = {"validations": 1, "validation_images": 20, "batch_size": 32, "precision": "float32"}
     config = TrainingConfig.model_validate(defaults | {"learning_rate": 5e-4} | dict(run))
     dataset = digits()
     architecture = PRESETS["snf-glow-tiny"].architecture(dataset.image_shape, config.pixel_transform)
     events: list[dict[str, Any]] = []
-    return Trainer(dataset, architecture, config, folder, events.append, ranks=ranks), events
+    schedule = Schedule(config, len(dataset.statistics), costs) if ranks.first else None
+    return Trainer(dataset, architecture, config, folder, events.append, ranks=ranks, schedule=schedule), events
 
 
 def tensors_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
@@ -72,11 +77,17 @@ def tensors_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     return {name: {key: value.clone().contiguous() for key, value in part.items()} for name, part in parts.items()}
 
 
-def train(folder: Path, run: Run, ranks: Ranks, wish: Callable[[int], bool] = lambda _step: False) -> Outcome:
+def train(
+    folder: Path,
+    run: Run,
+    ranks: Ranks,
+    wish: Callable[[int], bool] = lambda _step: False,
+    costs: PhaseSteps | None = None,
+) -> Outcome:
     """Train; return events, digests of the tensors, and how it ended. ``wish`` asks to stop after a step."""
     dist.barrier()  # the first process may still be writing the last checkpoint
     try:
-        trainer, events = trainer_in(folder, run, ranks)
+        trainer, events = trainer_in(folder, run, ranks, costs)
         trainer.take_steps(lambda: wish(trainer.state.step))
         ended = "finished"
     except RanksUnfit as error:
@@ -109,6 +120,11 @@ def main() -> None:
         outcomes["resumed"] = train(folder / "resumed", PLAIN, ranks)
         # The second process has a clock of its own: a training that followed it would never end.
         outcomes["timed"] = train(folder / "timed", {"max_steps": 1_000_000, "max_minutes": 0.01}, ranks)
+        # The second process would validate four times, and all the time.
+        costly, often = PhaseSteps(validation=50.0), {"max_steps": 100, "validations": 4}
+        outcomes["validated"] = train(folder / "validated", often, ranks, costs=costly)
+        often_timed = {"max_steps": 1_000_000, "max_minutes": 0.03, "validations": 4}
+        outcomes["validated, timed"] = train(folder / "validated-timed", often_timed, ranks, costs=costly)
         outcomes["diverging"] = train(folder / "diverging", DIVERGING, ranks)
         outcomes["apart"] = train(folder / "resumed", PLAIN | ({"seed": 1} if second else {}), ranks)
         (folder / f"rank-{ranks.rank}.json").write_text(json.dumps(outcomes))

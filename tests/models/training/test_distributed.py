@@ -112,6 +112,17 @@ def test_the_first_process_keeps_the_time(first: dict[str, Outcome], second: dic
     assert first["timed"]["step"] == second["timed"]["step"] < 1_000_000
 
 
+@pytest.mark.parametrize("name", ["validated", "validated, timed"])
+def test_the_first_process_decides_when_to_validate(
+    name: str, first: dict[str, Outcome], second: dict[str, Outcome]
+) -> None:
+    """It alone knows what a validation costs. Where the others decided by themselves, all would wait for each other."""
+    assert first[name]["ended"] == second[name]["ended"] == "finished"
+    assert first[name]["step"] == second[name]["step"]
+    assert first[name]["digests"] == second[name]["digests"]
+    assert any(event["event"] == "validation" for event in first[name]["events"])
+
+
 def test_a_divergence_ends_all_at_the_same_step(first: dict[str, Outcome], second: dict[str, Outcome]) -> None:
     """Each counts the steps that change no weights by itself."""
     assert first["diverging"]["ended"] == second["diverging"]["ended"]

@@ -107,6 +107,26 @@ def test_a_resumed_attempt_without_any_report_drops_those_beyond_its_checkpoint(
     assert [one["step"] for one in read_curve(tmp_path / FILE).points] == [10]
 
 
+@pytest.mark.parametrize("reports", [9, 17, 100, 101, 257])
+def test_the_curve_of_a_long_training_is_thinned_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reports: int
+) -> None:
+    monkeypatch.setattr("worker.jobs.curve.MAX_EVENTS", 8)
+    (tmp_path / FILE).write_text(told(1, "started", 0) + "".join(told(1, "metrics", n) for n in range(1, reports + 1)))
+    kept = [event["step"] for event in read_curve(tmp_path / FILE).points]
+    assert 4 <= len(kept) <= 9
+    assert (kept[0], kept[-1]) == (1, reports)
+    strides = {after - before for before, after in itertools.pairwise(kept[:-1])}
+    assert len(strides) == 1, kept
+    assert kept[-1] - kept[-2] <= strides.pop()
+    # An attempt that goes on before the end drops what it repeats.
+    with (tmp_path / FILE).open("a") as file:
+        file.write(told(2, "started", reports - 3) + told(2, "metrics", reports - 1))
+    resumed = [event["step"] for event in read_curve(tmp_path / FILE).points]
+    assert resumed[-1] == reports - 1
+    assert resumed == sorted(set(resumed))
+
+
 def test_no_journal_is_an_empty_curve(tmp_path: Path) -> None:
     curve = read_curve(tmp_path / FILE)
     assert (curve.points, curve.validations) == ([], [])

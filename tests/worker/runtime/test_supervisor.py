@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.runs import start
-from tests.worker.support.helpers import alive, fake_command, until
+from tests.worker.support.helpers import alive, fake_command, make_reconciler, until
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
 from worker.errors import BrokerDown
@@ -103,6 +103,25 @@ def test_the_record_of_a_run_failed_once_its_job_did(
     assert states == ["unfinished", "unfinished", "failed"]
     error = store.get(job.id).error or {}
     assert runs.get(job.id).error == f"{error['title']}: {error['detail']}"
+
+
+def test_the_record_of_a_run_whose_worker_is_gone_failed_once_its_job_did(
+    store: JobStore, settings: Settings, add: Add
+) -> None:
+    job, runs = add("wait"), RunStore(settings.run_records_dir)
+    with RunRecorder(runs, start(origin="job"), lambda: job.id, 1) as record:
+        record({"event": "started", "step": 0, "steps": 40})
+    reconciler = make_reconciler(store, settings)
+    states = []
+    for attempt in range(1, settings.max_attempts_without_progress + 1):
+        assert store.take(job.id, "gone", 30) == attempt
+        store.renew(job.id, attempt, 30)
+        store._client.hset(f"{settings.key_prefix}job:{job.id}", "lease_expires", 0)
+        reconciler._lost_leases()
+        states.append((store.get(job.id).status, runs.get(job.id).state))
+    assert states[-1] == (Status.FAILED, "failed")
+    assert set(states[:-1]) <= {(Status.QUEUED, "unfinished")}
+    assert runs.get(job.id).error
 
 
 def test_a_refusal_is_final_and_says_why(supervisor: Supervisor, store: JobStore, add: Add) -> None:

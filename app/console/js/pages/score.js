@@ -8,7 +8,7 @@ import { csv } from "../score/csv.js";
 import { detail } from "../score/detail.js";
 import { kept, options } from "../score/filter.js";
 import { dropped, named, pasted, SHOWN, TYPES } from "../score/intake.js";
-import { explain, Queue } from "../score/queue.js";
+import { explain, Queue, sameCalibration } from "../score/queue.js";
 import { get, save } from "../service.js";
 import { complain } from "../toast.js";
 
@@ -101,7 +101,7 @@ async function loadReference(name) {
 /** Reloads the calibration if the newest answer used another version or calibration. */
 function refreshReference(by) {
   const known = state.reference;
-  if (!by || !known || (by.version === known.version && by.calibration === known.calibration)) return;
+  if (!by || !known || sameCalibration(by, known)) return;
   state.reference = null;
   loadReference(state.model);
 }
@@ -114,12 +114,14 @@ async function toggle(item) {
   state.open = state.open === item.id ? null : item.id;
   redraw();
   if (state.open === null || item.explained || item.explaining === true || item.state !== "ok") return;
+  const { result } = item;
+  const isCurrent = () => item.result === result; // another model may have scored it in the meantime
   item.explaining = true;
   try {
-    item.explained = await explain(state.model, item);
-    item.explaining = false;
+    const explained = await explain(item);
+    if (isCurrent()) Object.assign(item, { explained, explaining: false });
   } catch (error) {
-    item.explaining = error;
+    if (isCurrent()) item.explaining = error;
   }
   redraw();
 }
@@ -224,6 +226,8 @@ function results(model) {
         <button @click=${() => { Object.assign(state, { open: null, filter: "all" }); queue.clear(); }}>Clear</button>
       </div>
     </header>
+    ${queue.outdated.length ? html`<div class="row">${notice(`${count(queue.outdated.length, "image")} scored by an earlier version or calibration of ${queue.by.model}.`, "warn")}
+      <button @click=${() => queue.use(state.model)}>Score all again</button></div>` : nothing}
     ${segments("filter", html`<span class="sr-only">Shown images</span>`, options(queue.items, flagged), state.filter, (filter) => { Object.assign(state, { filter, shown: PAGE_SIZE }); redraw(); })}
     ${queue.busy ? html`<div class="row"><progress max=${queue.items.length} .value=${queue.done} aria-label="Scoring"></progress>
       <span class="small faint">${whole(queue.done)} of ${whole(queue.items.length)}</span><button @click=${() => queue.drop()}>Stop</button></div>` : nothing}
@@ -264,7 +268,7 @@ function row(item, model) {
         <td class="num" data-label="p">${brief(result.anomaly.p_value, 3)}</td><td class="verdict">${verdict(result)}</td>`
       : html`<td colspan=${columns(model).length - 1} class="small wide">${item.error ? html`<span class="badge warn">${item.error.title}</span> ${item.error.detail}` : html`<span class="faint">${item.state} ...</span>`}</td>`}
   </tr>
-  ${open ? html`<tr class="opened"><td colspan=${columns(model).length + 1}>${detail(item, { alpha: alphaOf(result), reference: state.reference, shape: result && shownShape(result, model) })}</td></tr>` : nothing}`;
+  ${open ? html`<tr class="opened"><td colspan=${columns(model).length + 1}>${detail(item, { alpha: alphaOf(result), reference: sameCalibration(item.by, state.reference) ? state.reference : null, outdated: !sameCalibration(item.by, queue.by), shape: result && shownShape(result, model) })}</td></tr>` : nothing}`;
 }
 
 // Until the calibration is loaded, the false-alarm rate of the service applies.

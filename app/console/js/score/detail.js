@@ -9,8 +9,9 @@ import "../charts.js";
 const SIDE = 224; // pixels of a picture on the screen
 const KINDS = { density: "density of pixels", feature_density: "density of features", lower_bound: "lower bound" };
 
-/** Renders the details of a scored image. `reference` is the histogram of the calibration in use; null while it loads. */
-export function detail(item, { alpha, reference, shape }) {
+/** Renders the details of a scored image. `reference` is the histogram of the calibration in use; null while it loads.
+ *  `outdated`: the image was scored by an earlier calibration, with which it cannot be compared any more. */
+export function detail(item, { alpha, reference, outdated, shape }) {
   const { result, explained } = item;
   const verdict = result.anomaly;
   const flagged = verdict.p_value <= alpha;
@@ -32,7 +33,7 @@ export function detail(item, { alpha, reference, shape }) {
     <div class="columns">
       <section class="stack">
         <h2>Compared with ${reference ? whole(reference.count) : "the"} calibration images</h2>
-        ${reference ? histogram(verdict, reference, alpha, flagged) : waiting()}
+        ${reference ? histogram(verdict, reference, alpha, flagged) : outdated ? notice("Score all images again to compare this one.") : waiting()}
       </section>
       <section class="stack">
         <h2>Scores</h2>

@@ -1,6 +1,6 @@
 // Scores images in order. The first request is small so that results appear early; later requests are batches.
 import { isNoImage } from "./intake.js";
-import { call, get, isAbort, Problem } from "../service.js";
+import { get, isAbort, Problem } from "../service.js";
 
 const FIRST_BATCH = 4;
 const BATCH = 32;
@@ -18,7 +18,8 @@ export class Item {
   /** Discards the result of another model. */
   reset() {
     this.state = "waiting"; // then scoring, then ok or error
-    this.result = this.error = this.explained = null;
+    this.result = this.error = this.by = this.explained = null;
+    this.explaining = false;
   }
 }
 
@@ -78,6 +79,11 @@ export class Queue {
     this.changed();
   }
 
+  /** The scored images whose version or calibration is not that of the newest answer. */
+  get outdated() {
+    return this.items.filter(({ state, by }) => state === "ok" && by && !sameCalibration(by, this.by));
+  }
+
   get done() {
     return this.items.filter(({ state }) => state === "ok" || state === "error").length;
   }
@@ -90,7 +96,7 @@ export class Queue {
     while (this.model && this.running < MAX_IN_FLIGHT && this.items.some(({ state }) => state === "waiting")) {
       const signal = this.stopped.signal;
       this.running += 1;
-      this.work(signal).then(() => {
+      this.work(signal).finally(() => {
         if (!signal.aborted) { this.running -= 1; this.changed(); }
       });
     }
@@ -135,6 +141,11 @@ export class Queue {
   }
 }
 
+/** Whether two results are of the same version and calibration, so that they can be compared. */
+export function sameCalibration(one, other) {
+  return one?.version === other?.version && one?.calibration === other?.calibration;
+}
+
 function settle(item, result, by) {
   [item.state, item.by] = [result.status, by];
   item.result = result.status === "ok" ? result : null;
@@ -150,7 +161,7 @@ function form(items) {
 async function score(model, items, signal) {
   try {
     const query = items[0].monitor ? {} : { monitor: false };
-    return await (await call(`/v1/models/${model}/score`, { method: "POST", body: form(items), query, signal, patient: true })).json();
+    return await get(`/v1/models/${model}/score`, { method: "POST", body: form(items), query, signal, patient: true });
   } catch (error) {
     // If no image of a request can be scored, the error response lists the reason for each image.
     if (error instanceof Problem && error.results) return { results: error.results };
@@ -158,9 +169,9 @@ async function score(model, items, signal) {
   }
 }
 
-/** Scores an image again, once in all for drift, and returns the result with a heat map. */
-export async function explain(model, item) {
+/** Scores an image again, once in all for drift, by the version that scored it, and returns the result with a heat map. */
+export async function explain(item) {
   const query = { explain: true, monitor: false };
-  const answer = await get(`/v1/models/${model}/score`, { method: "POST", body: form([item]), query, patient: true });
+  const answer = await get(`/v1/models/${item.by.model}:${item.by.version}/score`, { method: "POST", body: form([item]), query, patient: true });
   return answer.results[0];
 }

@@ -16,7 +16,7 @@ const ORIGINS = { "built-in": "built in", stored: "uploaded", reference: "by ref
 export class Datasets {
   /** `onChoose` is called with the name of the selected dataset. */
   constructor({ changed, onChoose }) {
-    Object.assign(this, { changed, onChoose, list: null, chosen: null, detail: null, sheet: null, error: null, deleting: false });
+    Object.assign(this, { changed, onChoose, list: null, chosen: null, detail: null, sheet: null, sheetLoading: false, error: null, deleting: false });
     const usedNames = () => (this.list ?? []).map(({ name }) => name);
     this.upload = new Upload({ changed, usedNames, uploaded: (dataset) => this.added(dataset, "uploaded") });
     this.reference = new Reference({ changed, usedNames, referred: (dataset) => this.added(dataset, "referred to") });
@@ -49,7 +49,7 @@ export class Datasets {
 
   async choose(name, detail = null) {
     if (this.sheet) URL.revokeObjectURL(this.sheet);
-    Object.assign(this, { chosen: name, detail, sheet: null });
+    Object.assign(this, { chosen: name, detail, sheet: null, sheetLoading: true });
     this.onChoose(name);
     this.changed();
     try {
@@ -61,6 +61,7 @@ export class Datasets {
     } catch (error) {
       complain(error);
     }
+    if (this.chosen === name) this.sheetLoading = false;
     this.changed();
   }
 
@@ -112,7 +113,7 @@ export class Datasets {
         ${entry.origin !== "built-in" ? html`<button class="danger" ?disabled=${this.deleting} @click=${() => this.remove(entry.name)}>Delete</button>` : nothing}</div>
       ${report(entry, this.detail?.name === entry.name ? this.detail : null, this.upload.again(entry))}
       ${this.sheet ? html`<figure class="figure"><img class="sheet" src=${this.sheet} alt="Contact sheet of ${entry.name}"><figcaption>Up to 100 evenly spaced images</figcaption></figure>`
-        : entry.origin !== "built-in" && entry.image_shape.length ? waiting("Loading contact sheet ...") : nothing}
+        : this.sheetLoading && entry.origin !== "built-in" && entry.image_shape.length ? waiting("Loading contact sheet ...") : nothing}
     </section>`;
   }
 }

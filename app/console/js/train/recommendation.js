@@ -61,13 +61,15 @@ export class Recommendation {
   }
 
   async start() {
+    const { dataset } = this;
     Object.assign(this, { sending: true, error: null });
     this.changed();
     try {
-      const json = { type: "recommend", dataset: this.dataset, parameters: { minutes: MINUTES } };
-      Object.assign(this, { job: await get("/v1/jobs", { method: "POST", json }), record: null });
+      const json = { type: "recommend", dataset, parameters: { minutes: MINUTES } };
+      const job = await get("/v1/jobs", { method: "POST", json });
+      if (dataset === this.dataset) Object.assign(this, { job, record: null });
     } catch (error) {
-      this.error = error;
+      if (dataset === this.dataset) this.error = error;
     }
     this.sending = false;
     this.changed();
