@@ -101,7 +101,7 @@ def get_active_calibration(ref: str, registry: RegistryDep) -> CalibrationView:
 def choose_calibration(
     ref: str, choice: CalibrationChoice, registry: RegistryDep, recent: RecentEvidenceDep
 ) -> CalibrationList:
-    """Select the calibration, new or earlier, that gives a model's p-values. Scoring uses it within about a second.
+    """Select the calibration, new or earlier, that gives a model's p-values. Scoring uses it within about two seconds.
 
     With `dry_run` nothing changes: the answer has a `comparison` with the calibration in use.
     """

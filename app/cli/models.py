@@ -157,7 +157,7 @@ def use_calibration(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Select the calibration that gives a model's p-values; a running service uses it within about a second.
+    """Select the calibration that gives a model's p-values; a running service uses it within about two seconds.
 
     With --dry-run nothing changes: smallest alpha, threshold and, of a running service, the verdicts on its newest
     images are shown before and after.
@@ -211,7 +211,10 @@ def alias(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Point an alias, such as `live`, at a version of a model, or delete it; a running service uses it at once."""
+    """Point an alias, such as `live`, at a version of a model, or delete it.
+
+    A running service follows within about two seconds.
+    """
     if (version is None) != remove:
         raise fail("expected either a version or --remove", USAGE)
     from snf_client.schemas import Aliases

@@ -105,7 +105,7 @@ def _note(draft: JobDraft, entry: DatasetEntry, version: ModelVersion | None) ->
     notes = {
         "calibrate": f"the model was trained on it: only {left_out}" if entry.name == trained_on else None,
         "evaluate": f"the model was made of it: only its {entry.test} test images are used",
-        "limit": "the model was made of it: only images of its statistics part get defects",
+        "limit": "the model was made of it: only images of the part that fitted its statistics get defects",
     }
     return notes[draft.type]
 

@@ -184,9 +184,10 @@ def get_job_result(
 
     A training returns the registered model version, a calibration the new calibration, a limit the new detection limit,
     whose curves are under `limit` of its links. A scoring returns a Parquet file
-    with a row per image: `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `is_anomaly`, `warning`,
-    `error`, `error_detail`; `bits_per_dim` is null for a density of features; the metadata `snf.kind` of the file
-    says which density it is. An evaluation returns its report as JSON or as a page (`Accept: text/html` or
+    with a row per image: `path`, `log_likelihood`, `bits_per_dim`, `p_value`, `score`, `statistic`, `is_anomaly`,
+    `reason`, `reasons`, `box`, `warning`, `error`, `error_detail`, `model`, `calibration`, `alpha`, `dataset`;
+    `bits_per_dim` is null for a density of features; the metadata `snf.kind` of the file says which density it is. An
+    evaluation returns its report as JSON or as a page (`Accept: text/html` or
     `format=html`). A recommendation returns what each family of models reached, with a proposal.
 
     409 `job-has-no-result`, with the state of the job, if it has neither succeeded nor is `partial`. 409

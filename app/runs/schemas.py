@@ -30,7 +30,7 @@ RUN: dict[str, Any] = {
         "ref": "my-digits:1",
         "live": True,
         "unfit": {},
-        "architecture": "2 levels of 2 steps",
+        "architecture": "Glow, 2 levels of 4 steps, width 32, self-normalizing 1x1 convolutions",
         "best_step": 200,
         "validation_bits_per_dim": 2.31,
         "test_bits_per_dim": 2.33,

@@ -47,8 +47,8 @@ def good_images(
 ) -> GoodImages:
     """Return good images of a dataset to inject defects into: at most ``most``, evenly spaced, in a fixed order.
 
-    Of the dataset that the model was trained or calibrated on, these are images of the statistics part: the model was
-    not fitted to them, and no p-value is a rank among them. Of any other dataset all images serve.
+    Of the dataset that the model was trained or calibrated on, these are images of the part that fitted the statistics:
+    the model was not fitted to them, and no p-value is a rank among them. Of any other dataset all images serve.
 
     Args:
         name: The dataset.

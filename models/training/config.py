@@ -43,7 +43,8 @@ GROUPS: dict[str, list[str]] = {
 class TrainingConfig(ImageOptions):
     """Settings of a training run: steps, batch size, learning rate, penalties and precision.
 
-    The defaults are those that trained the shipped models.
+    Presets and architecture files have other defaults for some of them. Those of the shipped models are in
+    ``models/zoo``.
     """
 
     model_config = ConfigDict(json_schema_extra={"x-groups": {title: [*names] for title, names in GROUPS.items()}})
