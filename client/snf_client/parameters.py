@@ -104,7 +104,8 @@ class ScoringParameters(TypedDict):
 class TrainingConfig(TypedDict):
     """Settings of a training run: steps, batch size, learning rate, penalties and precision.
 
-    The defaults are those that trained the shipped models.
+    Presets and architecture files have other defaults for some of them. Those of the shipped models are in
+    ``models/zoo``.
     """
 
     image_size: NotRequired[list[int] | int | None]

@@ -1130,7 +1130,7 @@ class Drift(BaseModel):
     )
     martingale: Martingale | None = Field(
         None,
-        description="The martingale test; null until an image is scored after an update from a service without it.",
+        description="The martingale test; null for a calibration in folds or with equal statistics of more than 1 % of its images, where it is turned off, and until an image is scored after an update from a service without it.",
     )
     low_share: float = Field(
         ..., description="Share of images with a p-value of 0.05 or less; about 0.05 without drift."
