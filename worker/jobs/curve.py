@@ -77,26 +77,33 @@ class _Thinned:
     """Events in order of their steps, of which every n-th and the newest are kept, so that memory stays bounded."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self._kept: list[Event] = []
+        self._newest: Event | None = None  # unless it is among those kept
         self._stride = 1
-        # Events after the last one of the stride; the newest event is among them unless this is 0.
-        self._after = 0
+        self._count = 0
+
+    @property
+    def events(self) -> list[Event]:
+        """The events that are kept, in order of their steps."""
+        return self._kept if self._newest is None else [*self._kept, self._newest]
 
     def add(self, event: Event) -> None:
         """Add an event in place of those of its step and of later ones."""
         self.cut(event["step"])
-        if self._after:
-            self.events.pop()
-        self.events.append(event)
-        self._after = (self._after + 1) % self._stride
-        if len(self.events) > MAX_EVENTS:
-            del self.events[1::2]
+        is_kept = self._count % self._stride == 0
+        self._count += 1
+        self._newest = None if is_kept else event
+        if is_kept:
+            self._kept.append(event)
+        if len(self._kept) > MAX_EVENTS:
+            # MAX_EVENTS is even: the last one stays.
+            del self._kept[1::2]
             self._stride *= 2
-            self.events.append(event)
-            self._after = self._stride // 2
 
     def cut(self, step: int) -> None:
         """Remove the events of a step and of later ones."""
-        while self.events and self.events[-1]["step"] >= step:
-            self.events.pop()
-            self._after = 0
+        if self._newest is not None and self._newest["step"] >= step:
+            self._newest = None
+        while self._kept and self._kept[-1]["step"] >= step:
+            self._kept.pop()
+            self._count = len(self._kept) * self._stride

@@ -115,9 +115,9 @@ def test_the_record_of_a_run_whose_worker_is_gone_failed_once_its_job_did(
     states = []
     for attempt in range(1, settings.max_attempts_without_progress + 1):
         assert store.take(job.id, "gone", 30) == attempt
-        store.renew(job.id, attempt, 30)
-        store._client.hset(f"{settings.key_prefix}job:{job.id}", "lease_expires", 0)
-        reconciler._lost_leases()
+        store.renew(job.id, attempt, 0.01)
+        time.sleep(0.1)
+        reconciler.sweep()
         states.append((store.get(job.id).status, runs.get(job.id).state))
     assert states[-1] == (Status.FAILED, "failed")
     assert set(states[:-1]) <= {(Status.QUEUED, "unfinished")}
