@@ -125,10 +125,12 @@ def test_what_is_no_upload_of_a_model(client: httpx.Client, module_home: Path, a
     assert "spoilt" not in names(client)
 
 
-def test_a_model_may_have_the_name_of_a_file_of_the_upload(client: httpx.Client, artifact: Path) -> None:
+def test_a_model_may_have_the_name_of_a_file_of_the_upload(
+    client: httpx.Client, module_home: Path, artifact: Path
+) -> None:
     brought = bring(client, b"".join(pack(artifact)), "lock")
     assert (brought.status_code, brought.json().get("version")) == (201, 1), brought.text
-    assert client.delete("/v1/models/lock").status_code == 204
+    Registry(module_home / "registry").remove_model("lock")
 
 
 def test_the_job_of_another_service_is_forgotten(
