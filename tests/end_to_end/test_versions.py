@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from models.registry.registry import Registry
-from tests.end_to_end.support.service import await_job, files
+from snf_runtime.counts import USAGE
+from tests.end_to_end.support.service import await_job, files, snf
 from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
 
@@ -108,13 +109,16 @@ def test_a_deleted_version_answers_no_more(client: httpx.Client, house_home: Pat
     assert refused(client.delete(f"{PATH}/versions/3")) == (404, "model-not-found")
 
 
-def test_a_version_stays_while_a_job_uses_it(client: httpx.Client) -> None:
+def test_a_version_stays_while_a_job_uses_it(client: httpx.Client, house_home: Path) -> None:
     bulk = {"type": "score", "dataset": "mnist-mini", "model": f"{MODEL}:4"}
     queued = client.post("/v1/jobs", json=bulk).raise_for_status().json()
     client.post(f"/v1/jobs/{queued['id']}/pause").raise_for_status()
     answer = client.delete(f"{PATH}/versions/4")
     assert refused(answer) == (409, "version-in-use")
     assert answer.json()["job"] == queued["id"]
+    for arguments in (("4",), ("--all",)):
+        local = snf(house_home, "models", "delete", MODEL, *arguments)
+        assert (local.returncode, queued["id"] in local.stderr) == (USAGE, True), local.stderr
     client.post(f"/v1/jobs/{queued['id']}/cancel").raise_for_status()
     await_job(client, queued["id"], "cancelled")
     assert client.delete(f"{PATH}/versions/4").status_code == 204
