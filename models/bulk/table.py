@@ -79,8 +79,13 @@ def write_table(table: pa.Table, path: Path) -> PartSummary:
 
 
 def is_damage(error: Exception) -> bool:
-    """Return whether an error while a Parquet file was read is about the file: errors of the disk have a number."""
-    return not isinstance(error, OSError) or error.errno in (None, errno.ENOENT)
+    """Return whether an error while a Parquet file was read is about the file.
+
+    Errors of the disk have a number, and a lack of memory is no fault of the file.
+    """
+    if isinstance(error, OSError):
+        return error.errno in (None, errno.ENOENT)
+    return not isinstance(error, MemoryError | pa.ArrowCancelled)
 
 
 def read_footer(file: Path | IOBase, label: str, rows: int) -> parquet.FileMetaData:

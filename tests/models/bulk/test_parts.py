@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
@@ -332,3 +333,19 @@ def test_a_damaged_part_is_deleted_and_can_be_scored_again(
     assert work.missing() == [1]
     score(1)
     assert work.merge(table).images == 6
+
+
+def test_a_lack_of_memory_is_no_damage(
+    scorer: Scorer, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = ImageFiles(files[:3], scorer.preprocessing)
+    work = open_plan(tmp_path / "work", plan_of(scorer, images, images_per_part=3))
+    score_part(scorer, images, 0, 3, work.part_path(0), alpha=None, should_stop=never)
+
+    def lacking(*_: object) -> None:
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
+
+    monkeypatch.setattr(parquet.ParquetFile, "read_row_group", lacking)
+    with pytest.raises(MemoryError):
+        work.merge(tmp_path / "all.parquet")
+    assert work.missing() == []
