@@ -70,23 +70,17 @@ class ChildProcess:
         self._output.parent.mkdir(parents=True, exist_ok=True)
         self._limit_output()
         lifeline = Lifeline()
-        try:
-            with self._output.open("ab") as output:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "worker.runtime.lifeline", self._module],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=child_environment(self.settings.environment(), self._variables, lifeline.environment),
-                    cwd=Path(__file__).resolve().parents[2],
-                    pass_fds=[lifeline.fd],
-                    start_new_session=True,
-                )
-        except BaseException:
-            lifeline.close()
-            raise
-        finally:
-            lifeline.passed()
+        with lifeline.passed(), self._output.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "worker.runtime.lifeline", self._module],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=child_environment(self.settings.environment(), self._variables, lifeline.environment),
+                cwd=Path(__file__).resolve().parents[2],
+                pass_fds=[lifeline.fd],
+                start_new_session=True,
+            )
         self._lifeline = lifeline
         self._started = time.monotonic()
         self._restart_at = None

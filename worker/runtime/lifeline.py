@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from worker.gc_tuning import relax_gc
 
@@ -36,16 +37,23 @@ def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
 class Lifeline:
     """Pipe from a parent process to a child; its end of file shows the child that the parent has died.
 
-    Pass ``fd`` to the child with ``pass_fds`` and ``environment`` with its variables.
+    Start the child within :meth:`passed`, with ``fd`` in its ``pass_fds`` and ``environment`` in its variables.
     """
 
     def __init__(self) -> None:
         self.fd, self._writing = os.pipe()
         self.environment = {VARIABLE: str(self.fd)}
 
-    def passed(self) -> None:
-        """Close the parent's copy of the pipe's reading end; call this after the child has started."""
-        os.close(self.fd)
+    @contextmanager
+    def passed(self) -> Iterator[None]:
+        """Context manager around the start of the child: close the reading end here, and both ends on an error."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(self.fd)
 
     def send(self, message: bytes) -> None:
         """Send a message of one byte to the child process; do nothing if the child has ended."""

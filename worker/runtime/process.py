@@ -56,23 +56,17 @@ class AttemptProcess:
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         lifeline = Lifeline()
-        try:
-            with (folder / "trainer.log").open("ab") as output:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=child_environment(environment, lifeline.environment),
-                    cwd=Path(__file__).resolve().parents[2],
-                    pass_fds=[lifeline.fd],
-                    start_new_session=True,
-                )
-        except BaseException:
-            lifeline.close()
-            raise
-        finally:
-            lifeline.passed()
+        with lifeline.passed(), (folder / "trainer.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=child_environment(environment, lifeline.environment),
+                cwd=Path(__file__).resolve().parents[2],
+                pass_fds=[lifeline.fd],
+                start_new_session=True,
+            )
         self._lifeline = lifeline
         self._kill_at: float | None = None
         self.pid = self._process.pid

@@ -84,7 +84,7 @@ class ThroughputMeter:
     def _measure(self) -> int | None:
         """Return the exit code of a measurement, None where a job or the end of the worker interrupted it."""
         lifeline = Lifeline()
-        try:
+        with lifeline.passed():
             process = subprocess.Popen(
                 self._command(),
                 stdin=subprocess.DEVNULL,
@@ -94,11 +94,6 @@ class ThroughputMeter:
                 cwd=Path(__file__).resolve().parents[2],
                 pass_fds=[lifeline.fd],
             )
-        except BaseException:
-            lifeline.close()
-            raise
-        finally:
-            lifeline.passed()
         deadline = time.monotonic() + _LONGEST_S
         try:
             while (code := process.poll()) is None:

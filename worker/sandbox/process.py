@@ -95,12 +95,13 @@ def run_limited(
         LimitExceeded: The process reached a limit.
         ProcessDied: The process ended without an answer.
     """
-    lifeline = Lifeline()
-    try:
-        with tempfile.TemporaryFile() as given:  # with a pipe both processes might wait for each other
-            given.write(json.dumps({"limits": asdict(limits), "order": order}).encode())
-            given.seek(0)
+    with tempfile.TemporaryFile() as given:  # with a pipe both processes might wait for each other
+        given.write(json.dumps({"limits": asdict(limits), "order": order}).encode())
+        given.seek(0)
+        lifeline = Lifeline()
+        with lifeline.passed():
             process = _start(module, given.fileno(), lifeline, variables or {})
+    try:
         with process:
             try:
                 return _OutputReader(process, limits, progress).answer()
@@ -115,19 +116,16 @@ def run_limited(
 
 def _start(module: str, given: int, lifeline: Lifeline, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
     environment = {name: os.environ[name] for name in INHERITED & os.environ.keys()} | dict(variables)
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=given,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=ROOT,
-            env=environment | {"OMP_NUM_THREADS": "1"} | lifeline.environment,
-            pass_fds=(lifeline.fd,),
-            start_new_session=True,
-        )
-    finally:
-        lifeline.passed()
+    return subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env=environment | {"OMP_NUM_THREADS": "1"} | lifeline.environment,
+        pass_fds=(lifeline.fd,),
+        start_new_session=True,
+    )
 
 
 class _OutputReader:
