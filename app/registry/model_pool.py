@@ -309,7 +309,8 @@ class ModelPool:
         with self._lock:
             versions = list(self._entries)
         # A version that a reference still uses stays: its successor cannot be loaded.
-        used = {used_now for _, used_now in list(self._refs.items())}  # a copy: other threads add references
+        references = list(self._refs.values())  # a copy: other threads add some
+        used = set(references)
         for version in versions:
             if version not in used and self._now(ModelRef(version.name, version.version), version) != version:
                 with self._lock:

@@ -1,23 +1,17 @@
 """The monitor of the job store goes on after any error of the store."""
 
 import logging
-import time
-from collections.abc import Callable
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from redis.exceptions import ResponseError
 
 from app.jobs import store_monitor
 from app.jobs.store_monitor import JobStoreMonitor
+from tests.worker.support.helpers import until
 from worker.errors import BrokerDown
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+from worker.jobs.store import JobStore
 
 
 @pytest.mark.parametrize("error", [BrokerDown("no answer"), ResponseError("BUSY Redis is busy running a script")])
@@ -32,7 +26,7 @@ def test_the_store_answers_again_after_an_error(
             raise errors[0]
 
     store = SimpleNamespace(ping=ping, lines=SimpleNamespace(length=lambda _queue: 0))
-    monitor = JobStoreMonitor(store)  # type: ignore[arg-type]
+    monitor = JobStoreMonitor(cast(JobStore, store))
     with caplog.at_level(logging.ERROR):
         monitor.start()
         try:

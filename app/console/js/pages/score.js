@@ -214,6 +214,7 @@ function results(model) {
   const scored = queue.items.filter((item) => item.state === "ok");
   const anomalies = scored.filter((item) => flagged(item.result)).length;
   const errors = queue.items.filter((item) => item.state === "error").length;
+  const outdated = queue.outdated.length;
   const rows = sorted(kept(queue.items, state.filter, flagged));
   return html`<section class="card" aria-label="Scores">
     <header>
@@ -226,7 +227,7 @@ function results(model) {
         <button @click=${() => { Object.assign(state, { open: null, filter: "all" }); queue.clear(); }}>Clear</button>
       </div>
     </header>
-    ${queue.outdated.length ? html`<div class="row">${notice(`${count(queue.outdated.length, "image")} scored by an earlier version or calibration of ${queue.by.model}.`, "warn")}
+    ${outdated ? html`<div class="row">${notice(`${count(outdated, "image")} scored by an earlier version or calibration of ${queue.by.model}.`, "warn")}
       <button @click=${() => queue.use(state.model)}>Score all again</button></div>` : nothing}
     ${segments("filter", html`<span class="sr-only">Shown images</span>`, options(queue.items, flagged), state.filter, (filter) => { Object.assign(state, { filter, shown: PAGE_SIZE }); redraw(); })}
     ${queue.busy ? html`<div class="row"><progress max=${queue.items.length} .value=${queue.done} aria-label="Scoring"></progress>
