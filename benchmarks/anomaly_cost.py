@@ -33,7 +33,6 @@ from models.training.presets import find_preset
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.likelihood import score_images
 from snf_runtime.scoring.pixel_density import PixelDensity
-from snf_runtime.scoring.whole_image import statistic_names
 
 RESULT = Path(__file__).parent / "results" / "anomaly_cost.json"
 REFERENCE = 40
@@ -73,7 +72,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     calibration, _ = calibrate(density, parts, images[0], lambda *_: None, flow=flow)
     looks = GradientPasses(GradientProbe(flow), "digest")
     fisher = looks.split(calibration.fisher if calibration.fisher is not None else np.zeros(0, np.float32))
-    names, work = statistic_names(frozen), images[: arguments.images]
+    names, work = density.statistics, images[: arguments.images]
 
     def likelihood() -> None:
         for _, found in density.passes(work):

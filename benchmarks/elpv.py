@@ -37,7 +37,6 @@ from models.training.run import train
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.pixel_density import PixelDensity
-from snf_runtime.scoring.whole_image import statistic_names
 
 RESULTS = Path(__file__).parent / "results"
 FOLDS = 5
@@ -112,7 +111,7 @@ def measure(scorer: Scorer, calibration: Calibration, looks: dict[str, Evidence]
     for index, name in enumerate(("whole image", "local", "gradients")):
         values[name] = [found[:, index] for found in families]
     statistic = calibration.folds[0].statistic
-    names = [*(statistic.names(statistic_names(scorer.pixels.frozen))[i] for i in statistic.whole.used), "complexity"]
+    names = [*(statistic.names(scorer.statistics)[i] for i in statistic.whole.used), "complexity"]
     standardised = [np.abs(statistic.whole.standardised(statistic.statistics(found))) for found in plain.values()]
     for index, name in enumerate(names):
         values[name] = [found[:, index] for found in standardised]

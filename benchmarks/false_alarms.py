@@ -32,7 +32,6 @@ from models.scorer import Scorer
 from snf_runtime.anomaly.conformal import p_values
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.grid import grid_shape
-from snf_runtime.scoring.whole_image import statistic_names
 
 RESULTS = Path(__file__).parent / "results"
 ALPHAS = (0.01, 0.05)
@@ -91,7 +90,7 @@ def judged(scorer: Scorer, parts: list[Evidence]) -> NDArray[np.float64]:
     """Fit to the first part, calibrate on the second, return the p-values of the third."""
     statistics, calibration, test = parts
     shape = scorer.preprocessing.shape
-    fitted = fit_statistic(statistics, statistic_names(scorer.pixels.frozen), grid_shape(*shape[1:]))
+    fitted = fit_statistic(statistics, scorer.statistics, grid_shape(*shape[1:]))
     return p_values([np.sort(fitted(calibration))], [fitted(test)])
 
 

@@ -118,7 +118,9 @@ def write_evidence(path: Path, sets: dict[str, Evidence], about: dict[str, Any])
     arrays: dict[str, NDArray[Any]] = {f"about.{key}": np.array(value) for key, value in about.items()}
     for part, evidence in sets.items():
         assert evidence.features is not None
+        assert evidence.channels is not None
         arrays |= {f"{part}.whole": evidence.whole, f"{part}.cells": evidence.cells}
+        arrays |= {f"{part}.channels": evidence.channels}
         arrays |= {f"{part}.places": evidence.features.places, f"{part}.pooled": evidence.features.pooled}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
@@ -135,6 +137,7 @@ def read_evidence(path: Path) -> tuple[dict[str, Evidence], dict[str, Any]]:
             arrays[f"{part}.whole"],
             arrays[f"{part}.cells"],
             features=FeatureEvidence(arrays[f"{part}.places"], arrays[f"{part}.pooled"]),
+            channels=arrays[f"{part}.channels"],
         )
         for part in names
     }

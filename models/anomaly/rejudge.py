@@ -36,14 +36,16 @@ class StoredEvidence:
         copied = None
         if features is not None:
             copied = replace(features, places=np.array(features.places), pooled=np.array(features.pooled))
-        return cls(Evidence(np.array(evidence.whole), np.array(evidence.cells), None, copied), alpha, precision)
+        channels = None if evidence.channels is None else np.array(evidence.channels)
+        own = Evidence(np.array(evidence.whole), np.array(evidence.cells), features=copied, channels=channels)
+        return cls(own, alpha, precision)
 
     @property
     def nbytes(self) -> int:
         """The size of its arrays in bytes."""
-        features = self.evidence.features
-        of_pixels = self.evidence.whole.nbytes + self.evidence.cells.nbytes
-        return of_pixels + (0 if features is None else features.nbytes)
+        evidence = self.evidence
+        parts = (evidence.whole, evidence.cells, evidence.channels, evidence.features)
+        return sum(part.nbytes for part in parts if part is not None)
 
 
 def rejudge(calibration: Calibration, stored: Sequence[StoredEvidence]) -> list[bool | None]:

@@ -14,6 +14,7 @@ from models.errors import ScoreNotFinite
 from snf_runtime.anomaly.anomaly_map import of_pixels
 from snf_runtime.anomaly.calibration import MapReference
 from snf_runtime.anomaly.heat_map import standardise
+from snf_runtime.scoring.channel_statistics import is_channel_statistic
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.evidence import Evidence
 
@@ -88,4 +89,10 @@ def collect_evidence(
 def _none(density: ImageDensity) -> Evidence:
     rows, columns = density.grid or (0, 0)
     nothing = np.zeros(0, dtype=np.uint8)
-    return Evidence(np.zeros((0, len(density.statistics))), np.zeros((0, rows * columns)), white_levels=nothing)
+    of_channels = sum(map(is_channel_statistic, density.statistics))
+    return Evidence(
+        np.zeros((0, len(density.statistics) - of_channels)),
+        np.zeros((0, rows * columns)),
+        white_levels=nothing,
+        channels=np.zeros((0, of_channels)),
+    )

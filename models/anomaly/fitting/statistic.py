@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from snf_runtime.anomaly.statistics.features import FeatureFamily
 from snf_runtime.anomaly.statistics.gradient import GradientFamily
 from snf_runtime.anomaly.statistics.local import LocalFamily, all_regions, log_extremes, tail_surprises
 from snf_runtime.anomaly.statistics.whole_image import DensityView, WholeFamily, z_scores
+from snf_runtime.scoring.channel_statistics import is_channel_statistic
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.grid import Region, members
 from snf_runtime.scoring.whole_image import PIXEL_TERM
@@ -24,6 +25,8 @@ Array = NDArray[np.float64]
 
 HELD_OUT_FOLDS = 5
 """Folds of the reference images, each measured by groups of statistics that are fitted to the others."""
+FEW = 2000
+"""Images below which survival functions come from folds: densities are denser at images that they were fitted to."""
 FLAT = 0.1
 """Smallest standard deviation of a cell, as a share of the median over the cells."""
 MIN_SPREAD = 1e-9
@@ -33,30 +36,35 @@ CONSTANT = 1e-12
 """Largest standard deviation of a statistic that carries no information."""
 
 
-def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Statistic:
+def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None, few: int = FEW) -> Statistic:
     """Return the anomaly statistic with the densities of all its kinds of statistics fitted to normal images.
 
-    Statistics of pixels have many more parameters than those of features. On new images their surprise is therefore
-    larger than on those that they were fitted to, and would hide that of the features. Where a model has both, each
-    surprise is replaced by that of its rank among images that the group was not fitted to. The
-    weight of a group is divided by the inflation of its surprise on such images, so that an overfitted one counts
-    less.
+    Statistics of pixels have many parameters. On new images their surprise is therefore larger than on those that they
+    were fitted to, and the most overfitted group would hide all others. With few images the survival functions are
+    therefore those of images that the densities were not fitted to.
+
+    Statistics of features have few parameters. Where a model has both, each surprise is replaced by that of its rank
+    among images that the group was not fitted to. The weight of a group is divided by the inflation of its surprise
+    on such images, so that an overfitted one counts less.
 
     Args:
         evidence: The evidence of the reference images.
         names: The names of its whole-image statistics; none for a density of features alone.
         grid: Rows and columns of cells; None for a flow without spatial structure.
+        few: Images below which survival functions come from folds.
     """
     fitted = _fit(evidence, names, grid)
-    if fitted.features is None or len(fitted.kinds) == 1:
+    if fitted.features is not None and len(fitted.kinds) > 1:
+        return replace(fitted, held_out=HeldOutSurprises.fit(_on_held_out(evidence, names, grid, Statistic.families)))
+    if fitted.whole is None or not _by_folds(len(evidence), few):
         return fitted
-    # Blocks and not random folds: images that follow each other may show the same part.
-    folds = np.arange(len(evidence)) * HELD_OUT_FOLDS // len(evidence)
-    surprises = np.empty((len(evidence), len(fitted.kinds)))
-    for fold in np.unique(folds):
-        inside = folds == fold
-        surprises[inside] = _fit(evidence[~inside], names, grid).families(evidence[inside])
-    return replace(fitted, held_out=HeldOutSurprises.fit(surprises))
+    held_out = _on_held_out(evidence, names, grid, _surprisals_and_extremes)
+    surprisals, extremes = np.split(held_out, [len(fitted.whole.views)], axis=1)
+    whole = _with_tails(fitted.whole, surprisals)
+    if fitted.local is None:
+        return replace(fitted, whole=whole)
+    tails, joint = _region_tails(extremes)
+    return replace(fitted, whole=whole, local=replace(fitted.local, tails=tails, joint=joint))
 
 
 def fit_local(cells: Array, complexity: Array, grid: tuple[int, int]) -> LocalFamily:
@@ -71,13 +79,12 @@ def fit_local(cells: Array, complexity: Array, grid: tuple[int, int]) -> LocalFa
     extremes = log_extremes(standardised @ narrow.astype(np.float64), grid)
     conditioning = Conditioning.fit(extremes, complexity)
     z = conditioning(extremes, complexity)
-    tails = tuple(Tail.fit(column) for column in z.T)
-    joint = Tail.fit(tail_surprises(z, tails).max(1))
+    tails, joint = _region_tails(z)
     return LocalFamily(np.array(grid), location, scale, narrow, conditioning, tails, joint)
 
 
 def fit_whole(statistics: Array, names: Sequence[str]) -> WholeFamily:
-    """Return three densities fitted to statistics, ``(n, K)``, of normal images; column 0 is image complexity."""
+    """Return the densities fitted to statistics, ``(n, K)``, of normal images; column 0 is image complexity."""
     used = np.array([i for i, name in enumerate(names) if i and _informs(name, statistics[:, i])], dtype=np.int64)
     complexity = statistics[:, 0]
     location, scale = np.atleast_1d(complexity.mean()), np.atleast_1d(max(float(complexity.std()), 1e-9))
@@ -85,13 +92,23 @@ def fit_whole(statistics: Array, names: Sequence[str]) -> WholeFamily:
     standardised = z_scores(statistics, used, location, scale, conditioning)
     kind = [0, names.index(PIXEL_TERM), *_named(names, "volume-")]
     layout = [*kind, *_named(names, "unevenness-")]
-    views = (
+    of_channels = [index for index, name in enumerate(names) if is_channel_statistic(name)]
+    views = [
         fit_view(statistics, kind, images_a_component=200, regularisation=1e-3),
         fit_view(statistics, layout, images_a_component=500, regularisation=1e-2),
-        fit_view(statistics, [0, *used], images_a_component=500, regularisation=1e-2),
-    )
-    total = np.sum([view.surprise(statistics) for view in views], axis=0)
-    return WholeFamily(used, location, scale, conditioning, fit_gaussian(standardised), views, Tail.fit(total))
+        fit_view(
+            statistics,
+            [0, *(index for index in used if index not in of_channels)],
+            images_a_component=500,
+            regularisation=1e-2,
+        ),
+    ]
+    if of_channels:
+        columns = [0, *_named(names, "horizontal-"), *_named(names, "vertical-"), *of_channels]
+        views.append(fit_view(statistics, columns, images_a_component=500, regularisation=1e-2))
+    gaussian = fit_gaussian(standardised)
+    family = WholeFamily(used, location, scale, conditioning, gaussian, tuple(views), views[0].tail)
+    return _with_tails(family, family.surprisals(statistics))
 
 
 def fit_view(statistics: Array, columns: Sequence[int], images_a_component: int, regularisation: float) -> DensityView:
@@ -101,8 +118,27 @@ def fit_view(statistics: Array, columns: Sequence[int], images_a_component: int,
     return DensityView(chosen, density, Tail.fit(density.surprisal(statistics[:, chosen])))
 
 
-def fit_gradients(features: Array, complexity: Array) -> GradientFamily:
-    """Return the density fitted to gradient statistics, ``(n, K)``, of normal images of complexity ``(n,)``."""
+def fit_gradients(features: Array, complexity: Array, few: int = FEW) -> GradientFamily:
+    """Return the density fitted to gradient statistics of normal images.
+
+    Args:
+        features: The statistics of n images, ``(n, K)``.
+        complexity: Their complexities, ``(n,)``.
+        few: Images below which the survival function comes from folds.
+    """
+    fitted = _fit_gradients(features, complexity)
+    if not _by_folds(len(features), few):
+        return fitted
+    folds = _folds(len(features))
+    surprisals = []
+    for fold in range(HELD_OUT_FOLDS):
+        inside = folds == fold
+        others = _fit_gradients(features[~inside], complexity[~inside])
+        surprisals.append(others.surprisal(features[inside], complexity[inside]))
+    return replace(fitted, tail=Tail.fit(np.concatenate(surprisals)))
+
+
+def _fit_gradients(features: Array, complexity: Array) -> GradientFamily:
     used = np.flatnonzero(features.std(0) > MIN_SPREAD).astype(np.int64)
     conditioning = Conditioning.fit(features[:, used], complexity)
     z = conditioning(features[:, used], complexity)
@@ -115,6 +151,60 @@ def _fit(evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None)
     features = None if evidence.features is None else FeatureFamily.fit(evidence.features)
     fitted = Statistic(None, local, features)
     return replace(fitted, whole=fit_whole(fitted.statistics(evidence), fitted.names(names))) if names else fitted
+
+
+def _by_folds(images: int, few: int) -> bool:
+    """Return whether survival functions come from folds: of few images, but enough for folds of two."""
+    return 2 * HELD_OUT_FOLDS <= images < few
+
+
+def _folds(images: int) -> NDArray[np.int64]:
+    """Return the fold of each image: blocks, as images that follow each other may show the same part."""
+    folds: NDArray[np.int64] = np.arange(images) * HELD_OUT_FOLDS // images
+    return folds
+
+
+def _on_held_out(
+    evidence: Evidence,
+    names: Sequence[str],
+    grid: tuple[int, int] | None,
+    measure: Callable[[Statistic, Evidence], Array],
+) -> Array:
+    """Return what statistics fitted to all other folds measure of the images of each fold, ``(n, columns)``."""
+    folds = _folds(len(evidence))
+    return np.concatenate(
+        [measure(_fit(evidence[folds != fold], names, grid), evidence[folds == fold]) for fold in range(HELD_OUT_FOLDS)]
+    )
+
+
+def _surprisals_and_extremes(statistic: Statistic, evidence: Evidence) -> Array:
+    """Return -ln of each density of whole-image statistics in nats, then the standardised extremes of regions."""
+    assert statistic.whole is not None
+    surprisals = statistic.whole.surprisals(statistic.statistics(evidence))
+    local = statistic.local
+    if local is None:
+        return surprisals
+    extremes = log_extremes(local.deviations(evidence.cells), local.shape)
+    return np.concatenate([surprisals, local.conditioning(extremes, evidence.whole[:, 0])], 1)
+
+
+def _with_tails(family: WholeFamily, surprisals: Array) -> WholeFamily:
+    """Return a family with the survival functions of normal images whose surprisals by its densities are known.
+
+    Args:
+        family: The family.
+        surprisals: -ln of each density of n normal images, ``(n, views)`` in nats.
+    """
+    columns = surprisals.T
+    views = tuple(replace(view, tail=Tail.fit(column)) for view, column in zip(family.views, columns, strict=True))
+    surprises = np.stack([view.tail.surprise(column) for view, column in zip(views, columns, strict=True)], 1)
+    return replace(family, views=views, joint=Tail.fit(family.total(surprises)))
+
+
+def _region_tails(z: Array) -> tuple[tuple[Tail, ...], Tail]:
+    """Return the survival function of each extreme of regions, ``(n, extremes)``, and of their largest surprise."""
+    tails = tuple(Tail.fit(column) for column in z.T)
+    return tails, Tail.fit(tail_surprises(z, tails).max(1))
 
 
 def _predictor(region: Region, columns: int, precision: Array, scale: Array) -> Array:

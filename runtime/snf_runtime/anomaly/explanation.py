@@ -18,6 +18,7 @@ from snf_runtime.anomaly.reasons import (
 )
 from snf_runtime.anomaly.statistics.combined import EvidenceKind, Statistic
 from snf_runtime.anomaly.statistics.features import FeatureFamily
+from snf_runtime.scoring.channel_statistics import ENERGY
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
 from snf_runtime.scoring.grid import cell_side
 from snf_runtime.scoring.whole_image import COMPLEXITY
@@ -94,6 +95,7 @@ def _add_pixel_reasons(
     z = statistic.whole.standardised(values)
     all_names = statistic.names(names)
     labels = [*(all_names[i] for i in statistic.whole.used), COMPLEXITY]
+    labels, z, shares = _energies_by_level(labels, z, shares)
     # An uneven map has a region that makes it so; that region is the reason to report.
     uneven = np.array([label.startswith("unevenness-") for label in labels]) & (z > 0)
     regional = np.where(uneven, shares, 0).sum(1)
@@ -107,3 +109,26 @@ def _add_pixel_reasons(
         for i, (region, deviation) in enumerate(regions):
             part = float(share["local"][i] + regional[i])
             reasons[i].append(region_reason(region, deviation, part, side, image))
+
+
+def _energies_by_level(labels: Sequence[str], z: Array, shares: Array) -> tuple[list[str], Array, Array]:
+    """Return labels, z-scores and shares with one column for the energies of all channels of a level.
+
+    Its share is the sum of theirs, and its z-score that of the channel with the largest share. Channels have no meaning
+    of their own: layers mix them.
+
+    Args:
+        labels: The names of K statistics.
+        z: Their z-scores, ``(N, K)``.
+        shares: Their shares of the evidence, ``(N, K)``.
+    """
+    groups: dict[str, list[int]] = {}
+    for column, label in enumerate(labels):
+        level = label.rpartition("-")[0] if label.startswith(f"{ENERGY}-") else label
+        groups.setdefault(level, []).append(column)
+    strongest = [np.array(columns)[shares[:, columns].argmax(1)] for columns in groups.values()]
+    return (
+        list(groups),
+        np.stack([z[np.arange(len(z)), chosen] for chosen in strongest], 1),
+        np.stack([shares[:, columns].sum(1) for columns in groups.values()], 1),
+    )

@@ -26,6 +26,15 @@ WORDS = {
         "log-density varies more from place to place than usual",
         "log-density varies less from place to place than usual",
     ),
+    "energy": (
+        "details at scale {scale} in some colours or directions are stronger than usual",
+        "details at scale {scale} in some colours or directions are weaker than usual: blur or rescaling",
+    ),
+    "falling": (
+        "repeats along falling diagonals at scale {scale}",
+        "alternates along falling diagonals at scale {scale}",
+    ),
+    "rising": ("repeats along rising diagonals at scale {scale}", "alternates along rising diagonals at scale {scale}"),
     "reconstruction": ("channels combine unusually at scale {scale}", "channels combine more simply at scale {scale}"),
 }
 FEATURE_WORDS = {

@@ -68,7 +68,7 @@ class ImageDensity(Protocol):
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """The names of the whole-image statistics of the evidence; none for a density of features alone."""
+        """The names of the statistics of the whole image and of channels; none for a density of features alone."""
         ...
 
     @property

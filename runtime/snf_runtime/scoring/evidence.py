@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snf_runtime.images.tiles import TilePlan
+from snf_runtime.scoring.channel_statistics import channel_statistics
 from snf_runtime.scoring.flow_pass import FlowPass
 from snf_runtime.scoring.grid import pool
 from snf_runtime.scoring.white_level import white_levels
@@ -82,6 +83,7 @@ class Evidence:
         gradients: Gradient features from a backward pass, ``(N, G)``, or None.
         features: The evidence of features of a backbone, or None.
         white_levels: The white level of each image, ``(N,)``; not part of the anomaly statistic.
+        channels: Statistics of the channels of latents, ``(N, M)``; None where there are none.
     """
 
     whole: NDArray[np.float64]
@@ -89,6 +91,7 @@ class Evidence:
     gradients: NDArray[np.float64] | None = None
     features: FeatureEvidence | None = None
     white_levels: NDArray[np.uint8] | None = None
+    channels: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.whole)
@@ -97,7 +100,8 @@ class Evidence:
         gradients = None if self.gradients is None else self.gradients[rows]
         features = None if self.features is None else self.features[rows]
         levels = None if self.white_levels is None else self.white_levels[rows]
-        return Evidence(self.whole[rows], self.cells[rows], gradients, features, levels)
+        channels = None if self.channels is None else self.channels[rows]
+        return Evidence(self.whole[rows], self.cells[rows], gradients, features, levels, channels)
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
@@ -105,12 +109,14 @@ class Evidence:
         gradients = [part.gradients for part in parts if part.gradients is not None]
         features = [part.features for part in parts if part.features is not None]
         levels = [part.white_levels for part in parts if part.white_levels is not None]
+        channels = [part.channels for part in parts if part.channels is not None]
         return cls(
             np.concatenate([part.whole for part in parts]),
             np.concatenate([part.cells for part in parts]),
             np.concatenate(gradients) if len(gradients) == len(parts) else None,
             FeatureEvidence.join(features) if features else None,
             np.concatenate(levels) if len(levels) == len(parts) else None,
+            np.concatenate(channels) if len(channels) == len(parts) else None,
         )
 
 
@@ -122,4 +128,9 @@ def gather(images: NDArray[np.uint8], flow_pass: FlowPass) -> Evidence:
         flow_pass: The pass of their first dequantisation draw.
     """
     cells = pool(flow_pass.additive_map())
-    return Evidence(whole_image_statistics(images, flow_pass), cells, white_levels=white_levels(images))
+    return Evidence(
+        whole_image_statistics(images, flow_pass),
+        cells,
+        white_levels=white_levels(images),
+        channels=channel_statistics(flow_pass),
+    )

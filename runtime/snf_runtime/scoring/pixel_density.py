@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from snf_runtime.images.batch import Batch, stacked
 from snf_runtime.images.dequantisation import content_stream
 from snf_runtime.kinds import DensityKind, Precision, Shape
+from snf_runtime.scoring.channel_statistics import channel_statistic_names
 from snf_runtime.scoring.density import CHUNK, CHUNK_PIXELS, DensityPass
 from snf_runtime.scoring.engines.base import Engine
 from snf_runtime.scoring.evidence import Evidence, gather
@@ -52,8 +53,8 @@ class PixelDensity:
 
     @cached_property
     def statistics(self) -> tuple[str, ...]:
-        """The names of the whole-image statistics, in the order of their columns."""
-        return statistic_names(self.frozen)
+        """The names of the whole-image statistics, then those of the channels, in the order of their columns."""
+        return (*statistic_names(self.frozen), *channel_statistic_names(self.frozen))
 
     @property
     def grid(self) -> tuple[int, int] | None:

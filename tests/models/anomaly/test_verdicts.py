@@ -128,6 +128,8 @@ def test_draws_do_not_change_the_verdict(scorer: Scorer, images: NDArray[np.uint
 
 @pytest.mark.parametrize("gradients", [False, True])
 def test_reasons_of_real_images(scorer: Scorer, images: NDArray[np.uint8], gradients: bool) -> None:
+    # The energies of all channels of a level are one reason.
+    of_levels = {name.rpartition("-")[0] if name.startswith("energy-") else name for name in scorer.statistics}
     for one in judged(scorer, images, gradients=gradients):
         shares = [reason.share for reason in one.reasons]
         assert len(shares) <= 3
@@ -136,7 +138,7 @@ def test_reasons_of_real_images(scorer: Scorer, images: NDArray[np.uint8], gradi
         for reason in one.reasons:
             assert reason.text
             assert "{" not in reason.text
-            assert reason.feature in (*scorer.statistics, "region", "gradients")
+            assert reason.feature in (*of_levels, "region", "gradients")
             if reason.box is not None:
                 left, top, right, bottom = reason.box
                 assert 0 <= left < right <= 28

@@ -15,6 +15,7 @@ from snf_runtime.anomaly.statistics.features import FeatureFamily
 from snf_runtime.anomaly.statistics.local import LocalFamily
 from snf_runtime.anomaly.statistics.whole_image import WholeFamily
 from snf_runtime.numerics import logsumexp
+from snf_runtime.scoring.channel_statistics import is_channel_statistic
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.grid import regions
 
@@ -110,22 +111,28 @@ class Statistic:
         return weights(self.kinds, self.held_out)
 
     def names(self, names: Sequence[str]) -> list[str]:
-        """Return the names of all K whole-image statistics: the given ones, then ``unevenness-1`` etc. by region shape.
+        """Return the names of the columns of :meth:`statistics`: whole image, ``unevenness-1`` etc., then channels.
 
         Unevenness is how much the log-density varies over the regions of a shape. ``names`` are those of the statistics
         that the forward pass gives.
         """
         shapes = 0 if self.local is None else len(regions(*self.local.shape))
-        return [*names, *(f"unevenness-{number}" for number in range(1, shapes + 1))]
+        of_image = [name for name in names if not is_channel_statistic(name)]
+        of_channels = [name for name in names if is_channel_statistic(name)]
+        return [*of_image, *(f"unevenness-{number}" for number in range(1, shapes + 1)), *of_channels]
 
     def statistics(self, evidence: Evidence) -> Array:
         """Return whole-image statistics, ``(N, K)``: the first is image complexity, an entropy in bits/dim.
 
-        The unevenness of the log-density by region shape is in the last columns.
+        The unevenness of the log-density by region shape follows, then the statistics of channels: calibrations hold
+        numbers of columns, and those of earlier versions know none of channels.
         """
-        if self.local is None:
-            return evidence.whole
-        return np.concatenate([evidence.whole, self.local.unevenness(evidence.cells)], 1)
+        columns = [evidence.whole]
+        if self.local is not None:
+            columns.append(self.local.unevenness(evidence.cells))
+        if evidence.channels is not None:
+            columns.append(evidence.channels)
+        return np.concatenate(columns, 1)
 
     def families(self, evidence: Evidence) -> Array:
         """Return -ln p of each image by each kind of statistic that the calibration has, ``(N, kinds)`` in nats.

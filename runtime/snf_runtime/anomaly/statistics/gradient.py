@@ -28,4 +28,8 @@ class GradientFamily:
 
     def surprise(self, features: Array, complexity: Array) -> Array:
         """Return -ln p of each image in nats, ``(N,)``: p is the chance of gradients as unusual in a normal image."""
-        return self.tail.surprise(self.density.surprisal(self.conditioning(features[:, self.used], complexity)))
+        return self.tail.surprise(self.surprisal(features, complexity))
+
+    def surprisal(self, features: Array, complexity: Array) -> Array:
+        """Return -ln of the density of each image's gradient statistics in nats, ``(N,)``."""
+        return self.density.surprisal(self.conditioning(features[:, self.used], complexity))

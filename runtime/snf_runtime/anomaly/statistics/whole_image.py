@@ -14,6 +14,9 @@ from snf_runtime.anomaly.density.tails import Tail
 
 Array = NDArray[np.float64]
 
+SHARES = {3: (1.0, 1.0, 1.0), 4: (1.0, 1.0, 2.0, 2.0)}
+"""By the number of densities, the factor of each in the sum: those of all statistics and of channels see most."""
+
 
 @dataclass(frozen=True)
 class DensityView:
@@ -25,18 +28,23 @@ class DensityView:
 
     def surprise(self, statistics: Array) -> Array:
         """Return -ln p of each image in nats, ``(N, K)`` -> ``(N,)``; p is the chance of a density so small."""
-        return self.tail.surprise(self.density.surprisal(statistics[:, self.columns]))
+        return self.tail.surprise(self.surprisal(statistics))
+
+    def surprisal(self, statistics: Array) -> Array:
+        """Return -ln of the density of each image in nats, ``(N, K)`` -> ``(N,)``."""
+        return self.density.surprisal(statistics[:, self.columns])
 
 
 @dataclass(frozen=True)
 class WholeFamily:
-    """Three densities of whole-image statistics of normal images; their p-values are combined by Fisher's method.
+    """Densities of whole-image statistics of normal images; their p-values are combined by Fisher's method.
 
-    The three values of -ln p are added.
+    Their values of -ln p are added, each with its share (Good 1955).
 
     The first density is that of the statistics that tell clusters of images apart: complexity, the term of the pixel
-    transform and the volumes of all scales. The second adds the unevenness of regions, the third has all statistics.
-    All are mixtures, so that the usual values depend on complexity.
+    transform and the volumes of all scales. The second adds the unevenness of regions, the third has all statistics
+    but those of channels. The fourth has those of channels, correlations of neighbours and complexity. All are
+    mixtures, so that the usual values depend on complexity.
 
     Attributes:
         used: Columns of the statistics that carry information besides complexity, ``(k,)``.
@@ -44,8 +52,8 @@ class WholeFamily:
         scale: Standard deviation of complexity, ``(1,)``.
         conditioning: The standardisation of the used statistics, for explanations.
         gaussian: The density of the standardised statistics, which gives each its share in an explanation.
-        views: The three densities.
-        joint: The survival function of the sum of the three surprises.
+        views: The densities: three, or four where the flow has statistics of channels.
+        joint: The survival function of the sum of their surprises.
     """
 
     used: NDArray[np.int64]
@@ -53,7 +61,7 @@ class WholeFamily:
     scale: Array
     conditioning: Conditioning
     gaussian: Gaussian
-    views: tuple[DensityView, DensityView, DensityView]
+    views: tuple[DensityView, ...]
     joint: Tail
 
     def standardised(self, statistics: Array) -> Array:
@@ -68,8 +76,17 @@ class WholeFamily:
         return self.gaussian.components(self.standardised(statistics))
 
     def surprise(self, statistics: Array) -> Array:
-        """Return -ln p of each image in nats, ``(N, K)`` -> ``(N,)``; Fisher's method joins three p-values to p."""
-        return self.joint.surprise(np.sum([view.surprise(statistics) for view in self.views], axis=0))
+        """Return -ln p of each image in nats, ``(N, K)`` -> ``(N,)``; Fisher's method joins the p-values to p."""
+        return self.joint.surprise(self.total(np.stack([view.surprise(statistics) for view in self.views], 1)))
+
+    def surprisals(self, statistics: Array) -> Array:
+        """Return -ln of each density of each image in nats, ``(N, K)`` -> ``(N, views)``."""
+        return np.stack([view.surprisal(statistics) for view in self.views], 1)
+
+    def total(self, surprises: Array) -> Array:
+        """Return the sum of the surprises of all views by their shares, ``(N, views)`` -> ``(N,)`` in nats."""
+        total: Array = np.sum(surprises * np.array(SHARES[len(self.views)]), axis=1)
+        return total
 
 
 def z_scores(

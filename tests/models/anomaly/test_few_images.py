@@ -1,0 +1,98 @@
+"""Statistics that are fitted to few images: what they have not seen is not taken for strange."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from models.anomaly.fitting.fit import fit_split
+from models.anomaly.fitting.statistic import fit_gradients, fit_statistic
+from models.evaluation.corruptions import Corruption, corrupt
+from models.evaluation.metrics import separation
+from models.scorer import Scorer
+from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
+from snf_runtime.anomaly.statistics.combined import Statistic
+from snf_runtime.scoring.evidence import Evidence
+from tests.models.anomaly import evidences
+from tests.models.helpers import real_images
+
+MEDIAN = math.log(2)
+"""Median of -ln p of images like those that a group was fitted to."""
+
+
+def evidence_of(scorer: Scorer, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Evidence:
+    scored = scorer.score(images)
+    return Evidence.join([one.evidence for one in scored if one.evidence is not None])
+
+
+@pytest.mark.parametrize("count", [40, 100, 300])
+def test_new_images_are_as_surprising_as_those_of_the_fit(count: int) -> None:
+    fitted, new = (evidences.evidence(images, seed, gradients=False) for images, seed in ((count, 1), (2000, 2)))
+    surprises = fit_statistic(fitted, evidences.NAMES, evidences.GRID).families(new)
+    assert (np.abs(np.median(surprises, axis=0) - MEDIAN) < 0.45).all()
+    assert ((surprises > -math.log(0.05)).mean(0) < 0.15).all()
+    in_sample = fit_statistic(fitted, evidences.NAMES, evidences.GRID, few=0).families(new)
+    assert (np.median(in_sample, axis=0) > np.median(surprises, axis=0)).all()
+    if count == 40:
+        assert ((in_sample > -math.log(0.05)).mean(0) > 0.3).any(), "a group would hide the others"
+
+
+def test_gradients_of_few_images() -> None:
+    fitted, new = evidences.evidence(60, 1), evidences.evidence(2000, 2)
+    assert fitted.gradients is not None
+    assert new.gradients is not None
+    family = fit_gradients(fitted.gradients, fitted.whole[:, 0])
+    surprises = family.surprise(new.gradients, new.whole[:, 0])
+    assert abs(np.median(surprises) - MEDIAN) < 0.3
+    in_sample = fit_gradients(fitted.gradients, fitted.whole[:, 0], few=0).surprise(new.gradients, new.whole[:, 0])
+    assert np.median(in_sample) > np.median(surprises)
+
+
+@pytest.mark.parametrize("count", [2, 9, 10, 11, 19])
+def test_a_handful_of_images_can_be_fitted(count: int) -> None:
+    fitted = evidences.evidence(count, 1, gradients=False)
+    statistic = fit_statistic(fitted, evidences.NAMES, evidences.GRID)
+    assert np.isfinite(statistic(evidences.evidence(50, 2, gradients=False))).all()
+
+
+def test_survival_functions_of_many_images_are_those_of_the_fit() -> None:
+    many = evidences.evidence(2000, 1, gradients=False)
+    new = evidences.evidence(50, 2, gradients=False)
+    values = fit_statistic(many, evidences.NAMES, evidences.GRID)(new)
+    in_sample = fit_statistic(many, evidences.NAMES, evidences.GRID, few=0)
+    np.testing.assert_array_equal(in_sample(new), values)
+
+
+def test_blurred_digits_stand_out_from_few_digits(scorer: Scorer) -> None:
+    """Of 60 digits; by survival functions of the fit the digits' regions hide most of it."""
+    digits = real_images(300)
+    fitted, normal = evidence_of(scorer, digits[:60]), evidence_of(scorer, digits[60:180])
+    blurred = evidence_of(scorer, corrupt(digits[180:], Corruption("blur", 0.4)))
+
+    def area(statistic: Statistic) -> float:
+        return separation(statistic(normal), statistic(blurred)).auroc
+
+    found = area(fit_statistic(fitted, scorer.statistics, scorer.density.grid))
+    before = area(fit_statistic(fitted, scorer.statistics, scorer.density.grid, few=0))
+    assert found > before
+
+
+def test_evidence_without_channels_is_judged_as_by_earlier_versions(scorer: Scorer) -> None:
+    """A calibration that knows no channels gives the same verdicts, whether the evidence has them or not."""
+    digits = real_images(200)
+    with_channels = evidence_of(scorer, digits)
+    assert with_channels.channels is not None
+    names = tuple(name for name in scorer.statistics if name.partition("-")[0] not in ("energy", "falling", "rising"))
+    former = replace(with_channels, channels=None)
+    reference = replace(evidences.reference(1), evidence=former, log_likelihoods=former.whole[:, 2], gradients=None)
+    earlier = fit_split(reference, reference, names, scorer.density.grid)
+    [fold] = earlier.folds
+    assert fold.statistic.whole is not None
+    assert len(fold.statistic.whole.views) == 3
+    stored = from_arrays(Calibration, to_arrays(earlier))
+    np.testing.assert_array_equal(stored.p_values(with_channels), earlier.p_values(former))
+    assert stored.judge(with_channels[:20], scorer.statistics, (28, 28)) == earlier.judge(former[:20], names, (28, 28))
