@@ -34,7 +34,7 @@ def load_calibration(path: Path) -> Calibration:
         return from_arrays(Calibration, load_file(path))
     except KeyError as error:
         raise ArtifactError(f"{file_label(path)} lacks {error.args[0]}") from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
 
 

@@ -122,13 +122,15 @@ def _energies_by_level(labels: Sequence[str], z: Array, shares: Array) -> tuple[
         z: Their z-scores, ``(N, K)``.
         shares: Their shares of the evidence, ``(N, K)``.
     """
-    groups: dict[str, list[int]] = {}
+    others, levels, every = [], dict[str, list[int]](), np.arange(len(z))
     for column, label in enumerate(labels):
-        level = label.rpartition("-")[0] if label.startswith(f"{ENERGY}-") else label
-        groups.setdefault(level, []).append(column)
-    strongest = [np.array(columns)[shares[:, columns].argmax(1)] for columns in groups.values()]
+        if label.startswith(f"{ENERGY}-"):
+            levels.setdefault(label.rpartition("-")[0], []).append(column)
+        else:
+            others.append(column)
+    strongest = [np.array(columns)[shares[:, columns].argmax(1)] for columns in levels.values()]
     return (
-        list(groups),
-        np.stack([z[np.arange(len(z)), chosen] for chosen in strongest], 1),
-        np.stack([shares[:, columns].sum(1) for columns in groups.values()], 1),
+        [*(labels[column] for column in others), *levels],
+        np.column_stack([z[:, others], *(z[every, column] for column in strongest)]),
+        np.column_stack([shares[:, others], *(shares[:, columns].sum(1) for columns in levels.values())]),
     )

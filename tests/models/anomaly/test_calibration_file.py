@@ -84,6 +84,16 @@ def test_every_missing_array_is_named(kind: str, tmp_path: Path) -> None:
         assert str(tmp_path) not in caught.value.detail
 
 
+def test_a_calibration_that_lacks_a_density_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / CALIBRATION
+    save_calibration(kinds()["split"], path)
+    last = "folds.0.statistic.whole.views.2."
+    kept = {name: array for name, array in load_file(path).items() if not name.startswith(last)}
+    save_file(kept, path)
+    with pytest.raises(ArtifactError, match="expected 3 or 4 densities of whole-image statistics, got 2"):
+        load_calibration(path)
+
+
 def test_what_is_no_calibration_at_all(tmp_path: Path) -> None:
     path = tmp_path / CALIBRATION
     for content in (b"", b"no safetensors", b"\xff" * 200):

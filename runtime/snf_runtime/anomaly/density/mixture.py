@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,11 @@ class Mixture:
     means: Array
     roots: Array
 
+    @cached_property
+    def _log_dets(self) -> Array:
+        log_dets: Array = np.linalg.slogdet(self.roots).logabsdet
+        return log_dets
+
     def surprisal(self, samples: Array) -> Array:
         """Return -ln of the density of each sample in nats, ``(N, K)`` -> ``(N,)``; the rarer the sample, the larger.
 
@@ -38,7 +44,6 @@ class Mixture:
         """
         u = (samples - self.location) / self.scale
         whitened = np.einsum("nmk,mkj->nmj", u[:, None, :] - self.means, self.roots)
-        log_det = np.linalg.slogdet(self.roots).logabsdet
-        exponent = log_det - 0.5 * np.square(whitened).sum(2) - 0.5 * u.shape[1] * math.log(2 * math.pi)
+        exponent = self._log_dets - 0.5 * np.square(whitened).sum(2) - 0.5 * u.shape[1] * math.log(2 * math.pi)
         result: Array = -logsumexp(exponent + self.log_weights)
         return result

@@ -64,6 +64,10 @@ class WholeFamily:
     views: tuple[DensityView, ...]
     joint: Tail
 
+    def __post_init__(self) -> None:
+        if len(self.views) not in SHARES:
+            raise ValueError(f"expected 3 or 4 densities of whole-image statistics, got {len(self.views)}")
+
     def standardised(self, statistics: Array) -> Array:
         """Return z-scores, ``(N, k + 1)``: k statistics relative to images of like complexity, then complexity itself.
 
