@@ -21,7 +21,7 @@ def fit_gaussian(samples: Array) -> Gaussian:
     return Gaussian(samples.mean(0), root)
 
 
-def fit_mixture(samples: Array, images_a_component: int, regularisation: float) -> Mixture:
+def fit_mixture(samples: Array, images_a_component: int, regularisation: float, images: int | None = None) -> Mixture:
     """Return the sum of at most five Gaussians fitted to samples, ``(n, K)``, by expectation-maximisation.
 
     Args:
@@ -29,12 +29,13 @@ def fit_mixture(samples: Array, images_a_component: int, regularisation: float) 
         images_a_component: Images for each component; there are at most five components. A single component, for
             few images, has a Ledoit-Wolf covariance.
         regularisation: Added to the variances of the standardised statistics.
+        images: The number of images by which the number of components is chosen; None for n.
     """
     from sklearn.mixture import GaussianMixture  # noqa: PLC0415 - only fitting needs it, and it takes time to load
 
     location, scale = samples.mean(0), np.maximum(samples.std(0), MIN_SPREAD)
     u = (samples - location) / scale
-    count = min(MAX_COMPONENTS, len(samples) // images_a_component)
+    count = min(MAX_COMPONENTS, (len(samples) if images is None else images) // images_a_component)
     if count < 2:
         gaussian = fit_gaussian(u)
         return Mixture(location, scale, np.zeros(1), gaussian.mean[None], gaussian.root[None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -53,12 +54,18 @@ def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int
         grid: Rows and columns of cells; None for a flow without spatial structure.
         few: Images below which survival functions come from folds.
     """
-    fitted = _fit(evidence, names, grid)
-    if fitted.features is not None and len(fitted.kinds) > 1:
-        return replace(fitted, held_out=HeldOutSurprises.fit(_on_held_out(evidence, names, grid, Statistic.families)))
-    if fitted.whole is None or not _by_folds(len(evidence), few):
-        return fitted
-    held_out = _on_held_out(evidence, names, grid, _surprisals_and_extremes)
+    if evidence.features is not None:
+        fitted = _fit(evidence, names, grid)
+        if len(fitted.kinds) == 1:
+            return fitted
+        surprises = _on_held_out(evidence, names, grid, Statistic.families)
+        return replace(fitted, held_out=HeldOutSurprises.fit(surprises))
+    if not names or not _by_folds(len(evidence), few):
+        return _fit(evidence, names, grid)
+    of_fold = _images_of_fits(len(evidence))
+    fitted = _fit(evidence, names, grid, of_fold)
+    assert fitted.whole is not None
+    held_out = _on_held_out(evidence, names, grid, _surprisals_and_extremes, of_fold)
     surprisals, extremes = np.split(held_out, [len(fitted.whole.views)], axis=1)
     whole = _with_tails(fitted.whole, surprisals)
     if fitted.local is None:
@@ -67,8 +74,15 @@ def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int
     return replace(fitted, whole=whole, local=replace(fitted.local, tails=tails, joint=joint))
 
 
-def fit_local(cells: Array, complexity: Array, grid: tuple[int, int]) -> LocalFamily:
-    """Return the model fitted to normal images: log-likelihoods of grid cells, ``(n, cells)``, and complexities."""
+def fit_local(cells: Array, complexity: Array, grid: tuple[int, int], images: int | None = None) -> LocalFamily:
+    """Return the model fitted to normal images.
+
+    Args:
+        cells: Log-likelihoods of grid cells, ``(n, cells)`` in nats.
+        complexity: Complexities, ``(n,)``.
+        grid: Rows and columns of cells.
+        images: The number of images by which the complexity of the fit is chosen; None for n.
+    """
     deviation = cells.std(0)
     location, scale = cells.mean(0), np.maximum(deviation, max(FLAT * float(np.median(deviation)), MIN_SPREAD))
     standardised = (cells - location) / scale
@@ -77,44 +91,46 @@ def fit_local(cells: Array, complexity: Array, grid: tuple[int, int]) -> LocalFa
     spread = np.maximum((standardised @ weights).std(0), MIN_SPREAD)
     narrow = (weights / spread).astype(np.float32)
     extremes = log_extremes(standardised @ narrow.astype(np.float64), grid)
-    conditioning = Conditioning.fit(extremes, complexity)
+    conditioning = Conditioning.fit(extremes, complexity, images)
     z = conditioning(extremes, complexity)
     tails, joint = _region_tails(z)
     return LocalFamily(np.array(grid), location, scale, narrow, conditioning, tails, joint)
 
 
-def fit_whole(statistics: Array, names: Sequence[str]) -> WholeFamily:
-    """Return the densities fitted to statistics, ``(n, K)``, of normal images; column 0 is image complexity."""
+def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None) -> WholeFamily:
+    """Return the densities fitted to statistics of normal images.
+
+    Args:
+        statistics: K statistics of n images, ``(n, K)``; column 0 is image complexity.
+        names: Their names.
+        images: The number of images by which the complexity of the fit is chosen; None for n.
+    """
     used = np.array([i for i, name in enumerate(names) if i and _informs(name, statistics[:, i])], dtype=np.int64)
     complexity = statistics[:, 0]
     location, scale = np.atleast_1d(complexity.mean()), np.atleast_1d(max(float(complexity.std()), 1e-9))
-    conditioning = Conditioning.fit(statistics[:, used], complexity)
+    conditioning = Conditioning.fit(statistics[:, used], complexity, images)
     standardised = z_scores(statistics, used, location, scale, conditioning)
     kind = [0, names.index(PIXEL_TERM), *_named(names, "volume-")]
     layout = [*kind, *_named(names, "unevenness-")]
     of_channels = [index for index, name in enumerate(names) if is_channel_statistic(name)]
-    views = [
-        fit_view(statistics, kind, images_a_component=200, regularisation=1e-3),
-        fit_view(statistics, layout, images_a_component=500, regularisation=1e-2),
-        fit_view(
-            statistics,
-            [0, *(index for index in used if index not in of_channels)],
-            images_a_component=500,
-            regularisation=1e-2,
-        ),
-    ]
+    views = [fit_view(statistics, kind, images_a_component=200, regularisation=1e-3, images=images)]
+    larger = [layout, [0, *(index for index in used if index not in of_channels)]]
     if of_channels:
-        columns = [0, *_named(names, "horizontal-"), *_named(names, "vertical-"), *of_channels]
-        views.append(fit_view(statistics, columns, images_a_component=500, regularisation=1e-2))
+        larger.append([0, *_named(names, "horizontal-"), *_named(names, "vertical-"), *of_channels])
+    views += [
+        fit_view(statistics, columns, images_a_component=500, regularisation=1e-2, images=images) for columns in larger
+    ]
     gaussian = fit_gaussian(standardised)
     family = WholeFamily(used, location, scale, conditioning, gaussian, tuple(views), views[0].tail)
     return _with_tails(family, family.surprisals(statistics))
 
 
-def fit_view(statistics: Array, columns: Sequence[int], images_a_component: int, regularisation: float) -> DensityView:
-    """Return the Gaussian mixture fitted to the given columns of statistics, ``(n, K)``, of normal images."""
+def fit_view(
+    statistics: Array, columns: Sequence[int], images_a_component: int, regularisation: float, images: int | None
+) -> DensityView:
+    """Return the Gaussian mixture fitted to the given columns of statistics, ``(n, K)``; see :func:`fit_mixture`."""
     chosen = np.array(columns, dtype=np.int64)
-    density = fit_mixture(statistics[:, chosen], images_a_component, regularisation)
+    density = fit_mixture(statistics[:, chosen], images_a_component, regularisation, images)
     return DensityView(chosen, density, Tail.fit(density.surprisal(statistics[:, chosen])))
 
 
@@ -126,31 +142,36 @@ def fit_gradients(features: Array, complexity: Array, few: int = FEW) -> Gradien
         complexity: Their complexities, ``(n,)``.
         few: Images below which the survival function comes from folds.
     """
-    fitted = _fit_gradients(features, complexity)
     if not _by_folds(len(features), few):
-        return fitted
+        return _fit_gradients(features, complexity, len(features))
+    of_fold = _images_of_fits(len(features))
+    fitted = _fit_gradients(features, complexity, of_fold)
     folds = _folds(len(features))
     surprisals = []
     for fold in range(HELD_OUT_FOLDS):
         inside = folds == fold
-        others = _fit_gradients(features[~inside], complexity[~inside])
+        others = _fit_gradients(features[~inside], complexity[~inside], of_fold)
         surprisals.append(others.surprisal(features[inside], complexity[inside]))
     return replace(fitted, tail=Tail.fit(np.concatenate(surprisals)))
 
 
-def _fit_gradients(features: Array, complexity: Array) -> GradientFamily:
+def _fit_gradients(features: Array, complexity: Array, images: int) -> GradientFamily:
     used = np.flatnonzero(features.std(0) > MIN_SPREAD).astype(np.int64)
-    conditioning = Conditioning.fit(features[:, used], complexity)
+    conditioning = Conditioning.fit(features[:, used], complexity, images)
     z = conditioning(features[:, used], complexity)
-    density = fit_mixture(z, images_a_component=1000, regularisation=1e-2)
+    density = fit_mixture(z, images_a_component=1000, regularisation=1e-2, images=images)
     return GradientFamily(used, conditioning, density, Tail.fit(density.surprisal(z)))
 
 
-def _fit(evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None) -> Statistic:
-    local = None if grid is None else fit_local(evidence.cells, evidence.whole[:, 0], grid)
+def _fit(
+    evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None, images: int | None = None
+) -> Statistic:
+    local = None if grid is None else fit_local(evidence.cells, evidence.whole[:, 0], grid, images)
     features = None if evidence.features is None else FeatureFamily.fit(evidence.features)
     fitted = Statistic(None, local, features)
-    return replace(fitted, whole=fit_whole(fitted.statistics(evidence), fitted.names(names))) if names else fitted
+    if not names:
+        return fitted
+    return replace(fitted, whole=fit_whole(fitted.statistics(evidence), fitted.names(names), images))
 
 
 def _by_folds(images: int, few: int) -> bool:
@@ -164,17 +185,32 @@ def _folds(images: int) -> NDArray[np.int64]:
     return folds
 
 
+def _images_of_fits(images: int) -> int:
+    """Return the least images of a fit to all folds but one.
+
+    It decides how many knots and components all fits have, also that to all images: survival functions hold for
+    densities of one complexity.
+    """
+    return images - math.ceil(images / HELD_OUT_FOLDS)
+
+
 def _on_held_out(
     evidence: Evidence,
     names: Sequence[str],
     grid: tuple[int, int] | None,
     measure: Callable[[Statistic, Evidence], Array],
+    images: int | None = None,
 ) -> Array:
-    """Return what statistics fitted to all other folds measure of the images of each fold, ``(n, columns)``."""
+    """Return what statistics fitted to all other folds measure of the images of each fold, ``(n, columns)``.
+
+    ``images`` is the number of images by which the complexity of the fits is chosen; None for that of each fit.
+    """
     folds = _folds(len(evidence))
-    return np.concatenate(
-        [measure(_fit(evidence[folds != fold], names, grid), evidence[folds == fold]) for fold in range(HELD_OUT_FOLDS)]
-    )
+    measured = []
+    for fold in range(HELD_OUT_FOLDS):
+        inside = folds == fold
+        measured.append(measure(_fit(evidence[~inside], names, grid, images), evidence[inside]))
+    return np.concatenate(measured)
 
 
 def _surprisals_and_extremes(statistic: Statistic, evidence: Evidence) -> Array:

@@ -41,6 +41,18 @@ def test_new_images_are_as_surprising_as_those_of_the_fit(count: int) -> None:
         assert ((in_sample > -math.log(0.05)).mean(0) > 0.3).any(), "a group would hide the others"
 
 
+@pytest.mark.parametrize(
+    ("count", "knots", "components"), [(44, 1, 1), (60, 2, 1), (240, 2, 1), (260, 4, 1), (1200, 4, 1), (1300, 4, 2)]
+)
+def test_fits_of_folds_are_as_complex_as_that_of_all_images(count: int, knots: int, components: int) -> None:
+    """Four fifths of the images decide: from 40 on means are lines of complexity, from 200 on curves."""
+    statistic = fit_statistic(evidences.evidence(count, 1, gradients=False), evidences.NAMES, evidences.GRID)
+    assert statistic.local is not None
+    assert statistic.whole is not None
+    assert len(statistic.local.conditioning.knots) == len(statistic.whole.conditioning.knots) == knots
+    assert [len(view.density.log_weights) for view in statistic.whole.views[1:]] == [components] * 2
+
+
 def test_gradients_of_few_images() -> None:
     fitted, new = evidences.evidence(60, 1), evidences.evidence(2000, 2)
     assert fitted.gradients is not None

@@ -43,7 +43,7 @@ class Conditioning:
     highest: Array
 
     @classmethod
-    def fit(cls, statistics: Array, complexity: Array) -> Self:
+    def fit(cls, statistics: Array, complexity: Array, images: int | None = None) -> Self:
         """Fit the mean and the standard deviation of K statistics as curves over image complexity, by least squares.
 
         The mean is fitted first, then the log of the residuals.
@@ -51,8 +51,9 @@ class Conditioning:
         Args:
             statistics: K statistics of n images, ``(n, K)``.
             complexity: Their complexities, ``(n,)``.
+            images: The number of images by which curves, lines or constants are chosen; None for n.
         """
-        knots = _knots(complexity)
+        knots = _knots(complexity, len(complexity) if images is None else images)
         basis = _basis(complexity, knots)
         mean = _solve(basis, statistics)
         rest = np.abs(statistics - basis @ mean)
@@ -71,8 +72,7 @@ class Conditioning:
         return (statistics - basis @ self.mean) / spread
 
 
-def _knots(complexity: Array) -> Array:
-    count = len(complexity)
+def _knots(complexity: Array, count: int) -> Array:
     wanted = KNOTS if count >= MIN_IMAGES_CURVE else 2 if count >= MIN_IMAGES_LINE else 1
     knots = np.unique(np.quantile(complexity, np.linspace(0, 1, wanted)))
     # Where most images are equally complex, knots coincide, and a curve would oscillate between them.
