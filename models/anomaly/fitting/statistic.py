@@ -16,18 +16,19 @@ from snf_runtime.anomaly.statistics.combined import HeldOutSurprises, Statistic
 from snf_runtime.anomaly.statistics.features import FeatureFamily
 from snf_runtime.anomaly.statistics.gradient import GradientFamily
 from snf_runtime.anomaly.statistics.local import LocalFamily, all_regions, log_extremes, tail_surprises
-from snf_runtime.anomaly.statistics.whole_image import DensityView, WholeFamily, z_scores
+from snf_runtime.anomaly.statistics.whole_image import DensityView, WholeFamily, total_surprise, z_scores
 from snf_runtime.scoring.channel_statistics import is_channel_statistic
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.grid import Region, members
 from snf_runtime.scoring.whole_image import PIXEL_TERM
 
 Array = NDArray[np.float64]
+Rows = NDArray[np.bool_]
 
 HELD_OUT_FOLDS = 5
 """Folds of the reference images, each measured by groups of statistics that are fitted to the others."""
 FEW = 2000
-"""Images below which survival functions come from folds: densities are denser at images that they were fitted to."""
+"""Images below which survival functions come from folds: a density is too high at the images that it was fitted to."""
 FLAT = 0.1
 """Smallest standard deviation of a cell, as a share of the median over the cells."""
 MIN_SPREAD = 1e-9
@@ -120,9 +121,9 @@ def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None
     views += [
         fit_view(statistics, columns, images_a_component=500, regularisation=1e-2, images=images) for columns in larger
     ]
+    total = total_surprise(np.stack([view.surprise(statistics) for view in views], 1))
     gaussian = fit_gaussian(standardised)
-    family = WholeFamily(used, location, scale, conditioning, gaussian, tuple(views), views[0].tail)
-    return _with_tails(family, family.surprisals(statistics))
+    return WholeFamily(used, location, scale, conditioning, gaussian, tuple(views), Tail.fit(total))
 
 
 def fit_view(
@@ -146,13 +147,12 @@ def fit_gradients(features: Array, complexity: Array, few: int = FEW) -> Gradien
         return _fit_gradients(features, complexity, len(features))
     of_fold = _images_of_fits(len(features))
     fitted = _fit_gradients(features, complexity, of_fold)
-    folds = _folds(len(features))
-    surprisals = []
-    for fold in range(HELD_OUT_FOLDS):
-        inside = folds == fold
-        others = _fit_gradients(features[~inside], complexity[~inside], of_fold)
-        surprisals.append(others.surprisal(features[inside], complexity[inside]))
-    return replace(fitted, tail=Tail.fit(np.concatenate(surprisals)))
+
+    def measure(others: Rows, fold: Rows) -> Array:
+        family = _fit_gradients(features[others], complexity[others], of_fold)
+        return family.surprisal(features[fold], complexity[fold])
+
+    return replace(fitted, tail=Tail.fit(_by_fold(len(features), measure)))
 
 
 def _fit_gradients(features: Array, complexity: Array, images: int) -> GradientFamily:
@@ -179,12 +179,6 @@ def _by_folds(images: int, few: int) -> bool:
     return 2 * HELD_OUT_FOLDS <= images < few
 
 
-def _folds(images: int) -> NDArray[np.int64]:
-    """Return the fold of each image: blocks, as images that follow each other may show the same part."""
-    folds: NDArray[np.int64] = np.arange(images) * HELD_OUT_FOLDS // images
-    return folds
-
-
 def _images_of_fits(images: int) -> int:
     """Return the least images of a fit to all folds but one.
 
@@ -205,12 +199,23 @@ def _on_held_out(
 
     ``images`` is the number of images by which the complexity of the fits is chosen; None for that of each fit.
     """
-    folds = _folds(len(evidence))
-    measured = []
-    for fold in range(HELD_OUT_FOLDS):
-        inside = folds == fold
-        measured.append(measure(_fit(evidence[~inside], names, grid, images), evidence[inside]))
-    return np.concatenate(measured)
+    return _by_fold(
+        len(evidence),
+        lambda others, fold: measure(_fit(evidence[others], names, grid, images), evidence[fold]),
+    )
+
+
+def _by_fold(images: int, measure: Callable[[Rows, Rows], Array]) -> Array:
+    """Return what ``measure`` gives for the images of each fold, in the order of the images.
+
+    Folds are blocks: images that follow each other may show the same part.
+
+    Args:
+        images: The number n of images.
+        measure: Function of the images outside a fold and of those inside, ``(n,)`` each.
+    """
+    folds = np.arange(images) * HELD_OUT_FOLDS // images
+    return np.concatenate([measure(folds != fold, folds == fold) for fold in range(HELD_OUT_FOLDS)])
 
 
 def _surprisals_and_extremes(statistic: Statistic, evidence: Evidence) -> Array:
@@ -234,7 +239,7 @@ def _with_tails(family: WholeFamily, surprisals: Array) -> WholeFamily:
     columns = surprisals.T
     views = tuple(replace(view, tail=Tail.fit(column)) for view, column in zip(family.views, columns, strict=True))
     surprises = np.stack([view.tail.surprise(column) for view, column in zip(views, columns, strict=True)], 1)
-    return replace(family, views=views, joint=Tail.fit(family.total(surprises)))
+    return replace(family, views=views, joint=Tail.fit(total_surprise(surprises)))
 
 
 def _region_tails(z: Array) -> tuple[tuple[Tail, ...], Tail]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from snf_runtime.scoring.flow_pass import FlowPass, sums
 from snf_runtime.scoring.layout import FlowLayout, LevelLayout
-from snf_runtime.scoring.whole_image import TINY
+from snf_runtime.scoring.whole_image import TINY, correlation
 
 Array = NDArray[np.float64]
 
@@ -34,15 +34,15 @@ def energies(latent: Array) -> Array:
 
 
 def falling(latent: Array) -> Array:
-    """Return the correlation of latents e with those right below them, Σ e(i, j) e(i+1, j+1) / Σ e², ``(N,)``.
+    """Return the correlation of latents e with those below and to the right, Σ e(i, j) e(i+1, j+1) / Σ e², ``(N,)``.
 
     For images from an exact flow it is about N(0, (H - 1) (W - 1) / (H W d)) for d latents ``(N, C, H, W)``.
     """
-    return sums(latent[..., 1:, 1:] * latent[..., :-1, :-1]) / (sums(np.square(latent)) + TINY)
+    return correlation(latent, latent[..., 1:, 1:], latent[..., :-1, :-1])
 
 
 def rising(latent: Array) -> Array:
-    """Return the correlation of latents e with those right above them, Σ e(i+1, j) e(i, j+1) / Σ e², ``(N,)``.
+    """Return the correlation of latents e with those above and to the right, Σ e(i+1, j) e(i, j+1) / Σ e², ``(N,)``.
 
     For images from an exact flow it is about N(0, (H - 1) (W - 1) / (H W d)) for d latents ``(N, C, H, W)``.
     """

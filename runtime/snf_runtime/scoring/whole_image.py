@@ -61,12 +61,17 @@ def radius(latent: Array) -> Array:
     return result
 
 
+def correlation(latent: Array, first: Array, second: Array) -> Array:
+    """Return the sum of products of two shifted views of latents e over Σ e², ``(N, C, H, W) -> (N,)``."""
+    return sums(first * second) / (sums(np.square(latent)) + TINY)
+
+
 def horizontal(latent: Array) -> Array:
     """Return the correlation of latents e with their right neighbours, Σ e(j) e(j+1) / Σ e², ``(N, C, H, W) -> (N,)``.
 
     For images from an exact flow it is about N(0, (W - 1) / (W d)) for d latents.
     """
-    return sums(latent[..., 1:] * latent[..., :-1]) / (sums(np.square(latent)) + TINY)
+    return correlation(latent, latent[..., 1:], latent[..., :-1])
 
 
 def vertical(latent: Array) -> Array:

@@ -15,7 +15,7 @@ from snf_runtime.anomaly.density.tails import Tail
 Array = NDArray[np.float64]
 
 SHARES = {3: (1.0, 1.0, 1.0), 4: (1.0, 1.0, 2.0, 2.0)}
-"""By the number of densities, the factor of each in the sum: those of all statistics and of channels see most."""
+"""By the number of densities, the factor of each in the sum: those of all statistics and of channels detect most."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,17 @@ class WholeFamily:
 
     def surprise(self, statistics: Array) -> Array:
         """Return -ln p of each image in nats, ``(N, K)`` -> ``(N,)``; Fisher's method joins the p-values to p."""
-        return self.joint.surprise(self.total(np.stack([view.surprise(statistics) for view in self.views], 1)))
+        return self.joint.surprise(total_surprise(np.stack([view.surprise(statistics) for view in self.views], 1)))
 
     def surprisals(self, statistics: Array) -> Array:
         """Return -ln of each density of each image in nats, ``(N, K)`` -> ``(N, views)``."""
         return np.stack([view.surprisal(statistics) for view in self.views], 1)
 
-    def total(self, surprises: Array) -> Array:
-        """Return the sum of the surprises of all views by their shares, ``(N, views)`` -> ``(N,)`` in nats."""
-        total: Array = np.sum(surprises * np.array(SHARES[len(self.views)]), axis=1)
-        return total
+
+def total_surprise(surprises: Array) -> Array:
+    """Return the sum of the surprises of all views by their shares, ``(N, views)`` -> ``(N,)`` in nats."""
+    total: Array = np.sum(surprises * np.array(SHARES[surprises.shape[1]]), axis=1)
+    return total
 
 
 def z_scores(
