@@ -41,7 +41,9 @@ def store_error(error: Exception, url: str) -> ModelsError:
     from obstore.exceptions import PreconditionError  # noqa: PLC0415  # most processes do without
 
     text = str(error)
-    if isinstance(error, FileNotFoundError) or "NoSuchBucket" in text:
+    # Where the answer to the last request of an upload in parts is lost, obstore aborts the upload, which has ended.
+    has_ended = "NoSuchUpload" in text
+    if not has_ended and (isinstance(error, FileNotFoundError) or "NoSuchBucket" in text):
         reason = ": the bucket does not exist" if "NoSuchBucket" in text else ""
         return LocationNotFound(f"there is nothing at {url}{reason}")
     if isinstance(error, PreconditionError):
@@ -51,11 +53,11 @@ def store_error(error: Exception, url: str) -> ModelsError:
         return LocationRefused(f"{url} cannot be used: {detail}")
     if any(code in text for code in ARCHIVED):
         return FileUnreadable(f"{url} cannot be read: it is archived, and must be restored first")
-    if (lasting := _lasting(text, url.partition("://")[0])) is not None:
+    if not has_ended and (lasting := _lasting(text, url.partition("://")[0])) is not None:
         return LocationRefused(f"{url} cannot be used: {lasting}")
     # obstore does not repeat a request that was sent when the server closed the connection.
     is_dropped = "error sending request" in text and "retries" not in text
-    kind = AnswerCutOff if is_dropped or "body error" in text else LocationUnavailable
+    kind = AnswerCutOff if has_ended or is_dropped or "body error" in text else LocationUnavailable
     return kind(f"{url} cannot be used: {_reason(text)}")
 
 

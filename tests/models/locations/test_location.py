@@ -196,6 +196,22 @@ def test_nothing_is_lost_where_a_tenth_of_the_requests_fails(s3: S3Server, monke
     assert min(proxy.failed[fault] for fault in ("500", "drop", "cut")) >= 5
 
 
+def test_a_large_file_is_written_where_the_answer_to_its_last_part_is_lost(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, content, lost = s3.bucket(f"b{uuid4().hex}").child("large"), os.urandom(12 * 2**20), iter(["cut"])
+
+    def fault(method: str, path: str, _span: str) -> str | None:
+        return next(lost, None) if method == "POST" and "uploadId" in path else None
+
+    with faulty_server(s3) as (server, proxy):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setattr(proxy, "fault", fault)
+        file.write(content)
+        assert file.read() == content
+    assert next(lost, None) is None
+
+
 def test_a_server_that_is_down_gives_a_sentence_in_bounded_time(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     began = time.monotonic()
