@@ -17,7 +17,7 @@ from snf_runtime.anomaly.statistics.features import FeatureFamily
 from snf_runtime.anomaly.statistics.gradient import GradientFamily
 from snf_runtime.anomaly.statistics.local import LocalFamily, all_regions, log_extremes, tail_surprises
 from snf_runtime.anomaly.statistics.whole_image import DensityView, WholeFamily, total_surprise, z_scores
-from snf_runtime.scoring.channel_statistics import is_channel_statistic
+from snf_runtime.scoring.channel_statistics import ENERGY, is_channel_statistic
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.grid import Region, members
 from snf_runtime.scoring.whole_image import PIXEL_TERM
@@ -34,6 +34,10 @@ FLAT = 0.1
 MIN_SPREAD = 1e-9
 ROUNDING_NOISE = np.log(1e-12)
 """Log of the relative squared error below which a learned inverse is exact to its float32 weights."""
+MANY_ENERGIES = 16
+"""Energies of channels from which on they are as those of colour images: a Glow over grey ones has about ten."""
+SHARES_OF_GREY, SHARES_OF_COLOUR = (2.0, 2.0, 2.0, 1.0), (1.0, 1.0, 2.0, 2.0)
+"""Factors of the surprises of the four densities. The channels of grey images tell little that neighbours do not."""
 CONSTANT = 1e-12
 """Largest standard deviation of a statistic that carries no information."""
 
@@ -116,14 +120,17 @@ def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None
     of_channels = [index for index, name in enumerate(names) if is_channel_statistic(name)]
     views = [fit_view(statistics, kind, images_a_component=200, regularisation=1e-3, images=images)]
     larger = [layout, [0, *(index for index in used if index not in of_channels)]]
+    shares = None
     if of_channels:
+        is_colour = len(_named(names, f"{ENERGY}-")) >= MANY_ENERGIES
+        shares = np.array(SHARES_OF_COLOUR if is_colour else SHARES_OF_GREY)
         larger.append([0, *_named(names, "horizontal-"), *_named(names, "vertical-"), *of_channels])
     views += [
         fit_view(statistics, columns, images_a_component=500, regularisation=1e-2, images=images) for columns in larger
     ]
-    total = total_surprise(np.stack([view.surprise(statistics) for view in views], 1))
+    joint = Tail.fit(total_surprise(np.stack([view.surprise(statistics) for view in views], 1), shares))
     gaussian = fit_gaussian(standardised)
-    return WholeFamily(used, location, scale, conditioning, gaussian, tuple(views), Tail.fit(total))
+    return WholeFamily(used, location, scale, conditioning, gaussian, tuple(views), joint, shares)
 
 
 def fit_view(
@@ -239,7 +246,7 @@ def _with_tails(family: WholeFamily, surprisals: Array) -> WholeFamily:
     columns = surprisals.T
     views = tuple(replace(view, tail=Tail.fit(column)) for view, column in zip(family.views, columns, strict=True))
     surprises = np.stack([view.tail.surprise(column) for view, column in zip(views, columns, strict=True)], 1)
-    return replace(family, views=views, joint=Tail.fit(total_surprise(surprises)))
+    return replace(family, views=views, joint=Tail.fit(total_surprise(surprises, family.shares)))
 
 
 def _region_tails(z: Array) -> tuple[tuple[Tail, ...], Tail]:

@@ -14,9 +14,6 @@ from snf_runtime.anomaly.density.tails import Tail
 
 Array = NDArray[np.float64]
 
-SHARES = {3: (1.0, 1.0, 1.0), 4: (1.0, 1.0, 2.0, 2.0)}
-"""By the number of densities, the factor of each in the sum: those of all statistics and of channels detect most."""
-
 
 @dataclass(frozen=True)
 class DensityView:
@@ -39,7 +36,7 @@ class DensityView:
 class WholeFamily:
     """Densities of whole-image statistics of normal images; their p-values are combined by Fisher's method.
 
-    Their values of -ln p are added, each with its share (Good 1955).
+    Their values of -ln p are added, each times its share (Good 1955).
 
     The first density is that of the statistics that tell clusters of images apart: complexity, the term of the pixel
     transform and the volumes of all scales. The second adds the unevenness of regions, the third has all statistics
@@ -54,6 +51,7 @@ class WholeFamily:
         gaussian: The density of the standardised statistics, which gives each its share in an explanation.
         views: The densities: three, or four where the flow has statistics of channels.
         joint: The survival function of the sum of their surprises.
+        shares: The factor of each surprise in the sum, ``(4,)``; None without statistics of channels, where all are 1.
     """
 
     used: NDArray[np.int64]
@@ -63,10 +61,12 @@ class WholeFamily:
     gaussian: Gaussian
     views: tuple[DensityView, ...]
     joint: Tail
+    shares: Array | None = None
 
     def __post_init__(self) -> None:
-        if len(self.views) not in SHARES:
-            raise ValueError(f"expected 3 or 4 densities of whole-image statistics, got {len(self.views)}")
+        shares = () if self.shares is None else self.shares.shape
+        if (len(self.views), shares) not in ((3, ()), (4, (4,))):
+            raise ValueError(f"expected 3 densities of the whole image, or 4 and their shares, got {len(self.views)}")
 
     def standardised(self, statistics: Array) -> Array:
         """Return z-scores, ``(N, k + 1)``: k statistics relative to images of like complexity, then complexity itself.
@@ -81,16 +81,17 @@ class WholeFamily:
 
     def surprise(self, statistics: Array) -> Array:
         """Return -ln p of each image in nats, ``(N, K)`` -> ``(N,)``; Fisher's method joins the p-values to p."""
-        return self.joint.surprise(total_surprise(np.stack([view.surprise(statistics) for view in self.views], 1)))
+        surprises = np.stack([view.surprise(statistics) for view in self.views], 1)
+        return self.joint.surprise(total_surprise(surprises, self.shares))
 
     def surprisals(self, statistics: Array) -> Array:
         """Return -ln of each density of each image in nats, ``(N, K)`` -> ``(N, views)``."""
         return np.stack([view.surprisal(statistics) for view in self.views], 1)
 
 
-def total_surprise(surprises: Array) -> Array:
-    """Return the sum of the surprises of all views by their shares, ``(N, views)`` -> ``(N,)`` in nats."""
-    total: Array = np.sum(surprises * np.array(SHARES[surprises.shape[1]]), axis=1)
+def total_surprise(surprises: Array, shares: Array | None) -> Array:
+    """Return the sum of the surprises of all views times their shares, ``(N, views)`` -> ``(N,)`` in nats."""
+    total: Array = np.sum(surprises if shares is None else surprises * shares, axis=1)
     return total
 
 
