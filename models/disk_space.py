@@ -53,7 +53,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def require_room(folder: Path, count: int = 1) -> None:
-    """Raise ``StorageFull`` unless a large write of ``count`` bytes to a folder leaves the reserve of its disk free."""
+    """Check that ``count`` bytes more in a folder leave the disk's reserve free. Raise ``StorageFull`` otherwise."""
     usable = usable_bytes(folder)
     if count > usable:
         needed = "the disk is full" if count == 1 else f"{count} bytes are needed"
@@ -69,7 +69,7 @@ def existing_folder(path: Path) -> Path:
 
 
 def folder_problem(folder: Path, *, writes: bool) -> str | None:
-    """Return a sentence on what keeps this process from using a folder, also one to be created; None if nothing does.
+    """Return a sentence that says why this process cannot use a folder, or None if it can. The folder need not exist.
 
     Args:
         folder: The folder.
@@ -88,7 +88,7 @@ def folder_problem(folder: Path, *, writes: bool) -> str | None:
 
 
 def storage_error(error: BaseException) -> StorageFull | StorageReadOnly | None:
-    """Return the typed error for an exception of a disk that takes no writes; None for any other exception.
+    """Convert an exception of a full or read-only disk to the typed error. Return None for other exceptions.
 
     Its text holds no path, so that it may be shown to callers of the service.
     """

@@ -280,7 +280,7 @@ class PlanDiffers(ModelsError):
 
 
 class OutputTaken(ModelsError):
-    """Raised for a location that is to get the parts of a bulk scoring, and holds other files."""
+    """Raised if the output location of a bulk scoring holds files that are not of this scoring."""
 
     slug = "output-taken"
     title = "The output holds other files"

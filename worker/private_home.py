@@ -36,7 +36,7 @@ def user_umask() -> Iterator[None]:
 
 @contextmanager
 def private_umask() -> Iterator[None]:
-    """Context manager for files of ``home``, which only their owner can read, within :func:`user_umask`."""
+    """Context manager that makes new files private to their owner. Use it for ``home`` inside :func:`user_umask`."""
     before = os.umask(_OTHERS)
     try:
         yield

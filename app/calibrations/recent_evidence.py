@@ -67,7 +67,7 @@ class RecentEvidence:
                 self._versions.popitem(last=False)
 
     def of(self, name: str, version: int, weights: str) -> list[StoredEvidence]:
-        """Return the evidence of the newest images of a model version, the oldest first.
+        """Return the recent evidence of a model version, in the order in which its images were scored.
 
         ``weights`` is the digest of its weights: evidence under others is not returned.
         """

@@ -52,7 +52,7 @@ def file_name(index: int, image: str) -> str:
 
 
 def claim_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, force: bool) -> None:
-    """Create a folder for heat maps and record what it will hold; exit with code 2 if it holds others.
+    """Create a folder for heat maps and record their model and images. Exit with code 2 if it holds other heat maps.
 
     Heat maps of the same images by the same model and calibration may be there: a repeated command makes them anew.
 

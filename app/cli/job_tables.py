@@ -151,7 +151,7 @@ def limit_outcome(result: dict[str, Any]) -> str:
 
 
 def is_unfit(job: JobView) -> bool:
-    """Return whether a job trained a model that is unfit to become live by itself."""
+    """Return whether a job trained a model that failed a fitness check, so that it does not become live by itself."""
     return bool((job.result or {}).get("unfit"))
 
 

@@ -45,7 +45,7 @@ class JudgingModel:
 
     @classmethod
     def of_detail(cls, detail: ModelDetail) -> JudgingModel:
-        """Return the model that a service describes."""
+        """Return the model that ``detail`` describes, with warnings about its fitness, drift and calibration."""
         ref = f"{detail.name}:{detail.version}"
         warnings = [f"{ref} is unfit: {reason.detail}" for reason in detail.unfit]
         warnings += [

@@ -10,7 +10,7 @@ from models.limits.chart import limit_text
 
 
 def print_limit(number: int, record: LimitRecord) -> None:
-    """Print the limit of each shape and contrast with the found shares by size, and what it was measured on."""
+    """Print the limit and the shares of defects found by size for each shape and contrast, then the data used."""
     console = Console()
     if record.not_determinable is None:
         _print_curves(record)

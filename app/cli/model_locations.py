@@ -76,7 +76,7 @@ def tar_of(file: str) -> Iterator[Path]:
 
 
 def open_at_location(url: str) -> Path:
-    """Return the folder, in the cache of this machine, of a model at a location, which is verified as an upload is."""
+    """Fetch a model from a location into this machine's cache, verified like an upload, and return its folder."""
     from models.artifacts.at_location import cached_artifact
     from models.locations.location import Location
     from worker.sandbox.verify_upload import verify_upload

@@ -18,7 +18,7 @@ class Remarks:
         self._counts: dict[str, int] = {}
 
     def add(self, text: str | None, name: str) -> None:
-        """Add the remark on a file; None and '' are none."""
+        """Add a remark on the file ``name``; ignore a ``text`` that is None or empty."""
         if not text:
             return
         self._counts[text] = self._counts.get(text, 0) + 1

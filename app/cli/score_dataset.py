@@ -67,7 +67,7 @@ def score_dataset(
 
 
 def download_table(client: Client, job: JobView, out: Path, *, force: bool) -> None:
-    """Fetch the table of a scoring job into a file; exit with code 2 if the file holds another one."""
+    """Download a job's score table to ``out``. Unless ``force``, exit with code 2 if ``out`` holds other content."""
     if job.type != "score":
         raise fail(f"expected a job of type score, which has a table; {job.id} is of type {job.type}", USAGE)
     check_place(out, ENDINGS)

@@ -53,7 +53,7 @@ def check_held(
 
 
 def check_unfinished(out: Path, folder: Path, plan: BulkPlan, *, force: bool) -> None:
-    """Exit with code 2 if the folder beside a table has finished parts of an interrupted run with another plan."""
+    """Check that a table has no finished parts of an interrupted run with another plan. Exit with code 2 otherwise."""
     from models.bulk.plan import stored_plan
 
     stored = stored_plan(folder)

@@ -37,7 +37,7 @@ class TableColumn:
 
 
 def print_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[Cell]], title: str | None = None) -> None:
-    """Print a table on stdout that is at most as wide as the terminal, and name the columns that do not fit below it.
+    """Print a table on stdout, no wider than the terminal. A line below the table names the columns that did not fit.
 
     Columns that may be left out are, too, where all of their cells are empty.
 

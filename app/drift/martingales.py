@@ -13,7 +13,7 @@ from models.anomaly.exchangeability import ConformalMartingale, Counts, RankCoun
 
 @dataclass(eq=False)
 class StreamBets:
-    """Ranks of the images of a stream in one respect, and the capital that is bet on them.
+    """Martingale test of one quantity in a stream of images: the ranks of its values, and the capital bet on them.
 
     ``unseen`` holds the counts of the calibration alone, before the first image of the stream.
     """
@@ -77,7 +77,7 @@ class StreamMartingales:
             self.white_levels.add(np.asarray(white_levels, dtype=np.int64), generator)
 
     def status(self, threshold: float) -> MartingaleStatus:
-        """Return the larger capital, the highest so far, and whether it ever reached the threshold of an alarm.
+        """Return the state of the test: the larger capital now, the highest so far, and whether that raises an alarm.
 
         Args:
             threshold: Capital that raises an alarm; twice of it where there are two capitals.

@@ -95,7 +95,7 @@ class DriftMonitor:
         return {key: self._windows.status(key, time.time()) for key in self._windows.models()}
 
     def acknowledge(self, version: ModelVersion, source: str | None, caller: str) -> bool:
-        """Drop the window of a source, or of all images for None, with its alarm; return whether there was one.
+        """Delete the window of a source (None: of all images) and its alarm. Return whether the window existed.
 
         It starts anew at the next image, also after a restart. If that cannot be stored, nothing changes. Reads the
         manifest of the version.

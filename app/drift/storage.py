@@ -43,7 +43,7 @@ class StoredBets(_DriftRecord):
 
     @classmethod
     def of(cls, stream: StreamBets) -> Self:
-        """Return the JSON form of bets; before the first image they have no logarithm."""
+        """Return the JSON form of a stream's bets. Before the first image, ``bets`` is None."""
         state = stream.martingale
         return cls(
             seen=stream.seen.tolist(),
@@ -54,7 +54,7 @@ class StoredBets(_DriftRecord):
         )
 
     def put_into(self, stream: StreamBets) -> None:
-        """Give bets that have just been started the stored state; raise ``ValueError`` if the cells differ."""
+        """Copy the stored counts and capital into new bets. Raise ``ValueError`` if the number of cells differs."""
         if len(self.seen) != len(stream.unseen):
             raise ValueError(f"expected counts of {len(stream.unseen)} cells, got {len(self.seen)}")
         stream.ranks.counts += np.array(self.seen, dtype=np.int64)

@@ -115,7 +115,7 @@ class WindowReference:
     ranked: bool = True
 
     def martingales(self, since: float) -> StreamMartingales:
-        """Return bets on images that start at a time, in seconds since 1970."""
+        """Return a new martingale test for images that start at time ``since``, in seconds since 1970."""
         return StreamMartingales.start(self.images, self.white_levels, since)
 
 

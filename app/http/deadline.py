@@ -46,7 +46,7 @@ class RequestDeadline:
             self._limit.reschedule(when + seconds)
 
     def ask(self, seconds: float) -> None:
-        """Set the limit that the client asks for in its body, from the arrival on, unless it asked for an earlier one.
+        """Set the limit given in the request body, from arrival on, unless the client asked for a shorter one before.
 
         Args:
             seconds: The limit in seconds.

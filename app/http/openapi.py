@@ -17,7 +17,7 @@ def located(description: str, what: str) -> dict[str, Any]:
 
 
 def remove_null_parameters(document: dict[str, Any]) -> None:
-    """Remove null from the parameters of an OpenAPI document, in place: an optional one is left out, never null."""
+    """Remove null from the types of parameters in an OpenAPI document, in place. Callers omit optional parameters."""
     for calls in document["paths"].values():
         for operation in calls.values():
             for parameter in operation.get("parameters", ()):

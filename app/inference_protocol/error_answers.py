@@ -33,7 +33,7 @@ def error_answer(status: int, text: str, headers: Mapping[str, str] | None = Non
 
 
 def describe_errors(openapi: dict[str, Any]) -> None:
-    """Give the errors of the protocol's calls in an OpenAPI document, in place, the form that they have."""
+    """Set the schema of the protocol's error responses in an OpenAPI document, in place."""
     content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{SCHEMA}"}}}
     for path, calls in openapi["paths"].items():
         if not has_protocol(path):

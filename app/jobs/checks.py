@@ -69,7 +69,7 @@ def check_scoring(
 
 
 def check_output(request: JobRequest, prefixes: Sequence[str], home: Path) -> None:
-    """Raise ``LocationRefused`` if a request names an output that is not below a location that callers may name."""
+    """Check that a scoring request's output, if any, is at an allowed location. Raise ``LocationRefused`` otherwise."""
     output = request.parameters.get("output")
     if request.type == "score" and output is not None:
         allowed_location(output, prefixes, home)

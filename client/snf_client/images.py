@@ -33,7 +33,7 @@ MAX_FILE_BYTES = 64 * 2**20
 
 
 class UnreadableFile(Exception):
-    """Raised for an image file on this machine that cannot be read; ``type`` and ``title`` are those of its result."""
+    """Raised if a local image file cannot be read. ``type`` and ``title`` are those of the error in its result."""
 
     def __init__(self, type: str, title: str, detail: str) -> None:
         super().__init__(f"{title}: {detail}")

@@ -1109,7 +1109,7 @@ class DatasetReport(BaseModel):
 
 
 class Drift(BaseModel):
-    """Results of tests that compare scored images with the calibration images, for all images or those of a source.
+    """Whether scored images still look like the calibration images: the drift tests of one source, or of all images.
 
     Kolmogorov-Smirnov tests compare the newest images, in a window. A martingale test bets on all images.
     """

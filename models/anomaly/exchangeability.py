@@ -38,7 +38,7 @@ SMALLEST = 1e-15
 
 @dataclass(eq=False)
 class RankCounts:
-    """Numbers of calibration images and earlier images in ordered cells, which rank new images among all of them.
+    """Counts of calibration and earlier images in ordered cells, from which the ranks of new images are computed.
 
     Memory is bounded, because only counts are kept. Images in the same cell are ordered by chance.
 

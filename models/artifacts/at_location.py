@@ -32,7 +32,7 @@ def write_artifact(folder: Path, location: Location) -> None:
 
 
 def files_at(location: Location) -> list[str]:
-    """Return which names of files of a model are taken at a location."""
+    """Return the names of model files that already exist at a location."""
     return [name for name in NAMES if location.child(name).exists()]
 
 

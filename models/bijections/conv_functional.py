@@ -296,7 +296,7 @@ class FactorisedConvolution:
         self.log_abs_det = float(diagonal.abs().log().sum())
 
     def solve(self, z: Tensor, side: Literal["matrix", "transpose"] = "matrix") -> Tensor:
-        """Return the x whose convolution is ``z``, ``(N, C, H, W)``, or whose transposed one for ``side`` "transpose".
+        """Apply the inverse of the convolution (of its transpose for ``side`` "transpose") to ``z``, ``(N, C, H, W)``.
 
         Args:
             z: Images, ``(N, C, H, W)``.

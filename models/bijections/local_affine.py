@@ -75,7 +75,7 @@ def _indices(numbers: NDArray[np.int64]) -> Tensor:
 
 
 def apply_by_cell(matrices: Tensor, x: Tensor, grid: int) -> Tensor:
-    """Return the product of the matrix of each cell with the channels of every place in it, ``(N, C, H, W)``.
+    """Multiply the channels at each place by the matrix of its cell; return the products, ``(N, C, H, W)``.
 
     Args:
         matrices: A matrix for each cell, ``(cells, C, C)``.

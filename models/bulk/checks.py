@@ -13,7 +13,7 @@ from snf_runtime.images.preprocessing import GREY_MODES, Preprocessing
 
 
 def require_scorable(name: str, preprocessing: Preprocessing, data_dir: Path | None, store: DatasetStore) -> None:
-    """Raise ``DatasetUnfit`` if a model would refuse every image of a dataset for its size or its colour.
+    """Check that a model accepts at least one size and one colour of a dataset's images, as far as these are known.
 
     Args:
         name: The dataset, which exists.

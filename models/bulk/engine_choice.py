@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def choose_engine(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) -> tuple[BulkPlan, ModelFiles]:
-    """Choose the engine of a scoring that begins or goes on.
+    """Choose the engine of a new or resumed bulk scoring, and set it in the plan and the model.
 
     A stored plan of the same inputs keeps its engine. Otherwise it is the one of the options of the model; for the
     choice of an engine for this machine the model is loaded.
@@ -43,7 +43,7 @@ def choose_engine(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) ->
 
 
 def with_engine(model: ModelFiles, plan: BulkPlan) -> ModelFiles:
-    """Return a model to load with the engine and precision of a plan, which fails if it is another model."""
+    """Return a model's files with a plan's engine and precision. Loading fails unless they are the plan's model."""
     # Of a hybrid model each part may have its engine, which no option names: the choice is compared after loading.
     name = cast(EngineName, plan.engine) if plan.engine in ("torch", "openvino") else model.options.name
     precision = plan.precision or model.options.precision
@@ -67,7 +67,7 @@ def require_engine(plan: BulkPlan, scorer: Scorer) -> None:
 
 
 def engine_of(scorer: Scorer) -> str:
-    """Return the name of the engine of a model; of a hybrid model, where they differ, those of pixels and features."""
+    """Return the name of a model's engine. A hybrid model with two engines gives both, such as "openvino+torch"."""
     features = getattr(scorer.density, "features", None)
     names = [scorer.engine_name] if features is None else [scorer.engine_name, features.engine_name]
     return "+".join(dict.fromkeys(names))

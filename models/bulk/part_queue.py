@@ -77,7 +77,7 @@ class PartQueue:
         self._failures_to_load = 0
 
     def fail(self, part: int | None, began: float, error: ModelsError) -> None:
-        """Put a part back, or report that a process failed to load the model. Either is to be done by a new process.
+        """Record that a process failed. If it was scoring a part, put the part back in the queue for another process.
 
         Failures to load count one after the other only: a process that loads the model, or finishes a part, ends the
         series. Processes that are lost together, such as those of one node, count once.

@@ -91,13 +91,13 @@ class BulkPlan(BaseModel):
         return sha256(self.model_dump_json().encode()).hexdigest()
 
     def with_engine_of(self, stored: BulkPlan | None) -> BulkPlan:
-        """Return this plan with the engine of a stored one, if all else is equal: the scoring goes on with it."""
+        """Return ``stored`` if it equals this plan except for the engine, to keep that engine; else this plan."""
         if stored is not None and stored == self.model_copy(update={"engine": stored.engine}):
             return stored
         return self
 
     def continues(self, stored: BulkPlan | None) -> bool:
-        """Return whether a scoring of a stored plan goes on with this one.
+        """Return whether a scoring that was begun with the plan ``stored`` can continue with this plan.
 
         What one of them does not say is not compared: plans of earlier versions and of a service name no engine.
         """
@@ -107,7 +107,7 @@ class BulkPlan(BaseModel):
         return self.model_copy(update=unknown) == stored.model_copy(update=unknown)
 
     def require_same(self, weights_sha256: str, source_digest: str) -> None:
-        """Raise ``PlanDiffers`` unless the model and the images that a process has opened are those of this plan."""
+        """Check that a process opened the model and the images of this plan. Raise ``PlanDiffers`` otherwise."""
         if (weights_sha256, source_digest) != (self.weights_sha256, self.source_digest):
             raise PlanDiffers("the model or the images of this process are not those of the job")
 
@@ -127,7 +127,7 @@ class BulkPlan(BaseModel):
 
 
 def part_size(count: int, group: int = 1) -> int:
-    """Return the number of images of each part: 2,000, or as many as give at most 10,000 parts, in whole groups.
+    """Return the number of images per part: at least 2,000, for at most 10,000 parts, rounded up to whole groups.
 
     Args:
         count: The number of all images.

@@ -66,14 +66,14 @@ class DatasetStore:
             raise DatasetNotFound(f"the report of dataset {name!r} cannot be read") from error
 
     def is_inspected(self, name: str) -> bool:
-        """Return whether a dataset has a report, as all have but those by reference that were not inspected.
+        """Return whether a dataset has a report. Only datasets by reference that were not inspected have none.
 
         Raises ``DatasetNotFound``.
         """
         return (self._folder(name) / REPORT).is_file()
 
     def require_inspected(self, name: str) -> None:
-        """Raise ``DatasetUnfit`` for a dataset by reference that was not inspected; ``DatasetNotFound`` if missing."""
+        """Check that a dataset exists and was inspected. Raise ``DatasetNotFound`` or ``DatasetUnfit`` otherwise."""
         if not self.is_inspected(name):
             raise DatasetUnfit(
                 f"{name} refers to images that were not inspected: only jobs of type score take it; for others delete "

@@ -69,7 +69,7 @@ def check_anomalous(
     data_dir: Path | None,
     store: DatasetStore | None,
 ) -> None:
-    """Raise ``DatasetUnfit`` if a dataset of anomalous images is that of the normal ones, or does not fit the model.
+    """Check that an anomalous dataset is not the normal one and fits the model. Raise ``DatasetUnfit`` otherwise.
 
     A built-in dataset with fewer than 2 test images is unfit, too. With ``adapt``, sizes and colours are not checked.
     Raises ``DatasetNotFound`` if there is no such dataset.

@@ -182,7 +182,7 @@ class ImageSets:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The preprocessing of all images: the model's own, or with ``adapt`` one that converts size and colour."""
+        """The model's preprocessing; with the parameter ``adapt``, one that also converts size and colour."""
         return adapted(self.own, self.parameters.adapt)
 
     def normals(self, name: str) -> Normals:

@@ -257,7 +257,7 @@ def local(calibration: Calibration) -> ScoreGroup:
 
 
 def features(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` with -ln of the p-values of each statistic of the features, in nats.
+    """Return a ``ScoreGroup`` of -ln p for each feature statistic in nats, averaged over the calibration's folds.
 
     The group is empty for a density of pixels alone.
     """

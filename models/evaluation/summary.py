@@ -24,7 +24,7 @@ DRAWN = ("combined", "thorough", "family", "baseline")
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Scores of normal images, among which the rank of another image's score gives its p-value (conformal test).
+    """Scores of normal images. The rank of another image's score among them gives its p-value (conformal test).
 
     P-values of the combined score come from the calibration of the model; those of any other score are ranks among
     its values for the threshold images.

@@ -124,7 +124,7 @@ def export_model(
 
 
 def require_export(folder: Path) -> None:
-    """Raise ``ArtifactError`` unless a folder is an exported model with no other files, so that it can be replaced."""
+    """Check that a folder to be replaced holds only an exported model. Raise ``ArtifactError`` otherwise."""
     if folder.is_symlink():
         raise ArtifactError(f"expected a folder, got the link {folder}")
     expected = read_export_manifest(folder).expected_files() | {FILE}

@@ -97,7 +97,7 @@ class Backbone(BaseModel):
 
     @property
     def pooled_groups(self) -> tuple[int, int]:
-        """The number of pooled features in each of their groups: means of the maps, and of ``pooled``."""
+        """The sizes of the two groups of pooled features: the means of the ``maps`` and the means of ``pooled``."""
         return sum(output.channels for output in self.maps), self.pooled.channels
 
     def input_size(self, height: int, width: int, smallest: int | None = None) -> tuple[int, int]:

@@ -165,7 +165,7 @@ class HeldOut:
 
 
 def evaluated_cells(shape: Shape) -> Tensor:
-    """Return which cells of the finest grid held-out likelihoods are computed in, bool ``(cells,)``.
+    """Return a mask of the finest grid's cells in which held-out likelihoods are computed, bool ``(cells,)``.
 
     These are all cells if there are at most 64. Otherwise they are a quarter: every other cell of every other row. All
     grids are compared at the places in these cells.

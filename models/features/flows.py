@@ -72,7 +72,7 @@ class FeatureFlows(nn.Module):
                 yield f"{kind}.{number}", layer
 
     def scored(self) -> list[str]:
-        """Return the names of the layers whose log-dets belong to the log-likelihood: those of the first fit."""
+        """Return the names of the layers whose log-dets enter the log-likelihood: ``places.0`` and all steps."""
         return ["places.0", *(f"steps.{number}" for number in range(len(self.steps)))]
 
     def latents(self, features: Tensor) -> Tensor:

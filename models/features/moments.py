@@ -87,7 +87,7 @@ class FeatureMoments:
 
 @dataclass(frozen=True)
 class MomentSum:
-    """Sums over the images of some folds: their number, features at each place, and products of them in each cell.
+    """Sums over the images of some folds: image count, features at each place, and products of features in each cell.
 
     Attributes:
         shape: Channels C, rows and columns of the features.

@@ -58,7 +58,7 @@ class BackboneStore:
         return _read(self.folder / name / DESCRIPTION)
 
     def by_digest(self, name: str, digest: str) -> Backbone:
-        """Return the description of a backbone with the digest that a model needs, whatever its name here.
+        """Find an installed backbone by its digest, under any name, and return its description.
 
         Args:
             name: The name in the model, for the error message.

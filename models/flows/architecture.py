@@ -307,7 +307,7 @@ def features_of(architecture: Architecture) -> FeatureArchitecture | None:
 
 
 def depth(height: int, width: int) -> int:
-    """Return how often both sides of an image can be halved without remainder, down to no less than 4 pixels.
+    """Return how many times both sides of an image can be halved if they must stay whole and at least 4 pixels.
 
     It is the number of levels of a multi-scale flow.
 

@@ -24,7 +24,7 @@ class _Counts(BaseModel):
 
 
 class CellJournal:
-    """The numbers of images that were flagged, by defect, in one JSON file; replaced when a defect is finished.
+    """The number of flagged images for each finished defect, in one JSON file that is replaced after each defect.
 
     Counts of another plan (weights, calibration, images, seed, false-alarm rate) are ignored, as is a damaged file.
 
@@ -40,7 +40,7 @@ class CellJournal:
         self._began = time.monotonic()
 
     def get(self, key: str) -> int | None:
-        """Return the count of a defect; None where it is not finished."""
+        """Return the stored number of flagged images for a defect; None if its count is not finished."""
         return self._counts.found.get(key)
 
     def put(self, key: str, found: int) -> None:

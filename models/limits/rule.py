@@ -36,7 +36,7 @@ def undamaged_images(flagged: int, images: int) -> UndamagedImages:
 
 
 def goes_on(cell: LimitCell) -> bool:
-    """Return whether defects smaller than those of a cell are worth measuring: half of these may still be found."""
+    """Return whether to measure smaller defects: the upper bound of this cell's found share is at least 0.5."""
     return cell.upper >= HOPELESS
 
 

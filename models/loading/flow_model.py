@@ -53,7 +53,7 @@ class FlowModel:
         self.density = density or self._density_in(options.precision)
 
     def opened(self) -> OpenedDensity:
-        """Return the density with what is known of its flows."""
+        """Return the density, whether it has a learned inverse, and its number of weights for gradient evidence."""
         weights = gradient_weights(self.flows) if isinstance(self.flows, Flow) else None
         pixels = self.pixels
         return OpenedDensity(self.density, pixels is not None and pixels.frozen.has_learned_inverse, weights)
@@ -122,7 +122,7 @@ class FlowModel:
         return add_gradients(scored, np.concatenate(features))
 
     def gradient_maps(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return the norm of the gradient of log p at each pixel of images, ``(N, H, W)``; raises as above."""
+        """Return the norm of the gradient of log p at each pixel, ``(N, H, W)``. Raises as :meth:`gradient_steps`."""
         with torch_threads(self._threads):
             return self._gradient_passes.maps(images)
 

@@ -20,7 +20,7 @@ MAX_FETCHED_BYTES = 8 * 2**30
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of a model, with a calibration and options of the engine. A pickled scorer is this alone.
+    """The files of a model, with a calibration and engine options. A scorer is pickled as this object alone.
 
     Attributes:
         path: The folder of the artifact.
@@ -45,7 +45,7 @@ class ModelFiles:
         return cls(path, calibration, options, digest=content_digest(path, calibration))
 
     def with_threads(self, threads: int | None) -> Self:
-        """Return these files with another number of threads on the CPU; None for that of the options."""
+        """Return these files with another number of CPU threads. None keeps the number in the options."""
         return self if threads is None else replace(self, options=replace(self.options, threads=threads))
 
     def fetch(self) -> None:

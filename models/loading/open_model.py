@@ -174,7 +174,7 @@ class ModelOpener:
 
 
 def check_gradients(calibration: Calibration, weights: int | None) -> None:
-    """Check that the arrays of a calibration for gradient evidence, if it has them, are those of a flow.
+    """Check that the gradient arrays of a calibration, if it has any, match the number of weights of the flow.
 
     Args:
         calibration: The calibration.

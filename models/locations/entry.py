@@ -25,7 +25,7 @@ class LocatedFile(Protocol):
     """Protocol of a file or folder in one kind of store."""
 
     def read(self, span: tuple[int, int] | None, version: str | None) -> bytes:
-        """Return the bytes of the range ``(start, stop)``, or all of them, of this version, or of any."""
+        """Return the bytes in the range ``span``, ``(start, stop)``, or all for None. None as version accepts any."""
         ...
 
     def entry(self, version: str | None) -> FileEntry:

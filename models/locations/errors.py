@@ -14,7 +14,7 @@ class LocationRefused(ModelsError):
 
 
 class FileUnreadable(LocationRefused):
-    """Raised where one file cannot be read, but others of the location may be: its rights, its disk, its archive."""
+    """Raised if a single file cannot be read (permissions, disk error, archived). Other files may be readable."""
 
 
 class LocationNotFound(ModelsError):
@@ -34,7 +34,7 @@ class LocationUnavailable(ModelsError):
 
 
 class FileChanged(ModelsError):
-    """Raised where a file is read that is not the version that was asked for."""
+    """Raised when a file to be read is not of the expected version."""
 
     slug = "file-changed"
     title = "The file has changed"

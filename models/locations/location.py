@@ -57,7 +57,7 @@ class Location:
 
     @property
     def path(self) -> str:
-        """The path within the bucket; of a file of this machine its absolute path."""
+        """The path within the bucket, or the absolute path of a file on this machine."""
         return _parts(self.url)[2]
 
     @property

@@ -30,7 +30,7 @@ class PublishedRecipe(ArchitectureFile):
 
     @property
     def parameters(self) -> frozenset[str]:
-        """The names of the settings."""
+        """The names of the settings of an imported model: its image options and its pixel transform."""
         return SETTINGS
 
 

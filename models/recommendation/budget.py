@@ -82,7 +82,7 @@ class Budget:
         return self.seconds - self.spent
 
     def share_out(self, per_image: float, reference: int, cells: int, good: int) -> tuple[float, int]:
-        """Return how many seconds the pixel flow trains, and how many good images get defects, from what is left.
+        """Divide the time left. Return the seconds to train the pixel flow, and the number of good images for defects.
 
         Args:
             per_image: Seconds that all densities together take for an image.
@@ -98,7 +98,7 @@ class Budget:
         return max(left, MIN_PIXEL_SHARE * self.seconds), good
 
     def save(self) -> None:
-        """Store the plan with the time spent, and report that another attempt would continue from here."""
+        """Store the plan with the time spent so far, and report a checkpoint, where another attempt can continue."""
         self.plan.spent = self.spent
         write_atomically(self._path, self.plan.model_dump_json().encode())
         self._observe({"event": "checkpoint", "step": int(100 * self._fraction)})

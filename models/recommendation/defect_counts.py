@@ -22,7 +22,7 @@ Kind = tuple[Shape, int | None]
 
 @dataclass(frozen=True)
 class DefectCurves:
-    """The curves of each family, and what no time was left for.
+    """The curves of each family, and the measurements that were skipped or cut short for lack of time.
 
     Attributes:
         curves: The curves of each family; all have the same kinds.
@@ -36,7 +36,7 @@ class DefectCurves:
 
 
 def kinds_by_importance(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[Kind]:
-    """Return the kinds of defects, first every shape once, with the middle contrast: time may be too short for all."""
+    """Return the kinds of defects by importance: each shape once, with the middle contrast, then the others."""
     middle = sorted(contrasts)[len(contrasts) // 2]
     kinds = defect_kinds(shapes, contrasts)
     return sorted(kinds, key=lambda kind: kind[0] in GRADED and kind[1] != middle)

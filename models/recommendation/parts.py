@@ -139,7 +139,7 @@ def feature_seconds(images: Images, architecture: FeatureArchitecture, options: 
 
 
 def pixel_seconds(dataset: Dataset, architecture: PixelArchitecture, options: EngineOptions, folder: Path) -> float:
-    """Return how long a pixel flow of an architecture takes to score an image, in seconds, by an untrained one."""
+    """Build an untrained pixel flow of an architecture, and return the seconds that it takes to score an image."""
     trainer = Trainer(dataset, architecture, TrainingConfig(max_steps=1), folder, lambda _event: None)
     flow = trainer.averaged.eval()
     density = open_pixels(flow, architecture, log_dets_of(flow, architecture), "untrained", options)

@@ -40,7 +40,7 @@ class Proposal:
 
 
 def limit_rank(curve: LimitCurve, sizes: Sequence[int]) -> int:
-    """Return the place of a limit in the sizes, from 0; that after the last one where the largest is not found."""
+    """Return the index of a curve's detection limit in ``sizes``; ``len(sizes)`` if the curve has no limit."""
     return len(sizes) if curve.limit is None else sizes.index(curve.limit)
 
 

@@ -26,7 +26,7 @@ class UnlessCoarser:
 
     @staticmethod
     def decide(number: int, smallest_p: float, used: int, used_smallest_p: float) -> Activation:
-        """Return whether calibration ``number`` is to replace the calibration ``used``, and why not.
+        """Decide whether calibration ``number`` replaces calibration ``used``. If not, the result gives the reason.
 
         >>> UnlessCoarser.decide(1, 0.001, 0, 0.002).active
         True

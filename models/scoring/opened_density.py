@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OpenedDensity:
-    """The density of a model with its engines, and facts about its flows that are needed before they are.
+    """The density of a model with its engines, and facts about its flows that are needed before the flows are loaded.
 
     Attributes:
         density: The density.
@@ -31,7 +31,7 @@ class OpenedDensity:
 
 
 def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity | None]:
-    """Return the density of pixels and the density of features that a density is, or consists of."""
+    """Return the pixel density and the feature density of a density; None for a part that it does not have."""
     if isinstance(density, HybridDensity):
         return density.pixels, density.features
     return (
@@ -41,7 +41,7 @@ def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity
 
 
 def open_waves(density: ImageDensity) -> None:
-    """Open the graphs for many images at once that a density opens at their first use, so that no image waits."""
+    """Open the graphs for many images at once before their first use, so that no image has to wait for them."""
     for part in parts_of(density):
         program = None if part is None else program_of(part.engine)
         if program is not None:

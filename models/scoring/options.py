@@ -33,7 +33,7 @@ class EngineOptions:
     backbones: Path | None = None
 
     def settled(self, precision: Precision) -> Self:
-        """Return these options with a number of threads, and with ``precision`` unless they name one.
+        """Return these options with the number of threads filled in, and with ``precision`` if theirs is None.
 
         Raises:
             EngineUnavailable: They leave the threads to ``OMP_NUM_THREADS``, which is wrong.

@@ -45,7 +45,7 @@ def plain_text(error: Mapping[str, Any], known: Collection[str] = ()) -> str:
 
 
 def with_value(detail: str, given: object) -> str:
-    """Return a text "expected ..." with ", got ..." at its end, where the value is short and not named yet."""
+    """Append ", got <value>" to a text "expected ..." if the value is short and the text does not name it yet."""
     shown = isinstance(given, int | float | str) and len(str(given)) <= MAX_SHOWN_CHARACTERS
     if shown and detail.startswith("expected") and ", got " not in detail:
         return f"{detail}, got {given!r}"

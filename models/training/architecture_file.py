@@ -51,7 +51,7 @@ FAMILIES: dict[str, type[PixelArchitecture]] = {
 
 @dataclass(frozen=True)
 class ArchitectureFile:
-    """A flow over pixels from a document, with training settings: a recipe as a preset is one.
+    """Training recipe from a document, like a preset: the architecture of a flow over pixels, and training settings.
 
     Attributes:
         name: Name of the recipe.
@@ -193,7 +193,7 @@ def _check_without_shape(recipe: ArchitectureFile) -> None:
 
 
 def document_of(architecture: LayeredArchitecture, name: str, training: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document of an architecture, with all of its layers, from which :func:`parse_architecture` makes it.
+    """Return a document that lists all layers of an architecture and that :func:`parse_architecture` reads.
 
     Args:
         architecture: The architecture.

@@ -59,7 +59,7 @@ class TrainingState:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files of its checkpoint, without suffix."""
+        """The names of the files in a checkpoint of this state, without suffix."""
         return FILES_AT_THE_END if self.finished else FILES
 
 

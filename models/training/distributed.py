@@ -73,7 +73,7 @@ class Ranks:
         return total + (own - own.detach())
 
     def gather(self, values: Tensor, share: float) -> Tensor:
-        """Return the values of all N images of a batch, ``(N,)``, in every process; each passes those of its slice."""
+        """Gather the values of all N images of a batch, ``(N,)``, in every process. Each passes its own slice."""
         if self.alone:
             return values
         total = values.new_zeros(round(len(values) / share))

@@ -39,7 +39,7 @@ class ImageSeconds:
 
     @classmethod
     def measure(cls, density: ImageDensity, images: ImageRows, flow: Flow | None) -> ImageSeconds:
-        """Measure both with a few images, after one run that is not counted.
+        """Measure the time of a score and of a backward pass with a few images, after an uncounted warm-up run.
 
         Args:
             density: The density that scores.

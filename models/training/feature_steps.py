@@ -50,7 +50,7 @@ class StepsPlan:
 
 @dataclass(frozen=True)
 class StepsOutcome:
-    """Trained Glow steps over features, and their effect on images that neither they nor the layer were fitted to.
+    """Trained Glow steps over features, and how much they raise the log-likelihood of held-out images.
 
     Attributes:
         architecture: The architecture with the steps.

@@ -40,7 +40,7 @@ def measure_fitness(
     pixels: TrainedFlow | None,
     features: FittedFeatures | None,
 ) -> FitnessRecord:
-    """Measure a model against the limits that it must keep to become live by itself.
+    """Measure a model against the limits that it must keep to become the live version automatically.
 
     A flow over pixels must give held-out images fewer bits/dim than independent pixels do, its last validation must not
     be worse than its first, and its learned inverse must give images back. Where the last validation is worse, but

@@ -79,7 +79,7 @@ class FollowedLogDets:
                     self._computed.append((layer, shape))
 
     def total(self) -> float:
-        """Return the sum of the log-dets at the present weights of the flow in training, in nats an image."""
+        """Return the sum of these layers' log-dets at the current training weights, in nats per image."""
         computed = sum(layer.constant_log_det_at(shape) for layer, shape in self._computed)
         if self._followed:
             # Read all at once: each read waits for a GPU.

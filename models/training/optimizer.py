@@ -22,7 +22,7 @@ ITERATIONS = 5
 
 
 class FusedAdam(torch.optim.Adam):
-    """Adam in one operation of PyTorch, which can be told on the device to skip a step.
+    """PyTorch's fused Adam. It skips a step if the tensor ``found_inf`` on the device is 1.
 
     Args:
         parameters: The parameters.

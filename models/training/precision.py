@@ -36,7 +36,7 @@ def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
 
 
 def compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
-    """Make the coupling networks of a flow compute in ``dtype``, or with None in that of their weights.
+    """Set the type in which the coupling networks of a flow compute; None is the type of their weights.
 
     The weights keep their type.
     """

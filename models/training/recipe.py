@@ -62,13 +62,13 @@ class TrainingRecipe(Protocol):
 
 
 def require_features(recipe: TrainingRecipe, *, tiled: bool) -> None:
-    """Raise ``DatasetUnfit`` where images are to be scored tile by tile by a recipe that is not of features alone."""
+    """Check that only feature recipes score images tile by tile. Raise ``DatasetUnfit`` otherwise."""
     if tiled and recipe.family != "features":
         raise DatasetUnfit(NO_TILES.format(recipe=recipe.name))
 
 
 def require_layers(architecture: Architecture, config: TrainingConfig) -> None:
-    """Raise ``SettingUnsupported`` where a setting is for layers that the flow over pixels does not have."""
+    """Check that the pixel flow has the layers that the settings need. Raise ``SettingUnsupported`` otherwise."""
     pixels = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
     if isinstance(pixels, FeatureArchitecture):
         return

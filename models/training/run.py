@@ -199,7 +199,7 @@ def _fit_features(
 
 
 def folds_of_fit(dataset: Dataset, architecture: FeatureArchitecture, observe: Observer) -> NDArray[np.int8] | None:
-    """Return the folds without each of which a fit to all of few images is repeated; None where it is not.
+    """Return the folds of a small dataset, if its fit is repeated without each of them; None otherwise.
 
     It is not repeated where the images have too many tiles to keep their evidence under all fits in memory.
     """

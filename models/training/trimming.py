@@ -84,7 +84,7 @@ class Suspects(nn.Module):
 
     @torch.no_grad()
     def update(self, trimmed: TrimmedBatch, applied: Tensor) -> None:
-        """Add the log-likelihoods of a batch to those of the last 1024 images, which determine the threshold.
+        """Add a batch's deviations from its median log-likelihood to the last 1024, which set the threshold.
 
         Args:
             trimmed: The batch.

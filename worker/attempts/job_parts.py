@@ -27,7 +27,7 @@ class TableParts(OpenPlan):
     table: Path
 
     def finish(self, should_stop: Callable[[], bool], progress: Callable[[int, int], None]) -> PartSummary:
-        """Check every part, and join them into the table; return its counts. It takes a moment, without a stop."""
+        """Check all parts, join them into the table, and return its counts. This is quick and cannot be stopped."""
         return self.merge(self.table)
 
 
@@ -73,7 +73,7 @@ def stored_job_plan(folder: Path, spec: JobSpec, settings: Settings) -> BulkPlan
 
 
 def begin_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) -> Parts:
-    """Return the parts of a job, where a process that runs it begins or goes on.
+    """Open the parts of a job to start it or to continue it, and return them.
 
     Args:
         folder: Folder of the parts, unless the job has an output.

@@ -22,7 +22,7 @@ from worker.settings import Settings
 def score_on_ray(
     spec: JobSpec, settings: Settings, events: EventLog, should_stop: Callable[[], bool]
 ) -> tuple[BulkPlan, PartSummary]:
-    """Write the scores of every image of a job's dataset below its output, but for parts that are there already.
+    """Score a job's dataset on a Ray cluster: write every part that is still missing at the job's output.
 
     Args:
         spec: Specification of the attempt, with an output.

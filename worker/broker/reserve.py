@@ -37,7 +37,7 @@ class BrokerReserve:
         self._next_try = 0.0  # by time.monotonic()
 
     def balance(self) -> None:
-        """Delete the file if the disk is nearly full; create it if there is room for it beside the disk's reserve.
+        """Delete the file if the disk is nearly full. Create it if it fits beside the disk's reserve.
 
         After an error of the disk, which is logged, calls do nothing for a minute.
         """

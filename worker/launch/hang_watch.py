@@ -103,7 +103,7 @@ def service_probe(url: str) -> Probe:
 
 
 def worker_probe(settings: Settings) -> Probe:
-    """Return a probe of a worker by its entry in the registry of workers, which each of its heartbeats renews.
+    """Return a probe that counts a worker as alive while its registry entry, renewed by each heartbeat, exists.
 
     In an outage of the broker, or while it takes no writes, workers count as alive: they cannot renew their entries.
     """

@@ -46,7 +46,7 @@ class Lifeline:
 
     @contextmanager
     def passed(self) -> Iterator[None]:
-        """Context manager around the start of the child: close the reading end here, and both ends on an error."""
+        """Context manager around the child's start. At its end, close the reading end here; on an error, both ends."""
         try:
             yield
         except BaseException:

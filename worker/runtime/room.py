@@ -89,7 +89,7 @@ class DiskRoom:
         self._failures[job_id] = _Failure(times, needed, now)
 
     def allows(self, job_id: str) -> bool:
-        """Return whether a job may be tried: it met no full disk, or has more room now, or that is an hour ago.
+        """Return whether a job may be tried: it met no full disk, there is more room now, or an hour has passed.
 
         The back-off matters where other jobs write and delete all the time, so that the room rises and falls.
         """
@@ -101,7 +101,7 @@ class DiskRoom:
         return passed_s >= RETRY_S or (more and passed_s >= failure.back_off_s)
 
     def error(self, problem: StorageFull | StorageReadOnly | None = None) -> dict[str, str]:
-        """Return the error to record for a job that met a full disk, or one that takes no writes.
+        """Return the error to record for a job that failed because its disk is full or cannot be written.
 
         Args:
             problem: What the job met; by default it follows from the folder as it is now.

@@ -61,7 +61,7 @@ class ReferenceEvidence:
         return replace(self.evidence[:count], gradients=self.gradients)
 
     def pixels(self) -> MapReference | None:
-        """Return mean and deviation of the log-likelihood by pixel, or place of a tile; None where pixels are mixed."""
+        """Return mean and deviation of the log-likelihood by pixel, or place of a tile; None without a spatial map."""
         if self.map_sum is None or self.map_squares is None:
             return None
         return _map_reference(
@@ -145,7 +145,7 @@ def fit_cross(
     suspect_share: float = 0.0,
     unseen: Sequence[FeatureEvidence] | None = None,
 ) -> Calibration:
-    """Return a calibration of few normal images: each fold is ranked by statistics of the other folds (Vovk 2015).
+    """Fit a cross-conformal calibration to few normal images; each fold is scored by a fit to the others (Vovk 2015).
 
     For each fold the statistics are fitted to the other folds, and p-values are ranks among the images of the fold.
     Where the features of each fold have a fit of their own, made without it, that fit judges the fold.

@@ -39,7 +39,7 @@ class ImageRows(Protocol):
 
 @dataclass(frozen=True)
 class ReferenceImages:
-    """Normal images to calibrate a model on: a set to fit statistics to and a set to rank images among, or folds.
+    """Normal images to calibrate a model on: one set to fit statistics and one to rank against, or folds for both.
 
     Attributes:
         dataset: The name of the dataset.
@@ -149,7 +149,7 @@ def _parts(
 
 
 def images_in_memory(images: Images, architecture: Architecture) -> int:
-    """Return how many of some images a calibration keeps the evidence of: all, or fewer of a model of tiles."""
+    """Return the number of images whose evidence a calibration keeps: all, or fewer if the model uses tiles."""
     needed = evidence_bytes(images, architecture)
     if needed <= MAX_EVIDENCE_BYTES:
         return len(images)
@@ -157,7 +157,7 @@ def images_in_memory(images: Images, architecture: Architecture) -> int:
 
 
 def evidence_bytes(images: Images, architecture: Architecture, fits: int | None = None) -> int:
-    """Return the bytes of the evidence of images of several tiles; 0 for other models, whose images are small.
+    """Return the size in bytes of the images' evidence in a model that uses tiles; 0 for other models, of small images.
 
     Args:
         images: The images.
@@ -185,7 +185,7 @@ def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> Non
 
 
 def check_held_out(name: str, manifest: Manifest) -> None:
-    """Raise ``DatasetUnfit`` if the model was fitted to all images of its training dataset, called ``name``."""
+    """Check that the training left out some images of its dataset ``name``. Raise ``DatasetUnfit`` otherwise."""
     fit = manifest.training.feature_fit
     if fit is not None and fit.fits > 1:
         raise DatasetUnfit(
@@ -204,7 +204,7 @@ def check_shape(name: str, shape: tuple[int, int, int], preprocessing: Preproces
 
 
 def check_count(name: str, images: int, *, own: bool) -> None:
-    """Raise ``DatasetUnfit`` if there are fewer than 20 images, which are too few to calibrate a model on.
+    """Check that a dataset has at least 20 images to calibrate on. Raise ``DatasetUnfit`` otherwise.
 
     ``own`` is whether the model was trained on this dataset.
     """

@@ -29,5 +29,5 @@ def changed() -> ImageError:
 
 
 def too_large() -> ImageError:
-    """Return the error of an image with more bytes than are taken."""
+    """Return the error of an image that has more bytes than the limit."""
     return ImageError("file-too-large", "The file is too large", f"at most {Limits.file_bytes} bytes are taken")

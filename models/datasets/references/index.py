@@ -160,7 +160,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def read_record(path: Path) -> ReferenceRecord:
-    """Return what a dataset by reference consists of, from its index. Raises ``DatasetNotFound``."""
+    """Read the record of a dataset by reference from its index. Raises ``DatasetNotFound`` if it is unreadable."""
     try:
         with ReferenceIndex.open(path) as index:
             return index.record()

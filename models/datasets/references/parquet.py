@@ -32,7 +32,7 @@ class ImageCell:
 
     @property
     def path(self) -> str:
-        """The path by which Parquet names it."""
+        """The Parquet path of these values: the name of the column, or ``column.member`` in a column of structs."""
         return self.column if self.member is None else f"{self.column}.{self.member}"
 
 
@@ -45,7 +45,7 @@ class ImageColumn:
 
     @property
     def paths(self) -> list[str]:
-        """The paths of what is read."""
+        """The Parquet paths of the columns to read: image bytes and, if present, names."""
         return [self.content.path] + ([] if self.names is None else [self.names.path])
 
 

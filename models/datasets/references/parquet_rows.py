@@ -26,7 +26,7 @@ ERROR_ROWS = 1024
 def read_groups(
     content: RangeFile, file: IndexedFile, column: str | None, groups: Sequence[RowGroup], start: int, stop: int
 ) -> Iterator[list[EncodedImage]]:
-    """Yield those images ``start`` to ``stop - 1`` that are in a Parquet file, in batches.
+    """Yield the images in this Parquet file whose place in the dataset is ``start`` to ``stop - 1``, in batches.
 
     A column is read from the beginning of a row group, so the rows before ``start`` are read, too. Where a row group is
     damaged, or ends early, the rest of its images are errors.
@@ -56,7 +56,7 @@ def failed_rows(file: IndexedFile, places: range, error: ImageError) -> Iterator
 
 
 def row_name(file: IndexedFile, place: int) -> str:
-    """Return the name of an image without one of its own: that of its file, and the number of its row."""
+    """Return a name for an image that has none: the name of its file, and the image's row number in it."""
     return f"{file.name}/{place - file.first:06d}"
 
 

@@ -81,7 +81,7 @@ class SelfNormalizingConvolutionSpec(_ZeroPaddedConvolution):
     bijection = "models.bijections.convolution:SelfNormalizingConv"
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return those of two kernels and an offset."""
+        """Return the number of learned parameters: two kernels, and an offset for each channel."""
         return 2 * self._of_kernel(shape) + shape[0]
 
 
@@ -93,7 +93,7 @@ class TwoLayerInverseConvolutionSpec(_ZeroPaddedConvolution):
     bijection = "models.bijections.two_layer_inverse:TwoLayerInverseConv"
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return those of three kernels and an offset."""
+        """Return the number of parameters of three kernels and an offset."""
         return 3 * self._of_kernel(shape) + shape[0]
 
 
@@ -127,11 +127,11 @@ class ExponentialConvolutionSpec(_Convolution):
         return shape, self.sides
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return those of a kernel, a matrix of the channels, and two offsets for each value."""
+        """Return the number of learned parameters: a kernel, a channel matrix, and two offsets for each value."""
         return self._of_kernel(shape) + shape[0] ** 2 + 2 * numbers(shape)
 
     def matrix(self, shape: ImageShape) -> int:
-        """Return the size of a complex matrix for each frequency, whose norms bound the series."""
+        """Return the size of all complex C x C matrices, one for each frequency, whose norms bound the series."""
         grown = shape[1] + self.sides[0] - 1, shape[2] + self.sides[1] - 1
         return 2 * shape[0] ** 2 * grown[0] * (grown[1] // 2 + 1)
 
@@ -164,5 +164,5 @@ class EmergingConvolutionSpec(LayerSpec):
         return (shape[0],)
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return those of a 1x1 convolution and of two 2x2 kernels."""
+        """Return the number of learned parameters, C (9 C + 1): a 1x1 convolution with offset, and two 2x2 kernels."""
         return shape[0] * (9 * shape[0] + 1)

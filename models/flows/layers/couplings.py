@@ -29,7 +29,7 @@ class Coupling(LayerSpec):
     width: Width
 
     def check(self, shape: ImageShape) -> None:
-        """Refuse a single channel."""
+        """Check that the images have at least 2 channels. Raise ``ValueError`` otherwise."""
         if shape[0] < 2:
             raise ValueError(f"expected at least 2 channels to couple, got {shape[0]}; squeeze first")
 
@@ -60,7 +60,7 @@ class AffineCouplingSpec(Coupling):
     place: Place = False
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the number of channels and the width, and the size of the images for a network by place."""
+        """Return the number of channels, the width, and the image size (H, W), which is None without ``place``."""
         return shape[0], self.width, shape[1:] if self.place else None
 
     @classmethod
@@ -101,5 +101,5 @@ class PlaceCouplingSpec(Coupling):
         return shape, self.width
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return those of a network that gives a shift, and of a map for each hidden channel."""
+        """Return the number of learned parameters: the shift network, and a map of places for each hidden channel."""
         return self._of_net(shape, shape[0] // 2) + self.width * shape[1] * shape[2]

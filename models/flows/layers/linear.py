@@ -67,7 +67,7 @@ class WoodburySpec(LayerSpec):
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return both ranks."""
+        """Return ``channel_rank`` and ``spatial_rank`` of a built layer."""
         ranks = (layer.get_parameter(name).shape[1] for name in ("channel_left", "spatial_left"))
         return dict(zip(("channel_rank", "spatial_rank"), ranks, strict=True))
 
@@ -152,7 +152,7 @@ class ExactLocalAffineSpec(_LocalAffine):
 
 @register
 class SelfNormalizingLocalAffineSpec(_LocalAffine):
-    """The same with a learned inverse of each matrix."""
+    """A matrix of the channels, with a learned inverse, for each cell of a grid, and a mean for each place."""
 
     type: Literal["self-normalizing-local-affine"] = "self-normalizing-local-affine"
     bijection = "models.bijections.local_affine:SelfNormalizingLocalAffine"

@@ -68,7 +68,7 @@ class LayerSpec(BaseModel):
         return ()
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned numbers for images of ``shape``, by which flows are bounded before they exist.
+        """Return the number of learned parameters for images of ``shape``, to limit a flow's size before it is built.
 
         By default there are none.
         """
@@ -104,7 +104,7 @@ _types: dict[str, type[LayerSpec]] = {}
 
 
 def register(layer_type: type[LayerSpec]) -> type[LayerSpec]:
-    """Add a layer type to those that this process knows, and return it, so that this is a class decorator.
+    """Register a layer type in this process and return it, for use as a class decorator.
 
     Raises:
         ValueError: Another class has registered the same name.

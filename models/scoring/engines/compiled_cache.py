@@ -94,7 +94,7 @@ class CompiledCache:
 
 
 def open_program(graph: Callable[[int], Graph], threads: int | None, cache: Path | None) -> Program:
-    """Return the program of a graph.
+    """Compile an OpenVINO graph, or load it from the cache, and return a program for any number of images.
 
     Args:
         graph: A function that returns the graph for a number of images.

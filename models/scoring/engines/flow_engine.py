@@ -25,7 +25,7 @@ class FlowEngine(Engine, Protocol):
     frozen: FrozenFlow
 
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
-        """Return the images of latents up to the pixel transform, which the caller inverts, ``(N, C, H, W)``.
+        """Map latents back to transformed pixels, ``(N, C, H, W)``; the caller inverts the pixel transform.
 
         Args:
             scales: Whitened latents of each scale, ``(N, C, H, W)``, finest scale first.

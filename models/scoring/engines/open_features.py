@@ -49,7 +49,7 @@ def open_extractor(
     size: tuple[int, int],
     options: EngineOptions,
 ) -> FeatureExtractor:
-    """Open the function from images to features that flows are fitted to, by the engine that will score.
+    """Open the extractor that computes the features to fit flows to. It uses the same engine as scoring.
 
     Args:
         store: The backbones of this machine.

@@ -45,7 +45,7 @@ class OpenVINOEngine(OpenVINOFlow):
         self._torch = TorchEngine(frozen, threads=threads)
 
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
-        """Return the images of latents up to the pixel transform, which the caller inverts, ``(N, C, H, W)``."""
+        """Map latents back to transformed pixels, ``(N, C, H, W)``; the caller inverts the pixel transform."""
         if not supports_inverse(self.frozen):
             return self._torch.inverse(scales, inverse)
         if inverse not in self._inverses:

@@ -46,7 +46,7 @@ def feature_engine(
 
 
 class OpenVINOExtractor:
-    """Extraction of features by OpenVINO, in float32, by the arithmetic of :class:`OpenVINOFeatureEngine`.
+    """Callable that extracts features with OpenVINO in float32, exactly as :class:`OpenVINOFeatureEngine` does.
 
     Args:
         store: The backbones of this machine.

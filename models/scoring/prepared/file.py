@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedFile:
-    """Where the prepared density of a model is kept, for a precision, a number of threads and this very software.
+    """File of a model's prepared density, for one precision, number of threads, processor and software version.
 
     Attributes:
         path: The file.
@@ -93,7 +93,7 @@ class PreparedFile:
             write_cached(self.path, record.to_json())
 
     def discard(self, reason: str) -> None:
-        """Delete the file, and log the reason: the density is opened from its flows and stored again."""
+        """Delete the file and log ``reason``. The density must then be opened from its flows and stored again."""
         log.warning("the prepared density %s is not used and is made again: %s", self.path.name, reason)
         self._remove()
 

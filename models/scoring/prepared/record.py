@@ -93,7 +93,7 @@ def record_of(opened: OpenedDensity) -> PreparedRecord | None:
 
 
 def described_pixels(frozen: FlowLayout, outputs: Outputs) -> ExportedPixels | None:
-    """Return the description of a flow over pixels; None where its pixel transform is one of a program of its own.
+    """Return the description of a flow over pixels; None if its pixel transform is not affine, logit or marginal.
 
     Args:
         frozen: The layout of the flow, or the flow itself.

@@ -126,7 +126,7 @@ class Fold:
         return merge(self.families(evidence), self.weights(evidence))
 
     def kinds(self, evidence: Evidence) -> tuple[EvidenceKind, ...]:
-        """Return the groups of statistics that evidence is judged by: those of the statistic, gradients last."""
+        """Return the names of the groups of statistics used for the evidence; "gradients" is last, if available."""
         with_gradients = evidence.gradients is not None and self.thorough is not None
         return (*self.statistic.kinds, "gradients") if with_gradients else self.statistic.kinds
 

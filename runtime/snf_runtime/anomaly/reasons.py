@@ -90,7 +90,7 @@ class VerdictReason:
 
 
 def located(reason: VerdictReason, regions: Sequence[AnomalousRegion]) -> VerdictReason:
-    """Return a reason with the box of the region of the anomaly map that it is about, where there is one.
+    """Return a reason with the box of its region in the anomaly map, or unchanged if no region belongs to it.
 
     Unusual features belong to the strongest region, also those of the image as a whole: a large defect shows in the
     mean of the features more than at any place. A region of pixels that are less likely than expected belongs to

@@ -25,7 +25,7 @@ ENDINGS: dict[GraphFormat, tuple[str, ...]] = {"openvino": (".xml", ".bin"), "on
 
 @dataclass(frozen=True)
 class ExportedTransform:
-    """The pixel transform. The masses of a marginal one are an array of ``arrays.npz``."""
+    """The pixel transform of an exported flow. For type "marginal", ``arrays.npz`` holds the probability masses."""
 
     type: Literal["affine", "logit", "marginal"]
     alpha: float | None = None

@@ -26,14 +26,14 @@ PAUSE_S = 5e-5
 
 
 class DecodingAbandoned(BaseException):
-    """Raised in place of reading on, as the image is no longer needed.
+    """Raised to stop the decoding of an image that is no longer needed.
 
     It is no ``Exception``, because Pillow and the handlers of damaged files catch those.
     """
 
 
 def never() -> bool:
-    """Return False, for an image that is not abandoned."""
+    """Return False: the image is still needed. This is the default of ``is_abandoned``."""
     return False
 
 

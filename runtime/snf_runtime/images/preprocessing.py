@@ -138,7 +138,7 @@ class DecodedImage:
 
     @property
     def file_size(self) -> tuple[int, int]:
-        """The upright width and height of the file; of pixels from an array their own."""
+        """The width and height of the upright file; for pixels from an array, those of the pixels."""
         _, height, width = self.pixels.shape
         return self.source_size or (width, height)
 
@@ -170,7 +170,7 @@ def conform(opened: OpenedImage, preprocessing: Preprocessing) -> DecodedImage:
 
 
 def conform_mask(opened: OpenedImage, preprocessing: Preprocessing) -> NDArray[np.bool_]:
-    """Bring a mask to a model's size as its image is, by the nearest pixel; true where it has at least half of white.
+    """Resize a mask like its image, by the nearest pixel. Return true where its grey level is at least half of white.
 
     Colours become grey. Raises ``ImageError`` if the model refuses the size.
 
@@ -212,7 +212,7 @@ def as_image(pixels: Pixels) -> Image.Image:
 
 
 def check_size(size: tuple[int, int], preprocessing: Preprocessing) -> None:
-    """Raise ``ImageError`` if ``size`` (width, height) is not the model's and its preprocessing does no resizing."""
+    """Check that ``size`` (width, height) is the model's if ``fit`` is "exact". Raise ``ImageError`` otherwise."""
     if preprocessing.fit == "exact" and size != preprocessing.size:
         raise ImageError(
             "wrong-image-shape",
@@ -309,7 +309,7 @@ def _to_size(
 
 
 def padded_size(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
-    """Return the width and height of an image after it is resized to fit into a frame that is padded around it.
+    """Return the width and height of an image that is resized to fit into a frame, before it is padded.
 
     Args:
         size: Width and height of the image.

@@ -60,7 +60,7 @@ def whole_tag(image: TiffFile, tag: int, absent: int = 0) -> int:
 
 
 def check_tile(image: TiffFile) -> None:
-    """Raise ``ImageError`` if a TIFF file has tiles that are much larger than itself."""
+    """Check that a TIFF file's tiles are not much larger than its image. Raise ``ImageError`` otherwise."""
     pixels = image.width * image.height
     tile = whole_tag(image, TILE_WIDTH) * whole_tag(image, TILE_LENGTH)
     if tile > max(TILE_PIXELS, min(4 * pixels, LARGE_TILE_PIXELS), pixels):
@@ -81,7 +81,7 @@ def check_kind(image: TiffFile) -> None:
 
 
 def bits(image: TiffFile) -> int:
-    """Return the bits of a channel of a TIFF file. Values of channels that the file does not have are not used."""
+    """Return the largest number of bits per channel of a TIFF file. Values for missing channels are ignored."""
     values = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
     return int(max(values[: len(image.getbands())]))
 

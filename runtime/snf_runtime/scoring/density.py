@@ -17,7 +17,7 @@ CHUNK, CHUNK_PIXELS = 64, 64 * 128 * 128
 
 
 class DensityPass(Protocol):
-    """Interface of the result for a group of images: the terms of their log-likelihoods, and where in the image."""
+    """Interface of the result for a group of images: the terms of their log-likelihoods, and maps over the image."""
 
     def __len__(self) -> int: ...
 
@@ -30,7 +30,7 @@ class DensityPass(Protocol):
         ...
 
     def compared_maps(self) -> NDArray[np.float64]:
-        """Return maps in nats that heat maps compare with those of normal images, one of each image or tile."""
+        """Return the log-likelihood map of each image or tile in nats, which heat maps compare with normal images."""
         ...
 
     def rows(self, chosen: slice) -> DensityPass:
@@ -93,7 +93,7 @@ class ImageDensity(Protocol):
 
     @property
     def step_pixels(self) -> int:
-        """The pixels of an image that the network or flow works on, by which long computations are divided."""
+        """Input pixels per image of the network or flow. They determine how many images a step computes."""
         ...
 
     @property

@@ -77,7 +77,7 @@ class FeaturePass:
         return terms.repeat(self.draws, 0)
 
     def compared_maps(self) -> Array:
-        """Return maps in nats that heat maps compare: of each image its additive map, of a tile its places."""
+        """Return the maps in nats for heat maps: additive maps of images or, with tiles, log-densities at places."""
         if self.features.plans is None:
             return self.additive_map()
         maps: Array = -self.features.places[:, 0].astype(np.float64, copy=False)

@@ -72,7 +72,7 @@ class FlowPass:
         return total
 
     def compared_maps(self) -> Array:
-        """Return the maps in nats that heat maps compare, ``(N, H, W)``: the additive ones."""
+        """Return the maps that heat maps are computed from: the additive maps, ``(N, H, W)`` in nats."""
         return self.additive_map()
 
     def rows(self, chosen: slice) -> FlowPass:

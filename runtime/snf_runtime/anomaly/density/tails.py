@@ -52,7 +52,7 @@ class Tail:
         return cls(values, risen, np.array(1 / scale))
 
     def surprise(self, t: Array) -> Array:
-        """Return -ln P(T >= t) in nats for each value t: the rarer values as large as t are, the larger."""
+        """Return the surprise -ln P(T >= t) of each value t, in nats. It is larger for rarer values."""
         # T >= t includes the values equal to t: among tied points the first counts, which lies just below t.
         inside = np.interp(np.nextafter(t, -np.inf), self.values, self.surprises)
         beyond = np.maximum(t - self.values[-1], 0)

@@ -62,7 +62,7 @@ def merge(surprises: Array, shares: Array) -> Array:
 
 @dataclass(frozen=True)
 class HeldOutSurprises:
-    """Surprises of several groups of statistics over normal images that the groups were not fitted to.
+    """Distribution of each group's surprise (-ln p) over normal images that the group was not fitted to.
 
     Attributes:
         tails: The survival function of each group's surprise.

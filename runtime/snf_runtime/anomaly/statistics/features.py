@@ -52,7 +52,7 @@ class FeatureFamily:
 
     @classmethod
     def fit(cls, evidence: FeatureEvidence) -> Self:
-        """Fit the centre and the survival functions to normal images, by the first fit of their features."""
+        """Fit the centre and the survival functions to the evidence of normal images, using fit 0 of their features."""
         centre = evidence.places[:, 0].mean(0, dtype=np.float64)
         values = _statistics(evidence, 0, centre)
         place, area, mean, image = (Tail.fit(column) for column in values.T)
@@ -64,7 +64,7 @@ class FeatureFamily:
         return replace(self, fit_number=np.array([number], dtype=np.int64))
 
     def maps(self, evidence: FeatureEvidence) -> list[Array]:
-        """Return the negative log-density at each place of each image less its mean, ``(rows, columns)`` in nats.
+        """Return each image's map: negative log-density minus its mean over normal images, ``(rows, columns)`` in nats.
 
         The tiles of an image are brought on the grid of the image.
         """

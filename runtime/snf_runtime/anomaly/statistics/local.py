@@ -112,7 +112,7 @@ def all_regions(grid: tuple[int, int]) -> list[Region]:
 
 
 def log_extremes(z: Array, grid: tuple[int, int]) -> Array:
-    """Return log extreme deviations of each region shape, up and down, ``(N, regions)`` -> ``(N, 2 * shapes)``.
+    """Return the log of each region shape's largest deviation up and down, ``(N, regions)`` -> ``(N, 2 * shapes)``.
 
     Raises ``ValueError`` for deviations of other regions than those of ``grid``.
     """

@@ -98,6 +98,6 @@ def total_surprise(surprises: Array, shares: Array | None) -> Array:
 def z_scores(
     statistics: Array, used: NDArray[np.int64], location: Array, scale: Array, conditioning: Conditioning
 ) -> Array:
-    """Return used statistics given complexity, then complexity itself, as z-scores, ``(N, K)`` -> ``(N, k + 1)``."""
+    """Return z-scores of the used statistics given complexity, then of complexity, ``(N, K)`` -> ``(N, k + 1)``."""
     given = conditioning(statistics[:, used], statistics[:, 0])
     return np.concatenate([given, (statistics[:, :1] - location) / scale], axis=1)

@@ -40,7 +40,7 @@ class ProgramCache(Protocol):
         ...
 
     def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
-        """Return the stored tile size of a graph for one image and so many threads; None if there is none."""
+        """Return the stored tile size for the one-image graph ``model`` on ``lanes`` threads; None if there is none."""
         ...
 
     def keep_tiling(self, model: ov.Model, tiling: Tiling) -> None:
