@@ -60,7 +60,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 def constant(
     make: Callable[..., Tensor], *arguments: Hashable, device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Return ``make(*arguments)`` on a device, where it is kept: each copy to a GPU would make the program wait.
+    """Return the tensor ``make(*arguments)`` on a device. It is cached there, as each copy to a GPU delays the program.
 
     Args:
         make: Function that returns a tensor of the CPU, which depends on the arguments alone.

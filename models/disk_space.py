@@ -26,7 +26,7 @@ SAFETENSORS_CODE = re.compile(r"\(os error (\d+)\)")
 
 
 def waits_for_room(problem: ModelsError) -> bool:
-    """Return whether work that this error ended can go on when the disk has room: not at a full quota."""
+    """Return whether work that failed with this error can go on once the disk has room; False for a full quota."""
     return problem.kind is ErrorKind.NO_SPACE and not isinstance(problem, QuotaFull)
 
 
@@ -109,7 +109,7 @@ def storage_error(error: BaseException) -> StorageFull | StorageReadOnly | None:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Raise ``StorageFull`` or ``StorageReadOnly`` in place of the errors of such a disk in a ``with`` block."""
+    """Translate errors of a full or read-only disk in a ``with`` block to ``StorageFull`` or ``StorageReadOnly``."""
     try:
         yield
     except ModelsError:

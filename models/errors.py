@@ -272,7 +272,7 @@ class NoLearnedInverse(ModelsError):
 
 
 class PlanDiffers(ModelsError):
-    """Raised where a process joins or continues a bulk scoring, but its model or its images are not those of it."""
+    """Raised if a process joins or continues a bulk scoring with a different model or different images."""
 
     slug = "plan-differs"
     title = "The scores are of another model or of other images"

@@ -63,6 +63,6 @@ def is_version(text: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Raise ``InvalidName`` unless ``name`` is 1 to 64 of a-z, 0-9, dot, dash, underscore, led by a letter or digit."""
+    """Check that ``name`` is a valid name, as :func:`is_name` defines it. Raise ``InvalidName`` otherwise."""
     if not is_name(name):
         raise InvalidName(f"{name!r}: expected {NAME_RULE}")

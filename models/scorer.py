@@ -127,7 +127,7 @@ class Scorer:
         return exact_tolerance(self.dimensions, log_likelihood)
 
     def tolerance(self, log_likelihood: float) -> float:
-        """Return how far a score in the precision of the calibration may be from that in float64, in nats."""
+        """Return by how many nats a score in the calibration's precision may differ from the float64 score."""
         return score_tolerance(self.dimensions, log_likelihood, self.calibration_summary)
 
     @classmethod
@@ -150,7 +150,7 @@ class Scorer:
         return scorer
 
     def open_waves(self) -> None:
-        """Open what is only needed for many images at once; otherwise the first of them wait for it."""
+        """Open the graphs for many images at once now, so that the first large batch does not wait for them."""
         open_waves(self.density)
 
     @property
@@ -355,6 +355,6 @@ class Scorer:
 
 
 def load_files(files: ModelFiles) -> Scorer:
-    """Return the loaded model of some files, which are fetched and compared first; see :meth:`Scorer.load`."""
+    """Fetch the files of a model if missing, check their digest, and load the model; see :meth:`Scorer.load`."""
     files.fetch()
     return Scorer.load(files.path, files.calibration, files.options)

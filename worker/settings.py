@@ -212,7 +212,7 @@ class Settings(ServiceSettings):
 
     @property
     def needs_keys(self) -> bool:
-        """Whether only stored API keys protect the service: not on loopback, no ``api_keys``, no ``trusted_bind``."""
+        """Whether the service requires stored API keys: no loopback host, no ``api_keys``, no ``trusted_bind``."""
         return not (is_loopback(self.host) or self.api_keys or self.trusted_bind)
 
     @property

@@ -124,7 +124,7 @@ def registry() -> Registry:
 
 
 def refuse_before_subcommand(context: typer.Context) -> None:
-    """Exit with code 2 if options of a group that lists by itself stand before a subcommand, which has its own."""
+    """Exit with code 2 if ``--url``, ``--key`` or ``--json`` stands before a subcommand; it belongs after it."""
     for option in ("url", "key", "as_json"):
         source = context.get_parameter_source(option)
         if source is not None and source.name == "COMMANDLINE":
@@ -133,7 +133,7 @@ def refuse_before_subcommand(context: typer.Context) -> None:
 
 
 def require_local(command: str, reason: str) -> None:
-    """Print an error and exit with code 2 if ``SNF_URL`` names a service, for a command that works here alone.
+    """Check that ``SNF_URL`` is unset, for a command that runs only here. Else print an error and exit with code 2.
 
     Args:
         command: The command, such as ``snf keys``.

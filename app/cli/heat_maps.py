@@ -23,7 +23,7 @@ ADVICE = "choose another folder, or write over them with --force"
 
 
 class HeatMapRecord(BaseModel):
-    """The model, the calibration and the images that the heat maps of a folder belong to."""
+    """Record of a folder of heat maps: the model, the calibration and the images they were made from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -156,7 +156,7 @@ def is_unfit(job: JobView) -> bool:
 
 
 def job_counts(job: JobView) -> JudgedCounts:
-    """Return the counts of a bulk scoring job that has ended; those of another job are 0."""
+    """Return how many images a finished bulk scoring job judged, flagged and could not judge; 0 each for other jobs."""
     result = job.result or {}
     errors = result.get("errors", 0)
     return JudgedCounts(result.get("images", 0) - errors, result.get("anomalies", 0), errors)

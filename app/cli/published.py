@@ -8,7 +8,7 @@ import typer
 
 
 def published_line(ref: str, *, live: bool, unfit: Sequence[str]) -> str:
-    """Return one line about a new version: its reference, and of an unfit one whether it is live and why it is unfit.
+    """Return one line about a new version: its reference. If it is unfit, add the reasons and whether it is live.
 
     Args:
         ref: The version as ``name:version``.

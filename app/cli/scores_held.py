@@ -22,7 +22,7 @@ ENDINGS = (".parquet", ".csv", ".jsonl")
 def check_held(
     out: Path, model: JudgingModel, images: Sequence[str] | None, *, dataset: str | None = None, force: bool
 ) -> None:
-    """Exit with code 2 if a file exists and holds anything but scores of these images by this model and calibration.
+    """Check that a file is new or has scores of the same images, model and calibration. Exit with code 2 otherwise.
 
     Args:
         out: The file.

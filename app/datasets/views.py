@@ -72,7 +72,7 @@ def refuse_builtin(name: str) -> None:
 
 
 def refuse_used(name: str, jobs: JobStore) -> None:
-    """Raise a 409 ``Problem`` if a job that has not ended reads the dataset ``name``; otherwise return None.
+    """Check that no unfinished job reads the dataset ``name``. Raise a 409 ``Problem`` otherwise.
 
     Raises ``BrokerDown`` if the job store does not answer.
     """

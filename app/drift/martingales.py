@@ -24,7 +24,7 @@ class StreamBets:
 
     @classmethod
     def start(cls, ranks: RankCounts) -> StreamBets:
-        """Return bets on a stream without an image, which starts with a capital of 1."""
+        """Return the bets on a new stream, which has no images yet and a capital of 1."""
         return cls(ranks, ranks.counts.copy())
 
     def add(self, cells: Counts, generator: np.random.Generator) -> None:

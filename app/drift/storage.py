@@ -139,7 +139,7 @@ class StoredModel(_DriftRecord):
 
     @property
     def reference(self) -> WindowReference:
-        """Facts on the calibration."""
+        """The facts on the calibration that the drift tests need, with the digest of the model's weights."""
         levels = None if self.white_levels is None else tuple(self.white_levels)
         return WindowReference(self.weights, self.images, self.smallest_p, levels, self.ranked)
 

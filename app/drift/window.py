@@ -85,13 +85,13 @@ class Window:
             self.count += 1
 
     def take(self) -> WindowImages:
-        """Return a copy of the newest images, and those that came since the last call, which are new no more."""
+        """Return a copy of the window, and the images since the last call; then clear the list of new images."""
         new, self.new = self.new, NewImages()
         return WindowImages(tuple(self.p_values), tuple(self.white_levels), self.times[0], new)
 
     @property
     def any_alarm_since(self) -> float | None:
-        """Start of the first alarm of any test that lasts, in seconds since 1970; None without an alarm."""
+        """Start of the earliest current alarm of any test, in seconds since 1970; None without an alarm."""
         starts = [self.alarm_since, None if self.martingales is None else self.martingales.alarm_since]
         return min((start for start in starts if start is not None), default=None)
 

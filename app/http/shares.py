@@ -6,7 +6,7 @@ import threading
 
 
 class FairShares:
-    """Counter of a shared capacity, such as bytes; a caller may hold about as much as it leaves free for others.
+    """Counter of a shared capacity, such as bytes. A caller may hold about as much as remains free.
 
     A request is admitted where it fits and where the caller afterwards holds at most one unit more than stays free.
     The first caller can get half of the capacity, the next caller half of the rest, and so on. While anything is free,

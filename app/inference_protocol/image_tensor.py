@@ -119,7 +119,7 @@ def _bytes_of(values: list[Any]) -> bytes:
 
 
 def shown(value: object) -> str:
-    """Return a wrong value for an error text, as short as it needs to be."""
+    """Return a short text for an invalid value in an error message. Lists, objects and long values are shortened."""
     match value:
         case list() | dict():
             return f"a {'list' if isinstance(value, list) else 'JSON object'}"

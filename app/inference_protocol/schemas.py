@@ -172,7 +172,7 @@ class TensorMetadata(Answer):
 
 
 class ModelParameters(Answer):
-    """What a model's numbers mean."""
+    """Meaning of a model's scores: kind of density, version, calibration, smallest p-value and false-alarm rate."""
 
     kind: Literal["density", "feature_density"] = Field(
         description="What log-likelihoods are a density of: the pixels, or features, without bits per dimension."

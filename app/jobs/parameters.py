@@ -79,7 +79,7 @@ REQUESTS = ("JobRequest", "JobDraft")
 
 
 def refuse_conversions(kind: type[BaseModel], parameters: Mapping[str, Any]) -> None:
-    """Raise a 422 ``Problem`` about parameters that pydantic would convert from another type, such as a text to 5."""
+    """Check that job parameters need no conversion, such as the text "5" to 5. Raise a 422 ``Problem`` otherwise."""
     try:
         kind.model_validate_json(json.dumps(parameters), strict=True)
     except ValidationError as error:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ModelState(StrEnum):
-    """Loading state of a model version in this process, idle if it is not loaded; unfit: a model without a live one."""
+    """Loading state of a model version in this process. Idle: not loaded. Unfit: the model has no live version."""
 
     IDLE = "idle"
     LOADING = "loading"

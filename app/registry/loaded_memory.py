@@ -45,7 +45,7 @@ class LoadedMemory:
             return before
 
     def end(self, before: int, file_bytes: int) -> int:
-        """Return the bytes of a model that has been loaded, at least and at most what the size of its files allows.
+        """Return the memory of a model that was just loaded, in bytes, clamped to bounds from its file size.
 
         Args:
             before: What ``begin`` returned before the load.
@@ -58,7 +58,7 @@ class LoadedMemory:
             return max(file_bytes, self._growth(before, after, file_bytes))
 
     def end_of_more(self, before: int, file_bytes: int) -> int:
-        """Return the bytes that a part of a model has added which was loaded later; arguments as of :meth:`end`.
+        """Return the memory in bytes of a model part that was loaded later. The arguments are as for :meth:`end`.
 
         It is 0 where the system does not tell the memory: the estimate of ``end`` is that of the whole model.
         """

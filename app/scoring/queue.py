@@ -123,7 +123,7 @@ class ScoringQueue:
         images_an_item: int = 1,
         at_once: int = BATCH,
     ) -> list[T]:
-        """Return ``function`` applied to each item, in batches that requests with an equal function share.
+        """Apply ``function`` to every item and return the results. Requests with an equal function share batches.
 
         Cancelling the waiting task cancels the items that are not in the current batch.
 

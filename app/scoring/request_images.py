@@ -135,7 +135,7 @@ def too_many(limit: int) -> Problem:
 async def source_pixels(
     batch: ImageUploads, preprocessing: Preprocessing, decoders: Decoders, caller: str
 ) -> list[int]:
-    """Return the pixels of each image file of a request by its header, before it is decoded; of an array those of all.
+    """Return the number of pixels of each image file before it is decoded. For an array, return one total.
 
     Args:
         batch: The body of the request.

@@ -125,7 +125,7 @@ class _Body(BaseModel):
 
 
 def error_of(response: httpx.Response) -> ClientError:
-    """Return the exception for a response that is no success: that of its problem, or of an address that has moved.
+    """Return the exception for an unsuccessful response: ``ProblemError`` for 4xx and 5xx, else ``UnexpectedAnswer``.
 
     Redirections are not followed: the request may have a key and a body, which are for the given address alone.
     """

@@ -127,7 +127,7 @@ class ComparedCalibration(BaseModel):
 
 
 class ComparedImages(BaseModel):
-    """How many images of a dataset served which purpose in a comparison; they are disjoint."""
+    """Number of images of a dataset for each purpose in a comparison. No image serves two purposes."""
 
     model_config = ConfigDict(frozen=True)
     fit: int = Field(..., description="Images of the train part that the families were fitted to.")
@@ -524,7 +524,7 @@ class JobView(BaseModel):
 
 
 class LimitCell(BaseModel):
-    """How many images are flagged whose defect has one shape, contrast and size, and bounds of their share.
+    """Detection counts for one defect shape, contrast and size: flagged images, and their share with its bounds.
 
     Each bound is a one-sided 95 % Clopper-Pearson bound.
     """
@@ -921,7 +921,7 @@ class TrainingRun(BaseModel):
 
 
 class UndamagedImages(BaseModel):
-    """How many of the same images are flagged without a defect, with a two-sided 95 % Clopper-Pearson interval."""
+    """Flagged share of the good images before defects are added, with a two-sided 95 % Clopper-Pearson interval."""
 
     model_config = ConfigDict(frozen=True)
     flagged: int

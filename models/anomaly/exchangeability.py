@@ -70,7 +70,7 @@ class RankCounts:
 
     @classmethod
     def of_levels(cls, calibration: ArrayLike) -> RankCounts:
-        """Return the counts before the first image of a stream: calibration images of each level, ``(levels,)``."""
+        """Return the counts at the start of a stream: the number of calibration images at each level, ``(levels,)``."""
         return cls(np.array(calibration, dtype=np.int64), own=1)
 
     def add(self, cells: Counts, generator: np.random.Generator) -> Array:
@@ -121,7 +121,7 @@ def _cell_width(images: int) -> int:
 
 @dataclass(eq=False)
 class ConformalMartingale:
-    """Capital that is bet against ranks being independent and uniform; it starts at 1.
+    """Betting test of whether ranks are independent and uniform. Its capital starts at 1 and grows if they are not.
 
     It is divided equally among eight bets, each with a density on (0, 1), by which a rank multiplies the bet. The
     capital is bet little by little: after t images the share 1 / (1 + ln(1 + t / 100)) of it has not been bet, so that

@@ -31,7 +31,7 @@ class StoredEvidence:
 
     @classmethod
     def of(cls, evidence: Evidence, alpha: float | None, precision: Precision) -> Self:
-        """Return a copy of an image's evidence, as its row of a batch would hold the arrays of the whole batch."""
+        """Return a copy of an image's evidence, without gradients. A view would keep the batch's arrays in memory."""
         features = evidence.features
         copied = None
         if features is not None:

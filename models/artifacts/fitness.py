@@ -48,7 +48,7 @@ class FitnessCheck(BaseModel):
 
     @property
     def passed(self) -> bool:
-        """Whether the figure keeps its limit. One that is not finite keeps none."""
+        """Whether the figure satisfies its limit; False if the figure is not finite."""
         if self.found is None:
             return False
         match self.measure:
@@ -66,7 +66,7 @@ class FitnessCheck(BaseModel):
 
     @property
     def sentence(self) -> str:
-        """The figure and its limit in words, without a full stop; what is wrong comes first where the check fails."""
+        """The figure and its limit in words, without a full stop. The text of a failed check begins with its reason."""
         found, limit = ("no finite number" if number is None else _brief(number) for number in (self.found, self.limit))
         match self.measure:
             case "pixels":

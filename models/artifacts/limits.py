@@ -44,7 +44,7 @@ class LimitParameters(_LimitPart):
 
 
 class LimitCell(_LimitPart):
-    """How many images are flagged whose defect has one shape, contrast and size, and bounds of their share.
+    """Detection counts for one defect shape, contrast and size: flagged images, and their share with its bounds.
 
     Each bound is a one-sided 95 % Clopper-Pearson bound.
     """
@@ -77,7 +77,7 @@ class LimitCurve(_LimitPart):
 
 
 class UndamagedImages(_LimitPart):
-    """How many of the same images are flagged without a defect, with a two-sided 95 % Clopper-Pearson interval."""
+    """Flagged share of the good images before defects are added, with a two-sided 95 % Clopper-Pearson interval."""
 
     flagged: int = Field(ge=0)
     images: int = Field(ge=0)

@@ -151,7 +151,7 @@ class CalibrationSummary(_ManifestPart):
 
 
 class Activation(_ManifestPart):
-    """Whether a calibration became the one in use when it was made, and why where that is not what was expected."""
+    """Whether a new calibration became the active one; the reason if it did not, or if it replaced a damaged one."""
 
     active: bool
     reason: str | None = Field(None, description="Why it did not, or that it replaced a damaged one.")

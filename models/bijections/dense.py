@@ -140,7 +140,7 @@ class RelativeGradientDense(ExactDense):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = W x + b and each image's log|det W|, or, in training, 0: its gradient is found without W⁻¹."""
+        """Return z = W x + b and log|det W| per image. In training its value is 0, and its gradient needs no W⁻¹."""
         if not self.training:
             return super().forward(x)
         outputs: tuple[Tensor, Tensor] = call(RelativeProduct, self._vectors(x), self.weight, self.bias)
@@ -172,7 +172,7 @@ class RelativeProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the ordinary gradient of x, and relative gradients of W and b, for steps W + A W and b + A b + a.
+        """Return the ordinary gradient of x, and the relative gradients as changes of W and b (dW and db of the class).
 
         No matrix is inverted.
         """

@@ -139,7 +139,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
-        """Return the gradients in images x, kernel w and its learned inverse kernels r1 and r2, and a None.
+        """Return the gradients with respect to x, kernel w and its learned inverse kernels r1 and r2, then None.
 
         No matrix is inverted. None stands for the argument ``gradient`` of :meth:`forward`.
         """

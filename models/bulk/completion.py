@@ -15,7 +15,7 @@ ROUNDS = 3
 
 
 class DamagedPart(Exception):
-    """Raised for a file that is not the part that it should be, with a sentence that says why."""
+    """Raised if the file of a part is missing, damaged or from another scoring; the message says which."""
 
 
 class PartsDamaged(Exception):

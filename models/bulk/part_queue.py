@@ -113,7 +113,7 @@ class PartQueue:
 
 
 def typed(error: Exception) -> ModelsError:
-    """Return the error of a process as one of ours, which is handed to the process that gives out the parts."""
+    """Convert an error of a scoring process to a ``ModelsError``: itself, a storage error, or else ``PartFailed``."""
     if isinstance(error, ModelsError):
         return error
     log.error("a part cannot be scored", exc_info=error)

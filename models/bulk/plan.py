@@ -143,7 +143,7 @@ def part_size(count: int, group: int = 1) -> int:
 
 
 class Parts(Protocol):
-    """Protocol of the parts of a bulk scoring in one place, which says what is left to score."""
+    """Protocol of the stored parts of a bulk scoring: find the missing parts, write a part, and check all of them."""
 
     @property
     def plan(self) -> BulkPlan:
@@ -159,7 +159,7 @@ class Parts(Protocol):
         ...
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
-        """Write the scores of part ``index``, which appear whole, and return their counts."""
+        """Write the scores of part ``index`` in one atomic step, and return their counts."""
         ...
 
     def finish(self, should_stop: Callable[[], bool], progress: Callable[[int, int], None]) -> PartSummary:
@@ -254,7 +254,7 @@ def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
 
 
 def join_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
-    """Return a bulk job that another process stored in a folder. Raises ``PlanDiffers`` if it is not equal to ``plan``.
+    """Open the bulk job that another process stored in ``folder``. Raises ``PlanDiffers`` if its plan is not ``plan``.
 
     This process can then help to score it. The plans differ where the model or the images of this machine are not those
     of the job.

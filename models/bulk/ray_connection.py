@@ -50,7 +50,7 @@ def ray_at(address: str, should_stop: Callable[[], bool]) -> Iterator[Any]:
 
 
 def places(ray: Any, threads: int, *, on_gpu: bool) -> int:
-    """Return the number of actors that the nodes of a cluster have room for, whoever uses it now.
+    """Return how many actors fit on all nodes of a Ray cluster, as if none of their resources were in use.
 
     Args:
         ray: The module of Ray, connected.

@@ -43,7 +43,7 @@ PROGRESS = "progress"
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Engine that scores on a Ray cluster, with an actor a GPU, or an actor a core.
+    """Engine that scores on a Ray cluster. On GPUs, each actor has one GPU; on CPUs, one core by default.
 
     An actor on CPUs takes as many cores as the model's options have threads, one by default.
 

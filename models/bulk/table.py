@@ -79,7 +79,7 @@ def write_table(table: pa.Table, path: Path) -> PartSummary:
 
 
 def is_damage(error: Exception) -> bool:
-    """Return whether an error while a Parquet file was read is about the file.
+    """Return whether an error in reading a Parquet file means that the file is damaged or missing.
 
     Errors of the disk have a number, and a lack of memory is no fault of the file.
     """

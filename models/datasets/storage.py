@@ -166,7 +166,7 @@ class Storage:
             yield Stored(*row)
 
     def ranks(self, order: str) -> Iterator[int]:
-        """Yield the rank of every image, from 0, in the order of an SQL expression; images as ``start`` orders them."""
+        """Yield each image's rank, from 0, by an SQL expression. The images are in the order of their ``start``."""
         ranked = f"SELECT start, row_number() OVER (ORDER BY {order}) - 1 AS rank FROM images"  # noqa: S608
         for (rank,) in self.index.execute(f"SELECT rank FROM ({ranked}) ORDER BY start"):  # noqa: S608  # our own words
             yield rank

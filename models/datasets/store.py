@@ -99,7 +99,7 @@ class DatasetStore:
         return self._folder(name) / SHEET
 
     def check_free(self, name: str) -> None:
-        """Raise ``InvalidName`` for a malformed dataset name, and ``DatasetTaken`` for one that is in use."""
+        """Check that a dataset name is valid and unused. Raise ``InvalidName`` or ``DatasetTaken`` otherwise."""
         check_name(name)
         if name in NAMES or (self.root / name).exists():
             raise _taken(name)

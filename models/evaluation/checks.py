@@ -27,7 +27,7 @@ def check_normals(
     data_dir: Path | None,
     store: DatasetStore | None,
 ) -> None:
-    """Raise ``DatasetUnfit`` if a dataset's normal images do not fit the model, were used to train it, or are too few.
+    """Check that a dataset's normal images fit the model, are new to its training and calibration, and are enough.
 
     Args:
         name: The dataset.

@@ -106,7 +106,7 @@ class ImageSet:
         return replace(self.chosen(rows), corruption=corruption)
 
     def chosen(self, rows: Rows) -> ImageSet:
-        """Return a new set of the images with indices ``rows``, which rise."""
+        """Return a new set with only the images at the indices ``rows``, which are in ascending order."""
         source = self.source
         chosen = (
             replace(source, rows=source.rows[rows]) if isinstance(source, ArrayImages) else source.chosen(rows.tolist())

@@ -43,7 +43,7 @@ class LocalisationMetrics:
 
 
 def localise(normal: Sequence[Map], maps: Sequence[Map], masks: Sequence[Mask]) -> LocalisationMetrics:
-    """Return the metrics of some maps.
+    """Return the pixel AUROC, AUPRO and AUPIMO of anomaly maps against the masks of the defects.
 
     Every value is a threshold, as in Bergmann et al. 2021 (AUPRO) and Bertoldo et al. 2024 (AUPIMO). Where defect
     pixels and others have equal values, curves are straight between thresholds, for AUPIMO over the logarithm of the

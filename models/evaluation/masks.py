@@ -139,7 +139,7 @@ def open_masks(store: DatasetStore | None, name: str, preprocessing: Preprocessi
 
 
 def check_masks(store: DatasetStore | None, name: str) -> None:
-    """Raise ``DatasetNotFound`` unless a dataset of masks has been uploaded, or ``DatasetUnfit`` if not inspected."""
+    """Check that a mask dataset is uploaded and inspected. Raise ``DatasetNotFound`` or ``DatasetUnfit`` otherwise."""
     if store is None or not store.has(name):
         known = [] if store is None else store.names()
         raise DatasetNotFound(f"masks are an uploaded dataset, and {name!r} is none; {choices(name, known)}")

@@ -10,7 +10,7 @@ from snf_runtime.images.preprocessing import Pixels, as_image
 
 
 def pictures(images: Batch, side: int) -> Pixels:
-    """Return images as one array ``(N, C, H, W)``; those of a model of tiles are brought to squares.
+    """Return images as one array ``(N, C, H, W)``. The images of a tiled model are resized to squares first.
 
     Args:
         images: The images.

@@ -94,7 +94,7 @@ def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-
 
 
 def one_gaussian(moments: FeatureMoments, folds: Sequence[int]) -> float:
-    """Return the held-out negative log-likelihood of one Gaussian for all places, in nats for each value of features.
+    """Return the held-out negative log-likelihood of one Gaussian shared by all places, in nats per feature value.
 
     All places have the same mean and covariance, those of the features of all places together, without shrinkage. Each
     fold is held out in turn, as in :func:`choose`, so that the figures can be compared.
@@ -233,7 +233,7 @@ def fit_layer(
     choice: FitChoice,
     target: Target = "all-places",
 ) -> None:
-    """Set a layer to the local affine flow of greatest likelihood for the features of some folds.
+    """Fit a local affine layer to the features of some folds in closed form, by maximum likelihood with shrinkage.
 
     Args:
         layer: The layer, for these features and the grid of the choice.
@@ -257,7 +257,7 @@ def _mean_nats(pool: Executor, held_out: Sequence[HeldOut], covariance: int, mea
 
 @contextmanager
 def each_thread_alone() -> Iterator[Executor]:
-    """Yield an executor with as many threads as torch uses, each of which computes without the others.
+    """Yield an executor with as many threads as torch uses. Each task computes on a single thread.
 
     The matrices are small: threads that share one of them wait for each other most of the time.
     """

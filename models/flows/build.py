@@ -41,7 +41,7 @@ def build_flow(architecture: PixelArchitecture) -> Flow:
 
 
 def describe_flow(flow: Flow, image_shape: Shape) -> LayeredArchitecture:
-    """Return the architecture of a flow that was built by hand, from which :func:`build_flow` builds its like.
+    """Return the architecture of a hand-built flow. :func:`build_flow` builds a flow with the same layers from it.
 
     Args:
         flow: The flow.

@@ -170,7 +170,7 @@ def summary_of(levels: Sequence[LevelSpec]) -> str:
 
 
 def sentence(error: ValidationError, document: object) -> str:
-    """Return what is wrong with an architecture, by level and step, in place of paths into a document.
+    """Return the validation errors of an architecture as text, each located by level and step.
 
     Args:
         error: The failed validation.

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def card_text(registry: Registry, name: str, version: int) -> str:
-    """Return the model card of a version as Markdown: that in its artifact, then its detection limit if there is one.
+    """Return a version's model card as Markdown: the card of its artifact, then its detection limit if measured.
 
     A version with damaged calibrations still has its card.
 
@@ -68,7 +68,7 @@ def limit_section(number: int, record: LimitRecord, active: int) -> str:
 
 
 def other_calibration(record: LimitRecord, active: int) -> list[str]:
-    """Return a paragraph that says where a limit is of another calibration than the one in use; empty if it is not."""
+    """Return a warning if the limit was measured with another calibration than the active one; else an empty list."""
     if record.calibration == active:
         return []
     return [

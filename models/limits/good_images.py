@@ -83,7 +83,7 @@ def good_images(
 
 
 def check_unused(name: str, manifest: Manifest, calibration: CalibrationSummary) -> None:
-    """Raise ``DatasetUnfit`` if the model or its p-values have used all images of the dataset ``name``."""
+    """Check that model and p-values left some images of dataset ``name`` unused. Raise ``DatasetUnfit`` otherwise."""
     if name == manifest.training.dataset:
         check_held_out(name, manifest)
     if name == calibration.dataset and calibration.folds > 1:

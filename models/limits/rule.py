@@ -41,7 +41,7 @@ def goes_on(cell: LimitCell) -> bool:
 
 
 def limit_curve(shape: Shape, contrast: int | None, cells: Sequence[LimitCell]) -> LimitCurve:
-    """Return cells with their limit: the smallest size from which on every lower bound is at least 0.9.
+    """Return the cells with the limit: the smallest size at and above which all lower bounds are at least 0.9.
 
     The sizes are tests in a fixed order, from the largest down to the first that fails, each at 5 %. So all sizes from
     the limit on are found in 90 % with a confidence of 95 % together.

@@ -68,7 +68,7 @@ class ModelFiles:
 
 
 def content_digest(path: Path, calibration: Path | None) -> str:
-    """Return the SHA-256 of the manifest of a model, and of the record of a calibration, which have all other digests.
+    """Return one SHA-256 for a model's manifest and calibration record, which contain the digests of all other files.
 
     Args:
         path: The folder of the artifact.

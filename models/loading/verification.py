@@ -128,7 +128,7 @@ def score_tolerance(dimensions: int, log_likelihood: float, summary: Calibration
 
 
 def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, tolerance: float) -> None:
-    """Raise ``ArtifactError`` if a stored test image's log-likelihood is over ``tolerance`` nats off its stored value.
+    """Check that a test image has its stored log-likelihood, to ``tolerance`` nats. Raise ``ArtifactError`` otherwise.
 
     The test image is stored with the model.
     """
@@ -140,7 +140,7 @@ def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, 
 
 
 def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSummary) -> None:
-    """Raise ``ArtifactError`` if a stored test image's statistic is off its stored value by over the tolerance."""
+    """Check that a test image's statistic is close to its stored value. Raise ``ArtifactError`` otherwise."""
     expected = summary.pinned_statistic
     if not abs(statistic - expected) <= statistic_tolerance(expected, summary):
         raise ArtifactError(
@@ -159,7 +159,7 @@ def statistic_tolerance(statistic: float, summary: CalibrationSummary) -> float:
 
 
 def check_precision(path: Path, precision: str, summary: CalibrationSummary) -> None:
-    """Raise ``ArtifactError`` if a calibration, in the file ``path``, is for another precision than the engine's."""
+    """Check that a calibration is for the engine's ``precision``. Raise ``ArtifactError`` otherwise."""
     if summary.precision != precision:
         raise ArtifactError(
             f"{file_label(path)} is for {summary.precision}, the engine computes in {precision}: create a calibration "

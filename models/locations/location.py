@@ -135,7 +135,7 @@ class Location:
         return self.stat() is not None
 
     def write(self, data: bytes | Path) -> None:
-        """Write a file, which appears whole or not at all, and replaces one of this name. It is then durable.
+        """Write the file atomically and durably. Replace an existing file of this name.
 
         Args:
             data: Its content, or a file of this machine with the content.

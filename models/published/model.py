@@ -35,7 +35,7 @@ class PublishedRecipe(ArchitectureFile):
 
 
 def recipe_of(architecture: LayeredArchitecture | None = None) -> PublishedRecipe:
-    """Return the recipe of an imported flow; None as long as its layers are not known."""
+    """Return the recipe of an imported flow. It lists no layers if ``architecture`` is None (not known yet)."""
     described = {} if architecture is None else document_of(architecture, NAME, {})
     layers = {key: value for key, value in described.items() if key not in ("name", "training", "pixel_transform")}
     return PublishedRecipe(NAME, "layers", layers, {"pixel_transform": "logit"})

@@ -126,7 +126,7 @@ class Budget:
         self.report(seconds_left)
 
     def report(self, seconds_left: float | None = None) -> None:
-        """Report the progress as :meth:`tick` does, whether the comparison is to stop or not."""
+        """Report the progress, every half second at most. Unlike :meth:`tick`, never raise ``Interrupted``."""
         if time.monotonic() - self._reported >= REPORT_S:
             self._report(max(self.left if seconds_left is None else min(seconds_left, self.left), 0.0))
 

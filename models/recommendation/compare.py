@@ -85,7 +85,7 @@ def compare_families(
     job: str | None = None,
     began: float | None = None,
 ) -> RecommendationRecord:
-    """Fit pixels, features and both to a subset of a dataset, measure what each finds, and propose one.
+    """Fit a pixel, a feature and a hybrid model to part of a dataset, measure their detection limits, and propose one.
 
     Images of the train part are fitted to, and give the anomaly statistics and the ranks of the p-values. Good images
     of the statistics part get injected defects. The calibration part is not touched.

@@ -80,7 +80,7 @@ class FamilyResult(_RecordPart):
 
 
 class ComparedImages(_RecordPart):
-    """How many images of a dataset served which purpose in a comparison; they are disjoint."""
+    """Number of images of a dataset for each purpose in a comparison. No image serves two purposes."""
 
     fit: int = Field(ge=1, description="Images of the train part that the families were fitted to.")
     statistics: int = Field(ge=1, description="Images of the train part that fitted the anomaly statistics.")

@@ -52,7 +52,7 @@ class Subsets:
 
     @property
     def ranks(self) -> int:
-        """The number of images that p-values are ranks among."""
+        """The number of reference images among which a new image is ranked to give its p-value."""
         return len(self.reference) - (0 if self.folds is not None else self.statistics)
 
     @property
@@ -68,7 +68,7 @@ class Subsets:
 
 
 def choose_subsets(dataset: Dataset, alpha: float, seed: int, share: float = 1.0) -> Subsets:
-    """Divide images of the train part among fit, statistics and ranks; good images are those of the statistics part.
+    """Divide the train part into images for fit, statistics and ranks; take good images from the statistics part.
 
     Where the statistics part also serves the p-values of a model (below 400 images), or has fewer than 29 images, the
     good images are from the train part, too. Where the ranks would be too few for ``alpha``, statistics and ranks are
@@ -110,7 +110,7 @@ def choose_subsets(dataset: Dataset, alpha: float, seed: int, share: float = 1.0
 
 
 def check_train_images(name: str, train: int) -> None:
-    """Raise ``DatasetUnfit`` if the train part of the dataset ``name`` has too few images to be divided."""
+    """Check that the train part of the dataset ``name`` has at least 100 images. Raise ``DatasetUnfit`` otherwise."""
     if train < MIN_TRAIN:
         raise DatasetUnfit(
             f"a comparison of families divides the training images, expected at least {MIN_TRAIN} of them, "

@@ -16,7 +16,7 @@ MAX_ALIASES = 100
 
 
 class TooManyAliases(ModelsError):
-    """Raised for another alias of a model that has as many as a model may have."""
+    """Raised when an alias is added to a model that already has the maximum number of aliases."""
 
     slug = "too-many-aliases"
     title = "The model has too many aliases"

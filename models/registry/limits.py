@@ -55,7 +55,7 @@ class LimitStore:
         return records
 
     def best(self, calibration: int) -> tuple[int, LimitRecord] | None:
-        """Return number and record of the newest limit of a calibration; of any calibration if there is none of it."""
+        """Return number and record of a calibration's newest limit; without one, of the newest of all, or None."""
         newest_first = [*reversed(self.readable().items())]
         own = (item for item in newest_first if item[1].calibration == calibration)
         return next(own, next(iter(newest_first), None))

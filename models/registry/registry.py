@@ -76,7 +76,7 @@ class Registry:
         return stored if first is None else {LIVE: first, **stored}
 
     def unfit(self, name: str, version: int) -> tuple[FitnessCheck, ...]:
-        """Return the checks that a version failed, so that it does not become live by itself; empty for a fit one.
+        """Return the fitness checks that a version failed; empty if none. An unfit version does not go live by itself.
 
         A damaged version counts as fit: its error must not hide behind others.
         """

@@ -63,7 +63,7 @@ class JudgedValues(Protocol):
 
     @property
     def statistic(self) -> float:
-        """The statistic that the p-value is the rank of, in nats."""
+        """The anomaly statistic in nats; its rank among those of calibration images gives the p-value."""
         ...
 
     @property

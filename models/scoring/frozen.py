@@ -47,7 +47,7 @@ class FrozenFlow(FlowLayout):
     pixels: Elementwise
 
     def with_precision(self, precision: Precision) -> FrozenFlow:
-        """Return a flow whose coupling networks compute 1x1 convolutions in ``precision``, itself if nothing changes.
+        """Return the flow with its coupling networks' 1x1 convolutions in ``precision``; itself if they already are.
 
         The convolutions between the first and the last layer of each network are in float32 or bfloat16.
 

@@ -163,7 +163,7 @@ def parse_architecture(document: Mapping[str, Any]) -> ArchitectureFile:
 
 
 def find_recipe(preset: str, architecture: Mapping[str, Any] | None) -> TrainingRecipe:
-    """Return the preset called ``preset``, or the recipe of a document where there is one.
+    """Return the recipe in the document ``architecture``, or the preset called ``preset`` if the document is None.
 
     Raises:
         PresetNotFound: There is no such preset.

@@ -58,7 +58,7 @@ class ReportHistory:
         return self._time is None or now - self._time >= self._interval
 
     def took(self, seconds: float) -> None:
-        """Take in how long the last report took: the next one is due when that was 2 % of the time since."""
+        """Delay the next report according to the duration of the last, so that reports take at most 2 % of the time."""
         self._interval = max(REPORT_SECONDS, seconds / REPORT_SHARE)
 
     def add(self, step: int, bits: float, now: float) -> float | None:

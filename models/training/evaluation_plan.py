@@ -61,7 +61,7 @@ class ImageSeconds:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Number of images of each part of the work, by its name, and the time of one image of it in seconds."""
+    """Plan of an evaluation: for each part of the work, by name, the number of images and the seconds per image."""
 
     images: dict[str, int]
     seconds: dict[str, float]
@@ -90,7 +90,7 @@ class EvaluationPlan:
 
     @property
     def gradient_images(self) -> GradientImages:
-        """The most images of the passes with gradients."""
+        """The limits on images with a backward pass: for the Fisher information, and for each part of the reference."""
         ranked = max((count for part, count in self.images.items() if part.endswith(GRADIENTS)), default=0)
         return GradientImages(self.images.get(FISHER, 0), ranked)
 
@@ -125,7 +125,7 @@ class EvaluationPlan:
         return replace(self, images={part: min(count, images.get(part, count)) for part, count in self.images.items()})
 
     def part_of(self, dataset: Dataset) -> tuple[ImageRows, ImageRows, ImageRows]:
-        """Return the statistics, calibration and test images of the plan, evenly spaced over those of the dataset."""
+        """Return the statistics, calibration and test images of a dataset: as many as in the plan, evenly spaced."""
         statistics, calibration, test = (
             images if self.images[part] == len(images) else EvenlySpaced([images], self.images[part])
             for part, images in (

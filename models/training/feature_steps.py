@@ -88,7 +88,7 @@ class StepsOutcome:
 
 
 class StepsTrial:
-    """Training of Glow steps on features of the training images, and their comparison with none on held-out ones.
+    """Trial of Glow steps on features: trains them, and compares held-out likelihoods with and without them.
 
     The features of at most 4,000 images, evenly spaced, are written to a temporary file. The steps are trained on the
     images of all folds but the last one, which is held out.
@@ -109,7 +109,7 @@ class StepsTrial:
         self._file = TemporaryFile(dir=plan.folder)  # noqa: SIM115 - read after the last features are added
 
     def add(self, start: int, features: NDArray[np.float32]) -> None:
-        """Store those of a batch of features that belong to the chosen images.
+        """Write a batch's features to the temporary file, but only for the evenly spaced images that the trial uses.
 
         Args:
             start: The number of the first image of the batch.

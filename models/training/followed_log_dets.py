@@ -40,7 +40,7 @@ class _Followed:
 
 
 class FollowedLogDets:
-    """Log-dets of the layers that compute none in training, for reports of bits per dimension without determinants.
+    """Log-dets of layers that compute none in training, estimated or computed for each report of bits per dimension.
 
     Between two exact computations the log-det of W changes by the integral of its gradient, which is ½ <G + G', W' - W>
     up to third order in W' - W. G is the gradient that training itself takes: R^T in place of W^-T (Keller et al. 2021,
@@ -59,7 +59,7 @@ class FollowedLogDets:
         self._computed: list[tuple[Bijection, Shape]] = []
 
     def start(self, flow: Flow, log_dets: Mapping[str, float] | None = None) -> None:
-        """Go on from exactly computed log-dets.
+        """Start to follow the log-dets from their exact values, given or computed, at the weights of ``flow``.
 
         Args:
             flow: The flow of which they are: that in training, or the moving average of its weights.

@@ -34,7 +34,7 @@ def parameter_groups() -> dict[str, list[Parameter]]:
 
 
 def preset_defaults() -> list[tuple[list[str], dict[str, str]]]:
-    """Return the defaults that presets change: names of presets that change the same ones, and these."""
+    """Group the presets by the defaults that they change. Return each group's names and its changed defaults."""
     usual, changes = TrainingConfig(), {}
     for preset in PRESETS.values():
         own = preset.config({})

@@ -62,7 +62,7 @@ class TrainingRecipe(Protocol):
 
 
 def require_features(recipe: TrainingRecipe, *, tiled: bool) -> None:
-    """Check that only feature recipes score images tile by tile. Raise ``DatasetUnfit`` otherwise."""
+    """Check that the recipe is of features alone if images are ``tiled``. Raise ``DatasetUnfit`` otherwise."""
     if tiled and recipe.family != "features":
         raise DatasetUnfit(NO_TILES.format(recipe=recipe.name))
 

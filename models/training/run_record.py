@@ -90,7 +90,7 @@ class RunRecord(BaseModel):
         return found
 
     def require_same(self, other: RunRecord, folder: Path, state: str) -> None:
-        """Raise ``FolderTaken`` with the differences if ``other`` is not this run.
+        """Check that ``other`` is the same run as this one. Raise ``FolderTaken`` with the differences otherwise.
 
         Args:
             other: The run that is about to use the folder.
@@ -106,7 +106,7 @@ class RunRecord(BaseModel):
 
 
 def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
-    """Return the settings of a run that an earlier version of this program may have begun.
+    """Return the settings of a new or resumed run. An earlier version of this program may have begun a resumed one.
 
     Settings that the earlier version did not have take their usual defaults, because a recipe may have others.
 

@@ -96,7 +96,7 @@ class EveryImage:
 
 
 def plans_of(images: TrainingImages, architecture: FeatureArchitecture) -> tuple[TilePlan, ...]:
-    """Return the tiles of each image under an architecture of tiles; pixels that are mapped from a file stay there."""
+    """Return the tile plan of each image for a tiled architecture, without loading memory-mapped pixels."""
     side, stride = architecture.height, architecture.height // architecture.rows
     each = (images[number : number + 1][0] for number in range(len(images)))
     return tuple(tile_plan(*size_of(image), side, stride) for image in each)

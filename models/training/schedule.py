@@ -66,7 +66,7 @@ class Schedule:
         return time.monotonic() - self._origin
 
     def advance(self, state: TrainingState) -> float:
-        """Return the used share of the steps or of the time for them, whichever is larger; it ends at 1."""
+        """Update and return the progress, at most 1: the larger of the used shares of the steps and of their time."""
         if self._warm is None and state.step > self._first_step:
             self._warm = state
         share = 1.0 if state.finished else state.step / self._config.max_steps
@@ -83,7 +83,7 @@ class Schedule:
         return min(self._config.max_steps, max(state.step, round(state.step / self._progress)))
 
     def validation_images(self, state: TrainingState, before: float) -> int:
-        """Return of how many images a validation is due after a step; 0 where none is due.
+        """Return the number of images for the validation that is due after a step; 0 if none is due.
 
         The last step is always followed by one. With a budget in minutes, others wait until all of them together
         have taken less than a tenth of the training time.
@@ -112,7 +112,7 @@ class Schedule:
         return expected <= QUICK_SECONDS or state.validation_seconds + whole <= VALIDATION_SHARE * state.elapsed_seconds
 
     def validated(self, seconds: float) -> None:
-        """Take in how long a validation took, with its preview and its checkpoint."""
+        """Record that a validation ended now, and its duration in seconds, including its preview and its checkpoint."""
         self._validated_at, self._validation_seconds = self._progress, seconds
 
     def seconds_left(self, state: TrainingState) -> float:

@@ -22,7 +22,7 @@ MIN_IMAGES = 64
 
 @dataclass(frozen=True)
 class PhaseSteps:
-    """How long the other phases of a training take, as a number of optimiser steps; zeros where it is unknown.
+    """Durations of the other phases of a training, in units of one optimiser step. A zero means unknown.
 
     Attributes:
         validation: A validation without its images: log-dets, freezing, preview and checkpoint.

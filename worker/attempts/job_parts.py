@@ -33,7 +33,7 @@ class TableParts(OpenPlan):
 
 @dataclass(frozen=True)
 class OutputParts(Output):
-    """Parts that stay at the output of the job. On this machine their files have the umask of the user."""
+    """Parts of a job that stay at its output location. Files on this machine are created with the user's umask."""
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
         """Write the scores of part ``index``; see :meth:`models.bulk.output.Output.write`."""

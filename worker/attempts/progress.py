@@ -82,7 +82,7 @@ def write_note(events: EventLog, text: str) -> None:
 
 
 def checking_reporter(events: EventLog) -> Callable[[int, int], None]:
-    """Return a function that takes the numbers of checked parts and of all, and writes them every few seconds."""
+    """Return a progress callback for (parts checked, parts in all). It writes a job event at most every few seconds."""
     reported_at = time.monotonic()
 
     def report(done: int, total: int) -> None:

@@ -26,7 +26,7 @@ RECORD = "recommendation.json"
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Compare the families on a job's dataset, and write what they reached, with a proposal, to the job's folder.
+    """Compare the model families on a job's dataset. Write the results and a proposal to the job's folder.
 
     Raises:
         Interrupted: The process was asked to stop.

@@ -224,7 +224,7 @@ class JobStore(LeaseStore):
             return cast(Ids, self._client.zrangebyscore(self._key("finished"), "-inf", latest, start=0, num=limit))
 
     def mentioning(self, name: str) -> Jobs:
-        """Return the unfinished jobs with the dataset or model ``name``, a version of it, or the name in parameters."""
+        """Return the unfinished jobs that use dataset or model ``name``, in any version, or have it in parameters."""
         ids = cast(Ids, self._call(lua.MENTIONING, self._prefix, name, json.dumps(name)))
         return [job for job in self._read(ids) if not job.finished]
 
@@ -269,7 +269,7 @@ class JobStore(LeaseStore):
             return sorted(cast(set[str], self._client.smembers(self._key("removed"))))
 
     def cleared(self, job_id: str) -> None:
-        """Take a removed job off the list of those whose files may still be there."""
+        """Record that the files of a removed job are deleted, so that :meth:`removed` no longer returns its id."""
         with translate_redis_errors():
             self._client.srem(self._key("removed"), job_id)
 

@@ -142,7 +142,7 @@ class Installation:
         ]
 
     def run(self) -> int:
-        """Start all processes, print the address of the service, and restart what dies or hangs until asked to stop.
+        """Start all processes and print the service's address; restart any that die or hang, until a stop is requested.
 
         Returns the exit code.
         """

@@ -112,7 +112,7 @@ class AttemptProcess:
 
 
 def assistant_command(folder: Path) -> list[str]:
-    """Return the command line, as a list, that helps with the bulk scoring job in ``folder``."""
+    """Return the command line, as a list, of an additional process for the bulk scoring job in ``folder``."""
     return [sys.executable, "-m", ATTEMPT_MODULES["score"], str(folder), "--assist"]
 
 

@@ -47,7 +47,7 @@ def room_problem(folder: Path) -> str | None:
 
 
 class DiskRoom:
-    """Room on the disk of the jobs, and the room that there was when jobs met a full disk.
+    """Free space on the disk of the jobs, and a record of the free space when jobs failed on a full disk.
 
     The latter is remembered by this process alone. Another worker tries such a job once, too.
 
@@ -74,7 +74,7 @@ class DiskRoom:
             log.info("the disk takes writes again: jobs go on")
 
     def note_failure(self, job_id: str, output: Path | None = None) -> None:
-        """Note that a job met a full disk, with the room that its end has left.
+        """Record that a job met a full disk, and how much free space to wait for before it is tried again.
 
         Args:
             job_id: The job.

@@ -52,7 +52,7 @@ def add_onnx(store: BackboneStore, name: str, file: Path, description: bytes) ->
 
 
 def described(description: bytes, name: str, sha256: str) -> Backbone:
-    """Return the description of an ONNX file. Raises ``BackboneUnfit`` if it is not valid or of another file."""
+    """Parse the description of an ONNX file. Raises ``BackboneUnfit`` if it is invalid or describes another file."""
     try:
         given = json.loads(description)
         known = {"name": name, "format": "onnx", "sha256": sha256}

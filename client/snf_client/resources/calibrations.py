@@ -30,7 +30,7 @@ class CalibrationsResource(Resource[S]):
 
     @operation
     def get(self, ref: str, number: int | None = None) -> Call[CalibrationView]:
-        """Return one calibration of a model version: the one in use, or that of a number; 0 came with the model."""
+        """Return calibration ``number`` of a model version; for None, the one in use. Number 0 came with the model."""
         chosen = "active" if number is None else number
         return Call("GET", path("models", ref, "calibrations", chosen), read_json(CalibrationView))
 

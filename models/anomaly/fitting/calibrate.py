@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class GradientImages:
-    """Most images with a backward pass: for the Fisher information, and in each of both parts of the reference."""
+    """Largest numbers of images with a backward pass: for the Fisher information, and per part of the reference."""
 
     fisher: int = FISHER_IMAGES
     ranked: int = GRADIENT_IMAGES

@@ -56,7 +56,7 @@ class ReferenceEvidence:
         return replace(self, gradients=gradients)
 
     def evidence_with_gradients(self) -> Evidence:
-        """Return the statistics of the first m images, those that have gradient features; empty if none have."""
+        """Return the evidence of the first m images with their gradient features; it is empty if there are none."""
         count = 0 if self.gradients is None else len(self.gradients)
         return replace(self.evidence[:count], gradients=self.gradients)
 

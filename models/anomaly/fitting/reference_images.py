@@ -195,7 +195,7 @@ def check_held_out(name: str, manifest: Manifest) -> None:
 
 
 def check_shape(name: str, shape: tuple[int, int, int], preprocessing: Preprocessing) -> None:
-    """Raise ``DatasetUnfit`` unless the images of a dataset have the shape ``(C, H, W)`` that the model takes."""
+    """Check that a dataset's images have the model's input shape ``(C, H, W)``. Raise ``DatasetUnfit`` otherwise."""
     if shape != preprocessing.shape:
         raise DatasetUnfit(
             f"the images of {name} are {_text(shape)}, this model takes {_text(preprocessing.shape)} "

@@ -80,7 +80,7 @@ def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int
 
 
 def fit_local(cells: Array, complexity: Array, grid: tuple[int, int], images: int | None = None) -> LocalFamily:
-    """Return the model fitted to normal images.
+    """Return a model of image regions, fitted to the log-likelihoods of grid cells of normal images.
 
     Args:
         cells: Log-likelihoods of grid cells, ``(n, cells)`` in nats.

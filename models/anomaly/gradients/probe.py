@@ -105,7 +105,7 @@ def gradient_weights(flow: Flow) -> int:
 
 
 def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.float64]:
-    """Return logs of each image's squared gradients, plain and over their usual size, ``(N, 1 + 2 * groups)``.
+    """Return logs of each image's squared gradients, plain and over the Fisher information, ``(N, 1 + 2 * groups)``.
 
     The columns are log ||∇_y log p||²; for each group t = log ||∇_θ log p||² (Dauncey et al. 2024); and for each group
     the logarithm of the mean of g² / (F + 1e-8), with the diagonal Fisher information F (Bergamin et al. 2022).

@@ -43,7 +43,7 @@ def read_member(path: str, stream: Readable, meter: UploadMeter) -> ImageFile | 
 
 @contextmanager
 def archive_errors(filename: str) -> Iterator[None]:
-    """Raise ``DatasetRefused``, with the file name, in place of errors of a damaged archive in a ``with`` block.
+    """Translate errors of a damaged archive in a ``with`` block to ``DatasetRefused`` with the file name.
 
     Errors of the disk pass unchanged.
     """

@@ -22,7 +22,7 @@ def unreadable(detail: str) -> ImageError:
 
 
 def changed() -> ImageError:
-    """Return the error of an image whose file is not the one that was indexed."""
+    """Return the error for an image whose file has changed or is gone since it was indexed."""
     return unreadable(
         "the file has changed or is gone since the dataset was made; delete the dataset and refer to the files again"
     )

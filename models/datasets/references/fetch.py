@@ -23,7 +23,7 @@ class Piece(Generic[T]):
 
 
 def read_ahead(pieces: Iterable[Piece[T]]) -> Generator[T]:
-    """Yield what the pieces read, in their order, while threads read the next ones. Exceptions are raised here."""
+    """Read pieces ahead in threads and yield their contents in order. Errors of the threads are raised here."""
     with ThreadPoolExecutor(THREADS, "read-ahead") as pool:
         pending: deque[tuple[int, Future[T]]] = deque()
         waiting = 0

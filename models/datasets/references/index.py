@@ -108,7 +108,7 @@ class ReferenceIndex:
             yield cls(index)
 
     def record(self) -> ReferenceRecord:
-        """Return what the dataset consists of."""
+        """Return the record of the dataset: its location, its images, and the files that were left out."""
         return ReferenceRecord.model_validate_json(self._index.execute("SELECT json FROM record").fetchone()[0])
 
     def largest_group(self) -> int:
@@ -132,7 +132,7 @@ class ReferenceIndex:
         yield from map(TarMember._make, rows)
 
     def groups(self, start: int, stop: int) -> Iterator[RowGroup]:
-        """Yield the row groups with images ``start`` to ``stop - 1``, which are in one Parquet file."""
+        """Yield the row groups that hold images ``start`` to ``stop - 1``. All of them must be in one Parquet file."""
         rows = self._index.execute(
             "SELECT place, images, number FROM groups WHERE place < ? AND place + images > ? AND place >= "
             "(SELECT max(place) FROM groups WHERE place <= ?) ORDER BY place",

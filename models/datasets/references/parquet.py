@@ -77,7 +77,7 @@ def open_parquet(file: RangeFile, column: str | None, name: str) -> Iterator[tup
 
 @contextmanager
 def sound_parquet(name: str) -> Iterator[None]:
-    """Raise ``DatasetRefused``, with the file name, in place of errors of a damaged Parquet file in a ``with`` block.
+    """Translate errors of a damaged Parquet file in a ``with`` block to ``DatasetRefused`` with the file name.
 
     A lack of memory passes unchanged, as do errors of the location.
     """
@@ -111,7 +111,7 @@ def group_rows(parquet: pq.ParquetFile, images: ImageColumn, name: str, size: in
 
 
 def content_chunk(group: pq.RowGroupMetaData, images: ImageColumn) -> pq.ColumnChunkMetaData:
-    """Return the metadata of the images in a row group."""
+    """Return the Parquet metadata of the column chunk that holds the images of a row group."""
     chunks = map(group.column, range(group.num_columns))
     return next(chunk for chunk in chunks if chunk.path_in_schema == images.content.path)
 

@@ -37,7 +37,7 @@ class ReferencedImages:
 
     @cached_property
     def largest_group(self) -> int:
-        """The largest number of images that are read together from their beginning: a row group of a Parquet file."""
+        """Most images in one row group of a Parquet file; 1 without such files. A row group is read from its start."""
         with ReferenceIndex.open(self._index) as index:
             return index.largest_group()
 

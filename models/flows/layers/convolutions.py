@@ -148,7 +148,7 @@ class AutoregressiveConvolutionSpec(LayerSpec):
         return (shape[0],)
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return 4 C²: a 2x2 kernel."""
+        """Return the number of learned parameters, 4 C²: a 2x2 kernel for each pair of channels."""
         return 4 * shape[0] ** 2
 
 

@@ -69,7 +69,7 @@ class AffineCouplingSpec(Coupling):
         return {**super().read(layer), "place": "net.place" in dict(layer.named_parameters())}
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return those of a network that gives a scale and a shift, and of its map of places."""
+        """Return the number of learned parameters of the network for scale and shift, including any map of places."""
         return self._of_net(shape, 2 * (shape[0] // 2)) + self.place * self.width * shape[1] * shape[2]
 
     def summary(self) -> str:
@@ -85,7 +85,7 @@ class AdditiveCouplingSpec(Coupling):
     bijection = "models.bijections.additive_coupling:AdditiveCoupling"
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return those of a network that gives a shift."""
+        """Return the number of learned parameters of the network that computes the shift."""
         return self._of_net(shape, shape[0] // 2)
 
 

@@ -24,7 +24,7 @@ class ActNormSpec(LayerSpec):
         return (shape[0],)
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return 2 C."""
+        """Return the number of learned parameters, 2 C: a scale and an offset for each channel."""
         return 2 * shape[0]
 
 
@@ -47,7 +47,7 @@ class SplineSpec(LayerSpec):
         return {"bins": layer.get_parameter("widths").shape[-1], "bound": layer.bound}
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return those of widths, heights and inner slopes of the bins."""
+        """Return the number of learned parameters: widths, heights and inner slopes of the bins, for each value."""
         return numbers(shape) * (3 * self.bins - 1)
 
 

@@ -72,7 +72,7 @@ class WoodburySpec(LayerSpec):
         return dict(zip(("channel_rank", "spatial_rank"), ranks, strict=True))
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return those of the four factors."""
+        """Return the number of learned parameters of the four low-rank factors."""
         return 2 * (shape[0] * self.channel_rank + shape[1] * shape[2] * self.spatial_rank)
 
     def summary(self) -> str:
@@ -158,5 +158,5 @@ class SelfNormalizingLocalAffineSpec(_LocalAffine):
     bijection = "models.bijections.local_affine:SelfNormalizingLocalAffine"
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return those of two matrices for each cell and a mean for each value."""
+        """Return the number of learned parameters: a matrix and its inverse for each cell, a mean for each value."""
         return super().parameters(shape) + self._of_matrices(shape)

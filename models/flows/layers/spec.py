@@ -173,7 +173,7 @@ def _load(entry: EntryPoint) -> type[LayerSpec]:
 
 
 def parse_layer(value: object) -> object:
-    """Return the layer that a part of a document describes, for validation by pydantic. Raises ``ValueError``."""
+    """Parse a dict with a layer's type and parameters, for pydantic. Raises ``ValueError`` if it is invalid."""
     if isinstance(value, LayerSpec):
         return value
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):

@@ -87,7 +87,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
-        """Return the images of latents up to the pixel transform, which the caller inverts, ``(N, C, H, W)``."""
+        """Invert all layers but the pixel transform, which the caller inverts: latents -> images, ``(N, C, H, W)``."""
         filled = [self._filled(torch.from_numpy(scale)) for scale in scales]
         tiles = zip(*(torch.split(scale, self.tile) for scale in filled), strict=True)
         with torch_threads(self._threads), self._memory():

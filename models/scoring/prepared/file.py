@@ -58,7 +58,7 @@ class PreparedFile:
         return cls(options.cache / f"{name}.density", manifest, options)
 
     def open(self) -> OpenedDensity | None:
-        """Return the density; None where it is not there or cannot be used, which is logged.
+        """Return the stored density. Return None if there is none, or if it cannot be used; the latter is logged.
 
         Raises:
             BackboneMissing: The backbone of the model is not installed here.

@@ -63,7 +63,7 @@ class PreparedRecord:
 
     @classmethod
     def of_json(cls, content: bytes) -> PreparedRecord:
-        """Return the record in JSON. Raises ``ValueError`` or ``RecursionError`` where it is not valid."""
+        """Parse a record from its JSON form. Raises ``ValueError`` or ``RecursionError`` if the JSON is not valid."""
         record = from_json(cls, parse_json(content))
         if record.pixels is None and record.features is None:
             raise ValueError("expected pixels or features, got neither")
@@ -71,7 +71,7 @@ class PreparedRecord:
 
 
 def record_of(opened: OpenedDensity) -> PreparedRecord | None:
-    """Return the record of a density; None where a part is computed by torch, or its graphs are not in a cache."""
+    """Return the record to store for a density. None if torch computes a part of it, or a graph is not in the cache."""
     pixels, features = parts_of(opened.density)
     of_pixels = of_features = None
     if pixels is not None:

@@ -194,7 +194,7 @@ class Calibration:
 
     @cached_property
     def ranked(self) -> bool:
-        """Whether a p-value is a rank among images of one fold, of which at most 1 % have equal statistics.
+        """Whether p-values are ranks within a single fold where at most 1 % of the statistics are duplicates.
 
         Ranks among several folds, or among many equal values, do not order new images as the calibration is ordered.
         """
@@ -250,7 +250,7 @@ class Calibration:
         return together
 
     def map_threshold(self, alpha: float) -> float | None:
-        """Return the value that the anomaly maps of at most the share ``alpha`` of normal images reach anywhere.
+        """Return the threshold of anomaly maps. At most a share ``alpha`` of normal images reach it at any place.
 
         It is the smallest value v with (1 + #{i: M_i >= v}) / (n + 1) <= alpha, where M_i is the largest value of the
         map of calibration image i. None where the calibration has no such values, or too few for ``alpha``, and at a

@@ -65,7 +65,7 @@ def heat_map_steps(
 def tiled_heat_map_steps(
     density: ImageDensity, calibration: Calibration, reference: MapReference, images: Batch, at_once: int
 ) -> Steps[list[PixelMaps]]:
-    """Return a generator as :func:`heat_map_steps` does, for images of several tiles, ``at_once`` tiles in a group."""
+    """Return a generator like :func:`heat_map_steps`, for images of several tiles, in groups of ``at_once`` tiles."""
     maps: list[PixelMaps] = []
     for _, density_pass in density.passes(images, at_once=at_once):
         if isinstance(density_pass, FeaturePass):

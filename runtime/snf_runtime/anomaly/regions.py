@@ -128,7 +128,7 @@ def connected(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 def find_regions_of_tiles(places: NDArray[np.float64], plan: TilePlan, threshold: float) -> MapRegions:
-    """Return the regions of an image of several tiles, in its pixels; every place is a square of them.
+    """Return the anomalous regions of an image of several tiles, in pixels. A place of the map is a square of pixels.
 
     A map of all pixels would take more memory than the image.
 
@@ -142,7 +142,7 @@ def find_regions_of_tiles(places: NDArray[np.float64], plan: TilePlan, threshold
 
 
 def region_around(box: Box, regions: Iterable[AnomalousRegion]) -> AnomalousRegion | None:
-    """Return the strongest of some regions, the strongest first, whose box overlaps another box; None without any."""
+    """Return the first of the ``regions``, sorted strongest first, whose box overlaps ``box``; None if none does."""
     return next((region for region in regions if _overlap(region.box, box)), None)
 
 

@@ -88,7 +88,7 @@ class ExportedCalibration:
 
 @dataclass(frozen=True)
 class ExportedPinned:
-    """What the image in ``arrays.npz`` scored when the model was exported, and by how much it may differ, in nats."""
+    """Log-likelihood and anomaly statistic of the image in ``arrays.npz`` at export, and their tolerances, in nats."""
 
     log_likelihood: float
     tolerance: float

@@ -76,7 +76,7 @@ def _layout(manifest: ExportManifest, pixels: ExportedPixels, arrays: Arrays) ->
 
 
 def pixel_function(transform: ExportedTransform, masses: NDArray[Any] | None) -> PixelFunction:
-    """Return the pixel transform of a description.
+    """Return the function of a pixel transform (affine, logit or marginal) from its exported description.
 
     Args:
         transform: The description.

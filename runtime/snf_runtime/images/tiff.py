@@ -68,7 +68,7 @@ def check_tile(image: TiffFile) -> None:
 
 
 def check_kind(image: TiffFile) -> None:
-    """Raise ``ImageError`` if a TIFF file holds a preview, or more channels than Pillow decodes."""
+    """Check that a TIFF file holds no preview and Pillow decodes all its channels. Raise ``ImageError`` otherwise."""
     if whole_tag(image, NEW_SUBFILE_TYPE) & PREVIEW:
         raise unsupported_image(
             "its first picture is a preview, as in raw files of cameras; develop and save it as PNG"

@@ -53,7 +53,7 @@ class ImageDensity(Protocol):
 
     @property
     def dimensions(self) -> int:
-        """The number of values of the space that the log-likelihood of an image, or a tile, is a density over."""
+        """The number of pixel or feature values of an image, or a tile, over which its log-likelihood is a density."""
         ...
 
     @property

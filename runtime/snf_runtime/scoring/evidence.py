@@ -57,7 +57,7 @@ class FeatureEvidence:
 
     @cached_property
     def tiles(self) -> list[tuple[int, int]]:
-        """The first tile of each image, and the tile after its last one."""
+        """The range of tiles of each image as ``(start, stop)``: its first tile, and the tile after its last one."""
         counts = [1] * len(self.places) if self.plans is None else [len(plan) for plan in self.plans]
         ends = list(accumulate(counts))
         return list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
@@ -69,7 +69,7 @@ class FeatureEvidence:
 
     @property
     def fits(self) -> int:
-        """The number of fits: one, or one more than there are folds of training images."""
+        """The number of fits: 1, or F + 1 for F folds of training images."""
         return int(self.places.shape[1])
 
 

@@ -97,11 +97,11 @@ class FeaturePass:
 
     @property
     def constants(self) -> tuple[float, float]:
-        """The parts of the log-likelihood of an image or a tile that do not depend on it, in nats."""
+        """The two constant terms of a log-likelihood, in nats: the log-det, and -D/2·ln 2π for D feature values."""
         return self.flows.constant_log_det, -0.5 * math.prod(self.flows.feature_shape) * math.log(2 * math.pi)
 
     def rows(self, chosen: slice) -> FeaturePass:
-        """Return the result for a slice of the draws."""
+        """Return the results for a slice of the rows. Each image has ``draws`` rows, one after the other."""
         numbers = np.arange(len(self))[chosen] // self.draws
         return FeaturePass(self.flows, self.features[numbers], self.image)
 
@@ -117,7 +117,7 @@ class FeaturePass:
 
 
 def spread(places: Array, row: Indices, column: Indices, even: Sequence[float]) -> Array:
-    """Return the values of places, each divided among its pixels, ``(N, H, W)``.
+    """Return maps of pixels, ``(N, H, W)``. The value of each place is divided evenly among its pixels.
 
     A small image has places without a pixel of their own. Their values are divided evenly among all pixels.
 

@@ -45,6 +45,6 @@ class HybridDensity:
         return self.pixels.passes(images, draws, at_once)
 
     def evidence(self, images: Batch, density_pass: DensityPass) -> Evidence:
-        """Return the evidence of pixels and features, from the pass of the pixels and one of the features."""
+        """Return the evidence of pixels, from ``density_pass``, and of features, from a pass that is run here."""
         features = self.features.measure(stacked(images)).evidence()
         return replace(self.pixels.evidence(images, density_pass), features=features)

@@ -80,7 +80,7 @@ class PixelDensity:
             start += len(chunk)
 
     def evidence(self, images: Batch, found: DensityPass) -> Evidence:
-        """Return the evidence for anomaly verdicts on images, from the pass of their first draws."""
+        """Return the evidence for anomaly verdicts on images. ``found`` is the pass of their first draws."""
         assert isinstance(found, FlowPass)
         return gather(stacked(images), found)
 

@@ -96,7 +96,7 @@ class FeatureFamily:
         ]
 
     def strongest_tile(self, evidence: FeatureEvidence, number: int, name: str) -> tuple[int, int, int, int] | None:
-        """Return the box of the tile that a statistic of pooled features is the largest of: left, top, right, bottom.
+        """Return the box of the tile with the largest value of a pooled-feature statistic: left, top, right, bottom.
 
         None for a statistic of places, and where images are single tiles without a size of their own.
 

@@ -34,6 +34,10 @@ class OpenVINOFeatureEngine:
         return self.program.tiling.tile
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return ||z||² at each place, ``(N, fits, rows, columns)``, and of pooled ones, ``(N, fits, groups)``."""
+        """Return ||z||² at each place and for each group of pooled features.
+
+        Returns:
+            Arrays ``(N, fits, rows, columns)`` and ``(N, fits, groups)``.
+        """
         places, pooled = self.program([images])
         return places.astype(np.float64), pooled.astype(np.float64)

@@ -41,7 +41,7 @@ class Compiled:
     store: Callable[[bytes], None] | None = None
 
     def keep(self) -> None:
-        """Store the compiled graph, unless it is stored already or is not to be."""
+        """Store the compiled graph if ``store`` is set. Otherwise do nothing."""
         if self.store is not None:
             self.store(self.model.export_model().getvalue())
 

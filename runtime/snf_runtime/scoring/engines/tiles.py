@@ -54,7 +54,7 @@ class Tiling:
 
 
 def unmeasured(lanes: int, tile: int = DEFAULT_TILE) -> Tiling:
-    """Return a tile, by default of 4 images, for ``lanes`` threads, with assumed run times instead of measured ones.
+    """Return a :class:`Tiling` for ``lanes`` threads with assumed run times. A tile has 4 images by default.
 
     An image alone is assumed to take a tenth more time than in a full wave.
     """
