@@ -57,7 +57,7 @@ def write_to_location(model: str, folder: Path | None, url: str, client: Client 
 
 @contextmanager
 def tar_of(file: str) -> Iterator[Path]:
-    """Yield the path of a tar file. For a URL, fetch the model from there and pack it into a temporary tar file."""
+    """Yield the path of a model's tar file. If ``file`` is a URL, fetch the model and pack a temporary tar file."""
     from models.artifacts.at_location import fetch_artifact
     from models.artifacts.tar import pack
     from models.locations.location import Location

@@ -66,7 +66,7 @@ class FitnessCheck(BaseModel):
 
     @property
     def sentence(self) -> str:
-        """The figure and its limit in words, without a full stop. The text of a failed check begins with its reason."""
+        """The check as a sentence without its full stop: the figure and its limit, after the reason if the check failed."""
         found, limit = ("no finite number" if number is None else _brief(number) for number in (self.found, self.limit))
         match self.measure:
             case "pixels":

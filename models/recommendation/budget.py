@@ -104,7 +104,7 @@ class Budget:
         self._observe({"event": "checkpoint", "step": int(100 * self._fraction)})
 
     def begin(self, phase: str) -> None:
-        """Report that a phase begins."""
+        """Report the start of a phase of the comparison."""
         self._observe({"event": "log", "message": phase})
         self.tick()
 

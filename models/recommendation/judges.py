@@ -50,7 +50,7 @@ class FamilyJudges:
         subsets: Subsets,
         alpha: float,
     ) -> FamilyJudges:
-        """Calibrate every family whose densities are there on the reference images.
+        """Calibrate each fitted family (pixels, features or both) on the reference images.
 
         ``alpha`` is raised to the smallest p-value where that is larger.
 

@@ -19,7 +19,7 @@ MAX_BUDGET = 24 * 60
 
 
 class RecommendParameters(ImageOptions):
-    """Settings of a comparison of families: budget, false-alarm rate, defects, and options of the images."""
+    """Settings of a comparison of pixel, feature and hybrid models: budget, false-alarm rate, defects, images."""
 
     minutes: float = Field(5.0, gt=0, le=MAX_BUDGET, description="Wall-clock budget of the whole comparison.")
     alpha: float = Field(

@@ -31,7 +31,7 @@ class OpenedDensity:
 
 
 def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity | None]:
-    """Return the pixel density and the feature density of a density; None for a part that it does not have."""
+    """Return the pixel part and the feature part of a density; a part that it lacks is None."""
     if isinstance(density, HybridDensity):
         return density.pixels, density.features
     return (

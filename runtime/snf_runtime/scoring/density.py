@@ -30,7 +30,7 @@ class DensityPass(Protocol):
         ...
 
     def compared_maps(self) -> NDArray[np.float64]:
-        """Return the log-likelihood map of each image or tile in nats, which heat maps compare with normal images."""
+        """Return a map of log-likelihoods in nats for each image or tile. Heat maps are computed from these maps."""
         ...
 
     def rows(self, chosen: slice) -> DensityPass:

@@ -80,7 +80,7 @@ class LocalFamily:
         return unevenness
 
     def surprises(self, cells: Array, complexity: Array) -> Array:
-        """Return -ln p of the most and of the least likely region of each shape, ``(N, 2 * shapes)`` in nats.
+        """Return -ln p of the most and least likely region, for each shape of regions, ``(N, 2 * shapes)`` in nats.
 
         A shape is a size of squares, such as 2x2 cells, or lines. Likely is relative to the log-density that the rest
         of the image predicts.
