@@ -66,7 +66,7 @@ class FitnessCheck(BaseModel):
 
     @property
     def sentence(self) -> str:
-        """The check as a sentence without its full stop: the figure and its limit, after the reason if the check failed."""
+        """The check in words, without a full stop: its figure and its limit. A failed check begins with the reason."""
         found, limit = ("no finite number" if number is None else _brief(number) for number in (self.found, self.limit))
         match self.measure:
             case "pixels":
