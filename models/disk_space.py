@@ -26,7 +26,7 @@ SAFETENSORS_CODE = re.compile(r"\(os error (\d+)\)")
 
 
 def waits_for_room(problem: ModelsError) -> bool:
-    """Return whether work that failed with this error can go on once the disk has room; False for a full quota."""
+    """Return whether work that failed with this error can go on once the disk takes writes; False for a full quota."""
     return problem.kind is ErrorKind.NO_SPACE and not isinstance(problem, QuotaFull)
 
 
@@ -88,7 +88,7 @@ def folder_problem(folder: Path, *, writes: bool) -> str | None:
 
 
 def storage_error(error: BaseException) -> StorageFull | StorageReadOnly | None:
-    """Convert an exception of a full or read-only disk to the typed error. Return None for other exceptions.
+    """Return the typed error for an exception of a full or unwritable disk; None for any other exception.
 
     Its text holds no path, so that it may be shown to callers of the service.
     """
@@ -109,7 +109,7 @@ def storage_error(error: BaseException) -> StorageFull | StorageReadOnly | None:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Translate errors of a full or read-only disk in a ``with`` block to ``StorageFull`` or ``StorageReadOnly``."""
+    """Translate errors of a full or unwritable disk in a ``with`` block to ``StorageFull`` or ``StorageReadOnly``."""
     try:
         yield
     except ModelsError:

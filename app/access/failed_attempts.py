@@ -79,7 +79,7 @@ class FailedAttempts:
         return known
 
     def held_off(self, address: str) -> None:
-        """Count an API key that was refused without a check, for the audit log. The wait does not change."""
+        """Count, for the audit log, a key refused unchecked because its address must wait. The wait does not change."""
         known = self._addresses.get(network_of(address))
         if known is not None:
             known.unreported += 1

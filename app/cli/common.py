@@ -124,7 +124,7 @@ def registry() -> Registry:
 
 
 def refuse_before_subcommand(context: typer.Context) -> None:
-    """Exit with code 2 if ``--url``, ``--key`` or ``--json`` stands before a subcommand; it belongs after it."""
+    """Exit with code 2 if ``--url``, ``--key`` or ``--json`` stands before a subcommand instead of after it."""
     for option in ("url", "key", "as_json"):
         source = context.get_parameter_source(option)
         if source is not None and source.name == "COMMANDLINE":

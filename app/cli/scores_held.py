@@ -53,7 +53,7 @@ def check_held(
 
 
 def check_unfinished(out: Path, folder: Path, plan: BulkPlan, *, force: bool) -> None:
-    """Check that a table has no finished parts of an interrupted run with another plan. Exit with code 2 otherwise."""
+    """Check that ``folder`` has no finished parts of a run with another plan. Exit with code 2 otherwise."""
     from models.bulk.plan import stored_plan
 
     stored = stored_plan(folder)

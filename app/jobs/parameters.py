@@ -79,7 +79,7 @@ REQUESTS = ("JobRequest", "JobDraft")
 
 
 def refuse_conversions(kind: type[BaseModel], parameters: Mapping[str, Any]) -> None:
-    """Check that job parameters need no conversion, such as the text "5" to 5. Raise a 422 ``Problem`` otherwise."""
+    """Check that no job parameter needs a conversion of type, such as "5" to 5. Raise a 422 ``Problem`` otherwise."""
     try:
         kind.model_validate_json(json.dumps(parameters), strict=True)
     except ValidationError as error:

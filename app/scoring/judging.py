@@ -121,7 +121,7 @@ class Judging:
             yield Admission(scope, caller, loaded, limit, time, held)
 
     def hold_large(self, admission: Admission, query: ScoreQuery, pixels: int) -> None:
-        """Reserve the pixels of full-size images until the request is answered, and extend its deadline for them.
+        """Reserve the pixels of full-size images until the request is answered; extend a default deadline for them.
 
         Args:
             admission: The request, of a model of tiles.

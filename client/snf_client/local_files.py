@@ -58,7 +58,7 @@ def is_image(path: Path) -> bool:
 
 
 def is_no_image(path: PurePath) -> bool:
-    """Return whether a file's name shows that it is not an image. Such files are only counted.
+    """Return whether a file in a folder is skipped, and only counted, because its name shows that it is not an image.
 
     Such files are hidden, made by a system, or texts. All other files are judged, whatever their names.
 

@@ -60,7 +60,7 @@ class LimitParameters(TypedDict):
 
 
 class RecommendParameters(TypedDict):
-    """Settings of a comparison of pixel, feature and hybrid models: budget, false-alarm rate, defects, images."""
+    """Settings to compare pixel, feature and hybrid models: budget, false-alarm rate, defects and image options."""
 
     image_size: NotRequired[list[int] | int | None]
     """Side, or [height, width], that images are brought to; unset: their own size where all have the same, else a size that suits them. With fit tiles the side of a tile; unset: 256."""

@@ -127,7 +127,7 @@ class ComparedCalibration(BaseModel):
 
 
 class ComparedImages(BaseModel):
-    """Number of images of a dataset for each purpose in a comparison. No image serves two purposes."""
+    """Number of images of a dataset for each purpose in a comparison. No image is counted twice."""
 
     model_config = ConfigDict(frozen=True)
     fit: int = Field(..., description="Images of the train part that the families were fitted to.")

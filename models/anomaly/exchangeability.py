@@ -123,9 +123,9 @@ def _cell_width(images: int) -> int:
 class ConformalMartingale:
     """Betting test of whether ranks are independent and uniform. Its capital starts at 1 and grows if they are not.
 
-    It is divided equally among eight bets, each with a density on (0, 1), by which a rank multiplies the bet. The
-    capital is bet little by little: after t images the share 1 / (1 + ln(1 + t / 100)) of it has not been bet, so that
-    a change is found however late it comes. All amounts are kept as logarithms.
+    The capital is divided equally among eight bets, each with a density on (0, 1), by which a rank multiplies the bet.
+    It is bet little by little: after t images the share 1 / (1 + ln(1 + t / 100)) of it has not been bet, so that a
+    change is found however late it comes. All amounts are kept as logarithms.
 
     Attributes:
         images: The number of ranks so far.

@@ -43,7 +43,7 @@ PROGRESS = "progress"
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Engine that scores on a Ray cluster. On GPUs, each actor has one GPU; on CPUs, one core by default.
+    """Engine that scores on a Ray cluster, with actors that each have one GPU, or CPU cores alone.
 
     An actor on CPUs takes as many cores as the model's options have threads, one by default.
 

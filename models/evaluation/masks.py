@@ -37,7 +37,7 @@ class MaskPairs:
 
 
 def pair_masks(images: Sequence[str], masks: Sequence[str]) -> MaskPairs:
-    """Pair images with masks of the same file name, without regard to the extension and a ``_mask`` suffix.
+    """Pair images with masks of the same file name, apart from the extension and a ``_mask`` suffix.
 
     Folders may have other names. Where a name occurs more than once, the mask is taken whose folders agree with those
     of the image most, from the innermost one outwards. A pair is made only where this is unique on both sides.

@@ -257,7 +257,7 @@ def local(calibration: Calibration) -> ScoreGroup:
 
 
 def features(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` of -ln p for each feature statistic in nats, averaged over the calibration's folds.
+    """Return a ``ScoreGroup`` of -ln p in nats for each feature statistic, averaged over the calibration's folds.
 
     The group is empty for a density of pixels alone.
     """

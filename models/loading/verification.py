@@ -140,7 +140,10 @@ def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, 
 
 
 def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSummary) -> None:
-    """Check that a test image's statistic is close to its stored value. Raise ``ArtifactError`` otherwise."""
+    """Check that a test image's statistic is within :func:`statistic_tolerance` of its stored value.
+
+    Raises ``ArtifactError`` otherwise, with ``path`` as the file in its text.
+    """
     expected = summary.pinned_statistic
     if not abs(statistic - expected) <= statistic_tolerance(expected, summary):
         raise ArtifactError(
@@ -159,7 +162,10 @@ def statistic_tolerance(statistic: float, summary: CalibrationSummary) -> float:
 
 
 def check_precision(path: Path, precision: str, summary: CalibrationSummary) -> None:
-    """Check that a calibration is for the engine's ``precision``. Raise ``ArtifactError`` otherwise."""
+    """Check that the calibration in the file ``path`` is for ``precision``, the engine's.
+
+    Raises ``ArtifactError`` otherwise.
+    """
     if summary.precision != precision:
         raise ArtifactError(
             f"{file_label(path)} is for {summary.precision}, the engine computes in {precision}: create a calibration "

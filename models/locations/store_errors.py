@@ -30,7 +30,7 @@ PASSING = ("408", "409", "429")
 
 
 class AnswerCutOff(LocationUnavailable):
-    """Raised where the answer of a server ends too early."""
+    """Raised where the answer of a server is lost or ends too early, so that the request is repeated."""
 
 
 def store_error(error: Exception, url: str) -> ModelsError:

@@ -19,7 +19,7 @@ MAX_BUDGET = 24 * 60
 
 
 class RecommendParameters(ImageOptions):
-    """Settings of a comparison of pixel, feature and hybrid models: budget, false-alarm rate, defects, images."""
+    """Settings to compare pixel, feature and hybrid models: budget, false-alarm rate, defects and image options."""
 
     minutes: float = Field(5.0, gt=0, le=MAX_BUDGET, description="Wall-clock budget of the whole comparison.")
     alpha: float = Field(
@@ -80,7 +80,7 @@ class FamilyResult(_RecordPart):
 
 
 class ComparedImages(_RecordPart):
-    """Number of images of a dataset for each purpose in a comparison. No image serves two purposes."""
+    """Number of images of a dataset for each purpose in a comparison. No image is counted twice."""
 
     fit: int = Field(ge=1, description="Images of the train part that the families were fitted to.")
     statistics: int = Field(ge=1, description="Images of the train part that fitted the anomaly statistics.")

@@ -117,7 +117,7 @@ class SkippedSteps:
         self._too_many = self._too_many | (self._in_a_row >= self._most_in_a_row) | (self._total > allowed)
 
     def read(self) -> Skips:
-        """Return the numbers of skipped steps. ``new`` counts the steps since the last call."""
+        """Return the numbers of skipped steps. ``new`` counts those since the last call."""
         counts = torch.stack([self._in_a_row, self._total, self._last, self._too_many])
         in_a_row, total, last, too_many = counts.tolist()
         new, self._reported = total - self._reported, total

@@ -22,7 +22,7 @@ MIN_IMAGES = 64
 
 @dataclass(frozen=True)
 class PhaseSteps:
-    """Durations of the other phases of a training, in units of one optimiser step. A zero means unknown.
+    """Durations of the other phases of a training, in units of one optimiser step. Unknown ones are 0.
 
     Attributes:
         validation: A validation without its images: log-dets, freezing, preview and checkpoint.

@@ -40,7 +40,7 @@ def make_runtime_folder(folder: Path) -> None:
 def runtime_folder_in_use(settings: Settings) -> Iterator[None]:
     """Hold the runtime folder of the embedded broker during a ``with`` block. With any other broker, do nothing.
 
-    While any process keeps it, no other user can take its place. The last process to leave removes it, unless
+    While any process holds it, no other user can take its place. The last process to leave removes it, unless
     ``SNF_RUNTIME_DIR`` names it or something is in it.
 
     Raises:

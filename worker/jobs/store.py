@@ -224,7 +224,7 @@ class JobStore(LeaseStore):
             return cast(Ids, self._client.zrangebyscore(self._key("finished"), "-inf", latest, start=0, num=limit))
 
     def mentioning(self, name: str) -> Jobs:
-        """Return the unfinished jobs that use dataset or model ``name``, in any version, or have it in parameters."""
+        """Return unfinished jobs with dataset ``name``, any version of model ``name``, or that name in parameters."""
         ids = cast(Ids, self._call(lua.MENTIONING, self._prefix, name, json.dumps(name)))
         return [job for job in self._read(ids) if not job.finished]
 

@@ -47,7 +47,7 @@ def room_problem(folder: Path) -> str | None:
 
 
 class DiskRoom:
-    """Free space on the disk of the jobs, and a record of the free space when jobs failed on a full disk.
+    """Free space on the disk of the jobs, and a record of the free space when jobs met a full disk.
 
     The latter is remembered by this process alone. Another worker tries such a job once, too.
 
@@ -89,7 +89,7 @@ class DiskRoom:
         self._failures[job_id] = _Failure(times, needed, now)
 
     def allows(self, job_id: str) -> bool:
-        """Return whether a job may be tried: it met no full disk, there is more room now, or an hour has passed.
+        """Return whether a job may be tried: it met no full disk, has more room after a back-off, or waited an hour.
 
         The back-off matters where other jobs write and delete all the time, so that the room rises and falls.
         """
@@ -101,7 +101,7 @@ class DiskRoom:
         return passed_s >= RETRY_S or (more and passed_s >= failure.back_off_s)
 
     def error(self, problem: StorageFull | StorageReadOnly | None = None) -> dict[str, str]:
-        """Return the error to record for a job that failed because its disk is full or cannot be written.
+        """Return the error to record for a job that met a disk that is full or takes no writes.
 
         Args:
             problem: What the job met; by default it follows from the folder as it is now.

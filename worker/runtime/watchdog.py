@@ -48,7 +48,7 @@ class Watchdog:
 
     @property
     def receiving(self) -> bool:
-        """Whether messages reach the worker. False after a reconnection, until one arrives or all queues are empty."""
+        """Whether messages reach the worker. False after a reconnection, until a message arrives or none waits."""
         return not self._reconnected
 
     @contextmanager

@@ -157,7 +157,7 @@ def images_in_memory(images: Images, architecture: Architecture) -> int:
 
 
 def evidence_bytes(images: Images, architecture: Architecture, fits: int | None = None) -> int:
-    """Return the size in bytes of the images' evidence in a model that uses tiles; 0 for other models, of small images.
+    """Return the bytes of the images' evidence in a model that uses tiles; 0 for other models, whose images are small.
 
     Args:
         images: The images.

@@ -35,7 +35,7 @@ MIN_SPREAD = 1e-9
 ROUNDING_NOISE = np.log(1e-12)
 """Log of the relative squared error below which a learned inverse is exact to its float32 weights."""
 MANY_ENERGIES = 16
-"""Energies of channels from which on they are as those of colour images: a Glow over grey ones has about ten."""
+"""Number of channel energies from which on images count as colour images: a Glow over grey ones has about ten."""
 SHARES_OF_GREY, SHARES_OF_COLOUR = (2.0, 2.0, 2.0, 1.0), (1.0, 1.0, 2.0, 2.0)
 """Factors of the surprises of the four densities. The channels of grey images tell little that neighbours do not."""
 CONSTANT = 1e-12

@@ -80,7 +80,7 @@ class DiskQuota:
         self._unchecked = 0
 
     def require(self, count: int) -> None:
-        """Check that ``count`` more bytes fit into quota and disk. Raise ``QuotaFull`` or ``StorageFull`` otherwise."""
+        """Check that quota and disk have ``count`` bytes left. Raise ``QuotaFull`` or ``StorageFull`` otherwise."""
         if self._quota_left is not None and count > self._quota_left:
             raise QuotaFull(f"{count} bytes are needed, {max(0, self._quota_left)} bytes of the quota are left")
         require_room(self._folder, max(1, count))

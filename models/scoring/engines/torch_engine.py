@@ -87,7 +87,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
-        """Invert all layers but the pixel transform, which the caller inverts: latents -> images, ``(N, C, H, W)``."""
+        """Map latents back to transformed pixels, ``(N, C, H, W)``; the caller inverts the pixel transform."""
         filled = [self._filled(torch.from_numpy(scale)) for scale in scales]
         tiles = zip(*(torch.split(scale, self.tile) for scale in filled), strict=True)
         with torch_threads(self._threads), self._memory():

@@ -163,7 +163,7 @@ def _together(pixels: TrainingEstimate, features: TrainingEstimate) -> TrainingE
 def phases_in_steps(
     architecture: PixelArchitecture | HybridArchitecture, config: TrainingConfig, splits: DatasetSummary
 ) -> PhaseSteps:
-    """Estimate the time of each other phase of a training, in units of one training step, from counted work alone.
+    """Estimate the times of the phases of a training besides its steps, in units of one step, by counted work alone.
 
     The ratio of two amounts of work depends on the machine less than either does, so the rates are those of the
     reference machine.

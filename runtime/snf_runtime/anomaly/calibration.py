@@ -250,7 +250,7 @@ class Calibration:
         return together
 
     def map_threshold(self, alpha: float) -> float | None:
-        """Return the threshold of anomaly maps. At most a share ``alpha`` of normal images reach it at any place.
+        """Return the threshold of anomaly maps. At most a share ``alpha`` of normal images reach it anywhere.
 
         It is the smallest value v with (1 + #{i: M_i >= v}) / (n + 1) <= alpha, where M_i is the largest value of the
         map of calibration image i. None where the calibration has no such values, or too few for ``alpha``, and at a

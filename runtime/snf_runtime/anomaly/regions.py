@@ -142,7 +142,7 @@ def find_regions_of_tiles(places: NDArray[np.float64], plan: TilePlan, threshold
 
 
 def region_around(box: Box, regions: Iterable[AnomalousRegion]) -> AnomalousRegion | None:
-    """Return the first of the ``regions``, sorted strongest first, whose box overlaps ``box``; None if none does."""
+    """Return the first of ``regions``, given strongest first, whose box overlaps ``box``; None if none does."""
     return next((region for region in regions if _overlap(region.box, box)), None)
 
 

@@ -59,7 +59,7 @@ class FilePlacement:
         return left, top, right, bottom
 
     def area(self, area: int, box: Box) -> int:
-        """Convert an area from pixels of the model's image to pixels of the file, from 1 to the area of ``box``."""
+        """Convert an area in the model's image to pixels of the file, at least 1 and at most that of ``box`` there."""
         left, top, right, bottom = box
         return max(1, min(round(area * self.scale[0] * self.scale[1]), (right - left) * (bottom - top)))
 

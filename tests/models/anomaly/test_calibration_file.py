@@ -90,7 +90,7 @@ def test_a_calibration_that_lacks_a_density_is_refused(tmp_path: Path) -> None:
     last = "folds.0.statistic.whole.views.2."
     kept = {name: array for name, array in load_file(path).items() if not name.startswith(last)}
     save_file(kept, path)
-    with pytest.raises(ArtifactError, match="expected 3 densities of the whole image, or 4 and their shares, got 2"):
+    with pytest.raises(ArtifactError, match="expected 3 densities of the whole image, or 4 with 4 shares, got 2"):
         load_calibration(path)
 
 

@@ -53,7 +53,5 @@ def test_a_model_of_grey_images_keeps_its_shares_in_the_file(scorer: Scorer, tmp
     for broken in (None, np.ones(3), np.ones((4, 1)), np.ones(())):
         kept = {name: array for name, array in arrays.items() if not name.endswith(".shares")}
         save_file(kept if broken is None else kept | {"folds.0.statistic.whole.shares": broken}, path)
-        with pytest.raises(
-            ArtifactError, match="expected 3 densities of the whole image, or 4 and their shares, got 4"
-        ):
+        with pytest.raises(ArtifactError, match="expected 3 densities of the whole image, or 4 with 4 shares, got 4"):
             load_calibration(path)

@@ -52,7 +52,7 @@ class Tail:
         return cls(values, risen, np.array(1 / scale))
 
     def surprise(self, t: Array) -> Array:
-        """Return the surprise -ln P(T >= t) of each value t, in nats. It is larger for rarer values."""
+        """Return the surprise -ln P(T >= t) of each value t, in nats. It rises with t."""
         # T >= t includes the values equal to t: among tied points the first counts, which lies just below t.
         inside = np.interp(np.nextafter(t, -np.inf), self.values, self.surprises)
         beyond = np.maximum(t - self.values[-1], 0)

@@ -64,9 +64,11 @@ class WholeFamily:
     shares: Array | None = None
 
     def __post_init__(self) -> None:
-        shares = () if self.shares is None else self.shares.shape
-        if (len(self.views), shares) not in ((3, ()), (4, (4,))):
-            raise ValueError(f"expected 3 densities of the whole image, or 4 and their shares, got {len(self.views)}")
+        shape = None if self.shares is None else self.shares.shape
+        if (len(self.views), shape) not in ((3, None), (4, (4,))):
+            raise ValueError(
+                f"expected 3 densities of the whole image, or 4 with 4 shares, got {len(self.views)}, shares {shape}"
+            )
 
     def standardised(self, statistics: Array) -> Array:
         """Return z-scores, ``(N, k + 1)``: k statistics relative to images of like complexity, then complexity itself.
