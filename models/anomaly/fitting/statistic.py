@@ -34,8 +34,8 @@ FLAT = 0.1
 MIN_SPREAD = 1e-9
 ROUNDING_NOISE = np.log(1e-12)
 """Log of the relative squared error below which a learned inverse is exact to its float32 weights."""
-MANY_ENERGIES = 16
-"""Number of channel energies from which on images count as colour images: a Glow over grey ones has about ten."""
+COLOUR_ENERGIES = 6
+"""Fewest energies of level 1 in a flow over colour images: half of 3 x 4 channels. One over grey images has at most 4."""
 SHARES_OF_GREY, SHARES_OF_COLOUR = (2.0, 2.0, 2.0, 1.0), (1.0, 1.0, 2.0, 2.0)
 """Factors of the surprises of the four densities. The channels of grey images tell little that neighbours do not."""
 CONSTANT = 1e-12
@@ -122,7 +122,7 @@ def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None
     larger = [layout, [0, *(index for index in used if index not in of_channels)]]
     shares = None
     if of_channels:
-        is_colour = len(_named(names, f"{ENERGY}-")) >= MANY_ENERGIES
+        is_colour = len(_named(names, f"{ENERGY}-1-")) >= COLOUR_ENERGIES
         shares = np.array(SHARES_OF_COLOUR if is_colour else SHARES_OF_GREY)
         larger.append([0, *_named(names, "horizontal-"), *_named(names, "vertical-"), *of_channels])
     views += [

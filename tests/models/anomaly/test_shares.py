@@ -17,12 +17,21 @@ from models.scorer import Scorer
 from snf_runtime.anomaly.calibration import Calibration
 from tests.models.anomaly import evidences
 
-GREY = [f"energy-{level}-{channel}" for level, channels in ((1, 2), (2, 8)) for channel in range(1, channels + 1)]
-"""The energies of a Glow of two levels over grey images; over colour images they are three times as many."""
-COLOUR = [f"energy-{level}-{channel}" for level, channels in ((1, 6), (2, 12)) for channel in range(1, channels + 1)]
+
+def energies_of(*channels: int) -> list[str]:
+    """The names of the energies of levels with so many channels."""
+    return [f"energy-{level}-{one}" for level, count in enumerate(channels, 1) for one in range(1, count + 1)]
 
 
-@pytest.mark.parametrize(("energies", "shares"), [(GREY, [2, 2, 2, 1]), (COLOUR, [1, 1, 2, 2])], ids=["grey", "colour"])
+GREY, DEEP_GREY, COLOUR, FLAT_COLOUR = (energies_of(*levels) for levels in ((2, 8), (2, 4, 16), (6, 12), (12,)))
+"""The energies of Glows over grey images, of two levels and of three, and over colour images, of two and of one."""
+
+
+@pytest.mark.parametrize(
+    ("energies", "shares"),
+    [(GREY, [2, 2, 2, 1]), (DEEP_GREY, [2, 2, 2, 1]), (COLOUR, [1, 1, 2, 2]), (FLAT_COLOUR, [1, 1, 2, 2])],
+    ids=["grey", "deep grey", "colour", "flat colour"],
+)
 @pytest.mark.parametrize("images", [100, 2000])
 def test_surprises_are_added_by_their_shares(energies: list[str], shares: list[int], images: int) -> None:
     evidence = evidences.evidence(images, 1, gradients=False)
