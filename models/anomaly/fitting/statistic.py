@@ -35,7 +35,7 @@ MIN_SPREAD = 1e-9
 ROUNDING_NOISE = np.log(1e-12)
 """Log of the relative squared error below which a learned inverse is exact to its float32 weights."""
 COLOUR_ENERGIES = 6
-"""Fewest energies of level 1 in a flow over colour images: half of 3 x 4 channels. One over grey images has at most 4."""
+"""Fewest energies of level 1 over colour images: half of 3 x 4 channels. Over grey images there are at most 4."""
 SHARES_OF_GREY, SHARES_OF_COLOUR = (2.0, 2.0, 2.0, 1.0), (1.0, 1.0, 2.0, 2.0)
 """Factors of the surprises of the four densities. The channels of grey images tell little that neighbours do not."""
 CONSTANT = 1e-12
