@@ -40,7 +40,10 @@ def find_device(name: str) -> torch.device:
 
 
 def lack_of_memory(error: BaseException) -> str | None:
-    """Return a sentence for an exception that means that a GPU or the process has no memory left; None for others."""
+    """Return advice for the user if an exception means that memory ran out, else None.
+
+    The advice is a sentence. It is for memory of a GPU or of the process.
+    """
     if isinstance(error, torch.OutOfMemoryError):
         return OUT_OF_GPU_MEMORY
     # For memory of the CPU, PyTorch raises a plain RuntimeError that only its text identifies.
@@ -48,7 +51,7 @@ def lack_of_memory(error: BaseException) -> str | None:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the CPU on ``device``, without waiting for a GPU.
+    """Copy a CPU tensor to a device without waiting for the GPU.
 
     A GPU copies from locked memory by itself. From other memory the program would wait for all that it has started.
     """
@@ -60,7 +63,9 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 def constant(
     make: Callable[..., Tensor], *arguments: Hashable, device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Return the tensor ``make(*arguments)`` on a device. It is cached there, as each copy to a GPU delays the program.
+    """Return the tensor ``make(*arguments)`` on a device, from a cache after the first call.
+
+    Without the cache, each copy to a GPU would delay the program.
 
     Args:
         make: Function that returns a tensor of the CPU, which depends on the arguments alone.
@@ -85,7 +90,9 @@ def _constant(
 
 @contextmanager
 def fastest_convolutions(device: torch.device) -> Iterator[None]:
-    """Let cuDNN time its algorithms for each shape of a convolution in the ``with`` block, and take the fastest.
+    """Let cuDNN choose the fastest convolution algorithms within a ``with`` block.
+
+    cuDNN times its algorithms for each shape of a convolution.
 
     This is for training, where shapes stay the same. The algorithms may differ from process to process, and with them
     the last bits of the results, so that scores are computed without it. It changes nothing on a CPU.

@@ -26,12 +26,17 @@ SAFETENSORS_CODE = re.compile(r"\(os error (\d+)\)")
 
 
 def waits_for_room(problem: ModelsError) -> bool:
-    """Return whether work that failed with this error can go on once the disk takes writes; False for a full quota."""
+    """Return whether failed work can be retried once the disk can be written again.
+
+    It is false for a full quota.
+    """
     return problem.kind is ErrorKind.NO_SPACE and not isinstance(problem, QuotaFull)
 
 
 def usable_bytes(folder: Path) -> int:
-    """Return the bytes of a folder's disk that large writes may use: what is free, without the reserve.
+    """Return how many bytes large writes may use on a folder's disk.
+
+    These are the free bytes without the reserve.
 
     If the folder is missing, the closest folder above it counts.
     """
@@ -53,7 +58,10 @@ def folder_bytes(folder: Path) -> int:
 
 
 def require_room(folder: Path, count: int = 1) -> None:
-    """Check that ``count`` bytes more in a folder leave the disk's reserve free. Raise ``StorageFull`` otherwise."""
+    """Check that a disk has room for ``count`` more bytes besides its reserve.
+
+    Raises ``StorageFull`` otherwise.
+    """
     usable = usable_bytes(folder)
     if count > usable:
         needed = "the disk is full" if count == 1 else f"{count} bytes are needed"
@@ -69,7 +77,9 @@ def existing_folder(path: Path) -> Path:
 
 
 def folder_problem(folder: Path, *, writes: bool) -> str | None:
-    """Return a sentence that says why this process cannot use a folder, or None if it can. The folder need not exist.
+    """Return a sentence on why this process cannot use a folder, or None if it can.
+
+    The folder need not exist.
 
     Args:
         folder: The folder.

@@ -40,7 +40,9 @@ class ModelNotFound(ModelsError):
 
 
 class NoLiveVersion(ModelsError):
-    """Raised for the plain name of a model of which no version is live, because all of them are unfit.
+    """Raised if a model is requested by its plain name, but none of its versions is live.
+
+    That is so if all of its versions failed the fitness checks.
 
     Args:
         detail: Text for the user.
@@ -57,7 +59,10 @@ class NoLiveVersion(ModelsError):
 
 
 class AliasRequired(ModelsError):
-    """Raised for an attempt to remove the alias ``live`` from a fit version: it can only be moved."""
+    """Raised on an attempt to remove the alias ``live`` from a version that is fit for use.
+
+    The alias can only be moved to another version.
+    """
 
     slug = "alias-required"
     title = "The alias cannot be removed"
@@ -97,7 +102,10 @@ class LimitNotFound(ModelsError):
 
 
 class InvalidName(ModelsError):
-    """Raised for a name that is not 1 to 64 of a-z, 0-9, dot, dash and underscore with a letter or digit first."""
+    """Raised if a name is not valid.
+
+    A valid name has 1 to 64 of a-z, 0-9, dot, dash and underscore, and begins with a letter or digit.
+    """
 
     slug = "invalid-name"
     title = "The name is not valid"
@@ -121,7 +129,10 @@ class FileNotInArtifact(ModelsError):
 
 
 class RayUnavailable(EngineUnavailable):
-    """Raised where a Ray cluster cannot be reached or has no room for a model; it may be there again later."""
+    """Raised if a Ray cluster cannot be reached or has no room for a model.
+
+    The cause may pass, so that a later attempt can succeed.
+    """
 
 
 class DatasetNotFound(ModelsError):
@@ -133,7 +144,10 @@ class DatasetNotFound(ModelsError):
 
 
 class PresetNotFound(ModelsError):
-    """Raised for an unknown name of a training preset, a flow architecture with training settings."""
+    """Raised if no training preset has the given name.
+
+    A preset is a flow architecture with training settings.
+    """
 
     slug = "preset-not-found"
     title = "No such preset"
@@ -192,7 +206,10 @@ class DatasetTaken(ModelsError):
 
 
 class StorageFull(ModelsError):
-    """Raised where files do not fit on the disk, or exceed the quota, the most bytes of all datasets together."""
+    """Raised if files do not fit on the disk or exceed the quota.
+
+    The quota is the most bytes of all datasets together.
+    """
 
     slug = "storage-full"
     title = "There is no room on the disk"
@@ -212,7 +229,10 @@ class StorageReadOnly(ModelsError):
 
 
 class FolderTaken(ModelsError):
-    """Raised for a training run whose output folder holds a finished run of another dataset, preset or settings."""
+    """Raised if the output folder of a training run holds another finished run.
+
+    That run has another dataset, preset or settings.
+    """
 
     slug = "folder-taken"
     title = "The folder belongs to another training run"
@@ -228,7 +248,10 @@ class DeviceNotFound(ModelsError):
 
 
 class RanksUnfit(ModelsError):
-    """Raised where processes cannot train one flow together: too many for a batch, or with different settings."""
+    """Raised if several processes cannot train one model together.
+
+    They are too many for a batch, or have different settings.
+    """
 
     slug = "ranks-unfit"
     title = "The processes cannot train together"
@@ -257,14 +280,20 @@ class SingularLayer(ModelsError):
 
 
 class UninitializedModel(ModelsError):
-    """Raised for the use of a flow before its normalisation layers got values, from a first batch or from a file."""
+    """Raised if a flow is used before its normalisation layers are initialised.
+
+    They get their values from a first batch or from a file.
+    """
 
     slug = "uninitialized-model"
     title = "The model has no weights yet"
 
 
 class NoLearnedInverse(ModelsError):
-    """Raised for a request to sample by the learned (approximate) inverse of a flow that has none."""
+    """Raised if sampling by a learned inverse is requested, but the flow has no learned inverse.
+
+    A learned inverse is approximate.
+    """
 
     slug = "no-learned-inverse"
     title = "The model has no learned inverse"
@@ -288,14 +317,20 @@ class OutputTaken(ModelsError):
 
 
 class PartFailed(ModelsError):
-    """Raised where a part of a bulk scoring cannot be scored: its process failed, or died again and again."""
+    """Raised if one part of a bulk scoring job cannot be scored.
+
+    Its process failed, or died again and again.
+    """
 
     slug = "part-failed"
     title = "A part of the images cannot be scored"
 
 
 class SamplesUnsupported(ModelsError):
-    """Raised when random images are requested from a density of features, which has no pixels to invert to."""
+    """Raised if random images are requested from a model of features.
+
+    Features cannot be inverted to pixels.
+    """
 
     slug = "samples-unsupported"
     title = "This model has no samples"
@@ -303,7 +338,10 @@ class SamplesUnsupported(ModelsError):
 
 
 class BackboneMissing(ModelsError):
-    """Raised for a backbone, the frozen network of a feature model, that is not installed on this machine."""
+    """Raised if the backbone of a feature model is not installed on this machine.
+
+    The backbone is the frozen network that computes the features.
+    """
 
     slug = "backbone-missing"
     title = "The backbone is not here"

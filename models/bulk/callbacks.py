@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Functions that an engine calls while it scores, in the thread of its ``run``. None may take long.
+    """Callback functions of a bulk scoring: stop request, progress and notices.
+
+    An engine calls these functions while it scores, in the thread of its ``run``. None of them may take long.
 
     Attributes:
         should_stop: Called several times a second, or before every batch; where it returns true, scoring stops.

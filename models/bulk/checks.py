@@ -13,7 +13,10 @@ from snf_runtime.images.preprocessing import GREY_MODES, Preprocessing
 
 
 def require_scorable(name: str, preprocessing: Preprocessing, data_dir: Path | None, store: DatasetStore) -> None:
-    """Check that a model accepts at least one size and one colour of a dataset's images, as far as these are known.
+    """Check that a model can score at least some images of a dataset.
+
+    At least one image size and one colour mode of the dataset must fit the model. Sizes and colours that are not known
+    yet are not checked.
 
     Args:
         name: The dataset, which exists.

@@ -15,11 +15,16 @@ ROUNDS = 3
 
 
 class DamagedPart(Exception):
-    """Raised if the file of a part is missing, damaged or from another scoring; the message says which."""
+    """Raised if the result file of one part of a bulk scoring cannot be used.
+
+    The file is missing, damaged or from another scoring; the message says which.
+    """
 
 
 class PartsDamaged(Exception):
-    """Raised where parts are damaged or of other scores. They are deleted, and have to be scored again.
+    """Raised if parts of a bulk scoring are missing, damaged or from another scoring.
+
+    Their files are deleted, and the parts have to be scored again.
 
     Args:
         problems: What is wrong with each part, by its index.
@@ -37,7 +42,9 @@ def complete(
     finish: Callable[[], PartSummary],
     note: Callable[[str], None],
 ) -> PartSummary:
-    """Score the parts that are missing, check all, and score the damaged ones again; return the counts of the images.
+    """Score all missing parts of a bulk scoring until every part passes the final check.
+
+    Damaged parts are scored again, in at most three rounds. Returns the counts of images, errors and anomalies.
 
     Args:
         missing: Function that returns the indices of the missing parts.

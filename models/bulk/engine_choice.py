@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def choose_engine(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) -> tuple[BulkPlan, ModelFiles]:
-    """Choose the engine of a new or resumed bulk scoring, and set it in the plan and the model.
+    """Choose the compute engine of a bulk scoring, such as PyTorch or OpenVINO.
+
+    The engine is set in the returned plan and in the options of the returned model.
 
     A stored plan of the same inputs keeps its engine. Otherwise it is the one of the options of the model; for the
     choice of an engine for this machine the model is loaded.
@@ -43,7 +45,10 @@ def choose_engine(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) ->
 
 
 def with_engine(model: ModelFiles, plan: BulkPlan) -> ModelFiles:
-    """Return a model's files with a plan's engine and precision. Loading fails unless they are the plan's model."""
+    """Return the files of a model, set to use the engine and precision of a plan.
+
+    The digest of the plan's model is set, too: loading fails if the files are not those of that model.
+    """
     # Of a hybrid model each part may have its engine, which no option names: the choice is compared after loading.
     name = cast(EngineName, plan.engine) if plan.engine in ("torch", "openvino") else model.options.name
     precision = plan.precision or model.options.precision
@@ -51,13 +56,19 @@ def with_engine(model: ModelFiles, plan: BulkPlan) -> ModelFiles:
 
 
 def with_engine_of_scorer(plan: BulkPlan, scorer: Scorer) -> BulkPlan:
-    """Return a plan with the engine of a loaded model. Raises ``EngineUnavailable`` if the plan has another one."""
+    """Return a plan with the engine of a loaded model filled in.
+
+    Raises ``EngineUnavailable`` if the plan already has another engine.
+    """
     require_engine(plan, scorer)
     return plan.model_copy(update={"engine": engine_of(scorer)})
 
 
 def require_engine(plan: BulkPlan, scorer: Scorer) -> None:
-    """Raise ``EngineUnavailable`` if a loaded model computes by another engine than that of a plan."""
+    """Check that a loaded model uses the engine of a plan.
+
+    Raises ``EngineUnavailable`` otherwise. A plan without an engine accepts any.
+    """
     got = engine_of(scorer)
     if plan.engine not in (None, got):
         raise EngineUnavailable(

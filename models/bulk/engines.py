@@ -15,10 +15,12 @@ BulkEngineName = Literal["local", "ray"]
 
 
 class BulkEngine(Protocol):
-    """Protocol of what scores the parts of a bulk scoring: this process, several, or a cluster."""
+    """Protocol of an engine that runs a bulk scoring, on this machine or on a cluster."""
 
     def run(self, work: BulkWork, missing: Sequence[int], callbacks: Callbacks) -> None:
-        """Score parts and write each to the output; return after the last.
+        """Score the given parts of a bulk scoring and write the results of each to the output.
+
+        Returns after the last part.
 
         An interrupted call leaves whole parts alone. Another call with the parts that are missing then goes on.
 
@@ -37,7 +39,7 @@ class BulkEngine(Protocol):
 
 
 def bulk_engine(name: BulkEngineName, processes: int = 1, ray_address: str | None = None) -> BulkEngine:
-    """Return an engine by its name.
+    """Return the bulk scoring engine with a given name.
 
     Args:
         name: ``local`` for this machine, ``ray`` for a Ray cluster.

@@ -32,7 +32,7 @@ Message = int | ModelsError | None
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """Engine that scores on this machine.
+    """Bulk scoring engine that runs on this machine, in one or several processes.
 
     Attributes:
         processes: Number of processes; 1 for this process alone. The threads of the machine are divided among them.
@@ -41,7 +41,10 @@ class LocalEngine:
     processes: int = 1
 
     def run(self, work: BulkWork, missing: Sequence[int], callbacks: Callbacks) -> None:
-        """Score parts; see :meth:`models.bulk.engines.BulkEngine.run`."""
+        """Score the given parts on this machine.
+
+        See :meth:`models.bulk.engines.BulkEngine.run`.
+        """
         if self.processes == 1 or len(missing) <= 1:
             opened = work.open()
             for index in missing:

@@ -38,7 +38,9 @@ PART_PLAN, PART_ERRORS, PART_ANOMALIES = "snf.plan", "snf.part_errors", "snf.par
 
 @dataclass(frozen=True)
 class Output:
-    """A bulk scoring whose parts are Parquet files below a location. It may be pickled.
+    """Output folder of a bulk scoring, with one Parquet file for each part.
+
+    It can be pickled.
 
     Args:
         location: The folder of the parts.
@@ -49,15 +51,20 @@ class Output:
     plan: BulkPlan
 
     def part(self, index: int) -> Location:
-        """Return the location of the Parquet file of part ``index``; it may not exist yet."""
+        """Return the location of the Parquet file of part ``index``.
+
+        The file may not exist yet.
+        """
         return self.location.child(f"part-{index:06d}.parquet")
 
     def has(self, index: int) -> bool:
-        """Return whether part ``index`` is written."""
+        """Return whether the Parquet file of part ``index`` exists."""
         return self.part(index).exists()
 
     def missing(self) -> list[int]:
-        """Return the indices of the parts that are not written yet, from one listing of the location.
+        """Return the indices of the parts that have not been written yet.
+
+        They are found by one listing of the location.
 
         Other files do not count.
         """
@@ -67,7 +74,10 @@ class Output:
         return [index for index in range(self.plan.parts) if index not in written]
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
-        """Write the scores of part ``index``; return their counts. The file appears whole. Equal rows, equal bytes."""
+        """Write the scores of part ``index`` to its Parquet file and return their counts.
+
+        The write is atomic: the file appears whole. Equal rows give equal bytes.
+        """
         summary = summary_of(table)
         metadata = self.plan.metadata | {
             PART_PLAN: self.plan.digest,
@@ -82,7 +92,9 @@ class Output:
         should_stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> PartSummary:
-        """Check that every part is there and belongs to this plan, write the summary, and return the counts.
+        """Check that all parts are complete, and write the summary file.
+
+        Every part must exist and belong to this plan. Returns the counts of all images.
 
         This reads the end of every file. Arguments and errors are those of :meth:`models.bulk.plan.Parts.finish`.
         """
@@ -109,7 +121,7 @@ class Output:
         return total
 
     def files(self) -> Iterator[BinaryIO]:
-        """Yield the Parquet file of each part in memory, in the order of the images.
+        """Yield the Parquet file of each part, read into memory, in the order of the images.
 
         Raises:
             OutputTaken: A file is damaged, missing, or part of other scores.
@@ -123,7 +135,9 @@ class Output:
             yield file
 
     def merge(self, table: Path, expected: PartSummary) -> None:
-        """Join all parts into one file; each is checked when it is read.
+        """Join the files of all parts into one result file.
+
+        Each part is checked when it is read.
 
         Args:
             table: The file, in the format of its ending; see :func:`models.bulk.result_file.merge_parts`.
@@ -157,7 +171,9 @@ class Output:
 
 
 def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> Output:
-    """Begin a bulk scoring at a location, or go on with one of an equal plan; return it.
+    """Start a bulk scoring at a location, or resume it if the stored plan is equal.
+
+    Returns the output of the bulk scoring.
 
     Of several processes that begin at the same time, the first that writes its plan has the location.
 
@@ -193,7 +209,7 @@ def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> O
 
 
 def stored_output(location: Location, digest: str | None = None) -> Output:
-    """Return the bulk scoring that a location holds.
+    """Return the existing output of a bulk scoring at a location.
 
     Args:
         location: The folder of the parts.
@@ -212,7 +228,10 @@ def stored_output(location: Location, digest: str | None = None) -> Output:
 
 
 def plan_at(location: Location) -> BulkPlan | None:
-    """Return the plan at a location; None where there is none, or one that is damaged or of another version."""
+    """Return the plan of a bulk scoring stored at a location, or None.
+
+    None means that there is no plan, or one that is damaged or of another version.
+    """
     try:
         with location.child(PLAN).open() as file:
             return BulkPlan.model_validate_json(file.read(MAX_PLAN_BYTES))

@@ -27,7 +27,10 @@ AHEAD = 2
 
 
 class Stopped(Exception):
-    """Raised to end bulk scoring on request; the Parquet files of scores that are complete are kept."""
+    """Raised when a bulk scoring is stopped on request.
+
+    The Parquet files of scores that are already complete are kept.
+    """
 
 
 def score_part(
@@ -41,7 +44,9 @@ def score_part(
     should_stop: Callable[[], bool],
     progress: Callable[[int], None] = lambda _images: None,
 ) -> PartSummary:
-    """Score images ``start`` to ``stop - 1`` into a Parquet file, one row each; return counts of errors and anomalies.
+    """Score a range of images and write their scores to a Parquet file.
+
+    These are images ``start`` to ``stop - 1``, one row each. Returns the counts of images, errors and anomalies.
 
     The file is written atomically, after the last image. Arguments and errors are those of :func:`score_range`.
     """
@@ -59,7 +64,9 @@ def score_range(
     should_stop: Callable[[], bool],
     progress: Callable[[int], None] = lambda _images: None,
 ) -> pa.Table:
-    """Score images ``start`` to ``stop - 1``; return the table of their scores, one row each.
+    """Score a range of images and return their scores as a table.
+
+    These are images ``start`` to ``stop - 1``, one row each.
 
     Args:
         scorer: The model.

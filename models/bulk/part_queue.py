@@ -20,7 +20,9 @@ TRANSIENT = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.NO_SPACE})
 
 
 class PartQueue:
-    """The parts of one run, which processes take, finish or fail.
+    """Queue of the parts of a bulk scoring, for processes that score them.
+
+    A process takes a part, and then finishes it or fails.
 
     Args:
         plan: The plan of the scoring.
@@ -41,7 +43,7 @@ class PartQueue:
 
     @property
     def unfinished(self) -> int:
-        """Number of parts that are left or under way."""
+        """Number of parts that are waiting or being scored."""
         return len(self._left) + len(self._scored)
 
     @property
@@ -58,7 +60,10 @@ class PartQueue:
         return part
 
     def advance(self, part: int, scored: int) -> None:
-        """Report that ``scored`` images of a part under way are scored."""
+        """Report how many images of a part have been scored so far.
+
+        ``scored`` counts from the start of the part, which a process must have taken.
+        """
         more = scored - self._scored[part]
         self._scored[part] = scored
         if more:
@@ -77,7 +82,9 @@ class PartQueue:
         self._failures_to_load = 0
 
     def fail(self, part: int | None, began: float, error: ModelsError) -> None:
-        """Record that a process failed. If it was scoring a part, put the part back in the queue for another process.
+        """Record that a process failed.
+
+        If it was scoring a part, the part goes back to the queue for another process.
 
         Failures to load count one after the other only: a process that loads the model, or finishes a part, ends the
         series. Processes that are lost together, such as those of one node, count once.
@@ -113,7 +120,10 @@ class PartQueue:
 
 
 def typed(error: Exception) -> ModelsError:
-    """Convert an error of a scoring process to a ``ModelsError``: itself, a storage error, or else ``PartFailed``."""
+    """Convert any exception of a scoring process to a ``ModelsError``.
+
+    A ``ModelsError`` is returned as it is. Errors of the disk become storage errors, and all others ``PartFailed``.
+    """
     if isinstance(error, ModelsError):
         return error
     log.error("a part cannot be scored", exc_info=error)

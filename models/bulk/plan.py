@@ -36,7 +36,9 @@ NEWER = ("model_sha256", "engine", "precision")
 
 
 class BulkPlan(BaseModel):
-    """The inputs of a bulk scoring job: model, images, false-alarm rate, and the number of images in each output file.
+    """Inputs of a bulk scoring job.
+
+    They include the model, the images, the false-alarm rate and the number of images in each output file.
 
     Equal plans give equal rows of scores. A part is a range of images with an output file of its own.
     """
@@ -58,7 +60,9 @@ class BulkPlan(BaseModel):
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
-        """The image ranges ``(start, stop)``, without ``stop``, that a job is divided into, with one output file each.
+        """Image range ``(start, stop)`` of every part of the job.
+
+        ``stop`` is not included. Each part has one output file.
 
         One of them is :meth:`range`.
         """
@@ -66,7 +70,7 @@ class BulkPlan(BaseModel):
 
     @property
     def parts(self) -> int:
-        """The number of parts."""
+        """Number of parts, each with its own output file."""
         return -(-self.count // self.images_per_part)
 
     def range(self, index: int) -> tuple[int, int]:
@@ -87,17 +91,25 @@ class BulkPlan(BaseModel):
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of all inputs, which each part at an output carries."""
+        """SHA-256 hash of all inputs of the job.
+
+        It is stored in the file of each part at an output, to recognise the files of another job.
+        """
         return sha256(self.model_dump_json().encode()).hexdigest()
 
     def with_engine_of(self, stored: BulkPlan | None) -> BulkPlan:
-        """Return ``stored`` if it equals this plan except for the engine, to keep that engine; else this plan."""
+        """Return this plan with the engine of the stored plan, if the plans are otherwise equal.
+
+        Then ``stored`` itself is returned, and else this plan unchanged.
+        """
         if stored is not None and stored == self.model_copy(update={"engine": stored.engine}):
             return stored
         return self
 
     def continues(self, stored: BulkPlan | None) -> bool:
-        """Return whether a scoring that was begun with the plan ``stored`` can continue with this plan.
+        """Return whether this plan can resume a scoring that was started with another plan.
+
+        ``stored`` is that other plan; None for no plan.
 
         What one of them does not say is not compared: plans of earlier versions and of a service name no engine.
         """
@@ -107,13 +119,19 @@ class BulkPlan(BaseModel):
         return self.model_copy(update=unknown) == stored.model_copy(update=unknown)
 
     def require_same(self, weights_sha256: str, source_digest: str) -> None:
-        """Check that a process opened the model and the images of this plan. Raise ``PlanDiffers`` otherwise."""
+        """Check that the model and images of this process are those of the plan.
+
+        Raises ``PlanDiffers`` otherwise.
+        """
         if (weights_sha256, source_digest) != (self.weights_sha256, self.source_digest):
             raise PlanDiffers("the model or the images of this process are not those of the job")
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The key-value metadata of the Parquet file of all scores: model, density, dataset, false-alarm rate."""
+        """Key-value metadata for the Parquet files of scores.
+
+        It names the model, the kind of density, the calibration, the dataset and the false-alarm rate.
+        """
         return {
             "snf.model": self.model,
             "snf.weights_sha256": self.weights_sha256,
@@ -127,7 +145,9 @@ class BulkPlan(BaseModel):
 
 
 def part_size(count: int, group: int = 1) -> int:
-    """Return the number of images per part: at least 2,000, for at most 10,000 parts, rounded up to whole groups.
+    """Return how many images each part of a bulk scoring has.
+
+    A part has at least 2,000 images, and a job at most 10,000 parts. The size is rounded up to whole groups.
 
     Args:
         count: The number of all images.
@@ -143,7 +163,10 @@ def part_size(count: int, group: int = 1) -> int:
 
 
 class Parts(Protocol):
-    """Protocol of the stored parts of a bulk scoring: find the missing parts, write a part, and check all of them."""
+    """Protocol of the stored result files of a bulk scoring, one for each part.
+
+    It finds missing parts, writes a part, and checks all of them.
+    """
 
     @property
     def plan(self) -> BulkPlan:
@@ -151,19 +174,22 @@ class Parts(Protocol):
         ...
 
     def has(self, index: int) -> bool:
-        """Return whether part ``index`` is written."""
+        """Return whether the results of part ``index`` have been written."""
         ...
 
     def missing(self) -> list[int]:
-        """Return the indices of the parts that are not written yet; this looks at all of them."""
+        """Return the indices of the parts that have not been written yet.
+
+        This looks at all parts.
+        """
         ...
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
-        """Write the scores of part ``index`` in one atomic step, and return their counts."""
+        """Write the scores of part ``index`` atomically, and return their counts."""
         ...
 
     def finish(self, should_stop: Callable[[], bool], progress: Callable[[int, int], None]) -> PartSummary:
-        """Check every part, and return the counts of all images.
+        """Check the results of every part, and return the counts of all images.
 
         Args:
             should_stop: Called between two parts; where it returns true, the check stops.
@@ -178,36 +204,47 @@ class Parts(Protocol):
 
 @dataclass(frozen=True)
 class OpenPlan:
-    """A bulk scoring job on disk: its inputs, and a folder with one Parquet file of scores for each range of images."""
+    """Bulk scoring job in a folder on disk.
+
+    The folder has the inputs of the job and one Parquet file of scores for each range of images.
+    """
 
     folder: Path
     plan: BulkPlan
 
     def part_path(self, index: int) -> Path:
-        """Return the path of the Parquet file of scores for range ``index`` of the images; it may not exist yet."""
+        """Return the path of the Parquet file for image range ``index``.
+
+        The file may not exist yet.
+        """
         return self.folder / f"part-{index:06d}.parquet"
 
     @property
     def part_paths(self) -> list[Path]:
-        """The paths of the Parquet files for all ranges of images, in the order of the images, existing or not."""
+        """Paths of the Parquet files of all image ranges, in the order of the images.
+
+        The files may not exist yet.
+        """
         return [self.part_path(index) for index in range(self.plan.parts)]
 
     def has(self, index: int) -> bool:
-        """Return whether range ``index`` of the images has its Parquet file of scores."""
+        """Return whether the Parquet file of image range ``index`` exists."""
         return self.part_path(index).exists()
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
-        """Write the scores of range ``index`` of the images to its Parquet file; return their counts."""
+        """Write the scores of image range ``index`` to its Parquet file and return their counts."""
         from models.bulk.table import write_table  # noqa: PLC0415  # a service plans jobs without pyarrow
 
         return write_table(table, self.part_path(index))
 
     def missing(self) -> list[int]:
-        """Return the indices of those ranges of images that have no Parquet file of scores yet."""
+        """Return the indices of the image ranges without a Parquet file of scores."""
         return [index for index, path in enumerate(self.part_paths) if not path.exists()]
 
     def merge(self, table: Path) -> PartSummary:
-        """Check every part, and join them into one file; return its counts.
+        """Check every part and join all parts into one result file.
+
+        Returns the counts of images, errors and anomalies.
 
         Args:
             table: The file, in the format of its ending; see :func:`models.bulk.result_file.merge_parts`.
@@ -235,7 +272,10 @@ class OpenPlan:
 
 
 def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
-    """Store a bulk job's inputs in a folder and return the job; delete scores there that belong to other inputs."""
+    """Create or resume a bulk scoring job in a folder.
+
+    The inputs are stored there. Scores in the folder that belong to other inputs are deleted.
+    """
     make_folder(folder)
     remove_leftovers(folder, LEFTOVER_SECONDS)
     stored = stored_plan(folder)
@@ -254,7 +294,9 @@ def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
 
 
 def join_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
-    """Open the bulk job that another process stored in ``folder``. Raises ``PlanDiffers`` if its plan is not ``plan``.
+    """Open a bulk scoring job that another process stored in ``folder``.
+
+    Raises ``PlanDiffers`` if the stored plan is not ``plan``.
 
     This process can then help to score it. The plans differ where the model or the images of this machine are not those
     of the job.

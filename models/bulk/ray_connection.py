@@ -27,7 +27,9 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 
 @contextmanager
 def ray_at(address: str, should_stop: Callable[[], bool]) -> Iterator[Any]:
-    """Yield the module of Ray, connected to a cluster; all actors of this process end with the block.
+    """Connect to a Ray cluster and yield the ``ray`` module.
+
+    At the end of the ``with`` block the connection is closed, which ends all actors of this process.
 
     Args:
         address: ``HOST:PORT`` of the cluster that this machine is a part of.
@@ -50,7 +52,9 @@ def ray_at(address: str, should_stop: Callable[[], bool]) -> Iterator[Any]:
 
 
 def places(ray: Any, threads: int, *, on_gpu: bool) -> int:
-    """Return how many actors fit on all nodes of a Ray cluster, as if none of their resources were in use.
+    """Return how many actors fit on all nodes of a Ray cluster.
+
+    Resources that are in use now count as free.
 
     Args:
         ray: The module of Ray, connected.

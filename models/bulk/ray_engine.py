@@ -43,7 +43,9 @@ PROGRESS = "progress"
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Engine that scores on a Ray cluster, with actors that each have one GPU, or CPU cores alone.
+    """Bulk scoring engine that runs on a Ray cluster.
+
+    Each of its actors has CPU cores, and one GPU if the device of the model is CUDA.
 
     An actor on CPUs takes as many cores as the model's options have threads, one by default.
 
@@ -54,7 +56,9 @@ class RayEngine:
     address: str
 
     def run(self, work: BulkWork, missing: Sequence[int], callbacks: Callbacks) -> None:
-        """Score parts; see :meth:`models.bulk.engines.BulkEngine.run`.
+        """Score the given parts on a Ray cluster.
+
+        See :meth:`models.bulk.engines.BulkEngine.run`.
 
         Raises:
             RayUnavailable: The cluster cannot be reached, or has no room.
@@ -73,7 +77,10 @@ class RayEngine:
 
 
 class PartActor:
-    """Actor that scores the parts whose numbers it gets. Its calls return the error that they met, or None."""
+    """Ray actor that scores parts of a bulk scoring.
+
+    Its methods ``open`` and ``score`` return an error instead of raising it, or None.
+    """
 
     def __init__(self, work: BulkWork, threads: int) -> None:
         self._work, self._threads = work, threads
@@ -81,7 +88,7 @@ class PartActor:
         self._progress: tuple[int | None, int] = None, 0
 
     def open(self) -> ModelsError | None:
-        """Load the model and open the images; return why they cannot be used."""
+        """Load the model and open the images; return an error if this fails, else None."""
         try:
             self._opened = self._work.open(self._threads)
         except Exception as error:
@@ -89,7 +96,7 @@ class PartActor:
         return None
 
     def score(self, part: int) -> ModelsError | None:
-        """Score a part into its file; return why it cannot be scored."""
+        """Score one part and write its file; return an error if this fails, else None."""
         assert self._opened is not None
         self._progress = part, 0
 
@@ -103,7 +110,7 @@ class PartActor:
         return None
 
     def progress(self) -> tuple[int | None, int]:
-        """Return the part that is being scored, and the number of its images that are scored."""
+        """Return the current part and how many of its images have been scored."""
         return self._progress
 
 

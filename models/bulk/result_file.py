@@ -34,7 +34,7 @@ Values: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TableContent:
-    """What a file of scores holds: the model with its calibration, and the images.
+    """Contents of a file of scores: the model, its calibration, the dataset and image names.
 
     Attributes:
         model: Name and version of the model as ``name:version``.
@@ -52,7 +52,9 @@ class TableContent:
 def merge_parts(
     parts: Iterable[Path | BinaryIO], path: Path, metadata: Mapping[str, str], expected: PartSummary | None = None
 ) -> PartSummary:
-    """Join Parquet files of scores, in order, into one file; return its counts of images, errors and anomalies.
+    """Join several Parquet files of scores, in order, into one file.
+
+    Returns the counts of images, errors and anomalies.
 
     Raises ``PartsDamaged`` if a part cannot be read, and ``OutputTaken`` if the counts are not the ``expected`` ones;
     there is no file then.
@@ -77,7 +79,9 @@ def merge_parts(
 
 
 def convert_table(table: Path, path: Path) -> None:
-    """Write a Parquet file of scores, also one of an earlier version, in the format that the ending of ``path`` names.
+    """Convert a Parquet file of scores to the format given by the extension of ``path``.
+
+    Files of earlier versions can be converted, too.
 
     Columns that an earlier version did not have are null.
     """
@@ -87,7 +91,10 @@ def convert_table(table: Path, path: Path) -> None:
 
 
 def read_content(path: Path) -> TableContent | None:
-    """Return what a file of scores holds; None if it is no complete file of scores in the format of its ending."""
+    """Return the model, dataset and image names recorded in a file of scores, or None.
+
+    None means that it is not a complete file of scores in the format of its extension.
+    """
     try:
         return READERS[path.suffix](path)
     except (KeyError, ValueError, TypeError, csv.Error, pa.ArrowException):

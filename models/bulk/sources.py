@@ -51,7 +51,9 @@ LISTED_AT_ONCE = 1000
 def open_source(
     name: str, data_dir: Path | None, store: DatasetStore | None, preprocessing: Preprocessing
 ) -> ImageSource:
-    """Return the images of a dataset, which are converted to a model's input when they are read.
+    """Open a built-in, uploaded or referenced dataset as a source of images for a model.
+
+    The images are converted to the model's input when they are read.
 
     Raises ``DatasetNotFound``, and ``DatasetRefused`` for a damaged file.
     """
@@ -66,7 +68,9 @@ def open_source(
 
 @dataclass(frozen=True)
 class DatasetImages:
-    """The images of a built-in or uploaded dataset of this machine, as they are handed to other processes.
+    """Picklable handle to the images of a dataset, for other processes to open.
+
+    The dataset is on this machine. It is built in or belongs to a user.
 
     Attributes:
         name: The dataset.
@@ -79,13 +83,18 @@ class DatasetImages:
     datasets_dir: Path
 
     def open(self, preprocessing: Preprocessing) -> ImageSource:
-        """Return the images. Raises as :func:`open_source`."""
+        """Open the dataset as a source of images.
+
+        Raises the errors of :func:`open_source`.
+        """
         return open_source(self.name, self.data_dir, DatasetStore(self.datasets_dir), preprocessing)
 
 
 @dataclass(frozen=True)
 class LocationImages:
-    """The images at a location, as they are handed to other processes of this machine.
+    """Picklable handle to the images at a location, for other processes to open.
+
+    The processes run on this machine.
 
     Attributes:
         index: The index of the images, of :func:`index_location`.
@@ -94,7 +103,10 @@ class LocationImages:
     index: Path
 
     def open(self, preprocessing: Preprocessing) -> ImageSource:
-        """Return the images. Raises ``DatasetNotFound`` if the index was deleted."""
+        """Open the images at the location.
+
+        Raises ``DatasetNotFound`` if their index was deleted.
+        """
         return ReferencedImages(self.index, preprocessing)
 
 
@@ -104,7 +116,9 @@ def chosen_part_size(source: ImageSource) -> int:
 
 
 def index_location(location: Location, cache: Path, progress: Progress = no_progress) -> LocationImages:
-    """Return the images at a location, with an index in a cache. It is built anew where a file has changed.
+    """Index the images at a location, with a cached index where nothing has changed.
+
+    The index is built again if a file at the location has changed.
 
     Args:
         location: A folder of image files, tar archives and Parquet files, or one such file.
@@ -148,7 +162,9 @@ def _drop_older(cache: Path, place: str) -> None:
 
 
 class ImageFiles:
-    """A list of image files as a sequence, decoded and converted to a model's input when they are read.
+    """Image source that reads a list of image files.
+
+    The images are decoded and converted to a model's input when they are read.
 
     Its digest covers paths, sizes and times of change.
     """
@@ -164,7 +180,10 @@ class ImageFiles:
         return files_digest(self._paths)
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield (path, image) for files ``start`` to ``stop - 1``, or (path, ``ImageError``) for an unusable one."""
+        """Yield the path and the image of files ``start`` to ``stop - 1``.
+
+        An unusable image is replaced by an ``ImageError``.
+        """
         for path in self._paths[start:stop]:
             try:
                 yield path_text(path), decode_image(read_file(path), self._preprocessing)
@@ -173,7 +192,9 @@ class ImageFiles:
 
 
 class BuiltinImages:
-    """The images of a built-in dataset such as MNIST as a sequence: first the training images, then the test images.
+    """Image source that reads a built-in dataset such as MNIST.
+
+    The training images come first, then the test images.
 
     Images are in the order of the dataset's file.
 
@@ -194,7 +215,10 @@ class BuiltinImages:
         self.digest = sha256_file(path)
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield (name, image) for images ``start`` to ``stop - 1``, with names such as ``x_train/00017``."""
+        """Yield the name and the image for indices ``start`` to ``stop - 1``.
+
+        Names are such as ``x_train/00017``. An unusable image is replaced by an ``ImageError``.
+        """
         first = 0
         for name, count in self._counts.items():
             low, high = max(start - first, 0), min(stop - first, count)

@@ -24,7 +24,10 @@ FILES = "files"
 
 @dataclass(frozen=True)
 class PartSummary:
-    """Counts of one Parquet file of scores: its images, those that could not be scored, and the anomalies."""
+    """Numbers of images, errors and anomalies in a file of scores.
+
+    Images with an error could not be scored.
+    """
 
     images: int
     errors: int
@@ -41,7 +44,10 @@ def table_of(rows: Sequence[Row]) -> pa.Table:
 
 
 def labelled(table: pa.Table, metadata: Mapping[str, str]) -> pa.Table:
-    """Return a table with the model, the calibration, the false-alarm rate and the dataset in each row."""
+    """Return a table of scores with the model and dataset filled in on every row.
+
+    The columns are the model, the calibration, the false-alarm rate and the dataset.
+    """
     dataset = metadata.get("snf.dataset")
     labels: dict[str, Any] = {
         "model": metadata.get("snf.model"),
@@ -89,7 +95,9 @@ def is_damage(error: Exception) -> bool:
 
 
 def read_footer(file: Path | IOBase, label: str, rows: int) -> parquet.FileMetaData:
-    """Return the metadata of a Parquet file of scores, from its end.
+    """Read the Parquet metadata of a file of scores, and check its number of rows.
+
+    The metadata is at the end of the file.
 
     Args:
         file: The file.
@@ -111,7 +119,7 @@ def read_footer(file: Path | IOBase, label: str, rows: int) -> parquet.FileMetaD
 
 
 def read_summary(path: Path) -> PartSummary:
-    """Return the numbers of images, of images with an error and of anomalies in a Parquet file of scores."""
+    """Count the images, errors and anomalies in a Parquet file of scores."""
     summary = PartSummary(0, 0, 0)
     with parquet.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
@@ -120,13 +128,13 @@ def read_summary(path: Path) -> PartSummary:
 
 
 def read_warnings(path: Path) -> list[tuple[str, str]]:
-    """Return the name and the warning of each image in a Parquet file of scores that has one."""
+    """Return the image name and warning of each row with a warning in a file of scores."""
     table = parquet.read_table(path, columns=["path", "warning"])
     table = table.filter(pc.is_valid(table["warning"]))
     return list(zip(table["path"].to_pylist(), table["warning"].to_pylist(), strict=True))
 
 
 def summary_of(table: Any) -> PartSummary:
-    """Return the numbers of images, of images with an error and of anomalies in an Arrow table of scores."""
+    """Count the images, errors and anomalies in an Arrow table of scores."""
     errors = table.num_rows - table["error"].null_count
     return PartSummary(table.num_rows, errors, pc.sum(table["is_anomaly"], min_count=0).as_py())

@@ -18,16 +18,19 @@ if TYPE_CHECKING:
 
 
 class Images(Protocol):
-    """Protocol of images that each process opens for itself."""
+    """Protocol of images that each process of a bulk scoring opens for itself."""
 
     def open(self, preprocessing: Preprocessing) -> ImageSource:
-        """Return the images, converted to a model's input when they are read."""
+        """Open the images for a model with the given preprocessing.
+
+        They are converted to the model's input when they are read.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class BulkWork:
-    """All that a process needs to score parts of a bulk scoring.
+    """Model, images and output of a bulk scoring, as handed to a worker process.
 
     Attributes:
         output: The parts, and the plan.
@@ -40,7 +43,9 @@ class BulkWork:
     images: Images
 
     def open(self, threads: int | None = None) -> OpenWork:
-        """Load the model and open the images in this process. Raises ``PlanDiffers`` if they are not those of the plan.
+        """Load the model and open the images in this process.
+
+        Raises ``PlanDiffers`` if they are not those of the plan.
 
         Args:
             threads: Threads on the CPU; None for those of the model's options.
@@ -49,7 +54,7 @@ class BulkWork:
 
 
 class OpenWork:
-    """A bulk scoring in one process, with its model loaded.
+    """Bulk scoring opened in one process, with the model loaded and ready to score parts.
 
     Attributes:
         scorer: The model.
@@ -70,7 +75,9 @@ class OpenWork:
     def score(
         self, index: int, should_stop: Callable[[], bool], progress: Callable[[int], None] = lambda _images: None
     ) -> PartSummary:
-        """Score part ``index`` and write it to the output; return its counts.
+        """Score part ``index`` and write its scores to the output.
+
+        Returns the counts of images, errors and anomalies.
 
         Args:
             index: The part.

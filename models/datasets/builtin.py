@@ -49,7 +49,9 @@ def builtin_file(name: str, data_dir: Path | None) -> Path | None:
 
 
 def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSummary:
-    """Return the image shape of a built-in dataset, and its numbers of training, calibration and test images.
+    """Return the image shape and the numbers of images of a built-in dataset.
+
+    The images are counted for training, statistics, calibration and testing.
 
     Pixels are not read. Raises ``DatasetUnfit`` for a damaged file, for too few images, and for a ``config`` that does
     not fit them.
@@ -64,7 +66,9 @@ def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSum
 
 
 def load_builtin(name: str, path: Path, config: ImageOptions) -> Dataset:
-    """Return a built-in dataset such as MNIST in its parts, with images of the size and colour that ``config`` sets.
+    """Load a built-in dataset such as MNIST, split into its parts.
+
+    The images get the size and colour that ``config`` sets.
 
     Raises ``DatasetUnfit``.
 

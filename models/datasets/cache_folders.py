@@ -19,7 +19,9 @@ KEPT = 8
 
 
 def hold(lock: Path) -> int | None:
-    """Return a file descriptor that keeps a cache from removal until it is closed; None if the cache is not there.
+    """Lock a cache folder so that no other process removes it; return the file descriptor.
+
+    Closing the descriptor releases the lock. Returns None if the cache does not exist or is being removed.
 
     Args:
         lock: File in the folder of the cache.
@@ -42,7 +44,7 @@ def hold(lock: Path) -> int | None:
 
 
 def make_room(folder: Path, lock: str, require: Callable[[], None]) -> None:
-    """Remove the least recently used caches in a folder until another one fits.
+    """Remove the least recently used caches in a folder until there is room for a new cache.
 
     Args:
         folder: Folder with a folder for each cache.

@@ -22,7 +22,9 @@ def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> l
 def summarize(
     name: str, data_dir: Path | None, store: DatasetStore | None = None, config: ImageOptions | None = None
 ) -> DatasetSummary:
-    """Return the image shape of a dataset and its numbers of training, calibration and test images; none is decoded.
+    """Return the image shape and the numbers of images of a dataset.
+
+    The images are counted for training, statistics, calibration and testing. No image is decoded.
 
     Raises ``DatasetNotFound``, ``DatasetUnfit``.
     """
@@ -34,7 +36,9 @@ def summarize(
 
 
 def count_images(name: str, data_dir: Path | None, store: DatasetStore) -> int:
-    """Return the number of images of a dataset, of a dataset by reference also those that cannot be decoded.
+    """Return the number of images in a dataset.
+
+    For a dataset by reference, images that cannot be decoded count, too.
 
     Raises ``DatasetNotFound``, ``DatasetUnfit``.
     """
@@ -52,7 +56,9 @@ def load_dataset(
     config: ImageOptions | None = None,
     progress: Progress = no_progress,
 ) -> Dataset:
-    """Return a built-in or uploaded dataset in its parts, with images of the size and colour that ``config`` sets.
+    """Load a built-in or uploaded dataset, split into its parts.
+
+    The images get the size and colour that ``config`` sets.
 
     Args:
         name: The dataset.

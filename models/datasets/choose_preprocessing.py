@@ -26,7 +26,10 @@ class ImageFacts(BaseModel):
 
 
 def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> Preprocessing:
-    """Return size, fit (crop, pad, ...) and colour of a model's input: as configured, else to suit the images.
+    """Choose the input size, fit and colour of a model for a dataset.
+
+    The fit says how images get the size, such as ``crop`` or ``pad``. What the configuration leaves open is chosen to
+    suit the images.
 
     The default size is that of the images, where all have the same and it is at most 1024. Otherwise it is the largest
     square whose side is a multiple of 4, at most the median shorter side and at most ``automatic_side``. With fit

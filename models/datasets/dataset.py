@@ -23,7 +23,9 @@ MIN_IMAGES = 10
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images, of one shape or to be cut into tiles, in disjoint parts for training, statistics, calibration and tests.
+    """Dataset of images, split into training, statistics, calibration and test images.
+
+    The parts are disjoint. The images have one shape, or any shape if the model cuts them into tiles.
 
     Attributes:
         name: The name of the dataset.
@@ -62,7 +64,9 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """The image shape ``(C, H, W)`` of a dataset, and how many images train, fit statistics, calibrate and test.
+    """Image shape and numbers of images of a dataset.
+
+    The shape is ``(C, H, W)``. The images are counted for training, statistics, calibration and testing.
 
     ``folds`` is the number of folds of ``statistics`` where these images also serve calibration, else 0. ``tiles`` is
     the mean number of tiles of an image, about, where images are scored tile by tile, else 1.

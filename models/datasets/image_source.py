@@ -20,7 +20,10 @@ NamedImage = tuple[str, DecodedImage | ImageError]
 
 
 class ImageSource(Protocol):
-    """Protocol of a fixed sequence of images, read by index range, each converted to the input of one model."""
+    """Protocol of a sequence of images that is read by index range.
+
+    The sequence is fixed. Each image is converted to the input of one model.
+    """
 
     @property
     def count(self) -> int:
@@ -33,12 +36,17 @@ class ImageSource(Protocol):
         ...
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield (name, image) for images ``start`` to ``stop - 1``, or (name, ``ImageError``) for an unusable one."""
+        """Yield the name and the image for indices ``start`` to ``stop - 1``.
+
+        An unusable image is replaced by an ``ImageError``.
+        """
         ...
 
 
 class StoredImages:
-    """The images of an uploaded dataset as a sequence, decoded and converted to a model's input when they are read.
+    """Image source that reads an uploaded dataset.
+
+    The images are decoded and converted to a model's input when they are read.
 
     Raises ``DatasetNotFound``, also while images are read: the dataset may have been deleted meanwhile.
 
@@ -88,7 +96,10 @@ class StoredImages:
         return [paths[row] for row in self._rows]
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield (path, image) for images ``start`` to ``stop - 1``, or (path, ``ImageError``) for an unusable one."""
+        """Yield the path and the image for indices ``start`` to ``stop - 1``.
+
+        An unusable image is replaced by an ``ImageError``.
+        """
         rows = self._rows[start:stop]
         if not rows:
             return
@@ -104,7 +115,10 @@ class StoredImages:
                     yield stored.path, error
 
     def chosen(self, places: Sequence[int]) -> StoredImages:
-        """Return a source of only those images that have the indices ``places`` in this one, in rising order."""
+        """Return a new source with only the images at the given indices.
+
+        ``places`` are indices in this source, in ascending order.
+        """
         source = copy(self)
         source._rows = [self._rows[place] for place in places]
         return source

@@ -14,7 +14,9 @@ SIZES = "sizes.npy"
 
 
 class MappedImages(Sequence[NDArray[np.uint8]]):
-    """Read-only sequence of images, uint8 ``(C, H, W)`` each, whose pixels follow each other in a file.
+    """Read-only sequence of images in a memory-mapped file.
+
+    Each image is uint8 ``(C, H, W)``. The pixels of the images follow each other in the file.
 
     Pixels are read when an image is used, and not kept.
 

@@ -44,11 +44,17 @@ LEFTOVER_SECONDS = 24 * 3600
 
 
 def no_progress(_done: int, _total: int) -> None:
-    """Do nothing: the default of a ``progress`` callback, which gets the work done and the whole work."""
+    """Do nothing; the default ``progress`` callback.
+
+    The callback gets the work done and the total work.
+    """
 
 
 class Prepared(BaseModel):
-    """The record of a cache of converted images: a digest of their pixels, their original formats, and their folds."""
+    """Metadata of a disk cache of preprocessed images.
+
+    It has a digest of the pixels, the original formats of the images, and their folds.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,7 +70,7 @@ def prepare(
     room: Callable[[], DiskQuota],
     progress: Progress,
 ) -> Dataset:
-    """Return an uploaded dataset, its images converted to a model's input and cached on disk for the next call.
+    """Load an uploaded dataset, preprocessed for a model and cached on disk.
 
     The cache is one file with the images in the order of the parts, and of the paths in each part: an array in
     ``pixels.npy``, or for a model of tiles the pixels of images of different sizes in ``pixels.bin``. A dataset keeps

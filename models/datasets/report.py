@@ -39,7 +39,10 @@ class SizeCount(_ReportPart):
 
 
 class Duplicates(_ReportPart):
-    """The duplicates or the near duplicates of a dataset: the number of images, and examples by path."""
+    """Summary of the duplicates or near duplicates in a dataset.
+
+    It has the number of images, and examples by path.
+    """
 
     images: int = Field(description="Images that have another like them.")
     sets: int = Field(description="Sets of duplicates, or pairs of near duplicates.")
@@ -47,7 +50,10 @@ class Duplicates(_ReportPart):
 
 
 class DatasetReport(_ReportPart):
-    """The report of an uploaded dataset: rejected files, sizes, colours, duplicates, groups and split."""
+    """Report on the images of a dataset, made when it is uploaded or inspected.
+
+    It covers rejected files, sizes, colours, duplicates, groups and the split into parts.
+    """
 
     format_version: Literal[1] = 1
     name: str
@@ -75,7 +81,10 @@ class DatasetReport(_ReportPart):
 
 
 class Findings:
-    """A count of the uploaded files left out of a dataset, by reason, and a list of the first 100 of them."""
+    """Counts of the uploaded files that were left out of a dataset, by reason.
+
+    The first 100 rejected files are listed, too.
+    """
 
     def __init__(self) -> None:
         self.files: list[RejectedFile] = []
@@ -83,14 +92,17 @@ class Findings:
         self.ignored = 0
 
     def reject(self, path: str, slug: str, reason: str) -> None:
-        """Count an uploaded file that is left out, with a slug and a text of the reason, and list the first 100."""
+        """Record an uploaded file that is left out, with the reason.
+
+        All files count; only the first 100 are listed.
+        """
         self.slugs[slug] += 1
         if len(self.files) < LISTED:
             self.files.append(RejectedFile(path=path, reason=reason))
 
 
 def make_report(name: str, index: sqlite3.Connection, findings: Findings, split: Split) -> DatasetReport:
-    """Return the report of an uploaded dataset (sizes, colours, duplicates, split), computed from its SQLite index.
+    """Create the report of a dataset from the SQLite index of its images.
 
     Args:
         name: The name of the dataset.

@@ -28,7 +28,9 @@ REFERENCE_PERCENT = 40
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """The part of each image of a dataset, training, statistics or calibration, and its fold where images are few.
+    """Assignment of each image of a dataset to a part: training, statistics or calibration.
+
+    In a small dataset, some images also have a fold, for cross-conformal prediction.
 
     Attributes:
         part: The part of each image, ``(N,)``, 0 to 2 in the order of ``PARTS``.
@@ -42,7 +44,9 @@ class SplitAssignment:
 
 
 def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssignment:
-    """Return the part of each image, training, statistics or calibration; images with equal pixels are in one part.
+    """Assign each image to training, statistics or calibration.
+
+    Images with equal pixels are in one part.
 
     The shares are 80/10/10. Below 400 images the last two are one part in folds, the reference part, of 40 %.
 
@@ -185,7 +189,9 @@ MAX_FOLD_SHARE = 0.4
 def fold_units(
     groups: NDArray[np.int64], images: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[NDArray[np.int8], str]:
-    """Return the fold (subset 0 to 4, about equal in size) of each image, ``(N,)``, and "by group" or "by image".
+    """Divide images into up to five folds of about equal size.
+
+    Returns the fold of each image, 0 to 4, ``(N,)``, and "by group" or "by image".
 
     Folds are made of whole groups where there are at least five, and no fold gets more than two fifths of the images.
     Otherwise they are made of images. Fewer than five different images give as many folds.
@@ -219,7 +225,10 @@ def _balanced(unit: NDArray[np.int64], generator: np.random.Generator) -> NDArra
 
 
 def group_and_split(index: sqlite3.Connection) -> Split:
-    """Divide a new dataset into training, statistics and calibration, store that in its index, and return the split."""
+    """Split a new dataset into training, statistics and calibration images.
+
+    The split is stored in the dataset's index and returned.
+    """
     rows = index.execute('SELECT id, path, "group", digest FROM images ORDER BY path').fetchall()
     of_folders = folder_groups([path for _, path, _, _ in rows])
     groups = [folder if given is None else given for (_, _, given, _), folder in zip(rows, of_folders, strict=True)]
@@ -235,7 +244,9 @@ def group_and_split(index: sqlite3.Connection) -> Split:
 
 
 def folds_of_all(index: sqlite3.Connection) -> NDArray[np.int8]:
-    """Return a fold of every image of a small dataset, ``(N,)``, training images first, each part by path.
+    """Divide all images of a small dataset into folds.
+
+    Returns the fold of each image, ``(N,)``: training images first, and the images of each part by path.
 
     Groups and equal images are kept together as in :func:`fold_units`.
     """
@@ -248,7 +259,9 @@ def folds_of_all(index: sqlite3.Connection) -> NDArray[np.int8]:
 
 
 def folder_groups(paths: Sequence[str]) -> list[str]:
-    """Return the group of every image path: its first folder below the folder that all paths have in common.
+    """Return the group of each image path, which is the name of a folder.
+
+    It is the first folder below the folder that all paths have in common.
 
     The group is ``""`` without such a folder.
 

@@ -50,7 +50,9 @@ ROW_BYTES = 256
 
 @dataclass(frozen=True)
 class Stored:
-    """An uploaded image in the file ``originals.bin`` of its dataset: byte position, length, format and size.
+    """Record of an uploaded image: its position in ``originals.bin``, format and size.
+
+    The position and the length of the image are in bytes.
 
     The original is an encoded file, or the pixels, ``(C, H, W)``, of an array.
     """
@@ -65,7 +67,9 @@ class Stored:
 
 
 class StorageWriter:
-    """A writer of the files of a new dataset: image bytes in ``originals.bin``, their positions in an SQLite index.
+    """Writer of the image files of a new dataset.
+
+    It writes the image bytes to ``originals.bin`` and their positions to an SQLite index.
 
     ``index`` is the connection to the index; its owner commits it. Of a dataset by reference there are no originals.
     """
@@ -79,7 +83,9 @@ class StorageWriter:
         self.index = index
 
     def add(self, item: ImageFile | ImagePixels, place: int = 0) -> bool:
-        """Store an image of an upload and return True; return False, with nothing stored, if its path is taken.
+        """Store an image of an upload; return False if its path is already taken.
+
+        Then nothing is stored. Returns True otherwise.
 
         ``place`` is the place of the image in a dataset by reference, whose originals are not stored.
         Raises ``ImageError`` where it cannot be decoded or is left out as a near duplicate, and ``StorageFull``.
@@ -138,7 +144,9 @@ def write_storage(
 
 
 class Storage:
-    """A reader of the images of a dataset, by the SQLite index of their positions in ``originals.bin``.
+    """Reader of the stored images of a dataset.
+
+    An SQLite index has their positions in ``originals.bin``.
 
     Of a dataset by reference they are read from where they are.
     """
@@ -160,13 +168,20 @@ class Storage:
                 yield cls(partial(_read, originals), index)
 
     def images(self, order: str) -> Iterator[Stored]:
-        """Yield position, format and size of every image, ordered by an SQL expression such as ``part, path``."""
+        """Yield the record of every image, in a given order.
+
+        The record has the path, position, format and size of the image. The order is an SQL expression such as ``part,
+        path``.
+        """
         columns = "path, format, mode, width, height, start, bytes"
         for row in self.index.execute(f"SELECT {columns} FROM images ORDER BY {order}"):  # noqa: S608  # our own words
             yield Stored(*row)
 
     def ranks(self, order: str) -> Iterator[int]:
-        """Yield each image's rank, from 0, by an SQL expression. The images are in the order of their ``start``."""
+        """Yield the rank of each image in a given order, starting at 0.
+
+        The order is an SQL expression. The images come in the order of their ``start``.
+        """
         ranked = f"SELECT start, row_number() OVER (ORDER BY {order}) - 1 AS rank FROM images"  # noqa: S608
         for (rank,) in self.index.execute(f"SELECT rank FROM ({ranked}) ORDER BY start"):  # noqa: S608  # our own words
             yield rank
@@ -177,7 +192,10 @@ class Storage:
         return np.array(rows.fetchall(), dtype=np.int64).reshape(-1, 2)
 
     def folds(self) -> list[int]:
-        """Return the fold (0 to 4) of every image of the statistics part of a small dataset, ordered by path."""
+        """Return the fold of each image in the statistics part of a small dataset.
+
+        Folds are 0 to 4. The images are ordered by path.
+        """
         return [fold for (fold,) in self.index.execute("SELECT fold FROM images WHERE part = 1 ORDER BY path")]
 
     def image(self, stored: Stored) -> OpenedImage:

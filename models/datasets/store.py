@@ -55,7 +55,10 @@ class DatasetStore:
         return is_name(name) and any((self.root / name / file).is_file() for file in (REPORT, REFERENCE))
 
     def report(self, name: str) -> DatasetReport:
-        """Return the report made when a dataset was uploaded or inspected: sizes, colours, duplicates, rejected files.
+        """Return the report on the images of a dataset.
+
+        It was made when the dataset was uploaded or inspected, and covers sizes, colours, duplicates and rejected
+        files.
 
         Raises ``DatasetNotFound``, and ``DatasetUnfit`` for a dataset by reference that was not inspected.
         """
@@ -66,7 +69,9 @@ class DatasetStore:
             raise DatasetNotFound(f"the report of dataset {name!r} cannot be read") from error
 
     def is_inspected(self, name: str) -> bool:
-        """Return whether a dataset has a report. Only datasets by reference that were not inspected have none.
+        """Return whether the images of a dataset were inspected, so that it has a report.
+
+        Only datasets by reference that were not inspected have no report.
 
         Raises ``DatasetNotFound``.
         """
@@ -81,7 +86,10 @@ class DatasetStore:
             )
 
     def reference(self, name: str) -> ReferenceRecord | None:
-        """Return what a dataset by reference consists of; None for an upload. Raises ``DatasetNotFound``."""
+        """Return the description of a dataset by reference; None for an uploaded dataset.
+
+        Raises ``DatasetNotFound``.
+        """
         index = self.reference_index(name)
         return None if index is None else read_record(index)
 
@@ -114,7 +122,9 @@ class DatasetStore:
         fill: Fill = fill_folder,
         near_duplicates: NearDuplicates = "keep",
     ) -> DatasetReport:
-        """Create a dataset from uploaded files and return its report; readers find it only once it is complete.
+        """Create a dataset from uploaded files and return its report.
+
+        Other processes see the dataset only when it is complete.
 
         Args:
             name: The name of the new dataset.
@@ -150,7 +160,9 @@ class DatasetStore:
         progress: Progress = no_progress,
         fill: FillReference = fill_reference,
     ) -> ReferenceRecord:
-        """Create a dataset of the images at a location, which are not copied; return what it consists of.
+        """Create a dataset by reference to images at a location; they are not copied.
+
+        Returns the description of the dataset.
 
         Args:
             name: The name of the new dataset.
@@ -205,7 +217,9 @@ class DatasetStore:
         return DatasetSummary(preprocessing.shape, *parts, 0, len(split.folds), tiles)
 
     def load(self, name: str, config: ImageOptions, progress: Progress = no_progress) -> Dataset:
-        """Return a dataset, its images in the size and colour that ``config`` sets, mapped from a file on disk.
+        """Load a dataset of a user, preprocessed to the size and colour that ``config`` sets.
+
+        The pixels are mapped from a file on disk.
 
         The file is made at the first call. Then ``progress`` is called with the number of prepared images, and of all.
         Raises ``DatasetNotFound``, ``DatasetUnfit``, ``StorageFull``.

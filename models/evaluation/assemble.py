@@ -88,7 +88,9 @@ class AnomalousSet:
 
 @dataclass(frozen=True)
 class ScoredSets:
-    """Normal and anomalous images of an evaluation with their anomaly scores, from which its report is computed.
+    """Image sets of an evaluation with their anomaly scores.
+
+    The report is computed from them.
 
     ``raw`` holds the scores by the key of a set, ``faulty`` the indices of the normal images that were damaged, and
     ``localisation`` by the key of a set how well anomaly maps show its defects, where it has masks.
@@ -103,13 +105,18 @@ class ScoredSets:
 
 
 def alphas_of(subject: Subject) -> list[float]:
-    """Return the false-alarm rates of a report, sorted: those of every report, and the one that was asked for."""
+    """Return the false-alarm rates of a report in ascending order.
+
+    They are the default rates, and the rate of the parameters, if any.
+    """
     alpha = subject.parameters.alpha
     return sorted({*ALPHAS, *([] if alpha is None else [alpha])})
 
 
 def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[str], None]) -> EvaluationReport:
-    """Compute the report of an evaluation (AUROC, false-alarm rates, curves, examples) from the scores of all images.
+    """Compute the report of an evaluation from the scores of all images.
+
+    The report has AUROC, false-alarm rates, curves and examples.
 
     Args:
         subject: The model and the datasets.

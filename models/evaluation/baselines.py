@@ -38,14 +38,20 @@ LABELS = {
 
 @dataclass(frozen=True)
 class TwoSided:
-    """Baseline anomaly score |x - m| / s of a number x per image; m, s are its mean and deviation on normal images."""
+    """Baseline anomaly score: the absolute z-score of one number per image.
+
+    The score of a number x is |x - m| / s, with the mean m and the standard deviation s of normal images.
+    """
 
     mean: float
     deviation: float
 
     @classmethod
     def fit(cls, values: Array) -> Self:
-        """Return the score with mean and standard deviation of ``values``, one number per normal image, ``(n,)``."""
+        """Fit the score to one number per normal image.
+
+        ``values`` is ``(n,)``; the score takes its mean and standard deviation.
+        """
         return cls(float(values.mean()), max(float(values.std()), MIN_SPREAD))
 
     def __call__(self, values: Array) -> Array:
@@ -55,7 +61,9 @@ class TwoSided:
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """Anomaly score by probabilistic PCA (Tipping & Bishop 1999): Mahalanobis distance of the pixels from their mean.
+    """Baseline anomaly score by probabilistic PCA of the pixels.
+
+    The score is the Mahalanobis distance of the pixels from their mean (Tipping & Bishop 1999).
 
     d² = Σ (u_i' (x - μ))² / λ_i + ||r||² / σ², where r is the residual of x - μ beyond k principal components u_i.
 
@@ -75,7 +83,10 @@ class PrincipalComponents:
 
     @classmethod
     def fit(cls, images: Images) -> Self:
-        """Return the score with at most 64 principal components, fitted to reference images, uint8 ``(n, C, H, W)``."""
+        """Fit the score to reference images.
+
+        The images are uint8 ``(n, C, H, W)``. There are at most 64 principal components.
+        """
         from sklearn.decomposition import PCA  # noqa: PLC0415 - only fitting needs it, and it takes time to load
 
         block = 1
@@ -111,7 +122,10 @@ class Baselines:
 
     @classmethod
     def fit(cls, images: Images, log_likelihoods: Array) -> Self:
-        """Return the scores, fitted to normal images, uint8 ``(n, C, H, W)``, and their log-likelihoods, ``(n,)``."""
+        """Fit all baseline scores to normal images.
+
+        The images are uint8 ``(n, C, H, W)``, and their log-likelihoods ``(n,)``.
+        """
         return cls(
             TwoSided.fit(log_likelihoods),
             TwoSided.fit(png_sizes(images)),
@@ -133,7 +147,9 @@ class Baselines:
 
 
 def png_sizes(images: Images) -> Array:
-    """Return the size in bytes of each image, uint8 ``(N, C, H, W)``, when it is encoded as PNG, float64 ``(N,)``.
+    """Return the size in bytes of each image when it is encoded as PNG.
+
+    The images are uint8 ``(N, C, H, W)``, the sizes float64 ``(N,)``.
 
     Sizes depend on the zlib library that Pillow uses.
     """
@@ -141,7 +157,9 @@ def png_sizes(images: Images) -> Array:
 
 
 def intensity_moments(images: Images) -> Array:
-    """Return mean, standard deviation, skewness, excess kurtosis per channel, ``(N, C, H, W)`` -> ``(N, 4 C)``.
+    """Return four moments of the pixel values of each image, for each channel.
+
+    They are mean, standard deviation, skewness and excess kurtosis: ``(N, C, H, W)`` -> ``(N, 4 C)``.
 
     The means of all channels come first, then the deviations, and so on. Skewness and kurtosis of a channel with a
     single value are 0.

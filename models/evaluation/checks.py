@@ -27,7 +27,9 @@ def check_normals(
     data_dir: Path | None,
     store: DatasetStore | None,
 ) -> None:
-    """Check that a dataset's normal images fit the model, are new to its training and calibration, and are enough.
+    """Check that a dataset can serve as the normal images of an evaluation.
+
+    Its images must fit the model, be new to its training and calibration, and be enough.
 
     Args:
         name: The dataset.
@@ -69,7 +71,9 @@ def check_anomalous(
     data_dir: Path | None,
     store: DatasetStore | None,
 ) -> None:
-    """Check that an anomalous dataset is not the normal one and fits the model. Raise ``DatasetUnfit`` otherwise.
+    """Check that a dataset can serve as the anomalous images of an evaluation.
+
+    It must fit the model and not be the dataset of normal images. Raises ``DatasetUnfit`` otherwise.
 
     A built-in dataset with fewer than 2 test images is unfit, too. With ``adapt``, sizes and colours are not checked.
     Raises ``DatasetNotFound`` if there is no such dataset.
@@ -114,7 +118,9 @@ def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, 
 
 
 def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
-    """Return the model's preprocessing; with ``adapt``, it resizes and recolours images that it would otherwise refuse.
+    """Return the preprocessing for the images of an evaluation.
+
+    It is that of the model; with ``adapt``, it also resizes and recolours images that the model would refuse.
 
     With ``adapt``, the policy ``exact`` of the model becomes ``stretch`` for sizes, and ``grey`` or ``rgb`` for colours
     if the model has 1 or 3 channels.

@@ -68,7 +68,9 @@ def corruptions(height: int, width: int) -> list[Corruption]:
 
 
 def corrupt(images: Images, corruption: Corruption, rng: np.random.Generator | None = None) -> Images:
-    """Return damaged copies of images, uint8 ``(N, C, H, W)``: each with the simulated fault, clipped to 0..255.
+    """Return copies of images damaged by a simulated fault.
+
+    The images are uint8 ``(N, C, H, W)``; values are clipped to 0..255.
 
     The faults are x + N(0, s), x + b, m + f (x - m) with m the mean of the image, a Gaussian filter, a shift by
     (l sin a, l cos a), a rotation (order 1, the edge repeated), and zeros in a square or in full rows or columns.
@@ -164,7 +166,9 @@ FAULTS: dict[Kind, Callable[[Array, float, np.random.Generator], Array]] = {
 
 
 def random_rectangle(image: Array, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Return top row and left column of a random rectangle on a bright part of an image, ``(C, H, W)``, in pixels.
+    """Choose a random rectangle on a bright part of an image.
+
+    Returns its top row and left column in pixels. The image is ``(C, H, W)``.
 
     All rectangles with at least the mean intensity of the image are equally likely; without any, the brightest is
     taken. A hole in the dark background would not be a fault.

@@ -16,7 +16,9 @@ OUTSIDE = 0.005
 
 
 def roc_points(normal: Array, strange: Array, points: int = POINTS) -> list[tuple[float, float]]:
-    """Return a ROC curve as at most ``points`` pairs (false-positive rate, true-positive rate), from (0, 0) to (1, 1).
+    """Return the points of a ROC curve, thinned to at most ``points``.
+
+    Each is a pair (false-positive rate, true-positive rate). The curve goes from (0, 0) to (1, 1).
 
     A curve with more corners is interpolated at false-positive rates that are evenly spaced in their square root, as
     small rates matter most.
@@ -42,7 +44,9 @@ def roc_points(normal: Array, strange: Array, points: int = POINTS) -> list[tupl
 
 
 def shared_edges(sets: list[Array], bins: int = BINS, logarithmic: bool = False) -> Array:
-    """Return ``bins + 1`` histogram edges for all ``sets``, from their lowest 0.5 % to their highest 99.5 % quantile.
+    """Return histogram bin edges that fit several sets of values.
+
+    There are ``bins + 1`` edges, from the lowest 0.5 % quantile of a set to the highest 99.5 % quantile.
 
     Args:
         sets: The values of each set.

@@ -33,7 +33,10 @@ def no_progress(_set: str, _done: int, _total: int) -> None:
 
 
 def no_finish(_set: str) -> None:
-    """Do nothing; the default callback for the name of an image set whose images have all been scored."""
+    """Do nothing; the default callback for a finished image set.
+
+    It gets the name of the set, whose images have all been scored.
+    """
 
 
 def evaluate(

@@ -20,7 +20,9 @@ MAX_SIDE = 96
 
 
 def gallery(scorer: Scorer, raw: RawSet, images: ImageSet) -> Gallery:
-    """Return the few most and least anomalous images of a set as base64 PNG, each with its scores and strongest reason.
+    """Return example images of a set: the most anomalous and the least anomalous.
+
+    Each example is a base64 PNG with its scores and the strongest reason.
 
     ``images`` are all images of the set, which give the names and the sizes of the files. Of a model of tiles only
     small pictures are kept, which have no reasons.

@@ -45,7 +45,9 @@ PARTS_STORED = (
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images chosen from one part of a built-in dataset, such as its test images, and read from an array in memory.
+    """Image source that reads selected images of a built-in dataset from memory.
+
+    The images are from one part of the dataset, such as its test images.
 
     ``rows`` holds the indices of the selected images in the part.
     """
@@ -66,7 +68,10 @@ class ArrayImages:
         return [f"{self.part}/{row:05d}" for row in self.rows]
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield (name, image) for images ``start`` to ``stop - 1``; an image that is unusable is an ``ImageError``."""
+        """Yield the name and the image for indices ``start`` to ``stop - 1``.
+
+        An unusable image is replaced by an ``ImageError``.
+        """
         for row in self.rows[start:stop].tolist():
             image = self.pixels[row]
             name = f"{self.part}/{row:05d}"
@@ -97,12 +102,18 @@ class ImageSet:
         return self.source.names
 
     def file_size(self, place: int) -> tuple[int, int] | None:
-        """Return upright width and height of the file of an image, by its index in the set; None if it has no file."""
+        """Return the width and height of an image's file; None if it has no file.
+
+        ``place`` is the index of the image in the set. The size is that of the upright image.
+        """
         _, image = next(self.source.read(place, place + 1))
         return None if isinstance(image, ImageError) else image.source_size
 
     def damaged(self, rows: Rows, corruption: Corruption) -> ImageSet:
-        """Return a new set of the images with indices ``rows``; the simulated fault is applied as they are read."""
+        """Return a new set with the selected images and a simulated fault.
+
+        ``rows`` are the indices of the images. The fault is applied when the images are read.
+        """
         return replace(self.chosen(rows), corruption=corruption)
 
     def chosen(self, rows: Rows) -> ImageSet:
@@ -122,7 +133,9 @@ class ImageSet:
         return batches if self.corruption is None else corrupt_chunks(batches, self.corruption)
 
     def decoded(self) -> Iterator[list[DecodedImage]]:
-        """Yield all images in batches, with the sizes of their files, and without a simulated fault.
+        """Yield all decoded images of the set in batches, without a simulated fault.
+
+        Each image comes with the size of its file.
 
         Raises what :meth:`batches` raises.
         """
@@ -215,7 +228,9 @@ class ImageSets:
         return Normals(fit, thresholds, test, PARTS_STORED)
 
     def anomalous(self, name: str, normal: str) -> ImageSet:
-        """Return dataset ``name`` as anomalous images: the test images if it is built in, all images of an upload.
+        """Return the images of a dataset as a set of anomalous images.
+
+        They are the test images of a built-in dataset, or all images of an upload.
 
         Of more than ``images`` images, evenly spaced ones are taken. Raises ``DatasetNotFound``, ``DatasetUnfit``.
         """
@@ -228,7 +243,9 @@ class ImageSets:
         return self._stored_set(store, name, evenly(store.report(name).images, self.images))
 
     def stamp(self, name: str) -> str:
-        """Return the size and modification time of a dataset's file as text, by which a replaced dataset is recognised.
+        """Return a text that changes when a dataset is replaced.
+
+        It has the size and modification time of the dataset's file.
 
         Raises ``DatasetNotFound``.
         """

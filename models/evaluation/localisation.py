@@ -27,7 +27,7 @@ FOUND = 0.5
 
 @dataclass(frozen=True)
 class LocalisationMetrics:
-    """Metrics of anomaly maps against masks of the defects.
+    """Metrics of how well anomaly maps agree with the masks of the defects.
 
     Attributes:
         pixel_auroc: P(defect pixel > other pixel) + P(equal) / 2, over the pixels of all images.
@@ -78,7 +78,9 @@ def aupimo(
     masks: Sequence[Mask],
     between: tuple[float, float] = PIMO_RANGE,
 ) -> Array | None:
-    """Return the AUPIMO of each image with a defect, ``(images,)``; None where normal images have too few pixels.
+    """Return the AUPIMO of each image with a defect, a measure of localisation.
+
+    The array is ``(images,)``. Returns None if normal images have too few pixels.
 
     Args:
         normal: Maps of normal images, ``(H, W)`` each.

@@ -26,12 +26,12 @@ Advance: TypeAlias = Callable[[int], None]
 
 
 def few(images: ImageSet) -> ImageSet:
-    """Return a set of images, evenly spaced, whose maps fit into memory."""
+    """Select evenly spaced images of a set whose anomaly maps fit into memory together."""
     return images.chosen(places_in_memory(images))
 
 
 def places_in_memory(images: ImageSet) -> NDArray[np.int64]:
-    """Return the indices of images of a set, evenly spaced, whose maps fit into memory."""
+    """Return evenly spaced indices of images whose anomaly maps fit into memory together."""
     most = max(1, MAX_VALUES // (images.preprocessing.height * images.preprocessing.width))
     return evenly(len(images), most)
 
@@ -67,7 +67,9 @@ def measure_localisation(
     advance: Advance,
     alphas: Sequence[float],
 ) -> Localisation:
-    """Compare the anomaly maps of images that have masks with these masks.
+    """Measure how well anomaly maps agree with the masks of the defects.
+
+    Images without a mask are left out.
 
     Args:
         scorer: The model.

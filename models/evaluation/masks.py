@@ -23,7 +23,7 @@ SUFFIX = "_mask"
 
 @dataclass(frozen=True)
 class MaskPairs:
-    """Images and their masks.
+    """Images paired with the masks of their defects.
 
     Attributes:
         masks: The path of the mask of each image that has one, by the index of the image.
@@ -84,7 +84,9 @@ def _agreement(image: str, mask: str) -> int:
 
 
 class MaskReader:
-    """Masks of an uploaded dataset by their paths, in the size of a model.
+    """Reader of the defect masks of an uploaded dataset.
+
+    It gives them in the size of the model's images.
 
     Args:
         name: The dataset.
@@ -104,7 +106,9 @@ class MaskReader:
         return list(self._stored)
 
     def read(self, path: str, size: tuple[int, int] | None) -> NDArray[np.bool_]:
-        """Return a mask in the size of the model's images, ``(H, W)``, true for the pixels of a defect.
+        """Return the mask of a defect, resized like the images of the model.
+
+        The array is ``(H, W)``, true for the pixels of a defect.
 
         Args:
             path: The path of the mask.
@@ -131,7 +135,10 @@ class MaskReader:
 
 @contextmanager
 def open_masks(store: DatasetStore | None, name: str, preprocessing: Preprocessing) -> Iterator[MaskReader]:
-    """Open the masks of an uploaded dataset. Raises ``DatasetNotFound``."""
+    """Open the defect masks of an uploaded dataset within a ``with`` block.
+
+    Raises ``DatasetNotFound``, and ``DatasetUnfit`` for a dataset that was not inspected.
+    """
     check_masks(store, name)
     assert store is not None
     with Storage.open(store.root / name) as storage:

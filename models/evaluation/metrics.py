@@ -44,7 +44,9 @@ class Resamples:
 
     @classmethod
     def draw(cls, normal: int, strange: int, resamples: int = RESAMPLES, seed: int = 0) -> Resamples:
-        """Draw bootstrap resamples: n of the n normal images and m of the m anomalous ones, with replacement.
+        """Draw bootstrap resamples of the normal and the anomalous images, with replacement.
+
+        Each resample has n of the n normal images and m of the m anomalous ones.
 
         Args:
             normal: The number of normal images.
@@ -81,7 +83,9 @@ def separation(normal: Array, strange: Array) -> Separation:
 
 
 def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:
-    """Return AUROC, average precision, false-positive rate at 95 % true positives per resample, ``(resamples, 3)``.
+    """Compute the metrics of an anomaly score on each bootstrap resample.
+
+    The result is ``(resamples, 3)``: AUROC, average precision, and the false-positive rate at 95 % true positives.
 
     The result is exact. A resample changes how often an image counts, never the order of scores, so that all resamples
     share one sort and take O(resamples (n + m)) operations.
@@ -104,7 +108,10 @@ def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:
 
 
 def interval(draws: Array, level: float = LEVEL) -> tuple[float, float]:
-    """Return (low, high), the interval that contains the middle ``level`` (0.95 is 95 %) of bootstrap values."""
+    """Return the central interval (low, high) of bootstrap values.
+
+    It contains the share ``level`` of the values; 0.95 is 95 %.
+    """
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

@@ -39,11 +39,17 @@ class Extremes:
 
     @classmethod
     def none(cls, shape: tuple[int, ...]) -> Self:
-        """Return a selection without images, to which others are merged; ``shape`` is the (C, H, W) of the images."""
+        """Return an empty selection, to which other selections are merged.
+
+        ``shape`` is the (C, H, W) of the images.
+        """
         return cls(np.zeros((0, *shape), dtype=np.uint8), np.zeros(0), np.zeros(0, dtype=np.int64))
 
     def merged(self, other: Self, count: int, sign: int) -> Self:
-        """Return ``count`` images with the highest (``sign=-1``) or lowest (``sign=1``) scores of both selections."""
+        """Merge two selections, and keep the ``count`` most extreme images.
+
+        These have the highest (``sign=-1``) or the lowest (``sign=1``) scores of both selections.
+        """
         statistics = np.concatenate([self.statistics, other.statistics])
         best = np.argsort(sign * statistics, kind="stable")[:count]
         images = np.concatenate([self.images, other.images])[best]
@@ -68,7 +74,10 @@ class RawSet:
         return self.images - len(self.scored)
 
     def arrays(self) -> Arrays:
-        """Return the scores and the kept images as a dictionary of arrays, such as ``scored.values``, to be saved."""
+        """Convert the scores and example images to a dictionary of arrays, to be saved.
+
+        Its keys are such as ``scored.values``.
+        """
         arrays = {"images": np.array(self.images), **{f"scored.{k}": v for k, v in vars(self.scored).items()}}
         for end in ("most", "least"):
             arrays |= {f"{end}.{k}": v for k, v in vars(getattr(self, end)).items()}
@@ -83,7 +92,9 @@ class RawSet:
 
 
 def score_set(scores: ScoreSuite, images: ImageSet, shown: int, progress: Callable[[int], None]) -> RawSet:
-    """Compute all scores of all images of a set; keep its ``shown`` most and ``shown`` least anomalous images.
+    """Score all images of a set, and keep the most and the least anomalous images.
+
+    ``shown`` images are kept at either end.
 
     Args:
         scores: The scores to compute.

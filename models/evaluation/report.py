@@ -158,7 +158,10 @@ def histogram_chart(histograms: Histograms, title: str) -> Markup:
 
 
 def legend(labels: Sequence[str]) -> Markup:
-    """Return an HTML list with a short sample of each line of a chart beside its label, in the given order."""
+    """Return an HTML legend of a chart, with a sample of each line beside its label.
+
+    The labels are in the given order.
+    """
     items = [
         Markup('<li><svg width="34" height="10" aria-hidden="true">{}</svg> {}</li>').format(
             _line([(1, 5), (33, 5)], number, None), label

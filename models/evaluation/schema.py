@@ -18,14 +18,20 @@ class _EvaluationPart(BaseModel):
 
 
 class Rate(_EvaluationPart):
-    """The share of images (0 to 1) flagged at false-alarm rate ``alpha``; null if too few images set the threshold."""
+    """Fraction of images flagged as anomalous at a given false-alarm rate.
+
+    It is from 0 to 1, or null if too few images set the threshold at ``alpha``.
+    """
 
     alpha: float
     share: float | None
 
 
 class FalseAlarms(_EvaluationPart):
-    """The share of normal images flagged at false-alarm rate ``alpha``, and the 99 % interval expected for it."""
+    """Fraction of normal images flagged at a given false-alarm rate.
+
+    The rate is ``alpha``. The 99 % interval that is expected for the fraction is given, too.
+    """
 
     alpha: float
     share: float | None = Field(description="Null where the calibration is too small for this alpha.")
@@ -35,7 +41,10 @@ class FalseAlarms(_EvaluationPart):
 
 
 class Column(_EvaluationPart):
-    """An anomaly score in the report: name, label, kind and false alarms on normal images. Larger is more anomalous."""
+    """Anomaly score in the report, with its false alarms on normal images.
+
+    It has a name, a label and a kind. Larger scores are more anomalous.
+    """
 
     name: str
     label: str
@@ -44,7 +53,10 @@ class Column(_EvaluationPart):
 
 
 class Result(_EvaluationPart):
-    """AUROC, average precision, false-positive rate of a score on an anomalous set, with 95 % bootstrap intervals."""
+    """Metrics of one anomaly score on one set of anomalous images.
+
+    They are AUROC, average precision and false-positive rate, with 95 % bootstrap intervals.
+    """
 
     score: str
     auroc: float
@@ -71,7 +83,9 @@ class Histogram(_EvaluationPart):
 
 
 class Histograms(_EvaluationPart):
-    """Histograms of one number, such as the log-likelihood, over several sets of images, all with the same bar edges.
+    """Histograms of one number over several sets of images, with shared bar edges.
+
+    The number is, for example, the log-likelihood.
 
     Values beyond the edges count in the outermost bars. Edges of the combined score T are evenly spaced in log(1 + T).
     """
@@ -112,7 +126,10 @@ class ImageCount(_EvaluationPart):
 
 
 class RegionRates(_EvaluationPart):
-    """How often the anomaly map has regions at false-alarm rate ``alpha``; null where it has no threshold."""
+    """How often anomaly maps have a region above the threshold for a false-alarm rate.
+
+    The rate is ``alpha``. The values are null where the map has no threshold for this rate.
+    """
 
     alpha: float
     hit: float | None = Field(description="Share of the images with a mask where a region overlaps the defect.")
@@ -120,7 +137,10 @@ class RegionRates(_EvaluationPart):
 
 
 class Localisation(_EvaluationPart):
-    """How well the anomaly maps show where the defects are, by masks. Larger is better, 1 is perfect."""
+    """Metrics of how well anomaly maps show the defects of images.
+
+    Masks give the true defects. Larger values are better, 1 is perfect.
+    """
 
     masks: str = Field(description="The dataset of the masks.")
     images: int = Field(description="Images whose mask has a defect.")
@@ -145,7 +165,10 @@ class Localisation(_EvaluationPart):
 
 
 class SetReport(_EvaluationPart):
-    """How well every anomaly score separates one set of anomalous images from the normal images, with examples."""
+    """Results of all anomaly scores on one set of anomalous images, with examples.
+
+    They say how well each score separates these images from the normal images.
+    """
 
     name: str
     kind: Literal["dataset", "corruption"]
@@ -161,7 +184,10 @@ class SetReport(_EvaluationPart):
 
 
 class Normal(_EvaluationPart):
-    """The normal images of an evaluation: dataset, number of images for each purpose, examples, mean log-likelihood."""
+    """Description of the normal images of an evaluation.
+
+    It has the dataset, the number of images for each purpose, examples and the mean log-likelihood.
+    """
 
     name: str
     parts: str = Field(description="Which images served which purpose, in words.")
@@ -198,7 +224,9 @@ class EvaluationReport(_EvaluationPart):
 
 
 class EvaluationParameters(BaseModel):
-    """Settings of an evaluation: datasets and simulated faults to test against, image limit, false-alarm rate.
+    """Settings of an evaluation.
+
+    They name the datasets and simulated faults to test against, the largest number of images, and a false-alarm rate.
 
     ``thorough`` adds the combined score with gradient evidence, for several times the work. With ``adapt``, images
     whose size or colour the model refuses are converted, and the report notes it.

@@ -53,7 +53,9 @@ class ScoreColumn:
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """N images with finite log-likelihoods, and their statistics from the flow, which anomaly scores are computed from.
+    """Batch of images with their likelihoods and the statistics for anomaly scores.
+
+    The flow has computed the statistics. All N log-likelihoods are finite.
 
     Attributes:
         pictures: The images as simple scores see them, ``(N, C, H, W)``.
@@ -75,7 +77,10 @@ class ScoredBatch:
 
 @dataclass(frozen=True)
 class ScoreGroup:
-    """Anomaly scores that one function computes: ``compute`` turns a batch of N images into ``(N, len(columns))``."""
+    """Group of anomaly scores that one function computes together.
+
+    ``compute`` turns a batch of N images into an array ``(N, len(columns))``.
+    """
 
     columns: tuple[ScoreColumn, ...]
     compute: Callable[[ScoredBatch], Array]
@@ -116,7 +121,9 @@ class ImageScores:
 
 
 class ScoreSuite:
-    """Calculator of all anomaly scores that an evaluation compares: the model's, their components, and baselines.
+    """All anomaly scores that an evaluation compares, computed batch by batch.
+
+    They are those of the model, their components, and simple baselines.
 
     They need one forward pass, and one backward pass with ``gradients``.
 
@@ -157,7 +164,10 @@ class ScoreSuite:
 def scored_batch(
     scorer: Scorer, images: Batch, gradients: bool = False
 ) -> tuple[NDArray[np.int64], ScoredBatch | None]:
-    """Score images and return (indices, results) of those with a finite likelihood. Without any, results are None."""
+    """Score a batch of images, and keep those with a finite likelihood.
+
+    Returns their indices and their results. The results are None if no image is kept.
+    """
     scores = scorer.score_each(images, gradients=gradients)
     good = [(place, score) for place, score in enumerate(scores) if not isinstance(score, ScoreNotFinite)]
     kept = np.array([place for place, _ in good], dtype=np.int64)
@@ -172,13 +182,19 @@ def scored_batch(
 
 
 def combined(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` of one score in nats: the model's combined anomaly score, on which verdicts are based."""
+    """Return the combined anomaly score of the model, as a ``ScoreGroup``.
+
+    Verdicts are based on this score. It is in nats.
+    """
     column = ScoreColumn(COMBINED, "combined score T", "combined")
     return ScoreGroup((column,), lambda batch: calibration.typical_statistics(batch.evidence)[:, None])
 
 
 def with_gradients(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` by gradients of log p: the anomaly score with them, and -ln of their own p-value."""
+    """Return the anomaly scores that use gradients of log p, as a ``ScoreGroup``.
+
+    They are the combined score with gradients, and -ln of the p-value of the gradients alone.
+    """
     columns = (
         ScoreColumn("thorough", "combined score with gradients", "thorough"),
         ScoreColumn("gradient-family", "family of gradients", "family"),
@@ -195,7 +211,9 @@ def with_gradients(calibration: Calibration) -> ScoreGroup:
 
 
 def families(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` of -ln of the p-values of whole-image, local and feature statistics, in nats.
+    """Return one score for each family of statistics, as a ``ScoreGroup``.
+
+    The families are whole-image, local and feature statistics. A score is -ln of the p-value of its family, in nats.
 
     They are averaged over the folds of the calibration. Only those that the model has are scores.
     """
@@ -204,7 +222,9 @@ def families(calibration: Calibration) -> ScoreGroup:
 
 
 def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
-    """Return a ``ScoreGroup`` with the absolute z-score |z| of each whole-image statistic, such as kurtosis.
+    """Return a score for each whole-image statistic, such as kurtosis, as a ``ScoreGroup``.
+
+    The score is the absolute z-score of the statistic.
 
     z is the distance from the value that is expected for an image of the same complexity, in standard deviations.
     ``names`` are the names of the statistics. The group is empty for a density of features alone.
@@ -229,7 +249,9 @@ def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
 
 
 def local(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` with -ln of the p-values of the most unusual squares and lines of an image, in nats.
+    """Return scores for the most unusual regions of an image, as a ``ScoreGroup``.
+
+    The regions are squares and lines. A score is -ln of a p-value, in nats.
 
     Each size of square has two scores, for the most and the least likely place, and so have full rows and columns. The
     group is empty for a flow without spatial structure.
@@ -257,7 +279,9 @@ def local(calibration: Calibration) -> ScoreGroup:
 
 
 def features(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` of -ln p in nats for each feature statistic, averaged over the calibration's folds.
+    """Return one score for each feature statistic, as a ``ScoreGroup``.
+
+    A score is -ln p in nats, averaged over the folds of the calibration.
 
     The group is empty for a density of pixels alone.
     """
@@ -275,7 +299,9 @@ def features(calibration: Calibration) -> ScoreGroup:
 
 
 def trivial(baselines: Baselines, kind: DensityKind = "density") -> ScoreGroup:
-    """Return a ``ScoreGroup`` of the five simple baselines, such as raw log-likelihood, PNG size and pixel PCA.
+    """Return the five simple baseline scores, as a ``ScoreGroup``.
+
+    Examples are the raw log-likelihood, the PNG size and a PCA of the pixels.
 
     ``kind`` is what the log-likelihood is a density of.
     """

@@ -51,7 +51,9 @@ Fill = Callable[[Path, NewDataset, Progress], None]
 
 
 def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
-    """Write a new dataset into an empty folder: the images of uploaded files, an index, a report, a contact sheet.
+    """Write the files of a new dataset into an empty folder.
+
+    These are the images of the uploaded files, an index, a report and a contact sheet.
 
     Args:
         folder: The folder, beside those of the other datasets.

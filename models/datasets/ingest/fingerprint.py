@@ -13,7 +13,9 @@ from snf_runtime.images.preprocessing import OpenedImage, is_grey, opaque, to_ei
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Size, colour, pixel digest and perceptual hash of an image; equal or similar ones show duplicates.
+    """Properties of an image that identify duplicates of it.
+
+    Images with equal pixel digests are duplicates, and images with similar perceptual hashes are near duplicates.
 
     Attributes:
         mode: The mode of the file, as Pillow names it.
@@ -49,7 +51,10 @@ def fingerprint(opened: OpenedImage) -> Fingerprint:
 
 
 def brightened(image: Image.Image) -> Image.Image:
-    """Return a 16-bit grey image in mode L whose brightest pixel is nearly white."""
+    """Convert a 16-bit grey image to 8 bits so that its brightest pixel is nearly white.
+
+    The result has the Pillow mode ``L``.
+    """
     return to_eight_bits(image, max(256, int(np.asarray(image).max()) + 1))
 
 

@@ -23,7 +23,10 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImagePixels:
-    """An image from an uploaded NumPy array: a path, its pixels, uint8 ``(C, H, W)``, and its group or None."""
+    """Image from an uploaded NumPy array, with a path and an optional group.
+
+    The pixels are uint8 ``(C, H, W)``.
+    """
 
     path: str
     pixels: Pixels
@@ -41,7 +44,10 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Ignored:
-    """A file of an upload that is skipped and only counted, because its name is no image's: hidden, a text, ..."""
+    """File of an upload that is skipped because its name is not that of an image.
+
+    Examples are hidden files and texts. These files are only counted.
+    """
 
     path: str
 
@@ -60,7 +66,10 @@ TITLES = {
 
 
 def refused(slug: str, detail: str) -> DatasetRefused:
-    """Return a ``DatasetRefused`` error with this detail and with the title of ``slug``, such as ``unsafe-archive``."""
+    """Return a ``DatasetRefused`` error with the given slug and detail.
+
+    ``slug``, such as ``unsafe-archive``, also gives the title.
+    """
     return DatasetRefused(slug, TITLES[slug], detail)
 
 
@@ -99,5 +108,8 @@ def safe_path(name: str) -> str:
 
 
 def is_top(name: str) -> bool:
-    """Return whether a name in an archive means its root folder: ``.``, ``./`` and so on, as ``tar -c .`` writes."""
+    """Return whether a name in an archive stands for its root folder.
+
+    Names such as ``.`` and ``./`` do, which ``tar -c .`` writes.
+    """
     return not set(name.split("/")) - {"", "."}

@@ -14,7 +14,9 @@ RECHECK_BYTES = 4 * MIB
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one upload of a dataset: number of files, bytes of a file and of all, and compression ratio.
+    """Limits on the size of one dataset upload.
+
+    They limit the number of files, the bytes of one file and of all files, and the compression ratio.
 
     Attributes:
         files: Entries of all archives and images of all arrays.
@@ -69,7 +71,7 @@ def _too_large(detail: str) -> DatasetRefused:
 
 
 class DiskQuota:
-    """A limit on the bytes of all files in a folder, which also keeps the reserve of the disk free.
+    """Quota for the total size of a folder, which also keeps a reserve of the disk free.
 
     ``quota`` is the largest size of the folder in bytes.
     """
@@ -86,7 +88,7 @@ class DiskQuota:
         require_room(self._folder, max(1, count))
 
     def take(self, count: int) -> None:
-        """Count bytes written to the folder.
+        """Count ``count`` bytes written to the folder against the quota.
 
         Raises ``QuotaFull`` beyond the quota, and ``StorageFull`` when the disk is full, which is checked every 4 MiB.
         """

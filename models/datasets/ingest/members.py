@@ -20,7 +20,9 @@ NESTED = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\
 
 
 def read_member(path: str, stream: Readable, meter: UploadMeter) -> ImageFile | Rejected:
-    """Return a file of an archive with its content, or a ``Rejected`` if it is too large or itself an archive.
+    """Read a file from an archive, or reject it if it is too large or itself an archive.
+
+    Returns an ``ImageFile`` with the content, or a ``Rejected``.
 
     Raises ``DatasetRefused`` where the upload exceeds its limits.
     """

@@ -18,14 +18,16 @@ MAX_NEIGHBOURS = 512
 
 
 class KeptHashes:
-    """The hashes of the images that an upload keeps when it leaves out near duplicates."""
+    """Perceptual hashes of the images kept so far, to detect near duplicates in an upload."""
 
     def __init__(self) -> None:
         self._hashes = np.empty(1024, dtype=np.uint64)
         self._paths: list[str] = []
 
     def twin(self, dhash: int) -> str | None:
-        """Return the path of the first kept image whose 64-bit hash differs in at most 3 bits; None without any.
+        """Return the path of the first kept image that is a near duplicate, or None.
+
+        Near duplicates have 64-bit hashes that differ in at most 3 bits.
 
         >>> kept = KeptHashes()
         >>> kept.add(0b0, "a.png")
@@ -37,7 +39,7 @@ class KeptHashes:
         return self._paths[near[0]] if len(near) else None
 
     def add(self, dhash: int, path: str) -> None:
-        """Note the hash of an image that is kept."""
+        """Add the hash and the path of a kept image."""
         if len(self._paths) == len(self._hashes):
             self._hashes = np.concatenate([self._hashes, np.empty_like(self._hashes)])
         self._hashes[len(self._paths)] = dhash
@@ -45,7 +47,9 @@ class KeptHashes:
 
 
 def near_pairs(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the index pairs of those 64-bit hashes that differ in at most 3 bits, ``(pairs, 2)``.
+    """Find the pairs of 64-bit hashes that differ in at most 3 bits.
+
+    Returns the pairs of their indices, ``(pairs, 2)``.
 
     Hashes, all different, are sorted once for each choice of two parts out of five. This takes O(N log N) operations
     for spread hashes, against O(N²) for all pairs. By the pigeonhole principle no pair is missed, unless more than

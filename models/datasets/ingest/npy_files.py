@@ -41,7 +41,9 @@ def read_npy_file(path: Path, filename: str, meter: UploadMeter, within: str) ->
 def npz_images(
     archive: zipfile.ZipFile, members: Members, filename: str, meter: UploadMeter, within: str
 ) -> Iterator[Item]:
-    """Yield the images of an uploaded .npz file: its array ``images``, ``x_train`` or ``x``, or its only array.
+    """Yield the images of an uploaded .npz file one at a time.
+
+    They are in the array ``images``, ``x_train`` or ``x``, or in the only array of the file.
 
     An array ``group``, ``(N,)`` of texts or whole numbers, gives the group of every image. Raises ``DatasetRefused``.
     """

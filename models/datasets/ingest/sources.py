@@ -38,7 +38,9 @@ class Source:
 
 
 def read_sources(sources: Sequence[Source], meter: UploadMeter) -> Iterator[Item]:
-    """Yield each image of uploaded archives, arrays and image files, and an item for each file that is left out.
+    """Yield every image of the uploaded archives, arrays and image files.
+
+    Also yields an item for each file that is left out.
 
     Raises ``DatasetRefused`` for a malformed archive or array.
     """

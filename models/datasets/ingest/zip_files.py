@@ -60,7 +60,9 @@ def _has_more_entries(directory: bytes, most: int) -> bool:
 
 @contextmanager
 def open_zip(path: Path, filename: str, meter: UploadMeter) -> Iterator[tuple[zipfile.ZipFile, Members]]:
-    """Open an uploaded zip archive, check its table of contents, and yield it with a dict of its files by path.
+    """Open and check an uploaded zip archive for the duration of a ``with`` block.
+
+    Yields the archive and a dict of its files by path.
 
     Raises ``DatasetRefused`` for a damaged or encrypted file, and for unsafe paths or entries that are not plain files.
     """

@@ -40,7 +40,10 @@ OF_WRITERS = ("_SUCCESS", "_metadata", "_common_metadata", "_committed_", "_star
 
 
 class Listing(NamedTuple):
-    """The files at a location: whether it is a file itself, and the entries, relative to its folder."""
+    """Files at a location, and whether the location is itself a single file.
+
+    The names of the files are relative to the folder.
+    """
 
     is_file: bool
     entries: Iterator[FileEntry]
@@ -61,7 +64,9 @@ def build_index(
     by_request: bool = False,
     progress: Progress = no_progress,
 ) -> ReferenceRecord:
-    """Index the images at a location: a folder of images, tar archives and Parquet files, or one such file.
+    """Build an index of the images at a location.
+
+    The location is a folder of image files, tar archives and Parquet files, or a single file of these kinds.
 
     Archives are read once, from the beginning to the end. Of image files only the names are listed, and of Parquet
     files only the metadata is read. No image is decoded. Every file is indexed, or counted as ignored or rejected.

@@ -9,7 +9,10 @@ from models.errors import ImageError
 
 
 class EncodedImage(NamedTuple):
-    """An image of a dataset by reference: its place, its name, and its file or the reason why it cannot be read."""
+    """Encoded bytes of an image in a referenced dataset, with its index and name.
+
+    An image that cannot be read has an ``ImageError`` in place of the bytes.
+    """
 
     place: int
     name: str

@@ -29,7 +29,9 @@ SMALL_FILES, SMALL_BYTES = 8, 2**20
 
 
 class ReferencedFiles:
-    """A reader of the encoded images of a dataset by reference, by range and in order, with few large requests.
+    """Reader of the encoded images of a dataset by reference.
+
+    It reads ranges of images in order, with few large requests.
 
     An image whose file has changed or is gone since it was indexed is an ``ImageError``, and so is one that is too
     large, or that alone cannot be read. Memory is bounded, whatever the range.
@@ -42,7 +44,9 @@ class ReferencedFiles:
         self._path = path
 
     def read(self, start: int, stop: int) -> Generator[EncodedImage]:
-        """Yield images ``start`` to ``stop - 1``, each with its place, so that none is missing or there twice.
+        """Yield the encoded images ``start`` to ``stop - 1`` in order.
+
+        Each image comes with its index in the dataset, so that none is missing or repeated.
 
         Raises ``LocationUnavailable`` where the location cannot be reached.
         """

@@ -22,7 +22,7 @@ from models.locations.location import Location
 
 @dataclass(frozen=True)
 class NewReference:
-    """A dataset by reference to be created.
+    """Settings of a new dataset by reference, whose images stay where they are.
 
     Attributes:
         name: Its name.
@@ -42,7 +42,9 @@ class NewReference:
 
 
 def fill_reference(folder: Path, new: NewReference, progress: Progress = no_progress) -> None:
-    """Write a new dataset by reference into an empty folder.
+    """Write the files of a new dataset by reference into an empty folder.
+
+    These are an index, and with inspection also a table of the images, a report and a contact sheet.
 
     Args:
         folder: The folder, beside those of the other datasets.

@@ -33,7 +33,10 @@ FileKind = Literal["image", "tar", "parquet"]
 
 
 class IndexedFile(NamedTuple):
-    """A file with images: the place of its first image, their number, and the version of the file."""
+    """Entry for a file with images in the index of a dataset by reference.
+
+    It has the index of the file's first image in the dataset, the number of its images, and the version of the file.
+    """
 
     first: int
     images: int
@@ -44,7 +47,10 @@ class IndexedFile(NamedTuple):
 
 
 class TarMember(NamedTuple):
-    """An image in a tar archive: its place in the dataset, its name, and its position and size in bytes."""
+    """Image in a tar archive, with its index in the dataset and its byte range.
+
+    The position and size of the image are in bytes.
+    """
 
     place: int
     name: str
@@ -53,7 +59,10 @@ class TarMember(NamedTuple):
 
 
 class RowGroup(NamedTuple):
-    """A row group of a Parquet file: the place of its first image, their number, and the number of the group."""
+    """Row group of a Parquet file that holds images of the dataset.
+
+    It has the index of its first image in the dataset, the number of its images, and its number in the file.
+    """
 
     place: int
     images: int
@@ -61,7 +70,10 @@ class RowGroup(NamedTuple):
 
 
 class ReferenceRecord(BaseModel):
-    """What a dataset by reference consists of: its location, its images, and the files that are none."""
+    """Description of a dataset by reference: its location and its files.
+
+    It counts the images, and the files that were ignored or rejected.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -91,7 +103,10 @@ class ReferenceRecord(BaseModel):
 
 
 class ReferenceIndex:
-    """A reader of an index, over an open connection."""
+    """Reader of the index of a dataset by reference.
+
+    It uses an open SQLite connection.
+    """
 
     def __init__(self, index: sqlite3.Connection) -> None:
         self._index = index
@@ -143,7 +158,10 @@ class ReferenceIndex:
 
 @contextmanager
 def new_index(path: Path) -> Iterator[sqlite3.Connection]:
-    """Create an index and yield a connection to its empty tables. It appears whole after the block, and is durable."""
+    """Create an index file and yield a connection to its empty tables.
+
+    The file appears after the ``with`` block, complete and stored durably.
+    """
     with new_path(path) as temporary, closing(_connect(temporary)) as index:
         index.execute("PRAGMA journal_mode = OFF")
         index.execute("PRAGMA synchronous = OFF")

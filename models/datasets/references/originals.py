@@ -15,7 +15,9 @@ begins with the rows before it in the row group of a Parquet file."""
 
 
 class ReferencedOriginals:
-    """A reader of single images of a dataset by reference, which reads ranges of them where the order allows.
+    """Reader of single original images of a dataset by reference.
+
+    If images are read in order, it reads whole ranges of them at once.
 
     Args:
         path: The index of the dataset by reference.
@@ -28,7 +30,7 @@ class ReferencedOriginals:
         self._length = 1
 
     def read(self, place: int) -> bytes:
-        """Return the encoded image at a place of the dataset.
+        """Return the encoded bytes of the image at a given index of the dataset.
 
         Raises ``ImageError`` if it has changed or is gone, ``LocationUnavailable`` where it cannot be reached, and
         ``DatasetNotFound`` for a place that the dataset does not have.

@@ -25,20 +25,26 @@ SMALL_ROWS = 1_000_000
 
 @dataclass(frozen=True)
 class ImageCell:
-    """A place of values in the rows of a Parquet file: a column, or a member of a column of structs."""
+    """Address of a column of values in a Parquet file.
+
+    The values are a column, or one member of a column of structs.
+    """
 
     column: str
     member: str | None = None
 
     @property
     def path(self) -> str:
-        """The Parquet path of these values: the name of the column, or ``column.member`` in a column of structs."""
+        """Parquet path of the values, such as ``column`` or ``column.member``.
+
+        The second form is for a column of structs.
+        """
         return self.column if self.member is None else f"{self.column}.{self.member}"
 
 
 @dataclass(frozen=True)
 class ImageColumn:
-    """Where a Parquet file has its images: the bytes, and the names or None."""
+    """Columns of a Parquet file that hold the image bytes and, if present, the image names."""
 
     content: ImageCell
     names: ImageCell | None
@@ -51,7 +57,9 @@ class ImageColumn:
 
 @contextmanager
 def open_parquet(file: RangeFile, column: str | None, name: str) -> Iterator[tuple[pq.ParquetFile, ImageColumn]]:
-    """Open a Parquet file whose columns are read in pieces, so that memory does not grow with their size.
+    """Open a Parquet file of images and find its image column.
+
+    Columns are read in pieces, so that memory does not grow with their size.
 
     A value that is stored once for many rows is held once.
 
@@ -117,7 +125,10 @@ def content_chunk(group: pq.RowGroupMetaData, images: ImageColumn) -> pq.ColumnC
 
 
 def image_column(schema: pa.Schema, column: str | None, name: str) -> ImageColumn:
-    """Return the column of images: the named one, or the only one with bytes or with a struct of bytes and path.
+    """Find the column of a Parquet file that holds the images.
+
+    It is the column with the given name, or the only column of bytes or of structs with bytes. Of several columns it is
+    ``image``.
 
     Args:
         schema: The columns.

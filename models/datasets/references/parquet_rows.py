@@ -26,7 +26,9 @@ ERROR_ROWS = 1024
 def read_groups(
     content: RangeFile, file: IndexedFile, column: str | None, groups: Sequence[RowGroup], start: int, stop: int
 ) -> Iterator[list[EncodedImage]]:
-    """Yield the images in this Parquet file whose place in the dataset is ``start`` to ``stop - 1``, in batches.
+    """Yield images ``start`` to ``stop - 1`` of a dataset from one Parquet file, in batches.
+
+    Images outside this file are left out.
 
     A column is read from the beginning of a row group, so the rows before ``start`` are read, too. Where a row group is
     damaged, or ends early, the rest of its images are errors.
@@ -50,7 +52,10 @@ def read_groups(
 
 
 def failed_rows(file: IndexedFile, places: range, error: ImageError) -> Iterator[list[EncodedImage]]:
-    """Yield images of a Parquet file that cannot be read, in batches."""
+    """Yield entries with an error for images that cannot be read, in batches.
+
+    The images are rows of a Parquet file.
+    """
     for start in range(0, len(places), ERROR_ROWS):
         yield [EncodedImage(place, row_name(file, place), error) for place in places[start : start + ERROR_ROWS]]
 

@@ -15,7 +15,9 @@ from snf_runtime.images.codec import Preprocessing, decode_image
 
 
 class ReferencedImages:
-    """The images of a dataset by reference as a sequence, read from where they are, and decoded when they are read.
+    """Image source that reads a dataset by reference.
+
+    The images are read from where they are, and decoded when they are read.
 
     It can be pickled, and holds no connection. Where it is unpickled, the index must be at the same path.
 
@@ -37,12 +39,17 @@ class ReferencedImages:
 
     @cached_property
     def largest_group(self) -> int:
-        """Most images in one row group of a Parquet file; 1 without such files. A row group is read from its start."""
+        """Largest number of images in one Parquet row group; 1 without Parquet files.
+
+        A row group is always read from its start.
+        """
         with ReferenceIndex.open(self._index) as index:
             return index.largest_group()
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield (name, image) for images ``start`` to ``stop - 1``, or (name, ``ImageError``) for an unusable one.
+        """Yield the name and the image for indices ``start`` to ``stop - 1``.
+
+        An unusable image is replaced by an ``ImageError``.
 
         Raises ``LocationUnavailable`` where the location cannot be reached.
         """
