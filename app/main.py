@@ -71,7 +71,7 @@ ROUTERS = (
 
 
 class Service(FastAPI):
-    """The FastAPI application of the scoring service, with a flag, ``draining``, that is set once it has to stop.
+    """The FastAPI application of the scoring service.
 
     Attributes:
         draining: Set when the service has been asked to stop.
@@ -82,7 +82,9 @@ class Service(FastAPI):
     keys: KeyRing
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document as a dict, with the errors and the required role of each operation.
+        """Return the OpenAPI document of the service.
+
+        It lists the errors and the required role of each operation.
 
         Keys are optional in it while the service has none.
         """
@@ -99,7 +101,10 @@ class Service(FastAPI):
 
 
 def create_app(settings: Settings) -> Service:
-    """Return the FastAPI application for these settings; its threads and queues start when it is served."""
+    """Create the FastAPI application of the service from its settings.
+
+    Its threads and queues start when it is served.
+    """
     draining = threading.Event()
     writer = BackgroundLog()
 

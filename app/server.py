@@ -36,7 +36,10 @@ log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Uvicorn server that sets the application's ``draining`` flag as soon as it receives SIGINT or SIGTERM."""
+    """Uvicorn server with a graceful shutdown on SIGINT or SIGTERM.
+
+    It sets the application's ``draining`` flag at once when it receives the signal.
+    """
 
     def __init__(self, config: uvicorn.Config, app: Service) -> None:
         super().__init__(config)
@@ -49,7 +52,9 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Context manager that shuts the server down on SIGINT or SIGTERM, and restores the old handlers.
+        """Context manager that handles SIGINT and SIGTERM while the server runs.
+
+        It restores the old handlers at the end.
 
         The method of uvicorn raises the signals again at its end, so that the process would not exit cleanly.
         """

@@ -63,7 +63,10 @@ class AppState(TypedDict):
 
 @asynccontextmanager
 async def open_state(settings: Settings, draining: threading.Event) -> AsyncIterator[AppState]:
-    """Context manager that starts the objects of ``AppState``, yields them, and stops them after accepted work."""
+    """Context manager that starts the long-lived objects of the service, and stops them at the end.
+
+    They finish the accepted work before they stop.
+    """
     client = redis_client(settings)
     job_limits = JobLimits(settings.max_jobs_per_caller, settings.max_jobs)
     job_store = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600, job_limits)

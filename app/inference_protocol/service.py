@@ -32,7 +32,10 @@ MAX_NAMED = 10
 
 @dataclass(frozen=True)
 class InferenceService:
-    """Service that answers inference requests: it reads the tensor, has its images judged, and forms the answer."""
+    """Service that answers requests of the Open Inference Protocol with anomaly scores.
+
+    It reads the image tensor of a request, has its images scored, and encodes the response.
+    """
 
     judging: Judging
     decoders: DecodingLanes

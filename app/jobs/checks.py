@@ -69,7 +69,10 @@ def check_scoring(
 
 
 def check_output(request: JobRequest, prefixes: Sequence[str], home: Path) -> None:
-    """Check that a scoring request's output, if any, is at an allowed location. Raise ``LocationRefused`` otherwise."""
+    """Check that the output location of a scoring request is allowed.
+
+    Raises ``LocationRefused`` otherwise. A request without an output, or of another type, passes.
+    """
     output = request.parameters.get("output")
     if request.type == "score" and output is not None:
         allowed_location(output, prefixes, home)
@@ -148,7 +151,7 @@ def check_limit(
 
 
 def check_recommendation(request: JobRequest, data_dir: Path | None, datasets: DatasetStore) -> None:
-    """Raise a 422 error unless the families of models can be compared on the dataset of a request."""
+    """Check a request that compares families of models on a dataset; raise a 422 error if it is invalid."""
     parameters = read_parameters(RecommendParameters, request)
     if request.model:
         raise invalid("/body/model", "a job of type recommend has no model")
@@ -173,7 +176,10 @@ CHECKS: dict[ModelJobType, Callable[[JobRequest, Registry, Path | None, DatasetS
 
 
 def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
-    """Return a job request's parameters as ``kind``; raise a 422 ``Problem`` that lists every invalid one."""
+    """Validate the parameters of a job request, and return them as an instance of ``kind``.
+
+    Raises a 422 ``Problem`` that lists every invalid parameter.
+    """
     for name in TRAINING_ONLY:
         if name in request.model_fields_set:
             raise invalid(f"/body/{name}", f"a job of type {request.type} has no {name}")
@@ -188,12 +194,15 @@ def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
 
 
 def unknown_dataset(name: str, known: Collection[str]) -> Problem:
-    """Return a 422 ``Problem`` about the name of a dataset that does not exist, with the ``known`` ones."""
+    """Return a 422 ``Problem`` for a dataset that does not exist.
+
+    The error lists the ``known`` datasets.
+    """
     return invalid("/body/dataset", f"{name!r} does not exist; {choices(name, known)}")
 
 
 def find_calibrated(registry: Registry, ref: str, calibration: int | None) -> ModelVersion:
-    """Return the model version ``ref`` with a calibration, by default the active one; raise a 422 error if missing.
+    """Find the model version ``ref`` with a calibration, by default its active calibration.
 
     Its manifest and calibration summary have been read from disk.
 

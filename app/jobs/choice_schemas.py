@@ -34,7 +34,10 @@ CHOICES: dict[str, Any] = {
 
 
 class JobDraft(BaseModel):
-    """A job without its dataset; the other fields are those of a job request."""
+    """Job request without a dataset, to ask which datasets the job could use.
+
+    The other fields are those of a job request.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -52,7 +55,7 @@ class JobDraft(BaseModel):
 
 
 class JobDataset(Answer):
-    """A dataset, and whether a job can take it."""
+    """A dataset, with the reason why a job cannot use it, if there is a reason."""
 
     name: str
     images: int
@@ -67,7 +70,7 @@ class JobDataset(Answer):
 
 
 class JobDatasets(Answer):
-    """All datasets, and whether a job can take each."""
+    """All datasets, each with the reason why a job cannot use it, if there is a reason."""
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [CHOICES]})
 

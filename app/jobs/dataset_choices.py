@@ -27,7 +27,9 @@ WITHOUT_MODEL = ("train", "recommend")
 
 
 def dataset_choices(draft: JobDraft, settings: Settings, registry: Registry, store: DatasetStore) -> JobDatasets:
-    """Check a job with every dataset without queueing it; reads the disk, and decodes no image.
+    """Check for every dataset whether a job could use it, without queueing the job.
+
+    Reads the disk, but decodes no image.
 
     Raises:
         Problem: 422, for a job that no dataset makes valid.

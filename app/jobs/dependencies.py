@@ -31,7 +31,9 @@ def existing_job(job_id: JobId, jobs: JobStoreDep) -> Job:
 
 
 def followed_job(job_id: JobId, jobs: JobStoreDep, settings: SettingsDep) -> str:
-    """Return ``job_id`` if the events of this job can be streamed; raise ``JobNotFound`` if it does not exist.
+    """Check that the events of a job can be streamed, and return the job's id.
+
+    The events can be read from the job's folder even while the job store is down.
 
     Raises:
         JobNotFound: The job does not exist.

@@ -72,7 +72,9 @@ def submit_job(
     scope: CallerScope,
     key: IdempotencyKey = None,
 ) -> JobView:
-    """Check and queue a job. 422 for one that cannot succeed.
+    """Submit a job: check it and add it to a queue.
+
+    422 for a job that cannot succeed.
 
     Types are training, bulk scoring, calibration, evaluation, the measurement of a detection limit, and recommendation.
 
@@ -105,7 +107,10 @@ def estimate_job(
     service: JobServiceDep,
     jobs: JobStoreDep,
 ) -> EstimatedJob:
-    """Check a job request without queueing it; return its queue and, for a training, its expected time and memory."""
+    """Check a job request and estimate its time and memory, without queueing the job.
+
+    The answer also names the queue. Only a training has an estimate.
+    """
     plan = service.plan(job)
     return EstimatedJob(
         queue=plan.queue.value,
@@ -126,7 +131,9 @@ def estimate_job(
 def list_job_datasets(
     draft: JobDraft, settings: SettingsDep, registry: RegistryDep, datasets: DatasetStoreDep
 ) -> JobDatasets:
-    """List every dataset with the reason why the job would be refused with it, or null; nothing is queued.
+    """List all datasets, each with the reason why a job could not use it, or null.
+
+    No job is queued.
 
     The checks are those of a submission. `suggested` is the dataset that is clearly meant, if there is one: for an
     evaluation or a detection limit, that of the calibration in use or of the training, if it has images that neither
@@ -159,7 +166,10 @@ def list_jobs(
     responses=responses(401, 404, 422, 500, 503),
 )
 def get_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep, settings: SettingsDep) -> JobView:
-    """Show the status, place in the queue, progress, latest metrics, error and result of a job."""
+    """Show a job with its status and progress.
+
+    The answer also has its place in the queue, its latest metrics, and its error or result.
+    """
     job = jobs.get(job_id)
     return job_view(job, workers.served(), jobs.lines.position(job), settings.home)
 
@@ -174,7 +184,9 @@ def get_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep, settin
     responses=responses(401, 404, 409, 422, 500, 503, 507),
 )
 def delete_job(job_id: JobId, service: JobServiceDep) -> None:
-    """Delete the record of a job that has ended, with its result, curve, log and files; its model stays.
+    """Delete a job that has ended, with its files.
+
+    The result, curve and log of the job are deleted too. A model that the job registered stays.
 
     409 for a job that has not ended, and while an unfinished retry may need its checkpoints. Downloads that have begun
     are completed. Its `Idempotency-Key` is free again.
@@ -233,7 +245,9 @@ def resume_job(job_id: JobId, service: JobServiceDep) -> JobView:
     },
 )
 def retry_job(job_id: JobId, service: JobServiceDep, response: Response, scope: CallerScope) -> JobView:
-    """Queue a failed or cancelled job again as a new job, which continues from the newest checkpoint. 409 for others.
+    """Retry a failed or cancelled job as a new job.
+
+    The new job continues from the newest checkpoint. 409 if the job neither failed nor was cancelled.
 
     It needs the role `admin` where the submission needed it.
     """

@@ -46,7 +46,7 @@ GUESSED_BYTES = 500_000_000, 2_000
 
 @dataclass(frozen=True)
 class JobEstimate:
-    """Expected duration in seconds and peak memory in bytes of a training job, and what they are derived from.
+    """Expected duration and peak memory of a training job.
 
     Attributes:
         seconds: From its start to the registered model.
@@ -72,7 +72,9 @@ def estimate_job(
     settings: Settings,
     durations: DurationModel,
 ) -> JobEstimate:
-    """Return the expected time and peak memory of a training; a rough guess if counting its work takes over 0.7 s.
+    """Estimate the time and the peak memory of a training job.
+
+    The result is a rough guess if counting the operations of the training takes over 0.7 s.
 
     The time is that of the reference machine, corrected by earlier jobs; where none has run on this kind of device, by
     the measured speed of the machine; and not at all where that is not measured yet.

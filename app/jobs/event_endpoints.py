@@ -56,7 +56,10 @@ OVER = {"description": "The job has ended and all its events were sent: do not r
 
 
 async def stream_slot(request: Request, streams: EventStreamsDep) -> AsyncIterator[None]:
-    """Count a caller's event stream while its request is open; raise a 429 ``Problem`` if too many are open."""
+    """Count a caller's event stream as open while its request runs.
+
+    Raises a 429 ``Problem`` if too many streams are open.
+    """
     with streams.slot(caller_of(request.scope).name):
         yield
 
@@ -71,7 +74,10 @@ def cursor(
         Query(alias="last_event_id", pattern=AFTER, description="The same, for clients that cannot set headers."),
     ] = None,
 ) -> Cursor:
-    """Return the position in a job's events after the event id that the client sent, or the start if it sent none."""
+    """Return the position from which to continue a job's event stream.
+
+    It is the position after the event id that the client sent, or the start if the client sent none.
+    """
     # Browsers repeat the query of their first request, so their header is newer.
     given = header or query
     return Cursor.parse(given) if given else Cursor()
@@ -95,7 +101,9 @@ async def follow_job(
         bool, Query(description="Leave out past `metrics` events, which `/metrics` has in fewer points.")
     ] = False,
 ) -> Response:
-    """Stream a job's status changes and its worker's reports as server-sent events until the job ends.
+    """Stream the events of a job as server-sent events until the job ends.
+
+    Events are changes of the job's status and reports of its worker.
 
     Reports are `started`, `metrics`, `validation`, `samples`, `checkpoint`, `scoring`, `evaluation`, `log`, `error`,
     `published`, `scored`, `calibrated`, `evaluated`, `limited` and `recommended`. The stream begins with the first

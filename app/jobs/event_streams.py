@@ -36,7 +36,10 @@ RETRY_S = 2
 
 
 class EventStreams:
-    """Server-sent event streams of jobs, with limits on the streams that are open in total and per caller."""
+    """Server-sent event streams of jobs, with limits on open streams.
+
+    There is a limit for all callers together and one for each caller.
+    """
 
     def __init__(self, settings: Settings, watch: JobStoreMonitor, draining: threading.Event) -> None:
         self._changes = ChangeReader(settings)
@@ -47,7 +50,10 @@ class EventStreams:
 
     @contextmanager
     def slot(self, caller: str) -> Iterator[None]:
-        """Count an open stream of a caller during the ``with`` block; raise a 429 ``Problem`` if too many are open."""
+        """Context manager that counts an event stream of a caller as open.
+
+        Raises a 429 ``Problem`` if too many streams are open.
+        """
         if not self._slots.take(caller):
             raise Problem(
                 429,
@@ -63,7 +69,9 @@ class EventStreams:
             self._slots.give_back(caller)
 
     async def follow(self, job_id: str, folder: Path, cursor: Cursor, *, brief: bool = False) -> AsyncGenerator[bytes]:
-        """Yield a job's events after ``cursor``, encoded as server-sent events, until the job ends.
+        """Yield the events of a job as encoded server-sent events, until the job ends.
+
+        Begins after the position ``cursor``.
 
         Also ends when the job is deleted or the service stops.
 

@@ -10,18 +10,24 @@ from worker.jobs.store import JobStore
 
 
 def refuse_used_version(jobs: JobStore, name: str, version: int) -> None:
-    """Raise a 409 ``Problem`` if an unfinished job uses a version of a model. Raises ``BrokerDown`` as well."""
+    """Raise a 409 ``Problem`` if an unfinished job uses a model version.
+
+    Raises ``BrokerDown`` if the job store does not answer.
+    """
     ref = f"{name}:{version}"
     refuse_in_use(jobs, lambda job: job.model == ref, "version-in-use", "The version is in use", ref)
 
 
 def refuse_used_model(jobs: JobStore, name: str) -> None:
-    """Raise a 409 ``Problem`` if an unfinished job uses or trains a model. Raises ``BrokerDown`` as well."""
+    """Raise a 409 ``Problem`` if an unfinished job uses or trains a model.
+
+    Raises ``BrokerDown`` if the job store does not answer.
+    """
     refuse_in_use(jobs, lambda job: job.model.partition(":")[0] == name, "model-in-use", "The model is in use", name)
 
 
 def refuse_in_use(jobs: JobStore, uses: Callable[[Job], bool], slug: str, title: str, name: str) -> None:
-    """Raise a 409 ``Problem`` if ``uses(job)`` is true for any job that has not ended; otherwise return None.
+    """Raise a 409 ``Problem`` if an unfinished job uses a resource, such as a model or dataset.
 
     Args:
         jobs: All jobs.

@@ -20,7 +20,7 @@ from worker.queues import JobType
 
 
 class ScoringParameters(BaseModel):
-    """Optional parameters of a job that scores a dataset: false-alarm rate, output, images per part and calibration."""
+    """Parameters of a job that scores all images of a dataset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -42,7 +42,7 @@ class ScoringParameters(BaseModel):
 
 
 class CalibrationParameters(BaseModel):
-    """Parameters of a job that fits a model's p-values to a dataset: whether to put them to use, and the precision."""
+    """Parameters of a job that calibrates the p-values of a model on a dataset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,7 +79,10 @@ REQUESTS = ("JobRequest", "JobDraft")
 
 
 def refuse_conversions(kind: type[BaseModel], parameters: Mapping[str, Any]) -> None:
-    """Check that no job parameter needs a conversion of type, such as "5" to 5. Raise a 422 ``Problem`` otherwise."""
+    """Check that the values of job parameters have the right JSON types.
+
+    For example, "5" is not accepted for the number 5. Raises a 422 ``Problem``.
+    """
     try:
         kind.model_validate_json(json.dumps(parameters), strict=True)
     except ValidationError as error:
@@ -94,7 +97,7 @@ def refuse_conversions(kind: type[BaseModel], parameters: Mapping[str, Any]) -> 
 
 
 def add_schemas(openapi: dict[str, Any]) -> None:
-    """Give the parameters of job requests in an OpenAPI document, in place, the schema of each job type."""
+    """Add the parameter schemas of all job types to an OpenAPI document, in place."""
     schemas = openapi["components"]["schemas"]
     kinds: list[tuple[type[BaseModel], Literal["validation"]]] = [(kind, "validation") for kind in PARAMETERS.values()]
     schemas |= models_json_schema(kinds, ref_template=f"{PREFIX}{{model}}")[1]["$defs"]

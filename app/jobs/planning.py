@@ -40,7 +40,9 @@ GUESS_FACTOR = 10
 
 @dataclass(frozen=True)
 class JobPlan:
-    """Outcome of checking a job request: model, calibration, queue, number of workers, expected time and memory.
+    """Result of checking a job request: where the job would run, and its expected time and memory.
+
+    It has the model, its calibration, the queue and the number of workers that serve the queue.
 
     ``preset`` is the name of a training's preset or architecture, "" for other jobs.
     """
@@ -61,7 +63,9 @@ def plan_job(
     workers: WorkerRegistry,
     durations: DurationModel,
 ) -> JobPlan:
-    """Check a job request without queueing it; return its model, queue and estimate, or raise a 422 ``Problem``.
+    """Check a job request without queueing it, and return the plan of the job.
+
+    The plan has the model version, the queue and, for a training, the expected time and memory.
 
     Blocks on the disk and on the job store.
 
@@ -83,7 +87,9 @@ def plan_job(
 
 
 def require_feasible(plan: JobPlan) -> None:
-    """Raise a 422 ``Problem`` if a training is expected to need more memory than any worker allows, or over two weeks.
+    """Check that a training is not expected to need too much memory or time.
+
+    Raises a 422 ``Problem`` if it is expected to need more memory than any running worker allows, or over two weeks.
 
     A guess must exceed them tenfold.
     """
@@ -164,7 +170,10 @@ def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
 
 
 def check_recipe(request: JobRequest) -> TrainingRecipe:
-    """Return the preset or architecture of a training request, or raise a 422 ``Problem``."""
+    """Return the preset or architecture that a training request names.
+
+    Raises a 422 ``Problem`` if it is invalid.
+    """
     if request.architecture is not None and "preset" in request.model_fields_set:
         raise invalid("/body/preset", "expected a preset or an architecture, got both")
     try:
@@ -178,7 +187,7 @@ def check_recipe(request: JobRequest) -> TrainingRecipe:
 def check_training(
     request: JobRequest, data_dir: Path | None, store: DatasetStore, backbones: Path | None = None
 ) -> tuple[Architecture, TrainingConfig, DatasetSummary]:
-    """Check a training request; return its architecture, configuration and dataset, or raise a 422 ``Problem``.
+    """Check a training request, and return its architecture, configuration and dataset.
 
     Blocks on the disk.
 

@@ -104,7 +104,10 @@ def get_job_log(
     settings: SettingsDep,
     tail: Annotated[int, Query(ge=1, le=MAX_TAIL, description="Most bytes of the log.")] = TAIL,
 ) -> PlainTextResponse:
-    """Return as text the last complete lines of a job's log that fit into `tail` bytes; empty before the first line."""
+    """Return the end of a job's log as text.
+
+    It is the last complete lines that fit into `tail` bytes. The text is empty before the first line is written.
+    """
     try:
         with (folder_of(job.id, settings) / "trainer.log").open("rb") as file:
             size = file.seek(0, io.SEEK_END)
@@ -125,7 +128,10 @@ def get_job_log(
     responses=responses(401, 404, 422, 500, 503),
 )
 def list_job_samples(job: ExistingJob, settings: SettingsDep) -> Previews:
-    """List the steps at which a training stored a grid of sample images, each with the path of its PNG."""
+    """List the sample images that a training job has stored, by training step.
+
+    Each step has one grid of images, with the path of its PNG.
+    """
     names = (path.name for path in _samples(job.id, settings).glob("step-*.png"))
     steps = sorted(int(match[1]) for match in map(_PREVIEW.fullmatch, names) if match)
     samples = [Preview(step=step, url=f"/v1/jobs/{job.id}/samples/{step}") for step in steps]
@@ -150,7 +156,10 @@ def get_job_sample(
     settings: SettingsDep,
     step: Annotated[int, PathParameter(ge=0, lt=10**12, description="The step it was drawn at.", examples=[40])],
 ) -> Response:
-    """Return the PNG of images that a training drew at a step, from the same random latents at every step."""
+    """Return the sample images of one training step as PNG.
+
+    The model draws them from the same random latents at every step.
+    """
     try:
         content = (_samples(job.id, settings) / f"step-{step:08d}.png").read_bytes()
     except FileNotFoundError:
@@ -180,7 +189,7 @@ def get_job_sample(
 def get_job_result(
     job: ExistingJob, settings: SettingsDep, request: Request, query: Annotated[ResultQuery, Query()]
 ) -> CalibrationResult | LimitResult | JobResult | FileResponse:
-    """Return a job's result: a model version, calibration, limit, scores, evaluation report or proposal.
+    """Return the result of a job; its format depends on the job's type.
 
     A training returns the registered model version, a calibration the new calibration, a limit the new detection limit,
     whose curves are under `limit` of its links. A scoring returns a Parquet file

@@ -13,7 +13,11 @@ from worker.queues import JobType
 
 
 class JobRequest(BaseModel):
-    """Request for a background job that trains, calibrates, evaluates or measures a model, or scores a dataset."""
+    """Request to run a background job, such as a training or the scoring of a dataset.
+
+    A job trains, calibrates or evaluates a model, measures its detection limit, scores a dataset, or recommends a
+    family of models.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -89,7 +93,7 @@ class JobRequest(BaseModel):
 
 
 class Estimate(Answer):
-    """Expected time in seconds and peak memory in bytes of a training job, and what they are derived from."""
+    """Expected duration and peak memory of a training job."""
 
     seconds: float = Field(description="Expected time from its start to the registered model.")
     memory_bytes: int = Field(description="Expected peak memory of the training process.")
@@ -112,7 +116,10 @@ class Estimate(Answer):
 
 
 class EstimatedJob(Answer):
-    """Answer for a valid job that was not queued: its queue, jobs waiting there, and expected time and memory."""
+    """Queue and expected time and memory of a job that was checked but not queued.
+
+    It also has the number of jobs that wait in that queue.
+    """
 
     queue: str = Field(description="Queue that it would wait in.")
     waiting: int = Field(description="Jobs that wait in that queue already.")
@@ -122,7 +129,7 @@ class EstimatedJob(Answer):
 
 
 class WorkerView(Answer):
-    """A running worker process: its device, its queues, its memory, and the one job that it runs, if any."""
+    """A running worker process, with its device, its queues and its current job."""
 
     name: str
     device: str
@@ -145,7 +152,10 @@ class WorkerList(Answer):
 
 
 class JobView(Answer):
-    """A background job: parameters, status, progress, latest metrics, error or result, and links to further calls."""
+    """A background job, with its parameters, status, progress and result.
+
+    It also has the latest metrics, the error of a failed job, and links to further calls.
+    """
 
     id: str
     type: JobType
@@ -196,7 +206,10 @@ class JobList(Answer):
 
 
 class CurvePoint(Answer):
-    """Metrics of one training step: bits/dim, reconstruction error, learning rate; null if they were not finite."""
+    """Metrics of one training step, such as bits/dim and learning rate.
+
+    A metric that was not finite is null.
+    """
 
     step: int
     epoch: int | None = None
@@ -275,14 +288,20 @@ class _VersionResult(Answer):
 
 
 class JobResult(_VersionResult):
-    """Result of a training job: the model version that it registered, whether it is live and why it is unfit."""
+    """Result of a training job: the model version that it registered.
+
+    It also says whether the version is live, and why it is unfit.
+    """
 
     live: bool | None = Field(None, description="Whether it became live; null for a job of an earlier version.")
     unfit: list[UnfitReason] = Field([], description="Why it is unfit to become live by itself; empty if it is fit.")
 
 
 class CalibrationResult(_VersionResult):
-    """Result of a calibration job: the model version, the number of its new calibration, and the smallest p-value."""
+    """Result of a calibration job: the new calibration of a model version.
+
+    It has the number of the calibration and the smallest p-value that it can give.
+    """
 
     calibration: int = Field(description="Its number.")
     smallest_p: float = Field(description="Smallest p-value that it can give.")
@@ -293,7 +312,10 @@ class CalibrationResult(_VersionResult):
 
 
 class LimitResult(_VersionResult):
-    """Result of a limit job: the model version, the number of its new detection limit, and the smallest sizes."""
+    """Result of a job that measured the detection limit of a model version.
+
+    It has the number of the new limit, and the smallest defect sizes that are found.
+    """
 
     limit: int = Field(description="Its number.")
     calibration: int = Field(description="The calibration whose p-values counted.")

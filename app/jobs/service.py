@@ -36,7 +36,9 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class JobService:
-    """Service that checks a job request and its sender's role, stores the job and sends it to a worker queue.
+    """Service that checks job requests and sends jobs to the worker queues.
+
+    It also checks the role of the caller.
 
     All methods read the disk and the job store, and raise ``BrokerDown``.
     """
@@ -50,14 +52,18 @@ class JobService:
     durations: DurationModel
 
     def plan(self, request: JobRequest) -> JobPlan:
-        """Check a job request without queueing it; return its model, queue, and expected time and memory.
+        """Check a job request without queueing it, and return the plan of the job.
+
+        The plan has the model, the queue and, for a training, the expected time and memory.
 
         Raises a 422 error for a job that cannot succeed.
         """
         return plan_job(request, self.settings, self.registry, self.datasets, self.workers, self.durations)
 
     def submit(self, request: JobRequest, scope: Scope, idempotency_key: str | None) -> Job:
-        """Check and queue a job and return its record; a repeated ``idempotency_key`` returns the earlier job.
+        """Check and queue a job, and return its record.
+
+        A repeated ``idempotency_key`` returns the earlier job.
 
         Args:
             request: The job.

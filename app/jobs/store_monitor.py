@@ -21,7 +21,10 @@ COUNT_EVERY = 10
 
 
 class JobStoreMonitor:
-    """Background thread that pings the job store in Redis every 0.5 s, and counts the waiting jobs every 5 s."""
+    """Background thread that checks that Redis answers, and counts the waiting jobs.
+
+    It pings Redis every 0.5 s, and counts the jobs at every tenth ping.
+    """
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
@@ -33,13 +36,19 @@ class JobStoreMonitor:
 
     @property
     def answers(self) -> bool:
-        """Whether Redis answered a ping within the last 3 seconds; reading this never blocks."""
+        """Whether Redis is up: it answered a ping within the last 3 seconds.
+
+        Reading this never blocks.
+        """
         alive_at = self._alive_at
         return alive_at is not None and time.monotonic() - alive_at < STALE_S
 
     @property
     def waiting(self) -> dict[Queue, int]:
-        """Number of waiting jobs by queue, about 5 s old at most; an empty dictionary while Redis is down."""
+        """Number of waiting jobs in each queue.
+
+        The numbers are at most about 5 s old. The dictionary is empty while Redis is down.
+        """
         return self._waiting if self.answers else {}
 
     def start(self) -> None:

@@ -31,7 +31,10 @@ EVENT_ID = r"([0-9]{1,15})\.([0-9]{1,15}-[0-9]{1,19})(\.end)?"
 
 @dataclass(frozen=True)
 class Cursor:
-    """A reader's position in a job's events: byte offset in the event file, and id of the last status change read."""
+    """Position of a reader in the event stream of a job.
+
+    It has the byte offset in the event file, and the id of the last status change that was read.
+    """
 
     offset: int = 0
     change: str = START
@@ -39,7 +42,10 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """Return the position after the event with the id ``text``; raise ``ValueError`` if the id is malformed."""
+        """Return the position after the event with the given id.
+
+        Raises ``ValueError`` if the id is malformed.
+        """
         match = re.fullmatch(EVENT_ID, text)
         if match is None:
             raise ValueError("expected the id of an event, such as 1234.1764012345678-0")
@@ -58,7 +64,7 @@ class TimelineEvent(NamedTuple):
 
 
 class Advance(NamedTuple):
-    """Result of one poll for a job's events: the new events, whether more are ready, and the job's final status.
+    """New events of a job, returned by one call of ``Timeline.advance``.
 
     Attributes:
         events: New events.
@@ -72,7 +78,9 @@ class Advance(NamedTuple):
 
 
 class Timeline:
-    """Reader of a job's events in order of time, merged from its event file and its status changes in Redis.
+    """Reader that merges the events of a job in order of time.
+
+    The events come from the job's event file and from its status changes in Redis.
 
     Args:
         journal: File of the journal.

@@ -25,7 +25,9 @@ NO_ROOM = "waits for room on the disk: it is full"
 def job_view(
     job: Job, served: Collection[Queue], place_in_line: int | None = None, home: Path | None = None
 ) -> JobView:
-    """Return the API answer for a job record, with links to calls that its status allows, such as ``resume``.
+    """Convert a job record to its API response.
+
+    The response has links to the calls that the job's status allows, such as ``resume``.
 
     Args:
         job: The record.

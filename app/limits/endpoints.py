@@ -31,7 +31,9 @@ HEADERS = {
     responses=responses(401, 404, 409, 422, 500),
 )
 def list_limits(ref: str, registry: RegistryDep) -> LimitList:
-    """List the measured detection limits of a model version, the newest first: the smallest defects that it finds.
+    """List the detection limits of a model version, newest first.
+
+    A detection limit is the size of the smallest defects that the model finds.
 
     A job of type `limit` measures one. Each belongs to the calibration whose p-values counted.
     """
@@ -51,7 +53,10 @@ def list_limits(ref: str, registry: RegistryDep) -> LimitList:
     responses=responses(401, 404, 409, 422, 500),
 )
 def get_limit(ref: str, number: Number, registry: RegistryDep) -> LimitView:
-    """Show a detection limit: images, defects, the share that was found by size with its bounds, and the limits."""
+    """Show one detection limit of a model version.
+
+    It has the images, the defects, the share of defects that was found at each size with its bounds, and the limits.
+    """
     name, version = registry.locate(parse_ref(ref))
     record = registry.limits(name, version).record(number)
     active = registry.calibrations(name, version).active()
@@ -69,7 +74,10 @@ def get_limit(ref: str, number: Number, registry: RegistryDep) -> LimitView:
     },
 )
 def get_limit_chart(ref: str, number: Number, registry: RegistryDep) -> Response:
-    """Return an SVG picture of the found shares by size, with 95 % bounds and the goal of 90 %."""
+    """Return an SVG chart of the share of defects found at each size.
+
+    It shows 95 % bounds and the goal of 90 %.
+    """
     name, version = registry.locate(parse_ref(ref))
     record = registry.limits(name, version).record(number)
     return Response(limit_chart(record), media_type=SVG, headers=HEADERS)

@@ -48,7 +48,10 @@ LIMIT: dict[str, Any] = {
 
 
 class LimitView(Answer):
-    """A measured detection limit of a model version: its number, and whether the calibration in use is its own."""
+    """A measured detection limit of a model version.
+
+    It says whether the limit belongs to the calibration in use.
+    """
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [LIMIT]})
 

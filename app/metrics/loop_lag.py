@@ -13,7 +13,10 @@ EVERY_S = 0.5
 
 @asynccontextmanager
 async def measure_loop_lag(metrics: ServiceMetrics) -> AsyncIterator[None]:
-    """Context manager that records, every 0.5 s, by how many seconds the event loop wakes a task too late."""
+    """Context manager that measures the lag of the event loop every 0.5 seconds.
+
+    The lag is the time in seconds by which a sleeping task wakes up late.
+    """
     task = asyncio.create_task(_measure(metrics), name="loop-lag")
     try:
         yield

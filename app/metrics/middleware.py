@@ -18,7 +18,9 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class RequestMetrics:
-    """ASGI middleware that counts requests by route and status, and records the time until each answer begins.
+    """ASGI middleware that counts requests and measures their latency.
+
+    Requests are counted by route and status. The latency ends when the response begins.
 
     The duration of an event stream is not part of its latency.
     """

@@ -15,7 +15,9 @@ WAITS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class ServiceMetrics:
-    """Prometheus counters and histograms of the HTTP service: requests, scored images, waiting times, errors.
+    """Prometheus metrics of the HTTP service.
+
+    They cover requests, scored images, waiting times and errors.
 
     The number of labels is bounded: routes are templates, models are versions in the registry, errors are slugs.
     """

@@ -18,7 +18,10 @@ router = APIRouter(prefix="/v1/presets", tags=["jobs"], dependencies=[MayRead])
 
 @router.get("", operation_id="list_presets", summary="List the presets", responses=responses(401, 500))
 async def list_presets() -> PresetList:
-    """List the training presets (named model architectures), and the JSON Schema of a training job's `parameters`."""
+    """List the training presets, which are named model architectures.
+
+    The answer also has the JSON Schema of a training job's `parameters`.
+    """
     return _listing()
 
 

@@ -24,7 +24,10 @@ class PresetView(Answer):
 
 
 class PresetList(Answer):
-    """All training presets, the name of the default one, and the JSON Schema of a training job's parameters."""
+    """All training presets, and the JSON Schema of a training job's parameters.
+
+    The list also has the name of the default preset.
+    """
 
     model_config = ConfigDict(
         frozen=True,

@@ -30,7 +30,10 @@ _BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {TAR: _BIN
 
 
 class ImportQuery(BaseModel):
-    """Query parameters of a model upload: name, and whether it becomes the default (live) version. Others give 422."""
+    """Query parameters of a model upload.
+
+    Other parameters are refused with 422.
+    """
 
     name: Name = Field(description="Name of which the model becomes the next version.", examples=["line-1"])
     promote: bool = Field(
@@ -54,7 +57,10 @@ class ImportQuery(BaseModel):
     },
 )
 def export_model(ref: str, registry: RegistryDep) -> Response:
-    """Download a model version's files, with its original calibration for p-values, as an uncompressed tar archive."""
+    """Download the files of a model version as a tar archive.
+
+    The archive is not compressed. It contains the original calibration of the p-values.
+    """
     name, version = registry.locate(parse_ref(ref))
     packed = pack(registry.with_calibration(name, version, OWN).path)
     headers = {
@@ -83,7 +89,9 @@ def import_model(
     registry: RegistryDep,
     response: Response,
 ) -> ModelDetail:
-    """Upload a tar archive from `GET /v1/models/{ref}/artifact`; it becomes the next version of a model name.
+    """Upload a model as a tar archive from `GET /v1/models/{ref}/artifact`.
+
+    It becomes the next version of the model name.
 
     The archive is not trusted. Only the plain files of a model are extracted. Before the model is registered, a
     separate process with limits on memory and time verifies all digests, loads the model and scores its stored image

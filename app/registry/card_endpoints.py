@@ -49,7 +49,9 @@ Form = Annotated[
     },
 )
 def get_model_card(ref: str, registry: RegistryDep, format: Form = "markdown") -> Response:
-    """Return the model card, a document on what the model is, its quality, its training and its limits.
+    """Return the model card of a model version as Markdown or HTML.
+
+    It describes the model's purpose, quality, training and limits.
 
     A detection limit that was measured since is its last section.
     """

@@ -54,7 +54,9 @@ async def list_models(pool: ModelPoolDep, drift: DriftMonitorDep) -> ModelPage:
     responses=responses(401, 404, 409, 422, 500),
 )
 async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: DriftMonitorDep) -> ModelDetail:
-    """Show a model version: its metadata (manifest), its active calibration and, once loaded, how it computes scores.
+    """Show one version of a model.
+
+    It has the metadata (manifest), the active calibration and, once the version is loaded, how it computes scores.
 
     `ref` is `name` (its alias `live`), `name:3` or `name@champion`. 409 `no-live-version` for the name of a model of
     which all versions are unfit; `name:3` shows one of them.
@@ -76,7 +78,9 @@ async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: 
     responses=responses(401, 404, 409, 413, 415, 422, 429, 500, 507),
 )
 def move_alias(name: Name, alias: Alias, target: AliasTarget, registry: RegistryDep) -> Aliases:
-    """Create an alias of a model, or point it at another version. To undo, send the `previous` version returned.
+    """Create an alias of a model, or point the alias at another version.
+
+    To undo the change, send the `previous` version of the answer.
 
     Requests for the alias use the new version within about two seconds, as soon as it is loaded. A version that cannot
     be loaded does not take over. An unfit version can be made live this way; the answer says why it is unfit. A model

@@ -26,7 +26,10 @@ SLOTS = 2
 
 
 class ModelUploads:
-    """Receiver of uploaded models, at most two at once: it unpacks, verifies and registers each model."""
+    """Receiver of model uploads, which verifies and registers each uploaded model.
+
+    It takes at most two uploads at once.
+    """
 
     def __init__(self, settings: Settings, registry: Registry, draining: threading.Event) -> None:
         self._settings = settings
@@ -36,7 +39,7 @@ class ModelUploads:
         self._draining = draining
 
     def receive(self, request: Request, name: str, promote: bool) -> ModelVersion:
-        """Verify the model in an uploaded tar archive, register it as the next version of ``name``, and return it.
+        """Receive an uploaded model archive, verify it, and register it as the next version of ``name``.
 
         To be called in a thread of the framework.
 

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class ModelState(StrEnum):
-    """Loading state of a model version in this process. Idle: not loaded. Unfit: the model has no live version."""
+    """Loading state of a model version in this process.
+
+    Idle versions are not loaded. A model is unfit if it has no live version.
+    """
 
     IDLE = "idle"
     LOADING = "loading"
@@ -26,7 +29,7 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model version that is in memory: its registry entry, and the scorer that computes log-likelihoods with it.
+    """A model version in memory, with the scorer that computes its log-likelihoods.
 
     Only the scoring thread may call methods of ``scorer`` that compute.
     """
@@ -37,7 +40,7 @@ class Loaded:
 
 @dataclass(eq=False)
 class PoolEntry:
-    """Entry of the model pool for one version: a future of the loaded model, its last use, and why loading failed.
+    """Entry of a model version in the pool of loaded models.
 
     Attributes:
         future: The loaded version, or the error of its loading.
@@ -57,7 +60,7 @@ class PoolEntry:
 
     @property
     def state(self) -> ModelState:
-        """Loading state: ``loading`` until the future is done, then ``ready``, or ``failed`` if it has an error."""
+        """Loading state of the model version: loading, ready or failed."""
         if not self.future.done():
             return ModelState.LOADING
         return ModelState.READY if self.future.exception() is None else ModelState.FAILED
@@ -65,7 +68,9 @@ class PoolEntry:
 
 @dataclass(frozen=True)
 class ModelListing:
-    """A registered model: its version numbers, its aliases, its live version and that version's loading state.
+    """Entry of a model in the list of registered models.
+
+    It has the versions, the aliases, and the live version with its loading state.
 
     ``live`` is None if its manifest cannot be read, and if all versions are unfit. Then ``newest`` is the newest one.
     """

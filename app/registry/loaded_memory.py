@@ -21,7 +21,9 @@ tiles give up to 32, those of models of less than 1 MB up to 16 MB. What grows b
 
 
 class LoadedMemory:
-    """Measures the memory of each model by the growth of the process while it is loaded.
+    """Meter of the memory that each loaded model takes.
+
+    It measures the growth of the process while the model is loaded.
 
     Of loads at the same time each byte is counted once, by the load that ends first. The process also grows by other
     work, such as an image that is decoded, so the size of the model's files bounds what counts. It gives an estimate
@@ -45,7 +47,9 @@ class LoadedMemory:
             return before
 
     def end(self, before: int, file_bytes: int) -> int:
-        """Return the memory of a model that was just loaded, in bytes, clamped to bounds from its file size.
+        """Return the memory in bytes that a model took when it was loaded.
+
+        The measured growth of the process is kept within bounds that depend on the size of the model's files.
 
         Args:
             before: What ``begin`` returned before the load.
@@ -58,7 +62,9 @@ class LoadedMemory:
             return max(file_bytes, self._growth(before, after, file_bytes))
 
     def end_of_more(self, before: int, file_bytes: int) -> int:
-        """Return the memory in bytes of a model part that was loaded later. The arguments are as for :meth:`end`.
+        """Return the memory in bytes that a part of a model took when it was loaded later.
+
+        The arguments are as for :meth:`end`.
 
         It is 0 where the system does not tell the memory: the estimate of ``end`` is that of the whole model.
         """

@@ -32,7 +32,9 @@ log = logging.getLogger(__name__)
 
 
 class ModelPool:
-    """Cache of models in memory: loads a version on first use, and checks each second for newer ones.
+    """Cache of loaded models, which loads a model version on first use.
+
+    It checks the registry for newer versions every second.
 
     Models that take more than ``limit`` bytes together are dropped, the least recently used first.
 
@@ -62,7 +64,10 @@ class ModelPool:
 
     @property
     def started(self) -> bool:
-        """Whether every model that ships with the product has been loaded or has failed to load."""
+        """Whether the loading of all built-in models has ended.
+
+        A built-in model ships with the product. One that failed to load counts too.
+        """
         return self._started.is_set()
 
     def start(self) -> None:
@@ -81,7 +86,9 @@ class ModelPool:
             self._watcher.join()
 
     async def acquire(self, ref: str) -> Loaded:
-        """Return the model for a reference such as ``name:3`` or ``name@alias``, after loading it if necessary.
+        """Return the loaded model for a reference such as ``name:3`` or ``name@alias``.
+
+        Loads the model if it is not loaded.
 
         Raises:
             ModelNotFound: The reference has no model.
@@ -100,7 +107,9 @@ class ModelPool:
         return await asyncio.shield(asyncio.wrap_future(entry.future))
 
     async def load_trained(self, loaded: Loaded) -> None:
-        """Load the trained flows of a model, if they are not loaded: scores do without, samples and gradients do not.
+        """Load the trained flow of a model, if it is not loaded yet.
+
+        It is needed for samples and gradients, but not for scores.
 
         Raises:
             ModelNotFound: The model has been removed.
@@ -117,7 +126,10 @@ class ModelPool:
         await asyncio.shield(task)
 
     def find(self, ref: str) -> tuple[ModelVersion, PoolEntry | None]:
-        """Return the model version that ``ref`` names on disk, and its loaded model here; None if it is not loaded."""
+        """Return the model version that ``ref`` names, with its entry in this pool.
+
+        The version is looked up on disk. The entry is None if the version has none.
+        """
         version = self._registry.resolve(ref)
         return version, self._entries.get(version)
 
@@ -126,7 +138,10 @@ class ModelPool:
         return [self._listed(name) for name in sorted(self._registry.names())]
 
     async def recent_listing(self) -> list[ModelListing]:
-        """Return what ``listing`` returned a moment ago, shared by all callers that ask meanwhile."""
+        """Return the cached result of ``listing``, which is at most a few seconds old.
+
+        All callers share it.
+        """
         return await self._recent.get()
 
     def registered(self) -> set[tuple[str, int]]:

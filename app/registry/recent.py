@@ -16,7 +16,9 @@ MAX_AGE_S = 5.0
 
 
 class Recent(Generic[T]):
-    """The recent result of a function, computed in a thread; callers that ask meanwhile get the same result.
+    """Short-lived cache of the result of a slow function.
+
+    The function runs in a thread, and all callers share its result.
 
     A result that took 2 ms is used for 0.1 s, so that callers without a key cannot slow down scoring. None is used for
     more than 5 s.
@@ -31,7 +33,10 @@ class Recent(Generic[T]):
         self._until = 0.0
 
     async def get(self) -> T:
-        """Return the recent result, or compute it; what the function raises is raised here. Call on one event loop."""
+        """Return the cached result, or compute it if it is too old.
+
+        An exception of the function is raised here too. To be called on one event loop only.
+        """
         if self._result is None or (self._result.done() and time.monotonic() >= self._until):
             self._result = asyncio.create_task(asyncio.to_thread(self._computed))
         # Shielded: a caller that leaves must not cancel what others wait for.

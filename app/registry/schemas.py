@@ -16,14 +16,19 @@ from snf_runtime.kinds import DensityKind
 
 
 class UnfitReason(Answer):
-    """A reason why a model version is unfit, so that it does not become live by itself: its code, and the figures."""
+    """Reason why a model version is not fit to become live by itself.
+
+    It has a code and the figures.
+    """
 
     code: UnfitCode
     detail: str = Field(examples=["hardly trained: 2.0853 bits/dim on held-out images, not below the 1.9540 of ..."])
 
 
 class ModelSummary(Answer):
-    """A model in the list of models: its versions and aliases, and the state and quality of its live version.
+    """Entry of a model in the list of models.
+
+    It has the versions and aliases, and the state and quality of the live version.
 
     While no version is live, state and quality are those of the newest version.
     """
@@ -64,7 +69,10 @@ class ModelPage(Answer):
 
 
 class Serving(Answer):
-    """How a loaded model version computes scores: the library, the precision, and the images computed at once."""
+    """Description of how a loaded model version computes scores.
+
+    It has the library, the precision and the number of images that are computed at once.
+    """
 
     engine: str = Field(description="The library that computes: openvino or torch; of a hybrid model for its pixels.")
     precision: Precision = Field(
@@ -80,7 +88,10 @@ class Serving(Answer):
 
 
 class ModelDetail(Answer):
-    """A model version: its metadata, its calibration, its loading state, and drift (change) of the images it scored."""
+    """A model version with its metadata, calibration and loading state.
+
+    It also has the drift (change) of the images that were scored with it.
+    """
 
     name: str
     version: int
@@ -107,7 +118,10 @@ class AliasTarget(BaseModel):
 
 
 class Aliases(Answer):
-    """All aliases of a model after a change, each with its version, and the version before the change."""
+    """All aliases of a model after one of them was changed.
+
+    Each alias has its version. The answer also has the version before the change.
+    """
 
     model_config = ConfigDict(
         frozen=True,

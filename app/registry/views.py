@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def summary(model: ModelListing, drift: DriftMonitor | None = None) -> schemas.ModelSummary:
-    """Return the list entry of a model: versions, aliases, loading state, and facts about its live version.
+    """Return the entry of a model in the list of models.
+
+    It has versions, aliases, loading state, and facts about the live version.
 
     While no version is live, the facts are about the newest version. Alarms are those of ``drift``, if it is given.
     """
@@ -54,7 +56,9 @@ def _architecture_of(manifest: Manifest) -> str:
 def detail(
     version: ModelVersion, calibration: CalibrationView, entry: PoolEntry | None, drift: Sequence[WindowStatus] = ()
 ) -> schemas.ModelDetail:
-    """Return the API answer about a model version: metadata, calibration, loading state and drift of its images.
+    """Return the API response that describes a model version.
+
+    It has metadata, calibration, loading state and the drift of the images.
 
     Args:
         version: The model version.
@@ -92,5 +96,5 @@ def detail(
 
 
 def unfit_reasons(failed: Sequence[FitnessCheck]) -> list[schemas.UnfitReason]:
-    """Return the checks that a model failed as API answers."""
+    """Convert the fitness checks that a model failed to API responses."""
     return [schemas.UnfitReason(code=check.code, detail=check.sentence) for check in failed]

@@ -36,7 +36,9 @@ class RunQuery(BaseModel):
     responses=responses(401, 422, 500),
 )
 def list_runs(settings: SettingsDep, query: Annotated[RunQuery, Query()]) -> RunList:
-    """List training runs with their parameters and results, those of jobs and those of `snf train` on this machine.
+    """List training runs with their parameters and results, newest first.
+
+    They are the runs of jobs and those of `snf train` on this machine.
 
     A run stays when its job is deleted.
     """
@@ -56,7 +58,10 @@ def get_run(
     settings: SettingsDep,
     points: Annotated[int | None, Query(ge=2, description="Most points of the curve. Default: all.")] = None,
 ) -> Response:
-    """Show a training run: parameters, result, and bits/dim by step. `points` thins the steps, not the validations."""
+    """Show a training run with its parameters, result and learning curve.
+
+    The curve is bits/dim by step. `points` limits the number of steps shown; validations are always complete.
+    """
     detail = run_detail(RunStore(settings.run_records_dir), run_id, points)
     # Encoded in this thread: a long curve would block the event loop.
     return Response(detail.model_dump_json(), media_type="application/json")

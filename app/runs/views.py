@@ -20,7 +20,7 @@ def run_list(store: RunStore, limit: int, after: str | None = None) -> RunList:
 
 
 def run_detail(store: RunStore, run_id: str, points: int | None = None) -> RunDetail:
-    """Return a run with its curve.
+    """Return a training run with its learning curve as an API response.
 
     Args:
         store: The records.

@@ -16,12 +16,17 @@ MAX_SEED = 2**53 - 1
 
 
 def draw_seed() -> int:
-    """Return a random integer between 0 and 2^53 - 1, the largest seed that every JSON reader represents exactly."""
+    """Return a random seed that every JSON reader represents exactly.
+
+    It is an integer between 0 and 2^53 - 1.
+    """
     return secrets.randbelow(MAX_SEED + 1)
 
 
 def encode(form: str, pixels: Pixels) -> tuple[bytes, str]:
-    """Return images as a PNG grid, ``.npy`` array or zip of PNGs; the same pixels always give the same bytes.
+    """Encode images as one file: a PNG grid, a ``.npy`` array or a zip archive of PNGs.
+
+    The same pixels always give the same bytes.
 
     Args:
         form: ``png``, ``npy`` or ``zip``.

@@ -72,7 +72,9 @@ async def sample_images(
     query: Annotated[SampleQuery, Query()],
     timeout_ms: TimeoutMs = None,
 ) -> Response:
-    """Draw images from a model. With `format=json`, each has the exact log-likelihood (nats) of its 8-bit pixels.
+    """Draw random images from a model.
+
+    With `format=json`, each image has the exact log-likelihood of its 8-bit pixels, in nats.
 
     A model of features alone has no samples (422 `samples-unsupported`), because features have no way back to pixels.
     """

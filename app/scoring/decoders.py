@@ -24,7 +24,10 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Decoding:
-    """Images of one request that are being decoded: the function, the files, their pixels, and the results so far."""
+    """State of decoding the images of one request.
+
+    It has the function, the files, their pixels, and the results so far.
+    """
 
     caller: str
     function: Callable[[Any], Any]
@@ -37,7 +40,9 @@ class Decoding:
 
 
 class Decoders:
-    """Pool of threads that decode images; a free thread takes an image of the caller that has used the least time.
+    """Pool of threads that decode images, shared fairly among callers.
+
+    A free thread takes an image of the caller that has used the least time.
 
     It alternates between the requests of that caller. This is start-time fair queueing (Goyal, Vin, Cheng 1996): a
     caller that returns starts where the last turn began, so waiting does not save up time.
@@ -60,7 +65,7 @@ class Decoders:
     async def map(
         self, caller: str, function: Callable[[Item], T], items: Sequence[Item], pixels: Sequence[int] = ()
     ) -> list[T]:
-        """Return ``function``, such as an image decoder, applied to each item in the pool's threads.
+        """Apply a function, such as an image decoder, to each item in the threads of the pool.
 
         Cancelling the waiting task cancels the items that have not begun.
 
@@ -155,7 +160,7 @@ class Decoders:
 
 @dataclass(frozen=True)
 class DecodingLanes:
-    """Threads for requests of small images, and others for the rest.
+    """Two pools of decoding threads: one for requests of small images, one for all others.
 
     An image is decoded as a whole, and one of 100 megapixels takes seconds. The operating system shares the processor
     between the threads of both lanes, so that a small image never waits for the end of a large one.
@@ -169,7 +174,7 @@ class DecodingLanes:
     large: Decoders
 
     def lane(self, files: Iterable[bytes], pixels: Iterable[int] = ()) -> Decoders:
-        """Return the threads for a request.
+        """Return the pool of threads that should decode the images of a request.
 
         Args:
             files: Content of its image files.

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 
 class DecodingRoom:
-    """Most pixels that are decoded at the same time; threads wait for room in the order in which they came.
+    """Limit on the number of pixels that are decoded at the same time.
+
+    Threads wait for room in the order in which they came.
 
     Decoders take up to 16 bytes a pixel (WebP), so this bounds the memory of decoding.
 
@@ -23,7 +25,9 @@ class DecodingRoom:
 
     @contextmanager
     def hold(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room for an image, and keep it while the ``with`` block runs.
+        """Context manager that waits for room to decode an image, and occupies it.
+
+        The room is free again when the block ends.
 
         Args:
             pixels: Pixels of the image, by its header.

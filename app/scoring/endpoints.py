@@ -55,7 +55,9 @@ async def score_images(
     query: Annotated[ScoreQuery, Query()],
     timeout_ms: TimeoutMs = None,
 ) -> Response:
-    """Score one or many images: exact log-likelihoods in nats, p-values, and whether each is an anomaly.
+    """Score images: return their log-likelihoods and whether they are anomalies.
+
+    Log-likelihoods are exact and in nats. Each verdict has a p-value.
 
     An image has the same score alone, in any batch and in any order. A bad file never fails the others: the answer is
     200 if at least one image was scored, and 422 if none was. 409 `no-live-version` for the plain name of a model of

@@ -26,7 +26,10 @@ FADING = 0.98
 
 @dataclass(eq=False)
 class WorkItem:
-    """Scoring work of one request: images for a function that takes batches, or a generator that runs in steps.
+    """Work of one scoring request in the queue.
+
+    It is either a function with its images, which shares batches with other requests, or a generator that runs in
+    steps.
 
     Args:
         caller: Name of the caller that sent the request.
@@ -55,7 +58,10 @@ class WorkItem:
 
     @property
     def waiting(self) -> int:
-        """Number of waiting requests that this work counts as before it starts: 1, or 8 for a generator."""
+        """Number of waiting requests that this work counts as in the limits.
+
+        It is 1 for images that share batches, and 8 for a generator.
+        """
         return UNSHARED if self.function is None else 1
 
     @property
@@ -70,13 +76,16 @@ class WorkItem:
 
     @property
     def part(self) -> Sequence[Any]:
-        """Those of ``items``, such as images, that are being processed in the current batch."""
+        """Items of this request that are in the current batch."""
         begin = len(self.result)
         return self.items[begin : begin + self.in_hand]
 
     @property
     def images_in_hand(self) -> int:
-        """Number of images in the current batch; an image scored with k random noise draws counts k times."""
+        """Number of images of this request in the current batch.
+
+        An image scored with k random noise draws counts k times.
+        """
         return self.in_hand * self.images // len(self.items) if self.items else 0
 
     def take(self, most: int) -> int:
@@ -87,7 +96,9 @@ class WorkItem:
 
 
 class FairLine:
-    """Queue of scoring work that serves the caller with the least computing time so far (fair queueing).
+    """Queue of scoring work that shares computing time fairly among callers.
+
+    The caller with the least computing time so far is served next.
 
     Fair queueing (Demers, Keshav, Shenker 1989) over callers, each of which is charged the seconds of its work. The
     requests of a caller take turns. ``level`` is the time that a caller would have used that had always waited. A
@@ -105,7 +116,7 @@ class FairLine:
         return bool(self._lines)
 
     def add(self, item: WorkItem) -> None:
-        """Append the work of a request to the waiting work of its caller."""
+        """Add the work of a request to the queue."""
         if item.caller not in self._lines:
             self._lines[item.caller] = {}
             self._used[item.caller] = max(self._start, self._used.get(item.caller, self._start))
@@ -120,7 +131,10 @@ class FairLine:
                 del self._lines[item.caller]
 
     def take(self) -> list[WorkItem]:
-        """Remove and return the work to process next: one generator, or requests that can share one batch."""
+        """Remove and return the work to process next.
+
+        It is one generator, or requests that can share one batch.
+        """
         first = next(iter(self._lines[self._order()[0]]))
         batch = [first] if first.function is None else self._batch(first)
         for item in batch:
@@ -128,7 +142,10 @@ class FairLine:
         return batch
 
     def charge(self, batch: Sequence[WorkItem], seconds: float) -> None:
-        """Add the ``seconds`` that a batch took to its callers' computing times, in proportion to their items."""
+        """Charge the callers of a batch for its computing time.
+
+        The ``seconds`` are divided among them in proportion to their items.
+        """
         total = sum(item.in_hand for item in batch) or 1
         for item in batch:
             self._used[item.caller] = self._used.get(item.caller, self._start) + seconds * (item.in_hand or 1) / total

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 
 class RequestedImage(NamedTuple):
-    """An image to score, uint8 ``(channels, height, width)``, with the false-alarm rate of its verdict.
+    """An image to score, with the false-alarm rate of its anomaly verdict.
+
+    Its pixels are uint8 ``(channels, height, width)``.
 
     ``alpha`` is None for the default of the model.
     """
@@ -45,7 +47,9 @@ class RequestedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class JudgeImages:
-    """Callable that returns the log-likelihood and anomaly verdict of each image in a batch.
+    """Callable that scores a batch of images.
+
+    It returns the log-likelihood and the anomaly verdict of each image.
 
     Two of them are equal where model and number of draws are, so that ``ScoringQueue.run_each`` can join their batches.
     """
@@ -61,7 +65,7 @@ class JudgeImages:
 
 @dataclass(frozen=True)
 class Admission:
-    """A scoring request that is being answered, with its model.
+    """An accepted scoring request, with its model and its limits.
 
     Attributes:
         scope: Scope of the request, with its caller.
@@ -82,7 +86,10 @@ class Admission:
 
 @dataclass(frozen=True)
 class Judging:
-    """Judges the images of requests. All ways into the service use it, so that limits, queue and drift are shared."""
+    """Shared service that scores the images of all kinds of requests.
+
+    All ways into the service use it, so that they share limits, queue and drift tests.
+    """
 
     settings: Settings
     pool: ModelPool
@@ -96,7 +103,9 @@ class Judging:
     async def admit(
         self, scope: Scope, ref: str, query: ScoreQuery, timeout_ms: int | None
     ) -> AsyncIterator[Admission]:
-        """Context manager that admits a request before its body is read, and applies its deadline to the block.
+        """Context manager that accepts a scoring request before its body is read.
+
+        The deadline of the request applies to the block.
 
         Args:
             scope: Scope of the request, with its caller.
@@ -121,7 +130,9 @@ class Judging:
             yield Admission(scope, caller, loaded, limit, time, held)
 
     def hold_large(self, admission: Admission, query: ScoreQuery, pixels: int) -> None:
-        """Reserve the pixels of full-size images until the request is answered; extend a default deadline for them.
+        """Reserve memory for large images, counted in pixels, until the request is answered.
+
+        A default deadline is extended in proportion to the pixels.
 
         Args:
             admission: The request, of a model of tiles.
@@ -135,7 +146,7 @@ class Judging:
         admission.time.extend(SECONDS_PER_MEGAPIXEL * query.passes * pixels / 1e6)
 
     async def judge(self, admission: Admission, images: Sequence[Pixels], query: ScoreQuery) -> list[Judgement]:
-        """Return the score and verdict, or the error, of each image, after its turn in the queue.
+        """Score images in the queue, and return the score or the error of each image.
 
         Args:
             admission: The request.
@@ -179,7 +190,9 @@ class Judging:
     def record(
         self, loaded: Loaded, query: ScoreQuery, judgements: Sequence[Judgement], failed: Sequence[str] = ()
     ) -> None:
-        """Count the images in the metrics, add their p-values to the drift monitor, and keep their evidence.
+        """Record the results of a scoring request.
+
+        The images are counted in the metrics, their p-values go to the drift tests, and their evidence is kept.
 
         Args:
             loaded: The model.

@@ -17,7 +17,7 @@ WAIT_S = 10
 
 
 def check_pixels(pixels: int, most: int = 2 * MAX_PIXELS) -> None:
-    """Raise a 413 error if the images of a request have too many pixels to decode them.
+    """Raise a 413 error if the images of a request have too many pixels in total.
 
     Args:
         pixels: Pixels of all images of the request, by their headers.
@@ -28,7 +28,9 @@ def check_pixels(pixels: int, most: int = 2 * MAX_PIXELS) -> None:
 
 
 class LargeImages:
-    """Counter of the pixels of large images in memory, from before they are decoded until they are scored.
+    """Limit on the pixels of large images in memory, shared fairly among callers.
+
+    Images count from before they are decoded until they are scored.
 
     Images of other models are brought to a small size when they are decoded, and do not count.
 
@@ -41,7 +43,7 @@ class LargeImages:
 
     @contextmanager
     def hold(self, caller: str, pixels: int) -> Iterator[None]:
-        """Count the pixels of a request's images while the ``with`` block runs.
+        """Context manager that counts the pixels of a request's images against the limit.
 
         Args:
             caller: Name of the caller.

@@ -38,7 +38,9 @@ log = logging.getLogger(__name__)
 
 
 class ScoringQueue:
-    """Queue of scoring requests, which one thread processes; callers take turns, and a full queue gives 429.
+    """Queue of scoring requests, processed by one thread in fair turns.
+
+    A request that exceeds the limits is refused with 429.
 
     An image counts once per pass through the flow, because the limits bound time.
 
@@ -69,7 +71,9 @@ class ScoringQueue:
 
     @property
     def turn_s(self) -> float:
-        """Seconds for which the scoring thread has worked on its current turn, 0 if it has none; reading never blocks.
+        """Seconds since the scoring thread began its current batch or step, or 0 if it is idle.
+
+        Reading this never blocks.
 
         A turn takes about the time of a batch. That of a thread that hangs, or has died, never ends.
         """
@@ -81,7 +85,9 @@ class ScoringQueue:
         self._thread.start()
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Finish the accepted work, refuse new work with a 503 error, and wait for the scoring thread to end.
+        """Finish the accepted work, and wait for the scoring thread to end.
+
+        New work is refused with a 503 error.
 
         A thread that hangs is logged after ``timeout_s`` seconds, and ends with the process.
         """
@@ -93,7 +99,9 @@ class ScoringQueue:
             log.error("the scoring thread did not end within %g s; its work is given up", timeout_s)
 
     async def run(self, caller: str, steps: Steps[T], images: int) -> T:
-        """Return the result of a generator, run in the scoring thread with other requests between its steps.
+        """Run a generator step by step in the scoring thread, and return its result.
+
+        Other requests run between its steps.
 
         Each step has a turn of its own.
 
@@ -123,7 +131,9 @@ class ScoringQueue:
         images_an_item: int = 1,
         at_once: int = BATCH,
     ) -> list[T]:
-        """Apply ``function`` to every item and return the results. Requests with an equal function share batches.
+        """Apply ``function`` to every item in batches, and return the results.
+
+        Requests with an equal function share batches.
 
         Cancelling the waiting task cancels the items that are not in the current batch.
 

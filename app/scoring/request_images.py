@@ -49,7 +49,9 @@ class Upload:
 
 @dataclass(frozen=True)
 class ImageUploads:
-    """The images in the body of a scoring request, not decoded yet: image files, or one NumPy array.
+    """The images in the body of a scoring request, not decoded yet.
+
+    They are image files, or one NumPy array.
 
     Attributes:
         uploads: Encoded images, or the bytes of an array.
@@ -71,7 +73,9 @@ class Item:
 
 
 async def read_batch(request: Request, preprocessing: Preprocessing, max_images: int) -> ImageUploads:
-    """Read the images in a request's body, without decoding: a form, a single image file, or a NumPy array.
+    """Read the images in the body of a request, without decoding them.
+
+    The body is a form, a single image file, or a NumPy array.
 
     Raises a 400, 413, 415 or 422 error.
 
@@ -160,7 +164,9 @@ async def decode_batch(
     max_images: int,
     sizes: Sequence[int],
 ) -> list[Item]:
-    """Return the decoded images of a request in their order, with an error for each that cannot be decoded.
+    """Decode the images of a request in their order.
+
+    An image that cannot be decoded gets an error instead.
 
     Cancelling the waiting task, as a deadline does, also ends the decoding of images that have begun.
 
@@ -211,7 +217,9 @@ def _abandoned_after() -> Iterator[Callable[[], bool]]:
 
 
 def decode_upload(upload: Upload, preprocessing: Preprocessing, is_abandoned: Callable[[], bool] = never) -> Item:
-    """Return an image file decoded to the size and channels that a model needs, or the error if that fails.
+    """Decode an image file to the size and channels that a model needs.
+
+    The result contains the error if that fails.
 
     Args:
         upload: The file.
@@ -225,5 +233,8 @@ def decode_upload(upload: Upload, preprocessing: Preprocessing, is_abandoned: Ca
 
 
 def decoded(items: Sequence[Item]) -> dict[int, Pixels]:
-    """Return the pixels, uint8 ``(channels, height, width)``, of each decoded image by its index in the request."""
+    """Return the pixels of each decoded image, by its index in the request.
+
+    Pixels are uint8 ``(channels, height, width)``. Images that could not be decoded are left out.
+    """
     return {index: item.image.pixels for index, item in enumerate(items) if isinstance(item.image, DecodedImage)}

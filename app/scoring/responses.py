@@ -106,7 +106,9 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, lo
 
 
 def heat_map_answer(pixels: Pixels, heat_map: PixelMaps, regions: MapRegions | None = None) -> schemas.HeatMap:
-    """Return the heat map of an image for the API: a PNG overlay and a NumPy array, both in base64.
+    """Return the API response for the heat map of an image.
+
+    It has a PNG overlay and a NumPy array, both in base64.
 
     Both may be smaller than a large image of several tiles.
 

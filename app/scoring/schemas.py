@@ -53,7 +53,9 @@ class ScoreQuery(BaseModel):
 
 
 class Term(Answer):
-    """The part of a log-likelihood, in nats, that comes from one scale (level) of the flow (0: pixel transform).
+    """Part of a log-likelihood that comes from one scale (level) of the flow, in nats.
+
+    Scale 0 is the fixed transform of the pixels.
 
     A density of features has scale 1 alone; its scale 0 is 0.
     """
@@ -64,7 +66,10 @@ class Term(Answer):
 
 
 class Draws(Answer):
-    """Statistics of a log-likelihood over several draws of the random noise in [0, 1) that is added to the pixels."""
+    """Statistics of a log-likelihood over several draws of random noise.
+
+    The noise, in [0, 1), is added to the pixels.
+    """
 
     k: int = Field(description="Number of draws.")
     mean: float = Field(description="Mean of log p over the draws, nats.")
@@ -73,7 +78,10 @@ class Draws(Answer):
 
 
 class Reason(Answer):
-    """A feature that makes an image unusual, with the size of its deviation and a sentence about it."""
+    """A feature that makes an image unusual.
+
+    It has the size of its deviation and a sentence about it.
+    """
 
     feature: str = Field(
         description="A statistic of the whole image, with its scale, or `region`, or `gradients`; of the features of a "
@@ -93,7 +101,10 @@ class Reason(Answer):
 
 
 class Anomaly(Answer):
-    """Whether an image is an anomaly, with its p-value: the rate at which normal images look at least as unusual."""
+    """Verdict on whether an image is an anomaly, with its p-value.
+
+    The p-value is the rate at which normal images look at least as unusual.
+    """
 
     p_value: float = Field(description="Conformal p-value: small is anomalous.")
     score: float = Field(description="-log10 of the p-value: large is anomalous.")
@@ -106,7 +117,10 @@ class Anomaly(Answer):
 
 
 class PreprocessingNote(Answer):
-    """Changes of an image before scoring: size, colour, others; a warning if it is unlike the training images."""
+    """Changes that were made to an image before it was scored.
+
+    They are changes of size, of colour, and others. There is a warning if the file is unlike the training images.
+    """
 
     id: str = Field(description="Digest of the model's preprocessing.")
     resized: bool
@@ -141,7 +155,10 @@ class ItemError(Answer):
 
 
 class ImageRegion(Answer):
-    """A connected region of an image where its anomaly map is at or above the threshold; touching corners connect."""
+    """A connected region of an image where its anomaly map reaches the threshold.
+
+    Pixels that touch at a corner are connected.
+    """
 
     box: tuple[int, int, int, int] = Field(
         description="Left, top, right, bottom in pixels of the upright file; the box covers the whole region."
@@ -152,7 +169,10 @@ class ImageRegion(Answer):
 
 
 class HeatMap(Answer):
-    """Each pixel's part of the log-likelihood, in nats and compared with normal images, as picture and array."""
+    """Contribution of each pixel to the log-likelihood of an image.
+
+    It is given in nats and compared with normal images, as a picture and as an array.
+    """
 
     png: str = Field(
         description="The image in grey under its map, PNG, base64. Red is less likely than usual, blue more likely. "
@@ -217,7 +237,10 @@ class FailedImage(Answer):
 
 
 class Fdr(Answer):
-    """A q-value for each image: the expected share of false alarms if it and all with a smaller one are flagged."""
+    """Q-values of the images of a request, for control of the false-discovery rate.
+
+    A q-value is the expected share of false alarms if its image and all with a smaller one are flagged.
+    """
 
     q_values: list[float | None] = Field(
         description="Benjamini-Hochberg q-value of each result; null where there is no score."
@@ -349,7 +372,10 @@ class Scores(Answer):
 
 
 class Quantile(Answer):
-    """Smallest evidence T for an anomaly, in nats, at which an image is flagged at a given false-alarm rate."""
+    """Smallest anomaly statistic T at which an image is flagged at a given false-alarm rate.
+
+    T is the evidence, in nats, that an image is an anomaly.
+    """
 
     alpha: float = Field(description="False-alarm rate.")
     statistic: float = Field(
@@ -358,7 +384,10 @@ class Quantile(Answer):
 
 
 class Reference(Answer):
-    """Histogram of T, the evidence in nats that an image is an anomaly, over a model's calibration images."""
+    """Histogram of the anomaly statistic T over a model's calibration images.
+
+    T is the evidence, in nats, that an image is an anomaly.
+    """
 
     model_config = ConfigDict(
         frozen=True,

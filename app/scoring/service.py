@@ -27,7 +27,10 @@ MAX_EXPLAINED_PIXELS = 2**20
 
 @dataclass(frozen=True)
 class ScoringService:
-    """Service that answers scoring requests: it decodes the images, has them judged, and forms the answer."""
+    """Service that answers scoring requests.
+
+    It decodes the images, has them scored, and encodes the response.
+    """
 
     judging: Judging
     decoders: DecodingLanes

@@ -69,7 +69,9 @@ class _Client(Resource[S]):
 
 
 class Client(_Client[SyncTransport]):
-    """Blocking client of the service that computes log-likelihoods of images, flags anomalies and trains models.
+    """Blocking client of the image scoring service.
+
+    The service computes log-likelihoods of images, flags anomalies and trains models.
 
     Every call raises ``ClientError`` if it fails. Calls that may be repeated without harm are, see ``Retries``.
 
@@ -99,7 +101,9 @@ class Client(_Client[SyncTransport]):
         self.jobs = JobsResource(self._transport)
 
     def score(self, ref: str, images: ImagesLike, *, fdr: bool = False, **options: Unpack[ScoreOptions]) -> Scores:
-        """Return each image's log-likelihood in nats and verdict (anomaly or not), computed by a model of the service.
+        """Score images with a model; return their log-likelihoods and anomaly verdicts.
+
+        Log-likelihoods are in nats.
 
         Many images are sent in several requests. The results are in the order of the images; an image that cannot be
         scored gets an error as its result.
@@ -118,11 +122,16 @@ class Client(_Client[SyncTransport]):
             return combine(parts, fdr=fdr)
 
     def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> Generator[ScorePart]:
-        """Yield the scores of images in order, one group per request; ``images`` may be an endless iterator."""
+        """Yield the scores of images in order, grouped by request.
+
+        ``images`` may be an endless iterator.
+        """
         return score_blocking(self._transport, ScoreParameters(ref, **options), images)
 
     def score_each(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> Generator[ImageResult]:
-        """Yield one result per image, in order: its scores or its error; ``images`` may be an endless iterator.
+        """Yield the scores or the error of each image, in order.
+
+        ``images`` may be an endless iterator.
 
         >>> from pathlib import Path
         >>> from snf_client import Client
@@ -149,7 +158,9 @@ class Client(_Client[SyncTransport]):
 
 
 class AsyncClient(_Client[AsyncTransport]):
-    """Client for ``asyncio`` with the arguments and calls of ``Client``; calls are awaited and do not block.
+    """Client of the image scoring service for ``asyncio``.
+
+    It has the arguments and calls of ``Client``.
 
     Every call is awaited; events and scores that come one after the other are read by ``async for``.
 
@@ -175,18 +186,27 @@ class AsyncClient(_Client[AsyncTransport]):
     async def score(
         self, ref: str, images: ImagesLike, *, fdr: bool = False, **options: Unpack[ScoreOptions]
     ) -> Scores:
-        """Return each image's log-likelihood in nats and verdict (anomaly or not); arguments as in ``Client.score``."""
+        """Score images with a model; return their log-likelihoods and anomaly verdicts.
+
+        Log-likelihoods are in nats. The arguments are those of ``Client.score``.
+        """
         async with aclosing(self.score_parts(ref, images, **options)) as parts:
             return combine([part async for part in parts], fdr=fdr)
 
     def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> AsyncGenerator[ScorePart]:
-        """Yield the scores of images in order, one group per request; ``images`` may be an endless iterator."""
+        """Yield the scores of images in order, grouped by request.
+
+        ``images`` may be an endless iterator.
+        """
         return score_async(self._transport, ScoreParameters(ref, **options), images)
 
     async def score_each(
         self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]
     ) -> AsyncGenerator[ImageResult]:
-        """Yield one result per image, in order: its scores or its error; ``images`` may be an endless iterator."""
+        """Yield the scores or the error of each image, in order.
+
+        ``images`` may be an endless iterator.
+        """
         async with aclosing(self.score_parts(ref, images, **options)) as parts:
             async for part in parts:
                 for result in part.results:

@@ -12,11 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class ClientError(Exception):
-    """Base class of the exceptions that a failed call to the service raises; catch it to catch all of them."""
+    """Base class of all exceptions that a failed call to the service raises."""
 
 
 class ServiceUnavailable(ClientError):
-    """Raised when no connection to the service can be made, or when it breaks before the response is complete.
+    """Raised when the connection to the service cannot be made or breaks.
+
+    A connection breaks if it ends before the response is complete.
 
     Args:
         detail: Message.
@@ -29,7 +31,9 @@ class ServiceUnavailable(ClientError):
 
 
 class UnexpectedAnswer(ClientError):
-    """Raised when a response has an unexpected format, such as JSON with a missing field or HTML instead of JSON.
+    """Raised when a response has an unexpected format.
+
+    For example, a field of the JSON is missing, or the response is HTML.
 
     Usual causes: the address is not that of the service, or client and service have versions that do not fit.
     """
@@ -45,7 +49,9 @@ class FieldError(BaseModel):
 
 
 class ProblemError(ClientError):
-    """Base class of exceptions for HTTP error responses: status, type, title and detail of the problem (RFC 9457).
+    """Base class of exceptions for HTTP error responses.
+
+    It has the status, type, title and detail of the problem (RFC 9457).
 
     Args:
         status: HTTP status.
@@ -125,7 +131,9 @@ class _Body(BaseModel):
 
 
 def error_of(response: httpx.Response) -> ClientError:
-    """Return the exception for an unsuccessful response: ``ProblemError`` for 4xx and 5xx, else ``UnexpectedAnswer``.
+    """Return the exception for an unsuccessful HTTP response.
+
+    It is a ``ProblemError`` for 4xx and 5xx, else an ``UnexpectedAnswer``.
 
     Redirections are not followed: the request may have a key and a body, which are for the given address alone.
     """
@@ -139,7 +147,9 @@ def error_of(response: httpx.Response) -> ClientError:
 
 
 def problem_of(response: httpx.Response) -> ProblemError:
-    """Return the exception for an HTTP error response, chosen by its status: ``NotFound`` for 404, and so on.
+    """Return the exception for an HTTP error response, chosen by its status.
+
+    For example, it is ``NotFound`` for 404.
 
     If the body is not a problem document (RFC 9457), the title names the status and the detail is empty.
     """

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 
 def q_values(p_values: Sequence[float]) -> list[float]:
-    """Return the Benjamini-Hochberg q-value of each p-value: the smallest false-discovery rate that flags its image.
+    """Return the Benjamini-Hochberg q-value of each p-value.
+
+    A q-value is the smallest false-discovery rate at which its image is flagged.
 
     The false-discovery rate is the expected share of false alarms among the flagged images. With the p-values in
     ascending order p_(1) <= ... <= p_(n), the q-value of p_(i) is the minimum over j >= i of p_(j) n / j, at most 1

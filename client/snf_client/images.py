@@ -33,7 +33,10 @@ MAX_FILE_BYTES = 64 * 2**20
 
 
 class UnreadableFile(Exception):
-    """Raised if a local image file cannot be read. ``type`` and ``title`` are those of the error in its result."""
+    """Raised when a local image file cannot be read.
+
+    ``type`` and ``title`` are those of the error in the result of the image.
+    """
 
     def __init__(self, type: str, title: str, detail: str) -> None:
         super().__init__(f"{title}: {detail}")
@@ -44,7 +47,10 @@ class UnreadableFile(Exception):
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images of one scoring request: either arrays of the same shape, or any mix of paths, bytes and PIL images."""
+    """Images of one scoring request.
+
+    They are arrays of the same shape, or any mix of paths, bytes and PIL images.
+    """
 
     images: tuple[ImageLike, ...]
 
@@ -54,7 +60,10 @@ class ImageBatch:
         return [_path_text(image) if isinstance(image, str | Path) else None for image in self.images]
 
     def body(self) -> dict[str, Any]:
-        """Return httpx arguments that send the images: files are read as ``files``, arrays become ``content``."""
+        """Return the arguments with which httpx sends the images.
+
+        Arrays become ``content``. All other images become ``files``, whose content is read here.
+        """
         if isinstance(self.images[0], np.ndarray):
             buffer = io.BytesIO()
             np.save(buffer, np.stack(self.images))  # type: ignore[arg-type]
@@ -68,7 +77,9 @@ class ImageBatch:
 
 
 def batches(images: ImagesLike, size: int) -> Iterator[ImageBatch]:
-    """Yield batches of at most ``size`` consecutive images; a batch ends early where the shape of arrays changes.
+    """Split images into batches of at most ``size`` consecutive images.
+
+    A batch ends early where the shape of arrays changes.
 
     Images are taken from an iterator only when their batch is asked for.
 
@@ -82,7 +93,9 @@ def batches(images: ImagesLike, size: int) -> Iterator[ImageBatch]:
 
 
 def iter_images(images: ImagesLike) -> Iterator[ImageLike]:
-    """Yield each image of a single image, an array (N, H, W[, C]) or an iterable, after a check of type and shape.
+    """Check the type and shape of each image, and yield it.
+
+    The argument is a single image, an array (N, H, W[, C]) or an iterable.
 
     Raises:
         TypeError: If an image is of no supported type or an array is not of type uint8.
@@ -106,7 +119,9 @@ def iter_images(images: ImagesLike) -> Iterator[ImageLike]:
 
 
 def heat_map_array(heat_map: HeatMap) -> npt.NDArray[np.float64]:
-    """Return a heat map as an array, float64 ``(channels, H, W)``, with the channels that ``heat_map.channels`` names.
+    """Decode a heat map to an array of shape ``(channels, H, W)``.
+
+    The type is float64. ``heat_map.channels`` names the channels.
 
     The first channel holds the contribution of every pixel to the log-likelihood in nats: its sum is the
     log-likelihood of the image, with several draws that of the first draw.
@@ -123,7 +138,9 @@ def heat_map_array(heat_map: HeatMap) -> npt.NDArray[np.float64]:
 
 
 def heat_map_png(heat_map: HeatMap) -> bytes:
-    """Return a heat map as PNG bytes: the grey image under colours, red where a pixel is less likely than usual.
+    """Return a heat map as PNG bytes: the grey image under coloured pixels.
+
+    Red pixels are less likely than usual.
 
     Regions are outlined in yellow.
     """

@@ -29,7 +29,7 @@ FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
 
 
 class Event(BaseModel):
-    """Event that the service reports about a job, such as its progress; base class of the specific events.
+    """Base class of the events that the service reports about a job.
 
     Kinds that this client does not know have no class of their own. ``event`` is the kind. ``id`` is the position in
     the stream, from which reading can continue. ``data`` has all fields as the service sent them.
@@ -45,7 +45,10 @@ class Event(BaseModel):
 
 
 class StateEvent(Event):
-    """Event for a change of a job's status, such as from "queued" to "running"; ``status`` is the new status."""
+    """Event for a change of a job's status.
+
+    ``status`` is the new status, such as "running".
+    """
 
     event: Literal["state"]
     status: str
@@ -53,7 +56,10 @@ class StateEvent(Event):
 
 
 class StartedEvent(Event):
-    """Event for the start of a job: ``steps`` is the number of steps in all, ``step`` how many are already done."""
+    """Event for the start of a job.
+
+    ``steps`` is the number of steps in all, and ``step`` the number that are already done.
+    """
 
     event: Literal["started"]
     step: int
@@ -61,7 +67,9 @@ class StartedEvent(Event):
 
 
 class MetricsEvent(Event):
-    """Event for progress of a job: steps done, images per second, seconds left; in a training also bits per dimension.
+    """Event for the progress of a job.
+
+    It has the steps done, images per second, seconds left, and in a training the bits per dimension.
 
     Metrics that are not finite are None.
     """
@@ -76,7 +84,10 @@ class MetricsEvent(Event):
 
 
 class ValidationEvent(Event):
-    """Event for a validation in a training: bits per dimension (lower is better) of images it does not learn from."""
+    """Event for a validation during a training.
+
+    It has the bits per dimension (lower is better) of images from which the model does not learn.
+    """
 
     event: Literal["validation"]
     step: int
@@ -117,7 +128,9 @@ _EVENT_TYPES: dict[str, type[Event]] = {
 
 
 class JobEventReader:
-    """State of reading a job's events over several connections: id of the last event, connections lost in a row.
+    """Reader of a job's events that continues after lost connections.
+
+    It keeps the id of the last event and the number of connections lost in a row.
 
     Args:
         job_id: The job.
@@ -139,7 +152,10 @@ class JobEventReader:
         return Call("GET", self._path, read_nothing, headers=headers, read_timeout_s=SILENCE_S)
 
     def parse(self, message: ServerSentEvent) -> Event | None:
-        """Return a server-sent message as a typed event and store its id; return None for a message without data."""
+        """Parse a server-sent message as a typed event, and store its id.
+
+        Returns None for a message without data.
+        """
         if not message.data:
             return None
         self._last_id, self._lost_connections, self._contacted = message.id, 0, True
@@ -149,7 +165,9 @@ class JobEventReader:
         return _EVENT_TYPES.get(message.event, Event).model_validate(data | known)
 
     def end_of_stream(self, status: int) -> ServiceUnavailable | None:
-        """Return an error if the stream stopped before the job's ``end`` event, or None if every event was received.
+        """Return an error if the stream stopped too early, else None.
+
+        It stopped too early if the job's ``end`` event was not received.
 
         Args:
             status: HTTP status of the stream; 204 means that there are no more events.
@@ -159,7 +177,7 @@ class JobEventReader:
         return None if self.over else ServiceUnavailable("the service ended the stream of events", sent=True)
 
     def pause(self, error: ClientError) -> float:
-        """Return the seconds to wait before connecting again after an error, or raise that error to give up.
+        """Return the seconds to wait before reconnecting after an error.
 
         Raises:
             ClientError: The given error, if connecting again is of no use or was tried often enough: about five
@@ -179,7 +197,9 @@ class JobEventReader:
 
 
 class JobPolling:
-    """Schedule of status requests while waiting for a job: pauses grow from 0.1 to 2 seconds, up to a time limit.
+    """Schedule for polling the status of a job until it ends.
+
+    The pauses grow from 0.1 to 2 seconds. There may be a time limit.
 
     Args:
         timeout: Longest wait in all, seconds; None: no limit.

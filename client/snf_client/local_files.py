@@ -26,12 +26,17 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 
 class FilesProblem(ValueError):
-    """Raised when a path to upload does not exist, no image is found, or a file gets shorter while it is read."""
+    """Raised when files for an upload cannot be used.
+
+    A path does not exist or cannot be read, no image is found, or a file gets shorter while it is read.
+    """
 
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """Files in a folder and its subfolders, in natural order: those to judge, and those that are only counted.
+    """Files in a folder and its subfolders, split into possible images and skipped files.
+
+    They are in natural order. The skipped files are only counted.
 
     Attributes:
         files: Files that may be images. Links that lead nowhere, pipes, and folders that cannot be listed are among
@@ -53,12 +58,14 @@ class FolderFiles:
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a path ends as image files usually do, such as in .png or .TIFF."""
+    """Return whether a path has the suffix of an image file, such as .png or .TIFF."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def is_no_image(path: PurePath) -> bool:
-    """Return whether a file in a folder is skipped, and only counted, because its name shows that it is not an image.
+    """Return whether the name of a file shows that it is not an image.
+
+    A file of a folder is then skipped, and only counted.
 
     Such files are hidden, made by a system, or texts. All other files are judged, whatever their names.
 
@@ -71,7 +78,9 @@ def is_no_image(path: PurePath) -> bool:
 
 
 def natural_order(path: PurePath) -> tuple[tuple[tuple[str | int, ...], ...], str]:
-    """Return the sort key of a path: folder by folder, and runs of digits by their number, so that 2 is before 10.
+    """Return a sort key that orders paths naturally, so that 2 comes before 10.
+
+    Paths are compared folder by folder, and runs of digits by their number.
 
     The console sorts dropped folders in the same way (``js/score/natural_order.js``).
 
@@ -84,7 +93,10 @@ def natural_order(path: PurePath) -> tuple[tuple[tuple[str | int, ...], ...], st
 
 
 def files_in(folder: Path) -> FolderFiles:
-    """Return all files in a folder and its subfolders, in natural order; links to folders are not followed."""
+    """Find all files in a folder and its subfolders, in natural order.
+
+    Links to folders are not followed.
+    """
     found: list[Path] = []
 
     def keep(error: OSError) -> None:
@@ -105,7 +117,9 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def split_paths(paths: list[Path]) -> tuple[dict[str, Path], list[Path]]:
-    """Find the image files in paths and folders; return them by name, and all other files (archives and arrays).
+    """Collect the files to upload, separated into image files and other files.
+
+    The other files are archives and arrays.
 
     Args:
         paths: Files, and folders that are searched for images.
@@ -153,7 +167,9 @@ def size_of(file: BinaryIO) -> int:
 
 
 class TarStream:
-    """Readable stream of an uncompressed tar archive, built from files while it is read and never held as a whole.
+    """Readable stream of a tar archive that is built from files on the fly.
+
+    The archive is not compressed and never held as a whole.
 
     Args:
         files: The files by their names in the archive.
@@ -180,7 +196,7 @@ class _Readable(Protocol):
 
 
 class ByteCounter:
-    """Counter of the bytes sent in an upload, which calls a function with the bytes so far and the bytes in all.
+    """Counter of the bytes sent in an upload, which reports the progress.
 
     Args:
         progress: Function that is called after every read; None: no function.

@@ -9,7 +9,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 
 class CalibrationParameters(TypedDict):
-    """Parameters of a job that fits a model's p-values to a dataset: whether to put them to use, and the precision."""
+    """Parameters of a job that calibrates the p-values of a model on a dataset."""
 
     activate: NotRequired[bool | None]
     """Whether scoring uses the new calibration from then on. Null: unless it is coarser than the one in use."""
@@ -89,7 +89,7 @@ class RecommendParameters(TypedDict):
 
 
 class ScoringParameters(TypedDict):
-    """Optional parameters of a job that scores a dataset: false-alarm rate, output, images per part and calibration."""
+    """Parameters of a job that scores all images of a dataset."""
 
     alpha: NotRequired[float | None]
     """False-alarm rate of the verdicts."""

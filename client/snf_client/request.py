@@ -20,7 +20,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class RetryWhen(Enum):
-    """Rule for sending a failed request again: always, if the service refused it, or only if it was never sent."""
+    """Rule that says when a failed request may be sent again."""
 
     ALWAYS = "always"
     """The call is idempotent: sending it twice has the effect of sending it once."""
@@ -32,7 +32,9 @@ class RetryWhen(Enum):
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """Description of one HTTP request to the service, with the function that parses its response and a retry rule.
+    """Description of one HTTP request to the service.
+
+    It includes the function that parses the response, and a retry rule.
 
     Args:
         method: HTTP method.
@@ -63,7 +65,10 @@ class Call(Generic[T]):
 
 
 def path(*parts: str | int) -> str:
-    """Return the URL path ``/v1/a/b`` for the segments ``a`` and ``b``, each percent-encoded (``:`` and ``@`` stay)."""
+    """Return the URL path of an API endpoint, with percent-encoded segments.
+
+    The segments ``a`` and ``b`` give ``/v1/a/b``. The characters ``:`` and ``@`` stay.
+    """
     return "/v1/" + "/".join(quote(str(part), safe=":@") for part in parts)
 
 
@@ -93,7 +98,10 @@ def read_json(schema: type[M]) -> Callable[[httpx.Response], M]:
 
 
 def unexpected(response: httpx.Response, expected: str, error: ValidationError) -> UnexpectedAnswer:
-    """Return the error for a response whose JSON is not what was ``expected``; it names the first wrong field."""
+    """Return the error for a response whose JSON does not have the expected format.
+
+    Its message names the first wrong field.
+    """
     [first, *_] = error.errors()
     where = ".".join(map(str, first["loc"])) or "its body"
     return UnexpectedAnswer(

@@ -23,7 +23,9 @@ OnRetry = Callable[[ClientError, float], None]
 
 @dataclass(frozen=True)
 class Retries:
-    """Limits for repeating failed requests (10 attempts within 60 seconds by default), and pauses between attempts.
+    """Settings for repeating failed requests: limits and pauses.
+
+    By default there are at most 10 attempts, within 60 seconds.
 
     A pause doubles after every failure, from ``first_pause`` up to ``longest_pause``. A random part of it is left out,
     so that many clients do not come back at the same moment. A ``Retry-After`` header of the service takes precedence.
@@ -46,7 +48,10 @@ class Retries:
     on_retry: OnRetry | None = None
 
     def pause(self, error: BaseException | None, failures: int) -> float:
-        """Return the seconds to wait: the error's ``Retry-After``, else a pause that doubles with every failure."""
+        """Return the seconds to wait before the next attempt.
+
+        They follow the ``Retry-After`` of the error. Without it, the pause doubles with every failure.
+        """
         retry_after = error.retry_after if isinstance(error, ProblemError) else None
         if retry_after is not None:
             return retry_after * random.uniform(1.0, 1.2)  # noqa: S311 - nothing secret
@@ -87,7 +92,10 @@ class _StopAfter(stop_base):
 
 
 def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
-    """Return whether to repeat a request after a lost connection or HTTP 429, 502 or 503, as ``retry_when`` permits."""
+    """Return whether a failed request may be sent again.
+
+    It may after a lost connection or HTTP 429, 502 or 503, as far as ``retry_when`` permits.
+    """
     if may_be_done(error):
         return retry_when is RetryWhen.ALWAYS
     match error:
@@ -99,7 +107,10 @@ def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
 
 
 def may_be_done(error: BaseException) -> bool:
-    """Return whether a failed request may have taken effect: its response was lost, or a proxy answered HTTP 502."""
+    """Return whether a failed request may have taken effect all the same.
+
+    It may if its response was lost, or if a proxy answered HTTP 502.
+    """
     match error:
         case ServiceUnavailable(sent=sent):
             return sent

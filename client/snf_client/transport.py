@@ -30,7 +30,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ServiceConnection:
-    """Settings of the connection to a service: base URL, request headers, timeout in seconds and retry limits."""
+    """Settings of the connection to the service, such as its URL and the timeout.
+
+    They also have the request headers and the retry limits. The timeout is in seconds.
+    """
 
     url: httpx.URL
     headers: dict[str, str]
@@ -39,7 +42,7 @@ class ServiceConnection:
 
     @classmethod
     def to(cls, url: str | None, key: str | None, timeout: float, retries: Retries | None) -> Self:
-        """Create settings; where ``url`` or ``key`` is None, ``SNF_URL`` and ``SNF_API_KEY`` apply if they are set.
+        """Create connection settings from arguments and environment variables.
 
         Args:
             url: Address of the service; None: that in ``SNF_URL``, else ``http://127.0.0.1:8000``.
@@ -112,14 +115,19 @@ class _Transport:
 
 
 class SyncTransport(_Transport):
-    """Sender of HTTP requests to the service that blocks its thread, and repeats failed requests if that is safe."""
+    """Blocking transport that sends HTTP requests to the service.
+
+    It repeats failed requests if that is safe.
+    """
 
     def __init__(self, connection: ServiceConnection) -> None:
         super().__init__(connection)
         self._http = httpx.Client(base_url=connection.url, headers=connection.headers)
 
     def send(self, call: Call[T]) -> T:
-        """Send a request, again after failures where ``may_retry`` permits it, and return its parsed response.
+        """Send a request and return its parsed response; repeat it after failures.
+
+        ``may_retry`` decides whether a failed request is repeated.
 
         Raises:
             ClientError: If the last attempt failed.
@@ -129,7 +137,9 @@ class SyncTransport(_Transport):
 
     @contextmanager
     def stream(self, call: Call[Any]) -> Iterator[httpx.Response]:
-        """Send a request once and provide its response in a ``with`` block, before the body has arrived.
+        """Context manager that sends a request once and provides its response as a stream.
+
+        The body of the response has not arrived yet.
 
         Raises:
             ClientError: If the request fails or its response is an HTTP error.
@@ -161,14 +171,19 @@ class SyncTransport(_Transport):
 
 
 class AsyncTransport(_Transport):
-    """Sender of HTTP requests to the service for ``asyncio`` that repeats failed requests if that is safe."""
+    """Transport for ``asyncio`` that sends HTTP requests to the service.
+
+    It repeats failed requests if that is safe.
+    """
 
     def __init__(self, connection: ServiceConnection) -> None:
         super().__init__(connection)
         self._http = httpx.AsyncClient(base_url=connection.url, headers=connection.headers)
 
     async def send(self, call: Call[T]) -> T:
-        """Send a request, again after failures where ``may_retry`` permits it, and return its parsed response.
+        """Send a request and return its parsed response; repeat it after failures.
+
+        ``may_retry`` decides whether a failed request is repeated.
 
         Raises:
             ClientError: If the last attempt failed.
@@ -177,7 +192,9 @@ class AsyncTransport(_Transport):
 
     @asynccontextmanager
     async def stream(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
-        """Send a request once and provide its response in a ``with`` block, before the body has arrived.
+        """Context manager that sends a request once and provides its response as a stream.
+
+        The body of the response has not arrived yet.
 
         Raises:
             ClientError: If the request fails or its response is an HTTP error.
@@ -239,14 +256,16 @@ S = TypeVar("S", bound=_Transport)
 
 
 class Resource(Generic[S]):
-    """Base class of the groups of calls to the service, such as all calls about models or all calls about jobs."""
+    """Base class for groups of API calls, such as all calls about models."""
 
     def __init__(self, transport: S) -> None:
         self._transport = transport
 
 
 class operation(Generic[P, T]):  # noqa: N801 - a decorator, as ``property`` is
-    """Decorator for methods that describe a request: a call then sends the request and returns its parsed response.
+    """Decorator that turns a method which describes a request into a method which sends it.
+
+    The method then returns the parsed response.
 
     With a ``SyncTransport`` the method returns the result, with an ``AsyncTransport`` an awaitable of it.
     """

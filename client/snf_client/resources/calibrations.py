@@ -18,7 +18,9 @@ from snf_client.transport import Resource, S, operation
 
 
 class CalibrationsResource(Resource[S]):
-    """Calls about calibrations of a model: stored scores of normal images, from which p-values are computed.
+    """Calls about the calibrations of a model.
+
+    A calibration has the scores of normal images, from which p-values are computed.
 
     ``ref`` is a model as ``name``, ``name:3`` or ``name@champion``.
     """
@@ -36,13 +38,18 @@ class CalibrationsResource(Resource[S]):
 
     @operation
     def choose(self, ref: str, number: int) -> Call[CalibrationList]:
-        """Make scoring use another calibration of a model version, within about a second; return all of them."""
+        """Activate another calibration of a model version, and return all calibrations.
+
+        Scoring uses it within about a second.
+        """
         body = {"json": CalibrationChoice(calibration=number).model_dump()}
         return Call("PUT", path("models", ref, "calibrations", "active"), read_json(CalibrationList), body=body)
 
     @operation
     def compare(self, ref: str, number: int, *, against: int | None = None) -> Call[CalibrationComparison]:
-        """Return what would change if calibration ``number`` became active: alpha, threshold, newest verdicts.
+        """Return what would change if another calibration became active.
+
+        The changes are those of alpha, of the threshold and of the newest verdicts.
 
         Args:
             ref: The model version.
@@ -62,7 +69,9 @@ class CalibrationsResource(Resource[S]):
         precision: Literal["float32", "bfloat16"] = "float32",
         key: str | None = None,
     ) -> Call[JobView]:
-        """Queue a job that refits a model's anomaly test (p-values) to normal images; return the job's record.
+        """Submit a job that calibrates a model's p-values on normal images.
+
+        Returns the record of the job.
 
         Args:
             ref: The model version.

@@ -17,26 +17,37 @@ Paths: TypeAlias = str | Path | Iterable[str | Path]
 
 
 class DatasetsResource(Resource[S]):
-    """Calls that list, show, upload, refer to and delete datasets, which are named collections of images."""
+    """Calls about datasets, which are named collections of images."""
 
     @operation
     def list(self) -> Call[DatasetList]:
-        """Return all datasets, built-in, uploaded and by reference, with their image shapes and numbers of images."""
+        """Return all datasets with their image shapes and numbers of images.
+
+        They are built-in, uploaded, or refer to images elsewhere.
+        """
         return Call("GET", path("datasets"), read_json(DatasetList))
 
     @operation
     def get(self, name: str) -> Call[DatasetDetail]:
-        """Return a dataset's image counts, sizes, split into training and other parts, and the report of its upload."""
+        """Return the details of a dataset.
+
+        They are its image counts and sizes, its split into training and other parts, and the report of its upload.
+        """
         return Call("GET", path("datasets", name), read_json(DatasetDetail))
 
     @operation
     def contact_sheet(self, name: str) -> Call[bytes]:
-        """Return a PNG, as bytes, of up to 100 images of an uploaded dataset; raise ``NotFound`` if it is built in."""
+        """Return a PNG overview of up to 100 images of an uploaded dataset.
+
+        Raises ``NotFound`` if the dataset is built in.
+        """
         return Call("GET", path("datasets", name, "contact-sheet"), read_bytes)
 
     @operation
     def delete(self, name: str) -> Call[None]:
-        """Delete a dataset; models that were trained on it stay, and so do the images of a dataset by reference.
+        """Delete a dataset.
+
+        Models that were trained on it stay, and so do images to which the dataset only refers.
 
         Raises:
             Conflict: If the dataset is built in or an unfinished job uses it.
@@ -47,7 +58,9 @@ class DatasetsResource(Resource[S]):
     def refer(
         self, name: str, location: str, *, column: str | None = None, inspect: bool = False
     ) -> Call[DatasetDetail]:
-        """Create a dataset of the images at a location, which stay where they are; return what was found there.
+        """Create a dataset that refers to images at a location, without copying them.
+
+        Returns what was found there.
 
         >>> from snf_client import Client
         >>> def refer(location: str) -> int:
@@ -80,7 +93,9 @@ class DatasetsResource(Resource[S]):
         near_duplicates: Literal["keep", "drop"] = "keep",
         progress: Progress | None = None,
     ) -> Call[DatasetDetail]:
-        """Upload folders, image files or archives as a new dataset; return its details after all images were checked.
+        """Upload folders, image files or archives as a new dataset.
+
+        Returns the details of the dataset after all images were checked.
 
         The files are streamed. An upload that was cut off is not repeated.
 

@@ -285,13 +285,15 @@ class _Jobs(Resource[S]):
 
 
 class JobsResource(_Jobs[SyncTransport]):
-    """Calls to the service that submit, follow, control and read jobs, such as the training of a model.
+    """Calls that submit, follow and control jobs, such as the training of a model.
 
     Submissions are safe to repeat because each carries an idempotency key.
     """
 
     def events(self, job_id: str, *, after: str = "") -> Generator[Event]:
-        """Yield each event of a job once, in order, until the job is finished; reconnect if the connection is lost.
+        """Yield the events of a job in order until the job has ended.
+
+        Each event is yielded once. If the connection is lost, the client connects again.
 
         Reading also continues across restarts of the service.
 
@@ -321,7 +323,9 @@ class JobsResource(_Jobs[SyncTransport]):
                 self._transport.pause(reader.pause(lost))
 
     def wait(self, job_id: str, *, timeout: float | None = None) -> JobView:
-        """Block until a job has ended, with success or not; return its record, or raise ``TimeoutError``.
+        """Block until a job has ended, and return its record.
+
+        The job may have succeeded or not.
 
         Raises:
             TimeoutError: If the job is not finished after ``timeout`` seconds.
@@ -336,7 +340,10 @@ class AsyncJobsResource(_Jobs[AsyncTransport]):
     """Calls of ``JobsResource`` for ``asyncio``: they submit, follow, control and read jobs without blocking."""
 
     async def events(self, job_id: str, *, after: str = "") -> AsyncGenerator[Event]:
-        """Yield each event of a job once, in order, until it is finished, without blocking the event loop."""
+        """Yield the events of a job in order until the job has ended.
+
+        Each event is yielded once. The event loop is not blocked.
+        """
         reader = JobEventReader(job_id, after, self._transport.retries)
         while not reader.over:
             lost: ClientError | None
@@ -353,7 +360,9 @@ class AsyncJobsResource(_Jobs[AsyncTransport]):
                 await self._transport.pause(reader.pause(lost))
 
     async def wait(self, job_id: str, *, timeout: float | None = None) -> JobView:
-        """Await the end of a job (success, failure or cancellation); return its record, or raise ``TimeoutError``.
+        """Wait until a job has ended, without blocking, and return its record.
+
+        The job may have succeeded, failed or been cancelled.
 
         Raises:
             TimeoutError: If the job is not finished after ``timeout`` seconds.

@@ -8,14 +8,19 @@ from snf_client.transport import Resource, S, operation
 
 
 class LimitsResource(Resource[S]):
-    """Calls about measured detection limits of a model. To measure one, queue a job with ``client.jobs.limit``.
+    """Calls about the detection limits of a model: the smallest defects that it finds.
+
+    To measure a limit, queue a job with ``client.jobs.limit``.
 
     ``ref`` is a model as ``name``, ``name:3`` or ``name@champion``.
     """
 
     @operation
     def list(self, ref: str) -> Call[LimitList]:
-        """Return all detection limits of a model version, the newest first, and the number of its calibration."""
+        """Return all detection limits of a model version, newest first.
+
+        The result also has the number of the active calibration.
+        """
         return Call("GET", path("models", ref, "limits"), read_json(LimitList))
 
     @operation
@@ -25,5 +30,5 @@ class LimitsResource(Resource[S]):
 
     @operation
     def chart(self, ref: str, number: int) -> Call[str]:
-        """Return the picture of a detection limit, found shares of defects by their size, as SVG text."""
+        """Return an SVG chart of the share of defects found at each size."""
         return Call("GET", path("models", ref, "limits", number, "chart"), read_text)

@@ -15,7 +15,7 @@ from snf_client.transport import Resource, S, operation
 
 
 class ModelsResource(Resource[S]):
-    """Calls to the service that show, check, upload, download and delete models, and set aliases of versions.
+    """Calls about models: list, show, upload, download and delete them, and set aliases.
 
     ``ref`` is a model as ``name``, ``name:3`` or ``name@champion``.
     """
@@ -27,17 +27,26 @@ class ModelsResource(Resource[S]):
 
     @operation
     def get(self, ref: str) -> Call[ModelDetail]:
-        """Return the metadata of a model version, its active calibration, and whether and how it is loaded."""
+        """Return the metadata of a model version, its active calibration and loading state.
+
+        Once the version is loaded, the result also says how it computes scores.
+        """
         return Call("GET", path("models", ref), read_json(ModelDetail))
 
     @operation
     def reference(self, ref: str, *, bins: int | None = None) -> Call[Reference]:
-        """Return a histogram of the anomaly statistic (nats, larger is more anomalous) over the calibration images."""
+        """Return a histogram of the anomaly statistic over a model's calibration images.
+
+        The statistic is in nats; larger is more anomalous.
+        """
         return Call("GET", path("models", ref, "reference"), read_json(Reference), params=query(bins=bins))
 
     @operation
     def audit(self, ref: str, *, n: int | None = None) -> Call[Audit]:
-        """Compare log-likelihoods of ``n`` images (default 4) with those computed again in float64; return both."""
+        """Compare log-likelihoods of ``n`` images with a computation in float64, and return both.
+
+        By default ``n`` is 4.
+        """
         return Call("GET", path("models", ref, "audit"), read_json(Audit), params=query(n=n))
 
     @operation
@@ -52,17 +61,26 @@ class ModelsResource(Resource[S]):
 
     @operation
     def card_samples(self, ref: str) -> Call[bytes]:
-        """Return the picture of the model card, a grid of images drawn from the model version, as PNG bytes."""
+        """Return the sample images of the model card as PNG.
+
+        It is a grid of images that were drawn from the model version.
+        """
         return Call("GET", path("models", ref, "card", "samples"), read_bytes)
 
     @operation
     def drift(self, ref: str) -> Call[DriftReport]:
-        """Return whether scored images differ from the calibration images: all together first, then by source."""
+        """Return whether scored images have drifted away from the calibration images.
+
+        The first result is for all images together. The others are for each source of images.
+        """
         return Call("GET", path("models", ref, "drift"), read_json(DriftReport))
 
     @operation
     def acknowledge_drift(self, ref: str, source: str | None = None) -> Call[None]:
-        """End the alarm of a source, or of all images together for None, and start its tests anew at the next image.
+        """Acknowledge a drift alarm: end it, and restart the drift tests.
+
+        The alarm is that of a source of images, or of all images together for None. The tests start anew at the next
+        image.
 
         Raises:
             NotFound: If no image of the source was scored since the last acknowledgement.
@@ -72,7 +90,9 @@ class ModelsResource(Resource[S]):
 
     @operation
     def set_alias(self, name: str, alias: str, version: int) -> Call[Aliases]:
-        """Point an alias, such as ``champion``, at a model version, and create it if it is new; return all aliases.
+        """Point an alias at a model version, and return all aliases of the model.
+
+        The alias, such as ``champion``, is created if it is new.
 
         ``live`` can point at an unfit version; ``unfit`` of the returned object then has the reasons.
         """

@@ -8,7 +8,9 @@ from snf_client.transport import Resource, S, operation
 
 
 class RunsResource(Resource[S]):
-    """Calls about the records of training runs, of jobs and of ``snf train`` on the machine of the service.
+    """Calls about records of training runs.
+
+    They are the runs of jobs and those of ``snf train`` on the machine of the service.
 
     A record stays when its job is deleted.
     """
@@ -25,7 +27,7 @@ class RunsResource(Resource[S]):
 
     @operation
     def get(self, run_id: str, *, points: int | None = None) -> Call[RunDetail]:
-        """Return a training run with its curve.
+        """Return a training run with its learning curve.
 
         Args:
             run_id: Id of the run; that of the job for a job.
@@ -35,5 +37,8 @@ class RunsResource(Resource[S]):
 
     @operation
     def delete(self, run_id: str) -> Call[None]:
-        """Delete the record and the curve of a training run; its job and its model stay. 409 while it is trained."""
+        """Delete the record and the learning curve of a training run.
+
+        Its job and its model stay. HTTP 409 while the model is being trained.
+        """
         return Call("DELETE", path("runs", run_id), read_nothing)

@@ -18,7 +18,7 @@ from snf_client.transport import Resource, S, operation
 
 
 class SampleOptions(TypedDict, total=False):
-    """Options for drawing images: spread of the random input, seed, and exact or approximate inverse of the flow.
+    """Options for drawing images from a model, such as temperature and seed.
 
     ``temperature``, 0 to 2, scales the standard deviation of the latent noise (default 1.0). The same ``seed`` gives
     the same images; without a seed the service draws one. An image is the inverse of the flow at a latent: ``inverse``

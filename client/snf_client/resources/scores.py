@@ -32,7 +32,7 @@ IN_FLIGHT = 4
 
 
 class ScoreOptions(TypedDict, total=False):
-    """Options for scoring images: false-alarm rate, noise draws per image, heat maps, source, parallel requests.
+    """Options for scoring images, such as the false-alarm rate.
 
     ``alpha`` is the false-alarm rate of the verdicts (default: that of the model). ``draws`` is how often the image is
     scored, each time with other noise in [0, 1) added to every pixel (default 1). ``explain`` adds heat maps.
@@ -65,12 +65,18 @@ class ScoreParameters:
 
     @property
     def batch_size(self) -> int:
-        """Number of images per request: 32 // ``draws``, 8 // ``draws`` with heat maps or full detail; at least 1."""
+        """Number of images per request.
+
+        It is 32 // ``draws``, or 8 // ``draws`` with heat maps or full detail, but at least 1.
+        """
         images = DETAILED_REQUEST_IMAGES if self.explain or self.detail == "full" else REQUEST_IMAGES
         return max(1, images // self.draws)
 
     def call(self, batch: ImageBatch) -> Call[ScorePart]:
-        """Read the image files of a batch and return the request that scores them, without sending it."""
+        """Return the request that scores a batch of images, without sending it.
+
+        The image files are read here.
+        """
         body = batch.body()
         return Call(
             "POST",
@@ -91,7 +97,9 @@ class ScoreParameters:
 
 @dataclass(frozen=True)
 class ScorePart:
-    """Scores or errors of consecutive images, and the model version and calibration that computed the scores.
+    """Results of consecutive images, with the model version and calibration that scored them.
+
+    A result is the scores or the error of an image.
 
     ``model`` is None if none of the images could be scored; ``refusal`` is then the reason of the first.
     """
@@ -103,11 +111,14 @@ class ScorePart:
     refusal: Exception | None = None
 
     def with_results(self, results: Iterable[ImageResult]) -> ScorePart:
-        """Return a copy of this object with the given ``results``, all else equal; the original stays as it is."""
+        """Return a copy of this object with other results."""
         return replace(self, results=tuple(results))
 
     def starting_at(self, first: int) -> ScorePart:
-        """Return a copy of this object whose results are numbered ``first``, ``first + 1``, ... in field ``index``."""
+        """Return a copy of this object whose results are numbered from ``first``.
+
+        The numbers are in the field ``index``.
+        """
         return self.with_results(
             result.model_copy(update={"index": first + place}) for place, result in enumerate(self.results)
         )
@@ -119,7 +130,9 @@ class ScorePart:
 
 
 def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
-    """Return the results of several requests, in order, as one response; ``fdr`` adds Benjamini-Hochberg q-values.
+    """Combine the results of several requests into one response, in order.
+
+    ``fdr`` adds Benjamini-Hochberg q-values.
 
     Raises:
         ProblemError: The error of the first request, if no image could be scored.
@@ -143,7 +156,10 @@ def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
 
 
 def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images: ImagesLike) -> Generator[ScorePart]:
-    """Yield the scores of images in order, one group per request; up to ``in_flight`` threads send requests at once."""
+    """Yield the scores of images in order, grouped by request.
+
+    Up to ``in_flight`` threads send requests at the same time.
+    """
 
     def score(batch: ImageBatch) -> ScorePart:
         try:
@@ -173,7 +189,10 @@ def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images
 async def score_async(
     transport: AsyncTransport, parameters: ScoreParameters, images: ImagesLike
 ) -> AsyncGenerator[ScorePart]:
-    """Yield the scores of images in order, one group per request; up to ``in_flight`` asyncio tasks send requests."""
+    """Yield the scores of images in order, grouped by request.
+
+    Up to ``in_flight`` asyncio tasks send requests at the same time.
+    """
 
     async def score(batch: ImageBatch) -> ScorePart:
         try:
