@@ -9,7 +9,9 @@ DIGITS = 4
 
 
 def unattainable(alpha: float, images: int) -> str:
-    """Return the sentence that ``alpha`` is below 1 / (n + 1), the smallest p-value of n calibration images.
+    """Return the text of the error for a false-alarm rate that is too small.
+
+    It says that ``alpha`` is below 1 / (n + 1), the smallest p-value of n calibration images.
 
     Errors and reports use it. Its twin in the console is ``js/attainable.js``. The smallest rate is rounded up:
     rounded down it would be refused again.

@@ -29,7 +29,10 @@ class JudgedCounts:
         return f"{images} judged, {anomalies}, {self.not_judged} not judged"
 
     def exit_code(self, *, fail_on_anomaly: bool) -> int:
-        """Return 4 if an image was not judged, or 1 for an anomaly if ``fail_on_anomaly`` is set, else 0."""
+        """Return the exit code of a command that judged images.
+
+        It is 4 if an image was not judged, otherwise 1 for an anomaly if ``fail_on_anomaly`` is set, otherwise 0.
+        """
         if self.not_judged:
             return NOT_JUDGED
         return ANOMALY if fail_on_anomaly and self.anomalies else OK

@@ -26,7 +26,9 @@ def _new_error(kind: type[ModelsError], arguments: tuple[Any, ...]) -> ModelsErr
 
 
 class ModelsError(Exception):
-    """Base class of the errors of this package, with a slug such as ``model-not-found``, a title and a detail text.
+    """Base class of the errors of this package.
+
+    An error has a slug such as ``model-not-found``, a title and a detail text.
 
     Attributes:
         slug: Stable name of the error, the same in every release.
@@ -49,7 +51,10 @@ class ModelsError(Exception):
 
 
 class ImageError(ModelsError):
-    """Raised for an image that cannot be decoded or scored; the slug gives the reason, such as ``file-too-large``."""
+    """Raised for an image that cannot be decoded or scored.
+
+    The slug gives the reason, such as ``file-too-large``.
+    """
 
     title = "The image cannot be scored"
     kind = ErrorKind.INVALID
@@ -61,12 +66,15 @@ class ImageError(ModelsError):
 
 
 def unsupported_image(detail: str) -> ImageError:
-    """Return the error for a file that is sound, but of a kind that is not read."""
+    """Return the error for an image file that is intact, but of an unsupported kind."""
     return ImageError("unsupported-image", "The image is of an unsupported kind", detail)
 
 
 class ArtifactError(ModelsError):
-    """Raised for a model on disk with a file that is missing, damaged or of another model; the detail names it."""
+    """Raised if a file of a stored model is missing, damaged or from another model.
+
+    The detail names the file.
+    """
 
     slug = "damaged-artifact"
     title = "The model's files are damaged"
@@ -80,7 +88,9 @@ class EngineUnavailable(ModelsError):
 
 
 class AlphaUnattainable(ModelsError):
-    """Raised for a false-alarm rate below 1 / (n + 1), the smallest p-value that n calibration images can give.
+    """Raised for a false-alarm rate that is too small for the calibration.
+
+    It is below 1 / (n + 1), the smallest p-value that n calibration images can give.
 
     Args:
         alpha: Requested false-alarm rate.
@@ -97,7 +107,9 @@ class AlphaUnattainable(ModelsError):
 
 
 class GradientEvidenceUnavailable(ModelsError):
-    """Raised for a verdict with gradients if the model's calibration has no gradients of normal images.
+    """Raised if a verdict with gradients is requested, but the calibration has no gradients.
+
+    The calibration would need gradients of normal images.
 
     Such verdicts are requested with ``detail=full``.
     """
@@ -108,7 +120,10 @@ class GradientEvidenceUnavailable(ModelsError):
 
 
 class HeatMapUnsupported(ModelsError):
-    """Raised for a heat map of a flow that mixes all pixels at once, so that no pixel has its own log-likelihood."""
+    """Raised if a heat map is requested from a model that cannot make heat maps.
+
+    The flow mixes all pixels at once, so that no pixel has a log-likelihood of its own.
+    """
 
     slug = "explain-unsupported"
     title = "This model has no heat map"
@@ -116,7 +131,10 @@ class HeatMapUnsupported(ModelsError):
 
 
 class ScoreNotFinite(ModelsError):
-    """Raised for an image whose log-likelihood is infinite or NaN, as the arithmetic of the flow overflowed."""
+    """Raised for an image whose log-likelihood is infinite or NaN.
+
+    The arithmetic of the flow overflowed.
+    """
 
     slug = "score-not-finite"
     title = "The image has no finite likelihood under this model"

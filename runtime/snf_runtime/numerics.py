@@ -9,7 +9,9 @@ Array = NDArray[np.float64]
 
 
 def logsumexp(values: Array, weights: Array | None = None) -> Array:
-    """Return ln Σ w exp(v) over the last axis, without overflow of the sum, ``(..., K)`` -> ``(...,)``.
+    """Return the logarithm of a weighted sum of exponentials, without overflow.
+
+    It is ln Σ w exp(v) over the last axis, ``(..., K)`` -> ``(...,)``.
 
     Args:
         values: The values v.

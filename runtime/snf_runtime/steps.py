@@ -17,7 +17,9 @@ STEP_PIXELS = STEP * 128 * 128
 
 
 def step_size(pixels: int, threads: int = 1) -> int:
-    """Return how many images, 1 to 32, to compute before a pause for other work: fewer the more pixels they have.
+    """Return how many images to compute before a pause for other work.
+
+    The number is from 1 to 32, and is smaller for images of more pixels.
 
     Args:
         pixels: Pixels of an image, H·W.
@@ -32,7 +34,10 @@ def step_size(pixels: int, threads: int = 1) -> int:
 
 
 def finish(steps: Steps[T]) -> T:
-    """Run a generator to its end, ignore what it yields, and return the value of its ``return`` statement."""
+    """Run a generator to its end and return its result.
+
+    What it yields is ignored. The result is the value of its ``return`` statement.
+    """
     while True:
         try:
             next(steps)

@@ -14,7 +14,9 @@ CPUS = Path("/sys/devices/system/cpu")
 
 
 def thread_count(asked: int | None) -> int:
-    """Return the number of threads: that asked for, else ``OMP_NUM_THREADS``, else the cores this process may use.
+    """Return the number of CPU threads to use.
+
+    It is the number asked for, otherwise ``OMP_NUM_THREADS``, otherwise the number of cores that this process may use.
 
     Hardware threads of the same core count once, as for torch.
 

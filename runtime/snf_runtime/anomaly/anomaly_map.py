@@ -23,7 +23,9 @@ KERNEL = np.exp(-0.5 * np.square(_OFFSETS / SMOOTHING)) / np.exp(-0.5 * np.squar
 
 
 def of_places(places: Array, image: tuple[int, int]) -> Array:
-    """Return the map of a density of features: values at places, brought to the pixels by bilinear interpolation.
+    """Interpolate the values of a density of features into an anomaly map of all pixels.
+
+    The interpolation is bilinear.
 
     A place is the centre of its share of the image: that of row i of R lies at pixel (i + 1/2) H / R - 1/2. Pixels
     beyond the outermost centres have the value of the nearest one.
@@ -41,7 +43,9 @@ def of_places(places: Array, image: tuple[int, int]) -> Array:
 
 
 def of_pixels(z: Array) -> Array:
-    """Return the map of a density of pixels: minus the z-score of the log-likelihood at each pixel, smoothed.
+    """Compute the anomaly map of a density of pixels from its z-scores.
+
+    The map is minus the z-score of the log-likelihood at each pixel, smoothed by a Gaussian filter.
 
     Args:
         z: The z-scores, ``(H, W)`` or ``(N, H, W)``.

@@ -47,7 +47,9 @@ MAX_EQUAL = 0.01
 
 @dataclass(frozen=True)
 class Verdict:
-    """The anomaly verdict on one image: flagged if its p-value is at most ``alpha``, the requested false-alarm rate.
+    """The anomaly verdict on one image, with its p-value.
+
+    An image is flagged if its p-value is at most ``alpha``, the requested false-alarm rate.
 
     The p-value is conformal: (1 + the number of calibration images that are at least as anomalous) / (n + 1), for n
     calibration images.
@@ -73,19 +75,27 @@ class Verdict:
     reasons: tuple[VerdictReason, ...]
 
     def with_regions(self, regions: MapRegions | None) -> Verdict:
-        """Return the verdict with the boxes of regions of the anomaly map in its reasons; unchanged for None."""
+        """Return the verdict with its reasons located in regions of the anomaly map.
+
+        Reasons get the boxes of the regions that they belong to. For None the verdict is returned unchanged.
+        """
         if regions is None:
             return self
         return replace(self, reasons=tuple(located(reason, regions.regions) for reason in self.reasons))
 
     def in_file(self, placement: FilePlacement) -> Verdict:
-        """Return the verdict with the boxes of its reasons in pixels of the upright file."""
+        """Convert the boxes in the reasons to pixel coordinates of the original file.
+
+        The coordinates are those of the upright file, turned as its orientation says.
+        """
         return replace(self, reasons=tuple(reason.in_file(placement) for reason in self.reasons))
 
 
 @dataclass(frozen=True)
 class GradientCalibration:
-    """Fitted data for verdicts that use gradients of the log-likelihood: a density, and scores of normal images.
+    """Calibration data for verdicts that use gradients of the log-likelihood.
+
+    It holds a density of gradient statistics, and the anomaly statistics of normal images.
 
     ``ordered`` holds the anomaly statistic T of the calibration images, gradients included, sorted, in nats.
     """
@@ -96,7 +106,9 @@ class GradientCalibration:
 
 @dataclass(frozen=True)
 class Fold:
-    """An anomaly statistic fitted to some normal images, with its sorted values on others to rank new images among.
+    """An anomaly statistic fitted to one part of the normal images and calibrated on another.
+
+    The p-value of a new image is its rank among the sorted values of the statistic on the calibration images.
 
     ``ordered`` holds the sorted values T of the statistic on the calibration images of this fold, in nats.
     ``thorough`` is the same for evidence with gradients; None where the calibration does not support it.
@@ -111,7 +123,10 @@ class Fold:
     map_maxima: Array | None = None
 
     def families(self, evidence: Evidence) -> Array:
-        """Return -ln p of each image by each kind of statistic (whole image, local, gradient), ``(N, kinds)``, in nats.
+        """Return the negative log p-value of each image by each group of statistics.
+
+        The groups are statistics of the whole image, of regions, of features and of gradients. The shape is ``(N,
+        kinds)``, in nats.
 
         The columns are those of :meth:`kinds`.
         """
@@ -122,22 +137,33 @@ class Fold:
         return np.concatenate([surprises, gradients[:, None]], axis=1)
 
     def values(self, evidence: Evidence) -> Array:
-        """Return the anomaly statistic of each image, ``(N,)``: -ln of its mean p-value; larger is more anomalous."""
+        """Return the anomaly statistic of each image; larger values are more anomalous.
+
+        It is -ln of the weighted harmonic mean of the p-values of all groups of statistics, ``(N,)`` in nats.
+        """
         return merge(self.families(evidence), self.weights(evidence))
 
     def kinds(self, evidence: Evidence) -> tuple[EvidenceKind, ...]:
-        """Return the names of the groups of statistics used for the evidence; "gradients" is last, if available."""
+        """Return the names of the groups of statistics that can be computed from the evidence.
+
+        "gradients" is the last, if the evidence and the calibration have gradients.
+        """
         with_gradients = evidence.gradients is not None and self.thorough is not None
         return (*self.statistic.kinds, "gradients") if with_gradients else self.statistic.kinds
 
     def weights(self, evidence: Evidence) -> Array:
-        """Return the weights by which the groups of :meth:`kinds` are merged, ``(kinds,)``; the sum is 1."""
+        """Return the weight of each group of statistics in the merged p-value.
+
+        The order is that of :meth:`kinds`, ``(kinds,)``. The weights sum to 1.
+        """
         return weights(self.kinds(evidence), self.statistic.held_out)
 
 
 @dataclass(frozen=True)
 class MapReference:
-    """Mean and standard deviation of the log-likelihood at each pixel over normal images, ``(H, W)`` each, in nats.
+    """Mean and standard deviation of the log-likelihood at each pixel over normal images.
+
+    Both are ``(H, W)``, in nats.
 
     For a model of tiles they are those at each place over the tiles of normal images, ``(rows, columns)`` each.
     """
@@ -148,7 +174,9 @@ class MapReference:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Statistics of normal images under one model; new images get p-values and verdicts by comparison with them.
+    """Statistics of normal images, with which new images are compared.
+
+    They belong to one model and give new images their p-values and verdicts.
 
     Attributes:
         folds: One fold where separate images were used for calibration, several in cross-conformal calibration.
@@ -172,7 +200,9 @@ class Calibration:
         return tuple(np.bincount(self.white_levels, minlength=LEVELS).tolist())
 
     def ordered(self, gradients: bool = False) -> list[Array]:
-        """Return the sorted anomaly statistics of the normal images that new images are ranked among: one array a fold.
+        """Return the sorted anomaly statistics of the calibration images, one array for each fold.
+
+        The p-value of a new image is its rank among them.
 
         Raises ``GradientEvidenceUnavailable`` where ``gradients`` are asked for, and the calibration has none.
         """
@@ -189,12 +219,17 @@ class Calibration:
 
     @cached_property
     def images(self) -> int:
-        """The number of normal images that the p-value of a new image is a rank among, over all folds."""
+        """The number of calibration images in all folds.
+
+        The p-value of a new image is a rank among these images.
+        """
         return sum(map(len, self.ordered()))
 
     @cached_property
     def ranked(self) -> bool:
-        """Whether p-values are ranks within a single fold where at most 1 % of the statistics are duplicates.
+        """Whether the p-values order new images as the anomaly statistic does.
+
+        That is so for a single fold where at most 1 % of the statistics are duplicates.
 
         Ranks among several folds, or among many equal values, do not order new images as the calibration is ordered.
         """
@@ -205,30 +240,47 @@ class Calibration:
 
     @property
     def has_gradients(self) -> bool:
-        """Whether verdicts can also use log-likelihood gradients: every fold has such statistics of normal images."""
+        """Whether verdicts can also use gradients of the log-likelihood.
+
+        Every fold needs gradient statistics of normal images.
+        """
         return all(fold.thorough is not None for fold in self.folds)
 
     @property
     def has_features(self) -> bool:
-        """Whether verdicts use features of a backbone: then these give the anomaly maps."""
+        """Whether verdicts use the features of a backbone network.
+
+        The anomaly maps are then computed from these features.
+        """
         return any(fold.statistic.features is not None for fold in self.folds)
 
     @property
     def smallest_p(self) -> float:
-        """The smallest p-value an image can get without gradient statistics: 1 / (n + 1) for n calibration images."""
+        """The smallest p-value that an image can get without gradient statistics.
+
+        It is 1 / (n + 1) for n calibration images.
+        """
         return smallest_p(self.images)
 
     @property
     def default_alpha(self) -> float:
-        """The false-alarm rate that is used if none is requested: 0.01, or ``smallest_p`` where that is larger."""
+        """The default false-alarm rate, 0.01 if the calibration has enough images.
+
+        With fewer images it is ``smallest_p``, where that is larger.
+        """
         return default_alpha(self.smallest_p)
 
     def distribution(self, bins: int) -> Distribution:
-        """Return a histogram of the normal images' anomaly statistic in nats, and thresholds for usual alarm rates."""
+        """Return a histogram of the anomaly statistics of the calibration images.
+
+        It comes with the thresholds for usual false-alarm rates. All values are in nats.
+        """
         return distribution(self.ordered(), bins, MAX_STATISTIC)
 
     def check_alpha(self, alpha: float | None, gradients: bool = False) -> float:
-        """Return ``alpha``, or for None the default. Raises ``AlphaUnattainable`` below the smallest possible p-value.
+        """Return the false-alarm rate to use; raise ``AlphaUnattainable`` if it is too small.
+
+        None stands for the default rate. A rate must not be below the smallest possible p-value.
 
         Raises ``GradientEvidenceUnavailable`` where ``gradients`` are asked for, and the calibration has none.
         """
@@ -237,7 +289,9 @@ class Calibration:
 
     @cached_property
     def map_maxima(self) -> Array | None:
-        """The largest value of the anomaly map of each calibration image, sorted; None where they are not known.
+        """The sorted maxima of the anomaly maps of the calibration images, one for each image.
+
+        None where they are not known.
 
         Raises ``ValueError`` if there are not as many as calibration images.
         """
@@ -250,7 +304,9 @@ class Calibration:
         return together
 
     def map_threshold(self, alpha: float) -> float | None:
-        """Return the threshold of anomaly maps. At most a share ``alpha`` of normal images reach it anywhere.
+        """Return the threshold of anomaly maps for a false-alarm rate.
+
+        At most a share ``alpha`` of normal images reach it anywhere in their map.
 
         It is the smallest value v with (1 + #{i: M_i >= v}) / (n + 1) <= alpha, where M_i is the largest value of the
         map of calibration image i. None where the calibration has no such values, or too few for ``alpha``, and at a
@@ -262,7 +318,9 @@ class Calibration:
         return threshold(maxima, alpha)
 
     def feature_maps(self, evidence: FeatureEvidence) -> list[Array]:
-        """Return the map of each image at its places, ``(rows, columns)`` in nats: the mean over the fits of all folds.
+        """Return the anomaly map of each image on the grid of its features.
+
+        A map is the mean over the fits of all folds, ``(rows, columns)`` in nats.
 
         The largest value of the mean is at most the mean of the largest values, so that several folds do not raise the
         rate of false alarms.
@@ -272,7 +330,9 @@ class Calibration:
         return [np.mean(of_image, axis=0) for of_image in zip(*maps, strict=True)]
 
     def feature_regions(self, evidence: Evidence, image: tuple[int, int], alpha: float) -> list[MapRegions | None]:
-        """Return the regions of the anomaly map of each image; None without features or without a threshold.
+        """Return the anomalous regions of each image, found in its feature map.
+
+        An image has None without features, or where the calibration has no threshold for maps.
 
         Args:
             evidence: The evidence of N images.
@@ -287,7 +347,9 @@ class Calibration:
         return [_regions_of(places, image, plan, limit) for places, plan in zip(maps, plans, strict=True)]
 
     def statistics(self, evidence: Evidence) -> list[Array]:
-        """Return the anomaly statistic of N images in nats: for each fold, an array ``(N,)`` by the fit of that fold.
+        """Return the anomaly statistics of images, as one array for each fold.
+
+        Each array is ``(N,)`` in nats, computed by the fit of its fold.
 
         Values that overflow are infinite.
         """
@@ -305,17 +367,25 @@ class Calibration:
         return [np.where(np.isnan(values), np.inf, values) for values in statistics]
 
     def typical_statistics(self, evidence: Evidence) -> Array:
-        """Return the anomaly statistic of each image in nats, ``(N,)``: the mean over all folds, cut off at 1e6."""
+        """Return the mean anomaly statistic of each image over all folds.
+
+        The shape is ``(N,)``, in nats. Values are limited to 1e6.
+        """
         return _typical(self.statistics(evidence))
 
     def p_values(self, evidence: Evidence) -> Array:
-        """Return the conformal p-value of each image, ``(N,)``: its rank among normal images; small means anomalous."""
+        """Return the conformal p-value of each image; small values are anomalous.
+
+        It is the rank of the image among calibration images, ``(N,)``.
+        """
         return p_values(self.ordered(evidence.gradients is not None), self.statistics(evidence))
 
     def judge(
         self, evidence: Evidence, names: Sequence[str], image: tuple[int, int], alpha: float | None = None
     ) -> list[Verdict]:
-        """Return for each of N images its p-value, whether it is at most ``alpha``, and up to three reasons in words.
+        """Return the anomaly verdict on each image.
+
+        A verdict has a p-value, says whether it is at most ``alpha``, and gives up to three reasons in words.
 
         Evidence with gradients is judged with them.
 

@@ -15,7 +15,9 @@ Part = TypeVar("Part")
 
 
 def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
-    """Return all arrays inside a nested dataclass as a dict whose keys are dotted names such as ``folds.0.ordered``.
+    """Flatten a nested dataclass into a dict of its arrays.
+
+    The keys are dotted names such as ``folds.0.ordered``.
 
     Fields are arrays, dataclasses, tuples or None.
     """
@@ -35,7 +37,9 @@ def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
 
 
 def from_arrays(kind: type[Part], arrays: Arrays, prefix: str = "") -> Part:
-    """Return a dataclass of type ``kind``, rebuilt from a dict of arrays with keys such as ``folds.0.ordered``.
+    """Rebuild a nested dataclass from a dict of its arrays.
+
+    The keys are dotted names such as ``folds.0.ordered``, and ``kind`` is the type of the dataclass.
 
     The inverse of :func:`to_arrays`. Raises ``KeyError`` with the name of a missing array.
     """

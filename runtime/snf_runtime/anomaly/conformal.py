@@ -19,7 +19,10 @@ DIGITS = 6
 
 
 def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
-    """Return conformal p-values (1 + #{i: T_i >= T}) / (n + 1) of images with statistic T, from T_i of n normal images.
+    """Return the conformal p-values of images.
+
+    The p-value of an image with statistic T is (1 + #{i: T_i >= T}) / (n + 1), where T_i are the statistics of n normal
+    images.
 
     With one fold, an image that is exchangeable with the calibration images has p <= alpha with probability at most
     alpha (Vovk et al. 2005, ch. 2). Several folds give cross-conformal p-values (Vovk 2015), which are close to exact
@@ -46,12 +49,18 @@ def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
 
 
 def smallest_p(images: int) -> float:
-    """Return 1 / (n + 1), the smallest conformal p-value that is possible with n calibration images."""
+    """Return the smallest p-value that is possible with a number of calibration images.
+
+    It is 1 / (n + 1) for n images.
+    """
     return 1 / (images + 1)
 
 
 def default_alpha(smallest: float) -> float:
-    """Return the false-alarm rate of a request without one: 0.01, or the smallest p-value where that is larger."""
+    """Return the default false-alarm rate for a calibration.
+
+    It is 0.01, or the smallest possible p-value where that is larger.
+    """
     return max(DEFAULT_ALPHA, smallest)
 
 
@@ -69,7 +78,11 @@ def attainable_alpha(alpha: float | None, smallest: float) -> float:
 
 
 def flagged_ranks(calibration: int, alpha: float) -> int:
-    """Return k = floor(alpha (n + 1)): p <= alpha if fewer than k of n calibration images are as anomalous or more."""
+    """Return how many of the highest ranks among calibration images are flagged.
+
+    The number is k = floor(alpha (n + 1)) for n calibration images. An image has p <= alpha if fewer than k of them are
+    at least as anomalous.
+    """
     # p is a ratio of integers: the comparison must not depend on the rounding of alpha * (n + 1).
     return max(k for k in (0, *_around(alpha * (calibration + 1))) if k / (calibration + 1) <= alpha)
 
@@ -87,7 +100,9 @@ TAIL = 0.999
 
 @dataclass(frozen=True)
 class Distribution:
-    """A histogram of the anomaly statistic T of normal images, and for usual false-alarm rates the smallest flagged T.
+    """Histogram of the anomaly statistic of normal images, with thresholds for false-alarm rates.
+
+    The threshold for a rate is the smallest statistic T that is flagged.
 
     Attributes:
         edges: Edges of a histogram, ``(bins + 1,)`` in nats.
@@ -101,7 +116,9 @@ class Distribution:
 
 
 def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distribution:
-    """Return a histogram of the anomaly statistic T of normal images, and the smallest flagged T for false-alarm rates.
+    """Return a histogram of the anomaly statistic of normal images, with thresholds.
+
+    For each of the usual false-alarm rates, the threshold is the smallest statistic T that is flagged.
 
     All bins but the last have the same width, from the smallest T to the 99.9 % quantile. The last bin goes on to the
     largest T and holds at least one image. Where ties prevent that, all bins have the same width. With several folds
@@ -120,7 +137,9 @@ def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distr
 
 
 def threshold(ordered: Array, alpha: float) -> float:
-    """Return the smallest anomaly statistic, in nats, whose p-value among the calibration images is at most ``alpha``.
+    """Return the smallest anomaly statistic that is flagged at a false-alarm rate.
+
+    Its p-value among the calibration images is at most ``alpha``. The unit is nats.
 
     ``ordered`` holds the sorted T of the calibration images.
 

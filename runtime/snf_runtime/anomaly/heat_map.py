@@ -22,7 +22,10 @@ MAX_MAP_PIXELS = 2**20
 
 @dataclass(frozen=True)
 class PixelMaps:
-    """Heat maps of one image: log-likelihood at each pixel, its z-score against normal images, and gradient norms.
+    """Heat maps of one image.
+
+    They show the log-likelihood at each pixel, its z-score against normal images, the anomaly map and, where they were
+    computed, the gradient norms.
 
     All maps are ``(H, W)``, or for a large image of several tiles ``(H / scale, W / scale)``, rounded down.
 
@@ -44,7 +47,7 @@ class PixelMaps:
 
     @property
     def channels(self) -> dict[str, Array]:
-        """The maps by their names, in the order in which they are handed out."""
+        """The maps by name, in the order of output."""
         maps = {"nats": self.nats, "z": self.z, "anomaly": self.anomaly}
         return maps if self.gradients is None else {**maps, "gradients": self.gradients}
 
@@ -57,7 +60,9 @@ class PixelMaps:
 
 
 def tile_maps(density_pass: FeaturePass, reference: MapReference, anomaly: Sequence[Array]) -> list[PixelMaps]:
-    """Return the heat maps of images of several tiles, which have at most ``MAX_MAP_PIXELS`` pixels.
+    """Return the heat maps of images that are divided into tiles.
+
+    Maps of large images are reduced to at most ``MAX_MAP_PIXELS`` pixels.
 
     The contributions of places are summed over the tiles that overlap there. Their z-scores are those of the tile whose
     centre is nearest.
@@ -84,7 +89,9 @@ def tile_maps(density_pass: FeaturePass, reference: MapReference, anomaly: Seque
 
 
 def standardise(nats: Array, reference: MapReference) -> Array:
-    """Return log-likelihoods by pixel, ``(N, H, W)``, as z-scores relative to normal images at the same pixel.
+    """Convert log-likelihoods of pixels to z-scores against normal images.
+
+    Each pixel of the maps, ``(N, H, W)``, is compared with the same pixel of normal images.
 
     ``nats`` are the maps in nats. ``reference`` holds the mean and standard deviation at each pixel.
     """

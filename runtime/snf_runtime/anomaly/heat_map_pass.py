@@ -28,7 +28,9 @@ def heat_map_steps(
     at_once: int,
     slopes: Slopes | None = None,
 ) -> Steps[list[PixelMaps]]:
-    """Return a generator that computes heat maps, yields None between groups of images, and returns all maps.
+    """Compute heat maps of images as a generator that pauses between groups.
+
+    It yields None between groups of images, and returns all maps at the end.
 
     Args:
         density: The density of the model.
@@ -65,7 +67,10 @@ def heat_map_steps(
 def tiled_heat_map_steps(
     density: ImageDensity, calibration: Calibration, reference: MapReference, images: Batch, at_once: int
 ) -> Steps[list[PixelMaps]]:
-    """Return a generator like :func:`heat_map_steps`, for images of several tiles, in groups of ``at_once`` tiles."""
+    """Compute heat maps of images that are divided into tiles, as a generator.
+
+    It pauses like :func:`heat_map_steps`, after groups of about ``at_once`` tiles.
+    """
     maps: list[PixelMaps] = []
     for _, density_pass in density.passes(images, at_once=at_once):
         if isinstance(density_pass, FeaturePass):

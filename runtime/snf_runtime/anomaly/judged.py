@@ -35,14 +35,20 @@ class JudgedImage:
     regions: MapRegions | None = None
 
     def with_regions(self, threshold: float | None) -> JudgedImage:
-        """Return the results with the regions of the heat map at or above a threshold, also in the reasons."""
+        """Add the regions where the anomaly map reaches a threshold.
+
+        They are also added to the reasons of the verdict. The result is unchanged without a heat map or a threshold.
+        """
         if self.heat_map is None or threshold is None:
             return self
         regions = self.heat_map.regions(threshold)
         return replace(self, regions=regions, verdict=self.verdict.with_regions(regions))
 
     def in_file(self, placement: FilePlacement) -> JudgedImage:
-        """Return the results with all boxes and areas in pixels of the upright file; maps stay as they are."""
+        """Convert all boxes and areas to pixels of the original file.
+
+        The coordinates are those of the upright file. Heat maps stay as they are.
+        """
         regions = None if self.regions is None else self.regions.in_file(placement)
         return replace(self, regions=regions, verdict=self.verdict.in_file(placement))
 
@@ -58,7 +64,9 @@ def judge_by(
     alphas: Sequence[float | None],
     heat_maps: Sequence[PixelMaps] | None = None,
 ) -> list[Judgement]:
-    """Return each image's log-likelihood and verdict by a calibration, with the regions of its heat map if it has one.
+    """Return the log-likelihood and the verdict of each image, by a calibration.
+
+    Where an image has a heat map, its regions are added.
 
     Args:
         density: The density that gave the scores.
@@ -78,7 +86,7 @@ def judge_by(
 def verdicts(
     density: ImageDensity, calibration: Calibration, likelihoods: Sequence[Likelihood], alpha: float | None
 ) -> list[Verdict]:
-    """Return p-value and verdict for each image, from the log-likelihoods that ``density`` gave.
+    """Return the anomaly verdict on each image, from its log-likelihood by ``density``.
 
     Raises:
         AlphaUnattainable: The calibration has too few images for the false-alarm rate ``alpha``.
@@ -98,7 +106,9 @@ def judge_scored(
     judge: Callable[[Sequence[Likelihood], float | None], Sequence[Verdict]],
     heat_maps: Sequence[PixelMaps] | None = None,
 ) -> list[Judgement]:
-    """Return each image's log-likelihood and anomaly verdict; an image without finite likelihood keeps its error.
+    """Combine the log-likelihood of each image with its anomaly verdict.
+
+    An image without a finite likelihood keeps its error.
 
     Args:
         scored: The likelihood or the error of N images.

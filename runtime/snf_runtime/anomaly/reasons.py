@@ -60,7 +60,9 @@ REGION = {True: "plainer than its surroundings suggest", False: "less likely tha
 
 @dataclass(frozen=True)
 class VerdictReason:
-    """One reason for an anomaly verdict, in numbers and in words: an unusual statistic, image region or gradient.
+    """One reason for an anomaly verdict, in numbers and in words.
+
+    It names an unusual statistic, image region or gradient.
 
     Attributes:
         feature: The name of a statistic, ``region`` or ``gradients``.
@@ -78,19 +80,24 @@ class VerdictReason:
 
     @property
     def text(self) -> str:
-        """The reason in words, with rows and columns of its box."""
+        """The reason in words, including the position of its box."""
         if self.box is None:
             return self.words
         left, top, right, bottom = self.box
         return self.words.format(where=f"rows {top}-{bottom - 1}, columns {left}-{right - 1}")
 
     def in_file(self, placement: FilePlacement) -> VerdictReason:
-        """Return the reason with its box in pixels of the upright file."""
+        """Convert the box of the reason to pixel coordinates of the original file.
+
+        The coordinates are those of the upright file.
+        """
         return self if self.box is None else replace(self, box=placement.box(self.box))
 
 
 def located(reason: VerdictReason, regions: Sequence[AnomalousRegion]) -> VerdictReason:
-    """Return a reason with the box of its region in the anomaly map, or unchanged if no region belongs to it.
+    """Return a reason with the box of its region in the anomaly map.
+
+    It is unchanged if no region belongs to it.
 
     Unusual features belong to the strongest region, also those of the image as a whole: a large defect shows in the
     mean of the features more than at any place. A region of pixels that are less likely than expected belongs to
@@ -109,14 +116,19 @@ def located(reason: VerdictReason, regions: Sequence[AnomalousRegion]) -> Verdic
 
 
 def statistic_reason(name: str, z: float, share: float) -> VerdictReason:
-    """Return a reason in words: a whole-image statistic is ``z`` standard deviations away from its expected value."""
+    """Return the reason that a statistic of the whole image is unusual.
+
+    The statistic is ``z`` standard deviations away from its expected value.
+    """
     kind, _, scale = name.partition("-") if name not in WORDS else (name, "", "")
     higher, lower = WORDS[kind]
     return VerdictReason(name, z, share, (higher if z > 0 else lower).format(scale=scale))
 
 
 def region_reason(region: Region, z: float, share: float, side: int, image: tuple[int, int]) -> VerdictReason:
-    """Return a reason in words: an image region is more or less likely than the rest of the image suggests.
+    """Return the reason that a region of the image is unusual.
+
+    The region is more or less likely than the rest of the image suggests.
 
     Args:
         region: The region, in cells of the grid.
@@ -133,7 +145,7 @@ def region_reason(region: Region, z: float, share: float, side: int, image: tupl
 
 @dataclass(frozen=True)
 class PlaceGrid:
-    """The grid of the places of an image.
+    """Grid of the places where an image has features.
 
     Attributes:
         places: Rows and columns of places.
@@ -146,7 +158,10 @@ class PlaceGrid:
     image: tuple[int, int]
 
     def box(self, place: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Return left, top, right and bottom of a place, by its row and column, in pixels of the image."""
+        """Return the box of pixels of a place, given by its row and column.
+
+        The box is left, top, right and bottom in the image.
+        """
         (top, bottom), (left, right) = (
             _pixels(*of_axis) for of_axis in zip(place, self.places, self.covered, strict=True)
         )
@@ -161,7 +176,9 @@ def feature_reason(
     grid: PlaceGrid,
     tile: tuple[int, int, int, int] | None = None,
 ) -> VerdictReason:
-    """Return the reason for unusual features of a backbone; its ``z`` is -ln p of the statistic in nats.
+    """Return the reason that the features of an image are unusual.
+
+    Its ``z`` is -ln p of the statistic, in nats.
 
     Args:
         name: The most unusual statistic of the features.
@@ -185,7 +202,7 @@ def _pixels(place: int, places: int, side: int) -> tuple[int, int]:
 
 
 def gradient_reason(surprise: float, share: float) -> VerdictReason:
-    """Return a reason in words: the gradients of the log-likelihood are unusual, with p-value p.
+    """Return the reason that the gradients of the log-likelihood are unusual.
 
     ``surprise`` is -ln p in nats, and becomes the ``z`` of the reason.
     """

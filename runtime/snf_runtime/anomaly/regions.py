@@ -32,14 +32,19 @@ class AnomalousRegion:
     place: tuple[int, int]
 
     def in_file(self, placement: FilePlacement) -> AnomalousRegion:
-        """Return the region in pixels of the upright file."""
+        """Convert the region to pixel coordinates of the original file.
+
+        The coordinates are those of the upright file.
+        """
         box = placement.box(self.box)
         return replace(self, box=box, area=placement.area(self.area, box), place=placement.place(self.place))
 
 
 @dataclass(frozen=True)
 class MapRegions:
-    """The regions of one image at one false-alarm rate.
+    """The anomalous regions of one image, at one threshold of the anomaly map.
+
+    The threshold is that of a false-alarm rate.
 
     Attributes:
         threshold: The value from which on a pixel belongs to a region.
@@ -52,7 +57,10 @@ class MapRegions:
     count: int
 
     def in_file(self, placement: FilePlacement) -> MapRegions:
-        """Return the regions in pixels of the upright file."""
+        """Convert the regions to pixel coordinates of the original file.
+
+        The coordinates are those of the upright file.
+        """
         return replace(self, regions=tuple(region.in_file(placement) for region in self.regions))
 
 
@@ -89,7 +97,9 @@ def find_regions(anomaly: NDArray[np.float64], threshold: float) -> MapRegions:
 
 
 def connected(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Return the number of the region of each pixel of a mask: those that touch at a side or a corner are connected.
+    """Label the connected regions of a mask.
+
+    Pixels that touch at a side or a corner belong to the same region.
 
     Regions are numbered from 0 by their first pixels.
 
@@ -128,7 +138,9 @@ def connected(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 def find_regions_of_tiles(places: NDArray[np.float64], plan: TilePlan, threshold: float) -> MapRegions:
-    """Return the anomalous regions of an image of several tiles, in pixels. A place of the map is a square of pixels.
+    """Return the anomalous regions of an image that is divided into tiles.
+
+    The anomaly map has one value for each place, a square of pixels. Regions are in pixels.
 
     A map of all pixels would take more memory than the image.
 
@@ -142,7 +154,10 @@ def find_regions_of_tiles(places: NDArray[np.float64], plan: TilePlan, threshold
 
 
 def region_around(box: Box, regions: Iterable[AnomalousRegion]) -> AnomalousRegion | None:
-    """Return the first of ``regions``, given strongest first, whose box overlaps ``box``; None if none does."""
+    """Return the strongest region whose box overlaps ``box``; None if no region does.
+
+    ``regions`` are sorted, the strongest first.
+    """
     return next((region for region in regions if _overlap(region.box, box)), None)
 
 

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def parse_json(content: bytes) -> object:
-    """Return the value of JSON text.
+    """Parse JSON text strictly.
 
     Raises:
         ValueError: The text is no JSON, an object has a key twice, or a number is NaN or infinite.

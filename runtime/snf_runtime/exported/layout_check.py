@@ -20,7 +20,9 @@ MAX_STATISTIC_DIFFERENCE = 10.0
 
 
 def check_layout(manifest: ExportManifest) -> None:
-    """Check that kind, digest, tolerances and shapes of a manifest are possible and fit each other.
+    """Check that the values and shapes in a manifest are possible and consistent.
+
+    The values are the kind, the digest and the tolerances.
 
     Raises:
         ArtifactError: They do not; the text names the value.
@@ -37,7 +39,10 @@ def check_layout(manifest: ExportManifest) -> None:
 
 
 def pixel_outputs(pixels: ExportedPixels) -> dict[tuple[GraphPart, int], OutputShape]:
-    """Return the shape of each output of the graph of pixels, in the order of the graph."""
+    """Return the output shapes of the graph that computes a flow over pixels.
+
+    The outputs are in the order of the graph.
+    """
     shapes: dict[tuple[GraphPart, int], OutputShape] = {}
     for part, number in pixels.outputs:
         level = pixels.levels[number]
@@ -52,7 +57,10 @@ def pixel_outputs(pixels: ExportedPixels) -> dict[tuple[GraphPart, int], OutputS
 
 
 def feature_outputs(features: ExportedFeatures) -> dict[tuple[GraphPart, int], OutputShape]:
-    """Return the shape of each output of the graph of features, in the order of the graph."""
+    """Return the output shapes of the graph that computes a density of features.
+
+    The outputs are in the order of the graph.
+    """
     _, rows, columns = features.layout.feature_shape
     return {("places", 0): (1, None, rows, columns), ("pooled", 0): (1, None, POOLED_GROUPS)}
 

@@ -25,7 +25,10 @@ ENDINGS: dict[GraphFormat, tuple[str, ...]] = {"openvino": (".xml", ".bin"), "on
 
 @dataclass(frozen=True)
 class ExportedTransform:
-    """The pixel transform of an exported flow. For type "marginal", ``arrays.npz`` holds the probability masses."""
+    """Description of the pixel transform of an exported flow.
+
+    For type "marginal", ``arrays.npz`` holds the probability masses.
+    """
 
     type: Literal["affine", "logit", "marginal"]
     alpha: float | None = None
@@ -33,7 +36,7 @@ class ExportedTransform:
 
 @dataclass(frozen=True)
 class ExportedPixels:
-    """A flow over pixels.
+    """Description of an exported flow over pixels.
 
     Attributes:
         transform: The pixel transform.
@@ -69,7 +72,9 @@ class ExportedFeatures:
 
 @dataclass(frozen=True)
 class ExportedCalibration:
-    """The calibration, whose arrays are in ``arrays.npz``.
+    """Description of the calibration of an exported model.
+
+    Its arrays are in ``arrays.npz``.
 
     Attributes:
         number: Its number; 0 is the one that the model was published with.
@@ -88,7 +93,11 @@ class ExportedCalibration:
 
 @dataclass(frozen=True)
 class ExportedPinned:
-    """Log-likelihood and anomaly statistic of the image in ``arrays.npz`` at export, and their tolerances, in nats."""
+    """Expected results for the stored image by which an exported model is checked.
+
+    They are its log-likelihood and its anomaly statistic at export, with their tolerances, in nats. The image is in
+    ``arrays.npz``.
+    """
 
     log_likelihood: float
     tolerance: float
@@ -147,15 +156,18 @@ class ExportManifest:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The names of the graphs, without ending: "pixels", "features" or both."""
+        """The names of the parts of the model: "pixels", "features" or both.
+
+        They are the names of the graphs, without ending.
+        """
         return tuple(name for name in ("pixels", "features") if getattr(self, name) is not None)
 
     def graph(self, part: str) -> str:
-        """Return the name of the file of a graph to open."""
+        """Return the name of the file to open for a graph."""
         return part + ENDINGS[self.format][0]
 
     def expected_files(self) -> set[str]:
-        """Return the names of the files beside the manifest."""
+        """Return the names of all files of the folder except the manifest."""
         graphs = {part + ending for part in self.parts for ending in ENDINGS[self.format]}
         return {ARRAYS, CARD, NOTICE} | graphs
 

@@ -99,7 +99,9 @@ class Model:
     def judge(
         self, images: Iterable[Source], alpha: float | None = None, *, draws: int = 1, regions: bool = False
     ) -> Iterator[FileVerdict | NotJudged]:
-        """Yield score and verdict of each image, in order, or why there is none.
+        """Yield the anomaly verdict on each image, in order.
+
+        An image that cannot be judged gives a :class:`NotJudged`, which says why.
 
         Args:
             images: Paths, contents of files, or pixels.
@@ -167,7 +169,10 @@ class Model:
         )
 
     def threshold(self, alpha: float) -> float | None:
-        """Return the smallest statistic in nats that is flagged at a false-alarm rate; None for several folds."""
+        """Return the smallest anomaly statistic that is flagged at a false-alarm rate.
+
+        It is in nats. None for a calibration of several folds.
+        """
         ordered = self.calibration.ordered()
         return threshold(ordered[0], alpha) if len(ordered) == 1 else None
 

@@ -17,7 +17,9 @@ T = TypeVar("T")
 
 
 def batch_of(images: Sequence[Pixels], preprocessing: Preprocessing) -> Batch:
-    """Return images of a model as a batch: one array where all have the same size, their list for a model of tiles.
+    """Combine images into a batch for a model.
+
+    It is one array where all have the same size, and a list of arrays for a model of tiles.
 
     Args:
         images: The images, uint8 ``(C, H, W)`` each, after ``preprocessing``; at least one.
@@ -37,12 +39,18 @@ def stacked(images: Batch) -> Pixels:
 
 
 def chosen(images: Batch, rows: NDArray[np.integer]) -> Batch:
-    """Return the images of a batch with the given indices, as a batch of the same kind."""
+    """Select the images of a batch with the given indices.
+
+    An array gives an array, and a list gives a list.
+    """
     return images[rows] if isinstance(images, np.ndarray) else [images[row] for row in rows.tolist()]
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    """Return several batches as one: an array if all are arrays of images of one size, else a list."""
+    """Concatenate several batches of images.
+
+    The result is an array if all batches are arrays of images of one size, otherwise a list.
+    """
     arrays = [batch for batch in batches if isinstance(batch, np.ndarray)]
     if len(arrays) == len(batches) and len({array.shape[1:] for array in arrays}) == 1:
         return np.concatenate(arrays)
@@ -50,7 +58,9 @@ def joined(batches: Sequence[Batch]) -> Batch:
 
 
 def check_batch(images: Batch, shape: tuple[int, int, int], *, tiled: bool) -> None:
-    """Raise ``ValueError`` unless the images of a batch are uint8 and of the shape that a model takes.
+    """Check that images have the type and the shape that a model takes.
+
+    The type is uint8. Raises ``ValueError`` otherwise.
 
     Args:
         images: The images.
@@ -69,7 +79,9 @@ def check_batch(images: Batch, shape: tuple[int, int, int], *, tiled: bool) -> N
 
 
 def in_batches(items: Iterable[T], most: int, most_bytes: int, nbytes: Callable[[T], int]) -> Generator[list[T]]:
-    """Yield items in batches of at most ``most`` items and ``most_bytes`` bytes; a larger item has a batch of its own.
+    """Split items into batches of limited count and size.
+
+    A batch has at most ``most`` items and ``most_bytes`` bytes. A larger item has a batch of its own.
 
     Args:
         items: The items, such as decoded images.

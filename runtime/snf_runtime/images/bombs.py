@@ -25,7 +25,9 @@ RUN_LENGTHS = {1, 2}
 
 
 def check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
-    """Raise ``ImageError`` if decoding an opened file would take far more time or memory than its pixels need.
+    """Refuse an image file that takes too much time or memory to decode.
+
+    Raises ``ImageError`` if decoding would take far more than the pixels of the file need.
 
     Args:
         image: The file, opened by Pillow and not decoded.
@@ -46,7 +48,9 @@ def check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
 
 
 def has_many_scans(data: bytes) -> bool:
-    """Return whether a JPEG file has more than 64 scans, or so many segments that they are not counted.
+    """Return whether a JPEG file has more than 64 scans.
+
+    The result is also true if it has so many segments that the scans are not all counted.
 
     Only markers are read. Bytes that look like markers within metadata, or after the end of the image, do not count.
     """

@@ -33,12 +33,17 @@ class DecodingAbandoned(BaseException):
 
 
 def never() -> bool:
-    """Return False: the image is still needed. This is the default of ``is_abandoned``."""
+    """Return False: the decoding of an image is not abandoned.
+
+    This is the default of ``is_abandoned``.
+    """
     return False
 
 
 class BoundedFile(io.BytesIO):
-    """The content of an image file, which is read in a number of parts that its size bounds.
+    """Image file in memory that limits how often it is read.
+
+    The limit depends on the size of the file.
 
     Args:
         data: Content of the file.

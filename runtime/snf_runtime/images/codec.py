@@ -18,7 +18,7 @@ __all__ = ["DecodedImage", "Preprocessing", "decode_image", "decode_npy", "encod
 
 
 def decode_image(data: bytes, preprocessing: Preprocessing, is_abandoned: Callable[[], bool] = never) -> DecodedImage:
-    """Return the pixels of an image file, converted to a model's size and channels. Raises ``ImageError`` if refused.
+    """Decode an image file and convert it to the size and channels of a model.
 
     The file is PNG, JPEG, WebP, BMP, TIFF or GIF. It is turned upright as its EXIF orientation says. Palettes, CMYK and
     opaque alpha channels are converted, and 16 bits are brought to 8. If the preprocessing is "exact", images of
@@ -41,7 +41,9 @@ def decode_image(data: bytes, preprocessing: Preprocessing, is_abandoned: Callab
 
 
 def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pixels:
-    """Return the images of a ``.npy`` file, uint8 ``(N, C, H, W)``. Raises ``ImageError`` for another type or shape.
+    """Return the images of a ``.npy`` file.
+
+    The result is uint8 ``(N, C, H, W)``.
 
     The shape in the header is checked before the data are read. Pickled content, other sizes and other numbers of
     channels are refused. A model of tiles takes any size.
@@ -92,14 +94,19 @@ def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pi
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """Return a PNG file, as bytes, of pixels, uint8 ``(C, H, W)`` with 1 (grey), 3 (RGB) or 4 channels (RGBA)."""
+    """Encode pixels as a PNG file.
+
+    The pixels are uint8 ``(C, H, W)`` with 1 (grey), 3 (RGB) or 4 channels (RGBA).
+    """
     file = io.BytesIO()
     as_image(pixels).save(file, format="PNG")
     return file.getvalue()
 
 
 def image_grid(images: Pixels, gap: int = 2) -> Pixels:
-    """Return one image, ``(C, H', W')``, that shows N images, uint8 ``(N, C, H, W)``, in a near-square grid.
+    """Arrange several images in a grid and return it as one image.
+
+    The grid is nearly square. The images are uint8 ``(N, C, H, W)`` and the result is ``(C, H', W')``.
 
     The images are separated by grey lines of ``gap`` pixels. Empty places are grey.
     """

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 
 def content_noise(image: NDArray[np.uint8], weights_digest: str, draws: int = 1) -> NDArray[np.float64]:
-    """Return random numbers in [0, 1) to add to the pixels of an image, equal for equal pixels and weights.
+    """Return reproducible random noise to add to the pixels of an image.
+
+    The numbers are in [0, 1). They are equal for equal pixels and weights.
 
     The noise comes from a Philox generator seeded with SHA-256(weights digest, shape, pixels). Draw k does not depend
     on the number of draws.

@@ -31,7 +31,9 @@ def read_file(path: Path) -> bytes:
 
 
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the files in a folder and its subfolders, in natural order: those to judge, and those that are skipped.
+    """Find the files in a folder to judge, and those to skip.
+
+    Subfolders are included. Both lists are in natural order.
 
     Skipped are hidden files, files of systems and texts. Links to folders are not followed. A link that leads nowhere,
     or a folder that cannot be listed, is to be judged, so that reading it says what is wrong.

@@ -22,7 +22,9 @@ MAX_BYTES = 2**63 - 1
 
 
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, Fortran order (True: column-major) and data type from the header of a ``.npy`` file.
+    """Read shape, memory order and data type from the header of a ``.npy`` file.
+
+    The order is True for Fortran order (column-major).
 
     The data are not read; the file is left at their start.
 

@@ -46,7 +46,7 @@ def open_image(
     *,
     any_cost: bool = False,
 ) -> OpenedImage:
-    """Decode an image file, upright and in its own size and colour. Raises ``ImageError`` if it cannot be read.
+    """Decode an image file, upright and in its original size and colour.
 
     Of a GIF the first frame is taken. Other files with several frames or pages are refused, and so are numbers other
     than unsigned integers of up to 16 bits, and files that take far more time to decode than their pixels need.
@@ -105,7 +105,9 @@ def open_image(
 
 
 def pixels_of(data: bytes, is_abandoned: Callable[[], bool] = never) -> int:
-    """Return the pixels of an image file by its header, without decoding; 0 for a file that its header refuses.
+    """Return the number of pixels of an image file, read from its header.
+
+    The file is not decoded. The result is 0 for a file whose header is not accepted.
 
     Args:
         data: Content of the file.

@@ -16,7 +16,9 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class FilePlacement:
-    """Undoes crop, stretch or pad: coordinates in a model's image become those in the upright file.
+    """Mapping from coordinates in a model's image to those in the original file.
+
+    It undoes crop, stretch or pad. The coordinates are those of the upright file.
 
     The file coordinate of x is ``offset + scale * x``, for either side.
 
@@ -32,7 +34,7 @@ class FilePlacement:
 
     @classmethod
     def of(cls, preprocessing: Preprocessing, source_size: tuple[int, int] | None) -> Self:
-        """Return the placement of an image in its file.
+        """Return the mapping from an image of a model to its file.
 
         Args:
             preprocessing: The preprocessing by which the file became the model's image.
@@ -53,18 +55,27 @@ class FilePlacement:
         return cls(source_size, (across, down), (-across * left, -down * top))
 
     def box(self, box: Box) -> Box:
-        """Return a box in pixels of the file: it covers the given one, within the file, and has at least one pixel."""
+        """Convert a box in the model's image to pixels of the file.
+
+        The result covers the given box, lies within the file, and has at least one pixel.
+        """
         left, right = self._side(box[0], box[2], 0)
         top, bottom = self._side(box[1], box[3], 1)
         return left, top, right, bottom
 
     def area(self, area: int, box: Box) -> int:
-        """Convert an area in the model's image to pixels of the file, at least 1 and at most that of ``box`` there."""
+        """Convert an area in the model's image to pixels of the file.
+
+        The result is at least 1 and at most the area of ``box``, which is in pixels of the file.
+        """
         left, top, right, bottom = box
         return max(1, min(round(area * self.scale[0] * self.scale[1]), (right - left) * (bottom - top)))
 
     def place(self, place: tuple[int, int]) -> tuple[int, int]:
-        """Return column and row of the pixel of the file at the centre of a pixel of the model's image."""
+        """Convert a pixel of the model's image to a pixel of the file.
+
+        The result is the column and row at the centre of the given pixel.
+        """
         column, row = (
             min(max(math.floor(offset + scale * (at + 0.5)), 0), size - 1)
             for at, size, scale, offset in zip(place, self.size, self.scale, self.offset, strict=True)

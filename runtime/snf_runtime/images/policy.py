@@ -33,7 +33,9 @@ MAX_PIXELS = _max_pixels()
 
 
 def is_no_image(path: str) -> bool:
-    """Return whether a file in a folder or an archive is skipped and only counted, because its name is no image's.
+    """Return whether the name of a file shows that it is not an image.
+
+    A file of this kind in a folder or an archive is skipped and only counted.
 
     Such files are hidden, made by a system, or texts. All other files are judged, or named with the reason why not.
 
@@ -50,5 +52,8 @@ def is_no_image(path: str) -> bool:
 
 
 def path_text(path: str | Path) -> str:
-    """Return a file path as text, with backslash escapes in place of bytes that are not valid UTF-8."""
+    """Convert a file path to text.
+
+    Bytes that are not valid UTF-8 become backslash escapes.
+    """
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -37,7 +37,9 @@ the result is the same on every machine. Bicubic overshoots less at edges than L
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Channels and size of a model's images, and whether others are refused, resized or changed in colour.
+    """Channels and size of a model's images, and the treatment of other images.
+
+    Other images are refused, resized or changed in colour.
 
     ``fit`` is the treatment of other sizes. "exact": they are refused. "crop": the shorter side is resized and the
     middle is cut out. "stretch": both sides are resized. "pad": the longer side is resized and the rest is black.
@@ -75,7 +77,9 @@ class Preprocessing:
 
     @property
     def id(self) -> str:
-        """Digest of these settings, ``sha256:`` and 64 hexadecimal digits. Equal settings have equal digests.
+        """Digest of the settings, the same for equal settings.
+
+        It consists of ``sha256:`` and 64 hexadecimal digits.
 
         It is that of the settings as JSON, without fields that have their default.
         """
@@ -88,12 +92,18 @@ class Preprocessing:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """The channels, height and width of the model's images or, for a model of tiles, of a tile, in this order."""
+        """The channels, height and width of the model's images.
+
+        For a model of tiles they are those of a tile.
+        """
         return self.channels, self.height, self.width
 
     @property
     def size(self) -> tuple[int, int]:
-        """The width and height of the model's images in pixels, in this order, which is that of Pillow."""
+        """The width and height of the model's images in pixels.
+
+        The order is that of Pillow.
+        """
         return self.width, self.height
 
 
@@ -118,7 +128,9 @@ class OpenedImage:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """Pixels of an image in the size and channels of a model, with format and size of its file.
+    """An image that is converted to the size and channels of a model.
+
+    It also has the format and the size of its file.
 
     Attributes:
         pixels: Pixels, uint8 ``(C, H, W)``.
@@ -138,7 +150,10 @@ class DecodedImage:
 
     @property
     def file_size(self) -> tuple[int, int]:
-        """The width and height of the upright file; for pixels from an array, those of the pixels."""
+        """The width and height of the image file.
+
+        They are those of the upright file. For pixels from an array, they are those of the pixels.
+        """
         _, height, width = self.pixels.shape
         return self.source_size or (width, height)
 
@@ -170,7 +185,9 @@ def conform(opened: OpenedImage, preprocessing: Preprocessing) -> DecodedImage:
 
 
 def conform_mask(opened: OpenedImage, preprocessing: Preprocessing) -> NDArray[np.bool_]:
-    """Resize a mask like its image, by the nearest pixel. Return true where its grey level is at least half of white.
+    """Resize a mask in the same way as its image.
+
+    It is resized by the nearest pixel. The result is true where the grey level is at least half of white.
 
     Colours become grey. Raises ``ImageError`` if the model refuses the size.
 
@@ -191,7 +208,9 @@ def conform_mask(opened: OpenedImage, preprocessing: Preprocessing) -> NDArray[n
 
 
 def conform_pixels(pixels: Pixels, preprocessing: Preprocessing) -> DecodedImage:
-    """Convert pixels, uint8 ``(C, H, W)``, to a model's channels and size. Raises ``ImageError`` if they are refused.
+    """Convert pixels to the channels and size of a model.
+
+    The pixels are uint8 ``(C, H, W)``. Raises ``ImageError`` if they are refused.
 
     Args:
         pixels: The pixels, with 1, 3 or 4 channels.
@@ -201,18 +220,27 @@ def conform_pixels(pixels: Pixels, preprocessing: Preprocessing) -> DecodedImage
 
 
 def opened_pixels(pixels: Pixels) -> OpenedImage:
-    """Return pixels, uint8 ``(C, H, W)`` with 1, 3 or 4 channels, as an opened image without a file."""
+    """Return pixels as an opened image without a file.
+
+    The pixels are uint8 ``(C, H, W)`` with 1, 3 or 4 channels.
+    """
     image = as_image(pixels)
     return OpenedImage(image, None, image.mode)
 
 
 def as_image(pixels: Pixels) -> Image.Image:
-    """Return a Pillow image in mode L, RGB or RGBA of pixels, uint8 ``(C, H, W)`` with 1, 3 or 4 channels."""
+    """Convert pixels to a Pillow image.
+
+    The pixels are uint8 ``(C, H, W)`` with 1, 3 or 4 channels. The mode of the image is L, RGB or RGBA.
+    """
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
 def check_size(size: tuple[int, int], preprocessing: Preprocessing) -> None:
-    """Check that ``size`` (width, height) is the model's if ``fit`` is "exact". Raise ``ImageError`` otherwise."""
+    """Check that an image has a size that the model accepts.
+
+    If ``fit`` is "exact", ``size`` (width, height) must be that of the model. Raises ``ImageError`` otherwise.
+    """
     if preprocessing.fit == "exact" and size != preprocessing.size:
         raise ImageError(
             "wrong-image-shape",
@@ -222,7 +250,10 @@ def check_size(size: tuple[int, int], preprocessing: Preprocessing) -> None:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """Return a Pillow image as mode L (grey) or RGB. Raises ``ImageError`` if any pixel is not fully opaque."""
+    """Convert a Pillow image without transparency to grey (L) or RGB.
+
+    Raises ``ImageError`` if any pixel is not fully opaque.
+    """
     if image.mode in {"1", "CMYK", "YCbCr"}:
         return image.convert("L" if image.mode == "1" else "RGB")
     if image.mode in {"L", "RGB"} and "transparency" not in image.info:
@@ -240,7 +271,10 @@ def opaque(image: Image.Image) -> Image.Image:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Return whether red, green and blue are equal at every pixel of an image in mode RGB; True for L and I;16."""
+    """Return whether all pixels of an image are grey.
+
+    In mode RGB, red, green and blue are then equal at every pixel. True for L and I;16.
+    """
     if image.mode in {"L", "I;16"}:
         return True
     return all(bool((strip == strip[..., :1]).all()) for _, strip in _strips(image))
@@ -260,7 +294,9 @@ def _strips(image: Image.Image) -> Iterator[tuple[slice, Pixels]]:
 
 
 def to_eight_bits(image: Image.Image, levels: int) -> Image.Image:
-    """Return a 16-bit grey image in mode L: value ``v`` of ``levels`` becomes ``256 v // levels``, at most 255.
+    """Convert a 16-bit grey image to 8 bits.
+
+    Value ``v`` of ``levels`` becomes ``256 v // levels``, at most 255. The mode of the result is L.
 
     With 65536 levels this is the upper byte, as Pillow takes it from 16-bit colours.
     """
@@ -309,7 +345,9 @@ def _to_size(
 
 
 def padded_size(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
-    """Return the width and height of an image that is resized to fit into a frame, before it is padded.
+    """Return the size of an image that is resized to fit into a frame.
+
+    It is the width and height before the image is padded.
 
     Args:
         size: Width and height of the image.

@@ -28,7 +28,10 @@ LARGE_TILE_PIXELS = 2**24
 
 
 class TiffFile(TiffImagePlugin.TiffImageFile):
-    """A TIFF file whose strips or tiles are counted before Pillow makes objects of them."""
+    """A TIFF file with a limit on the number of its strips or tiles.
+
+    They are counted before Pillow makes objects of them.
+    """
 
     def _setup(self) -> None:
         _check_arrays(self)
@@ -40,7 +43,9 @@ Image.register_open(TiffFile.format, TiffFile, TiffImagePlugin._accept)
 
 
 def whole_tag(image: TiffFile, tag: int, absent: int = 0) -> int:
-    """Return the value of a tag of a TIFF file. A damaged file may have text, bytes or a fraction there.
+    """Return the value of a TIFF tag, which must be a whole number.
+
+    A damaged file may have text, bytes or a fraction there.
 
     Args:
         image: The file, opened by Pillow.
@@ -68,7 +73,10 @@ def check_tile(image: TiffFile) -> None:
 
 
 def check_kind(image: TiffFile) -> None:
-    """Check that a TIFF file holds no preview and Pillow decodes all its channels. Raise ``ImageError`` otherwise."""
+    """Check that a TIFF file is of a kind that can be read.
+
+    It must not hold a preview, and Pillow must decode all its channels. Raises ``ImageError`` otherwise.
+    """
     if whole_tag(image, NEW_SUBFILE_TYPE) & PREVIEW:
         raise unsupported_image(
             "its first picture is a preview, as in raw files of cameras; develop and save it as PNG"
@@ -81,7 +89,10 @@ def check_kind(image: TiffFile) -> None:
 
 
 def bits(image: TiffFile) -> int:
-    """Return the largest number of bits per channel of a TIFF file. Values for missing channels are ignored."""
+    """Return the number of bits per channel of a TIFF file.
+
+    It is the largest of all channels. Values for missing channels are ignored.
+    """
     values = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
     return int(max(values[: len(image.getbands())]))
 

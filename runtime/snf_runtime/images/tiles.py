@@ -21,7 +21,9 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class TilePlan:
-    """Overlapping square tiles that cover an image. A place is a square of ``stride`` pixels, with its features.
+    """Division of an image into overlapping square tiles.
+
+    The tiles consist of places. A place is a square of ``stride`` pixels, with its features.
 
     Where the image ends within a tile, it is extended by mirroring. Tiles are numbered by rows, from the top left.
 
@@ -46,7 +48,10 @@ class TilePlan:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the places of the image; the last ones may reach beyond its edges."""
+        """The number of rows and columns of places that cover the image.
+
+        The last ones may reach beyond its edges.
+        """
         return math.ceil(self.height / self.stride), math.ceil(self.width / self.stride)
 
     @property
@@ -55,7 +60,10 @@ class TilePlan:
         return len(self.tops) // 2 * len(self.lefts) + len(self.lefts) // 2
 
     def box(self, number: int) -> tuple[int, int, int, int]:
-        """Return left, top, right and bottom of a tile within the image, in pixels."""
+        """Return the box of a tile, cut off at the edges of the image.
+
+        The box is left, top, right and bottom in pixels.
+        """
         row, column = divmod(number, len(self.lefts))
         top, left = self.tops[row], self.lefts[column]
         return left, top, min(left + self.side, self.width), min(top + self.side, self.height)
@@ -74,7 +82,9 @@ class TilePlan:
         return np.pad(part, ((0, 0), (0, below), (0, right)), mode="symmetric") if below or right else part
 
     def merged(self, values: NDArray[Value]) -> NDArray[Value]:
-        """Return the values of the tiles on the grid of the image, ``(tiles, side / stride, side / stride) -> grid``.
+        """Merge the values of all tiles into one grid over the image.
+
+        The shapes are ``(tiles, side / stride, side / stride) -> grid``.
 
         Where tiles overlap, the value is that of the tile whose centre is nearest.
         """
@@ -83,7 +93,9 @@ class TilePlan:
         return in_rows[row[:, None], column, inner_row[:, None], inner_column]
 
     def summed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the sums over the tiles at each place of the grid of the image; values beyond its edges are left out.
+        """Add up the values of overlapping tiles on one grid over the image.
+
+        The result has the sum at each place of the grid. Values beyond the edges of the grid are left out.
 
         Args:
             values: The values of the tiles, ``(tiles, side / stride, side / stride)``.
@@ -113,7 +125,9 @@ class TilePlan:
 
 @lru_cache(maxsize=4096)
 def tile_plan(height: int, width: int, side: int, stride: int) -> TilePlan:
-    """Return the fewest tiles that cover an image and share at least an eighth of their side, evenly spaced.
+    """Cover an image with as few evenly spaced, overlapping tiles as possible.
+
+    Neighbouring tiles share at least an eighth of their side.
 
     Args:
         height: Height of the image in pixels.

@@ -22,7 +22,9 @@ MAX_CHANNELS = 16
 
 
 def energies(latent: Array) -> Array:
-    """Return the log mean square of each channel of an image's latents e, ``(N, C, H, W) -> (N, C)``.
+    """Return the logarithm of the energy of each channel of the latents.
+
+    The energy is the mean square of the latents e, ``(N, C, H, W) -> (N, C)``.
 
     For images from an exact flow each is about N(0, 2 / (H W)).
     """
@@ -34,7 +36,9 @@ def energies(latent: Array) -> Array:
 
 
 def falling(latent: Array) -> Array:
-    """Return the correlation of latents e with those below and to the right, Σ e(i, j) e(i+1, j+1) / Σ e², ``(N,)``.
+    """Return the correlation of neighbouring latents along falling diagonals.
+
+    The neighbour lies below and to the right. For latents e it is Σ e(i, j) e(i+1, j+1) / Σ e², ``(N,)``.
 
     For images from an exact flow it is about N(0, (H - 1) (W - 1) / (H W d)) for d latents ``(N, C, H, W)``.
     """
@@ -42,7 +46,9 @@ def falling(latent: Array) -> Array:
 
 
 def rising(latent: Array) -> Array:
-    """Return the correlation of latents e with those above and to the right, Σ e(i+1, j) e(i, j+1) / Σ e², ``(N,)``.
+    """Return the correlation of neighbouring latents along rising diagonals.
+
+    The neighbour lies above and to the right. For latents e it is Σ e(i+1, j) e(i, j+1) / Σ e², ``(N,)``.
 
     For images from an exact flow it is about N(0, (H - 1) (W - 1) / (H W d)) for d latents ``(N, C, H, W)``.
     """
@@ -66,12 +72,18 @@ def channel_statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
 
 
 def is_channel_statistic(name: str) -> bool:
-    """Return whether a name of a statistic is one of :func:`channel_statistic_names`."""
+    """Return whether a statistic is a channel statistic, by its name.
+
+    The names are those of :func:`channel_statistic_names`.
+    """
     return name.partition("-")[0] in KINDS
 
 
 def channel_statistics(flow_pass: FlowPass) -> Array:
-    """Return the channel statistics of N images, float64 ``(N, M)``, named by :func:`channel_statistic_names`."""
+    """Return statistics of the channels of the latents of images.
+
+    The shape is ``(N, M)`` in float64. The names are those of :func:`channel_statistic_names`.
+    """
     columns: list[Array] = [np.zeros((len(flow_pass), 0))]
     scales = iter(flow_pass.latents.scales)
     for level in flow_pass.frozen.levels:

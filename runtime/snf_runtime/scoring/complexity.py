@@ -10,7 +10,9 @@ LEVELS = 256
 
 
 def residual_entropy(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the entropy in bits of each image's pixel prediction errors (predicted from neighbours), ``(N,)``.
+    """Return the entropy of the prediction errors of the pixels of each image.
+
+    Each pixel is predicted from its neighbours.
 
     It measures the complexity of an image. A pixel is predicted by the median of left, upper and left + upper - upper
     left, each channel by itself (the MED predictor of LOCO-I, Weinberger et al. 2000, 3.1). Residuals are modulo 256;

@@ -17,20 +17,32 @@ CHUNK, CHUNK_PIXELS = 64, 64 * 128 * 128
 
 
 class DensityPass(Protocol):
-    """Interface of the result for a group of images: the terms of their log-likelihoods, and maps over the image."""
+    """Interface of the results of a density for a group of images.
+
+    It gives the terms of their log-likelihoods, and maps over the image.
+    """
 
     def __len__(self) -> int: ...
 
     def terms(self) -> NDArray[np.float64]:
-        """Return the log-prior and log-det of each scale, ``(N, L + 1, 2)`` in nats; they sum to the score."""
+        """Return the terms of the log-likelihoods of images, by scale.
+
+        Each scale has a log-prior and a log-determinant, ``(N, L + 1, 2)`` in nats. They sum to the score.
+        """
         ...
 
     def additive_map(self) -> NDArray[np.float64]:
-        """Return the contribution of each pixel to the log-likelihood, ``(N, H, W)`` in nats; they sum to the score."""
+        """Return the contribution of each pixel to the log-likelihood.
+
+        The shape is ``(N, H, W)``, in nats. The contributions sum to the score.
+        """
         ...
 
     def compared_maps(self) -> NDArray[np.float64]:
-        """Return a map of log-likelihoods in nats for each image or tile. Heat maps are computed from these maps."""
+        """Return the maps of log-likelihoods from which heat maps are computed.
+
+        There is a map for each image or tile, in nats.
+        """
         ...
 
     def rows(self, chosen: slice) -> DensityPass:
@@ -39,11 +51,14 @@ class DensityPass(Protocol):
 
 
 class ImageDensity(Protocol):
-    """Interface of a density of images: a frozen flow over pixels, over features, or both, run by an engine."""
+    """Interface of a probability density of images.
+
+    It is a frozen flow over pixels, over features, or both, run by an engine.
+    """
 
     @property
     def kind(self) -> DensityKind:
-        """What the log-likelihood is a density of: "density" for pixels, "feature_density" for features."""
+        """The kind of density: "density" of pixels or "feature_density" of features."""
         ...
 
     @property
@@ -53,7 +68,10 @@ class ImageDensity(Protocol):
 
     @property
     def dimensions(self) -> int:
-        """The number of pixel or feature values of an image, or a tile, over which its log-likelihood is a density."""
+        """The number of values over which the log-likelihood is a density.
+
+        They are the pixel or feature values of an image, or of a tile.
+        """
         ...
 
     @property
@@ -63,17 +81,23 @@ class ImageDensity(Protocol):
 
     @property
     def constant_log_det(self) -> float:
-        """Sum of the log-dets that are the same for all images, in nats."""
+        """Sum of the log-determinants that do not depend on the image, in nats."""
         ...
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """The names of the statistics of the whole image and of channels; none for a density of features alone."""
+        """The names of the statistics of an image and of its channels of latents.
+
+        There are none for a density of features alone.
+        """
         ...
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of the cells whose log-density is evidence; None where there is none."""
+        """Rows and columns of the grid of cells for local statistics.
+
+        The log-density of each cell is evidence for anomaly verdicts. None where there is no grid.
+        """
         ...
 
     @property
@@ -88,12 +112,15 @@ class ImageDensity(Protocol):
 
     @property
     def precision(self) -> Precision:
-        """The arithmetic of the engine."""
+        """The number format in which the engine computes."""
         ...
 
     @property
     def step_pixels(self) -> int:
-        """Input pixels per image of the network or flow. They determine how many images a step computes."""
+        """The number of input pixels per image.
+
+        They are pixels of the input of the network or flow. They determine how many images a step computes.
+        """
         ...
 
     @property
@@ -103,7 +130,10 @@ class ImageDensity(Protocol):
 
     @property
     def tiled(self) -> bool:
-        """Whether images have any size and are cut into tiles, of which ``image_shape`` is the shape."""
+        """Whether images can have any size and are cut into tiles.
+
+        ``image_shape`` is then the shape of a tile.
+        """
         ...
 
     def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, DensityPass | None]]:
@@ -120,5 +150,8 @@ class ImageDensity(Protocol):
         ...
 
     def evidence(self, images: Batch, density_pass: DensityPass) -> Evidence:
-        """Return the evidence for anomaly verdicts on images, from the result of their first draws."""
+        """Return the statistics of images from which anomaly verdicts are computed.
+
+        They come from the results of the first dequantisation draw of each image.
+        """
         ...

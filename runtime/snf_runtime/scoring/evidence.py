@@ -20,7 +20,9 @@ from snf_runtime.scoring.whole_image import whole_image_statistics
 
 @dataclass(frozen=True)
 class FeatureEvidence:
-    """Negative log-densities of the features of N images under one or more fits of a flow, up to constants.
+    """Negative log-densities of the features of images, for anomaly verdicts.
+
+    They are given up to constants, under one or more fits of a flow.
 
     An image is one tile, or where there are ``plans`` several, which follow each other: T tiles in all.
 
@@ -47,7 +49,10 @@ class FeatureEvidence:
 
     @classmethod
     def join(cls, parts: Sequence[FeatureEvidence]) -> FeatureEvidence:
-        """Return the evidence of several batches, at least one, as one object."""
+        """Concatenate the evidence of several batches.
+
+        There must be at least one batch.
+        """
         plans = [plan for part in parts if part.plans is not None for plan in part.plans]
         return cls(
             np.concatenate([part.places for part in parts]),
@@ -57,7 +62,10 @@ class FeatureEvidence:
 
     @cached_property
     def tiles(self) -> list[tuple[int, int]]:
-        """The range of tiles of each image as ``(start, stop)``: its first tile, and the tile after its last one."""
+        """The range of tiles of each image, as ``(start, stop)``.
+
+        They are its first tile, and the tile after its last one.
+        """
         counts = [1] * len(self.places) if self.plans is None else [len(plan) for plan in self.plans]
         ends = list(accumulate(counts))
         return list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
@@ -75,7 +83,9 @@ class FeatureEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Statistics of N images from which anomaly scores are computed: of whole images, of grid cells and of gradients.
+    """Statistics of images from which anomaly verdicts are computed.
+
+    They are statistics of whole images, of grid cells, of features and of gradients.
 
     Attributes:
         whole: Statistics of the whole image, ``(N, K)``; K is 0 for a density of features alone.
@@ -105,7 +115,10 @@ class Evidence:
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
-        """Return the statistics of several batches as one object; gradients are None unless all batches have them."""
+        """Concatenate the statistics of several batches.
+
+        Gradients are None unless all batches have them.
+        """
         gradients = [part.gradients for part in parts if part.gradients is not None]
         features = [part.features for part in parts if part.features is not None]
         levels = [part.white_levels for part in parts if part.white_levels is not None]
@@ -121,7 +134,9 @@ class Evidence:
 
 
 def gather(images: NDArray[np.uint8], flow_pass: FlowPass) -> Evidence:
-    """Compute the statistics that anomaly scores use from the pixels of N images and the flow's latents and log-dets.
+    """Compute the statistics of images for anomaly verdicts.
+
+    They come from the pixels of N images, and from the latents and log-dets of the flow.
 
     Args:
         images: Pixels, uint8 ``(N, C, H, W)``.

@@ -29,7 +29,9 @@ class FeatureEngine(TiledEngine, Protocol):
     """Interface of an engine that runs a backbone and the flows over its features."""
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return ||z||² of the latents z of images under every fit, at each place and of the pooled features.
+        """Return the squared norms of the latents of images, under every fit.
+
+        They are ||z||² of the latents z, at each place and of the pooled features.
 
         Args:
             images: Pixels, uint8 ``(N, C, H, W)``.
@@ -43,7 +45,9 @@ class FeatureEngine(TiledEngine, Protocol):
 
 @dataclass(frozen=True)
 class FeaturePass:
-    """Negative log-densities of the features of images, from which log-likelihoods and evidence are computed.
+    """Results of a density of features for a group of images.
+
+    It holds negative log-densities, from which log-likelihoods and evidence are computed.
 
     Attributes:
         flows: The layout of the flows over the features, or the flows themselves.
@@ -61,7 +65,9 @@ class FeaturePass:
         return len(self.features) * self.draws
 
     def terms(self) -> Array:
-        """Return the log-prior and log-det of each scale, ``(N, 2, 2)`` in nats; both are 0 for scale 0, the pixels.
+        """Return the log-prior and the log-determinant of each image, by scale.
+
+        The shape is ``(N, 2, 2)``, in nats. Both terms are 0 for scale 0, the pixels.
 
         Those of an image are sums over its tiles.
         """
@@ -77,14 +83,19 @@ class FeaturePass:
         return terms.repeat(self.draws, 0)
 
     def compared_maps(self) -> Array:
-        """Return the maps in nats for heat maps: additive maps of images or, with tiles, log-densities at places."""
+        """Return the maps from which heat maps are computed, in nats.
+
+        They are the additive maps of images or, with tiles, the log-densities at places.
+        """
         if self.features.plans is None:
             return self.additive_map()
         maps: Array = -self.features.places[:, 0].astype(np.float64, copy=False)
         return maps
 
     def additive_map(self) -> Array:
-        """Return the contribution of each pixel to the log-likelihood, ``(N, H, W)`` in nats; they sum to the score.
+        """Return the contribution of each pixel to the log-likelihood.
+
+        The shape is ``(N, H, W)``, in nats. The contributions sum to the score.
 
         The contribution of a place is divided among the pixels that are nearest to it. Log-det and constants are
         divided evenly among all pixels. Images of several tiles are not supported.
@@ -97,16 +108,24 @@ class FeaturePass:
 
     @property
     def constants(self) -> tuple[float, float]:
-        """The two constant terms of a log-likelihood, in nats: the log-det, and -D/2·ln 2π for D feature values."""
+        """The two constant terms of a log-likelihood, in nats.
+
+        They are the log-det, and -D/2·ln 2π for D feature values.
+        """
         return self.flows.constant_log_det, -0.5 * math.prod(self.flows.feature_shape) * math.log(2 * math.pi)
 
     def rows(self, chosen: slice) -> FeaturePass:
-        """Return the results for a slice of the rows. Each image has ``draws`` rows, one after the other."""
+        """Return the results for a slice of the rows.
+
+        Each image has ``draws`` rows, one after the other.
+        """
         numbers = np.arange(len(self))[chosen] // self.draws
         return FeaturePass(self.flows, self.features[numbers], self.image)
 
     def evidence(self) -> FeatureEvidence:
-        """Return the evidence for anomaly verdicts, negative log-densities up to constants, in nats.
+        """Return the negative log-densities of the features, for anomaly verdicts.
+
+        They are given up to constants, in nats.
 
         Images may have thousands of tiles, whose evidence is kept in float32.
         """
@@ -117,7 +136,9 @@ class FeaturePass:
 
 
 def spread(places: Array, row: Indices, column: Indices, even: Sequence[float]) -> Array:
-    """Return maps of pixels, ``(N, H, W)``. The value of each place is divided evenly among its pixels.
+    """Spread the value of each place evenly over its pixels.
+
+    The results are maps of pixels, ``(N, H, W)``.
 
     A small image has places without a pixel of their own. Their values are divided evenly among all pixels.
 
@@ -138,7 +159,9 @@ def spread(places: Array, row: Indices, column: Indices, even: Sequence[float]) 
 
 
 class FeatureDensity:
-    """Density of images over the space of their features at places, by a frozen backbone and a frozen flow.
+    """Density of the features of images, by a frozen backbone and a frozen flow.
+
+    It is a density over the space of the features at places.
 
     There is no dequantisation noise, so every draw of an image gives the same log-likelihood. The log-likelihood of an
     image of several tiles is the sum of those of its tiles.
@@ -224,7 +247,10 @@ class FeatureDensity:
         return tile_plan(*size_of(image), side, side // self.flows.feature_shape[1])
 
     def measure(self, images: Pixels) -> FeaturePass:
-        """Return the negative log-densities of images or tiles, uint8 ``(N, C, H, W)``, computed as one group."""
+        """Compute the negative log-densities of the features of images.
+
+        The images or tiles are uint8 ``(N, C, H, W)``, and are computed as one group.
+        """
         return FeaturePass(self.flows, self._measured(images), self.image_shape[1:])
 
     def _measured(self, images: Pixels) -> FeatureEvidence:
@@ -232,7 +258,10 @@ class FeatureDensity:
         return FeatureEvidence(0.5 * squares, 0.5 * pooled)
 
     def evidence(self, images: Batch, found: DensityPass) -> Evidence:
-        """Return the evidence for anomaly verdicts on images, from their :class:`FeaturePass`."""
+        """Return the statistics of images from which anomaly verdicts are computed.
+
+        ``found`` is the :class:`FeaturePass` of the images.
+        """
         assert isinstance(found, FeaturePass)
         nothing = np.zeros((len(found), 0))
         return Evidence(nothing, nothing, features=found.evidence(), white_levels=white_levels(images))

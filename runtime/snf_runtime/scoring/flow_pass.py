@@ -16,7 +16,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FlowPass:
-    """Result of running a flow on N images plus uniform noise: latents and log-dets, log |det dz/dx|, in float64.
+    """Latents and log-determinants of images that were run through a flow.
+
+    Uniform noise was added to the images. Log-dets are log |det dz/dx|, and all values are float64.
 
     Attributes:
         frozen: The layout of the flow.
@@ -32,7 +34,9 @@ class FlowPass:
         return len(self.pixel_log_slopes)
 
     def terms(self) -> Array:
-        """Return log-prior and log-det of the pixel transform and the L levels, ``(N, L + 1, 2)``, which sum to log p.
+        """Return the log-prior and the log-determinant of each level of the flow.
+
+        The pixel transform counts as a level, too: the shape is ``(N, L + 1, 2)`` for L levels. All terms sum to log p.
 
         They are in nats. Row 0 is the pixel transform; rows 1 to L are the levels.
         """
@@ -50,7 +54,9 @@ class FlowPass:
         return terms
 
     def additive_map(self) -> Array:
-        """Return each pixel's share of the log-likelihood in nats, ``(N, H, W)``, which sum to log p(x) of the image.
+        """Return the contribution of each pixel to the log-likelihood.
+
+        The shape is ``(N, H, W)``, in nats. The contributions sum to log p(x) of the image.
 
         M(i, j) = pixel transform + Σ_l m_l(i / 2^l, j / 2^l) / 4^l + constants / (H W), where m_l is Σ_c log N(e) +
         prior log-det + Σ_steps log s at a location of level l. Data-independent log-dets are distributed evenly. The
@@ -72,7 +78,10 @@ class FlowPass:
         return total
 
     def compared_maps(self) -> Array:
-        """Return the maps that heat maps are computed from: the additive maps, ``(N, H, W)`` in nats."""
+        """Return the maps from which heat maps are computed.
+
+        They are the additive maps, ``(N, H, W)`` in nats.
+        """
         return self.additive_map()
 
     def rows(self, chosen: slice) -> FlowPass:
@@ -84,7 +93,9 @@ class FlowPass:
 
 
 def run_flow(engine: Engine, frozen: FlowLayout, x: Array) -> FlowPass:
-    """Run a flow on images plus uniform noise, float64 ``(N, C, H, W)``, and return their latents and log-dets.
+    """Run a flow on images with added noise.
+
+    The result holds their latents and log-dets.
 
     Args:
         engine: The engine that runs the flow.

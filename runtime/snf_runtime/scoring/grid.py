@@ -26,7 +26,9 @@ class Region:
 
 
 def cell_side(height: int, width: int) -> int:
-    """Return the side in pixels of the square grid cells of an image: its longer side / 16, rounded up.
+    """Return the side of the square grid cells of an image, in pixels.
+
+    It is a sixteenth of the longer side of the image, rounded up.
 
     >>> cell_side(28, 28), cell_side(32, 32), cell_side(64, 64)
     (2, 2, 4)
@@ -35,13 +37,19 @@ def cell_side(height: int, width: int) -> int:
 
 
 def grid_shape(height: int, width: int) -> tuple[int, int]:
-    """Return (rows, columns) of the grid cells, at most 16 each, over an image of ``height`` x ``width`` pixels."""
+    """Return the number of rows and columns of the grid over an image.
+
+    There are at most 16 of each. The size of the image is in pixels.
+    """
     side = cell_side(height, width)
     return math.ceil(height / side), math.ceil(width / side)
 
 
 def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum per-pixel values over the square cells of a coarse grid, at most 16 x 16, ``(N, H, W) -> (N, cells)``."""
+    """Sum the values of the pixels in each cell of a grid.
+
+    The grid has at most 16 x 16 square cells, ``(N, H, W) -> (N, cells)``.
+    """
     height, width = maps.shape[1:]
     side = cell_side(height, width)
     rows = np.add.reduceat(maps, np.arange(0, height, side), axis=1)
@@ -51,7 +59,9 @@ def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def regions(rows: int, columns: int) -> list[list[Region]]:
-    """Return rectangles of grid cells, one list per shape: 2x2, 4x4 and 6x6 squares, then full rows and columns.
+    """Return the rectangular regions of a grid, grouped by shape.
+
+    The shapes are squares of 2x2, 4x4 and 6x6 cells, then lines: full rows and columns.
 
     Only squares that are smaller than the grid are included. The last list, rows and columns, is never empty.
     """
@@ -70,6 +80,9 @@ def regions(rows: int, columns: int) -> list[list[Region]]:
 
 
 def members(region: Region, columns: int) -> NDArray[np.intp]:
-    """Return the indices of a region's cells, ``(cells,)``, in a grid with ``columns`` columns flattened by rows."""
+    """Return the indices of the cells of a region.
+
+    The grid has ``columns`` columns and is flattened by rows.
+    """
     rows = np.arange(region.top, region.bottom)[:, None]
     return (rows * columns + np.arange(region.left, region.right)).ravel()

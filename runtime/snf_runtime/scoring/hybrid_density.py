@@ -15,7 +15,9 @@ from snf_runtime.scoring.pixel_density import PixelDensity
 
 
 class HybridDensity:
-    """Density of pixels whose evidence for anomaly verdicts includes that of a density of features.
+    """Density of pixels that also uses features of a backbone for anomaly verdicts.
+
+    Its evidence includes that of a density of features.
 
     Args:
         pixels: The density that gives log-likelihoods and heat maps.
@@ -45,6 +47,9 @@ class HybridDensity:
         return self.pixels.passes(images, draws, at_once)
 
     def evidence(self, images: Batch, density_pass: DensityPass) -> Evidence:
-        """Return the evidence of pixels, from ``density_pass``, and of features, from a pass that is run here."""
+        """Return the statistics of pixels and of features for anomaly verdicts.
+
+        Those of pixels come from ``density_pass``, and those of features from a pass that is run here.
+        """
         features = self.features.measure(stacked(images)).evidence()
         return replace(self.pixels.evidence(images, density_pass), features=features)

@@ -10,7 +10,9 @@ from snf_runtime.scoring.pixel_transforms import PixelFunction
 
 @dataclass(frozen=True)
 class LevelLayout:
-    """One level of a flow over pixels: its size, the latents that it outputs, and its log-det where that is constant.
+    """The layout of one level of a flow over pixels.
+
+    It gives the size of the level, its latents, and the constant part of its log-det.
 
     Attributes:
         size: Height and width of the activations of the level.

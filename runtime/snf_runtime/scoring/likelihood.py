@@ -37,7 +37,9 @@ class LogLikelihoodTerm:
 
 @dataclass(frozen=True)
 class DrawStatistics:
-    """Mean, standard error and bound of an image's log-likelihood over K draws of the noise that is added to pixels.
+    """Statistics of the log-likelihood of an image over several draws of noise.
+
+    The noise is added to the pixels. The statistics are the mean, its standard error and a bound.
 
     Attributes:
         k: The number of draws K.
@@ -54,7 +56,9 @@ class DrawStatistics:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Exact log-likelihood of an image: the log-density, in nats, of its pixels plus uniform noise in [0, 1).
+    """Exact log-likelihood of an image.
+
+    It is the log-density, in nats, of its pixels plus uniform noise in [0, 1), or of its features.
 
     Attributes:
         log_likelihood: The log-density in nats, averaged over the dequantisation draws.
@@ -82,7 +86,9 @@ def score_images(density: ImageDensity, images: Batch, draws: int = 1) -> list[L
 
 
 def score_each(density: ImageDensity, images: Batch, draws: int = 1) -> list[Likelihood | ScoreNotFinite]:
-    """Return the exact log-likelihood of each image, or a ``ScoreNotFinite`` object in its place if it is not finite.
+    """Return the log-likelihood or the error of each image.
+
+    The error is a ``ScoreNotFinite`` object, which is returned and not raised.
 
     Args:
         density: The density of a model.
@@ -101,7 +107,10 @@ def score_each(density: ImageDensity, images: Batch, draws: int = 1) -> list[Lik
 def score_steps(
     density: ImageDensity, images: Batch, draws: int = 1, at_once: int = STEP
 ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-    """Compute log-likelihoods as a generator that yields after every ``at_once`` images or tiles."""
+    """Compute the log-likelihoods of images as a generator that pauses between groups.
+
+    It yields after every ``at_once`` images or tiles.
+    """
     check_batch(images, density.image_shape, tiled=density.tiled)
     if draws < 1:
         raise ValueError(f"expected at least one draw, got {draws}")

@@ -24,7 +24,9 @@ from snf_runtime.scoring.whole_image import statistic_names
 
 
 class PixelDensity:
-    """Density of 8-bit images, p(x + u) in nats, by a frozen flow over dequantised pixels.
+    """Density of the pixels of 8-bit images, by a frozen flow.
+
+    It is p(x + u) for pixels x and dequantisation noise u. Log-densities are in nats.
 
     The dequantisation noise u is a function of the image and the weights (:func:`content_stream`), so a score does not
     depend on the other images.
@@ -58,7 +60,10 @@ class PixelDensity:
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of the cells of the image; None for a flow that mixes all pixels at once."""
+        """Rows and columns of the grid of cells for local statistics.
+
+        None for a flow that mixes all pixels at once.
+        """
         return grid_shape(*self.image_shape[1:]) if self.frozen.is_spatial else None
 
     def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, FlowPass]]:
@@ -80,13 +85,18 @@ class PixelDensity:
             start += len(chunk)
 
     def evidence(self, images: Batch, found: DensityPass) -> Evidence:
-        """Return the evidence for anomaly verdicts on images. ``found`` is the pass of their first draws."""
+        """Return the statistics of images from which anomaly verdicts are computed.
+
+        ``found`` is the pass of the first draw of each image.
+        """
         assert isinstance(found, FlowPass)
         return gather(stacked(images), found)
 
 
 def dequantise(images: NDArray[np.uint8], weights_digest: str) -> NDArray[np.float64]:
-    """Return images plus uniform noise in [0, 1) that is a function of their pixels and the weights.
+    """Add uniform noise to images, the same noise for the same image and model.
+
+    The noise is in [0, 1). It is a function of the pixels and the weights.
 
     Args:
         images: Pixels, uint8 ``(N, C, H, W)``.

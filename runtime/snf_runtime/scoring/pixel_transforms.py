@@ -31,22 +31,33 @@ class PixelFunction(Protocol):
     """Interface of a pixel transform of a frozen flow."""
 
     def map_with_slope(self, x: Array) -> tuple[Array, Array]:
-        """Return y and log|dy/dx| in nats for pixel values x in [0, 256), both in the shape of ``x``."""
+        """Return the transformed pixel values and the logarithms of the slope.
+
+        They are y and log|dy/dx| in nats for pixel values x in [0, 256), both in the shape of ``x``.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class AffineFunction:
-    """y = x/256 - 1/2."""
+    """Pixel transform that scales pixel values to the range from -1/2 to 1/2.
+
+    It is y = x/256 - 1/2.
+    """
 
     def map_with_slope(self, x: Array) -> tuple[Array, Array]:
-        """Return y and log|dy/dx| = -log 256 for pixel values x, both in the shape of ``x``."""
+        """Return the transformed pixel values and the logarithms of the slope.
+
+        They are y and log|dy/dx| = -log 256 for pixel values x, both in the shape of ``x``.
+        """
         return x / PIXEL_RANGE - 0.5, np.full_like(x, -math.log(PIXEL_RANGE))
 
 
 @dataclass(frozen=True)
 class LogitFunction:
-    """y = log v - log(1 - v) with v = (x/256 + a)(1 - 2a).
+    """Pixel transform by the logit function.
+
+    It is y = log v - log(1 - v) with v = (x/256 + a)(1 - 2a).
 
     Attributes:
         alpha: The margin a, in (0, 1/2).
@@ -55,7 +66,10 @@ class LogitFunction:
     alpha: float
 
     def map_with_slope(self, x: Array) -> tuple[Array, Array]:
-        """Return y and log|dy/dx| = log(1 - 2a) - log 256 - log v - log(1 - v), both in the shape of ``x``."""
+        """Return the transformed pixel values and the logarithms of the slope.
+
+        They are y and log|dy/dx| = log(1 - 2a) - log 256 - log v - log(1 - v), both in the shape of ``x``.
+        """
         v = (x / PIXEL_RANGE + self.alpha) * (1 - 2 * self.alpha)
         y = np.log(v / (1 - v))
         # log v + log(1 - v) of v = sigmoid(y), without cancellation at either end.
@@ -66,7 +80,9 @@ class LogitFunction:
 
 @dataclass(frozen=True, eq=False)
 class MarginalFunction:
-    """y = G⁻¹(F(x)): F is the distribution function of training pixels, G that of a mixture of normals.
+    """Pixel transform that maps the distribution of training pixels to a mixture of normals.
+
+    It is y = G⁻¹(F(x)), where F is the distribution function of training pixels, and G that of the mixture.
 
     F is linear over each of the 256 bins and squashed into [e, 1 - e]. G is the distribution function of a mixture of
     N(-4.5, 1), N(0, 1.5²) and N(4.5, 1) with the masses of the first bin, the bins between, and the last bin.
@@ -78,7 +94,10 @@ class MarginalFunction:
     masses: Array
 
     def map_with_slope(self, x: Array) -> tuple[Array, Array]:
-        """Return y and log|dy/dx| = log((1 - 2e) p_bin) - log G'(y) for pixel values x, in the shape of ``x``."""
+        """Return the transformed pixel values and the logarithms of the slope.
+
+        They are y and log|dy/dx| = log((1 - 2e) p_bin) - log G'(y) for pixel values x, in the shape of ``x``.
+        """
         bins = np.clip(np.floor(x), 0, 255).astype(np.intp)
         share = self._edges[bins] + self._widths[bins] * (x - bins)
         y = self._quantile(share)

@@ -14,7 +14,9 @@ LARGE = 2**22
 
 
 def white_levels(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return the white level of each image: the smallest level that at least 99 % of its values do not exceed.
+    """Return the brightness of the brightest parts of each image, its white level.
+
+    It is the smallest level that at least 99 % of the values of the image do not exceed.
 
     It follows light and exposure, and varies less between images of a scene than their mean does.
 

@@ -25,7 +25,9 @@ TINY = 1e-300
 
 
 def spread(prior_log_det: Array, dimensions: int) -> Array:
-    """Return the mean log2 of the standard deviations that a level's Gaussian prior gives its latents, ``(N,)``.
+    """Return how wide the Gaussian prior of a level of the flow is, for each image.
+
+    It is the mean log2 of the standard deviations that the prior gives the latents of the level.
 
     Args:
         prior_log_det: Log-det of the prior at each location, ``(N, H, W)`` in nats.
@@ -38,7 +40,9 @@ def spread(prior_log_det: Array, dimensions: int) -> Array:
 
 
 def volume(log_det: Array, dimensions: int) -> Array:
-    """Return a level's change of volume in bits/dim, ``(N,)``: -Λ / (D ln 2) for D values, where Λ = log |det dz/dx|.
+    """Return how much a level of the flow changes the volume, in bits/dim.
+
+    It is -Λ / (D ln 2) for D values, where Λ = log |det dz/dx|.
 
     Together with :func:`radius` and :func:`spread` it gives the contribution of the level to bits/dim.
 
@@ -53,7 +57,9 @@ def volume(log_det: Array, dimensions: int) -> Array:
 
 
 def radius(latent: Array) -> Array:
-    """Return the log mean square, log(||e||² / d), of each image's d latents e, ``(N, C, H, W) -> (N,)``.
+    """Return the logarithm of the mean square of the latents of each image.
+
+    It is log(||e||² / d) for d latents e, ``(N, C, H, W) -> (N,)``.
 
     For images from an exact flow it is about N(0, 2/d).
     """
@@ -62,12 +68,17 @@ def radius(latent: Array) -> Array:
 
 
 def correlation(latent: Array, first: Array, second: Array) -> Array:
-    """Return the sum of products of two shifted views of latents e over Σ e², ``(N, C, H, W) -> (N,)``."""
+    """Return the correlation of latents between two shifted views.
+
+    It is the sum of their products over Σ e² for latents e, ``(N, C, H, W) -> (N,)``.
+    """
     return sums(first * second) / (sums(np.square(latent)) + TINY)
 
 
 def horizontal(latent: Array) -> Array:
-    """Return the correlation of latents e with their right neighbours, Σ e(j) e(j+1) / Σ e², ``(N, C, H, W) -> (N,)``.
+    """Return the correlation of latents with their right neighbours.
+
+    It is Σ e(j) e(j+1) / Σ e² for latents e, ``(N, C, H, W) -> (N,)``.
 
     For images from an exact flow it is about N(0, (W - 1) / (W d)) for d latents.
     """
@@ -75,7 +86,9 @@ def horizontal(latent: Array) -> Array:
 
 
 def vertical(latent: Array) -> Array:
-    """Return the correlation of latents e with those below them, Σ e(i) e(i+1) / Σ e², ``(N, C, H, W) -> (N,)``.
+    """Return the correlation of latents with their neighbours below.
+
+    It is Σ e(i) e(i+1) / Σ e² for latents e, ``(N, C, H, W) -> (N,)``.
 
     For images from an exact flow it is about N(0, (H - 1) / (H d)) for d latents.
     """
@@ -83,7 +96,9 @@ def vertical(latent: Array) -> Array:
 
 
 def kurtosis(latent: Array) -> Array:
-    """Return the excess kurtosis of each image's latents e, mean e⁴ / (mean e²)² - 3, ``(N, C, H, W) -> (N,)``.
+    """Return the excess kurtosis of the latents of each image.
+
+    It is mean e⁴ / (mean e²)² - 3 for latents e, ``(N, C, H, W) -> (N,)``.
 
     For images from an exact flow it is about N(0, 24/d) for d latents.
     """
@@ -92,7 +107,9 @@ def kurtosis(latent: Array) -> Array:
 
 
 def reconstruction(errors: Array) -> Array:
-    """Return the mean log of ``errors``, ||R W x - x||² / ||x||² of each layer's learned inverse R ≈ W⁻¹, ``(N,)``.
+    """Return the mean logarithm of the reconstruction errors of each image.
+
+    Each error is ||R W x - x||² / ||x||² of a layer with a learned inverse R ≈ W⁻¹. The result is ``(N,)``.
 
     The learned inverse R is fitted to activations of training images, and its errors are larger on others. If R is
     exact up to the precision of the weights, the statistic is rounding noise.
@@ -124,7 +141,9 @@ def statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
 
 
 def whole_image_statistics(images: NDArray[np.uint8], flow_pass: FlowPass) -> NDArray[np.float64]:
-    """Return K statistics per image for anomaly scores, such as its complexity and latent norms, float64 ``(N, K)``.
+    """Return statistics of each image as a whole, for anomaly scores.
+
+    Examples are its complexity and the norms of its latents.
 
     Args:
         images: Pixels, uint8 ``(N, C, H, W)``.

@@ -24,7 +24,10 @@ MIN_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Z-scores (s - m(c)) / σ(c) of statistics s: m and σ are mean and deviation at image complexity c, an entropy.
+    """Standardisation of image statistics by the complexity of the image.
+
+    The z-score of a statistic s is (s - m(c)) / σ(c), where m and σ are the mean and the standard deviation at
+    complexity c. The complexity of an image is an entropy.
 
     m and log σ are natural cubic splines of c, continued as straight lines outside the range of the reference images.
 
@@ -44,7 +47,9 @@ class Conditioning:
 
     @classmethod
     def fit(cls, statistics: Array, complexity: Array, images: int | None = None) -> Self:
-        """Fit the mean and the standard deviation of K statistics as curves over image complexity, by least squares.
+        """Fit the mean and the standard deviation of statistics as curves over image complexity.
+
+        The fit is by least squares.
 
         The mean is fitted first, then the log of the residuals.
 

@@ -12,7 +12,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A multivariate normal distribution over K coordinates, with mean μ and covariance Σ, fitted to samples.
+    """A multivariate normal distribution that is fitted to samples.
+
+    It has K coordinates, mean μ and covariance Σ.
 
     Attributes:
         mean: μ, ``(K,)``.
@@ -23,7 +25,9 @@ class Gaussian:
     root: Array
 
     def components(self, samples: Array) -> Array:
-        """Return whitened samples w = Σ^-1/2 (u - μ), ``(N, K)``: uncorrelated coordinates with variance 1.
+        """Return whitened samples: uncorrelated coordinates with variance 1.
+
+        They are w = Σ^-1/2 (u - μ) for samples u, ``(N, K)``.
 
         The squares of a row add up to the squared Mahalanobis distance, so that each is the share of one coordinate.
         Among all whitened coordinates these are closest to u (ZCA whitening, Kessy et al. 2018).

@@ -16,7 +16,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Mixture:
-    """A probability density of K statistics of an image: a weighted sum of m Gaussians, fitted to normal images.
+    """A mixture of Gaussians that is fitted to statistics of normal images.
+
+    It is a probability density of K statistics, with m components.
 
     Attributes:
         location: Means of the statistics, ``(K,)``.
@@ -38,7 +40,9 @@ class Mixture:
         return log_dets
 
     def surprisal(self, samples: Array) -> Array:
-        """Return -ln of the density of each sample in nats, ``(N, K)`` -> ``(N,)``; the rarer the sample, the larger.
+        """Return the negative log-density of each sample, in nats.
+
+        The rarer the sample, the larger it is. The shapes are ``(N, K)`` -> ``(N,)``.
 
         The density is that of the standardised samples.
         """

@@ -20,7 +20,9 @@ MIN_TAIL_VALUES = 5
 
 @dataclass(frozen=True)
 class Tail:
-    """The probability P(T >= t) of a statistic T of normal images: as observed, with an exponential tail for large t.
+    """Survival function P(T >= t) of a statistic T, estimated from normal images.
+
+    It follows the observed values, with an exponential tail for large t.
 
     Its logarithm makes different statistics comparable. P-values do not come from it, but from the ranks of
     calibration images.
@@ -38,7 +40,10 @@ class Tail:
 
     @classmethod
     def fit(cls, reference: Array) -> Self:
-        """Return P(T >= t) as a function of t, fitted to values of the statistic T on n normal images, ``(n,)``."""
+        """Fit the survival function to values of the statistic on normal images.
+
+        The values are ``(n,)`` for n images.
+        """
         ordered = np.sort(reference)
         count = len(ordered)
         kept = max(1, count - max(MIN_TAIL_VALUES, round(TAIL * count)))
@@ -52,7 +57,10 @@ class Tail:
         return cls(values, risen, np.array(1 / scale))
 
     def surprise(self, t: Array) -> Array:
-        """Return the surprise -ln P(T >= t) of each value t, in nats. It rises with t."""
+        """Return the negative log of the survival function, -ln P(T >= t), in nats.
+
+        This surprise rises with t.
+        """
         # T >= t includes the values equal to t: among tied points the first counts, which lies just below t.
         inside = np.interp(np.nextafter(t, -np.inf), self.values, self.surprises)
         beyond = np.maximum(t - self.values[-1], 0)

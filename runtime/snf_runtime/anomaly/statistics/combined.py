@@ -30,7 +30,9 @@ TYPICAL = math.log(2)
 
 
 def weights(kinds: Sequence[EvidenceKind], held_out: HeldOutSurprises | None = None) -> Array:
-    """Return the weights by which the p-values of some groups of statistics are merged, ``(kinds,)``; the sum is 1.
+    """Return the weight of each group of statistics in the merged p-value.
+
+    The shape is ``(kinds,)``. The weights sum to 1.
 
     Args:
         kinds: The groups.
@@ -44,7 +46,9 @@ def weights(kinds: Sequence[EvidenceKind], held_out: HeldOutSurprises | None = N
 
 
 def merge(surprises: Array, shares: Array) -> Array:
-    """Return -ln of the weighted harmonic mean of p-values given as -ln p, ``(N, kinds of statistic)`` -> ``(N,)``.
+    """Merge the negative log p-values of several groups of statistics into one.
+
+    The result is -ln of the weighted harmonic mean of the p-values, ``(N, kinds of statistic)`` -> ``(N,)``.
 
     T = ln Σ_f w_f / p_f (Wilson 2019; Vovk & Wang 2020, with r = -1). Larger is more anomalous. Unlike in a sum, strong
     evidence of one family is not outweighed by families without any.
@@ -62,7 +66,9 @@ def merge(surprises: Array, shares: Array) -> Array:
 
 @dataclass(frozen=True)
 class HeldOutSurprises:
-    """Distribution of each group's surprise (-ln p) over normal images that the group was not fitted to.
+    """Negative log p-values of each group of statistics on normal images held out from its fit.
+
+    It holds the distribution of these surprises, -ln p.
 
     Attributes:
         tails: The survival function of each group's surprise.
@@ -74,14 +80,19 @@ class HeldOutSurprises:
 
     @classmethod
     def fit(cls, surprises: Array) -> Self:
-        """Return the survival functions and inflations of surprises in nats, ``(N, kinds)``."""
+        """Fit the distributions to negative log p-values of held-out images.
+
+        The surprises are ``(N, kinds)``, in nats.
+        """
         medians = np.median(surprises, axis=0)
         return cls(tuple(Tail.fit(column) for column in surprises.T), np.maximum(1.0, medians / TYPICAL))
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """The anomaly statistic T of an image: -ln of a p-value merged from those of several kinds of statistics.
+    """The anomaly statistic of an image, merged from several groups of statistics.
+
+    It is T = -ln p, where p is merged from the p-values of the groups.
 
     T is in nats, about -ln of the probability of evidence at least as strong.
 
@@ -107,11 +118,16 @@ class Statistic:
 
     @property
     def weights(self) -> Array:
-        """The weights of the groups in the order of :attr:`kinds`, ``(kinds,)``; the sum is 1."""
+        """The weight of each group of statistics in the merged p-value.
+
+        The order is that of :attr:`kinds`, ``(kinds,)``. The weights sum to 1.
+        """
         return weights(self.kinds, self.held_out)
 
     def names(self, names: Sequence[str]) -> list[str]:
-        """Return the names of the columns of :meth:`statistics`: whole image, ``unevenness-1`` etc., then channels.
+        """Return the column names of :meth:`statistics`.
+
+        First come statistics of the whole image, then ``unevenness-1`` and so on, then statistics of channels.
 
         Unevenness is how much the log-density varies over the regions of a shape. ``names`` are those of the statistics
         that the forward pass gives.
@@ -122,7 +138,9 @@ class Statistic:
         return [*of_image, *(f"unevenness-{number}" for number in range(1, shapes + 1)), *of_channels]
 
     def statistics(self, evidence: Evidence) -> Array:
-        """Return whole-image statistics, ``(N, K)``: the first is image complexity, an entropy in bits/dim.
+        """Return the statistics of each image as a whole.
+
+        The shape is ``(N, K)``. The first column is image complexity, an entropy in bits/dim.
 
         The unevenness of the log-density by region shape follows, then the statistics of channels: calibrations hold
         numbers of columns, and those of earlier versions know none of channels.
@@ -135,7 +153,9 @@ class Statistic:
         return np.concatenate(columns, 1)
 
     def families(self, evidence: Evidence) -> Array:
-        """Return -ln p of each image by each kind of statistic that the calibration has, ``(N, kinds)`` in nats.
+        """Return the negative log p-value of each image by each group of statistics.
+
+        The groups are those that the calibration has. The shape is ``(N, kinds)``, in nats.
 
         The columns are those of :attr:`kinds`.
         """

@@ -30,7 +30,9 @@ PLACE_FIRST = math.log(3)
 
 @dataclass(frozen=True)
 class FeatureFamily:
-    """Four statistics of the features of an image, merged into one p-value.
+    """Anomaly statistics of the features of an image, merged into one p-value.
+
+    There are four of them.
 
     The negative log-density at each place, less its mean over normal images, is a map: places that vary little have
     large densities, and without centring a few of them would decide. The statistics are the largest value of the map,
@@ -52,7 +54,10 @@ class FeatureFamily:
 
     @classmethod
     def fit(cls, evidence: FeatureEvidence) -> Self:
-        """Fit the centre and the survival functions to the evidence of normal images, using fit 0 of their features."""
+        """Fit the statistics to the features of normal images.
+
+        It sets the centre of the maps and the survival functions, and uses fit 0 of the features.
+        """
         centre = evidence.places[:, 0].mean(0, dtype=np.float64)
         values = _statistics(evidence, 0, centre)
         place, area, mean, image = (Tail.fit(column) for column in values.T)
@@ -60,11 +65,13 @@ class FeatureFamily:
         return cls(np.zeros(1, dtype=np.int64), centre, tails, Tail.fit(_merged(values, tails, _shares(evidence))))
 
     def for_fit(self, number: int) -> Self:
-        """Return a copy that judges by another fit of the features."""
+        """Return a copy that uses another fit of the feature density."""
         return replace(self, fit_number=np.array([number], dtype=np.int64))
 
     def maps(self, evidence: FeatureEvidence) -> list[Array]:
-        """Return each image's map: negative log-density minus its mean over normal images, ``(rows, columns)`` in nats.
+        """Return the map of the centred negative log-density of each image.
+
+        Centred means minus the mean over normal images. A map is ``(rows, columns)``, in nats.
 
         The tiles of an image are brought on the grid of the image.
         """
@@ -75,15 +82,23 @@ class FeatureFamily:
         return _statistics(evidence, int(self.fit_number[0]), self.centre)
 
     def surprises(self, evidence: FeatureEvidence) -> Array:
-        """Return the negative log p-value of each image by each of the four statistics, ``(N, 4)`` in nats."""
+        """Return the negative log p-value of each image by each of the four statistics.
+
+        The shape is ``(N, 4)``, in nats.
+        """
         return _surprises(self.statistics(evidence), self.tails)
 
     def surprise(self, evidence: FeatureEvidence) -> Array:
-        """Return the negative log p-value of each image by its features, ``(N,)`` in nats."""
+        """Return the negative log p-value of each image by its features.
+
+        It merges all four statistics, ``(N,)`` in nats.
+        """
         return self.joint.surprise(_merged(self.statistics(evidence), self.tails, _shares(evidence)))
 
     def strongest(self, evidence: FeatureEvidence) -> list[tuple[str, float, tuple[int, int]]]:
-        """Return the name of each image's most unusual statistic, its -ln p in nats, and row and column of its place.
+        """Return the most unusual feature statistic of each image, and its place.
+
+        An image has the name of the statistic, its -ln p in nats, and the row and column of its most unusual place.
 
         The place is the one with the largest centred negative log-density. A statistic of pooled features is named
         only where its p-value is less than a third of those of the statistics with a place.
@@ -96,7 +111,9 @@ class FeatureFamily:
         ]
 
     def strongest_tile(self, evidence: FeatureEvidence, number: int, name: str) -> tuple[int, int, int, int] | None:
-        """Return the box of the tile with the largest value of a pooled-feature statistic: left, top, right, bottom.
+        """Return the box of the tile with the most unusual features as a whole.
+
+        It is the tile with the largest value of a statistic of pooled features. The box is left, top, right and bottom.
 
         None for a statistic of places, and where images are single tiles without a size of their own.
 

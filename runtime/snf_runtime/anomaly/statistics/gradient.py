@@ -16,7 +16,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GradientFamily:
-    """A density of the gradient statistics of normal images at equal complexity, which gives new images -ln p.
+    """A density of the gradient statistics of normal images.
+
+    Statistics are compared at equal image complexity. The density gives new images their -ln p.
 
     ``used`` holds the columns of the statistics that vary at all.
     """
@@ -27,9 +29,15 @@ class GradientFamily:
     tail: Tail
 
     def surprise(self, features: Array, complexity: Array) -> Array:
-        """Return -ln p of each image in nats, ``(N,)``: p is the chance of gradients as unusual in a normal image."""
+        """Return the negative log p-value of each image by its gradients.
+
+        p is the probability that a normal image has gradients at least as unusual. The shape is ``(N,)``, in nats.
+        """
         return self.tail.surprise(self.surprisal(features, complexity))
 
     def surprisal(self, features: Array, complexity: Array) -> Array:
-        """Return -ln of the density of each image's gradient statistics in nats, ``(N,)``."""
+        """Return the negative log-density of the gradient statistics of each image.
+
+        The shape is ``(N,)``, in nats.
+        """
         return self.density.surprisal(self.conditioning(features[:, self.used], complexity))

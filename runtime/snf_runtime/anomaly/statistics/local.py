@@ -22,7 +22,9 @@ MIN_EXTREME = 0.1
 
 @dataclass(frozen=True)
 class LocalFamily:
-    """A Gaussian model of log-likelihoods of grid cells; it finds regions that the rest of an image does not predict.
+    """A Gaussian model of the log-likelihoods of grid cells, which finds unusual regions.
+
+    A region is unusual if the rest of the image does not predict its log-likelihood.
 
     The cells v of the log-likelihood map are modelled as Gaussian. A region B is predicted from all cells outside it.
     With P the precision matrix, w the standard deviations of the cells and C = (P_BB)^-1, the deviation of its sum is
@@ -57,18 +59,25 @@ class LocalFamily:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The numbers of rows and columns of the coarse grid of cells, at most 16 x 16, that divides an image."""
+        """The number of rows and columns of the grid that divides an image.
+
+        There are at most 16 of each.
+        """
         return int(self.grid[0]), int(self.grid[1])
 
     def deviations(self, cells: Array) -> Array:
-        """Return z-scores of all regions against their prediction by the rest, ``(N, cells)`` -> ``(N, regions)``.
+        """Return how far the log-likelihood of each region is from its prediction.
+
+        The deviations are z-scores against the prediction by the rest of the image, ``(N, cells)`` -> ``(N, regions)``.
 
         ``cells`` are log-likelihoods in nats. A region with a positive z-score is more likely than predicted.
         """
         return ((cells - self.location) / self.scale) @ self._weights
 
     def unevenness(self, cells: Array) -> Array:
-        """Return ln of the mean z² over all regions of one shape, for each shape, ``(N, cells)`` -> ``(N, shapes)``.
+        """Return how strongly the log-likelihood varies over the regions of each shape.
+
+        It is ln of the mean z² over all regions of the shape, ``(N, cells)`` -> ``(N, shapes)``.
 
         z is the deviation of a region from its prediction. The result is about 0 for reference images. It is a
         statistic of the whole image.
@@ -80,7 +89,9 @@ class LocalFamily:
         return unevenness
 
     def surprises(self, cells: Array, complexity: Array) -> Array:
-        """Return -ln p of the most and least likely region, for each shape of regions, ``(N, 2 * shapes)`` in nats.
+        """Return the negative log p-values of the most and the least likely region of each shape.
+
+        The shape of the result is ``(N, 2 * shapes)``, in nats.
 
         A shape is a size of squares, such as 2x2 cells, or lines. Likely is relative to the log-density that the rest
         of the image predicts.
@@ -89,11 +100,17 @@ class LocalFamily:
         return tail_surprises(self.conditioning(extremes, complexity), self.tails)
 
     def surprise(self, cells: Array, complexity: Array) -> Array:
-        """Return -ln p of each image in nats, ``(N,)``: p is the chance of so unusual a region in a normal image."""
+        """Return the negative log p-value of each image by its most unusual region.
+
+        p is the probability that a normal image has a region at least as unusual. The shape is ``(N,)``, in nats.
+        """
         return self.joint.surprise(self.surprises(cells, complexity).max(1))
 
     def most_surprising(self, cells: Array, complexity: Array) -> list[tuple[Region, float]]:
-        """Return the most unusual region of each image, and the z-score of its log-likelihood given the rest."""
+        """Return the most unusual region of each image, and its z-score.
+
+        The z-score is that of its log-likelihood, given the rest of the image.
+        """
         z, extremes = self.deviations(cells), self.surprises(cells, complexity).argmax(1)
         ends = np.cumsum([0] + [len(shape) for shape in regions(*self.shape)])
         flat = all_regions(self.shape)
@@ -107,12 +124,17 @@ class LocalFamily:
 
 
 def all_regions(grid: tuple[int, int]) -> list[Region]:
-    """Return the regions of all shapes on a grid of rows and columns, in the order of the columns of z-scores."""
+    """Return the regions of all shapes on a grid.
+
+    ``grid`` is its number of rows and columns. The order is that of the columns of z-scores.
+    """
     return [region for shape in regions(*grid) for region in shape]
 
 
 def log_extremes(z: Array, grid: tuple[int, int]) -> Array:
-    """Return the log of each region shape's largest deviation up and down, ``(N, regions)`` -> ``(N, 2 * shapes)``.
+    """Return the logarithms of the largest and the smallest z-score of each region shape.
+
+    The smallest is taken with the opposite sign. The shapes are ``(N, regions)`` -> ``(N, 2 * shapes)``.
 
     Raises ``ValueError`` for deviations of other regions than those of ``grid``.
     """
@@ -128,5 +150,8 @@ def log_extremes(z: Array, grid: tuple[int, int]) -> Array:
 
 
 def tail_surprises(z: Array, tails: tuple[Tail, ...]) -> Array:
-    """Return -ln p of each column of z-scores by its own survival function, ``(N, K)`` -> ``(N, K)`` in nats."""
+    """Return the negative log p-value of each z-score.
+
+    Each column has a survival function of its own. The shapes are ``(N, K)`` -> ``(N, K)``, in nats.
+    """
     return np.stack([tail.surprise(column) for tail, column in zip(tails, z.T, strict=True)], 1)

@@ -17,24 +17,36 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DensityView:
-    """A Gaussian mixture fitted to some whole-image statistics of normal images; it gives new images their -ln p."""
+    """A Gaussian mixture of some statistics of normal images.
+
+    The statistics are those of the whole image in ``columns``. The mixture gives new images their -ln p.
+    """
 
     columns: NDArray[np.int64]
     density: Mixture
     tail: Tail
 
     def surprise(self, statistics: Array) -> Array:
-        """Return -ln p of each image in nats, ``(N, K)`` -> ``(N,)``; p is the chance of a density so small."""
+        """Return the negative log p-value of each image.
+
+        p is the probability that a normal image has a density at most as large. The shapes are ``(N, K)`` -> ``(N,)``,
+        in nats.
+        """
         return self.tail.surprise(self.surprisal(statistics))
 
     def surprisal(self, statistics: Array) -> Array:
-        """Return -ln of the density of each image in nats, ``(N, K)`` -> ``(N,)``."""
+        """Return the negative log-density of each image.
+
+        The shapes are ``(N, K)`` -> ``(N,)``, in nats.
+        """
         return self.density.surprisal(statistics[:, self.columns])
 
 
 @dataclass(frozen=True)
 class WholeFamily:
-    """Densities of whole-image statistics of normal images; their p-values are combined by Fisher's method.
+    """Densities of statistics of whole images, fitted to normal images.
+
+    Their p-values are combined by Fisher's method.
 
     Their values of -ln p are added, each times its share (Good 1955).
 
@@ -71,28 +83,42 @@ class WholeFamily:
             )
 
     def standardised(self, statistics: Array) -> Array:
-        """Return z-scores, ``(N, k + 1)``: k statistics relative to images of like complexity, then complexity itself.
+        """Return the statistics of each image as z-scores.
+
+        There are k statistics relative to images of like complexity, then complexity itself, ``(N, k + 1)``.
 
         The k statistics are those that carry information besides complexity.
         """
         return z_scores(statistics, self.used, self.location, self.scale, self.conditioning)
 
     def components(self, statistics: Array) -> Array:
-        """Return uncorrelated statistics, ``(N, k + 1)``, whose squares add up to the squared Mahalanobis distance."""
+        """Return the statistics of each image as uncorrelated coordinates.
+
+        Their squares add up to the squared Mahalanobis distance. The shape is ``(N, k + 1)``.
+        """
         return self.gaussian.components(self.standardised(statistics))
 
     def surprise(self, statistics: Array) -> Array:
-        """Return -ln p of each image in nats, ``(N, K)`` -> ``(N,)``; Fisher's method joins the p-values to p."""
+        """Return the negative log p-value of each image.
+
+        Fisher's method combines the p-values of the densities. The shapes are ``(N, K)`` -> ``(N,)``, in nats.
+        """
         surprises = np.stack([view.surprise(statistics) for view in self.views], 1)
         return self.joint.surprise(total_surprise(surprises, self.shares))
 
     def surprisals(self, statistics: Array) -> Array:
-        """Return -ln of each density of each image in nats, ``(N, K)`` -> ``(N, views)``."""
+        """Return the negative logarithm of each density, for each image.
+
+        The shapes are ``(N, K)`` -> ``(N, views)``, in nats.
+        """
         return np.stack([view.surprisal(statistics) for view in self.views], 1)
 
 
 def total_surprise(surprises: Array, shares: Array | None) -> Array:
-    """Return the sum of the surprises of all views times their shares, ``(N, views)`` -> ``(N,)`` in nats."""
+    """Return the weighted sum of the negative log p-values of several densities.
+
+    The weights are ``shares``; None stands for 1 each. The shapes are ``(N, views)`` -> ``(N,)``, in nats.
+    """
     total: Array = np.sum(surprises if shares is None else surprises * shares, axis=1)
     return total
 
@@ -100,6 +126,9 @@ def total_surprise(surprises: Array, shares: Array | None) -> Array:
 def z_scores(
     statistics: Array, used: NDArray[np.int64], location: Array, scale: Array, conditioning: Conditioning
 ) -> Array:
-    """Return z-scores of the used statistics given complexity, then of complexity, ``(N, K)`` -> ``(N, k + 1)``."""
+    """Return z-scores of the used statistics given image complexity, then of complexity itself.
+
+    The shapes are ``(N, K)`` -> ``(N, k + 1)``.
+    """
     given = conditioning(statistics[:, used], statistics[:, 0])
     return np.concatenate([given, (statistics[:, :1] - location) / scale], axis=1)

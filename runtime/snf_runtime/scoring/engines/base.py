@@ -15,7 +15,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Latents:
-    """Latents z and log-dets, log |det dz/dx|, of N images x at every level of a flow, in float64.
+    """Latents and log-determinants of images at every level of a flow.
+
+    Latents are z for images x, and log-dets are log |det dz/dx|. All are in float64.
 
     Attributes:
         scales: Whitened latents, ``(N, C, H, W)``, of each level that has latents, finest scale first.
@@ -32,7 +34,7 @@ class Latents:
 
 
 class TiledEngine(Protocol):
-    """What engines of pixels and of features have in common.
+    """Common interface of the engines for pixels and for features.
 
     The result for an image is the same to the last bit alone, in every batch and at every position in it. An engine is
     not thread-safe.
@@ -58,5 +60,8 @@ class Engine(TiledEngine, Protocol):
     """Interface of a backend (PyTorch or OpenVINO) that runs a trained flow from pixels to latents."""
 
     def forward(self, y: Array) -> Latents:
-        """Return latents and log-dets of N images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
+        """Return the latents and log-determinants of images.
+
+        ``y`` holds N images after the pixel transform, float64 ``(N, C, H, W)``.
+        """
         ...

@@ -21,7 +21,9 @@ NEVER = 1e6
 
 @dataclass
 class Graph:
-    """An OpenVINO graph of a flow for a fixed number of images, with kind (such as latents) and level of each output.
+    """An OpenVINO graph for a fixed number of images.
+
+    Each output has a kind, such as latents, and a level of the flow.
 
     Attributes:
         model: The graph.
@@ -36,11 +38,14 @@ class ProgramCache(Protocol):
     """Interface of a store of compiled graphs and measured tile sizes."""
 
     def compile(self, model: ov.Model, settings: dict[str, Any]) -> Compiled:
-        """Return a graph compiled for the CPU, the stored one if there is one."""
+        """Return a graph compiled for the CPU, from the cache if it is there."""
         ...
 
     def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
-        """Return the stored tile size for the one-image graph ``model`` on ``lanes`` threads; None if there is none."""
+        """Return the cached tile size of a graph; None if there is none.
+
+        ``model`` is the graph for one image. The tile size is for ``lanes`` threads.
+        """
         ...
 
     def keep_tiling(self, model: ov.Model, tiling: Tiling) -> None:
@@ -51,7 +56,7 @@ class ProgramCache(Protocol):
 def compile_program(
     graph: Callable[[int], Graph], threads: int, cache: ProgramCache | None = None, tile: int = DEFAULT_TILE
 ) -> Program:
-    """Return the program of a graph.
+    """Compile a graph into a program for any number of images.
 
     If there is a cache, the tile size is measured. Unless single images and waves give the same results to the last
     bit, the program only uses waves.
@@ -82,7 +87,10 @@ def compile_program(
 
 
 def compile_settings(lanes: int, threads: int) -> dict[str, Any]:
-    """Return the settings of OpenVINO for a graph that runs on ``lanes`` batches at once, with ``threads`` threads."""
+    """Return the OpenVINO settings for compiling a graph.
+
+    The graph runs on ``lanes`` batches at once, with ``threads`` threads.
+    """
     return {
         "NUM_STREAMS": lanes,
         "INFERENCE_NUM_THREADS": threads,

@@ -13,7 +13,9 @@ Array = NDArray[np.float64]
 
 
 class OpenVINOFeatureEngine:
-    """Engine of a density of features, in float32 from 8-bit pixels to ||z||² at each place.
+    """Engine that runs a backbone and the flows over its features with OpenVINO.
+
+    It computes in float32, from 8-bit pixels to ||z||² at each place.
 
     Args:
         program: The program of the graph.
@@ -34,7 +36,9 @@ class OpenVINOFeatureEngine:
         return self.program.tiling.tile
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return ||z||² at each place and for each group of pooled features.
+        """Return the squared norms of the latents of images.
+
+        They are ||z||² at each place and for each group of pooled features.
 
         Returns:
             Arrays ``(N, fits, rows, columns)`` and ``(N, fits, groups)``.

@@ -14,7 +14,9 @@ Array = NDArray[np.float64]
 
 
 class OpenVINOFlow:
-    """Backend that runs a flow with OpenVINO on CPUs in float32; log-dets (log |det dz/dx|) are summed in float64.
+    """Engine that runs a flow over pixels with OpenVINO on CPUs.
+
+    It computes in float32. Log-dets, log |det dz/dx|, are summed in float64.
 
     Args:
         layout: The layout of the flow.
@@ -41,7 +43,10 @@ class OpenVINOFlow:
         return self.program.tiling.tile
 
     def forward(self, y: Array) -> Latents:
-        """Return latents and log-dets of N images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
+        """Return the latents and log-determinants of images.
+
+        ``y`` holds N images after the pixel transform, float64 ``(N, C, H, W)``.
+        """
         parts = dict(zip(self.program.outputs, self.program([y.astype(np.float32)]), strict=True))
         scales, log_dets, prior_log_dets, errors = [], [], [], []
         for index, level in enumerate(self._layout.levels):

@@ -22,13 +22,16 @@ Outputs = Sequence[tuple[GraphPart, int]]
 
 @cache
 def core() -> ov.Core:
-    """Return the OpenVINO runtime (``ov.Core``) of this process, which the first call creates and later calls reuse."""
+    """Return the OpenVINO runtime of this process.
+
+    It is an ``ov.Core``, which the first call creates and later calls reuse.
+    """
     return ov.Core()
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled OpenVINO graph, and what stores it.
+    """A compiled OpenVINO graph, with the function that stores it.
 
     Attributes:
         model: The compiled graph.
@@ -47,7 +50,7 @@ class Compiled:
 
 
 class Program:
-    """A compiled OpenVINO graph that runs on any number of images: many in parallel, a few one by one on all threads.
+    """Compiled OpenVINO graph that runs on any number of images.
 
     A few images are fastest one after the other with all threads each; many images are fastest if threads do not wait
     for each other, in waves, in which each thread computes a full tile. Both give an image the same bits.
@@ -75,7 +78,10 @@ class Program:
 
     @property
     def wave(self) -> Lanes | None:
-        """The graph for a tile on each thread, opened by the first call; None where it cannot be opened."""
+        """The graph that computes a tile of images on each thread.
+
+        The first call opens it. None where it cannot be opened.
+        """
         with self._opening:
             if self._open_wave is not None:
                 self._wave, self._open_wave = self._open_wave(), None
@@ -109,11 +115,17 @@ class Lanes:
         self._output_shapes = [tuple(port.get_shape())[1:] for port in model.outputs]
 
     def outputs(self, images: int) -> Arrays:
-        """Return uninitialised float32 arrays for the graph's results on ``images`` images, one array per output."""
+        """Return uninitialised arrays for the results of the graph.
+
+        There is a float32 array for each output, with a row for each of ``images`` images.
+        """
         return [np.empty((images, *shape), dtype=np.float32) for shape in self._output_shapes]
 
     def on_noise(self, images: int) -> tuple[Callable[[], None], Arrays]:
-        """Return a function that runs the graph on ``images`` noise images, for timing, and its result arrays."""
+        """Return a function that runs the graph on random images, for timing.
+
+        It runs on ``images`` images. The arrays of its results are returned, too.
+        """
         random = np.random.default_rng(0)
         shapes = [(images, *shape) for shape in self._input_shapes]
         inputs: Inputs

@@ -23,7 +23,9 @@ ROUNDS, SECONDS = 7, 2.0
 
 @dataclass(frozen=True)
 class Tiling:
-    """Number of images that a CPU thread computes per run (the tile), with the run times in seconds that were measured.
+    """Number of images that each CPU thread computes per run, with measured run times.
+
+    This number is the tile. Times are in seconds.
 
     ``wave`` is the time of ``lanes`` tiles in parallel, one per thread, and ``single`` that of an image alone with all
     threads.
@@ -48,7 +50,10 @@ class Tiling:
                 raise ValueError(f"expected a {name} of more than 0 s, a float, got {time_taken!r}")
 
     def waves(self, images: int) -> int:
-        """Return how many rounds of one full tile per thread to run for ``images`` images; the rest run singly."""
+        """Return how many parallel runs to make for a number of images.
+
+        In each of them every thread computes one tile. The images that are left are computed one by one.
+        """
         full, rest = divmod(images, self.tile * self.lanes)
         return full + (rest * self.single > self.wave)
 
@@ -62,7 +67,9 @@ def unmeasured(lanes: int, tile: int = DEFAULT_TILE) -> Tiling:
 
 
 def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterable[int] = CANDIDATES) -> int:
-    """Time several tile sizes (images per run) and return the smallest within 3 % of the best time per image.
+    """Measure several tile sizes and return the fastest.
+
+    A tile size is a number of images per run. The result is the smallest within 3 % of the best time per image.
 
     Args:
         run: A function of the tile size that returns a function that computes a wave.
@@ -84,7 +91,10 @@ def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterabl
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return the shortest of 7 run times of a function, in seconds, after one run that is not timed."""
+    """Measure the run time of a function, in seconds.
+
+    It is the shortest of 7 runs, after a run that is not timed.
+    """
     work()
     return min(_once(work) for _ in range(ROUNDS))
 
