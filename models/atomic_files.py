@@ -31,7 +31,9 @@ def sha256_file(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write ``content`` to a file so that readers, also after a crash, find all of the old or all of the new content.
+    """Write ``content`` to a file atomically.
+
+    Readers find either all of the old or all of the new content, also after a crash.
 
     Args:
         path: The file.
@@ -43,7 +45,9 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
 
 
 def write_if_absent(path: Path, content: bytes) -> bool:
-    """Write ``content`` to a file, whole and durable, unless the file exists; return whether it was written.
+    """Write ``content`` to a file unless the file already exists.
+
+    Returns whether the file was written. The file is written as a whole, and is durable.
 
     Of several processes that do so at the same time one writes.
     """
@@ -71,7 +75,9 @@ def write_if_absent(path: Path, content: bytes) -> bool:
 
 @contextmanager
 def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Open a temporary file for writing, which replaces ``path`` when the ``with`` block ends without an exception.
+    """Open a temporary file that replaces ``path`` when the ``with`` block ends.
+
+    The file is replaced only if the block ends without an exception.
 
     The file is then durable: it is synced, renamed, and the folder is synced. If the block raises, ``path`` is
     unchanged.
@@ -95,7 +101,9 @@ def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_path(path: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file, which replaces ``path`` when the ``with`` block ends without an exception.
+    """Yield the path of a temporary file, which replaces ``path`` at the end of the block.
+
+    The file is replaced only if the ``with`` block ends without an exception.
 
     It is for writers that need the name of a file. The file is then durable, as in :func:`new_file`.
     """
@@ -112,7 +120,9 @@ def new_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path, size: int = 1, *, replace: bool = False) -> Iterator[Path]:
-    """Create a temporary folder, which is renamed to ``path`` when the ``with`` block ends without an exception.
+    """Create a temporary folder that is renamed to ``path`` when the ``with`` block ends.
+
+    The folder is renamed only if the block ends without an exception.
 
     It is then durable: its files and folders are synced, it is renamed, and its parent is synced. If the block raises,
     the temporary folder is removed.
@@ -156,7 +166,10 @@ def new_folder(path: Path, size: int = 1, *, replace: bool = False) -> Iterator[
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its missing parents, each durable: its parent is synced before anything is put into it."""
+    """Create a folder and its missing parents durably.
+
+    The parent of each new folder is synced before anything is put into the folder.
+    """
     missing = []
     while not path.is_dir():
         missing.append(path)
@@ -167,7 +180,9 @@ def make_folder(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Delete a folder and its files; it is renamed first, so that readers never see it half deleted.
+    """Delete a folder and its files.
+
+    The folder is renamed first, so that readers never see it half deleted.
 
     Files that cannot be deleted are left over (:func:`remove_leftovers`).
     """
@@ -179,7 +194,9 @@ def remove_folder(path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock a folder against other processes (``flock`` on its file ``.lock``) in a ``with`` block; wait for the lock.
+    """Lock a folder against other processes for a ``with`` block.
+
+    Waits for the lock, a ``flock`` on the file ``.lock`` of the folder.
 
     A missing folder is created.
     """
@@ -190,7 +207,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path, older_than_s: float = -math.inf, name: str | None = None) -> None:
-    """Delete temporary files and folders of killed processes in a folder, if ``older_than_s`` seconds old or older.
+    """Delete the temporary files and folders that killed processes left in a folder.
+
+    Only files and folders of at least ``older_than_s`` seconds are deleted.
 
     Args:
         folder: The folder.
@@ -208,7 +227,10 @@ def remove_leftovers(folder: Path, older_than_s: float = -math.inf, name: str | 
 
 
 def sync_folder(path: Path) -> None:
-    """Write a folder's entries to disk (fsync), so that new, renamed and deleted files survive a power failure."""
+    """Write the entries of a folder to disk (fsync).
+
+    New, renamed and deleted files then survive a power failure.
+    """
     _sync(path)
 
 

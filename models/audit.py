@@ -34,7 +34,9 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Audited:
-    """The result of a check: an image's log-likelihood by the fast engine, and recomputed in float64, in nats.
+    """Log-likelihood of an image by the fast engine, and recomputed in float64.
+
+    Both are in nats.
 
     Attributes:
         source: Whether the image is stored with the model or a sample of it.
@@ -54,12 +56,17 @@ class Audited:
 
 
 def count_images(scorer: Scorer, asked: int) -> int:
-    """Return how many of ``asked`` images can be audited: a model without samples has only its stored images."""
+    """Return how many images can be audited, at most ``asked``.
+
+    A model without samples has only its stored images.
+    """
     return asked if scorer.has_pixels else min(asked, len(scorer.pinned))
 
 
 def audit(scorer: Scorer, index: int) -> Audited:
-    """Compute an image's log-likelihood by the fast engine and again, with all determinants, in float64; return both.
+    """Score an image with the fast engine, and recompute the score in float64.
+
+    The second computation includes all determinants. Both scores are returned.
 
     Args:
         scorer: The scorer.
@@ -105,7 +112,9 @@ def _in_score(scorer: Scorer, layer: str) -> bool:
 
 
 def recompute(flow: Flow, weights_digest: str, image: NDArray[np.uint8]) -> tuple[float, dict[str, float]]:
-    """Return an image's log-likelihood in nats by a trained flow over pixels in float64; determinants are recomputed.
+    """Return the log-likelihood of an image, recomputed in float64 with all determinants.
+
+    It is computed by a trained flow over pixels, in nats.
 
     Args:
         flow: The trained flow.
@@ -143,7 +152,9 @@ def recompute_features(
     options: EngineOptions,
     image: NDArray[np.uint8],
 ) -> tuple[float, dict[str, float]]:
-    """Return the log-likelihood in nats of an image's features by the trained flows in float64.
+    """Return the log-likelihood of an image's features, recomputed in float64.
+
+    It is computed by the trained flows, in nats.
 
     The features are extracted by torch in float64. Only those of a backbone that is an ONNX file, which torch cannot
     run, come from the engine.

@@ -16,17 +16,25 @@ from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
 
 
 def calibration_bytes(calibration: Calibration) -> bytes:
-    """Return a model's calibration (statistics of normal images) as the bytes of a safetensors file of arrays."""
+    """Return a calibration as the bytes of a safetensors file.
+
+    A calibration holds statistics of normal images. The file has an array for each fitted number.
+    """
     return save(to_arrays(calibration))
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
-    """Write a calibration to a safetensors file; readers of ``path`` find the old file or all of the new one."""
+    """Write a calibration atomically to a safetensors file.
+
+    Readers of ``path`` find either the old file or all of the new file.
+    """
     write_atomically(path, calibration_bytes(calibration))
 
 
 def load_calibration(path: Path) -> Calibration:
-    """Return the calibration stored in a safetensors file. Raises ``ArtifactError`` if it is unreadable or incomplete.
+    """Return the calibration stored in a safetensors file.
+
+    Raises ``ArtifactError`` if the file is unreadable or incomplete.
 
     The text of the error names the file.
     """
@@ -39,7 +47,9 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def load_added_calibration(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:
-    """Return a calibration added to a published model, and its summary, after checking SHA-256 and model weights.
+    """Return a calibration that was added to a published model, and its summary.
+
+    The digest of the calibration and the weights that it belongs to are checked first.
 
     Raises ``ArtifactError`` where the calibration is missing or damaged, or belongs to weights with another digest.
     """

@@ -16,7 +16,9 @@ LOW = 0.05
 
 @dataclass(frozen=True)
 class DriftResult:
-    """The result of a Kolmogorov-Smirnov test that compares p-values of recent images with those of normal images.
+    """Result of a Kolmogorov-Smirnov test for drift in the p-values of recent images.
+
+    The test compares the p-values of recent images with those of normal images.
 
     Attributes:
         images: The number of recent images.
@@ -36,7 +38,10 @@ class DriftResult:
 
 
 def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, level: float) -> DriftResult:
-    """Compare m recent p-values with n calibration images by a Kolmogorov-Smirnov test; alarm if its p <= ``level``.
+    """Test recent images for drift by a Kolmogorov-Smirnov test of their p-values.
+
+    Compares m recent p-values with n calibration images. The result is an alarm if the p-value of the test is at most
+    ``level``.
 
     The test is a two-sample test of whether the recent images are distributed like the calibration images.
 
@@ -77,7 +82,9 @@ def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, 
 
 @dataclass(frozen=True)
 class LevelDrift:
-    """The result of a Kolmogorov-Smirnov test that compares the white levels of recent images with normal ones.
+    """Result of a Kolmogorov-Smirnov test for drift in the white levels of recent images.
+
+    The test compares the white levels of recent images with those of normal images.
 
     Attributes:
         statistic: The Kolmogorov-Smirnov distance.
@@ -93,7 +100,9 @@ class LevelDrift:
 
 
 def level_test(levels: ArrayLike, calibration: ArrayLike) -> LevelDrift:
-    """Compare m recent white levels with those of n calibration images by a two-sample Kolmogorov-Smirnov test.
+    """Test whether recent images have the same white levels as the calibration images.
+
+    Compares m recent levels with those of n calibration images by a two-sample Kolmogorov-Smirnov test.
 
     The statistic is D = sup |F_m(v) - F_n(v)| over the levels v. Its p-value is that of Kolmogorov's distribution at
     D sqrt(n m / (n + m)); equal levels make the test conservative.
@@ -118,7 +127,10 @@ def level_test(levels: ArrayLike, calibration: ArrayLike) -> LevelDrift:
 
 
 def low_share(p_values: ArrayLike) -> float:
-    """Return the share of the p-values, ``(m,)`` with m > 0, that are at most 0.05."""
+    """Return the share of p-values that are at most 0.05.
+
+    ``p_values`` has the shape ``(m,)`` with m > 0.
+    """
     # A rank over n + 1 that equals 0.05 exactly may be rounded to a float just above it.
     return float(np.mean(np.asarray(p_values, dtype=np.float64) <= LOW + 1e-9))
 

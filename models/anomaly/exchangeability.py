@@ -38,7 +38,9 @@ SMALLEST = 1e-15
 
 @dataclass(eq=False)
 class RankCounts:
-    """Counts of calibration and earlier images in ordered cells, from which the ranks of new images are computed.
+    """Counts from which the ranks of new images among earlier images are computed.
+
+    Calibration images and earlier images of a stream are counted in ordered cells.
 
     Memory is bounded, because only counts are kept. Images in the same cell are ordered by chance.
 
@@ -52,7 +54,7 @@ class RankCounts:
 
     @classmethod
     def of_p_values(cls, images: int) -> RankCounts:
-        """Return the counts before the first image of a stream, for cells of conformal p-values.
+        """Return the initial counts for a stream of images with conformal p-values.
 
         n calibration images leave n + 1 gaps, in each of which the next image falls with a probability of 1 / (n + 1).
         This needs ranks of one calibration set without equal values: :attr:`Calibration.ranked` says whether it is so.
@@ -70,11 +72,17 @@ class RankCounts:
 
     @classmethod
     def of_levels(cls, calibration: ArrayLike) -> RankCounts:
-        """Return the counts at the start of a stream: the number of calibration images at each level, ``(levels,)``."""
+        """Return the initial counts for a stream of images with white levels.
+
+        ``calibration`` is the number of calibration images at each level, ``(levels,)``.
+        """
         return cls(np.array(calibration, dtype=np.int64), own=1)
 
     def add(self, cells: Counts, generator: np.random.Generator) -> Array:
-        """Count new images in their order of arrival, and return the smoothed rank of each among all before it.
+        """Count new images and return the rank of each among all images before it.
+
+        The images are counted in their order of arrival. The ranks are smoothed: images in the same cell are ordered by
+        chance.
 
         The rank is (#{more extreme} + u #{tied, itself included}) / #{all, itself included}, u uniform in (0, 1).
 
@@ -102,7 +110,9 @@ class RankCounts:
 
 
 def p_value_cells(p_values: ArrayLike, images: int) -> Counts:
-    """Return the cell of :meth:`RankCounts.of_p_values` in which each conformal p-value falls, ``(m,)``.
+    """Return the cell in which each conformal p-value falls.
+
+    The cells are those of :meth:`RankCounts.of_p_values`. The result has the shape ``(m,)``.
 
     Raises:
         ValueError: A p-value is outside (0, 1].
@@ -121,7 +131,9 @@ def _cell_width(images: int) -> int:
 
 @dataclass(eq=False)
 class ConformalMartingale:
-    """Betting test of whether ranks are independent and uniform. Its capital starts at 1 and grows if they are not.
+    """Betting test of whether ranks are independent and uniform.
+
+    The capital of the test starts at 1 and grows if they are not.
 
     The capital is divided equally among eight bets, each with a density on (0, 1), by which a rank multiplies the bet.
     It is bet little by little: after t images the share 1 / (1 + ln(1 + t / 100)) of it has not been bet, so that a
@@ -140,7 +152,10 @@ class ConformalMartingale:
     log_highest: float = 0.0
 
     def bet(self, ranks: Array) -> Array:
-        """Bet on new ranks in (0, 1), ``(m,)``, and return the logarithm of the capital after each, ``(m,)``."""
+        """Bet on new ranks and return the logarithm of the capital after each rank.
+
+        The ranks are in (0, 1), ``(m,)``, and the result has the same shape.
+        """
         if not len(ranks):
             return np.empty(0)
         images = self.images + np.arange(len(ranks) + 1)
@@ -173,7 +188,10 @@ def _log_sums(logarithms: Array) -> Array:
 
 
 def log_densities(ranks: Array) -> Array:
-    """Return the natural logarithm of the density of each bet at ranks in (0, 1): ``(8, m)`` for ``(m,)``."""
+    """Return the natural logarithm of the density of each bet at the given ranks.
+
+    The ranks are in (0, 1), ``(m,)``. The result has a row for each of the eight bets, ``(8, m)``.
+    """
     from scipy.special import betaln  # noqa: PLC0415 - SciPy takes long to import, and a start does without
 
     slopes = [np.log1p(slope * (ranks - 0.5)) for slope in SLOPES]

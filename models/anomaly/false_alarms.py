@@ -13,7 +13,9 @@ CONFIDENCE = 0.95
 
 
 def false_alarm_interval(calibration: int, tests: int, alpha: float, level: float = 0.99) -> tuple[float, float]:
-    """Return (low, high): with probability ``level``, the flagged share of ``tests`` normal images is between them.
+    """Return the interval in which the false-alarm rate on normal test images lies.
+
+    The result is (low, high). With probability ``level``, the flagged share of ``tests`` normal images is between them.
 
     It holds for images that are exchangeable with the calibration images. Given n calibration images, the test at
     ``alpha`` flags a new image with a probability of distribution Beta(k, n + 1 - k), where k = floor(alpha (n + 1))
@@ -32,7 +34,9 @@ def false_alarm_interval(calibration: int, tests: int, alpha: float, level: floa
 
 
 def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENCE) -> float | None:
-    """Return the largest p-value threshold whose false-alarm rate is <= ``alpha`` at this confidence; None without any.
+    """Return the largest p-value threshold that keeps a false-alarm rate with confidence.
+
+    The false-alarm rate is at most ``alpha`` at the given confidence. The result is None if no threshold is safe.
 
     There is none with too few calibration images.
 
@@ -50,7 +54,9 @@ def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENC
 
 
 def images_needed(alpha: float, confidence: float = CONFIDENCE) -> int:
-    """Return how many calibration images are needed for a false-alarm rate of at most ``alpha`` at this confidence.
+    """Return the number of calibration images needed to keep a false-alarm rate.
+
+    The rate is at most ``alpha`` at the given confidence.
 
     This is the smallest number for which :func:`safe_threshold` is not None.
 

@@ -24,7 +24,9 @@ OUTLINE_SHARE = 100
 
 
 def overlay(image: NDArray[np.uint8], z: Array, above: NDArray[np.bool_] | None = None, scale: int = 1) -> bytes:
-    """Return a PNG of an image in grey, tinted by its heat map: red is less likely than usual, blue more likely.
+    """Return a PNG of an image in grey, coloured by its heat map.
+
+    Red is less likely than usual, blue more likely.
 
     Args:
         image: The pixels, ``(C, H, W)``.
@@ -52,7 +54,10 @@ def overlay(image: NDArray[np.uint8], z: Array, above: NDArray[np.bool_] | None 
 
 
 def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image, ``(H, W, C)``, enlarged by the largest whole factor for sides up to 256 pixels; never shrunk."""
+    """Return a small image enlarged by a whole factor, to at most 256 pixels a side.
+
+    The image is ``(H, W, C)``. The factor is as large as possible, and a larger image keeps its size.
+    """
     factor = max(1, OVERLAY_SIDE // max(pixels.shape[:2]))
     size = (pixels.shape[1] * factor, pixels.shape[0] * factor)
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))

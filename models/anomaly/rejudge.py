@@ -15,7 +15,9 @@ from snf_runtime.scoring.evidence import Evidence
 
 @dataclass(frozen=True)
 class StoredEvidence:
-    """The evidence of one scored image, from which its verdict can be computed again without the image.
+    """Stored statistics of a scored image, from which its verdict can be computed again.
+
+    The image itself is not needed for that.
 
     Gradients are not stored: they depend on the calibration that the image was scored with.
 
@@ -31,7 +33,10 @@ class StoredEvidence:
 
     @classmethod
     def of(cls, evidence: Evidence, alpha: float | None, precision: Precision) -> Self:
-        """Return a copy of an image's evidence, without gradients. A view would keep the batch's arrays in memory."""
+        """Return a copy of the statistics of a scored image, without gradients.
+
+        The arrays are copied, because a view would keep those of the whole batch in memory.
+        """
         features = evidence.features
         copied = None
         if features is not None:
@@ -42,14 +47,16 @@ class StoredEvidence:
 
     @property
     def nbytes(self) -> int:
-        """The size of its arrays in bytes."""
+        """The size of the stored arrays in bytes."""
         evidence = self.evidence
         parts = (evidence.whole, evidence.cells, evidence.channels, evidence.features)
         return sum(part.nbytes for part in parts if part is not None)
 
 
 def rejudge(calibration: Calibration, stored: Sequence[StoredEvidence]) -> list[bool | None]:
-    """Return for each image whether it is flagged under a calibration of the same weights and precision.
+    """Return for each stored image whether a calibration flags it as anomalous.
+
+    The calibration must belong to the weights and the precision that the images were scored with.
 
     None where the calibration cannot attain the false-alarm rate that was asked for: the request would be refused.
     """

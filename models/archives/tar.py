@@ -30,20 +30,31 @@ EXTENDED = {
 
 
 class UnsafeTar(ValueError):
-    """Error for a tar archive with a sparse file, a header of over 8 KiB, or too many headers to read safely."""
+    """Error for a tar archive that is unsafe to read.
+
+    The archive has a sparse file, a header of over 8 KiB, or too many headers.
+    """
 
 
 class Readable(Protocol):
-    """Protocol of a binary stream whose ``read(size)`` returns at most ``size`` bytes, and empty bytes at the end."""
+    """Protocol of a binary stream that is read in pieces.
+
+    ``read(size)`` returns at most ``size`` bytes, and empty bytes at the end.
+    """
 
     def read(self, size: int, /) -> bytes:
-        """Return the next bytes of the stream, at most ``size`` of them, or empty bytes at the end of the stream."""
+        """Return the next bytes of the stream, at most ``size``.
+
+        Returns empty bytes at the end of the stream.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class TarEntry:
-    """One member of a tar archive: name, kind ("file", "folder" or "other"), size in bytes, and content as a stream.
+    """Member of a tar archive, with its name, kind, size and content.
+
+    The kind is "file", "folder" or "other". The size is in bytes, and the content is a stream.
 
     ``start`` is the position of its first byte in the archive. The content must be read before the next member.
     """
@@ -56,7 +67,9 @@ class TarEntry:
 
 
 class TarReader:
-    """Iterator over the members of an untrusted tar archive, read once from a stream. It writes nothing to disk.
+    """Iterator over the members of an untrusted tar archive.
+
+    The archive is read once, from a stream. Nothing is written to disk.
 
     A damaged archive raises ``tarfile.TarError``, a hostile one ``UnsafeTar``.
     """
@@ -84,13 +97,18 @@ class TarReader:
             self._rest = archive.fileobj
 
     def rest(self) -> Iterator[bytes]:
-        """Yield, in pieces, the bytes after the end marker of the archive. Call it after the last member was read."""
+        """Yield the bytes after the end marker of the archive, in pieces.
+
+        Call this method after the last member was read.
+        """
         while self._rest is not None and (piece := _TarContent(self._rest, self._stream).read(PIECE_BYTES)):
             yield piece
 
 
 class TarPieces:
-    """Iterator over the bytes of a tar archive, in pieces of at most 256 KiB that are read from the files in it.
+    """Iterator over the bytes of a tar archive, in pieces of at most 256 KiB.
+
+    The content is read from the files during the iteration.
 
     ``size`` is the size of the whole archive in bytes. The files stay open until the last piece or :meth:`close`.
     """
@@ -112,7 +130,9 @@ class TarPieces:
 
 
 def write_tar(folder: Path, names: Sequence[str]) -> TarPieces:
-    """Return the tar archive of some files of a folder, as an iterator of bytes. Equal files give equal bytes.
+    """Return a tar archive of some files of a folder, as an iterator of bytes.
+
+    Equal files give equal bytes.
 
     All files are opened before the first piece, so that the archive is complete even if they are deleted meanwhile.
     They are closed after the last piece, or by :meth:`TarPieces.close`.

@@ -21,7 +21,9 @@ PIECE_BYTES = 8 * 2**20
 
 
 def write_artifact(folder: Path, location: Location) -> None:
-    """Write the files of a stored model below a location, the manifest last: with it the model is complete.
+    """Write the files of a stored model to a location, such as a folder of a bucket.
+
+    The manifest is written last: with it the model is complete.
 
     Raises:
         ArtifactError: The manifest is missing or damaged.
@@ -37,7 +39,9 @@ def files_at(location: Location) -> list[str]:
 
 
 def fetch_artifact(location: Location, folder: Path, max_bytes: int) -> None:
-    """Read the files of a model below a location into an empty folder, and check their names, sizes and digests.
+    """Copy the files of a model from a location to an empty folder, and verify them.
+
+    Their names, sizes and digests are checked.
 
     What the files mean is not checked here. After an error, files that were already read stay in the folder.
 
@@ -63,7 +67,7 @@ def fetch_artifact(location: Location, folder: Path, max_bytes: int) -> None:
 
 
 def cached_artifact(location: Location, cache: Path, max_bytes: int, check: Callable[[Path], None]) -> Path:
-    """Return a folder of this machine with the verified files of the model below a location.
+    """Return a local folder with the verified files of a model that is at a location.
 
     The cache names folders by the SHA-256 of the manifest, which names that of each file. So a model is fetched once,
     and another one that is written to the location is found at once.

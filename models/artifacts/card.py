@@ -15,7 +15,10 @@ from models.flows.architecture import (
 
 
 def model_card(manifest: Manifest) -> str:
-    """Return the page in Markdown that describes a model: test score, training data, settings, calibration, limits."""
+    """Return a page in Markdown that describes a model.
+
+    It states the test score, training data, settings, calibration and limits of the model.
+    """
     rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(manifest).items())
     config = "\n".join(f"| {key} | {value} |" for key, value in manifest.training.config.items())
     limits = "\n".join(_limits(manifest.architecture))

@@ -20,7 +20,7 @@ OPTIONAL = (SAMPLES,)
 
 
 def read_file(folder: Path, name: str) -> bytes:
-    """Return the bytes of one file of a stored model. Raises ``ArtifactError`` if its SHA-256 is not the manifest's.
+    """Return the bytes of one file of a stored model, verified by its SHA-256.
 
     Args:
         folder: The folder of the artifact.

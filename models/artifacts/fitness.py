@@ -27,7 +27,7 @@ _CODES: dict[Measure, UnfitCode] = {
 
 
 class FitnessCheck(BaseModel):
-    """A figure of a model beside the limit that it must keep.
+    """Measured figure of a model, with the limit that it must keep.
 
     Attributes:
         measure: ``pixels``: bits/dim of held-out images, less than those of independent pixels. ``features``: log-
@@ -61,12 +61,15 @@ class FitnessCheck(BaseModel):
 
     @property
     def code(self) -> UnfitCode:
-        """The stable name of the reason that the check gives if it fails."""
+        """The stable name of the reason why a model that fails this check is unfit."""
         return _CODES[self.measure]
 
     @property
     def sentence(self) -> str:
-        """The check in words, without a full stop: its figure and its limit. A failed check begins with the reason."""
+        """The check as a sentence with its figure and its limit.
+
+        The sentence has no full stop. That of a failed check begins with the reason.
+        """
         found, limit = ("no finite number" if number is None else _brief(number) for number in (self.found, self.limit))
         match self.measure:
             case "pixels":
@@ -100,7 +103,10 @@ def _brief(number: float) -> str:
 
 
 class FitnessRecord(BaseModel):
-    """The checks of a model before it may become live by itself; it is fit if all of them are passed."""
+    """Checks that decide whether a model may become live automatically.
+
+    The model is fit if all checks are passed.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -108,7 +114,10 @@ class FitnessRecord(BaseModel):
 
     @property
     def failed(self) -> tuple[FitnessCheck, ...]:
-        """The checks that failed, which are the reasons why the model is unfit; empty for a fit model."""
+        """The checks that the model failed.
+
+        They are the reasons why the model is unfit. A fit model has none.
+        """
         return tuple(check for check in self.checks if not check.passed)
 
 

@@ -23,7 +23,11 @@ class _LimitPart(BaseModel):
 
 
 class LimitParameters(_LimitPart):
-    """Settings of a detection limit: false-alarm rate, number of images, shapes and contrasts of the defects, seed."""
+    """Settings for measuring a detection limit.
+
+    They are the false-alarm rate, the number of images, the shapes and contrasts of the defects, the seed, and the
+    calibration.
+    """
 
     alpha: float | None = Field(
         None, gt=0, lt=1, description="False-alarm rate. Default: 0.01, or the smallest p-value where that is larger."
@@ -44,7 +48,9 @@ class LimitParameters(_LimitPart):
 
 
 class LimitCell(_LimitPart):
-    """Detection counts for one defect shape, contrast and size: flagged images, and their share with its bounds.
+    """Detection counts for defects of one shape, contrast and size.
+
+    It has the number of flagged images, and their share with its bounds.
 
     Each bound is a one-sided 95 % Clopper-Pearson bound.
     """
@@ -58,7 +64,9 @@ class LimitCell(_LimitPart):
 
 
 class LimitCurve(_LimitPart):
-    """The share of found defects by their size, for one shape and contrast, and the detection limit.
+    """Share of detected defects by size, for one shape and contrast.
+
+    It also has the detection limit.
 
     The limit is the smallest size from which on, at every larger size too, the lower bound is at least 0.9.
     """
@@ -77,7 +85,10 @@ class LimitCurve(_LimitPart):
 
 
 class UndamagedImages(_LimitPart):
-    """Flagged share of the good images before defects are added, with a two-sided 95 % Clopper-Pearson interval."""
+    """Share of the good images that are flagged before defects are added.
+
+    The interval is a two-sided 95 % Clopper-Pearson interval.
+    """
 
     flagged: int = Field(ge=0)
     images: int = Field(ge=0)
@@ -86,7 +97,10 @@ class UndamagedImages(_LimitPart):
 
 
 class LimitRecord(_LimitPart):
-    """A measured detection limit of a model version: what was injected, what was found, and the limits."""
+    """Measured detection limits of a model version.
+
+    The record states which defects were added to images, how many of them were found, and the limits.
+    """
 
     format_version: Literal[1] = 1
     created: datetime

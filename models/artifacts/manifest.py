@@ -24,7 +24,10 @@ class _ManifestPart(BaseModel):
 
 
 class GridChoice(_ManifestPart):
-    """A grid that was tried for a flow over features, its best shrinkages, and the held-out log-likelihood."""
+    """Grid that was tried for a flow over image features, with its result.
+
+    It has the best shrinkages of the grid and the log-likelihood of held-out features.
+    """
 
     grid: int = Field(ge=1, description="Cells along each side.")
     shrinkage: float = Field(ge=0, le=1)
@@ -33,7 +36,9 @@ class GridChoice(_ManifestPart):
 
 
 class FeatureStepsRecord(_ManifestPart):
-    """Glow steps that were tried after the local affine layer of features, and what they changed on held-out images.
+    """Trial of additional Glow steps for a flow over image features.
+
+    The steps follow the local affine layer. The record states what they changed on held-out images.
 
     They are kept where the gain exceeds its standard error.
     """
@@ -47,7 +52,9 @@ class FeatureStepsRecord(_ManifestPart):
 
 
 class FeatureFitRecord(_ManifestPart):
-    """The fit of a flow over features: every grid that was tried, the best first, and the choice for pooled features.
+    """Record of how a flow over image features was fitted.
+
+    It has every grid that was tried, the best first, and the choice for pooled features.
 
     All but the first fit, to all images, are without one fold each.
     """
@@ -60,7 +67,10 @@ class FeatureFitRecord(_ManifestPart):
 
 
 class TrainingRecord(_ManifestPart):
-    """Record of the training run that made a model: dataset, settings, number of steps, duration, software versions."""
+    """Record of the training run that made a model.
+
+    It has the dataset, settings, number of steps, duration and software versions.
+    """
 
     preset: str
     config: dict[str, Any]
@@ -87,7 +97,9 @@ class TrainingRecord(_ManifestPart):
 
 
 class Evaluation(_ManifestPart):
-    """Mean negative log-likelihood of held-out images, by which the quality of a model is judged; less is better.
+    """Mean negative log-likelihood of held-out images, the measure of a model's quality.
+
+    Less is better.
 
     A density of pixels has it in bits per pixel value (bits/dim). Before scoring, one random number in [0, 1) is added
     to each pixel value (uniform dequantisation). The generator is seeded by the content of the image, so that the
@@ -105,7 +117,9 @@ class Evaluation(_ManifestPart):
 
 
 class LogDets(_ManifestPart):
-    """Log-determinants log|det dz/dx| in nats of those layers of a flow for which it is the same for all images.
+    """Log-determinants of the layers of a flow for which they are the same for all images.
+
+    They are log|det dz/dx| in nats.
 
     They are computed in float64 and stored with the SHA-256 of the weights that they belong to.
     """
@@ -116,7 +130,9 @@ class LogDets(_ManifestPart):
 
 
 class Deviation(_ManifestPart):
-    """Absolute differences in nats between scores in bfloat16 and in float32: median, 99.9 % quantile and maximum.
+    """Differences between the scores of a model in bfloat16 and in float32.
+
+    They are the median, the 99.9 % quantile and the maximum of the absolute differences, in nats.
 
     ``worst_statistic`` is the maximum for the anomaly statistic, the other figures are for the log-likelihood.
     """
@@ -129,7 +145,9 @@ class Deviation(_ManifestPart):
 
 
 class CalibrationSummary(_ManifestPart):
-    """Record of the calibration from which a model computes p-values of anomalies: images used, smallest p-value.
+    """Record of the calibration from which a model computes p-values.
+
+    It has, among others, the images that were used and the smallest p-value.
 
     With more than one fold, both parts hold the same images: each fold is calibrated by the fit to the others.
     """
@@ -151,14 +169,20 @@ class CalibrationSummary(_ManifestPart):
 
 
 class Activation(_ManifestPart):
-    """Whether a new calibration became the active one; the reason if it did not, or if it replaced a damaged one."""
+    """Result of the attempt to make a new calibration active.
+
+    The reason is given if the calibration did not become active, or if it replaced a damaged calibration.
+    """
 
     active: bool
     reason: str | None = Field(None, description="Why it did not, or that it replaced a damaged one.")
 
 
 class CalibrationRecord(_ManifestPart):
-    """Content of ``calibration.json``, which describes a calibration made after its model was published."""
+    """Content of ``calibration.json``, the record of a calibration added to a published model.
+
+    The calibration was made after the model was published.
+    """
 
     format_version: Literal[1] = 1
     created: datetime
@@ -169,14 +193,20 @@ class CalibrationRecord(_ManifestPart):
 
 
 class PinnedSample(_ManifestPart):
-    """Digest and log-likelihood (nats) of an image stored with a model, scored again at each load as a check."""
+    """Digest and log-likelihood of the image that is stored with a model as a check.
+
+    The image is scored again whenever the model is loaded. The log-likelihood is in nats.
+    """
 
     image_sha256: str
     log_likelihood: float
 
 
 class Manifest(_ManifestPart):
-    """Content of ``manifest.json``, which describes a stored model: layers, training, quality, SHA-256 of its files."""
+    """Content of ``manifest.json``, which describes a stored model.
+
+    It has the layers, the training, the quality, and the SHA-256 of each other file.
+    """
 
     format_version: Literal[2] = 2
     created: datetime
@@ -192,12 +222,15 @@ class Manifest(_ManifestPart):
 
     @property
     def unfit(self) -> tuple[FitnessCheck, ...]:
-        """The checks that the model failed, so that it does not become live by itself; empty for a fit model."""
+        """The fitness checks that the model failed.
+
+        A model with a failed check does not become live by itself. A fit model has none.
+        """
         return () if self.fitness is None else self.fitness.failed
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return the parsed ``manifest.json`` of a model's folder. Raises ``ArtifactError`` if it is missing or invalid.
+    """Return the parsed ``manifest.json`` of a model's folder.
 
     Args:
         folder: The folder of the model.
@@ -218,7 +251,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def file_label(path: Path) -> str:
-    """Return the last three parts of a path for an error message, such as ``birds/3/card.md`` (model, version, file).
+    """Return the last parts of a path for an error message, such as ``birds/3/card.md``.
+
+    These are usually three parts: model, version and file.
 
     A file of a calibration or of a detection limit gets five parts: model, ``calibrations`` or ``limits``, version,
     number and file.

@@ -16,7 +16,9 @@ MAX_BYTES = {FILE: 2**20, CARD: 2**20, SAMPLES: 32 * 2**20}
 
 
 def pack(folder: Path) -> TarPieces:
-    """Return the files of a stored model as a tar archive, an iterator of bytes. Equal files give equal bytes.
+    """Return the files of a stored model as a tar archive.
+
+    The archive is an iterator of bytes. Equal files give equal bytes.
 
     Raises:
         ArtifactError: A file is missing or cannot be read.
@@ -28,7 +30,7 @@ def pack(folder: Path) -> TarPieces:
 
 
 def unpack(pieces: Iterable[bytes], folder: Path) -> None:
-    """Extract an uploaded model from a tar archive to an empty folder. Raises ``ArtifactRefused`` if it is invalid.
+    """Extract an uploaded model from a tar archive to an empty folder.
 
     The archive must hold every file of a model exactly once, and nothing else. The contents are not checked here. After
     an error, files that were already written stay in the folder.

@@ -13,7 +13,9 @@ from models.errors import UninitializedModel
 
 
 class ActNorm(ChannelAffine):
-    """Activation normalisation: a layer z = (x - t)·exp(-l) with a learned shift t and log-scale l of each channel.
+    """Activation normalisation: a learned shift and scale for each channel.
+
+    The layer is z = (x - t)·exp(-l) with shift t and log-scale l.
 
     The log-det is -H·W·Σ_c l_c (Kingma & Dhariwal 2018, 3.1). :meth:`initialize` sets t and l from a batch before the
     first use. The flag ``initialized`` is a buffer and saved with the weights, so a loaded layer is not initialised
@@ -39,7 +41,9 @@ class ActNorm(ChannelAffine):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Set shift and scale so that each channel of the batch ``x``, ``(N, C, H, W)``, gets mean 0 and deviation 1.
+        """Set shift and scale so that each channel of a batch gets mean 0 and deviation 1.
+
+        The batch ``x`` is ``(N, C, H, W)``.
 
         A channel that is constant in the batch (deviation of at most 1e-6) keeps the scale 1.
         """
@@ -65,7 +69,10 @@ class ActNorm(ChannelAffine):
         super()._load_from_state_dict(*arguments)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = (x - t)·exp(-l), with shift t and log-scale l per channel, and log|det dz/dx| in nats, ``(N,)``.
+        """Return the normalised images and the log-determinant of the Jacobian.
+
+        z = (x - t)·exp(-l) with shift t and log-scale l of each channel. The log-determinant log|det dz/dx| is in nats,
+        ``(N,)``.
 
         Raises:
             UninitializedModel: :meth:`initialize` has not been called and no weights were loaded.
@@ -75,22 +82,35 @@ class ActNorm(ChannelAffine):
         return (x - self.shift.view(1, -1, 1, 1)) * scale, self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x = z·exp(l) + t, with shift t and log-scale l per channel, and log|det dx/dz| in nats, ``(N,)``."""
+        """Undo the normalisation; also return the log-determinant of the inverse.
+
+        x = z·exp(l) + t with shift t and log-scale l of each channel. The log-determinant log|det dx/dz| is in nats,
+        ``(N,)``.
+        """
         self._check(z)
         scale = torch.exp(self.log_scale).view(1, -1, 1, 1)
         return z * scale + self.shift.view(1, -1, 1, 1), -self.log_det(z)
 
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return an immutable float64 copy for scoring. Raises ``UninitializedModel`` if the scales were never set."""
+        """Return an immutable float64 copy for scoring.
+
+        Raises ``UninitializedModel`` if the scales were never set.
+        """
         if not self.initialized:
             raise UninitializedModel("ActNorm is not initialised: initialise or load the flow before it is frozen")
         return super().freeze(shape)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the diagonal matrix A, ``(C, C)``, and offset b, ``(C,)``, that write this layer as z = A x + b."""
+        """Return the layer as a diagonal matrix and an offset.
+
+        z = A x + b for the matrix A, ``(C, C)``, and the offset b, ``(C,)``.
+        """
         scale = torch.exp(-self.log_scale)
         return torch.diag(scale), -self.shift * scale
 
     def log_abs_det(self) -> Tensor:
-        """Return log|det dz/dx| of a single pixel in nats, a float64 scalar: minus the sum of the log-scales."""
+        """Return the log-determinant of the layer for a single pixel.
+
+        It is minus the sum of the log-scales, in nats, a float64 scalar.
+        """
         return -self.log_scale.double().sum()

@@ -15,7 +15,9 @@ from models.bijections.frozen import Inverse
 
 
 class AdditiveCoupling(Bijection):
-    """Additive coupling: half of the channels stay, and a network of them shifts the rest (Dinh et al. 2015, 3.2).
+    """Additive coupling layer: half of the channels determine a shift of the rest.
+
+    A network of the first half, which stays as it is, gives the shift (Dinh et al. 2015, 3.2).
 
     z1 = x1 and z2 = x2 + t(x1), where x1 and x2 are the two halves of the channels, x1 the larger one if C is odd. The
     log-det is 0. t starts at 0.
@@ -40,12 +42,18 @@ class AdditiveCoupling(Bijection):
         self.net = CouplingNet(self.kept, channels - self.kept, width, places)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = (x1, x2 + t(x1)) for ``x``, ``(N, C, H, W)``, and the log-det 0 of each sample, ``(N,)``."""
+        """Return images with the second half of their channels shifted, and the log-determinant 0.
+
+        z = (x1, x2 + t(x1)) for ``x``, ``(N, C, H, W)``. The log-determinant is 0 for each sample, ``(N,)``.
+        """
         kept, moved = self._halves(x)
         return torch.cat([kept, moved + self.net(kept)], dim=1), x.new_zeros(len(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x = (z1, z2 - t(z1)) for ``z``, ``(N, C, H, W)``, and the log-det 0 of each sample, ``(N,)``."""
+        """Undo the shift of the second half of the channels; also return the log-determinant 0.
+
+        x = (z1, z2 - t(z1)) for ``z``, ``(N, C, H, W)``. The log-determinant is 0 for each sample, ``(N,)``.
+        """
         kept, moved = self._halves(z)
         return torch.cat([kept, moved - self.net(kept)], dim=1), z.new_zeros(len(z))
 
@@ -103,12 +111,18 @@ class FrozenAdditiveCoupling:
     place: Tensor | None
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return z, ``(N, C, H, W)``, and None, because the log-det is 0 for all inputs."""
+        """Return the outputs of the layer, and None in place of a log-determinant.
+
+        z is ``(N, C, H, W)``. The log-determinant is 0 for all inputs.
+        """
         kept, moved = x[:, : self.kept], x[:, self.kept :]
         return torch.cat([kept, moved + self._shift(kept)], dim=1), None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the exact x for outputs ``z``, ``(N, C, H, W)``. No inverse is learned: ``inverse`` has no effect."""
+        """Return the exact inputs for the outputs ``z``.
+
+        ``z`` is ``(N, C, H, W)``. The layer learns no inverse, so the argument ``inverse`` has no effect.
+        """
         kept, moved = z[:, : self.kept], z[:, self.kept :]
         return torch.cat([kept, moved - self._shift(kept)], dim=1)
 

@@ -8,5 +8,8 @@ from torch.autograd import Function
 
 
 def call(function: type[Function], *inputs: Any) -> Any:
-    """Return the outputs of an autograd function. ``Function.apply`` itself declares no types."""
+    """Call an autograd function and return its outputs.
+
+    ``Function.apply`` itself declares no types.
+    """
     return function.apply(*inputs)

@@ -25,7 +25,9 @@ step from R ("newton-schulz")."""
 
 
 class Bijection(nn.Module):
-    """Base class of invertible layers z = f(x). Each direction also returns the log|det| of its Jacobian.
+    """Base class of invertible layers z = f(x).
+
+    Each direction also returns the log-determinant log|det| of its Jacobian.
 
     A conformance suite checks these promises for every bijection:
 
@@ -47,7 +49,7 @@ class Bijection(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = f(x) for inputs ``x``, ``(N, C, H, W)``, and log|det dz/dx| of each sample in nats, ``(N,)``.
+        """Return the outputs of the layer and the log-determinant of its Jacobian.
 
         Args:
             x: Inputs, ``(N, C, H, W)``.
@@ -58,7 +60,7 @@ class Bijection(nn.Module):
 
     @abstractmethod
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x = f⁻¹(z) for outputs ``z`` of the layer, and log|det dx/dz| of each sample in nats, ``(N,)``.
+        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
 
         Args:
             z: Outputs of :meth:`forward`.
@@ -68,17 +70,26 @@ class Bijection(nn.Module):
         """
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Return the shape (C, H, W) of the output for an input image of ``shape``. By default it is the same."""
+        """Return the shape (C, H, W) of the output for an input of ``shape``.
+
+        By default it is the shape of the input.
+        """
         return shape
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return log|det dz/dx| in nats for images of ``shape`` (C, H, W) if it is equal for all images, else 0.0."""
+        """Return the log-determinant that the layer has for all images of ``shape``.
+
+        It is log|det dz/dx| in nats for images of ``shape`` (C, H, W). If the log-determinant depends on the image, the
+        result is 0.0.
+        """
         if self.constant_log_det:
             raise TypeError(f"{type(self).__name__} must define constant_log_det_at")
         return 0.0
 
     def freeze(self, shape: Shape) -> FrozenStep:
-        """Return an immutable float64 copy of this layer. It omits any log|det dz/dx| that is equal for all images.
+        """Return an immutable float64 copy of this layer for scoring.
+
+        The copy omits a log-determinant log|det dz/dx| that is equal for all images.
 
         Args:
             shape: Channels, height and width of the inputs.
@@ -93,12 +104,17 @@ class Bijection(nn.Module):
         return FrozenMap(lambda x: (module.forward(x)[0], None), lambda z: module.inverse(z)[0], learned)
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return x ≈ f⁻¹(z) by the inverse that the layer learned in training, or exactly if it learns none."""
+        """Return the inputs for outputs ``z`` by the inverse that was learned in training.
+
+        The result is approximate, or exact if the layer learns no inverse.
+        """
         return self.inverse(z)[0]
 
 
 class ChannelAffine(Bijection):
-    """Base class of layers z = A x + b on the C channels of a pixel, with the same A and b at all pixels.
+    """Base class of layers that apply the same affine map to the channels of each pixel.
+
+    The map is z = A x + b on the C channels of a pixel.
 
     The composition of two such maps is another one, so freezing folds neighbours into one.
     """
@@ -107,23 +123,37 @@ class ChannelAffine(Bijection):
 
     @abstractmethod
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix A, ``(C, C)``, and offset b, ``(C,)``, that map the C channels of a pixel: z = A x + b."""
+        """Return the matrix and the offset of the map z = A x + b.
+
+        The matrix A is ``(C, C)`` and the offset b ``(C,)``. They map the C channels of each pixel.
+        """
 
     @abstractmethod
     def log_abs_det(self) -> Tensor:
-        """Return log|det A| in nats, a scalar tensor, for the matrix A that maps the channels of each pixel."""
+        """Return the log-determinant of the matrix that maps the channels of a pixel.
+
+        It is log|det A| in nats, a scalar tensor.
+        """
 
     def learned_affine(self) -> tuple[Tensor, Tensor] | None:
-        """Return the learned approximate inverse as matrix ``(C, C)`` and offset ``(C,)``, or None if there is none."""
+        """Return the matrix and the offset of the learned approximate inverse.
+
+        They are ``(C, C)`` and ``(C,)``. The result is None if no inverse is learned.
+        """
         return None
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return log|det dz/dx| in nats for images of ``shape`` (C, H, W): H·W·log|det A| for channel matrix A."""
+        """Return the log-determinant of the layer for images of ``shape`` (C, H, W).
+
+        It is H·W·log|det A| in nats for the matrix A of the channels.
+        """
         return shape[1] * shape[2] * float(self.log_abs_det().detach().double())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return an immutable float64 copy of this layer for scoring, with its learned inverse if it has one.
+        """Return an immutable float64 copy of this layer for scoring.
+
+        The copy has the learned inverse if the layer has learned an inverse.
 
         Matrix and offset are computed in float64, also where they are products of float32 parameters.
         """
@@ -133,13 +163,18 @@ class ChannelAffine(Bijection):
         return FrozenAffine((matrix, offset), None if learned is None else (learned[0].clone(), learned[1].clone()))
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return log|det dz/dx| of this layer in nats, an equal value for each image of the batch ``x``, ``(N,)``."""
+        """Return the log-determinant of the layer for each image of a batch.
+
+        It is log|det dz/dx| in nats, the same value for each image of ``x``, ``(N,)``.
+        """
         locations = x.shape[2] * x.shape[3]
         return (locations * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
 
 
 class SelfNormalizing(Bijection):
-    """Base class of layers z = W x + b that also learn a matrix R ≈ W⁻¹ in training (Keller et al. 2021).
+    """Base class of layers that learn an approximate inverse of their weights in training.
+
+    The layer is z = W x + b, and it learns a matrix R ≈ W⁻¹ (Keller et al. 2021).
 
     The forward pass in training mode stores the reconstruction error ||R W x - x||² of each sample, and the training
     objective collects it with :meth:`pop_reconstruction_error`. If ``symmetric`` is set, the error is
@@ -158,26 +193,39 @@ class SelfNormalizing(Bijection):
 
     @abstractmethod
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return W x for inputs ``x`` and the layer's weight matrix W, in the shape of ``x``, without the offset."""
+        """Return the inputs multiplied by the weights of the layer, without the offset.
+
+        It is W x for the weight matrix W, in the shape of ``x``.
+        """
 
     @abstractmethod
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return R z for the learned R ≈ W⁻¹, in the shape of ``z``. The offset of the layer is not subtracted."""
+        """Return ``z`` multiplied by the learned inverse of the weights.
+
+        It is R z for the learned R ≈ W⁻¹, in the shape of ``z``. The offset of the layer is not subtracted.
+        """
 
     @abstractmethod
     def refresh_inverse(self, shape: Shape) -> None:
-        """Replace the learned R ≈ W⁻¹ by the exact W⁻¹, or by an approximation where R cannot represent it.
+        """Replace the learned inverse by the exact inverse of the weights.
+
+        If the learned matrix R cannot represent the exact W⁻¹, it becomes an approximation.
 
         Args:
             shape: Channels, height and width of the inputs.
         """
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return R W x: ``x`` multiplied by the weights W and by the learned R ≈ W⁻¹. It equals ``x`` if R = W⁻¹."""
+        """Apply the weights and then their learned inverse.
+
+        The result is R W x for the weights W and the learned R ≈ W⁻¹. It equals ``x`` if R = W⁻¹.
+        """
         return self.apply_inverse_weight(self.apply_weight(x))
 
     def keep_reconstruction_error(self, error: Tensor, y: Tensor) -> None:
-        """Store the errors ||R W x - x||² of a batch, ``(N,)``, until ``pop_reconstruction_error`` is called.
+        """Store the reconstruction errors of a batch for ``pop_reconstruction_error``.
+
+        They are the errors ||R W x - x||² of the learned R ≈ W⁻¹.
 
         Args:
             error: ||R W x - x||² of each sample, ``(N,)``.
@@ -190,11 +238,16 @@ class SelfNormalizing(Bijection):
         self._reconstruction_error = error
 
     def store_reconstruction_error(self, error: Tensor) -> None:
-        """Store errors that were computed before, ``(N,)``, until ``pop_reconstruction_error`` is called."""
+        """Store given reconstruction errors for ``pop_reconstruction_error``.
+
+        The errors, ``(N,)``, were computed before and are stored as they are.
+        """
         self._reconstruction_error = error
 
     def pop_reconstruction_error(self) -> Tensor:
-        """Return and clear the errors ||R W x - x||² of the learned R ≈ W⁻¹ on the last training batch, ``(N,)``.
+        """Return and clear the reconstruction errors of the last training batch.
+
+        They are ||R W x - x||² for the learned R ≈ W⁻¹, ``(N,)``.
 
         Raises:
             RuntimeError: No forward pass in training mode has run since the last call.
@@ -206,7 +259,10 @@ class SelfNormalizing(Bijection):
 
 
 class Elementwise(Bijection):
-    """Base class of invertible layers that map each value x_i separately, so that log|det dz/dx| = Σ log|dz_i/dx_i|."""
+    """Base class of invertible layers that map each value separately.
+
+    Therefore log|det dz/dx| is the sum of log|dz_i/dx_i| over the values x_i.
+    """
 
     @property
     def domain(self) -> Constraint:
@@ -215,10 +271,16 @@ class Elementwise(Bijection):
 
     @abstractmethod
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = f(x) and log|dz/dx| of each single value, both in the shape of ``x``."""
+        """Return the output and the logarithm of the slope for each value.
+
+        They are z = f(x) and log|dz/dx|, both in the shape of ``x``.
+        """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = f(x) for inputs ``(N, ...)``, and log|det dz/dx| of each sample in nats, ``(N,)``."""
+        """Return the outputs of the layer and the log-determinant of each sample.
+
+        The inputs are ``(N, ...)``. The log-determinant log|det dz/dx| is in nats, ``(N,)``.
+        """
         z, log_slope = self.map_with_slope(x)
         return z, sum_samples(log_slope)
 
@@ -227,7 +289,9 @@ class Elementwise(Bijection):
         return copy.deepcopy(self)
 
     def pixel_function(self) -> PixelFunction:
-        """Return the map of this layer as a function of arrays, for scoring where it is the pixel transform.
+        """Return the map of this layer as a function of NumPy arrays.
+
+        It is used for scoring, where this layer is the pixel transform of a flow.
 
         Only functions of :mod:`snf_runtime` can be exported. This one runs the layer itself.
         """
@@ -252,7 +316,10 @@ class TorchPixelFunction:
 
     @torch.no_grad()
     def map_with_slope(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return y and log|dy/dx| in nats for values x, both in the shape of ``x``."""
+        """Return the output and the logarithm of the slope for each value.
+
+        They are y and log|dy/dx| in nats, both in the shape of ``x``.
+        """
         y, log_slope = self.layer.map_with_slope(torch.from_numpy(x))
         return y.numpy(), log_slope.numpy()
 
@@ -264,5 +331,8 @@ def check_images(x: Tensor, channels: int) -> None:
 
 
 def sum_samples(x: Tensor) -> Tensor:
-    """Return the sum of all values of each sample, that is over every axis but the first: ``(N, ...) -> (N,)``."""
+    """Return the sum of all values of each sample.
+
+    The sum is over every axis but the first, ``(N, ...) -> (N,)``.
+    """
     return torch.sum(x.flatten(1), dim=1)

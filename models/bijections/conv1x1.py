@@ -15,7 +15,9 @@ SMALLEST_VARIANCE = 1e-6
 
 
 class ExactConv1x1(ChannelAffine):
-    """Invertible 1x1 convolution z = W x + b of the channels, with exact log|det W| (Kingma & Dhariwal 2018, 3.2).
+    """Invertible 1x1 convolution of the channels, with an exact log-determinant.
+
+    The layer is z = W x + b (Kingma & Dhariwal 2018, 3.2).
 
     W is a C x C matrix that mixes the channels of each pixel, so the log-det of an image is H·W·log|det W|. It starts
     as a random orthogonal matrix, b as 0.
@@ -36,12 +38,18 @@ class ExactConv1x1(ChannelAffine):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = W x + b for images ``x``, ``(N, C, H, W)``, and log|det dz/dx| of each image in nats, ``(N,)``."""
+        """Return the outputs of the layer and the log-determinant of its Jacobian.
+
+        z = W x + b for images ``x``, ``(N, C, H, W)``. The log-determinant log|det dz/dx| is in nats, ``(N,)``.
+        """
         check_images(x, self.channels)
         return mix_channels(self.weight, x) + self.bias.view(1, -1, 1, 1), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x = W⁻¹ (z - b) for ``z``, ``(N, C, H, W)``, and log|det dx/dz| of each image in nats, ``(N,)``."""
+        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+
+        x = W⁻¹ (z - b) for ``z``, ``(N, C, H, W)``. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
+        """
         check_images(z, self.channels)
         centred = (z - self.bias.view(1, -1, 1, 1)).flatten(2)
         x: Tensor = torch.linalg.solve(self.weight, centred).view_as(z)
@@ -49,7 +57,9 @@ class ExactConv1x1(ChannelAffine):
 
     @torch.no_grad()
     def whiten(self, x: Tensor, *, rotate: bool = False) -> None:
-        """Set W and b so that the channels of W x + b have mean 0 and covariance I over all pixels of images ``x``.
+        """Set weights and offset so that the output channels are uncorrelated on given images.
+
+        Over all pixels of the images ``x``, the channels of W x + b get mean 0 and covariance I.
 
         The outputs are the principal components of the channels, the one of greatest variance first. A component that
         hardly varies in these images keeps its scale. Computed in float64. Cost: O(C³ + N·C²·H·W).
@@ -67,17 +77,25 @@ class ExactConv1x1(ChannelAffine):
         self.bias.copy_(-matrix @ pixels.mean(1))
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix W, ``(C, C)``, and offset b, ``(C,)``, that map the channels of each pixel: z = W x + b."""
+        """Return the matrix and the offset of the map z = W x + b.
+
+        The matrix W is ``(C, C)`` and the offset b ``(C,)``. They map the channels of each pixel.
+        """
         return self.weight, self.bias
 
     def log_abs_det(self) -> Tensor:
-        """Return log|det W| in nats, a float64 scalar, for the C x C matrix W of the layer. Cost: O(C³)."""
+        """Return the log-determinant of the weight matrix.
+
+        It is log|det W| in nats for the C x C matrix W, a float64 scalar. Cost: O(C³).
+        """
         log_abs_det: Tensor = torch.linalg.slogdet(self.weight.double()).logabsdet
         return log_abs_det
 
 
 class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
-    """1x1 convolution z = W x + b that learns R ≈ W⁻¹, to train without determinants (Keller et al. 2021, eq. 10-12).
+    """1x1 convolution that learns its own inverse, to train without determinants.
+
+    The layer z = W x + b learns a matrix R ≈ W⁻¹ (Keller et al. 2021, eq. 10-12).
 
     Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
     of W^-T (:class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct`). The reconstruction error
@@ -95,7 +113,10 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         self.inverse_weight = nn.Parameter(by_columns(self.weight.detach().T))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = W x + b and each image's log|det dz/dx|, or, in training, 0 with an estimate of its gradient.
+        """Return the outputs of the layer and its log-determinant.
+
+        The outputs are z = W x + b, and the log-determinant is log|det dz/dx| of each image. In training the
+        log-determinant is 0, with an estimate of its gradient.
 
         The estimate uses the learned inverse R in place of W⁻¹.
         """
@@ -107,35 +128,55 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         return y + self.bias.view(1, -1, 1, 1), log_det
 
     def whiten(self, x: Tensor, *, rotate: bool = False) -> None:
-        """Set W and b to give the principal components of the channels of images ``x``, and R to W⁻¹."""
+        """Set the weights to the principal components of the channels of images.
+
+        The matrix W and the offset b are set from the images ``x``, and the learned inverse R is set to W⁻¹.
+        """
         super().whiten(x, rotate=rotate)
         self.refresh_inverse((self.channels, *x.shape[2:]))
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return x ≈ R (z - b), ``(N, C, H, W)``, with the learned R ≈ W⁻¹ of this layer z = W x + b."""
+        """Return the approximate inputs for the outputs ``z`` by the learned inverse.
+
+        x ≈ R (z - b), ``(N, C, H, W)``, with the learned R ≈ W⁻¹ of this layer z = W x + b.
+        """
         check_images(z, self.channels)
         return mix_channels(self.inverse_weight, z - self.bias.view(1, -1, 1, 1))
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return W x, the matrix W times the channels of each pixel of ``x``, ``(N, C, H, W)``, without offset b."""
+        """Return the channels of each pixel multiplied by the weights, without the offset.
+
+        It is W x for the weight matrix W and images ``x``, ``(N, C, H, W)``.
+        """
         return mix_channels(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return R z, the learned R ≈ W⁻¹ times the channels of each pixel of ``z``, ``(N, C, H, W)``."""
+        """Return the channels of each pixel multiplied by the learned inverse of the weights.
+
+        It is R z for the learned R ≈ W⁻¹ and images ``z``, ``(N, C, H, W)``.
+        """
         return mix_channels(self.inverse_weight, z)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Overwrite the learned matrix R ≈ W⁻¹ with the exact inverse of the weight matrix W. Cost: O(C³)."""
+        """Overwrite the learned inverse with the exact inverse of the weight matrix.
+
+        R becomes W⁻¹. Cost: O(C³).
+        """
         self.inverse_weight.copy_(torch.linalg.inv(self.weight.double()))
 
     def learned_affine(self) -> tuple[Tensor, Tensor]:
-        """Return R, ``(C, C)``, and -R b, ``(C,)``: the learned inverse x ≈ R (z - b) of this layer z = W x + b."""
+        """Return the matrix and the offset of the learned inverse.
+
+        They are R, ``(C, C)``, and -R b, ``(C,)``, so that x ≈ R (z - b) for this layer z = W x + b.
+        """
         return self.inverse_weight, -self.inverse_weight @ self.bias
 
 
 class LUConv1x1(ChannelAffine):
-    """1x1 convolution z = W x + b whose matrix W is learned as triangular factors, so that log|det W| is cheap.
+    """1x1 convolution whose matrix is learned as triangular factors.
+
+    The log-determinant log|det W| of the layer z = W x + b is therefore cheap.
 
     W = P L (U + diag(s)), and the log-det of an image is H·W·Σ log|s|. L is lower triangular with ones on its diagonal,
     U strictly upper triangular (Kingma & Dhariwal 2018, 3.2). L, U and log|s| are learned. The permutation P and the
@@ -171,13 +212,19 @@ class LUConv1x1(ChannelAffine):
         return lower, self.factors.triu(1) + torch.diag(self.sign * self.factors.diagonal().exp())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = W x + b for images ``x``, ``(N, C, H, W)``, and log|det dz/dx| of each image in nats, ``(N,)``."""
+        """Return the outputs of the layer and the log-determinant of its Jacobian.
+
+        z = W x + b for images ``x``, ``(N, C, H, W)``. The log-determinant log|det dz/dx| is in nats, ``(N,)``.
+        """
         check_images(x, self.channels)
         matrix, offset = self.affine()
         return mix_channels(matrix, x) + offset.view(1, -1, 1, 1), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x = W⁻¹ (z - b) by two triangular solves, and log|det dx/dz| of each image in nats, ``(N,)``."""
+        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+
+        x = W⁻¹ (z - b) by two triangular solves. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
+        """
         check_images(z, self.channels)
         lower, upper = self._triangles()
         centred = (z - self.bias.view(1, -1, 1, 1)).flatten(2)[:, self.permutation.argsort()]
@@ -186,7 +233,9 @@ class LUConv1x1(ChannelAffine):
         return x.view_as(z), -self.log_det(z)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix W, ``(C, C)``, multiplied out from its factors, and the offset b, ``(C,)``, of z = W x + b.
+        """Return the matrix and the offset of the map z = W x + b.
+
+        The matrix W, ``(C, C)``, is multiplied out from its factors. The offset b is ``(C,)``.
 
         Cost: O(C³).
         """
@@ -194,5 +243,8 @@ class LUConv1x1(ChannelAffine):
         return (lower @ upper)[self.permutation], self.bias
 
     def log_abs_det(self) -> Tensor:
-        """Return log|det W| in nats, a float64 scalar, as the sum of the learned log-diagonal of W. Cost: O(C)."""
+        """Return the log-determinant of the weight matrix.
+
+        It is log|det W| in nats, a float64 scalar: the sum of the learned log|s|. Cost: O(C).
+        """
         return self.factors.diagonal().double().sum()

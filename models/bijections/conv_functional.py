@@ -33,7 +33,9 @@ def check_kernel(kernel: Size) -> None:
 
 
 def same_padding(weight: Tensor) -> Size:
-    """Return the zero padding (rows, columns) on each side with which a convolution keeps the image size.
+    """Return the zero padding with which a convolution keeps the image size.
+
+    It is the padding of the rows and of the columns, on each side.
 
     Args:
         weight: The kernel, ``(O, C, kh, kw)`` with odd kh and kw.
@@ -42,7 +44,9 @@ def same_padding(weight: Tensor) -> Size:
 
 
 def convolve(weight: Tensor, x: Tensor) -> Tensor:
-    """Return images ``x``, ``(N, C, H, W)``, convolved with a kernel ``(O, C, kh, kw)``, zero-padded: ``(N, O, H, W)``.
+    """Return images convolved with a kernel, with zero padding.
+
+    The images ``x`` are ``(N, C, H, W)``, the kernel is ``(O, C, kh, kw)``, and the result is ``(N, O, H, W)``.
 
     Cost: O(N·O·C·kh·kw·H·W).
     """
@@ -58,7 +62,9 @@ def flip(weight: Tensor) -> Tensor:
 
 
 def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
-    """Return the gradient of the inner products Σ_n <w * x_n, z_n> with respect to the kernel w, for images x_n, z_n.
+    """Return the gradient of a convolution with respect to its kernel.
+
+    It is the gradient of the inner products Σ_n <w * x_n, z_n> with respect to the kernel w, for images x_n and z_n.
 
     Element i is Σ_n <B_i x_n, z_n> with B_i = dT(w)/dw_i. Cost: that of :func:`convolve`.
 
@@ -76,7 +82,9 @@ def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
 
 
 def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
-    """Return the single kernel that acts on images as ``inner`` followed by ``outer`` does, except near the border.
+    """Return a single kernel that acts as two convolutions, one after the other.
+
+    It acts on images as ``inner`` followed by ``outer`` does, except near the border.
 
     Its sides are k_outer + k_inner - 1. With ``crop`` only the middle is returned, of sides k_inner - k_outer + 1.
     Cost: O(O·M·C·k⁴) for M channels between the two.
@@ -95,7 +103,9 @@ def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
 def multiplicity(
     kernel: Size, image: Size, stride: Size = (1, 1), padding: Size | None = None, dilation: Size = (1, 1)
 ) -> Tensor:
-    """Return, for each kernel element, at how many output pixels it reads inside the image, float64 ``(kh, kw)``.
+    """Return how many output pixels each kernel element contributes to.
+
+    Only output pixels for which the element reads inside the image count. The result is float64 ``(kh, kw)``.
 
     For a pair of channels, m[a, b] = c_H(a)·c_W(b) with
     c_H(a) = #{u : 0 <= u < H_out, 0 <= u·stride + a·dilation - padding < H}
@@ -130,13 +140,18 @@ def _placements(tap: int, kernel: int, side: int, stride: int, padding: int, dil
 
 
 def identity_images(channels: int, image: Size, device: torch.device) -> Tensor:
-    """Return D = C·H·W images, float64 ``(D, C, H, W)``: image i is 1 at its value i in flattened order, else 0."""
+    """Return the unit vectors of the image space as images.
+
+    There are D = C·H·W images, float64 ``(D, C, H, W)``. Image i is 1 at its value i in flattened order, else 0.
+    """
     dimensions = channels * math.prod(image)
     return torch.eye(dimensions, dtype=torch.float64, device=device).view(dimensions, channels, *image)
 
 
 def materialise(weight: Tensor, image: Size) -> Tensor:
-    """Return the D x D matrix that does a convolution on flattened images of D = C·H·W values, float64, differentiable.
+    """Return the matrix that applies a convolution to flattened images.
+
+    The matrix is D x D for images of D = C·H·W values, float64 and differentiable.
 
     T(w) vec(x) = vec(w * x) for the kernel w, the matrix T(w) and images x. Cost: O(D·C²·kh·kw·H·W).
 
@@ -149,7 +164,9 @@ def materialise(weight: Tensor, image: Size) -> Tensor:
 
 
 def project(inverse_images: Tensor, kernel: Size) -> Tensor:
-    """Return the kernel whose convolution matrix is nearest (Frobenius norm) to one given by its columns as D images.
+    """Return the convolution kernel that is nearest to a given matrix.
+
+    Nearest is meant in the Frobenius norm of the matrices. The matrix is given by its columns as D images.
 
     This is the orthogonal projection r_i = <B_i, M> / m_i with B_i = dT(w)/dw_i and the multiplicity m. For
     M = T(w)^-1, flip(r)·m is the exact gradient of log|det T(w)|. Cost: O(C²·kh·kw·H·W), the entries of M that a kernel
@@ -173,7 +190,9 @@ def project(inverse_images: Tensor, kernel: Size) -> Tensor:
 
 
 def half_bandwidth(weight: Tensor, width: int) -> int:
-    """Return b such that a convolution's matrix is 0 at (i, j) if |i - j| > b, for images of ``width`` pixels.
+    """Return the half-bandwidth of the matrix of a convolution.
+
+    It is b such that the matrix is 0 at (i, j) if |i - j| > b, for images of ``width`` pixels.
 
     It is C·(ph·W + pw) + C - 1 in the order (row, column, channel), with the padding (ph, pw).
 
@@ -186,7 +205,9 @@ def half_bandwidth(weight: Tensor, width: int) -> int:
 
 
 def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
-    """Return the matrix of a convolution in LAPACK's band storage, float64 ``(3b + 1, C·H·W)`` for half-bandwidth b.
+    """Return the matrix of a convolution in the band storage of LAPACK.
+
+    The result is float64 ``(3b + 1, C·H·W)`` for half-bandwidth b.
 
     Rows and columns are in the order (row, column, channel). Entry (i, j) of T(w) is element [2b + i - j, j] of the
     result, ``(3b + 1, D)``, for half-bandwidth b. Cost: O(C²·kh·kw·H·W).
@@ -210,7 +231,9 @@ def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
 
 @torch.library.custom_op("snf::factorise_band", mutates_args=())
 def factorise_band(weight: Tensor, image: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the LU factors, ``(D, 3b + 1)``, and row swaps of a convolution's D x D band matrix of half-bandwidth b.
+    """Return the LU factors and row swaps of the band matrix of a convolution.
+
+    The factors are ``(D, 3b + 1)`` for a D x D matrix of half-bandwidth b.
 
     The factorisation is LAPACK's ``gbtrf``, in float64. Cost: O(D·b²). It is an operator of PyTorch, so that its work
     can be counted on the meta device like that of any other.
@@ -234,7 +257,9 @@ def _(weight: Tensor, image: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("snf::solve_band", mutates_args=())
 def solve_band(factors: Tensor, swaps: Tensor, rows: Tensor, transpose: bool) -> Tensor:
-    """Return the solution x of T x = z, or of T^T x = z, for each row z, ``(N, D)``, from the banded LU factors of T.
+    """Solve linear systems with the band matrix of a convolution.
+
+    Returns the solution x of T x = z, or of T^T x = z, for each row z, ``(N, D)``, from the LU factors of T.
 
     Cost: O(N·D·b) for half-bandwidth b.
 
@@ -268,7 +293,9 @@ def _solution_flops(factors: torch.Size, *_: object, out_shape: torch.Size, **__
 
 
 class FactorisedConvolution:
-    """LU factors in float64 of the matrix of a convolution on images of a fixed size, for log|det| and inverses.
+    """LU factors of the matrix of a convolution on images of a fixed size.
+
+    They are in float64 and give log|det| and inverses.
 
     If the band is narrow, 3b <= D for half-bandwidth b, the factors are banded (LAPACK ``gbtrf``): O(D·b²), and O(D·b)
     a solve. Otherwise, or if w is on an accelerator, they are dense: O(D³), and O(D²) a solve. Later changes of w have
@@ -296,7 +323,9 @@ class FactorisedConvolution:
         self.log_abs_det = float(diagonal.abs().log().sum())
 
     def solve(self, z: Tensor, side: Literal["matrix", "transpose"] = "matrix") -> Tensor:
-        """Apply the inverse of the convolution (of its transpose for ``side`` "transpose") to ``z``, ``(N, C, H, W)``.
+        """Apply the inverse of the convolution to images.
+
+        For ``side`` "transpose" it is the inverse of the transposed convolution.
 
         Args:
             z: Images, ``(N, C, H, W)``.
@@ -323,5 +352,8 @@ class FactorisedConvolution:
         return x.permute(0, 3, 1, 2).contiguous().to(z)
 
     def inverse_images(self) -> Tensor:
-        """Return the inverse of the convolution's D x D matrix, each column as an image, float64 ``(D, C, H, W)``."""
+        """Return the inverse of the matrix of the convolution, each column as an image.
+
+        The matrix is D x D, and the result float64 ``(D, C, H, W)``.
+        """
         return self.solve(identity_images(self.channels, self.image, self.device))

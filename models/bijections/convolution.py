@@ -28,7 +28,9 @@ from models.devices import constant
 
 
 class ExactConv(Bijection):
-    """Invertible k x k convolution z = w * x + b with zero padding and with an exactly computed log|det dz/dx|.
+    """Invertible k x k convolution with zero padding and an exact log-determinant.
+
+    The layer is z = w * x + b, and log|det dz/dx| is computed exactly.
 
     Zero padding keeps the image size. T(w) is the D x D matrix of the convolution for images of D = C·H·W values. The
     log-det is log|det T(w)|. w starts as the identity plus Xavier-normal noise of gain 0.01 (Keller et al. 2021,
@@ -53,12 +55,18 @@ class ExactConv(Bijection):
         self.weight = nn.Parameter(nn.init.dirac_(torch.empty_like(noise)) + noise)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = w * x + b for images ``x``, ``(N, C, H, W)``, and the exact log|det dz/dx| in nats, ``(N,)``."""
+        """Return the outputs of the layer and the exact log-determinant of its Jacobian.
+
+        z = w * x + b for images ``x``, ``(N, C, H, W)``. The log-determinant log|det dz/dx| is in nats, ``(N,)``.
+        """
         check_images(x, self.channels)
         return convolve(self.weight, x) + self._offset(), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the exact x with w * x + b = z, solved by LU in float64, and log|det dx/dz| in nats, ``(N,)``.
+        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+
+        The exact x with w * x + b = z is solved by LU in float64. The log-determinant log|det dx/dz| is in nats,
+        ``(N,)``.
 
         Raises:
             torch.linalg.LinAlgError: T(w) is singular.
@@ -68,7 +76,10 @@ class ExactConv(Bijection):
         return x, -self.log_det(z)
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return log|det dz/dx| of this layer in nats, an equal value for each image of the batch ``x``, ``(N,)``."""
+        """Return the log-determinant of the layer for each image of a batch.
+
+        It is log|det dz/dx| in nats, the same value for each image of ``x``, ``(N,)``.
+        """
         image = (x.shape[2], x.shape[3])
         if torch.is_grad_enabled() and self.weight.requires_grad:
             log_abs_det: Tensor = torch.linalg.slogdet(materialise(self.weight, image)).logabsdet
@@ -77,12 +88,17 @@ class ExactConv(Bijection):
         return log_abs_det.to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return log|det dz/dx| of this layer in nats for images of ``shape`` (C, H, W), in float64."""
+        """Return the log-determinant of the layer for images of ``shape`` (C, H, W).
+
+        It is log|det dz/dx| in nats, in float64.
+        """
         return FactorisedConvolution(self.weight, shape[1:]).log_abs_det
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return an immutable float64 copy of this layer, to score and sample images of ``shape`` (C, H, W).
+        """Return an immutable float64 copy of this layer for scoring and sampling.
+
+        The copy is for images of ``shape`` (C, H, W).
 
         The LU factors for the inverse are computed at its first use.
         """
@@ -111,7 +127,9 @@ class _Solve(torch.autograd.Function):
 
 
 class SelfNormalizingConv(ExactConv, SelfNormalizing):
-    """k x k convolution z = w * x + b that learns a kernel r with r * (z - b) ≈ x (Keller et al. 2021, eq. 13-16).
+    """k x k convolution that learns its own inverse, to train without determinants.
+
+    The layer z = w * x + b learns a kernel r with r * (z - b) ≈ x (Keller et al. 2021, eq. 13-16).
 
     Training mode computes no determinant: the log-det has value 0, and its gradient with respect to w is flip(r)·m with
     the multiplicity m of the taps (:class:`SelfNormalizingConvolution`). The inverse of a convolution is not a
@@ -134,7 +152,10 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         self.inverse_weight = nn.Parameter(flip(self.weight.detach()).clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = w * x + b and each image's log|det dz/dx|, or, in training, 0 with an estimate of its gradient.
+        """Return the outputs of the layer and its log-determinant.
+
+        The outputs are z = w * x + b, and the log-determinant is log|det dz/dx| of each image. In training the
+        log-determinant is 0, with an estimate of its gradient.
 
         The estimate uses the learned inverse kernel r in place of the exact inverse.
         """
@@ -146,21 +167,32 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         return y + self._offset(), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return x ≈ r * (z - b), ``(N, C, H, W)``, with the kernel r that learns to undo this layer, w * x + b."""
+        """Return the approximate inputs for the outputs ``z`` by the learned inverse kernel.
+
+        x ≈ r * (z - b), ``(N, C, H, W)``, with the learned kernel r of this layer z = w * x + b.
+        """
         check_images(z, self.channels)
         return convolve(self.inverse_weight, z - self._offset())
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return w * x, the images ``x``, ``(N, C, H, W)``, convolved with the layer's kernel w, without offset b."""
+        """Return images convolved with the kernel of the layer, without the offset.
+
+        It is w * x for the kernel w and images ``x``, ``(N, C, H, W)``.
+        """
         return convolve(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return r * z, the images ``z``, ``(N, C, H, W)``, convolved with the kernel r that learns to undo w."""
+        """Return images convolved with the learned inverse kernel.
+
+        It is r * z for images ``z``, ``(N, C, H, W)``, and the kernel r that learns to undo w.
+        """
         return convolve(self.inverse_weight, z)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Overwrite the learned inverse kernel with the one closest to the exact inverse on images of ``shape``.
+        """Set the learned inverse kernel to the kernel closest to the exact inverse.
+
+        Closest is meant for images of ``shape``.
 
         Cost: O(D²·b) for D values of an image and half-bandwidth b.
         """
@@ -175,7 +207,9 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
 
 @dataclass(frozen=True)
 class FrozenConvolution:
-    """Immutable float64 convolution z = w * x + b of images of a fixed size, for scoring and sampling.
+    """Immutable float64 convolution for scoring and sampling.
+
+    It is z = w * x + b for images of a fixed size.
 
     Attributes:
         weight: The kernel w, ``(C, C, kh, kw)``.
@@ -190,11 +224,19 @@ class FrozenConvolution:
     learned_map: tuple[Tensor, ...] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return w * x + b, ``(N, C, H, W)``, and None, because log|det dz/dx| is equal for all images."""
+        """Return the outputs of the layer, and None in place of a log-determinant.
+
+        The outputs are w * x + b, ``(N, C, H, W)``. The log-determinant log|det dz/dx| is equal for all images and not
+        computed here.
+        """
         return convolve(self.weight, x) + self.offset, None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return x with w * x + b = z: exactly, or by learned kernels if ``inverse`` is "learned" and there are any."""
+        """Return the inputs that give the outputs ``z``.
+
+        x solves w * x + b = z exactly. If ``inverse`` is "learned" and there are learned kernels, they give an
+        approximate x.
+        """
         x = z - self.offset
         if inverse == "learned" and self.learned_map is not None:
             for kernel in self.learned_map:
@@ -209,7 +251,9 @@ class FrozenConvolution:
 
 
 class SelfNormalizingConvolution(torch.autograd.Function):
-    """Autograd function w * x that takes the gradient of log|det| from a learned inverse kernel (Keller et al. 2021).
+    """Autograd function of a convolution with a learned inverse kernel.
+
+    The gradient of log|det| is computed with the learned kernel (Keller et al. 2021).
 
     It is :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct` for the matrices of convolutions.
     m is the multiplicity of the taps, and x ⋆ z the gradient of <w * x, z> with respect to w. With incoming gradients δ
@@ -226,7 +270,10 @@ class SelfNormalizingConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the convolution y = w * x, a zero log-det, and ||r * y - x||², the error of the learned inverse r."""
+        """Return the convolution, a zero log-determinant and the error of the learned inverse.
+
+        The convolution is y = w * x, and the error of the learned inverse kernel r is ||r * y - x||².
+        """
         y = convolve(weight, x)
         error = convolve(inverse_weight, y) - x
         ctx.save_for_backward(x, y, error, weight, inverse_weight)
@@ -235,7 +282,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Return the gradients with respect to images x, kernel w and learned inverse kernel r, and a None.
+        """Return the gradients of the images, the kernel and the learned inverse kernel.
 
         No matrix is inverted. None stands for the argument ``gradient`` of :meth:`forward`.
         """
@@ -257,7 +304,9 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 def self_normalizing_convolution(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y = w * x, 0 as log-det (only its gradient is used), and ||r * y - x||² for the learned inverse kernel r.
+    """Return the convolution, a zero log-determinant and the error of the learned inverse.
+
+    Of the log-determinant only the gradient is used.
 
     Args:
         x: Images, ``(N, C, H, W)``.
@@ -273,7 +322,10 @@ def self_normalizing_convolution(
 
 
 def newton_schulz(weight: Tensor, inverse_weight: Tensor) -> Tensor:
-    """Return kernel r improved as an inverse of kernel w, by a Newton-Schulz step: the middle of 2r - r * w * r.
+    """Improve an approximate inverse of a convolution kernel by one Newton-Schulz step.
+
+    Returns 2r - r * w * r for the kernel w and its approximate inverse r, where * is convolution, cropped to the size
+    of r.
 
     Away from the border it turns an error E of r into an error of order E².
     """

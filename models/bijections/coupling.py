@@ -25,7 +25,9 @@ Weights = tuple[Tensor, Tensor]
 
 
 class CouplingNet(nn.Module):
-    """Network that computes the scales and shifts of a coupling layer: 3x3, 1x1 and 3x3 convolutions with ReLUs.
+    """Network that computes the scales and shifts of a coupling layer.
+
+    It has 3x3, 1x1 and 3x3 convolutions with ReLUs between them.
 
     The last layer starts at zero, so that a coupling starts as the identity.
     Cost: O(N·H·W·width·(9·in + width + 9·out)).
@@ -54,7 +56,10 @@ class CouplingNet(nn.Module):
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``(N, out, H, W)``, computed from ``x``: log-scales in the first half of the channels, then shifts.
+        """Return the outputs of the network, for a coupling layer.
+
+        They are ``(N, out, H, W)``. In an affine coupling they are log-scales in the first half of the channels, then
+        shifts.
 
         The log-scales are unbounded.
 
@@ -97,7 +102,10 @@ class CouplingNet(nn.Module):
 
     @torch.no_grad()
     def settled(self) -> tuple[Weights, Weights, Weights]:
-        """Return float64 copies of weight and bias of the three convolutions, the gain folded into the last one."""
+        """Return float64 copies of the weights and biases of the three convolutions.
+
+        The learned gain is folded into the last convolution.
+        """
         first, middle, (weight, bias) = (
             (layer.weight.double().clone(), _bias(layer).double().clone())
             for layer in (self.first, self.middle, self.last)
@@ -107,7 +115,9 @@ class CouplingNet(nn.Module):
 
 
 class AffineCoupling(Bijection):
-    """Affine coupling: half of the channels stay, and a network of them scales and shifts the rest (Dinh et al. 2017).
+    """Affine coupling layer: half of the channels determine scale and shift of the rest.
+
+    A network of the first half, which stays as it is, gives scales and shifts (Dinh et al. 2017).
 
     z1 = x1 and z2 = s(x1)·x2 + t(x1), with the log-det Σ log s (Dinh et al. 2017, 3.2). x1 and x2 are the two halves of
     the channels, x1 the larger one if C is odd. A network of x1 gives h and t, and log s = 2·tanh(h/2) bounds the
@@ -130,7 +140,9 @@ class AffineCoupling(Bijection):
         self.net = CouplingNet(self.kept, 2 * (channels - self.kept), width, places)
 
     def scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log-scales in [-2, 2] and shifts for the other channels, as the network gives them for ``kept``.
+        """Return the log-scales and shifts for the channels that the coupling changes.
+
+        The network computes them from ``kept``. The log-scales are in [-2, 2].
 
         Each is ``(N, C - K, H, W)`` for ``kept``, ``(N, K, H, W)``.
         """
@@ -138,21 +150,30 @@ class AffineCoupling(Bijection):
         return LOG_SCALE_BOUND * torch.tanh(logits / LOG_SCALE_BOUND), shift
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = (x1, s·x2 + t), with scales s and shifts t computed from x1, and log|det dz/dx|, ``(N,)``."""
+        """Return the outputs of the layer and the log-determinant of its Jacobian.
+
+        z = (x1, s·x2 + t) with scales s and shifts t computed from x1. The log-determinant log|det dz/dx| is ``(N,)``.
+        """
         check_images(x, self.channels)
         kept, moved = x[:, : self.kept], x[:, self.kept :]
         log_scale, shift = self.scale_and_shift(kept)
         return torch.cat([kept, moved * torch.exp(log_scale) + shift], dim=1), sum_samples(log_scale)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x = (z1, (z2 - t)/s), with scales s and shifts t computed from z1, and log|det dx/dz|, ``(N,)``."""
+        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+
+        x = (z1, (z2 - t)/s) with scales s and shifts t computed from z1. The log-determinant log|det dx/dz| is
+        ``(N,)``.
+        """
         check_images(z, self.channels)
         kept, moved = z[:, : self.kept], z[:, self.kept :]
         log_scale, shift = self.scale_and_shift(kept)
         return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1), -sum_samples(log_scale)
 
     def freeze(self, shape: Shape) -> FrozenCoupling:
-        """Return an immutable copy for scoring, whose network computes in float32 and all else in float64.
+        """Return an immutable copy of this layer for scoring.
+
+        Its network computes in float32 and all else in float64.
 
         The gain of the last layer is folded into its weights.
         """
@@ -166,7 +187,9 @@ class AffineCoupling(Bijection):
 
 @dataclass(frozen=True)
 class FrozenCoupling:
-    """Immutable affine coupling layer for scoring, whose network computes in float32 and all else in float64.
+    """Immutable affine coupling layer for scoring.
+
+    Its network computes in float32 and all else in float64.
 
     Attributes:
         kept: Channels of the half that is kept.
@@ -183,13 +206,19 @@ class FrozenCoupling:
     place: Tensor | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z, ``(N, C, H, W)``, and what each pixel adds to log|det dz/dx| in nats, ``(N, H, W)``."""
+        """Return the outputs of the layer and each pixel's part of the log-determinant.
+
+        z is ``(N, C, H, W)``. The parts add up to log|det dz/dx| in nats, ``(N, H, W)``.
+        """
         kept, moved = x[:, : self.kept], x[:, self.kept :]
         log_scale, shift = self._scale_and_shift(kept)
         return torch.cat([kept, moved * log_scale.exp() + shift], dim=1), log_scale.sum(1)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the exact x for outputs ``z``, ``(N, C, H, W)``. No inverse is learned: ``inverse`` has no effect."""
+        """Return the exact inputs for the outputs ``z``.
+
+        ``z`` is ``(N, C, H, W)``. The layer learns no inverse, so the argument ``inverse`` has no effect.
+        """
         kept, moved = z[:, : self.kept], z[:, self.kept :]
         log_scale, shift = self._scale_and_shift(kept)
         return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1)

@@ -16,7 +16,9 @@ Size = tuple[int, int, int]
 
 
 class CouplingProducts(torch.autograd.Function):
-    """Autograd function of the 3x3, 1x1 and 3x3 convolutions of a coupling network, with ReLUs between them.
+    """Autograd function of the convolutions of a coupling network, as matrix products.
+
+    They are 3x3, 1x1 and 3x3 convolutions with ReLUs between them.
 
     Each convolution is a product of a matrix and all P = H·W·N pixels. The first one multiplies the 3x3 surroundings of
     the pixels, ``(9K, P)``; the last one gives the share of each pixel in its 3x3 surroundings, ``(9·out, P)``, and the
@@ -41,7 +43,9 @@ class CouplingProducts(torch.autograd.Function):
         last: Tensor,
         last_bias: Tensor,
     ) -> Tensor:
-        """Return the outputs of the network for ``x``, ``(N, K, H, W) -> (N, out, H, W)``, in the type of ``x``.
+        """Return the outputs of the network for the inputs ``x``.
+
+        ``(N, K, H, W) -> (N, out, H, W)``, in the type of ``x``.
 
         Args:
             ctx: What is kept for the backward pass.
@@ -76,7 +80,10 @@ class CouplingProducts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of the inputs and of all weights, and None for the type of the products."""
+        """Return the gradients of the inputs and of all weights.
+
+        The type of the products, an argument of :meth:`forward`, gets None.
+        """
         (grad,) = gradients
         surroundings, hidden, second, first, middle, last = ctx.saved_tensors
         of_input, of_weights = ctx.dtypes

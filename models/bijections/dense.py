@@ -15,7 +15,9 @@ from models.bijections.self_normalizing_product import by_columns, mix_channels,
 
 
 class ExactDense(Bijection):
-    """Fully connected layer z = W x + b over all D = C·H·W values of an image, with an exact log|det W|.
+    """Fully connected layer over all values of an image, with an exact log-determinant.
+
+    The layer is z = W x + b on D = C·H·W values, and log|det W| is exact.
 
     W starts as the identity and b from N(0, 1/D) (Keller et al. 2021, published code).
 
@@ -34,14 +36,21 @@ class ExactDense(Bijection):
         self.bias = nn.Parameter(torch.randn(dimensions) * dimensions**-0.5)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W x + b for flattened images ``x``, in the shape of ``x``, and log|det W| in nats, ``(N,)``."""
+        """Return the outputs of the layer and the log-determinant of its Jacobian.
+
+        The outputs are W x + b for flattened images, in the shape of ``x``. The log-determinant is log|det W| in nats,
+        ``(N,)``.
+        """
         z = (mix_channels(self.weight, self._vectors(x)) + self.bias).view(x.shape)
         # A gradient needs no more than the precision of the layer, and float64 takes several times as long.
         log_abs_det = torch.linalg.slogdet(self.weight if self.training else self.weight.double()).logabsdet
         return z, log_abs_det.to(x.dtype).expand(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the exact x = W⁻¹ (z - b) in the shape of ``z``, and log|det dx/dz| per image in nats, ``(N,)``."""
+        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+
+        The exact x = W⁻¹ (z - b) is in the shape of ``z``. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
+        """
         factors, pivots = torch.linalg.lu_factor(self.weight.double())
         centred = (self._vectors(z) - self.bias).double()
         x: Tensor = torch.linalg.lu_solve(factors, pivots, centred.T).T
@@ -50,7 +59,10 @@ class ExactDense(Bijection):
 
     @torch.no_grad()
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return log|det dz/dx| = log|det W| in nats, the same for all images. Cost: O(D³) for D values."""
+        """Return the log-determinant of the layer, which is the same for all images.
+
+        It is log|det dz/dx| = log|det W| in nats. Cost: O(D³) for D values.
+        """
         return float(torch.linalg.slogdet(self.weight.double()).logabsdet)
 
     @torch.no_grad()
@@ -66,7 +78,9 @@ class ExactDense(Bijection):
 
 
 class SelfNormalizingDense(ExactDense, SelfNormalizing):
-    """Fully connected layer z = W x + b that learns R ≈ W⁻¹, to train without determinants (Keller et al. 2021, 4.1).
+    """Fully connected layer that learns its own inverse, to train without determinants.
+
+    The layer z = W x + b learns a matrix R ≈ W⁻¹ (Keller et al. 2021, 4.1).
 
     Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
     of W^-T (:class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct`). The reconstruction error
@@ -84,7 +98,10 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
         self.inverse_weight = nn.Parameter(by_columns(torch.eye(dimensions)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = W x + b and each image's log|det dz/dx|, or, in training, 0 with an estimate of its gradient.
+        """Return the outputs of the layer and its log-determinant.
+
+        The outputs are z = W x + b, and the log-determinant is log|det dz/dx| of each image. In training the
+        log-determinant is 0, with an estimate of its gradient.
 
         The estimate uses the learned inverse R in place of W⁻¹.
         """
@@ -95,20 +112,32 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
         return (y + self.bias).view(x.shape), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return x ≈ R (z - b) in the shape of ``z``, with the learned R ≈ W⁻¹ of this layer z = W x + b."""
+        """Return the approximate inputs for the outputs ``z`` by the learned inverse.
+
+        x ≈ R (z - b) in the shape of ``z``, with the learned R ≈ W⁻¹ of this layer z = W x + b.
+        """
         return mix_channels(self.inverse_weight, self._vectors(z) - self.bias).view(z.shape)
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return W x for flattened images ``x``, in the shape of ``x``, ``(N, C, H, W)``, without the offset b."""
+        """Return flattened images multiplied by the weights, without the offset.
+
+        It is W x in the shape of ``x``, ``(N, C, H, W)``.
+        """
         return mix_channels(self.weight, self._vectors(x)).view(x.shape)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return R z for flattened images ``z`` and the learned R ≈ W⁻¹, in the shape ``(N, C, H, W)``."""
+        """Return flattened images multiplied by the learned inverse of the weights.
+
+        It is R z for the learned R ≈ W⁻¹, in the shape ``(N, C, H, W)``.
+        """
         return mix_channels(self.inverse_weight, self._vectors(z)).view(z.shape)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Overwrite the learned matrix R ≈ W⁻¹ with the exact inverse of the weight matrix W. Cost: O(D³)."""
+        """Overwrite the learned inverse with the exact inverse of the weight matrix.
+
+        R becomes W⁻¹. Cost: O(D³).
+        """
         self.inverse_weight.copy_(torch.linalg.inv(self.weight.double()))
 
     @torch.no_grad()
@@ -120,7 +149,9 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
 
 
 class RelativeGradientDense(ExactDense):
-    """Fully connected layer W x + b, trained by relative gradients, which need no inverse of W (Gresele et al. 2020).
+    """Fully connected layer that is trained by relative gradients.
+
+    The layer is W x + b. Relative gradients need no inverse of W (Gresele et al. 2020).
 
     Training mode computes no determinant: the log-det has value 0, and the backward pass replaces the gradients of W
     and b by relative gradients (:class:`RelativeProduct`). Evaluation mode is exact, as in :class:`ExactDense`. W
@@ -140,7 +171,11 @@ class RelativeGradientDense(ExactDense):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = W x + b and log|det W| per image. In training its value is 0, and its gradient needs no W⁻¹."""
+        """Return the outputs of the layer and its log-determinant.
+
+        The outputs are z = W x + b, and the log-determinant is log|det W| for each image. In training the
+        log-determinant is 0, and its gradient needs no W⁻¹.
+        """
         if not self.training:
             return super().forward(x)
         outputs: tuple[Tensor, Tensor] = call(RelativeProduct, self._vectors(x), self.weight, self.bias)
@@ -149,7 +184,10 @@ class RelativeGradientDense(ExactDense):
 
 
 class RelativeProduct(torch.autograd.Function):
-    """Autograd function W x + b with relative gradients: those in A of a step W + A W (Gresele et al. 2020, sec. 4).
+    """Autograd function of a fully connected layer with relative gradients.
+
+    The function is W x + b. Relative gradients are those in A of a step from W to W + A W (Gresele et al. 2020, sec.
+    4).
 
     The relative gradient is the gradient with respect to a change of the output, z -> z + A z + a, which changes W to
     W + A W and b to b + A b + a. With incoming gradients δ of z and c_n of the log-det of sample n, the gradients of A
@@ -165,14 +203,20 @@ class RelativeProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W x + b for vectors ``x``, ``(N, D)``, and 0 as log-det, ``(N,)`` (only its gradient is used)."""
+        """Return the outputs of the layer and a zero log-determinant.
+
+        The outputs are W x + b for vectors ``x``, ``(N, D)``. Of the log-determinant, ``(N,)``, only the gradient is
+        used.
+        """
         z = torch.addmm(bias, x, weight.T)
         ctx.save_for_backward(z, weight, bias)
         return z, x.new_zeros(x.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the ordinary gradient of x, and the relative gradients as changes of W and b (dW and db of the class).
+        """Return the gradient of the inputs and the relative gradients of weights and bias.
+
+        The gradient of x is the ordinary gradient. Those of W and b are changes of W and b, dW and db of the class.
 
         No matrix is inverted.
         """

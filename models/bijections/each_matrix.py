@@ -11,10 +11,16 @@ from torch import Tensor
 
 
 def inverses(matrices: Tensor) -> Tensor:
-    """Return the inverse of each of some matrices, ``(n, C, C)``. Cost: O(n·C³)."""
+    """Return the inverse of each matrix in a stack.
+
+    The matrices are ``(n, C, C)``. Cost: O(n·C³).
+    """
     return torch.stack([torch.linalg.inv(matrix) for matrix in matrices])
 
 
 def log_abs_dets(matrices: Tensor) -> Tensor:
-    """Return log|det| of each of some matrices, ``(n, C, C) -> (n,)``, in nats. Cost: O(n·C³)."""
+    """Return the log-determinant log|det| of each matrix in a stack.
+
+    ``(n, C, C) -> (n,)``, in nats. Cost: O(n·C³).
+    """
     return torch.stack([torch.linalg.slogdet(matrix).logabsdet for matrix in matrices])

@@ -14,7 +14,9 @@ from models.bijections.frozen import FrozenMap
 
 
 class AutoregressiveConv(Bijection):
-    """Convolution of each pixel with its upper and left neighbours, inverted by substitution (Hoogeboom et al. 2019).
+    """Invertible convolution of each pixel with its upper and left neighbours.
+
+    It is inverted by substitution (Hoogeboom et al. 2019).
 
     z_ij = L x_ij + A x_{i-1,j-1} + B x_{i-1,j} + C x_{i,j-1}, with zeros outside the image and L lower triangular. In
     the order (row, column, channel) the matrix of the map is lower triangular, so the log-det is H·W·Σ_c log|L_cc|.
@@ -39,28 +41,43 @@ class AutoregressiveConv(Bijection):
         self.weight = nn.Parameter(identity + 0.05 / channels**0.5 * torch.randn(identity.shape))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``x``, each pixel mixed with its upper and left neighbours, and log|det dz/dx| in nats, ``(N,)``."""
+        """Return the outputs of the layer and the log-determinant of its Jacobian.
+
+        Each pixel of ``x`` is mixed with its upper and left neighbours. The log-determinant log|det dz/dx| is in nats,
+        ``(N,)``.
+        """
         check_images(x, self.channels)
         return convolve_causally(self.masked_weight(), x), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x for ``z``, solved pixel by pixel from the top left, and log|det dx/dz| in nats, ``(N,)``."""
+        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+
+        x is solved by substitution, starting at the top left pixel. The log-determinant log|det dx/dz| is in nats,
+        ``(N,)``.
+        """
         check_images(z, self.channels)
         return substitute_back(self.masked_weight().double(), z.double()).to(z.dtype), -self.log_det(z)
 
     def log_abs_det(self) -> Tensor:
-        """Return log|det L| in nats, a float64 scalar. L is the triangular matrix that maps a pixel's own channels."""
+        """Return the log-determinant of the layer for a single pixel.
+
+        It is log|det L| in nats, a float64 scalar. L is the triangular matrix that maps a pixel's own channels.
+        """
         return self.weight[:, :, 1, 1].diagonal().double().abs().log().sum()
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return log|det dz/dx| of this layer in nats, an equal value for each image of the batch ``x``, ``(N,)``.
+        """Return the log-determinant of the layer for each image of a batch.
+
+        It is log|det dz/dx| in nats, the same value for each image of ``x``, ``(N,)``.
 
         It is H·W·Σ_c log|L_cc|, with the triangular matrix L that maps a pixel's own channels.
         """
         return (x.shape[2] * x.shape[3] * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return log|det dz/dx| of this layer in nats, the same for all images of ``shape`` (C, H, W).
+        """Return the log-determinant of the layer for images of ``shape`` (C, H, W).
+
+        It is log|det dz/dx| in nats, the same for all images.
 
         It is H·W·Σ_c log|L_cc|, with the triangular matrix L that maps a pixel's own channels.
         """
@@ -68,19 +85,27 @@ class AutoregressiveConv(Bijection):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return an immutable float64 copy of this layer, for scoring by its map and sampling by its inverse."""
+        """Return an immutable float64 copy of this layer for scoring and sampling.
+
+        Scoring uses the map of the layer, and sampling its inverse.
+        """
         weight = self.masked_weight().double()
         return FrozenMap(lambda x: (convolve_causally(weight, x), None), lambda z: substitute_back(weight, z))
 
     def masked_weight(self) -> Tensor:
-        """Return the 2x2 kernel, ``(C, C, 2, 2)``, with the weights of the pixel itself set to 0 above the diagonal."""
+        """Return the 2x2 kernel with a triangular matrix for the pixel itself.
+
+        The kernel is ``(C, C, 2, 2)``. The weights of the pixel itself are set to 0 above the diagonal.
+        """
         mask = torch.ones_like(self.weight)
         mask[:, :, 1, 1] = mask[:, :, 1, 1].tril()
         return self.weight * mask
 
 
 class EmergingConv(Bijection):
-    """Sequence of a 1x1 convolution and of two over upper left and lower right neighbours (Hoogeboom et al. 2019).
+    """Sequence of a 1x1 convolution and two autoregressive convolutions.
+
+    The autoregressive convolutions are over the upper left and the lower right neighbours (Hoogeboom et al. 2019).
 
     Each of the three is invertible. Together they have a receptive field of 3x3 pixels. The log-det is the sum over
     them, H·W·(log|det W| + Σ_c log|L_cc| + Σ_c log|L'_cc|). Costs and initial weights are those of the layers
@@ -100,7 +125,10 @@ class EmergingConv(Bijection):
         self.second = AutoregressiveConv(channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``x`` after the layer's three convolutions, ``(N, C, H, W)``, and log|det dz/dx| in nats, ``(N,)``."""
+        """Return images after the three convolutions, and the log-determinant of the Jacobian.
+
+        The outputs are ``(N, C, H, W)``. The log-determinant log|det dz/dx| is in nats, ``(N,)``.
+        """
         check_images(x, self.channels)
         z, mixing_log_det = self.mixing(x)
         z, first_log_det = self.first(z)
@@ -108,7 +136,11 @@ class EmergingConv(Bijection):
         return _turn(z), mixing_log_det + first_log_det + second_log_det
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x for ``z`` by the exact inverses of the three convolutions, and log|det dx/dz| in nats, ``(N,)``."""
+        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+
+        x is computed by the exact inverses of the three convolutions. The log-determinant log|det dx/dz| is in nats,
+        ``(N,)``.
+        """
         check_images(z, self.channels)
         x, second_log_det = self.second.inverse(_turn(z))
         x, first_log_det = self.first.inverse(_turn(x))
@@ -116,11 +148,17 @@ class EmergingConv(Bijection):
         return x, mixing_log_det + first_log_det + second_log_det
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return log|det dz/dx| in nats for images of ``shape`` (C, H, W), the sum over its three convolutions."""
+        """Return the log-determinant of the layer for images of ``shape`` (C, H, W).
+
+        It is log|det dz/dx| in nats, the sum over the three convolutions.
+        """
         return sum(part.constant_log_det_at(shape) for part in (self.mixing, self.first, self.second))
 
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return an immutable float64 copy for scoring, which applies the three convolutions of the layer at once."""
+        """Return an immutable float64 copy of this layer for scoring and sampling.
+
+        The copy combines the three convolutions of the layer.
+        """
         mixing, first, second = (part.freeze(shape) for part in (self.mixing, self.first, self.second))
 
         def forward(x: Tensor) -> tuple[Tensor, None]:
@@ -133,7 +171,9 @@ class EmergingConv(Bijection):
 
 
 def convolve_causally(weight: Tensor, x: Tensor) -> Tensor:
-    """Return images, ``(N, C, H, W)``, convolved with a 2x2 kernel over each pixel and its upper and left neighbours.
+    """Convolve each pixel with its upper and left neighbours.
+
+    The images are ``(N, C, H, W)``, and the kernel covers 2x2 pixels.
 
     Neighbours outside the image are 0.
     """
@@ -141,7 +181,9 @@ def convolve_causally(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def substitute_back(weight: Tensor, z: Tensor) -> Tensor:
-    """Return the images whose 2x2 convolution over upper and left neighbours is ``z``, solved by anti-diagonals.
+    """Undo a convolution of each pixel with its upper and left neighbours.
+
+    Returns the images whose 2x2 convolution is ``z``, solved along anti-diagonals.
 
     x_ij = L^-1 (z_ij - [A B C] [x_{i-1,j-1} x_{i-1,j} x_{i,j-1}]), so the anti-diagonal i + j = d depends on the two
     anti-diagonals before it.
@@ -161,7 +203,9 @@ def substitute_back(weight: Tensor, z: Tensor) -> Tensor:
 
 
 def skew(x: Tensor) -> Tensor:
-    """Return images with row i shifted to the right by i and 0 in the gaps, ``(N, C, H, W) -> (N, C, H, H + W - 1)``.
+    """Shift row i of each image to the right by i pixels.
+
+    The gaps are 0, ``(N, C, H, W) -> (N, C, H, H + W - 1)``.
 
     Anti-diagonals of the image become columns.
 
@@ -174,7 +218,10 @@ def skew(x: Tensor) -> Tensor:
 
 
 def unskew(x: Tensor, width: int) -> Tensor:
-    """Return images with row i shifted left by i, which undoes ``skew``: ``(N, C, H, H + W - 1) -> (N, C, H, W)``."""
+    """Undo ``skew``: shift row i of each image to the left by i pixels.
+
+    ``(N, C, H, H + W - 1) -> (N, C, H, W)``.
+    """
     height = x.shape[2]
     return F.pad(x.flatten(2), (0, height)).reshape(*x.shape[:3], height + width)[..., :width]
 

@@ -24,7 +24,9 @@ MAX_TERMS = 100
 
 
 class ExponentialConv(Bijection):
-    """Invertible layer exp(M) W (x + b) + c with a k x k convolution M and a 1x1 convolution W (Hoogeboom et al. 2020).
+    """Invertible layer with the matrix exponential of a convolution.
+
+    The layer is exp(M) W (x + b) + c with a k x k convolution M and a 1x1 convolution W (Hoogeboom et al. 2020).
 
     M x = k * x. exp(M) x = Σ_n M^n x / n! has the inverse exp(-M), and log|det exp(M)| = trace M. The log-det of the
     layer is H·W·(Σ_c k_cc + log|det W|), with k_cc at the middle tap of the kernel. k is the learned kernel divided by
@@ -60,7 +62,10 @@ class ExponentialConv(Bijection):
         self.register_buffer("right", _unit(torch.randn(1, *shape)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = exp(M) W (x + b) + c, for the convolution M and channel matrix W, and log|det dz/dx|, ``(N,)``.
+        """Return the outputs of the layer and the log-determinant of its Jacobian.
+
+        z = exp(M) W (x + b) + c for the convolution M and the channel matrix W. The log-determinant log|det dz/dx| is
+        ``(N,)``.
 
         In training mode it also updates the estimate of the spectral norm of the kernel.
         """
@@ -74,7 +79,10 @@ class ExponentialConv(Bijection):
         return z, self._log_det(kernel).to(x.dtype).expand(len(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x = W⁻¹ exp(-M) (z - c) - b, for the convolution M and channel matrix W, and log|det dx/dz|, ``(N,)``.
+        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+
+        x = W⁻¹ exp(-M) (z - c) - b for the convolution M and the channel matrix W. The log-determinant log|det dx/dz|
+        is ``(N,)``.
 
         It is computed in float64.
         """
@@ -85,13 +93,19 @@ class ExponentialConv(Bijection):
         return x.to(z.dtype), -self._log_det(kernel).to(z.dtype).expand(len(z))
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return log|det dz/dx| of this layer in nats, trace M + H·W·log|det W|, the same for all images."""
+        """Return the log-determinant of the layer, which is the same for all images.
+
+        It is log|det dz/dx| = trace M + H·W·log|det W| in nats.
+        """
         exact = copy.deepcopy(self).double()
         return float(exact._log_det(exact.bounded_kernel()).detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return an immutable float64 copy of this layer, for scoring by its map and sampling by its inverse."""
+        """Return an immutable float64 copy of this layer for scoring and sampling.
+
+        Scoring uses the map of the layer, and sampling its inverse.
+        """
         exact = copy.deepcopy(self).double()  # the bound of the kernel is computed in float64, too
         kernel, mixing, before, after = exact.bounded_kernel(), exact.mixing, exact.before, exact.after
         unmixing, terms = torch.linalg.inv(mixing), terms_needed(kernel, self.shape[1:])
@@ -101,7 +115,10 @@ class ExponentialConv(Bijection):
         )
 
     def bounded_kernel(self) -> Tensor:
-        """Return the kernel, ``(C, C, kh, kw)``, divided so that its estimated spectral norm is at most 0.9."""
+        """Return the kernel, scaled so that its estimated spectral norm is at most 0.9.
+
+        The kernel is ``(C, C, kh, kw)``.
+        """
         # Copies: the next forward pass may change the buffers before the backward pass of this one.
         norm = torch.sum(self.left.clone() * convolve(self.weight, self.right.clone()))
         return self.weight / torch.clamp(norm / NORM_BOUND, min=1)
@@ -122,7 +139,10 @@ class ExponentialConv(Bijection):
 
 
 def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:
-    """Return exp(M) x ≈ Σ M^n x / n!, n = 0 to ``terms``, for images ``x`` and M, the convolution with ``kernel``."""
+    """Apply the matrix exponential of a convolution to images.
+
+    Returns exp(M) x ≈ Σ M^n x / n!, n = 0 to ``terms``, where M is the convolution with ``kernel``.
+    """
     total = term = x
     for n in range(1, terms + 1):
         term = convolve(kernel, term) / n
@@ -131,7 +151,9 @@ def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:
 
 
 def terms_needed(kernel: Tensor, image: Size) -> int:
-    """Return how many terms of exp(M) = Σ M^n / n!, M a convolution, give a remainder below 1e-11: from 13 to 100.
+    """Return how many terms of the exponential series a convolution needs.
+
+    For exp(M) = Σ M^n / n! of a convolution M the remainder is then below 1e-11. The result is from 13 to 100.
 
     On a torus that is larger by the padding, the convolution is block-diagonal in frequency and contains M, so
     ||M|| <= max_f ||k̂(f)||. The result does not depend on the samples. Cost: O(C³·H·W).

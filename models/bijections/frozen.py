@@ -16,23 +16,35 @@ AffineMap = tuple[Tensor, Tensor]
 
 
 class FrozenStep(Protocol):
-    """Interface of an immutable float64 layer for scoring and sampling, made from a trained layer.
+    """Protocol of an immutable float64 layer for scoring and sampling.
+
+    The layer is made from a trained layer.
 
     A log-det that is the same for all images is computed once and stored with the model, not here.
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return z and each pixel's share of log|det dz/dx| in nats, ``(N, H, W)``; None if equal for all images."""
+        """Return the outputs of the layer and each pixel's part of the log-determinant.
+
+        The parts of log|det dz/dx| are in nats, ``(N, H, W)``. They are None if the log-determinant is equal for all
+        images.
+        """
         ...
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return x for outputs ``z`` by the "exact" inverse, or by the approximate "learned" one if there is one."""
+        """Return the inputs that give the outputs ``z``.
+
+        ``inverse`` selects the "exact" inverse, or the approximate "learned" inverse if the layer has learned an
+        inverse.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class FrozenAffine:
-    """Immutable map z = A x + b in float64, of the channels of each pixel or of whole flattened images.
+    """Immutable affine map z = A x + b in float64.
+
+    It maps the channels of each pixel, or whole flattened images.
 
     Attributes:
         forward_map: A and b.
@@ -45,11 +57,18 @@ class FrozenAffine:
     flat: bool = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return A x + b in the shape of ``x``, and None, because log|det dz/dx| is equal for all inputs."""
+        """Return the outputs of the layer, and None in place of a log-determinant.
+
+        The outputs are A x + b in the shape of ``x``. The log-determinant log|det dz/dx| is equal for all inputs and
+        not computed here.
+        """
         return self._apply(self.forward_map, x), None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return x for outputs ``z`` by the "exact" inverse, or by the approximate "learned" one if there is one.
+        """Return the inputs that give the outputs ``z``.
+
+        ``inverse`` selects the "exact" inverse, or the approximate "learned" inverse if the layer has learned an
+        inverse.
 
         Cost: one matrix product.
         """
@@ -58,14 +77,21 @@ class FrozenAffine:
 
     @cached_property
     def inverse_map(self) -> AffineMap:
-        """Matrix and offset of the exact inverse, computed at the first use: scoring does not need it. Cost: O(K³)."""
+        """Matrix and offset of the exact inverse.
+
+        They are computed at the first use, because scoring does not need them. Cost: O(K³).
+        """
         matrix, offset = self.forward_map
         inverse = torch.linalg.inv(matrix)
         return inverse, -inverse @ offset
 
     @cached_property
     def reconstruction_map(self) -> AffineMap | None:
-        """Matrix and offset of x -> R W x - x for the weights W and the learned R ≈ W⁻¹; None if there is no R."""
+        """Affine map that gives the error of the learned inverse.
+
+        It is the matrix and the offset of x -> R W x - x for the weights W and the learned R ≈ W⁻¹, or None if no
+        inverse was learned.
+        """
         if self.learned_map is None:
             return None
         matrix, offset = _after(self.forward_map, self.learned_map)
@@ -73,18 +99,26 @@ class FrozenAffine:
 
     @cached_property
     def reconstruction_size(self) -> float:
-        """Largest absolute entry of ``reconstruction_map``, to scale float32 arithmetic; 1.0 if None or 0."""
+        """Largest absolute entry of ``reconstruction_map``.
+
+        It scales float32 arithmetic, and is 1.0 if the map is None or 0.
+        """
         if self.reconstruction_map is None:
             return 1.0
         return max(float(part.abs().max()) for part in self.reconstruction_map) or 1.0
 
     @property
     def has_reconstruction_error(self) -> bool:
-        """Whether ``reconstruction_error`` gives values: an inverse was learned, and images are not flattened."""
+        """Whether the layer can compute a reconstruction error.
+
+        This needs a learned inverse and images that are not flattened.
+        """
         return self.learned_map is not None and not self.flat
 
     def reconstruction_error(self, x: Tensor) -> Tensor | None:
-        """Return ||R W x - x||² / ||x||² of each image, ``(N,)``, for the learned R ≈ W⁻¹; None if no R or flat.
+        """Return the relative error of the learned inverse for each image.
+
+        It is ||R W x - x||² / ||x||² for the learned R ≈ W⁻¹, ``(N,)``.
 
         It is None if no inverse was learned, and if ``flat`` is set, where it would double the cost of the layer.
         Cost: one matrix product.
@@ -95,7 +129,10 @@ class FrozenAffine:
         return error.square().sum((1, 2, 3)) / x.square().sum((1, 2, 3))
 
     def then(self, following: FrozenAffine) -> FrozenAffine:
-        """Return one affine map equal to this map followed by ``following``. Learned inverses are composed too."""
+        """Return the composition of this map with the map ``following``.
+
+        The result is a single affine map. Learned inverses are composed too.
+        """
         learned = None
         if self.learned_map is not None or following.learned_map is not None:
             learned = _after(following.learned_map or following.inverse_map, self.learned_map or self.inverse_map)
@@ -116,7 +153,7 @@ Frozen = TypeVar("Frozen")
 
 
 def moved(frozen: Frozen, device: torch.device) -> Frozen:
-    """Return a copy of a frozen layer with all its tensors on ``device``. Raises ``TypeError`` for a ``FrozenMap``.
+    """Return a copy of a frozen layer with all its tensors on ``device``.
 
     Args:
         frozen: The layer, or a tensor, tuple or dataclass in it.
@@ -141,7 +178,9 @@ def moved(frozen: Frozen, device: torch.device) -> Frozen:
 
 @dataclass(frozen=True)
 class FrozenMap:
-    """Immutable layer given as functions: its map, its exact inverse, and its learned approximate inverse or None.
+    """Immutable layer that is given as functions.
+
+    The functions are its map, its exact inverse, and its learned approximate inverse or None.
 
     ``flat`` says whether it connects each pixel with all others.
     """
@@ -152,11 +191,19 @@ class FrozenMap:
     flat: bool = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return z and each pixel's share of log|det dz/dx| in nats, ``(N, H, W)``; None if equal for all images."""
+        """Return the outputs of the layer and each pixel's part of the log-determinant.
+
+        The parts of log|det dz/dx| are in nats, ``(N, H, W)``. They are None if the log-determinant is equal for all
+        images.
+        """
         return self.forward_map(x)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return x for outputs ``z`` by the "exact" inverse, or by the approximate "learned" one if there is one."""
+        """Return the inputs that give the outputs ``z``.
+
+        ``inverse`` selects the "exact" inverse, or the approximate "learned" inverse if the layer has learned an
+        inverse.
+        """
         return (self.learned_map if inverse == "learned" and self.learned_map else self.inverse_map)(z)
 
 

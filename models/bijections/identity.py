@@ -11,7 +11,10 @@ from models.bijections.base import Elementwise, Shape
 
 
 class Identity(Elementwise):
-    """Layer z = x with log-det 0, the first layer of flows over vectors. It has no cost."""
+    """Layer that returns its inputs unchanged, with log-determinant 0.
+
+    It is the first layer of flows over vectors, and has no cost.
+    """
 
     constant_log_det: ClassVar[bool] = True
     cheap_inverse: ClassVar[bool] = True

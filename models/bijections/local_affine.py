@@ -21,7 +21,9 @@ from models.devices import constant
 
 @lru_cache(maxsize=64)
 def cell_of_places(height: int, width: int, grid: int) -> Tensor:
-    """Return the cell of each place, ``(height * width,)``, for a grid of ``grid`` x ``grid`` cells over the image.
+    """Return the index of the grid cell that contains each position of an image.
+
+    The grid has ``grid`` x ``grid`` cells. The result is ``(height * width,)``.
 
     A side with fewer places than cells has a cell for each place. Cells and places are numbered by rows.
 
@@ -40,7 +42,9 @@ def cell_count(height: int, width: int, grid: int) -> int:
 
 @lru_cache(maxsize=64)
 def places_of_cells(height: int, width: int, grid: int) -> tuple[Tensor, Tensor]:
-    """Return the places of each cell, ``(cells, most)``, and the index of each place in that table, ``(places,)``.
+    """Return the positions in each grid cell, and the index of each position in that table.
+
+    The table is ``(cells, most)``, and the indices are ``(places,)``.
 
     Cells with fewer than ``most`` places repeat their first one, so that one batched product serves all cells. Indices
     are those of the flattened table.
@@ -75,7 +79,9 @@ def _indices(numbers: NDArray[np.int64]) -> Tensor:
 
 
 def apply_by_cell(matrices: Tensor, x: Tensor, grid: int) -> Tensor:
-    """Multiply the channels at each place by the matrix of its cell; return the products, ``(N, C, H, W)``.
+    """Multiply the channels at each position by the matrix of its grid cell.
+
+    Returns the products, ``(N, C, H, W)``.
 
     Args:
         matrices: A matrix for each cell, ``(cells, C, C)``.
@@ -92,7 +98,9 @@ def apply_by_cell(matrices: Tensor, x: Tensor, grid: int) -> Tensor:
 
 
 class ExactLocalAffine(Bijection):
-    """Local affine map z = W_c (x - m_p) at place p of cell c, with the exact log-det Σ_p log|det W_c(p)|.
+    """Affine layer with a matrix for each grid cell and a mean for each position of an image.
+
+    It is z = W_c (x - m_p) at place p of cell c. The log-determinant Σ_p log|det W_c(p)| is exact.
 
     A grid of G x G cells lies over the image. Each cell has a C x C matrix W_c, and each place its own mean m_p. The
     log-det is the same for all images. W starts as the identity and m as 0; :mod:`models.features.fit` sets them to
@@ -117,27 +125,43 @@ class ExactLocalAffine(Bijection):
         self.mean = nn.Parameter(torch.zeros(shape))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W (x - m) for images ``x``, ``(N, C, H, W)``, and the log-det Σ_p log|det W| in nats, ``(N,)``."""
+        """Return the outputs of the layer and the log-determinant of its Jacobian.
+
+        The outputs are W (x - m) for images ``x``, ``(N, C, H, W)``. The log-determinant is Σ_p log|det W| in nats,
+        ``(N,)``.
+        """
         self._check(x)
         return self.apply_weight(x - self.mean), self.log_abs_det().to(x.dtype).expand(len(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W⁻¹ z + m, and the log-det -Σ_p log|det W| in nats, ``(N,)``. Cost: O(C³) a cell."""
+        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+
+        The inputs are W⁻¹ z + m, and the log-determinant is -Σ_p log|det W| in nats, ``(N,)``. Cost: O(C³) a cell.
+        """
         self._check(z)
         exact = inverses(self.weight)
         return apply_by_cell(exact, z, self.grid) + self.mean, -self.log_abs_det().to(z.dtype).expand(len(z))
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return W x, each place of ``x`` times the matrix of its grid cell, in the shape of ``x``. m is not used."""
+        """Return each position of ``x`` multiplied by the matrix of its grid cell.
+
+        It is W x in the shape of ``x``. The mean m is not subtracted.
+        """
         return apply_by_cell(self.weight, x, self.grid)
 
     def log_abs_det(self) -> Tensor:
-        """Return Σ_p log|det W_c(p)| over all places p, in nats, as a float64 scalar. Cost: O(C³) a cell."""
+        """Return the log-determinant of the layer, the sum over all positions.
+
+        It is Σ_p log|det W_c(p)| over all places p, in nats, as a float64 scalar. Cost: O(C³) a cell.
+        """
         counts = constant(_sizes, *self.shape[1:], self.grid, device=self.weight.device)
         return (counts * log_abs_dets(self.weight.double())).sum()
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-det in nats for images of ``shape``, which must be that of the layer."""
+        """Return the log-determinant of the layer in nats.
+
+        ``shape`` must be the shape of the layer.
+        """
         return float(self.log_abs_det().detach())
 
     @torch.no_grad()
@@ -148,7 +172,10 @@ class ExactLocalAffine(Bijection):
         return FrozenLocalAffine(matrices, self.learned_matrices(), mean, self.grid)
 
     def learned_matrices(self) -> Tensor | None:
-        """Return a float64 copy of the learned inverse of each cell, ``(cells, C, C)``, or None if none is learned."""
+        """Return a float64 copy of the learned inverse matrix of each grid cell.
+
+        The matrices are ``(cells, C, C)``. The result is None if no inverse is learned.
+        """
         return None
 
     def _check(self, x: Tensor) -> None:
@@ -157,7 +184,9 @@ class ExactLocalAffine(Bijection):
 
 
 class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
-    """Local affine map z = W_c (x - m_p) that learns an inverse R_c of each matrix (Keller et al. 2021, eq. 10-12).
+    """Local affine layer that learns its own inverse, to train without determinants.
+
+    The layer z = W_c (x - m_p) learns an inverse R_c of each matrix (Keller et al. 2021, eq. 10-12).
 
     Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
     of W^-T, as in :class:`~models.bijections.conv1x1.SelfNormalizingConv1x1`. The reconstruction error ||R W x - x||²
@@ -175,7 +204,11 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
         self.inverse_weight = nn.Parameter(self.weight.detach().clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W (x - m) and the log-det. In training the log-det is 0, with a gradient estimated by R."""
+        """Return the outputs of the layer and its log-determinant.
+
+        The outputs are W (x - m). In training the log-determinant is 0, with a gradient estimated by the learned
+        inverse R.
+        """
         if not self.training:
             return super().forward(x)
         self._check(x)
@@ -185,12 +218,18 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
         return z, log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return R z + m, the result of the learned approximate inverse, ``(N, C, H, W)``."""
+        """Return the approximate inputs for the outputs ``z`` by the learned inverse.
+
+        The result is R z + m, ``(N, C, H, W)``.
+        """
         self._check(z)
         return self.apply_inverse_weight(z) + self.mean
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return R z, ``(N, C, H, W)``, by the learned inverse of each cell and without adding the mean."""
+        """Return each position multiplied by the learned inverse matrix of its grid cell.
+
+        It is R z, ``(N, C, H, W)``. The mean is not added.
+        """
         return apply_by_cell(self.inverse_weight, z, self.grid)
 
     @torch.no_grad()
@@ -204,7 +243,9 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
 
 
 class LocalProduct(torch.autograd.Function):
-    """Product y = W_c x in each cell, with the gradients of the self-normalizing objective, which invert no matrix.
+    """Autograd function that multiplies each position by the matrix of its grid cell.
+
+    It is y = W_c x with the gradients of the self-normalizing objective, which invert no matrix.
 
     The gradients are those of :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct`, for the
     matrices of each cell and the places in it.
@@ -214,7 +255,10 @@ class LocalProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, grid: int, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return W x, a log-det of value 0, and the reconstruction error ||R W x - x||² of each sample, ``(N,)``."""
+        """Return the products, a zero log-determinant and the error of the learned inverse.
+
+        The products are W x. The error is ||R W x - x||² of each sample, ``(N,)``.
+        """
         y = apply_by_cell(weight, x, grid)
         error = apply_by_cell(inverse_weight, y, grid) - x
         ctx.save_for_backward(x, y, error, weight, inverse_weight)
@@ -223,7 +267,10 @@ class LocalProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """Return the gradients with respect to x, W and R, and None for the grid and the kind of gradient."""
+        """Return the gradients of the inputs, the matrices and the learned inverses.
+
+        They are those with respect to x, W and R. The grid and the kind of gradient get None.
+        """
         grad_y, grad_log_det, grad_error = gradients
         x, y, error, weight, inverse_weight = ctx.saved_tensors
         grid: int = ctx.grid
@@ -247,7 +294,9 @@ def _outer(left: Tensor, right: Tensor, grid: int) -> Tensor:
 
 @dataclass(frozen=True)
 class FrozenLocalAffine:
-    """Frozen local affine map z = W_c (x - m_p), float64, with the exact and the learned inverse of every matrix.
+    """Immutable float64 local affine layer for scoring.
+
+    It is z = W_c (x - m_p), with the exact and, where there is any, the learned inverse of every matrix.
 
     Attributes:
         matrices: W of each cell, ``(cells, C, C)``.
@@ -262,15 +311,24 @@ class FrozenLocalAffine:
     grid: int
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return W (x - m), and None, because the log-det is the same for all inputs."""
+        """Return the outputs of the layer, and None in place of a log-determinant.
+
+        The outputs are W (x - m). The log-determinant is the same for all inputs.
+        """
         return apply_by_cell(self.matrices, x - self.mean, self.grid), None
 
     @cached_property
     def inverse_matrices(self) -> Tensor:
-        """W⁻¹ of each cell, computed at the first use: scoring does not need it. Cost: O(C³) a cell."""
+        """Exact inverse of the matrix of each grid cell.
+
+        The inverses W⁻¹ are computed at the first use, because scoring does not need them. Cost: O(C³) a cell.
+        """
         return inverses(self.matrices)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return W⁻¹ z + m, or R z + m by the learned inverse."""
+        """Return the inputs that give the outputs ``z``.
+
+        They are W⁻¹ z + m, or R z + m by the learned inverse.
+        """
         learned = self.learned_map if inverse == "learned" else None
         return apply_by_cell(self.inverse_matrices if learned is None else learned, z, self.grid) + self.mean

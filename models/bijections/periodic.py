@@ -15,7 +15,9 @@ from models.bijections.frozen import FrozenMap
 
 
 class PeriodicConv(Bijection):
-    """Convolution w * x + b that wraps around the image border, inverted by Fourier transform (Hoogeboom et al. 2019).
+    """Invertible convolution that wraps around the image border.
+
+    The layer is w * x + b. It is inverted by Fourier transform (Hoogeboom et al. 2019).
 
     ŵ(f) is the C x C matrix of the Fourier transform of w at frequency f. w starts as the identity plus Xavier-normal
     noise of gain 0.01, as in :class:`~models.bijections.convolution.ExactConv`. Images must be at least as large as the
@@ -40,7 +42,9 @@ class PeriodicConv(Bijection):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = w * x + b, where w wraps around the image border, and log|det dz/dx| in nats, ``(N,)``.
+        """Return the outputs of the layer and the log-determinant of its Jacobian.
+
+        z = w * x + b, where w wraps around the image border. The log-determinant log|det dz/dx| is in nats, ``(N,)``.
 
         The log-det is Σ_f log|det ŵ(f)| over the frequencies f.
         """
@@ -48,7 +52,10 @@ class PeriodicConv(Bijection):
         return convolve_periodically(self.weight, x) + self._offset(), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x for ``z``, from a linear system at each Fourier frequency, and log|det dx/dz| in nats, ``(N,)``."""
+        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+
+        A linear system is solved at each Fourier frequency. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
+        """
         self._check(z)
         matrices = transfer(self.weight.double(), (z.shape[2], z.shape[3]))
         centred = (z - self._offset()).double()
@@ -56,7 +63,9 @@ class PeriodicConv(Bijection):
         return x.to(z.dtype), -self.log_det(z)
 
     def log_abs_det(self, image: Size) -> Tensor:
-        """Return log|det dz/dx| of this layer in nats for images of a size (height, width), a float64 scalar.
+        """Return the log-determinant of the layer for images of a given size.
+
+        It is log|det dz/dx| in nats for the size (height, width), a float64 scalar.
 
         It is Σ_f log|det ŵ(f)| over the frequencies f. Cost: O(C³·H·W).
         """
@@ -66,16 +75,25 @@ class PeriodicConv(Bijection):
         return torch.sum(log_dets * torch.where(2 * columns % image[1] == 0, 1, 2))
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return log|det dz/dx| of this layer in nats, an equal value for each image of the batch ``x``, ``(N,)``."""
+        """Return the log-determinant of the layer for each image of a batch.
+
+        It is log|det dz/dx| in nats, the same value for each image of ``x``, ``(N,)``.
+        """
         return self.log_abs_det((x.shape[2], x.shape[3])).to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return log|det dz/dx| of this layer in nats, the same for all images of ``shape`` (C, H, W)."""
+        """Return the log-determinant of the layer for images of ``shape`` (C, H, W).
+
+        It is log|det dz/dx| in nats, the same for all images.
+        """
         return float(self.log_abs_det(shape[1:]).detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return an immutable float64 copy to score images of ``shape``, with the inverse at each Fourier frequency."""
+        """Return an immutable float64 copy of this layer for images of ``shape``.
+
+        The copy has the inverse at each Fourier frequency precomputed.
+        """
         weight, offset = self.weight.double().clone(), self._offset().double().clone()
         inverses = torch.linalg.inv(transfer(weight, shape[1:]))
         return FrozenMap(
@@ -94,13 +112,18 @@ class PeriodicConv(Bijection):
 
 
 def convolve_periodically(weight: Tensor, x: Tensor) -> Tensor:
-    """Return images ``(N, C, H, W)`` convolved with a kernel ``(C, C, kh, kw)`` that wraps around the image border."""
+    """Return images convolved with a kernel that wraps around the image border.
+
+    The images are ``(N, C, H, W)``, and the kernel is ``(C, C, kh, kw)``.
+    """
     down, right = same_padding(weight)
     return F.conv2d(F.pad(x, (right, right, down, down), mode="circular"), weight)
 
 
 def transfer(weight: Tensor, image: Size) -> Tensor:
-    """Return the Fourier transform of a kernel for H x W images, a C x C matrix per frequency: ``(H, W//2 + 1, C, C)``.
+    """Return the Fourier transform of a convolution kernel.
+
+    For H x W images it has a C x C matrix for each frequency, ``(H, W//2 + 1, C, C)``.
 
     They are the frequencies of real images of the size H x W. Cost: O(C²·H·W·log H·W).
 
@@ -117,7 +140,9 @@ def transfer(weight: Tensor, image: Size) -> Tensor:
 
 
 def in_frequency(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return images changed in the frequency domain: 2-D FFT, then ``function``, then inverse FFT, ``(N, C, H, W)``.
+    """Apply a function to images in the frequency domain.
+
+    It is a 2-D FFT, then ``function``, then the inverse FFT. The result is ``(N, C, H, W)``.
 
     Args:
         function: A function of spectra, complex ``(H, W // 2 + 1, C, N)``.

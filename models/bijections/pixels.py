@@ -37,25 +37,36 @@ COUNTED_AT_ONCE = 1024
 
 
 class AffinePixels(Elementwise):
-    """Affine transform of pixel values from [0, 256) to [-1/2, 1/2), y = x/256 - 1/2, the first layer of a flow."""
+    """Affine transform of pixel values from [0, 256) to [-1/2, 1/2).
+
+    It is y = x/256 - 1/2, the first layer of a flow.
+    """
 
     constant_log_det = True
 
     def pixel_function(self) -> PixelFunction:
-        """Return the map as a function of arrays."""
+        """Return the transform as a function of NumPy arrays."""
         return AffineFunction()
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y = x/256 - 1/2 for pixels x in [0, 256), and log|dy/dx| = -log 256, both in the shape of ``x``."""
+        """Return the transformed pixels and the logarithm of the slope for each value.
+
+        They are y = x/256 - 1/2 for pixels x in [0, 256), and log|dy/dx| = -log 256, both in the shape of ``x``.
+        """
         return x / PIXEL_RANGE - 0.5, torch.full_like(x, -math.log(PIXEL_RANGE))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x = 256·(z + 1/2), which is not clamped to [0, 256), and log|det dx/dz| in nats, ``(N,)``."""
+        """Return pixel values for the outputs ``z``, and the log-determinant of the inverse.
+
+        x = 256·(z + 1/2) is not clamped to [0, 256). The log-determinant log|det dx/dz| is in nats, ``(N,)``.
+        """
         return (z + 0.5) * PIXEL_RANGE, sum_samples(torch.full_like(z, math.log(PIXEL_RANGE)))
 
 
 class LogitPixels(Elementwise):
-    """Logit transform of pixel values, y = log v - log(1 - v) with v = (x/256 + a)(1 - 2a), a = 1e-6 by default.
+    """Logit transform of pixel values from [0, 256) to the real line.
+
+    It is y = log v - log(1 - v) with v = (x/256 + a)(1 - 2a) and a = 1e-6 by default.
 
     The log-det is Σ [log(1 - 2a) - log 256 - log v - log(1 - v)] (Keller et al. 2021, published settings).
     Cost: O(N·D) for D pixels.
@@ -72,11 +83,14 @@ class LogitPixels(Elementwise):
 
     @property
     def domain(self) -> Constraint:
-        """The pixel values with v in [0, 1]: a little more than [0, 256] by the margin a."""
+        """The pixel values that the logit can map.
+
+        These are the values with v in [0, 1], by the margin a a little more than [0, 256].
+        """
         return _interval(-self.alpha * PIXEL_RANGE, (1 / (1 - 2 * self.alpha) - self.alpha) * PIXEL_RANGE)
 
     def pixel_function(self) -> PixelFunction:
-        """Return the map as a function of arrays."""
+        """Return the transform as a function of NumPy arrays."""
         return LogitFunction(self.alpha)
 
     def _log_slope(self, y: Tensor) -> Tensor:
@@ -85,12 +99,18 @@ class LogitPixels(Elementwise):
         return math.log1p(-2 * self.alpha) - math.log(PIXEL_RANGE) - flatness
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y = log v - log(1 - v), v ≈ x/256, for pixels x in [0, 256), and log|dy/dx|, in the shape of ``x``."""
+        """Return the transformed pixels and the logarithm of the slope for each value.
+
+        They are y = log v - log(1 - v), v ≈ x/256, for pixels x in [0, 256), and log|dy/dx|, both in the shape of
+        ``x``.
+        """
         y = torch.logit((x / PIXEL_RANGE + self.alpha) * (1 - 2 * self.alpha))
         return y, self._log_slope(y)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pixels x ≈ 256·sigmoid(z), which are not clamped to [0, 256), and log|det dx/dz| in nats, ``(N,)``.
+        """Return pixel values for the outputs ``z``, and the log-determinant of the inverse.
+
+        x ≈ 256·sigmoid(z) is not clamped to [0, 256). The log-determinant log|det dx/dz| is in nats, ``(N,)``.
 
         x = 256·(sigmoid(z)/(1 - 2a) - a), which may lie outside [0, 256) by the margin a.
         """
@@ -99,7 +119,9 @@ class LogitPixels(Elementwise):
 
 
 class MarginalPixels(Elementwise):
-    """Pixel transform G⁻¹(F(x)): F is the distribution function of training pixels, G that of a mixture of normals.
+    """Transform that maps the distribution of training pixels to a mixture of normals.
+
+    It is G⁻¹(F(x)), where F is the distribution function of training pixels and G that of the mixture.
 
     F is the distribution function of the training pixels, piecewise linear over the 256 bins and squashed into
     [e, 1 - e]. The histogram is smoothed except in the first and the last bin, which contain saturated pixels. G is the
@@ -136,7 +158,10 @@ class MarginalPixels(Elementwise):
         return self
 
     def fit(self, images: NDArray[np.uint8]) -> None:
-        """Set the distribution F of pixel values to the smoothed histogram of training images, uint8 ``(N, ...)``."""
+        """Set the distribution of pixel values from training images.
+
+        F becomes the smoothed histogram of the images, uint8 ``(N, ...)``.
+        """
         self._settled = None
         counts = np.zeros(256, dtype=np.float64)
         for start in range(0, len(images), COUNTED_AT_ONCE):
@@ -148,7 +173,9 @@ class MarginalPixels(Elementwise):
         self.masses.copy_(masses / masses.sum())
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y = G⁻¹(F(x)), F the distribution of training pixels, G that of three normals, and log|dy/dx|.
+        """Return the transformed pixels and the logarithm of the slope for each value.
+
+        y = G⁻¹(F(x)), where F is the distribution function of training pixels and G that of a mixture of three normals.
 
         Args:
             x: Pixels in [0, 256), of any shape.
@@ -163,7 +190,10 @@ class MarginalPixels(Elementwise):
         return y.to(x.dtype), self._log_slope(y, bins).to(x.dtype)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pixels x, in [0, 256], that the transform maps to ``z``, and log|det dx/dz| in nats, ``(N,)``."""
+        """Return pixel values for the outputs ``z``, and the log-determinant of the inverse.
+
+        The pixels x are in [0, 256]. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
+        """
         edges = self._edges()
         y = z.to(edges.dtype)
         share = self._mixture(y)[0].clamp(edges[0], edges[-1])
@@ -172,7 +202,7 @@ class MarginalPixels(Elementwise):
         return x.to(z.dtype), -sum_samples(self._log_slope(y, bins)).to(z.dtype)
 
     def pixel_function(self) -> PixelFunction:
-        """Return the map as a function of arrays."""
+        """Return the transform as a function of NumPy arrays."""
         return MarginalFunction(self.masses.cpu().numpy().copy())
 
     def settled(self) -> MarginalPixels:

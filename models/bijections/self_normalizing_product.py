@@ -12,7 +12,7 @@ from models.bijections.base import LogDetGradient
 
 
 def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
-    """Return ``matrix``, ``(O, C)``, times the channels of each pixel of ``x``, ``(N, C, H, W) -> (N, O, H, W)``.
+    """Multiply the channels of each pixel by a matrix.
 
     Args:
         matrix: The matrix, ``(O, C)``.
@@ -28,12 +28,17 @@ def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 def by_columns(matrix: Tensor) -> Tensor:
-    """Return a copy of a matrix ``(O, C)`` whose memory has its columns, not its rows, one after the other."""
+    """Return a copy of a matrix that is stored by columns in memory.
+
+    The matrix is ``(O, C)``. Its columns, not its rows, lie one after the other.
+    """
     return matrix.T.contiguous().T
 
 
 class SelfNormalizingProduct(torch.autograd.Function):
-    """Autograd function W x that takes the gradient of log|det W| from a learned R ≈ W⁻¹ (Keller et al. 2021).
+    """Autograd function of a matrix product with a learned inverse matrix.
+
+    It is W x, and the gradient of log|det W| is computed with the learned R ≈ W⁻¹ (Keller et al. 2021).
 
     The objective is the mean of two log-likelihoods, of the flow by W and of its learned inverse by R, minus the
     weighted reconstruction error (eq. 3). Its gradients need no inverse of W. With m = H·W locations (1 for vectors),
@@ -55,7 +60,11 @@ class SelfNormalizingProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return y = W x, 0 as log-det (only its gradient is used), and ||R y - x||² for the learned R ≈ W⁻¹."""
+        """Return the product, a zero log-determinant and the error of the learned inverse.
+
+        The product is y = W x, and the error is ||R y - x||² for the learned R ≈ W⁻¹. Of the log-determinant only the
+        gradient is used.
+        """
         y = mix_channels(weight, x)
         error = mix_channels(inverse_weight, y) - x
         ctx.save_for_backward(x, y, error, weight, inverse_weight)
@@ -64,7 +73,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Return the gradients of the loss in x, in the matrix W and in the learned R ≈ W⁻¹, and a None.
+        """Return the gradients of the inputs, the matrix and the learned inverse.
 
         No matrix is inverted. None stands for the argument ``gradient`` of :meth:`forward`.
         """
@@ -83,7 +92,9 @@ class SelfNormalizingProduct(torch.autograd.Function):
 
 
 def improved_inverse(weight: Tensor, inverse_weight: Tensor) -> Tensor:
-    """Return 2R - R W R, a Newton-Schulz step from R towards the inverse of W: I - R W = E becomes E².
+    """Improve an approximate inverse of a matrix by one Newton-Schulz step.
+
+    Returns 2R - R W R for the matrix W and its approximate inverse R. The error I - R W = E becomes E².
 
     Args:
         weight: The matrix W, or one matrix a cell, ``(..., C, C)``.
@@ -95,7 +106,9 @@ def improved_inverse(weight: Tensor, inverse_weight: Tensor) -> Tensor:
 def self_normalizing_product(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y = W x, 0 as log-det (only its gradient is used), and ||R y - x||² for the learned R ≈ W⁻¹.
+    """Return the product, a zero log-determinant and the error of the learned inverse.
+
+    Of the log-determinant only the gradient is used.
 
     Args:
         x: Images ``(N, C, H, W)`` or vectors ``(N, C)``.

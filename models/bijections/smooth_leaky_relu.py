@@ -12,7 +12,9 @@ from models.bijections.base import Elementwise, sum_samples
 
 
 class SmoothLeakyReLU(Elementwise):
-    """Smooth leaky ReLU z = α·x + (1 - α)·log(1 + e^x), an invertible activation with slopes from α to 1.
+    """Smooth leaky ReLU, an invertible activation.
+
+    It is z = α·x + (1 - α)·log(1 + e^x), with slopes from α to 1.
 
     The log-det is Σ log(α + (1 - α)·σ(x)) with the logistic function σ (Gresele et al. 2020; Keller et al. 2021, 5.1).
     Cost: O(N·D) for D values, and ``NEWTON_STEPS`` times that for the inverse.
@@ -35,11 +37,16 @@ class SmoothLeakyReLU(Elementwise):
         self.alpha = alpha
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = α·x + (1 - α)·log(1 + e^x) and the log-slope log(dz/dx) of each value, in the shape of ``x``."""
+        """Return the activation and the logarithm of its slope for each value.
+
+        They are z = α·x + (1 - α)·log(1 + e^x) and log(dz/dx), both in the shape of ``x``.
+        """
         return self._value(x), torch.log(self._slope(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x for outputs ``z`` of the layer, by 7 Newton steps, and log|det dx/dz| in nats, ``(N,)``.
+        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+
+        x is computed by 7 Newton steps. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
 
         The map is convex and lies above its two asymptotes. The iteration starts at the inverse of the asymptotes,
         which is right of the solution, and approaches the solution from there monotonically.

@@ -20,7 +20,9 @@ MIN_SLOPE = 1e-3
 
 
 class SplineActivation(Elementwise):
-    """Invertible activation with a learned rational-quadratic spline for each value of an image (Durkan et al. 2019).
+    """Invertible activation with a learned spline for each value of an image.
+
+    The splines are rational-quadratic (Durkan et al. 2019).
 
     Each spline is monotone on [-bound, bound] and the identity outside, with slope 1 at both ends. Widths, heights and
     inner slopes of its bins are learned and start close to the identity. The log-det is the sum of the log slopes.
@@ -46,17 +48,27 @@ class SplineActivation(Elementwise):
         self.slopes = nn.Parameter(0.01 * torch.randn(*shape, bins - 1))
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the spline values z of images ``x``, ``(N, C, H, W)``, and log(dz/dx) of each value, same shape."""
+        """Return the spline values and the logarithm of the slope at each value.
+
+        They are z and log(dz/dx) for images ``x``, both ``(N, C, H, W)``.
+        """
         self._check(x)
         return self.knots().map_with_slope(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x for spline values ``z``, ``(N, C, H, W)``, in closed form, and log|det dx/dz| in nats, ``(N,)``."""
+        """Return the inputs for spline values ``z``, and the log-determinant of the inverse.
+
+        x is computed in closed form for ``z``, ``(N, C, H, W)``. The log-determinant log|det dx/dz| is in nats,
+        ``(N,)``.
+        """
         self._check(z)
         return self.knots().inverse(z)
 
     def knots(self) -> Knots:
-        """Return the knots of the D splines, one for each value of an image: x, y and slope, each ``(D, bins + 1)``."""
+        """Return the knots of the splines: positions, values and slopes.
+
+        There are D splines, one for each value of an image. x, y and slope are each ``(D, bins + 1)``.
+        """
         return _knots(self.widths, self.heights, self.slopes, self.bound)
 
     @torch.no_grad()
@@ -71,23 +83,34 @@ class SplineActivation(Elementwise):
 
 @dataclass(frozen=True)
 class FrozenSpline:
-    """Immutable float64 rational-quadratic splines for scoring, one for each value of an image."""
+    """Immutable float64 splines for scoring, with a spline for each value of an image.
+
+    The splines are rational-quadratic.
+    """
 
     knots: Knots
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the spline values z, ``(N, C, H, W)``, and each pixel's part of log|det dz/dx|, ``(N, H, W)``."""
+        """Return the spline values and each pixel's part of the log-determinant.
+
+        The values z are ``(N, C, H, W)``. The parts of log|det dz/dx| are ``(N, H, W)``.
+        """
         z, log_slope = self.knots.map_with_slope(x)
         return z, log_slope.sum(1)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the exact x for spline values ``z``, ``(N, C, H, W)``. The argument ``inverse`` has no effect."""
+        """Return the exact inputs for spline values ``z``.
+
+        ``z`` is ``(N, C, H, W)``. The argument ``inverse`` has no effect.
+        """
         return self.knots.inverse(z)[0]
 
 
 @dataclass(frozen=True)
 class Knots:
-    """Points (x_k, y_k) through which D rational-quadratic splines pass, and the slopes d_k of the splines there.
+    """Knots of rational-quadratic splines: points on the curves, and the slopes there.
+
+    D splines pass through the points (x_k, y_k) with slopes d_k.
 
     In bin k, with mean slope s and θ = (x - x_k) / (x_{k+1} - x_k), a spline is (Durkan et al. 2019, eq. 4)
 
@@ -106,7 +129,10 @@ class Knots:
     bound: float
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the spline values z of images ``x``, ``(N, C, H, W)``, and log(dz/dx) of each value, same shape."""
+        """Return the spline values and the logarithm of the slope at each value.
+
+        They are z and log(dz/dx) for images ``x``, both ``(N, C, H, W)``.
+        """
         values, inside, clamped = self._by_element(x)
         bins = self._find_bins(self.x, clamped)
         theta = (clamped - bins.x) / bins.width
@@ -114,7 +140,10 @@ class Knots:
         return _images(torch.where(inside, y, values), x), _images(_log_slope(inside, bins, theta), x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x for spline values ``z``, ``(N, C, H, W)``, in closed form, and log|det dx/dz| in nats, ``(N,)``.
+        """Return the inputs for spline values ``z``, and the log-determinant of the inverse.
+
+        x is computed in closed form for ``z``, ``(N, C, H, W)``. The log-determinant log|det dx/dz| is in nats,
+        ``(N,)``.
 
         Durkan et al. 2019, eq. 6-8.
         """
@@ -142,7 +171,9 @@ class Knots:
 
 @dataclass(frozen=True)
 class SplineBins:
-    """For each input value, the segment of its spline between two knots: position, width, height and end slopes.
+    """Spline segments between two knots, a segment for each input value.
+
+    A segment has a position, a width, a height and the slopes at its ends.
 
     All fields have the shape ``(D, N)``: D values of an image, N images.
 
@@ -163,13 +194,18 @@ class SplineBins:
     right: Tensor
 
     def rise(self, theta: Tensor) -> Tensor:
-        """Return the spline's height at a position in the bin, both as shares from 0 (left knot) to 1 (right knot)."""
+        """Return the relative height of the spline at a relative position in the bin.
+
+        Both are shares from 0 (left knot) to 1 (right knot).
+        """
         mean = self.height / self.width
         mixed = theta * (1 - theta)
         return (mean * theta.square() + self.left * mixed) / (mean + (self.left + self.right - 2 * mean) * mixed)
 
     def log_slope(self, theta: Tensor) -> Tensor:
-        """Return log dy/dx of the spline at a position in the bin, given as a share of its width in [0, 1].
+        """Return the logarithm of the slope at a relative position in the bin.
+
+        The slope is dy/dx. The position is a share of the width of the bin in [0, 1].
 
         Durkan et al. 2019, eq. 5.
         """
@@ -181,7 +217,10 @@ class SplineBins:
         return 2 * (torch.log(mean) - torch.log(denominator)) + torch.log(numerator)
 
     def solve(self, rise: Tensor) -> Tensor:
-        """Return the position in the bin where the spline has a height, both as shares from 0 (left knot) to 1."""
+        """Return the relative position in the bin at which the spline has a relative height.
+
+        Both are shares from 0 (left knot) to 1 (right knot).
+        """
         mean = self.height / self.width
         bend = rise * (self.left + self.right - 2 * mean)
         a, b, c = mean - self.left + bend, self.left - bend, -mean * rise

@@ -13,7 +13,9 @@ from models.bijections.frozen import Inverse
 
 
 class Squeeze(Bijection):
-    """Invertible layer that moves each block of 2x2 pixels into channels, ``(N, C, H, W) -> (N, 4C, H/2, W/2)``.
+    """Invertible layer that moves each block of 2x2 pixels into channels.
+
+    ``(N, C, H, W) -> (N, 4C, H/2, W/2)``.
 
     Channel c of a pixel becomes channel 4·c + 2·(row mod 2) + (column mod 2). It is a permutation, so the log-det is 0
     (Dinh et al. 2017, 3.6). Cost: one copy.
@@ -23,7 +25,10 @@ class Squeeze(Bijection):
     cheap_inverse: ClassVar[bool] = True
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Return the shape ``(4C, H/2, W/2)`` of the output of this layer for an input of ``shape`` ``(C, H, W)``."""
+        """Return the shape of the output for an input of ``shape``.
+
+        It is ``(4C, H/2, W/2)`` for an input of ``(C, H, W)``.
+        """
         channels, height, width = shape
         return 4 * channels, height // 2, width // 2
 
@@ -32,30 +37,49 @@ class Squeeze(Bijection):
         return 0.0
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``x`` as ``(N, 4C, H/2, W/2)`` and the log-det 0, ``(N,)``. Raises ``ValueError`` if H or W is odd."""
+        """Return images with 2x2 pixel blocks moved into channels, and the log-determinant 0.
+
+        The images become ``(N, 4C, H/2, W/2)``, and the log-determinant is ``(N,)``. Raises ``ValueError`` if H or W is
+        odd.
+        """
         if x.dim() != 4 or x.shape[2] % 2 or x.shape[3] % 2:
             raise ValueError(f"expected images (N, C, H, W) with even sides, got {tuple(x.shape)}")
         return F.pixel_unshuffle(x, 2), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``z``, ``(N, 4C, H, W)``, moved back to ``(N, C, 2H, 2W)``, and the log-det 0 per image, ``(N,)``."""
+        """Move channels back to 2x2 pixel blocks; also return the log-determinant 0.
+
+        ``z``, ``(N, 4C, H, W)``, becomes ``(N, C, 2H, 2W)``. The log-determinant is ``(N,)``.
+        """
         if z.dim() != 4 or z.shape[1] % 4:
             raise ValueError(f"expected images (N, 4C, H, W), got {tuple(z.shape)}")
         return F.pixel_shuffle(z, 2), z.new_zeros(z.shape[0])
 
     def freeze(self, shape: Shape) -> FrozenSqueeze:
-        """Return an immutable object with the same map and inverse for scoring. There are no parameters to copy."""
+        """Return this layer in its immutable form for scoring.
+
+        It has the same map and inverse. There are no parameters to copy.
+        """
         return FrozenSqueeze()
 
 
 @dataclass(frozen=True)
 class FrozenSqueeze:
-    """Immutable layer for scoring that moves 2x2 pixel blocks into channels, ``(N, C, H, W) -> (N, 4C, H/2, W/2)``."""
+    """Immutable layer for scoring that moves each block of 2x2 pixels into channels.
+
+    ``(N, C, H, W) -> (N, 4C, H/2, W/2)``.
+    """
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return ``x`` with 2x2 pixel blocks moved into channels, ``(N, 4C, H/2, W/2)``, and None as the log-det."""
+        """Return images with 2x2 pixel blocks moved into channels, and None.
+
+        The images become ``(N, 4C, H/2, W/2)``. None stands for the log-determinant, which is 0.
+        """
         return F.pixel_unshuffle(x, 2), None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return ``z``, ``(N, 4C, H, W)``, with its channels moved back to 2x2 pixel blocks, ``(N, C, 2H, 2W)``."""
+        """Return images with their channels moved back to 2x2 pixel blocks.
+
+        ``z``, ``(N, 4C, H, W)``, becomes ``(N, C, 2H, 2W)``.
+        """
         return F.pixel_shuffle(z, 2)

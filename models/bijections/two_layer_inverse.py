@@ -28,7 +28,9 @@ from models.devices import constant
 
 
 class TwoLayerInverseConv(ExactConv, SelfNormalizing):
-    """k x k convolution z = w * x + b that learns two k x k kernels with r2 * (r1 * (z - b)) ≈ x as its inverse.
+    """k x k convolution that learns its inverse as two convolutions.
+
+    The layer z = w * x + b learns two k x k kernels with r2 * (r1 * (z - b)) ≈ x.
 
     The inverse of a convolution is not a convolution. R = T(r2) T(r1), with a larger support of 2k - 1, can approximate
     it better than a single kernel (Keller et al. 2021, 5, leave such inverses to future work). Training mode computes
@@ -55,7 +57,10 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         self.second_inverse_weight = nn.Parameter(identity)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z = w * x + b and each image's log|det dz/dx|, or, in training, 0 with an estimate of its gradient.
+        """Return the outputs of the layer and its log-determinant.
+
+        The outputs are z = w * x + b, and the log-determinant is log|det dz/dx| of each image. In training the
+        log-determinant is 0, with an estimate of its gradient.
 
         The estimate uses the learned inverse of two kernels in place of the exact inverse.
         """
@@ -74,21 +79,32 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         return y + self._offset(), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return x ≈ r2 * (r1 * (z - b)), ``(N, C, H, W)``, by the two kernels learned as inverse of w * x + b."""
+        """Return the approximate inputs for the outputs ``z`` by the two learned kernels.
+
+        x ≈ r2 * (r1 * (z - b)), ``(N, C, H, W)``, for this layer z = w * x + b.
+        """
         check_images(z, self.channels)
         return self.apply_inverse_weight(z - self._offset())
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return w * x, the images ``x``, ``(N, C, H, W)``, convolved with the layer's kernel w, without offset b."""
+        """Return images convolved with the kernel of the layer, without the offset.
+
+        It is w * x for the kernel w and images ``x``, ``(N, C, H, W)``.
+        """
         return convolve(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return r2 * (r1 * z), the images ``z``, ``(N, C, H, W)``, convolved with both learned inverse kernels."""
+        """Return images convolved with both learned inverse kernels.
+
+        It is r2 * (r1 * z) for images ``z``, ``(N, C, H, W)``.
+        """
         return convolve(self.second_inverse_weight, convolve(self.first_inverse_weight, z))
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set inverse kernel r1 to the one closest to the exact inverse on images of ``shape``, r2 to the identity.
+        """Reset both learned inverse kernels to approximate the exact inverse.
+
+        r1 becomes the kernel closest to the exact inverse on images of ``shape``, and r2 the identity.
 
         The nearest product of two convolutions has no closed form. This choice makes the gradient of w exact, as in
         :class:`~models.bijections.convolution.SelfNormalizingConv`.
@@ -106,7 +122,9 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
 
 
 class TwoLayerInverseConvolution(torch.autograd.Function):
-    """Autograd function w * x that takes the gradient of log|det| from a learned inverse of two kernels.
+    """Autograd function of a convolution with a learned inverse of two kernels.
+
+    The function is w * x. The gradient of log|det| is computed with the learned inverse.
 
     They are the gradients of :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct` for W = T(w)
     and R = T(r2) T(r1), by the chain rule. x ⋆ z is the gradient of <w * x, z> with respect to w, and P(a, b) that of
@@ -129,7 +147,11 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, first: Tensor, second: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return y = w * x, 0 as log-det (only its gradient is used), and ||r2 * (r1 * y) - x||² for inverse r1, r2."""
+        """Return the convolution, a zero log-determinant and the error of the learned inverse.
+
+        The convolution is y = w * x, and the error is ||r2 * (r1 * y) - x||² for the inverse kernels r1 and r2. Of the
+        log-determinant only the gradient is used.
+        """
         y = convolve(weight, x)
         hidden = convolve(first, y)
         error = convolve(second, hidden) - x
@@ -139,7 +161,9 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
-        """Return the gradients with respect to x, kernel w and its learned inverse kernels r1 and r2, then None.
+        """Return the gradients of the images, the kernel and both learned inverse kernels.
+
+        They are those with respect to x, w, r1 and r2, followed by None.
 
         No matrix is inverted. None stands for the argument ``gradient`` of :meth:`forward`.
         """
@@ -164,7 +188,9 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
 
 def newton_schulz_middle(weight: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Return the middle taps of 2r - r * w * r, a Newton-Schulz step from r = r2 * r1 towards the inverse of w.
+    """Improve a learned inverse of two kernels by one Newton-Schulz step, and crop the result.
+
+    Returns the middle taps of 2r - r * w * r for the kernel w and its approximate inverse r = r2 * r1.
 
     Args:
         weight: The kernel w, ``(C, C, kh, kw)``.
@@ -181,7 +207,9 @@ def newton_schulz_middle(weight: Tensor, first: Tensor, second: Tensor) -> Tenso
 
 
 def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
-    """Return d/dw <T(w), T(outer) T(inner)>, a Frobenius product, where T(k) is the matrix of the convolution by k.
+    """Return the gradient of a product of convolution matrices with respect to a kernel.
+
+    It is d/dw <T(w), T(outer) T(inner)>, a Frobenius product, where T(k) is the matrix of the convolution by k.
 
     Element i is P_i = <B_i, T(outer) T(inner)> with B_i = dT(w)/dw_i. At shift d from the middle tap it is
 
@@ -211,7 +239,9 @@ def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
 
 @lru_cache(maxsize=256)
 def triple_multiplicity(kernel: Size, image: Size) -> Tensor:
-    """Return the number of pixels u with u, u + d and u + t all inside the image, for each pair of kernel offsets d, t.
+    """Return how many pixels stay inside the image under two shifts, for each pair of shifts.
+
+    They are the pixels u for which u, u + d and u + t are all inside, for each pair of kernel offsets d and t.
 
     Args:
         kernel: Height kh and width kw of the kernel, whose taps are the shifts d and t from the middle.

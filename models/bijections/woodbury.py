@@ -12,7 +12,9 @@ from models.bijections.frozen import FrozenMap
 
 
 class WoodburyConv(Bijection):
-    """Layer (I + U_c V_c) X (I + U_s V_s) on images X: low-rank mixing of channels and of pixels (Lu & Huang 2020).
+    """Invertible layer with low-rank mixing of the channels and of the pixels of an image.
+
+    It is (I + U_c V_c) X (I + U_s V_s) on images X (Lu & Huang 2020).
 
     U_c V_c has rank r_c and mixes the channels of each location; U_s V_s has rank r_s and mixes the locations of each
     channel. By the matrix determinant lemma the log-det is H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|. By the
@@ -41,7 +43,10 @@ class WoodburyConv(Bijection):
         self.spatial_right = nn.Parameter(0.01 * torch.randn(spatial_rank, locations))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``x``, ``(N, C, H, W)``, with its channels and its pixels mixed, and log|det dz/dx| in nats, ``(N,)``.
+        """Return the mixed images and the log-determinant of the Jacobian.
+
+        The channels and the pixels of ``x``, ``(N, C, H, W)``, are mixed. The log-determinant log|det dz/dx| is in
+        nats, ``(N,)``.
 
         Raises:
             ValueError: ``x`` has another shape than the layer.
@@ -50,13 +55,18 @@ class WoodburyConv(Bijection):
         return _mix(self._factors(), x), self._log_det().to(x.dtype).expand(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the exact x for outputs ``z``, by the Woodbury identity, and log|det dx/dz| in nats, ``(N,)``."""
+        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+
+        The exact x is computed by the Woodbury identity. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
+        """
         self._check(z)
         return _mix(_inverse_factors(self._factors()), z), -self._log_det().to(z.dtype).expand(z.shape[0])
 
     @torch.no_grad()
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return log|det dz/dx| of this layer in nats, the same for all images, from two small determinants.
+        """Return the log-determinant of the layer, which is the same for all images.
+
+        It is log|det dz/dx| in nats, computed from two small determinants.
 
         It is H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|.
         """

@@ -35,14 +35,21 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class GradientImages:
-    """Largest numbers of images with a backward pass: for the Fisher information, and per part of the reference."""
+    """Largest numbers of images for which gradients are computed.
+
+    Each of these images needs a backward pass. ``fisher`` is the limit for the Fisher information, and ``ranked`` the
+    limit for each of the two parts of the reference images.
+    """
 
     fisher: int = FISHER_IMAGES
     ranked: int = GRADIENT_IMAGES
 
 
 def count_image_passes(reference: ReferenceImages, precision: Precision = "float32") -> int:
-    """Return how many times a calibration passes an image through the flow: an image passed twice counts twice."""
+    """Return the number of passes of images through the flow in a calibration.
+
+    An image that is passed twice counts twice.
+    """
     statistics, calibration = len(reference.statistics), len(reference.calibration)
     compared = 0 if precision == "float32" else calibration or statistics
     backwards = min(statistics, FISHER_IMAGES) + min(statistics, GRADIENT_IMAGES) + min(calibration, GRADIENT_IMAGES)
@@ -60,7 +67,9 @@ def calibrate(
     unseen: Sequence[FeatureEvidence] | None = None,
     most: GradientImages = GradientImages(),
 ) -> tuple[Calibration, CalibrationSummary]:
-    """Measure normal images with a model to give new images p-values; return the calibration and its summary.
+    """Calibrate a model on normal images, so that new images can get p-values.
+
+    Returns the calibration and its summary.
 
     Args:
         density: The density whose scores the calibration is for.

@@ -22,7 +22,9 @@ def fit_gaussian(samples: Array) -> Gaussian:
 
 
 def fit_mixture(samples: Array, images_a_component: int, regularisation: float, images: int | None = None) -> Mixture:
-    """Return the sum of at most five Gaussians fitted to samples, ``(n, K)``, by expectation-maximisation.
+    """Return a mixture of at most five Gaussians fitted to samples.
+
+    The mixture is fitted by expectation-maximisation.
 
     Args:
         samples: K statistics of n images, ``(n, K)``.
@@ -44,7 +46,10 @@ def fit_mixture(samples: Array, images_a_component: int, regularisation: float, 
 
 
 def shrunk_covariance(centred: Array) -> Array:
-    """Return the Ledoit-Wolf covariance, ``(K, K)``, of samples with mean 0, ``(n, K)``; it always has an inverse."""
+    """Return the Ledoit-Wolf covariance of samples with mean 0.
+
+    The samples are ``(n, K)`` and the covariance ``(K, K)``, which always has an inverse.
+    """
     from sklearn.covariance import ledoit_wolf  # noqa: PLC0415 - only fitting needs it, and it takes time to load
 
     covariance: Array = ledoit_wolf(centred, assume_centered=True)[0]

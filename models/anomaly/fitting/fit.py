@@ -25,7 +25,9 @@ MIN_GRADIENT_IMAGES = 10
 
 @dataclass(frozen=True)
 class ReferenceEvidence:
-    """Statistics, log-likelihoods and per-pixel log-likelihood sums of n normal images, to fit a calibration to.
+    """Statistics and log-likelihoods of normal images, to which a calibration is fitted.
+
+    For n images it also holds the sums of their log-likelihood maps.
 
     Attributes:
         evidence: The evidence of each image.
@@ -52,16 +54,25 @@ class ReferenceEvidence:
     summed: int | None = None
 
     def with_gradients(self, gradients: Array) -> ReferenceEvidence:
-        """Return a copy of this object with the gradient features of its first m images added, ``(m, G)``."""
+        """Return a copy with the gradient features of the first images added.
+
+        ``gradients`` are the features of the first m images, ``(m, G)``.
+        """
         return replace(self, gradients=gradients)
 
     def evidence_with_gradients(self) -> Evidence:
-        """Return the evidence of the first m images with their gradient features; it is empty if there are none."""
+        """Return the statistics of the images whose gradient features are known.
+
+        These are the first m images, with their gradient features. The result is empty if there are none.
+        """
         count = 0 if self.gradients is None else len(self.gradients)
         return replace(self.evidence[:count], gradients=self.gradients)
 
     def pixels(self) -> MapReference | None:
-        """Return mean and deviation of the log-likelihood by pixel, or place of a tile; None without a spatial map."""
+        """Return the mean and standard deviation of the log-likelihood at each pixel.
+
+        For a model of tiles they are those at each place of a tile. The result is None without a spatial map.
+        """
         if self.map_sum is None or self.map_squares is None:
             return None
         return _map_reference(
@@ -69,7 +80,9 @@ class ReferenceEvidence:
         )
 
     def maxima_of(self, inside: NDArray[np.bool_], statistic: Statistic) -> Array | None:
-        """Return the largest value of the anomaly map of some images; None where they have no such map.
+        """Return the largest value of the anomaly map of each selected image.
+
+        The result is None if the images have no anomaly map.
 
         Maps of pixels are standardised by those of all other images, unless the values are known.
 
@@ -116,7 +129,9 @@ def fit_split(
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
 ) -> Calibration:
-    """Return a calibration fitted to one set of normal images, which ranks new images among a second, disjoint set.
+    """Return a calibration fitted to two disjoint sets of normal images.
+
+    The statistics are fitted to the first set. New images are ranked among the second set.
 
     Args:
         statistics: The evidence to which the statistics are fitted.
@@ -145,7 +160,9 @@ def fit_cross(
     suspect_share: float = 0.0,
     unseen: Sequence[FeatureEvidence] | None = None,
 ) -> Calibration:
-    """Fit a cross-conformal calibration to few normal images; each fold is scored by a fit to the others (Vovk 2015).
+    """Return a cross-conformal calibration fitted to few normal images.
+
+    Each fold is scored by a fit to the other folds (Vovk 2015).
 
     For each fold the statistics are fitted to the other folds, and p-values are ranks among the images of the fold.
     Where the features of each fold have a fit of their own, made without it, that fit judges the fold.

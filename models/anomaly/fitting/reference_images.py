@@ -30,7 +30,10 @@ MAX_STATISTICS, MAX_CALIBRATION = 5_000, 10_000
 
 
 class ImageRows(Protocol):
-    """Protocol of a read-only sequence of n images, uint8 ``(C, H, W)`` each: a slice of it is a batch."""
+    """Protocol of a read-only sequence of images whose slices are batches.
+
+    Each of the n images is uint8 ``(C, H, W)``.
+    """
 
     def __len__(self) -> int: ...
 
@@ -39,7 +42,10 @@ class ImageRows(Protocol):
 
 @dataclass(frozen=True)
 class ReferenceImages:
-    """Normal images to calibrate a model on: one set to fit statistics and one to rank against, or folds for both.
+    """Normal images on which a model is calibrated.
+
+    They are either two sets, the first to fit statistics to and the second to rank new images among, or a single set
+    with folds for both.
 
     Attributes:
         dataset: The name of the dataset.
@@ -62,7 +68,9 @@ class ReferenceImages:
 
 
 class EvenlySpaced:
-    """At most ``most`` images, evenly spaced over several arrays, in random order; they are read when sliced.
+    """Evenly spaced selection of images from several arrays, in random order.
+
+    It has at most ``most`` images, which are read when they are sliced.
 
     The order is seeded, so it is the same each time. The first images come from all groups.
     """
@@ -95,7 +103,10 @@ class EvenlySpaced:
 
 
 def as_seen(preprocessing: Preprocessing) -> ImageOptions:
-    """Return the options that load a dataset with the image size, fit (crop, pad, ...) and colours a model expects."""
+    """Return the options that load images of a dataset as a model expects them.
+
+    The options are the image size, the fit (crop, pad, ...), the colours and the levels.
+    """
     size = (preprocessing.height, preprocessing.width)
     return ImageOptions(
         image_size=size, fit=preprocessing.fit, colour=preprocessing.colour, levels=preprocessing.levels
@@ -103,7 +114,7 @@ def as_seen(preprocessing: Preprocessing) -> ImageOptions:
 
 
 def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:
-    """Return the images of a dataset to calibrate a model on: of its own training dataset only the held-out parts.
+    """Return the images of a dataset on which a model is calibrated.
 
     Of the model's own training data these are the statistics and calibration parts, which training held out. Of another
     dataset, the training part gives the statistics, and the statistics and calibration parts give the p-values. No
@@ -149,7 +160,10 @@ def _parts(
 
 
 def images_in_memory(images: Images, architecture: Architecture) -> int:
-    """Return the number of images whose evidence a calibration keeps: all, or fewer if the model uses tiles."""
+    """Return the number of images that a calibration can keep in memory.
+
+    These are all images, or fewer if the model uses tiles. The limit holds for the evidence (statistics) of the images.
+    """
     needed = evidence_bytes(images, architecture)
     if needed <= MAX_EVIDENCE_BYTES:
         return len(images)
@@ -157,7 +171,9 @@ def images_in_memory(images: Images, architecture: Architecture) -> int:
 
 
 def evidence_bytes(images: Images, architecture: Architecture, fits: int | None = None) -> int:
-    """Return the bytes of the images' evidence in a model that uses tiles; 0 for other models, whose images are small.
+    """Return the memory in bytes that the evidence (statistics) of images needs.
+
+    The result is 0 for a model that does not use tiles, as its images are small.
 
     Args:
         images: The images.
@@ -172,7 +188,9 @@ def evidence_bytes(images: Images, architecture: Architecture, fits: int | None 
 
 
 def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> None:
-    """Raise ``DatasetUnfit`` if a dataset has another image shape than the model, or fewer than 20 images.
+    """Raise ``DatasetUnfit`` if a model cannot be calibrated on a dataset.
+
+    This is so if the images have another shape than those of the model, or if there are fewer than 20.
 
     Of the dataset with the name of the model's training dataset, the images that training left out are counted.
     """

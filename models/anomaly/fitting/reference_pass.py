@@ -30,7 +30,9 @@ def collect_evidence(
     standard: MapReference | None = None,
     keep_maps: bool = False,
 ) -> ReferenceEvidence:
-    """Run a flow on normal images in batches; return their log-likelihoods and the statistics that verdicts use.
+    """Return the log-likelihoods and statistics of normal images under a model.
+
+    The images are passed through the model in batches. The statistics are those that new images are judged by.
 
     Args:
         density: The density of the model.

@@ -43,7 +43,9 @@ CONSTANT = 1e-12
 
 
 def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None, few: int = FEW) -> Statistic:
-    """Return the anomaly statistic with the densities of all its kinds of statistics fitted to normal images.
+    """Return the anomaly statistic fitted to normal images.
+
+    A density is fitted to each kind of statistics that the model has.
 
     Statistics of pixels have many parameters. On new images their surprise is therefore larger than on those that they
     were fitted to, and the most overfitted group would hide all others. With few images the survival functions are
@@ -80,7 +82,9 @@ def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int
 
 
 def fit_local(cells: Array, complexity: Array, grid: tuple[int, int], images: int | None = None) -> LocalFamily:
-    """Return a model of image regions, fitted to the log-likelihoods of grid cells of normal images.
+    """Return a model of image regions fitted to normal images.
+
+    It is fitted to the log-likelihoods of grid cells.
 
     Args:
         cells: Log-likelihoods of grid cells, ``(n, cells)`` in nats.
@@ -103,7 +107,7 @@ def fit_local(cells: Array, complexity: Array, grid: tuple[int, int], images: in
 
 
 def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None) -> WholeFamily:
-    """Return the densities fitted to statistics of normal images.
+    """Return the densities fitted to the whole-image statistics of normal images.
 
     Args:
         statistics: K statistics of n images, ``(n, K)``; column 0 is image complexity.
@@ -136,7 +140,10 @@ def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None
 def fit_view(
     statistics: Array, columns: Sequence[int], images_a_component: int, regularisation: float, images: int | None
 ) -> DensityView:
-    """Return the Gaussian mixture fitted to the given columns of statistics, ``(n, K)``; see :func:`fit_mixture`."""
+    """Return a Gaussian mixture fitted to selected statistics of normal images.
+
+    ``columns`` selects columns of the statistics, ``(n, K)``. See :func:`fit_mixture`.
+    """
     chosen = np.array(columns, dtype=np.int64)
     density = fit_mixture(statistics[:, chosen], images_a_component, regularisation, images)
     return DensityView(chosen, density, Tail.fit(density.surprisal(statistics[:, chosen])))

@@ -24,7 +24,9 @@ BATCH_IMAGES = 32
 
 @dataclass(frozen=True)
 class GradientPasses:
-    """Backward passes of a flow over images, uint8 ``(N, C, H, W)``, in batches of 32, for gradients of log p.
+    """Gradients of the log-likelihood of images, computed in batches by backward passes.
+
+    The images are uint8 ``(N, C, H, W)``. A batch has 32 images.
 
     ``weights_digest`` keys the dequantisation noise.
     """
@@ -35,7 +37,9 @@ class GradientPasses:
     def fisher(
         self, images: ImageRows, progress: Callable[[int], None] = lambda _done: None, most: int | None = None
     ) -> list[Tensor]:
-        """Return the mean squared gradient of log p over the images for each weight, a tensor per group of layers.
+        """Return the mean squared gradient of the log-likelihood for each weight.
+
+        The mean is over the images. There is one tensor for each group of layers.
 
         This is the diagonal Fisher information, ``(P_group,)`` for each group.
 
@@ -53,7 +57,10 @@ class GradientPasses:
         progress: Callable[[int], None] = lambda _done: None,
         most: int | None = None,
     ) -> NDArray[np.float64]:
-        """Return logs of each image's squared gradients of log p, plain and over their usual size, float64 ``(N, K)``.
+        """Return gradient features of each image for the anomaly test.
+
+        They are logarithms of the squared gradients of log p, plain and divided by their usual size, float64
+        ``(N, K)``.
 
         The columns are those of :func:`layer_features`.
         """
@@ -66,14 +73,18 @@ class GradientPasses:
         return np.concatenate(rows) if rows else np.zeros((0, 1 + 2 * len(self.probe.names)))
 
     def maps(self, images: Images) -> NDArray[np.float64]:
-        """Return the norm over the channels of the gradient of log p at each pixel of each image, ``(N, H, W)``.
+        """Return the size of the gradient of log p at each pixel of each image.
+
+        The size is the norm over the channels. The result is ``(N, H, W)``.
 
         The gradient is with respect to the pixels after dequantisation and the pixel transform.
         """
         return np.concatenate([gradient_map(gradients) for gradients in self._batches(images)])
 
     def split(self, fisher: NDArray[np.float32]) -> list[Tensor]:
-        """Return an array with one value for each weight, ``(P,)``, as one tensor for each group of layers.
+        """Split an array of values of all weights into one tensor for each group of layers.
+
+        The array is ``(P,)``, one value for each weight.
 
         The values are a Fisher information. Raises ``ValueError`` where the length is that of another flow.
         """
@@ -99,7 +110,9 @@ class GradientPasses:
 def add_gradients(
     scored: list[Likelihood | ScoreNotFinite], features: NDArray[np.float64]
 ) -> list[Likelihood | ScoreNotFinite]:
-    """Return scores with gradient statistics added, one row of ``features``, ``(N, G)``, for each image.
+    """Return scores of images with their gradient statistics added.
+
+    ``features`` has one row for each image, ``(N, G)``.
 
     Images without a finite log-likelihood keep their errors.
     """

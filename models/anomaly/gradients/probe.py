@@ -30,7 +30,9 @@ FLOOR = 1e-8
 
 
 def tile_of(pixels: int) -> int:
-    """Return how many images share one backward pass: 8 for up to 1024 pixels an image, fewer for more, at least 1.
+    """Return how many images share one backward pass.
+
+    The number is 8 for up to 1024 pixels an image and smaller for more pixels, but at least 1.
 
     >>> tile_of(28 * 28), tile_of(128 * 128)
     (8, 1)
@@ -40,7 +42,9 @@ def tile_of(pixels: int) -> int:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of log p of N images: squared ones of the weights by group of layers, plain ones of the pixels.
+    """Gradients of the log-likelihood of images, for the weights and for the pixels.
+
+    There are N images. The gradients of the weights are squared and grouped by layers, those of the pixels are plain.
 
     Attributes:
         layers: Squared gradients of the weights of each group of layers, ``(N, P_group)``, float32.
@@ -52,7 +56,9 @@ class Gradients:
 
 
 class GradientProbe:
-    """A callable that returns the gradients of log p of each image with respect to selected weights and the pixels.
+    """Callable that returns the gradients of the log-likelihood of each image.
+
+    The gradients are those with respect to selected weights and to the pixels.
 
     The weights are those of the channel maps, and of the last convolutions of the couplings.
 
@@ -66,12 +72,18 @@ class GradientProbe:
 
     @property
     def names(self) -> list[str]:
-        """The names of the groups of layers whose weights get gradients, such as ``coupling-1.2`` (scale 1)."""
+        """The names of the groups of layers whose gradients are computed.
+
+        For example, ``coupling-1.2`` is the second group of coupling layers at scale 1.
+        """
         return [name for name, _ in self._groups]
 
     @property
     def sizes(self) -> list[int]:
-        """The number of weights with gradients in each group of layers, in the order of ``names``."""
+        """The number of weights in each group of layers, in the order of ``names``.
+
+        Only weights whose gradients are computed are counted.
+        """
         return _sizes(self._groups)
 
     def __call__(self, x: Tensor) -> Gradients:
@@ -105,7 +117,9 @@ def gradient_weights(flow: Flow) -> int:
 
 
 def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.float64]:
-    """Return logs of each image's squared gradients, plain and over the Fisher information, ``(N, 1 + 2 * groups)``.
+    """Return gradient features of each image.
+
+    They are logarithms of the squared gradients, plain and divided by the Fisher information, ``(N, 1 + 2 * groups)``.
 
     The columns are log ||∇_y log p||²; for each group t = log ||∇_θ log p||² (Dauncey et al. 2024); and for each group
     the logarithm of the mean of g² / (F + 1e-8), with the diagonal Fisher information F (Bergamin et al. 2022).
@@ -124,7 +138,9 @@ def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.flo
 
 
 def fisher_information(batches: Iterator[Gradients]) -> list[Tensor]:
-    """Return the mean squared gradient of log p over all images for each weight, one tensor per group of layers.
+    """Return the mean squared gradient of the log-likelihood for each weight.
+
+    The mean is over all images. There is one tensor for each group of layers.
 
     This is the diagonal Fisher information of the weights, ``(P_group,)`` float32 for each group.
     """
@@ -138,7 +154,10 @@ def fisher_information(batches: Iterator[Gradients]) -> list[Tensor]:
 
 
 def gradient_map(gradients: Gradients) -> NDArray[np.float64]:
-    """Return the norm over the channels of the gradient of log p at each pixel of each image, ``(N, H, W)``."""
+    """Return the size of the gradient of log p at each pixel of each image.
+
+    The size is the norm over the channels. The result is ``(N, H, W)``.
+    """
     return gradients.image.double().square().sum(1).sqrt().numpy()
 
 
