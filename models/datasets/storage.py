@@ -170,8 +170,8 @@ class Storage:
     def images(self, order: str) -> Iterator[Stored]:
         """Yield the record of every image, in a given order.
 
-        The record has the path, position, format and size of the image. The order is an SQL expression such as ``part,
-        path``.
+        The record has the path, position, format and size of the image. The order is an SQL expression such as
+        ``part, path``.
         """
         columns = "path, format, mode, width, height, start, bytes"
         for row in self.index.execute(f"SELECT {columns} FROM images ORDER BY {order}"):  # noqa: S608  # our own words

@@ -125,8 +125,8 @@ class Fold:
     def families(self, evidence: Evidence) -> Array:
         """Return the negative log p-value of each image by each group of statistics.
 
-        The groups are statistics of the whole image, of regions, of features and of gradients. The shape is ``(N,
-        kinds)``, in nats.
+        The groups are statistics of the whole image, of regions, of features and of gradients. The shape is
+        ``(N, kinds)``, in nats.
 
         The columns are those of :meth:`kinds`.
         """
