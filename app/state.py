@@ -65,7 +65,8 @@ class AppState(TypedDict):
 async def open_state(settings: Settings, draining: threading.Event) -> AsyncIterator[AppState]:
     """Context manager that starts the long-lived objects of the service, and stops them at the end.
 
-    They finish the accepted work before they stop.
+    At the end, the scoring thread gets a few seconds to finish the accepted work. Images that wait to be decoded and
+    models that wait to be loaded are cancelled.
     """
     client = redis_client(settings)
     job_limits = JobLimits(settings.max_jobs_per_caller, settings.max_jobs)

@@ -151,7 +151,7 @@ def check_limit(
 
 
 def check_recommendation(request: JobRequest, data_dir: Path | None, datasets: DatasetStore) -> None:
-    """Check a request that compares families of models on a dataset; raise a 422 error if it is invalid."""
+    """Check a request to compare families of models on a dataset; raise a 422 error if it is invalid."""
     parameters = read_parameters(RecommendParameters, request)
     if request.model:
         raise invalid("/body/model", "a job of type recommend has no model")
@@ -178,7 +178,7 @@ CHECKS: dict[ModelJobType, Callable[[JobRequest, Registry, Path | None, DatasetS
 def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
     """Validate the parameters of a job request, and return them as an instance of ``kind``.
 
-    Raises a 422 ``Problem`` that lists every invalid parameter.
+    Raises a 422 ``Problem`` if a parameter is invalid, or if the request sets a field that only trainings have.
     """
     for name in TRAINING_ONLY:
         if name in request.model_fields_set:

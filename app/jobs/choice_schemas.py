@@ -36,7 +36,7 @@ CHOICES: dict[str, Any] = {
 class JobDraft(BaseModel):
     """Job request without a dataset, to ask which datasets the job could use.
 
-    The other fields are those of a job request.
+    Its fields mean the same as in a job request. Fields on which the answer does not depend are left out.
     """
 
     model_config = ConfigDict(

@@ -247,7 +247,7 @@ def resume_job(job_id: JobId, service: JobServiceDep) -> JobView:
 def retry_job(job_id: JobId, service: JobServiceDep, response: Response, scope: CallerScope) -> JobView:
     """Retry a failed or cancelled job as a new job.
 
-    The new job continues from the newest checkpoint. 409 if the job neither failed nor was cancelled.
+    The new job continues from the newest checkpoint, if there is one. 409 if the job neither failed nor was cancelled.
 
     It needs the role `admin` where the submission needed it.
     """

@@ -74,7 +74,7 @@ def estimate_job(
 ) -> JobEstimate:
     """Estimate the time and the peak memory of a training job.
 
-    The result is a rough guess if counting the operations of the training takes over 0.7 s.
+    The result is a rough guess if the operations of the training cannot be counted within 0.7 s.
 
     The time is that of the reference machine, corrected by earlier jobs; where none has run on this kind of device, by
     the measured speed of the machine; and not at all where that is not measured yet.

@@ -79,9 +79,10 @@ REQUESTS = ("JobRequest", "JobDraft")
 
 
 def refuse_conversions(kind: type[BaseModel], parameters: Mapping[str, Any]) -> None:
-    """Check that the values of job parameters have the right JSON types.
+    """Refuse job parameters that Pydantic would silently convert to another type.
 
-    For example, "5" is not accepted for the number 5. Raises a 422 ``Problem``.
+    For example, "5" is not accepted for the number 5. Raises a 422 ``Problem``. Values that are invalid in other ways
+    pass this check.
     """
     try:
         kind.model_validate_json(json.dumps(parameters), strict=True)

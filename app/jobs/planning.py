@@ -65,7 +65,7 @@ def plan_job(
 ) -> JobPlan:
     """Check a job request without queueing it, and return the plan of the job.
 
-    The plan has the model version, the queue and, for a training, the expected time and memory.
+    The plan has the model, the queue and, for a training, the expected time and memory.
 
     Blocks on the disk and on the job store.
 

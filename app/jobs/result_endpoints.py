@@ -106,7 +106,8 @@ def get_job_log(
 ) -> PlainTextResponse:
     """Return the end of a job's log as text.
 
-    It is the last complete lines that fit into `tail` bytes. The text is empty before the first line is written.
+    The text has at most `tail` bytes. It begins with a whole line, unless the last line alone is longer. It is empty
+    before the first line is written.
     """
     try:
         with (folder_of(job.id, settings) / "trainer.log").open("rb") as file:

@@ -208,7 +208,7 @@ class JobList(Answer):
 class CurvePoint(Answer):
     """Metrics of one training step, such as bits/dim and learning rate.
 
-    A metric that was not finite is null.
+    A metric is null if it was not finite, or if the training does not have it.
     """
 
     step: int
@@ -290,7 +290,7 @@ class _VersionResult(Answer):
 class JobResult(_VersionResult):
     """Result of a training job: the model version that it registered.
 
-    It also says whether the version is live, and why it is unfit.
+    It also says whether the version became live and, for an unfit version, why it is unfit.
     """
 
     live: bool | None = Field(None, description="Whether it became live; null for a job of an earlier version.")

@@ -36,9 +36,10 @@ class JobStoreMonitor:
 
     @property
     def answers(self) -> bool:
-        """Whether Redis is up: it answered a ping within the last 3 seconds.
+        """Whether Redis answers pings.
 
-        Reading this never blocks.
+        It is true if the newest answer is less than 3 seconds old and no ping has failed since. Reading this never
+        blocks.
         """
         alive_at = self._alive_at
         return alive_at is not None and time.monotonic() - alive_at < STALE_S
@@ -47,7 +48,7 @@ class JobStoreMonitor:
     def waiting(self) -> dict[Queue, int]:
         """Number of waiting jobs in each queue.
 
-        The numbers are at most about 5 s old. The dictionary is empty while Redis is down.
+        The jobs are counted about every 5 s. The dictionary is empty before the first count and while Redis is down.
         """
         return self._waiting if self.answers else {}
 

@@ -55,7 +55,8 @@ def list_limits(ref: str, registry: RegistryDep) -> LimitList:
 def get_limit(ref: str, number: Number, registry: RegistryDep) -> LimitView:
     """Show one detection limit of a model version.
 
-    It has the images, the defects, the share of defects that was found at each size with its bounds, and the limits.
+    It has the number of images, the kinds of defects, the share of defects found at each size with its bounds, and the
+    limits.
     """
     name, version = registry.locate(parse_ref(ref))
     record = registry.limits(name, version).record(number)

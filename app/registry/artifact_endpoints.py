@@ -59,7 +59,7 @@ class ImportQuery(BaseModel):
 def export_model(ref: str, registry: RegistryDep) -> Response:
     """Download the files of a model version as a tar archive.
 
-    The archive is not compressed. It contains the original calibration of the p-values.
+    The archive is not compressed. It contains the original calibration of the p-values, but no later ones.
     """
     name, version = registry.locate(parse_ref(ref))
     packed = pack(registry.with_calibration(name, version, OWN).path)

@@ -80,7 +80,8 @@ async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: 
 def move_alias(name: Name, alias: Alias, target: AliasTarget, registry: RegistryDep) -> Aliases:
     """Create an alias of a model, or point the alias at another version.
 
-    To undo the change, send the `previous` version of the answer.
+    To undo the change, send the `previous` version of the answer. It is null if the alias is new: then delete the
+    alias.
 
     Requests for the alias use the new version within about two seconds, as soon as it is loaded. A version that cannot
     be loaded does not take over. An unfit version can be made live this way; the answer says why it is unfit. A model

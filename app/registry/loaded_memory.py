@@ -23,7 +23,7 @@ tiles give up to 32, those of models of less than 1 MB up to 16 MB. What grows b
 class LoadedMemory:
     """Meter of the memory that each loaded model takes.
 
-    It measures the growth of the process while the model is loaded.
+    It measures by how many bytes the process grows between the start and the end of the loading.
 
     Of loads at the same time each byte is counted once, by the load that ends first. The process also grows by other
     work, such as an image that is decoded, so the size of the model's files bounds what counts. It gives an estimate

@@ -18,7 +18,7 @@ from snf_runtime.kinds import DensityKind
 class UnfitReason(Answer):
     """Reason why a model version is not fit to become live by itself.
 
-    It has a code and the figures.
+    It has a code, and a sentence with the figures.
     """
 
     code: UnfitCode
@@ -120,7 +120,8 @@ class AliasTarget(BaseModel):
 class Aliases(Answer):
     """All aliases of a model after one of them was changed.
 
-    Each alias has its version. The answer also has the version before the change.
+    Each alias has its version. The answer also has the former version of the changed alias, and why its new version is
+    unfit, if it is.
     """
 
     model_config = ConfigDict(

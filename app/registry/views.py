@@ -96,5 +96,5 @@ def detail(
 
 
 def unfit_reasons(failed: Sequence[FitnessCheck]) -> list[schemas.UnfitReason]:
-    """Convert the fitness checks that a model failed to API responses."""
+    """Return failed fitness checks of a model version in the form of the API."""
     return [schemas.UnfitReason(code=check.code, detail=check.sentence) for check in failed]

@@ -60,7 +60,8 @@ def get_run(
 ) -> Response:
     """Show a training run with its parameters, result and learning curve.
 
-    The curve is bits/dim by step. `points` limits the number of steps shown; validations are always complete.
+    The curve has metrics by step, such as bits/dim. `points` limits the number of steps shown; validations are always
+    complete.
     """
     detail = run_detail(RunStore(settings.run_records_dir), run_id, points)
     # Encoded in this thread: a long curve would block the event loop.

@@ -26,7 +26,7 @@ T = TypeVar("T")
 class Decoding:
     """State of decoding the images of one request.
 
-    It has the function, the files, their pixels, and the results so far.
+    It has the function, the files, the number of pixels of each file, and the results so far.
     """
 
     caller: str

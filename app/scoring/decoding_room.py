@@ -10,7 +10,7 @@ from contextlib import contextmanager
 class DecodingRoom:
     """Limit on the number of pixels that are decoded at the same time.
 
-    Threads wait for room in the order in which they came.
+    Only one waiting thread at a time gets room, so that small images cannot pass a large one again and again.
 
     Decoders take up to 16 bytes a pixel (WebP), so this bounds the memory of decoding.
 

@@ -49,7 +49,7 @@ class RequestedImage(NamedTuple):
 class JudgeImages:
     """Callable that scores a batch of images.
 
-    It returns the log-likelihood and the anomaly verdict of each image.
+    For each image it returns the log-likelihood and the anomaly verdict, or the error.
 
     Two of them are equal where model and number of draws are, so that ``ScoringQueue.run_each`` can join their batches.
     """
@@ -192,7 +192,8 @@ class Judging:
     ) -> None:
         """Record the results of a scoring request.
 
-        The images are counted in the metrics, their p-values go to the drift tests, and their evidence is kept.
+        All images are counted in the metrics. With ``detail=basic`` their evidence is kept too, and with ``monitor``
+        their p-values go to the drift tests.
 
         Args:
             loaded: The model.

@@ -30,7 +30,8 @@ def check_pixels(pixels: int, most: int = 2 * MAX_PIXELS) -> None:
 class LargeImages:
     """Limit on the pixels of large images in memory, shared fairly among callers.
 
-    Images count from before they are decoded until they are scored.
+    It is for models that score images tile by tile in their full size. Images count from before they are decoded until
+    they are scored.
 
     Images of other models are brought to a small size when they are decoded, and do not count.
 

@@ -166,7 +166,7 @@ async def decode_batch(
 ) -> list[Item]:
     """Decode the images of a request in their order.
 
-    An image that cannot be decoded gets an error instead.
+    In a form, an image that cannot be decoded gets an error as its result.
 
     Cancelling the waiting task, as a deadline does, also ends the decoding of images that have begun.
 

@@ -80,7 +80,7 @@ class Draws(Answer):
 class Reason(Answer):
     """A feature that makes an image unusual.
 
-    It has the size of its deviation and a sentence about it.
+    The reason has the size of the deviation, its share of the evidence, and a sentence about it.
     """
 
     feature: str = Field(
@@ -171,7 +171,7 @@ class ImageRegion(Answer):
 class HeatMap(Answer):
     """Contribution of each pixel to the log-likelihood of an image.
 
-    It is given in nats and compared with normal images, as a picture and as an array.
+    The array has it in nats and in standard deviations from normal images. The picture shows the standard deviations.
     """
 
     png: str = Field(
@@ -239,7 +239,7 @@ class FailedImage(Answer):
 class Fdr(Answer):
     """Q-values of the images of a request, for control of the false-discovery rate.
 
-    A q-value is the expected share of false alarms if its image and all with a smaller one are flagged.
+    Flag all images whose q-value is at most q: then the expected share of false alarms among them is at most q.
     """
 
     q_values: list[float | None] = Field(

@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class ClientError(Exception):
-    """Base class of all exceptions that a failed call to the service raises."""
+    """Base class of the exceptions for failed requests to the service."""
 
 
 class ServiceUnavailable(ClientError):
     """Raised when the connection to the service cannot be made or breaks.
 
-    A connection breaks if it ends before the response is complete.
+    A connection breaks if it ends before the response is complete, or if no bytes arrive within the timeout.
 
     Args:
         detail: Message.
@@ -31,7 +31,7 @@ class ServiceUnavailable(ClientError):
 
 
 class UnexpectedAnswer(ClientError):
-    """Raised when a response has an unexpected format.
+    """Raised when a response has an unexpected format or is a redirection.
 
     For example, a field of the JSON is missing, or the response is HTML.
 

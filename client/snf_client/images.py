@@ -33,7 +33,7 @@ MAX_FILE_BYTES = 64 * 2**20
 
 
 class UnreadableFile(Exception):
-    """Raised when a local image file cannot be read.
+    """Raised when a local image file is not a plain file or is too large.
 
     ``type`` and ``title`` are those of the error in the result of the image.
     """
@@ -79,7 +79,7 @@ class ImageBatch:
 def batches(images: ImagesLike, size: int) -> Iterator[ImageBatch]:
     """Split images into batches of at most ``size`` consecutive images.
 
-    A batch ends early where the shape of arrays changes.
+    A batch ends early where the shape of arrays changes, and between arrays and other images.
 
     Images are taken from an iterator only when their batch is asked for.
 

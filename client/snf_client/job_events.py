@@ -56,7 +56,7 @@ class StateEvent(Event):
 
 
 class StartedEvent(Event):
-    """Event for the start of a job.
+    """Event for the start of an attempt to run a job.
 
     ``steps`` is the number of steps in all, and ``step`` the number that are already done.
     """

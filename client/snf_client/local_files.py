@@ -28,7 +28,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 class FilesProblem(ValueError):
     """Raised when files for an upload cannot be used.
 
-    A path does not exist or cannot be read, no image is found, or a file gets shorter while it is read.
+    A path does not exist or is not a plain file, no image is found, or a file gets shorter while it is read.
     """
 
 
@@ -119,7 +119,8 @@ def images_in(folder: Path) -> list[Path]:
 def split_paths(paths: list[Path]) -> tuple[dict[str, Path], list[Path]]:
     """Collect the files to upload, separated into image files and other files.
 
-    The other files are archives and arrays.
+    The other files are those that were given without the suffix of an image, such as archives and arrays. All files of
+    a folder count as images, except those that ``is_no_image`` skips.
 
     Args:
         paths: Files, and folders that are searched for images.

@@ -50,7 +50,8 @@ class Retries:
     def pause(self, error: BaseException | None, failures: int) -> float:
         """Return the seconds to wait before the next attempt.
 
-        They follow the ``Retry-After`` of the error. Without it, the pause doubles with every failure.
+        They follow the ``Retry-After`` of the error. Without it, the pause doubles with every failure, up to
+        ``longest_pause``.
         """
         retry_after = error.retry_after if isinstance(error, ProblemError) else None
         if retry_after is not None:

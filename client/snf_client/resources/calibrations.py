@@ -40,7 +40,7 @@ class CalibrationsResource(Resource[S]):
     def choose(self, ref: str, number: int) -> Call[CalibrationList]:
         """Activate another calibration of a model version, and return all calibrations.
 
-        Scoring uses it within about a second.
+        Scoring uses it within about two seconds.
         """
         body = {"json": CalibrationChoice(calibration=number).model_dump()}
         return Call("PUT", path("models", ref, "calibrations", "active"), read_json(CalibrationList), body=body)
@@ -49,7 +49,7 @@ class CalibrationsResource(Resource[S]):
     def compare(self, ref: str, number: int, *, against: int | None = None) -> Call[CalibrationComparison]:
         """Return what would change if another calibration became active.
 
-        The changes are those of alpha, of the threshold and of the newest verdicts.
+        It compares the smallest alpha, the threshold, and the verdicts on the newest images.
 
         Args:
             ref: The model version.

@@ -37,9 +37,10 @@ class DatasetsResource(Resource[S]):
 
     @operation
     def contact_sheet(self, name: str) -> Call[bytes]:
-        """Return a PNG overview of up to 100 images of an uploaded dataset.
+        """Return a PNG overview of up to 100 images of a dataset.
 
-        Raises ``NotFound`` if the dataset is built in.
+        Raises ``NotFound`` if the dataset is built in, and ``InvalidRequest`` if it refers to images that were not
+        inspected.
         """
         return Call("GET", path("datasets", name, "contact-sheet"), read_bytes)
 
@@ -60,7 +61,7 @@ class DatasetsResource(Resource[S]):
     ) -> Call[DatasetDetail]:
         """Create a dataset that refers to images at a location, without copying them.
 
-        Returns what was found there.
+        Returns the details of the dataset, such as the number of images found.
 
         >>> from snf_client import Client
         >>> def refer(location: str) -> int:

@@ -45,7 +45,7 @@ class ModelsResource(Resource[S]):
     def audit(self, ref: str, *, n: int | None = None) -> Call[Audit]:
         """Compare log-likelihoods of ``n`` images with a computation in float64, and return both.
 
-        By default ``n`` is 4.
+        By default ``n`` is 4. The images are stored with the model or drawn from it.
         """
         return Call("GET", path("models", ref, "audit"), read_json(Audit), params=query(n=n))
 

@@ -39,6 +39,6 @@ class RunsResource(Resource[S]):
     def delete(self, run_id: str) -> Call[None]:
         """Delete the record and the learning curve of a training run.
 
-        Its job and its model stay. HTTP 409 while the model is being trained.
+        Its job and its model stay. Raises ``Conflict`` while the model is being trained.
         """
         return Call("DELETE", path("runs", run_id), read_nothing)
