@@ -18,7 +18,9 @@ class CalibrationParameters(TypedDict):
 
 
 class EvaluationParameters(TypedDict):
-    """Settings of an evaluation: datasets and simulated faults to test against, image limit, false-alarm rate.
+    """Settings of an evaluation.
+
+    They name the datasets and simulated faults to test against, the largest number of images, and a false-alarm rate.
 
     ``thorough`` adds the combined score with gradient evidence, for several times the work. With ``adapt``, images
     whose size or colour the model refuses are converted, and the report notes it.
@@ -43,7 +45,11 @@ class EvaluationParameters(TypedDict):
 
 
 class LimitParameters(TypedDict):
-    """Settings of a detection limit: false-alarm rate, number of images, shapes and contrasts of the defects, seed."""
+    """Settings for measuring a detection limit.
+
+    They are the false-alarm rate, the number of images, the shapes and contrasts of the defects, the seed, and the
+    calibration.
+    """
 
     alpha: NotRequired[float | None]
     """False-alarm rate. Default: 0.01, or the smallest p-value where that is larger."""

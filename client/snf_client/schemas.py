@@ -84,7 +84,10 @@ class CalibrationRequest(BaseModel):
 
 
 class CalibrationResult(BaseModel):
-    """Result of a calibration job: the model version, the number of its new calibration, and the smallest p-value."""
+    """Result of a calibration job: the new calibration of a model version.
+
+    It has the number of the calibration and the smallest p-value that it can give.
+    """
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -162,7 +165,10 @@ class Curve(BaseModel):
 
 
 class CurvePoint(BaseModel):
-    """Metrics of one training step: bits/dim, reconstruction error, learning rate; null if they were not finite."""
+    """Metrics of one training step, such as bits/dim and learning rate.
+
+    A metric is null if it was not finite, or if the training does not have it.
+    """
 
     model_config = ConfigDict(frozen=True)
     step: int
@@ -218,7 +224,9 @@ class DatasetList(BaseModel):
 
 
 class Deviation(BaseModel):
-    """Absolute differences in nats between scores in bfloat16 and in float32: median, 99.9 % quantile and maximum.
+    """Differences between the scores of a model in bfloat16 and in float32.
+
+    They are the median, the 99.9 % quantile and the maximum of the absolute differences, in nats.
 
     ``worst_statistic`` is the maximum for the anomaly statistic, the other figures are for the log-likelihood.
     """
@@ -232,7 +240,10 @@ class Deviation(BaseModel):
 
 
 class Draws(BaseModel):
-    """Statistics of a log-likelihood over several draws of the random noise in [0, 1) that is added to the pixels."""
+    """Statistics of a log-likelihood over several draws of random noise.
+
+    The noise, in [0, 1), is added to the pixels.
+    """
 
     model_config = ConfigDict(frozen=True)
     k: int = Field(..., description="Number of draws.")
@@ -242,7 +253,10 @@ class Draws(BaseModel):
 
 
 class Duplicates(BaseModel):
-    """The duplicates or the near duplicates of a dataset: the number of images, and examples by path."""
+    """Summary of the duplicates or near duplicates in a dataset.
+
+    It has the number of images, and examples by path.
+    """
 
     model_config = ConfigDict(frozen=True)
     images: int = Field(..., description="Images that have another like them.")
@@ -251,7 +265,7 @@ class Duplicates(BaseModel):
 
 
 class Estimate(BaseModel):
-    """Expected time in seconds and peak memory in bytes of a training job, and what they are derived from."""
+    """Expected duration and peak memory of a training job."""
 
     model_config = ConfigDict(frozen=True)
     seconds: float = Field(..., description="Expected time from its start to the registered model.")
@@ -273,7 +287,10 @@ class Estimate(BaseModel):
 
 
 class EstimatedJob(BaseModel):
-    """Answer for a valid job that was not queued: its queue, jobs waiting there, and expected time and memory."""
+    """Queue and expected time and memory of a job that was checked but not queued.
+
+    It also has the number of jobs that wait in that queue.
+    """
 
     model_config = ConfigDict(frozen=True)
     queue: str = Field(..., description="Queue that it would wait in.")
@@ -301,7 +318,10 @@ class Example(BaseModel):
 
 
 class FalseAlarms(BaseModel):
-    """The share of normal images flagged at false-alarm rate ``alpha``, and the 99 % interval expected for it."""
+    """Fraction of normal images flagged at a given false-alarm rate.
+
+    The rate is ``alpha``. The 99 % interval that is expected for the fraction is given, too.
+    """
 
     model_config = ConfigDict(frozen=True)
     alpha: float
@@ -312,7 +332,10 @@ class FalseAlarms(BaseModel):
 
 
 class Fdr(BaseModel):
-    """A q-value for each image: the expected share of false alarms if it and all with a smaller one are flagged."""
+    """Q-values of the images of a request, for control of the false-discovery rate.
+
+    Flag all images whose q-value is at most q: then the expected share of false alarms among them is at most q.
+    """
 
     model_config = ConfigDict(frozen=True)
     q_values: list[float | None] = Field(
@@ -345,7 +368,9 @@ class Histogram(BaseModel):
 
 
 class Histograms(BaseModel):
-    """Histograms of one number, such as the log-likelihood, over several sets of images, all with the same bar edges.
+    """Histograms of one number over several sets of images, with shared bar edges.
+
+    The number is, for example, the log-likelihood.
 
     Values beyond the edges count in the outermost bars. Edges of the combined score T are evenly spaced in log(1 + T).
     """
@@ -378,7 +403,10 @@ class ImageFacts(BaseModel):
 
 
 class ImageRegion(BaseModel):
-    """A connected region of an image where its anomaly map is at or above the threshold; touching corners connect."""
+    """A connected region of an image where its anomaly map reaches the threshold.
+
+    Pixels that touch at a corner are connected.
+    """
 
     model_config = ConfigDict(frozen=True)
     box: tuple[int, int, int, int] = Field(
@@ -400,7 +428,7 @@ class ItemError(BaseModel):
 
 
 class JobDataset(BaseModel):
-    """A dataset, and whether a job can take it."""
+    """A dataset, with the reason why a job cannot use it, if there is a reason."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -419,7 +447,7 @@ class JobDataset(BaseModel):
 
 
 class JobDatasets(BaseModel):
-    """All datasets, and whether a job can take each."""
+    """All datasets, each with the reason why a job cannot use it, if there is a reason."""
 
     model_config = ConfigDict(frozen=True)
     datasets: list[JobDataset]
@@ -429,7 +457,10 @@ class JobDatasets(BaseModel):
 
 
 class JobDraft(BaseModel):
-    """A job without its dataset; the other fields are those of a job request."""
+    """Job request without a dataset, to ask which datasets the job could use.
+
+    Its fields mean the same as in a job request. Fields on which the answer does not depend are left out.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     type: Literal["train", "score", "calibrate", "evaluate", "limit", "recommend"]
@@ -440,7 +471,11 @@ class JobDraft(BaseModel):
 
 
 class JobRequest(BaseModel):
-    """Request for a background job that trains, calibrates, evaluates or measures a model, or scores a dataset."""
+    """Request to run a background job, such as a training or the scoring of a dataset.
+
+    A job trains, calibrates or evaluates a model, measures its detection limit, scores a dataset, or recommends a
+    family of models.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     type: Literal["train", "score", "calibrate", "evaluate", "limit", "recommend"] = Field(
@@ -478,7 +513,10 @@ class JobRequest(BaseModel):
 
 
 class JobView(BaseModel):
-    """A background job: parameters, status, progress, latest metrics, error or result, and links to further calls."""
+    """A background job, with its parameters, status, progress and result.
+
+    It also has the latest metrics, the error of a failed job, and links to further calls.
+    """
 
     model_config = ConfigDict(frozen=True)
     id: str
@@ -524,7 +562,9 @@ class JobView(BaseModel):
 
 
 class LimitCell(BaseModel):
-    """Detection counts for one defect shape, contrast and size: flagged images, and their share with its bounds.
+    """Detection counts for defects of one shape, contrast and size.
+
+    It has the number of flagged images, and their share with its bounds.
 
     Each bound is a one-sided 95 % Clopper-Pearson bound.
     """
@@ -539,7 +579,9 @@ class LimitCell(BaseModel):
 
 
 class LimitCurve(BaseModel):
-    """The share of found defects by their size, for one shape and contrast, and the detection limit.
+    """Share of detected defects by size, for one shape and contrast.
+
+    It also has the detection limit.
 
     The limit is the smallest size from which on, at every larger size too, the lower bound is at least 0.9.
     """
@@ -553,7 +595,10 @@ class LimitCurve(BaseModel):
 
 
 class LimitResult(BaseModel):
-    """Result of a limit job: the model version, the number of its new detection limit, and the smallest sizes."""
+    """Result of a job that measured the detection limit of a model version.
+
+    It has the number of the new limit, and the smallest defect sizes that are found.
+    """
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -590,7 +635,10 @@ class Martingale(BaseModel):
 
 
 class Normal(BaseModel):
-    """The normal images of an evaluation: dataset, number of images for each purpose, examples, mean log-likelihood."""
+    """Description of the normal images of an evaluation.
+
+    It has the dataset, the number of images for each purpose, examples and the mean log-likelihood.
+    """
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -604,7 +652,10 @@ class Normal(BaseModel):
 
 
 class PreprocessingNote(BaseModel):
-    """Changes of an image before scoring: size, colour, others; a warning if it is unlike the training images."""
+    """Changes that were made to an image before it was scored.
+
+    They are changes of size, of colour, and others. There is a warning if the file is unlike the training images.
+    """
 
     model_config = ConfigDict(frozen=True)
     id: str = Field(..., description="Digest of the model's preprocessing.")
@@ -658,7 +709,10 @@ class Previews(BaseModel):
 
 
 class Quantile(BaseModel):
-    """Smallest evidence T for an anomaly, in nats, at which an image is flagged at a given false-alarm rate."""
+    """Smallest anomaly statistic T at which an image is flagged at a given false-alarm rate.
+
+    T is the evidence, in nats, that an image is an anomaly.
+    """
 
     model_config = ConfigDict(frozen=True)
     alpha: float = Field(..., description="False-alarm rate.")
@@ -669,7 +723,10 @@ class Quantile(BaseModel):
 
 
 class Rate(BaseModel):
-    """The share of images (0 to 1) flagged at false-alarm rate ``alpha``; null if too few images set the threshold."""
+    """Fraction of images flagged as anomalous at a given false-alarm rate.
+
+    It is from 0 to 1, or null if too few images set the threshold at ``alpha``.
+    """
 
     model_config = ConfigDict(frozen=True)
     alpha: float
@@ -691,7 +748,10 @@ class Readiness(BaseModel):
 
 
 class Reason(BaseModel):
-    """A feature that makes an image unusual, with the size of its deviation and a sentence about it."""
+    """A feature that makes an image unusual.
+
+    The reason has the size of the deviation, its share of the evidence, and a sentence about it.
+    """
 
     model_config = ConfigDict(frozen=True)
     feature: str = Field(
@@ -711,7 +771,10 @@ class Reason(BaseModel):
 
 
 class Reference(BaseModel):
-    """Histogram of T, the evidence in nats that an image is an anomaly, over a model's calibration images."""
+    """Histogram of the anomaly statistic T over a model's calibration images.
+
+    T is the evidence, in nats, that an image is an anomaly.
+    """
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -749,7 +812,10 @@ class ReferenceRequest(BaseModel):
 
 
 class RegionRates(BaseModel):
-    """How often the anomaly map has regions at false-alarm rate ``alpha``; null where it has no threshold."""
+    """How often anomaly maps have a region above the threshold for a false-alarm rate.
+
+    The rate is ``alpha``. The values are null where the map has no threshold for this rate.
+    """
 
     model_config = ConfigDict(frozen=True)
     alpha: float
@@ -766,7 +832,10 @@ class RejectedFile(BaseModel):
 
 
 class Result(BaseModel):
-    """AUROC, average precision, false-positive rate of a score on an anomalous set, with 95 % bootstrap intervals."""
+    """Metrics of one anomaly score on one set of anomalous images.
+
+    They are AUROC, average precision and false-positive rate, with 95 % bootstrap intervals.
+    """
 
     model_config = ConfigDict(frozen=True)
     score: str
@@ -821,7 +890,10 @@ class Samples(BaseModel):
 
 
 class Serving(BaseModel):
-    """How a loaded model version computes scores: the library, the precision, and the images computed at once."""
+    """Description of how a loaded model version computes scores.
+
+    It has the library, the precision and the number of images that are computed at once.
+    """
 
     model_config = ConfigDict(frozen=True)
     engine: str = Field(
@@ -869,7 +941,9 @@ class Split(BaseModel):
 
 
 class Term(BaseModel):
-    """The part of a log-likelihood, in nats, that comes from one scale (level) of the flow (0: pixel transform).
+    """Part of a log-likelihood that comes from one scale (level) of the flow, in nats.
+
+    Scale 0 is the fixed transform of the pixels.
 
     A density of features has scale 1 alone; its scale 0 is 0.
     """
@@ -921,7 +995,10 @@ class TrainingRun(BaseModel):
 
 
 class UndamagedImages(BaseModel):
-    """Flagged share of the good images before defects are added, with a two-sided 95 % Clopper-Pearson interval."""
+    """Share of the good images that are flagged before defects are added.
+
+    The interval is a two-sided 95 % Clopper-Pearson interval.
+    """
 
     model_config = ConfigDict(frozen=True)
     flagged: int
@@ -931,7 +1008,10 @@ class UndamagedImages(BaseModel):
 
 
 class UnfitReason(BaseModel):
-    """A reason why a model version is unfit, so that it does not become live by itself: its code, and the figures."""
+    """Reason why a model version is not fit to become live by itself.
+
+    It has a code, and a sentence with the figures.
+    """
 
     model_config = ConfigDict(frozen=True)
     code: Literal["hardly-trained", "diverged", "learned-inverse-off"]
@@ -962,7 +1042,7 @@ class WhiteLevelDrift(BaseModel):
 
 
 class WorkerView(BaseModel):
-    """A running worker process: its device, its queues, its memory, and the one job that it runs, if any."""
+    """A running worker process, with its device, its queues and its current job."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -980,7 +1060,11 @@ class WorkerView(BaseModel):
 
 
 class Aliases(BaseModel):
-    """All aliases of a model after a change, each with its version, and the version before the change."""
+    """All aliases of a model after one of them was changed.
+
+    Each alias has its version. The answer also has the former version of the changed alias, and why its new version is
+    unfit, if it is.
+    """
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -990,7 +1074,10 @@ class Aliases(BaseModel):
 
 
 class Anomaly(BaseModel):
-    """Whether an image is an anomaly, with its p-value: the rate at which normal images look at least as unusual."""
+    """Verdict on whether an image is an anomaly, with its p-value.
+
+    The p-value is the rate at which normal images look at least as unusual.
+    """
 
     model_config = ConfigDict(frozen=True)
     p_value: float = Field(..., description="Conformal p-value: small is anomalous.")
@@ -1070,7 +1157,10 @@ class CalibrationView(BaseModel):
 
 
 class Column(BaseModel):
-    """An anomaly score in the report: name, label, kind and false alarms on normal images. Larger is more anomalous."""
+    """Anomaly score in the report, with its false alarms on normal images.
+
+    It has a name, a label and a kind. Larger scores are more anomalous.
+    """
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -1080,7 +1170,10 @@ class Column(BaseModel):
 
 
 class DatasetReport(BaseModel):
-    """The report of an uploaded dataset: rejected files, sizes, colours, duplicates, groups and split."""
+    """Report on the images of a dataset, made when it is uploaded or inspected.
+
+    It covers rejected files, sizes, colours, duplicates, groups and the split into parts.
+    """
 
     model_config = ConfigDict(frozen=True)
     format_version: Literal[1] = 1
@@ -1197,7 +1290,10 @@ class FamilyResult(BaseModel):
 
 
 class HeatMap(BaseModel):
-    """Each pixel's part of the log-likelihood, in nats and compared with normal images, as picture and array."""
+    """Contribution of each pixel to the log-likelihood of an image.
+
+    The array has it in nats and in standard deviations from normal images. The picture shows the standard deviations.
+    """
 
     model_config = ConfigDict(frozen=True)
     png: str = Field(
@@ -1235,7 +1331,10 @@ class JobList(BaseModel):
 
 
 class JobResult(BaseModel):
-    """Result of a training job: the model version that it registered, whether it is live and why it is unfit."""
+    """Result of a training job: the model version that it registered.
+
+    It also says whether the version became live and, for an unfit version, why it is unfit.
+    """
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -1249,7 +1348,10 @@ class JobResult(BaseModel):
 
 
 class LimitRecord(BaseModel):
-    """A measured detection limit of a model version: what was injected, what was found, and the limits."""
+    """Measured detection limits of a model version.
+
+    The record states which defects were added to images, how many of them were found, and the limits.
+    """
 
     model_config = ConfigDict(frozen=True)
     format_version: Literal[1] = 1
@@ -1276,7 +1378,10 @@ class LimitRecord(BaseModel):
 
 
 class LimitView(BaseModel):
-    """A measured detection limit of a model version: its number, and whether the calibration in use is its own."""
+    """A measured detection limit of a model version.
+
+    It says whether the limit belongs to the calibration in use.
+    """
 
     model_config = ConfigDict(frozen=True)
     number: int
@@ -1285,7 +1390,10 @@ class LimitView(BaseModel):
 
 
 class Localisation(BaseModel):
-    """How well the anomaly maps show where the defects are, by masks. Larger is better, 1 is perfect."""
+    """Metrics of how well anomaly maps show the defects of images.
+
+    Masks give the true defects. Larger values are better, 1 is perfect.
+    """
 
     model_config = ConfigDict(frozen=True)
     masks: str = Field(..., description="The dataset of the masks.")
@@ -1310,7 +1418,10 @@ class Localisation(BaseModel):
 
 
 class ModelDetail(BaseModel):
-    """A model version: its metadata, its calibration, its loading state, and drift (change) of the images it scored."""
+    """A model version with its metadata, calibration and loading state.
+
+    It also has the drift (change) of the images that were scored with it.
+    """
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -1332,7 +1443,9 @@ class ModelDetail(BaseModel):
 
 
 class ModelSummary(BaseModel):
-    """A model in the list of models: its versions and aliases, and the state and quality of its live version.
+    """Entry of a model in the list of models.
+
+    It has the versions and aliases, and the state and quality of the live version.
 
     While no version is live, state and quality are those of the newest version.
     """
@@ -1368,7 +1481,10 @@ class ModelSummary(BaseModel):
 
 
 class PresetList(BaseModel):
-    """All training presets, the name of the default one, and the JSON Schema of a training job's parameters."""
+    """All training presets, and the JSON Schema of a training job's parameters.
+
+    The list also has the name of the default preset.
+    """
 
     model_config = ConfigDict(frozen=True)
     presets: list[PresetView]
@@ -1407,7 +1523,10 @@ class RecommendationRecord(BaseModel):
 
 
 class ReferenceRecord(BaseModel):
-    """What a dataset by reference consists of: its location, its images, and the files that are none."""
+    """Description of a dataset by reference: its location and its files.
+
+    It counts the images, and the files that were ignored or rejected.
+    """
 
     model_config = ConfigDict(frozen=True)
     location: str = Field(..., description="URL of the file or folder.")
@@ -1487,7 +1606,10 @@ class Scores(BaseModel):
 
 
 class SetReport(BaseModel):
-    """How well every anomaly score separates one set of anomalous images from the normal images, with examples."""
+    """Results of all anomaly scores on one set of anomalous images, with examples.
+
+    They say how well each score separates these images from the normal images.
+    """
 
     model_config = ConfigDict(frozen=True)
     name: str
