@@ -47,7 +47,8 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
 def write_if_absent(path: Path, content: bytes) -> bool:
     """Write ``content`` to a file unless the file already exists.
 
-    Returns whether the file was written. The file is written as a whole, and is durable.
+    Returns whether the file was written. The file is durable and appears as a whole. Only on a file system without hard
+    links it is empty for a moment.
 
     Of several processes that do so at the same time one writes.
     """
@@ -194,9 +195,10 @@ def remove_folder(path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock a folder against other processes for a ``with`` block.
+    """Lock a folder against other holders of its lock for a ``with`` block.
 
-    Waits for the lock, a ``flock`` on the file ``.lock`` of the folder.
+    Waits until no other process or thread holds the lock, a ``flock`` on the file ``.lock`` of the folder. Code that
+    does not take the lock is not kept out.
 
     A missing folder is created.
     """
@@ -209,7 +211,8 @@ def locked(folder: Path) -> Iterator[None]:
 def remove_leftovers(folder: Path, older_than_s: float = -math.inf, name: str | None = None) -> None:
     """Delete the temporary files and folders that killed processes left in a folder.
 
-    Only files and folders of at least ``older_than_s`` seconds are deleted.
+    Nothing is deleted that was modified within the last ``older_than_s`` seconds. A folder is as new as the newest file
+    in it.
 
     Args:
         folder: The folder.

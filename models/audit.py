@@ -58,7 +58,7 @@ class Audited:
 def count_images(scorer: Scorer, asked: int) -> int:
     """Return how many images can be audited, at most ``asked``.
 
-    A model without samples has only its stored images.
+    For a model that cannot generate samples, only the images that are stored with it can be audited.
     """
     return asked if scorer.has_pixels else min(asked, len(scorer.pinned))
 

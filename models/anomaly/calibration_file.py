@@ -18,7 +18,8 @@ from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
 def calibration_bytes(calibration: Calibration) -> bytes:
     """Return a calibration as the bytes of a safetensors file.
 
-    A calibration holds statistics of normal images. The file has an array for each fitted number.
+    A calibration holds statistics of normal images. Each of its arrays is stored under a dotted name, such as
+    ``folds.0.ordered``.
     """
     return save(to_arrays(calibration))
 

@@ -18,7 +18,7 @@ LOW = 0.05
 class DriftResult:
     """Result of a Kolmogorov-Smirnov test for drift in the p-values of recent images.
 
-    The test compares the p-values of recent images with those of normal images.
+    The test compares the p-values of recent images with the uniform distribution that those of normal images have.
 
     Attributes:
         images: The number of recent images.
@@ -40,8 +40,8 @@ class DriftResult:
 def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, level: float) -> DriftResult:
     """Test recent images for drift by a Kolmogorov-Smirnov test of their p-values.
 
-    Compares m recent p-values with n calibration images. The result is an alarm if the p-value of the test is at most
-    ``level``.
+    The p-values of m recent images are compared with the uniform distribution over the ranks that n calibration images
+    make attainable. The result is an alarm if the p-value of the test is at most ``level``.
 
     The test is a two-sample test of whether the recent images are distributed like the calibration images.
 
@@ -100,9 +100,9 @@ class LevelDrift:
 
 
 def level_test(levels: ArrayLike, calibration: ArrayLike) -> LevelDrift:
-    """Test whether recent images have the same white levels as the calibration images.
+    """Test recent images for drift by a Kolmogorov-Smirnov test of their white levels.
 
-    Compares m recent levels with those of n calibration images by a two-sample Kolmogorov-Smirnov test.
+    The levels of m recent images are compared with those of n calibration images by a two-sample test.
 
     The statistic is D = sup |F_m(v) - F_n(v)| over the levels v. Its p-value is that of Kolmogorov's distribution at
     D sqrt(n m / (n + m)); equal levels make the test conservative.

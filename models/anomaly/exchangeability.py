@@ -133,7 +133,7 @@ def _cell_width(images: int) -> int:
 class ConformalMartingale:
     """Betting test of whether ranks are independent and uniform.
 
-    The capital of the test starts at 1 and grows if they are not.
+    The capital of the test starts at 1. A large capital is evidence that the ranks are not independent and uniform.
 
     The capital is divided equally among eight bets, each with a density on (0, 1), by which a rank multiplies the bet.
     It is bet little by little: after t images the share 1 / (1 + ln(1 + t / 100)) of it has not been bet, so that a

@@ -13,9 +13,10 @@ CONFIDENCE = 0.95
 
 
 def false_alarm_interval(calibration: int, tests: int, alpha: float, level: float = 0.99) -> tuple[float, float]:
-    """Return the interval in which the false-alarm rate on normal test images lies.
+    """Return a prediction interval for the false-alarm rate on normal test images.
 
-    The result is (low, high). With probability ``level``, the flagged share of ``tests`` normal images is between them.
+    The result is (low, high). With a probability of at least ``level``, the flagged share of ``tests`` normal images is
+    from low to high.
 
     It holds for images that are exchangeable with the calibration images. Given n calibration images, the test at
     ``alpha`` flags a new image with a probability of distribution Beta(k, n + 1 - k), where k = floor(alpha (n + 1))
@@ -34,9 +35,9 @@ def false_alarm_interval(calibration: int, tests: int, alpha: float, level: floa
 
 
 def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENCE) -> float | None:
-    """Return the largest p-value threshold that keeps a false-alarm rate with confidence.
+    """Return the largest p-value threshold that keeps the false-alarm rate at most ``alpha``.
 
-    The false-alarm rate is at most ``alpha`` at the given confidence. The result is None if no threshold is safe.
+    The rate is at most ``alpha`` with probability ``confidence`` or more. The result is None if no threshold is safe.
 
     There is none with too few calibration images.
 

@@ -33,7 +33,7 @@ class StoredEvidence:
 
     @classmethod
     def of(cls, evidence: Evidence, alpha: float | None, precision: Precision) -> Self:
-        """Return a copy of the statistics of a scored image, without gradients.
+        """Return a copy of the statistics of a scored image, without gradients and white levels.
 
         The arrays are copied, because a view would keep those of the whole batch in memory.
         """

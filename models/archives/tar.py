@@ -32,7 +32,8 @@ EXTENDED = {
 class UnsafeTar(ValueError):
     """Error for a tar archive that is unsafe to read.
 
-    The archive has a sparse file, a header of over 8 KiB, or too many headers.
+    The archive has a sparse file, an extended header of over 8 KiB, too many extended headers, or too many bytes
+    between two members.
     """
 
 
@@ -97,9 +98,10 @@ class TarReader:
             self._rest = archive.fileobj
 
     def rest(self) -> Iterator[bytes]:
-        """Yield the bytes after the end marker of the archive, in pieces.
+        """Yield the bytes that follow the members of the archive, in pieces.
 
-        Call this method after the last member was read.
+        Iterate over all members first. The bytes begin after the first of the two zero blocks that end an archive, so a
+        regular archive yields only zeros.
         """
         while self._rest is not None and (piece := _TarContent(self._rest, self._stream).read(PIECE_BYTES)):
             yield piece

@@ -26,7 +26,7 @@ class _ManifestPart(BaseModel):
 class GridChoice(_ManifestPart):
     """Grid that was tried for a flow over image features, with its result.
 
-    It has the best shrinkages of the grid and the log-likelihood of held-out features.
+    It has the best shrinkages of the grid and the mean negative log-likelihood of held-out features.
     """
 
     grid: int = Field(ge=1, description="Cells along each side.")
@@ -117,9 +117,9 @@ class Evaluation(_ManifestPart):
 
 
 class LogDets(_ManifestPart):
-    """Log-determinants of the layers of a flow for which they are the same for all images.
+    """Log-determinants of a flow's layers that are the same for all images.
 
-    They are log|det dz/dx| in nats.
+    They are log|det dz/dx| in nats. Layers whose log-determinant depends on the image are left out.
 
     They are computed in float64 and stored with the SHA-256 of the weights that they belong to.
     """
@@ -169,9 +169,10 @@ class CalibrationSummary(_ManifestPart):
 
 
 class Activation(_ManifestPart):
-    """Result of the attempt to make a new calibration active.
+    """Result of the decision whether a new calibration becomes active.
 
-    The reason is given if the calibration did not become active, or if it replaced a damaged calibration.
+    A reason is given if the calibration did not become active, or if it became active because the calibration in use or
+    the stored choice is damaged.
     """
 
     active: bool

@@ -225,7 +225,8 @@ class SelfNormalizing(Bijection):
     def keep_reconstruction_error(self, error: Tensor, y: Tensor) -> None:
         """Store the reconstruction errors of a batch for ``pop_reconstruction_error``.
 
-        They are the errors ||R W x - x||² of the learned R ≈ W⁻¹.
+        They are the errors ||R W x - x||² of the learned R ≈ W⁻¹. If ``symmetric`` is set, they are ½ ||R W x - x||² +
+        ½ ||W R y - y||² at y = W x.
 
         Args:
             error: ||R W x - x||² of each sample, ``(N,)``.
@@ -247,7 +248,8 @@ class SelfNormalizing(Bijection):
     def pop_reconstruction_error(self) -> Tensor:
         """Return and clear the reconstruction errors of the last training batch.
 
-        They are ||R W x - x||² for the learned R ≈ W⁻¹, ``(N,)``.
+        They are ||R W x - x||² for the learned R ≈ W⁻¹, ``(N,)``, or the symmetric errors of the class if ``symmetric``
+        is set.
 
         Raises:
             RuntimeError: No forward pass in training mode has run since the last call.

@@ -59,7 +59,8 @@ class ExactConv1x1(ChannelAffine):
     def whiten(self, x: Tensor, *, rotate: bool = False) -> None:
         """Set weights and offset so that the output channels are uncorrelated on given images.
 
-        Over all pixels of the images ``x``, the channels of W x + b get mean 0 and covariance I.
+        Over all pixels of the images ``x``, the channels of W x + b get mean 0 and covariance I. If ``rotate`` is set,
+        they keep the variances of the principal components.
 
         The outputs are the principal components of the channels, the one of greatest variance first. A component that
         hardly varies in these images keeps its scale. Computed in float64. Cost: O(C³ + N·C²·H·W).
@@ -130,7 +131,8 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
     def whiten(self, x: Tensor, *, rotate: bool = False) -> None:
         """Set the weights to the principal components of the channels of images.
 
-        The matrix W and the offset b are set from the images ``x``, and the learned inverse R is set to W⁻¹.
+        The matrix W and the offset b are set from the images ``x`` as in :meth:`ExactConv1x1.whiten`, and the learned
+        inverse R is set to W⁻¹.
         """
         super().whiten(x, rotate=rotate)
         self.refresh_inverse((self.channels, *x.shape[2:]))

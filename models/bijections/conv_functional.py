@@ -35,7 +35,7 @@ def check_kernel(kernel: Size) -> None:
 def same_padding(weight: Tensor) -> Size:
     """Return the zero padding with which a convolution keeps the image size.
 
-    It is the padding of the rows and of the columns, on each side.
+    It is (vertical, horizontal), in pixels on each side.
 
     Args:
         weight: The kernel, ``(O, C, kh, kw)`` with odd kh and kw.
@@ -164,9 +164,9 @@ def materialise(weight: Tensor, image: Size) -> Tensor:
 
 
 def project(inverse_images: Tensor, kernel: Size) -> Tensor:
-    """Return the convolution kernel that is nearest to a given matrix.
+    """Return the kernel whose convolution matrix is nearest to a given matrix.
 
-    Nearest is meant in the Frobenius norm of the matrices. The matrix is given by its columns as D images.
+    Nearest is meant in the Frobenius norm. The matrix is given by its D columns, each as an image.
 
     This is the orthogonal projection r_i = <B_i, M> / m_i with B_i = dT(w)/dw_i and the multiplicity m. For
     M = T(w)^-1, flip(r)·m is the exact gradient of log|det T(w)|. Cost: O(C²·kh·kw·H·W), the entries of M that a kernel

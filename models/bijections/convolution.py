@@ -192,7 +192,7 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
     def refresh_inverse(self, shape: Shape) -> None:
         """Set the learned inverse kernel to the kernel closest to the exact inverse.
 
-        Closest is meant for images of ``shape``.
+        The distance is the Frobenius norm between the matrices of both maps on images of ``shape``.
 
         Cost: O(D²·b) for D values of an image and half-bandwidth b.
         """

@@ -27,7 +27,7 @@ Weights = tuple[Tensor, Tensor]
 class CouplingNet(nn.Module):
     """Network that computes the scales and shifts of a coupling layer.
 
-    It has 3x3, 1x1 and 3x3 convolutions with ReLUs between them.
+    It has 3x3, 1x1 and 3x3 convolutions with ReLUs between them. For an additive coupling it computes shifts only.
 
     The last layer starts at zero, so that a coupling starts as the identity.
     Cost: O(N·H·W·width·(9·in + width + 9·out)).
@@ -189,7 +189,7 @@ class AffineCoupling(Bijection):
 class FrozenCoupling:
     """Immutable affine coupling layer for scoring.
 
-    Its network computes in float32 and all else in float64.
+    Its network computes in float32, its 1x1 convolution optionally in bfloat16. All else is in float64.
 
     Attributes:
         kept: Channels of the half that is kept.

@@ -80,9 +80,10 @@ class CouplingProducts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of the inputs and of all weights.
+        """Return the gradients of the inputs and of all parameters.
 
-        The type of the products, an argument of :meth:`forward`, gets None.
+        The parameters are the weights, the biases and the map ``place``. The type of the products, an argument of
+        :meth:`forward`, gets None. So does ``x`` if it needs no gradient, and ``place`` if it is None.
         """
         (grad,) = gradients
         surroundings, hidden, second, first, middle, last = ctx.saved_tensors

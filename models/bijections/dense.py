@@ -186,8 +186,8 @@ class RelativeGradientDense(ExactDense):
 class RelativeProduct(torch.autograd.Function):
     """Autograd function of a fully connected layer with relative gradients.
 
-    The function is W x + b. Relative gradients are those in A of a step from W to W + A W (Gresele et al. 2020, sec.
-    4).
+    The function is W x + b. The relative gradient of W is the gradient with respect to A at A = 0 of a step from W to W
+    + A W (Gresele et al. 2020, sec. 4).
 
     The relative gradient is the gradient with respect to a change of the output, z -> z + A z + a, which changes W to
     W + A W and b to b + A b + a. With incoming gradients δ of z and c_n of the log-det of sample n, the gradients of A
@@ -216,7 +216,7 @@ class RelativeProduct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradient of the inputs and the relative gradients of weights and bias.
 
-        The gradient of x is the ordinary gradient. Those of W and b are changes of W and b, dW and db of the class.
+        The gradient of x is the ordinary gradient. The relative gradients are dW and db in the docstring of the class.
 
         No matrix is inverted.
         """

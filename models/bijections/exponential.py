@@ -153,7 +153,8 @@ def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:
 def terms_needed(kernel: Tensor, image: Size) -> int:
     """Return how many terms of the exponential series a convolution needs.
 
-    For exp(M) = Σ M^n / n! of a convolution M the remainder is then below 1e-11. The result is from 13 to 100.
+    For exp(M) = Σ M^n / n! of a convolution M the norm of the first omitted term is then at most 1e-11, unless that
+    takes more than 100 terms. The result is from 13 to 100.
 
     On a torus that is larger by the padding, the convolution is block-diagonal in frequency and contains M, so
     ||M|| <= max_f ||k̂(f)||. The result does not depend on the samples. Cost: O(C³·H·W).

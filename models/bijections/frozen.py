@@ -79,7 +79,7 @@ class FrozenAffine:
     def inverse_map(self) -> AffineMap:
         """Matrix and offset of the exact inverse.
 
-        They are computed at the first use, because scoring does not need them. Cost: O(K³).
+        They are computed at the first use, because scoring does not need them. Cost: O(K³) for a K x K matrix.
         """
         matrix, offset = self.forward_map
         inverse = torch.linalg.inv(matrix)
@@ -116,7 +116,7 @@ class FrozenAffine:
         return self.learned_map is not None and not self.flat
 
     def reconstruction_error(self, x: Tensor) -> Tensor | None:
-        """Return the relative error of the learned inverse for each image.
+        """Return the relative squared error of the learned inverse for each image.
 
         It is ||R W x - x||² / ||x||² for the learned R ≈ W⁻¹, ``(N,)``.
 
@@ -131,7 +131,8 @@ class FrozenAffine:
     def then(self, following: FrozenAffine) -> FrozenAffine:
         """Return the composition of this map with the map ``following``.
 
-        The result is a single affine map. Learned inverses are composed too.
+        The result is a single affine map. Learned inverses are composed too. If only one of the maps has a learned
+        inverse, the exact inverse of the other is used.
         """
         learned = None
         if self.learned_map is not None or following.learned_map is not None:

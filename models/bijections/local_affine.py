@@ -328,7 +328,8 @@ class FrozenLocalAffine:
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
         """Return the inputs that give the outputs ``z``.
 
-        They are W⁻¹ z + m, or R z + m by the learned inverse.
+        They are W⁻¹ z + m exactly. If ``inverse`` is "learned" and an inverse R was learned, they are the approximate R
+        z + m.
         """
         learned = self.learned_map if inverse == "learned" else None
         return apply_by_cell(self.inverse_matrices if learned is None else learned, z, self.grid) + self.mean

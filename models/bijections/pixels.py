@@ -85,7 +85,8 @@ class LogitPixels(Elementwise):
     def domain(self) -> Constraint:
         """The pixel values that the logit can map.
 
-        These are the values with v in [0, 1], by the margin a a little more than [0, 256].
+        These are the values with v in [0, 1], for v and the margin a of the class. The interval is a little larger than
+        [0, 256].
         """
         return _interval(-self.alpha * PIXEL_RANGE, (1 / (1 - 2 * self.alpha) - self.alpha) * PIXEL_RANGE)
 

@@ -207,9 +207,10 @@ def newton_schulz_middle(weight: Tensor, first: Tensor, second: Tensor) -> Tenso
 
 
 def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
-    """Return the gradient of a product of convolution matrices with respect to a kernel.
+    """Return the gradient of an inner product of convolution matrices with respect to a kernel.
 
-    It is d/dw <T(w), T(outer) T(inner)>, a Frobenius product, where T(k) is the matrix of the convolution by k.
+    It is the gradient with respect to w of the Frobenius inner product <T(w), T(outer) T(inner)>, where T(k) is the
+    matrix of the convolution by k.
 
     Element i is P_i = <B_i, T(outer) T(inner)> with B_i = dT(w)/dw_i. At shift d from the middle tap it is
 

@@ -46,9 +46,10 @@ class GradientImages:
 
 
 def count_image_passes(reference: ReferenceImages, precision: Precision = "float32") -> int:
-    """Return the number of passes of images through the flow in a calibration.
+    """Estimate the number of passes of images through the flow in a calibration.
 
-    An image that is passed twice counts twice.
+    Forward and backward passes count alike, and an image counts once for each pass. Backward passes are counted even if
+    the calibration computes no gradients: it then takes fewer passes.
     """
     statistics, calibration = len(reference.statistics), len(reference.calibration)
     compared = 0 if precision == "float32" else calibration or statistics

@@ -24,7 +24,7 @@ def fit_gaussian(samples: Array) -> Gaussian:
 def fit_mixture(samples: Array, images_a_component: int, regularisation: float, images: int | None = None) -> Mixture:
     """Return a mixture of at most five Gaussians fitted to samples.
 
-    The mixture is fitted by expectation-maximisation.
+    Two or more Gaussians are fitted by expectation-maximisation.
 
     Args:
         samples: K statistics of n images, ``(n, K)``.

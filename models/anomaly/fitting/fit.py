@@ -71,7 +71,8 @@ class ReferenceEvidence:
     def pixels(self) -> MapReference | None:
         """Return the mean and standard deviation of the log-likelihood at each pixel.
 
-        For a model of tiles they are those at each place of a tile. The result is None without a spatial map.
+        For a model that scores images in tiles they are those at each place of a tile. Very small deviations are
+        raised. The result is None without a spatial map.
         """
         if self.map_sum is None or self.map_squares is None:
             return None

@@ -160,9 +160,10 @@ def _parts(
 
 
 def images_in_memory(images: Images, architecture: Architecture) -> int:
-    """Return the number of images that a calibration can keep in memory.
+    """Return for how many images a calibration can keep the statistics in memory.
 
-    These are all images, or fewer if the model uses tiles. The limit holds for the evidence (statistics) of the images.
+    The statistics (evidence) may take 1 GiB, which limits only models that use tiles. The result is at least 20, or the
+    number of all images if there are fewer.
     """
     needed = evidence_bytes(images, architecture)
     if needed <= MAX_EVIDENCE_BYTES:
@@ -190,7 +191,8 @@ def evidence_bytes(images: Images, architecture: Architecture, fits: int | None 
 def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> None:
     """Raise ``DatasetUnfit`` if a model cannot be calibrated on a dataset.
 
-    This is so if the images have another shape than those of the model, or if there are fewer than 20.
+    This is so if the images have another shape than those of the model, if there are fewer than 20, or if the model was
+    fitted to all of them.
 
     Of the dataset with the name of the model's training dataset, the images that training left out are counted.
     """

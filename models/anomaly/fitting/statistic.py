@@ -45,7 +45,8 @@ CONSTANT = 1e-12
 def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None, few: int = FEW) -> Statistic:
     """Return the anomaly statistic fitted to normal images.
 
-    A density is fitted to each kind of statistics that the model has.
+    Densities are fitted to the statistics of whole images, of regions and of features, as far as the model has them.
+    Gradient statistics are fitted elsewhere (:func:`fit_gradients`).
 
     Statistics of pixels have many parameters. On new images their surprise is therefore larger than on those that they
     were fitted to, and the most overfitted group would hide all others. With few images the survival functions are
@@ -142,7 +143,8 @@ def fit_view(
 ) -> DensityView:
     """Return a Gaussian mixture fitted to selected statistics of normal images.
 
-    ``columns`` selects columns of the statistics, ``(n, K)``. See :func:`fit_mixture`.
+    The result also has the survival function of the negative log-density on these images. ``columns`` selects columns
+    of the statistics, ``(n, K)``. See :func:`fit_mixture`.
     """
     chosen = np.array(columns, dtype=np.int64)
     density = fit_mixture(statistics[:, chosen], images_a_component, regularisation, images)

@@ -24,9 +24,9 @@ BATCH_IMAGES = 32
 
 @dataclass(frozen=True)
 class GradientPasses:
-    """Gradients of the log-likelihood of images, computed in batches by backward passes.
+    """Computation of gradients of the log-likelihood of images, in batches.
 
-    The images are uint8 ``(N, C, H, W)``. A batch has 32 images.
+    Each batch of at most 32 images takes backward passes. The images are uint8 ``(N, C, H, W)``.
 
     ``weights_digest`` keys the dequantisation noise.
     """
@@ -39,7 +39,8 @@ class GradientPasses:
     ) -> list[Tensor]:
         """Return the mean squared gradient of the log-likelihood for each weight.
 
-        The mean is over the images. There is one tensor for each group of layers.
+        The mean is over the images. The weights are those that ``probe`` covers. There is one tensor for each group of
+        layers.
 
         This is the diagonal Fisher information, ``(P_group,)`` for each group.
 
@@ -59,8 +60,8 @@ class GradientPasses:
     ) -> NDArray[np.float64]:
         """Return gradient features of each image for the anomaly test.
 
-        They are logarithms of the squared gradients of log p, plain and divided by their usual size, float64
-        ``(N, K)``.
+        They are logarithms of squared gradient norms of log p, plain and relative to the Fisher information. The result
+        is float64 ``(N, K)``.
 
         The columns are those of :func:`layer_features`.
         """
@@ -82,9 +83,9 @@ class GradientPasses:
         return np.concatenate([gradient_map(gradients) for gradients in self._batches(images)])
 
     def split(self, fisher: NDArray[np.float32]) -> list[Tensor]:
-        """Split an array of values of all weights into one tensor for each group of layers.
+        """Split an array with a value for each weight into one tensor for each group of layers.
 
-        The array is ``(P,)``, one value for each weight.
+        The array is ``(P,)``, one value for each weight that ``probe`` covers.
 
         The values are a Fisher information. Raises ``ValueError`` where the length is that of another flow.
         """

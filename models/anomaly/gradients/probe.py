@@ -119,7 +119,8 @@ def gradient_weights(flow: Flow) -> int:
 def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.float64]:
     """Return gradient features of each image.
 
-    They are logarithms of the squared gradients, plain and divided by the Fisher information, ``(N, 1 + 2 * groups)``.
+    They are logarithms of squared gradient norms, plain and relative to the Fisher information,
+    ``(N, 1 + 2 * groups)``.
 
     The columns are log ||∇_y log p||²; for each group t = log ||∇_θ log p||² (Dauncey et al. 2024); and for each group
     the logarithm of the mean of g² / (F + 1e-8), with the diagonal Fisher information F (Bergamin et al. 2022).
@@ -140,7 +141,8 @@ def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.flo
 def fisher_information(batches: Iterator[Gradients]) -> list[Tensor]:
     """Return the mean squared gradient of the log-likelihood for each weight.
 
-    The mean is over all images. There is one tensor for each group of layers.
+    The weights are those of the given gradients, and the mean is over the images of all batches. There is one tensor
+    for each group of layers. Without batches the result is empty.
 
     This is the diagonal Fisher information of the weights, ``(P_group,)`` float32 for each group.
     """
