@@ -129,7 +129,7 @@ class FileNotInArtifact(ModelsError):
 
 
 class RayUnavailable(EngineUnavailable):
-    """Raised if a Ray cluster cannot be reached or has no room for a model.
+    """Raised if a Ray cluster cannot be reached, has no room for a model, or fails.
 
     The cause may pass, so that a later attempt can succeed.
     """
@@ -229,9 +229,10 @@ class StorageReadOnly(ModelsError):
 
 
 class FolderTaken(ModelsError):
-    """Raised if the output folder of a training run holds another finished run.
+    """Raised if the folder of a training run holds another run, finished or interrupted.
 
-    That run has another dataset, preset or settings.
+    That run differs in its dataset, preset, layers or settings, or is of another version of this program. It is also
+    raised if the record of an interrupted run is damaged.
     """
 
     slug = "folder-taken"
@@ -250,7 +251,8 @@ class DeviceNotFound(ModelsError):
 class RanksUnfit(ModelsError):
     """Raised if several processes cannot train one model together.
 
-    They are too many for a batch, or have different settings.
+    There are more processes than images in a batch, they start from different settings, data or steps, or their device
+    is not ``cpu`` or ``cuda``.
     """
 
     slug = "ranks-unfit"
@@ -317,9 +319,10 @@ class OutputTaken(ModelsError):
 
 
 class PartFailed(ModelsError):
-    """Raised if one part of a bulk scoring job cannot be scored.
+    """Raised if a part of a bulk scoring job cannot be scored.
 
-    Its process failed, or died again and again.
+    Processes that score it or load the model failed or died again and again, its images differ in number from the plan,
+    or its file was damaged each time.
     """
 
     slug = "part-failed"

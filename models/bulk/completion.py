@@ -24,7 +24,7 @@ class DamagedPart(Exception):
 class PartsDamaged(Exception):
     """Raised if parts of a bulk scoring are missing, damaged or from another scoring.
 
-    Their files are deleted, and the parts have to be scored again.
+    The final check of all parts deletes their files before it raises this error, so that the parts are scored again.
 
     Args:
         problems: What is wrong with each part, by its index.

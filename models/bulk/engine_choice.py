@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def choose_engine(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) -> tuple[BulkPlan, ModelFiles]:
     """Choose the compute engine of a bulk scoring, such as PyTorch or OpenVINO.
 
-    The engine is set in the returned plan and in the options of the returned model.
+    The engine is set in the returned plan. It is also set in the options of the returned model, unless the parts of a
+    hybrid model use two engines.
 
     A stored plan of the same inputs keeps its engine. Otherwise it is the one of the options of the model; for the
     choice of an engine for this machine the model is loaded.
@@ -47,7 +48,8 @@ def choose_engine(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) ->
 def with_engine(model: ModelFiles, plan: BulkPlan) -> ModelFiles:
     """Return the files of a model, set to use the engine and precision of a plan.
 
-    The digest of the plan's model is set, too: loading fails if the files are not those of that model.
+    A plan with two engines, of a hybrid model, leaves the engine of the options. The digest of the plan's model is set,
+    too, if the plan has one: loading then fails if the files are not those of that model.
     """
     # Of a hybrid model each part may have its engine, which no option names: the choice is compared after loading.
     name = cast(EngineName, plan.engine) if plan.engine in ("torch", "openvino") else model.options.name

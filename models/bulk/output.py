@@ -171,9 +171,10 @@ class Output:
 
 
 def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> Output:
-    """Start a bulk scoring at a location, or resume it if the stored plan is equal.
+    """Open a location for a new bulk scoring, or for one that is resumed.
 
-    Returns the output of the bulk scoring.
+    The plan is stored there. A plan that is there already must be equal, unless ``force`` deletes its scores. Nothing
+    is scored yet. Returns the output of the bulk scoring.
 
     Of several processes that begin at the same time, the first that writes its plan has the location.
 

@@ -84,7 +84,7 @@ class PartQueue:
     def fail(self, part: int | None, began: float, error: ModelsError) -> None:
         """Record that a process failed.
 
-        If it was scoring a part, the part goes back to the queue for another process.
+        If it was scoring a part, and another attempt can help, the part goes back to the queue for another process.
 
         Failures to load count one after the other only: a process that loads the model, or finishes a part, ends the
         series. Processes that are lost together, such as those of one node, count once.
@@ -122,7 +122,8 @@ class PartQueue:
 def typed(error: Exception) -> ModelsError:
     """Convert any exception of a scoring process to a ``ModelsError``.
 
-    A ``ModelsError`` is returned as it is. Errors of the disk become storage errors, and all others ``PartFailed``.
+    A ``ModelsError`` is returned as it is. Errors of a full or unwritable disk become ``StorageFull`` or
+    ``StorageReadOnly``, and all others ``PartFailed``.
     """
     if isinstance(error, ModelsError):
         return error

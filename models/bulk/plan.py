@@ -91,9 +91,9 @@ class BulkPlan(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 hash of all inputs of the job.
+        """SHA-256 hash of all inputs of the job, in hexadecimal digits.
 
-        It is stored in the file of each part at an output, to recognise the files of another job.
+        An ``Output`` stores it in the Parquet file of each part, to recognise the files of another job.
         """
         return sha256(self.model_dump_json().encode()).hexdigest()
 
@@ -145,9 +145,10 @@ class BulkPlan(BaseModel):
 
 
 def part_size(count: int, group: int = 1) -> int:
-    """Return how many images each part of a bulk scoring has.
+    """Return the number of images per part of a bulk scoring; the last part may have fewer.
 
-    A part has at least 2,000 images, and a job at most 10,000 parts. The size is rounded up to whole groups.
+    The number is at least 2,000, and large enough for at most 10,000 parts. It is rounded up to a multiple of the row
+    groups of Parquet files.
 
     Args:
         count: The number of all images.

@@ -45,7 +45,7 @@ PROGRESS = "progress"
 class RayEngine:
     """Bulk scoring engine that runs on a Ray cluster.
 
-    Each of its actors has CPU cores, and one GPU if the device of the model is CUDA.
+    Each of its actors takes CPU cores, and also one GPU if the device of the model is CUDA.
 
     An actor on CPUs takes as many cores as the model's options have threads, one by default.
 
@@ -110,7 +110,10 @@ class PartActor:
         return None
 
     def progress(self) -> tuple[int | None, int]:
-        """Return the current part and how many of its images have been scored."""
+        """Return the current part and how many of its images have been scored.
+
+        The part is None before the first call of ``score``. Between two calls it is the last part.
+        """
         return self._progress
 
 

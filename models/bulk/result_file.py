@@ -93,7 +93,7 @@ def convert_table(table: Path, path: Path) -> None:
 def read_content(path: Path) -> TableContent | None:
     """Return the model, dataset and image names recorded in a file of scores, or None.
 
-    None means that it is not a complete file of scores in the format of its extension.
+    None means that the file cannot be read as scores in the format of its extension.
     """
     try:
         return READERS[path.suffix](path)

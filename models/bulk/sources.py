@@ -116,9 +116,9 @@ def chosen_part_size(source: ImageSource) -> int:
 
 
 def index_location(location: Location, cache: Path, progress: Progress = no_progress) -> LocationImages:
-    """Index the images at a location, with a cached index where nothing has changed.
+    """Index the images at a location, or reuse the cached index if no file has changed.
 
-    The index is built again if a file at the location has changed.
+    A new index is built if a file was added, removed or changed. Returns a handle to the indexed images.
 
     Args:
         location: A folder of image files, tar archives and Parquet files, or one such file.

@@ -45,7 +45,8 @@ class BulkWork:
     def open(self, threads: int | None = None) -> OpenWork:
         """Load the model and open the images in this process.
 
-        Raises ``PlanDiffers`` if they are not those of the plan.
+        Raises ``PlanDiffers`` if they are not those of the plan, and ``EngineUnavailable`` if the model uses another
+        engine than the plan.
 
         Args:
             threads: Threads on the CPU; None for those of the model's options.

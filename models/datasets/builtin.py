@@ -68,7 +68,7 @@ def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSum
 def load_builtin(name: str, path: Path, config: ImageOptions) -> Dataset:
     """Load a built-in dataset such as MNIST, split into its parts.
 
-    The images get the size and colour that ``config`` sets.
+    The images get the size and colour that ``config`` sets; without these settings they stay unchanged.
 
     Raises ``DatasetUnfit``.
 

@@ -46,6 +46,9 @@ def hold(lock: Path) -> int | None:
 def make_room(folder: Path, lock: str, require: Callable[[], None]) -> None:
     """Remove the least recently used caches in a folder until there is room for a new cache.
 
+    Room means disk space, and at most 8 caches with the new one. Caches in use are never removed, so that more than 8
+    may stay.
+
     Args:
         folder: Folder with a folder for each cache.
         lock: Name of the file in each cache that its users lock.

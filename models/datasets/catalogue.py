@@ -56,9 +56,10 @@ def load_dataset(
     config: ImageOptions | None = None,
     progress: Progress = no_progress,
 ) -> Dataset:
-    """Load a built-in or uploaded dataset, split into its parts.
+    """Load a built-in dataset or a dataset of a user, split into its parts.
 
-    The images get the size and colour that ``config`` sets.
+    The parts are for training, statistics, calibration and testing. The images get the size and colour that ``config``
+    sets.
 
     Args:
         name: The dataset.

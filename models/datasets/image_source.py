@@ -44,7 +44,7 @@ class ImageSource(Protocol):
 
 
 class StoredImages:
-    """Image source that reads an uploaded dataset.
+    """Image source that reads an uploaded dataset, or an inspected dataset by reference.
 
     The images are decoded and converted to a model's input when they are read.
 

@@ -70,7 +70,9 @@ def prepare(
     room: Callable[[], DiskQuota],
     progress: Progress,
 ) -> Dataset:
-    """Load an uploaded dataset, preprocessed for a model and cached on disk.
+    """Load a dataset of a user, preprocessed for a model and cached on disk.
+
+    It is an uploaded dataset, or an inspected dataset by reference.
 
     The cache is one file with the images in the order of the parts, and of the paths in each part: an array in
     ``pixels.npy``, or for a model of tiles the pixels of images of different sizes in ``pixels.bin``. A dataset keeps

@@ -41,7 +41,7 @@ class SizeCount(_ReportPart):
 class Duplicates(_ReportPart):
     """Summary of the duplicates or near duplicates in a dataset.
 
-    It has the number of images, and examples by path.
+    It has the number of images with a duplicate, the number of sets or pairs of duplicates, and examples by path.
     """
 
     images: int = Field(description="Images that have another like them.")
@@ -50,7 +50,7 @@ class Duplicates(_ReportPart):
 
 
 class DatasetReport(_ReportPart):
-    """Report on the images of a dataset, made when it is uploaded or inspected.
+    """Report on the images of a dataset, made when the dataset is uploaded or inspected.
 
     It covers rejected files, sizes, colours, duplicates, groups and the split into parts.
     """
@@ -81,9 +81,9 @@ class DatasetReport(_ReportPart):
 
 
 class Findings:
-    """Counts of the uploaded files that were left out of a dataset, by reason.
+    """Counts of the files that are left out of a new dataset, by reason.
 
-    The first 100 rejected files are listed, too.
+    The first 100 rejected files are listed, too. Ignored files, such as hidden files, are only counted.
     """
 
     def __init__(self) -> None:
@@ -92,9 +92,9 @@ class Findings:
         self.ignored = 0
 
     def reject(self, path: str, slug: str, reason: str) -> None:
-        """Record an uploaded file that is left out, with the reason.
+        """Record a file that is left out of a new dataset, with the reason.
 
-        All files count; only the first 100 are listed.
+        All files count; only the first 100 are listed. ``slug`` is a code for the reason, such as ``file-too-large``.
         """
         self.slugs[slug] += 1
         if len(self.files) < LISTED:

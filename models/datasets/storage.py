@@ -50,9 +50,10 @@ ROW_BYTES = 256
 
 @dataclass(frozen=True)
 class Stored:
-    """Record of an uploaded image: its position in ``originals.bin``, format and size.
+    """Record of an image of a dataset: its position, format and size.
 
-    The position and the length of the image are in bytes.
+    ``start`` is its position in ``originals.bin`` in bytes, or its index in a dataset by reference. ``bytes`` is its
+    length.
 
     The original is an encoded file, or the pixels, ``(C, H, W)``, of an array.
     """

@@ -219,7 +219,7 @@ class DatasetStore:
     def load(self, name: str, config: ImageOptions, progress: Progress = no_progress) -> Dataset:
         """Load a dataset of a user, preprocessed to the size and colour that ``config`` sets.
 
-        The pixels are mapped from a file on disk.
+        What ``config`` leaves open is chosen to suit the images. The pixels are mapped from a file on disk.
 
         The file is made at the first call. Then ``progress`` is called with the number of prepared images, and of all.
         Raises ``DatasetNotFound``, ``DatasetUnfit``, ``StorageFull``.

@@ -29,7 +29,8 @@ def check_normals(
 ) -> None:
     """Check that a dataset can serve as the normal images of an evaluation.
 
-    Its images must fit the model, be new to its training and calibration, and be enough.
+    Its images must be new to the training and calibration of the model, and there must be enough of them. Without
+    ``adapt`` they must also fit the model in size and colour.
 
     Args:
         name: The dataset.

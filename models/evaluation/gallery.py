@@ -22,7 +22,7 @@ MAX_SIDE = 96
 def gallery(scorer: Scorer, raw: RawSet, images: ImageSet) -> Gallery:
     """Return example images of a set: the most anomalous and the least anomalous.
 
-    Each example is a base64 PNG with its scores and the strongest reason.
+    Each example is a base64 PNG with its scores, and with the strongest reason for an anomaly if there is one.
 
     ``images`` are all images of the set, which give the names and the sizes of the files. Of a model of tiles only
     small pictures are kept, which have no reasons.

@@ -102,9 +102,9 @@ class ImageSet:
         return self.source.names
 
     def file_size(self, place: int) -> tuple[int, int] | None:
-        """Return the width and height of an image's file; None if it has no file.
+        """Return the width and height of an image's file; None if it has no file or is unusable.
 
-        ``place`` is the index of the image in the set. The size is that of the upright image.
+        ``place`` is the index of the image in the set. The size is that of the upright image, in pixels.
         """
         _, image = next(self.source.read(place, place + 1))
         return None if isinstance(image, ImageError) else image.source_size
@@ -230,7 +230,7 @@ class ImageSets:
     def anomalous(self, name: str, normal: str) -> ImageSet:
         """Return the images of a dataset as a set of anomalous images.
 
-        They are the test images of a built-in dataset, or all images of an upload.
+        They are the test images of a built-in dataset, or all images of a user's dataset.
 
         Of more than ``images`` images, evenly spaced ones are taken. Raises ``DatasetNotFound``, ``DatasetUnfit``.
         """
@@ -245,7 +245,7 @@ class ImageSets:
     def stamp(self, name: str) -> str:
         """Return a text that changes when a dataset is replaced.
 
-        It has the size and modification time of the dataset's file.
+        It has the size and modification time of a file: that of a built-in dataset, or the index of a user's dataset.
 
         Raises ``DatasetNotFound``.
         """

@@ -69,7 +69,8 @@ def measure_localisation(
 ) -> Localisation:
     """Measure how well anomaly maps agree with the masks of the defects.
 
-    Images without a mask are left out.
+    Images without a mask, with an empty mask or without a finite map are left out. Of more images than fit into memory,
+    evenly spaced ones are measured.
 
     Args:
         scorer: The model.

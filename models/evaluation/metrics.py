@@ -46,7 +46,8 @@ class Resamples:
     def draw(cls, normal: int, strange: int, resamples: int = RESAMPLES, seed: int = 0) -> Resamples:
         """Draw bootstrap resamples of the normal and the anomalous images, with replacement.
 
-        Each resample has n of the n normal images and m of the m anomalous ones.
+        Each resample has as many draws as there are images: n from the n normal images, and m from the m anomalous
+        ones.
 
         Args:
             normal: The number of normal images.

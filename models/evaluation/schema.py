@@ -55,7 +55,8 @@ class Column(_EvaluationPart):
 class Result(_EvaluationPart):
     """Metrics of one anomaly score on one set of anomalous images.
 
-    They are AUROC, average precision and false-positive rate, with 95 % bootstrap intervals.
+    They are AUROC, average precision and false-positive rate, with 95 % bootstrap intervals, and the fraction of the
+    images that is flagged at each false-alarm rate.
     """
 
     score: str
@@ -126,7 +127,7 @@ class ImageCount(_EvaluationPart):
 
 
 class RegionRates(_EvaluationPart):
-    """How often anomaly maps have a region above the threshold for a false-alarm rate.
+    """How often anomaly maps have a region at or above the threshold for a false-alarm rate.
 
     The rate is ``alpha``. The values are null where the map has no threshold for this rate.
     """
@@ -139,7 +140,7 @@ class RegionRates(_EvaluationPart):
 class Localisation(_EvaluationPart):
     """Metrics of how well anomaly maps show the defects of images.
 
-    Masks give the true defects. Larger values are better, 1 is perfect.
+    Masks give the true defects. Larger values of AUROC, AUPRO and AUPIMO are better, and 1 is perfect.
     """
 
     masks: str = Field(description="The dataset of the masks.")
@@ -226,7 +227,8 @@ class EvaluationReport(_EvaluationPart):
 class EvaluationParameters(BaseModel):
     """Settings of an evaluation.
 
-    They name the datasets and simulated faults to test against, the largest number of images, and a false-alarm rate.
+    They name the datasets to test against, and say whether simulated faults are tested, too. They also limit the number
+    of images in a set, and may add a false-alarm rate.
 
     ``thorough`` adds the combined score with gradient evidence, for several times the work. With ``adapt``, images
     whose size or colour the model refuses are converted, and the report notes it.

@@ -55,7 +55,7 @@ class ScoreColumn:
 class ScoredBatch:
     """Batch of images with their likelihoods and the statistics for anomaly scores.
 
-    The flow has computed the statistics. All N log-likelihoods are finite.
+    The statistics come from the model's forward pass. All N log-likelihoods are finite.
 
     Attributes:
         pictures: The images as simple scores see them, ``(N, C, H, W)``.
@@ -184,7 +184,7 @@ def scored_batch(
 def combined(calibration: Calibration) -> ScoreGroup:
     """Return the combined anomaly score of the model, as a ``ScoreGroup``.
 
-    Verdicts are based on this score. It is in nats.
+    Verdicts without gradients are based on this score. It is in nats, and the mean over the folds of the calibration.
     """
     column = ScoreColumn(COMBINED, "combined score T", "combined")
     return ScoreGroup((column,), lambda batch: calibration.typical_statistics(batch.evidence)[:, None])

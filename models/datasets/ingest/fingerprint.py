@@ -51,9 +51,9 @@ def fingerprint(opened: OpenedImage) -> Fingerprint:
 
 
 def brightened(image: Image.Image) -> Image.Image:
-    """Convert a 16-bit grey image to 8 bits so that its brightest pixel is nearly white.
+    """Convert a 16-bit grey image to 8 bits, scaled so that its brightest pixel is white.
 
-    The result has the Pillow mode ``L``.
+    An image without values above 255 keeps its values. The result has the Pillow mode ``L``.
     """
     return to_eight_bits(image, max(256, int(np.asarray(image).max()) + 1))
 

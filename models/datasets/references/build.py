@@ -42,7 +42,7 @@ OF_WRITERS = ("_SUCCESS", "_metadata", "_common_metadata", "_committed_", "_star
 class Listing(NamedTuple):
     """Files at a location, and whether the location is itself a single file.
 
-    The names of the files are relative to the folder.
+    The names of the files are relative to the location, or for a single file to the folder that holds it.
     """
 
     is_file: bool

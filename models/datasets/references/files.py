@@ -31,7 +31,8 @@ SMALL_FILES, SMALL_BYTES = 8, 2**20
 class ReferencedFiles:
     """Reader of the encoded images of a dataset by reference.
 
-    It reads ranges of images in order, with few large requests.
+    It reads ranges of images in order, and some images ahead. Neighbouring images of a tar archive are read with one
+    request.
 
     An image whose file has changed or is gone since it was indexed is an ``ImageError``, and so is one that is too
     large, or that alone cannot be read. Memory is bounded, whatever the range.
@@ -46,7 +47,8 @@ class ReferencedFiles:
     def read(self, start: int, stop: int) -> Generator[EncodedImage]:
         """Yield the encoded images ``start`` to ``stop - 1`` in order.
 
-        Each image comes with its index in the dataset, so that none is missing or repeated.
+        Each image comes with its index in the dataset. None is missing or repeated: an image that cannot be read has an
+        error in place of its bytes.
 
         Raises ``LocationUnavailable`` where the location cannot be reached.
         """

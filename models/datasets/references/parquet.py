@@ -59,7 +59,8 @@ class ImageColumn:
 def open_parquet(file: RangeFile, column: str | None, name: str) -> Iterator[tuple[pq.ParquetFile, ImageColumn]]:
     """Open a Parquet file of images and find its image column.
 
-    Columns are read in pieces, so that memory does not grow with their size.
+    Yields the file and the column within a ``with`` block. Columns are read in pieces, so that memory does not grow
+    with their size.
 
     A value that is stored once for many rows is held once.
 
@@ -125,10 +126,10 @@ def content_chunk(group: pq.RowGroupMetaData, images: ImageColumn) -> pq.ColumnC
 
 
 def image_column(schema: pa.Schema, column: str | None, name: str) -> ImageColumn:
-    """Find the column of a Parquet file that holds the images.
+    """Find the columns of a Parquet file that hold the images and, if present, their names.
 
-    It is the column with the given name, or the only column of bytes or of structs with bytes. Of several columns it is
-    ``image``.
+    The images are in the column with the given name. Without a name they are in the only column of bytes or of structs
+    with a member ``bytes``; of several such columns it is ``image``.
 
     Args:
         schema: The columns.
