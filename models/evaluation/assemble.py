@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from models.datasets.store import DatasetStore
 from models.errors import DatasetUnfit
 from models.evaluation.checks import check_shape
+from models.evaluation.compared_scores import COMBINED, ImageScores, ScoreSuite
 from models.evaluation.curves import shared_edges, shares
 from models.evaluation.gallery import gallery
 from models.evaluation.image_sets import ImageSet, Normals
 from models.evaluation.metrics import RESAMPLES
-from models.evaluation.raw_scores import RawSet
 from models.evaluation.schema import (
     EvaluationParameters,
     EvaluationReport,
@@ -29,7 +29,7 @@ from models.evaluation.schema import (
     Normal,
     SetReport,
 )
-from models.evaluation.scores import COMBINED, ImageScores, ScoreSuite
+from models.evaluation.scored_sets import ScoredSet
 from models.evaluation.summary import DRAWN, Thresholds, compare, curves, describe_columns
 from models.scorer import Scorer
 from snf_runtime.kinds import DensityKind
@@ -41,7 +41,7 @@ ALPHAS = (0.01, 0.05)
 """False-alarm rates of every report."""
 OTHER_WRITERS = "mnist"
 THRESHOLDS, TEST = "normal-thresholds", "normal-test"
-"""Keys of the raw scores of normal images."""
+"""Keys of the scores of normal images."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class ScoredSets:
     scores: ScoreSuite
     normals: Normals
     anomalous: Sequence[AnomalousSet]
-    raw: Mapping[str, RawSet]
+    raw: Mapping[str, ScoredSet]
     faulty: NDArray[np.int64]
     localisation: Mapping[str, Localisation]
 
@@ -181,7 +181,7 @@ def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[st
     )
 
 
-def _count(subject: Subject, name: str, raw: RawSet, dataset: str) -> ImageCount:
+def _count(subject: Subject, name: str, raw: ScoredSet, dataset: str) -> ImageCount:
     return ImageCount(name=name, images=raw.images, failed=raw.failed, adapted=_is_adapted(subject, dataset))
 
 

@@ -10,13 +10,13 @@ import numpy as np
 from models.errors import DatasetUnfit
 from models.evaluation.assemble import TEST, THRESHOLDS, AnomalousSet, ScoredSets, Subject, alphas_of, assemble
 from models.evaluation.baselines import Baselines
+from models.evaluation.compared_scores import ScoreSuite, scored_batch
 from models.evaluation.corruptions import corruptions
 from models.evaluation.image_sets import ImageSet, ImageSets, Normals, evenly
 from models.evaluation.masked_maps import few, measure_localisation, normal_maps, pairs_of
 from models.evaluation.masks import open_masks
-from models.evaluation.raw_scores import RawScoreCache, RawSet, score_set
 from models.evaluation.schema import EvaluationReport, Localisation
-from models.evaluation.scores import ScoreSuite, scored_batch
+from models.evaluation.scored_sets import ScoredSet, ScoredSetCache, score_set
 from snf_runtime.anomaly.conformal import attainable_alpha
 
 FAULTY = 500
@@ -51,7 +51,7 @@ def evaluate(
         subject: The model and the datasets to evaluate.
         progress: Called with the name of the set, the images done and all images; an exception that it raises ends the
             work.
-        folder: Where the raw scores of finished sets are kept. Another run with this folder does not repeat them.
+        folder: Where the scores of finished sets are kept. Another run with this folder does not repeat them.
         finished: Called with the name of each finished set.
 
     Raises:
@@ -85,7 +85,7 @@ def evaluate(
     )
 
     scores = ScoreSuite(scorer, _fit(subject, normals, meter), chosen.thorough)
-    cache = RawScoreCache(folder, _plan(subject, datasets, scores))
+    cache = ScoredSetCache(folder, _plan(subject, datasets, scores))
     sets: list[tuple[str, str, ImageSet, int]] = [
         (THRESHOLDS, f"{subject.dataset} (thresholds)", normals.thresholds, 0),
         (TEST, subject.dataset, normals.test, GALLERY_IMAGES),
@@ -94,7 +94,7 @@ def evaluate(
             for one in anomalous
         ),
     ]
-    raw: dict[str, RawSet] = {}
+    raw: dict[str, ScoredSet] = {}
     for key, label, images, shown in sets:
         meter.start(label)
         kept = cache.get(key)
@@ -105,7 +105,7 @@ def evaluate(
             cache.put(key, raw[key].arrays())
             finished(label)
         else:
-            raw[key] = RawSet.of_arrays(kept)
+            raw[key] = ScoredSet.of_arrays(kept)
             meter.add(len(images))
     localised = {
         one.key: found
@@ -118,7 +118,7 @@ def _localise(
     subject: Subject,
     masked: Sequence[AnomalousSet],
     mapped: Sequence[ImageSet],
-    cache: RawScoreCache,
+    cache: ScoredSetCache,
     meter: _ProgressMeter,
     finished: Callable[[str], None],
 ) -> Iterator[Localisation]:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.evaluation.image_sets import ImageSet
-from models.evaluation.raw_scores import Extremes, RawSet
 from models.evaluation.schema import Example, Gallery
+from models.evaluation.scored_sets import Extremes, ScoredSet
 from models.scorer import Scorer
 from snf_runtime.images.placement import FilePlacement
 from snf_runtime.images.preprocessing import as_image
@@ -19,7 +19,7 @@ MAX_SIDE = 96
 """Largest side of a picture in pixels; larger images are reduced."""
 
 
-def gallery(scorer: Scorer, raw: RawSet, images: ImageSet) -> Gallery:
+def gallery(scorer: Scorer, raw: ScoredSet, images: ImageSet) -> Gallery:
     """Return example images of a set: the most anomalous and the least anomalous.
 
     Each example is a base64 PNG with its scores, and with the strongest reason for an anomaly if there is one.
@@ -31,7 +31,7 @@ def gallery(scorer: Scorer, raw: RawSet, images: ImageSet) -> Gallery:
     return Gallery(most=examples(scorer, raw, raw.most, images), least=examples(scorer, raw, raw.least, images))
 
 
-def _of_pictures(_scorer: Scorer, raw: RawSet, extremes: Extremes, images: ImageSet) -> list[Example]:
+def _of_pictures(_scorer: Scorer, raw: ScoredSet, extremes: Extremes, images: ImageSet) -> list[Example]:
     names = images.names
     rows = np.searchsorted(raw.scored.kept, extremes.places)
     return [
@@ -49,7 +49,7 @@ def _of_pictures(_scorer: Scorer, raw: RawSet, extremes: Extremes, images: Image
     ]
 
 
-def _examples(scorer: Scorer, _raw: RawSet, extremes: Extremes, images: ImageSet) -> list[Example]:
+def _examples(scorer: Scorer, _raw: ScoredSet, extremes: Extremes, images: ImageSet) -> list[Example]:
     if not len(extremes.images):
         return []
     names, places = images.names, extremes.places.tolist()

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from models.anomaly.false_alarms import false_alarm_interval
 from models.evaluation import schema
+from models.evaluation.compared_scores import COMBINED, ImageScores, ScoreColumn
 from models.evaluation.curves import roc_points
 from models.evaluation.metrics import Resamples, bootstrap, interval, separation
-from models.evaluation.scores import COMBINED, ImageScores, ScoreColumn
 from snf_runtime.anomaly import conformal
 
 Array: TypeAlias = NDArray[np.float64]

@@ -1,6 +1,6 @@
 """Evaluation of a model on normal images, anomalous datasets and graded image corruptions.
 
-``python -m worker.attempts.evaluate JOB_DIR`` runs an attempt. The raw scores of each finished set are stored in the
+``python -m worker.attempts.evaluate JOB_DIR`` runs an attempt. The scores of each finished set are stored in the
 folder of the job, so that another attempt, or a job that retries this one, continues after them.
 """
 

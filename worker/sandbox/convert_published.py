@@ -37,7 +37,7 @@ def convert_published(file: Path, image_shape: Shape, *, exact: bool) -> tuple[L
         file: The checkpoint.
         image_shape: Channels, height and width of the images.
         exact: Whether its layers were trained by exact gradients, see
-            :func:`models.published.checkpoint.published_flow`.
+            :func:`models.published.convert_checkpoint.published_flow`.
 
     Raises:
         CheckpointRefused: The file is not a checkpoint of the published code, or reading it takes too much.
@@ -95,7 +95,7 @@ def convert(source: Path, image_shape: Shape, *, exact: bool) -> tuple[LayeredAr
 
     from models.flows.build import describe_flow
     from models.flows.levels import sentence
-    from models.published.checkpoint import parameters_of, published_flow
+    from models.published.convert_checkpoint import parameters_of, published_flow
 
     try:
         with torch.serialization.safe_globals([(_Figure, name) for name in NUMPY]):

@@ -9,7 +9,7 @@ import pytest
 
 from models.datasets import DatasetStore, load_dataset
 from models.errors import AlphaUnattainable, DatasetNotFound, DatasetUnfit
-from models.evaluation import scores as scores_module
+from models.evaluation import compared_scores as scores_module
 from models.evaluation.assemble import Subject
 from models.evaluation.checks import adapted, check_anomalous, check_normals, check_shape
 from models.evaluation.corruptions import corruptions

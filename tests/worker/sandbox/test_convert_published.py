@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from models.errors import ModelsError
-from models.published.checkpoint import published_flow
+from models.published.convert_checkpoint import published_flow
 from models.published.errors import CheckpointRefused
 from tests.models.published.layers import Published, glow
 from worker.sandbox import convert_published as module

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.bijections.convolution import ExactConv, SelfNormalizingConv
-from models.published.checkpoint import parameters_of, published_flow
+from models.published.convert_checkpoint import parameters_of, published_flow
 from tests.models.published.layers import Published, convolutional, fully_connected, glow
 
 SIDE = 8

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.atomic_files import write_atomically
+from models.evaluation.compared_scores import ImageScores, ScoreSuite
 from models.evaluation.image_sets import ImageSet
 from models.evaluation.pictures import pictures
-from models.evaluation.scores import ImageScores, ScoreSuite
 
 Images: TypeAlias = NDArray[np.uint8]
 
@@ -57,7 +57,7 @@ class Extremes:
 
 
 @dataclass(frozen=True)
-class RawSet:
+class ScoredSet:
     """The anomaly scores of all images of a set, and the few most and least anomalous images to show in a report.
 
     ``images`` is the number of images; only those of the gallery, ``most`` and ``least``, are kept.
@@ -91,7 +91,7 @@ class RawSet:
         return cls(int(arrays["images"]), scored, *ends)
 
 
-def score_set(scores: ScoreSuite, images: ImageSet, shown: int, progress: Callable[[int], None]) -> RawSet:
+def score_set(scores: ScoreSuite, images: ImageSet, shown: int, progress: Callable[[int], None]) -> ScoredSet:
     """Score all images of a set, and keep the most and the least anomalous images.
 
     ``shown`` images are kept at either end.
@@ -120,7 +120,7 @@ def score_set(scores: ScoreSuite, images: ImageSet, shown: int, progress: Callab
         progress(len(batch))
     if most is None or least is None:
         raise ValueError("expected a set with images, got none")
-    return RawSet(done, ImageScores.join(parts), most, least)
+    return ScoredSet(done, ImageScores.join(parts), most, least)
 
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ PLAN = "plan.json"
 Arrays = Mapping[str, NDArray[Any]]
 
 
-class RawScoreCache:
+class ScoredSetCache:
     """Disk cache of anomaly scores, one file per image set, so that a restarted evaluation skips finished sets.
 
     Each finished set is one file, ``<set>.npz``, which is written atomically. ``plan`` holds everything that the scores
