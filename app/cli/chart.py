@@ -27,7 +27,10 @@ MIN_LOG_VALUE = 1e-30
 
 @dataclass
 class Line:
-    """A coloured line of a terminal chart: its name, its colour, and finite values by training step."""
+    """Coloured line of a terminal chart.
+
+    It has a name, a colour, and finite values by training step.
+    """
 
     name: str
     style: str
@@ -35,7 +38,9 @@ class Line:
     values: list[float] = field(default_factory=list)
 
     def add(self, step: float, value: float | None) -> None:
-        """Append a value at a step, after removing points at this or later steps, which a resumed training repeats.
+        """Append a value at a training step.
+
+        Points at this or later steps are removed first, because a resumed training repeats these steps.
 
         A value that is missing or not finite leaves a gap.
         """
@@ -49,14 +54,21 @@ class Line:
 
 @dataclass
 class Chart:
-    """Line chart over training steps, drawn in a terminal as text, with a linear or a logarithmic value axis."""
+    """Line chart over training steps, drawn in a terminal as text.
+
+    The value axis is linear or logarithmic.
+    """
 
     title: str
     lines: list[Line]
     log: bool = False
 
     def draw(self, width: int) -> list[Text]:
-        """Return a title row and 5 rows of plot, ``width`` characters wide; an empty list for fewer than two values."""
+        """Return the chart as rows of text: a title, and 5 rows of plot.
+
+        Rows of plot are ``width`` characters wide. The list is empty for fewer than two values, or if ``width`` leaves
+        no room for a plot.
+        """
         series = [(line, [self._scaled(value) for value in line.values]) for line in self.lines]
         values = sorted(value for _, scaled in series for value in scaled)
         columns = width - MARGIN

@@ -56,14 +56,20 @@ DEFAULT_MODEL = "mnist-snf-glow"
 
 
 def fail(message: str, code: int) -> typer.Exit:
-    """Print ``snf: MESSAGE`` on stderr, and return a ``typer.Exit`` with the exit code, for the caller to raise."""
+    """Print an error message on stderr, and return the exception that ends the command.
+
+    The message is printed as ``snf: MESSAGE``. The exception is a ``typer.Exit`` with the exit code; the caller raises
+    it.
+    """
     typer.echo(f"snf: {message}", err=True)
     return typer.Exit(code)
 
 
 @contextmanager
 def error_messages() -> Iterator[None]:
-    """Turn a known exception of the ``with`` block into a line on stderr and exit code 2 (usage) or 3 (service failed).
+    """Turn known exceptions of the ``with`` block into an error message and an exit code.
+
+    The message is a line on stderr. The exit code is 2 for wrong usage, and 3 if the service or this program failed.
 
     Known are ``ModelsError``, ``JobsError`` and ``Problem``: below HTTP status 500 the code is 2, else 3. It is 2 for a
     folder that cannot be written, and 3 for any other file that cannot be read or written, for a full disk, and for a
@@ -97,7 +103,9 @@ def error_messages() -> Iterator[None]:
 
 
 def read_settings(*, writes: bool = False) -> Settings:
-    """Return the settings from the environment; for an invalid variable, print why and exit with code 2.
+    """Return the settings from the environment.
+
+    For an invalid variable, the reason is printed and the command exits with code 2.
 
     Args:
         writes: Whether the command needs a data folder, ``SNF_HOME``, that can be written.
@@ -124,7 +132,10 @@ def registry() -> Registry:
 
 
 def refuse_before_subcommand(context: typer.Context) -> None:
-    """Exit with code 2 if ``--url``, ``--key`` or ``--json`` stands before a subcommand instead of after it."""
+    """Exit with code 2 if an option stands before a subcommand instead of after it.
+
+    The options are ``--url``, ``--key`` and ``--json``.
+    """
     for option in ("url", "key", "as_json"):
         source = context.get_parameter_source(option)
         if source is not None and source.name == "COMMANDLINE":
@@ -133,7 +144,9 @@ def refuse_before_subcommand(context: typer.Context) -> None:
 
 
 def require_local(command: str, reason: str) -> None:
-    """Check that ``SNF_URL`` is unset, for a command that runs only here. Else print an error and exit with code 2.
+    """Exit with code 2 if ``SNF_URL`` is set, for a command that runs only on this machine.
+
+    An error message is printed then.
 
     Args:
         command: The command, such as ``snf keys``.
@@ -144,7 +157,9 @@ def require_local(command: str, reason: str) -> None:
 
 
 def fail_validation(error: ValidationError, whole: str) -> typer.Exit:
-    """Print what is wrong with each invalid value on stderr, and return the exception to raise for exit code 2.
+    """Print the errors of a validation on stderr, and return the exception for exit code 2.
+
+    The message tells what is wrong with each invalid value. The caller raises the exception.
 
     Args:
         error: The failed validation.
@@ -156,7 +171,10 @@ def fail_validation(error: ValidationError, whole: str) -> typer.Exit:
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Yield a ``threading.Event`` that Ctrl-C or SIGTERM sets; a second Ctrl-C raises ``KeyboardInterrupt``."""
+    """Yield an event that Ctrl-C or SIGTERM sets.
+
+    The event is a ``threading.Event``. Once it is set, Ctrl-C raises ``KeyboardInterrupt``.
+    """
     stop = threading.Event()
 
     def set_stop(_number: int, _frame: FrameType | None) -> None:
@@ -172,7 +190,9 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 
 def client_schema(schema: type[M], response: BaseModel) -> M:
-    """Return a server-side pydantic object as ``schema``, the Python client's class of the same name.
+    """Convert a pydantic object of the server to the Python client's class of the same name.
+
+    The class is ``schema``.
 
     Commands handle the response of a service and that of this process by the same code.
     """
@@ -191,7 +211,10 @@ def print_response(response: BaseModel) -> None:
 
 
 def print_deleted(name: str, *, as_json: bool) -> None:
-    """Print on stdout ``deleted NAME``, or ``{"deleted": "NAME"}`` if ``as_json`` is set."""
+    """Print that an object was deleted, as text or JSON.
+
+    The text is ``deleted NAME``. With ``as_json`` it is ``{"deleted": "NAME"}``. It goes to stdout.
+    """
     if as_json:
         print_json({"deleted": name})
     else:

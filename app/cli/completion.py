@@ -44,7 +44,10 @@ def _url(context: typer.Context) -> str | None:
 
 
 def files(incomplete: str) -> list[str]:
-    """Return the paths that begin with the typed text, folders with a slash, for an argument that may be a URL too."""
+    """Return the paths that begin with the typed text, for shell completion.
+
+    Folders end with a slash. The function is for arguments that may also be a URL.
+    """
     folder, slash, name = incomplete.rpartition("/")
     try:
         with os.scandir(folder + slash or ".") as entries:
@@ -59,7 +62,9 @@ def files(incomplete: str) -> list[str]:
 
 @_completer
 def models(context: typer.Context) -> list[str]:
-    """Return the names of all models that begin with the typed text, for shell completion; none after an error.
+    """Return the model names that begin with the typed text, for shell completion.
+
+    The list is empty after an error.
 
     Versions are left out because shells split words at colons.
     """
@@ -74,7 +79,10 @@ def models(context: typer.Context) -> list[str]:
 
 @_completer
 def datasets(context: typer.Context) -> list[str]:
-    """Return the names of all datasets that begin with the typed text, for shell completion; none after an error."""
+    """Return the dataset names that begin with the typed text, for shell completion.
+
+    The list is empty after an error.
+    """
     if url := _url(context):
         with _client(url) as client:
             return [dataset.name for dataset in client.datasets.list().datasets]
@@ -104,14 +112,20 @@ def presets(_context: typer.Context) -> list[str]:
 
 @_completer
 def jobs(context: typer.Context) -> list[str]:
-    """Return the ids, among the newest 50 jobs, that begin with the typed text, for shell completion."""
+    """Return the job ids that begin with the typed text, for shell completion.
+
+    Only the newest 50 jobs are considered.
+    """
     with _client(_url(context)) as client:
         return [job.id for job in client.jobs.list(limit=50).jobs]
 
 
 @_completer
 def runs(context: typer.Context) -> list[str]:
-    """Return the ids, among the newest 50 training runs, that begin with the typed text, for shell completion."""
+    """Return the ids of training runs that begin with the typed text, for shell completion.
+
+    Only the newest 50 runs are considered.
+    """
     if url := _url(context):
         with _client(url) as client:
             return [run.id for run in client.runs.list(limit=50).runs]

@@ -21,7 +21,10 @@ PARTS = ("train", "statistics", "calibration", "test")
 
 
 def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
-    """Print a table of all usable datasets on stdout, and on stderr why each of the other datasets cannot be used."""
+    """Print a table of all datasets that can be used.
+
+    The table goes to stdout. For each of the other datasets, the reason why it cannot be used is printed on stderr.
+    """
     rows = [
         (
             dataset.name,
@@ -49,7 +52,10 @@ def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
 
 
 def print_report(dataset: DatasetDetail) -> None:
-    """Print tables of a dataset's image counts and sizes and, if uploaded, its near duplicates and rejected files."""
+    """Print the report on a dataset as tables.
+
+    They show image counts and sizes and, where known, duplicates, near duplicates and rejected files.
+    """
     report, reference = dataset.report, dataset.reference
     facts = {"images": str(dataset.images)}
     if dataset.image_shape:

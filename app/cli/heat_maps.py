@@ -23,7 +23,10 @@ ADVICE = "choose another folder, or write over them with --force"
 
 
 class HeatMapRecord(BaseModel):
-    """Record of a folder of heat maps: the model, the calibration and the images they were made from."""
+    """Record of how a folder of heat maps was made.
+
+    It names the model, the calibration and the images.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,17 +36,20 @@ class HeatMapRecord(BaseModel):
 
     @property
     def label(self) -> str:
-        """What the folder holds, in words."""
+        """Description of the heat maps in the folder, in words.
+
+        For example: heat maps of 3 images by digits:2 with calibration 1.
+        """
         return f"heat maps of {len(self.images)} images by {self.model} with calibration {self.calibration}"
 
     @property
     def files(self) -> list[str]:
-        """The names of the heat maps."""
+        """File names of the heat maps, one per image."""
         return [file_name(index, image) for index, image in enumerate(self.images)]
 
 
 def file_name(index: int, image: str) -> str:
-    """Return the name of a heat map.
+    """Return the file name of the heat map of an image.
 
     >>> file_name(7, "lot-3/plate.jpg")
     '00007-plate.png'
@@ -52,7 +58,9 @@ def file_name(index: int, image: str) -> str:
 
 
 def claim_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, force: bool) -> None:
-    """Create a folder for heat maps and record their model and images. Exit with code 2 if it holds other heat maps.
+    """Create or reuse a folder for heat maps, and record their model and images in it.
+
+    The command exits with code 2 if the folder holds other heat maps.
 
     Heat maps of the same images by the same model and calibration may be there: a repeated command makes them anew.
 
@@ -81,7 +89,9 @@ def claim_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, fo
 
 
 class HeatMapWriter:
-    """Output that saves each image's heat map as a PNG file and passes the results to another output.
+    """Output of scores that saves each image's heat map as a PNG file.
+
+    The results are passed on to another output.
 
     Of the heat map itself only numbers, such as its threshold and regions, are passed on.
     """
@@ -91,11 +101,14 @@ class HeatMapWriter:
         self._output = output
 
     def add(self, part: ScorePart) -> None:
-        """Save the heat map of each image of a batch as a PNG file, and pass its scores to the other output."""
+        """Save the heat maps of a batch as PNG files, and pass its results to the other output."""
         self._output.add(part.with_results(map(self._without, part.results)))
 
     def end(self) -> None:
-        """Call ``end`` of the other output; all PNG files have been written before."""
+        """End the other output.
+
+        All PNG files have been written before.
+        """
         self._output.end()
 
     def _without(self, result: ImageResult) -> ImageResult:

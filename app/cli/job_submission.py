@@ -21,7 +21,9 @@ LISTS = ("against", "shapes", "contrasts")
 
 
 def job_request(type: str, pairs: Iterable[str], file: Path | None) -> JobRequest:
-    """Return the request for a job of a type, from a JSON file and from pairs ``NAME=VALUE``, which override the file.
+    """Return the request for a job, made of a JSON file and ``NAME=VALUE`` pairs.
+
+    The pairs override the file.
 
     Prints an error and exits with code 2 if a pair, the file or the request is not valid. The service checks the
     parameters.
@@ -47,7 +49,10 @@ def job_request(type: str, pairs: Iterable[str], file: Path | None) -> JobReques
 
 
 def parse_pairs(pairs: Iterable[str], option: str) -> dict[str, Any]:
-    """Return the values of ``NAME=VALUE`` by name: JSON where it is JSON, else text; lists are separated by commas.
+    """Parse ``NAME=VALUE`` pairs into a dictionary of values.
+
+    A value that is JSON is read as JSON, any other value as text. Some parameters, such as ``model``, are always text.
+    The items of a list are separated by commas.
 
     >>> parse_pairs(["alpha=0.01", "shapes=spot,hole", "contrasts=64", "model=7"], "--set")
     {'alpha': 0.01, 'shapes': ['spot', 'hole'], 'contrasts': [64], 'model': '7'}
@@ -63,7 +68,10 @@ def parse_pairs(pairs: Iterable[str], option: str) -> dict[str, Any]:
 
 
 def split_pairs(pairs: Iterable[str], option: str) -> dict[str, str]:
-    """Return the texts of ``NAME=VALUE`` by name; exit with code 2 for another form."""
+    """Split ``NAME=VALUE`` pairs into a dictionary of texts.
+
+    The command exits with code 2 if a pair has another form.
+    """
     texts: dict[str, str] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")

@@ -28,7 +28,10 @@ ENDED_WITH_RESULT = ("succeeded", "partial")
 
 
 def print_jobs(page: JobList) -> None:
-    """Print a table with a row for each job: id, type, status, model, dataset, progress, time left and bits/dim."""
+    """Print a table of jobs, one row per job.
+
+    The columns are id, type, status, model, dataset, progress, time left and bits/dim.
+    """
     from rich.text import Text
 
     columns = (
@@ -61,7 +64,10 @@ def print_jobs(page: JobList) -> None:
 
 
 def print_job(job: JobView) -> None:
-    """Print a two-column table of a job: status, model, dataset, parameters, progress, times, error and result."""
+    """Print the details of a job as a table of two columns.
+
+    They are status, model, dataset, parameters, progress, times, error and result.
+    """
     from rich.text import Text
 
     facts: dict[str, str | Text] = {
@@ -90,7 +96,11 @@ def print_job(job: JobView) -> None:
 
 
 def print_curve(curve: TrainingCurve | RunDetail) -> None:
-    """Draw bits/dim and reconstruction error of a training by step; print a note instead for fewer than two points."""
+    """Draw the learning curves of a training run in the terminal.
+
+    They show bits/dim and reconstruction error by step. A note is printed instead for fewer than two points, or if no
+    point has bits/dim.
+    """
     from rich.console import Console
 
     from app.cli.live import LearningCurves
@@ -111,7 +121,10 @@ def print_curve(curve: TrainingCurve | RunDetail) -> None:
 
 
 def outcome(job: JobView) -> str:
-    """Return a job's result as one line, such as ``registered digits:2`` or the counts of a scoring."""
+    """Return the result of a job in words.
+
+    For example ``registered digits:2``, or the counts of a scoring job.
+    """
     result = job.result or {}
     if "proposal" in result:
         proposed = result["proposal"] and f"proposes {result['proposal']} ({result['preset']})"
@@ -131,7 +144,10 @@ def outcome(job: JobView) -> str:
 
 
 def calibration_outcome(result: dict[str, Any]) -> str:
-    """Return the result of a calibration job: the calibration, and whether and why it became the one in use."""
+    """Return the result of a calibration job in words.
+
+    It names the new calibration, and tells whether it is in use now and why.
+    """
     number, ref, reason = result["calibration"], result["ref"], result.get("reason")
     made = f"calibration {number} of {ref}, smallest alpha {result['smallest_p']:.4g}"
     if result.get("active") is None:
@@ -142,7 +158,10 @@ def calibration_outcome(result: dict[str, Any]) -> str:
 
 
 def limit_outcome(result: dict[str, Any]) -> str:
-    """Return the result of a limit job: the smallest size of each defect that is found, in pixels."""
+    """Return the result of a detection-limit job in words.
+
+    It names the smallest size at which each kind of defect is found, in pixels, or why the limit is not determinable.
+    """
     made = f"detection limit {result['limit']} of {result['ref']} at alpha {result['alpha']:.4g}"
     if result["not_determinable"]:
         return f"{made} is not determinable: {result['not_determinable']}"
@@ -151,12 +170,18 @@ def limit_outcome(result: dict[str, Any]) -> str:
 
 
 def is_unfit(job: JobView) -> bool:
-    """Return whether a job trained a model that failed a fitness check, so that it does not become live by itself."""
+    """Return whether a job trained a model that failed a fitness check.
+
+    The model version does not become live by itself then.
+    """
     return bool((job.result or {}).get("unfit"))
 
 
 def job_counts(job: JobView) -> JudgedCounts:
-    """Return how many images a finished bulk scoring job judged, flagged and could not judge; 0 each for other jobs."""
+    """Return how many images a bulk scoring job judged, flagged and could not judge.
+
+    The counts are 0 for other jobs.
+    """
     result = job.result or {}
     errors = result.get("errors", 0)
     return JudgedCounts(result.get("images", 0) - errors, result.get("anomalies", 0), errors)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JudgingModel:
-    """The model version and calibration that judge the images of a command, and what the user should know of them.
+    """Model version and calibration that judge the images of a command.
+
+    Its warnings are what the user should know about them.
 
     Attributes:
         ref: Name and version as ``name:version``.
@@ -29,7 +31,7 @@ class JudgingModel:
 
     @property
     def label(self) -> str:
-        """Version and calibration in words.
+        """Model version and calibration as text for messages.
 
         >>> JudgingModel("digits:2", 1).label
         'digits:2 with calibration 1'
@@ -38,14 +40,20 @@ class JudgingModel:
 
     @classmethod
     def of_version(cls, version: ModelVersion) -> JudgingModel:
-        """Return the model of a version in this machine's registry."""
+        """Create the object from a model version in this machine's registry.
+
+        Its warnings tell why the version is unfit, if it is.
+        """
         ref = f"{version.name}:{version.version}"
         unfit = (f"{ref} is unfit: {check.sentence}" for check in version.manifest.unfit)
         return cls(ref, version.calibration, tuple(unfit))
 
     @classmethod
     def of_detail(cls, detail: ModelDetail) -> JudgingModel:
-        """Return the model that ``detail`` describes, with warnings about its fitness, drift and calibration."""
+        """Create the object from the service's description of a model.
+
+        Its warnings tell about fitness, drift and calibration of the model.
+        """
         ref = f"{detail.name}:{detail.version}"
         warnings = [f"{ref} is unfit: {reason.detail}" for reason in detail.unfit]
         warnings += [
@@ -59,7 +67,10 @@ class JudgingModel:
 
 
 def judging_model(model: str, client: Client | None) -> JudgingModel:
-    """Return what a model reference means now, in the service of ``client`` or in this machine's registry."""
+    """Look up the model version and calibration that a model reference stands for now.
+
+    They come from the service of ``client``, or from this machine's registry if ``client`` is None.
+    """
     if client is not None:
         return JudgingModel.of_detail(client.models.get(model))
     return JudgingModel.of_version(registry().resolve(model))

@@ -29,7 +29,11 @@ MAX_WIDTH = 100
 
 @contextmanager
 def live_view(as_json: bool) -> Iterator[Observer]:
-    """Yield a function to call with each job event: it shows a progress bar in a terminal, else lines or JSON."""
+    """Yield a function that shows the progress of a job, to be called with each job event.
+
+    In a terminal it shows a progress bar and learning curves, elsewhere lines of text. With ``as_json`` it prints each
+    event as a line of JSON.
+    """
     if as_json:
         yield lambda event: typer.echo(json.dumps(event))
         return
@@ -46,7 +50,10 @@ def live_view(as_json: bool) -> Iterator[Observer]:
 
 @contextmanager
 def terminal_view(console: Console) -> Iterator[Observer]:
-    """Yield a function to call with each job event: it updates a progress bar and learning curves in the terminal."""
+    """Yield a function that shows job events as a progress bar and learning curves.
+
+    They are drawn in the terminal of ``console``. The function is called with each event.
+    """
     from rich.console import Group
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -96,7 +103,10 @@ def terminal_view(console: Console) -> Iterator[Observer]:
 
 
 class LearningCurves:
-    """Two terminal charts of a training by step, bits/dim and reconstruction error; empty for other types of job."""
+    """Terminal charts of the learning curves of a training run.
+
+    Two charts show bits/dim and reconstruction error by step. They are empty for other types of job.
+    """
 
     def __init__(self) -> None:
         from app.cli.chart import Chart, Line
@@ -110,7 +120,10 @@ class LearningCurves:
         )
 
     def add(self, event: EventData) -> None:
-        """Add the values of a ``metrics`` or ``validation`` event to the charts; ignore other events."""
+        """Add the values of a job event to the charts.
+
+        Events other than ``metrics`` and ``validation`` are ignored.
+        """
         match event["event"]:
             case "metrics":
                 self._train.add(event["step"], event.get("bits_per_dim"))

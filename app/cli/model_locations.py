@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def is_url(text: str) -> bool:
-    """Return whether a text is the URL of a location and no path or name.
+    """Return whether a text is a URL rather than a path or a model name.
 
     >>> is_url("s3://bucket/models/parts"), is_url("parts.tar"), is_url("parts:3")
     (True, False, False)
@@ -28,7 +28,9 @@ def is_url(text: str) -> bool:
 
 
 def write_to_location(model: str, folder: Path | None, url: str, client: Client | None, *, force: bool) -> None:
-    """Write the files of a model below a location; exit with code 2 if other files of a model are there.
+    """Write the files of a model to a storage location, which is given by its URL.
+
+    The command exits with code 2 if files of a model are there already, unless ``force`` is set.
 
     Args:
         model: Name and version.
@@ -57,7 +59,10 @@ def write_to_location(model: str, folder: Path | None, url: str, client: Client 
 
 @contextmanager
 def tar_of(file: str) -> Iterator[Path]:
-    """Yield the path of a model's tar file. If ``file`` is a URL, fetch the model and pack a temporary tar file."""
+    """Yield the path of a model's tar file.
+
+    If ``file`` is a URL, the model is fetched and packed into a temporary tar file.
+    """
     from models.artifacts.at_location import fetch_artifact
     from models.artifacts.tar import pack
     from models.locations.location import Location
@@ -76,7 +81,10 @@ def tar_of(file: str) -> Iterator[Path]:
 
 
 def open_at_location(url: str) -> Path:
-    """Fetch a model from a location into this machine's cache, verified like an upload, and return its folder."""
+    """Fetch a model from a URL into this machine's cache, and return its folder.
+
+    The model is verified like an upload.
+    """
     from models.artifacts.at_location import cached_artifact
     from models.locations.location import Location
     from worker.sandbox.verify_upload import verify_upload

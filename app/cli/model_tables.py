@@ -33,7 +33,10 @@ STYLES = {"ready": "green", "yes": "green", "loading": "cyan", "failed": "bold r
 
 
 def print_models(page: ModelPage) -> None:
-    """Print a table with a row for each model: versions, architecture, image size, test bits/dim and loading state."""
+    """Print a table of models, one row per model.
+
+    The columns are name, versions, live version, architecture, image size, test bits/dim and loading state.
+    """
     columns = (
         TableColumn("name", fold=20),
         TableColumn("versions", fold=8, drop=3),
@@ -65,7 +68,10 @@ def _images(model: ModelSummary) -> str:
 
 
 def print_model(model: ModelDetail) -> None:
-    """Print a table of one model version: architecture, training, test bits/dim, calibration and serving engine."""
+    """Print the details of a model version as a table.
+
+    They include architecture, training, test bits/dim, calibration and serving engine.
+    """
     from pydantic import ValidationError
     from rich.text import Text
 
@@ -103,7 +109,9 @@ def print_model(model: ModelDetail) -> None:
 
 
 def print_calibrations(calibrations: CalibrationList) -> None:
-    """Print a table with a row for each calibration of a model version: dataset, image counts and p-value threshold.
+    """Print a table of the calibrations of a model version.
+
+    It includes the dataset, the image counts and the threshold of the p-value that keeps 1 % false alarms.
 
     Below it stand the reasons why calibrations did not become active.
     """
@@ -138,7 +146,11 @@ def print_calibrations(calibrations: CalibrationList) -> None:
 
 
 def print_comparison(comparison: CalibrationComparison) -> None:
-    """Print two calibrations side by side, and how many verdicts on the newest images change from one to the other."""
+    """Print two calibrations side by side.
+
+    If they were compared on the newest images, it also prints how many verdicts change from the first calibration to
+    the second.
+    """
     from rich.console import Console
 
     before, after, verdicts = comparison.before, comparison.after, comparison.verdicts
@@ -168,7 +180,10 @@ def print_comparison(comparison: CalibrationComparison) -> None:
 
 
 def print_audit(audit: Audit) -> None:
-    """Print each audited image's log-likelihood in nats, as served and as recomputed, and whether all of them agree."""
+    """Print the result of an audit of a model's scores as a table.
+
+    It has each image's log-likelihood in nats, as served and as recomputed. A line tells whether all of them agree.
+    """
     rows = [
         (
             f"{image.source} {image.index}",

@@ -18,7 +18,10 @@ ADVICE = "choose another name, or write over it with --force"
 
 
 def check_place(out: Path, endings: Sequence[str]) -> None:
-    """Print an error and exit with code 2 unless ``out`` has one of the endings and lies in a folder that exists."""
+    """Check the file ending and the folder of an output file.
+
+    Prints an error and exits with code 2 unless ``out`` has one of the endings and its folder exists.
+    """
     if out.suffix not in endings:
         expected = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
         raise fail(f"--out: expected a file that ends in {expected}, got {out}", USAGE)
@@ -27,14 +30,21 @@ def check_place(out: Path, endings: Sequence[str]) -> None:
 
 
 def check_new(out: Path, endings: Sequence[str], *, force: bool) -> None:
-    """Do as :func:`check_place`; also exit with code 2 if there is a file already, unless ``force`` is set."""
+    """Check the ending and the folder of an output file, and that it does not exist yet.
+
+    Prints an error and exits with code 2 otherwise. With ``force`` the file may exist.
+    """
     check_place(out, endings)
     if out.exists() and not force:
         raise fail(f"--out: {out} exists already; {ADVICE}", USAGE)
 
 
 def write_out(out: Path, content: bytes) -> None:
-    """Write a file with the umask that the user had set; if it fails, print an error and exit with code 3."""
+    """Write an output file with the umask that the user had set.
+
+    If that fails, an error is printed and the command exits: with code 2 for a folder that cannot be written, else with
+    code 3.
+    """
     from models.atomic_files import write_atomically
 
     with error_messages(), user_umask():

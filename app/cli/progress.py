@@ -11,7 +11,9 @@ from typing import Any
 
 @contextmanager
 def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr; yield a function that takes the number of images that were just finished.
+    """Show a progress bar of images on stderr.
+
+    Yields a function to be called with the number of images that were just finished.
 
     The number is negative where images have to be done again.
 
@@ -47,7 +49,9 @@ def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Call
 
 @contextmanager
 def bytes_bar(label: str, label_at_end: str = "checking the images") -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar of a transfer on stderr; yield a function that takes the bytes done and the total bytes.
+    """Show a progress bar of a file transfer on stderr.
+
+    Yields a function to be called with the bytes done and the total bytes.
 
     Args:
         label: Text beside the bar.
@@ -72,7 +76,10 @@ def bytes_bar(label: str, label_at_end: str = "checking the images") -> Iterator
 
 @contextmanager
 def labelled_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a progress bar on stderr; yield a function that takes its label, the steps done and the total steps."""
+    """Show a progress bar with a changing label on stderr.
+
+    Yields a function to be called with the label, the steps done and the total steps.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -97,7 +104,9 @@ def labelled_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def events_bar() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show a progress bar on stderr; yield a function that takes the events of a job.
+    """Show a progress bar of a job on stderr.
+
+    Yields a function to be called with each event of the job.
 
     The message of the last ``log`` is the label, the steps of ``metrics`` are the progress.
     """
@@ -124,7 +133,10 @@ def spinner(label: str) -> Iterator[None]:
 
 
 def duration(seconds: float | None) -> str:
-    """Return whole seconds as ``h:mm:ss``, such as ``1:02:03``, or ``m:ss`` below an hour; ``-`` for None."""
+    """Format a number of seconds as ``h:mm:ss``, or ``m:ss`` below an hour.
+
+    For example ``1:02:03``. Fractions of a second are dropped. None gives ``-``.
+    """
     if seconds is None:
         return "-"
     minutes, rest = divmod(int(seconds), 60)

@@ -8,7 +8,9 @@ import typer
 
 
 def published_line(ref: str, *, live: bool, unfit: Sequence[str]) -> str:
-    """Return one line about a new version: its reference. If it is unfit, add the reasons and whether it is live.
+    """Return a line of text that reports a new model version.
+
+    For an unfit version it has the reasons, and tells whether the version is live.
 
     Args:
         ref: The version as ``name:version``.

@@ -13,7 +13,10 @@ from models.recommendation.rule import limit_cell_text
 
 
 def print_recommendation(record: RecommendationRecord) -> None:
-    """Print what each family reached, the proposal with its reasons, and the command to go on with."""
+    """Print the recommended model family, with the results of all families compared.
+
+    After the proposal and its reasons stands the command to go on with.
+    """
     console = Console()
     _print_figures(record)
     if any(result.curves for result in record.families):
@@ -45,7 +48,7 @@ def print_recommendation(record: RecommendationRecord) -> None:
 
 
 def train_command(record: RecommendationRecord) -> str:
-    """Return the command that trains a model of the proposed family on the whole dataset."""
+    """Return the command that trains the recommended model on the whole dataset."""
     words = ["snf", "train", "--data", record.dataset, "--preset", record.preset or ""]
     for name, value in record.parameters.items():
         words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]

@@ -11,7 +11,10 @@ MAX_NAMES = 3
 
 
 class Remarks:
-    """Collection of what was done to files before they were scored, and of warnings about them, by text."""
+    """Collection of remarks about scored files, grouped by their text.
+
+    A remark tells what was done to a file before it was scored, or warns about the file.
+    """
 
     def __init__(self) -> None:
         self._files: dict[str, list[str]] = {}
@@ -28,7 +31,10 @@ class Remarks:
 
     @property
     def lines(self) -> list[str]:
-        """A line for each of the five most frequent remarks, with its files, and one with the number of the others."""
+        """Lines of text for the five most frequent remarks.
+
+        Each line names some of the files. A last line has the number of the other remarks.
+        """
         frequent = sorted(self._counts, key=lambda text: -self._counts[text])
         lines = [self._line(text) for text in frequent[:MAX_LINES]]
         if len(frequent) > MAX_LINES:
@@ -42,6 +48,9 @@ class Remarks:
 
 
 def print_notes(notes: Iterable[str], *, to_stderr: bool) -> None:
-    """Print a line for each note, below a table on stdout or beside other output on stderr."""
+    """Print each note on a line of its own.
+
+    Notes go to stdout below a table, or to stderr beside other output.
+    """
     for note in notes:
         typer.echo(f"note: {note}", err=to_stderr)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def service(url: str | None, key: str | None) -> Iterator[Client]:
-    """Yield an HTTP client of a service; if a call fails, print why and exit with code 2 (usage) or 3 (service)."""
+    """Yield an HTTP client of a service, whose errors end the command.
+
+    If a call fails, the reason is printed. The exit code is 2 for wrong usage and 3 if the service failed.
+    """
     from snf_client import Client, ClientError, ProblemError, Retries
 
     try:
@@ -40,7 +43,10 @@ def service(url: str | None, key: str | None) -> Iterator[Client]:
 
 
 def service_url(url: str | None) -> str:
-    """Return ``url``, or if it is None or empty the address of the service on this machine, from the settings."""
+    """Return the URL of the service, by default that of this machine.
+
+    If ``url`` is None or empty, the address comes from the settings.
+    """
     if url:
         return url
     from app.cli.common import read_settings
@@ -50,7 +56,9 @@ def service_url(url: str | None) -> str:
 
 
 def follow_job(client: Client, job_id: str, observe: Callable[[dict[str, Any]], None]) -> JobView:
-    """Call ``observe`` with each event of a job until it ends; return it if it has a result, else exit with code 3.
+    """Follow the events of a job until it ends, and return the job.
+
+    ``observe`` is called with each event. The command exits with code 3 if the job has no result.
 
     A job that failed or was cancelled ends the command. A partial job has a result.
     """

@@ -30,7 +30,10 @@ OF_RESULT = ("test_bits_per_dim", "validation_bits_per_dim", "test_nats", "recon
 
 
 class Figure(NamedTuple):
-    """A figure of a curve: its name, the step and the time at which it was measured, and its value."""
+    """Measured value at a point of a learning curve.
+
+    It has a name, a step, the time of the measurement, and the value.
+    """
 
     name: str
     step: int
@@ -39,7 +42,10 @@ class Figure(NamedTuple):
 
 
 def figures(detail: RunDetail) -> Iterator[Figure]:
-    """Yield the figures of a run's curve that are known, such as ``training/bits_per_dim``, by step."""
+    """Yield the measured values of a run's learning curve.
+
+    They have names such as ``training/bits_per_dim`` and come by step. Unknown values are left out.
+    """
     for kind, points in (("training", detail.points), ("validation", detail.validations)):
         for point in points:
             for name in OF_STEP:
@@ -48,14 +54,20 @@ def figures(detail: RunDetail) -> Iterator[Figure]:
 
 
 def results(detail: RunDetail) -> dict[str, float]:
-    """Return the figures of the finished model that are known, such as ``result/test_bits_per_dim``."""
+    """Return the measured results of the finished model, by name.
+
+    A name is, for example, ``result/test_bits_per_dim``. Unknown results are left out.
+    """
     result = detail.run.result
     values = {} if result is None else {f"result/{name}": getattr(result, name) for name in OF_RESULT}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def settings(detail: RunDetail) -> dict[str, str]:
-    """Return what the run was asked to do, by name."""
+    """Return the settings of a training run as text, by name.
+
+    They are model, dataset, preset, device and parameters.
+    """
     run = detail.run
     return {"model": run.model, "dataset": run.dataset, "preset": run.preset, "device": run.device} | {
         name: str(value) for name, value in run.parameters.items()
@@ -63,7 +75,10 @@ def settings(detail: RunDetail) -> dict[str, str]:
 
 
 def to_tensorboard(detail: RunDetail, folder: Path) -> str:
-    """Write a run below ``folder`` as files of TensorBoard; return the command that shows them."""
+    """Write a run as TensorBoard files, and return the command that shows it.
+
+    The files lie in a new folder below ``folder``.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -81,7 +96,9 @@ def to_tensorboard(detail: RunDetail, folder: Path) -> str:
 
 
 def to_mlflow(detail: RunDetail, folder: Path) -> str:
-    """Write a run into a store of MLflow in the files below ``folder``; return the command that shows it.
+    """Write a run into a local MLflow store, and return the command that shows it.
+
+    The store consists of the files below ``folder``.
 
     After an error MLflow has the run in its bin, so that the next export of it is not refused.
     """

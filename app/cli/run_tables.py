@@ -26,7 +26,7 @@ COLUMNS = ("run", "model", "kind", "step", "bits_per_dim", "reconstruction_error
 
 
 def print_runs(page: RunList) -> None:
-    """Print a table with a row for each run."""
+    """Print a table of training runs, one row per run."""
     from rich.text import Text
 
     columns = (
@@ -56,7 +56,10 @@ def print_runs(page: RunList) -> None:
 
 
 def print_run(detail: RunDetail) -> None:
-    """Print the facts and the parameters of a run, and draw its curve."""
+    """Print the details of a training run, and draw its learning curve.
+
+    The details include its results, its parameters and its error.
+    """
     from rich.text import Text
 
     run, result = detail.run, detail.run.result
@@ -75,7 +78,9 @@ def print_run(detail: RunDetail) -> None:
 
 
 def print_comparison(details: Sequence[RunDetail], *, every: bool) -> None:
-    """Print the runs, their settings and results side by side, and draw their curves in one chart.
+    """Print training runs side by side, and draw their learning curves in one chart.
+
+    The tables compare their settings and results.
 
     Args:
         details: The runs.
@@ -107,7 +112,10 @@ def print_comparison(details: Sequence[RunDetail], *, every: bool) -> None:
 
 
 def curves_csv(details: Sequence[RunDetail]) -> str:
-    """Return the curves of runs as CSV, a row for each reported step and each validation."""
+    """Return the learning curves of training runs as CSV text.
+
+    It has a row for each reported step and each validation.
+    """
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore")
     table.writeheader()

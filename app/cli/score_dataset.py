@@ -38,7 +38,10 @@ def score_dataset(
     force: bool,
     as_json: bool,
 ) -> JudgedCounts:
-    """Score a dataset by a job of a service, and return the counts of its images."""
+    """Score a dataset by a job of a service, and save the table of scores.
+
+    Waits until the job has ended. Returns the counts of its images.
+    """
     with service(service_url(url), key) as client, labelled_bar() as bar:
         judging = judging_model(model, client)
         check_held(out, judging, None, dataset=dataset, force=force)
@@ -67,7 +70,10 @@ def score_dataset(
 
 
 def download_table(client: Client, job: JobView, out: Path, *, force: bool) -> None:
-    """Download a job's score table to ``out``. Unless ``force``, exit with code 2 if ``out`` holds other content."""
+    """Download the table of scores of a job to a file.
+
+    Exits with code 2 if the file holds other content, unless ``force`` is set.
+    """
     if job.type != "score":
         raise fail(f"expected a job of type score, which has a table; {job.id} is of type {job.type}", USAGE)
     check_place(out, ENDINGS)
@@ -81,7 +87,10 @@ def download_table(client: Client, job: JobView, out: Path, *, force: bool) -> N
 
 
 def fetch_table(client: Client, job_id: str, out: Path) -> None:
-    """Fetch the Parquet table of a scoring job into a file, converted to the format of its ending."""
+    """Download the table of a scoring job, and convert it to the format of the output file.
+
+    The job's table is a Parquet file. The format follows from the ending of ``out``.
+    """
     from models.bulk.result_file import convert_table
 
     with user_umask():

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TableRequest:
-    """What ``snf score --out`` was asked for.
+    """Options of the command ``snf score --out``.
 
     Attributes:
         files: The image files.
@@ -62,20 +62,20 @@ class TableRequest:
 
 @dataclass(frozen=True)
 class GivenFiles:
-    """The image files of a command, in their order."""
+    """Image files given to a command, in their order."""
 
     paths: list[Path]
 
     @cached_property
     def names(self) -> list[str]:
-        """The paths as text."""
+        """Paths of the files as text."""
         from snf_runtime.images.policy import path_text
 
         return [path_text(path) for path in self.paths]
 
     @cached_property
     def digest(self) -> str:
-        """The hash of paths, sizes and times of change."""
+        """Hash of the paths, sizes and modification times of the files."""
         from models.bulk.sources import files_digest
 
         return files_digest(self.paths)
@@ -83,7 +83,9 @@ class GivenFiles:
 
 @dataclass(frozen=True)
 class ScoringRate:
-    """The number of images that one run of ``snf score --out`` scored, and the seconds that it took.
+    """Speed of a run of ``snf score --out``.
+
+    It has the number of images that the run scored, and the seconds that it took.
 
     Images that an interrupted run scored before do not count.
     """
@@ -98,23 +100,31 @@ class ScoringRate:
 
 
 class PartScorer(Protocol):
-    """Protocol of a scorer of image files, in this process or in a service."""
+    """Interface of a scorer of image files, in this process or in a service."""
 
     model: JudgingModel
 
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
-        """Return the plan of the work. Equal plans give equal tables, wherever they are carried out."""
+        """Return the plan of the work: the model, the files and the false-alarm rate.
+
+        Equal plans give equal tables, wherever they are carried out.
+        """
         ...
 
     def score(
         self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]
     ) -> None:
-        """Score files ``part[0]`` to ``part[1] - 1`` into a Parquet file of rows."""
+        """Score a range of the files, and write their scores to a Parquet file.
+
+        ``part`` has the index of the first file, and the index after the last file.
+        """
         ...
 
 
 def score_to_file(request: TableRequest, client: Client | None) -> PartSummary:
-    """Score image files into a table with a row for each; return the numbers of images, anomalies and errors.
+    """Score image files into a table with one row per file.
+
+    Returns the numbers of images, anomalies and errors.
 
     The finished parts of an interrupted run are kept beside the table; the same command continues from them.
 
@@ -150,7 +160,7 @@ def score_to_file(request: TableRequest, client: Client | None) -> PartSummary:
 
 
 def print_summary(summary: PartSummary, throughput: ScoringRate, model: str, out: str, *, as_json: bool) -> None:
-    """Print the counts and the speed of a scoring, and where its table is."""
+    """Print the counts and the speed of a finished scoring run, and where its table is."""
     if as_json:
         counts = {"images": summary.images, "anomalies": summary.anomalies, "errors": summary.errors}
         seconds, rate = round(throughput.seconds, 3), round(throughput.rate, 1)
@@ -181,7 +191,7 @@ class LocalPartScorer:
         self.model = JudgingModel.of_version(self._version)
 
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
-        """Load the model, and return the plan of the work."""
+        """Load the model, and return the plan of the scoring work."""
         from models.bulk.engine_choice import engine_of
         from models.loading.model_files import content_digest
         from models.scorer import Scorer
@@ -202,7 +212,10 @@ class LocalPartScorer:
     def score(
         self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]
     ) -> None:
-        """Score a range of files into a Parquet file of rows. Raises ``Stopped``."""
+        """Score a range of the files, and write their scores to a Parquet file.
+
+        Raises ``Stopped`` if the user has asked to stop.
+        """
         from models.bulk.part import score_part
         from models.bulk.sources import ImageFiles
 
@@ -233,7 +246,10 @@ class RemotePartScorer:
         self.model = JudgingModel.of_detail(self._detail)
 
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
-        """Return the plan of the work, by the description of the model."""
+        """Return the plan of the scoring work.
+
+        It is made from the service's description of the model.
+        """
         smallest = self._detail.calibration.smallest_p
         if smallest is None:
             raise fail(f"{self.model.label} cannot judge: {self._detail.calibration.problem}", USAGE)
@@ -247,7 +263,10 @@ class RemotePartScorer:
     def score(
         self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]
     ) -> None:
-        """Score a range of files into a Parquet file of rows. Raises ``Stopped``."""
+        """Score a range of the files, and write their scores to a Parquet file.
+
+        Raises ``Stopped`` if the user has asked to stop.
+        """
         from models.bulk.part import Stopped
         from models.bulk.table import write_part
 

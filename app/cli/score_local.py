@@ -30,7 +30,9 @@ PREFETCHED = 2
 
 
 def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator[ScorePart]:
-    """Score image files without a service, and yield a ``ScorePart`` of results per batch, in the order of the files.
+    """Score image files without a service, and yield the results in batches.
+
+    Each ``ScorePart`` has the results of a batch. They come in the order of the files.
 
     Raises:
         ModelsError: If the model cannot be loaded or does not support an option.

@@ -27,19 +27,27 @@ COLUMNS = (
 
 
 class ScoreOutput(Protocol):
-    """Protocol of an output of ``snf score``: ``add`` is called for each batch of results, then ``end`` once."""
+    """Interface of an output of ``snf score``, such as a table or JSON.
+
+    ``add`` is called for each batch of results, then ``end`` once.
+    """
 
     def add(self, part: ScorePart) -> None:
         """Print the results of the next batch of images, or keep them until ``end`` is called."""
         ...
 
     def end(self) -> None:
-        """Print what is missing after the last batch, such as the kept results or closing brackets."""
+        """Finish the output after the last batch.
+
+        It prints what is missing, such as kept results or closing brackets.
+        """
         ...
 
 
 class JsonOutput:
-    """Writer of scores to stdout as one JSON document, batch by batch, so that memory use does not grow.
+    """Output of scores on stdout as one JSON document.
+
+    It is written batch by batch, so that memory use does not grow.
 
     Each result is a line. The document begins with the model, so that results wait until it is known.
     """
@@ -51,7 +59,10 @@ class JsonOutput:
         self._comma = ""
 
     def add(self, part: ScorePart) -> None:
-        """Write a batch of results to stdout as JSON array elements, or keep them until a batch names the model."""
+        """Write the results of a batch to stdout as JSON.
+
+        They are elements of an array. They are kept in memory until a batch names the model.
+        """
         texts = ["    " + result.model_dump_json(exclude_unset=True) for result in part.results]
         if not self._started and part.model is None:
             self._waiting += texts
@@ -62,7 +73,10 @@ class JsonOutput:
             self._write(text)
 
     def end(self) -> None:
-        """Write kept results, and the closing brackets of the JSON document, to stdout."""
+        """Write the rest of the JSON document to stdout.
+
+        It consists of kept results and the closing brackets.
+        """
         if not self._started:
             self._start({})
         sys.stdout.write("\n  ]\n}\n")
@@ -88,7 +102,10 @@ class TableOutput:
         self._rows: list[tuple[str | Text, ...]] = []
 
     def add(self, part: ScorePart) -> None:
-        """Keep file, scores, verdict and strongest reason of each image of a batch as table rows."""
+        """Keep the results of a batch as rows of the table.
+
+        A row has file, scores, verdict and strongest reason of an image.
+        """
         if part.model is not None:
             self._title = f"{part.model} version {part.version}"
             if any(result.status == "ok" and result.kind == "feature_density" for result in part.results):
@@ -101,7 +118,10 @@ class TableOutput:
 
 
 def preprocessing_note(result: ScoredImage) -> str:
-    """Return what was done to a file before it was scored, and a warning about it, in words; empty if nothing was."""
+    """Describe in words what was done to a file before it was scored.
+
+    A warning about the file is included. The text is empty if there is nothing to say.
+    """
     done = result.preprocessing
     if done is None:
         return ""

@@ -22,7 +22,9 @@ ENDINGS = (".parquet", ".csv", ".jsonl")
 def check_held(
     out: Path, model: JudgingModel, images: Sequence[str] | None, *, dataset: str | None = None, force: bool
 ) -> None:
-    """Check that a file is new or has scores of the same images, model and calibration. Exit with code 2 otherwise.
+    """Check that an output file is new or has scores of the same images and model.
+
+    The calibration must be the same, too. Exits with code 2 otherwise.
 
     Args:
         out: The file.
@@ -53,7 +55,10 @@ def check_held(
 
 
 def check_unfinished(out: Path, folder: Path, plan: BulkPlan, *, force: bool) -> None:
-    """Check that ``folder`` has no finished parts of a run with another plan. Exit with code 2 otherwise."""
+    """Check that a folder holds no finished parts of a different scoring run.
+
+    A run is different if its plan is another. Exits with code 2 then, unless ``force`` is set.
+    """
     from models.bulk.plan import stored_plan
 
     stored = stored_plan(folder)

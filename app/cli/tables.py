@@ -37,7 +37,9 @@ class TableColumn:
 
 
 def print_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[Cell]], title: str | None = None) -> None:
-    """Print a table on stdout, no wider than the terminal. A line below the table names the columns that did not fit.
+    """Print a table on stdout that is no wider than the terminal.
+
+    A line below the table names the columns that did not fit.
 
     Columns that may be left out are, too, where all of their cells are empty.
 
@@ -85,7 +87,10 @@ def print_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[Cell]], 
 
 
 def print_facts(facts: Mapping[str, Cell], title: str | None = None) -> None:
-    """Print a table of two columns without a header: the name and the value of each fact that is not empty."""
+    """Print names and values as a table of two columns.
+
+    It has no header. Empty values are left out.
+    """
     shown = [(name, value) for name, value in facts.items() if str(value)]
     print_table((TableColumn(""), TableColumn("", fold=20)), shown, title)
 

@@ -182,7 +182,10 @@ def _start_of_run(name: str, data: str, recipe: TrainingRecipe, config: Training
 
 
 def print_version(version: ModelVersion, live: bool, as_json: bool) -> None:
-    """Print the version of a model that this process has registered: one line, or an event ``published`` as JSON."""
+    """Print the model version that this process has registered.
+
+    It is a line of text or, with ``as_json``, an event ``published``.
+    """
     reference, failed = f"{version.name}:{version.version}", version.manifest.unfit
     if as_json:
         published = {"model": version.name, "version": version.version, "ref": reference, "live": live}
@@ -269,7 +272,7 @@ def _require_feasible(
 
 @contextmanager
 def output_of_first_process() -> Iterator[None]:
-    """Discard what the ``with`` block prints, unless this is the first of the processes that ``torchrun`` started."""
+    """Discard what all ``torchrun`` processes except the first print in the ``with`` block."""
     if os.environ.get("RANK", "0") == "0":
         yield
         return

@@ -22,10 +22,16 @@ NAME_COLUMNS = 24
 
 
 class TrainCommand(TyperCommand):
-    """A command whose help ends with the training parameters and the defaults that presets change."""
+    """Command whose help lists all training parameters.
+
+    The help also lists the defaults that presets change.
+    """
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help of the command, then a table for each group of parameters."""
+        """Print the help of the command, then tables of the training parameters.
+
+        There is a table for each group of parameters, and one of the defaults of presets.
+        """
         super().format_help(ctx, formatter)
         from rich.console import Console
         from rich.panel import Panel
@@ -54,13 +60,19 @@ def _table() -> Table:
 
 
 def given_parameters(max_steps: int | None, max_minutes: float | None, pairs: list[str]) -> dict[str, Any]:
-    """Return the parameters that a command line gives; exit with code 2 for a ``--set`` that is not NAME=VALUE."""
+    """Return the training parameters given on the command line, by name.
+
+    Exits with code 2 for a ``--set`` that is not NAME=VALUE.
+    """
     given = {"max_steps": max_steps, "max_minutes": max_minutes, **split_pairs(pairs, "--set")}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def read_config(recipe: TrainingRecipe, given: dict[str, Any]) -> TrainingConfig:
-    """Return the training settings of a recipe with the ``given`` parameters; exit with code 2 if one is invalid."""
+    """Combine a training recipe with the ``given`` parameters, and return the settings.
+
+    Exits with code 2 if a parameter is invalid.
+    """
     from pydantic import ValidationError
 
     from models.training.recipe import settings_error

@@ -77,7 +77,9 @@ _FORM = {
 def upload_dataset(
     request: Request, uploads: DatasetUploadsDep, store: DatasetStoreDep, settings: SettingsDep, response: Response
 ) -> DatasetDetail:
-    """Store uploaded images or archives as a new dataset; return its counts, its split and a report of rejected files.
+    """Store uploaded images or archives as a new dataset.
+
+    The answer has its counts, its split and a report of rejected files.
 
     Single files that are not usable images are left out and listed in the report. An archive or array that is damaged,
     unsafe or too large is refused as a whole, and nothing of it is stored.
@@ -107,7 +109,9 @@ def refer_dataset(
     settings: SettingsDep,
     response: Response,
 ) -> DatasetDetail:
-    """Create a dataset of the images at a location, which stay where they are; return what was found there.
+    """Create a dataset of images at a storage location, without copying them.
+
+    The images stay where they are. The answer tells what was found there.
 
     The files are listed, tar archives are read once, and of Parquet files only the metadata is read. Every file is
     indexed, or counted with a reason in `reference`. A file that changes later gives errors of its images. 503 if the
@@ -128,7 +132,10 @@ def refer_dataset(
     responses=responses(401, 500),
 )
 def list_datasets(store: DatasetStoreDep, settings: SettingsDep) -> DatasetList:
-    """List all datasets. `problem` is the reason why a dataset cannot be used, else null."""
+    """List all datasets.
+
+    `problem` is the reason why a dataset cannot be used, else null.
+    """
     return DatasetList(datasets=entries(store, settings.data_dir))
 
 
@@ -140,7 +147,10 @@ def list_datasets(store: DatasetStoreDep, settings: SettingsDep) -> DatasetList:
     responses=responses(401, 404, 422, 500),
 )
 def get_dataset(name: DatasetName, store: DatasetStoreDep, settings: SettingsDep) -> DatasetDetail:
-    """Show a dataset's image counts, sizes and split and, if uploaded, its near duplicates and rejected files."""
+    """Show the image counts, sizes and split of a dataset.
+
+    For an uploaded dataset it also has near duplicates and rejected files.
+    """
     return detail(name, store, settings.data_dir)
 
 
@@ -159,7 +169,10 @@ def get_dataset(name: DatasetName, store: DatasetStoreDep, settings: SettingsDep
     },
 )
 def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Response:
-    """Return one PNG that shows up to 100 images of an uploaded dataset; 404 for a built-in dataset."""
+    """Return a PNG picture that shows up to 100 images of a dataset.
+
+    404 for a built-in dataset.
+    """
     if name in NAMES:
         raise Problem(404, "contact-sheet-not-found", "No contact sheet", f"{name} is built in and has none")
     try:
@@ -179,7 +192,9 @@ def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Resp
     responses=responses(401, 404, 409, 422, 500, 503, 507),
 )
 def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep) -> None:
-    """Delete a dataset. 409 for a built-in dataset, and while a job that has not ended uses it.
+    """Delete a dataset.
+
+    409 for a built-in dataset, and while a job that has not ended uses the dataset.
 
     Models that were trained on it stay, and so do the images of a dataset by reference.
     """

@@ -23,7 +23,9 @@ MAX_NAME_BYTES = 64
 
 
 class DatasetForm:
-    """Streaming parser of an uploaded multipart form: it writes each file to a folder and keeps the dataset's name.
+    """Streaming parser of the multipart form of a dataset upload.
+
+    It writes each file to a folder, and keeps the name of the dataset.
 
     An exception of ``check_name`` or ``take`` ends the upload. All methods raise 400, 413, 415 and 422 errors.
 
@@ -76,7 +78,10 @@ class DatasetForm:
             raise _malformed(str(error)) from error
 
     def write(self, data: bytes) -> None:
-        """Parse the next bytes of the request body and write files to disk; raise a 4xx ``Problem`` if invalid."""
+        """Parse the next bytes of the form, and write its files to disk.
+
+        Raises a 4xx ``Problem`` if the form is invalid.
+        """
         try:
             self._parser.write(data)
         except FormParserError as error:
@@ -87,7 +92,7 @@ class DatasetForm:
         self._open.close()
 
     def finish(self) -> tuple[str, list[Source], NearDuplicates]:
-        """Return the dataset's name, its files on disk and whether near duplicates are kept.
+        """Return the dataset's name, its files, and whether near duplicates are kept.
 
         Raises a 400 or 422 ``Problem`` if the form is incomplete.
         """

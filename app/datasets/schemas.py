@@ -31,7 +31,10 @@ EXAMPLE: dict[str, Any] = {
 
 
 class DatasetEntry(Answer):
-    """Summary of a dataset: origin, image shape and sizes, and how many images are for training, calibration, test."""
+    """Summary of a dataset: origin, image sizes and image counts.
+
+    There is a count for each part of the dataset: training, statistics, calibration and test.
+    """
 
     name: str
     origin: Literal["built-in", "stored", "reference"] = Field(
@@ -65,7 +68,10 @@ class DatasetEntry(Answer):
 
 
 class ReferenceRequest(BaseModel):
-    """A dataset by reference to be created: a name, and the location of its images, which are not copied."""
+    """Request for a new dataset of images that stay where they are.
+
+    It has the name of the dataset and the location of the images, which are not copied.
+    """
 
     model_config = ConfigDict(
         extra="forbid",

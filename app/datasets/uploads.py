@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class DatasetUploads:
-    """Receiver of new datasets: it streams uploads to disk, and limits how many each caller may create at once."""
+    """Receiver of new datasets, which streams uploads to disk.
+
+    It limits how many datasets each caller may create at once.
+    """
 
     def __init__(self, settings: Settings, store: DatasetStore, draining: threading.Event) -> None:
         self._settings = settings
@@ -37,7 +40,10 @@ class DatasetUploads:
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Delete unfinished uploads that a killed service process left on disk; log a failure to do so."""
+        """Delete unfinished uploads that a killed service process left on disk.
+
+        If that fails, it is only logged.
+        """
         try:
             self._folders.sweep()
         except OSError as error:
@@ -45,14 +51,18 @@ class DatasetUploads:
             log.error("leftovers of uploads cannot be removed: %s", error)
 
     def stop(self) -> None:
-        """Make uploads whose images are being validated end with a 503 error, because the service stops.
+        """End running uploads with a 503 error, because the service stops.
+
+        These are uploads whose images are being validated.
 
         Transfers are aborted when the service starts to drain.
         """
         self._stopping.set()
 
     def receive(self, request: Request) -> DatasetReport:
-        """Store the images of a request's multipart form as a new dataset, and return its validation report.
+        """Store the images of an uploaded form as a new dataset.
+
+        Returns its validation report.
 
         To be called in a thread of the framework.
 
@@ -80,7 +90,9 @@ class DatasetUploads:
             )
 
     def refer(self, request: Request, reference: ReferenceRequest) -> None:
-        """Create a dataset by reference from the images at a location. To be called in a thread of the framework.
+        """Create a dataset of images at a storage location, without copying them.
+
+        To be called in a thread of the framework.
 
         Raises:
             Problem: There are too many uploads at once, or the service stops.

@@ -15,7 +15,10 @@ from worker.jobs.store import JobStore
 
 
 def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
-    """Return a summary of every dataset; that of a damaged one has zero counts and the reason in ``problem``."""
+    """Return a summary of every dataset.
+
+    The summary of a damaged dataset has zero counts and the reason in ``problem``.
+    """
     result = []
     for name in dataset_names(data_dir, store):
         try:
@@ -26,7 +29,10 @@ def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
 
 
 def entry(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetEntry:
-    """Return a summary of a dataset; raise ``DatasetNotFound`` if it is missing, ``DatasetUnfit`` if unusable."""
+    """Return a summary of a dataset.
+
+    Raises ``DatasetNotFound`` if it is missing, and ``DatasetUnfit`` if it cannot be used.
+    """
     path = builtin_file(name, data_dir)
     record = None if path is not None or not store.has(name) else store.reference(name)
     if record is not None and not store.is_inspected(name):
@@ -52,7 +58,10 @@ def entry(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetEntry
 
 
 def detail(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetDetail:
-    """Return a dataset's summary with links and validation report; raise ``DatasetNotFound`` or ``DatasetUnfit``."""
+    """Return the summary of a dataset with links and its validation report.
+
+    Raises ``DatasetNotFound`` if it is missing, and ``DatasetUnfit`` if it cannot be used.
+    """
     dataset = entry(name, store, data_dir)
     links = {"self": f"/v1/datasets/{name}"}
     if dataset.origin == "built-in":
@@ -64,7 +73,7 @@ def detail(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetDeta
 
 
 def refuse_builtin(name: str) -> None:
-    """Raise a 409 ``Problem`` if ``name`` is a built-in dataset, because only uploaded datasets can be deleted."""
+    """Raise a 409 error if a dataset is built in, because it cannot be deleted."""
     if name in NAMES:
         raise Problem(
             409, "dataset-built-in", "The dataset is built in", f"{name} came with the product or lies in SNF_DATA_DIR"
@@ -72,7 +81,7 @@ def refuse_builtin(name: str) -> None:
 
 
 def refuse_used(name: str, jobs: JobStore) -> None:
-    """Check that no unfinished job reads the dataset ``name``. Raise a 409 ``Problem`` otherwise.
+    """Raise a 409 error if an unfinished job uses a dataset.
 
     Raises ``BrokerDown`` if the job store does not answer.
     """

@@ -22,7 +22,9 @@ router = APIRouter(prefix="/v1/models/{ref}/drift", tags=["drift"])
     responses=responses(401, 404, 409, 422, 500),
 )
 def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftReport:
-    """Show whether the images that this process of the service scored differ from the calibration images.
+    """Show whether the scored images differ from the calibration images.
+
+    Only images that this process of the service scored count.
 
     All images together come first, then each source. The model version has the same list in its field `drift`.
     """
@@ -45,7 +47,9 @@ def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftRe
     responses=responses(401, 404, 409, 422, 500, 507),
 )
 def acknowledge_drift(ref: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep) -> None:
-    """End the alarm of all images together and start all their tests anew at the next image; sources keep theirs.
+    """End the drift alarm of all images together, and restart its tests.
+
+    All tests start anew at the next image. Alarms and tests of single sources stay.
 
     The windows of a model version are those of its active calibration, in this process of the service. 404
     `drift-not-found` if no image was scored since the last acknowledgement.
@@ -65,7 +69,9 @@ def acknowledge_drift(ref: str, request: Request, pool: ModelPoolDep, monitor: D
 def acknowledge_source_drift(
     ref: str, source: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep
 ) -> None:
-    """End the alarm of a source and start its tests anew at its next image; all images together keep theirs.
+    """End the drift alarm of an image source, and restart its tests.
+
+    The tests start anew at the next image of the source. The alarm and the tests of all images together stay.
 
     `source` is the label that requests name, also with slashes: `line-1/left`. 404 `drift-not-found` for a source of
     which no image was scored since the last acknowledgement.

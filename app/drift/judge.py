@@ -24,7 +24,9 @@ OFF = 1e300
 
 @dataclass(frozen=True)
 class DriftJudge:
-    """Tests of windows: Kolmogorov-Smirnov tests of the newest images, and a martingale test of all images.
+    """Statistical tests that detect drift of scored images.
+
+    Kolmogorov-Smirnov tests check the newest images. A martingale test checks all images.
 
     Attributes:
         min_images: Fewest images for a Kolmogorov-Smirnov test.
@@ -47,7 +49,9 @@ class DriftJudge:
         label: str,
         now: float,
     ) -> WindowStatus:
-        """Return the results of all tests of a window, change its alarms, and log alarms that start or end.
+        """Test recently scored images for drift, and start or end their alarms.
+
+        Returns the results of all tests. Alarms that start or end are logged.
 
         Args:
             window: The window; its images are not read.

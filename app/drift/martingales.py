@@ -13,7 +13,9 @@ from models.anomaly.exchangeability import ConformalMartingale, Counts, RankCoun
 
 @dataclass(eq=False)
 class StreamBets:
-    """Martingale test of one quantity in a stream of images: the ranks of its values, and the capital bet on them.
+    """Martingale test of a single quantity in a stream of images.
+
+    It has the ranks of the values, and the capital that is bet on them.
 
     ``unseen`` holds the counts of the calibration alone, before the first image of the stream.
     """
@@ -24,22 +26,30 @@ class StreamBets:
 
     @classmethod
     def start(cls, ranks: RankCounts) -> StreamBets:
-        """Return the bets on a new stream, which has no images yet and a capital of 1."""
+        """Return a new test, which has no images yet and a capital of 1."""
         return cls(ranks, ranks.counts.copy())
 
     def add(self, cells: Counts, generator: np.random.Generator) -> None:
-        """Rank new images in their order of arrival, given by their cells, ``(m,)``, and bet on them."""
+        """Add new images to the test: rank each of them, and bet on its rank.
+
+        The images come in order of arrival. Each is given by the cell in which its value is counted, ``(m,)``.
+        """
         self.martingale.bet(self.ranks.add(cells, generator))
 
     @property
     def seen(self) -> Counts:
-        """Images of the stream in each cell, ``(cells,)``."""
+        """Number of images of the stream in each cell, ``(cells,)``.
+
+        Values are counted in ordered cells. Calibration images are not included.
+        """
         return self.ranks.counts - self.unseen
 
 
 @dataclass(eq=False)
 class StreamMartingales:
-    """Bets on the p-values of a stream and, where the calibration has white levels, on these too.
+    """Martingale tests of a stream of images, on p-values and white levels.
+
+    White levels are tested only where the calibration has them.
 
     Each of two capitals must reach twice the threshold, so that together they raise a false alarm with a probability of
     at most 1 / threshold. Their mean has no such bound: each is a martingale among its own ranks, not among both.
@@ -60,7 +70,7 @@ class StreamMartingales:
 
     @classmethod
     def start(cls, images: int, white_levels: Sequence[int] | None, since: float) -> StreamMartingales:
-        """Return bets on a stream that starts at a time.
+        """Return the tests of a new stream of images.
 
         Args:
             images: Number of calibration images.
@@ -71,13 +81,15 @@ class StreamMartingales:
         return cls(StreamBets.start(RankCounts.of_p_values(images)), levels, images, since)
 
     def add(self, p_values: Sequence[float], white_levels: Sequence[int], generator: np.random.Generator) -> None:
-        """Bet on new images in their order of arrival."""
+        """Add new images to the tests, in their order of arrival."""
         self.p_values.add(p_value_cells(p_values, self.calibration_images), generator)
         if self.white_levels is not None:
             self.white_levels.add(np.asarray(white_levels, dtype=np.int64), generator)
 
     def status(self, threshold: float) -> MartingaleStatus:
-        """Return the state of the test: the larger capital now, the highest so far, and whether that raises an alarm.
+        """Return the state of the tests, and whether it raises an alarm.
+
+        It has the larger capital now, and the highest capital so far.
 
         Args:
             threshold: Capital that raises an alarm; twice of it where there are two capitals.
@@ -100,7 +112,7 @@ class StreamMartingales:
 
 @dataclass(frozen=True)
 class MartingaleStatus:
-    """State of the martingale test of a stream of images.
+    """State of the martingale tests of a stream of images.
 
     Attributes:
         of: ``p-values`` or ``white-level``: whichever capital was the highest so far.

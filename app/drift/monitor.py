@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 
 
 class DriftMonitor:
-    """Background thread that tests every 5 s the scored images of each model against its calibration images.
+    """Background thread that tests scored images for drift every 5 s.
+
+    The images of each model are compared with its calibration images.
 
     Each service process has windows of its own requests. Of several services that share a home, a restart continues
     with the windows that were written last.
@@ -49,7 +51,10 @@ class DriftMonitor:
         self._thread.start()
 
     def close(self) -> None:
-        """End the background thread, wait for it, then test and save p-values that were added since."""
+        """Stop the background thread, and save the recent p-values.
+
+        It waits for the thread to end. P-values that were added since the last test are tested and saved.
+        """
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -58,7 +63,9 @@ class DriftMonitor:
     def record(
         self, loaded: Loaded, source: str | None, p_values: Sequence[float], white_levels: Sequence[int] = ()
     ) -> None:
-        """Add newly scored images to the recent ones of their model; does not wait for a test.
+        """Add newly scored images to the recent images of their model.
+
+        The call does not wait for a test.
 
         Args:
             loaded: The model that scored.
@@ -77,25 +84,35 @@ class DriftMonitor:
         self._windows.record(key_of(loaded.version), reference, source, p_values, time.time(), white_levels)
 
     def of(self, version: ModelVersion) -> list[WindowStatus]:
-        """Return the drift test results of a model version: for all recent images first, then for each image source.
+        """Return the results of the drift tests of a model version.
+
+        Those of all recent images come first, then those of each image source.
 
         Reads the manifest of the version; raises ``ArtifactError``.
         """
         return self._windows.status(key_of(version), time.time(), version.manifest.log_dets.weights_sha256)
 
     def alarms(self, version: ModelVersion) -> int:
-        """Return the number of alarms of a model version, as of the last tests, up to 5 s ago; it costs nothing.
+        """Return the number of drift alarms of a model version.
+
+        It is that of the last tests, up to 5 s ago. Nothing is tested.
 
         Reads the manifest of the version; raises ``ArtifactError``.
         """
         return self._windows.alarms(key_of(version), version.manifest.log_dets.weights_sha256)
 
     def all(self) -> dict[Key, list[WindowStatus]]:
-        """Return, for every model version, the drift test results of all recent images and of each image source."""
+        """Return the results of the drift tests of every model version.
+
+        For each version they are those of all recent images, then of each image source.
+        """
         return {key: self._windows.status(key, time.time()) for key in self._windows.models()}
 
     def acknowledge(self, version: ModelVersion, source: str | None, caller: str) -> bool:
-        """Delete the window of a source (None: of all images) and its alarm. Return whether the window existed.
+        """Delete the recent images of an image source with their drift alarm.
+
+        With None as source, those of all images together are deleted. Returns whether there was a window of recent
+        images.
 
         It starts anew at the next image, also after a restart. If that cannot be stored, nothing changes. Reads the
         manifest of the version.

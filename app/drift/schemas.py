@@ -38,7 +38,10 @@ EXAMPLE: dict[str, Any] = {
 
 
 class WhiteLevelDrift(Answer):
-    """Result of a Kolmogorov-Smirnov test that compares the light of recent images with that of calibration images.
+    """Drift test of how light the recent images are.
+
+    It is a Kolmogorov-Smirnov test that compares the white levels of recent images with those of the calibration
+    images.
 
     The white level of an image is the smallest grey level that at least 99 % of its values do not exceed.
     """
@@ -50,7 +53,9 @@ class WhiteLevelDrift(Answer):
 
 
 class Martingale(Answer):
-    """State of the martingale test: a capital that is bet against the images being like the calibration images.
+    """State of the martingale test for drift.
+
+    A capital is bet against the images being like the calibration images.
 
     Each image is ranked among the calibration images and all earlier images, by p-value and by white level. The capital
     starts at 1. Without drift it ever reaches c with a probability of at most 1 / c, however often it is looked at.
@@ -68,7 +73,9 @@ class Martingale(Answer):
 
 
 class Drift(Answer):
-    """Whether scored images still look like the calibration images: the drift tests of one source, or of all images.
+    """Results of the drift tests of one image source, or of all images.
+
+    They tell whether scored images still look like the calibration images.
 
     Kolmogorov-Smirnov tests compare the newest images, in a window. A martingale test bets on all images.
     """
@@ -105,7 +112,10 @@ class Drift(Answer):
 
 
 class DriftReport(Answer):
-    """Drift of a model version under its active calibration: of all images together, and of each source."""
+    """Drift of a model version: of all its images together, and of each source.
+
+    The images are compared with those of the active calibration.
+    """
 
     model_config = ConfigDict(
         frozen=True,

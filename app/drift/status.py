@@ -10,7 +10,7 @@ from models.anomaly.drift import LevelDrift
 
 @dataclass(frozen=True)
 class WindowStatus:
-    """Results of the drift tests on the images of a model or source: distance, p-value, capital and alarm.
+    """Results of the drift tests on the recent images of a model or an image source.
 
     Attributes:
         source: Label of the source; None for all images.

@@ -33,7 +33,10 @@ class _DriftRecord(BaseModel):
 
 
 class StoredBets(_DriftRecord):
-    """JSON form of bets on the ranks of a stream's images: images in each cell, and logarithms of the capital."""
+    """JSON form of the martingale test of a single quantity.
+
+    It has the number of images in each cell, and the logarithms of the capital.
+    """
 
     seen: list[Annotated[int, Field(ge=0, le=MOST)]]
     images: int = Field(ge=0, le=MOST)
@@ -43,7 +46,10 @@ class StoredBets(_DriftRecord):
 
     @classmethod
     def of(cls, stream: StreamBets) -> Self:
-        """Return the JSON form of a stream's bets. Before the first image, ``bets`` is None."""
+        """Convert the martingale test of a quantity to its JSON form.
+
+        Before the first image, ``bets`` is None.
+        """
         state = stream.martingale
         return cls(
             seen=stream.seen.tolist(),
@@ -54,7 +60,10 @@ class StoredBets(_DriftRecord):
         )
 
     def put_into(self, stream: StreamBets) -> None:
-        """Copy the stored counts and capital into new bets. Raise ``ValueError`` if the number of cells differs."""
+        """Copy the stored counts and capital into a new test.
+
+        Raises ``ValueError`` if the number of cells differs.
+        """
         if len(self.seen) != len(stream.unseen):
             raise ValueError(f"expected counts of {len(stream.unseen)} cells, got {len(self.seen)}")
         stream.ranks.counts += np.array(self.seen, dtype=np.int64)
@@ -64,7 +73,10 @@ class StoredBets(_DriftRecord):
 
 
 class StoredMartingales(_DriftRecord):
-    """JSON form of the martingale test of a stream: bets, time of the first image, and start of the alarm if any."""
+    """JSON form of the martingale tests of a stream of images.
+
+    It has their bets, the time of the first image, and the start of the alarm if there is one.
+    """
 
     p_values: StoredBets
     white_levels: StoredBets | None
@@ -73,7 +85,7 @@ class StoredMartingales(_DriftRecord):
 
     @classmethod
     def of(cls, stored: StreamMartingales) -> Self:
-        """Return the JSON form of the test of a stream."""
+        """Convert the martingale tests of a stream of images to their JSON form."""
         levels = None if stored.white_levels is None else StoredBets.of(stored.white_levels)
         return cls(
             p_values=StoredBets.of(stored.p_values),
@@ -83,7 +95,10 @@ class StoredMartingales(_DriftRecord):
         )
 
     def restored(self, reference: WindowReference) -> StreamMartingales:
-        """Return the stored test for a calibration; raise ``ValueError`` if it was made for another."""
+        """Restore the martingale tests of a stream of images.
+
+        Raises ``ValueError`` if they do not fit to the calibration.
+        """
         martingales = reference.martingales(self.since)
         if (self.white_levels is None) != (martingales.white_levels is None):
             raise ValueError("expected bets on white levels exactly where the calibration has them")
@@ -95,7 +110,9 @@ class StoredMartingales(_DriftRecord):
 
 
 class StoredWindow(_DriftRecord):
-    """JSON form of the newest images of one source, or of all images of a model: p-values, levels and times.
+    """JSON form of the recent images of a model or an image source.
+
+    It has their p-values, white levels and times.
 
     Attributes:
         source: Label of the source; None for all images.
@@ -123,7 +140,10 @@ class StoredWindow(_DriftRecord):
 
 
 class StoredModel(_DriftRecord):
-    """JSON form of the recent p-values of one model version under one calibration, grouped by image source."""
+    """JSON form of the recent p-values of a model version.
+
+    They belong to one calibration and are grouped by image source.
+    """
 
     name: str
     version: int
@@ -139,27 +159,36 @@ class StoredModel(_DriftRecord):
 
     @property
     def reference(self) -> WindowReference:
-        """The facts on the calibration that the drift tests need, with the digest of the model's weights."""
+        """Facts about the calibration that the drift tests need.
+
+        They include the digest of the model's weights.
+        """
         levels = None if self.white_levels is None else tuple(self.white_levels)
         return WindowReference(self.weights, self.images, self.smallest_p, levels, self.ranked)
 
 
 class StoredDrift(_DriftRecord):
-    """JSON content of the file that keeps the recent p-values of all models when the service restarts."""
+    """Content of the JSON file that keeps recent p-values while the service restarts.
+
+    It has those of all models.
+    """
 
     format_version: int = Field(1, ge=1, le=1)
     models: list[StoredModel]
 
 
 def save(windows: DriftWindows, path: Path) -> None:
-    """Write the recent p-values of all models to a JSON file, replaced atomically; raise ``OSError`` if that fails."""
+    """Write the recent p-values of all models to a JSON file.
+
+    The file is replaced atomically. Raises ``OSError`` if that fails.
+    """
     # Encoded model by model, because encoding blocks the event loop.
     models = [_stored(*content).model_dump_json() for content in windows.contents()]
     write_atomically(path, ('{"format_version":1,"models":[' + ",\n".join(models) + "]}\n").encode())
 
 
 def load(windows: DriftWindows, path: Path) -> None:
-    """Read the file that ``save`` wrote, and put its recent p-values into ``windows``, unless it is missing or damaged.
+    """Load the recent p-values from the file that ``save`` wrote.
 
     A missing or damaged file leaves ``windows`` empty; damage is logged.
     """

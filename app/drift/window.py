@@ -12,7 +12,7 @@ from app.drift.status import WindowStatus
 
 
 class Key(NamedTuple):
-    """Key of a group of recent p-values: the model's name, its version, and the number of its calibration."""
+    """Key of a model in the drift data: its name, version and calibration number."""
 
     name: str
     version: int
@@ -24,7 +24,9 @@ class Key(NamedTuple):
 
 @dataclass
 class NewImages:
-    """Images that came since the last test, in their order of arrival: p-values, white levels, time of the first.
+    """P-values and white levels of the images since the last drift test.
+
+    They are in order of arrival. ``since`` is the time of the first image.
 
     White levels may be missing for some images.
     """
@@ -36,7 +38,10 @@ class NewImages:
 
 @dataclass(frozen=True)
 class WindowImages:
-    """Copy of a window's p-values and white levels, the time of the oldest, and the images since the last test."""
+    """Copy of the p-values and white levels of recently scored images.
+
+    It also has the time of the oldest image, and the images since the last test.
+    """
 
     p_values: tuple[float, ...]
     white_levels: tuple[int, ...]
@@ -46,7 +51,9 @@ class WindowImages:
 
 @dataclass(eq=False)
 class Window:
-    """Bounded queues of the p-values, white levels and times of the newest images, with the last test result.
+    """Recently scored images of a model or an image source, for the drift tests.
+
+    Queues of bounded length have their p-values, white levels and times. The last test result is kept, too.
 
     There may be fewer white levels: files of earlier services have none.
 
@@ -73,7 +80,10 @@ class Window:
     judged: WindowStatus | None = None
 
     def add(self, p_values: Iterable[float], white_levels: Iterable[int], now: float) -> None:
-        """Append p-values and levels with the time ``now``, in seconds since 1970; full queues drop the oldest."""
+        """Add newly scored images by their p-values and white levels.
+
+        ``now`` is their time, in seconds since 1970. Full queues drop the oldest values.
+        """
         if not self.new.p_values:
             self.new.since = now
         self.white_levels.extend(white_levels)
@@ -85,20 +95,28 @@ class Window:
             self.count += 1
 
     def take(self) -> WindowImages:
-        """Return a copy of the window, and the images since the last call; then clear the list of new images."""
+        """Return a copy of the recent images, and clear the list of new images.
+
+        The copy includes the images that came since the last call.
+        """
         new, self.new = self.new, NewImages()
         return WindowImages(tuple(self.p_values), tuple(self.white_levels), self.times[0], new)
 
     @property
     def any_alarm_since(self) -> float | None:
-        """Start of the earliest current alarm of any test, in seconds since 1970; None without an alarm."""
+        """Start of the earliest current alarm, in seconds since 1970.
+
+        Alarms of all tests count. None without an alarm.
+        """
         starts = [self.alarm_since, None if self.martingales is None else self.martingales.alarm_since]
         return min((start for start in starts if start is not None), default=None)
 
 
 @dataclass(frozen=True)
 class WindowReference:
-    """Facts on a calibration for the drift tests, with the digest of the weights.
+    """Facts about a calibration that the drift tests need.
+
+    They include the digest of the weights.
 
     Attributes:
         weights: Digest of the weights; a model that was trained again in the same place has another.
@@ -115,20 +133,26 @@ class WindowReference:
     ranked: bool = True
 
     def martingales(self, since: float) -> StreamMartingales:
-        """Return a new martingale test for images that start at time ``since``, in seconds since 1970."""
+        """Return new martingale tests for a stream of images.
+
+        ``since`` is the time of the first image, in seconds since 1970.
+        """
         return StreamMartingales.start(self.images, self.white_levels, since)
 
 
 @dataclass(eq=False)
 class ModelWindows:
-    """The newest images of one model: a window of all its images, and one of each image source."""
+    """Recent images of a model: all of them together, and those of each image source."""
 
     reference: WindowReference
     everything: Window
     sources: OrderedDict[str, Window] = field(default_factory=OrderedDict)
 
     def windows(self) -> Iterator[tuple[str | None, Window]]:
-        """Yield pairs of image source and window: first None for all images, then each source; none without images."""
+        """Yield each image source with its recent images.
+
+        First come all images together, with None as source. Without images nothing is yielded.
+        """
         if self.everything.count:
             yield None, self.everything
         yield from self.sources.items()

@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 
 
 class DriftWindows:
-    """The newest images of all models, in windows by model and image source, and tests for their drift.
+    """Recently scored images of all models, with tests for drift.
+
+    The newest images are kept in windows, one for each model and one for each image source.
 
     An alarm starts where p-values or white levels differ from those of the calibration images. Images are added in
     O(1); windows are tested, and bets are made, on request.
@@ -47,7 +49,10 @@ class DriftWindows:
 
     @property
     def changes(self) -> int:
-        """A counter that rises whenever images are recorded or dropped, so that a caller sees whether any were."""
+        """Counter that rises whenever images are recorded or dropped.
+
+        A caller sees by it whether the images have changed.
+        """
         return self._changes
 
     def record(
@@ -59,7 +64,9 @@ class DriftWindows:
         now: float,
         white_levels: Sequence[int] = (),
     ) -> None:
-        """Add newly scored images to the window of their model, and to that of their source if they have one.
+        """Add newly scored images to the recent images of their model and their source.
+
+        Images without a source count for the model only.
 
         Args:
             key: The model.
@@ -89,7 +96,9 @@ class DriftWindows:
             log.warning("drift of %s has ended: its window was dropped", name)
 
     def status(self, key: Key, now: float, weights: str | None = None) -> list[WindowStatus]:
-        """Return the drift tests of a model's images: of all images first, then of each source; none without images.
+        """Return the results of the drift tests of a model.
+
+        Those of all images come first, then those of each source. The list is empty without images.
 
         Starts and ends of alarms are logged.
 
@@ -107,7 +116,9 @@ class DriftWindows:
             return [self._judge(key, group.reference, source, window, now) for source, window in windows]
 
     def alarms(self, key: Key, weights: str) -> int:
-        """Return the number of a model's windows with an alarm, as of their last tests; nothing is tested.
+        """Return the number of drift alarms of a model.
+
+        All images together and each source may have one. It is the state of the last tests; nothing is tested.
 
         Args:
             key: The model.
@@ -120,7 +131,9 @@ class DriftWindows:
             return sum(window.any_alarm_since is not None for _, window in group.windows())
 
     def reset(self, key: Key, source: str | None, weights: str) -> Window | None:
-        """Drop a window with its alarm, so that it starts anew at the next image; return it, None if there was none.
+        """Drop the recent images of a model or a source with their drift alarm.
+
+        They start anew at the next image. Returns the dropped window, or None if there was none.
 
         Args:
             key: The model.
@@ -141,7 +154,10 @@ class DriftWindows:
             return dropped
 
     def put_back(self, key: Key, source: str | None, window: Window) -> None:
-        """Undo ``reset``: put the window back that it returned, without the images that were recorded since."""
+        """Undo ``reset``, and put back the window that it returned.
+
+        Images that were recorded since are dropped.
+        """
         with self._testing, self._lock:
             group = self._groups.get(key)
             if group is None:
@@ -153,12 +169,18 @@ class DriftWindows:
             self._changes += 1
 
     def models(self) -> list[Key]:
-        """Return the keys (model name, version, calibration number) for which there are recent p-values."""
+        """Return the keys of all models that have recent p-values.
+
+        A key has model name, version and calibration number.
+        """
         with self._lock:
             return list(self._groups)
 
     def contents(self) -> list[tuple[Key, WindowReference, list[tuple[str | None, Window]]]]:
-        """Return each model's key, calibration facts and copied windows, so that they can be written to disk."""
+        """Return copies of the recent images of all models, to be written to disk.
+
+        For each model there are its key, facts about its calibration, and its windows.
+        """
         contents = []
         for key in self.models():
             # A model at a time, so that scoring never waits for all of them.
@@ -174,7 +196,10 @@ class DriftWindows:
         return contents
 
     def restore(self, key: Key, reference: WindowReference, windows: Sequence[tuple[str | None, Window]]) -> None:
-        """Replace a model's windows by stored ones; the oldest images beyond the size limits are dropped."""
+        """Replace the recent images of a model by stored images.
+
+        The oldest images beyond the size limits are dropped.
+        """
         copies = {source: self._window(window) for source, window in windows}
         group = ModelWindows(reference, copies.pop(None) if None in copies else self._window())
         group.sources.update((source, window) for source, window in copies.items() if source is not None)
@@ -222,5 +247,8 @@ def _alarmed(key: Key, windows: Iterable[tuple[str | None, Window]]) -> list[str
 
 
 def label_of(key: Key, source: str | None) -> str:
-    """Return the name of a window in the log: its model, and its source if it has one."""
+    """Return the name of a group of recent images for the log.
+
+    It is the model, followed by the image source if there is one.
+    """
     return f"{key}" if source is None else f"{key} from {source}"

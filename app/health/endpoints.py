@@ -45,7 +45,9 @@ async def readiness(
     settings: SettingsDep,
     response: Response,
 ) -> Readiness:
-    """Answer 200 if images can be scored; 503 while models load, if all have failed, and while the service stops.
+    """Answer 200 if images can be scored, else 503.
+
+    It is 503 while models load, if all have failed, and while the service stops.
 
     It is 503 as well while scoring is stuck: a batch has been worked on for longer than a request may take. The answer
     lists the models that could not be loaded, with reasons.
@@ -78,6 +80,9 @@ async def readiness(
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses(401, 500)},
 )
 async def metrics(metrics: MetricsDep, pool: ModelPoolDep) -> Response:
-    """Return Prometheus metrics of requests, images, queues, models and drift, without waiting for the job store."""
+    """Return Prometheus metrics of the service.
+
+    They cover requests, images, queues, models and drift. The call does not wait for the job store.
+    """
     text = await asyncio.to_thread(metrics.render, pool.registered)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)

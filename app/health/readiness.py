@@ -14,7 +14,9 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class ServiceReadiness:
-    """Whether the service can score, and the models that the answer is based on.
+    """Result of the readiness check of the service.
+
+    It tells whether the service can score, and has the models that the result is based on.
 
     Attributes:
         status: ``ready``, or why it is not.
@@ -30,7 +32,7 @@ class ServiceReadiness:
 async def readiness_of(
     pool: ModelPool, queue: ScoringQueue, stopping: threading.Event, settings: Settings
 ) -> ServiceReadiness:
-    """Return whether the service can score.
+    """Return whether the service can score images now.
 
     Args:
         pool: The loaded models.

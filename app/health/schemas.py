@@ -12,14 +12,20 @@ ServiceStatus = Literal["ready", "loading", "draining", "failed", "stuck"]
 
 
 class Health(Answer):
-    """Answer of `/healthz`: the status `alive`, which means that the process runs, and the version of the service."""
+    """Answer of `/healthz`: the version of the running service.
+
+    The status is always `alive`, which means that the process runs.
+    """
 
     status: Literal["alive"]
     version: str = Field(description="Version of the service.", examples=["0.1.0"])
 
 
 class Readiness(Answer):
-    """Answer of `/readyz`: whether the service can score, which models failed to load, and how full its queue is."""
+    """Answer of `/readyz`: whether the service can score.
+
+    It also tells which models failed to load, and how full the queue is.
+    """
 
     status: ServiceStatus
     reason: str | None = Field(None, description="Why a service is `stuck`, else null.")

@@ -30,7 +30,10 @@ class StateCollector(Collector):
         self._drift = drift
 
     def collect(self) -> Iterable[Metric]:
-        """Yield gauges with the current values of the scoring queue, the models, the job queues and drift."""
+        """Yield gauges with the current state of queues, models and drift.
+
+        The queues are the scoring queue and the job queues.
+        """
         yield GaugeMetricFamily(
             "snf_queue_images", "Images that wait or are being scored, each counted once per draw.", self._queue.images
         )

@@ -8,7 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 @cache
 def package_version() -> str:
-    """Return the version of the package ``snf-density``, or ``0.0.0`` for a source tree that is not installed."""
+    """Return the version of the installed package ``snf-density``.
+
+    It is ``0.0.0`` for a source tree that is not installed.
+    """
     try:
         return version("snf-density")
     except PackageNotFoundError:

@@ -15,7 +15,7 @@ RETRY_S = 2
 
 
 class BodyTooLarge(HTTPException):
-    """Exception that gives HTTP status 413, raised when a request body has more bytes than its limit.
+    """Error for a request body that is larger than its limit (HTTP status 413).
 
     An ``HTTPException``, because FastAPI replaces other errors while it reads a body.
 
@@ -29,7 +29,10 @@ class BodyTooLarge(HTTPException):
 
 
 class TooMuchInFlight(HTTPException):
-    """Exception for HTTP 429: a request body exceeds the memory left for all bodies, or this caller's share."""
+    """Error for a request body that needs too much memory now (HTTP status 429).
+
+    It exceeds the memory left for the bodies of all requests, or this caller's share.
+    """
 
     def __init__(self, limit: int) -> None:
         super().__init__(
@@ -41,7 +44,9 @@ class TooMuchInFlight(HTTPException):
 
 
 class BodyLimit:
-    """ASGI middleware that limits request bodies in size (413), transfer rate (408) and total memory (429).
+    """ASGI middleware that limits the size, rate and memory of request bodies.
+
+    The errors are 413 for the size, 408 for the transfer rate, and 429 for the memory of all bodies.
 
     Past a limit, reading the body raises an error. A body counts towards the total until its request is answered,
     because its images stay in memory as long.
@@ -99,7 +104,9 @@ class BodyLimit:
 
 
 async def read_body(request: Request, limit: int, advice: str = "") -> bytes:
-    """Return the whole body of a request as bytes; raise ``BodyTooLarge`` if it has more than ``limit`` bytes.
+    """Read the whole body of a request into memory.
+
+    Raises ``BodyTooLarge`` if it has more than ``limit`` bytes.
 
     Args:
         request: The request.

@@ -13,7 +13,9 @@ from worker.settings import Settings
 
 
 class BodyTooSlow(HTTPException):
-    """Exception for HTTP 408: a request body arrives below the minimum rate in bytes/s, or pauses for too long.
+    """Error for a request body that arrives too slowly (HTTP status 408).
+
+    It is below the minimum rate in bytes/s, or pauses for too long.
 
     An ``HTTPException``, because FastAPI replaces other errors while it reads a body.
     """
@@ -24,7 +26,9 @@ class BodyTooSlow(HTTPException):
 
 @dataclass(frozen=True)
 class PaceLimits:
-    """Minimum transfer rate of a request body in bytes per second, and longest pause between its bytes in seconds.
+    """Limits on how slowly a request body may arrive.
+
+    They are a minimum rate in bytes per second, and the longest pause in seconds.
 
     Args:
         silence_s: Longest wait for the next bytes, in seconds.
@@ -36,12 +40,17 @@ class PaceLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> PaceLimits:
-        """Return the limits from the settings ``body_timeout_s`` (seconds) and ``min_body_rate`` (bytes/s)."""
+        """Return the limits that the settings define.
+
+        They are ``body_timeout_s`` (seconds) and ``min_body_rate`` (bytes/s).
+        """
         return cls(settings.body_timeout_s, settings.min_body_rate)
 
 
 class PacedBody:
-    """ASGI ``receive`` function that raises ``BodyTooSlow`` if a request body pauses too long or arrives too slowly.
+    """ASGI ``receive`` function that raises an error if a request body arrives too slowly.
+
+    The error is ``BodyTooSlow``. It is also raised if the body pauses for too long.
 
     Only the time in which the service waits for the client counts. A call that is cancelled continues the count where
     it stopped.

@@ -29,12 +29,15 @@ class TimedConnection(Protocol):
     """Interface of a network connection that can close itself when one of its timeouts has passed."""
 
     def check(self, now: float) -> None:
-        """Close the connection if one of its timeouts has passed; ``now`` is the event loop's time in seconds."""
+        """Close the connection if one of its timeouts has passed.
+
+        ``now`` is the event loop's time in seconds.
+        """
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """Largest number of open HTTP connections of the server, and the timeouts of a connection in seconds.
+    """Limits on the number of open HTTP connections, and their timeouts in seconds.
 
     Args:
         most: Most connections at once; a single address gets at most half of them.
@@ -50,7 +53,9 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:
-        """Return the limits of the settings, with fewer connections if the process may not open enough files.
+        """Return the limits that the settings define.
+
+        The number of connections is smaller if the process may not open enough files.
 
         The limit on open files is raised first, as far as the system permits.
         """
@@ -61,7 +66,10 @@ class ConnectionLimits:
 
 
 class ConnectionWatch:
-    """Register of a server's open connections, which limits their number per client and checks their timeouts."""
+    """Register of a server's open connections.
+
+    It limits their number per client, and checks their timeouts.
+    """
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
@@ -73,7 +81,11 @@ class ConnectionWatch:
         self._proxies = [ipaddress.ip_network(proxy) for proxy in limits.proxies]
 
     def admit(self, connection: TimedConnection, host: str) -> Problem | None:
-        """Register a connection from the IP ``host`` and return None, or return a 429 or 503 ``Problem`` if full."""
+        """Register a new connection, or return the error that refuses it.
+
+        Returns None if the connection is registered, else a 429 or 503 ``Problem``. ``host`` is the IP address of the
+        client.
+        """
         # Behind a proxy are many clients: each of its connections counts by itself.
         address = f"proxy {id(connection)}" if self._is_proxy(host) else network_of(host)
         if not self._shares.take(address):
@@ -85,7 +97,10 @@ class ConnectionWatch:
         return None
 
     def release(self, connection: TimedConnection) -> None:
-        """Remove a connection, so that it no longer counts towards the limits; ignore an unknown one."""
+        """Remove a connection from the register.
+
+        It no longer counts towards the limits. An unknown connection is ignored.
+        """
         address = self._open.pop(connection, None)
         if address is not None:
             self._shares.give_back(address)

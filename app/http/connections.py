@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class Connection(HttpToolsProtocol):
-    """Uvicorn HTTP connection with limits on header size, header time, and the time an answer stays unread."""
+    """HTTP connection of uvicorn with limits against slow clients and large headers.
+
+    The limits are on header size, on header time, and on the time an answer stays unread.
+    """
 
     def __init__(
         self,
@@ -52,7 +55,10 @@ class Connection(HttpToolsProtocol):
         self._taken_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept a new connection, or answer 429 or 503 and close it if too many are open."""
+        """Accept a new connection, or refuse it if too many are open.
+
+        A refused connection is answered with 429 or 503 and closed.
+        """
         client = get_remote_addr(transport)
         problem = self._watch.admit(self, client[0] if client else "")
         if problem is not None:
@@ -65,12 +71,18 @@ class Connection(HttpToolsProtocol):
         self._head_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop counting this connection as open, because it was closed; ``exc`` is the error, if any."""
+        """Stop counting this connection as open, because it was closed.
+
+        ``exc`` is the error, if any.
+        """
         self._watch.release(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes from the client; answer 431 if the headers of a request reach 64 KiB."""
+        """Parse bytes that came from the client.
+
+        If the headers of a request reach 64 KiB, the answer is 431.
+        """
         if self._refused_since is not None:
             self._discarded += len(data)
             if self._discarded > LINGER_BYTES:
@@ -92,7 +104,10 @@ class Connection(HttpToolsProtocol):
             self._head_since = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Store a parsed header of the request; raise ``ValueError`` at the 257th, ignore those after the body."""
+        """Store a parsed header of the request.
+
+        Raises ``ValueError`` at the 257th header. Headers after the body are ignored.
+        """
         if self._in_body:
             return
         if len(self.headers) >= HEADERS:
@@ -101,7 +116,10 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start handling a request whose headers are complete; raise ``ValueError`` if over 16 others wait."""
+        """Start to handle a request whose headers are complete.
+
+        Raises ``ValueError`` if over 16 other requests of the connection wait.
+        """
         self._advanced = self._in_body = True
         self._head_since = None
         super().on_headers_complete()
@@ -119,23 +137,35 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Start the next waiting request, or limit the time for the rest of a body that was answered early."""
+        """Start the next waiting request of the connection, after an answer.
+
+        If the answer came before the whole body of its request, the time for the rest of the body is limited.
+        """
         super().on_response_complete()
         if self._in_body and self.cycle.response_complete:
             self._head_since = self.loop.time()
 
     def resume_writing(self) -> None:
-        """Continue to send an answer that was paused, because the client has read enough of it."""
+        """Continue to send an answer that was paused.
+
+        The client has read enough of it meanwhile.
+        """
         self._unsent = None
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer 400 with the reason ``msg`` to a request that is not valid HTTP; 431 if it has too many headers."""
+        """Answer 400 to a request that is not valid HTTP.
+
+        ``msg`` is the reason. The answer is 431 if the request has too many headers.
+        """
         malformed = Problem(400, "malformed-request", "The request is not valid HTTP", msg)
         self._refuse(_headers_too_large() if self._too_many else malformed)
 
     def check(self, now: float) -> None:
-        """Close the connection if headers are late or an answer stays unread; ``now`` is the loop's time in seconds."""
+        """Close the connection if one of its timeouts has passed.
+
+        That is so if headers are late, or if an answer stays unread. ``now`` is the event loop's time in seconds.
+        """
         if self._refused_since is not None:
             if now - self._refused_since > LINGER_S:
                 self.transport.abort()
@@ -185,7 +215,10 @@ class Connection(HttpToolsProtocol):
 
 
 def encode(problem: Problem) -> bytes:
-    """Return the bytes of an HTTP answer that reports an error as JSON and closes the connection."""
+    """Return the bytes of an HTTP response that reports an error as JSON.
+
+    The response closes the connection.
+    """
     answer = problem_response(problem, "")
     lines = [STATUS_LINE[answer.status_code]]
     lines += [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]

@@ -25,7 +25,7 @@ TimeoutMs = Annotated[
 
 
 class RequestDeadline:
-    """The time limit of a request that is being answered.
+    """Time limit of a request that is being handled.
 
     Args:
         limit: The limit as asyncio counts it.
@@ -39,14 +39,19 @@ class RequestDeadline:
         self._asked = asked
 
     def extend(self, seconds: float) -> None:
-        """Allow more time for work that is known to take long, unless the client itself set the limit."""
+        """Extend the time limit for work that is known to take long.
+
+        Nothing changes if the client itself set the limit.
+        """
         when = self._limit.when()
         if not self._asked and when is not None:
             self.seconds += seconds
             self._limit.reschedule(when + seconds)
 
     def ask(self, seconds: float) -> None:
-        """Set the limit given in the request body, from arrival on, unless the client asked for a shorter one before.
+        """Set the time limit that is given in the request body.
+
+        It counts from the arrival of the request. If the client asked for a shorter limit before, that limit stays.
 
         Args:
             seconds: The limit in seconds.
@@ -59,7 +64,9 @@ class RequestDeadline:
 
 @asynccontextmanager
 async def deadline(timeout_ms: int | None, default_s: float) -> AsyncIterator[RequestDeadline]:
-    """Context manager that cancels the code in its block after a time limit, and raises an error with status 504.
+    """Context manager that cancels its block after a time limit.
+
+    It raises an error with status 504 then.
 
     Args:
         timeout_ms: Time that the client asked for, in milliseconds; None for the default.

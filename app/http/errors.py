@@ -47,7 +47,10 @@ log = logging.getLogger(__name__)
 
 
 class FieldProblem(BaseModel):
-    """An error in one part of a request: a path to the part, such as /query/alpha, and what is wrong there."""
+    """Error in one part of a request.
+
+    It has the path to the part, such as /query/alpha, and tells what is wrong there.
+    """
 
     pointer: str = Field(
         description="Where: `/body/...`, `/query/...`, `/header/...` or `/path/...`.",
@@ -57,7 +60,7 @@ class FieldProblem(BaseModel):
 
 
 class ProblemDetails(BaseModel):
-    """The body of every error answer: a JSON object with the members that RFC 9457 (problem details) defines."""
+    """Body of an error response: a JSON object of problem details (RFC 9457)."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -70,7 +73,9 @@ class ProblemDetails(BaseModel):
 
 
 class Problem(Exception):
-    """Exception that the service answers with its HTTP status and a JSON body of problem details (RFC 9457).
+    """Exception that the service answers as an HTTP error.
+
+    The answer has its HTTP status, and a JSON body of problem details (RFC 9457).
 
     Args:
         status: HTTP status.
@@ -104,7 +109,10 @@ class Problem(Exception):
 
 
 def invalid(pointer: str, detail: str) -> Problem:
-    """Return a ``Problem`` with status 422 about the part of a request at ``pointer``, such as ``/query/alpha``."""
+    """Return a 422 error about a wrong part of a request.
+
+    ``pointer`` is the path to the part, such as ``/query/alpha``.
+    """
     return Problem(
         422,
         "invalid-request",
@@ -115,7 +123,10 @@ def invalid(pointer: str, detail: str) -> Problem:
 
 
 def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
-    """Return a ``Problem`` with status 415 that names the content type ``got`` and the ``accepted`` ones."""
+    """Return a 415 error for a content type that is not accepted.
+
+    The error names the content type ``got`` and the ``accepted`` types.
+    """
     names = ", ".join(accepted)
     return Problem(
         415,
@@ -127,12 +138,12 @@ def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
 
 
 def draining() -> Problem:
-    """Return a ``Problem`` with status 503, for requests that arrive while the service is shutting down."""
+    """Return a 503 error for requests that arrive while the service is shutting down."""
     return Problem(503, "draining", "The service is stopping", "no new work is taken", headers={"Retry-After": "5"})
 
 
 def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = (), known: Collection[str] = ()) -> FieldProblem:
-    """Convert an error item of pydantic to a ``FieldProblem``: the path of the wrong value and a readable text.
+    """Convert a pydantic error to a ``FieldProblem`` with a readable text.
 
     Args:
         error: An item of ``ValidationError.errors()``.
@@ -160,7 +171,9 @@ def status_of(error: ModelsError | JobsError | Problem) -> int:
 
 
 def problem_response(problem: Problem, instance: str) -> Response:
-    """Return an HTTP response with the error as JSON; ``instance`` is the path of the failed request.
+    """Return an HTTP response that reports an error as JSON.
+
+    ``instance`` is the path of the failed request.
 
     It has the form of RFC 9457, or below ``/v2`` that of the Open Inference Protocol.
     """
@@ -184,7 +197,10 @@ def problem_response(problem: Problem, instance: str) -> Response:
 
 
 def problem_of(error: Exception) -> Problem:
-    """Return any exception as a ``Problem`` (RFC 9457); an unexpected one becomes a 500 without internal details."""
+    """Convert any exception to a ``Problem``, from which the error response is made.
+
+    An unexpected exception becomes a 500 error without internal details.
+    """
     error = storage_error(error) or error
     match error:
         case Problem():
@@ -240,7 +256,10 @@ def phrase(status: int) -> str:
 
 
 def pointer_of(location: Sequence[str | int]) -> str:
-    """Return the keys and indices of a location as a JSON pointer (RFC 6901), such as ``/query/alpha``."""
+    """Convert a list of keys and indices to a JSON pointer, such as ``/query/alpha``.
+
+    JSON pointers are defined by RFC 6901.
+    """
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
 
 
@@ -281,13 +300,19 @@ def install(app: FastAPI) -> None:
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI entries for error answers with these statuses, for FastAPI's argument ``responses``."""
+    """Return the OpenAPI entries of error responses with these HTTP statuses.
+
+    They are for FastAPI's argument ``responses``.
+    """
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
     return {status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}
 
 
 def add_schema(openapi: dict[str, Any]) -> None:
-    """Add the error schema to an OpenAPI document in place, and the errors 400, 403, 408 and 422 to its operations."""
+    """Add the error schema and common error responses to an OpenAPI document, in place.
+
+    The operations get the errors 400, 403 and 422, and with a request body also 408.
+    """
     for path in openapi["paths"].values():
         for operation in path.values():
             anywhere = responses(400, 403, 422, *((408,) if "requestBody" in operation else ()))

@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """Log file with one JSON object per line, readable by its owner only; by default it is rotated at 10 MB."""
+    """Log file with one JSON object per line.
+
+    Only its owner can read it. By default it is rotated at 10 MB.
+    """
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> None:
         self.path = path
@@ -35,7 +38,9 @@ class JsonLines:
         self._kept = kept
 
     def write(self, records: Iterable[Record]) -> None:
-        """Append records to the file, one per line, rotating a full file.
+        """Append records to the file, one per line.
+
+        A full file is rotated first.
 
         Raises ``OSError`` if that fails; none of the records is in the file then.
         """
@@ -89,7 +94,9 @@ class BackgroundLog:
         self._lost = 0
 
     def put(self, file: JsonLines, record: Record) -> None:
-        """Queue a record for ``file`` without waiting; drop it and count it as lost if 10 000 records wait.
+        """Queue a record for a log file without waiting.
+
+        If 10 000 records wait already, the record is dropped and counted as lost.
 
         To be called on the event loop only.
         """

@@ -23,14 +23,18 @@ MAX_BYTES = 64 * 1024
 
 
 class JsonRoute(APIRoute):
-    """FastAPI route that checks the caller's role before it reads the JSON body, which may take 64 KiB at most.
+    """FastAPI route that checks the caller's role before it reads the JSON body.
+
+    The body may take 64 KiB at most.
 
     FastAPI reads and validates a body parameter before it runs any dependency. This route first checks the role that
     its dependencies ask for, then type and size of the body: a caller without the role gets 403, whatever it sent.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return an async function that checks role, content type and body size, then calls the endpoint.
+        """Return the async function that handles the requests of this route.
+
+        It checks role, content type and body size, then calls the endpoint.
 
         The function raises 403, 413, 415 and 422 errors.
         """
@@ -53,17 +57,26 @@ class JsonRoute(APIRoute):
 
 
 class JsonRequest(Request):
-    """Request whose body must be JSON of at most 64 KiB; the parsed body is kept for the audit log."""
+    """Request with a JSON body of at most 64 KiB.
+
+    The parsed body is kept for the audit log.
+    """
 
     async def read(self) -> None:
-        """Read the body into memory; raise a 415 error if it is not JSON, ``BodyTooLarge`` above 64 KiB."""
+        """Read the JSON body into memory.
+
+        Raises a 415 error if its content type is not JSON, and ``BodyTooLarge`` above 64 KiB.
+        """
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != JSON:
             raise unsupported_media_type(media_type, [JSON])
         self._body = await read_body(self, MAX_BYTES)
 
     async def json(self) -> Any:
-        """Return the body parsed as JSON, and keep it for the audit log; raise ``JSONDecodeError`` if invalid."""
+        """Return the body parsed as JSON.
+
+        It is kept for the audit log. Raises ``JSONDecodeError`` if the body is invalid.
+        """
         try:
             document = from_json(await self.body())
         except ValueError as error:

@@ -12,7 +12,9 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 class HeadAsGet:
-    """ASGI middleware that answers HEAD with the status and the headers of GET, and without a body.
+    """ASGI middleware that answers a HEAD request like GET, but without the body.
+
+    Status and headers are those of GET.
 
     A file is not read, and a stream ends after its headers.
 
@@ -58,7 +60,9 @@ class HeadAsGet:
 
 
 def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:
-    """Return the value of the header ``Allow`` for the path of a request: the methods of all of its routes.
+    """Return the value of the ``Allow`` header for the path of a request.
+
+    It has the methods of all routes of the path.
 
     A path that a route has to the letter, such as ``/v1/jobs/estimate``, is not also the id of ``/v1/jobs/{job_id}``.
     """

@@ -6,7 +6,9 @@ from typing import Any
 
 
 def located(description: str, what: str) -> dict[str, Any]:
-    """Return the OpenAPI entry of an answer whose header ``Location`` has the path of a new resource.
+    """Return the OpenAPI entry of a response with a ``Location`` header.
+
+    The header has the path of a new resource.
 
     Args:
         description: Description of the answer.
@@ -17,7 +19,10 @@ def located(description: str, what: str) -> dict[str, Any]:
 
 
 def remove_null_parameters(document: dict[str, Any]) -> None:
-    """Remove null from the types of parameters in an OpenAPI document, in place. Callers omit optional parameters."""
+    """Remove null from the parameter types of an OpenAPI document, in place.
+
+    Callers omit optional parameters.
+    """
     for calls in document["paths"].values():
         for operation in calls.values():
             for parameter in operation.get("parameters", ()):

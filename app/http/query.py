@@ -19,7 +19,9 @@ MAX_NAMED = 10
 
 
 async def require_known_query(request: Request) -> None:
-    """Raise a 422 ``Problem`` if the query has parameters that the route of the request does not declare.
+    """Raise a 422 error if a request has unknown query parameters.
+
+    A parameter is known if the route of the request declares it.
 
     Pages, which are not in the API documentation, take any query.
     """

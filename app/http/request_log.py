@@ -27,32 +27,50 @@ MAX_LOGGED = 500
 
 
 def audit_file(settings: Settings) -> JsonLines:
-    """Return the log of all changes made through the API, ``logs/audit.jsonl`` in the service's data folder."""
+    """Return the audit log: the log file of all changes made through the API.
+
+    It is ``logs/audit.jsonl`` in the service's data folder.
+    """
     return JsonLines(settings.logs_dir / "audit.jsonl")
 
 
 def timestamp() -> str:
-    """Return the current UTC time as ISO 8601 text with milliseconds: ``2026-01-31T12:00:00.000+00:00``."""
+    """Return the current UTC time as ISO 8601 text with milliseconds.
+
+    For example ``2026-01-31T12:00:00.000+00:00``.
+    """
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def note_body(scope: Scope, body: Any) -> None:
-    """Store the parsed JSON body in the ASGI scope of its request, for the request's entry in the audit log."""
+    """Store the parsed JSON body of a request for the audit log.
+
+    It is kept in the ASGI scope of the request.
+    """
     scope[BODY] = body
 
 
 def forget_body(scope: Scope) -> None:
-    """Remove the stored JSON body from the ASGI scope of a request, so that the audit log leaves it out."""
+    """Remove the stored JSON body of a request, so that the audit log leaves it out.
+
+    The body is kept in the ASGI scope of the request.
+    """
     scope.pop(BODY, None)
 
 
 def shortened(text: str) -> str:
-    """Return text unchanged up to 500 characters; cut longer text there and append ``...``."""
+    """Cut a text after 500 characters.
+
+    A text that was cut ends with ``...``.
+    """
     return text if len(text) <= MAX_LOGGED else f"{text[:MAX_LOGGED]}..."
 
 
 def origin_of(scope: Scope) -> Record:
-    """Return who sent a request as a dict of log fields: caller, key name, role, network address, user agent."""
+    """Return who sent a request, as fields of a log record.
+
+    They are caller, key name, role, network address and user agent.
+    """
     caller = caller_of(scope)
     return {
         "caller": caller.name,
@@ -64,7 +82,9 @@ def origin_of(scope: Scope) -> Record:
 
 
 class RequestLog:
-    """ASGI middleware that records changes in the audit log and, if enabled, every request in the access log.
+    """ASGI middleware that writes the audit log and the access log.
+
+    The audit log records changes. The access log records every request, if it is enabled.
 
     The audit log contains every call that can change something and that the caller's role allows, whatever its status.
     """

@@ -14,7 +14,10 @@ RULES: dict[str, str] = {}
 
 
 def pattern(expression: str, rule: str) -> str:
-    """Return ``expression`` unchanged, and register ``rule`` as the text that validation errors show for it."""
+    """Register a readable rule for a regular expression.
+
+    Validation errors show ``rule`` for ``expression``, which is returned unchanged.
+    """
     RULES[expression] = rule
     return expression
 
@@ -36,6 +39,9 @@ Whole = Annotated[int, BeforeValidator(_refuse_conversion)]
 
 
 class Answer(BaseModel):
-    """Base class of all API answers: an immutable pydantic model that can be built from another object's attributes."""
+    """Base class of all API responses: an immutable pydantic model.
+
+    It can be built from another object's attributes.
+    """
 
     model_config = ConfigDict(frozen=True, from_attributes=True)

@@ -6,7 +6,9 @@ import threading
 
 
 class FairShares:
-    """Counter of a shared capacity, such as bytes. A caller may hold about as much as remains free.
+    """Fair division of a limited capacity, such as bytes, among callers.
+
+    A caller may hold about as much as remains free.
 
     A request is admitted where it fits and where the caller afterwards holds at most one unit more than stays free.
     The first caller can get half of the capacity, the next caller half of the rest, and so on. While anything is free,
@@ -37,7 +39,10 @@ class FairShares:
         return self._held.get(caller, 0)
 
     def take(self, caller: str, amount: int = 1) -> bool:
-        """Reserve ``amount`` units for a caller and return True, or return False if its share does not allow it."""
+        """Reserve units of the capacity for a caller, if its share allows it.
+
+        Returns whether the ``amount`` units were reserved.
+        """
         _check(amount)
         with self._lock:
             held = self.held(caller) + amount
@@ -49,7 +54,10 @@ class FairShares:
             return True
 
     def give_back(self, caller: str, amount: int = 1) -> None:
-        """Free ``amount`` units that a caller holds; raise ``ValueError`` if it holds fewer."""
+        """Release units of the capacity that a caller holds.
+
+        Raises ``ValueError`` if the caller holds fewer than ``amount``.
+        """
         _check(amount)
         with self._lock:
             held = self.held(caller) - amount

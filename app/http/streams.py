@@ -11,7 +11,10 @@ from starlette.types import Receive, Scope, Send
 
 
 class ClosableChunks(Protocol):
-    """Iterator over the bytes of a response that keeps a resource, such as a file, open until it is closed."""
+    """Iterator over the bytes of a response, to be closed at the end.
+
+    It keeps a resource, such as a file, open until it is closed.
+    """
 
     def __iter__(self) -> ClosableChunks: ...
 
@@ -22,7 +25,10 @@ class ClosableChunks(Protocol):
 
 
 class ClosedStream(StreamingResponse):
-    """Streaming HTTP response that always closes its content at the end, even if the client disconnects early."""
+    """Streaming HTTP response that always closes its content at the end.
+
+    It does so even if the client disconnects early.
+    """
 
     def __init__(
         self,

@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 
 
 class UploadFolders:
-    """Creator of temporary upload folders; each is locked by its process, so that leftovers can be recognised.
+    """Temporary folders for uploads, with cleanup after a crash.
+
+    Each folder is locked by its process, so that leftovers can be recognised.
 
     A folder whose lock is free belongs to a service that was killed. Services on several machines may share ``root``.
 
@@ -35,7 +37,7 @@ class UploadFolders:
 
     @contextmanager
     def new(self) -> Iterator[Path]:
-        """Context manager that creates an empty temporary folder, yields its path, and deletes it at the end."""
+        """Context manager that yields an empty temporary folder, and deletes it at the end."""
         folder = self._root / uuid4().hex
         # A sweep must not find the folder without its lock.
         with self._locked():
@@ -49,7 +51,10 @@ class UploadFolders:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Delete the upload folders of processes that were killed, and the unfinished datasets made from them."""
+        """Delete the upload folders that killed processes left behind.
+
+        The unfinished datasets made from these uploads are deleted, too.
+        """
         with self._locked():
             orphans, live = [], set()
             for folder in self._root.iterdir():
@@ -74,7 +79,7 @@ class UploadFolders:
 
 
 def note_target(folder: Path, name: str) -> None:
-    """Write ``name``, the dataset that an upload will become, to the upload's folder, for cleanup after a crash.
+    """Record in the folder of an upload which dataset it will become.
 
     ``UploadFolders.sweep`` removes the unfinished dataset if the service is killed.
     """

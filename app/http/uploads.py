@@ -23,7 +23,9 @@ CHECK_S = 0.5
 
 
 class UploadBody:
-    """Body of an upload request, which a worker thread reads in chunks of about 1 MiB through the event loop.
+    """Body of an upload request, which a worker thread reads in chunks.
+
+    A chunk is about 1 MiB and comes through the event loop.
 
     Args:
         request: The request.
@@ -61,7 +63,10 @@ class UploadBody:
             raise BodyTooLarge(self._limit)
 
     async def next_chunk(self) -> bytes:
-        """Return the next bytes of the body, about 1 MiB; at the end of the body, return empty bytes."""
+        """Return the next chunk of the body, of about 1 MiB.
+
+        At the end of the body it is empty.
+        """
         chunks: list[bytes] = []
         size = 0
         while self._more and size < CHUNK_BYTES:
@@ -81,7 +86,7 @@ class UploadBody:
 
 
 class UploadWatch:
-    """Progress callback that raises an error if the client of an upload has left or the service is stopping.
+    """Progress callback that ends an upload if its client leaves or the service stops.
 
     Raises ``ClientDisconnect`` where the client has left, and a 503 error where the service stops.
     """
@@ -103,7 +108,9 @@ class UploadWatch:
 
 @contextmanager
 def upload_slot(slots: FairShares, request: Request, retry_s: int = 30) -> Iterator[None]:
-    """Context manager that counts an upload while it runs; it raises a 429 error if too many are running.
+    """Context manager that limits how many uploads run at once.
+
+    An upload counts while the block runs. A 429 error is raised if too many are running.
 
     Args:
         slots: Uploads at once, shared among callers.

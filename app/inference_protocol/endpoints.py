@@ -54,7 +54,10 @@ Version = Annotated[str, Path(description="Number of a version.", examples=["1"]
     responses=responses(401, 500),
 )
 async def show_server() -> ServerMetadata:
-    """Show the name and version of the service, and the extensions of the Open Inference Protocol that it has."""
+    """Show the name, version and protocol extensions of the service.
+
+    The extensions are those of the Open Inference Protocol.
+    """
     return server_metadata()
 
 
@@ -74,7 +77,10 @@ async def check_live() -> ServerLive:
 async def check_ready(
     pool: ModelPoolDep, queue: ScoringQueueDep, stopping: DrainingDep, settings: SettingsDep
 ) -> ServerReady | Response:
-    """Answer 200 if images can be scored, else 503, as `/readyz`."""
+    """Answer 200 if images can be scored, else 503.
+
+    It is the same check as `/readyz`.
+    """
     readiness = await readiness_of(pool, queue, stopping, settings)
     if readiness.status != "ready":
         return error_answer(503, f"The service is not ready: {readiness.reason or readiness.status}")
@@ -89,7 +95,9 @@ async def check_ready(
     responses=responses(401, 404, 409, 422, 500),
 )
 async def show_model(name: Name, pool: ModelPoolDep, registry: RegistryDep) -> ModelMetadata:
-    """Show the versions of a model, its input and output tensors, and what the numbers of its live version mean.
+    """Show the versions of a model, and its input and output tensors.
+
+    It also tells what the numbers of its live version mean.
 
     409 where all versions are unfit.
     """
@@ -104,7 +112,10 @@ async def show_model(name: Name, pool: ModelPoolDep, registry: RegistryDep) -> M
     responses=responses(401, 404, 422, 500),
 )
 async def show_version(name: Name, version: Version, pool: ModelPoolDep, registry: RegistryDep) -> ModelMetadata:
-    """Show the versions of a model, its input and output tensors, and what the numbers of one version mean."""
+    """Show the input and output tensors of a model version.
+
+    It also has the versions of the model, and tells what the numbers of this version mean.
+    """
     return await _metadata(f"{name}:{version}", pool, registry)
 
 
@@ -125,7 +136,10 @@ async def _metadata(ref: str, pool: ModelPool, registry: Registry) -> ModelMetad
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 async def check_model(name: Name, pool: ModelPoolDep) -> ModelReady | Response:
-    """Answer 200 if the model is loaded, or is loaded at its first request; 503 while it loads, and if that failed."""
+    """Answer 200 if a model can score, else 503.
+
+    It is 200 if the model is loaded, or is loaded at its first request. It is 503 while it loads, and if that failed.
+    """
     return await _readiness(name, pool)
 
 
@@ -138,7 +152,10 @@ async def check_model(name: Name, pool: ModelPoolDep) -> ModelReady | Response:
     responses=responses(401, 404, 422, 500, 503),
 )
 async def check_version(name: Name, version: Version, pool: ModelPoolDep) -> ModelReady | Response:
-    """Answer 200 if the version is loaded, or is loaded at its first request; 503 while it loads, or if that failed."""
+    """Answer 200 if a model version can score, else 503.
+
+    It is 200 if the version is loaded, or is loaded at its first request. It is 503 while it loads, or if that failed.
+    """
     return await _readiness(f"{name}:{version}", pool)
 
 
@@ -160,7 +177,9 @@ async def _readiness(ref: str, pool: ModelPool) -> ModelReady | Response:
     openapi_extra={"requestBody": BODY},
 )
 async def infer(name: Name, request: Request, inference: InferenceServiceDep, timeout_ms: TimeoutMs = None) -> Response:
-    """Score images: `log_likelihood` in nats, `bits_per_dim` and the conformal `p_value`, one float64 an image.
+    """Score a tensor of images.
+
+    The outputs are `log_likelihood` in nats, `bits_per_dim` and the conformal `p_value`, one float64 an image.
 
     The input is `image`, UINT8 `[N, channels, height, width]`, in JSON or as bytes after the JSON object (binary tensor
     data extension). The numbers equal those of `/v1/models/{ref}/score` to the bit. An image without a finite
@@ -182,7 +201,10 @@ async def infer(name: Name, request: Request, inference: InferenceServiceDep, ti
 async def infer_with_version(
     name: Name, version: Version, request: Request, inference: InferenceServiceDep, timeout_ms: TimeoutMs = None
 ) -> Response:
-    """Score images with one version of a model, as `/v2/models/{name}/infer`."""
+    """Score a tensor of images with one version of a model.
+
+    Request and answer are those of `/v2/models/{name}/infer`.
+    """
     return _response(await inference.infer(f"{name}:{version}", request, timeout_ms))
 
 

@@ -13,7 +13,9 @@ MEDIA_TYPE = "application/json"
 
 
 def has_protocol(path: str) -> bool:
-    """Return whether a URL path belongs to the Open Inference Protocol, so that its errors have that form.
+    """Return whether a URL path belongs to the Open Inference Protocol.
+
+    Errors of these paths have the form of the protocol.
 
     >>> has_protocol("/v2"), has_protocol("/v2/models/m/infer"), has_protocol("/v20"), has_protocol("/v1/models")
     (True, True, False, False)
@@ -22,7 +24,7 @@ def has_protocol(path: str) -> bool:
 
 
 def error_answer(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return an HTTP response with an error as the protocol defines it.
+    """Return an error response in the form of the Open Inference Protocol.
 
     Args:
         status: HTTP status.
@@ -33,7 +35,7 @@ def error_answer(status: int, text: str, headers: Mapping[str, str] | None = Non
 
 
 def describe_errors(openapi: dict[str, Any]) -> None:
-    """Set the schema of the protocol's error responses in an OpenAPI document, in place."""
+    """Describe the protocol's error responses in an OpenAPI document, in place."""
     content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{SCHEMA}"}}}
     for path, calls in openapi["paths"].items():
         if not has_protocol(path):

@@ -49,7 +49,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class GrpcCalls:
-    """The methods of ``inference.GRPCInferenceService``.
+    """Methods of the gRPC service ``inference.GRPCInferenceService``.
 
     Args:
         app: The HTTP application.
@@ -63,7 +63,9 @@ class GrpcCalls:
         self._message_s = message_s
 
     def handler(self, method: str) -> Callable[[AsyncIterator[bytes], Context], Awaitable[Any]]:
-        """Return the handler of a method, which takes the messages of a call as bytes.
+        """Return the function that handles the calls of a gRPC method.
+
+        It takes the messages of a call as bytes.
 
         A key is checked before a message is read: it may have megabytes, and take more to parse.
         """
@@ -96,19 +98,22 @@ class GrpcCalls:
         return CLASSES["ServerReadyResponse"](ready=(await self._get("/health/ready", context)).is_success)
 
     async def ServerMetadata(self, _asked: Any, context: Context) -> Any:  # noqa: N802
-        """Answer name, version and extensions of the service."""
+        """Return the name, version and protocol extensions of the service."""
         document = await self._document("", context)
         return CLASSES["ServerMetadataResponse"](**document)
 
     async def ModelReady(self, asked: Any, context: Context) -> Any:  # noqa: N802
-        """Answer whether a model can score; an unknown one is an error."""
+        """Answer whether a model can score.
+
+        An unknown model is an error.
+        """
         answer = await self._get(f"{await _model(asked.name, asked.version, context)}/ready", context)
         if answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
             await _raise_for_status(answer, context)
         return CLASSES["ModelReadyResponse"](ready=answer.is_success)
 
     async def ModelMetadata(self, asked: Any, context: Context) -> Any:  # noqa: N802
-        """Answer versions and tensors of a model."""
+        """Return the versions of a model, and its input and output tensors."""
         document = await self._document(await _model(asked.name, asked.version, context), context)
         kept = {name: document[name] for name in ("name", "versions", "platform")}
         tensors = {
@@ -118,7 +123,10 @@ class GrpcCalls:
         return CLASSES["ModelMetadataResponse"](**kept, **tensors)
 
     async def ModelInfer(self, asked: Any, context: Context) -> Any:  # noqa: N802
-        """Score a tensor of images; outputs are raw contents."""
+        """Score a tensor of images.
+
+        The output tensors are sent as bytes, in ``raw_output_contents``.
+        """
         await _check_counts(asked, context)
         described = json.dumps(_described(asked), separators=(",", ":")).encode()
         binary = b"".join(asked.raw_input_contents)

@@ -28,7 +28,10 @@ log = logging.getLogger(__name__)
 
 
 def lacks_packages(settings: Settings) -> bool:
-    """Return whether the settings name a port of gRPC, but the packages of the extra ``grpc`` are not installed."""
+    """Return whether gRPC is turned on, but its packages are not installed.
+
+    It is turned on if the settings name a port of gRPC. The packages are those of the extra ``grpc``.
+    """
     if settings.grpc_port is None:
         return False
     try:
@@ -41,7 +44,9 @@ def lacks_packages(settings: Settings) -> bool:
 async def grpc_server(
     app: ASGIApp, settings: Settings, state: AppState, draining: threading.Event
 ) -> AsyncIterator[None]:
-    """Context manager that answers gRPC calls at ``SNF_GRPC_PORT`` during its block; without a port it does nothing.
+    """Context manager that runs the gRPC server during its block.
+
+    The server answers at ``SNF_GRPC_PORT``. Without a port nothing is done.
 
     Args:
         app: The HTTP application, which answers the calls.

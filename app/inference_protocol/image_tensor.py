@@ -21,7 +21,9 @@ CHUNK = 2**16
 
 
 def image_shape(preprocessing: Preprocessing) -> list[int]:
-    """Return the shape of a model's image tensor; -1 is a dimension of any size.
+    """Return the shape of the image tensor that a model takes.
+
+    -1 is a dimension of any size.
 
     >>> image_shape(Preprocessing(channels=1, height=28, width=28))
     [-1, 1, 28, 28]
@@ -33,7 +35,9 @@ def image_shape(preprocessing: Preprocessing) -> list[int]:
 
 
 def image_input(inputs: Sequence[InferInput], preprocessing: Preprocessing, limit: int) -> InferInput:
-    """Return the image tensor of a request. Its type and shape are checked before its data are read.
+    """Return the image tensor of a request, after checking its type and shape.
+
+    Its data are not read yet.
 
     Args:
         inputs: The tensors of the request.
@@ -62,7 +66,9 @@ def image_input(inputs: Sequence[InferInput], preprocessing: Preprocessing, limi
 
 
 def pixels_of(given: InferInput, binary: memoryview) -> Pixels:
-    """Return the images of a checked tensor, uint8 ``(N, C, H, W)``.
+    """Return the images of a tensor as an array, uint8 ``(N, C, H, W)``.
+
+    Type and shape of the tensor have been checked before.
 
     Args:
         given: The tensor.
@@ -119,7 +125,10 @@ def _bytes_of(values: list[Any]) -> bytes:
 
 
 def shown(value: object) -> str:
-    """Return a short text for an invalid value in an error message. Lists, objects and long values are shortened."""
+    """Return a short text for an invalid value, to be shown in an error message.
+
+    Lists, objects and long values are shortened.
+    """
     match value:
         case list() | dict():
             return f"a {'list' if isinstance(value, list) else 'JSON object'}"

@@ -17,12 +17,14 @@ EXTENSIONS = ("binary_tensor_data",)
 
 
 def server_metadata() -> ServerMetadata:
-    """Return the name and version of the service, and the extensions of the protocol that it has."""
+    """Return the name, version and protocol extensions of the service."""
     return ServerMetadata(name=NAME, version=package_version(), extensions=list(EXTENSIONS))
 
 
 def metadata_of(version: ModelVersion, versions: Sequence[int]) -> ModelMetadata:
-    """Return the tensors of a model version, and what its numbers mean; reads the manifest on disk.
+    """Return the metadata of a model version: its tensors and what their numbers mean.
+
+    The manifest is read from disk.
 
     Args:
         version: The version.

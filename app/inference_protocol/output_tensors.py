@@ -31,14 +31,14 @@ OUTPUT_TYPE = "FP64"
 
 @dataclass(frozen=True)
 class EncodedAnswer:
-    """The body of an inference answer: a JSON object, and the bytes of binary tensors that follow it, if any."""
+    """Body of an inference response: JSON, and the bytes of binary tensors if any."""
 
     json: bytes
     binary: bytes | None
 
 
 def check_outputs(requested: Sequence[RequestedOutput]) -> None:
-    """Raise a 422 ``Problem`` where an unknown output is requested, or one of them twice."""
+    """Raise a 422 error if a requested output is unknown or is requested twice."""
     names = [output.name for output in requested]
     for name in names:
         if name not in OUTPUTS:
@@ -48,7 +48,7 @@ def check_outputs(requested: Sequence[RequestedOutput]) -> None:
 
 
 def encode(asked: InferRequest, judged: Sequence[JudgedImage], loaded: Loaded) -> EncodedAnswer:
-    """Return the encoded answer to an inference request.
+    """Encode the scores of images as the response to an inference request.
 
     Args:
         asked: The request.

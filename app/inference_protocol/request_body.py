@@ -27,7 +27,10 @@ ADVICE = "send the tensor as binary data"
 
 @dataclass(frozen=True)
 class InferBody:
-    """The body of an inference request: the bytes of its JSON object, and those of its binary tensors."""
+    """Body of an inference request, split into JSON and binary tensors.
+
+    Both are bytes.
+    """
 
     json: bytes
     binary: memoryview
@@ -63,7 +66,10 @@ async def read_infer_body(request: Request, preprocessing: Preprocessing, limit:
 
 
 def parse_request(body: InferBody) -> InferRequest:
-    """Return the parsed and validated JSON object of an inference request; raise a 422 ``Problem`` if it is wrong."""
+    """Parse and validate the JSON object of an inference request.
+
+    Raises a 422 ``Problem`` if it is wrong.
+    """
     try:
         document = from_json(body.json)
     except ValueError as error:

@@ -37,7 +37,10 @@ class InputParameters(_Strict):
 
 
 class InferInput(_Strict):
-    """The image tensor of an inference request, with its values in ``data`` or as bytes after the JSON object."""
+    """Image tensor of an inference request.
+
+    Its values are in `data`, or follow the JSON object as bytes.
+    """
 
     name: str = Field(description="`image`.", examples=["image"])
     shape: list[Size] = Field(
@@ -98,7 +101,7 @@ class InferParameters(_Strict):
 
 
 class InferRequest(_Strict):
-    """An inference request: a tensor of images, and which numbers are asked for."""
+    """Inference request: a tensor of images, and the names of the wanted outputs."""
 
     id: str | None = Field(None, max_length=MAX_ID, description="Name of the request, which the answer repeats.")
     model_name: str | None = Field(None, description="The model of the path, which some clients repeat.")
@@ -110,13 +113,19 @@ class InferRequest(_Strict):
 
 
 class BinarySize(Answer):
-    """Parameters of an output tensor that follows the JSON object as bytes."""
+    """Parameters of an output tensor that is sent as bytes.
+
+    The bytes follow the JSON object.
+    """
 
     binary_data_size: int = Field(description="Bytes of the tensor: float64, little-endian.")
 
 
 class InferOutput(Answer):
-    """An output tensor with one number an image, in ``data`` or as bytes after the JSON object."""
+    """Output tensor with one number per image.
+
+    Its values are in `data`, or follow the JSON object as bytes.
+    """
 
     name: Literal["log_likelihood", "bits_per_dim", "p_value"]
     datatype: Literal["FP64"]
@@ -134,7 +143,7 @@ class AnswerParameters(Answer):
 
 
 class InferAnswer(Answer):
-    """The answer to an inference request: the model version that was used, and its output tensors."""
+    """Response to an inference request: the model version used, and the output tensors."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -163,7 +172,10 @@ class InferAnswer(Answer):
 
 
 class TensorMetadata(Answer):
-    """Name, type and shape of a tensor; -1 is a dimension of any size."""
+    """Name, type and shape of a tensor.
+
+    In the shape, -1 is a dimension of any size.
+    """
 
     name: str
     datatype: Literal["UINT8", "FP64"]
@@ -172,7 +184,10 @@ class TensorMetadata(Answer):
 
 
 class ModelParameters(Answer):
-    """Meaning of a model's scores: kind of density, version, calibration, smallest p-value and false-alarm rate."""
+    """Parameters that tell what the scores of a model mean.
+
+    They are the kind of density, version, calibration, smallest p-value and false-alarm rate.
+    """
 
     kind: Literal["density", "feature_density"] = Field(
         description="What log-likelihoods are a density of: the pixels, or features, without bits per dimension."
@@ -203,19 +218,19 @@ class ServerMetadata(Answer):
 
 
 class ServerLive(Answer):
-    """Whether the process runs."""
+    """Answer that the process runs."""
 
     live: Literal[True]
 
 
 class ServerReady(Answer):
-    """Whether the service can score."""
+    """Answer that the service can score images."""
 
     ready: Literal[True]
 
 
 class ModelReady(Answer):
-    """Whether a model can score."""
+    """Answer that a model can score images."""
 
     name: str
     ready: Literal[True]
