@@ -21,7 +21,9 @@ RECORD = "limit.json"
 
 
 class LimitStore:
-    """The measured detection limits of one model version on disk, each with the number of its calibration.
+    """The measured detection limits of one model version, stored on disk.
+
+    Each limit records the number of the calibration that it was measured with.
 
     A limit is a folder, ``root/<name>/limits/<version>/<number>/``, that appears atomically and never changes. Readers
     need no lock; writers hold the lock of the model's name.
@@ -38,14 +40,20 @@ class LimitStore:
         return sorted(int(path.name) for path in folders if is_version(path.name) and path.is_dir())
 
     def record(self, number: int) -> LimitRecord:
-        """Return a limit by its number. Raises ``LimitNotFound``, and ``ArtifactError`` for a damaged file."""
+        """Return the detection limit with the given number.
+
+        Raises ``LimitNotFound``, and ``ArtifactError`` for a damaged file.
+        """
         if number not in self.numbers():
             there = ", ".join(map(str, self.numbers())) or "none"
             raise LimitNotFound(f"{self._label} has no detection limit {number}; it has: {there}")
         return read_limit(self.folder / str(number) / RECORD)
 
     def readable(self) -> dict[int, LimitRecord]:
-        """Return all limits by their numbers, rising, without damaged ones, which are logged."""
+        """Return all undamaged detection limits by number, in ascending order.
+
+        Damaged limits are logged and left out.
+        """
         records = {}
         for number in self.numbers():
             try:
@@ -55,17 +63,25 @@ class LimitStore:
         return records
 
     def best(self, calibration: int) -> tuple[int, LimitRecord] | None:
-        """Return number and record of a calibration's newest limit; without one, of the newest of all, or None."""
+        """Return the newest detection limit of a calibration, with its number.
+
+        If the calibration has no limit, the newest limit of all is returned; None if there is none.
+        """
         newest_first = [*reversed(self.readable().items())]
         own = (item for item in newest_first if item[1].calibration == calibration)
         return next(own, next(iter(newest_first), None))
 
     def of_job(self, job: str) -> int | None:
-        """Return the number of the limit that the job with the id ``job`` measured; None if it measured none."""
+        """Return the number of the detection limit that a job measured.
+
+        ``job`` is the id of the job. Returns None if the job measured no limit.
+        """
         return next((number for number, record in self.readable().items() if record.job == job), None)
 
     def publish(self, record: LimitRecord, before_publish: Callable[[], None] = lambda: None) -> int:
-        """Store a limit in a new folder under the next number, and return the number; readers see all or none.
+        """Store a detection limit under the next free number, and return the number.
+
+        The limit gets a new folder. Readers see either all of it or nothing.
 
         Args:
             record: The limit. A job publishes once: the number of an earlier limit of the job is returned.
@@ -84,7 +100,10 @@ class LimitStore:
 
 
 def read_limit(path: Path) -> LimitRecord:
-    """Return the detection limit in a file. Raises ``ArtifactError``, which names the file."""
+    """Read a detection limit from a file.
+
+    Raises ``ArtifactError``, which names the file.
+    """
     try:
         return LimitRecord.model_validate_json(path.read_bytes())
     except OSError as error:

@@ -39,7 +39,9 @@ REMOVED = "newest-removed"
 
 
 class Registry:
-    """The trained models on disk: numbered versions of each, aliases of versions such as ``live``, and calibrations.
+    """Registry of trained models on disk, with their versions, aliases and calibrations.
+
+    The versions of a model are numbered. An alias, such as ``live``, points at a version.
 
     ``root/<name>/<version>/`` is an artifact, ``root/<name>/aliases.json`` holds the aliases of its versions, and
     ``root/<name>/calibrations/<version>/`` the calibrations that were added to a version later, and
@@ -76,7 +78,10 @@ class Registry:
         return stored if first is None else {LIVE: first, **stored}
 
     def unfit(self, name: str, version: int) -> tuple[FitnessCheck, ...]:
-        """Return the fitness checks that a version failed; empty if none. An unfit version does not go live by itself.
+        """Return the fitness checks that a model version failed.
+
+        The result is empty if the version passed all of them. A version that failed a check does not become live
+        automatically.
 
         A damaged version counts as fit: its error must not hide behind others.
         """
@@ -86,18 +91,23 @@ class Registry:
             return ()
 
     def is_live(self, version: ModelVersion) -> bool:
-        """Return whether the plain name of the model means this version."""
+        """Return whether the alias ``live`` of the model points at this version.
+
+        The plain name of a model then means this version.
+        """
         return self.aliases(version.name).get(LIVE) == version.version
 
     def resolve(self, ref: str) -> ModelVersion:
-        """Return the version that a reference means: ``name`` (its alias ``live``), ``name:3`` or ``name@champion``.
+        """Return the model version for a reference such as ``name``, ``name:3`` or ``name@champion``.
+
+        The plain name means the alias ``live``.
 
         The version has its active calibration. Raises ``ModelNotFound``, ``NoLiveVersion``, ``ArtifactError``.
         """
         return self.find(parse_ref(ref))
 
     def find(self, ref: ModelRef) -> ModelVersion:
-        """Return the model version that a parsed reference means, with the calibration in use for it.
+        """Return the model version for a parsed reference, with its active calibration.
 
         Raises ``ModelNotFound``, ``NoLiveVersion``, ``ArtifactError``.
         """
@@ -105,7 +115,7 @@ class Registry:
         return self.with_calibration(name, version, self.calibrations(name, version).active())
 
     def locate(self, ref: ModelRef) -> tuple[str, int]:
-        """Return (name, version number) for a parsed reference.
+        """Return the model name and the version number for a parsed reference.
 
         Raises ``ModelNotFound``, and ``NoLiveVersion`` for the plain name of a model of which no version is live.
         """
@@ -118,7 +128,9 @@ class Registry:
         return ref.name, version
 
     def with_calibration(self, name: str, version: int, number: int) -> ModelVersion:
-        """Return a version of a model that uses calibration ``number`` for its anomaly verdicts.
+        """Return a model version that uses the calibration with the given number.
+
+        The calibration decides which images are flagged as anomalies.
 
         The version must exist; the calibration is not checked here.
         """
@@ -182,7 +194,10 @@ class Registry:
         return self.resolve(f"{name}:{version}")
 
     def of_job(self, name: str, job: str) -> ModelVersion | None:
-        """Return the version of a model that the training job with the id ``job`` made; None if it made none."""
+        """Return the model version that a training job made.
+
+        ``job`` is the id of the job. Returns None if the job made no version.
+        """
         for number in reversed(self.versions(name)):
             try:
                 owner = self.with_calibration(name, number, OWN).manifest.training.job
@@ -195,7 +210,10 @@ class Registry:
         return None
 
     def promote(self, version: ModelVersion) -> None:
-        """Point the alias ``live`` of a model at this version, unless it already points at a later one."""
+        """Make a model version live, unless a later version already is.
+
+        The alias ``live`` of the model then points at this version.
+        """
         with locked(self.root / version.name):
             self._go_live(version)
 

@@ -39,7 +39,9 @@ class ModelVersion:
 
     @property
     def manifest(self) -> Manifest:
-        """The description of the model, read from disk and cached: architecture, training, quality, file digests.
+        """The description of the model, such as its architecture, training and quality.
+
+        It also has the digests of the files. It is read from disk and cached.
 
         Raises ``ArtifactError``.
         """
@@ -47,7 +49,9 @@ class ModelVersion:
 
     @property
     def calibration_summary(self) -> CalibrationSummary:
-        """The summary of the calibration in use, cached: its images, its precision and its smallest p-value.
+        """Summary of the calibration in use.
+
+        It describes the images of the calibration, its precision and its smallest p-value. The result is cached.
 
         Raises ``ArtifactError``.
         """
