@@ -27,14 +27,19 @@ _REF = re.compile(rf"(?P<name>{NAME})(:(?P<version>{VERSION})|@(?P<alias>{NAME})
 
 
 class ModelRef(NamedTuple):
-    """A parsed reference to a model version: the model's name, and a version number or an alias such as ``live``."""
+    """Parsed reference to a version of a model.
+
+    It has the model's name, and a version number or an alias such as ``live``.
+    """
 
     name: str
     selector: int | str
 
 
 def parse_ref(ref: str) -> ModelRef:
-    """Return name and version or alias of a reference: ``digits:3``, ``digits@best``, or ``digits`` for ``live``.
+    """Parse a reference to a model version, such as ``digits:3`` or ``digits@best``.
+
+    Returns the name, and the version or alias. The plain name ``digits`` means the alias ``live``.
 
     Raises:
         ModelNotFound: The text is not a reference.
@@ -49,7 +54,9 @@ def parse_ref(ref: str) -> ModelRef:
 
 
 def is_name(text: str) -> bool:
-    """Return whether a text is 1 to 64 of a-z, 0-9, dot, dash and underscore, with a letter or digit first.
+    """Return whether a text is a valid name.
+
+    A name has 1 to 64 of a-z, 0-9, dot, dash and underscore, with a letter or digit first.
 
     >>> is_name("lot-7"), is_name("Lot 7"), is_name("")
     (True, False, False)
@@ -58,11 +65,17 @@ def is_name(text: str) -> bool:
 
 
 def is_version(text: str) -> bool:
-    """Return whether a text is a version or calibration number: 1 to 999999999, without leading zeros."""
+    """Return whether a text is a valid version number.
+
+    Numbers of versions and of calibrations are 1 to 999999999, without leading zeros.
+    """
     return re.fullmatch(VERSION, text) is not None
 
 
 def check_name(name: str) -> None:
-    """Check that ``name`` is a valid name, as :func:`is_name` defines it. Raise ``InvalidName`` otherwise."""
+    """Check that a name is valid, and raise ``InvalidName`` otherwise.
+
+    The rule is that of :func:`is_name`.
+    """
     if not is_name(name):
         raise InvalidName(f"{name!r}: expected {NAME_RULE}")

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def prefetch(items: Generator[T], count: int = 2) -> Generator[T]:
-    """Yield the items of a generator, which computes up to ``count`` items in advance in another thread.
+    """Yield the items of a generator, computed in advance in another thread.
 
     The generator is run and closed in the same thread, because files and SQLite connections must be closed where they
     were opened. Exceptions of the generator are raised here.

@@ -49,7 +49,9 @@ Alphas = float | Sequence[float | None] | None
 
 
 class Scorer:
-    """A loaded model that gives images exact log-likelihoods, anomaly verdicts and heat maps, and draws samples.
+    """A loaded model that scores images, detects anomalies and draws samples.
+
+    Scores are exact log-likelihoods. Anomalies are explained by heat maps.
 
     It does not change after loading and is not thread-safe. It can be called on a dict of arrays. Pickled, it is the
     place of its files, from where it is loaded again. The trained flows are loaded when they are first needed: for
@@ -105,7 +107,9 @@ class Scorer:
     def of(
         cls, artifact: Artifact, summary: CalibrationSummary | None = None, options: EngineOptions | None = None
     ) -> Scorer:
-        """Return the scorer of an artifact in memory, without a check of its pinned score.
+        """Return a scorer for a model artifact in memory.
+
+        The stored score of its test image is not checked.
 
         Args:
             artifact: The loaded artifact.
@@ -123,11 +127,17 @@ class Scorer:
         return cls(OpenModel(artifact, summary, options, trained.opened(), trained))
 
     def exact_tolerance(self, log_likelihood: float) -> float:
-        """Return how far a score in float32 may be from that in float64, or on another machine, in nats."""
+        """Return the allowed numerical error of a float32 score, in nats.
+
+        It bounds the difference from the float64 score, or from the score on another machine.
+        """
         return exact_tolerance(self.dimensions, log_likelihood)
 
     def tolerance(self, log_likelihood: float) -> float:
-        """Return by how many nats a score in the calibration's precision may differ from the float64 score."""
+        """Return the allowed difference between a score and its float64 value, in nats.
+
+        The score is computed in the precision of the calibration.
+        """
         return score_tolerance(self.dimensions, log_likelihood, self.calibration_summary)
 
     @classmethod
@@ -150,7 +160,10 @@ class Scorer:
         return scorer
 
     def open_waves(self) -> None:
-        """Open the graphs for many images at once now, so that the first large batch does not wait for them."""
+        """Open the compiled graphs for large batches in advance.
+
+        The first large batch then does not wait for them.
+        """
         open_waves(self.density)
 
     @property
@@ -178,7 +191,10 @@ class Scorer:
 
     @property
     def has_pixels(self) -> bool:
-        """Whether log-likelihoods are densities of pixels, so that images can be drawn."""
+        """Whether the model has a density over pixels, so that images can be sampled.
+
+        Log-likelihoods are then densities of pixels.
+        """
         return self.density.kind == "density"
 
     def __reduce__(self) -> tuple[Callable[[ModelFiles], Scorer], tuple[ModelFiles]]:
@@ -203,7 +219,9 @@ class Scorer:
     def score_each(
         self, images: Batch, draws: int = 1, *, gradients: bool = False
     ) -> list[Likelihood | ScoreNotFinite]:
-        """Return the exact log-likelihood of each image, or a ``ScoreNotFinite`` object where it is infinite or NaN.
+        """Return the exact log-likelihood of each image, or its error.
+
+        The error is a ``ScoreNotFinite`` object, for a log-likelihood that is infinite or NaN.
 
         Args:
             images: Images, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a model of tiles.
@@ -221,7 +239,10 @@ class Scorer:
     def score_steps(
         self, images: Batch, draws: int = 1, *, gradients: bool = False, at_once: int | None = None
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-        """Return a generator that computes log-likelihoods and yields after every ``at_once`` images or tiles."""
+        """Return a generator that computes log-likelihoods in small groups of images.
+
+        It yields after every ``at_once`` images or tiles, and returns the log-likelihoods at the end.
+        """
         if gradients:
             self.calibration.check_alpha(None, gradients=True)
         scored = yield from score_steps(self.density, images, draws, at_once or self.at_once)
@@ -230,7 +251,10 @@ class Scorer:
         return scored
 
     def require_spatial(self) -> MapReference:
-        """Return the per-pixel mean and deviation of normal images' log-likelihoods. Raises ``HeatMapUnsupported``."""
+        """Return the reference values for heat maps, measured on normal images.
+
+        They are the mean and deviation of the log-likelihood at each pixel. Raises ``HeatMapUnsupported``.
+        """
         if self.calibration.pixels is None:
             raise HeatMapUnsupported(
                 "its layers mix all pixels of the image at once, so that no likelihood belongs to a single pixel"
@@ -238,7 +262,9 @@ class Scorer:
         return self.calibration.pixels
 
     def heat_maps(self, images: Batch, *, gradients: bool = False) -> list[PixelMaps]:
-        """Return heat maps of each image: what each pixel adds to the log-likelihood, in nats and as a z-score.
+        """Return heat maps that show how much each pixel adds to the log-likelihood.
+
+        The values are given in nats and as z-scores.
 
         With ``gradients``, the norm of the gradient at each pixel is added. Maps of images of several tiles may be
         smaller than the image (:attr:`PixelMaps.scale`). Raises ``HeatMapUnsupported`` if the layers mix all pixels at
@@ -247,7 +273,10 @@ class Scorer:
         return finish(self.heat_map_steps(images, gradients=gradients))
 
     def heat_map_steps(self, images: Batch, *, gradients: bool = False) -> Steps[list[PixelMaps]]:
-        """Return a generator that computes heat maps, yields None between groups of images, and returns all maps."""
+        """Return a generator that computes heat maps in small groups of images.
+
+        It yields None between the groups, and returns all maps at the end.
+        """
         reference = self.require_spatial()
         if self.preprocessing.tiled:
             return tiled_heat_map_steps(self.density, self.calibration, reference, images, self.at_once)
@@ -260,7 +289,9 @@ class Scorer:
     def judge_each(
         self, images: Batch, alpha: Alphas = None, draws: int = 1, *, gradients: bool = False, explain: bool = False
     ) -> list[Judgement]:
-        """Return for each image its exact log-likelihood, its p-value, and whether it is flagged as an anomaly.
+        """Return the log-likelihood and the anomaly verdict of each image.
+
+        A verdict has the p-value of the image, and whether it is flagged as an anomaly.
 
         Args:
             images: Images, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a model of tiles.
@@ -289,7 +320,10 @@ class Scorer:
         explain: bool = False,
         at_once: int | None = None,
     ) -> Steps[list[Judgement]]:
-        """Return a generator that computes log-likelihoods and verdicts, yields between groups, and returns them."""
+        """Return a generator that scores images and detects anomalies in small groups.
+
+        It yields between the groups, and returns the log-likelihoods and verdicts at the end.
+        """
         scored = yield from self.score_steps(images, draws, gradients=gradients, at_once=at_once)
         maps = None
         if explain:
@@ -299,11 +333,16 @@ class Scorer:
         return judge_by(self.density, self.calibration, scored, alphas, maps)
 
     def anomaly(self, likelihood: Likelihood, alpha: float | None = None) -> Verdict:
-        """Return the p-value of an image and whether it is flagged, from its log-likelihood computed by this scorer."""
+        """Return the anomaly verdict on one image from its log-likelihood.
+
+        The verdict has a p-value, and whether the image is flagged. This scorer must have computed the log-likelihood.
+        """
         return self.anomalies([likelihood], alpha)[0]
 
     def anomalies(self, likelihoods: Sequence[Likelihood], alpha: float | None = None) -> list[Verdict]:
-        """Return p-value and verdict for each image, from the log-likelihoods that this scorer computed for them.
+        """Return the anomaly verdict on each image from its log-likelihood.
+
+        A verdict has a p-value, and whether the image is flagged. This scorer must have computed the log-likelihoods.
 
         Raises ``AlphaUnattainable`` if the calibration has too few images for the false-alarm rate ``alpha``.
         """
@@ -312,7 +351,9 @@ class Scorer:
     def calibrate(
         self, reference: ReferenceImages, progress: Progress, precision: Precision = "float32"
     ) -> tuple[Calibration, CalibrationSummary]:
-        """Measure normal images with this model; return the calibration, which gives p-values, and its summary.
+        """Compute a calibration of the model from normal images, with its summary.
+
+        The calibration gives p-values to new images.
 
         The scorer does not change. Raises ``ScoreNotFinite`` if an image has no finite log-likelihood, and whatever
         ``progress`` raises to stop.
@@ -321,13 +362,18 @@ class Scorer:
 
     @property
     def at_once(self) -> int:
-        """The number of images, or of tiles, that a long computation processes before its thread may do other work."""
+        """Number of images or tiles that are processed before a long computation pauses.
+
+        Its thread may do other work in the pause.
+        """
         return step_size(self.density.step_pixels, thread_count(self.options.threads))
 
     def sample(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.uint8]:
-        """Draw random images from the flow over pixels, uint8 ``(n, C, H, W)``; see :meth:`Sampler.sample`.
+        """Draw random images from the flow over pixels.
+
+        Returns uint8 ``(n, C, H, W)``; see :meth:`Sampler.sample`.
 
         Raises ``SamplesUnsupported`` for a model of features alone.
         """
@@ -336,7 +382,9 @@ class Scorer:
     def sample_steps(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact"
     ) -> Steps[NDArray[np.uint8]]:
-        """Draw images as a generator that yields between groups of images and returns uint8 ``(n, C, H, W)``.
+        """Return a generator that draws random images in small groups.
+
+        It yields between the groups, and returns all images at the end, uint8 ``(n, C, H, W)``.
 
         Raises ``SamplesUnsupported`` for a model of features alone.
         """
@@ -345,11 +393,17 @@ class Scorer:
     def sample_continuous(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.float64]:
-        """Draw dequantised images as :meth:`sample` does, float64 ``(n, C, H, W)``, before rounding to pixels."""
+        """Draw random images without rounding the pixel values.
+
+        The images are those of :meth:`sample` before rounding, float64 ``(n, C, H, W)``.
+        """
         return self.trained.sampler.sample_continuous(n, temperature, seed, inverse, first)
 
     def require_pixels(self) -> None:
-        """Raise ``SamplesUnsupported`` unless the model has a density of pixels, from which samples are drawn."""
+        """Raise ``SamplesUnsupported`` if no images can be sampled from this model.
+
+        Images can be sampled only from a density over pixels.
+        """
         if not self.has_pixels:
             raise SamplesUnsupported("it is a density of features, which have no way back to pixels")
 

@@ -24,7 +24,9 @@ DRAWN = ("combined", "thorough", "family", "baseline")
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Scores of normal images. The rank of another image's score among them gives its p-value (conformal test).
+    """Scores of normal images, among which the score of another image is ranked.
+
+    The rank gives the p-value of the other image (conformal test).
 
     P-values of the combined score come from the calibration of the model; those of any other score are ranks among
     its values for the threshold images.
@@ -39,21 +41,32 @@ class Thresholds:
 
     @classmethod
     def of(cls, calibration_images: int, scored: ImageScores) -> Thresholds:
-        """Return the thresholds that follow from ``scored``, the scores of normal images reserved for this purpose."""
+        """Return the thresholds for the scores of normal images that are reserved for them."""
         return cls(calibration_images, np.sort(scored.values, axis=0))
 
     def images(self, column: int) -> int:
-        """Return the number of normal images among which the score in column ``column`` of an image is ranked."""
+        """Return the number of normal images among which a score is ranked.
+
+        The score is that in the column ``column``. Column 0 is the combined score, which is ranked among the
+        calibration images of the model.
+        """
         return self.calibration_images if column == 0 else len(self.ordered)
 
     def p_values(self, scored: ImageScores, column: int) -> Array:
-        """Return each image's p-value, ``(N,)``: (1 + number of normal scores >= its own) / (1 + normal images)."""
+        """Return the p-value of each image for one of the scores.
+
+        It is (1 + number of normal scores >= its own) / (1 + normal images). The result is ``(N,)``.
+        """
         if column == 0:
             return scored.p_values
         return conformal.p_values([self.ordered[:, column]], [scored.values[:, column]])
 
     def share(self, scored: ImageScores, column: int, alpha: float) -> float | None:
-        """Return the share of images with p-value <= ``alpha``, or None if no p-value of this score can be so small."""
+        """Return the share of images that are flagged at the false-alarm rate ``alpha``.
+
+        An image is flagged if its p-value is at most ``alpha``. The result is None if no p-value of this score can be
+        so small.
+        """
         if not conformal.flagged_ranks(self.images(column), alpha):
             return None
         return float((self.p_values(scored, column) <= alpha).mean())
@@ -62,7 +75,10 @@ class Thresholds:
 def describe_columns(
     columns: Sequence[ScoreColumn], thresholds: Thresholds, normal: ImageScores, alphas: Sequence[float]
 ) -> list[schema.Column]:
-    """Return the name, label, kind and false-alarm rates on normal images of every score, in the given order."""
+    """Describe every score, with its false-alarm rates on normal images.
+
+    Returns the name, label, kind and false-alarm rates of the scores, in the given order.
+    """
     return [
         schema.Column(
             name=column.name,
@@ -89,7 +105,7 @@ def compare(
     alphas: Sequence[float],
     resamples: int,
 ) -> tuple[list[schema.Result], str, tuple[float, float, float]]:
-    """Return every score's metrics, the name of the best baseline, and the model's AUROC minus the baseline's.
+    """Return the metrics of all scores, and compare the model with the best baseline.
 
     All scores share the same resamples, so that the interval of the advantage is paired.
 
@@ -132,7 +148,10 @@ def compare(
 def curves(
     columns: Sequence[ScoreColumn], normal: ImageScores, strange: ImageScores, families: Sequence[str]
 ) -> list[schema.Curve]:
-    """Return the ROC curves (at most 200 points each) of all scores whose kind is one of ``families``."""
+    """Return the ROC curves of all scores of the given kinds.
+
+    The kinds are in ``families``. A curve has at most 200 points.
+    """
     return [
         schema.Curve(score=column.name, points=roc_points(normal.values[:, place], strange.values[:, place]))
         for place, column in enumerate(columns)

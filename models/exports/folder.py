@@ -54,7 +54,9 @@ TEXT_BYTES = 2**22
 def export_model(
     version: ModelVersion, scorer: Scorer, folder: Path, form: GraphFormat, *, overwrite: bool = False
 ) -> ExportManifest:
-    """Write a model with the calibration in use into a new folder; all of it or nothing.
+    """Export a model with its active calibration to a new folder.
+
+    The folder is written completely or not at all.
 
     Evidence of gradients, samples and provenance are left out.
 
@@ -124,7 +126,10 @@ def export_model(
 
 
 def require_export(folder: Path) -> None:
-    """Check that a folder to be replaced holds only an exported model. Raise ``ArtifactError`` otherwise."""
+    """Check that a folder holds only an exported model, so that it may be replaced.
+
+    Raises ``ArtifactError`` otherwise.
+    """
     if folder.is_symlink():
         raise ArtifactError(f"expected a folder, got the link {folder}")
     expected = read_export_manifest(folder).expected_files() | {FILE}
@@ -134,7 +139,10 @@ def require_export(folder: Path) -> None:
 
 
 def pixel_part(frozen: FrozenFlow) -> tuple[Any, ExportedPixels]:
-    """Return the OpenVINO graph of a flow for one image, and its description. Raises ``EngineUnavailable``."""
+    """Return the OpenVINO graph of a flow over pixels, and a description of the graph.
+
+    The graph takes one image. Raises ``EngineUnavailable`` if the flow cannot be exported.
+    """
     if reason := openvino_obstacle(frozen):
         raise EngineUnavailable(f"the flow over pixels cannot be exported: {reason}")
     from models.scoring.engines.openvino_graph import forward_graph  # noqa: PLC0415 - OpenVINO takes time to load

@@ -28,7 +28,9 @@ SAME = {
 
 
 def onnx_model(model: Any) -> bytes:
-    """Return an OpenVINO graph (``ov.Model``) as the content of an ``.onnx`` file.
+    """Convert an OpenVINO graph to the content of an ONNX file.
+
+    The graph is an ``ov.Model``.
 
     Raises:
         EngineUnavailable: The package ``onnx`` is not installed, or the graph has an operation or a type that is not

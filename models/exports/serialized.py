@@ -14,7 +14,9 @@ GraphFiles = dict[str, bytes]
 
 
 def serialized(model: Any, form: GraphFormat) -> GraphFiles:
-    """Return an OpenVINO graph (``ov.Model``) as files of a format.
+    """Convert an OpenVINO graph to the files of an export format.
+
+    The graph is an ``ov.Model``. Returns the content of each file by its ending.
 
     Raises:
         EngineUnavailable: The format is ONNX, and its package is not installed, or has no form of an operation or type.

@@ -18,7 +18,10 @@ Triple = tuple[float, float, float]
 
 
 class BackboneOutput(BaseModel):
-    """Description of an output of a backbone: the name of its tensor, its channels, and its stride in input pixels."""
+    """Description of one output tensor of a backbone network.
+
+    It has the name of the tensor, its channels, and its stride in input pixels.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +31,7 @@ class BackboneOutput(BaseModel):
 
 
 class Backbone(BaseModel):
-    """Description of a backbone, a frozen network: preprocessing, outputs, digest of the weights, licence and origin.
+    """Description of a backbone, the frozen network that turns images into features.
 
     An image has two kinds of features. Those at places are the values of all ``maps`` at each position of the coarsest
     one, after an average over 3x3 positions. The pooled features are means over the image, in two groups: of the
@@ -81,7 +84,9 @@ class Backbone(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that the features of an input depend on: weights, normalisation, names and order of outputs.
+        """SHA-256 of everything that determines the features of an input.
+
+        These are the weights, the normalisation, and the names and the order of the outputs.
 
         A model refers to its backbone by it, since the same weights with another normalisation give other features.
         """
@@ -92,16 +97,22 @@ class Backbone(BaseModel):
 
     @property
     def stride(self) -> int:
-        """The distance of neighbouring places in input pixels: the largest stride of the maps."""
+        """Distance between neighbouring feature positions, in input pixels.
+
+        It is the largest stride of the maps.
+        """
         return max(output.stride for output in self.maps)
 
     @property
     def pooled_groups(self) -> tuple[int, int]:
-        """The sizes of the two groups of pooled features: the means of the ``maps`` and the means of ``pooled``."""
+        """Sizes of the two groups of pooled features.
+
+        The first group has the means of the ``maps``, the second the means of ``pooled``.
+        """
         return sum(output.channels for output in self.maps), self.pooled.channels
 
     def input_size(self, height: int, width: int, smallest: int | None = None) -> tuple[int, int]:
-        """Return height and width of the input of the network for images of a size.
+        """Return the height and width of the network input for images of a given size.
 
         Images are enlarged until their shorter side has ``smallest`` pixels. Then both sides are rounded up to
         multiples of :attr:`multiple`.
@@ -121,7 +132,10 @@ class Backbone(BaseModel):
         return self._rounded(height * factor), self._rounded(width * factor)
 
     def feature_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """Return channels, rows and columns of the features at places, for an input of this height and width."""
+        """Return the channels, rows and columns of the feature map for an input size.
+
+        The input size is a height and a width.
+        """
         return sum(output.channels for output in self.maps), size[0] // self.stride, size[1] // self.stride
 
     def _rounded(self, side: float) -> int:

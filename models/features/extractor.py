@@ -20,16 +20,22 @@ SMOOTHING = 3
 
 
 class FeatureExtractor(Protocol):
-    """Interface of a function from 8-bit images to features; those of an image are the same in every batch."""
+    """Interface of a function that computes the features of 8-bit images.
+
+    The features of an image are the same in every batch.
+    """
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of the features at places."""
+        """Channels, rows and columns of the feature map."""
         ...
 
     @property
     def pooled(self) -> tuple[int, ...]:
-        """The number of pooled features of an image in each of their groups; the sum is K."""
+        """Number of pooled features in each group.
+
+        The sum of the numbers is K.
+        """
         ...
 
     def __call__(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -42,7 +48,9 @@ class FeatureExtractor(Protocol):
 
 
 class TorchExtractor:
-    """Extraction of features by EfficientNet-Lite0 in torch: the reference, and the engine torch.
+    """Feature extractor that runs EfficientNet-Lite0 in torch.
+
+    It is the reference for other engines, and the extractor of the engine torch.
 
     Args:
         backbone: The description of EfficientNet-Lite0.
@@ -63,7 +71,10 @@ class TorchExtractor:
 
     @torch.inference_mode()
     def features(self, images: Pixels) -> tuple[Tensor, Tensor]:
-        """Return the features at places, ``(N, C, rows, columns)``, and the pooled ones, ``(N, K)``, as tensors."""
+        """Return the local features and the pooled features of images, as tensors.
+
+        The local features, those at each place, are ``(N, C, rows, columns)``. The pooled features are ``(N, K)``.
+        """
         maps, deepest = self._network(normalised(images, self.backbone, self.size, self._dtype))
         places = on_one_grid(maps, self.backbone)
         return places, torch.cat([places.mean((2, 3)), deepest.mean((2, 3))], 1)
@@ -75,7 +86,9 @@ class TorchExtractor:
 
 
 def normalised(images: Pixels, backbone: Backbone, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Return images as a backbone takes them: three channels, enlarged bilinearly, normalised, ``(N, 3, *size)``.
+    """Resize and normalise images for a backbone network.
+
+    Images get three channels and are enlarged bilinearly. The result is ``(N, 3, *size)``.
 
     Args:
         images: Pixels, uint8 ``(N, 1 or 3, H, W)``.
@@ -93,7 +106,9 @@ def normalised(images: Pixels, backbone: Backbone, size: tuple[int, int], dtype:
 
 
 def on_one_grid(maps: list[Tensor], backbone: Backbone) -> Tensor:
-    """Return the maps of a backbone as one tensor on the grid of the coarsest of them, ``(N, C, rows, columns)``.
+    """Join the feature maps of a backbone into one tensor on the coarsest grid.
+
+    The result is ``(N, C, rows, columns)``.
 
     Each map is averaged over windows of 3x3 places. Finer maps are then averaged over all places that make up a place
     of the coarsest one.

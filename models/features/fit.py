@@ -39,7 +39,9 @@ Target = Literal["all-places", "identity"]
 
 @dataclass(frozen=True)
 class FitChoice:
-    """The settings of a fit, a grid of cells and two degrees of shrinkage, with their held-out negative log-likelihood.
+    """Settings of a Gaussian fit, with their held-out negative log-likelihood.
+
+    The settings are a grid of cells and two degrees of shrinkage.
 
     Attributes:
         grid: Cells along each side.
@@ -55,7 +57,9 @@ class FitChoice:
 
 
 def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-places") -> list[FitChoice]:
-    """Return the best shrinkages for each grid by cross-validation over folds, sorted with the best grid first.
+    """Choose the best degrees of shrinkage for each grid by cross-validation.
+
+    Returns the choices, sorted with the best grid first.
 
     Each fold is held out in turn, and its likelihood is that under the Gaussian fitted to the other folds. For each
     grid, the search starts at the best shrinkages of the next coarser grid. It changes one of them after the other to
@@ -94,7 +98,9 @@ def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-
 
 
 def one_gaussian(moments: FeatureMoments, folds: Sequence[int]) -> float:
-    """Return the held-out negative log-likelihood of one Gaussian shared by all places, in nats per feature value.
+    """Return the held-out negative log-likelihood of one Gaussian for all positions.
+
+    It is in nats per feature value.
 
     All places have the same mean and covariance, those of the features of all places together, without shrinkage. Each
     fold is held out in turn, as in :func:`choose`, so that the figures can be compared.
@@ -112,7 +118,9 @@ def one_gaussian(moments: FeatureMoments, folds: Sequence[int]) -> float:
 
 
 class HeldOut:
-    """Likelihood of held-out features under a Gaussian fitted to others, for one grid and any degrees of shrinkage.
+    """Likelihood of held-out features under a Gaussian fitted to other features.
+
+    The likelihood is for one grid, and for any degrees of shrinkage.
 
     It is computed from the moments of the held-out features, without the features themselves. For a covariance V and
     the scatter S of held-out features x about the means m, the sum of (x - m)^T V^-1 (x - m) is tr(V^-1 S). S is
@@ -147,7 +155,9 @@ class HeldOut:
         self._weights = held.images * places[used]
 
     def nats(self, shrinkage: float, mean_shrinkage: float) -> float:
-        """Return the mean negative log-likelihood of the held-out features, in nats for each of their values.
+        """Return the mean negative log-likelihood of the held-out features.
+
+        It is in nats per feature value.
 
         Args:
             shrinkage: Share of the target in every covariance, 0 to 1.
@@ -165,7 +175,9 @@ class HeldOut:
 
 
 def evaluated_cells(shape: Shape) -> Tensor:
-    """Return a mask of the finest grid's cells in which held-out likelihoods are computed, bool ``(cells,)``.
+    """Return a mask of the grid cells in which held-out likelihoods are computed.
+
+    The mask is over the cells of the finest grid, bool ``(cells,)``.
 
     These are all cells if there are at most 64. Otherwise they are a quarter: every other cell of every other row. All
     grids are compared at the places in these cells.
@@ -181,7 +193,9 @@ def evaluated_cells(shape: Shape) -> Tensor:
 
 @dataclass(frozen=True)
 class LocalGaussian:
-    """Gaussians of features: a mean for each place and a covariance for each cell of a grid.
+    """Gaussian distributions of the features at each position of an image.
+
+    Each position (place) has a mean, and each cell of a grid a covariance.
 
     Attributes:
         grid: Cells along each side.
@@ -209,7 +223,9 @@ class LocalGaussian:
 
     @torch.no_grad()
     def set_weights(self, layer: ExactLocalAffine, shift: Tensor) -> None:
-        """Set W and m of a layer, and R if it has one, to whiten the features: W = L^-1 D^-1 and R = D L.
+        """Set the weights of a layer so that it whitens the features.
+
+        The layer gets the matrix W = L^-1 D^-1, the mean m and, if it has a learned inverse R, R = D L.
 
         L are the factors, and D has the deviations in its diagonal. The layer is then the linear flow of greatest
         likelihood for these covariances.
@@ -233,7 +249,9 @@ def fit_layer(
     choice: FitChoice,
     target: Target = "all-places",
 ) -> None:
-    """Fit a local affine layer to the features of some folds in closed form, by maximum likelihood with shrinkage.
+    """Fit a local affine layer in closed form to the features of some folds.
+
+    It is a maximum-likelihood fit with shrinkage.
 
     Args:
         layer: The layer, for these features and the grid of the choice.
@@ -257,7 +275,9 @@ def _mean_nats(pool: Executor, held_out: Sequence[HeldOut], covariance: int, mea
 
 @contextmanager
 def each_thread_alone() -> Iterator[Executor]:
-    """Yield an executor with as many threads as torch uses. Each task computes on a single thread.
+    """Yield a thread pool whose tasks compute on a single thread each.
+
+    The pool has as many threads as torch uses.
 
     The matrices are small: threads that share one of them wait for each other most of the time.
     """

@@ -26,7 +26,9 @@ LOCAL_LAYERS: dict[str, Callable[[Shape, int], ExactLocalAffine]] = {
 
 
 class FeatureFlows(nn.Module):
-    """Flows over features, of one or more fits, each a linear map z = W (x - m) to standard normal latents z.
+    """Normalizing flows over the features of images, of one or more fits.
+
+    Each is a linear map z = W (x - m) to standard normal latents z.
 
     A fit has a layer over the features at places and one over the pooled features. The first fit is to all training
     images. Where images are few, a fit without each of five folds follows, by which the images of that fold are ranked.
@@ -58,7 +60,10 @@ class FeatureFlows(nn.Module):
         self.groups = tuple(groups or (pooled[0].shape[0],))
 
     def fits(self) -> Iterator[tuple[ExactLocalAffine, ExactLocalAffine]]:
-        """Yield the layer over places and the layer over pooled features of each fit, the fit to all images first."""
+        """Yield the two layers of each fit, the fit to all images first.
+
+        They are the layer over the features at places and the layer over the pooled features.
+        """
         for places, pooled in zip(self.places, self.pooled, strict=True):
             assert isinstance(places, ExactLocalAffine)
             assert isinstance(pooled, ExactLocalAffine)
@@ -72,11 +77,17 @@ class FeatureFlows(nn.Module):
                 yield f"{kind}.{number}", layer
 
     def scored(self) -> list[str]:
-        """Return the names of the layers whose log-dets enter the log-likelihood: ``places.0`` and all steps."""
+        """Return the names of the layers whose log-dets enter the log-likelihood.
+
+        These are ``places.0`` and all Glow steps.
+        """
         return ["places.0", *(f"steps.{number}" for number in range(len(self.steps)))]
 
     def latents(self, features: Tensor) -> Tensor:
-        """Return the latents of the first fit for features at places, both ``(N, C, rows, columns)``."""
+        """Return the latents of the first fit for the features at all positions.
+
+        Features and latents are ``(N, C, rows, columns)``.
+        """
         layer, _ = next(self.fits())
         z = layer.apply_weight(features - layer.mean)
         for step in self.steps:
@@ -85,7 +96,10 @@ class FeatureFlows(nn.Module):
 
     @torch.no_grad()
     def reconstruction_errors(self) -> list[float]:
-        """Return the root mean square of R W x - x over white noise x, for every layer with a learned inverse R."""
+        """Return the reconstruction error of every layer with a learned inverse.
+
+        For a matrix W with the learned inverse R it is the root mean square of R W x - x over white noise x.
+        """
         errors = []
         for _, layer in self.layers():
             if isinstance(layer, SelfNormalizingLocalAffine | SelfNormalizingConv1x1):
@@ -97,7 +111,10 @@ class FeatureFlows(nn.Module):
 
     @torch.no_grad()
     def log_dets(self) -> dict[str, float]:
-        """Return the log-det of every layer by its name, in nats, computed in float64: the same for all images."""
+        """Return the log-determinant of every layer by name.
+
+        It is in nats, computed in float64, and the same for all images.
+        """
         shape = next(self.fits())[0].shape
         return {
             name: layer.constant_log_det_at(layer.shape if isinstance(layer, ExactLocalAffine) else shape)
@@ -125,7 +142,9 @@ def build_feature_flows(architecture: FeatureArchitecture) -> FeatureFlows:
 
 
 def build_steps(architecture: FeatureArchitecture) -> list[Bijection]:
-    """Build the Glow steps of an architecture: a 1x1 convolution, then an additive coupling that depends on the place.
+    """Build the Glow steps of an architecture of flows over features.
+
+    A step is a 1x1 convolution, then an additive coupling that depends on the place.
 
     The log-det of a step is the same for all images. The convolution starts as a random rotation by torch's global
     generator, and the coupling as the identity. So new steps map a standard normal to a standard normal.
@@ -139,7 +158,9 @@ def build_steps(architecture: FeatureArchitecture) -> list[Bijection]:
 
 @dataclass(frozen=True)
 class FrozenFeatureFlows(FeatureLayout):
-    """Immutable float64 copy of flows over features, with their log-det, for scoring without determinants.
+    """Immutable float64 copy of flows over features for scoring.
+
+    The copy stores the log-det, so that scoring computes no determinant.
 
     The log-det is that of the first fit over places and of the steps.
 
@@ -180,7 +201,9 @@ def freeze_features(flows: FeatureFlows, log_dets: dict[str, float] | None = Non
 
 
 def sums_of_groups(squares: Tensor, groups: Sequence[int]) -> Tensor:
-    """Return the sums over groups of channels, ``(N, C, ...) -> (N, groups, ...)``.
+    """Sum values over groups of channels.
+
+    The shape changes from ``(N, C, ...)`` to ``(N, groups, ...)``.
 
     Args:
         squares: Values of channels, such as squared latents.

@@ -28,7 +28,9 @@ SHA256 = "aa98c79519d7e47dd0fef2489120b096520c5719e6f0eaf627fcbf847781c642"
 
 @dataclass(frozen=True)
 class Block:
-    """An inverted residual block: 1x1 expansion, depthwise convolution, 1x1 projection (Sandler et al. 2018).
+    """Sizes of an inverted residual block of EfficientNet-Lite0 (Sandler et al. 2018).
+
+    A block is a 1x1 expansion, a depthwise convolution and a 1x1 projection.
 
     Attributes:
         inputs: Channels of the input.
@@ -91,7 +93,9 @@ NOTICE = (
 
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return how many zeros to add before and after a side, so that a convolution gives ceil(side / stride) values.
+    """Return how many zeros to pad before and after a side of an image.
+
+    A convolution then gives ceil(side / stride) values.
 
     >>> same_padding(224, 3, 2), same_padding(112, 5, 2), same_padding(56, 5, 1)
     ((0, 1), (1, 2), (2, 2))
@@ -101,7 +105,9 @@ def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def fold_normalisations(weights: Mapping[str, NDArray[np.floating]]) -> dict[str, NDArray[np.float32]]:
-    """Return the weights of EfficientNet-Lite0 with every normalisation folded into its convolution, by name.
+    """Fold the batch normalisations of EfficientNet-Lite0 into its convolutions.
+
+    Returns the new weights by name.
 
     Names become ``stem``, ``blocks.<n>.expand``, ``.depthwise``, ``.project``, ``head`` and ``classes``, each with
     ``.weight`` and ``.bias``. Raises ``KeyError`` with the name of a missing array.
@@ -130,7 +136,7 @@ def fold_normalisations(weights: Mapping[str, NDArray[np.floating]]) -> dict[str
 
 
 def weight_shapes() -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of all arrays of the converted weights."""
+    """Return the shape of every converted weight of EfficientNet-Lite0 by name."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def convolution(name: str, outputs: int, inputs: int, kernel: int) -> None:

@@ -19,7 +19,10 @@ TOLERANCE = 1e-3
 
 
 def check_image() -> Pixels:
-    """Return the test image, smooth rings and stripes, uint8 ``(1, 3, 224, 224)``, computed from integers alone."""
+    """Return the test image by which converted weights are checked.
+
+    It has smooth rings and stripes, uint8 ``(1, 3, 224, 224)``, and is computed from integers alone.
+    """
     row, column = np.mgrid[:SIDE, :SIDE]
     rings = ((row - 90) ** 2 + (column - 130) ** 2) // 24
     stripes = 3 * row + 5 * column
@@ -28,7 +31,9 @@ def check_image() -> Pixels:
 
 
 def check_weights(weights: Arrays) -> None:
-    """Check that converted weights have the names, shapes and logits of EfficientNet-Lite0; return nothing.
+    """Check that converted weights are those of EfficientNet-Lite0.
+
+    Names, shapes and the logits of a test image are compared.
 
     Args:
         weights: The converted weights, by name.

@@ -9,7 +9,9 @@ from models.features.lite0 import BLOCKS, DEEPEST, STAGE_8, STAGE_16, Arrays, sa
 
 
 class Lite0Network(nn.Module):
-    """EfficientNet-Lite0, a convolutional network, with folded normalisations; activations are min(max(x, 0), 6).
+    """EfficientNet-Lite0, a convolutional network, with folded batch normalisations.
+
+    Activations are min(max(x, 0), 6).
 
     Args:
         weights: The converted weights, by name.
@@ -21,7 +23,9 @@ class Lite0Network(nn.Module):
         self._weights = {name: torch.from_numpy(array.copy()).to(dtype) for name, array in weights.items()}
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the maps at stride 8 and 16, ``(N, 40 and 112, H, W)``, and the deepest map, ``(N, 320, H, W)``.
+        """Return the feature maps of images at three depths of the network.
+
+        They are the maps at stride 8 and 16, ``(N, 40 and 112, H, W)``, and the deepest map, ``(N, 320, H, W)``.
 
         Args:
             x: Normalised images, ``(N, 3, H, W)``, with sides that are multiples of 32.
@@ -40,7 +44,10 @@ class Lite0Network(nn.Module):
         return [kept[STAGE_8], kept[STAGE_16]], kept[DEEPEST]
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the logits of the 1,000 ImageNet classes, ``(N, 1000)``, to check converted weights by."""
+        """Return the logits of the 1,000 ImageNet classes.
+
+        Converted weights are checked by them. The shape is ``(N, 1000)``.
+        """
         _, deepest = self(x)
         pooled = self._convolve("head", deepest).clamp(0, 6).mean((2, 3))
         return nn.functional.linear(pooled, self._weights["classes.weight"], self._weights["classes.bias"])

@@ -17,7 +17,9 @@ from models.flows.architecture import FINEST_GRID
 
 
 class FeatureMoments:
-    """Sums of features and of their products over the images of each fold; memory does not grow with the images.
+    """Sums of features and of their products over the images of each fold.
+
+    The memory does not grow with the number of images.
 
     Products are summed over the places of each cell of the finest grid; coarser grids add up cells. Features are
     shifted by their mean over the first images, which keeps the sums precise.
@@ -73,7 +75,10 @@ class FeatureMoments:
                 self.products[fold, new] += of_place.mT @ of_place
 
     def total(self, folds: list[int]) -> MomentSum:
-        """Return the sums over some of the folds, by their numbers."""
+        """Return the sums over several folds together.
+
+        The folds are given by their numbers.
+        """
         assert self.shift is not None
         return MomentSum(
             self.shape,
@@ -87,7 +92,9 @@ class FeatureMoments:
 
 @dataclass(frozen=True)
 class MomentSum:
-    """Sums over the images of some folds: image count, features at each place, and products of features in each cell.
+    """Sums of features and of their products over the images of several folds.
+
+    There are sums of features at each place, and sums of products in each cell.
 
     Attributes:
         shape: Channels C, rows and columns of the features.
@@ -107,16 +114,24 @@ class MomentSum:
 
     @property
     def means(self) -> Tensor:
-        """The mean of the shifted features at each place, ``(places, C)``."""
+        """Mean of the shifted features at each position.
+
+        The shape is ``(places, C)``.
+        """
         return self.sums / self.images
 
     @cached_property
     def everywhere(self) -> Tensor:
-        """The covariance of the features of all places together, each about the mean of its place, ``(C, C)``."""
+        """Covariance of the features of all positions together.
+
+        Features are centred at the mean of their place. The shape is ``(C, C)``.
+        """
         return self.scatter(1, self.means)[0] / (self.images * len(self.sums))
 
     def places(self, grid: int, only: Tensor | None = None) -> Tensor:
-        """Return the number of places in each cell of a grid, ``(cells,)``.
+        """Return the number of positions in each cell of a grid.
+
+        The shape is ``(cells,)``.
 
         Args:
             grid: Cells along each side: a divisor of the finest grid.
@@ -128,13 +143,18 @@ class MomentSum:
         return torch.bincount(cells, counted, minlength=int(cells.max()) + 1).double()
 
     def cell_means(self, grid: int) -> Tensor:
-        """Return, for each place, the mean of the shifted features over all places of its cell, ``(places, C)``."""
+        """Return for each position the mean of the features in its grid cell.
+
+        It is the mean of the shifted features over all places of the cell. The shape is ``(places, C)``.
+        """
         cells = cell_of_places(*self.shape[1:], grid)
         totals = torch.zeros(int(cells.max()) + 1, self.shape[0], dtype=torch.float64).index_add_(0, cells, self.sums)
         return (totals / (self.images * self.places(grid))[:, None])[cells]
 
     def scatter(self, grid: int, means: Tensor, only: Tensor | None = None) -> Tensor:
-        """Return the sum of (x - m)(x - m)^T over the images and the places of each cell, ``(cells, C, C)``.
+        """Return the scatter matrix of the features in each cell of a grid.
+
+        It is the sum of (x - m)(x - m)^T over the images and the places of the cell. The shape is ``(cells, C, C)``.
 
         Args:
             grid: Cells along each side: a divisor of the finest grid.
@@ -154,7 +174,9 @@ class MomentSum:
         return (total - mixed - mixed.mT) * self.related
 
     def products_at_places(self, grid: int, left: Tensor, right: Tensor, only: Tensor | None = None) -> Tensor:
-        """Return the sum of left right^T over the places of each cell, ``(cells, C, C)``.
+        """Sum outer products of two factors over the positions of each grid cell.
+
+        Returns the sums of left right^T, ``(cells, C, C)``.
 
         Args:
             grid: Cells along each side.

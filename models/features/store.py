@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 
 
 class BackboneStore:
-    """The backbones of a machine, by name or by digest.
+    """Store of the backbone networks on this machine.
+
+    Backbones are found by name or by digest.
 
     Args:
         folder: The folder that holds a folder for each backbone.
@@ -40,7 +42,10 @@ class BackboneStore:
         self.folder = folder
 
     def names(self) -> list[str]:
-        """Return the names of all backbones, sorted, also of those whose files are damaged."""
+        """Return the sorted names of all stored backbones.
+
+        Backbones with damaged files are among them.
+        """
         paths = self.folder.glob(f"*/{DESCRIPTION}") if self.folder.is_dir() else ()
         return sorted(path.parent.name for path in paths if is_name(path.parent.name))
 
@@ -58,7 +63,9 @@ class BackboneStore:
         return _read(self.folder / name / DESCRIPTION)
 
     def by_digest(self, name: str, digest: str) -> Backbone:
-        """Find an installed backbone by its digest, under any name, and return its description.
+        """Return the description of a stored backbone that has a given digest.
+
+        The backbone may have any name.
 
         Args:
             name: The name in the model, for the error message.
@@ -81,11 +88,14 @@ class BackboneStore:
         )
 
     def path(self, backbone: Backbone) -> Path:
-        """Return the path of the file with the weights of a backbone."""
+        """Return the path of a backbone's weight file."""
         return self.folder / backbone.name / WEIGHTS[backbone.format]
 
     def verified(self, backbone: Backbone) -> bytes:
-        """Return the content of the file with the weights. Raises ``BackboneUnfit`` if it has another SHA-256."""
+        """Return the content of a backbone's weight file after checking its SHA-256.
+
+        Raises ``BackboneUnfit`` if the file cannot be read or has another SHA-256.
+        """
         try:
             content = self.path(backbone).read_bytes()
         except OSError as error:
@@ -94,7 +104,10 @@ class BackboneStore:
         return content
 
     def arrays(self, backbone: Backbone) -> dict[str, NDArray[np.float32]]:
-        """Return the arrays of EfficientNet-Lite0, by name. Raises ``BackboneUnfit`` if the file has other arrays."""
+        """Return the weights of EfficientNet-Lite0 as arrays by name.
+
+        Raises ``BackboneUnfit`` if the file has other arrays.
+        """
         try:
             arrays = load(self.verified(backbone))
         except SafetensorError as error:
@@ -105,7 +118,7 @@ class BackboneStore:
         return arrays
 
     def has(self, backbone: Backbone) -> bool:
-        """Return whether a backbone is stored with this very description and with undamaged weights."""
+        """Return whether a backbone is stored with this description and intact weights."""
         try:
             self.verified(backbone)
             return self.find(backbone.name) == backbone
@@ -113,7 +126,9 @@ class BackboneStore:
             return False
 
     def add(self, backbone: Backbone, weights: bytes) -> None:
-        """Store a backbone, complete or not at all. A stored one of the same name and digest is replaced.
+        """Store a backbone, completely or not at all.
+
+        A stored backbone of the same name and digest is replaced.
 
         Args:
             backbone: The description.

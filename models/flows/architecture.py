@@ -91,7 +91,9 @@ class _PixelArchitecture(_ImageArchitecture):
 
 
 class LayeredArchitecture(_PixelArchitecture):
-    """A flow as a list of levels with all of their layers, checked against the shape of the images.
+    """Architecture of a flow that lists all levels and their layers.
+
+    It is checked against the shape of the images.
 
     Raises:
         pydantic.ValidationError: A layer cannot take the images that it gets, or the flow is too large.
@@ -110,16 +112,19 @@ class LayeredArchitecture(_PixelArchitecture):
         return self
 
     def shaped(self) -> list[ShapedLevel]:
-        """Return the levels with the shapes of their images."""
+        """Return the levels of the flow, each with the shape of its images."""
         return shaped(self.levels, self.image_shape)
 
     def summary(self) -> str:
-        """Return a line such as "2 levels, 8 layers: 4 actnorm, 4 self-normalizing-convolution 5x5"."""
+        """Return a summary of the architecture in one line.
+
+        An example is "2 levels, 8 layers: 4 actnorm, 4 self-normalizing-convolution 5x5".
+        """
         return summary_of(self.levels)
 
 
 class GlowArchitecture(_PixelArchitecture):
-    """Settings of a Glow, a multi-scale flow of 1x1 convolutions and couplings (Kingma & Dhariwal 2018).
+    """Settings of a Glow, a multi-scale normalizing flow (Kingma & Dhariwal 2018).
 
     Each level is a squeeze (2x2 pixels become channels), repeated steps, and a split that turns half of the channels
     into latents. A step is activation normalisation, a 1x1 convolution and an affine coupling.
@@ -135,7 +140,10 @@ class GlowArchitecture(_PixelArchitecture):
     place: Place = False
 
     def summary(self) -> str:
-        """Return a line such as "Glow, 2 levels of 8 steps, width 64, self-normalizing 1x1 convolutions"."""
+        """Return a summary of the architecture in one line.
+
+        An example is "Glow, 2 levels of 8 steps, width 64, self-normalizing 1x1 convolutions".
+        """
         size = f"{self.kernel}x{self.kernel}"
         return (
             f"Glow, {self.levels} levels of {self.steps} steps, width {self.hidden}"
@@ -143,7 +151,10 @@ class GlowArchitecture(_PixelArchitecture):
         )
 
     def layered(self) -> LayeredArchitecture:
-        """Return the same architecture with all of its layers. Raises ``ValueError`` if there is no such flow."""
+        """Return the same architecture as a list of all its layers.
+
+        Raises ``ValueError`` if the settings give no possible flow.
+        """
         linear = _convolution(self.linear, self.kernel) if self.kernel > 1 else _linear(LINEAR_1X1, self.linear)()
         split = SplitSpec(width=self.hidden, place=self.place)
         step = RepeatSpec(repeat=self.steps, steps=(ActNormSpec(), linear, split.coupling()))
@@ -153,7 +164,7 @@ class GlowArchitecture(_PixelArchitecture):
 
 
 class ConvolutionalArchitecture(_PixelArchitecture):
-    """Settings of a flow of k x k convolutions with spline activations between them (Keller et al. 2021, sec. 5).
+    """Settings of a flow of convolutions and spline activations (Keller et al. 2021, sec. 5).
 
     The convolutions are in blocks. There is a squeeze (2x2 pixels become channels) between blocks and no split, and no
     activation after the last convolution. The paper has nine layers in three blocks.
@@ -166,11 +177,17 @@ class ConvolutionalArchitecture(_PixelArchitecture):
     linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
-        """Return a line such as "9 self-normalizing convolutions in 3 blocks, spline activations"."""
+        """Return a summary of the architecture in one line.
+
+        An example is "9 self-normalizing convolutions in 3 blocks, spline activations".
+        """
         return f"{self.blocks * self.layers} {self.linear} convolutions in {self.blocks} blocks, spline activations"
 
     def layered(self) -> LayeredArchitecture:
-        """Return the same architecture with all of its layers. Raises ``ValueError`` if there is no such flow."""
+        """Return the same architecture as a list of all its layers.
+
+        Raises ``ValueError`` if the settings give no possible flow.
+        """
         convolution = _convolution(self.linear, self.kernel)
         inner = [convolution, SplineSpec()] * self.layers
         # No activation after the last layer, whose outputs are the latents.
@@ -190,11 +207,17 @@ class FullyConnectedArchitecture(_PixelArchitecture):
     linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
-        """Return a line such as "2 self-normalizing dense layers, smooth leaky ReLU"."""
+        """Return a summary of the architecture in one line.
+
+        An example is "2 self-normalizing dense layers, smooth leaky ReLU".
+        """
         return f"{self.layers} {self.linear} dense layers, smooth leaky ReLU"
 
     def layered(self) -> LayeredArchitecture:
-        """Return the same architecture with all of its layers. Raises ``ValueError`` if there is no such flow."""
+        """Return the same architecture as a list of all its layers.
+
+        Raises ``ValueError`` if the settings give no possible flow.
+        """
         steps = [_linear(LINEAR_DENSE, self.linear)(), SmoothLeakyReLUSpec()] * self.layers
         return self._written_out([LevelSpec(squeeze=False, steps=tuple(steps[:-1]))])
 
@@ -225,7 +248,9 @@ PixelArchitecture = Annotated[
 
 
 class FeatureArchitecture(_ImageArchitecture):
-    """Settings of a flow over the features of a frozen backbone: local affine maps, one matrix a cell of a grid.
+    """Settings of a flow over the features of a frozen backbone network.
+
+    Its layers are local affine maps, with a matrix for each cell of a grid.
 
     Glow steps may follow, where there is a single fit.
     """
@@ -253,12 +278,12 @@ class FeatureArchitecture(_ImageArchitecture):
 
     @property
     def kind(self) -> DensityKind:
-        """What the log-likelihood is a density of: "feature_density"."""
+        """Kind of the density that the flow models, always "feature_density"."""
         return "feature_density"
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:
-        """The channels, rows and columns of the features."""
+        """Channels, rows and columns of the feature map."""
         return self.feature_channels, self.rows, self.columns
 
     @property
@@ -267,7 +292,10 @@ class FeatureArchitecture(_ImageArchitecture):
         return self.input_height, self.input_width
 
     def summary(self) -> str:
-        """Return a one-line description of the architecture in words, with its backbone and its grid."""
+        """Return a summary of the architecture in one line.
+
+        It names the backbone and the grid.
+        """
         grid = min(self.grids[0], max(self.rows, self.columns))
         each = f" of each tile of {self.height}x{self.width} pixels" if self.tiled else ""
         return f"{self.feature_channels} features at {self.rows}x{self.columns} places{each} of {self.backbone}, " + (
@@ -277,7 +305,10 @@ class FeatureArchitecture(_ImageArchitecture):
 
 
 class HybridArchitecture(_ImageArchitecture):
-    """Settings of two flows of the same images, one over pixels and one over features, under one verdict."""
+    """Settings of two flows of the same images, one over pixels and one over features.
+
+    Both contribute to one verdict.
+    """
 
     family: Literal["hybrid"] = "hybrid"
     pixels: PixelArchitecture
@@ -300,14 +331,19 @@ Architecture = Annotated[
 
 
 def features_of(architecture: Architecture) -> FeatureArchitecture | None:
-    """Return the part of an architecture that describes a flow over features; None for a flow over pixels alone."""
+    """Return the part of an architecture that describes the flow over features.
+
+    It is None for a flow over pixels alone.
+    """
     if isinstance(architecture, HybridArchitecture):
         return architecture.features
     return architecture if isinstance(architecture, FeatureArchitecture) else None
 
 
 def depth(height: int, width: int) -> int:
-    """Return how many times both sides of an image can be halved if they must stay whole and at least 4 pixels.
+    """Return how many times both sides of an image can be halved.
+
+    The sides must stay whole numbers of at least 4 pixels.
 
     It is the number of levels of a multi-scale flow.
 

@@ -22,7 +22,7 @@ PIXEL_TRANSFORMS: dict[PixelTransform, Callable[[], Elementwise]] = {
 
 
 def build_flow(architecture: PixelArchitecture) -> Flow:
-    """Return a new, untrained flow with the layers that ``architecture`` gives and random initial weights.
+    """Build a new flow with the layers of an architecture and random initial weights.
 
     The weights come from torch's global generator. Before use the flow must be initialised with a batch
     (:meth:`~models.flows.flow.Flow.initialize`) or its weights loaded.
@@ -41,7 +41,9 @@ def build_flow(architecture: PixelArchitecture) -> Flow:
 
 
 def describe_flow(flow: Flow, image_shape: Shape) -> LayeredArchitecture:
-    """Return the architecture of a hand-built flow. :func:`build_flow` builds a flow with the same layers from it.
+    """Return the architecture of a flow that was built by hand.
+
+    :func:`build_flow` builds a flow with the same layers from it.
 
     Args:
         flow: The flow.

@@ -18,7 +18,7 @@ from models.flows.flow import Flow, latent_shapes, standard_normal_log_prob
 
 
 class FlowDistribution(nn.Module, Distribution):
-    """Distribution of images or vectors by a flow: their log-density, and samples.
+    """PyTorch distribution of images or vectors that is given by a normalizing flow.
 
     It is a module, so that ``parameters``, ``to``, ``double`` and ``state_dict`` work, and a distribution of PyTorch,
     so that it stands wherever ``torch.distributions`` takes one. Threads must not share it while it is in training
@@ -65,13 +65,19 @@ class FlowDistribution(nn.Module, Distribution):
 
     @property
     def support(self) -> Constraint:
-        """The values that a sample can have: those that the first layer of the flow, the pixel transform, can map."""
+        """Constraint on the values that a sample can have.
+
+        The values are those that the first layer of the flow, the pixel transform, can map.
+        """
         dimensions = len(self.event_shape)
         support: Constraint = constraints.independent(self.flow.pixels.domain, dimensions)
         return support
 
     def forward(self, value: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return :meth:`log_prob`, so that wrappers of modules can be used."""
+        """Return the log-density, as :meth:`log_prob` does.
+
+        Wrappers of modules call this method.
+        """
         return self.log_prob(value, context)
 
     def log_prob(self, value: Tensor, context: Tensor | None = None) -> Tensor:
@@ -100,7 +106,9 @@ class FlowDistribution(nn.Module, Distribution):
     def self_normalizing_objective(
         self, value: Tensor, context: Tensor | None = None, reconstruction_weight: float = 1.0
     ) -> Tensor:
-        """Return an objective whose mean is to be maximised, with the self-normalizing gradient (Keller et al. 2021).
+        """Return a training objective with the self-normalizing gradient (Keller et al. 2021).
+
+        Training maximises the mean of the objective.
 
         It is ½ log p_f(x) + ½ log p_g(x) - λ Σ_k ||R_k W_k h_k - h_k||² for the weights W_k, the learned inverses R_k
         and the inputs h_k of the self-normalizing layers k (eq. 3). No determinant of these layers is computed: the
@@ -126,7 +134,9 @@ class FlowDistribution(nn.Module, Distribution):
         return objective
 
     def initialize(self, value: Tensor) -> None:
-        """Set each uninitialised normalisation layer so that its outputs for a batch have mean 0, deviation 1.
+        """Initialise the normalisation layers from a batch.
+
+        A layer that is not initialised yet is set so that its outputs for the batch have mean 0 and deviation 1.
 
         Args:
             value: Images, ``(N, C, H, W)``, or vectors, ``(N, D)``.
@@ -135,12 +145,15 @@ class FlowDistribution(nn.Module, Distribution):
         self.flow.initialize(value.reshape(-1, *self.image_shape))
 
     def sample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
-        """Return random images or vectors without gradients; arguments and result are those of :meth:`rsample`."""
+        """Draw random images or vectors, without gradients.
+
+        Arguments and result are those of :meth:`rsample`.
+        """
         with torch.no_grad():
             return self._draw(torch.Size(sample_shape), context, with_gradients=False)
 
     def rsample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
-        """Return random images or vectors, with gradients with respect to the parameters of flow and base.
+        """Draw random images or vectors, with gradients for the parameters of flow and base.
 
         A sample is the exact inverse of the flow at random latents from torch's global generator. The base
         distribution must have ``rsample``, too.

@@ -20,7 +20,9 @@ from models.flows.recomputation import apply_layers
 
 @dataclass(frozen=True)
 class ScaleTerm:
-    """Contribution of one level of a flow, or of its pixel transform, to the log-likelihood of each image, in nats.
+    """Contribution of one level of a flow to the log-likelihood of each image, in nats.
+
+    The pixel transform has a contribution, too.
 
     Attributes:
         log_prior: Log-density of the latents of the scale, with the log-det of its prior, ``(N,)`` in nats.
@@ -33,7 +35,7 @@ class ScaleTerm:
 
 @dataclass(frozen=True)
 class FlowOutput:
-    """Result of a flow for N images: their latents, and the contributions that add up to each log-likelihood.
+    """Latents of images, and the terms of their log-likelihoods.
 
     Attributes:
         latents: Whitened latents of each scale, ``(N, C, H, W)``, finest scale first.
@@ -45,12 +47,17 @@ class FlowOutput:
 
     @property
     def log_likelihood(self) -> Tensor:
-        """The log-likelihood of each of the N images in nats, ``(N,)``, the sum of the contributions in ``terms``."""
+        """Log-likelihood of each image, in nats.
+
+        It is the sum of the contributions in ``terms``, ``(N,)``.
+        """
         return torch.stack([term.log_prior + term.log_det for term in self.terms]).sum(0)
 
 
 class Level(nn.Module):
-    """One level of a multi-scale flow: invertible layers, then optionally half of the channels split off as latents.
+    """One level of a multi-scale flow, a sequence of invertible layers.
+
+    After its layers, half of the channels may be split off as latents.
 
     The prior of these latents is a Gaussian whose mean and deviation are functions of the channels that stay (Kingma &
     Dhariwal 2018, 3.5 and table 1). It is a coupling that whitens the latents to a standard normal; its log-det is part
@@ -70,7 +77,10 @@ class Level(nn.Module):
         self.prior = prior
 
     def bijections(self) -> Iterator[Bijection]:
-        """Yield the invertible layers of the level in forward order, first the optional squeeze of 2x2 pixels."""
+        """Yield the invertible layers of the level in forward order.
+
+        The optional squeeze of 2x2 pixels comes first.
+        """
         if self.squeeze is not None:
             yield self.squeeze
         for step in self.steps:
@@ -79,7 +89,7 @@ class Level(nn.Module):
 
 
 class Flow(nn.Module):
-    """Normalizing flow: an invertible network that maps images to normal latents and gives their exact log-likelihood.
+    """Normalizing flow that maps images to normal latents and gives their exact log-likelihood.
 
     By the change of variables (Keller et al. 2021, eq. 1), log p(x) is the log-det of the pixel transform plus
     Σ_l [log N(e_l; 0, I) + log-dets of level l], with the whitened latents e_l of level l.
@@ -102,16 +112,24 @@ class Flow(nn.Module):
         """Whether training recomputes the inputs of layers in the backward pass, to save memory."""
 
     def level_list(self) -> list[Level]:
-        """Return the levels of the flow (its groups of layers at one resolution), finest resolution first."""
+        """Return the levels of the flow, finest resolution first.
+
+        A level is a group of layers at one resolution.
+        """
         return [level for level in self.levels if isinstance(level, Level)]
 
     def forward(self, x: Tensor) -> FlowOutput:
-        """Return latents and log-likelihood of images ``x``, ``(N, C, H, W)``: 8-bit pixels plus noise in [0, 1)."""
+        """Return the latents and the log-likelihood of images.
+
+        The images ``x`` are ``(N, C, H, W)``, 8-bit pixels plus noise in [0, 1).
+        """
         y, log_det = self.pixels(x.double())
         return self.forward_pixels(y.to(x.dtype), log_det.to(x.dtype))
 
     def forward_pixels(self, y: Tensor, pixel_log_det: Tensor) -> FlowOutput:
-        """Return latents and log-likelihood of images that the first layer, the pixel transform, has mapped already.
+        """Return the latents and the log-likelihood of images after the pixel transform.
+
+        The pixel transform is the first layer of the flow.
 
         Args:
             y: Transformed images, ``(N, C, H, W)``.
@@ -136,7 +154,9 @@ class Flow(nn.Module):
         return FlowOutput(latents, terms)
 
     def inverse(self, latents: list[Tensor], *, learned: bool = False) -> Tensor:
-        """Return the images, ``(N, C, H, W)``, for given latents, by exact inverses or by learned approximate ones.
+        """Return the images of given latents.
+
+        They are computed by exact inverses, or by learned approximate inverses.
 
         Args:
             latents: Latents of each scale, finest scale first.
@@ -159,7 +179,9 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, *, whiten: bool = False) -> None:
-        """Set each uninitialised normalisation layer so that its outputs for images ``x`` have mean 0, deviation 1.
+        """Initialise the normalisation layers from a batch of images.
+
+        A layer that is not initialised yet is set so that its outputs for the images ``x`` have mean 0 and deviation 1.
 
         Args:
             x: Images, ``(N, C, H, W)``: 8-bit pixels plus noise in [0, 1).
@@ -188,7 +210,7 @@ class Flow(nn.Module):
 
 
 def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str, Bijection, Shape]], Shape]]:
-    """Yield each level of a flow, with the name, module and input shape of its layers and its output shape.
+    """Yield each level of a flow with its layers and their shapes.
 
     Args:
         flow: The flow.
@@ -222,6 +244,9 @@ def latent_shapes(flow: Flow, image_shape: Shape) -> list[Shape]:
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
-    """Return log N(z; 0, I), the standard normal log-density of each sample in nats, ``(N, ...) -> (N,)``."""
+    """Return the standard normal log-density of each sample, in nats.
+
+    It is log N(z; 0, I). The shape changes from ``(N, ...)`` to ``(N,)``.
+    """
     dimensions = z[0].numel() if z.shape[0] else 0
     return -0.5 * sum_samples(z.square()) - 0.5 * dimensions * math.log(2 * math.pi)

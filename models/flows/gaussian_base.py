@@ -10,7 +10,9 @@ from torch.distributions import Independent, Normal
 
 
 class GaussianBase(nn.Module):
-    """Base distribution N(μ, diag σ²) of latents, with means and deviations that are learned with the flow.
+    """Gaussian base distribution of a flow, with learned means and deviations.
+
+    It is N(μ, diag σ²) over the latents.
 
     With ``classes`` there is a mean and a deviation for each class, and the context is the class of each sample. Then
     the classes share the flow, and differ in the place and the spread of their latents alone. All means start at 0 and
@@ -34,7 +36,9 @@ class GaussianBase(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(size))
 
     def forward(self, context: Tensor | None = None) -> Independent[Normal]:
-        """Return the distribution of the latents, whose batch shape is the shape of ``context``.
+        """Return the base distribution of the latents for a context.
+
+        Its batch shape is the shape of ``context``.
 
         Args:
             context: Class labels from 0, integers of any shape; None for a base without classes.

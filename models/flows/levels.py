@@ -27,7 +27,7 @@ class _Part(BaseModel):
 
 
 class RepeatSpec(_Part):
-    """Layers that are repeated one after the other, each time with weights of their own."""
+    """Sequence of layers that is repeated, each time with its own weights."""
 
     repeat: int = Field(ge=1, le=256)
     steps: tuple[AnyLayer, ...] = Field(min_length=1, max_length=64)
@@ -44,25 +44,34 @@ Step = Annotated[SerializeAsAny[LayerSpec] | RepeatSpec, BeforeValidator(_parse_
 
 
 class SplitSpec(_Part):
-    """Split at the end of a level: half of the channels become latents, with a Gaussian prior given the other half."""
+    """Split that turns half of the channels into latents at the end of a level.
+
+    The prior of these latents is a Gaussian given the other half.
+    """
 
     width: Width
     place: Place = False
 
     def coupling(self) -> AffineCouplingSpec:
-        """Return the description of the coupling that is the prior."""
+        """Return the description of the coupling that gives the prior of the latents."""
         return AffineCouplingSpec(width=self.width, place=self.place)
 
 
 class LevelSpec(_Part):
-    """A level of a flow: an optional squeeze of 2x2 pixels into channels, layers, and an optional split."""
+    """Description of one level of a multi-scale flow.
+
+    It has an optional squeeze of 2x2 pixels into channels, layers, and an optional split.
+    """
 
     squeeze: bool = True
     steps: tuple[Step, ...] = Field(max_length=MAX_LAYERS)
     split: SplitSpec | None = None
 
     def layers(self) -> Iterator[tuple[str, LayerSpec]]:
-        """Yield the position of each layer in the list, such as "3" or "2.1" in repeated steps, and the layer."""
+        """Yield each layer with its position in the list.
+
+        A position is a text such as "3", or "2.1" in repeated steps.
+        """
         for number, step in enumerate(self.steps, 1):
             if isinstance(step, RepeatSpec):
                 for _ in range(step.repeat):
@@ -78,7 +87,7 @@ class LevelSpec(_Part):
 
 @dataclass(frozen=True)
 class ShapedLevel:
-    """A level with the shape of its images.
+    """Level of a flow, with the shape of its images.
 
     Attributes:
         spec: The level.
@@ -95,7 +104,7 @@ class ShapedLevel:
 
 
 def shaped(levels: Sequence[LevelSpec], image_shape: ImageShape) -> list[ShapedLevel]:
-    """Return the levels of a flow with the shape of their images, after checks of every layer.
+    """Check every layer of a flow, and return the levels with their image shapes.
 
     Args:
         levels: The levels, finest scale first.
@@ -155,7 +164,10 @@ def _parameters(layer: LayerSpec, shape: ImageShape, where: str) -> int:
 
 
 def summary_of(levels: Sequence[LevelSpec]) -> str:
-    """Return a line such as "2 levels, 8 layers: 4 actnorm, 4 self-normalizing-convolution 5x5"."""
+    """Return a summary of the levels of a flow in one line.
+
+    An example is "2 levels, 8 layers: 4 actnorm, 4 self-normalizing-convolution 5x5".
+    """
     kinds = Counter[str]()
     for level in levels:
         for step in level.steps:
@@ -170,7 +182,9 @@ def summary_of(levels: Sequence[LevelSpec]) -> str:
 
 
 def sentence(error: ValidationError, document: object) -> str:
-    """Return the validation errors of an architecture as text, each located by level and step.
+    """Return the validation errors of an architecture as text.
+
+    Each error is located by level and step.
 
     Args:
         error: The failed validation.

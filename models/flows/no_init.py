@@ -11,7 +11,9 @@ from torch.overrides import TorchFunctionMode
 
 
 class NoRandomness(TorchFunctionMode):
-    """Context manager that skips the random initialisation of new layers, whose weights are then loaded from a file.
+    """Context manager that skips the random initialisation of new layers.
+
+    The weights of the layers are then loaded from a file.
 
     Zeros have the memory layout of the random tensors. Random weights of a large flow take longer than reading its
     file. The device "meta" of torch imports the compiler of torch, which takes longer than loading a small model.

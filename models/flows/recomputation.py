@@ -14,7 +14,9 @@ from models.bijections.base import Bijection, SelfNormalizing
 
 
 def apply_layers(layers: Sequence[Bijection], x: Tensor, *, recompute: bool) -> tuple[Tensor, Tensor]:
-    """Return the outputs of layers applied one after the other, and the sum of their log-dets in nats, ``(N,)``.
+    """Apply layers one after the other, and sum up their log-determinants.
+
+    Returns the outputs, and the sums in nats, ``(N,)``.
 
     Args:
         layers: The layers, first to last.
@@ -43,7 +45,9 @@ def _apply_and_forget(layers: list[Bijection], x: Tensor) -> tuple[Tensor, Tenso
 
 
 class RecomputedLayers(torch.autograd.Function):
-    """Autograd function of a run of invertible layers that keeps their last output alone (Gomez et al. 2017).
+    """Autograd function of invertible layers that stores only the last output.
+
+    The method is that of Gomez et al. 2017.
 
     The backward pass goes from the last layer to the first: it recomputes the input of the layer by its exact inverse,
     runs the layer again on that input, and back-propagates through this one layer. Memory does not grow with the
@@ -53,7 +57,10 @@ class RecomputedLayers(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, layers: list[Bijection], x: Tensor, *_parameters: nn.Parameter) -> tuple[Tensor, ...]:
-        """Return the outputs, the log-dets of all samples, and the reconstruction errors of layers that have them."""
+        """Return the outputs, log-determinants and reconstruction errors of the layers.
+
+        Only layers with a learned inverse have reconstruction errors.
+        """
         log_det, errors = x.new_zeros(x.shape[0]), []
         for layer in layers:
             x, part = layer(x)
@@ -66,7 +73,10 @@ class RecomputedLayers(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return a None for the list of layers, the gradient of the inputs, and those of all parameters."""
+        """Return the gradients of the inputs and of all parameters.
+
+        The list of layers gets None in place of a gradient.
+        """
         grad_z, grad_log_det, *grad_errors = gradients
         (z,) = ctx.saved_tensors
         of_parameters: list[Tensor | None] = []

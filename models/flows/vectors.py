@@ -24,7 +24,9 @@ Values have a deviation of about 1, so the bins are narrower than those for imag
 def vector_flow(
     dimensions: int, step: Sequence[LayerSpec] = STEP, *, repeat: int = 8, base: nn.Module | None = None
 ) -> FlowDistribution:
-    """Return a distribution of vectors ``(D,)``, by a new flow with random initial weights, for density estimation.
+    """Build a new flow for the density estimation of vectors.
+
+    Returns a distribution of vectors ``(D,)``. The initial weights of the flow are random.
 
     Its layers treat a vector as an image ``(D, 1, 1)``. So a 1x1 convolution is a dense matrix that starts as a random
     rotation, ``self-normalizing-dense`` one that starts as the identity, and a coupling splits the D values into

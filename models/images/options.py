@@ -25,7 +25,10 @@ OneOrBoth = BeforeValidator(_both_sides, json_schema_input_type=BothSides | Side
 
 
 class ImageOptions(BaseModel):
-    """Options for how training images are brought to one size and colour. Unset ones are chosen from the images."""
+    """Options for how training images are brought to one size and colour.
+
+    Unset options are chosen from the images.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

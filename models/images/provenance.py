@@ -16,7 +16,10 @@ SIZE_FACTOR = 1.5
 
 
 class Provenance(BaseModel):
-    """Statistics of the image files in a training set: formats, range of sizes, colour conversions, number resized."""
+    """Statistics of the image files in a training set.
+
+    They are formats, the range of sizes, colour conversions and the number of resized images.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +30,10 @@ class Provenance(BaseModel):
     resized: int = 0
 
     def with_image(self, image: DecodedImage) -> Self:
-        """Return new statistics with one more training image, ``image``, counted. This object stays unchanged."""
+        """Return new statistics that count one more training image.
+
+        This object stays unchanged.
+        """
         file, size = image.format or ARRAY, image.source_size or image.pixels.shape[:0:-1]
         size = (int(size[0]), int(size[1]))
         first = not self.formats
@@ -46,7 +52,9 @@ class Provenance(BaseModel):
 
 
 class Split(BaseModel):
-    """Numbers of images of a dataset for training, for fitting anomaly statistics, and for calibrating p-values.
+    """Split of a dataset, with the number of images in each part.
+
+    The parts are for training, for fitting anomaly statistics, and for calibrating p-values.
 
     If there are ``folds``, there is no calibration part; ``statistics`` is then used for both, by cross-conformal
     prediction.
@@ -67,7 +75,9 @@ class Split(BaseModel):
 
     @property
     def parts(self) -> str:
-        """Numbers of images in each part as text, such as "60 training/20 statistics/20 calibration".
+        """Text with the number of images in each part.
+
+        An example is "60 training/20 statistics/20 calibration".
 
         >>> Split(rule="by-image", reason="", train=60, statistics=40, calibration=0, folds=[8, 8, 8, 8, 8]).parts
         '60 training/40 reference in 5 folds'
@@ -78,14 +88,20 @@ class Split(BaseModel):
 
 
 def remark(trained: Provenance | None, image: DecodedImage) -> str | None:
-    """Return in one text what was done to an image file, and the provenance warning, if any; None if there is none."""
+    """Return remarks on a scored image file as text, or None if there are none.
+
+    They say what was done to the file, and give the provenance warning, if any.
+    """
     warning = provenance_warning(trained, image)
     converted = f"converted {image.converted}" if image.converted else None
     return "; ".join(filter(None, (*image.notes, converted, warning))) or None
 
 
 def provenance_warning(trained: Provenance | None, image: DecodedImage) -> str | None:
-    """Return a warning if a file's format differs from the training images', or its size over 1.5-fold; else None.
+    """Return a warning if an image file is unlike the training images.
+
+    It is unlike them if its format differs, or if its size lies outside of theirs by a factor above 1.5. Otherwise the
+    result is None.
 
     All lossless formats count as the same. Sizes are compared by the shorter side of the file. There is no warning for
     pixels from an array, or if the provenance of the training images is unknown.

@@ -15,7 +15,9 @@ log = logging.getLogger(__name__)
 
 
 def card_text(registry: Registry, name: str, version: int) -> str:
-    """Return a version's model card as Markdown: the card of its artifact, then its detection limit if measured.
+    """Return the model card of a version as Markdown.
+
+    It is the card of the artifact, then the detection limit if that was measured.
 
     A version with damaged calibrations still has its card.
 
@@ -33,7 +35,9 @@ def card_text(registry: Registry, name: str, version: int) -> str:
 
 
 def limit_section(number: int, record: LimitRecord, active: int) -> str:
-    """Return a section in Markdown with everything that a measured detection limit depends on.
+    """Return the section of a model card about a detection limit, as Markdown.
+
+    It states everything that the measured limit depends on.
 
     Args:
         number: The number of the limit.
@@ -68,7 +72,10 @@ def limit_section(number: int, record: LimitRecord, active: int) -> str:
 
 
 def other_calibration(record: LimitRecord, active: int) -> list[str]:
-    """Return a warning if the limit was measured with another calibration than the active one; else an empty list."""
+    """Return a warning if a detection limit is not of the active calibration.
+
+    The list is empty if the limit was measured with the active calibration.
+    """
     if record.calibration == active:
         return []
     return [

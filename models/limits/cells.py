@@ -24,7 +24,9 @@ class _Counts(BaseModel):
 
 
 class CellJournal:
-    """The number of flagged images for each finished defect, in one JSON file that is replaced after each defect.
+    """Stored number of flagged images for each measured defect.
+
+    The numbers are in one JSON file that is replaced after each defect.
 
     Counts of another plan (weights, calibration, images, seed, false-alarm rate) are ignored, as is a damaged file.
 
@@ -40,11 +42,14 @@ class CellJournal:
         self._began = time.monotonic()
 
     def get(self, key: str) -> int | None:
-        """Return the stored number of flagged images for a defect; None if its count is not finished."""
+        """Return the stored number of flagged images for a defect.
+
+        It is None if the count of the defect is not finished.
+        """
         return self._counts.found.get(key)
 
     def put(self, key: str, found: int) -> None:
-        """Store the count of a finished defect."""
+        """Store the number of flagged images for a measured defect."""
         self._counts.found[key] = found
         self._counts.seconds = self.seconds_before + time.monotonic() - self._began
         if self._path is not None:

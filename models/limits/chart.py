@@ -27,7 +27,9 @@ STYLE = Markup(
 
 
 def limit_chart(record: LimitRecord) -> str:
-    """Return an SVG picture that loads nothing: found shares with their 95 % bounds, the goal of 0.9 and the limits.
+    """Draw a measured detection limit as an SVG chart.
+
+    It shows the found shares with their 95 % bounds, the goal of 0.9 and the limits. The picture loads nothing.
 
     A ring marks the limit of a curve. Sizes are equally spaced.
     """
@@ -106,7 +108,7 @@ def _description(record: LimitRecord) -> str:
 
 
 def limit_text(curve: LimitCurve) -> str:
-    """Return the limit of a curve in words, such as ``6 pixels`` or ``none up to 12 pixels``."""
+    """Return a detection limit in words, such as ``6 pixels`` or ``none up to 12 pixels``."""
     return f"none up to {curve.cells[-1].size} pixels" if curve.limit is None else f"{curve.limit} pixels"
 
 

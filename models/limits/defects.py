@@ -43,7 +43,9 @@ class Defect:
 
 
 def defect_sizes(height: int, width: int) -> tuple[int, ...]:
-    """Return the sizes of defects in pixels, each about 1.4 times the one before, up to half of the shorter side.
+    """Return the sizes of the defects to draw, in pixels.
+
+    Each size is about 1.4 times the one before, up to half of the shorter side of the images.
 
     >>> defect_sizes(28, 28)
     (2, 3, 4, 6, 8, 12)
@@ -57,17 +59,23 @@ def defect_sizes(height: int, width: int) -> tuple[int, ...]:
 
 
 def defect_kinds(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[tuple[Shape, int | None]]:
-    """Return each pair of shape and contrast; a hole and a missing part have no contrast (None)."""
+    """Return all pairs of shape and contrast of the defects to draw.
+
+    A hole and a missing part have no contrast (None).
+    """
     return [(shape, contrast) for shape in shapes for contrast in (sorted(contrasts) if shape in GRADED else [None])]
 
 
 def defect_rng(seed: int, defect: Defect, image: int) -> np.random.Generator:
-    """Return the random generator for a defect in image number ``image``: the same in any order and batch."""
+    """Return the random generator for a defect in an image.
+
+    For the image number ``image`` it is the same in any order and batch.
+    """
     return np.random.default_rng([seed, SHAPES.index(defect.shape), defect.size, defect.contrast or 0, image])
 
 
 def add_defect(image: Image, defect: Defect, rng: np.random.Generator) -> tuple[Image, Mask]:
-    """Return a copy of an image with a defect on a bright part of it, and the mask of the pixels that belong to it.
+    """Draw a defect onto a bright part of a copy of an image.
 
     A pixel x that the defect covers by the share a becomes x + s a c for contrast c and sign s, x (1 - a) in a hole,
     and the mean of a ring around the square in a missing part. Values are rounded, and clipped to 0..255. The sign is

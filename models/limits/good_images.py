@@ -45,7 +45,9 @@ def good_images(
     store: DatasetStore | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> GoodImages:
-    """Return good images of a dataset to inject defects into: at most ``most``, evenly spaced, in a fixed order.
+    """Choose images without defects from a dataset, to inject defects into them.
+
+    There are at most ``most``, evenly spaced, in a fixed order.
 
     Of the dataset that the model was trained or calibrated on, these are images of the part that fitted the statistics:
     the model was not fitted to them, and no p-value is a rank among them. Of any other dataset all images serve.
@@ -83,7 +85,10 @@ def good_images(
 
 
 def check_unused(name: str, manifest: Manifest, calibration: CalibrationSummary) -> None:
-    """Check that model and p-values left some images of dataset ``name`` unused. Raise ``DatasetUnfit`` otherwise."""
+    """Check that a dataset has images that the model and its p-values have not used.
+
+    Raises ``DatasetUnfit`` otherwise. ``name`` is the name of the dataset.
+    """
     if name == manifest.training.dataset:
         check_held_out(name, manifest)
     if name == calibration.dataset and calibration.folds > 1:

@@ -44,7 +44,9 @@ def measure_limits(
     calibration: int | None = None,
     job: str | None = None,
 ) -> LimitRecord:
-    """Return the smallest defects of each shape and contrast that a model finds in 90 % of good images.
+    """Measure the smallest defects that a model finds in 90 % of good images.
+
+    There is a limit for each shape and contrast.
 
     Each image gets one defect; it is found if its p-value is at most alpha. Sizes are tried from the largest down,
     until hardly half are found. With fewer than 29 images, or if more of them are flagged without a defect than alpha
@@ -128,7 +130,7 @@ def _plan(scorer: Scorer, digest: str, seed: int, alpha: float) -> str:
 
 
 def limit_problem(dataset: str, undamaged: UndamagedImages, calibration_images: int, alpha: float) -> str | None:
-    """Return why no limit can be stated; None if one can."""
+    """Return the reason why no detection limit can be stated, or None."""
     if undamaged.images < MIN_LIMIT_IMAGES:
         return (
             f"{dataset} has {undamaged.images} good images for it, at least {MIN_LIMIT_IMAGES} are needed: if the "
@@ -243,7 +245,7 @@ class _Counter:
 
 
 def damaged_images(images: Batch, defect: Defect, seed: int, first: int = 0) -> Batch:
-    """Return copies of images, each with its own defect of one kind.
+    """Return copies of images, each with a drawn defect of one kind.
 
     Args:
         images: The images, uint8 ``(n, C, H, W)`` or, of several sizes, ``(C, H, W)`` each.

@@ -13,7 +13,9 @@ HOPELESS = 0.5
 
 
 def clopper_pearson(found: int, images: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return a lower and an upper bound of a share, each of which holds with the given confidence.
+    """Return the Clopper-Pearson bounds of a proportion.
+
+    The lower and the upper bound each hold with the given confidence.
 
     They are quantiles of Beta(k, n - k + 1) and of Beta(k + 1, n - k) for k found of n (Clopper and Pearson 1934).
     """
@@ -23,25 +25,33 @@ def clopper_pearson(found: int, images: int, confidence: float = CONFIDENCE) -> 
 
 
 def limit_cell(size: int, found: int, images: int) -> LimitCell:
-    """Return the found share of defects of one size, with its bounds."""
+    """Return the share of found defects of one size, with its confidence bounds."""
     lower, upper = clopper_pearson(found, images)
     return LimitCell(size=size, found=found, images=images, share=found / images, lower=lower, upper=upper)
 
 
 def undamaged_images(flagged: int, images: int) -> UndamagedImages:
-    """Return the share of good images that are flagged without a defect, with its two-sided 95 % interval."""
+    """Return the share of good images that are flagged without a defect.
+
+    It comes with its two-sided 95 % interval.
+    """
     share = flagged / images if images else None
     interval = clopper_pearson(flagged, images, (1 + CONFIDENCE) / 2) if images else None
     return UndamagedImages(flagged=flagged, images=images, share=share, interval=interval)
 
 
 def goes_on(cell: LimitCell) -> bool:
-    """Return whether to measure smaller defects: the upper bound of this cell's found share is at least 0.5."""
+    """Return whether to measure smaller defects, too.
+
+    They are measured if the upper bound of this size's found share is at least 0.5.
+    """
     return cell.upper >= HOPELESS
 
 
 def limit_curve(shape: Shape, contrast: int | None, cells: Sequence[LimitCell]) -> LimitCurve:
-    """Return the cells with the limit: the smallest size at and above which all lower bounds are at least 0.9.
+    """Return the found shares of a kind of defect with its detection limit.
+
+    The limit is the smallest size at and above which all lower bounds are at least 0.9.
 
     The sizes are tests in a fixed order, from the largest down to the first that fails, each at 5 %. So all sizes from
     the limit on are found in 90 % with a confidence of 95 % together.

@@ -32,7 +32,7 @@ class Artifact(VerifiedModel):
 
 
 def load_artifact(folder: Path) -> Artifact:
-    """Return the model in a folder after checks of file digests and tensor shapes. Raises ``ArtifactError``.
+    """Load a model from its folder, after checking file digests and tensor shapes.
 
     Args:
         folder: The folder of the artifact.
@@ -44,7 +44,7 @@ def load_artifact(folder: Path) -> Artifact:
 
 
 def load_flows(model: VerifiedModel, folder: Path) -> Artifact:
-    """Return a verified model with its flows, from the weights in its folder.
+    """Load the flows of a verified model from the weights in its folder.
 
     Args:
         model: The model.
@@ -69,7 +69,9 @@ def load_flows(model: VerifiedModel, folder: Path) -> Artifact:
 
 
 def load_distribution(folder: Path) -> FlowDistribution:
-    """Return the flow over pixels of a model in a folder, as a distribution of dequantised images.
+    """Load the pixel flow of a model as a PyTorch distribution of images.
+
+    The distribution is of dequantised images.
 
     It is in evaluation mode and in float32. :meth:`double` makes it as precise as the scores of the model.
 

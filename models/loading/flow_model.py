@@ -53,14 +53,20 @@ class FlowModel:
         self.density = density or self._density_in(options.precision)
 
     def opened(self) -> OpenedDensity:
-        """Return the density, whether it has a learned inverse, and its number of weights for gradient evidence."""
+        """Return the density of the model, with its properties for scoring.
+
+        They are whether it has a learned inverse, and its number of weights for evidence of gradients.
+        """
         weights = gradient_weights(self.flows) if isinstance(self.flows, Flow) else None
         pixels = self.pixels
         return OpenedDensity(self.density, pixels is not None and pixels.frozen.has_learned_inverse, weights)
 
     @cached_property
     def pixels(self) -> FlowDensity | None:
-        """The density of pixels with its flow, in both directions; None for a model of features alone."""
+        """Density of pixels with its flow, or None for a model of features alone.
+
+        The flow runs in both directions.
+        """
         pixels, _ = parts_of(self.density)
         if pixels is None or isinstance(pixels, FlowDensity):
             return pixels
@@ -89,7 +95,10 @@ class FlowModel:
 
     @cached_property
     def sampler(self) -> Sampler:
-        """The source of random images. Raises ``SamplesUnsupported`` for a model of features alone."""
+        """Source of random images from the model.
+
+        Raises ``SamplesUnsupported`` for a model of features alone.
+        """
         if self.pixels is None:
             raise SamplesUnsupported("it is a density of features, which have no way back to pixels")
         return Sampler(self.pixels.engine, self.pixels.frozen, self._options.threads)
@@ -103,7 +112,9 @@ class FlowModel:
     def gradient_steps(
         self, images: Batch, scored: list[Likelihood | ScoreNotFinite], fisher: NDArray[np.float32] | None
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-        """Return a generator that adds gradient evidence to scores, and yields before each backward pass.
+        """Add evidence of gradients to scores, step by step.
+
+        Returns a generator that yields before each backward pass.
 
         Args:
             images: The images, N of one size.
@@ -122,7 +133,10 @@ class FlowModel:
         return add_gradients(scored, np.concatenate(features))
 
     def gradient_maps(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return the norm of the gradient of log p at each pixel, ``(N, H, W)``. Raises as :meth:`gradient_steps`."""
+        """Return the norm of the gradient of the log-density at each pixel.
+
+        The result is ``(N, H, W)``. Raises as :meth:`gradient_steps`.
+        """
         with torch_threads(self._threads):
             return self._gradient_passes.maps(images)
 
@@ -135,7 +149,10 @@ class FlowModel:
     def calibrate(
         self, reference: ReferenceImages, progress: Progress, precision: Precision
     ) -> tuple[Calibration, CalibrationSummary]:
-        """Measure normal images with the model; see :meth:`models.scorer.Scorer.calibrate`."""
+        """Calibrate the model with normal images.
+
+        See :meth:`models.scorer.Scorer.calibrate`.
+        """
         density = self._density_in(precision)
         precise = None if precision == "float32" else self._density_in("float32")
         flow = self.flows if isinstance(self.flows, Flow) else None

@@ -20,7 +20,9 @@ MAX_FETCHED_BYTES = 8 * 2**30
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of a model, with a calibration and engine options. A scorer is pickled as this object alone.
+    """Files of a model, with a calibration and engine options.
+
+    A scorer is pickled as this object alone.
 
     Attributes:
         path: The folder of the artifact.
@@ -39,7 +41,10 @@ class ModelFiles:
 
     @classmethod
     def as_they_are(cls, path: Path, calibration: Path | None, options: EngineOptions) -> Self:
-        """Return the files that are there now, and no others. Raises ``ArtifactError`` if one is missing."""
+        """Return the files of a model in their present state.
+
+        Files that change later are refused by their digest. Raises ``ArtifactError`` if a file is missing.
+        """
         # A process that unpickles it may run in another folder.
         path, calibration = path.absolute(), calibration and calibration.absolute()
         return cls(path, calibration, options, digest=content_digest(path, calibration))
@@ -49,7 +54,7 @@ class ModelFiles:
         return self if threads is None else replace(self, options=replace(self.options, threads=threads))
 
     def fetch(self) -> None:
-        """Fetch the files where this machine lacks them, and check that they are of this model.
+        """Fetch missing files of the model, and check that they belong to it.
 
         Raises:
             ArtifactError: A file is missing or damaged, or the model is another one.
@@ -68,7 +73,9 @@ class ModelFiles:
 
 
 def content_digest(path: Path, calibration: Path | None) -> str:
-    """Return one SHA-256 for a model's manifest and calibration record, which contain the digests of all other files.
+    """Return one SHA-256 digest for all files of a model.
+
+    It is that of the manifest and the calibration record, which contain the digests of all other files.
 
     Args:
         path: The folder of the artifact.

@@ -58,7 +58,7 @@ class OpenModel:
 
 @dataclass(frozen=True)
 class ModelOpener:
-    """Opens a model, whose files are verified.
+    """Opener of a model whose files are verified.
 
     The density is opened from what is kept in the cache of engines, where the model was opened before by the same
     software on this machine. Otherwise, or if that gives another score or statistic than the stored ones, it is opened
@@ -80,7 +80,9 @@ class ModelOpener:
 
     @classmethod
     def verified(cls, path: Path, calibration: Path | None, options: EngineOptions) -> Self:
-        """Return the opener of a model, after checks of the digests of its files. Raises ``ArtifactError``.
+        """Verify the files of a model by their digests, and return an opener for it.
+
+        Raises ``ArtifactError``.
 
         Args:
             path: The folder of the artifact.
@@ -95,7 +97,9 @@ class ModelOpener:
         return cls(path, arrays, model, summary, options.settled(summary.precision))
 
     def open(self) -> OpenModel:
-        """Return the model, after its score and statistic of the pinned image are compared with the stored ones.
+        """Open the model for scoring, and check the scores of its test image.
+
+        Score and statistic of the pinned image are compared with the stored ones.
 
         Raises:
             ArtifactError: They differ, or files do not fit each other.
@@ -174,7 +178,9 @@ class ModelOpener:
 
 
 def check_gradients(calibration: Calibration, weights: int | None) -> None:
-    """Check that the gradient arrays of a calibration, if it has any, match the number of weights of the flow.
+    """Check that the gradient arrays of a calibration fit the flow.
+
+    There must be a value for each weight of the flow. A calibration without gradient arrays passes.
 
     Args:
         calibration: The calibration.

@@ -32,7 +32,9 @@ SLACK = 2.0
 
 @dataclass(frozen=True)
 class VerifiedModel:
-    """What is known of a model without its flows, from files whose digests are those of the manifest.
+    """Manifest, calibration and test images of a model, after checks of their digests.
+
+    The flows are not loaded.
 
     Attributes:
         manifest: The manifest.
@@ -46,7 +48,7 @@ class VerifiedModel:
 
 
 def verify_model(folder: Path) -> VerifiedModel:
-    """Return the model in a folder, without its flows, after checks of all file digests. Raises ``ArtifactError``.
+    """Verify all files of a model by their digests, and return it without its flows.
 
     Args:
         folder: The folder of the artifact.
@@ -83,7 +85,9 @@ def verify_model(folder: Path) -> VerifiedModel:
 
 
 def load_calibration_of(version: ModelVersion) -> Calibration:
-    """Return the calibration that a model version uses, without its weights, after checking its SHA-256.
+    """Load the calibration that a model version uses, after checking its SHA-256.
+
+    The weights of the model are not loaded.
 
     Raises ``ArtifactError`` where it is missing or damaged, or belongs to other weights.
     """
@@ -99,7 +103,10 @@ def load_calibration_of(version: ModelVersion) -> Calibration:
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
-    """Write a model's manifest to its folder, with the SHA-256 digests of the other files; this completes the model."""
+    """Write the manifest of a model, which completes the model's folder.
+
+    The manifest has the SHA-256 digests of the other files.
+    """
     files = {name: sha256_file(folder / name) for name in NAMES if name != FILE and (folder / name).is_file()}
     (folder / FILE).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=1))
 
@@ -122,13 +129,18 @@ def exact_tolerance(dimensions: int, log_likelihood: float) -> float:
 
 
 def score_tolerance(dimensions: int, log_likelihood: float, summary: CalibrationSummary) -> float:
-    """Return how far a score in the precision of a calibration may be from that in float64, in nats."""
+    """Return the largest allowed error of a score in the precision of a calibration.
+
+    The error is the difference from the score in float64, in nats.
+    """
     worst = 0.0 if summary.deviation is None else summary.deviation.worst
     return exact_tolerance(dimensions, log_likelihood) + SLACK * worst
 
 
 def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, tolerance: float) -> None:
-    """Check that a test image has its stored log-likelihood, to ``tolerance`` nats. Raise ``ArtifactError`` otherwise.
+    """Check that the test image of a model gets its stored log-likelihood.
+
+    They may differ by ``tolerance`` nats. Raises ``ArtifactError`` otherwise.
 
     The test image is stored with the model.
     """
@@ -140,7 +152,9 @@ def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, 
 
 
 def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSummary) -> None:
-    """Check that a test image's statistic is within :func:`statistic_tolerance` of its stored value.
+    """Check that the test image of a model gets its stored anomaly statistic.
+
+    They may differ by :func:`statistic_tolerance`.
 
     Raises ``ArtifactError`` otherwise, with ``path`` as the file in its text.
     """
@@ -152,7 +166,9 @@ def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSum
 
 
 def statistic_tolerance(statistic: float, summary: CalibrationSummary) -> float:
-    """Return how far an anomaly statistic may be from its stored value, in nats: 0.05.
+    """Return the largest allowed difference of an anomaly statistic from its stored value.
+
+    It is 0.05 nats.
 
     Above 1000 nats it grows in proportion. For another precision than float32, twice the worst measured deviation is
     added.
@@ -162,7 +178,9 @@ def statistic_tolerance(statistic: float, summary: CalibrationSummary) -> float:
 
 
 def check_precision(path: Path, precision: str, summary: CalibrationSummary) -> None:
-    """Check that the calibration in the file ``path`` is for ``precision``, the engine's.
+    """Check that a calibration is for the precision of the engine.
+
+    The calibration is in the file ``path``.
 
     Raises ``ArtifactError`` otherwise.
     """

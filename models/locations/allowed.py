@@ -13,7 +13,7 @@ SETTING = "SNF_ALLOWED_LOCATIONS"
 
 
 def allowed_location(url: str, prefixes: Sequence[str], home: Path) -> Location:
-    """Check that a caller over HTTP may name a URL, and return its location.
+    """Return the location of a URL, if callers over HTTP may name it.
 
     On this machine links are followed first, so that no link leads out of a prefix. The location that is returned has
     none, so that what is checked is what is used.

@@ -24,13 +24,19 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY
 
 @dataclass(frozen=True)
 class DiskFile:
-    """A file or folder of this machine, by its absolute path; ``url`` names it in errors."""
+    """File or folder on the disk of this machine.
+
+    ``path`` is absolute. ``url`` names the file in errors.
+    """
 
     url: str
     path: str
 
     def read(self, span: tuple[int, int] | None, version: str | None) -> bytes:
-        """Return a range of bytes, or all. Raises ``LocationNotFound``, ``FileChanged``, ``LocationUnavailable``."""
+        """Read the file, or a range of its bytes.
+
+        Raises ``LocationNotFound``, ``FileChanged``, ``FileUnreadable`` or ``LocationUnavailable``.
+        """
         with self._errors(is_read=True), open(self.path, "rb", buffering=0, opener=_open_plain) as file:
             status = os.fstat(file.fileno())
             self._check(status, version)
@@ -43,7 +49,10 @@ class DiskFile:
         return data
 
     def entry(self, version: str | None) -> FileEntry:
-        """Return name, size and version. Raises ``LocationNotFound``, and ``FileChanged`` for another version."""
+        """Return the name, size and version of the file.
+
+        Raises ``LocationNotFound``, and ``FileChanged`` for another version.
+        """
         with self._errors(is_read=True):
             status = os.stat(self.path)  # noqa: PTH116
         self._check(status, version)
@@ -57,7 +66,10 @@ class DiskFile:
             return None
 
     def write(self, data: bytes | Path) -> None:
-        """Write the file: all of it is synced under another name, and then renamed."""
+        """Write the file atomically.
+
+        All of the content is synced under another name, and the file is then renamed.
+        """
         with self._errors(), new_file(Path(self.path)) as file:
             if isinstance(data, bytes):
                 file.write(data)
@@ -66,7 +78,10 @@ class DiskFile:
                     shutil.copyfileobj(content, file)
 
     def write_new(self, data: bytes) -> bool:
-        """Write the file as :meth:`write` does, unless there is one; return whether it was written."""
+        """Write the file unless it exists, and return whether it was written.
+
+        The file is written as by :meth:`write`.
+        """
         with self._errors():
             return write_if_absent(Path(self.path), data)
 
@@ -78,7 +93,9 @@ class DiskFile:
             sync_folder(path.parent)
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield the files below the folder, sorted by name. Links to folders are not followed.
+        """Yield the files in the folder and its subfolders, sorted by name.
+
+        Links to folders are not followed.
 
         Links out of the folder, links that lead nowhere, and pipes have a ``problem``, and so has a folder that cannot
         be listed.

@@ -8,7 +8,9 @@ from typing import NamedTuple, Protocol
 
 
 class FileEntry(NamedTuple):
-    """A file at a location: its path relative to the location, its size in bytes and its version.
+    """Name, size and version of a file at a location.
+
+    The name is the path relative to the location. The size is in bytes.
 
     The version is a text that differs where the content may differ: the ETag of an object, or time of change and size
     of a file of this machine, which are the same on all machines that mount its folder. ``problem`` is a sentence for
@@ -22,14 +24,20 @@ class FileEntry(NamedTuple):
 
 
 class LocatedFile(Protocol):
-    """Protocol of a file or folder in one kind of store."""
+    """Interface of a file or folder, on disk or in an object store."""
 
     def read(self, span: tuple[int, int] | None, version: str | None) -> bytes:
-        """Return the bytes in the range ``span``, ``(start, stop)``, or all for None. None as version accepts any."""
+        """Read the file, or a range of its bytes.
+
+        The range ``span`` is ``(start, stop)``, or None for all bytes. A ``version`` of None accepts any version.
+        """
         ...
 
     def entry(self, version: str | None) -> FileEntry:
-        """Return name, size and version. Raises ``LocationNotFound``, and ``FileChanged`` for another version."""
+        """Return the name, size and version of the file.
+
+        Raises ``LocationNotFound``, and ``FileChanged`` for another version.
+        """
         ...
 
     def stat(self) -> FileEntry | None:
@@ -41,7 +49,10 @@ class LocatedFile(Protocol):
         ...
 
     def write_new(self, data: bytes) -> bool:
-        """Write the file, whole or not at all, unless there is one; return whether it was written."""
+        """Write the file unless it exists, and return whether it was written.
+
+        The file is written completely or not at all.
+        """
         ...
 
     def delete(self) -> None:
@@ -49,5 +60,8 @@ class LocatedFile(Protocol):
         ...
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield the files below this folder, sorted by the UTF-8 bytes of their names."""
+        """Yield the files in this folder and its subfolders, sorted by name.
+
+        The order is that of the UTF-8 bytes of their names.
+        """
         ...

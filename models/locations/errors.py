@@ -6,7 +6,10 @@ from models.errors import ErrorKind, ModelsError
 
 
 class LocationRefused(ModelsError):
-    """Raised for a malformed URL, a scheme that is not supported, and a location that a caller may not name."""
+    """Raised for a location that is invalid, forbidden or not supported.
+
+    Its URL is malformed, its scheme is not supported, or the caller may not name it or has no access.
+    """
 
     slug = "location-refused"
     title = "The location cannot be used"
@@ -14,7 +17,10 @@ class LocationRefused(ModelsError):
 
 
 class FileUnreadable(LocationRefused):
-    """Raised if a single file cannot be read (permissions, disk error, archived). Other files may be readable."""
+    """Raised when a single file cannot be read.
+
+    The reason is its permissions, a disk error or that it is archived. Other files may be readable.
+    """
 
 
 class LocationNotFound(ModelsError):
@@ -26,7 +32,7 @@ class LocationNotFound(ModelsError):
 
 
 class LocationUnavailable(ModelsError):
-    """Raised where the server or disk of a location does not answer, fails, or denies access."""
+    """Raised when the server or disk of a location fails or does not answer."""
 
     slug = "location-unavailable"
     title = "The location cannot be reached"

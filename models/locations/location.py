@@ -22,7 +22,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True, order=True)
 class Location:
-    """The URL of a file or folder, with methods to read, write and list it. Locations can be pickled and compared.
+    """URL of a file or folder, with methods to read, write and list it.
+
+    Locations can be pickled and compared.
 
     The path in ``s3://bucket/path``, ``gs://bucket/path`` and ``az://container/path`` is the name of the object as it
     is: nothing is percent-encoded. ``file:///path`` is a path of this machine, percent-encoded as usual. Credentials
@@ -50,7 +52,10 @@ class Location:
 
     @classmethod
     def parse(cls, text: str) -> Location:
-        """Return the location that a user names: a URL, or a path of this machine, absolute or relative."""
+        """Return the location of a URL or of a path on this machine.
+
+        The path may be absolute or relative.
+        """
         if _URL.fullmatch(text):
             return cls(text)
         return cls(_file_url(os.path.abspath(os.path.expanduser(text))))  # noqa: PTH100, PTH111  # keeps links
@@ -67,7 +72,7 @@ class Location:
 
     @property
     def bucket(self) -> str:
-        """The bucket or container; empty for this machine."""
+        """Name of the bucket or container; empty for a file on this machine."""
         return _parts(self.url)[1]
 
     @property
@@ -119,7 +124,9 @@ class Location:
         return self._stored.read((start, stop), version) if start < stop else b""
 
     def open(self, version: str | None = None) -> RangeFile:
-        """Return a file object that reads and seeks, such as ``pyarrow.parquet`` takes. Raises as :meth:`read`.
+        """Open the file for reading, as a file object that can seek.
+
+        ``pyarrow.parquet`` takes it, for example. Raises as :meth:`read`.
 
         All that is read is of one version of the file.
         """
@@ -127,11 +134,17 @@ class Location:
         return RangeFile(lambda start, stop: self.read_range(start, stop, entry.version), entry.size)
 
     def stat(self) -> FileEntry | None:
-        """Return size and version of the file; None if there is no file of exactly this name."""
+        """Return the size and version of the file, or None if there is no file.
+
+        The file must have exactly this name.
+        """
         return self._stored.stat()
 
     def exists(self) -> bool:
-        """Return whether there is a file of exactly this name; a folder is not one."""
+        """Return whether there is a file of exactly this name.
+
+        A folder does not count.
+        """
         return self.stat() is not None
 
     def write(self, data: bytes | Path) -> None:
@@ -143,7 +156,9 @@ class Location:
         self._stored.write(data)
 
     def write_new(self, data: bytes) -> bool:
-        """Write a file as :meth:`write` does, unless there is one of this name; return whether it was written.
+        """Write the file unless it exists, and return whether it was written.
+
+        The file is written as by :meth:`write`.
 
         Of several processes that do so at the same time one writes.
         """
@@ -154,7 +169,9 @@ class Location:
         self._stored.delete()
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield all files below this folder, in its subfolders too, sorted by name (its UTF-8 bytes).
+        """Yield all files in this folder and its subfolders, sorted by name.
+
+        The order of the files is that of the UTF-8 bytes of their names.
 
         Each has its path relative to this location. There may be none. An object store has no empty folders.
 

@@ -38,14 +38,21 @@ REQUEST_SECONDS = 600
 
 @dataclass(frozen=True)
 class StoreFile:
-    """An object, or all objects below a prefix; ``root`` is the URL of the bucket and ``url`` names it in errors."""
+    """Object in a store such as S3, or all objects below a prefix.
+
+    ``root`` is the URL of the bucket. ``url`` names the object in errors.
+    """
 
     url: str
     root: str
     key: str
 
     def read(self, span: tuple[int, int] | None, version: str | None) -> bytes:
-        """Return a range of bytes, or all. Raises ``LocationNotFound``, ``FileChanged``, ``LocationUnavailable``."""
+        """Read the object, or a range of its bytes.
+
+        Raises ``LocationNotFound``, ``FileChanged``, ``FileUnreadable``, ``LocationRefused`` or
+        ``LocationUnavailable``.
+        """
         options: GetOptions = {}
         if span is not None:
             options["range"] = span
@@ -62,7 +69,10 @@ class StoreFile:
         return data
 
     def entry(self, version: str | None) -> FileEntry:
-        """Return name, size and version. Raises ``LocationNotFound``, and ``FileChanged`` for another version."""
+        """Return the name, size and version of the object.
+
+        Raises ``LocationNotFound``, and ``FileChanged`` for another version.
+        """
         meta = self._try(lambda: self._store.head(self.key))
         entry = FileEntry(self.key.rpartition("/")[2], meta["size"], _version(meta))
         if version is not None and entry.version != version:
@@ -79,11 +89,16 @@ class StoreFile:
             return None
 
     def write(self, data: bytes | Path) -> None:
-        """Write the object. A large one is sent in parts, and appears after the last."""
+        """Write the object to the store.
+
+        A large object is sent in parts, and appears after the last part.
+        """
         self._try(lambda: self._store.put(self.key, data))
 
     def write_new(self, data: bytes) -> bool:
-        """Write the object, unless there is one; return whether it was written. One of several writers does so.
+        """Write the object unless it exists, and return whether it was written.
+
+        Of several writers one writes the object.
 
         After an answer that was cut off, the repeated request may find the object that the first one wrote.
         """
@@ -104,7 +119,9 @@ class StoreFile:
             self._try(lambda: self._store.delete(self.key))
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield the objects below the key, in the order of the store: by the UTF-8 bytes of their names.
+        """Yield the objects in this folder and its subfolders, sorted by name.
+
+        The store sorts them by the UTF-8 bytes of their names.
 
         Markers of folders are left out: empty objects with a slash at the end of their names, as consoles make them.
         """
@@ -177,7 +194,10 @@ class StoreFile:
 
 
 def store_variables() -> dict[str, str]:
-    """Return the environment variables that configure the stores: endpoints, regions, keys, proxies, certificates."""
+    """Return the environment variables that configure the object stores.
+
+    They give endpoints, regions, keys, proxies and certificates.
+    """
     return {name: value for name, value in os.environ.items() if name.startswith(SETTINGS) or name.upper() in NETWORK}
 
 

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 class RangeFile(io.RawIOBase):
-    """A seekable binary file that reads each part by a call of ``read(start, stop)``, without a buffer of its own.
+    """Seekable binary file that reads byte ranges on demand.
+
+    Each part is read by a call of ``read(start, stop)``, without a buffer.
 
     Args:
         read: Returns the bytes ``start`` to ``stop - 1``.
@@ -38,7 +40,10 @@ class RangeFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Move to a position and return it. Raises ``ValueError`` for one before the first byte."""
+        """Move to a position in the file and return the position.
+
+        Raises ``ValueError`` for a position before the first byte.
+        """
         position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
         if position < 0:
             raise ValueError(f"expected a position of at least 0, got {position}")
@@ -46,7 +51,10 @@ class RangeFile(io.RawIOBase):
         return position
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next bytes, ``size`` of them unless the file ends before; all that follow if ``size`` is -1."""
+        """Read the next bytes of the file.
+
+        There are ``size`` bytes unless the file ends before, and all that follow if ``size`` is -1.
+        """
         stop = self.size if size is None or size < 0 else min(self._position + size, self.size)
         if stop <= self._position:
             return b""

@@ -30,11 +30,14 @@ PASSING = ("408", "409", "429")
 
 
 class AnswerCutOff(LocationUnavailable):
-    """Raised where the answer of a server is lost or ends too early, so that the request is repeated."""
+    """Raised when the response of a server is lost or ends too early.
+
+    The request is then repeated.
+    """
 
 
 def store_error(error: Exception, url: str) -> ModelsError:
-    """Return the error of a location for an exception of obstore.
+    """Convert an exception of obstore to the matching error of a location.
 
     Its text holds no address but the URL of the location, so that it may be shown to callers of the service.
     """
@@ -62,7 +65,10 @@ def store_error(error: Exception, url: str) -> ModelsError:
 
 
 def setting_error(error: Exception, root: str) -> LocationRefused:
-    """Return the error for a store that cannot be used with the settings of the environment."""
+    """Return the error for an object store with wrong settings in the environment.
+
+    The store cannot be used with these settings.
+    """
     reason = KEYS["az"] if "Account must be specified" in str(error) else _reason(str(error))
     return LocationRefused(f"{root} cannot be used: {reason}")
 

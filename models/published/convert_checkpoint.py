@@ -39,7 +39,9 @@ WHOLE = ("model_state_dict", "state_dict")
 
 
 def parameters_of(loaded: object) -> dict[str, Tensor]:
-    """Return the parameters in what a checkpoint file holds: a state dictionary, alone or beside other entries.
+    """Return the flow parameters from the content of a checkpoint file.
+
+    The content is a state dictionary, alone or beside other entries.
 
     Raises:
         ValueError: It holds no state dictionary of tensors whose values are finite in float32, the type of a flow.
@@ -63,7 +65,9 @@ def parameters_of(loaded: object) -> dict[str, Tensor]:
 
 
 def published_flow(parameters: Tensors, image_shape: Shape, *, exact: bool = False) -> Flow:
-    """Return the flow of a checkpoint of the published code, in evaluation mode.
+    """Build the flow of a checkpoint of the code that Keller et al. published.
+
+    The flow is in evaluation mode.
 
     The modules of that code are numbered. Modules without parameters leave gaps in the numbers: a squeeze where the
     channels become four times as many, and smooth leaky ReLUs of slope 0.3 elsewhere. Its couplings interleave scales

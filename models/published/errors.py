@@ -6,7 +6,10 @@ from models.errors import ErrorKind, ModelsError
 
 
 class CheckpointRefused(ModelsError):
-    """Raised for a checkpoint file of the published code that holds no flow which can be imported."""
+    """Raised for a published checkpoint that has no flow to import.
+
+    Published checkpoints are files of the code of Keller et al.
+    """
 
     slug = "checkpoint-refused"
     title = "The checkpoint cannot be imported"

@@ -26,16 +26,25 @@ SETTINGS = frozenset(ImageOptions.model_fields) | {"pixel_transform"}
 
 @dataclass(frozen=True)
 class PublishedRecipe(ArchitectureFile):
-    """The layers of an imported flow, with the settings of its images. It has no settings of a training."""
+    """Layers of an imported flow, with the settings of its images.
+
+    There are no settings of a training.
+    """
 
     @property
     def parameters(self) -> frozenset[str]:
-        """The names of the settings of an imported model: its image options and its pixel transform."""
+        """Names of the settings that an imported model has.
+
+        They are its image options and its pixel transform.
+        """
         return SETTINGS
 
 
 def recipe_of(architecture: LayeredArchitecture | None = None) -> PublishedRecipe:
-    """Return the recipe of an imported flow. It lists no layers if ``architecture`` is None (not known yet)."""
+    """Return the recipe of an imported flow with a given architecture.
+
+    The recipe lists no layers if ``architecture`` is None (not known yet).
+    """
     described = {} if architecture is None else document_of(architecture, NAME, {})
     layers = {key: value for key, value in described.items() if key not in ("name", "training", "pixel_transform")}
     return PublishedRecipe(NAME, "layers", layers, {"pixel_transform": "logit"})
@@ -51,7 +60,9 @@ def write_model(
     observe: Observer,
     options: EngineOptions,
 ) -> None:
-    """Calibrate and evaluate an imported flow, measure its fitness, and write its artifact, complete or not at all.
+    """Calibrate and evaluate an imported flow, and write it as a model.
+
+    The fitness of the flow is measured, too. The artifact is written completely or not at all.
 
     Args:
         path: Folder of the artifact.

@@ -31,7 +31,10 @@ REPORT_S = 0.5
 
 
 class ComparisonPlan(BaseModel):
-    """What a comparison has decided from measured speeds; another attempt goes on with the same decisions."""
+    """Decisions of a comparison that were made from measured speeds.
+
+    Another attempt continues with the same decisions.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -44,7 +47,7 @@ class ComparisonPlan(BaseModel):
 
 
 class Budget:
-    """Time of a comparison: its deadline, the reports of its progress, and its stored plan.
+    """Time budget of a comparison, with its progress reports and its stored plan.
 
     Args:
         seconds: The whole budget.
@@ -73,7 +76,10 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """Seconds since the start, with those of earlier attempts."""
+        """Seconds since the start of the comparison.
+
+        The seconds of earlier attempts are included.
+        """
         return time.monotonic() - self._began
 
     @property
@@ -82,7 +88,9 @@ class Budget:
         return self.seconds - self.spent
 
     def share_out(self, per_image: float, reference: int, cells: int, good: int) -> tuple[float, int]:
-        """Divide the time left. Return the seconds to train the pixel flow, and the number of good images for defects.
+        """Divide the time left between the pixel flow and the defects.
+
+        Returns the seconds to train the pixel flow, and the number of good images for defects.
 
         Args:
             per_image: Seconds that all densities together take for an image.
@@ -98,7 +106,10 @@ class Budget:
         return max(left, MIN_PIXEL_SHARE * self.seconds), good
 
     def save(self) -> None:
-        """Store the plan with the time spent so far, and report a checkpoint, where another attempt can continue."""
+        """Store the plan with the time spent so far.
+
+        A checkpoint is reported, from which another attempt can continue.
+        """
         self.plan.spent = self.spent
         write_atomically(self._path, self.plan.model_dump_json().encode())
         self._observe({"event": "checkpoint", "step": int(100 * self._fraction)})
@@ -115,7 +126,9 @@ class Budget:
             self._observe({"event": "log", "message": text})
 
     def tick(self, seconds_left: float | None = None) -> None:
-        """Report the progress, every half second at most. Raises ``Interrupted`` where the comparison is to stop.
+        """Report the progress, or stop the comparison if that was requested.
+
+        There is a report every half second at most. Raises ``Interrupted`` where the comparison is to stop.
 
         Args:
             seconds_left: How long the rest takes; by default until the deadline.
@@ -126,12 +139,15 @@ class Budget:
         self.report(seconds_left)
 
     def report(self, seconds_left: float | None = None) -> None:
-        """Report the progress, every half second at most. Unlike :meth:`tick`, never raise ``Interrupted``."""
+        """Report the progress, every half second at most.
+
+        Unlike :meth:`tick`, this never raises ``Interrupted``.
+        """
         if time.monotonic() - self._reported >= REPORT_S:
             self._report(max(self.left if seconds_left is None else min(seconds_left, self.left), 0.0))
 
     def finish(self) -> None:
-        """Report that all is done."""
+        """Report that the comparison is finished."""
         self._report(0.0)
 
     def _report(self, left: float) -> None:

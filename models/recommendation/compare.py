@@ -85,7 +85,9 @@ def compare_families(
     job: str | None = None,
     began: float | None = None,
 ) -> RecommendationRecord:
-    """Fit a pixel, a feature and a hybrid model to part of a dataset, measure their detection limits, and propose one.
+    """Compare a pixel, a feature and a hybrid model on a dataset, and propose one of them.
+
+    The models are fitted to part of the dataset, and their detection limits are measured.
 
     Images of the train part are fitted to, and give the anomaly statistics and the ranks of the p-values. Good images
     of the statistics part get injected defects. The calibration part is not touched.

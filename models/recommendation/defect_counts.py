@@ -22,7 +22,9 @@ Kind = tuple[Shape, int | None]
 
 @dataclass(frozen=True)
 class DefectCurves:
-    """The curves of each family, and the measurements that were skipped or cut short for lack of time.
+    """Measured detection curves of each model family.
+
+    Measurements that were skipped or cut short for lack of time are listed, too.
 
     Attributes:
         curves: The curves of each family; all have the same kinds.
@@ -36,7 +38,10 @@ class DefectCurves:
 
 
 def kinds_by_importance(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[Kind]:
-    """Return the kinds of defects by importance: each shape once, with the middle contrast, then the others."""
+    """Return the kinds of defects, the most important first.
+
+    Each shape comes first once, with the middle contrast, then the other contrasts follow.
+    """
     middle = sorted(contrasts)[len(contrasts) // 2]
     kinds = defect_kinds(shapes, contrasts)
     return sorted(kinds, key=lambda kind: kind[0] in GRADED and kind[1] != middle)
@@ -52,7 +57,9 @@ def count_defects(
     budget: Budget,
     journal: CellJournal,
 ) -> DefectCurves:
-    """Count found defects of all kinds from the largest size down, for each family until the first size it misses.
+    """Count the defects that each model family finds.
+
+    Sizes are tried from the largest down, for each family until the first size that it misses.
 
     All kinds of one size come before the next size, so that every kind is compared where time is short.
 

@@ -26,7 +26,7 @@ PARTS_OF: dict[FamilyName, tuple[PartName, ...]] = {
 
 @dataclass(frozen=True)
 class FamilyJudges:
-    """The calibrated families of one comparison.
+    """Calibrated model families of a comparison, which flag images.
 
     Attributes:
         parts: The fitted densities.
@@ -50,7 +50,9 @@ class FamilyJudges:
         subsets: Subsets,
         alpha: float,
     ) -> FamilyJudges:
-        """Calibrate each fitted family (pixels, features or both) on the reference images.
+        """Calibrate each fitted model family on the reference images.
+
+        The families are pixels, features and both.
 
         ``alpha`` is raised to the smallest p-value where that is larger.
 
@@ -68,7 +70,9 @@ class FamilyJudges:
         return cls(parts, calibrations, max(alpha, smallest))
 
     def flagged(self, images: Images, families: Iterable[FamilyName]) -> dict[FamilyName, int]:
-        """Return how many images each of some families flags; an image without a finite likelihood is not flagged.
+        """Return how many images each of the given model families flags.
+
+        An image without a finite likelihood is not flagged.
 
         Args:
             images: The images, uint8 ``(n, C, H, W)``.
@@ -84,7 +88,10 @@ class FamilyJudges:
         return {family: self._count(family, [scored[part] for part in PARTS_OF[family]]) for family in wanted}
 
     def seconds_per_image(self, family: FamilyName) -> float:
-        """Return how long a family takes to score an image, in seconds, by all images that it has scored."""
+        """Return the seconds that a model family takes to score an image.
+
+        They are measured over all images that the family has scored.
+        """
         return sum(self.seconds[part] / self.images[part] for part in PARTS_OF[family])
 
     def _count(self, family: FamilyName, scored: list[list[Likelihood | ScoreNotFinite]]) -> int:

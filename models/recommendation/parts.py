@@ -45,7 +45,9 @@ TIMED = 32
 
 @dataclass(frozen=True)
 class FittedPart:
-    """A density that was fitted to a subset, with its held-out likelihood and its cost.
+    """Density that was fitted to a subset of images, with its likelihood and cost.
+
+    The likelihood is that of held-out images.
 
     Attributes:
         density: The density, frozen.
@@ -83,7 +85,9 @@ def fitted_features(
     plan: str,
     report: Report,
 ) -> FittedPart:
-    """Fit flows over features to images, or take them from ``folder`` where an earlier attempt has stored them.
+    """Fit flows over features to images, or load the fit of an earlier attempt.
+
+    An earlier attempt has stored its fit in ``folder``.
 
     The held-out likelihood is that of five folds of the images, each under a fit to the others.
 
@@ -127,7 +131,10 @@ def fitted_features(
 
 
 def feature_seconds(images: Images, architecture: FeatureArchitecture, options: EngineOptions) -> float:
-    """Return how long the backbone takes for an image, in seconds, after a first pass that prepares it."""
+    """Measure the seconds that the backbone takes for an image.
+
+    A first pass prepares the backbone and is not counted.
+    """
     store = BackboneStore(options.backbones or DEFAULT_FOLDER)
     backbone = store.by_digest(architecture.backbone, architecture.backbone_sha256)
     extractor = open_extractor(store, backbone, architecture.image_shape, architecture.input_size, options)
@@ -139,7 +146,10 @@ def feature_seconds(images: Images, architecture: FeatureArchitecture, options: 
 
 
 def pixel_seconds(dataset: Dataset, architecture: PixelArchitecture, options: EngineOptions, folder: Path) -> float:
-    """Build an untrained pixel flow of an architecture, and return the seconds that it takes to score an image."""
+    """Measure the seconds that an untrained pixel flow takes to score an image.
+
+    The flow is built from the architecture.
+    """
     trainer = Trainer(dataset, architecture, TrainingConfig(max_steps=1), folder, lambda _event: None)
     flow = trainer.averaged.eval()
     density = open_pixels(flow, architecture, log_dets_of(flow, architecture), "untrained", options)
@@ -147,7 +157,10 @@ def pixel_seconds(dataset: Dataset, architecture: PixelArchitecture, options: En
 
 
 def seconds_per_image(density: ImageDensity, images: Images) -> float:
-    """Return how long a density takes to score an image, in seconds, after a first pass that prepares it."""
+    """Measure the seconds that a density takes to score an image.
+
+    A first pass prepares the density and is not counted.
+    """
     batch = np.ascontiguousarray(images[:TIMED])
     score_images(density, batch)
     began = time.monotonic()
@@ -165,7 +178,9 @@ def trained_pixels(
     observe: Observer,
     should_stop: Callable[[], bool],
 ) -> FittedPart:
-    """Train a flow over pixels, or go on from the checkpoints of an earlier attempt in ``folder``.
+    """Train a flow over pixels, or continue the training of an earlier attempt.
+
+    The checkpoints of an earlier attempt are in ``folder``.
 
     Args:
         dataset: The images to train with, and to validate with in its statistics part.

@@ -19,7 +19,10 @@ MAX_BUDGET = 24 * 60
 
 
 class RecommendParameters(ImageOptions):
-    """Settings to compare pixel, feature and hybrid models: budget, false-alarm rate, defects and image options."""
+    """Settings of a comparison of pixel, feature and hybrid models.
+
+    They are budget, false-alarm rate, defects and image options.
+    """
 
     minutes: float = Field(5.0, gt=0, le=MAX_BUDGET, description="Wall-clock budget of the whole comparison.")
     alpha: float = Field(
@@ -43,7 +46,7 @@ class RecommendParameters(ImageOptions):
 
     @property
     def image_settings(self) -> dict[str, Any]:
-        """The options of the images that were given, as parameters of a training."""
+        """Image options that were set, as parameters of a training."""
         return self.model_dump(mode="json", include=set(ImageOptions.model_fields), exclude_unset=True)
 
 
@@ -52,7 +55,10 @@ class _RecordPart(BaseModel):
 
 
 class FamilyResult(_RecordPart):
-    """What one family of models reached in a comparison, or why it was not compared."""
+    """Result of one model family in a comparison.
+
+    It says why, if the family was not compared.
+    """
 
     family: FamilyName
     preset: str = Field(description="The preset that trains such a model.")
@@ -80,7 +86,10 @@ class FamilyResult(_RecordPart):
 
 
 class ComparedImages(_RecordPart):
-    """Number of images of a dataset for each purpose in a comparison. No image is counted twice."""
+    """Numbers of images of a dataset for each purpose in a comparison.
+
+    No image is counted twice.
+    """
 
     fit: int = Field(ge=1, description="Images of the train part that the families were fitted to.")
     statistics: int = Field(ge=1, description="Images of the train part that fitted the anomaly statistics.")
@@ -92,7 +101,7 @@ class ComparedImages(_RecordPart):
 
 
 class RecommendationRecord(_RecordPart):
-    """A finished comparison of the families on a dataset, with a proposal and its reasons."""
+    """Result of a comparison of model families, with a proposal and its reasons."""
 
     format_version: Literal[1] = 1
     created: datetime

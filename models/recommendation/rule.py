@@ -33,19 +33,27 @@ NOT_COVERED = (
 
 @dataclass(frozen=True)
 class Proposal:
-    """The proposed family, or None where no family was measured, and the reasons."""
+    """Proposed model family, with the reasons.
+
+    The family is None where no family was measured.
+    """
 
     family: FamilyName | None
     reasons: tuple[str, ...]
 
 
 def limit_rank(curve: LimitCurve, sizes: Sequence[int]) -> int:
-    """Return the index of a curve's detection limit in ``sizes``; ``len(sizes)`` if the curve has no limit."""
+    """Return the rank of a detection limit among the tried sizes.
+
+    It is the index of the limit in ``sizes``, or ``len(sizes)`` if the curve has no limit.
+    """
     return len(sizes) if curve.limit is None else sizes.index(curve.limit)
 
 
 def mean_rank(curves: Sequence[LimitCurve], sizes: Sequence[int]) -> float:
-    """Return the mean over shapes of the mean rank of their limits over contrasts; smaller is better.
+    """Return the mean rank of a family's detection limits; smaller is better.
+
+    It is the mean over shapes of the mean over contrasts.
 
     Args:
         curves: The curves of a family, at least one.
@@ -56,7 +64,9 @@ def mean_rank(curves: Sequence[LimitCurve], sizes: Sequence[int]) -> float:
 
 
 def propose(results: Sequence[FamilyResult], sizes: Sequence[int]) -> Proposal:
-    """Propose the cheapest family whose mean rank is at most half a step above the smallest one.
+    """Propose the cheapest model family with nearly the best detection limits.
+
+    Its mean rank is at most half a step above the smallest mean rank.
 
     The order of cost is features, pixels, hybrid: closed form, training, both. Where no family finds any defect, all
     ranks are equal, the cheapest is proposed, and the reasons say so. Families that were not measured are left out.
@@ -87,7 +97,7 @@ def propose(results: Sequence[FamilyResult], sizes: Sequence[int]) -> Proposal:
 
 
 def limit_words(curve: LimitCurve) -> str:
-    """Return a limit in words, such as ``from 6 pixels`` or ``not up to 12 pixels``.
+    """Return a detection limit in words, such as ``from 6 pixels`` or ``not up to 12 pixels``.
 
     >>> limit_words(LimitCurve(shape="spot", contrast=64, cells=(), limit=6, lower=0.95))
     'from 6 pixels'
@@ -96,7 +106,10 @@ def limit_words(curve: LimitCurve) -> str:
 
 
 def limit_cell_text(curve: LimitCurve) -> str:
-    """Return a limit for a table, such as ``6``, or the share at the largest size, such as ``none (60% at 12)``."""
+    """Return a detection limit as the text of a table cell, such as ``6``.
+
+    Without a limit the text has the share at the largest size, such as ``none (60% at 12)``.
+    """
     largest = curve.cells[-1]
     return str(curve.limit) if curve.limit is not None else f"none ({largest.share:.0%} at {largest.size})"
 

@@ -32,7 +32,9 @@ BLOCKS = 100
 
 @dataclass(frozen=True)
 class Subsets:
-    """Disjoint images of a dataset for a comparison, uint8 ``(n, C, H, W)`` each.
+    """Disjoint sets of images of a dataset for a comparison.
+
+    Each set is uint8 ``(n, C, H, W)``.
 
     Attributes:
         fit: The images that the families are fitted to.
@@ -52,12 +54,15 @@ class Subsets:
 
     @property
     def ranks(self) -> int:
-        """The number of reference images among which a new image is ranked to give its p-value."""
+        """Number of reference images among which a new image is ranked.
+
+        The rank gives the p-value of the new image.
+        """
         return len(self.reference) - (0 if self.folds is not None else self.statistics)
 
     @property
     def counts(self) -> ComparedImages:
-        """The numbers of images."""
+        """Numbers of images in the subsets."""
         return ComparedImages(
             fit=len(self.fit),
             statistics=self.statistics,
@@ -68,7 +73,9 @@ class Subsets:
 
 
 def choose_subsets(dataset: Dataset, alpha: float, seed: int, share: float = 1.0) -> Subsets:
-    """Divide the train part into images for fit, statistics and ranks; take good images from the statistics part.
+    """Choose the images of a comparison from a dataset.
+
+    The train part is divided into images for fit, statistics and ranks. Good images are from the statistics part.
 
     Where the statistics part also serves the p-values of a model (below 400 images), or has fewer than 29 images, the
     good images are from the train part, too. Where the ranks would be too few for ``alpha``, statistics and ranks are
@@ -110,7 +117,10 @@ def choose_subsets(dataset: Dataset, alpha: float, seed: int, share: float = 1.0
 
 
 def check_train_images(name: str, train: int) -> None:
-    """Check that the train part of the dataset ``name`` has at least 100 images. Raise ``DatasetUnfit`` otherwise."""
+    """Check that a dataset has at least 100 training images.
+
+    Raises ``DatasetUnfit`` otherwise. ``name`` is the name of the dataset.
+    """
     if train < MIN_TRAIN:
         raise DatasetUnfit(
             f"a comparison of families divides the training images, expected at least {MIN_TRAIN} of them, "

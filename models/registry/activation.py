@@ -11,13 +11,18 @@ USUAL_ALPHAS = (0.001, 0.01, 0.05)
 
 
 def attainable(smallest_p: float) -> tuple[float, ...]:
-    """Return the usual false-alarm rates at which a calibration with this smallest p-value can flag an image."""
+    """Return the usual false-alarm rates at which a calibration can flag an image.
+
+    They are the rates that are not below the smallest p-value of the calibration.
+    """
     return tuple(alpha for alpha in USUAL_ALPHAS if alpha >= smallest_p)
 
 
 @dataclass(frozen=True)
 class UnlessCoarser:
-    """Rule that activates a new calibration unless its smallest p-value is larger than that of the one in use.
+    """Rule that activates a new calibration unless it is coarser than the active calibration.
+
+    A calibration with a larger smallest p-value is coarser.
 
     ``own`` is the summary of calibration 0, which is stored with the model.
     """
@@ -26,7 +31,10 @@ class UnlessCoarser:
 
     @staticmethod
     def decide(number: int, smallest_p: float, used: int, used_smallest_p: float) -> Activation:
-        """Decide whether calibration ``number`` replaces calibration ``used``. If not, the result gives the reason.
+        """Decide whether a new calibration replaces the active calibration.
+
+        The new calibration is ``number``, the active calibration ``used``. If the active calibration stays, the result
+        gives the reason.
 
         >>> UnlessCoarser.decide(1, 0.001, 0, 0.002).active
         True

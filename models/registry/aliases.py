@@ -24,7 +24,9 @@ class TooManyAliases(ModelsError):
 
 
 def read_aliases(folder: Path) -> dict[str, int]:
-    """Return a dict from each alias stored in a model's folder to its version number; empty without a file.
+    """Read the aliases of a model with their version numbers.
+
+    The dict is empty if the folder has no file of aliases.
 
     Raises ``ArtifactError`` for a damaged file.
     """
@@ -39,7 +41,9 @@ def read_aliases(folder: Path) -> dict[str, int]:
 
 
 def write_aliases(folder: Path, aliases: Mapping[str, int]) -> None:
-    """Replace the file of a model's aliases in one atomic step: readers find all old or all new aliases.
+    """Replace the file of a model's aliases atomically.
+
+    Readers find all old or all new aliases.
 
     The caller holds the lock of the folder.
     """

@@ -29,7 +29,9 @@ OWN = 0
 
 
 class ActiveCalibration(BaseModel):
-    """The stored choice (``active.json``) of which calibration a model version uses for its anomaly verdicts.
+    """Stored choice of the calibration that a model version uses.
+
+    It is the file ``active.json``. Anomaly verdicts come from the chosen calibration.
 
     ``newest`` is the newest calibration at that time: a calibration that is added later becomes active instead.
     """
@@ -41,7 +43,9 @@ class ActiveCalibration(BaseModel):
 
 
 class CalibrationStore:
-    """The numbered calibrations (statistics of normal images) of one model version on disk; one of them is in use.
+    """Numbered calibrations of a model version on disk, one of them active.
+
+    A calibration holds statistics of normal images.
 
     A calibration is a folder, ``root/<name>/calibrations/<version>/<number>/``, that appears atomically and never
     changes. Number 0 is the calibration of the artifact and has no folder here. The newest calibration is active unless
@@ -54,12 +58,17 @@ class CalibrationStore:
         self._of_name = root / name
 
     def numbers(self) -> list[int]:
-        """Return the numbers of all calibrations, rising. The first is 0, the calibration made in training."""
+        """Return the numbers of all calibrations in ascending order.
+
+        The first is 0, the calibration made in training.
+        """
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted({OWN} | {int(path.name) for path in folders if is_version(path.name) and path.is_dir()})
 
     def active(self) -> int:
-        """Return the number of the calibration in use. Raises ``ArtifactError`` if the file of the choice is damaged.
+        """Return the number of the active calibration.
+
+        Raises ``ArtifactError`` if the file of the choice is damaged.
 
         The calibration may have been deleted since it was chosen.
         """
@@ -69,11 +78,16 @@ class CalibrationStore:
         return newest if newest > choice.newest else choice.calibration
 
     def path(self, number: int) -> Path | None:
-        """Return the folder of a calibration, existing or not; None for number 0, which is stored with the model."""
+        """Return the folder of a calibration, or None for number 0.
+
+        The folder may not exist. Number 0 is stored with the model.
+        """
         return None if number == OWN else self.folder / str(number)
 
     def record(self, number: int) -> CalibrationRecord:
-        """Return when, by which job and from which images the calibration with a number from 1 on was made.
+        """Return the record of a calibration with a number from 1 on.
+
+        It says when, by which job and from which images the calibration was made.
 
         Raises ``CalibrationNotFound``, ``ArtifactError``.
         """
@@ -82,7 +96,10 @@ class CalibrationStore:
         return read_record(self.folder / str(number))
 
     def of_job(self, job: str) -> int | None:
-        """Return the number of the calibration that the job with the id ``job`` made; None if it made none."""
+        """Return the number of the calibration that a job made.
+
+        It is None if the job with the id ``job`` made none.
+        """
         for number in reversed(self.numbers()[1:]):
             try:
                 if self.record(number).job == job:
@@ -101,7 +118,9 @@ class CalibrationStore:
         activate: bool | UnlessCoarser = True,
         before_publish: Callable[[], None] = lambda: None,
     ) -> int:
-        """Store a calibration in a new folder under the next number, and return the number; readers see all or none.
+        """Store a new calibration under the next number, and return the number.
+
+        It has a folder of its own. Readers see all of it or nothing.
 
         Its record says whether it became active, and why not.
 
@@ -158,7 +177,9 @@ class CalibrationStore:
         return rule.decide(number, new.smallest_p, used, in_use.smallest_p)
 
     def checked_record(self, number: int, weights_sha256: str) -> CalibrationRecord:
-        """Return the record of a calibration with a number from 1 on, after checking its files.
+        """Return the record of a calibration after checking its files.
+
+        The number of the calibration is 1 or more.
 
         Raises:
             CalibrationNotFound: There is no such calibration.
@@ -169,7 +190,9 @@ class CalibrationStore:
         return record
 
     def choose(self, number: int, weights_sha256: str) -> None:
-        """Check the files of a calibration, then make it the one that gives the verdicts of the model version.
+        """Activate a calibration after checking its files.
+
+        It then gives the verdicts of the model version.
 
         Args:
             number: The calibration.
@@ -210,7 +233,9 @@ class CalibrationStore:
 
 
 def read_record(folder: Path) -> CalibrationRecord:
-    """Return when, by which job and from which images the calibration in a folder was made.
+    """Read the record of a calibration from its folder.
+
+    It says when, by which job and from which images the calibration was made.
 
     Raises ``ArtifactError``, which names the file.
     """
@@ -226,7 +251,10 @@ def read_record(folder: Path) -> CalibrationRecord:
 
 
 def check_files(folder: Path, record: CalibrationRecord, weights_sha256: str) -> None:
-    """Raise ``ArtifactError`` if a calibration's file is missing, its SHA-256 differs, or it is for other weights."""
+    """Check the file of a calibration against its record.
+
+    Raises ``ArtifactError`` if the file is missing, its SHA-256 differs, or it is for other weights.
+    """
     path = folder / ARRAYS
     if not path.is_file():
         raise ArtifactError(f"{file_label(path)} is missing")

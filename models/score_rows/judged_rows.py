@@ -24,11 +24,11 @@ BATCH_BYTES = 64 * 2**20
 
 
 class Judge(Protocol):
-    """Protocol of a loaded model, which judges images."""
+    """Protocol of a loaded model that scores images and flags anomalies."""
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest of the artifact."""
+        """The manifest of the model, which describes its architecture and training."""
         ...
 
     @property
@@ -37,17 +37,22 @@ class Judge(Protocol):
         ...
 
     def judge_each(self, images: Batch, alpha: float | None) -> list[Judgement]:
-        """Return for each image its log-likelihood and its verdict, or its error."""
+        """Return the log-likelihood and the anomaly verdict of each image, or its error."""
         ...
 
 
 def batches_of(images: Iterable[NamedImage]) -> Generator[list[NamedImage]]:
-    """Yield images in batches for :func:`judged_rows`: of 64 images, or fewer large ones."""
+    """Yield images in batches of 64, or fewer if they are large.
+
+    The batches are for :func:`judged_rows`.
+    """
     yield from in_batches(images, BATCH, BATCH_BYTES, _bytes)
 
 
 def judged_rows(judge: Judge, batch: Sequence[NamedImage], alpha: float | None) -> list[Row]:
-    """Judge a batch of images, and return their rows in order.
+    """Score a batch of images, and return one table row for each image, in order.
+
+    An image that cannot be scored has its error in its row.
 
     Args:
         judge: The model.

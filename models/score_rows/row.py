@@ -35,7 +35,10 @@ Row = dict[str, Any]
 
 
 class ReasonText(Protocol):
-    """Protocol of a reason of a verdict: its text, and its box in pixels of the upright file."""
+    """Protocol of a reason why an image was flagged, with a text and a box.
+
+    The box is in pixels of the upright file.
+    """
 
     @property
     def text(self) -> str:
@@ -49,7 +52,10 @@ class ReasonText(Protocol):
 
 
 class JudgedValues(Protocol):
-    """Protocol of a verdict, of this process or of the answer of a service."""
+    """Protocol of the anomaly verdict on an image.
+
+    It was made in this process, or comes from the response of a service.
+    """
 
     @property
     def p_value(self) -> float:
@@ -63,7 +69,10 @@ class JudgedValues(Protocol):
 
     @property
     def statistic(self) -> float:
-        """The anomaly statistic in nats; its rank among those of calibration images gives the p-value."""
+        """Test statistic of the image in nats.
+
+        Its rank among the statistics of calibration images gives the p-value.
+        """
         ...
 
     @property
@@ -80,7 +89,7 @@ class JudgedValues(Protocol):
 def row_of(
     path: str, log_likelihood: float, bits_per_dim: float | None, verdict: JudgedValues, warning: str | None
 ) -> Row:
-    """Return the row of an image that was judged.
+    """Return the table row of an image that was scored.
 
     Args:
         path: Name of the image.
@@ -107,5 +116,8 @@ def row_of(
 
 
 def failed_row(path: str, error: str, detail: str) -> Row:
-    """Return the row of an image that could not be judged, with the slug and the text of its error."""
+    """Return the table row of an image that could not be scored.
+
+    The row has the short code and the text of the error.
+    """
     return {"path": path, "error": error, "error_detail": detail}

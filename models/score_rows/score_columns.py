@@ -24,7 +24,9 @@ Columns = Mapping[str, Any]
 
 
 def score_columns(judge: Judge, batch: Columns, alpha: float | None = None) -> dict[str, Any]:
-    """Judge a batch of images; return its other columns and those of the scores, one value for each image.
+    """Score a batch of images, and return its columns with the scores added.
+
+    The column of the images is left out. Each column has one value for each image.
 
     Args:
         judge: The model.

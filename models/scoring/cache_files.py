@@ -24,7 +24,9 @@ LEFTOVER_S = 3600.0
 
 
 def read_cached(path: Path) -> bytes | None:
-    """Return the content of a file of the cache, and note its use; None without one.
+    """Return the content of a file in the cache, or None if there is no usable file.
+
+    The time of its last use is updated.
 
     A file that is damaged or cannot be read is logged and not used.
     """
@@ -44,7 +46,10 @@ def read_cached(path: Path) -> bytes | None:
 
 
 def note_use(path: Path) -> None:
-    """Note that a file is used, so that it is not among the first to be deleted."""
+    """Update the time at which a cache file was last used.
+
+    The files that were unused for the longest time are deleted first.
+    """
     try:
         os.utime(path)
     except OSError as error:  # such as a read-only folder, in which nothing is deleted either
@@ -52,7 +57,9 @@ def note_use(path: Path) -> None:
 
 
 def write_cached(path: Path, content: bytes) -> None:
-    """Write a file of the cache. A failed write, or no room, is logged and ignored.
+    """Write a file to the cache; a failed write is only logged.
+
+    A full disk is handled in the same way.
 
     Beyond 4 GiB in the folder, the files that were unused for the longest time are deleted, and unfinished ones of
     killed processes.

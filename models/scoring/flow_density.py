@@ -10,7 +10,9 @@ from snf_runtime.scoring.pixel_density import PixelDensity
 
 
 class FlowDensity(PixelDensity):
-    """Density of 8-bit images by a frozen flow, which an engine runs in both directions.
+    """Probability density of 8-bit images, computed with a frozen flow.
+
+    An engine runs the flow in both directions.
 
     Args:
         engine: The engine that runs the flow.
@@ -26,6 +28,9 @@ class FlowDensity(PixelDensity):
 
 
 def pixels_of(density: ImageDensity) -> FlowDensity | None:
-    """Return the density of pixels that a density is or contains; None for a density of features alone."""
+    """Return the pixel density of a model, or None for a model of features alone.
+
+    ``density`` is the pixel density itself, or a density of both that contains it.
+    """
     pixels = density.pixels if isinstance(density, HybridDensity) else density
     return pixels if isinstance(pixels, FlowDensity) else None

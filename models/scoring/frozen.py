@@ -47,7 +47,9 @@ class FrozenFlow(FlowLayout):
     pixels: Elementwise
 
     def with_precision(self, precision: Precision) -> FrozenFlow:
-        """Return the flow with its coupling networks' 1x1 convolutions in ``precision``; itself if they already are.
+        """Return the flow with its coupling networks in another number format.
+
+        If the flow has this precision already, it is returned itself.
 
         The convolutions between the first and the last layer of each network are in float32 or bfloat16.
 
@@ -70,7 +72,10 @@ class FrozenFlow(FlowLayout):
 
     @property
     def has_learned_inverse(self) -> bool:
-        """Whether a layer has a learned approximate inverse, so that images can be sampled with it."""
+        """Whether any layer has a learned approximate inverse.
+
+        Images can then be sampled with it.
+        """
         return any(has_learned_inverse(step) for level in self.levels for step in level.steps)
 
     def latent_shapes(self) -> list[Shape]:
@@ -80,7 +85,9 @@ class FrozenFlow(FlowLayout):
 
 @torch.no_grad()
 def constant_log_dets(flow: Flow, image_shape: Shape) -> dict[str, float]:
-    """Return log |det dz/dx| in nats, by layer name, of the layers for which it is the same for all images.
+    """Return the log-determinants of layers for which they do not depend on the image.
+
+    They are log |det dz/dx| in nats, by layer name.
 
     The cost is given by each bijection. Scoring computes no other determinants.
 
@@ -105,7 +112,9 @@ def constant_log_dets(flow: Flow, image_shape: Shape) -> dict[str, float]:
 
 @torch.no_grad()
 def require_invertible(flow: Flow, image_shape: Shape) -> None:
-    """Check that the exact inverses of a flow's layers give back in float64 what the layers were given.
+    """Check that the layers of a flow can be inverted numerically in float64.
+
+    The exact inverse of each layer must give back its input.
 
     Only layers whose log-det is the same for all images are checked: all others are invertible by construction. The
     error of an inverse is about the condition number of the layer times 1e-16.

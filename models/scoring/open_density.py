@@ -21,7 +21,9 @@ PIXELS, FEATURES = "pixels.", "features."
 
 
 def log_dets_of(flows: TrainedFlows, architecture: Architecture) -> dict[str, float]:
-    """Return the log-dets that are the same for all images, by layer name, in nats, computed in float64.
+    """Return the log-determinants of layers for which they do not depend on the image.
+
+    They are given by layer name in nats, and computed in float64.
 
     Raises:
         SingularLayer: A layer over pixels has no inverse in float64.
@@ -40,7 +42,10 @@ def log_dets_of(flows: TrainedFlows, architecture: Architecture) -> dict[str, fl
 
 
 def layers_with_log_dets(flows: TrainedFlows, architecture: Architecture) -> set[str]:
-    """Return the names of the layers whose log-det is the same for all images and is stored with the model."""
+    """Return the names of the layers whose log-determinant is stored with the model.
+
+    Their log-determinant is the same for all images.
+    """
     if isinstance(flows, Flow):
         return layers_with_log_det(flows, architecture.image_shape)
     if isinstance(flows, FeatureFlows):
@@ -56,7 +61,7 @@ def open_density(
     weights_digest: str,
     options: EngineOptions | None = None,
 ) -> ImageDensity:
-    """Return the density of a model, frozen, with the engines that run it.
+    """Return the density of a model, with its frozen flows and the engines that run them.
 
     Args:
         flows: The trained flows.
@@ -116,7 +121,10 @@ def open_pixels(
     weights_digest: str,
     options: EngineOptions | None = None,
 ) -> FlowDensity:
-    """Return the density of pixels by a trained flow, frozen; the arguments are those of :func:`open_density`."""
+    """Return the density of a trained flow over pixels, with the engine that runs it.
+
+    The flow is frozen. The arguments are those of :func:`open_density`.
+    """
     frozen = freeze(flow, architecture.image_shape, log_dets)
     engine = open_engine(frozen, options)
     return FlowDensity(engine, frozen, weights_digest)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OpenedDensity:
-    """The density of a model with its engines, and facts about its flows that are needed before the flows are loaded.
+    """Density of a model, ready to run, with facts about its flows.
+
+    The facts are needed before the trained flows are loaded.
 
     Attributes:
         density: The density.
@@ -41,7 +43,10 @@ def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity
 
 
 def open_waves(density: ImageDensity) -> None:
-    """Open the graphs for many images at once before their first use, so that no image has to wait for them."""
+    """Open the compiled graphs for large batches in advance.
+
+    No image then has to wait for them.
+    """
     for part in parts_of(density):
         program = None if part is None else program_of(part.engine)
         if program is not None:

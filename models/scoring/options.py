@@ -33,7 +33,9 @@ class EngineOptions:
     backbones: Path | None = None
 
     def settled(self, precision: Precision) -> Self:
-        """Return these options with the number of threads filled in, and with ``precision`` if theirs is None.
+        """Return a copy of these options with defaults filled in.
+
+        The number of threads is set, and ``precision`` is used if these options have none.
 
         Raises:
             EngineUnavailable: They leave the threads to ``OMP_NUM_THREADS``, which is wrong.

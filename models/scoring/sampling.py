@@ -26,7 +26,9 @@ def sample_frozen(
     inverse: Inverse = "exact",
     first: int = 0,
 ) -> NDArray[np.float64]:
-    """Draw ``n`` random images from a flow and return them before rounding to pixels, float64 ``(n, C, H, W)``.
+    """Draw random images from a frozen flow, without rounding the pixel values.
+
+    Returns ``n`` images, float64 ``(n, C, H, W)``.
 
     Images are the inverse of normal noise. Image i of a seed depends only on the seed and i. No global random state is
     used.
@@ -84,7 +86,10 @@ class Sampler:
 
     @property
     def at_once(self) -> int:
-        """The number of images drawn between two pauses of :meth:`sample_steps`: at most 32, fewer of large images."""
+        """Number of images that :meth:`sample_steps` draws between two pauses.
+
+        It is at most 32, and smaller for large images.
+        """
         return step_size(math.prod(self.frozen.image_shape[1:]), self._threads or torch.get_num_threads())
 
     def sample(
@@ -110,7 +115,10 @@ class Sampler:
     def sample_steps(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact"
     ) -> Steps[NDArray[np.uint8]]:
-        """Draw ``n`` images in a generator that pauses between groups and finally returns uint8 ``(n, C, H, W)``."""
+        """Draw random images in a generator that pauses between groups of images.
+
+        It finally returns ``n`` images, uint8 ``(n, C, H, W)``.
+        """
         parts = []
         for first in range(0, n, self.at_once):
             if first:
@@ -121,7 +129,9 @@ class Sampler:
     def sample_continuous(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.float64]:
-        """Return ``n`` random images before rounding to whole pixel values, float64 ``(n, C, H, W)``.
+        """Draw random images without rounding the pixel values.
+
+        Returns ``n`` images, float64 ``(n, C, H, W)``.
 
         Arguments and errors are those of :meth:`sample`.
         """

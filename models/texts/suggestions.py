@@ -20,7 +20,9 @@ def closest(name: str, known: Collection[str]) -> str | None:
 
 
 def choices(name: str, known: Collection[str]) -> str:
-    """Return the end of an error text about an unknown name: the name that is likely meant, and all names.
+    """Return the end of an error message about an unknown name.
+
+    It suggests the name that is likely meant, and lists all names.
 
     >>> choices("mnist-min", ["mnist", "parts"])
     'did you mean mnist? There are: mnist, parts'

@@ -13,7 +13,9 @@ MAX_SHOWN_CHARACTERS = 40
 
 
 def plain_text(error: Mapping[str, Any], known: Collection[str] = ()) -> str:
-    """Return what is wrong with a value as "expected ..., got ...", without words of the validation library.
+    """Return a plain error message for a validation error of pydantic.
+
+    It has the form "expected ..., got ...", without words of the library.
 
     Args:
         error: An item of ``pydantic.ValidationError.errors()``.

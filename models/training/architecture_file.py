@@ -51,7 +51,9 @@ FAMILIES: dict[str, type[PixelArchitecture]] = {
 
 @dataclass(frozen=True)
 class ArchitectureFile:
-    """Training recipe from a document, like a preset: the architecture of a flow over pixels, and training settings.
+    """Architecture of a flow over pixels with training settings, read from a document.
+
+    It is used like a preset.
 
     Attributes:
         name: Name of the recipe.
@@ -67,7 +69,10 @@ class ArchitectureFile:
 
     @property
     def parameters(self) -> frozenset[str]:
-        """The names of the training settings: all but those of features."""
+        """Names of the training settings that the file may set.
+
+        They are all settings except those of flows over features.
+        """
         return frozenset(TrainingConfig.model_fields) - OF_FEATURES
 
     def config(self, parameters: Mapping[str, Any]) -> TrainingConfig:
@@ -131,7 +136,9 @@ def read_architecture_file(path: Path) -> dict[str, Any]:
 
 
 def parse_architecture(document: Mapping[str, Any]) -> ArchitectureFile:
-    """Return the recipe that a document describes, after checks of all that does not depend on the image shape.
+    """Parse and check the document of an architecture.
+
+    All that does not depend on the image shape is checked.
 
     Raises:
         ArchitectureInvalid: The document is not valid; the text names the place.

@@ -70,7 +70,9 @@ REPORT_EVERY, TILED_REPORT_EVERY = 500, 16
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Result of a training: flows over pixels, over features, or over both, with their architecture.
+    """Result of a training, the trained flows with their architecture.
+
+    The flows are over pixels, over features, or over both.
 
     Attributes:
         architecture: The architecture, with the grids that were chosen.
@@ -121,7 +123,9 @@ def write_artifact(
     options: EngineOptions,
     schedule: Schedule,
 ) -> None:
-    """Calibrate and evaluate a trained model, and write its artifact, complete or not at all.
+    """Calibrate and evaluate a trained model, and write it to a folder.
+
+    The folder is written completely or not at all.
 
     Args:
         path: Folder of the artifact.

@@ -10,7 +10,9 @@ from models.flows.flow import Flow
 
 @torch.no_grad()
 def average(averaged: Flow, flow: Flow, decay: float, step: int, applied: Tensor | None = None) -> None:
-    """Set averaged weights to ``decay`` times themselves plus (1 - ``decay``) times current ones, and copy buffers.
+    """Update the moving average of the weights of a flow.
+
+    The average becomes ``decay`` times itself plus (1 - ``decay``) times the current weights. Buffers are copied.
 
     Args:
         averaged: The flow with averaged weights, which is changed.

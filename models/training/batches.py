@@ -26,7 +26,9 @@ from snf_runtime.images.batch import stacked
 
 @dataclass(frozen=True)
 class Batches:
-    """Shuffled training batches of images plus uniform [0, 1) noise, which depend only on the seed and the step.
+    """Shuffled training batches of images with uniform [0, 1) noise added.
+
+    A batch depends only on the seed and on the step.
 
     Each pixel gets noise of its own after the augmentation: repeated edges with equal noise would have unbounded
     density.
@@ -63,7 +65,7 @@ class Batches:
         return augmented(images, self.augmentation, np.random.default_rng((self.seed, step, 2)))
 
     def from_step(self, step: int, device: torch.device) -> Generator[Tensor]:
-        """Yield the batches from training step ``step`` on, without end, on a device.
+        """Yield endless training batches on a device, beginning with the given step.
 
         For a GPU a thread prepares the next two while the GPU computes. On a CPU it would take time from the steps.
         """

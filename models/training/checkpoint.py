@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Progress of a training run, stored in its checkpoints beside the tensors: step, time and best validation.
+    """Progress of a training run, as stored in its checkpoints.
+
+    It has the step, the time and the best validation.
 
     Attributes:
         step: Optimiser steps taken. Order and noise of the images follow from it and the seed.
@@ -66,7 +68,9 @@ class TrainingState:
 def save_checkpoint(
     folder: Path, state: TrainingState, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> Path:
-    """Write a checkpoint to ``folder/step-NNNNNNNN``, and delete older ones except the two newest and the best.
+    """Write a checkpoint of a training run, and delete old checkpoints.
+
+    It is written to ``folder/step-NNNNNNNN``.
 
     An intact checkpoint of the same step and configuration is left as it is; any other one at this path is replaced.
     Older checkpoints of the same configuration are deleted, except the two newest and the best.
@@ -109,7 +113,9 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, config_digest: str, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> TrainingState | None:
-    """Load a run's newest undamaged checkpoint into modules and optimiser. Return its state, or None without one.
+    """Load the newest undamaged checkpoint of a training run, and return its state.
+
+    The tensors are loaded into the modules and the optimiser.
 
     That of a finished training has the averaged weights alone; the others stay as they are.
 
@@ -131,7 +137,9 @@ def load_checkpoint(
 
 
 def load_averaged(folder: Path, state: TrainingState, averaged: nn.Module) -> int | None:
-    """Load the averaged weights of the best validation, or the newest undamaged ones. Return their step, or None.
+    """Load the averaged weights of the best validation, and return their step.
+
+    If that checkpoint cannot be used, the newest undamaged one is loaded.
 
     Returns:
         The step of the checkpoint; None if no checkpoint of this configuration is intact.

@@ -189,5 +189,8 @@ LATER = ("augmentation", "whitening", "optimizer")
 
 
 def earlier_settings() -> dict[str, object]:
-    """Return the settings that earlier versions did not have, with the values by which those versions trained."""
+    """Return the settings that earlier versions of this program did not have.
+
+    The values are those by which the earlier versions trained.
+    """
     return {name: TrainingConfig.model_fields[name].default for name in LATER}

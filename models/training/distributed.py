@@ -27,7 +27,9 @@ TIMEOUT = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class Ranks:
-    """Number of this process among those that train a flow together, with methods to exchange values with the others.
+    """Rank of this process among the processes that train a flow together.
+
+    Its methods exchange values with the other processes.
 
     The methods that exchange numbers must be called by all processes, in the same order. In a process that trains
     alone they return their arguments unchanged.
@@ -47,11 +49,14 @@ class Ranks:
 
     @property
     def alone(self) -> bool:
-        """Whether this process trains by itself, so that there are no others to exchange values with."""
+        """Whether this is the only training process.
+
+        There are then no others to exchange values with.
+        """
         return self.size == 1
 
     def share(self, batch: Tensor) -> tuple[Tensor, float]:
-        """Return this process's slice of a batch, and the fraction of the batch's images that is in it.
+        """Return this process's slice of a batch, with its fraction of the batch.
 
         The slices of two processes differ by one image at most.
         """
@@ -59,7 +64,9 @@ class Ranks:
         return part, len(part) / len(batch)
 
     def mean(self, value: Tensor, share: float) -> Tensor:
-        """Return the batch's mean from the processes' slice means; its gradient, averaged over processes, is exact.
+        """Average a value over the whole batch from the slices of all processes.
+
+        Each process passes the mean over its slice. The gradient, averaged over the processes, is exact.
 
         All processes get the same value, Σ_r (n_r / N) value_r. Its gradient is W (n_r / N) times that of ``value``, W
         the number of processes, so that the mean over processes that ``DistributedDataParallel`` takes is the gradient
@@ -73,7 +80,10 @@ class Ranks:
         return total + (own - own.detach())
 
     def gather(self, values: Tensor, share: float) -> Tensor:
-        """Gather the values of all N images of a batch, ``(N,)``, in every process. Each passes its own slice."""
+        """Collect the values of all images of a batch in every process.
+
+        Each process passes the values of its own slice. All get the N values, ``(N,)``.
+        """
         if self.alone:
             return values
         total = values.new_zeros(round(len(values) / share))
@@ -104,7 +114,10 @@ class Ranks:
         return int(count) > 0
 
     def require_same_start(self, step: int, run: str) -> None:
-        """Raise ``RanksUnfit`` in all processes if they start at different steps or from different settings or data."""
+        """Raise ``RanksUnfit`` unless all processes start the same training at the same step.
+
+        It is raised in all processes. Their settings and data must be equal, too.
+        """
         if self.alone:
             return
         starts: list[Any] = [None] * self.size
@@ -117,7 +130,9 @@ class Ranks:
             )
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module wrapped in ``DistributedDataParallel``, which averages gradients; unchanged if alone.
+        """Wrap a module in ``DistributedDataParallel``, which averages gradients.
+
+        In a process that trains alone, the module is returned unchanged.
 
         The parameters of the first process replace those of the others.
         """
@@ -136,7 +151,9 @@ SINGLE_PROCESS = Ranks()
 
 @contextmanager
 def ranks_of_torchrun(device: str = "cpu") -> Iterator[Ranks]:
-    """Join the processes that ``torchrun`` started in a ``with`` block; yield this one's number as :class:`Ranks`.
+    """Join the processes that ``torchrun`` started, within a ``with`` block.
+
+    It yields the number of this process as :class:`Ranks`.
 
     Without ``torchrun`` this yields :data:`SINGLE_PROCESS`.
 

@@ -27,7 +27,9 @@ DIVERGED_SHARE = 0.01
 
 
 class ReportHistory:
-    """The bits per dimension that a training run has reported, from which a divergence is recognised.
+    """History of the bits per dimension that a training run has reported.
+
+    A divergence is recognised from it.
 
     Args:
         step: The number of the first step.
@@ -51,18 +53,26 @@ class ReportHistory:
         return self.bad_in_a_row >= DIVERGED_REPORTS
 
     def due(self, now: float) -> bool:
-        """Return whether a report is due at time ``now`` in seconds: true before the first one, then after 0.5 s.
+        """Return whether it is time for the next report.
+
+        This is true before the first report, then 0.5 s after the last. ``now`` is in seconds.
 
         It is later where reports take long (:meth:`took`).
         """
         return self._time is None or now - self._time >= self._interval
 
     def took(self, seconds: float) -> None:
-        """Delay the next report according to the duration of the last, so that reports take at most 2 % of the time."""
+        """Delay the next report if the last one took long.
+
+        Reports then take at most 2 % of the time.
+        """
         self._interval = max(REPORT_SECONDS, seconds / REPORT_SHARE)
 
     def add(self, step: int, bits: float, now: float) -> float | None:
-        """Record a report and return the training steps per second since the one before, or None for the first."""
+        """Record a report, and return the speed in training steps per second.
+
+        The speed is measured since the report before. It is None for the first report.
+        """
         rate = None if self._time is None else (step - self._step) / max(now - self._time, 1e-9)
         if self.first_bits is None:
             self.first_bits = bits
@@ -73,7 +83,9 @@ class ReportHistory:
 
 @dataclass(frozen=True)
 class Skips:
-    """Numbers of steps whose loss or gradient was not finite, and that therefore changed no weights.
+    """Counts of training steps that were skipped.
+
+    A step is skipped if its loss or gradient is not finite. It then changes no weights.
 
     Attributes:
         new: Those since the last look.
@@ -109,7 +121,10 @@ class SkippedSteps:
         self._most_in_a_row = min(DIVERGED_STEPS, max_steps)
 
     def add(self, skipped: Tensor, step: int) -> None:
-        """Take in whether step number ``step`` was skipped, a boolean scalar on the device."""
+        """Count a training step as skipped or not.
+
+        ``skipped`` is a boolean scalar on the device, and ``step`` the number of the step.
+        """
         self._in_a_row = (self._in_a_row + 1) * skipped
         self._total = self._total + skipped
         self._last = torch.where(skipped, step, self._last)

@@ -32,7 +32,10 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class ImageSeconds:
-    """Measured time of one image: of its score, and of a backward pass that gives its gradients, in seconds."""
+    """Measured time in seconds to score one image and to compute its gradients.
+
+    The gradients need a backward pass.
+    """
 
     score: float
     gradients: float
@@ -61,14 +64,17 @@ class ImageSeconds:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Plan of an evaluation: for each part of the work, by name, the number of images and the seconds per image."""
+    """Plan of an evaluation, with the number of images in each part of the work.
+
+    It also has the seconds per image. Both are dicts by the name of the part.
+    """
 
     images: dict[str, int]
     seconds: dict[str, float]
 
     @classmethod
     def whole(cls, dataset: Dataset, seconds: ImageSeconds) -> EvaluationPlan:
-        """Return the plan with all images of the dataset.
+        """Return a plan that evaluates all images of the dataset.
 
         Args:
             dataset: The dataset; without a calibration part, where there are folds, there are no gradients.
@@ -85,22 +91,27 @@ class EvaluationPlan:
 
     @property
     def total_seconds(self) -> float:
-        """The time of all parts of the work together."""
+        """Planned time of the whole evaluation in seconds."""
         return sum(count * self.seconds[part] for part, count in self.images.items())
 
     @property
     def gradient_images(self) -> GradientImages:
-        """The limits on images with a backward pass: for the Fisher information, and for each part of the reference."""
+        """Largest numbers of images for which gradients are computed.
+
+        There is a number for the Fisher information, and one for each part of the reference images.
+        """
         ranked = max((count for part, count in self.images.items() if part.endswith(GRADIENTS)), default=0)
         return GradientImages(self.images.get(FISHER, 0), ranked)
 
     @property
     def has_gradients(self) -> bool:
-        """Whether gradients are computed."""
+        """Whether gradients are part of the evaluation."""
         return FISHER in self.images
 
     def within(self, seconds: float) -> EvaluationPlan:
-        """Return the plan with the same share of the images of every part, such that it takes ``seconds`` at most.
+        """Return a smaller plan that takes at most the given time.
+
+        Every part keeps the same share of its images. The time is ``seconds``.
 
         No part gets fewer images than ``FEWEST``. Where that takes longer, gradients are left out, which only thorough
         verdicts need; the plan without them may still take longer.
@@ -125,7 +136,10 @@ class EvaluationPlan:
         return replace(self, images={part: min(count, images.get(part, count)) for part, count in self.images.items()})
 
     def part_of(self, dataset: Dataset) -> tuple[ImageRows, ImageRows, ImageRows]:
-        """Return the statistics, calibration and test images of a dataset: as many as in the plan, evenly spaced."""
+        """Select the images of a dataset that the plan evaluates.
+
+        Returns statistics, calibration and test images, as many as in the plan and evenly spaced.
+        """
         statistics, calibration, test = (
             images if self.images[part] == len(images) else EvenlySpaced([images], self.images[part])
             for part, images in (
@@ -138,7 +152,9 @@ class EvaluationPlan:
 
 
 class EvaluationTimeLeft:
-    """Time left of an evaluation, from its plan and from how fast its parts have been so far.
+    """Estimator of the remaining time of an evaluation.
+
+    The estimate follows from the plan and from the speed so far.
 
     Args:
         plan: The images of each part of the work and their expected time.
@@ -152,7 +168,10 @@ class EvaluationTimeLeft:
         self._began = time.monotonic()
 
     def seconds_left(self, part: str, done: int) -> float:
-        """Return how many seconds are left when ``done`` images of a part are finished."""
+        """Return the remaining time of the evaluation in seconds.
+
+        ``done`` is the number of finished images of a part.
+        """
         self._done[part] = done
         expected = sum(count * self._plan.seconds.get(name, 0.0) for name, count in self._done.items())
         slowness = (time.monotonic() - self._began) / expected if expected > 0 else 1.0

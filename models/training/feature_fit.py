@@ -72,7 +72,9 @@ def fit_features(
     suspect_share: float = 0.0,
     plan: StepsPlan | None = None,
 ) -> FittedFeatures:
-    """Fit flows over features to training images, with grid and shrinkage chosen by held-out log-likelihood.
+    """Fit flows to the features of training images.
+
+    Grid and shrinkage are chosen by the log-likelihood of held-out images.
 
     Memory does not grow with the number of images: they are passed through the backbone in batches, once, or more
     often with folds or suspects (:func:`passes_of_fit`). For an architecture of tiles, every tile of every image is a
@@ -143,7 +145,9 @@ def fit_features(
 
 
 def passes_of_fit(dataset: Dataset, config: TrainingConfig) -> int:
-    """Return how many images pass through the backbone until a model of features is fitted, calibrated and tested.
+    """Return how many images pass through the backbone in the training of a feature model.
+
+    Fit, calibration and test are included.
 
     An image that passes several times counts several times, and optimiser steps count as the images of their batches.
     """

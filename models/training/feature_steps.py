@@ -50,7 +50,9 @@ class StepsPlan:
 
 @dataclass(frozen=True)
 class StepsOutcome:
-    """Trained Glow steps over features, and how much they raise the log-likelihood of held-out images.
+    """Trained Glow steps over features, with their gain on held-out images.
+
+    The gain is how much the steps raise the log-likelihood.
 
     Attributes:
         architecture: The architecture with the steps.
@@ -76,7 +78,10 @@ class StepsOutcome:
 
     @property
     def kept(self) -> bool:
-        """Whether the steps are part of the model: the gain exceeds its standard error."""
+        """Whether the Glow steps become part of the model.
+
+        They do if the gain exceeds its standard error.
+        """
         return self.gain > self.standard_error
 
     def summary(self) -> str:
@@ -109,7 +114,9 @@ class StepsTrial:
         self._file = TemporaryFile(dir=plan.folder)  # noqa: SIM115 - read after the last features are added
 
     def add(self, start: int, features: NDArray[np.float32]) -> None:
-        """Write a batch's features to the temporary file, but only for the evenly spaced images that the trial uses.
+        """Write the features of a batch to the temporary file of the trial.
+
+        Only the evenly spaced images that the trial uses are written.
 
         Args:
             start: The number of the first image of the batch.
@@ -118,7 +125,9 @@ class StepsTrial:
         self._file.write(features[-start % self._every :: self._every].tobytes())
 
     def run(self, layer: ExactLocalAffine, report: Callable[[int, int], None]) -> StepsOutcome:
-        """Train the steps on the features after a layer, and compare the held-out likelihood with and without them.
+        """Train the Glow steps, and measure their gain on held-out images.
+
+        The steps are trained on the features after a layer. The gain compares the likelihood with and without them.
 
         Args:
             layer: The local affine layer, fitted to all folds but the last one.

@@ -40,7 +40,7 @@ def measure_fitness(
     pixels: TrainedFlow | None,
     features: FittedFeatures | None,
 ) -> FitnessRecord:
-    """Measure a model against the limits that it must keep to become the live version automatically.
+    """Check whether a trained model is good enough to become the live version automatically.
 
     A flow over pixels must give held-out images fewer bits/dim than independent pixels do, its last validation must not
     be worse than its first, and its learned inverse must give images back. Where the last validation is worse, but
@@ -87,7 +87,9 @@ def measure_fitness(
 
 
 def independent_pixels(train: Pixels, images: Pixels) -> NDArray[np.float64]:
-    """Return bits/dim of each image if all its pixels were independent, with the histogram of all training pixels.
+    """Return the bits per dimension of each image if all pixels were independent.
+
+    The histogram of all training pixels gives their probabilities.
 
     The probability of a value v in a channel of n training values is (count(v) + 1) / (n + 256).
 
@@ -112,7 +114,9 @@ def independent_pixels(train: Pixels, images: Pixels) -> NDArray[np.float64]:
 
 
 def learned_inverse_error(density: FlowDensity, images: Pixels, report: Report) -> float:
-    """Return the error of images x' that the learned inverse makes of the latents of images x, in pixel values.
+    """Return the reconstruction error of images by the learned inverse, in pixel values.
+
+    The learned inverse maps the latents of images x back to images x'.
 
     It is the root mean square of x' - x over all values of the images, with x dequantised.
 

@@ -40,7 +40,9 @@ class _Followed:
 
 
 class FollowedLogDets:
-    """Log-dets of layers that compute none in training, estimated or computed for each report of bits per dimension.
+    """Log-determinants of layers that do not compute them in training.
+
+    They are estimated or computed for each report of bits per dimension.
 
     Between two exact computations the log-det of W changes by the integral of its gradient, which is ½ <G + G', W' - W>
     up to third order in W' - W. G is the gradient that training itself takes: R^T in place of W^-T (Keller et al. 2021,
@@ -59,7 +61,9 @@ class FollowedLogDets:
         self._computed: list[tuple[Bijection, Shape]] = []
 
     def start(self, flow: Flow, log_dets: Mapping[str, float] | None = None) -> None:
-        """Start to follow the log-dets from their exact values, given or computed, at the weights of ``flow``.
+        """Begin to track log-determinants from their exact values.
+
+        The exact values are given, or computed at the weights of ``flow``.
 
         Args:
             flow: The flow of which they are: that in training, or the moving average of its weights.
@@ -79,7 +83,10 @@ class FollowedLogDets:
                     self._computed.append((layer, shape))
 
     def total(self) -> float:
-        """Return the sum of these layers' log-dets at the current training weights, in nats per image."""
+        """Return the sum of the tracked log-determinants, in nats per image.
+
+        It is for the current weights of the training.
+        """
         computed = sum(layer.constant_log_det_at(shape) for layer, shape in self._computed)
         if self._followed:
             # Read all at once: each read waits for a GPU.
@@ -90,7 +97,9 @@ class FollowedLogDets:
 
 
 def log_det_gradient(layer: SelfNormalizing, shape: Shape) -> Tensor:
-    """Return the gradient of log|det dz/dx| in W as training estimates it, from the learned inverse R.
+    """Return the estimated gradient of a layer's log-determinant in its weight matrix W.
+
+    Training estimates the gradient of log|det dz/dx| from the learned inverse R.
 
     Training mixes the likelihood of the layer by W and by R in equal parts (eq. 3), so its gradient in W is half of it.
 

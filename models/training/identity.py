@@ -13,7 +13,9 @@ from models.training.config import TrainingConfig, earlier_settings
 
 
 def identity_of(dataset: Dataset, architecture: PixelArchitecture, config: TrainingConfig, start: Flow | None) -> str:
-    """Return the SHA-256 of a training as a hexadecimal number.
+    """Return a hash that identifies a training run.
+
+    It is a SHA-256 as a hexadecimal number.
 
     Args:
         dataset: Its images.
@@ -28,7 +30,10 @@ def identity_of(dataset: Dataset, architecture: PixelArchitecture, config: Train
 
 
 def weights_of(start: Flow | None) -> bytes:
-    """Return the weights of a flow as the content of a safetensors file; nothing for None."""
+    """Return the weights of a flow as bytes in the safetensors format.
+
+    The result is empty if ``start`` is None.
+    """
     if start is None:
         return b""
     # Learned inverses are stored by columns, which the file format does not have.

@@ -139,7 +139,9 @@ class Trainer:
         self.averaged.load_state_dict(self.flow.state_dict())
 
     def run(self, should_stop: Callable[[], bool]) -> TrainedFlow:
-        """Train until the steps or minutes are used up; return the flow with the lowest validation bits per dimension.
+        """Train the flow, and return it with the weights of the best validation.
+
+        Training ends when the steps or minutes are used up. The best validation has the lowest bits per dimension.
 
         Args:
             should_stop: Called after every step; returns true to end the training early.
@@ -175,7 +177,9 @@ class Trainer:
         return state.first_validation, state.last_validation
 
     def take_steps(self, should_stop: Callable[[], bool]) -> None:
-        """Train until the steps or minutes are used up, with validations and checkpoints, and return nothing.
+        """Run all training steps, with validations and checkpoints, and return nothing.
+
+        Training ends when the steps or minutes are used up.
 
         The flow of the best validation is not loaded. Raises ``Interrupted`` or ``TrainingDiverged`` as :meth:`run`.
         """

@@ -17,19 +17,31 @@ MultiplierRule = Literal["fixed", "geco", "mdmm"]
 
 
 class Multiplier(nn.Module):
-    """Base class of rules that weight each layer's reconstruction error ||R W x - x||² / D in the training loss."""
+    """Base class of rules that weight the reconstruction errors of layers in the training loss.
+
+    The error of a layer is ||R W x - x||² / D.
+    """
 
     @abstractmethod
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the loss term in nats per dimension, a scalar, for the layers' reconstruction errors, ``(K,)``."""
+        """Return the penalty on the layers' reconstruction errors, in nats per dimension.
+
+        ``errors`` has the shape ``(K,)``, and the penalty is a scalar.
+        """
 
     @abstractmethod
     def update(self, errors: Tensor) -> None:
-        """Adapt the K weights to a step's reconstruction errors, ``(K,)``; do nothing if one is NaN or infinite."""
+        """Adapt the weights of the layers to the reconstruction errors of a training step.
+
+        ``errors`` has the shape ``(K,)``. If an error is NaN or infinite, nothing is changed.
+        """
 
     @abstractmethod
     def values(self) -> Tensor:
-        """Return the current weight of each of the K layers' reconstruction errors in the loss, ``(K,)``."""
+        """Return the current weight of each layer's reconstruction error in the loss.
+
+        The K weights have the shape ``(K,)``.
+        """
 
 
 class FixedMultiplier(Multiplier):
@@ -42,19 +54,27 @@ class FixedMultiplier(Multiplier):
         self.register_buffer("weights", torch.full((layers,), weight))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the loss term lambda Σ_k rho_k, a scalar, for the constant weight lambda and errors rho, ``(K,)``."""
+        """Return the constant weight times the sum of the layers' reconstruction errors.
+
+        It is lambda Σ_k rho_k for errors rho, ``(K,)``.
+        """
         return (self.weights * errors).sum()
 
     def update(self, errors: Tensor) -> None:
         """Do nothing, because the weights of the reconstruction errors are constant."""
 
     def values(self) -> Tensor:
-        """Return the constant weight of each of the K layers' reconstruction errors in the loss, ``(K,)``."""
+        """Return the constant weight of each layer's reconstruction error in the loss.
+
+        The K weights have the shape ``(K,)``.
+        """
         return self.weights
 
 
 class GecoMultiplier(Multiplier):
-    """Rule that adapts each layer's weight to steer its reconstruction error to a target (GECO, Rezende & Viola 2018).
+    """Rule that adapts the weight of each layer to reach a target reconstruction error.
+
+    The method is GECO (Rezende & Viola 2018).
 
     The violation is c_k = rho_k / target - 1. At every step a moving average of clip(c_k, -1, 1), with decay 0.99, is
     updated, and log lambda_k changes by 0.01 times that average: lambda_k rises while the error exceeds the target and
@@ -84,13 +104,19 @@ class GecoMultiplier(Multiplier):
         self.register_buffer("average", torch.zeros(layers))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return Σ_k (lambda_k rho_k + 0.05 relu(rho_k / target - 1)²), a scalar, for weights lambda and errors rho."""
+        """Return the weighted sum of the reconstruction errors plus a damping term.
+
+        It is Σ_k (lambda_k rho_k + 0.05 relu(rho_k / target - 1)²) for weights lambda and errors rho.
+        """
         violation = torch.relu(errors / self.target - 1)
         return (self.values() * errors + 0.5 * self.DAMPING * violation.square()).sum()
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
-        """Raise the weights of layers whose recent error exceeds the target, and lower the others, by at most 1 %."""
+        """Raise the weights of layers whose error is above the target, and lower the others.
+
+        The recent average of the error counts. A weight changes by at most 1 %.
+        """
         # Chosen on the device: to branch here would make each step wait for a GPU.
         finite = errors.isfinite().all()
         average = self.average.lerp(_clipped_violation(errors, self.target).to(self.average), 1 - self.DECAY)
@@ -99,12 +125,17 @@ class GecoMultiplier(Multiplier):
         self.log_weights.clamp_(*self.LOG_LIMITS)
 
     def values(self) -> Tensor:
-        """Return the current weight of each of the K layers' reconstruction errors in the loss, ``(K,)``."""
+        """Return the current weight of each layer's reconstruction error in the loss.
+
+        The K weights have the shape ``(K,)``.
+        """
         return self.log_weights.exp()
 
 
 class DampedMultiplier(Multiplier):
-    """Rule whose weights are Lagrange multipliers to keep each layer's error below a target (MDMM, Platt & Barr 1988).
+    """Rule that uses Lagrange multipliers to keep each layer's error below a target.
+
+    The multipliers are the weights of the errors. The method is MDMM (Platt & Barr 1988).
 
     rho_k is the relative reconstruction error of layer k.
 
@@ -128,19 +159,28 @@ class DampedMultiplier(Multiplier):
         self.register_buffer("weights", torch.full((layers,), weight))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return Σ_k (lambda_k c_k + 0.05 relu(c_k)²), a scalar, for weights lambda and c_k = error_k / target - 1."""
+        """Return the weighted sum of the constraint violations plus a damping term.
+
+        It is Σ_k (lambda_k c_k + 0.05 relu(c_k)²) for weights lambda and c_k = error_k / target - 1.
+        """
         constraint = errors / self.target - 1
         return (self.weights * constraint + 0.5 * self.DAMPING * torch.relu(constraint).square()).sum()
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
-        """Add 0.001 clip(error_k / target - 1, -1, 1) to the weight of each layer k, and raise negatives to 0."""
+        """Raise the weights of layers whose error is above the target, and lower the others.
+
+        The weight of layer k changes by 0.001 clip(error_k / target - 1, -1, 1). Weights stay at 0 or above.
+        """
         finite = errors.isfinite().all()
         self.weights += torch.where(finite, self.RATE * _clipped_violation(errors, self.target), 0)
         self.weights.clamp_(min=0)
 
     def values(self) -> Tensor:
-        """Return the current weight of each of the K layers' reconstruction errors in the loss, ``(K,)``."""
+        """Return the current weight of each layer's reconstruction error in the loss.
+
+        The K weights have the shape ``(K,)``.
+        """
         return self.weights
 
 

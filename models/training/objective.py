@@ -24,7 +24,9 @@ from models.training.trimming import Suspects, TrimmedBatch
 
 @dataclass(frozen=True)
 class Loss:
-    """Loss of a training batch in nats per dimension, its mean log-likelihood, and the errors of learned inverses.
+    """Loss of a training batch in nats per dimension, with its mean log-likelihood.
+
+    It also has the errors of learned inverses.
 
     Attributes:
         value: The loss to minimise, a scalar in nats per dimension.
@@ -41,12 +43,18 @@ class Loss:
 
     @property
     def reconstruction_error(self) -> Tensor:
-        """The largest mean ||R W x - x||² / D of the layers W with a learned inverse R, a scalar; 0 without any."""
+        """Largest reconstruction error of a learned inverse, over all layers.
+
+        The error of a layer W with a learned inverse R is the mean of ||R W x - x||² / D. The result is a scalar, 0
+        without such layers.
+        """
         return torch.cat([self.reconstruction_errors, self.reconstruction_errors.new_zeros(1)]).max()
 
 
 class SelfNormalizingObjective(nn.Module):
-    """Training loss of a self normalizing flow: -mean log p(x) / D plus a penalty on the errors of learned inverses.
+    """Training loss of a self normalizing flow.
+
+    It is -mean log p(x) / D plus a penalty on the errors of learned inverses.
 
     The paper maximises ½ log p_f(x) + ½ log p_g(x) - lambda Σ_k ||g_k(f_k(h_k)) - h_k||² (Keller et al. 2021, eq. 3),
     with W and R of each layer in place of f_k and g_k. The layers supply the gradients of the two log-likelihoods (eq.
@@ -90,7 +98,9 @@ class SelfNormalizingObjective(nn.Module):
         ranks: Ranks = SINGLE_PROCESS,
         share: float = 1.0,
     ) -> Loss:
-        """Return the loss of a batch in nats per dimension, with its log-likelihood and the errors of learned inverses.
+        """Return the training loss of a batch in nats per dimension.
+
+        The result also has the log-likelihood and the errors of learned inverses.
 
         Among several processes each computes a slice of the batch.
 
@@ -132,7 +142,9 @@ class SelfNormalizingObjective(nn.Module):
         return Loss(value, of_batch.mean(), errors.detach(), trimmed)
 
     def update(self, loss: Loss, step: int, applied: Tensor | None = None) -> None:
-        """Adapt the penalty's weights, and the limit below which unlikely images are ignored, after a training step.
+        """Adapt the penalty weights and the outlier threshold after a training step.
+
+        Images with a log-likelihood below the threshold are left out of the loss.
 
         Every ``refresh_inverse_every`` steps each R is set to the projection of W^-1 on what R can represent.
 
@@ -163,7 +175,9 @@ class SelfNormalizingObjective(nn.Module):
 
 
 class BatchLoss(nn.Module):
-    """Module that returns the loss of a batch, so that data-parallel training can wrap flow and loss as one module.
+    """Module that computes the loss of a batch, for data-parallel training.
+
+    It makes flow and loss one module that can be wrapped.
 
     The wrapper is ``DistributedDataParallel``. The module takes the whole batch and computes the loss of the slice of
     its own process.
@@ -176,14 +190,20 @@ class BatchLoss(nn.Module):
         self.ranks = ranks
 
     def forward(self, images: Tensor, step: int) -> Loss:
-        """Return the training loss of images plus uniform noise, float64 ``(N, C, H, W)`` in [0, 256), at a step."""
+        """Return the training loss of a batch of images with uniform noise.
+
+        The images are float64 ``(N, C, H, W)`` in [0, 256). ``step`` is the number of the step.
+        """
         part, share = self.ranks.share(images)
         y, log_det = self.transform_pixels(part)
         return self.objective.loss(self.flow, y, log_det, step, self.ranks, share)
 
     @torch.no_grad()
     def transform_pixels(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images after the pixel transform y(x), and log |det dy/dx| in nats, ``(N,)``, both float32."""
+        """Apply the pixel transform to images, and return its log-determinants.
+
+        Returns y(x) and log |det dy/dx| in nats, ``(N,)``, both float32.
+        """
         y, log_det = self.flow.pixels(images)
         return y.float(), log_det.float()
 
@@ -217,7 +237,9 @@ def operator_norm(linear: Callable[[Tensor], Tensor], start: Tensor, iterations:
 
 @dataclass(frozen=True)
 class InverseQuality:
-    """Accuracy of a learned inverse R of a D x D matrix W: ||I - R W||_F / sqrt(D), and a bound on ||W⁻¹ - R||.
+    """Accuracy of the learned inverse of a matrix, with an error bound.
+
+    R is the learned inverse of a D x D matrix W. The error is ||I - R W||_F / sqrt(D), and the bound is on ||W⁻¹ - R||.
 
     Attributes:
         error: ||I - R W||_F / sqrt(D): the root mean square of ||v - R W v|| over directions v of length 1; 0 for an
@@ -231,7 +253,9 @@ class InverseQuality:
 
 @torch.no_grad()
 def inverse_errors(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, float]:
-    """Return the error ||I - R W||_F / sqrt(D) of each learned inverse R of a D x D matrix W, by layer name.
+    """Return the error of each learned inverse of a flow, by layer name.
+
+    For the learned inverse R of a D x D matrix W it is ||I - R W||_F / sqrt(D).
 
     Args:
         flow: The flow.
@@ -243,7 +267,9 @@ def inverse_errors(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str
 
 @torch.no_grad()
 def inverse_quality(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, InverseQuality]:
-    """Return the error of each learned inverse R ≈ W⁻¹ of a flow, and a bound on ||W⁻¹ - R||, by layer name.
+    """Return the error of each learned inverse of a flow, and an error bound, by layer name.
+
+    The bound is on ||W⁻¹ - R|| for the learned inverse R of a matrix W.
 
     The error is estimated on white noise e: E ||e - R W e||² = ||E||_F² with E = I - R W. The bound is ||W^-1 - R|| <=
     ||R|| ||E|| / (1 - ||E||) in the spectral norm. For 1x1 convolutions its norms are those of their matrices. For

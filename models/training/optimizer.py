@@ -37,7 +37,9 @@ class FusedAdam(torch.optim.Adam):
 
 
 def make_optimizer(flow: Flow, config: TrainingConfig, precision: str) -> FusedAdam | Muon:
-    """Return the optimiser of a flow's parameters that the settings choose.
+    """Create the optimiser for the parameters of a flow.
+
+    The training settings choose it.
 
     Args:
         flow: The flow.
@@ -53,14 +55,19 @@ def make_optimizer(flow: Flow, config: TrainingConfig, precision: str) -> FusedA
 
 
 def coupling_kernels(flow: Flow) -> list[Tensor]:
-    """Return the kernels of the coupling networks of a flow, nearly all parameters of a Glow, each once."""
+    """Return the convolution kernels of all coupling networks of a flow.
+
+    They are nearly all parameters of a Glow. Each kernel is returned once.
+    """
     networks = (module for module in flow.modules() if isinstance(module, CouplingNet))
     found = {id(layer.weight) for net in networks for layer in (net.first, net.middle, net.last)}
     return [parameter for parameter in flow.parameters() if id(parameter) in found]
 
 
 class Muon(torch.optim.Optimizer):
-    """Optimiser of Jordan et al. 2024: matrices by orthogonal steps, other parameters by Adam.
+    """Muon optimiser for matrices, with Adam for all other parameters.
+
+    Matrices take orthogonal steps (Jordan et al. 2024).
 
     The momentum M of a matrix, ``(rows, columns)``, is a moving average of its gradients, with Nesterov's look ahead. A
     step subtracts the nearest matrix with orthonormal rows or columns, U V^T for M = U S V^T, times :data:`STEP` times
@@ -134,7 +141,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Return U V^T for each matrix U S V^T, ``(M, r, c) -> (M, r, c)``, with singular values near 1.
+    """Replace each matrix by an approximately orthogonal matrix.
+
+    The result is near U V^T for each matrix U S V^T, with singular values near 1. Shapes are
+    ``(M, r, c) -> (M, r, c)``.
 
     Five Newton-Schulz iterations X <- a X + (b X X^T + c (X X^T)²) X with :data:`COEFFICIENTS` (Jordan et al. 2024),
     from X with a Frobenius norm of 1. Singular values of X of at least 0.01 end between 0.6 and 1.3, smaller ones

@@ -12,7 +12,7 @@ from models.training.presets import PRESETS
 
 @dataclass(frozen=True)
 class Parameter:
-    """A training parameter in words.
+    """Description of a training parameter as text.
 
     Attributes:
         name: Its name.
@@ -34,7 +34,10 @@ def parameter_groups() -> dict[str, list[Parameter]]:
 
 
 def preset_defaults() -> list[tuple[list[str], dict[str, str]]]:
-    """Group the presets by the defaults that they change. Return each group's names and its changed defaults."""
+    """Group the presets that change the same default settings.
+
+    Returns the names of each group, and its changed defaults.
+    """
     usual, changes = TrainingConfig(), {}
     for preset in PRESETS.values():
         own = preset.config({})

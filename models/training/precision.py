@@ -13,7 +13,9 @@ BFLOAT16_CAPABILITY = (8, 0)
 
 
 def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
-    """Return the number format in which coupling networks compute during training, "float32" or "bfloat16".
+    """Return the number format of the coupling networks in training.
+
+    It is "float32" or "bfloat16".
 
     ``auto`` is bfloat16 on a device with instructions for it, and float32 on any other and where inputs of layers are
     recomputed: rounding to bfloat16 would amplify the errors of the inverses. Where there is no GPU, as in a service
@@ -46,7 +48,9 @@ def compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
 
 
 def lay_out_coupling_nets(flow: Flow, precision: str, device: str = "cpu") -> None:
-    """Bring the weights of the coupling networks to the memory layout in which a device convolves fastest.
+    """Change the memory layout of coupling network weights for fast convolutions.
+
+    The layout is the fastest for the device.
 
     It is channels last on CPUs, and on GPUs in bfloat16.
 

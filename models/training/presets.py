@@ -66,7 +66,10 @@ class Preset:
 
     @property
     def parameters(self) -> frozenset[str]:
-        """The names of the training settings that the preset has; others have no effect on it and are refused."""
+        """Names of the training settings that can be used with the preset.
+
+        Other settings have no effect on it and are refused.
+        """
         if self.family == "features":
             return FITTED
         every = frozenset(TrainingConfig.model_fields)

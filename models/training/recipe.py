@@ -23,7 +23,10 @@ NO_TILES = "fit tiles is for models of features alone, which {recipe} is not; ch
 
 
 class TrainingRecipe(Protocol):
-    """What a training needs besides its dataset: a preset, or an architecture from a file."""
+    """Protocol of an architecture with training settings, but without a dataset.
+
+    It is a preset, or an architecture from a file.
+    """
 
     @property
     def name(self) -> str:
@@ -42,7 +45,10 @@ class TrainingRecipe(Protocol):
 
     @property
     def parameters(self) -> frozenset[str]:
-        """The names of the training settings that the recipe has; others are refused."""
+        """Names of the training settings that can be used with the recipe.
+
+        Other settings are refused.
+        """
         ...
 
     def config(self, parameters: Mapping[str, Any]) -> TrainingConfig:
@@ -62,13 +68,19 @@ class TrainingRecipe(Protocol):
 
 
 def require_features(recipe: TrainingRecipe, *, tiled: bool) -> None:
-    """Check that the recipe is of features alone if images are ``tiled``. Raise ``DatasetUnfit`` otherwise."""
+    """Raise ``DatasetUnfit`` if images are cut into tiles and the recipe does not support this.
+
+    If ``tiled`` is set, the recipe must use features alone.
+    """
     if tiled and recipe.family != "features":
         raise DatasetUnfit(NO_TILES.format(recipe=recipe.name))
 
 
 def require_layers(architecture: Architecture, config: TrainingConfig) -> None:
-    """Check that the pixel flow has the layers that the settings need. Raise ``SettingUnsupported`` otherwise."""
+    """Raise ``SettingUnsupported`` if a flow lacks layers that the training settings need.
+
+    The flow over pixels is checked.
+    """
     pixels = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
     if isinstance(pixels, FeatureArchitecture):
         return
@@ -120,7 +132,10 @@ def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> Tr
 
 
 def settings_error(error: ValidationError, recipe: TrainingRecipe) -> str:
-    """Return what is wrong with training settings as one line, such as "batch_size: expected ..., got ..."."""
+    """Return the errors of training settings as one line of text.
+
+    An example is "batch_size: expected ..., got ...".
+    """
     texts = []
     for item in error.errors():
         text, where = plain_text(item, recipe.parameters), ".".join(map(str, item["loc"]))

@@ -199,7 +199,9 @@ def _fit_features(
 
 
 def folds_of_fit(dataset: Dataset, architecture: FeatureArchitecture, observe: Observer) -> NDArray[np.int8] | None:
-    """Return the folds of a small dataset, if its fit is repeated without each of them; None otherwise.
+    """Return the fold of each image of a small dataset for repeated fits.
+
+    The fit is then repeated without each fold. Returns None if it is not repeated.
 
     It is not repeated where the images have too many tiles to keep their evidence under all fits in memory.
     """

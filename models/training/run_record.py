@@ -20,7 +20,7 @@ FILE = "checkpoints/run.json"
 
 
 class RunRecord(BaseModel):
-    """What a training run is: recipe, dataset and settings.
+    """Record that identifies a training run by its recipe, dataset and settings.
 
     Attributes:
         preset: Name of the recipe.
@@ -90,7 +90,9 @@ class RunRecord(BaseModel):
         return found
 
     def require_same(self, other: RunRecord, folder: Path, state: str) -> None:
-        """Check that ``other`` is the same run as this one. Raise ``FolderTaken`` with the differences otherwise.
+        """Raise ``FolderTaken`` if another training run differs from this one.
+
+        The error names the differences.
 
         Args:
             other: The run that is about to use the folder.
@@ -106,7 +108,9 @@ class RunRecord(BaseModel):
 
 
 def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
-    """Return the settings of a new or resumed run. An earlier version of this program may have begun a resumed one.
+    """Return the settings of a new or resumed training run.
+
+    An earlier version of this program may have begun a resumed run.
 
     Settings that the earlier version did not have take their usual defaults, because a recipe may have others.
 
@@ -132,7 +136,9 @@ def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, 
 
 
 def claim_folder(folder: Path, run: RunRecord, *, write: bool) -> None:
-    """Record a run in its folder, unless the folder has checkpoints of another run.
+    """Record a training run in its folder.
+
+    The folder must not have checkpoints of another run.
 
     Args:
         folder: Folder of the checkpoints.

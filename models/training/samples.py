@@ -23,7 +23,9 @@ class TrainingImages(Protocol):
 
 
 class TrainingSamples:
-    """Training images as inputs of a backbone: the images, or for an architecture of tiles all tiles of each image.
+    """Training images as samples of a model.
+
+    A model that works on tiles gets all tiles of each image as samples.
 
     Args:
         images: The images.
@@ -96,7 +98,10 @@ class EveryImage:
 
 
 def plans_of(images: TrainingImages, architecture: FeatureArchitecture) -> tuple[TilePlan, ...]:
-    """Return the tile plan of each image for a tiled architecture, without loading memory-mapped pixels."""
+    """Return the plan of how each image is cut into tiles.
+
+    Memory-mapped pixels are not loaded.
+    """
     side, stride = architecture.height, architecture.height // architecture.rows
     each = (images[number : number + 1][0] for number in range(len(images)))
     return tuple(tile_plan(*size_of(image), side, stride) for image in each)

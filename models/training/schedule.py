@@ -19,7 +19,7 @@ QUICK_SECONDS = 0.3
 
 
 class Schedule:
-    """Progress of one training, from its steps and its time.
+    """Tracker of the progress of a training run, from its steps and its time.
 
     A budget in minutes is the time from the start of the process to the written model. What validation, the fit of
     features, evaluation and calibration will take is set aside, and the steps have the rest.
@@ -58,7 +58,10 @@ class Schedule:
 
     @property
     def deadline(self) -> float | None:
-        """The time, by ``time.monotonic``, when the model should be written; None without a budget in minutes."""
+        """Time by which the model should be written, or None without a time limit.
+
+        It is a time of ``time.monotonic``.
+        """
         return None if self._limit is None else self._origin + self._limit
 
     def spent(self) -> float:
@@ -66,7 +69,10 @@ class Schedule:
         return time.monotonic() - self._origin
 
     def advance(self, state: TrainingState) -> float:
-        """Update and return the progress, at most 1: the larger of the used shares of the steps and of their time."""
+        """Update and return the progress of the training steps, from 0 to 1.
+
+        It is the larger of the used shares of the steps and of their time.
+        """
         if self._warm is None and state.step > self._first_step:
             self._warm = state
         share = 1.0 if state.finished else state.step / self._config.max_steps
@@ -77,7 +83,10 @@ class Schedule:
         return self._progress
 
     def expected_steps(self, state: TrainingState) -> int:
-        """Return the number of steps of the whole training, which follows from the progress where minutes limit it."""
+        """Return the expected number of steps of the whole training.
+
+        It follows from the progress if minutes limit the training.
+        """
         if self._limit is None or self._progress <= 0:
             return self._config.max_steps
         return min(self._config.max_steps, max(state.step, round(state.step / self._progress)))
@@ -101,7 +110,9 @@ class Schedule:
         return plan.images if due or progress >= 1 else 0
 
     def measures_inverses(self, state: TrainingState, seconds: float) -> bool:
-        """Return whether a validation measures the learned inverses: always where this is quick, else if there is time.
+        """Return whether a validation should measure the learned inverses.
+
+        It always does if this is quick, and otherwise if there is time.
 
         Args:
             state: The training before the validation.
@@ -112,17 +123,23 @@ class Schedule:
         return expected <= QUICK_SECONDS or state.validation_seconds + whole <= VALIDATION_SHARE * state.elapsed_seconds
 
     def validated(self, seconds: float) -> None:
-        """Record that a validation ended now, and its duration in seconds, including its preview and its checkpoint."""
+        """Record that a validation ended now, and how many seconds it took.
+
+        Its preview and its checkpoint are included.
+        """
         self._validated_at, self._validation_seconds = self._progress, seconds
 
     def seconds_left(self, state: TrainingState) -> float:
-        """Return how many seconds the rest will take, until the model is written."""
+        """Return the estimated seconds until the model is written."""
         spent = state.elapsed_seconds if self._limit is None else self.spent()
         steps = spent * (1 - self._progress) / self._progress if self._progress > 0 else 0.0
         return steps + self._seconds_after(state)
 
     def fraction(self, state: TrainingState) -> float:
-        """Return the done share of the whole work, 0 to 1: below 1 until the model is written."""
+        """Return the completed fraction of the training job, from 0 to 1.
+
+        It is below 1 until the model is written.
+        """
         spent = self.spent()
         return spent / max(spent + self.seconds_left(state), 1e-9) if self._progress > 0 else 0.0
 

@@ -9,7 +9,9 @@ from models.flows.flow import Flow
 
 @dataclass(frozen=True)
 class TrainedFlow:
-    """A trained flow: the moving average of weights with the fewest bits per dimension on validation images.
+    """A trained flow with the weights of its best validation.
+
+    The weights are a moving average. The best validation has the fewest bits per dimension.
 
     Attributes:
         flow: The flow, in evaluation mode on the CPU.

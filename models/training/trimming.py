@@ -13,7 +13,9 @@ WINDOW = 1024
 
 @dataclass(frozen=True)
 class TrimmedBatch:
-    """A batch whose least likely images were left out: the threshold for them, and the mean of the images kept.
+    """Training batch whose least likely images are left out of the loss.
+
+    It has the threshold below which images are left out, and the mean over the images that are kept.
 
     Attributes:
         log_likelihoods: Of the N images, ``(N,)`` in nats.
@@ -29,16 +31,24 @@ class TrimmedBatch:
 
     @property
     def log_likelihood(self) -> Tensor:
-        """The mean over the images that are not left out, in nats. To compute it, the program waits for a GPU."""
+        """Mean log-likelihood of the images that are kept, in nats.
+
+        To compute it, the program waits for a GPU.
+        """
         return self.log_likelihoods[~(self.log_likelihoods < self.floor)].mean()
 
     def weights(self, log_likelihoods: Tensor) -> Tensor:
-        """Return each image's weight in the loss, ``(N,)``: 0 if it is left out, else N / (number of images kept)."""
+        """Return the weight of each image in the loss, 0 for images that are left out.
+
+        The weights have the shape ``(N,)``. The other images get N / (number of images kept).
+        """
         return self.weight * ~(log_likelihoods.detach() < self.floor)
 
 
 class Suspects(nn.Module):
-    """Outlier trimming in training: the loss ignores the least likely images of a batch (Neykov & Müller 2003).
+    """Outlier trimming in training; the loss ignores the least likely images of a batch.
+
+    See Neykov & Müller 2003.
 
     The objective is Σ_i w_i log p(x_i) with w_i = 0 for suspects, the images that are left out.
 
@@ -62,7 +72,9 @@ class Suspects(nn.Module):
 
     @torch.no_grad()
     def trim(self, log_likelihoods: Tensor, *, active: bool) -> TrimmedBatch:
-        """Return the threshold, set by the last 1024 images, below which images of a batch are left out of the loss.
+        """Find the images of a batch that are left out of the loss.
+
+        The last 1024 images set the threshold. Images with a smaller log-likelihood are left out.
 
         Divergence stays visible: NaN is no suspect, and the weight 0 turns an infinite loss into NaN.
 
@@ -84,7 +96,9 @@ class Suspects(nn.Module):
 
     @torch.no_grad()
     def update(self, trimmed: TrimmedBatch, applied: Tensor) -> None:
-        """Add a batch's deviations from its median log-likelihood to the last 1024, which set the threshold.
+        """Add a batch to the last 1024 images, which set the outlier threshold.
+
+        Stored are the deviations of its log-likelihoods from their median.
 
         Args:
             trimmed: The batch.

@@ -33,7 +33,9 @@ PREVIEWS_KEPT = 50
 
 
 def validation_tile(image_shape: tuple[int, int, int]) -> int:
-    """Return how many images a validation computes at once: 100 of up to 1024 pixels each, fewer of larger ones.
+    """Return how many images a validation computes at once.
+
+    It is 100 images of up to 1024 pixels each, and fewer if they are larger.
 
     >>> validation_tile((1, 28, 28)), validation_tile((3, 256, 256))
     (100, 1)
@@ -52,7 +54,9 @@ def validation_bits_per_dim(frozen: FrozenFlow, images: Images, device: str = "c
 def trimmed_bits_per_dim(
     frozen: FrozenFlow, images: Images, suspect_share: float, device: str = "cpu"
 ) -> tuple[float, float]:
-    """Return mean bits per dimension of all validation images, and of all but the least likely ``suspect_share``.
+    """Return the mean bits per dimension of validation images, with and without outliers.
+
+    Outliers are the least likely ``suspect_share`` of the images.
 
     The second mean selects the weights to keep. Dirty images that a flow does not learn become ever less likely; with
     them, the mean would select the weights that have learned least. No determinant is computed: those of the frozen

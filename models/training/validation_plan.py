@@ -22,7 +22,9 @@ MIN_IMAGES = 64
 
 @dataclass(frozen=True)
 class PhaseSteps:
-    """Durations of the other phases of a training, in units of one optimiser step. Unknown ones are 0.
+    """Durations of the phases of a training besides its steps, in units of one training step.
+
+    Unknown durations are 0.
 
     Attributes:
         validation: A validation without its images: log-dets, freezing, preview and checkpoint.

@@ -86,7 +86,9 @@ def recipe_of(name: str) -> ArchitectureFile:
 
 
 def calibrate_again(folder: Path, dataset: Dataset) -> None:
-    """Replace the calibration and the model card in a model's folder; exit if it was trained on other images.
+    """Replace the calibration and the model card of a shipped model.
+
+    The program exits if the model was trained on other images.
 
     Args:
         folder: The folder of the artifact.

@@ -43,7 +43,10 @@ _OUTAGE_S = 0.5
 
 
 class JobSpec(BaseModel):
-    """Description of one attempt (execution) of a job, read from ``job.json``: model, dataset, parameters, device."""
+    """Description of one attempt to run a job, read from ``job.json``.
+
+    It names the model, the dataset, the parameters and the device.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -60,7 +63,7 @@ class JobSpec(BaseModel):
 
     @property
     def output(self) -> str | None:
-        """URL of the location that a scoring writes its parts to; None for a table in the job's folder."""
+        """URL that a scoring job writes its parts to; None for a table in the job's folder."""
         url: str | None = self.parameters.get("output")
         return url
 
@@ -82,7 +85,9 @@ class JobSpec(BaseModel):
 
 
 class StopFlag:
-    """Flag that is set when a job's process should stop: on a signal, a message of its parent, or the parent's death.
+    """Flag that is set when the process of a job should stop.
+
+    It is set by a signal, by a message of the parent process, or by the parent's death.
 
     Attributes:
         reason: Reason from the message of the supervisor; preemption by default.
@@ -93,7 +98,9 @@ class StopFlag:
         self.reason = StopReason.PREEMPT
 
     def install(self, grace_s: float) -> None:
-        """Register handlers that set the flag on SIGTERM, on SIGINT, and on a message or the death of the parent.
+        """Install the handlers that set the flag.
+
+        They react to SIGTERM, to SIGINT, and to a message or the death of the parent process.
 
         If the supervisor is gone, the process is killed after ``grace_s`` seconds.
         """
@@ -148,7 +155,9 @@ class Fence:
         self._checked = time.monotonic()
 
     def check_periodically(self) -> None:
-        """Raise ``StaleAttempt`` if this attempt lost the right to run its job; ask Redis once per heartbeat at most.
+        """Raise ``StaleAttempt`` if this attempt has lost its lease on the job.
+
+        Redis is asked at most once per heartbeat.
 
         An outage of the broker is tolerated.
 
@@ -164,7 +173,9 @@ class Fence:
             self._checked = time.monotonic()
 
     def require(self) -> None:
-        """Raise ``StaleAttempt`` if this attempt lost the right to run its job; while Redis is down, wait for it.
+        """Raise ``StaleAttempt`` if this attempt has lost its lease on the job.
+
+        While Redis is down, the call waits for it.
 
         Raises:
             StaleAttempt: The attempt lost its lease.
@@ -181,7 +192,9 @@ class Fence:
                 time.sleep(_OUTAGE_S)
 
     def check_before_publish(self) -> None:
-        """Raise ``StaleAttempt`` if this attempt lost the right to its job; call this right before publishing a result.
+        """Raise ``StaleAttempt`` if this attempt may no longer publish a result.
+
+        It may not if it has lost its lease on the job. Call this right before publishing.
 
         In an outage of the broker the check waits for the length of a lease at most.
 
@@ -228,7 +241,9 @@ def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
 
 
 def attempt(work: Work) -> int:
-    """Run ``work`` on the job whose folder is the command-line argument; return the exit code for the process.
+    """Run the job in the given folder, and return the exit code of the process.
+
+    The folder is the command-line argument. ``work`` does the work of the job.
 
     The exit code depends on what ``work`` raises. ``Interrupted`` means that the process was asked to stop,
     ``StaleAttempt`` that the lease is lost, ``BrokerDown`` that an outage is too long, and ``ModelsError`` that the job
@@ -329,7 +344,7 @@ def _refuse(problem: "ModelsError", events: EventLog) -> int:
 
 
 def explain(problem: Exception, limit: int | None) -> dict[str, str]:
-    """Return the event of an exception that no attempt expects.
+    """Return an error event for an unexpected exception in a job.
 
     Args:
         problem: The exception.

@@ -19,7 +19,9 @@ from worker.settings import Settings
 
 
 def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Calibrate a job's model: take the images of a dataset as normal for its p-values, and register the result.
+    """Calibrate a model on a dataset of normal images, and register the calibration.
+
+    The images are taken as normal when p-values are computed.
 
     Raises:
         Interrupted: The process was asked to stop.

@@ -26,7 +26,9 @@ REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Measure how well a job's model detects anomalous images, and write a report as JSON and HTML to the job's folder.
+    """Evaluate how well a model detects anomalous images, and write a report.
+
+    The report is written as JSON and HTML to the job's folder.
 
     Raises:
         Interrupted: The process was asked to stop.

@@ -18,7 +18,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class TableParts(OpenPlan):
-    """Parts that are joined into one table in the folder of the job.
+    """Parts of a bulk job that are joined into one table in the job's folder.
 
     Args:
         table: The file of the table.
@@ -33,10 +33,16 @@ class TableParts(OpenPlan):
 
 @dataclass(frozen=True)
 class OutputParts(Output):
-    """Parts of a job that stay at its output location. Files on this machine are created with the user's umask."""
+    """Parts of a bulk job that stay separate at its output location.
+
+    Files on this machine are created with the user's umask.
+    """
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
-        """Write the scores of part ``index``; see :meth:`models.bulk.output.Output.write`."""
+        """Write the scores of one part of the bulk job.
+
+        ``index`` is the number of the part; see :meth:`models.bulk.output.Output.write`.
+        """
         with user_umask():
             return super().write(index, table)
 
@@ -45,13 +51,19 @@ class OutputParts(Output):
         should_stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> PartSummary:
-        """Check every part; see :meth:`models.bulk.output.Output.finish`."""
+        """Check that every part of the bulk job is complete, and write the summary file.
+
+        See :meth:`models.bulk.output.Output.finish`.
+        """
         with user_umask():
             return super().finish(should_stop, progress)
 
 
 def begin_output(spec: JobSpec, settings: Settings, plan: BulkPlan) -> OutputParts:
-    """Begin or go on with the parts at the output of a job. Raises as :func:`begin_parts`."""
+    """Start or continue writing parts of a bulk job at its output location.
+
+    Raises the errors of :func:`begin_parts`.
+    """
     location = _output(spec, settings)
     with user_umask():
         open_output(location, plan)
@@ -59,7 +71,9 @@ def begin_output(spec: JobSpec, settings: Settings, plan: BulkPlan) -> OutputPar
 
 
 def plan_at_output(spec: JobSpec, settings: Settings) -> BulkPlan | None:
-    """Return the plan that is stored at the output of a job; None before one has begun.
+    """Return the plan of a bulk job that is stored at its output location.
+
+    Returns None if no plan is stored there.
 
     Raises:
         LocationRefused: The output is no location that callers may name.
@@ -68,12 +82,15 @@ def plan_at_output(spec: JobSpec, settings: Settings) -> BulkPlan | None:
 
 
 def stored_job_plan(folder: Path, spec: JobSpec, settings: Settings) -> BulkPlan | None:
-    """Return the plan that is stored for a job, in ``folder`` or at its output; see :func:`plan_at_output`."""
+    """Return the stored plan of a bulk job.
+
+    It is in ``folder`` or at the output of the job; see :func:`plan_at_output`.
+    """
     return stored_plan(folder) if spec.output is None else plan_at_output(spec, settings)
 
 
 def begin_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) -> Parts:
-    """Open the parts of a job to start it or to continue it, and return them.
+    """Open the parts of a bulk job to start or continue it.
 
     Args:
         folder: Folder of the parts, unless the job has an output.
@@ -93,7 +110,10 @@ def begin_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, pl
 
 
 def join_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) -> Parts:
-    """Return the parts of a job that another process runs. Arguments and errors are those of :func:`begin_parts`."""
+    """Open the parts of a bulk job that another process runs.
+
+    Arguments and errors are those of :func:`begin_parts`.
+    """
     join_plan(folder, plan)
     return TableParts(folder, plan, table) if spec.output is None else OutputParts(_output(spec, settings), plan)
 

@@ -22,7 +22,9 @@ CELLS = "cells"
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Measure the smallest defects that a job's model finds in good images, and store the limit beside the model.
+    """Measure the smallest defects that a model detects in good images.
+
+    The detection limit is stored beside the model.
 
     Raises:
         Interrupted: The process was asked to stop.

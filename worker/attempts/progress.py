@@ -14,7 +14,9 @@ PREPARING_S = 5.0
 
 
 class ProgressReporter:
-    """Writer of a job's progress events: steps done, images per second, and time left in seconds.
+    """Writer of progress events of a job.
+
+    The events have the steps done, images per second, and the time left in seconds.
 
     Writes ``started`` at once, then ``metrics`` and ``checkpoint``.
 
@@ -68,7 +70,9 @@ class ProgressReporter:
         )
 
     def checkpoint(self, done: int | None = None) -> None:
-        """Write an event that ``done`` steps are saved, so that a later attempt can continue from there.
+        """Write an event that the job's progress is saved.
+
+        A later attempt can continue after the ``done`` saved steps.
 
         By default ``done`` is the number of steps reported last.
         """
@@ -82,7 +86,10 @@ def write_note(events: EventLog, text: str) -> None:
 
 
 def checking_reporter(events: EventLog) -> Callable[[int, int], None]:
-    """Return a progress callback for (parts checked, parts in all). It writes a job event at most every few seconds."""
+    """Return a callback that reports how many parts of a bulk job are checked.
+
+    It takes the parts checked and the parts in all. It writes a job event at most every few seconds.
+    """
     reported_at = time.monotonic()
 
     def report(done: int, total: int) -> None:
@@ -95,7 +102,9 @@ def checking_reporter(events: EventLog) -> Callable[[int, int], None]:
 
 
 class FitReporter:
-    """Writer of progress events of a fit in closed form, which passes its images through the model part by part.
+    """Writer of progress events for the fit of a feature model.
+
+    The fit in closed form passes its images through the model part by part.
 
     Args:
         events: Journal of the job.
@@ -122,7 +131,10 @@ class FitReporter:
 
 
 class LabelledProgress:
-    """Writer of progress events, in scored images, of work in labelled parts, with a log event for each new label."""
+    """Writer of progress events for work in labelled parts.
+
+    The events count scored images. A log event is written for each new label.
+    """
 
     def __init__(self, events: EventLog) -> None:
         self._events = events
@@ -130,7 +142,9 @@ class LabelledProgress:
         self._label = ""
 
     def report(self, label: str, done: int, total: int) -> None:
-        """Write an event that ``done`` of ``total`` images are scored; log ``label`` when a new part begins.
+        """Write a progress event with the number of scored images.
+
+        ``done`` of ``total`` images are scored. The label is logged when a new part begins.
 
         The number of images may change while parts turn out to be unnecessary.
         """
@@ -147,14 +161,17 @@ class LabelledProgress:
 
 
 class PreparationReporter:
-    """Writer of log events on how many images of a dataset are resized so far, before a job uses them."""
+    """Writer of log events while images of a dataset are resized for a job."""
 
     def __init__(self, events: EventLog) -> None:
         self._events = events
         self._reported_at = time.monotonic()
 
     def report(self, done: int, total: int) -> bool:
-        """Write that ``done`` of ``total`` images are resized, every 5 s at most; return whether it was written."""
+        """Log how many images are resized, at most every 5 s.
+
+        ``done`` of ``total`` images are resized. Returns whether the event was written.
+        """
         if time.monotonic() - self._reported_at < PREPARING_S:
             return False
         self._reported_at = time.monotonic()

@@ -67,7 +67,7 @@ class _ZeroPaddedConvolution(_Convolution):
 
 @register
 class ExactConvolutionSpec(_ZeroPaddedConvolution):
-    """k x k convolution with zero padding, and an exact log-det and gradient."""
+    """Zero-padded k x k convolution with an exact log-determinant and gradient."""
 
     type: Literal["exact-convolution"] = "exact-convolution"
     bijection = "models.bijections.convolution:ExactConv"
@@ -75,25 +75,31 @@ class ExactConvolutionSpec(_ZeroPaddedConvolution):
 
 @register
 class SelfNormalizingConvolutionSpec(_ZeroPaddedConvolution):
-    """k x k convolution that learns a kernel as its inverse (Keller et al. 2021)."""
+    """k x k convolution that learns a second kernel as its inverse (Keller et al. 2021)."""
 
     type: Literal["self-normalizing-convolution"] = "self-normalizing-convolution"
     bijection = "models.bijections.convolution:SelfNormalizingConv"
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters: two kernels, and an offset for each channel."""
+        """Return the number of learned parameters.
+
+        These are two kernels, and an offset for each channel.
+        """
         return 2 * self._of_kernel(shape) + shape[0]
 
 
 @register
 class TwoLayerInverseConvolutionSpec(_ZeroPaddedConvolution):
-    """k x k convolution that learns two kernels as its inverse."""
+    """k x k convolution whose inverse is learned as two convolutions."""
 
     type: Literal["two-layer-inverse-convolution"] = "two-layer-inverse-convolution"
     bijection = "models.bijections.two_layer_inverse:TwoLayerInverseConv"
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of parameters of three kernels and an offset."""
+        """Return the number of learned parameters.
+
+        These are three kernels, and an offset for each channel.
+        """
         return 3 * self._of_kernel(shape) + shape[0]
 
 
@@ -105,33 +111,48 @@ class PeriodicConvolutionSpec(_Convolution):
     bijection = "models.bijections.periodic:PeriodicConv"
 
     def check(self, shape: ImageShape) -> None:
-        """Refuse images that are smaller than the kernel."""
+        """Check that the images are not smaller than the kernel.
+
+        Raises ``ValueError`` otherwise.
+        """
         height, width = self.sides
         if shape[1] < height or shape[2] < width:
             raise ValueError(f"expected images of at least {height}x{width}, got {shape[1]}x{shape[2]}")
 
     def matrix(self, shape: ImageShape) -> int:
-        """Return the size of a complex matrix for each frequency."""
+        """Return the number of values in the complex matrices of all frequencies.
+
+        Each frequency has a C x C matrix; a complex number counts as two values.
+        """
         return 2 * shape[0] ** 2 * shape[1] * (shape[2] // 2 + 1)
 
 
 @register
 class ExponentialConvolutionSpec(_Convolution):
-    """1x1 convolution and the matrix exponential of a k x k convolution (Hoogeboom et al. 2020)."""
+    """1x1 convolution, then the exponential of a k x k convolution (Hoogeboom et al. 2020)."""
 
     type: Literal["exponential-convolution"] = "exponential-convolution"
     bijection = "models.bijections.exponential:ExponentialConv"
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the shape of the images, and height and width of the kernel."""
+        """Return the constructor arguments, the image shape and the kernel size.
+
+        The kernel size is a height and a width.
+        """
         return shape, self.sides
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters: a kernel, a channel matrix, and two offsets for each value."""
+        """Return the number of learned parameters.
+
+        These are a kernel, a channel matrix, and two offsets for each value of an image.
+        """
         return self._of_kernel(shape) + shape[0] ** 2 + 2 * numbers(shape)
 
     def matrix(self, shape: ImageShape) -> int:
-        """Return the size of all complex C x C matrices, one for each frequency, whose norms bound the series."""
+        """Return the number of values in the complex matrices of all frequencies.
+
+        Each frequency has a C x C matrix. The norms of the matrices bound the series.
+        """
         grown = shape[1] + self.sides[0] - 1, shape[2] + self.sides[1] - 1
         return 2 * shape[0] ** 2 * grown[0] * (grown[1] // 2 + 1)
 
@@ -144,25 +165,34 @@ class AutoregressiveConvolutionSpec(LayerSpec):
     bijection = "models.bijections.emerging:AutoregressiveConv"
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the number of channels."""
+        """Return the constructor arguments, here the number of channels."""
         return (shape[0],)
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters, 4 C²: a 2x2 kernel for each pair of channels."""
+        """Return the number of learned parameters.
+
+        It is 4 C², a 2x2 kernel for each pair of channels.
+        """
         return 4 * shape[0] ** 2
 
 
 @register
 class EmergingConvolutionSpec(LayerSpec):
-    """1x1 convolution and two over neighbours, with a receptive field of 3x3 (Hoogeboom et al. 2019)."""
+    """1x1 convolution and two autoregressive convolutions (Hoogeboom et al. 2019).
+
+    Together they have a receptive field of 3x3 pixels.
+    """
 
     type: Literal["emerging-convolution"] = "emerging-convolution"
     bijection = "models.bijections.emerging:EmergingConv"
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the number of channels."""
+        """Return the constructor arguments, here the number of channels."""
         return (shape[0],)
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters, C (9 C + 1): a 1x1 convolution with offset, and two 2x2 kernels."""
+        """Return the number of learned parameters.
+
+        It is C (9 C + 1), for a 1x1 convolution with offset and two 2x2 kernels.
+        """
         return shape[0] * (9 * shape[0] + 1)

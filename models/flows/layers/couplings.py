@@ -24,7 +24,10 @@ Place = Annotated[
 
 
 class Coupling(LayerSpec):
-    """A coupling by a network of a given width."""
+    """Base class for descriptions of coupling layers.
+
+    A coupling has a network of a given width.
+    """
 
     width: Width
 
@@ -34,16 +37,16 @@ class Coupling(LayerSpec):
             raise ValueError(f"expected at least 2 channels to couple, got {shape[0]}; squeeze first")
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the number of channels and the width."""
+        """Return the constructor arguments, the number of channels and the network width."""
         return shape[0], self.width
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return the width."""
+        """Return the network width of a built coupling."""
         return {"width": layer.get_parameter("net.first.weight").shape[0]}
 
     def summary(self) -> str:
-        """Return the type and the width."""
+        """Return the layer type and the network width as text."""
         return f"{self.type} of width {self.width}"
 
     def _of_net(self, shape: ImageShape, outputs: int) -> int:
@@ -53,33 +56,42 @@ class Coupling(LayerSpec):
 
 @register
 class AffineCouplingSpec(Coupling):
-    """Half of the channels scale and shift the others (Dinh et al. 2017)."""
+    """Coupling by which half of the channels scale and shift the others (Dinh et al. 2017)."""
 
     type: Literal["affine-coupling"] = "affine-coupling"
     bijection = "models.bijections.coupling:AffineCoupling"
     place: Place = False
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the number of channels, the width, and the image size (H, W), which is None without ``place``."""
+        """Return the constructor arguments of the coupling.
+
+        They are the number of channels, the width, and the image size (H, W), which is None without ``place``.
+        """
         return shape[0], self.width, shape[1:] if self.place else None
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return the width, and whether the network depends on the place."""
+        """Return the network width of a built coupling, and whether the network depends on the place."""
         return {**super().read(layer), "place": "net.place" in dict(layer.named_parameters())}
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters of the network for scale and shift, including any map of places."""
+        """Return the number of learned parameters of the network for scale and shift.
+
+        A map of places is included.
+        """
         return self._of_net(shape, 2 * (shape[0] // 2)) + self.place * self.width * shape[1] * shape[2]
 
     def summary(self) -> str:
-        """Return the type and the width, and whether the network depends on the place."""
+        """Return the layer type and the network width as text.
+
+        The text also says whether the network depends on the place.
+        """
         return f"{super().summary()}{' by place' if self.place else ''}"
 
 
 @register
 class AdditiveCouplingSpec(Coupling):
-    """Half of the channels shift the others (Dinh et al. 2015)."""
+    """Coupling by which half of the channels shift the others (Dinh et al. 2015)."""
 
     type: Literal["additive-coupling"] = "additive-coupling"
     bijection = "models.bijections.additive_coupling:AdditiveCoupling"
@@ -91,15 +103,18 @@ class AdditiveCouplingSpec(Coupling):
 
 @register
 class PlaceCouplingSpec(Coupling):
-    """Half of the channels shift the others, by a network that depends on the place."""
+    """Coupling that shifts half of the channels by a network that depends on the place."""
 
     type: Literal["place-coupling"] = "place-coupling"
     bijection = "models.bijections.additive_coupling:PlaceCoupling"
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the shape of the images and the width."""
+        """Return the constructor arguments, the image shape and the network width."""
         return shape, self.width
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters: the shift network, and a map of places for each hidden channel."""
+        """Return the number of learned parameters.
+
+        These are the shift network, and a map of places for each hidden channel.
+        """
         return self._of_net(shape, shape[0] // 2) + self.width * shape[1] * shape[2]

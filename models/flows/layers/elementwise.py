@@ -14,17 +14,23 @@ if TYPE_CHECKING:
 
 @register
 class ActNormSpec(LayerSpec):
-    """A scale and a shift for each channel, set from the first images (Kingma & Dhariwal 2018)."""
+    """Learned scale and shift of each channel (Kingma & Dhariwal 2018).
+
+    They are set from the first images.
+    """
 
     type: Literal["actnorm"] = "actnorm"
     bijection = "models.bijections.actnorm:ActNorm"
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the number of channels."""
+        """Return the constructor arguments, here the number of channels."""
         return (shape[0],)
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters, 2 C: a scale and an offset for each channel."""
+        """Return the number of learned parameters.
+
+        It is 2 C, a scale and an offset for each channel.
+        """
         return 2 * shape[0]
 
 
@@ -38,32 +44,41 @@ class SplineSpec(LayerSpec):
     bound: float = Field(10.0, ge=0.1, le=1000, description="End of the interval; the identity outside.")
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the shape of the images, the number of bins and the end of the interval."""
+        """Return the constructor arguments of the activation.
+
+        They are the shape of the images, the number of bins and the end of the interval.
+        """
         return shape, self.bins, self.bound
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return the number of bins and the end of the interval."""
+        """Return the number of bins and the interval of a built spline layer.
+
+        The interval is given by its end.
+        """
         return {"bins": layer.get_parameter("widths").shape[-1], "bound": layer.bound}
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters: widths, heights and inner slopes of the bins, for each value."""
+        """Return the number of learned parameters.
+
+        These are widths, heights and inner slopes of the bins, for each value of an image.
+        """
         return numbers(shape) * (3 * self.bins - 1)
 
 
 @register
 class SmoothLeakyReLUSpec(LayerSpec):
-    """Smooth activation with slopes from alpha to 1 (Gresele et al. 2020)."""
+    """Smooth leaky ReLU, whose slope goes from alpha to 1 (Gresele et al. 2020)."""
 
     type: Literal["smooth-leaky-relu"] = "smooth-leaky-relu"
     bijection = "models.bijections.smooth_leaky_relu:SmoothLeakyReLU"
     alpha: float = Field(0.3, ge=0.01, lt=1, description="Slope for large negative values.")
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the slope."""
+        """Return the constructor arguments, here the slope for large negative values."""
         return (self.alpha,)
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return the slope."""
+        """Return the slope of a built activation for large negative values."""
         return {"alpha": layer.alpha}

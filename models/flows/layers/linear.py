@@ -26,7 +26,7 @@ class _OneByOne(LayerSpec):
 
 @register
 class ExactOneByOneSpec(_OneByOne):
-    """1x1 convolution with an exact log-det and gradient."""
+    """1x1 convolution with an exact log-determinant and gradient."""
 
     type: Literal["exact-1x1"] = "exact-1x1"
     bijection = "models.bijections.conv1x1:ExactConv1x1"
@@ -34,7 +34,7 @@ class ExactOneByOneSpec(_OneByOne):
 
 @register
 class LUOneByOneSpec(_OneByOne):
-    """1x1 convolution as triangular factors (Kingma & Dhariwal 2018)."""
+    """1x1 convolution whose matrix is stored as triangular factors (Kingma & Dhariwal 2018)."""
 
     type: Literal["lu-1x1"] = "lu-1x1"
     bijection = "models.bijections.conv1x1:LUConv1x1"
@@ -48,13 +48,19 @@ class SelfNormalizingOneByOneSpec(_OneByOne):
     bijection = "models.bijections.conv1x1:SelfNormalizingConv1x1"
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return 2 C² + C: the matrix, its learned inverse, an offset."""
+        """Return the number of learned parameters.
+
+        It is 2 C² + C, for the matrix, its learned inverse and an offset.
+        """
         return shape[0] * (2 * shape[0] + 1)
 
 
 @register
 class WoodburySpec(LayerSpec):
-    """The identity plus a mixing of low rank of channels and of pixels (Lu & Huang 2020)."""
+    """Low-rank mixing of channels and of pixels (Lu & Huang 2020).
+
+    The mixing is added to the identity.
+    """
 
     type: Literal["woodbury"] = "woodbury"
     bijection = "models.bijections.woodbury:WoodburyConv"
@@ -62,7 +68,7 @@ class WoodburySpec(LayerSpec):
     spatial_rank: Rank = 4
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the shape of the images and both ranks."""
+        """Return the constructor arguments, the image shape and both ranks."""
         return shape, self.channel_rank, self.spatial_rank
 
     @classmethod
@@ -76,7 +82,7 @@ class WoodburySpec(LayerSpec):
         return 2 * (shape[0] * self.channel_rank + shape[1] * shape[2] * self.spatial_rank)
 
     def summary(self) -> str:
-        """Return the type and both ranks."""
+        """Return the layer type and both ranks as text."""
         return f"{self.type} of ranks {self.channel_rank} and {self.spatial_rank}"
 
 
@@ -92,7 +98,7 @@ class _Dense(LayerSpec):
 
 @register
 class ExactDenseSpec(_Dense):
-    """Matrix over the whole image, with an exact log-det and gradient."""
+    """Fully connected layer over the whole image, with an exact log-determinant and gradient."""
 
     type: Literal["exact-dense"] = "exact-dense"
     bijection = "models.bijections.dense:ExactDense"
@@ -100,19 +106,22 @@ class ExactDenseSpec(_Dense):
 
 @register
 class SelfNormalizingDenseSpec(_Dense):
-    """Matrix over the whole image that learns its inverse (Keller et al. 2021)."""
+    """Fully connected layer over the whole image that learns its inverse (Keller et al. 2021)."""
 
     type: Literal["self-normalizing-dense"] = "self-normalizing-dense"
     bijection = "models.bijections.dense:SelfNormalizingDense"
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return 2 D² + D: the matrix, its learned inverse, an offset."""
+        """Return the number of learned parameters.
+
+        It is 2 D² + D, for the matrix, its learned inverse and an offset.
+        """
         return numbers(shape) * (2 * numbers(shape) + 1)
 
 
 @register
 class RelativeDenseSpec(_Dense):
-    """Matrix over the whole image, trained by the relative gradient (Gresele et al. 2020)."""
+    """Fully connected layer that is trained by the relative gradient (Gresele et al. 2020)."""
 
     type: Literal["relative-dense"] = "relative-dense"
     bijection = "models.bijections.dense:RelativeGradientDense"
@@ -144,7 +153,7 @@ class _LocalAffine(LayerSpec):
 
 @register
 class ExactLocalAffineSpec(_LocalAffine):
-    """A matrix of the channels for each cell of a grid, and a mean for each place."""
+    """Affine layer with a channel matrix for each grid cell and a mean for each position."""
 
     type: Literal["exact-local-affine"] = "exact-local-affine"
     bijection = "models.bijections.local_affine:ExactLocalAffine"
@@ -152,11 +161,17 @@ class ExactLocalAffineSpec(_LocalAffine):
 
 @register
 class SelfNormalizingLocalAffineSpec(_LocalAffine):
-    """A matrix of the channels, with a learned inverse, for each cell of a grid, and a mean for each place."""
+    """Local affine layer that learns the inverse of its matrices.
+
+    There is a matrix of the channels for each cell of a grid, and a mean for each place.
+    """
 
     type: Literal["self-normalizing-local-affine"] = "self-normalizing-local-affine"
     bijection = "models.bijections.local_affine:SelfNormalizingLocalAffine"
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters: a matrix and its inverse for each cell, a mean for each value."""
+        """Return the number of learned parameters.
+
+        These are a matrix and its inverse for each cell, and a mean for each value.
+        """
         return super().parameters(shape) + self._of_matrices(shape)

@@ -35,7 +35,9 @@ def numbers(shape: ImageShape) -> int:
 
 
 class LayerSpec(BaseModel):
-    """Description of a layer: its type and its parameters, from which it is built for images of a shape.
+    """Description of a layer by its type and parameters.
+
+    A layer is built from it for images of a shape.
 
     A layer keeps the shape of its images: only the squeeze at the start of a level changes it. A subclass gives
     ``type`` a default, adds its parameters as bounded fields, and names its bijection.
@@ -49,45 +51,64 @@ class LayerSpec(BaseModel):
 
     @classmethod
     def type_name(cls) -> str:
-        """Return the name of the layer type, the ``type`` in a file."""
+        """Return the name of the layer type.
+
+        Files give the name as ``type``.
+        """
         name: str = cls.model_fields["type"].default
         return name
 
     @classmethod
     def bijection_class(cls) -> BijectionClass:
-        """Return the class of the bijection."""
+        """Return the class of the invertible layer that is built from this description."""
         named = cls.bijection
         found: BijectionClass = pkgutil.resolve_name(named) if isinstance(named, str) else named
         return found
 
     def check(self, shape: ImageShape) -> None:
-        """Raise ``ValueError``, with the text "expected ..., got ...", if the layer cannot take images of ``shape``."""
+        """Raise ``ValueError`` if the layer cannot take images of this shape.
+
+        The text of the error is "expected ..., got ...".
+        """
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the arguments of the bijection's constructor for images of ``shape``. By default there are none."""
+        """Return the constructor arguments of the layer for images of this shape.
+
+        By default there are none.
+        """
         return ()
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters for images of ``shape``, to limit a flow's size before it is built.
+        """Return the number of learned parameters for images of this shape.
+
+        The number limits the size of a flow before the flow is built.
 
         By default there are none.
         """
         return 0
 
     def matrix(self, shape: ImageShape) -> int:
-        """Return the size of the largest matrix that the layer computes with beside its weights, 0 for none.
+        """Return the size of the largest matrix that the layer computes with.
+
+        The weights do not count. Without another matrix the size is 0.
 
         It is the number of its elements, for images of ``shape``.
         """
         return 0
 
     def build(self, shape: ImageShape) -> Bijection:
-        """Return a new, untrained layer for images of ``shape``, with weights from torch's global generator."""
+        """Build a new, untrained layer for images of this shape.
+
+        The weights come from torch's global generator.
+        """
         return self.bijection_class()(*self.arguments(shape))
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:  # noqa: ARG003  # subclasses read it
-        """Return the parameters of a built layer of the class :meth:`bijection_class`. By default there are none."""
+        """Return the parameters of a built layer for its description.
+
+        The layer is of the class :meth:`bijection_class`. By default there are no parameters.
+        """
         return {}
 
     @classmethod
@@ -96,7 +117,10 @@ class LayerSpec(BaseModel):
         return cls(**cls.read(layer)) if type(layer) is cls.bijection_class() else None
 
     def summary(self) -> str:
-        """Return the type in words. By default its name."""
+        """Return the layer type as text.
+
+        By default the text is the name of the type.
+        """
         return self.type
 
 
@@ -123,7 +147,10 @@ def _registered() -> dict[str, type[LayerSpec]]:
 
 
 def layer_types() -> Iterator[type[LayerSpec]]:
-    """Yield every layer type: those registered in this process, then those of installed packages."""
+    """Yield every layer type that is registered or installed.
+
+    The types registered in this process come first, then those of installed packages.
+    """
     registered = dict(_registered())
     yield from registered.values()
     for entry in entry_points(group=GROUP):
@@ -173,7 +200,10 @@ def _load(entry: EntryPoint) -> type[LayerSpec]:
 
 
 def parse_layer(value: object) -> object:
-    """Parse a dict with a layer's type and parameters, for pydantic. Raises ``ValueError`` if it is invalid."""
+    """Convert a dict with the type and parameters of a layer to its description.
+
+    Pydantic calls it as a validator. Raises ``ValueError`` if the dict is invalid.
+    """
     if isinstance(value, LayerSpec):
         return value
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):

@@ -51,7 +51,10 @@ class CompiledCache:
         return Compiled(compiled, name, partial(write_cached, self.path(name)))
 
     def stored(self, name: str, settings: dict[str, Any]) -> Compiled | None:
-        """Return the compiled graph of a name and the settings it was compiled with; None if it cannot be used."""
+        """Load a compiled graph from the cache by its name; None if it cannot be used.
+
+        ``settings`` are those that it was compiled with.
+        """
         exported = read_cached(self.path(name))
         if exported is None:
             return None
@@ -66,7 +69,10 @@ class CompiledCache:
         return self._folder / f"{name}.blob"
 
     def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
-        """Return the tile size that was measured for a graph of one image; None without one for ``lanes`` threads.
+        """Return the stored tile size for a graph, or None if none was measured.
+
+        A tile is the fixed number of images that are computed at once. The size was measured with ``lanes`` threads.
+        ``model`` is the graph for one image.
 
         A damaged file is logged and not used.
         """
@@ -81,7 +87,10 @@ class CompiledCache:
         return tiling if tiling.lanes == lanes else None
 
     def keep_tiling(self, model: ov.Model, tiling: Tiling) -> None:
-        """Write the tile size that was measured for a graph of one image. A failed write is logged and ignored."""
+        """Store the measured tile size for a graph.
+
+        ``model`` is the graph for one image. A failed write is logged and ignored.
+        """
         path = self._tiling_path(model, tiling.lanes)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,9 @@ class FlowEngine(Engine, Protocol):
     frozen: FrozenFlow
 
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
-        """Map latents back to transformed pixels, ``(N, C, H, W)``; the caller inverts the pixel transform.
+        """Map latents back to images, except for the inverse of the pixel transform.
+
+        The caller inverts the pixel transform.
 
         Args:
             scales: Whitened latents of each scale, ``(N, C, H, W)``, finest scale first.

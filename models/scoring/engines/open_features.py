@@ -20,7 +20,9 @@ def open_feature_engine(
     flows: FrozenFeatureFlows,
     options: EngineOptions,
 ) -> FeatureEngine:
-    """Open the engine that runs a backbone and the flows over its features: OpenVINO unless the options name torch.
+    """Return the engine that runs a backbone and the flows over its features.
+
+    It uses OpenVINO unless the options name torch.
 
     Args:
         store: The backbones of this machine.
@@ -49,7 +51,9 @@ def open_extractor(
     size: tuple[int, int],
     options: EngineOptions,
 ) -> FeatureExtractor:
-    """Open the extractor that computes the features to fit flows to. It uses the same engine as scoring.
+    """Return the feature extractor for fitting flows over features.
+
+    It uses the same backend as scoring.
 
     Args:
         store: The backbones of this machine.

@@ -20,7 +20,9 @@ Network = Callable[[Node], dict[str, Node]]
 
 
 def open_network(store: BackboneStore, backbone: Backbone) -> Network:
-    """Return the network of a backbone, after the digest of its weights is compared.
+    """Return the network of a backbone as a function that builds OpenVINO nodes.
+
+    The digest of the weights is checked first.
 
     All graphs that are made of it share its weights.
 
@@ -38,7 +40,7 @@ def open_network(store: BackboneStore, backbone: Backbone) -> Network:
 
 
 def outputs_of(network: Network, backbone: Backbone, image: Node) -> tuple[list[Node], Node]:
-    """Return nodes for the maps and for the deepest map of a backbone.
+    """Return the OpenVINO nodes for the feature maps of a backbone and for its deepest map.
 
     Args:
         network: The network of the backbone.

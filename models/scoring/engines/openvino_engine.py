@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 
 class OpenVINOEngine(OpenVINOFlow):
-    """Backend that runs a flow with OpenVINO on CPUs in both directions.
+    """Backend that runs a flow with OpenVINO on CPUs, from pixels to latents and back.
 
     Flows whose inverse is not supported by a graph are inverted by :class:`TorchEngine`.
 
@@ -45,7 +45,10 @@ class OpenVINOEngine(OpenVINOFlow):
         self._torch = TorchEngine(frozen, threads=threads)
 
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
-        """Map latents back to transformed pixels, ``(N, C, H, W)``; the caller inverts the pixel transform."""
+        """Map latents back to images, except for the inverse of the pixel transform.
+
+        Returns ``(N, C, H, W)``. The caller inverts the pixel transform.
+        """
         if not supports_inverse(self.frozen):
             return self._torch.inverse(scales, inverse)
         if inverse not in self._inverses:

@@ -26,7 +26,10 @@ ROWS = DEFAULT_TILE
 
 
 class FeatureGraphs:
-    """Graphs from 8-bit images to features, or to squares of latents, for any fixed number of images.
+    """Builder of OpenVINO graphs from 8-bit images to features.
+
+    With flows, a graph returns squared norms of latents in place of features. Each graph is for a fixed number of
+    images.
 
     The outputs are "places" and "pooled". Without flows they are the features, ``(images, C, rows, columns)`` and
     ``(images, K)``; with flows they are ||z||² of the latents, ``(images, fits, rows, columns)`` and

@@ -27,7 +27,7 @@ def feature_engine(
     threads: int | None = None,
     cache: Path | None = None,
 ) -> OpenVINOFeatureEngine:
-    """Return the engine that runs a backbone and the flows over its features as one graph.
+    """Return an OpenVINO engine that runs a backbone and its flows as a single graph.
 
     Args:
         store: The backbones of this machine.
@@ -46,7 +46,9 @@ def feature_engine(
 
 
 class OpenVINOExtractor:
-    """Callable that extracts features with OpenVINO in float32, exactly as :class:`OpenVINOFeatureEngine` does.
+    """Callable that extracts features of images with OpenVINO in float32.
+
+    The features are exactly those that :class:`OpenVINOFeatureEngine` computes.
 
     Args:
         store: The backbones of this machine.

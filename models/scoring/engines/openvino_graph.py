@@ -62,7 +62,9 @@ def _all_steps(frozen: FrozenFlow, known: Callable[[FrozenStep], bool]) -> bool:
 
 
 def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
-    """Return an OpenVINO graph that maps ``images`` images, after the pixel transform, to latents and log-derivatives.
+    """Return an OpenVINO graph that maps a fixed number of images to latents.
+
+    The images come after the pixel transform. The graph also returns the logarithms of derivatives.
 
     The outputs of a level are, if it has them, the log slopes of its steps, ``(images, K, H, W)``, those of its prior,
     its latents, and the reconstruction errors of learned inverses, ``(images, layers)``. The caller sums the log slopes
@@ -128,7 +130,10 @@ def inverse_graph(frozen: FrozenFlow, images: int, inverse: Inverse) -> Graph:
 
 
 def forward_node(step: FrozenStep, x: Node) -> tuple[Node, Node | None]:
-    """Return nodes for the outputs of a layer and for its log-slopes, None if its log-det is equal for all images."""
+    """Return OpenVINO nodes for the outputs of a layer and for its log-slopes.
+
+    Log-slopes are None if the log-determinant of the layer is the same for all images.
+    """
     if isinstance(step, FrozenAffine):
         return _affine(step.forward_map, x), None
     if isinstance(step, FrozenCoupling):

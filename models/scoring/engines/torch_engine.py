@@ -33,7 +33,10 @@ WARM_UPS = 3
 
 @dataclass(frozen=True)
 class TensorLatents:
-    """The same as :class:`Latents` as tensors, on the device of the engine."""
+    """Latents of a flow as tensors on the device of the engine.
+
+    The fields are those of :class:`Latents`.
+    """
 
     scales: list[Tensor]
     log_dets: list[Tensor]
@@ -74,12 +77,18 @@ class TorchEngine:
 
     @property
     def precision(self) -> Precision:
-        """The number format of the 1x1 convolutions in the coupling networks, "float32" or "bfloat16"."""
+        """Number format of the coupling networks, "float32" or "bfloat16".
+
+        It is that of their 1x1 convolutions.
+        """
         return self.frozen.precision
 
     @torch.inference_mode()
     def forward(self, y: Array) -> Latents:
-        """Return latents and log-dets of N images after the pixel transform, ``y``, float64 ``(N, C, H, W)``."""
+        """Map images to latents and log-determinants.
+
+        ``y`` are images after the pixel transform, float64 ``(N, C, H, W)``.
+        """
         images = self._filled(torch.from_numpy(y))
         with torch_threads(self._threads), self._memory():
             tiles = [self._brought_back(self._run(tile)) for tile in torch.split(images, self.tile)]
@@ -87,7 +96,10 @@ class TorchEngine:
 
     @torch.inference_mode()
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
-        """Map latents back to transformed pixels, ``(N, C, H, W)``; the caller inverts the pixel transform."""
+        """Map latents back to images, except for the inverse of the pixel transform.
+
+        Returns ``(N, C, H, W)``. The caller inverts the pixel transform.
+        """
         filled = [self._filled(torch.from_numpy(scale)) for scale in scales]
         tiles = zip(*(torch.split(scale, self.tile) for scale in filled), strict=True)
         with torch_threads(self._threads), self._memory():

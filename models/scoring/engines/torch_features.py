@@ -19,7 +19,9 @@ Array = NDArray[np.float64]
 
 
 class TorchFeatureEngine:
-    """Engine of a density of features: the backbone in the arithmetic of its extractor, the flows in float64.
+    """PyTorch engine that runs a backbone and the flows over its features.
+
+    The backbone computes in the number format of its extractor, the flows in float64.
 
     Images are computed in tiles of a fixed size, the last one filled up, so that a result is the same to the last bit
     in every batch.
@@ -41,7 +43,11 @@ class TorchFeatureEngine:
 
     @torch.inference_mode()
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return ||z||² at each place, ``(N, fits, rows, columns)``, and of pooled ones, ``(N, fits, groups)``."""
+        """Return the squared norm of the latents at each place of each image.
+
+        Places have the shape ``(N, fits, rows, columns)``. The squared norms for pooled features are returned, too,
+        ``(N, fits, groups)``.
+        """
         count, fits = len(images), len(self._flows.places)
         places = np.empty((count, fits, *self._flows.feature_shape[1:]))
         pooled = np.empty((count, fits, len(self._flows.groups)))

@@ -37,7 +37,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedFile:
-    """File of a model's prepared density, for one precision, number of threads, processor and software version.
+    """Cache file that lets a model open without loading its trained flows.
+
+    It is for one precision, number of threads, processor and software version.
 
     Attributes:
         path: The file.
@@ -51,14 +53,19 @@ class PreparedFile:
 
     @classmethod
     def of(cls, manifest: Manifest, options: EngineOptions) -> Self:
-        """Return the file for a model and options with a cache and a precision."""
+        """Return the cache file for a model and its engine options.
+
+        The options must have a cache and a precision.
+        """
         assert options.cache is not None
         made_from = (manifest.model_dump_json(), options.precision, thread_count(options.threads), *_made_by())
         name = hashlib.sha256(repr(made_from).encode()).hexdigest()[:32]
         return cls(options.cache / f"{name}.density", manifest, options)
 
     def open(self) -> OpenedDensity | None:
-        """Return the stored density. Return None if there is none, or if it cannot be used; the latter is logged.
+        """Load the stored density, or return None if it is missing or cannot be used.
+
+        A file that cannot be used is logged.
 
         Raises:
             BackboneMissing: The backbone of the model is not installed here.
@@ -77,7 +84,10 @@ class PreparedFile:
             return None
 
     def keep(self, opened: OpenedDensity) -> None:
-        """Store a density that was opened from its flows, unless torch computes a part of it."""
+        """Store an opened density in the cache file.
+
+        Nothing is stored if torch computes a part of it.
+        """
         record = record_of(opened)
         if record is None:
             return
@@ -93,7 +103,10 @@ class PreparedFile:
             write_cached(self.path, record.to_json())
 
     def discard(self, reason: str) -> None:
-        """Delete the file and log ``reason``. The density must then be opened from its flows and stored again."""
+        """Delete the cache file, and log the reason.
+
+        The density must then be opened from its flows and stored again.
+        """
         log.warning("the prepared density %s is not used and is made again: %s", self.path.name, reason)
         self._remove()
 
@@ -132,7 +145,10 @@ def _processor() -> tuple[str, ...]:
 
 
 def code_digest() -> str:
-    """Return the SHA-256 of the source code that makes graphs and layouts from weights."""
+    """Return a SHA-256 of the source code that builds graphs from weights.
+
+    The code also makes the layouts of flows.
+    """
     digest = hashlib.sha256()
     for folder in SOURCES:
         for path in sorted(folder.rglob("*.py")):

@@ -32,12 +32,15 @@ log = logging.getLogger(__name__)
 
 
 class GraphLost(LookupError):
-    """Raised where a compiled graph that a record names cannot be used; the log has the reason."""
+    """Raised if a compiled graph cannot be loaded from the cache.
+
+    A record in the cache names the graph. The log has the reason.
+    """
 
 
 @dataclass(frozen=True)
 class Opener:
-    """Opens a density from its record.
+    """Loader that opens a density from its record in the cache.
 
     Args:
         manifest: The manifest of the model.
@@ -54,7 +57,7 @@ class Opener:
     on_lost: Callable[[], None]
 
     def open(self, record: PreparedRecord) -> OpenedDensity:
-        """Return the density of a record.
+        """Open the density that a record in the cache describes.
 
         Raises:
             GraphLost: A compiled graph is missing or damaged.

@@ -16,7 +16,11 @@ from snf_runtime.scoring.pixel_transforms import AffineFunction, LogitFunction, 
 
 @dataclass(frozen=True)
 class PreparedProgram:
-    """A program: its tile size, and the names of its compiled graphs for one image, and for a tile on each thread."""
+    """Names of the compiled graphs of a program, with its tile size.
+
+    One graph is for a single image, the other for a tile on each thread. A tile is a fixed number of images computed at
+    once.
+    """
 
     tiling: Tiling
     single: str
@@ -25,7 +29,7 @@ class PreparedProgram:
 
 @dataclass(frozen=True)
 class PreparedPixels:
-    """A flow over pixels.
+    """Stored description of a flow over pixels, with its compiled program.
 
     Attributes:
         flow: Its description.
@@ -44,7 +48,10 @@ class PreparedPixels:
 
 @dataclass(frozen=True)
 class PreparedFeatures:
-    """Flows over features: their layout, and the program of the graph of backbone and flows."""
+    """Stored description of flows over features, with their compiled program.
+
+    The program runs the backbone and the flows as one graph.
+    """
 
     layout: FeatureLayout
     program: PreparedProgram
@@ -52,7 +59,10 @@ class PreparedFeatures:
 
 @dataclass(frozen=True)
 class PreparedRecord:
-    """The record: the flow over pixels, the flows over features, or both."""
+    """Stored description of a density that is ready to be opened.
+
+    It has the flow over pixels, the flows over features, or both.
+    """
 
     pixels: PreparedPixels | None
     features: PreparedFeatures | None
@@ -71,7 +81,10 @@ class PreparedRecord:
 
 
 def record_of(opened: OpenedDensity) -> PreparedRecord | None:
-    """Return the record to store for a density. None if torch computes a part of it, or a graph is not in the cache."""
+    """Return the record to store for an opened density, or None if it cannot be stored.
+
+    It cannot be stored if torch computes a part of it, or if a graph is not in the cache.
+    """
     pixels, features = parts_of(opened.density)
     of_pixels = of_features = None
     if pixels is not None:
@@ -93,7 +106,9 @@ def record_of(opened: OpenedDensity) -> PreparedRecord | None:
 
 
 def described_pixels(frozen: FlowLayout, outputs: Outputs) -> ExportedPixels | None:
-    """Return the description of a flow over pixels; None if its pixel transform is not affine, logit or marginal.
+    """Return a description of a flow over pixels for export.
+
+    Returns None if its pixel transform is not affine, logit or marginal.
 
     Args:
         frozen: The layout of the flow, or the flow itself.

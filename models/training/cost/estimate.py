@@ -26,7 +26,9 @@ PROGRAM_BYTES = 400_000_000
 
 
 class TrainingEstimate(BaseModel, frozen=True):
-    """Estimated time in seconds and memory in bytes of a training run, and the exact number of its parameters.
+    """Estimated time and memory of a training run, with its number of parameters.
+
+    Times are in seconds and memory in bytes. The number of parameters is exact.
 
     Attributes:
         parameters: Learned numbers, exactly; of flows over features the most that they may have.
@@ -58,7 +60,9 @@ def estimate_training(
     host: Throughput = ASSUMED,
     slowdown: float = 1.0,
 ) -> TrainingEstimate:
-    """Estimate seconds and memory of a training run, its evaluation and calibration, by counting operations.
+    """Estimate the time and memory of a training run by counting operations.
+
+    Evaluation and calibration are included.
 
     The first call for an architecture counts its work, in up to a second; later ones take microseconds.
 
@@ -163,7 +167,9 @@ def _together(pixels: TrainingEstimate, features: TrainingEstimate) -> TrainingE
 def phases_in_steps(
     architecture: PixelArchitecture | HybridArchitecture, config: TrainingConfig, splits: DatasetSummary
 ) -> PhaseSteps:
-    """Estimate the times of the phases of a training besides its steps, in units of one step, by counted work alone.
+    """Estimate how long the other phases of a training take, in units of one training step.
+
+    Only counted work is used, no measured times.
 
     The ratio of two amounts of work depends on the machine less than either does, so the rates are those of the
     reference machine.

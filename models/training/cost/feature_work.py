@@ -51,7 +51,9 @@ class FeatureWork:
 
 
 def feature_work(architecture: FeatureArchitecture) -> FeatureWork:
-    """Count the operations and the memory of a fit over features by the shapes of its arrays.
+    """Count the operations and the memory of a fit of flows over features.
+
+    They follow from the shapes of its arrays.
 
     A backbone that is an ONNX file is counted as EfficientNet-Lite0: earlier trainings correct the estimate.
     """
@@ -84,7 +86,9 @@ def feature_work(architecture: FeatureArchitecture) -> FeatureWork:
 
 
 def backbone_flops(height: int, width: int) -> int:
-    """Return the operations of EfficientNet-Lite0 up to its deepest map, for an input of this size.
+    """Return the number of floating-point operations of EfficientNet-Lite0 for one image.
+
+    Only the part up to its deepest feature map counts.
 
     >>> round(backbone_flops(224, 224) / 1e9, 2)
     0.73

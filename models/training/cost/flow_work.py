@@ -37,7 +37,9 @@ UPDATE_NUMBERS = 13
 
 @dataclass(frozen=True)
 class FlowWork:
-    """Operations and bytes that a flow needs in each part of a training run, such as a step or a validation.
+    """Operations and bytes that a flow needs in each part of a training run.
+
+    Parts are, for example, a step or the scoring of a batch.
 
     Attributes:
         step: Forward and backward pass of one batch, and for a whole flow the optimiser's step and the weight average.

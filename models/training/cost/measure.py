@@ -46,7 +46,10 @@ PROBES: tuple[tuple[str, tuple[int, int, int], int, str], ...] = (
 
 
 def measure_throughput(folder: Path, start_seconds: float, device: str = "cpu") -> Throughput:
-    """Measure the speed of ``device`` by short training runs, and that of the disk by writing 32 MiB to ``folder``."""
+    """Measure the speed of a device by short training runs.
+
+    The speed of the disk is measured by writing 32 MiB to ``folder``.
+    """
     works, seconds = zip(*(_probe(*probe, device) for probe in PROBES), strict=True)
     rates = fitted_rates(works, seconds)
     began = time.perf_counter()
@@ -57,7 +60,9 @@ def measure_throughput(folder: Path, start_seconds: float, device: str = "cpu") 
 
 
 def fitted_rates(works: tuple[Work, ...], seconds: tuple[float, ...]) -> dict[str, float]:
-    """Return operations, bytes and calls per second that best explain the measured ``seconds`` of training steps.
+    """Fit the speed of a machine to the measured times of training steps.
+
+    Returns the rates of operations, bytes and calls per second that best explain ``seconds``.
 
     The rates are a non-negative least-squares fit of relative errors. If no step computed in bfloat16, its rate is that
     of float32. Any other rate that the steps do not show is the assumed one, scaled by the same factor as the others.

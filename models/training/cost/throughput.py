@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class Throughput(BaseModel):
-    """Training speed of a machine: operations, bytes and PyTorch calls per second, disk speed and start-up time."""
+    """Measured training speed of a machine.
+
+    It has rates of operations, bytes and PyTorch calls, the speed of the disk, and the start-up time.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

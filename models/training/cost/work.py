@@ -21,7 +21,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Work:
-    """Amount of computation: floating-point operations, bytes read and written, and PyTorch operations started.
+    """Amount of computation in operations and bytes.
+
+    It counts floating-point operations, bytes read and written, and operations that PyTorch starts.
 
     Attributes:
         flops: Floating-point operations of convolutions, matrix products and factorisations: two a
@@ -49,7 +51,9 @@ class Work:
 
 
 class OperationCounter(TorchDispatchMode):
-    """Context manager that counts operations and bytes of PyTorch code on tensors without values (meta device).
+    """Context manager that counts the operations and bytes of PyTorch code.
+
+    The code runs on tensors without values (meta device).
 
     A meta tensor has no values. Wherever code asks for one, to branch on it or to return a float, it gets 1, or True:
     an activation normalisation counts as initialised, a loss as finite.
@@ -103,7 +107,7 @@ class OperationCounter(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Count(Generic[T]):
-    """A function's return value, the computation that it did, and the peak memory of its tensors in bytes.
+    """Result of a counted function, with its operations and its peak memory in bytes.
 
     Attributes:
         outcome: What it returned.
@@ -117,7 +121,10 @@ class Count(Generic[T]):
 
 
 def count(run: Callable[[], T]) -> Count[T]:
-    """Run a function on tensors without values (meta device); return its result, its work and peak memory in bytes."""
+    """Count the operations and the peak memory of a function, and return them with its result.
+
+    The function runs on tensors without values (meta device).
+    """
     with torch.device("meta"), OperationCounter() as operations:
         outcome = run()
     work = Work(flops=operations.flops, bytes=operations.bytes, calls=operations.calls)
@@ -126,7 +133,9 @@ def count(run: Callable[[], T]) -> Count[T]:
 
 @contextmanager
 def saved_bytes(module: nn.Module) -> Iterator[list[int]]:
-    """Collect the size in bytes of each tensor that autograd saves for the backward pass in a ``with`` block.
+    """Record the bytes of tensors that autograd saves for the backward pass.
+
+    This is a context manager. It yields a list with the size of each tensor.
 
     The weights of ``module`` are not among them.
     """
