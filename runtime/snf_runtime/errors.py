@@ -26,7 +26,7 @@ def _new_error(kind: type[ModelsError], arguments: tuple[Any, ...]) -> ModelsErr
 
 
 class ModelsError(Exception):
-    """Base class of the errors of this package.
+    """Base class of the errors of this package and of the service.
 
     An error has a slug such as ``model-not-found``, a title and a detail text.
 
@@ -71,9 +71,9 @@ def unsupported_image(detail: str) -> ImageError:
 
 
 class ArtifactError(ModelsError):
-    """Raised if a file of a stored model is missing, damaged or from another model.
+    """Raised if files of a stored model are missing, damaged or do not fit each other.
 
-    The detail names the file.
+    The detail says what is wrong, in most cases with the name of the file.
     """
 
     slug = "damaged-artifact"
@@ -131,9 +131,9 @@ class HeatMapUnsupported(ModelsError):
 
 
 class ScoreNotFinite(ModelsError):
-    """Raised for an image whose log-likelihood is infinite or NaN.
+    """Error of an image whose log-likelihood is infinite or NaN.
 
-    The arithmetic of the flow overflowed.
+    The arithmetic of the flow overflowed. Functions that score many images return this error in place of a result.
     """
 
     slug = "score-not-finite"

@@ -43,9 +43,9 @@ def of_places(places: Array, image: tuple[int, int]) -> Array:
 
 
 def of_pixels(z: Array) -> Array:
-    """Compute the anomaly map of a density of pixels from its z-scores.
+    """Compute an anomaly map from the z-scores of the log-likelihood at each pixel.
 
-    The map is minus the z-score of the log-likelihood at each pixel, smoothed by a Gaussian filter.
+    The map is minus the z-scores, smoothed by a Gaussian filter. It is used for a density of pixels.
 
     Args:
         z: The z-scores, ``(H, W)`` or ``(N, H, W)``.

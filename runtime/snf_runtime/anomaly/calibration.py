@@ -95,7 +95,7 @@ class Verdict:
 class GradientCalibration:
     """Calibration data for verdicts that use gradients of the log-likelihood.
 
-    It holds a density of gradient statistics, and the anomaly statistics of normal images.
+    It holds a density of gradient statistics, and the anomaly statistics of the calibration images.
 
     ``ordered`` holds the anomaly statistic T of the calibration images, gradients included, sorted, in nats.
     """
@@ -108,7 +108,8 @@ class GradientCalibration:
 class Fold:
     """An anomaly statistic fitted to one part of the normal images and calibrated on another.
 
-    The p-value of a new image is its rank among the sorted values of the statistic on the calibration images.
+    A new image is ranked among the sorted values of the statistic on the calibration images. Its ranks in all folds
+    give its p-value.
 
     ``ordered`` holds the sorted values T of the statistic on the calibration images of this fold, in nats.
     ``thorough`` is the same for evidence with gradients; None where the calibration does not support it.
@@ -125,8 +126,8 @@ class Fold:
     def families(self, evidence: Evidence) -> Array:
         """Return the negative log p-value of each image by each group of statistics.
 
-        The groups are statistics of the whole image, of regions, of features and of gradients. The shape is
-        ``(N, kinds)``, in nats.
+        The shape is ``(N, kinds)``, in nats. Gradients are the last group, if the evidence and the calibration have
+        them.
 
         The columns are those of :meth:`kinds`.
         """
@@ -144,7 +145,7 @@ class Fold:
         return merge(self.families(evidence), self.weights(evidence))
 
     def kinds(self, evidence: Evidence) -> tuple[EvidenceKind, ...]:
-        """Return the names of the groups of statistics that can be computed from the evidence.
+        """Return the names of the groups of statistics that are used for the evidence.
 
         "gradients" is the last, if the evidence and the calibration have gradients.
         """
@@ -202,7 +203,8 @@ class Calibration:
     def ordered(self, gradients: bool = False) -> list[Array]:
         """Return the sorted anomaly statistics of the calibration images, one array for each fold.
 
-        The p-value of a new image is its rank among them.
+        New images are ranked among them, which gives their p-values. If ``gradients`` is true, the statistics include
+        gradients.
 
         Raises ``GradientEvidenceUnavailable`` where ``gradients`` are asked for, and the calibration has none.
         """
@@ -221,7 +223,7 @@ class Calibration:
     def images(self) -> int:
         """The number of calibration images in all folds.
 
-        The p-value of a new image is a rank among these images.
+        New images are ranked among them, which gives their p-values.
         """
         return sum(map(len, self.ordered()))
 
@@ -273,7 +275,8 @@ class Calibration:
     def distribution(self, bins: int) -> Distribution:
         """Return a histogram of the anomaly statistics of the calibration images.
 
-        It comes with the thresholds for usual false-alarm rates. All values are in nats.
+        It comes with the thresholds for the usual false-alarm rates that are attainable with so many images. Values are
+        in nats, and limited to 1e6.
         """
         return distribution(self.ordered(), bins, MAX_STATISTIC)
 
@@ -376,7 +379,7 @@ class Calibration:
     def p_values(self, evidence: Evidence) -> Array:
         """Return the conformal p-value of each image; small values are anomalous.
 
-        It is the rank of the image among calibration images, ``(N,)``.
+        It is (1 + r) / (n + 1), where r of the n calibration images are at least as anomalous. The shape is ``(N,)``.
         """
         return p_values(self.ordered(evidence.gradients is not None), self.statistics(evidence))
 

@@ -102,7 +102,8 @@ TAIL = 0.999
 class Distribution:
     """Histogram of the anomaly statistic of normal images, with thresholds for false-alarm rates.
 
-    The threshold for a rate is the smallest statistic T that is flagged.
+    The threshold for a rate is the smallest statistic T that is flagged. Rates that are not attainable with the images
+    have none.
 
     Attributes:
         edges: Edges of a histogram, ``(bins + 1,)`` in nats.
@@ -118,7 +119,8 @@ class Distribution:
 def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distribution:
     """Return a histogram of the anomaly statistic of normal images, with thresholds.
 
-    For each of the usual false-alarm rates, the threshold is the smallest statistic T that is flagged.
+    For each of the usual false-alarm rates that is attainable, the threshold is the smallest statistic T that is
+    flagged.
 
     All bins but the last have the same width, from the smallest T to the 99.9 % quantile. The last bin goes on to the
     largest T and holds at least one image. Where ties prevent that, all bins have the same width. With several folds

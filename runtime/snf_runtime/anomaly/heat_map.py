@@ -89,9 +89,10 @@ def tile_maps(density_pass: FeaturePass, reference: MapReference, anomaly: Seque
 
 
 def standardise(nats: Array, reference: MapReference) -> Array:
-    """Convert log-likelihoods of pixels to z-scores against normal images.
+    """Convert maps of log-likelihoods to z-scores against normal images.
 
-    Each pixel of the maps, ``(N, H, W)``, is compared with the same pixel of normal images.
+    Each pixel of the maps, ``(N, H, W)``, is compared with the same pixel of normal images. For a model of tiles these
+    are the places of tiles instead.
 
     ``nats`` are the maps in nats. ``reference`` holds the mean and standard deviation at each pixel.
     """

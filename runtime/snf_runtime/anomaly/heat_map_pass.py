@@ -69,7 +69,7 @@ def tiled_heat_map_steps(
 ) -> Steps[list[PixelMaps]]:
     """Compute heat maps of images that are divided into tiles, as a generator.
 
-    It pauses like :func:`heat_map_steps`, after groups of about ``at_once`` tiles.
+    It pauses like :func:`heat_map_steps`, after groups of at most ``at_once`` tiles.
     """
     maps: list[PixelMaps] = []
     for _, density_pass in density.passes(images, at_once=at_once):

@@ -37,7 +37,8 @@ class JudgedImage:
     def with_regions(self, threshold: float | None) -> JudgedImage:
         """Add the regions where the anomaly map reaches a threshold.
 
-        They are also added to the reasons of the verdict. The result is unchanged without a heat map or a threshold.
+        The reasons of the verdict get the boxes of the regions that they belong to. The result is unchanged without a
+        heat map or a threshold.
         """
         if self.heat_map is None or threshold is None:
             return self
@@ -64,9 +65,10 @@ def judge_by(
     alphas: Sequence[float | None],
     heat_maps: Sequence[PixelMaps] | None = None,
 ) -> list[Judgement]:
-    """Return the log-likelihood and the verdict of each image, by a calibration.
+    """Combine the log-likelihood of each image with its anomaly verdict by a calibration.
 
-    Where an image has a heat map, its regions are added.
+    Regions are added to an image with a heat map, if the calibration has a threshold for it. An image without a finite
+    likelihood keeps its error.
 
     Args:
         density: The density that gave the scores.
@@ -86,7 +88,9 @@ def judge_by(
 def verdicts(
     density: ImageDensity, calibration: Calibration, likelihoods: Sequence[Likelihood], alpha: float | None
 ) -> list[Verdict]:
-    """Return the anomaly verdict on each image, from its log-likelihood by ``density``.
+    """Return the anomaly verdict on each image, from the evidence of its likelihood.
+
+    Evidence, the statistics of an image, is part of the likelihoods that ``density`` computes.
 
     Raises:
         AlphaUnattainable: The calibration has too few images for the false-alarm rate ``alpha``.

@@ -116,7 +116,7 @@ def located(reason: VerdictReason, regions: Sequence[AnomalousRegion]) -> Verdic
 
 
 def statistic_reason(name: str, z: float, share: float) -> VerdictReason:
-    """Return the reason that a statistic of the whole image is unusual.
+    """Describe an unusual statistic of the whole image as a reason for a verdict.
 
     The statistic is ``z`` standard deviations away from its expected value.
     """
@@ -126,7 +126,7 @@ def statistic_reason(name: str, z: float, share: float) -> VerdictReason:
 
 
 def region_reason(region: Region, z: float, share: float, side: int, image: tuple[int, int]) -> VerdictReason:
-    """Return the reason that a region of the image is unusual.
+    """Describe an unusual region of the image as a reason for a verdict.
 
     The region is more or less likely than the rest of the image suggests.
 
@@ -176,7 +176,7 @@ def feature_reason(
     grid: PlaceGrid,
     tile: tuple[int, int, int, int] | None = None,
 ) -> VerdictReason:
-    """Return the reason that the features of an image are unusual.
+    """Describe the unusual features of an image as a reason for a verdict.
 
     Its ``z`` is -ln p of the statistic, in nats.
 
@@ -202,7 +202,7 @@ def _pixels(place: int, places: int, side: int) -> tuple[int, int]:
 
 
 def gradient_reason(surprise: float, share: float) -> VerdictReason:
-    """Return the reason that the gradients of the log-likelihood are unusual.
+    """Describe unusual gradients of the log-likelihood as a reason for a verdict.
 
     ``surprise`` is -ln p in nats, and becomes the ``z`` of the reason.
     """

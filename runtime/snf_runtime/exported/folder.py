@@ -46,7 +46,7 @@ def check_files(folder: Path, manifest: ExportManifest) -> None:
 def pinned_of(arrays: Mapping[str, NDArray[Any]], manifest: ExportManifest) -> NDArray[np.uint8]:
     """Return the stored image by which an exported model is checked.
 
-    It is uint8 ``(1, C, H, W)``. Raises ``ArtifactError`` for another shape or type.
+    It is uint8 ``(1, C, H, W)``. Raises ``ArtifactError`` if it is missing, or has another shape or type.
     """
     pinned = arrays.get(PINNED)
     wanted = (1, *manifest.image_shape)

@@ -20,9 +20,10 @@ MAX_STATISTIC_DIFFERENCE = 10.0
 
 
 def check_layout(manifest: ExportManifest) -> None:
-    """Check that the values and shapes in a manifest are possible and consistent.
+    """Check that the values and shapes in a manifest are possible and fit each other.
 
-    The values are the kind, the digest and the tolerances.
+    The values are the kind, the digest and the tolerances. The shapes are those of the levels and outputs of a flow,
+    and of features and tiles.
 
     Raises:
         ArtifactError: They do not; the text names the value.
@@ -41,7 +42,8 @@ def check_layout(manifest: ExportManifest) -> None:
 def pixel_outputs(pixels: ExportedPixels) -> dict[tuple[GraphPart, int], OutputShape]:
     """Return the output shapes of the graph that computes a flow over pixels.
 
-    The outputs are in the order of the graph.
+    The keys are the kind and level of each output, in the order of the graph. Shapes are for one image, with None for a
+    size that the manifest does not give.
     """
     shapes: dict[tuple[GraphPart, int], OutputShape] = {}
     for part, number in pixels.outputs:
@@ -59,7 +61,8 @@ def pixel_outputs(pixels: ExportedPixels) -> dict[tuple[GraphPart, int], OutputS
 def feature_outputs(features: ExportedFeatures) -> dict[tuple[GraphPart, int], OutputShape]:
     """Return the output shapes of the graph that computes a density of features.
 
-    The outputs are in the order of the graph.
+    The keys are the kind of each output and 0, in the order of the graph. Shapes are for one image, with None for the
+    number of fits, which the manifest does not give.
     """
     _, rows, columns = features.layout.feature_shape
     return {("places", 0): (1, None, rows, columns), ("pooled", 0): (1, None, POOLED_GROUPS)}

@@ -171,7 +171,8 @@ class Model:
     def threshold(self, alpha: float) -> float | None:
         """Return the smallest anomaly statistic that is flagged at a false-alarm rate.
 
-        It is in nats. None for a calibration of several folds.
+        It is in nats. None for a calibration of several folds. Raises ``ValueError`` for a rate at which no image or
+        every image would be flagged.
         """
         ordered = self.calibration.ordered()
         return threshold(ordered[0], alpha) if len(ordered) == 1 else None

@@ -19,7 +19,7 @@ T = TypeVar("T")
 def batch_of(images: Sequence[Pixels], preprocessing: Preprocessing) -> Batch:
     """Combine images into a batch for a model.
 
-    It is one array where all have the same size, and a list of arrays for a model of tiles.
+    A model of tiles gets a list of arrays. Other models get one array, as their images all have the same size.
 
     Args:
         images: The images, uint8 ``(C, H, W)`` each, after ``preprocessing``; at least one.

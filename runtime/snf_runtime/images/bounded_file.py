@@ -41,9 +41,9 @@ def never() -> bool:
 
 
 class BoundedFile(io.BytesIO):
-    """Image file in memory that limits how often it is read.
+    """Image file in memory that can be read only a limited number of times.
 
-    The limit depends on the size of the file.
+    The limit depends on the size and the format of the file. Decoding can be abandoned at each read.
 
     Args:
         data: Content of the file.

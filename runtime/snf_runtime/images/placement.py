@@ -57,7 +57,8 @@ class FilePlacement:
     def box(self, box: Box) -> Box:
         """Convert a box in the model's image to pixels of the file.
 
-        The result covers the given box, lies within the file, and has at least one pixel.
+        The result lies within the file and has at least one pixel. It covers the part of the given box that is not
+        padding.
         """
         left, right = self._side(box[0], box[2], 0)
         top, bottom = self._side(box[1], box[3], 1)
@@ -74,7 +75,8 @@ class FilePlacement:
     def place(self, place: tuple[int, int]) -> tuple[int, int]:
         """Convert a pixel of the model's image to a pixel of the file.
 
-        The result is the column and row at the centre of the given pixel.
+        The result is the column and row at the centre of the given pixel. A pixel of the padding gives the nearest
+        pixel of the file.
         """
         column, row = (
             min(max(math.floor(offset + scale * (at + 0.5)), 0), size - 1)

@@ -152,7 +152,7 @@ class DecodedImage:
     def file_size(self) -> tuple[int, int]:
         """The width and height of the image file.
 
-        They are those of the upright file. For pixels from an array, they are those of the pixels.
+        They are those of the upright file, before resizing. For pixels from an array, they are those of the array.
         """
         _, height, width = self.pixels.shape
         return self.source_size or (width, height)
@@ -220,9 +220,9 @@ def conform_pixels(pixels: Pixels, preprocessing: Preprocessing) -> DecodedImage
 
 
 def opened_pixels(pixels: Pixels) -> OpenedImage:
-    """Return pixels as an opened image without a file.
+    """Convert pixels to an ``OpenedImage``, the form of a decoded image file.
 
-    The pixels are uint8 ``(C, H, W)`` with 1, 3 or 4 channels.
+    The pixels are uint8 ``(C, H, W)`` with 1, 3 or 4 channels. The format of the result is None.
     """
     image = as_image(pixels)
     return OpenedImage(image, None, image.mode)

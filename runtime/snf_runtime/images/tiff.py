@@ -75,7 +75,7 @@ def check_tile(image: TiffFile) -> None:
 def check_kind(image: TiffFile) -> None:
     """Check that a TIFF file is of a kind that can be read.
 
-    It must not hold a preview, and Pillow must decode all its channels. Raises ``ImageError`` otherwise.
+    Its first picture must not be a preview, and Pillow must decode all its channels. Raises ``ImageError`` otherwise.
     """
     if whole_tag(image, NEW_SUBFILE_TYPE) & PREVIEW:
         raise unsupported_image(

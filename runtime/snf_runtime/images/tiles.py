@@ -23,7 +23,7 @@ Indices = NDArray[np.intp]
 class TilePlan:
     """Division of an image into overlapping square tiles.
 
-    The tiles consist of places. A place is a square of ``stride`` pixels, with its features.
+    A tile consists of places. A place is a square with sides of ``stride`` pixels, which has features of its own.
 
     Where the image ends within a tile, it is extended by mirroring. Tiles are numbered by rows, from the top left.
 
@@ -127,7 +127,8 @@ class TilePlan:
 def tile_plan(height: int, width: int, side: int, stride: int) -> TilePlan:
     """Cover an image with as few evenly spaced, overlapping tiles as possible.
 
-    Neighbouring tiles share at least an eighth of their side.
+    Neighbouring tiles share at least p // 8 of the p places along a side, and at least 1. Tiles of a single place do
+    not overlap. Raises ``ValueError`` if ``side`` is not a multiple of ``stride``.
 
     Args:
         height: Height of the image in pixels.

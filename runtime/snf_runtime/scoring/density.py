@@ -27,14 +27,15 @@ class DensityPass(Protocol):
     def terms(self) -> NDArray[np.float64]:
         """Return the terms of the log-likelihoods of images, by scale.
 
-        Each scale has a log-prior and a log-determinant, ``(N, L + 1, 2)`` in nats. They sum to the score.
+        Each scale has a log-prior and a log-determinant, ``(N, L + 1, 2)`` in nats. All terms of an image sum to its
+        log-likelihood.
         """
         ...
 
     def additive_map(self) -> NDArray[np.float64]:
         """Return the contribution of each pixel to the log-likelihood.
 
-        The shape is ``(N, H, W)``, in nats. The contributions sum to the score.
+        The shape is ``(N, H, W)``, in nats. The contributions sum to the log-likelihood.
         """
         ...
 
@@ -86,7 +87,7 @@ class ImageDensity(Protocol):
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """The names of the statistics of an image and of its channels of latents.
+        """The names of the whole-image statistics, then of the statistics of latent channels.
 
         There are none for a density of features alone.
         """
@@ -112,7 +113,10 @@ class ImageDensity(Protocol):
 
     @property
     def precision(self) -> Precision:
-        """The number format in which the engine computes."""
+        """The number format of the 1x1 convolutions in coupling networks.
+
+        It is "float32" or "bfloat16". Everything else is computed in float32 or better.
+        """
         ...
 
     @property

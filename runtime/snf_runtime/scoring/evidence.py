@@ -117,7 +117,7 @@ class Evidence:
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
         """Concatenate the statistics of several batches.
 
-        Gradients are None unless all batches have them.
+        Gradients, white levels and statistics of channels are None unless all batches have them.
         """
         gradients = [part.gradients for part in parts if part.gradients is not None]
         features = [part.features for part in parts if part.features is not None]

@@ -85,7 +85,8 @@ class FeaturePass:
     def compared_maps(self) -> Array:
         """Return the maps from which heat maps are computed, in nats.
 
-        They are the additive maps of images or, with tiles, the log-densities at places.
+        They are the additive maps of images or, with tiles, the log-densities at the places of each tile up to
+        constants.
         """
         if self.features.plans is None:
             return self.additive_map()
@@ -95,7 +96,7 @@ class FeaturePass:
     def additive_map(self) -> Array:
         """Return the contribution of each pixel to the log-likelihood.
 
-        The shape is ``(N, H, W)``, in nats. The contributions sum to the score.
+        The shape is ``(N, H, W)``, in nats. The contributions sum to the log-likelihood.
 
         The contribution of a place is divided among the pixels that are nearest to it. Log-det and constants are
         divided evenly among all pixels. Images of several tiles are not supported.

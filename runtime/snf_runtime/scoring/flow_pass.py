@@ -93,7 +93,7 @@ class FlowPass:
 
 
 def run_flow(engine: Engine, frozen: FlowLayout, x: Array) -> FlowPass:
-    """Run a flow on images with added noise.
+    """Run a flow on images to which noise was added before.
 
     The result holds their latents and log-dets.
 

@@ -109,7 +109,8 @@ def score_steps(
 ) -> Steps[list[Likelihood | ScoreNotFinite]]:
     """Compute the log-likelihoods of images as a generator that pauses between groups.
 
-    It yields after every ``at_once`` images or tiles.
+    It yields between groups of at most ``at_once`` dequantised images or tiles, and returns what :func:`score_each`
+    returns.
     """
     check_batch(images, density.image_shape, tiled=density.tiled)
     if draws < 1:

@@ -42,7 +42,7 @@ def spread(prior_log_det: Array, dimensions: int) -> Array:
 def volume(log_det: Array, dimensions: int) -> Array:
     """Return how much a level of the flow changes the volume, in bits/dim.
 
-    It is -Λ / (D ln 2) for D values, where Λ = log |det dz/dx|.
+    It is -Λ / (D ln 2) for the D values of the level, where Λ is its log |det dz/dx| without the constant part.
 
     Together with :func:`radius` and :func:`spread` it gives the contribution of the level to bits/dim.
 

@@ -155,7 +155,8 @@ class Statistic:
     def families(self, evidence: Evidence) -> Array:
         """Return the negative log p-value of each image by each group of statistics.
 
-        The groups are those that the calibration has. The shape is ``(N, kinds)``, in nats.
+        The groups are statistics of the whole image, of regions and of features, as far as the calibration has them.
+        Gradients are not included. The shape is ``(N, kinds)``, in nats.
 
         The columns are those of :attr:`kinds`.
         """

@@ -96,9 +96,9 @@ class FeatureFamily:
         return self.joint.surprise(_merged(self.statistics(evidence), self.tails, _shares(evidence)))
 
     def strongest(self, evidence: FeatureEvidence) -> list[tuple[str, float, tuple[int, int]]]:
-        """Return the most unusual feature statistic of each image, and its place.
+        """Return the most unusual feature statistic and the most unusual place of each image.
 
-        An image has the name of the statistic, its -ln p in nats, and the row and column of its most unusual place.
+        The result has the name of the statistic, its -ln p in nats, and the row and column of the place.
 
         The place is the one with the largest centred negative log-density. A statistic of pooled features is named
         only where its p-value is less than a third of those of the statistics with a place.

@@ -134,7 +134,8 @@ def all_regions(grid: tuple[int, int]) -> list[Region]:
 def log_extremes(z: Array, grid: tuple[int, int]) -> Array:
     """Return the logarithms of the largest and the smallest z-score of each region shape.
 
-    The smallest is taken with the opposite sign. The shapes are ``(N, regions)`` -> ``(N, 2 * shapes)``.
+    The smallest is taken with the opposite sign. Values below 0.1 count as 0.1. The shapes are ``(N, regions)`` ->
+    ``(N, 2 * shapes)``.
 
     Raises ``ValueError`` for deviations of other regions than those of ``grid``.
     """

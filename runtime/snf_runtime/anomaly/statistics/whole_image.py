@@ -46,7 +46,7 @@ class DensityView:
 class WholeFamily:
     """Densities of statistics of whole images, fitted to normal images.
 
-    Their p-values are combined by Fisher's method.
+    Their p-values are combined by Fisher's method with weights.
 
     Their values of -ln p are added, each times its share (Good 1955).
 
@@ -101,7 +101,8 @@ class WholeFamily:
     def surprise(self, statistics: Array) -> Array:
         """Return the negative log p-value of each image.
 
-        Fisher's method combines the p-values of the densities. The shapes are ``(N, K)`` -> ``(N,)``, in nats.
+        Fisher's method with weights combines the p-values of all densities. The p-value of their sum comes from its
+        distribution over normal images. The shapes are ``(N, K)`` -> ``(N,)``, in nats.
         """
         surprises = np.stack([view.surprise(statistics) for view in self.views], 1)
         return self.joint.surprise(total_surprise(surprises, self.shares))

@@ -15,9 +15,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Latents:
-    """Latents and log-determinants of images at every level of a flow.
+    """Latents and log-determinants of images at all levels of a flow.
 
-    Latents are z for images x, and log-dets are log |det dz/dx|. All are in float64.
+    Log-dets are log |det dz/dx| of the map from images x to latents z, without constant parts. All values are in
+    float64.
 
     Attributes:
         scales: Whitened latents, ``(N, C, H, W)``, of each level that has latents, finest scale first.

@@ -124,7 +124,7 @@ class Lanes:
     def on_noise(self, images: int) -> tuple[Callable[[], None], Arrays]:
         """Return a function that runs the graph on random images, for timing.
 
-        It runs on ``images`` images. The arrays of its results are returned, too.
+        The function runs ``images`` images. The arrays that it fills with results are returned, too.
         """
         random = np.random.default_rng(0)
         shapes = [(images, *shape) for shape in self._input_shapes]

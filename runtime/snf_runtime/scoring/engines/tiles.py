@@ -23,9 +23,9 @@ ROUNDS, SECONDS = 7, 2.0
 
 @dataclass(frozen=True)
 class Tiling:
-    """Number of images that each CPU thread computes per run, with measured run times.
+    """Number of images that each CPU thread computes per run, with run times.
 
-    This number is the tile. Times are in seconds.
+    This number is the tile. Times are in seconds. They are assumed if there is no measurement.
 
     ``wave`` is the time of ``lanes`` tiles in parallel, one per thread, and ``single`` that of an image alone with all
     threads.
@@ -52,7 +52,8 @@ class Tiling:
     def waves(self, images: int) -> int:
         """Return how many parallel runs to make for a number of images.
 
-        In each of them every thread computes one tile. The images that are left are computed one by one.
+        In each run every thread computes a tile. Images that do not fill a run get one more, if that is faster than to
+        compute them one by one.
         """
         full, rest = divmod(images, self.tile * self.lanes)
         return full + (rest * self.single > self.wave)
@@ -69,7 +70,8 @@ def unmeasured(lanes: int, tile: int = DEFAULT_TILE) -> Tiling:
 def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterable[int] = CANDIDATES) -> int:
     """Measure several tile sizes and return the fastest.
 
-    A tile size is a number of images per run. The result is the smallest within 3 % of the best time per image.
+    A tile size is a number of images per run. The result is the first candidate whose time per image is within 3 % of
+    the best.
 
     Args:
         run: A function of the tile size that returns a function that computes a wave.
