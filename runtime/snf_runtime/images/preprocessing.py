@@ -137,7 +137,7 @@ class DecodedImage:
         converted: The change of mode, such as ``P -> L``, or None.
         resized: Whether the size was changed.
         format: The format of the file; None for pixels from an array.
-        source_size: Upright width and height in the file; None for pixels from an array.
+        source_size: Upright width and height before resizing; None for pixels that already have the size of the model.
         notes: What else was done to the file, in words.
     """
 
