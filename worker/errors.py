@@ -4,7 +4,9 @@ from models.errors import ErrorKind
 
 
 class JobsError(Exception):
-    """Base class of errors about jobs and the message broker; each subclass has a name, a title and an HTTP status.
+    """Base class of errors about jobs and the message broker.
+
+    Each subclass has a name, a title and an HTTP status.
 
     ``slug`` and ``title`` identify the error, ``kind`` decides on the HTTP status. ``detail`` is the text for the user.
     """
@@ -52,7 +54,9 @@ class JobConflict(JobsError):
 
 
 class JobInUse(JobsError):
-    """Raised for the removal of a job whose checkpoints an unfinished job may need; the HTTP status is 409.
+    """Raised when a job cannot be removed because an unfinished job may need its checkpoints.
+
+    The HTTP status is 409.
 
     Args:
         detail: Text for the user.
@@ -69,7 +73,10 @@ class JobInUse(JobsError):
 
 
 class TooManyJobs(JobsError):
-    """Raised where a caller, or all callers together, have as many unfinished jobs as they may; HTTP status 429."""
+    """Raised when a caller, or the whole service, has too many unfinished jobs.
+
+    The HTTP status is 429.
+    """
 
     slug = "queue-full"
     title = "Too many jobs are unfinished"
@@ -86,7 +93,9 @@ class IdempotencyConflict(JobsError):
 
 
 class StaleAttempt(JobsError):
-    """Raised when an attempt (one execution of a job) must stop, because another attempt has taken over the job.
+    """Raised when an attempt to run a job must stop because another attempt has taken over.
+
+    An attempt is one execution of a job. The earlier attempt is stale.
 
     It may write nothing more.
     """

@@ -13,6 +13,9 @@ Start-up creates half a million objects that stay. Python's default of 700 would
 
 
 def relax_gc() -> None:
-    """Make Python's cyclic garbage collector run after every 10 000 new objects, and not while the process exits."""
+    """Make Python's cyclic garbage collector run less often.
+
+    It runs after every 10 000 new objects, and not while the process exits.
+    """
     gc.set_threshold(GC_THRESHOLD, 10, 10)
     atexit.register(gc.freeze)

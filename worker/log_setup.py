@@ -11,7 +11,9 @@ from worker.settings import Settings
 
 
 def configure_logging(settings: Settings, part: str, terminal: bool = True) -> None:
-    """Send this process's log records to stderr as text, and as JSON lines to ``<part>.jsonl`` in the log folder.
+    """Set up logging as text to stderr and as JSON to a file.
+
+    The file is ``<part>.jsonl`` in the log folder, with one JSON object per line.
 
     The file is rotated at 10 MB, and three old files are kept.
 

@@ -14,7 +14,9 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 @cache
 def keep_files_private() -> int:
-    """Set the umask of this process, and of those that it starts, to 077; return the umask that the user had set.
+    """Make all new files private to their owner, and return the umask of the user.
+
+    The umask becomes 077 for this process and for the processes that it starts.
 
     All files and folders are then readable for their owner alone. Later calls change nothing. The umask of the user is
     that of the first of our processes, which the others get in their environment.
@@ -25,7 +27,10 @@ def keep_files_private() -> int:
 
 @contextmanager
 def user_umask() -> Iterator[None]:
-    """Context manager for files outside of ``home`` that a user asks for: they get the umask that the user had set."""
+    """Context manager that creates files with the umask that the user had set.
+
+    It is for files outside of ``home`` that a user asks for.
+    """
     given = keep_files_private()
     os.umask(given)
     try:
@@ -36,7 +41,10 @@ def user_umask() -> Iterator[None]:
 
 @contextmanager
 def private_umask() -> Iterator[None]:
-    """Context manager that makes new files private to their owner. Use it for ``home`` inside :func:`user_umask`."""
+    """Context manager that makes new files private to their owner.
+
+    Use it for ``home`` inside :func:`user_umask`.
+    """
     before = os.umask(_OTHERS)
     try:
         yield
@@ -45,7 +53,9 @@ def private_umask() -> Iterator[None]:
 
 
 def protect_home(home: Path) -> str | None:
-    """Keep new files private, and take the permissions of other users from the folder ``home``, if it has any.
+    """Make the data folder ``home`` and all new files private to their owner.
+
+    Other users lose their permissions on the folder, if they have any.
 
     What an earlier version has left in the folder cannot be reached then either, whatever its permissions are.
 

@@ -19,7 +19,10 @@ DeviceKind = Literal["auto", "cpu", "cuda"]
 
 
 class Queue(StrEnum):
-    """Celery queues of background jobs: training on the CPU, training on a GPU, and work with trained models."""
+    """Celery queues of background jobs.
+
+    The queues are for training on the CPU, for training on a GPU, and for work with trained models.
+    """
 
     TRAIN_CPU = "train-cpu"
     TRAIN_GPU = "train-gpu"

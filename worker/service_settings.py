@@ -13,7 +13,10 @@ Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9_.\[\]:-]{1,260}$")]
 
 
 def split_list(value: object) -> object:
-    """Return comma-separated text as a tuple of its parts without blanks; return other values unchanged."""
+    """Split comma-separated text into a tuple of its parts.
+
+    Blanks around the parts and empty parts are dropped. Other values are returned unchanged.
+    """
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value

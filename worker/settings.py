@@ -212,17 +212,25 @@ class Settings(ServiceSettings):
 
     @property
     def needs_keys(self) -> bool:
-        """Whether the service requires stored API keys: no loopback host, no ``api_keys``, no ``trusted_bind``."""
+        """Whether the service requires stored API keys.
+
+        It does if ``host`` is not a loopback address, and neither ``api_keys`` nor ``trusted_bind`` is set.
+        """
         return not (is_loopback(self.host) or self.api_keys or self.trusted_bind)
 
     @property
     def has_keys(self) -> bool:
-        """Whether callers must send an API key: ``SNF_API_KEYS`` is set, or the file of stored keys exists."""
+        """Whether callers must send an API key.
+
+        They must if ``SNF_API_KEYS`` is set, or if the file of stored keys exists.
+        """
         return bool(self.api_keys) or self.keys_file.exists()
 
     @property
     def keys_file(self) -> Path:
-        """Path of ``keys.json`` in the data folder ``home``, the file with a hash of each API key.
+        """Path of the file with a hash of each API key.
+
+        The file is ``keys.json`` in the data folder ``home``.
 
         If it exists, every caller has to send a key.
         """
@@ -230,7 +238,9 @@ class Settings(ServiceSettings):
 
     @property
     def key_file(self) -> Path:
-        """Path of ``api-key`` in the data folder ``home``, a file with the plain text of the first API key.
+        """Path of the file with the plain text of the first API key.
+
+        The file is ``api-key`` in the data folder ``home``.
 
         The service creates it if it needs a key and has none.
         """
@@ -238,32 +248,49 @@ class Settings(ServiceSettings):
 
     @property
     def kill_after_seconds(self) -> float:
-        """Seconds from the request to stop a process until it is killed: 10 more than its longest grace period."""
+        """Seconds until a process that was asked to stop is killed.
+
+        They are 10 more than the longest grace period of the process.
+        """
         return max(self.stop_grace_seconds, self.drain_seconds) + 10
 
     @property
     def jobs_dir(self) -> Path:
-        """Path of ``jobs`` in the data folder ``home``, a folder with one subfolder for each job."""
+        """Path of the folder with one subfolder for each job.
+
+        It is ``jobs`` in the data folder ``home``.
+        """
         return self.home / "jobs"
 
     @property
     def run_records_dir(self) -> Path:
-        """Path of ``run-records`` in the data folder ``home``, a folder with one subfolder for each training run."""
+        """Path of the folder with one subfolder for each training run.
+
+        It is ``run-records`` in the data folder ``home``.
+        """
         return self.home / "run-records"
 
     @property
     def registry_dir(self) -> Path:
-        """Path of ``registry`` in the data folder ``home``, the folder with the registered models."""
+        """Path of the folder with the registered models.
+
+        It is ``registry`` in the data folder ``home``.
+        """
         return self.home / "registry"
 
     @property
     def backbones_dir(self) -> Path:
-        """Path of the folder with the backbones of feature models: ``backbones``, or ``home/backbones``."""
+        """Path of the folder with the backbone networks of feature models.
+
+        It is the setting ``backbones``, or else ``backbones`` in the data folder ``home``.
+        """
         return self.backbones or self.home / "backbones"
 
     @property
     def engine_options(self) -> EngineOptions:
-        """Options for scoring in the HTTP service: library, device, number of CPU threads and cache folder.
+        """Options for scoring in the HTTP service.
+
+        They are the library, the device, the number of CPU threads, and the folders of the cache and the backbones.
 
         Compiled models and tile sizes are cached under ``home``.
         """
@@ -282,12 +309,17 @@ class Settings(ServiceSettings):
 
     @property
     def datasets_dir(self) -> Path:
-        """Path of ``datasets`` in the data folder ``home``, the folder with the uploaded datasets."""
+        """Path of the folder with the uploaded datasets.
+
+        It is ``datasets`` in the data folder ``home``.
+        """
         return self.home / "datasets"
 
     @property
     def uploads_dir(self) -> Path:
-        """Path of ``uploads`` in the data folder ``home``, the folder for uploads that are not complete yet.
+        """Path of the folder for uploads that are not complete yet.
+
+        The folder is ``uploads`` in the data folder ``home``.
 
         It lies beside the datasets, so that the dataset quota does not count it.
         """
@@ -300,12 +332,17 @@ class Settings(ServiceSettings):
 
     @property
     def logs_dir(self) -> Path:
-        """Path of ``logs`` in the data folder ``home``, the folder with the log files of all processes."""
+        """Path of the folder with the log files of all processes.
+
+        It is ``logs`` in the data folder ``home``.
+        """
         return self.home / "logs"
 
     @property
     def runtime_folder(self) -> Path:
-        """Path of the folder for Unix sockets: ``runtime_dir``, or a short path in ``/tmp`` that depends on ``home``.
+        """Path of the folder for Unix sockets.
+
+        It is the setting ``runtime_dir``, or a short path in ``/tmp`` that depends on ``home``.
 
         The path is short: that of the broker's socket may have 103 bytes (``worker.broker.connection``). It depends on
         ``home`` alone: another login has another ``XDG_RUNTIME_DIR`` and ``TMPDIR``, and must reach the same broker.

@@ -40,7 +40,9 @@ log = logging.getLogger(__name__)
 
 
 class Authentication:
-    """ASGI middleware that checks each request's API key before its body is read, and answers 401 if it is invalid.
+    """ASGI middleware that checks the API key of each request.
+
+    It checks the key before the body of the request is read, and answers 401 if the key is invalid.
 
     It stores the ``Caller`` in the scope of the request, or answers with a 401 error. While the service has no keys,
     every caller may do everything.
@@ -135,7 +137,10 @@ class Authentication:
 
 
 def is_open(path: str) -> bool:
-    """Return True if a URL path needs no API key: health checks, and pages without data such as ``/docs``."""
+    """Return whether a URL path needs no API key.
+
+    Health checks and pages without data, such as ``/docs``, need none.
+    """
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 

@@ -15,7 +15,9 @@ SCOPE = "snf.caller"
 
 @dataclass(frozen=True)
 class Caller:
-    """The sender of an HTTP request with its role, named by its API key's id or, without a key, by its IP address.
+    """Sender of an HTTP request, with its role.
+
+    It is named by the id of its API key or, without a key, by its IP address.
 
     Args:
         name: ``key:<id>`` of a caller with a key, ``address:<network>`` of a caller without.
@@ -37,7 +39,10 @@ class Caller:
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Return the sender that ``Authentication`` put in an ASGI scope, or else an ``admin`` named by its IP address."""
+    """Return the sender of a request.
+
+    It is the sender that ``Authentication`` put in the ASGI scope, or else an ``admin`` named by its IP address.
+    """
     known = scope.get(SCOPE)
     if isinstance(known, Caller):
         return known
@@ -45,7 +50,10 @@ def caller_of(scope: Scope) -> Caller:
 
 
 def keyless(address: str) -> Caller:
-    """Return the ``Caller`` for an IP address of a service that has no API keys; its role is ``admin``."""
+    """Return the sender of a request to a service that has no API keys.
+
+    It is named by its IP address. Its role is ``admin``.
+    """
     return Caller(f"address:{network_of(address)}", address, "admin")
 
 
@@ -56,7 +64,9 @@ def address_of(scope: Scope) -> str:
 
 
 def network_of(host: str) -> str:
-    """Return an IPv4 address unchanged, or the /64 network of an IPv6 address; other text comes back unchanged.
+    """Return the /64 network of an IPv6 address, or an IPv4 address unchanged.
+
+    Other text is returned unchanged.
 
     A single machine can have all addresses of a /64 network.
     """

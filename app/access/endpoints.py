@@ -15,7 +15,10 @@ router = APIRouter(prefix="/v1/me", tags=["operations"], dependencies=[MayRead])
 
 @router.get("", operation_id="show_caller", summary="Show who is calling", responses=responses(401, 500))
 async def show_caller(scope: CallerScope) -> CallerView:
-    """Show name, id and role of the API key in the request; without keys, the name `anyone` and the role `admin`."""
+    """Show the API key of the request.
+
+    The answer has its name, id and role. Without keys, the name is `anyone` and the role `admin`.
+    """
     caller = caller_of(scope)
     return CallerView(
         name=caller.label or "anyone",

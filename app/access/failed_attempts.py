@@ -22,7 +22,9 @@ MAX_REMEMBERED = 4096
 
 @dataclass
 class Attempts:
-    """Record of wrong API keys from one IPv4 address or IPv6 /64 network: their count, and when it may try again.
+    """Record of the wrong API keys from one client address.
+
+    The address is an IPv4 address or an IPv6 /64 network.
 
     Attributes:
         wrong: Wrong keys so far.
@@ -38,7 +40,9 @@ class Attempts:
 
 
 class FailedAttempts:
-    """Counter of wrong API keys by client address; from the 10th on, the address must wait: 1 s, then 2 s, up to 60 s.
+    """Counter of wrong API keys by client address.
+
+    From the 10th wrong key on, the address must wait: 1 s, then 2 s, up to 60 s.
 
     IPv6 addresses are counted by their /64 network. A key that was valid from an address stays usable from there
     during the wait.
@@ -53,7 +57,9 @@ class FailedAttempts:
         self._right: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def wait_s(self, address: str, digest: str) -> float:
-        """Return the seconds that an address must wait before its next API key is checked; 0.0 if it need not wait.
+        """Return the seconds until the next API key from an address may be checked.
+
+        Returns 0.0 if the address need not wait.
 
         A key that was valid from this address before, recognised by its SHA-256 ``digest``, never has to wait.
         """
@@ -63,7 +69,10 @@ class FailedAttempts:
         return max(0.0, known.blocked_until - self._clock())
 
     def failed(self, address: str, digest: str) -> Attempts:
-        """Record a wrong API key sent from an address; from the 10th on, double how long the address must wait."""
+        """Record a wrong API key that was sent from an address.
+
+        From the 10th wrong key on, the address must wait, and each further wrong key doubles the wait.
+        """
         self._right.pop((address, digest), None)
         now = self._clock()
         network = network_of(address)
@@ -79,13 +88,19 @@ class FailedAttempts:
         return known
 
     def held_off(self, address: str) -> None:
-        """Count, for the audit log, a key refused unchecked because its address must wait. The wait does not change."""
+        """Count an API key that was refused because its address must wait.
+
+        The key was not checked. The count is for the audit log and does not change the wait.
+        """
         known = self._addresses.get(network_of(address))
         if known is not None:
             known.unreported += 1
 
     def succeeded(self, address: str, digest: str) -> None:
-        """Store the SHA-256 digest of a valid API key with its address, so that this key never has to wait there."""
+        """Remember a valid API key together with its address.
+
+        The key then does not have to wait at this address. Only its SHA-256 digest is stored.
+        """
         self._right.pop((address, digest), None)
         _remember(self._right, (address, digest), None)
 

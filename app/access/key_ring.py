@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class KeyRefused(Exception):
-    """Raised when the API key of a request is missing, unknown, expired or revoked; ``reason`` is that word."""
+    """Raised when the API key of a request is not accepted.
+
+    ``reason`` is ``missing``, ``unknown``, ``expired`` or ``revoked``.
+    """
 
     def __init__(self, reason: Refusal) -> None:
         super().__init__(reason)
@@ -32,7 +35,7 @@ class KeyRefused(Exception):
 
 @dataclass(frozen=True)
 class HeldKey:
-    """An API key that was accepted: its public id, name, role and rate limits, without the secret text.
+    """API key that was accepted, without its secret text.
 
     Attributes:
         id: Public id of the key.
@@ -50,7 +53,9 @@ class HeldKey:
 
 
 class KeyRing:
-    """The API keys that a service accepts, from ``SNF_API_KEYS`` and a file that is read again when it changes.
+    """API keys that the service accepts.
+
+    They come from ``SNF_API_KEYS``, and from a file that is read again when it changes.
 
     If the file of keys becomes unreadable or disappears, its keys are invalid until it is back, and the service still
     asks for keys: a damaged file never opens the service. Keys of the environment stay valid.
@@ -72,12 +77,18 @@ class KeyRing:
 
     @property
     def needed(self) -> bool:
-        """Whether requests must carry an API key: True if ``SNF_API_KEYS`` is set or a key file exists or did exist."""
+        """Whether requests must carry an API key.
+
+        The value is True if ``SNF_API_KEYS`` is set, or if a key file exists or did exist.
+        """
         self._refresh()
         return bool(self._environment) or self._seen is not None or self._problem is not None
 
     def knows_id(self, text: str) -> bool:
-        """Return True if the key file has a key with the id in an API key's text; the secret is not checked."""
+        """Return whether the key file has a key with the same id as an API key.
+
+        The secret of the key is not checked.
+        """
         self._refresh()
         return id_in(text) in self._stored
 

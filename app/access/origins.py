@@ -29,7 +29,9 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(?P<port>[0-9]{1,
 
 
 class OriginCheck:
-    """ASGI middleware that refuses unknown ``Host`` names, and requests by other websites that could change data.
+    """ASGI middleware that protects the service from requests by other websites.
+
+    It refuses unknown ``Host`` names, and requests by other websites that could change data.
 
     Args:
         app: Application behind the middleware.
@@ -100,7 +102,10 @@ class OriginCheck:
 
 
 def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
-    """Return an ASGI app wrapped so that web pages of ``origins`` may call it (CORS); unwrapped if there are none."""
+    """Return an ASGI app that web pages of the given origins may call (CORS).
+
+    Without ``origins`` the app is returned unchanged.
+    """
     if not origins:
         return app
     return CORSMiddleware(

@@ -45,7 +45,9 @@ MayAdminister = Security(_check, scopes=["admin"])
 
 
 def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
-    """Return the sender of a request; raise a 403 ``Problem`` if its role does not include the role ``needed``.
+    """Return the sender of a request if its role is sufficient.
+
+    Raises a 403 ``Problem`` if the role does not include the role ``needed``.
 
     Args:
         scope: Scope of the request.
@@ -69,13 +71,19 @@ def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
 
 
 def permit(scope: Scope, needed: Role) -> None:
-    """Mark an ASGI scope as allowed if its sender has the role ``needed``; otherwise raise a 403 ``Problem``."""
+    """Allow a request if the role of its sender is sufficient.
+
+    The ASGI scope is marked as allowed. Otherwise a 403 ``Problem`` is raised.
+    """
     require(scope, needed)
     scope[ALLOWED] = True
 
 
 def role_needed(dependencies: Iterable[params.Depends]) -> Role | None:
-    """Return the role, such as ``train``, that a route's FastAPI dependencies require; None if they require none."""
+    """Return the role that a route requires, such as ``train``.
+
+    It is read from the FastAPI dependencies of the route. Returns None if they require no role.
+    """
     for dependency in dependencies:
         if isinstance(dependency, params.Security) and dependency.dependency is _check:
             return next(role for role in ROLES if role in (dependency.scopes or ()))
@@ -91,7 +99,10 @@ CallerScope = Annotated[Scope, Depends(_caller)]
 
 
 def describe(document: dict[str, Any]) -> None:
-    """Add the required role and responses 401, 403, 429 and 503 to operations of an OpenAPI document, in place."""
+    """Add required roles and error responses to the operations of an OpenAPI document.
+
+    The responses are 401, 403, 429 and 503. The document is changed in place.
+    """
     refusals = responses(*REFUSALS)
     for calls in document["paths"].values():
         for operation in calls.values():
@@ -105,7 +116,10 @@ def describe(document: dict[str, Any]) -> None:
 
 
 def without_keys(document: dict[str, Any]) -> dict[str, Any]:
-    """Return an OpenAPI document in which no operation needs a key, as in a service that has none."""
+    """Return an OpenAPI document in which no operation needs an API key.
+
+    It describes a service that has no keys.
+    """
     paths = {
         path: {
             method: operation | {"security": [*operation["security"], {}]} if "security" in operation else operation
@@ -117,6 +131,9 @@ def without_keys(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def role_of(operation: dict[str, Any]) -> Role | None:
-    """Return the role that an operation (a dictionary of an OpenAPI document) requires, or None if it requires none."""
+    """Return the role that an operation of an OpenAPI document requires.
+
+    The operation is a dictionary. Returns None if it requires no role.
+    """
     named = {role for requirement in operation.get("security", []) for roles in requirement.values() for role in roles}
     return max((role for role in ROLES if role in named), key=ROLES.index, default=None)

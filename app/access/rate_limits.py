@@ -19,13 +19,16 @@ ALLOWANCE = "snf.allowance"
 
 
 class RateLimits:
-    """In-memory counters of each API key's requests and images over sliding time windows, for its rate limits."""
+    """Counters of the requests and images of each API key, for its rate limits.
+
+    They are kept in memory and count over sliding time windows.
+    """
 
     def __init__(self) -> None:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def take(self, key: HeldKey, unit: str, rate: str | None, amount: int) -> None:
-        """Add ``amount`` requests or images to a key's count; raise a 429 ``Problem`` if that would exceed ``rate``.
+        """Count requests or images of an API key against its rate limit.
 
         Args:
             key: The key.
@@ -62,7 +65,10 @@ class RateLimits:
 
 @dataclass(frozen=True)
 class Allowance:
-    """The API key of one request with the rate-limit counters of the service, to count the request and its images."""
+    """API key of a request, with the rate-limit counters of the service.
+
+    It counts the request and its images.
+    """
 
     key: HeldKey
     limits: RateLimits
@@ -80,7 +86,10 @@ class Allowance:
 
 
 def take_images(scope: Scope, count: int) -> None:
-    """Count images against the rate limit of a request's API key, if it has one; raise a 429 ``Problem`` past it."""
+    """Count images against the rate limit of a request's API key.
+
+    Raises a 429 ``Problem`` past the limit. Without a key, nothing is counted.
+    """
     allowance = scope.get(ALLOWANCE)
     if isinstance(allowance, Allowance):
         allowance.take_images(count)

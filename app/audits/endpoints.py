@@ -50,7 +50,10 @@ async def audit_model(
     n: Count = 4,
     timeout_ms: TimeoutMs = None,
 ) -> Audit:
-    """Score a model's stored images twice, as served and in float64 without cached values; return the differences.
+    """Compare the log-likelihoods of a model with a recomputation in float64.
+
+    Images that are stored with the model are scored twice: as served, and in float64 without cached values. The answer
+    has the differences.
 
     The second pass uses no cached or frozen value: each layer computes its log-determinant again, and features are
     extracted in float64. If fewer than `n` images are stored with the model, the rest are samples, the same at every

@@ -11,7 +11,10 @@ from models.artifacts.manifest import Precision
 
 
 class AuditedImage(Answer):
-    """The log-likelihood of one image as served, recomputed in float64, and their difference, in nats."""
+    """Log-likelihood of an image as served and as recomputed in float64.
+
+    Both values and their difference are in nats.
+    """
 
     index: int
     source: Literal["pinned", "sample"] = Field(
@@ -27,7 +30,10 @@ class AuditedImage(Answer):
 
 
 class AuditedLayer(Answer):
-    """A layer's log |det Jacobian|, equal for all images: as cached, recomputed in float64, and the difference."""
+    """Log-determinant of a layer, as cached and as recomputed in float64.
+
+    It is log |det Jacobian|, which is equal for all images.
+    """
 
     layer: str = Field(description="Its name; in a hybrid model it begins with `pixels.` or `features.`.")
     cached: float = Field(description="As stored with the model, nats.")
@@ -36,7 +42,9 @@ class AuditedLayer(Answer):
 
 
 class AuditedTotal(Answer):
-    """Sum over layers of the log |det Jacobian| that is equal for all images: as cached, recomputed, and tolerance.
+    """Sum of the log-determinants of a model's layers, as cached and as recomputed.
+
+    It is the log |det Jacobian| that is equal for all images. Its largest allowed difference is included.
 
     The sum is that of the layers whose log |det Jacobian| a score contains: in a hybrid model those of pixels, and for
     features `places.0`, of the fit to all images.
@@ -49,7 +57,10 @@ class AuditedTotal(Answer):
 
 
 class Audit(Answer):
-    """Comparison of a model's log-likelihoods as served with a float64 recomputation that uses no cached values."""
+    """Comparison of a model's log-likelihoods with a recomputation in float64.
+
+    The log-likelihoods are compared as served. The recomputation uses no cached values.
+    """
 
     model_config = ConfigDict(
         frozen=True,

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
-    """Return the API answer for audited images: both log-likelihoods of each, and whether all are within tolerance."""
+    """Return the API answer for audited images.
+
+    It has both log-likelihoods of each image, and whether all differences are within tolerance.
+    """
     scorer = loaded.scorer
     images = [
         AuditedImage(

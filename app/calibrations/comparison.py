@@ -27,7 +27,9 @@ NOT_KEPT = "bulk jobs and requests with detail=full are not among them"
 def compare(
     registry: Registry, ref: str, number: int, recent: RecentEvidence | None = None, against: int | None = None
 ) -> CalibrationComparison:
-    """Compare a calibration with the one in use: alpha, threshold, and the verdicts on the newest images.
+    """Compare a calibration of a model version with the calibration in use.
+
+    The answer has the smallest alpha, the threshold, and the verdicts on the newest images.
 
     Args:
         registry: The registry.

@@ -47,7 +47,7 @@ COMPARISON: dict[str, Any] = {
 
 
 class ComparedCalibration(Answer):
-    """What one of two compared calibrations can flag."""
+    """One of two compared calibrations, with its smallest p-value and its threshold."""
 
     number: int
     dataset: str
@@ -63,7 +63,10 @@ class ComparedCalibration(Answer):
 
 
 class ComparedVerdicts(Answer):
-    """How the verdicts on the newest images would change."""
+    """Counts of the verdicts on the newest images by each of two calibrations.
+
+    They show how the verdicts would change.
+    """
 
     images: int = Field(description="Images judged by both calibrations.")
     anomalies_before: int
@@ -76,7 +79,10 @@ class ComparedVerdicts(Answer):
 
 
 class CalibrationComparison(Answer):
-    """A calibration beside the one in use: what each can flag, and which verdicts of the newest images would change."""
+    """Comparison of a calibration with the calibration in use.
+
+    It shows what each can flag, and which verdicts on the newest images would change.
+    """
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [COMPARISON]})
 

@@ -47,7 +47,9 @@ def calibrate_model(
     scope: CallerScope,
     key: IdempotencyKey = None,
 ) -> JobView:
-    """Queue a job that fits the anomaly statistics and p-values of a model to a dataset, without training the model.
+    """Queue a job that calibrates a model on a dataset.
+
+    The job fits the anomaly statistics and the p-values of the model, without training the model.
 
     The training part of the dataset, at most 5,000 images, fits the statistics. Its statistics and calibration parts,
     at most 10,000 images, give the p-values. Of the dataset that the model was trained on, only images that training
@@ -74,7 +76,10 @@ def calibrate_model(
     responses=responses(401, 404, 409, 422, 500),
 )
 def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
-    """List the calibrations of a model version, each with p-value thresholds that keep common false-alarm rates."""
+    """List the calibrations of a model version.
+
+    Each has p-value thresholds that keep common false-alarm rates.
+    """
     return views.listing(registry, ref)
 
 
@@ -86,7 +91,10 @@ def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
     responses=responses(401, 404, 409, 422, 500),
 )
 def get_active_calibration(ref: str, registry: RegistryDep) -> CalibrationView:
-    """Show the calibration that gives a model version's p-values; one that is damaged has a `problem`."""
+    """Show the calibration that a model version uses for its p-values.
+
+    A damaged calibration has a `problem`.
+    """
     name, version = registry.locate(parse_ref(ref))
     return views.view_of(registry, name, version, registry.calibrations(name, version).active())
 
@@ -101,7 +109,9 @@ def get_active_calibration(ref: str, registry: RegistryDep) -> CalibrationView:
 def choose_calibration(
     ref: str, choice: CalibrationChoice, registry: RegistryDep, recent: RecentEvidenceDep
 ) -> CalibrationList:
-    """Select the calibration, new or earlier, that gives a model's p-values. Scoring uses it within about two seconds.
+    """Select the calibration that gives the p-values of a model.
+
+    It may be new or earlier. Scoring uses it within about two seconds.
 
     With `dry_run` nothing changes: the answer has a `comparison` with the calibration in use.
     """
@@ -119,12 +129,15 @@ def choose_calibration(
     responses=responses(401, 404, 409, 422, 500),
 )
 def get_calibration(ref: str, number: Number, registry: RegistryDep) -> CalibrationView:
-    """Show a calibration of a model version: its dataset, numbers of images, precision and p-value thresholds."""
+    """Show a calibration of a model version.
+
+    The answer has its dataset, numbers of images, precision and p-value thresholds.
+    """
     return views.show(registry, ref, number)
 
 
 class ComparisonQuery(BaseModel):
-    """Query parameters of a comparison."""
+    """Query parameters for the comparison of two calibrations."""
 
     against: int | None = Field(
         None, ge=0, lt=10**9, description="The calibration to compare with. Default: the one in use."
@@ -145,7 +158,9 @@ def compare_calibration(
     recent: RecentEvidenceDep,
     query: Annotated[ComparisonQuery, Query()],
 ) -> CalibrationComparison:
-    """Compare a calibration with the one in use: smallest alpha, threshold, and verdicts on the newest images.
+    """Compare a calibration with the calibration in use.
+
+    The answer has the smallest alpha, the threshold, and the verdicts on the newest images.
 
     The verdicts are those on at most 200 images that this process of the service judged by the model version since it
     started, each at the `alpha` of its request. They are exactly those that scoring would give. Images are not kept,

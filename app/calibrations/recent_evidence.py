@@ -21,14 +21,20 @@ MAX_VERSIONS = 16
 
 @dataclass(eq=False)
 class VersionEvidence:
-    """The evidence of the newest images of one model version; ``weights`` is the digest of its weights."""
+    """Anomaly statistics of the newest images of one model version.
+
+    ``weights`` is the digest of the model's weights.
+    """
 
     weights: str
     images: deque[StoredEvidence] = field(default_factory=deque)
     nbytes: int = 0
 
     def add(self, image: StoredEvidence) -> None:
-        """Append the evidence of an image; the oldest that exceed the limits are dropped."""
+        """Add the anomaly statistics of an image.
+
+        The oldest images that exceed the limits are dropped.
+        """
         self.images.append(image)
         self.nbytes += image.nbytes
         while len(self.images) > MAX_IMAGES or self.nbytes > MAX_BYTES:
@@ -36,7 +42,9 @@ class VersionEvidence:
 
 
 class RecentEvidence:
-    """The evidence of the newest 200 images of each model version that this process scored; float arrays, no images.
+    """Anomaly statistics of the newest images that this process scored.
+
+    This evidence covers the newest 200 images of each model version. It consists of float arrays, not images.
 
     A restart forgets it. May be used from any thread.
     """
@@ -46,7 +54,7 @@ class RecentEvidence:
         self._lock = threading.Lock()
 
     def record(self, name: str, version: int, weights: str, images: Sequence[StoredEvidence]) -> None:
-        """Keep the evidence of newly scored images.
+        """Store the anomaly statistics of newly scored images.
 
         Args:
             name: The model.
@@ -67,7 +75,9 @@ class RecentEvidence:
                 self._versions.popitem(last=False)
 
     def of(self, name: str, version: int, weights: str) -> list[StoredEvidence]:
-        """Return the recent evidence of a model version, in the order in which its images were scored.
+        """Return the anomaly statistics of the newest images of a model version.
+
+        They are in the order in which the images were scored.
 
         ``weights`` is the digest of its weights: evidence under others is not returned.
         """

@@ -39,7 +39,10 @@ LINE: dict[str, Any] = {
 
 
 class CalibrationRequest(BaseModel):
-    """Request to calibrate a model: its p-values are then ranks among the images of the given normal dataset."""
+    """Request to calibrate a model on a dataset of normal images.
+
+    The p-values of the model are then ranks among these images.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"dataset": "line-1"}]})
 
@@ -58,7 +61,10 @@ class CalibrationRequest(BaseModel):
 
 
 class CalibrationChoice(BaseModel):
-    """Request that selects, by number, the calibration that gives a model version's p-values from then on."""
+    """Request to select the calibration of a model version.
+
+    The calibration with this number gives the p-values from then on.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, json_schema_extra={"examples": [{"calibration": 0, "dry_run": True}]}
@@ -69,7 +75,11 @@ class CalibrationChoice(BaseModel):
 
 
 class Threshold(Answer):
-    """The largest p-value to flag so that at most a share `alpha` of normal images is flagged, with 95 % confidence."""
+    """Threshold for p-values that keeps a false-alarm rate.
+
+    If p-values up to the threshold are flagged, at most a share `alpha` of normal images is flagged, with 95 %
+    confidence.
+    """
 
     alpha: float = Field(description="False-alarm rate.")
     threshold: float | None = Field(description="`alpha` for scoring; null where there are too few images.")
@@ -77,7 +87,10 @@ class Threshold(Answer):
 
 
 class CalibrationView(Answer):
-    """A model calibration: its dataset, image counts and p-value thresholds; fields are null if the file is damaged."""
+    """Calibration of a model, with its dataset and its p-value thresholds.
+
+    Fields are null if the file of the calibration is damaged.
+    """
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [LINE]})
 
@@ -110,7 +123,10 @@ class CalibrationView(Answer):
 
 
 class CalibrationList(Answer):
-    """All calibrations of a model version in ascending order of number, and the number of the one in use."""
+    """All calibrations of a model version.
+
+    They are in ascending order of number. `active` is the number of the calibration in use.
+    """
 
     model: str
     version: int

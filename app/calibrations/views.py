@@ -26,7 +26,9 @@ FROM_SUMMARY = (
 
 
 def listing(registry: Registry, ref: str) -> CalibrationList:
-    """Return all calibrations of the model version that ``ref`` names, and the number of the one in use.
+    """Return all calibrations of the model version that ``ref`` names.
+
+    The answer includes the number of the calibration in use.
 
     Raises ``ModelNotFound`` or ``ArtifactError``.
     """
@@ -39,7 +41,7 @@ def listing(registry: Registry, ref: str) -> CalibrationList:
 
 
 def show(registry: Registry, ref: str, number: int) -> CalibrationView:
-    """Return a model version's calibration as an API answer; raise ``CalibrationNotFound`` if it has no such number.
+    """Return a calibration of a model version as an API answer.
 
     Raises:
         ModelNotFound: The model does not exist.
@@ -54,7 +56,9 @@ def show(registry: Registry, ref: str, number: int) -> CalibrationView:
 
 
 def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
-    """Store ``number`` as the calibration that scoring uses for a model version, and return all its calibrations.
+    """Select the calibration that scoring uses for a model version.
+
+    ``number`` is stored. All calibrations of the version are returned.
 
     Raises:
         ModelNotFound: The model does not exist.
@@ -68,7 +72,10 @@ def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
 
 
 def view_of(registry: Registry, name: str, version: int, number: int) -> CalibrationView:
-    """Return a calibration as an API answer, marked active; if damaged, with the reason in ``problem`` and no data."""
+    """Return a calibration as an API answer, marked as active.
+
+    The answer for a damaged calibration has the reason in ``problem`` and no data.
+    """
     return _view(registry, name, version, number, active=True)
 
 
@@ -104,7 +111,9 @@ def _sound(
 
 @lru_cache(maxsize=256)
 def advice(images: int) -> tuple[Threshold, ...]:
-    """Return the p-value threshold that keeps a false-alarm rate with 95 % confidence, for six rates from 0.1 to 10 %.
+    """Return p-value thresholds for six false-alarm rates from 0.1 to 10 %.
+
+    Each threshold keeps its false-alarm rate with 95 % confidence.
 
     Args:
         images: Number of calibration images, in a single fold.

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BulkModel:
-    """The model of a bulk scoring: of the registry of this machine, or at a location.
+    """Model of a bulk scoring.
+
+    It comes from the registry of this machine, or from a location.
 
     Attributes:
         judging: Its name and calibration.
@@ -159,7 +161,9 @@ def bulk(
 
 
 def find_model(model: str) -> BulkModel:
-    """Return a model by its reference in the registry of this machine, or by the URL of its folder.
+    """Return a model by its reference or by the URL of its folder.
+
+    A reference is looked up in the registry of this machine.
 
     Raises:
         ModelsError: There is no such model, or it cannot be used.
@@ -180,7 +184,9 @@ def find_model(model: str) -> BulkModel:
 
 
 def find_images(text: str, out: Location, should_stop: Callable[[], bool]) -> tuple[str, Images]:
-    """Return the label and the images of a dataset of this machine, or of a folder or file at a location.
+    """Return the label and the images of a dataset, folder or file.
+
+    A dataset is on this machine. A folder or file is at a location.
 
     Args:
         text: Name of the dataset, path or URL.

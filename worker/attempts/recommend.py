@@ -26,7 +26,9 @@ RECORD = "recommendation.json"
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Compare the model families on a job's dataset. Write the results and a proposal to the job's folder.
+    """Compare the model families on a dataset, as the work of a job.
+
+    The results and a proposal are written to the job's folder.
 
     Raises:
         Interrupted: The process was asked to stop.

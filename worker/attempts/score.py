@@ -41,7 +41,10 @@ IDLE_S = 0.2
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Score every image of a job's dataset, and write ``scores.parquet`` to the job's folder, with one row per image.
+    """Score every image of a job's dataset.
+
+    Unless the job has an output location, the scores are written to ``scores.parquet`` in the job's folder, with one
+    row per image.
 
     Raises:
         Interrupted: The process was asked to stop.
@@ -135,7 +138,9 @@ def _finish(
 
 
 def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
-    """Score ranges of images of a job that another worker runs, until no unclaimed range is left.
+    """Help another worker to score the images of a bulk job.
+
+    Ranges of images (shards) are claimed and scored until none is left.
 
     Ends when no shard is free, the job is not running, or the process is asked to stop.
 
@@ -177,7 +182,10 @@ def _is_running(store: JobStore, spec: JobSpec, stop: StopFlag) -> bool:
 
 
 def main() -> int:
-    """Run one attempt of a bulk scoring job or, with ``--assist``, help another process; return the exit code."""
+    """Run one attempt of a bulk scoring job, and return the exit code.
+
+    With ``--assist`` on the command line, the process helps another process that runs the job.
+    """
     if sys.argv[2:] != ["--assist"]:
         return attempt(run)
     settings, stop = prepare_process()

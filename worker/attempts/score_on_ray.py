@@ -22,7 +22,9 @@ from worker.settings import Settings
 def score_on_ray(
     spec: JobSpec, settings: Settings, events: EventLog, should_stop: Callable[[], bool]
 ) -> tuple[BulkPlan, PartSummary]:
-    """Score a job's dataset on a Ray cluster: write every part that is still missing at the job's output.
+    """Score a job's dataset on a Ray cluster.
+
+    Every part (range of images) that is still missing is written at the output location of the job.
 
     Args:
         spec: Specification of the attempt, with an output.

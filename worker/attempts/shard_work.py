@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 
 
 class ShardWork:
-    """State of one process in a bulk scoring job: the loaded model, the images, and the shards (image ranges) left.
+    """State of one process that scores images of a bulk job.
+
+    It holds the loaded model, the images, and the shards (ranges of images) that are left.
 
     Args:
         spec: Specification of the attempt.
@@ -48,7 +50,7 @@ class ShardWork:
         self.shards = JobStore(redis_client(settings), settings.key_prefix).shards(spec.id)
 
     def score_shard(self, should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> bool:
-        """Score a free range of images (shard), and write the scores to a file; return False if none is free.
+        """Score one free range of images (shard), and write its scores to a file.
 
         Args:
             should_stop: Function that is called between batches; True stops the work.
@@ -97,7 +99,9 @@ class ShardWork:
 
 
 class ShardProgress:
-    """Writer of a bulk scoring job's progress events: images scored by all of its processes together.
+    """Writer of progress events for a bulk scoring job.
+
+    An event gives the number of images that all processes of the job have scored together.
 
     The unfinished shards in Redis say how many, because finding the missing parts takes long where they are files of a
     server.
@@ -123,7 +127,10 @@ class ShardProgress:
         self._reporter = ProgressReporter(events, plan.count, done)
 
     def report_if_due(self) -> None:
-        """Write a progress event for the bulk job if the last call was at least 0.5 s ago, and Redis answers."""
+        """Write a progress event for the bulk job, if the last call is at least 0.5 s ago.
+
+        Nothing is written while Redis does not answer.
+        """
         if not self._reporter.due or time.monotonic() < self._quiet_until:
             return
         try:

@@ -31,7 +31,9 @@ from worker.settings import Settings
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Train a job's model and add it to the model registry, unless an earlier attempt of the job has added it.
+    """Train the model of a job, and add it to the model registry.
+
+    If an earlier attempt of the job has added the model, it is not trained again.
 
     Args:
         folder: Folder of the job.

@@ -22,7 +22,9 @@ _PRIORITY_SEPARATOR = "\x06\x16"
 
 
 def make_celery(settings: Settings) -> Celery:
-    """Return a Celery application with broker URL and queues from the settings; it connects on first use.
+    """Return a Celery application with the broker URL and the queues of the settings.
+
+    The application connects on first use.
 
     Workers acknowledge a message on receipt. A message that is lost with its worker is replaced by means of leases and
     the reconciler. Late acknowledgement would be fragile: in an outage Kombu would wait for the broker for ever.
@@ -80,13 +82,19 @@ class PromptConnection(Connection):
     """Broker connection of Celery (Kombu) that, while the broker is down, tries again every 1 to 3 s."""
 
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
-        """Connect to the broker; pause 1 to 3 s between retries instead of Kombu's 2 to 30 s."""
+        """Connect to the broker, with pauses of 1 to 3 s between retries.
+
+        The default pauses of Kombu, the messaging library of Celery, are 2 to 30 s.
+        """
         pauses = {"interval_start": 1, "interval_step": 1, "interval_max": 3}
         return super().ensure_connection(*args, **pauses | options)  # type: ignore[no-untyped-call]
 
 
 def queue_keys(settings: Settings, queue: Queue) -> list[str]:
-    """Return the keys of the two Redis lists that hold a queue's messages, in the order in which they are served."""
+    """Return the keys of the two Redis lists that hold the messages of a queue.
+
+    The lists are served in the order of the keys.
+    """
     prefix = _prefix(settings)
     return [f"{prefix}{queue}{_PRIORITY_SEPARATOR}{step}" if step else f"{prefix}{queue}" for step in _STEPS]
 

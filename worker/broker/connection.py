@@ -40,7 +40,9 @@ def socket_path(settings: Settings) -> Path:
 
 
 def broker_url(settings: Settings) -> str:
-    """Return the URL of the Redis server for redis-py: the setting ``redis_url``, or the embedded server's socket.
+    """Return the URL of the Redis server for the client library redis-py.
+
+    This is the setting ``redis_url``, or the socket of the embedded server.
 
     The password in ``redis_password_file``, if there is one, is part of the URL.
 
@@ -68,7 +70,10 @@ def _password(file: Path) -> str:
 
 
 def celery_url(settings: Settings) -> str:
-    """Return the URL of the Redis server for Celery; a Unix socket has the scheme ``redis+socket``, not ``unix``."""
+    """Return the URL of the Redis server in the form that Celery expects.
+
+    A Unix socket has the scheme ``redis+socket`` instead of ``unix``.
+    """
     url = broker_url(settings)
     parts = urlsplit(url)
     if parts.scheme != "unix":
@@ -79,7 +84,10 @@ def celery_url(settings: Settings) -> str:
 
 
 def redis_client(settings: Settings) -> redis.Redis:
-    """Return a Redis client that returns text, and raises after ``broker_timeout_s`` and a retry if Redis is down."""
+    """Return a Redis client with a short timeout and a single retry.
+
+    If Redis is down, it raises after ``broker_timeout_s`` seconds and the retry. Answers are decoded to text.
+    """
     return redis.Redis.from_url(
         broker_url(settings),
         decode_responses=True,
@@ -93,7 +101,9 @@ def redis_client(settings: Settings) -> redis.Redis:
 
 @contextmanager
 def translate_redis_errors() -> Iterator[None]:
-    """Context manager that raises ``BrokerDown`` if the Redis server is unreachable, too slow, or takes no writes.
+    """Context manager that turns errors of the Redis client into ``BrokerDown``.
+
+    Errors that do not mean an outage, such as a wrong command, are raised unchanged.
 
     Raises:
         BrokerDown: The server cannot be reached, does not answer in time, or takes no writes.
@@ -115,7 +125,9 @@ def translate_redis_errors() -> Iterator[None]:
 
 
 def durability_risks(client: redis.Redis) -> list[str]:
-    """Return a sentence for each Redis setting with which accepted jobs may be lost; an empty list if there is none.
+    """Return warnings about Redis settings that may lose accepted jobs.
+
+    The list has a sentence for each risky setting, and is empty if there is none.
 
     Each sentence names the remedy.
 

@@ -38,7 +38,10 @@ _HANGING_MISSES = 15
 
 
 class ServerState(Enum):
-    """Result of a PING to a Valkey server: it answers, it does not answer in time, or there is no server."""
+    """Result of a PING to a Valkey server.
+
+    The server answers, it does not answer in time, or there is no server.
+    """
 
     ANSWERS = "answers"
     HANGS = "hangs"
@@ -46,7 +49,9 @@ class ServerState(Enum):
 
 
 class EmbeddedBroker:
-    """Valkey (Redis) server for the job queues, which this product starts; it syncs every write to a file on disk.
+    """Valkey (Redis) server for the job queues, started by this product.
+
+    The server syncs every write to a file on disk.
 
     The server survives the death of its parent, and two servers on one append-only file would destroy it. Therefore a
     lock file marks the process that owns the server, notes store the socket and the process id of the server, and a
@@ -70,7 +75,10 @@ class EmbeddedBroker:
         return broker_url(self._settings)
 
     def start(self, timeout: float = 60.0) -> Literal["started", "adopted", "attached"]:
-        """Start the Valkey server, or use one that runs already; return ``started``, ``adopted`` or ``attached``.
+        """Start the Valkey server, or use a server that runs already.
+
+        Returns ``started`` for a new server, ``adopted`` for a server that an ended process has left, and ``attached``
+        for the server of another process.
 
         Args:
             timeout: Longest wait in seconds.
@@ -158,7 +166,7 @@ class EmbeddedBroker:
 
     @property
     def hang_s(self) -> float:
-        """Time in seconds after which a server that does not answer is replaced, at most."""
+        """Longest time in seconds until a server that does not answer is replaced."""
         return _HANGING_MISSES * (self.answer_s + _EVERY_S)
 
     def state(self) -> ServerState:
@@ -234,7 +242,10 @@ def _kill_hung(path: Path, pid_note: Path) -> None:
 
 
 def main() -> int:
-    """Run the embedded broker until SIGTERM or SIGINT and return 0; return 1 if the server stops answering."""
+    """Run the embedded broker until SIGTERM or SIGINT.
+
+    Returns 0, or 1 if the server stops answering.
+    """
     settings = load_settings()
     configure_logging(settings, "broker")
     with runtime_folder_in_use(settings):
@@ -255,7 +266,9 @@ def _run(settings: Settings) -> int:
 
 
 def keep(broker: EmbeddedBroker, stop: threading.Event) -> int:
-    """Run a broker until ``stop`` is set and return 0; return 1 if the server stops answering.
+    """Run a broker until ``stop`` is set.
+
+    Returns 0, or 1 if the server stops answering.
 
     While the disk is full, no server is started: it would exit at its first write.
     """

@@ -34,7 +34,10 @@ def listens(path: Path) -> bool:
 
 
 def listener_pid(path: Path) -> int | None:
-    """Return the id of the process that listens on a Unix socket, None if there is none or it cannot be found out."""
+    """Return the id of the process that listens on a Unix socket.
+
+    Returns None if there is no process, or if its id cannot be found out.
+    """
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
@@ -49,7 +52,9 @@ def listener_pid(path: Path) -> int | None:
 
 
 def note_listener(path: Path, note: Path) -> None:
-    """Write the id and the start time of the process that listens on a Unix socket to the file ``note``.
+    """Store the id and the start time of the process that listens on a Unix socket.
+
+    They are written to the file ``note``.
 
     Raises:
         OSError: The process cannot be found out, or the file cannot be written.
@@ -61,7 +66,9 @@ def note_listener(path: Path, note: Path) -> None:
 
 
 def noted_pid(note: Path) -> int | None:
-    """Return the id of the process in a file of :func:`note_listener`, None if that process has ended.
+    """Return the process id from a file that ``note_listener`` wrote.
+
+    Returns None if there is no file, or if the process has ended.
 
     A later process with the same id has another start time.
     """
@@ -85,7 +92,9 @@ def _start_time(pid: int) -> str:
 
 
 def kill_listener(path: Path, note: Path, timeout: float = 5.0) -> bool:
-    """Kill the process that listens on a Unix socket; return whether nothing listens there afterwards.
+    """Kill the process that listens on a Unix socket.
+
+    Returns whether nothing listens on the socket afterwards.
 
     Args:
         path: Path of the socket.

@@ -21,7 +21,9 @@ _RETRY_S = 60.0
 
 
 class BrokerReserve:
-    """A file in the broker's folder that takes up disk space until the disk is nearly full, and is then deleted.
+    """File that keeps disk space free for the embedded broker.
+
+    It lies in the broker's folder, and is deleted when the disk is nearly full.
 
     A Valkey server exits when it cannot append a change to its file, and other programs may fill the disk. The space
     that becomes free is left to the server: large writes of this product are refused while the disk has less than
@@ -37,7 +39,9 @@ class BrokerReserve:
         self._next_try = 0.0  # by time.monotonic()
 
     def balance(self) -> None:
-        """Delete the file if the disk is nearly full. Create it if it fits beside the disk's reserve.
+        """Delete the reserve file if the disk is nearly full, or create it if there is room.
+
+        It is created only if it fits beside the space that this product leaves free on the disk.
 
         After an error of the disk, which is logged, calls do nothing for a minute.
         """
@@ -61,7 +65,10 @@ class BrokerReserve:
             write_atomically(self._path, os.urandom(size), mode=0o600)
 
     def has_room(self) -> bool:
-        """Return whether the disk has the space that a server needs to start and to rewrite its file."""
+        """Return whether the disk has the space that the Valkey server needs.
+
+        The server needs space to start and to rewrite its file.
+        """
         return shutil.disk_usage(existing_folder(self._folder)).free >= self._size() // 2
 
     def _size(self) -> int:

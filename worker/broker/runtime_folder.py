@@ -16,7 +16,9 @@ from worker.settings import Settings
 
 
 def check_runtime_folder(folder: Path) -> None:
-    """Check that a runtime folder, if there is one, can be trusted: a folder of this user that no other may change.
+    """Check that no other user can change the runtime folder.
+
+    It must be a folder of this user. A folder that does not exist passes the check.
 
     Raises:
         BrokerStartFailed: It belongs to another user, others may write to it, or it is a link or a file.
@@ -38,7 +40,9 @@ def make_runtime_folder(folder: Path) -> None:
 
 @contextmanager
 def runtime_folder_in_use(settings: Settings) -> Iterator[None]:
-    """Hold the runtime folder of the embedded broker during a ``with`` block. With any other broker, do nothing.
+    """Context manager that keeps the runtime folder of the embedded broker in use.
+
+    With any other broker it does nothing. The folder is held during the ``with`` block.
 
     While any process holds it, no other user can take its place. The last process to leave removes it, unless
     ``SNF_RUNTIME_DIR`` names it or something is in it.

@@ -15,7 +15,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CurveEvents:
-    """Training curve of a job: its ``metrics`` and ``validation`` events in order of steps, without repeated steps.
+    """Training curve of a job, as its ``metrics`` and ``validation`` events.
+
+    The events are in order of steps, without repeated steps.
 
     Steps are strictly increasing.
 
@@ -29,7 +31,7 @@ class CurveEvents:
 
 
 def read_curve(path: Path) -> CurveEvents:
-    """Return the training curve in the event file at ``path``, without steps that a later attempt repeated.
+    """Return the training curve from a job's event file.
 
     An attempt that resumes at a checkpoint repeats the steps after it. The events of earlier attempts about these steps
     are dropped.
@@ -55,7 +57,10 @@ def read_curve(path: Path) -> CurveEvents:
 
 
 def newest_attempt(path: Path) -> int:
-    """Return the number of the newest attempt in the event file at ``path``; 0 if it has no events."""
+    """Return the number of the newest attempt (execution) in a job's event file.
+
+    Returns 0 if the file has no events.
+    """
     numbers = (event.get("attempt") for chunk in read_chunks(path) for _, event in chunk.entries)
     return max((number for number in numbers if isinstance(number, int)), default=0)
 

@@ -17,7 +17,9 @@ _LIMITS = 0.02, 50.0
 
 
 class DurationModel:
-    """Duration of past trainings relative to a reference machine, kept in Redis to correct later estimates.
+    """Durations of past trainings, relative to a reference machine.
+
+    They are kept in Redis to correct later estimates.
 
     A slowdown is the time that a job took over the time that the reference machine needs for the same work
     (``models.training.cost.throughput.ASSUMED``).
@@ -28,7 +30,9 @@ class DurationModel:
         self._key = f"{prefix}pace"  # its name since the first version
 
     def slowdown(self, device: DeviceKind, preset: str) -> float | None:
-        """Return how many times longer a preset trains here than on the reference machine, or None if unknown.
+        """Return how much slower training is here than on the reference machine.
+
+        The value is the factor for a preset on a kind of device, or None if unknown.
 
         Falls back to the latest training with any preset on this kind of device.
 
@@ -44,7 +48,9 @@ class DurationModel:
         return float(value) if value else None
 
     def learn(self, job: Job, device: DeviceKind) -> None:
-        """Average the slowdown of a finished training (actual / reference time) with the stored one, half each.
+        """Update the stored slowdown with the duration of a finished training.
+
+        The slowdown is actual time over reference time. The old and the new value count half each.
 
         Jobs that failed, were interrupted, or had a limit in minutes change nothing.
 

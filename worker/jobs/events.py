@@ -24,7 +24,10 @@ _METRICS = ("bits_per_dim", "reconstruction_error", "learning_rate")
 
 
 class EventLog:
-    """Writer that appends a job's events to a file, one JSON object per line, with time and attempt number."""
+    """Writer that appends the events of a job to a file.
+
+    Each line is a JSON object with the time and the attempt number.
+    """
 
     def __init__(self, folder: Path, attempt: int) -> None:
         self._attempt = attempt
@@ -50,7 +53,7 @@ class EventLog:
 
 
 class EventReader:
-    """Reader that returns the new events in a job's event file, and only those of one attempt."""
+    """Reader of the new events of one attempt in a job's event file."""
 
     def __init__(self, folder: Path, attempt: int) -> None:
         self._path = folder / FILE
@@ -58,7 +61,10 @@ class EventReader:
         self._offset = self._path.stat().st_size if self._path.exists() else 0
 
     def read(self) -> list[Event]:
-        """Return this attempt's events whose lines were completed in the file since the last call."""
+        """Return the events of this attempt that were written since the last call.
+
+        A line that is not complete yet is left for a later call.
+        """
         events: list[Event] = []
         for chunk in read_chunks(self._path, self._offset):
             self._offset = chunk.end
@@ -68,7 +74,9 @@ class EventReader:
 
 
 class AttemptSummary:
-    """Summary of the events of one attempt of a job: latest progress, metrics, checkpoint, result and error.
+    """Summary of the events of one attempt to run a job.
+
+    It holds the latest progress, metrics, checkpoint, result and error.
 
     Args:
         progress: Progress in the job record.
@@ -86,7 +94,10 @@ class AttemptSummary:
         self.changed = False
 
     def add(self, event: dict[str, Any]) -> None:
-        """Update progress, metrics, checkpoint, result or error with an event; ignore other kinds of events."""
+        """Update the summary with an event.
+
+        An event may change progress, metrics, checkpoint, result or error. Other kinds of events are ignored.
+        """
         kind = event["event"]
         if kind in ("metrics", "scoring"):
             self.progress.update({key: event[key] for key in _PROGRESS if key in event})
@@ -116,7 +127,10 @@ class AttemptSummary:
         self.changed = True
 
     def changes(self) -> dict[str, Any]:
-        """Return the fields to update in the job record, with None for NaN and infinite values."""
+        """Return the fields of the job record to update.
+
+        NaN and infinite values become None.
+        """
         self.changed = False
         fields: dict[str, Any] = {"progress": _finite(self.progress), "metrics": _finite(self.metrics)}
         if self.checkpoint_step is not None:

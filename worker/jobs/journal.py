@@ -16,14 +16,20 @@ Event = dict[str, Any]
 
 
 class Entry(NamedTuple):
-    """An event of a job, with the byte offset in the event file at which the next line begins."""
+    """An event of a job with its end position in the event file.
+
+    ``end`` is the byte offset at which the next line begins.
+    """
 
     end: int
     event: Event
 
 
 class JournalChunk(NamedTuple):
-    """Events from consecutive lines of a job's event file, with the byte offset at which the next chunk begins."""
+    """Consecutive events from the event file of a job.
+
+    ``end`` is the byte offset at which the next chunk begins.
+    """
 
     entries: list[Entry]
     end: int
@@ -31,7 +37,9 @@ class JournalChunk(NamedTuple):
 
 
 def read_chunk(path: Path, offset: int = 0, limit: int = CHUNK_BYTES) -> JournalChunk:
-    """Return the events in the complete lines among ``limit`` bytes of an event file, from byte ``offset`` on.
+    """Read a chunk of a job's event file, and return its events.
+
+    The events are those of the complete lines among ``limit`` bytes from byte ``offset`` on.
 
     Damaged lines are skipped. ``NaN`` and infinities, which JSON does not have, become None. A missing file counts as
     empty.
@@ -61,7 +69,10 @@ def read_chunk(path: Path, offset: int = 0, limit: int = CHUNK_BYTES) -> Journal
 
 
 def read_chunks(path: Path, offset: int = 0) -> Iterator[JournalChunk]:
-    """Yield the events of a job's event file, from byte ``offset`` to its end, in chunks of up to 256 KiB."""
+    """Yield the events of a job's event file in chunks.
+
+    Reading goes from byte ``offset`` to the end of the file. A chunk has up to 256 KiB.
+    """
     while True:
         chunk = read_chunk(path, offset)
         yield chunk

@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 
 
 class LeaseStore:
-    """Leases in Redis: a lease gives one worker the exclusive right to run a job until it expires, unless renewed.
+    """Store of job leases in Redis.
+
+    A lease gives one worker the exclusive right to run a job. It expires unless the worker renews it.
 
     An attempt number is a fencing token: only the newest attempt of a job may change its record. Every method raises
     ``BrokerDown`` when Redis does not answer in time.
@@ -57,7 +59,9 @@ class LeaseStore:
     def renew(
         self, job_id: str, attempt: int, lease_s: float, changes: Mapping[str, Any] | None = None
     ) -> RequestedAction:
-        """Extend a lease to ``lease_s`` s from now, write ``changes`` to the job, and return what users request of it.
+        """Extend the lease of a job to ``lease_s`` seconds from now.
+
+        ``changes`` are written to the job record.
 
         Returns:
             The action that users requested of the job.
@@ -72,7 +76,10 @@ class LeaseStore:
         return RequestedAction(verdict)
 
     def holds(self, job_id: str, attempt: int) -> bool:
-        """Return True if an attempt may still write results: the job runs, and no newer attempt has begun."""
+        """Return whether an attempt may still write the results of its job.
+
+        It may while the job is starting or running and no newer attempt has begun.
+        """
         with translate_redis_errors():
             status, newest = cast(
                 Sequence[str | None], self._client.hmget(self._key(f"job:{job_id}"), ["status", "attempts"])
@@ -88,7 +95,9 @@ class LeaseStore:
         self._leave(job_id, attempt, Status.RUNNING, {})
 
     def finish(self, job_id: str, attempt: int, status: Status, changes: Mapping[str, Any]) -> None:
-        """Set the final status of a job, store its result or error from ``changes``, and end its lease.
+        """Set the final status of a job, and end its lease.
+
+        The result or the error of the job is stored from ``changes``.
 
         Raises:
             StaleAttempt: The attempt does not hold the lease.
@@ -99,7 +108,9 @@ class LeaseStore:
         self._leave(job_id, attempt, status, changes)
 
     def put_back(self, job_id: str, attempt: int, changes: Mapping[str, Any]) -> Status:
-        """End the lease of an unfinished job, queue it again before all waiting jobs, and return its new status.
+        """End the lease of an unfinished job, and queue the job again.
+
+        The job comes before all waiting jobs.
 
         Returns:
             The new status: ``queued``, or ``cancelled`` or ``paused`` if users requested that.
@@ -110,7 +121,9 @@ class LeaseStore:
         return self._leave(job_id, attempt, Status.QUEUED, changes, first=True)
 
     def expire(self, job_id: str, max_attempts: int) -> str:
-        """End the lease of a job whose worker did not renew it in time; queue, pause, cancel or fail the job.
+        """End the lease of a job whose worker did not renew it in time.
+
+        The job is then queued, paused, cancelled or failed.
 
         A confirmed attempt without a new checkpoint counts as one without progress. The job fails after
         ``max_attempts`` of them in a row.
@@ -128,7 +141,10 @@ class LeaseStore:
 
     @contextmanager
     def lock(self, name: str, life_s: float) -> Iterator[bool]:
-        """Context manager that locks ``name`` for all workers for ``life_s`` s at most; yields False if it is taken."""
+        """Context manager that takes a named lock, which all workers share.
+
+        The lock ends after ``life_s`` seconds at most. Yields False if the lock is taken already.
+        """
         key, token = self._key(f"lock:{name}"), secrets.token_hex(8)
         with translate_redis_errors():
             got = bool(self._client.set(key, token, nx=True, px=int(life_s * 1000)))
@@ -157,7 +173,9 @@ class LeaseStore:
         return seconds * 1000 + microseconds // 1000
 
     def cap_times(self) -> int:
-        """Correct times that lie in the future because the server's clock was set back; return their number.
+        """Correct stored times that lie in the future.
+
+        They do so if the clock of the Redis server was set back. Returns how many times needed this correction.
 
         Without it a lease would end, and a lost message be detected, only when the clock gets there.
         """

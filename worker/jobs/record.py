@@ -15,7 +15,10 @@ from worker.queues import DeviceKind, JobType, Queue
 
 
 class Status(StrEnum):
-    """Status of a job. Succeeded, partial (a scoring that could not judge every image), failed, cancelled are final."""
+    """Status of a background job.
+
+    Succeeded, partial, failed and cancelled are final. Partial is a scoring that could not judge every image.
+    """
 
     QUEUED = "queued"
     STARTING = "starting"
@@ -41,7 +44,10 @@ class RequestedAction(StrEnum):
 
 
 class Job(BaseModel):
-    """Record of a background job: what was requested, its status, its progress and its result; times are UTC."""
+    """Record of a background job.
+
+    It holds what was requested, the status, the progress and the result. All times are UTC.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -83,7 +89,9 @@ class Job(BaseModel):
 
     @property
     def attempt(self) -> int:
-        """Number of the newest attempt (execution) of the job, counted from 1; 0 before the first attempt.
+        """Number of the newest attempt (execution) of the job.
+
+        It is 0 before the first attempt, and 1 during the first attempt.
 
         It is also the fencing token.
         """
@@ -91,7 +99,10 @@ class Job(BaseModel):
 
     @property
     def finished(self) -> bool:
-        """Whether the job has ended: it has succeeded, is partial, has failed or been cancelled."""
+        """Whether the job has ended.
+
+        A job ends as succeeded, partial, failed or cancelled.
+        """
         return self.status in TERMINAL
 
 
@@ -99,7 +110,9 @@ _JSON_FIELDS = frozenset({"architecture", "parameters", "progress", "metrics", "
 
 
 def to_hash(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Return fields of a job record as text for a Redis hash: dicts as JSON, booleans as ``0`` or ``1``.
+    """Convert fields of a job record to text for a Redis hash.
+
+    Dictionaries become JSON, and booleans become ``0`` or ``1``.
 
     Fields that are None are left out, unless they are stored as JSON.
     """
@@ -122,7 +135,10 @@ def from_hash(fields: Mapping[str, str]) -> Job:
 
 
 class JobPage(BaseModel):
-    """A page of the list of jobs, newest first; ``next`` is the cursor of the following page, or None at the end."""
+    """Page of the list of jobs, newest first.
+
+    ``next`` is the cursor of the following page, or None at the end.
+    """
 
     jobs: list[Job]
     next: str | None = None
@@ -134,7 +150,9 @@ _last = [0, 0]
 
 
 def new_job_id() -> str:
-    """Return a new job id of 26 characters; ids sort by time, and within a process in the order of creation.
+    """Return a new job id of 26 characters that sorts by time.
+
+    Within a process, an id sorts after all earlier ids, also in the same millisecond.
 
     It consists of the milliseconds since 1970 and 80 random bits.
     """

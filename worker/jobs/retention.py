@@ -18,7 +18,9 @@ _AT_ONCE = 50
 
 
 def drop_training_files(folder: Path) -> None:
-    """Delete checkpoints and trained model from a training job's folder, after the model was registered.
+    """Delete the checkpoints and the trained model in a training job's folder.
+
+    Call this after the model was registered.
 
     The registry has a copy.
     """
@@ -41,7 +43,9 @@ def adopt_files(source: Path, target: Path) -> bool:
 
 
 def adopt_earlier(store: JobStore, folder: Path, retry_of: str | None, name: str) -> str | None:
-    """Link a subfolder of the job that this job retries, such as its checkpoints, into the folder of this job.
+    """Link a subfolder of an earlier job into the folder of the job that retries it.
+
+    The subfolder holds files to continue from, such as checkpoints.
 
     The newest earlier job with such a subfolder is used. The chain of retries is followed, because a retry that never
     began has no files.
@@ -104,13 +108,19 @@ def _delete_folder(settings: Settings, job_id: str) -> None:
 
 
 def clear_removed(store: JobStore, settings: Settings) -> None:
-    """Delete files of removed jobs that are left because their removal was interrupted."""
+    """Delete leftover files of removed jobs.
+
+    Files are left if the removal of a job was interrupted.
+    """
     for job_id in store.removed():
         _remove_files(store, settings, job_id)
 
 
 def sweep_old_jobs(store: JobStore, settings: Settings) -> int:
-    """Delete up to 50 jobs that ended more than ``retention_days`` ago, with their files; return their number."""
+    """Delete old jobs with their files, and return their number.
+
+    A job is old if it ended more than ``retention_days`` ago. A call deletes at most 50 jobs.
+    """
     ids = store.finished_before(settings.retention_days * 24 * 3600, limit=_AT_ONCE)
     removed = 0
     for job_id in ids:

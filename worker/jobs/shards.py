@@ -38,7 +38,9 @@ return token
 
 
 class Shards:
-    """The unfinished shards (ranges of images) of a bulk scoring job in Redis, which processes claim one by one.
+    """Unfinished ranges of images (shards) of a bulk scoring job, kept in Redis.
+
+    Processes claim the shards one by one.
 
     Every method raises ``BrokerDown`` when Redis does not answer in time.
     """
@@ -50,7 +52,10 @@ class Shards:
         self._renew = client.register_script(_RENEW)
 
     def offer(self, shards: Iterable[int]) -> None:
-        """Add unfinished shards by their numbers; a shard that is present already keeps its reservation."""
+        """Add shards (ranges of images) that are still to be scored, by their numbers.
+
+        A shard that is present already keeps its reservation.
+        """
         unclaimed = dict.fromkeys(map(str, shards), 0)
         if unclaimed:
             with translate_redis_errors():
@@ -76,11 +81,17 @@ class Shards:
             return cast(str, self._renew(args=[self._key, shard, token, int(life_s * 1000)])) or None
 
     def release(self, shard: int, token: str) -> None:
-        """End the reservation of a shard early, so that another process can reserve the shard at once."""
+        """End the reservation of a shard (range of images) early.
+
+        Another process can then reserve the shard at once.
+        """
         self.renew(shard, token, 0)
 
     def done(self, shard: int) -> None:
-        """Remove a shard from the unfinished shards, because the file with its scores is written."""
+        """Remove a finished shard (range of images) from the unfinished shards.
+
+        A shard is finished when the file with its scores is written.
+        """
         with translate_redis_errors():
             self._client.zrem(self._key, str(shard))
 

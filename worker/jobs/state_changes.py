@@ -19,7 +19,10 @@ _CONNECTIONS = 8
 
 
 class StateChange(NamedTuple):
-    """A change of a job's status: the new status, the attempt number, the worker's name and the id in Redis."""
+    """A change of a job's status.
+
+    It has the new status, the attempt number, the worker's name and the id in Redis.
+    """
 
     id: str
     status: Status
@@ -33,7 +36,9 @@ class StateChange(NamedTuple):
 
 
 class StateChanges(NamedTuple):
-    """New status changes of a job, its current status, and the time at which Redis was read.
+    """New status changes of a job, with its current status.
+
+    ``clock_ms`` is the time at which Redis was read.
 
     No later change has an earlier time than ``clock_ms``. ``status`` is None if the job does not exist.
     """
@@ -49,7 +54,10 @@ class StateChanges(NamedTuple):
 
 
 class ChangeReader:
-    """Asynchronous reader of jobs' status changes in Redis, with up to 8 connections that all requests share."""
+    """Asynchronous reader of the status changes of jobs in Redis.
+
+    All requests share up to 8 connections.
+    """
 
     def __init__(self, settings: Settings) -> None:
         # Readers share a few connections; a reader that gets none in time reports an outage.
@@ -67,7 +75,9 @@ class ChangeReader:
         self._prefix = settings.key_prefix
 
     async def after(self, job_id: str, change_id: str = START) -> StateChanges:
-        """Return the status changes of a job since the change with the id ``change_id``; by default all of them.
+        """Return the status changes of a job after a given change.
+
+        ``change_id`` is the id of the given change. By default all changes are returned.
 
         A removed job has none.
 

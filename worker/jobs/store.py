@@ -17,7 +17,10 @@ from worker.queues import JobType
 
 
 class JobLimits(NamedTuple):
-    """Most unfinished jobs (queued, running or paused) of one caller, and of all callers together."""
+    """Largest numbers of unfinished jobs, per caller and in total.
+
+    Unfinished jobs are queued, running or paused.
+    """
 
     per_caller: int
     altogether: int
@@ -62,7 +65,9 @@ class JobStore(LeaseStore):
             self._client.ping()
 
     def create(self, job: Job, idempotency_key: str | None = None, fingerprint: str = "") -> tuple[Job, bool]:
-        """Store a new queued job, or return the job that an earlier request with the same idempotency key created.
+        """Store a new queued job.
+
+        If an earlier request had the same idempotency key, its job is returned instead.
 
         Args:
             job: Record of the new job.
@@ -94,7 +99,9 @@ class JobStore(LeaseStore):
         return self.get(value), verdict == "created"
 
     def known(self, idempotency_key: str, fingerprint: str) -> Job | None:
-        """Return the job that an earlier request with this idempotency key created, or None if there is none.
+        """Return the job that an earlier request with this idempotency key created.
+
+        Returns None if there is none.
 
         Raises:
             IdempotencyConflict: The key was used with another fingerprint.
@@ -176,7 +183,9 @@ class JobStore(LeaseStore):
             return self._client.zcard(self._key(f"jobs:status:{status.value}"))
 
     def request_cancel(self, job_id: str) -> Job:
-        """Cancel a queued or paused job at once, or ask a running job to stop; return the job's record.
+        """Cancel a job, or ask a running job to stop.
+
+        A queued or paused job is cancelled at once. Returns the job's record.
 
         Raises:
             JobNotFound: No job has this id.
@@ -186,7 +195,9 @@ class JobStore(LeaseStore):
         return self.get(job_id)
 
     def request_pause(self, job_id: str) -> Job:
-        """Pause a queued job at once, or ask a running job to stop; return the job's record.
+        """Pause a job, or ask a running job to stop.
+
+        A queued job is paused at once. Returns the job's record.
 
         Raises:
             JobNotFound: No job has this id.
@@ -197,7 +208,9 @@ class JobStore(LeaseStore):
         return self.get(job_id)
 
     def request_resume(self, job_id: str) -> tuple[Job, bool]:
-        """Queue a paused job before all waiting jobs, or withdraw a pause that has not stopped the job yet.
+        """Queue a paused job again, or withdraw a request to pause.
+
+        A paused job is queued before all waiting jobs. A request is withdrawn if it has not stopped the job yet.
 
         Returns:
             The record, and whether the job needs a new message.
@@ -224,7 +237,10 @@ class JobStore(LeaseStore):
             return cast(Ids, self._client.zrangebyscore(self._key("finished"), "-inf", latest, start=0, num=limit))
 
     def mentioning(self, name: str) -> Jobs:
-        """Return unfinished jobs with dataset ``name``, any version of model ``name``, or that name in parameters."""
+        """Return the unfinished jobs that use the dataset or the model with a name.
+
+        A job also counts if the name occurs in its parameters. Any version of the model counts.
+        """
         ids = cast(Ids, self._call(lua.MENTIONING, self._prefix, name, json.dumps(name)))
         return [job for job in self._read(ids) if not job.finished]
 
@@ -238,7 +254,9 @@ class JobStore(LeaseStore):
         return [from_hash(record) for record in records if record]
 
     def remove(self, job_id: str, *, because_old: bool = False) -> None:
-        """Delete the record of a job that has ended; its id stays in the list of ``removed`` jobs until ``cleared``.
+        """Delete the record of a job that has ended.
+
+        The id of the job stays in the list of :meth:`removed` until :meth:`cleared` is called.
 
         The decision is made in Redis, so that the job cannot be retried at the same time.
 
@@ -264,17 +282,23 @@ class JobStore(LeaseStore):
             raise JobConflict(f"job {job_id} is {verdict}; cancel it first or wait for its end")
 
     def removed(self) -> Ids:
-        """Return the ids of removed jobs whose files may still be there, because their removal was interrupted."""
+        """Return the ids of removed jobs whose files may still exist.
+
+        Files are left if the removal of a job was interrupted.
+        """
         with translate_redis_errors():
             return sorted(cast(set[str], self._client.smembers(self._key("removed"))))
 
     def cleared(self, job_id: str) -> None:
-        """Record that the files of a removed job are deleted, so that :meth:`removed` no longer returns its id."""
+        """Record that the files of a removed job are deleted.
+
+        The method :meth:`removed` then no longer returns the id of the job.
+        """
         with translate_redis_errors():
             self._client.srem(self._key("removed"), job_id)
 
     def shards(self, job_id: str) -> Shards:
-        """Return a ``Shards`` object for the ranges of images that a bulk scoring job has not scored yet."""
+        """Return the unfinished ranges of images (shards) of a bulk scoring job."""
         return Shards(self._client, self._prefix, job_id)
 
 

@@ -25,7 +25,9 @@ ROOM_BYTES = 4 * 2**20
 
 
 def training_queue(device: DeviceKind, registry: WorkerRegistry) -> Queue:
-    """Return the queue for training on a kind of device; ``auto`` means a GPU if a running worker has one, else CPU.
+    """Return the queue for training jobs on a kind of device.
+
+    ``auto`` means the GPU queue if a running worker serves it, else the CPU queue.
 
     Raises:
         BrokerDown: Redis does not answer.
@@ -52,7 +54,9 @@ def submit_training(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Store a new training job and send it to its queue; return its record. Arguments must be valid already.
+    """Store a new training job, and send it to its queue.
+
+    Returns the record of the job. The arguments must be valid already.
 
     The call blocks for a few seconds at most and must not be made from an event loop.
 
@@ -103,7 +107,9 @@ def submit_on_model(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Store and queue a job that scores a dataset, calibrates or evaluates a model, or measures its limit.
+    """Store and queue a job that uses a trained model.
+
+    Returns the record of the job.
 
     Args:
         store: Job store.
@@ -141,7 +147,9 @@ def submit_recommendation(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Store and queue a job that compares the families of models on a dataset; return its record.
+    """Store and queue a job that compares model families on a dataset.
+
+    Returns the record of the job.
 
     It trains on a CPU, so it waits among the trainings.
 
@@ -170,7 +178,9 @@ def retry(
     caller: str = "",
     before_new: Callable[[], object] = lambda: None,
 ) -> Job:
-    """Queue a new job that continues a failed or cancelled job from its newest checkpoint; return its record.
+    """Queue a new job that continues a failed or cancelled job.
+
+    The new job starts from the newest checkpoint. Its record is returned.
 
     A terminal status never changes, so the retry is a job of its own with ``retry_of``. Repeating the call returns the
     same job.
@@ -219,7 +229,9 @@ def resume(store: JobStore, celery: Celery, job_id: str) -> Job:
 
 
 def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
-    """Send a job's id to its queue as a Celery message, before all waiting messages if ``first`` is True.
+    """Send the id of a job to its queue as a Celery message.
+
+    If ``first`` is True, the message comes before all waiting messages.
 
     Raises:
         BrokerDown: The broker takes no messages.
@@ -237,7 +249,9 @@ def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
 
 
 def send_again(store: JobStore, celery: Celery, job_id: str) -> bool:
-    """Send a queued job's id to its queue again, before all waiting jobs; return False if it is not queued.
+    """Send the message of a queued job to its queue again.
+
+    The job comes before all waiting jobs. Returns False if the job is not queued.
 
     Raises:
         BrokerDown: The broker takes no messages.
@@ -249,7 +263,10 @@ def send_again(store: JobStore, celery: Celery, job_id: str) -> bool:
 
 
 def fingerprint_of(request: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a request as JSON, in hexadecimal; the order of the fields does not matter."""
+    """Return the SHA-256 digest of a request, in hexadecimal.
+
+    The digest is that of the request as JSON. The order of the fields does not matter.
+    """
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 

@@ -15,7 +15,9 @@ from worker.queues import Queue
 
 
 class WaitingLines:
-    """The jobs that wait in each queue, kept in Redis in the order in which workers take them.
+    """Waiting jobs of each queue, kept in Redis.
+
+    The jobs are in the order in which workers take them.
 
     Every method raises ``BrokerDown`` when Redis does not answer in time.
     """
@@ -31,7 +33,10 @@ class WaitingLines:
             return sum(self._client.zcard(self._line(queue, first)) for first in (True, False))
 
     def position(self, job: Job) -> int | None:
-        """Return the number of jobs that wait before ``job`` in its queue, or None if it does not wait."""
+        """Return the number of jobs that wait before a job in its queue.
+
+        Returns None if the job does not wait.
+        """
         first, others = self._line(job.queue, True), self._line(job.queue, False)
         with translate_redis_errors():
             pipe = self._client.pipeline()
@@ -46,7 +51,9 @@ class WaitingLines:
     def lost_messages(
         self, queue: Queue, age_s: float, *, first: bool, line_is_empty: bool, limit: int = 500
     ) -> list[str]:
-        """Return the ids of waiting jobs whose Celery message was lost, so that no worker would take them.
+        """Return the ids of waiting jobs whose Celery message was lost.
+
+        No worker would take these jobs.
 
         A job may wait for hours behind others, so age alone proves nothing. A message is lost if its line holds no
         messages at all, or if a job that was sent later to the same line has been taken already.
@@ -68,7 +75,9 @@ class WaitingLines:
             return cast(list[str], ids)
 
     def note_dispatch(self, job_id: str) -> bool:
-        """Move a queued job before all waiting jobs; return False, without a change, if it is not queued.
+        """Move a queued job before all waiting jobs.
+
+        Returns False, without a change, if the job is not queued.
 
         A new message is sent for it afterwards.
         """
@@ -76,7 +85,7 @@ class WaitingLines:
             return bool(self._note_dispatch(args=[self._prefix, job_id]))
 
     def message_count(self, keys: Sequence[str]) -> int:
-        """Return how many Celery messages the Redis lists with these keys contain in total.
+        """Return the total number of Celery messages in Redis lists.
 
         The keys of the lists come from ``celery_app.queue_keys``.
         """

@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class WorkerState(StrEnum):
-    """State of a worker process: idle, busy with a job, or not receiving the messages that wait for it."""
+    """State of a worker process.
+
+    A worker is idle, busy with a job, or does not receive the messages that wait for it.
+    """
 
     IDLE = "idle"
     BUSY = "busy"
@@ -24,7 +27,10 @@ class WorkerState(StrEnum):
 
 
 class WorkerInfo(BaseModel):
-    """Entry of a running worker process: its device, its queues, its memory, its state and its current job."""
+    """Registry entry of a running worker process.
+
+    It holds the device, the queues, the memory, the state and the current job.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -39,7 +45,9 @@ class WorkerInfo(BaseModel):
 
 
 class WorkerRegistry:
-    """List of the running worker processes in Redis; an entry expires unless its worker renews it.
+    """Registry of the running worker processes, kept in Redis.
+
+    An entry expires unless its worker renews it.
 
     Every method raises ``BrokerDown`` when Redis does not answer in time, and where it writes also when Redis takes no
     writes.
@@ -72,7 +80,10 @@ class WorkerRegistry:
             return bool(self._client.exists(self._prefix + name))
 
     def require_writable(self) -> None:
-        """Write a key that expires after a second; raise ``BrokerDown`` if Redis takes no writes."""
+        """Check that Redis accepts writes.
+
+        A key that expires after a second is written. Raises ``BrokerDown`` if Redis takes no writes.
+        """
         with translate_redis_errors():
             self._client.set(f"{self._index}:write-check", "", px=1000)
 

@@ -11,7 +11,9 @@ FIRST = "first"
 
 
 def ensure_keys(settings: Settings, echo: Callable[[str], None]) -> None:
-    """Create an admin API key, and write it to a file, if other machines can reach the service and no key exists.
+    """Create the first admin API key if the service needs a key and has none.
+
+    A key is needed if other machines can reach the service.
 
     A service on loopback stays open, and so does a service with ``trusted_bind``. The text of the key is written to
     ``home/api-key``, readable by its owner only. If that file exists already, its text becomes a valid key.
@@ -44,7 +46,9 @@ def ensure_keys(settings: Settings, echo: Callable[[str], None]) -> None:
 
 
 def import_key_file(settings: Settings) -> StoredKey | None:
-    """Store a hash of the API key in the file ``api-key`` of the data folder, with the role ``admin``.
+    """Import the API key from the file ``api-key`` as an admin key.
+
+    The file is in the data folder. Only a hash of the key is stored.
 
     The file comes from a version without hashed keys, or from an interrupted creation of the first key. A text that was
     stored before is skipped, so that a revoked or rotated key stays so.

@@ -32,7 +32,10 @@ class KeysUnreadable(ValueError):
 
 
 class KeyConflict(ValueError):
-    """Raised when API keys cannot be changed as asked: a name is taken, or no valid key has the name or id."""
+    """Raised when API keys cannot be changed as requested.
+
+    A name is taken, or no valid key has the given name or id.
+    """
 
 
 class _KeyModel(BaseModel):
@@ -40,14 +43,20 @@ class _KeyModel(BaseModel):
 
 
 class ReplacedSecret(_KeyModel):
-    """Hash of an API key's previous secret, which stays valid until the time ``until`` after a rotation."""
+    """Hash of the previous secret of a rotated API key.
+
+    The previous secret stays valid until the time ``until``.
+    """
 
     digest: Digest
     until: AwareDatetime
 
 
 class StoredKey(_KeyModel):
-    """An API key in the key file: name, role, rate limits, dates, and a hash instead of the secret."""
+    """API key in the key file, with a hash instead of the secret.
+
+    It has a name, a role, rate limits and dates.
+    """
 
     id: str = Field(pattern=r"^[0-9a-f]{12}$")
     name: Name
@@ -68,7 +77,9 @@ class StoredKey(_KeyModel):
         return "expired" if self.expires is not None and self.expires <= now else "active"
 
     def matches(self, given: str, now: datetime) -> bool:
-        """Return, in constant time, whether ``given`` is the SHA-256 (hexadecimal) of this API key's text.
+        """Return whether a hash is that of this API key.
+
+        ``given`` is a SHA-256 digest in hexadecimal. The comparison takes constant time.
 
         The previous secret of a rotated key counts while it is valid at the time ``now``.
         """
@@ -84,7 +95,9 @@ class _Content(_KeyModel):
 
 
 def digest_of(text: str) -> str:
-    """Return the SHA-256 of an API key's text in hexadecimal; the service stores only this hash.
+    """Return the SHA-256 digest of an API key, in hexadecimal.
+
+    The service stores only this digest.
 
     A single pass is enough. The secret has 256 random bits, so a slow hash would not make guessing harder, but would
     make every request slower.
@@ -99,7 +112,9 @@ def id_in(text: str) -> str | None:
 
 
 class KeyFile:
-    """File of API keys (hashes, not secrets), which several processes may read and change at the same time.
+    """File with the hashes of API keys.
+
+    Several processes may read and change the file at the same time.
 
     Every method raises ``KeysUnreadable`` if the file is damaged, and ``OSError`` if it cannot be accessed.
     """
@@ -138,7 +153,9 @@ class KeyFile:
         images: str | None = None,
         deliver: Callable[[str], None] = lambda _text: None,
     ) -> tuple[StoredKey, str]:
-        """Create an API key; return its record and its text, which cannot be read again: only its hash is stored.
+        """Create an API key, and return its record and its secret text.
+
+        The text cannot be read again, because only its hash is stored.
 
         Args:
             name: Name of the key.
@@ -173,7 +190,9 @@ class KeyFile:
         return key, text
 
     def import_text(self, name: str, role: Role, text: str) -> StoredKey | None:
-        """Store the hash of an existing key text; if ``name`` is taken, append a number, as in ``name-2``.
+        """Store the hash of an existing API key.
+
+        If ``name`` is taken, a number is appended, as in ``name-2``.
 
         Returns:
             The new key, or None if the text was stored before.
@@ -210,7 +229,9 @@ class KeyFile:
         return revoked
 
     def rotate(self, ref: str, overlap: timedelta) -> tuple[StoredKey, str]:
-        """Replace the secret of an API key and return the new key; the old one stays valid for the time ``overlap``.
+        """Replace the secret of an API key.
+
+        The old secret stays valid for the time ``overlap``.
 
         Returns:
             The key and the text with its new secret.

@@ -11,5 +11,8 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 
 def includes(held: Role, needed: Role) -> bool:
-    """Return whether the role ``held`` includes the permissions of ``needed``; order: read, score, train, admin."""
+    """Return whether the role ``held`` has all permissions of the role ``needed``.
+
+    In ascending order, the roles are read, score, train and admin.
+    """
     return ROLES.index(held) >= ROLES.index(needed)

@@ -22,7 +22,9 @@ _LARGEST_OUTPUT = 5_000_000
 
 
 class ChildProcess:
-    """A Python module that runs as a child process; after a crash it is restarted, with ever longer pauses.
+    """Python module that runs as a child process and is restarted after a crash.
+
+    The pause before a restart gets longer with each crash in a row.
 
     A process that hangs, so that it misses many probes in a row, is killed and restarted as well.
     Its output goes to ``home/logs/<name>.out``, which is emptied at 5 MB. What it logs is in ``<name>.jsonl``, too.
@@ -66,7 +68,10 @@ class ChildProcess:
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Start the process in a session of its own, so that Ctrl-C in the terminal does not reach it."""
+        """Start the process in a session of its own.
+
+        Ctrl-C in the terminal does not reach it.
+        """
         self._output.parent.mkdir(parents=True, exist_ok=True)
         self._limit_output()
         lifeline = Lifeline()
@@ -87,7 +92,9 @@ class ChildProcess:
         self._begin_watch(self._process.pid)
 
     def restart_if_dead(self) -> str | None:
-        """Kill the process if it hangs, restart it if it has died and its pause is over; call this regularly.
+        """Restart the process if it has died, and kill it if it hangs.
+
+        A restart comes after a pause. Call this method regularly.
 
         It never waits.
 
@@ -124,7 +131,10 @@ class ChildProcess:
             self._process.terminate()
 
     def end(self, deadline: float) -> None:
-        """Wait for the process to exit, and kill it at ``deadline``, a value of ``time.monotonic()``."""
+        """Wait for the process to exit, and kill it at a deadline.
+
+        ``deadline`` is a value of ``time.monotonic()``, in seconds.
+        """
         if self._process is None:
             return
         try:
@@ -135,7 +145,10 @@ class ChildProcess:
         self._forget()
 
     def output_tail(self) -> str:
-        """Return the last 15 lines that the process printed, after a line with the path of their file."""
+        """Return the last 15 lines that the process printed.
+
+        A line with the path of their file comes first.
+        """
         if not self._output.exists():
             return f"{self.name} left no output"
         lines = self._output.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
@@ -176,7 +189,10 @@ class ChildProcess:
 
 
 def restart_dead(processes: Sequence[ChildProcess], echo: Callable[[str], None]) -> None:
-    """Restart child processes that died, each after its pause, and kill those that hang; pass messages to ``echo``."""
+    """Restart child processes that died, and kill processes that hang.
+
+    Each restart comes after a pause. Messages are passed to ``echo``.
+    """
     for process in processes:
         message = process.restart_if_dead()
         if message is not None:
@@ -185,7 +201,9 @@ def restart_dead(processes: Sequence[ChildProcess], echo: Callable[[str], None])
 
 
 def stop_all(processes: Sequence[ChildProcess], deadline: float) -> None:
-    """Send SIGTERM to all processes, wait for them to exit, and kill those still running at ``deadline``.
+    """Stop processes by SIGTERM, and kill any that still run at the deadline.
+
+    The call waits until the processes have exited.
 
     The deadline is a value of ``time.monotonic()``, in seconds.
     """

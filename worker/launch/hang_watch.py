@@ -31,7 +31,9 @@ Probe = Callable[[int], bool]
 
 
 class HangWatch:
-    """Thread that probes a process every 15 s and counts the missed probes in a row.
+    """Thread that checks every 15 s whether a process answers.
+
+    It counts the missed probes in a row.
 
     Probes are counted instead of seconds: the time in which the machine was suspended, or this process was stopped,
     holds none.
@@ -62,7 +64,10 @@ class HangWatch:
 
     @property
     def hung(self) -> str | None:
-        """A phrase on the missed probes of a process that hangs; None of one that answers or still starts."""
+        """Phrase on the missed probes if the process hangs, else None.
+
+        A process that answers or that is still starting does not hang.
+        """
         misses = self._misses
         if misses < (self._most if self._answered else max(self._most, _MISSES_AT_START)):
             return None
@@ -87,7 +92,10 @@ class HangWatch:
 
 
 def service_probe(url: str) -> Probe:
-    """Return a probe of the HTTP service at ``url`` by its ``/healthz``; any answer counts, also a refusal."""
+    """Return a function that checks whether the HTTP service answers.
+
+    It requests ``/healthz`` from the service at ``url``. Any answer counts, even a refusal.
+    """
 
     def probe(_pid: int) -> bool:
         try:
@@ -103,7 +111,9 @@ def service_probe(url: str) -> Probe:
 
 
 def worker_probe(settings: Settings) -> Probe:
-    """Return a probe that counts a worker as alive while its registry entry, renewed by each heartbeat, exists.
+    """Return a function that checks whether a worker is alive.
+
+    A worker is alive while its registry entry exists, which each heartbeat renews.
 
     In an outage of the broker, or while it takes no writes, workers count as alive: they cannot renew their entries.
     """
@@ -125,7 +135,9 @@ def worker_probe(settings: Settings) -> Probe:
 
 
 def broker_probe(broker: EmbeddedBroker) -> Probe:
-    """Return a probe of the embedded broker by PING to its server.
+    """Return a function that checks whether the embedded broker works.
+
+    It sends a PING to the server of the broker.
 
     The process of the broker replaces a server that hangs. This probe detects that both hang. On a full disk the
     process waits for room without a server.

@@ -41,7 +41,9 @@ def supervise(
     worker: str = "worker.runtime.main",
     service: str = "app.server",
 ) -> int:
-    """Run broker, workers and HTTP service on this machine as child processes until SIGINT or SIGTERM.
+    """Run the broker, the workers and the HTTP service of this machine.
+
+    They are child processes, and run until SIGINT or SIGTERM.
 
     Args:
         settings: Settings of all processes.
@@ -113,7 +115,10 @@ def _print(line: str) -> None:
 
 
 class Installation:
-    """All processes that ``snf up`` runs: the message broker, a worker for each device, and the HTTP service."""
+    """All processes that ``snf up`` runs.
+
+    They are the message broker, a worker for each device, and the HTTP service.
+    """
 
     def __init__(
         self,
@@ -142,7 +147,9 @@ class Installation:
         ]
 
     def run(self) -> int:
-        """Start all processes and print the service's address; restart any that die or hang, until a stop is requested.
+        """Start all processes, and restart any that die or hang until a stop is requested.
+
+        The address of the service is printed when the service is ready.
 
         Returns the exit code.
         """
@@ -164,7 +171,10 @@ class Installation:
         return 0
 
     def close(self) -> None:
-        """Stop workers and service, then the broker, because workers store interrupted jobs in it until their end."""
+        """Stop the workers and the HTTP service, then the broker.
+
+        The broker is last, because workers store interrupted jobs in it until their end.
+        """
         self._echo("stopping ...")
         stop_all(self._others, time.monotonic() + self._settings.kill_after_seconds)
         if self._broker is not None:
@@ -227,7 +237,10 @@ class Installation:
 
 
 def port_problem(host: str, port: int) -> str | None:
-    """Return None if a server can listen on this host and port, or else a sentence with the reason."""
+    """Return the reason why a server cannot listen on a host and port.
+
+    The reason is a sentence. Returns None if a server can listen there.
+    """
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:

@@ -6,7 +6,9 @@ from typing import cast
 
 
 def open_local(url: str, timeout: float) -> HTTPResponse:
-    """Send a GET request to a service on this machine, past any proxy in ``HTTP_PROXY``; return the open answer.
+    """Send a GET request to a service on this machine, and return the open response.
+
+    A proxy in ``HTTP_PROXY`` is not used.
 
     Args:
         url: URL of the service.

@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 
 
 def worker_processes(settings: Settings, module: str = "worker.runtime.main") -> list[ChildProcess]:
-    """Return one worker process, not yet started, for each device that can run jobs of the configured queues.
+    """Return the worker processes for the devices of this machine.
+
+    The processes are not started yet. Each device that can run jobs of the configured queues has one.
 
     The workers share the memory of the machine, see ``training_memory``.
 
@@ -61,7 +63,9 @@ def worker_processes(settings: Settings, module: str = "worker.runtime.main") ->
 
 
 def run_workers(settings: Settings, echo: Callable[[str], None] = print) -> int:
-    """Run a worker process for each device of this machine until SIGTERM or SIGINT; restart those that die.
+    """Run a worker process for each device of this machine until SIGTERM or SIGINT.
+
+    Child processes that die are restarted.
 
     A single device is served by this process, several devices by one child process each.
 

@@ -13,7 +13,7 @@ Origin = Literal["job", "command"]
 
 
 class RunStart(BaseModel):
-    """What is known of a run before it begins."""
+    """Facts of a training run that are known before it begins."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -27,7 +27,10 @@ class RunStart(BaseModel):
 
 
 class RunResult(BaseModel):
-    """The model that a run registered, and what was measured of it. Without a figure the model has none."""
+    """Model version that a training run registered, with its measured quality.
+
+    A figure that the model does not have is null.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -43,7 +46,7 @@ class RunResult(BaseModel):
 
     @classmethod
     def of(cls, version: ModelVersion, *, live: bool) -> RunResult:
-        """Return the result of a run that registered a version of a model.
+        """Return the result of a training run from the model version that it registered.
 
         Args:
             version: The version.
@@ -65,7 +68,7 @@ class RunResult(BaseModel):
 
 
 class TrainingRun(RunStart):
-    """A training run: its parameters, how it ended, and its result.
+    """Record of a training run with its parameters and its result.
 
     The record stays when its job or its model is deleted. A run is `unfinished` while it is trained, and stays so if it
     is interrupted, cancelled or killed; that of a job is `failed` once the job is. A run that goes on from its

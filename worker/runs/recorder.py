@@ -36,7 +36,9 @@ log = logging.getLogger(__name__)
 
 
 class RunRecorder:
-    """Context manager around a training, and observer of its events, that records the run.
+    """Recorder of a training run.
+
+    It is a context manager around the training, and an observer of its events.
 
     The record is written at the first event, so that a training which is refused leaves none. An exception in the block
     makes the run of a command a failed one, unless the training was only interrupted. For a job, whose attempt may be
@@ -93,7 +95,7 @@ class RunRecorder:
         return both
 
     def published(self, version: ModelVersion, *, live: bool) -> str | None:
-        """Record that the run has registered a version of a model, which ends it.
+        """Record that the training run has ended with a registered model version.
 
         Args:
             version: The version.
@@ -153,7 +155,9 @@ class RunRecorder:
 
 
 def record_failure(store: RunStore, run_id: str, error: Mapping[str, str]) -> None:
-    """Record that a job has failed for good. A job that trained nothing has no record, and gets none.
+    """Record in a training run that its job has failed for good.
+
+    A job that trained nothing has no record of a run, and gets none.
 
     Args:
         store: Store of the records.

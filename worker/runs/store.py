@@ -31,7 +31,9 @@ log = logging.getLogger(__name__)
 
 
 class RunStore:
-    """Store of run records: in each run's folder ``run.json``, and the curve in the format of a job's events.
+    """Store of the records of training runs on disk.
+
+    The folder of each run has the record in ``run.json``, and the training curve in the format of a job's events.
 
     Args:
         folder: Folder of the records; it need not exist.
@@ -41,13 +43,16 @@ class RunStore:
         self._folder = folder
 
     def folder(self, run_id: str) -> Path:
-        """Return the folder of a run, which may not exist; raise ``RunNotFound`` for an id of another form."""
+        """Return the folder of a training run.
+
+        The folder may not exist. Raises ``RunNotFound`` if the text does not have the form of an id.
+        """
         if RUN_ID.fullmatch(run_id) is None:
             raise RunNotFound(f"no run has the id {run_id[:64]!r}")
         return self._folder / run_id
 
     def write(self, run: TrainingRun) -> None:
-        """Write the record of a run, whole or not at all."""
+        """Write the record of a training run atomically."""
         folder = self.folder(run.id)
         with private_umask():
             make_folder(folder)
@@ -55,7 +60,10 @@ class RunStore:
 
     @contextmanager
     def in_use(self, run_id: str) -> Iterator[None]:
-        """Keep a run from being removed during a ``with`` block, here and in other processes."""
+        """Context manager that keeps a training run from being removed.
+
+        Other processes cannot remove the run either.
+        """
         folder = self.folder(run_id)
         with private_umask():
             make_folder(folder)
@@ -67,14 +75,17 @@ class RunStore:
             yield
 
     def find(self, run_id: str) -> TrainingRun | None:
-        """Return a run; None if there is none with this id, or if its record is damaged."""
+        """Return the record of a training run, or None if it is missing or damaged."""
         try:
             return self.get(run_id)
         except RunNotFound:
             return None
 
     def get(self, run_id: str) -> TrainingRun:
-        """Return a run. Raises ``RunNotFound`` if there is none with this id, or if its record is damaged."""
+        """Return the record of a training run.
+
+        Raises ``RunNotFound`` if the record is missing or damaged.
+        """
         path = self.folder(run_id) / RECORD
         try:
             run = TrainingRun.model_validate_json(path.read_bytes())
@@ -88,7 +99,10 @@ class RunStore:
         return run
 
     def list(self, limit: int, after: str | None = None) -> list[TrainingRun]:
-        """Return up to ``limit`` runs, the newest first; those older than the run ``after``, if it is given."""
+        """Return up to ``limit`` training runs, the newest first.
+
+        If ``after`` is given, only runs older than that run are returned.
+        """
         if not self._folder.is_dir():
             return []
         names = {path.name for path in self._folder.iterdir() if RUN_ID.fullmatch(path.name)}
@@ -101,12 +115,18 @@ class RunStore:
         return runs
 
     def curve(self, run_id: str) -> CurveEvents:
-        """Return the training curve of a run, empty before its first report. Raises ``RunNotFound``."""
+        """Return the training curve of a run.
+
+        The curve is empty before the first report of the run. Raises ``RunNotFound``.
+        """
         self.get(run_id)
         return read_curve(self.folder(run_id) / CURVE)
 
     def thin_curve(self, run_id: str) -> None:
-        """Leave 1000 points in the stored curve of a run that has ended, and all of its validations."""
+        """Reduce the stored training curve of a run to 1000 points.
+
+        Call this for a run that has ended. All of its validations are kept.
+        """
         path = self.folder(run_id) / CURVE
         if not path.exists():
             return
@@ -115,7 +135,9 @@ class RunStore:
         write_atomically(path, b"".join(_line(event) for event in kept))
 
     def remove(self, run_id: str) -> None:
-        """Delete the record and the curve of a run, damaged or not; its model stays.
+        """Delete the record and the training curve of a run.
+
+        A damaged record is deleted, too. The model of the run stays.
 
         Raises:
             RunNotFound: There is no run with this id.

@@ -15,7 +15,9 @@ log = logging.getLogger(__name__)
 
 
 class Announcer:
-    """Thread that keeps the entry of a running worker in Redis up to date: its device, its state and its job.
+    """Thread that keeps the registry entry of a worker up to date.
+
+    The entry in Redis has the device, the state and the job of the worker.
 
     Args:
         registry: Registry to write to.

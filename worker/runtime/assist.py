@@ -30,13 +30,16 @@ _CALL_S = 60
 
 
 def takes_assistants(job: Job, settings: Settings) -> bool:
-    """Return whether idle workers may help with a job: a scoring whose parts are not scored by a Ray cluster."""
+    """Return whether idle workers may help with a job.
+
+    They may help with a scoring job, unless its parts are scored by a Ray cluster.
+    """
     on_ray = settings.ray_address is not None and job.parameters.get("output") is not None
     return job.type == "score" and not on_ray
 
 
 def call_assistants(celery: Celery, registry: WorkerRegistry, job: Job, most: int) -> int:
-    """Send messages that ask up to ``most`` idle workers to help with a bulk scoring job; return how many.
+    """Ask idle workers to help with a bulk scoring job.
 
     Args:
         celery: Celery application that sends the messages.
@@ -63,7 +66,9 @@ def call_assistants(celery: Celery, registry: WorkerRegistry, job: Job, most: in
 
 
 class Assistant:
-    """Runner of a child process in which an idle worker helps with a bulk scoring job of another worker.
+    """Runner of a child process that helps with another worker's bulk scoring job.
+
+    A worker helps while it is idle.
 
     A process that assists owns no part of the job, so nothing needs to be recorded when it ends.
 
@@ -92,7 +97,9 @@ class Assistant:
         self.job: str | None = None
 
     def run(self, job_id: str) -> int | None:
-        """Help with a bulk scoring job until none of its images is left to take or a job waits for this worker.
+        """Help with a bulk scoring job of another worker.
+
+        The help ends when none of the images is left to take, or when a job waits for this worker.
 
         Returns:
             Exit code of the process, or None if none was started, also while the disk has no room.

@@ -18,7 +18,9 @@ _REPORT_S = 0.5
 
 
 class AttemptMonitor:
-    """Monitor of the process that runs a job: renews the job's lease, records progress, stops the process.
+    """Monitor of the process that runs a job.
+
+    It renews the lease of the job, records the progress, and stops the process.
 
     Attributes:
         stale: Whether the attempt lost its lease.
@@ -42,7 +44,9 @@ class AttemptMonitor:
         self.stalled = False
 
     def until_exit(self, process: AttemptProcess, reader: EventReader, summary: AttemptSummary) -> int:
-        """Monitor a job's process until it exits, and return its exit code; stop it when users or the worker ask.
+        """Monitor a job's process until it exits, and return its exit code.
+
+        The process is stopped when users or the worker ask for it.
 
         Args:
             process: Process of the attempt.

@@ -2,7 +2,9 @@
 
 
 class ClockWatch:
-    """Comparison of the time that passed on the Redis server's clock with that on this process's monotonic clock.
+    """Detector of jumps of the Redis server's clock.
+
+    It compares the time that passed on that clock with the monotonic clock of this process.
 
     The server's clock is that of its machine: a person, a time server, or the end of a suspension may set it.
 
@@ -15,7 +17,9 @@ class ClockWatch:
         self._offset_s: float | None = None
 
     def jump(self, server_s: float, monotonic_s: float) -> float:
-        """Return by how many seconds the server's clock jumped since the last call, 0 if it did not.
+        """Return by how many seconds the server's clock has jumped since the last call.
+
+        Returns 0 if it did not jump.
 
         Args:
             server_s: Time of the server in seconds since 1970.

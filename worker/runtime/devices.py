@@ -10,7 +10,9 @@ AUTO, CPU, CUDA = "auto", "cpu", "cuda"
 
 
 def find_devices(wanted: Sequence[str]) -> list[str]:
-    """Return the names of the devices that run jobs, such as ``cpu``; ``auto`` means all GPUs and the CPU.
+    """Return the names of the devices that run jobs, such as ``cpu``.
+
+    ``auto`` stands for all GPUs and the CPU.
 
     GPUs are the NVIDIA GPUs that ``nvidia-smi`` lists.
 
@@ -43,7 +45,10 @@ def process_name(device: str) -> str:
 
 
 def variables(device: str) -> dict[str, str]:
-    """Return ``{"CUDA_VISIBLE_DEVICES": ...}``, which lets a child process use only this GPU, or none for ``cpu``."""
+    """Return the environment variable that selects the GPU of a child process.
+
+    ``CUDA_VISIBLE_DEVICES`` lets the process use only this GPU, or no GPU for ``cpu``.
+    """
     return {"CUDA_VISIBLE_DEVICES": device.partition(":")[2] if kind_of(device) == CUDA else ""}
 
 

@@ -27,7 +27,10 @@ Names match regardless of case, as they do for the settings.
 
 
 def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment variables without API keys and with ``changes``, for a child process."""
+    """Return the environment variables for a child process.
+
+    They are those of this process without API keys, and with ``changes``.
+    """
     variables = {name: value for name, value in os.environ.items() if name.upper() not in SECRETS}
     for change in changes:
         variables |= change
@@ -35,7 +38,9 @@ def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
 
 
 class Lifeline:
-    """Pipe from a parent process to a child; its end of file shows the child that the parent has died.
+    """Pipe that tells a child process when its parent process has died.
+
+    The child then reads the end of file from the pipe.
 
     Start the child within :meth:`passed`, with ``fd`` in its ``pass_fds`` and ``environment`` in its variables.
     """
@@ -46,7 +51,10 @@ class Lifeline:
 
     @contextmanager
     def passed(self) -> Iterator[None]:
-        """Context manager around the child's start. At its end, close the reading end here; on an error, both ends."""
+        """Context manager around the start of the child process.
+
+        At its end, this process closes its copy of the reading end. After an error it closes both ends.
+        """
         try:
             yield
         except BaseException:
@@ -68,7 +76,9 @@ class Lifeline:
 
 
 def watch(on_message: Callable[[bytes], None], on_parent_gone: Callable[[], None]) -> bool:
-    """Start a thread that calls ``on_message`` with each byte from the parent, and ``on_parent_gone`` if it dies.
+    """Start a thread that waits for messages and for the death of the parent process.
+
+    A message is one byte.
 
     Args:
         on_message: Function that is called with each message of the parent.
@@ -101,7 +111,10 @@ def _stop_this_process() -> None:
 
 
 def main() -> None:
-    """Run the Python module named on the command line; end it by SIGTERM, then SIGKILL, if the parent process dies."""
+    """Run a Python module that ends when its parent process dies.
+
+    The module is named on the command line. If the parent dies, it is ended by SIGTERM, then by SIGKILL.
+    """
     relax_gc()
     module = sys.argv[1]
     sys.argv = sys.argv[1:]

@@ -16,7 +16,10 @@ _SMALLEST = 2 * 2**30
 def memory_of_this_machine(
     groups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> int | None:
-    """Return the bytes of memory of this machine, or of its container if that has less; None if unknown."""
+    """Return the memory of this machine or of its container, in bytes.
+
+    The smaller of the two is returned, or None if unknown.
+    """
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
@@ -25,7 +28,7 @@ def memory_of_this_machine(
 
 
 def training_memory(settings: Settings, device: str, workers: int, memory: int | None) -> int | None:
-    """Return how many bytes a training process may allocate (a setting, or a share of 80 % of the memory), or None.
+    """Return how many bytes of memory a training process may allocate.
 
     The setting ``SNF_TRAIN_MEMORY_BYTES`` counts if it is given. Otherwise 80 % of the memory is shared evenly by the
     workers, with at least 2 GiB each. On a GPU there is no limit, because its driver reserves terabytes of addresses.

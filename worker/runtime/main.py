@@ -39,7 +39,7 @@ NOT_RECEIVING = 70
 
 
 def run_worker(settings: Settings, command: Command = attempt_command) -> int:
-    """Run the jobs of one device, one at a time, until SIGTERM or SIGINT; return the exit code.
+    """Run the jobs of one device, one at a time, until SIGTERM or SIGINT.
 
     A running job then writes its checkpoint and is queued again.
 
@@ -131,7 +131,7 @@ def _lose_the_connection() -> None:
 
 
 def warn_of_durability_risks(client: redis.Redis) -> None:
-    """Log a warning for each setting of a Redis server with which accepted jobs may be lost."""
+    """Log warnings about Redis settings that may lose accepted jobs."""
     try:
         for risk in durability_risks(client):
             log.warning("the Redis server may lose jobs: %s", risk)

@@ -15,7 +15,9 @@ from worker.runtime.lifeline import Lifeline, child_environment
 
 
 class ExitCode(IntEnum):
-    """Exit codes of a job's process: done, failed, no room on the disk, interrupted, cancelled, or replaced.
+    """Exit codes of a process that runs a job.
+
+    The process is done, failed, has no room on the disk, was interrupted or cancelled, or a newer attempt owns the job.
 
     Any other exit code means that the process died, and the attempt is repeated.
     """
@@ -29,7 +31,10 @@ class ExitCode(IntEnum):
 
 
 class StopReason(StrEnum):
-    """Reason for stopping a job's process: users cancelled the job, or it will be continued in a later attempt."""
+    """Reason for stopping the process of a job.
+
+    Users cancelled the job, or a later attempt will continue it.
+    """
 
     CANCEL = "c"
     PREEMPT = "p"
@@ -77,7 +82,9 @@ class AttemptProcess:
         return self._kill_at is not None
 
     def wait(self, timeout: float) -> int | None:
-        """Return the exit code, or None if the process still runs after ``timeout`` s; kill it if stopping is overdue.
+        """Wait up to ``timeout`` seconds for the process to exit, and return its exit code.
+
+        After a request to stop, a process that is still running is killed when its grace period is over.
 
         Returns:
             The exit code, negative for a signal, or None while the process runs.
@@ -117,7 +124,10 @@ def assistant_command(folder: Path) -> list[str]:
 
 
 def explain_exit(code: int) -> str:
-    """Return a phrase on why a job's process died, from its exit code; a negative code is a signal number."""
+    """Return a phrase that explains why a job's process died.
+
+    ``code`` is its exit code. A negative code is a signal number.
+    """
     if code == -signal.SIGKILL:
         return "killed, likely out of memory: a smaller batch_size or preset needs less"
     if code < 0:

@@ -32,7 +32,9 @@ RETENTION_PAUSE_S = 3600.0
 
 
 class Reconciler:
-    """Thread that regularly queues jobs of crashed workers again, sends lost messages again, and deletes old jobs.
+    """Thread that repairs jobs of crashed workers and deletes old jobs.
+
+    It queues interrupted jobs again, and sends lost messages again.
 
     It sweeps the job store every ``reconcile_seconds``; a lock lets one worker sweep at a time. A sweep is skipped if
     the server's clock has jumped: leases of living workers would seem to have ended. No old jobs are deleted for an

@@ -35,7 +35,10 @@ class _Failure(NamedTuple):
 
 
 def room_problem(folder: Path) -> str | None:
-    """Return a sentence on what keeps jobs from writing to a folder, such as a full disk; None if nothing does."""
+    """Return the reason why jobs cannot write to a folder, such as a full disk.
+
+    The reason is a sentence. Returns None if jobs can write there.
+    """
     problem = folder_problem(folder, writes=True)
     if problem is not None:
         return problem
@@ -47,7 +50,9 @@ def room_problem(folder: Path) -> str | None:
 
 
 class DiskRoom:
-    """Free space on the disk of the jobs, and a record of the free space when jobs met a full disk.
+    """Free space on the disk of the jobs.
+
+    It also keeps a record of the free space when jobs met a full disk.
 
     The latter is remembered by this process alone. Another worker tries such a job once, too.
 
@@ -60,7 +65,10 @@ class DiskRoom:
         self._failures: dict[str, _Failure] = {}
 
     def wait(self, stopping: threading.Event) -> None:
-        """Wait until the disk takes writes and has room for the work of a job, or the worker has to stop."""
+        """Wait until the disk has room for the work of a job.
+
+        The disk must also accept writes. The wait ends early if the worker has to stop.
+        """
         waiting = False
         while not stopping.is_set():
             problem = room_problem(self._folder)
@@ -74,7 +82,9 @@ class DiskRoom:
             log.info("the disk takes writes again: jobs go on")
 
     def note_failure(self, job_id: str, output: Path | None = None) -> None:
-        """Record that a job met a full disk, and how much free space to wait for before it is tried again.
+        """Record that a job met a full disk.
+
+        The record includes how much free space to wait for before the job is tried again.
 
         Args:
             job_id: The job.
@@ -89,7 +99,9 @@ class DiskRoom:
         self._failures[job_id] = _Failure(times, needed, now)
 
     def allows(self, job_id: str) -> bool:
-        """Return whether a job may be tried: it met no full disk, has more room after a back-off, or waited an hour.
+        """Return whether a job may be tried now, or has to wait after a full disk.
+
+        It may be tried if it met no full disk, if there is more room after a back-off, or if it waited an hour.
 
         The back-off matters where other jobs write and delete all the time, so that the room rises and falls.
         """

@@ -64,7 +64,9 @@ _OUTCOMES = {
 
 
 class Supervisor:
-    """Runner of a device's jobs, one at a time: it takes a job, runs it in a child process, and records the result.
+    """Runner of the jobs of one device, one at a time.
+
+    It takes a job, runs it in a child process, and records the result.
 
     Args:
         store: Job store.
@@ -99,7 +101,10 @@ class Supervisor:
 
     @property
     def back_off_s(self) -> float:
-        """Seconds to wait before the next job: 0, or 1, 2, 4, ... up to 60 after crashes in a row."""
+        """Seconds to wait before the next job, longer after several crashes in a row.
+
+        The value is 0 without a crash, then 1, 2, 4, ... up to 60.
+        """
         return min(_MAX_BACK_OFF_S, 2.0 ** min(self._deaths - 1, _MAX_DOUBLINGS)) if self._deaths else 0.0
 
     @property
@@ -108,7 +113,9 @@ class Supervisor:
         return self._job_id
 
     def run(self, job_id: str) -> Outcome:
-        """Run one attempt of a job in a child process until it ends; record its result and return it.
+        """Run one attempt of a job in a child process, and return its outcome.
+
+        The call lasts until the attempt has ended. The result is recorded in the job store.
 
         While the disk has no room or takes no writes, no job is taken. A job that met a full disk is taken again when
         there is more room than then, with a back-off, or an hour later. Until then it stays queued, and others run.
@@ -270,7 +277,10 @@ class Supervisor:
 
 
 def attempt_environment(settings: Settings, device: str) -> dict[str, str]:
-    """Return environment variables for a job's process: settings, visible GPU and number of threads."""
+    """Return the environment variables for the process of a job.
+
+    They hold the settings, the visible GPU and the number of threads.
+    """
     environment = settings.environment() | variables(device)
     if settings.train_threads is not None:
         environment["OMP_NUM_THREADS"] = str(settings.train_threads)

@@ -27,7 +27,10 @@ def register_tasks(
     stopping: threading.Event,
     watchdog: Watchdog,
 ) -> None:
-    """Register two Celery tasks: one runs a job, the other helps with a bulk scoring job of another worker."""
+    """Register the two Celery tasks of a worker.
+
+    One task runs a job. The other task helps with a bulk scoring job of another worker.
+    """
 
     def run_job(job_id: str) -> None:
         with watchdog.delivery():

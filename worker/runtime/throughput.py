@@ -35,7 +35,9 @@ def _load() -> float:
 
 
 class ThroughputMeter:
-    """Thread that measures once, while the worker is idle, how fast this machine trains, and stores it.
+    """Thread that measures once how fast this machine trains.
+
+    It does so while the worker is idle, and stores the result.
 
     It waits until worker and machine have been idle for a minute, and interrupts its measurement when a job arrives. A
     measurement that fails is logged and tried again at the next start of the worker.

@@ -19,7 +19,9 @@ _RECONNECTING_S = 8.0
 
 
 class Watchdog:
-    """Thread that reconnects a worker which no longer receives messages, and ends it if that does not help.
+    """Thread that detects when a worker no longer receives messages.
+
+    It reconnects the worker, and ends it if that does not help.
 
     A worker without a task whose queues hold messages for twice ``dispatch_seconds`` does not receive. After that time
     ``reconnect`` is called, and after the same time again ``give_up``.
@@ -48,12 +50,18 @@ class Watchdog:
 
     @property
     def receiving(self) -> bool:
-        """Whether messages reach the worker. False after a reconnection, until a message arrives or none waits."""
+        """Whether messages reach the worker.
+
+        The value is False after a reconnection, until a message arrives or none waits.
+        """
         return not self._reconnected
 
     @contextmanager
     def delivery(self) -> Iterator[None]:
-        """Context manager for handling a message that has arrived: in its block the worker counts as busy."""
+        """Context manager around the handling of a message that has arrived.
+
+        The worker counts as busy in its block.
+        """
         self._begin(in_hand=True)
         try:
             yield
@@ -70,7 +78,10 @@ class Watchdog:
         self._thread.join(timeout=10)
 
     def check(self, now: float) -> None:
-        """Reconnect the worker, or end it the second time, if messages waited for 60 s (default) while it was idle.
+        """Check whether an idle worker receives the messages that wait for it.
+
+        If messages wait too long (60 s by default), the worker is reconnected. If that did not help, the worker is
+        ended.
 
         ``now`` is in seconds of the monotonic clock. Too long is twice ``dispatch_seconds``, and at least 8 s.
         """

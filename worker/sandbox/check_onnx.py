@@ -28,7 +28,9 @@ BATCH = 2
 
 
 def add_onnx(store: BackboneStore, name: str, file: Path, description: bytes) -> tuple[Backbone, bool]:
-    """Check an ONNX file in a child process with limits and store it; return its description, and whether it is new.
+    """Check an ONNX file in a child process with limits, and store it as a backbone.
+
+    Returns the description of the backbone, and whether it is new.
 
     Args:
         store: The backbones of this machine.
@@ -52,7 +54,10 @@ def add_onnx(store: BackboneStore, name: str, file: Path, description: bytes) ->
 
 
 def described(description: bytes, name: str, sha256: str) -> Backbone:
-    """Parse the description of an ONNX file. Raises ``BackboneUnfit`` if it is invalid or describes another file."""
+    """Parse the JSON description of an ONNX file.
+
+    Raises ``BackboneUnfit`` if the description is invalid or describes another file.
+    """
     try:
         given = json.loads(description)
         known = {"name": name, "format": "onnx", "sha256": sha256}
@@ -70,7 +75,9 @@ def described(description: bytes, name: str, sha256: str) -> Backbone:
 
 
 def check_onnx(content: bytes, backbone: Backbone) -> None:
-    """Check, in a child process with limits, that OpenVINO runs an ONNX file with the described input and outputs.
+    """Check that OpenVINO can run an ONNX file as described.
+
+    The check runs in a child process with limits. The input and the outputs must match the description.
 
     Args:
         content: The content of the file.

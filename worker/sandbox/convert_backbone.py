@@ -26,7 +26,9 @@ LIMITS = ProcessLimits(memory_bytes=4 * 2**30, cpu_s=120, wall_s=300)
 
 
 def add_lite0(store: BackboneStore) -> bool:
-    """Convert the weights of EfficientNet-Lite0 and store them; return False if they are stored already.
+    """Convert the weights of EfficientNet-Lite0, and store them as a backbone.
+
+    Returns False if they are stored already.
 
     Only a child process with limits reads the file of the package, and no code of the package runs.
 
@@ -57,7 +59,10 @@ def add_lite0(store: BackboneStore) -> bool:
 
 
 def package_file() -> Path:
-    """Return the path of the weights in their package, which is not imported. Raises ``BackboneMissing``."""
+    """Return the path of the EfficientNet-Lite0 weights in their Python package.
+
+    The package is not imported. Raises ``BackboneMissing``.
+    """
     spec = find_spec(PACKAGE)
     for folder in (spec and spec.submodule_search_locations) or ():
         if (path := Path(folder).absolute() / FILE).is_file():
@@ -69,7 +74,9 @@ def package_file() -> Path:
 
 
 def convert(source: Path) -> Arrays:
-    """Return the weights in the package's file with their normalisations folded, checked by shapes and logits.
+    """Return the EfficientNet-Lite0 weights with their normalisation layers folded in.
+
+    The weights are read from the file of the Python package. They are checked by their shapes and by logits.
 
     Kernels in the file have strides of their own: their values are not in the order in which they lie in its storage.
 

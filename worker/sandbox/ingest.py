@@ -37,7 +37,9 @@ def ingest(
     progress: Callable[[int, int], None],
     near_duplicates: NearDuplicates = "keep",
 ) -> DatasetReport:
-    """Create a dataset from uploaded files, which only a child process with limits reads; return a report on them.
+    """Create a dataset from uploaded files, and return a report on them.
+
+    Only a child process with limits reads the files.
 
     This process never opens the files.
 

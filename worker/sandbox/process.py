@@ -33,7 +33,7 @@ INHERITED = {
 
 @dataclass(frozen=True)
 class ProcessLimits:
-    """Limits of a child process: memory in bytes, processor time and real time in seconds.
+    """Limits of memory and time for a child process.
 
     Attributes:
         memory_bytes: Largest memory in bytes; effective on Linux.
@@ -47,7 +47,10 @@ class ProcessLimits:
 
 
 class RelayedError(ModelsError):
-    """Error that was raised in a child process, raised again in this process with the same type name and text."""
+    """Error from a child process, raised again in this process.
+
+    It keeps the type name and the text of the original error.
+    """
 
     def __init__(self, slug: str, title: str, kind: ErrorKind, detail: str) -> None:
         super().__init__(detail)
@@ -75,7 +78,9 @@ def run_limited(
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     variables: Mapping[str, str] | None = None,
 ) -> Any:
-    """Run a Python module in a child process with limits; send it ``order`` as JSON and return its JSON answer.
+    """Run a Python module in a child process with limits, and return its answer.
+
+    ``order`` is sent to the process as JSON, and the answer is JSON as well.
 
     The module calls ``do_limited``. The process is gone when this function returns, and it ends when this process ends.
 

@@ -38,7 +38,9 @@ def refer(
     by_request: bool = False,
     seconds: int = REQUEST_SECONDS,
 ) -> ReferenceRecord:
-    """Create a dataset by reference, whose files only a child process with limits reads; return what it consists of.
+    """Create a dataset that refers to files at their location.
+
+    Only a child process with limits reads the files. Returns a record of what the dataset consists of.
 
     Args:
         store: Store of datasets.

@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 
 def verify_upload(folder: Path, backbones: Path, progress: Callable[[int, int], None]) -> None:
-    """Check, in a child process with limits, that a model can be loaded; raise ``ArtifactRefused`` if not.
+    """Check that an uploaded model can be loaded.
+
+    The check runs in a child process with limits.
 
     Args:
         folder: Folder of the artifact.
@@ -47,7 +49,10 @@ def verify_upload(folder: Path, backbones: Path, progress: Callable[[int, int], 
 
 
 def find_problem(folder: Path, backbones: Path) -> str | None:
-    """Return a phrase on why the model in ``folder`` cannot be used with these backbones, or None if it can."""
+    """Return the reason why a model cannot be used, or None if it can.
+
+    The reason is a phrase. The model in ``folder`` may need one of the given backbones.
+    """
     from models.devices import lack_of_memory
     from models.scorer import Scorer
     from models.scoring.options import EngineOptions
@@ -66,7 +71,9 @@ def find_problem(folder: Path, backbones: Path) -> str | None:
 
 
 def check_files(folder: Path) -> None:
-    """Check a model's file list, model card and sample picture; raise ``ModelsError`` if one is missing or damaged.
+    """Check that the files of an uploaded model are present and undamaged.
+
+    These are the file list, the model card and the sample picture.
 
     Raises:
         ModelsError: A file is missing or damaged.

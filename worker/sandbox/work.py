@@ -37,7 +37,9 @@ ProgressCallback = Callable[[int, int], None]
 
 
 def do_limited(work: Callable[[Any, ProgressCallback], Any]) -> None:
-    """Read limits and input as JSON from stdin, apply the limits, call ``work``, and write its answer to stdout.
+    """Do the work of a child process under limits, and write its answer to stdout.
+
+    The limits and the input are read as JSON from stdin. The input is passed to ``work``, which returns the answer.
 
     The format is that of ``worker.sandbox.process``.
 
@@ -64,7 +66,10 @@ def do_limited(work: Callable[[Any, ProgressCallback], Any]) -> None:
 
 
 def limit_memory(most: int | None) -> None:
-    """Limit the memory that this process can allocate to ``most`` bytes, on Linux; None sets no limit."""
+    """Limit the memory that this process can allocate.
+
+    ``most`` is in bytes; None sets no limit. This works on Linux.
+    """
     if most is not None:
         lower_limit(resource.RLIMIT_DATA, most, most)
 
