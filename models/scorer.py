@@ -19,10 +19,11 @@ from models.loading.verification import exact_tolerance, score_tolerance
 from models.scoring.opened_density import open_waves
 from models.scoring.options import EngineOptions
 from models.threads import thread_count
-from snf_runtime.anomaly.calibration import Calibration, MapReference, Verdict
+from snf_runtime.anomaly.calibration import Calibration, MapReference
 from snf_runtime.anomaly.heat_map import PixelMaps
 from snf_runtime.anomaly.heat_map_pass import heat_map_steps, tiled_heat_map_steps
 from snf_runtime.anomaly.judged import Judgement, judge_by, verdicts
+from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.images.batch import Batch
 from snf_runtime.images.preprocessing import Preprocessing
 from snf_runtime.scoring.density import CHUNK
@@ -134,10 +135,7 @@ class Scorer:
         return exact_tolerance(self.dimensions, log_likelihood)
 
     def tolerance(self, log_likelihood: float) -> float:
-        """Return the allowed difference between a score and its float64 value, in nats.
-
-        The score is computed in the precision of the calibration.
-        """
+        """Return the allowed difference, in nats, between scores of the calibration's precision and float64."""
         return score_tolerance(self.dimensions, log_likelihood, self.calibration_summary)
 
     @classmethod
@@ -160,10 +158,7 @@ class Scorer:
         return scorer
 
     def open_waves(self) -> None:
-        """Open the compiled graphs for large batches in advance.
-
-        The first large batch then does not wait for them.
-        """
+        """Open the compiled graphs for large batches in advance, so that the first one does not wait."""
         open_waves(self.density)
 
     @property
@@ -191,10 +186,7 @@ class Scorer:
 
     @property
     def has_pixels(self) -> bool:
-        """Whether the model has a density over pixels, so that images can be sampled.
-
-        Log-likelihoods are then densities of pixels.
-        """
+        """Whether the model has a density over pixels, so that images can be sampled."""
         return self.density.kind == "density"
 
     def __reduce__(self) -> tuple[Callable[[ModelFiles], Scorer], tuple[ModelFiles]]:
@@ -362,10 +354,7 @@ class Scorer:
 
     @property
     def at_once(self) -> int:
-        """Number of images or tiles that are processed before a long computation pauses.
-
-        Its thread may do other work in the pause.
-        """
+        """Number of images or tiles that are processed before a long computation pauses for other work."""
         return step_size(self.density.step_pixels, thread_count(self.options.threads))
 
     def sample(
@@ -400,10 +389,7 @@ class Scorer:
         return self.trained.sampler.sample_continuous(n, temperature, seed, inverse, first)
 
     def require_pixels(self) -> None:
-        """Raise ``SamplesUnsupported`` if no images can be sampled from this model.
-
-        Images can be sampled only from a density over pixels.
-        """
+        """Raise ``SamplesUnsupported`` unless the model has a density over pixels."""
         if not self.has_pixels:
             raise SamplesUnsupported("it is a density of features, which have no way back to pixels")
 

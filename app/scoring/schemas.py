@@ -53,9 +53,7 @@ class ScoreQuery(BaseModel):
 
 
 class Term(Answer):
-    """Part of a log-likelihood that comes from one scale (level) of the flow, in nats.
-
-    Scale 0 is the fixed transform of the pixels.
+    """Part of a log-likelihood, in nats, from one scale (level) of the flow; 0 is the transform of the pixels.
 
     A density of features has scale 1 alone; its scale 0 is 0.
     """
@@ -66,10 +64,7 @@ class Term(Answer):
 
 
 class Draws(Answer):
-    """Statistics of a log-likelihood over several draws of random noise.
-
-    The noise, in [0, 1), is added to the pixels.
-    """
+    """Statistics of a log-likelihood over several draws of the random noise that is added to the pixels."""
 
     k: int = Field(description="Number of draws.")
     mean: float = Field(description="Mean of log p over the draws, nats.")
@@ -101,10 +96,7 @@ class Reason(Answer):
 
 
 class Anomaly(Answer):
-    """Verdict on whether an image is an anomaly, with its p-value.
-
-    The p-value is the rate at which normal images look at least as unusual.
-    """
+    """Verdict on an image, with its p-value: the rate at which normal images look at least as unusual."""
 
     p_value: float = Field(description="Conformal p-value: small is anomalous.")
     score: float = Field(description="-log10 of the p-value: large is anomalous.")
@@ -117,10 +109,7 @@ class Anomaly(Answer):
 
 
 class PreprocessingNote(Answer):
-    """Changes that were made to an image before it was scored.
-
-    They are changes of size, of colour, and others. There is a warning if the file is unlike the training images.
-    """
+    """Changes of an image before scoring, and a warning if the file is unlike the training images."""
 
     id: str = Field(description="Digest of the model's preprocessing.")
     resized: bool
@@ -155,10 +144,7 @@ class ItemError(Answer):
 
 
 class ImageRegion(Answer):
-    """A connected region of an image where its anomaly map reaches the threshold.
-
-    Pixels that touch at a corner are connected.
-    """
+    """A connected region where the anomaly map of an image reaches the threshold; corners connect."""
 
     box: tuple[int, int, int, int] = Field(
         description="Left, top, right, bottom in pixels of the upright file; the box covers the whole region."
@@ -372,10 +358,7 @@ class Scores(Answer):
 
 
 class Quantile(Answer):
-    """Smallest anomaly statistic T at which an image is flagged at a given false-alarm rate.
-
-    T is the evidence, in nats, that an image is an anomaly.
-    """
+    """Smallest anomaly statistic, in nats, at which an image is flagged at a false-alarm rate."""
 
     alpha: float = Field(description="False-alarm rate.")
     statistic: float = Field(
@@ -384,10 +367,7 @@ class Quantile(Answer):
 
 
 class Reference(Answer):
-    """Histogram of the anomaly statistic T over a model's calibration images.
-
-    T is the evidence, in nats, that an image is an anomaly.
-    """
+    """Histogram of the anomaly statistic, in nats, over a model's calibration images."""
 
     model_config = ConfigDict(
         frozen=True,

@@ -177,9 +177,7 @@ class Trainer:
         return state.first_validation, state.last_validation
 
     def take_steps(self, should_stop: Callable[[], bool]) -> None:
-        """Run all training steps, with validations and checkpoints, and return nothing.
-
-        Training ends when the steps or minutes are used up.
+        """Run all training steps, with validations and checkpoints, until the steps or minutes are used up.
 
         The flow of the best validation is not loaded. Raises ``Interrupted`` or ``TrainingDiverged`` as :meth:`run`.
         """

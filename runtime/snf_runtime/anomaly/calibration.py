@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
@@ -27,12 +27,11 @@ from snf_runtime.anomaly.conformal import (
     threshold,
 )
 from snf_runtime.anomaly.explanation import explain
-from snf_runtime.anomaly.reasons import VerdictReason, located
 from snf_runtime.anomaly.regions import MapRegions, find_regions, find_regions_of_tiles
 from snf_runtime.anomaly.statistics.combined import EvidenceKind, Statistic, merge, weights
 from snf_runtime.anomaly.statistics.gradient import GradientFamily
+from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.errors import GradientEvidenceUnavailable
-from snf_runtime.images.placement import FilePlacement
 from snf_runtime.images.tiles import TilePlan
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
 from snf_runtime.scoring.white_level import LEVELS
@@ -43,52 +42,6 @@ MAX_STATISTIC = 1e6
 """Upper bound of a reported T in nats: on some images the arithmetic of the statistics overflows."""
 MAX_EQUAL = 0.01
 """Largest share of calibration images whose statistic others have too, for ranks that order new images."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The anomaly verdict on one image, with its p-value.
-
-    An image is flagged if its p-value is at most ``alpha``, the requested false-alarm rate.
-
-    The p-value is conformal: (1 + the number of calibration images that are at least as anomalous) / (n + 1), for n
-    calibration images.
-
-    Attributes:
-        p_value: The conformal p-value.
-        score: -log10 of the p-value.
-        is_anomaly: Whether the image is flagged.
-        alpha: The false-alarm rate of the verdict.
-        statistic: T in nats, larger = more anomalous. It still orders images that share the smallest p-value.
-        extrapolated: Whether no calibration image was as anomalous.
-        smallest_p: The smallest p-value that the calibration can give.
-        reasons: What contributed most, the strongest first.
-    """
-
-    p_value: float
-    score: float
-    is_anomaly: bool
-    alpha: float
-    statistic: float
-    extrapolated: bool
-    smallest_p: float
-    reasons: tuple[VerdictReason, ...]
-
-    def with_regions(self, regions: MapRegions | None) -> Verdict:
-        """Return the verdict with its reasons located in regions of the anomaly map.
-
-        Reasons get the boxes of the regions that they belong to. For None the verdict is returned unchanged.
-        """
-        if regions is None:
-            return self
-        return replace(self, reasons=tuple(located(reason, regions.regions) for reason in self.reasons))
-
-    def in_file(self, placement: FilePlacement) -> Verdict:
-        """Convert the boxes in the reasons to pixel coordinates of the original file.
-
-        The coordinates are those of the upright file, turned as its orientation says.
-        """
-        return replace(self, reasons=tuple(reason.in_file(placement) for reason in self.reasons))
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
-from snf_runtime.anomaly.calibration import Calibration, Verdict
+from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.heat_map import PixelMaps
 from snf_runtime.anomaly.regions import MapRegions
+from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.errors import ScoreNotFinite
 from snf_runtime.images.placement import FilePlacement
 from snf_runtime.scoring.density import ImageDensity

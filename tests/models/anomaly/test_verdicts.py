@@ -19,8 +19,8 @@ from models.datasets import load_dataset
 from models.errors import GradientEvidenceUnavailable, ScoreNotFinite
 from models.loading.artifact import load_artifact
 from models.scorer import Scorer
-from snf_runtime.anomaly.calibration import Verdict
 from snf_runtime.anomaly.statistics.combined import merge, weights
+from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.likelihood import Likelihood
 
