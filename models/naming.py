@@ -56,7 +56,7 @@ def parse_ref(ref: str) -> ModelRef:
 def is_name(text: str) -> bool:
     """Return whether a text is a valid name.
 
-    A name has 1 to 64 of a-z, 0-9, dot, dash and underscore, with a letter or digit first.
+    A name has 1 to 64 characters: a-z, 0-9, dot, dash and underscore, with a letter or digit first.
 
     >>> is_name("lot-7"), is_name("Lot 7"), is_name("")
     (True, False, False)

@@ -41,7 +41,7 @@ class Thresholds:
 
     @classmethod
     def of(cls, calibration_images: int, scored: ImageScores) -> Thresholds:
-        """Return the thresholds for the scores of normal images that are reserved for them."""
+        """Create the thresholds from the scores of normal images that are reserved for this purpose."""
         return cls(calibration_images, np.sort(scored.values, axis=0))
 
     def images(self, column: int) -> int:

@@ -86,7 +86,8 @@ class Backbone(BaseModel):
     def digest(self) -> str:
         """SHA-256 of everything that determines the features of an input.
 
-        These are the weights, the normalisation, and the names and the order of the outputs.
+        These are the weights and their format, the normalisation, the name of the input, and the outputs in their
+        order, each with its name, channels and stride.
 
         A model refers to its backbone by it, since the same weights with another normalisation give other features.
         """

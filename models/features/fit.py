@@ -157,7 +157,7 @@ class HeldOut:
     def nats(self, shrinkage: float, mean_shrinkage: float) -> float:
         """Return the mean negative log-likelihood of the held-out features.
 
-        It is in nats per feature value.
+        It is in nats per feature value, over the cells that :func:`evaluated_cells` selects.
 
         Args:
             shrinkage: Share of the target in every covariance, 0 to 1.

@@ -26,9 +26,10 @@ LOCAL_LAYERS: dict[str, Callable[[Shape, int], ExactLocalAffine]] = {
 
 
 class FeatureFlows(nn.Module):
-    """Normalizing flows over the features of images, of one or more fits.
+    """Normalizing flows over the features of images, from one or more fits.
 
-    Each is a linear map z = W (x - m) to standard normal latents z.
+    Each layer of a fit is a linear map z = W (x - m). The last layer, or the Glow steps after it, give standard normal
+    latents z.
 
     A fit has a layer over the features at places and one over the pooled features. The first fit is to all training
     images. Where images are few, a fit without each of five folds follows, by which the images of that fold are ranked.

@@ -25,7 +25,8 @@ class Lite0Network(nn.Module):
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the feature maps of images at three depths of the network.
 
-        They are the maps at stride 8 and 16, ``(N, 40 and 112, H, W)``, and the deepest map, ``(N, 320, H, W)``.
+        Returns the maps at stride 8 (40 channels) and at stride 16 (112 channels) as a list, and the deepest map, at
+        stride 32 (320 channels).
 
         Args:
             x: Normalised images, ``(N, 3, H, W)``, with sides that are multiples of 32.

@@ -106,7 +106,8 @@ class BackboneStore:
     def arrays(self, backbone: Backbone) -> dict[str, NDArray[np.float32]]:
         """Return the weights of EfficientNet-Lite0 as arrays by name.
 
-        Raises ``BackboneUnfit`` if the file has other arrays.
+        Raises ``BackboneUnfit`` if the file cannot be read, has another SHA-256, or has arrays of other names or
+        shapes.
         """
         try:
             arrays = load(self.verified(backbone))

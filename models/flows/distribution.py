@@ -76,7 +76,7 @@ class FlowDistribution(nn.Module, Distribution):
     def forward(self, value: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the log-density, as :meth:`log_prob` does.
 
-        Wrappers of modules call this method.
+        Wrappers of modules, such as ``DistributedDataParallel``, call this method.
         """
         return self.log_prob(value, context)
 

@@ -127,9 +127,9 @@ class Flow(nn.Module):
         return self.forward_pixels(y.to(x.dtype), log_det.to(x.dtype))
 
     def forward_pixels(self, y: Tensor, pixel_log_det: Tensor) -> FlowOutput:
-        """Return the latents and the log-likelihood of images after the pixel transform.
+        """Return the latents and the log-likelihood of images that the pixel transform has mapped.
 
-        The pixel transform is the first layer of the flow.
+        The pixel transform is the first layer of the flow. Its log-det is part of the log-likelihood.
 
         Args:
             y: Transformed images, ``(N, C, H, W)``.

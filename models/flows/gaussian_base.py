@@ -38,7 +38,7 @@ class GaussianBase(nn.Module):
     def forward(self, context: Tensor | None = None) -> Independent[Normal]:
         """Return the base distribution of the latents for a context.
 
-        Its batch shape is the shape of ``context``.
+        Its batch shape is the shape of ``context``, and empty without a context.
 
         Args:
             context: Class labels from 0, integers of any shape; None for a base without classes.

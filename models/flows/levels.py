@@ -184,7 +184,8 @@ def summary_of(levels: Sequence[LevelSpec]) -> str:
 def sentence(error: ValidationError, document: object) -> str:
     """Return the validation errors of an architecture as text.
 
-    Each error is located by level and step.
+    The text has the first three errors, each with its level and step where these are known, and the number of further
+    errors.
 
     Args:
         error: The failed validation.

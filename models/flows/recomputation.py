@@ -59,6 +59,7 @@ class RecomputedLayers(torch.autograd.Function):
     def forward(ctx: Any, layers: list[Bijection], x: Tensor, *_parameters: nn.Parameter) -> tuple[Tensor, ...]:
         """Return the outputs, log-determinants and reconstruction errors of the layers.
 
+        The outputs are those of the last layer. The log-determinants, ``(N,)`` in nats, are summed over the layers.
         Only layers with a learned inverse have reconstruction errors.
         """
         log_det, errors = x.new_zeros(x.shape[0]), []

@@ -27,7 +27,7 @@ OneOrBoth = BeforeValidator(_both_sides, json_schema_input_type=BothSides | Side
 class ImageOptions(BaseModel):
     """Options for how training images are brought to one size and colour.
 
-    Unset options are chosen from the images.
+    If the size, the fit or the colour is unset, it is chosen from the images. The side of tiles is 256 if it is unset.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -72,7 +72,7 @@ def limit_section(number: int, record: LimitRecord, active: int) -> str:
 
 
 def other_calibration(record: LimitRecord, active: int) -> list[str]:
-    """Return a warning if a detection limit is not of the active calibration.
+    """Return the lines of a warning if a detection limit is not of the active calibration.
 
     The list is empty if the limit was measured with the active calibration.
     """

@@ -29,7 +29,7 @@ STYLE = Markup(
 def limit_chart(record: LimitRecord) -> str:
     """Draw a measured detection limit as an SVG chart.
 
-    It shows the found shares with their 95 % bounds, the goal of 0.9 and the limits. The picture loads nothing.
+    It shows the found shares with their 95 % bounds, the goal of 0.9 and the limits. The picture needs no other file.
 
     A ring marks the limit of a curve. Sizes are equally spaced.
     """

@@ -33,7 +33,7 @@ def limit_cell(size: int, found: int, images: int) -> LimitCell:
 def undamaged_images(flagged: int, images: int) -> UndamagedImages:
     """Return the share of good images that are flagged without a defect.
 
-    It comes with its two-sided 95 % interval.
+    It comes with its two-sided 95 % interval. Both are None if there are no images.
     """
     share = flagged / images if images else None
     interval = clopper_pearson(flagged, images, (1 + CONFIDENCE) / 2) if images else None
@@ -51,7 +51,8 @@ def goes_on(cell: LimitCell) -> bool:
 def limit_curve(shape: Shape, contrast: int | None, cells: Sequence[LimitCell]) -> LimitCurve:
     """Return the found shares of a kind of defect with its detection limit.
 
-    The limit is the smallest size at and above which all lower bounds are at least 0.9.
+    The limit is the smallest size at and above which all lower bounds are at least 0.9. It is None if that of the
+    largest size is smaller.
 
     The sizes are tests in a fixed order, from the largest down to the first that fails, each at 5 %. So all sizes from
     the limit on are found in 90 % with a confidence of 95 % together.

@@ -55,7 +55,8 @@ class FlowModel:
     def opened(self) -> OpenedDensity:
         """Return the density of the model, with its properties for scoring.
 
-        They are whether it has a learned inverse, and its number of weights for evidence of gradients.
+        The properties are whether the flow over pixels has a learned inverse, and its number of weights for evidence of
+        gradients. The number is None for a model with features.
         """
         weights = gradient_weights(self.flows) if isinstance(self.flows, Flow) else None
         pixels = self.pixels
@@ -112,9 +113,9 @@ class FlowModel:
     def gradient_steps(
         self, images: Batch, scored: list[Likelihood | ScoreNotFinite], fisher: NDArray[np.float32] | None
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-        """Add evidence of gradients to scores, step by step.
+        """Add evidence of gradients, for the anomaly test, to scores in small steps.
 
-        Returns a generator that yields before each backward pass.
+        Returns a generator that yields before each backward pass. At its end it returns the scores with the evidence.
 
         Args:
             images: The images, N of one size.
@@ -135,7 +136,8 @@ class FlowModel:
     def gradient_maps(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return the norm of the gradient of the log-density at each pixel.
 
-        The result is ``(N, H, W)``. Raises as :meth:`gradient_steps`.
+        The norm is over the channels, and the gradient is with respect to the pixels after the pixel transform. The
+        result is ``(N, H, W)``. Raises as :meth:`gradient_steps`.
         """
         with torch_threads(self._threads):
             return self._gradient_passes.maps(images)

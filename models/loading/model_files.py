@@ -43,7 +43,8 @@ class ModelFiles:
     def as_they_are(cls, path: Path, calibration: Path | None, options: EngineOptions) -> Self:
         """Return the files of a model in their present state.
 
-        Files that change later are refused by their digest. Raises ``ArtifactError`` if a file is missing.
+        Files that change later are refused by their digest. Raises ``ArtifactError`` if the manifest or the record of
+        the calibration cannot be read.
         """
         # A process that unpickles it may run in another folder.
         path, calibration = path.absolute(), calibration and calibration.absolute()
@@ -75,7 +76,8 @@ class ModelFiles:
 def content_digest(path: Path, calibration: Path | None) -> str:
     """Return one SHA-256 digest for all files of a model.
 
-    It is that of the manifest and the calibration record, which contain the digests of all other files.
+    It is computed from the manifest and, if there is a later calibration, from its record. These contain the digests of
+    all other files.
 
     Args:
         path: The folder of the artifact.

@@ -82,7 +82,7 @@ class ModelOpener:
     def verified(cls, path: Path, calibration: Path | None, options: EngineOptions) -> Self:
         """Verify the files of a model by their digests, and return an opener for it.
 
-        Raises ``ArtifactError``.
+        Raises ``ArtifactError`` if a file is missing or damaged, or if a later calibration belongs to other weights.
 
         Args:
             path: The folder of the artifact.
@@ -97,9 +97,9 @@ class ModelOpener:
         return cls(path, arrays, model, summary, options.settled(summary.precision))
 
     def open(self) -> OpenModel:
-        """Open the model for scoring, and check the scores of its test image.
+        """Open the model for scoring, and check the score and anomaly statistic of its test image.
 
-        Score and statistic of the pinned image are compared with the stored ones.
+        Both are compared with the values that are stored with the model.
 
         Raises:
             ArtifactError: They differ, or files do not fit each other.

@@ -80,7 +80,7 @@ class DiskFile:
     def write_new(self, data: bytes) -> bool:
         """Write the file unless it exists, and return whether it was written.
 
-        The file is written as by :meth:`write`.
+        The file appears as a whole. Only on a file system without hard links it is empty for a moment.
         """
         with self._errors():
             return write_if_absent(Path(self.path), data)
@@ -95,7 +95,7 @@ class DiskFile:
     def files(self) -> Iterator[FileEntry]:
         """Yield the files in the folder and its subfolders, sorted by name.
 
-        Links to folders are not followed.
+        Links to folders are not followed. They are yielded with a ``problem``.
 
         Links out of the folder, links that lead nowhere, and pipes have a ``problem``, and so has a folder that cannot
         be listed.

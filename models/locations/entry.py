@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 class FileEntry(NamedTuple):
     """Name, size and version of a file at a location.
 
-    The name is the path relative to the location. The size is in bytes.
+    In the list of a folder, the name is the path relative to the folder; for a single file it is the last part of the
+    path. The size is in bytes.
 
     The version is a text that differs where the content may differ: the ETag of an object, or time of change and size
     of a file of this machine, which are the same on all machines that mount its folder. ``problem`` is a sentence for

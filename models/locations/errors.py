@@ -8,7 +8,8 @@ from models.errors import ErrorKind, ModelsError
 class LocationRefused(ModelsError):
     """Raised for a location that is invalid, forbidden or not supported.
 
-    Its URL is malformed, its scheme is not supported, or the caller may not name it or has no access.
+    For example, its URL is malformed, its scheme is not supported, the caller may not name it or has no access, or the
+    settings of its store are wrong.
     """
 
     slug = "location-refused"

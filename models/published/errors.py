@@ -6,9 +6,10 @@ from models.errors import ErrorKind, ModelsError
 
 
 class CheckpointRefused(ModelsError):
-    """Raised for a published checkpoint that has no flow to import.
+    """Raised for a published checkpoint that cannot be imported.
 
-    Published checkpoints are files of the code of Keller et al.
+    For example, it is too large, cannot be read, or holds no flow of a known kind. Published checkpoints are files of
+    the code of Keller et al.
     """
 
     slug = "checkpoint-refused"

@@ -62,7 +62,8 @@ def write_model(
 ) -> None:
     """Calibrate and evaluate an imported flow, and write it as a model.
 
-    The fitness of the flow is measured, too. The artifact is written completely or not at all.
+    The checks whether the flow is fit to serve are run and recorded, too. The folder of the model is written completely
+    or not at all.
 
     Args:
         path: Folder of the artifact.

@@ -22,7 +22,7 @@ VALIDATION_IMAGES = 64
 def feature_architecture(
     shape: tuple[int, int, int], parameters: RecommendParameters, backbones: Path | None
 ) -> FeatureArchitecture:
-    """Return the architecture of the flows over features in a comparison.
+    """Return the architecture of the flows over features in a comparison of model families.
 
     Args:
         shape: Channels, height and width of the images.
@@ -41,7 +41,7 @@ def feature_architecture(
 
 
 def pixel_architecture(shape: tuple[int, int, int], train: int, minutes: float) -> tuple[PixelArchitecture, int]:
-    """Return the architecture of the pixel flow in a comparison, and the batch size.
+    """Return the architecture and the batch size of the pixel flow in a comparison of model families.
 
     Args:
         shape: Channels, height and width of the images.

@@ -31,9 +31,9 @@ REPORT_S = 0.5
 
 
 class ComparisonPlan(BaseModel):
-    """Decisions of a comparison that were made from measured speeds.
+    """Decisions of a comparison of model families that were made from measured speeds.
 
-    Another attempt continues with the same decisions.
+    It also has the time spent so far. Another attempt continues with the same decisions.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -47,7 +47,7 @@ class ComparisonPlan(BaseModel):
 
 
 class Budget:
-    """Time budget of a comparison, with its progress reports and its stored plan.
+    """Time budget of a comparison of model families, with its progress reports and stored plan.
 
     Args:
         seconds: The whole budget.
@@ -88,9 +88,9 @@ class Budget:
         return self.seconds - self.spent
 
     def share_out(self, per_image: float, reference: int, cells: int, good: int) -> tuple[float, int]:
-        """Divide the time left between the pixel flow and the defects.
+        """Divide the time left between training the pixel flow and counting found defects.
 
-        Returns the seconds to train the pixel flow, and the number of good images for defects.
+        Returns the seconds to train the pixel flow, and the number of good images that get defects.
 
         Args:
             per_image: Seconds that all densities together take for an image.

@@ -40,7 +40,8 @@ class DefectCurves:
 def kinds_by_importance(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[Kind]:
     """Return the kinds of defects, the most important first.
 
-    Each shape comes first once, with the middle contrast, then the other contrasts follow.
+    Each shape comes once at first, with the middle contrast if it has contrasts. The kinds of the other contrasts
+    follow.
     """
     middle = sorted(contrasts)[len(contrasts) // 2]
     kinds = defect_kinds(shapes, contrasts)
@@ -59,7 +60,8 @@ def count_defects(
 ) -> DefectCurves:
     """Count the defects that each model family finds.
 
-    Sizes are tried from the largest down, for each family until the first size that it misses.
+    Sizes are tried from the largest down. For each family and kind, they are tried until the lower bound of the found
+    share is below 0.9.
 
     All kinds of one size come before the next size, so that every kind is compared where time is short.
 

@@ -90,7 +90,7 @@ class FamilyJudges:
     def seconds_per_image(self, family: FamilyName) -> float:
         """Return the seconds that a model family takes to score an image.
 
-        They are measured over all images that the family has scored.
+        They are the sum over its densities, each measured over all images that the density has scored.
         """
         return sum(self.seconds[part] / self.images[part] for part in PARTS_OF[family])
 

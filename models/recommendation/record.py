@@ -21,7 +21,7 @@ MAX_BUDGET = 24 * 60
 class RecommendParameters(ImageOptions):
     """Settings of a comparison of pixel, feature and hybrid models.
 
-    They are budget, false-alarm rate, defects and image options.
+    They are the time budget, the false-alarm rate, the defects, the seed, the backbone and the image options.
     """
 
     minutes: float = Field(5.0, gt=0, le=MAX_BUDGET, description="Wall-clock budget of the whole comparison.")
@@ -57,7 +57,7 @@ class _RecordPart(BaseModel):
 class FamilyResult(_RecordPart):
     """Result of one model family in a comparison.
 
-    It says why, if the family was not compared.
+    If the family was not compared, ``unavailable`` gives the reason.
     """
 
     family: FamilyName

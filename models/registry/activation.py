@@ -13,7 +13,7 @@ USUAL_ALPHAS = (0.001, 0.01, 0.05)
 def attainable(smallest_p: float) -> tuple[float, ...]:
     """Return the usual false-alarm rates at which a calibration can flag an image.
 
-    They are the rates that are not below the smallest p-value of the calibration.
+    The usual rates are 0.001, 0.01 and 0.05. Those below the smallest p-value of the calibration are left out.
     """
     return tuple(alpha for alpha in USUAL_ALPHAS if alpha >= smallest_p)
 

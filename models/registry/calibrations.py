@@ -60,7 +60,7 @@ class CalibrationStore:
     def numbers(self) -> list[int]:
         """Return the numbers of all calibrations in ascending order.
 
-        The first is 0, the calibration made in training.
+        The first is 0, the calibration that is stored with the model.
         """
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted({OWN} | {int(path.name) for path in folders if is_version(path.name) and path.is_dir()})
@@ -192,7 +192,7 @@ class CalibrationStore:
     def choose(self, number: int, weights_sha256: str) -> None:
         """Activate a calibration after checking its files.
 
-        It then gives the verdicts of the model version.
+        The verdicts of the model version then come from this calibration. Calibration 0 is not checked here.
 
         Args:
             number: The calibration.

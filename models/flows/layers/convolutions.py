@@ -151,7 +151,8 @@ class ExponentialConvolutionSpec(_Convolution):
     def matrix(self, shape: ImageShape) -> int:
         """Return the number of values in the complex matrices of all frequencies.
 
-        Each frequency has a C x C matrix. The norms of the matrices bound the series.
+        Each frequency of a padded image has a C x C matrix; a complex number counts as two values. The norms of the
+        matrices bound the terms of the series.
         """
         grown = shape[1] + self.sides[0] - 1, shape[2] + self.sides[1] - 1
         return 2 * shape[0] ** 2 * grown[0] * (grown[1] // 2 + 1)

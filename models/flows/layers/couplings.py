@@ -77,7 +77,7 @@ class AffineCouplingSpec(Coupling):
     def parameters(self, shape: ImageShape) -> int:
         """Return the number of learned parameters of the network for scale and shift.
 
-        A map of places is included.
+        If the network depends on the place, a map of places for each hidden channel is included.
         """
         return self._of_net(shape, 2 * (shape[0] // 2)) + self.place * self.width * shape[1] * shape[2]
 

@@ -117,9 +117,9 @@ class LayerSpec(BaseModel):
         return cls(**cls.read(layer)) if type(layer) is cls.bijection_class() else None
 
     def summary(self) -> str:
-        """Return the layer type as text.
+        """Return a short text that describes the layer.
 
-        By default the text is the name of the type.
+        By default it is the name of the layer type. Types with parameters may add them, such as the size of a kernel.
         """
         return self.type
 
@@ -202,7 +202,8 @@ def _load(entry: EntryPoint) -> type[LayerSpec]:
 def parse_layer(value: object) -> object:
     """Convert a dict with the type and parameters of a layer to its description.
 
-    Pydantic calls it as a validator. Raises ``ValueError`` if the dict is invalid.
+    A description is returned unchanged. Pydantic calls the function as a validator. Raises ``ValueError`` if the value
+    is neither or is invalid.
     """
     if isinstance(value, LayerSpec):
         return value
