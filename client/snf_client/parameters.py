@@ -20,7 +20,8 @@ class CalibrationParameters(TypedDict):
 class EvaluationParameters(TypedDict):
     """Settings of an evaluation.
 
-    They name the datasets and simulated faults to test against, the largest number of images, and a false-alarm rate.
+    They name the datasets to test against, and say whether simulated faults are tested, too. They also limit the number
+    of images in a set, and may add a false-alarm rate.
 
     ``thorough`` adds the combined score with gradient evidence, for several times the work. With ``adapt``, images
     whose size or colour the model refuses are converted, and the report notes it.
@@ -66,7 +67,10 @@ class LimitParameters(TypedDict):
 
 
 class RecommendParameters(TypedDict):
-    """Settings to compare pixel, feature and hybrid models: budget, false-alarm rate, defects and image options."""
+    """Settings of a comparison of pixel, feature and hybrid models.
+
+    They are the time budget, the false-alarm rate, the defects, the seed, the backbone and the image options.
+    """
 
     image_size: NotRequired[list[int] | int | None]
     """Side, or [height, width], that images are brought to; unset: their own size where all have the same, else a size that suits them. With fit tiles the side of a tile; unset: 256."""

@@ -20,7 +20,10 @@ class AliasTarget(BaseModel):
 
 
 class AuditedImage(BaseModel):
-    """The log-likelihood of one image as served, recomputed in float64, and their difference, in nats."""
+    """Log-likelihood of an image as served and as recomputed in float64.
+
+    Both values and their difference are in nats.
+    """
 
     model_config = ConfigDict(frozen=True)
     index: int
@@ -37,7 +40,10 @@ class AuditedImage(BaseModel):
 
 
 class AuditedLayer(BaseModel):
-    """A layer's log |det Jacobian|, equal for all images: as cached, recomputed in float64, and the difference."""
+    """Log-determinant of a layer, as cached and as recomputed in float64.
+
+    It is log |det Jacobian|, which is equal for all images.
+    """
 
     model_config = ConfigDict(frozen=True)
     layer: str = Field(..., description="Its name; in a hybrid model it begins with `pixels.` or `features.`.")
@@ -47,7 +53,9 @@ class AuditedLayer(BaseModel):
 
 
 class AuditedTotal(BaseModel):
-    """Sum over layers of the log |det Jacobian| that is equal for all images: as cached, recomputed, and tolerance.
+    """Sum of the log-determinants of a model's layers, as cached and as recomputed.
+
+    It is the log |det Jacobian| that is equal for all images. Its largest allowed difference is included.
 
     The sum is that of the layers whose log |det Jacobian| a score contains: in a hybrid model those of pixels, and for
     features `places.0`, of the fit to all images.
@@ -61,7 +69,10 @@ class AuditedTotal(BaseModel):
 
 
 class CalibrationChoice(BaseModel):
-    """Request that selects, by number, the calibration that gives a model version's p-values from then on."""
+    """Request to select the calibration of a model version.
+
+    The calibration with this number gives the p-values from then on.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     calibration: int = Field(..., description="Its number; 0 is the model's own calibration.")
@@ -69,7 +80,10 @@ class CalibrationChoice(BaseModel):
 
 
 class CalibrationRequest(BaseModel):
-    """Request to calibrate a model: its p-values are then ranks among the images of the given normal dataset."""
+    """Request to calibrate a model on a dataset of normal images.
+
+    The p-values of the model are then ranks among these images.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dataset: str = Field(..., description="A dataset of normal images, like those to be scored.")
@@ -103,7 +117,7 @@ class CalibrationResult(BaseModel):
 
 
 class CallerView(BaseModel):
-    """Answer of `/v1/me`: name, id and role of the request's API key, and all roles that this role includes."""
+    """The API key of a request, with its roles, as the answer of `/v1/me`."""
 
     model_config = ConfigDict(frozen=True)
     name: str = Field(..., description="Name of the key; `anyone` where the service has no keys.")
@@ -113,7 +127,7 @@ class CallerView(BaseModel):
 
 
 class ComparedCalibration(BaseModel):
-    """What one of two compared calibrations can flag."""
+    """One of two compared calibrations, with its smallest p-value and its threshold."""
 
     model_config = ConfigDict(frozen=True)
     number: int
@@ -130,7 +144,10 @@ class ComparedCalibration(BaseModel):
 
 
 class ComparedImages(BaseModel):
-    """Number of images of a dataset for each purpose in a comparison. No image is counted twice."""
+    """Numbers of images of a dataset for each purpose in a comparison.
+
+    No image is counted twice.
+    """
 
     model_config = ConfigDict(frozen=True)
     fit: int = Field(..., description="Images of the train part that the families were fitted to.")
@@ -143,7 +160,10 @@ class ComparedImages(BaseModel):
 
 
 class ComparedVerdicts(BaseModel):
-    """How the verdicts on the newest images would change."""
+    """Counts of the verdicts on the newest images by each of two calibrations.
+
+    They show how the verdicts would change.
+    """
 
     model_config = ConfigDict(frozen=True)
     images: int = Field(..., description="Images judged by both calibrations.")
@@ -182,7 +202,10 @@ class CurvePoint(BaseModel):
 
 
 class DatasetEntry(BaseModel):
-    """Summary of a dataset: origin, image shape and sizes, and how many images are for training, calibration, test."""
+    """Summary of a dataset: origin, image sizes and image counts.
+
+    There is a count for each part of the dataset: training, statistics, calibration and test.
+    """
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -240,10 +263,7 @@ class Deviation(BaseModel):
 
 
 class Draws(BaseModel):
-    """Statistics of a log-likelihood over several draws of random noise.
-
-    The noise, in [0, 1), is added to the pixels.
-    """
+    """Statistics of a log-likelihood over several draws of the random noise that is added to the pixels."""
 
     model_config = ConfigDict(frozen=True)
     k: int = Field(..., description="Number of draws.")
@@ -255,7 +275,7 @@ class Draws(BaseModel):
 class Duplicates(BaseModel):
     """Summary of the duplicates or near duplicates in a dataset.
 
-    It has the number of images, and examples by path.
+    It has the number of images with a duplicate, the number of sets or pairs of duplicates, and examples by path.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -352,7 +372,10 @@ class Gallery(BaseModel):
 
 
 class Health(BaseModel):
-    """Answer of `/healthz`: the status `alive`, which means that the process runs, and the version of the service."""
+    """Answer of `/healthz`: the version of the running service.
+
+    The status is always `alive`, which means that the process runs.
+    """
 
     model_config = ConfigDict(frozen=True)
     status: Literal["alive"]
@@ -403,10 +426,7 @@ class ImageFacts(BaseModel):
 
 
 class ImageRegion(BaseModel):
-    """A connected region of an image where its anomaly map reaches the threshold.
-
-    Pixels that touch at a corner are connected.
-    """
+    """A connected region where the anomaly map of an image reaches the threshold; corners connect."""
 
     model_config = ConfigDict(frozen=True)
     box: tuple[int, int, int, int] = Field(
@@ -616,7 +636,9 @@ class LimitResult(BaseModel):
 
 
 class Martingale(BaseModel):
-    """State of the martingale test: a capital that is bet against the images being like the calibration images.
+    """State of the martingale test for drift.
+
+    A capital is bet against the images being like the calibration images.
 
     Each image is ranked among the calibration images and all earlier images, by p-value and by white level. The capital
     starts at 1. Without drift it ever reaches c with a probability of at most 1 / c, however often it is looked at.
@@ -652,10 +674,7 @@ class Normal(BaseModel):
 
 
 class PreprocessingNote(BaseModel):
-    """Changes that were made to an image before it was scored.
-
-    They are changes of size, of colour, and others. There is a warning if the file is unlike the training images.
-    """
+    """Changes of an image before scoring, and a warning if the file is unlike the training images."""
 
     model_config = ConfigDict(frozen=True)
     id: str = Field(..., description="Digest of the model's preprocessing.")
@@ -709,10 +728,7 @@ class Previews(BaseModel):
 
 
 class Quantile(BaseModel):
-    """Smallest anomaly statistic T at which an image is flagged at a given false-alarm rate.
-
-    T is the evidence, in nats, that an image is an anomaly.
-    """
+    """Smallest anomaly statistic, in nats, at which an image is flagged at a false-alarm rate."""
 
     model_config = ConfigDict(frozen=True)
     alpha: float = Field(..., description="False-alarm rate.")
@@ -734,7 +750,10 @@ class Rate(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Answer of `/readyz`: whether the service can score, which models failed to load, and how full its queue is."""
+    """Answer of `/readyz`: whether the service can score.
+
+    It also tells which models failed to load, and how full the queue is.
+    """
 
     model_config = ConfigDict(frozen=True)
     status: Literal["ready", "loading", "draining", "failed", "stuck"]
@@ -771,10 +790,7 @@ class Reason(BaseModel):
 
 
 class Reference(BaseModel):
-    """Histogram of the anomaly statistic T over a model's calibration images.
-
-    T is the evidence, in nats, that an image is an anomaly.
-    """
+    """Histogram of the anomaly statistic, in nats, over a model's calibration images."""
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -793,7 +809,10 @@ class Reference(BaseModel):
 
 
 class ReferenceRequest(BaseModel):
-    """A dataset by reference to be created: a name, and the location of its images, which are not copied."""
+    """Request for a new dataset of images that stay where they are.
+
+    It has the name of the dataset and the location of the images, which are not copied.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str = Field(..., description="Name of the dataset.")
@@ -812,7 +831,7 @@ class ReferenceRequest(BaseModel):
 
 
 class RegionRates(BaseModel):
-    """How often anomaly maps have a region above the threshold for a false-alarm rate.
+    """How often anomaly maps have a region at or above the threshold for a false-alarm rate.
 
     The rate is ``alpha``. The values are null where the map has no threshold for this rate.
     """
@@ -834,7 +853,8 @@ class RejectedFile(BaseModel):
 class Result(BaseModel):
     """Metrics of one anomaly score on one set of anomalous images.
 
-    They are AUROC, average precision and false-positive rate, with 95 % bootstrap intervals.
+    They are AUROC, average precision and false-positive rate, with 95 % bootstrap intervals, and the fraction of the
+    images that is flagged at each false-alarm rate.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -849,7 +869,10 @@ class Result(BaseModel):
 
 
 class RunResult(BaseModel):
-    """The model that a run registered, and what was measured of it. Without a figure the model has none."""
+    """Model version that a training run registered, with its measured quality.
+
+    A figure that the model does not have is null.
+    """
 
     model_config = ConfigDict(frozen=True)
     ref: str = Field(..., description="The model version, as name:version.")
@@ -921,7 +944,9 @@ class SizeCount(BaseModel):
 
 
 class Split(BaseModel):
-    """Numbers of images of a dataset for training, for fitting anomaly statistics, and for calibrating p-values.
+    """Split of a dataset, with the number of images in each part.
+
+    The parts are for training, for fitting anomaly statistics, and for calibrating p-values.
 
     If there are ``folds``, there is no calibration part; ``statistics`` is then used for both, by cross-conformal
     prediction.
@@ -941,9 +966,7 @@ class Split(BaseModel):
 
 
 class Term(BaseModel):
-    """Part of a log-likelihood that comes from one scale (level) of the flow, in nats.
-
-    Scale 0 is the fixed transform of the pixels.
+    """Part of a log-likelihood, in nats, from one scale (level) of the flow; 0 is the transform of the pixels.
 
     A density of features has scale 1 alone; its scale 0 is 0.
     """
@@ -955,7 +978,11 @@ class Term(BaseModel):
 
 
 class Threshold(BaseModel):
-    """The largest p-value to flag so that at most a share `alpha` of normal images is flagged, with 95 % confidence."""
+    """Threshold for p-values that keeps a false-alarm rate.
+
+    If p-values up to the threshold are flagged, at most a share `alpha` of normal images is flagged, with 95 %
+    confidence.
+    """
 
     model_config = ConfigDict(frozen=True)
     alpha: float = Field(..., description="False-alarm rate.")
@@ -964,7 +991,7 @@ class Threshold(BaseModel):
 
 
 class TrainingRun(BaseModel):
-    """A training run: its parameters, how it ended, and its result.
+    """Record of a training run with its parameters and its result.
 
     The record stays when its job or its model is deleted. A run is `unfinished` while it is trained, and stays so if it
     is interrupted, cancelled or killed; that of a job is `failed` once the job is. A run that goes on from its
@@ -1029,7 +1056,10 @@ class Validation(BaseModel):
 
 
 class WhiteLevelDrift(BaseModel):
-    """Result of a Kolmogorov-Smirnov test that compares the light of recent images with that of calibration images.
+    """Drift test of how light the recent images are.
+
+    It is a Kolmogorov-Smirnov test that compares the white levels of recent images with those of the calibration
+    images.
 
     The white level of an image is the smallest grey level that at least 99 % of its values do not exceed.
     """
@@ -1074,10 +1104,7 @@ class Aliases(BaseModel):
 
 
 class Anomaly(BaseModel):
-    """Verdict on whether an image is an anomaly, with its p-value.
-
-    The p-value is the rate at which normal images look at least as unusual.
-    """
+    """Verdict on an image, with its p-value: the rate at which normal images look at least as unusual."""
 
     model_config = ConfigDict(frozen=True)
     p_value: float = Field(..., description="Conformal p-value: small is anomalous.")
@@ -1091,7 +1118,10 @@ class Anomaly(BaseModel):
 
 
 class Audit(BaseModel):
-    """Comparison of a model's log-likelihoods as served with a float64 recomputation that uses no cached values."""
+    """Comparison of a model's log-likelihoods with a recomputation in float64.
+
+    The log-likelihoods are compared as served. The recomputation uses no cached values.
+    """
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -1112,7 +1142,10 @@ class Audit(BaseModel):
 
 
 class CalibrationComparison(BaseModel):
-    """A calibration beside the one in use: what each can flag, and which verdicts of the newest images would change."""
+    """Comparison of a calibration with the calibration in use.
+
+    It shows what each can flag, and which verdicts on the newest images would change.
+    """
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -1123,7 +1156,10 @@ class CalibrationComparison(BaseModel):
 
 
 class CalibrationView(BaseModel):
-    """A model calibration: its dataset, image counts and p-value thresholds; fields are null if the file is damaged."""
+    """Calibration of a model, with its dataset and its p-value thresholds.
+
+    Fields are null if the file of the calibration is damaged.
+    """
 
     model_config = ConfigDict(frozen=True)
     number: int = Field(..., description="0 is the model's own calibration.")
@@ -1170,7 +1206,7 @@ class Column(BaseModel):
 
 
 class DatasetReport(BaseModel):
-    """Report on the images of a dataset, made when it is uploaded or inspected.
+    """Report on the images of a dataset, made when the dataset is uploaded or inspected.
 
     It covers rejected files, sizes, colours, duplicates, groups and the split into parts.
     """
@@ -1202,7 +1238,9 @@ class DatasetReport(BaseModel):
 
 
 class Drift(BaseModel):
-    """Whether scored images still look like the calibration images: the drift tests of one source, or of all images.
+    """Results of the drift tests of one image source, or of all images.
+
+    They tell whether scored images still look like the calibration images.
 
     Kolmogorov-Smirnov tests compare the newest images, in a window. A martingale test bets on all images.
     """
@@ -1238,7 +1276,10 @@ class Drift(BaseModel):
 
 
 class DriftReport(BaseModel):
-    """Drift of a model version under its active calibration: of all images together, and of each source."""
+    """Drift of a model version: of all its images together, and of each source.
+
+    The images are compared with those of the active calibration.
+    """
 
     model_config = ConfigDict(frozen=True)
     model: str
@@ -1261,7 +1302,10 @@ class FailedImage(BaseModel):
 
 
 class FamilyResult(BaseModel):
-    """What one family of models reached in a comparison, or why it was not compared."""
+    """Result of one model family in a comparison.
+
+    If the family was not compared, ``unavailable`` gives the reason.
+    """
 
     model_config = ConfigDict(frozen=True)
     family: Literal["features", "pixels", "hybrid"]
@@ -1392,7 +1436,7 @@ class LimitView(BaseModel):
 class Localisation(BaseModel):
     """Metrics of how well anomaly maps show the defects of images.
 
-    Masks give the true defects. Larger values are better, 1 is perfect.
+    Masks give the true defects. Larger values of AUROC, AUPRO and AUPIMO are better, and 1 is perfect.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -1493,7 +1537,7 @@ class PresetList(BaseModel):
 
 
 class RecommendationRecord(BaseModel):
-    """A finished comparison of the families on a dataset, with a proposal and its reasons."""
+    """Result of a comparison of model families, with a proposal and its reasons."""
 
     model_config = ConfigDict(frozen=True)
     format_version: Literal[1] = 1
@@ -1642,7 +1686,10 @@ class WorkerList(BaseModel):
 
 
 class CalibrationList(BaseModel):
-    """All calibrations of a model version in ascending order of number, and the number of the one in use."""
+    """All calibrations of a model version.
+
+    They are in ascending order of number. `active` is the number of the calibration in use.
+    """
 
     model_config = ConfigDict(frozen=True)
     model: str
