@@ -80,7 +80,7 @@ class Window:
     judged: WindowStatus | None = None
 
     def add(self, p_values: Iterable[float], white_levels: Iterable[int], now: float) -> None:
-        """Add newly scored images by their p-values and white levels.
+        """Add the p-values of newly scored images, and how bright their brightest parts are.
 
         ``now`` is their time, in seconds since 1970. Full queues drop the oldest values.
         """

@@ -131,7 +131,7 @@ def check_evaluation(
 def check_limit(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, int]:
-    """Check a limit request; raise a 422 error if it is invalid.
+    """Check a request to measure a detection limit; raise a 422 error if it is invalid.
 
     Returns:
         The model as ``name:version``, and the number of the calibration.

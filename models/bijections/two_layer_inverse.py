@@ -240,7 +240,7 @@ def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
 
 @lru_cache(maxsize=256)
 def triple_multiplicity(kernel: Size, image: Size) -> Tensor:
-    """Return how many pixels stay inside the image under two shifts, for each pair of shifts.
+    """Count the pixels that stay inside the image under each pair of kernel shifts.
 
     They are the pixels u for which u, u + d and u + t are all inside, for each pair of kernel offsets d and t.
 

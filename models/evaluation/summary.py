@@ -75,9 +75,9 @@ class Thresholds:
 def describe_columns(
     columns: Sequence[ScoreColumn], thresholds: Thresholds, normal: ImageScores, alphas: Sequence[float]
 ) -> list[schema.Column]:
-    """Describe every score, with its false-alarm rates on normal images.
+    """Return the name, label, kind and false-alarm rates of each score of an evaluation.
 
-    Returns the name, label, kind and false-alarm rates of the scores, in the given order.
+    They are in the given order; the false-alarm rates are those on normal images.
     """
     return [
         schema.Column(

@@ -23,7 +23,7 @@ KERNEL = np.exp(-0.5 * np.square(_OFFSETS / SMOOTHING)) / np.exp(-0.5 * np.squar
 
 
 def of_places(places: Array, image: tuple[int, int]) -> Array:
-    """Interpolate the values of a density of features into an anomaly map of all pixels.
+    """Return an anomaly map with a value for each pixel, interpolated from a coarse grid of values.
 
     The interpolation is bilinear.
 
