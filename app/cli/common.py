@@ -105,7 +105,8 @@ def error_messages() -> Iterator[None]:
 def read_settings(*, writes: bool = False) -> Settings:
     """Return the settings from the environment.
 
-    For an invalid variable, the reason is printed and the command exits with code 2.
+    If a variable is invalid, or if the folder ``SNF_HOME`` cannot be used, the reason is printed and the command exits
+    with code 2.
 
     Args:
         writes: Whether the command needs a data folder, ``SNF_HOME``, that can be written.

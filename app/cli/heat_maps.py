@@ -60,7 +60,8 @@ def file_name(index: int, image: str) -> str:
 def claim_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, force: bool) -> None:
     """Create or reuse a folder for heat maps, and record their model and images in it.
 
-    The command exits with code 2 if the folder holds other heat maps.
+    The command exits with code 2 if ``folder`` is a file. Unless ``force`` is set, it also does so if the folder holds
+    other heat maps or files of the same names.
 
     Heat maps of the same images by the same model and calibration may be there: a repeated command makes them anew.
 

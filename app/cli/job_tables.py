@@ -66,7 +66,8 @@ def print_jobs(page: JobList) -> None:
 def print_job(job: JobView) -> None:
     """Print the details of a job as a table of two columns.
 
-    They are status, model, dataset, parameters, progress, times, error and result.
+    They include status, model, dataset, parameters, progress, times and error. The result is shown if the job has
+    succeeded, also in part.
     """
     from rich.text import Text
 
@@ -146,7 +147,8 @@ def outcome(job: JobView) -> str:
 def calibration_outcome(result: dict[str, Any]) -> str:
     """Return the result of a calibration job in words.
 
-    It names the new calibration, and tells whether it is in use now and why.
+    It names the new calibration and its smallest false-alarm rate. If ``result`` has the key ``active``, it also tells
+    whether the calibration is in use, with the reason if it is known.
     """
     number, ref, reason = result["calibration"], result["ref"], result.get("reason")
     made = f"calibration {number} of {ref}, smallest alpha {result['smallest_p']:.4g}"
@@ -160,7 +162,8 @@ def calibration_outcome(result: dict[str, Any]) -> str:
 def limit_outcome(result: dict[str, Any]) -> str:
     """Return the result of a detection-limit job in words.
 
-    It names the smallest size at which each kind of defect is found, in pixels, or why the limit is not determinable.
+    For each kind of defect it has the smallest size that is reliably found, in pixels, or ``none`` if no size is. If
+    the limit is not determinable, the reason is given instead.
     """
     made = f"detection limit {result['limit']} of {result['ref']} at alpha {result['alpha']:.4g}"
     if result["not_determinable"]:

@@ -83,7 +83,7 @@ def tar_of(file: str) -> Iterator[Path]:
 def open_at_location(url: str) -> Path:
     """Fetch a model from a URL into this machine's cache, and return its folder.
 
-    The model is verified like an upload.
+    A model that is fetched is verified like an upload. If the cache holds the model already, it is not fetched again.
     """
     from models.artifacts.at_location import cached_artifact
     from models.locations.location import Location

@@ -70,7 +70,8 @@ def _images(model: ModelSummary) -> str:
 def print_model(model: ModelDetail) -> None:
     """Print the details of a model version as a table.
 
-    They include architecture, training, test bits/dim, calibration and serving engine.
+    They include architecture, training, test bits/dim, calibration and serving engine. The command exits with code 3 if
+    the manifest is of another version of this program.
     """
     from pydantic import ValidationError
     from rich.text import Text

@@ -15,7 +15,8 @@ from models.recommendation.rule import limit_cell_text
 def print_recommendation(record: RecommendationRecord) -> None:
     """Print the recommended model family, with the results of all families compared.
 
-    After the proposal and its reasons stands the command to go on with.
+    The proposal and its reasons stand below the results. If no family is recommended, the proposal is ``none``;
+    otherwise the last line is the command that trains the recommended model.
     """
     console = Console()
     _print_figures(record)

@@ -31,9 +31,10 @@ class Remarks:
 
     @property
     def lines(self) -> list[str]:
-        """Lines of text for the five most frequent remarks.
+        """Lines of text for the most frequent remarks, at most five.
 
-        Each line names some of the files. A last line has the number of the other remarks.
+        Each line has a remark and the names of up to three of its files. If there are more remarks, a last line has
+        their number.
         """
         frequent = sorted(self._counts, key=lambda text: -self._counts[text])
         lines = [self._line(text) for text in frequent[:MAX_LINES]]

@@ -30,9 +30,9 @@ OF_RESULT = ("test_bits_per_dim", "validation_bits_per_dim", "test_nats", "recon
 
 
 class Figure(NamedTuple):
-    """Measured value at a point of a learning curve.
+    """Measured value of a training run at a training step.
 
-    It has a name, a step, the time of the measurement, and the value.
+    It has a name, the step, the time of the measurement in seconds since 1970, and the value.
     """
 
     name: str
@@ -44,7 +44,8 @@ class Figure(NamedTuple):
 def figures(detail: RunDetail) -> Iterator[Figure]:
     """Yield the measured values of a run's learning curve.
 
-    They have names such as ``training/bits_per_dim`` and come by step. Unknown values are left out.
+    They have names such as ``training/bits_per_dim``. Those of training come first, then those of validation, each in
+    order of their steps. Unknown values are left out.
     """
     for kind, points in (("training", detail.points), ("validation", detail.validations)):
         for point in points:
@@ -77,7 +78,8 @@ def settings(detail: RunDetail) -> dict[str, str]:
 def to_tensorboard(detail: RunDetail, folder: Path) -> str:
     """Write a run as TensorBoard files, and return the command that shows it.
 
-    The files lie in a new folder below ``folder``.
+    The files lie in a new folder below ``folder``, which is named by the id of the run. The command exits with code 2
+    if that folder exists, or if TensorBoard is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -98,7 +100,8 @@ def to_tensorboard(detail: RunDetail, folder: Path) -> str:
 def to_mlflow(detail: RunDetail, folder: Path) -> str:
     """Write a run into a local MLflow store, and return the command that shows it.
 
-    The store consists of the files below ``folder``.
+    The store consists of the files below ``folder``. The command exits with code 2 if the store has the run already, if
+    MLflow refuses the run, or if MLflow is not installed.
 
     After an error MLflow has the run in its bin, so that the next export of it is not refused.
     """

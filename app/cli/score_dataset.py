@@ -38,9 +38,9 @@ def score_dataset(
     force: bool,
     as_json: bool,
 ) -> JudgedCounts:
-    """Score a dataset by a job of a service, and save the table of scores.
+    """Score a dataset by a job of a service, and save the table of scores to a file.
 
-    Waits until the job has ended. Returns the counts of its images.
+    Waits until the job has ended. Returns how many images were judged, flagged as anomalies, and could not be judged.
     """
     with service(service_url(url), key) as client, labelled_bar() as bar:
         judging = judging_model(model, client)
@@ -72,7 +72,8 @@ def score_dataset(
 def download_table(client: Client, job: JobView, out: Path, *, force: bool) -> None:
     """Download the table of scores of a job to a file.
 
-    Exits with code 2 if the file holds other content, unless ``force`` is set.
+    Exits with code 2 if the job is not a scoring job, or if the ending or the folder of ``out`` is wrong. Unless
+    ``force`` is set, it also does so if the file holds other content.
     """
     if job.type != "score":
         raise fail(f"expected a job of type score, which has a table; {job.id} is of type {job.type}", USAGE)

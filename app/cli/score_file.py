@@ -248,7 +248,8 @@ class RemotePartScorer:
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
         """Return the plan of the scoring work.
 
-        It is made from the service's description of the model.
+        It is made from the service's description of the model. The command exits with code 2 if the model's calibration
+        cannot judge images.
         """
         smallest = self._detail.calibration.smallest_p
         if smallest is None:
@@ -265,7 +266,8 @@ class RemotePartScorer:
     ) -> None:
         """Score a range of the files, and write their scores to a Parquet file.
 
-        Raises ``Stopped`` if the user has asked to stop.
+        Raises ``Stopped`` if the user has asked to stop. The command exits with code 3 if the service has changed the
+        calibration of the model meanwhile.
         """
         from models.bulk.part import Stopped
         from models.bulk.table import write_part

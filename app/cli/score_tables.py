@@ -104,7 +104,8 @@ class TableOutput:
     def add(self, part: ScorePart) -> None:
         """Keep the results of a batch as rows of the table.
 
-        A row has file, scores, verdict and strongest reason of an image.
+        A row has file, scores and verdict of an image, and for an anomaly the strongest reason. For an image that was
+        not judged it has the error instead of scores.
         """
         if part.model is not None:
             self._title = f"{part.model} version {part.version}"

@@ -24,7 +24,8 @@ def check_held(
 ) -> None:
     """Check that an output file is new or has scores of the same images and model.
 
-    The calibration must be the same, too. Exits with code 2 otherwise.
+    The calibration and the dataset must be the same, too. Otherwise the command exits with code 2, unless ``force`` is
+    set.
 
     Args:
         out: The file.
@@ -57,7 +58,8 @@ def check_held(
 def check_unfinished(out: Path, folder: Path, plan: BulkPlan, *, force: bool) -> None:
     """Check that a folder holds no finished parts of a different scoring run.
 
-    A run is different if its plan is another. Exits with code 2 then, unless ``force`` is set.
+    Runs are different if their plans differ, for example in the files or the false-alarm rate. The command then exits
+    with code 2, unless ``force`` is set.
     """
     from models.bulk.plan import stored_plan
 

@@ -272,7 +272,10 @@ def _require_feasible(
 
 @contextmanager
 def output_of_first_process() -> Iterator[None]:
-    """Discard what all ``torchrun`` processes except the first print in the ``with`` block."""
+    """Discard the output of the ``with`` block, except in the first ``torchrun`` process.
+
+    Without ``torchrun``, nothing is discarded.
+    """
     if os.environ.get("RANK", "0") == "0":
         yield
         return

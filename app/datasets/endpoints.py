@@ -149,7 +149,8 @@ def list_datasets(store: DatasetStoreDep, settings: SettingsDep) -> DatasetList:
 def get_dataset(name: DatasetName, store: DatasetStoreDep, settings: SettingsDep) -> DatasetDetail:
     """Show the image counts, sizes and split of a dataset.
 
-    For an uploaded dataset it also has near duplicates and rejected files.
+    For a dataset that was uploaded, or refers to images that were inspected, it also has near duplicates. Rejected
+    files are listed for all but built-in datasets.
     """
     return detail(name, store, settings.data_dir)
 
@@ -171,7 +172,7 @@ def get_dataset(name: DatasetName, store: DatasetStoreDep, settings: SettingsDep
 def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Response:
     """Return a PNG picture that shows up to 100 images of a dataset.
 
-    404 for a built-in dataset.
+    404 for a built-in dataset, and 422 for a dataset by reference that was not inspected.
     """
     if name in NAMES:
         raise Problem(404, "contact-sheet-not-found", "No contact sheet", f"{name} is built in and has none")

@@ -92,7 +92,9 @@ class DatasetForm:
         self._open.close()
 
     def finish(self) -> tuple[str, list[Source], NearDuplicates]:
-        """Return the dataset's name, its files, and whether near duplicates are kept.
+        """Return the dataset's name, its uploaded files, and what to do with near duplicates.
+
+        The last value is ``keep``, which is the default, or ``drop``.
 
         Raises a 400 or 422 ``Problem`` if the form is incomplete.
         """

@@ -51,9 +51,9 @@ class DatasetUploads:
             log.error("leftovers of uploads cannot be removed: %s", error)
 
     def stop(self) -> None:
-        """End running uploads with a 503 error, because the service stops.
+        """End the creation of datasets with a 503 error, because the service stops.
 
-        These are uploads whose images are being validated.
+        This ends uploads whose images are being validated, and the indexing of storage locations.
 
         Transfers are aborted when the service starts to drain.
         """

@@ -17,7 +17,7 @@ from worker.jobs.store import JobStore
 def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
     """Return a summary of every dataset.
 
-    The summary of a damaged dataset has zero counts and the reason in ``problem``.
+    The summary of a dataset that cannot be used has zero counts and the reason in ``problem``.
     """
     result = []
     for name in dataset_names(data_dir, store):

@@ -102,9 +102,9 @@ class DriftMonitor:
         return self._windows.alarms(key_of(version), version.manifest.log_dets.weights_sha256)
 
     def all(self) -> dict[Key, list[WindowStatus]]:
-        """Return the results of the drift tests of every model version.
+        """Return the results of the drift tests of every model version with recent images.
 
-        For each version they are those of all recent images, then of each image source.
+        For each version there are those of all recent images, then those of each image source.
         """
         return {key: self._windows.status(key, time.time()) for key in self._windows.models()}
 

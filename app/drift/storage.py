@@ -97,7 +97,7 @@ class StoredMartingales(_DriftRecord):
     def restored(self, reference: WindowReference) -> StreamMartingales:
         """Restore the martingale tests of a stream of images.
 
-        Raises ``ValueError`` if they do not fit to the calibration.
+        Raises ``ValueError`` if they do not match the calibration.
         """
         martingales = reference.martingales(self.since)
         if (self.white_levels is None) != (martingales.white_levels is None):

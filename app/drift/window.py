@@ -26,7 +26,7 @@ class Key(NamedTuple):
 class NewImages:
     """P-values and white levels of the images since the last drift test.
 
-    They are in order of arrival. ``since`` is the time of the first image.
+    They are in order of arrival. ``since`` is the time of the first image, in seconds since 1970.
 
     White levels may be missing for some images.
     """
@@ -40,7 +40,7 @@ class NewImages:
 class WindowImages:
     """Copy of the p-values and white levels of recently scored images.
 
-    It also has the time of the oldest image, and the images since the last test.
+    ``since`` is the time of the oldest image, in seconds since 1970. ``new`` has the images since the last test.
     """
 
     p_values: tuple[float, ...]
@@ -80,9 +80,9 @@ class Window:
     judged: WindowStatus | None = None
 
     def add(self, p_values: Iterable[float], white_levels: Iterable[int], now: float) -> None:
-        """Add the p-values of newly scored images, and how bright their brightest parts are.
+        """Add the p-values and white levels of newly scored images.
 
-        ``now`` is their time, in seconds since 1970. Full queues drop the oldest values.
+        ``now`` is the time of the scoring, in seconds since 1970. Full queues drop the oldest values.
         """
         if not self.new.p_values:
             self.new.since = now
@@ -151,7 +151,8 @@ class ModelWindows:
     def windows(self) -> Iterator[tuple[str | None, Window]]:
         """Yield each image source with its recent images.
 
-        First come all images together, with None as source. Without images nothing is yielded.
+        First come all images together, with None as source. They are left out if there are none since the start or the
+        last acknowledgement.
         """
         if self.everything.count:
             yield None, self.everything

@@ -104,7 +104,7 @@ class BodyLimit:
 
 
 async def read_body(request: Request, limit: int, advice: str = "") -> bytes:
-    """Read the whole body of a request into memory.
+    """Return the whole body of a request as bytes.
 
     Raises ``BodyTooLarge`` if it has more than ``limit`` bytes.
 

@@ -68,7 +68,7 @@ class ConnectionLimits:
 class ConnectionWatch:
     """Register of a server's open connections.
 
-    It limits their number per client, and checks their timeouts.
+    It limits their number, in total and per client address, and checks their timeouts.
     """
 
     def __init__(self, limits: ConnectionLimits) -> None:

@@ -116,9 +116,9 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start to handle a request whose headers are complete.
+        """Handle a request whose headers are complete, or let it wait for earlier requests.
 
-        Raises ``ValueError`` if over 16 other requests of the connection wait.
+        Raises ``ValueError`` if more than 16 requests of the connection wait, this request included.
         """
         self._advanced = self._in_body = True
         self._head_since = None
@@ -164,7 +164,9 @@ class Connection(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """Close the connection if one of its timeouts has passed.
 
-        That is so if headers are late, or if an answer stays unread. ``now`` is the event loop's time in seconds.
+        That is so if headers are late, if the rest of a body is late after an early answer, or if the client reads
+        nothing of an answer. Incomplete headers are answered with 408. A refused client is cut off after 2 s. ``now``
+        is the event loop's time in seconds.
         """
         if self._refused_since is not None:
             if now - self._refused_since > LINGER_S:

@@ -21,7 +21,7 @@ def located(description: str, what: str) -> dict[str, Any]:
 def remove_null_parameters(document: dict[str, Any]) -> None:
     """Remove null from the parameter types of an OpenAPI document, in place.
 
-    Callers omit optional parameters.
+    Callers leave out an optional parameter instead of sending null.
     """
     for calls in document["paths"].values():
         for operation in calls.values():

@@ -37,7 +37,10 @@ class UploadFolders:
 
     @contextmanager
     def new(self) -> Iterator[Path]:
-        """Context manager that yields an empty temporary folder, and deletes it at the end."""
+        """Context manager that yields a new temporary folder, and deletes it at the end.
+
+        At first the folder holds only the file of its lock.
+        """
         folder = self._root / uuid4().hex
         # A sweep must not find the folder without its lock.
         with self._locked():

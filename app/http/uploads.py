@@ -110,7 +110,8 @@ class UploadWatch:
 def upload_slot(slots: FairShares, request: Request, retry_s: int = 30) -> Iterator[None]:
     """Context manager that limits how many uploads run at once.
 
-    An upload counts while the block runs. A 429 error is raised if too many are running.
+    An upload counts while the block runs. A 429 error is raised if too many uploads are running, in total or for this
+    caller.
 
     Args:
         slots: Uploads at once, shared among callers.

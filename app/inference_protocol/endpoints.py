@@ -179,7 +179,8 @@ async def _readiness(ref: str, pool: ModelPool) -> ModelReady | Response:
 async def infer(name: Name, request: Request, inference: InferenceServiceDep, timeout_ms: TimeoutMs = None) -> Response:
     """Score a tensor of images.
 
-    The outputs are `log_likelihood` in nats, `bits_per_dim` and the conformal `p_value`, one float64 an image.
+    The outputs are `log_likelihood` in nats, `bits_per_dim` and the conformal `p_value`, each with one float64 per
+    image. For a model of features `bits_per_dim` is NaN, in JSON null.
 
     The input is `image`, UINT8 `[N, channels, height, width]`, in JSON or as bytes after the JSON object (binary tensor
     data extension). The numbers equal those of `/v1/models/{ref}/score` to the bit. An image without a finite

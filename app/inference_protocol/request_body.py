@@ -29,7 +29,7 @@ ADVICE = "send the tensor as binary data"
 class InferBody:
     """Body of an inference request, split into JSON and binary tensors.
 
-    Both are bytes.
+    ``json`` has the bytes of the JSON object, ``binary`` a view of the bytes after it, empty if there are none.
     """
 
     json: bytes
