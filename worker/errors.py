@@ -93,9 +93,10 @@ class IdempotencyConflict(JobsError):
 
 
 class StaleAttempt(JobsError):
-    """Raised when an attempt to run a job must stop because another attempt has taken over.
+    """Raised when an attempt to run a job must stop because it has lost the right to run it.
 
-    An attempt is one execution of a job. The earlier attempt is stale.
+    An attempt is one execution of a job. Its lease on the job has ended, or has passed to a newer attempt. The attempt
+    is then stale.
 
     It may write nothing more.
     """

@@ -250,7 +250,7 @@ class Settings(ServiceSettings):
     def kill_after_seconds(self) -> float:
         """Seconds until a process that was asked to stop is killed.
 
-        They are 10 more than the longest grace period of the process.
+        They are 10 more than the longer of ``stop_grace_seconds`` and ``drain_seconds``.
         """
         return max(self.stop_grace_seconds, self.drain_seconds) + 10
 

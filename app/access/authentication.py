@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 class Authentication:
     """ASGI middleware that checks the API key of each request.
 
-    It checks the key before the body of the request is read, and answers 401 if the key is invalid.
+    The key is checked before the body of the request is read. Paths without data, such as ``/healthz``, need no key.
 
     It stores the ``Caller`` in the scope of the request, or answers with a 401 error. While the service has no keys,
     every caller may do everything.

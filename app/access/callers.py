@@ -52,7 +52,7 @@ def caller_of(scope: Scope) -> Caller:
 def keyless(address: str) -> Caller:
     """Return the sender of a request to a service that has no API keys.
 
-    It is named by its IP address. Its role is ``admin``.
+    It is named by its IP address, or for IPv6 by its /64 network. Its role is ``admin``.
     """
     return Caller(f"address:{network_of(address)}", address, "admin")
 
@@ -66,7 +66,7 @@ def address_of(scope: Scope) -> str:
 def network_of(host: str) -> str:
     """Return the /64 network of an IPv6 address, or an IPv4 address unchanged.
 
-    Other text is returned unchanged.
+    Other text is returned unchanged. An IPv4-mapped IPv6 address becomes its IPv4 address.
 
     A single machine can have all addresses of a /64 network.
     """

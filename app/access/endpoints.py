@@ -15,9 +15,9 @@ router = APIRouter(prefix="/v1/me", tags=["operations"], dependencies=[MayRead])
 
 @router.get("", operation_id="show_caller", summary="Show who is calling", responses=responses(401, 500))
 async def show_caller(scope: CallerScope) -> CallerView:
-    """Show the API key of the request.
+    """Show the name, the id and the role of the API key of the request.
 
-    The answer has its name, id and role. Without keys, the name is `anyone` and the role `admin`.
+    The secret of the key is not shown. Without keys, the name is `anyone` and the role `admin`.
     """
     caller = caller_of(scope)
     return CallerView(

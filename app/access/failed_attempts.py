@@ -71,7 +71,8 @@ class FailedAttempts:
     def failed(self, address: str, digest: str) -> Attempts:
         """Record a wrong API key that was sent from an address.
 
-        From the 10th wrong key on, the address must wait, and each further wrong key doubles the wait.
+        From the 10th wrong key on, the address must wait. Each further wrong key doubles the wait, up to 60 s. Returns
+        the record of the address.
         """
         self._right.pop((address, digest), None)
         now = self._clock()

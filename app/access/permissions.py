@@ -47,7 +47,8 @@ MayAdminister = Security(_check, scopes=["admin"])
 def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
     """Return the sender of a request if its role is sufficient.
 
-    Raises a 403 ``Problem`` if the role does not include the role ``needed``.
+    Raises a 403 ``Problem`` if the role does not include the role ``needed``, and a 401 ``Problem`` if the request was
+    not authenticated.
 
     Args:
         scope: Scope of the request.
@@ -73,7 +74,7 @@ def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
 def permit(scope: Scope, needed: Role) -> None:
     """Allow a request if the role of its sender is sufficient.
 
-    The ASGI scope is marked as allowed. Otherwise a 403 ``Problem`` is raised.
+    The ASGI scope is marked as allowed. Otherwise a 401 or 403 ``Problem`` is raised, as by :func:`require`.
     """
     require(scope, needed)
     scope[ALLOWED] = True

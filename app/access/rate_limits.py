@@ -88,7 +88,8 @@ class Allowance:
 def take_images(scope: Scope, count: int) -> None:
     """Count images against the rate limit of a request's API key.
 
-    Raises a 429 ``Problem`` past the limit. Without a key, nothing is counted.
+    Raises a 429 ``Problem`` past the limit, and a 422 ``Problem`` if the images of this request alone exceed it.
+    Without a key, nothing is counted.
     """
     allowance = scope.get(ALLOWANCE)
     if isinstance(allowance, Allowance):

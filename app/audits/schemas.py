@@ -59,7 +59,8 @@ class AuditedTotal(Answer):
 class Audit(Answer):
     """Comparison of a model's log-likelihoods with a recomputation in float64.
 
-    The log-likelihoods are compared as served. The recomputation uses no cached values.
+    The log-likelihoods are compared as served. The log-determinants of the layers are compared, too. The recomputation
+    uses no cached values.
     """
 
     model_config = ConfigDict(

@@ -81,7 +81,8 @@ class ComparedVerdicts(Answer):
 class CalibrationComparison(Answer):
     """Comparison of a calibration with the calibration in use.
 
-    It shows what each can flag, and which verdicts on the newest images would change.
+    It shows the smallest false-alarm rate and the threshold of both, and how many verdicts on the newest images would
+    change.
     """
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [COMPARISON]})

@@ -33,7 +33,7 @@ class VersionEvidence:
     def add(self, image: StoredEvidence) -> None:
         """Add the anomaly statistics of an image.
 
-        The oldest images that exceed the limits are dropped.
+        Beyond 200 images or 8 MiB, the statistics of the oldest images are dropped.
         """
         self.images.append(image)
         self.nbytes += image.nbytes
@@ -44,7 +44,8 @@ class VersionEvidence:
 class RecentEvidence:
     """Anomaly statistics of the newest images that this process scored.
 
-    This evidence covers the newest 200 images of each model version. It consists of float arrays, not images.
+    At most 200 images and 8 MiB are kept of each of the 16 model versions that scored last. The evidence consists of
+    float arrays, not images.
 
     A restart forgets it. May be used from any thread.
     """

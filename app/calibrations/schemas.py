@@ -41,7 +41,7 @@ LINE: dict[str, Any] = {
 class CalibrationRequest(BaseModel):
     """Request to calibrate a model on a dataset of normal images.
 
-    The p-values of the model are then ranks among these images.
+    While the new calibration is active, the p-values of the model are ranks among images of this dataset.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"dataset": "line-1"}]})
@@ -63,7 +63,7 @@ class CalibrationRequest(BaseModel):
 class CalibrationChoice(BaseModel):
     """Request to select the calibration of a model version.
 
-    The calibration with this number gives the p-values from then on.
+    The calibration with this number gives the p-values from then on, unless `dry_run` is true.
     """
 
     model_config = ConfigDict(

@@ -113,7 +113,7 @@ def _sound(
 def advice(images: int) -> tuple[Threshold, ...]:
     """Return p-value thresholds for six false-alarm rates from 0.1 to 10 %.
 
-    Each threshold keeps its false-alarm rate with 95 % confidence.
+    Each threshold keeps its false-alarm rate with 95 % confidence. It is None if there are too few images.
 
     Args:
         images: Number of calibration images, in a single fold.

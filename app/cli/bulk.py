@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BulkModel:
-    """Model of a bulk scoring.
+    """Model for bulk scoring, with its files, manifest and calibration.
 
     It comes from the registry of this machine, or from a location.
 
@@ -186,7 +186,7 @@ def find_model(model: str) -> BulkModel:
 def find_images(text: str, out: Location, should_stop: Callable[[], bool]) -> tuple[str, Images]:
     """Return the label and the images of a dataset, folder or file.
 
-    A dataset is on this machine. A folder or file is at a location.
+    The label is the name of a dataset of this machine, or the URL of a folder or file.
 
     Args:
         text: Name of the dataset, path or URL.

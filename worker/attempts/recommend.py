@@ -26,7 +26,7 @@ RECORD = "recommendation.json"
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Compare the model families on a dataset, as the work of a job.
+    """Run a job that compares model families on a dataset.
 
     The results and a proposal are written to the job's folder.
 

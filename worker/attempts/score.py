@@ -140,7 +140,7 @@ def _finish(
 def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
     """Help another worker to score the images of a bulk job.
 
-    Ranges of images (shards) are claimed and scored until none is left.
+    Free ranges of images (shards) are claimed and scored, one by one.
 
     Ends when no shard is free, the job is not running, or the process is asked to stop.
 

@@ -127,7 +127,7 @@ class ShardProgress:
         self._reporter = ProgressReporter(events, plan.count, done)
 
     def report_if_due(self) -> None:
-        """Write a progress event for the bulk job, if the last call is at least 0.5 s ago.
+        """Write a progress event for the bulk job, if the last report is at least 0.5 s ago.
 
         Nothing is written while Redis does not answer.
         """

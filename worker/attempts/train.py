@@ -44,7 +44,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
 
     Raises:
         Interrupted: The flag was set; a later attempt resumes from the checkpoint.
-        StaleAttempt: A newer attempt has taken over the job.
+        StaleAttempt: The attempt no longer holds the lease of the job.
         ModelsError: The job cannot succeed, for example because its dataset does not exist.
     """
     from models.datasets import DatasetStore, load_dataset

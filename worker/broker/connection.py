@@ -86,7 +86,8 @@ def celery_url(settings: Settings) -> str:
 def redis_client(settings: Settings) -> redis.Redis:
     """Return a Redis client with a short timeout and a single retry.
 
-    If Redis is down, it raises after ``broker_timeout_s`` seconds and the retry. Answers are decoded to text.
+    If Redis does not answer, each of the two attempts fails after ``broker_timeout_s`` seconds. Answers are decoded to
+    text.
     """
     return redis.Redis.from_url(
         broker_url(settings),

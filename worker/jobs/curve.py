@@ -17,7 +17,7 @@ T = TypeVar("T")
 class CurveEvents:
     """Training curve of a job, as its ``metrics`` and ``validation`` events.
 
-    The events are in order of steps, without repeated steps.
+    Of more than 20 000 events of a kind, only every second, fourth and so on is kept.
 
     Steps are strictly increasing.
 

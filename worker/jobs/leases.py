@@ -110,7 +110,7 @@ class LeaseStore:
     def put_back(self, job_id: str, attempt: int, changes: Mapping[str, Any]) -> Status:
         """End the lease of an unfinished job, and queue the job again.
 
-        The job comes before all waiting jobs.
+        The job waits in the first line of its queue, behind other interrupted or resumed jobs and before all others.
 
         Returns:
             The new status: ``queued``, or ``cancelled`` or ``paused`` if users requested that.
@@ -173,9 +173,9 @@ class LeaseStore:
         return seconds * 1000 + microseconds // 1000
 
     def cap_times(self) -> int:
-        """Correct stored times that lie in the future.
+        """Correct stored times that lie too far in the future.
 
-        They do so if the clock of the Redis server was set back. Returns how many times needed this correction.
+        They do if the clock of the Redis server was set back. Returns the number of corrected times.
 
         Without it a lease would end, and a lost message be detected, only when the clock gets there.
         """

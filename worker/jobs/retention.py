@@ -110,7 +110,7 @@ def _delete_folder(settings: Settings, job_id: str) -> None:
 def clear_removed(store: JobStore, settings: Settings) -> None:
     """Delete leftover files of removed jobs.
 
-    Files are left if the removal of a job was interrupted.
+    Files are left if their deletion failed or was interrupted.
     """
     for job_id in store.removed():
         _remove_files(store, settings, job_id)
@@ -119,7 +119,8 @@ def clear_removed(store: JobStore, settings: Settings) -> None:
 def sweep_old_jobs(store: JobStore, settings: Settings) -> int:
     """Delete old jobs with their files, and return their number.
 
-    A job is old if it ended more than ``retention_days`` ago. A call deletes at most 50 jobs.
+    A job is old if it ended more than ``retention_days`` ago. A call deletes at most 50 jobs. Jobs whose files an
+    unfinished retry may need are kept.
     """
     ids = store.finished_before(settings.retention_days * 24 * 3600, limit=_AT_ONCE)
     removed = 0

@@ -19,7 +19,7 @@ from worker.queues import JobType
 class JobLimits(NamedTuple):
     """Largest numbers of unfinished jobs, per caller and in total.
 
-    Unfinished jobs are queued, running or paused.
+    Unfinished jobs are queued, starting, running or paused.
     """
 
     per_caller: int
@@ -210,7 +210,8 @@ class JobStore(LeaseStore):
     def request_resume(self, job_id: str) -> tuple[Job, bool]:
         """Queue a paused job again, or withdraw a request to pause.
 
-        A paused job is queued before all waiting jobs. A request is withdrawn if it has not stopped the job yet.
+        A paused job waits in the first line of its queue, behind other interrupted or resumed jobs and before all
+        others. A request is withdrawn if it has not stopped the job yet.
 
         Returns:
             The record, and whether the job needs a new message.
@@ -284,7 +285,7 @@ class JobStore(LeaseStore):
     def removed(self) -> Ids:
         """Return the ids of removed jobs whose files may still exist.
 
-        Files are left if the removal of a job was interrupted.
+        Files are left if their deletion failed or was interrupted.
         """
         with translate_redis_errors():
             return sorted(cast(set[str], self._client.smembers(self._key("removed"))))
@@ -298,7 +299,10 @@ class JobStore(LeaseStore):
             self._client.srem(self._key("removed"), job_id)
 
     def shards(self, job_id: str) -> Shards:
-        """Return the unfinished ranges of images (shards) of a bulk scoring job."""
+        """Return the unfinished ranges of images (shards) of a bulk scoring job.
+
+        The returned object reads and changes them in Redis.
+        """
         return Shards(self._client, self._prefix, job_id)
 
 

@@ -178,9 +178,10 @@ def retry(
     caller: str = "",
     before_new: Callable[[], object] = lambda: None,
 ) -> Job:
-    """Queue a new job that continues a failed or cancelled job.
+    """Queue a new job that retries a failed or cancelled job.
 
-    The new job starts from the newest checkpoint. Its record is returned.
+    The new job continues from the files of the old job, such as its newest checkpoint, if there are any. Its record is
+    returned.
 
     A terminal status never changes, so the retry is a job of its own with ``retry_of``. Repeating the call returns the
     same job.
@@ -215,7 +216,7 @@ def retry(
 
 
 def resume(store: JobStore, celery: Celery, job_id: str) -> Job:
-    """Queue a paused job again, before all waiting jobs, and return its record.
+    """Queue a paused job again, ahead of the jobs that have not run yet, and return its record.
 
     Raises:
         JobNotFound: No job has this id.
@@ -231,7 +232,7 @@ def resume(store: JobStore, celery: Celery, job_id: str) -> Job:
 def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
     """Send the id of a job to its queue as a Celery message.
 
-    If ``first`` is True, the message comes before all waiting messages.
+    If ``first`` is True, workers take the message before all messages that were sent without ``first``.
 
     Raises:
         BrokerDown: The broker takes no messages.
@@ -251,7 +252,8 @@ def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
 def send_again(store: JobStore, celery: Celery, job_id: str) -> bool:
     """Send the message of a queued job to its queue again.
 
-    The job comes before all waiting jobs. Returns False if the job is not queued.
+    The job then waits in the first line of its queue, which workers serve before the other line. Returns False if the
+    job is not queued.
 
     Raises:
         BrokerDown: The broker takes no messages.

@@ -75,7 +75,7 @@ class WaitingLines:
             return cast(list[str], ids)
 
     def note_dispatch(self, job_id: str) -> bool:
-        """Move a queued job before all waiting jobs.
+        """Move a queued job to the line of its queue that workers serve first.
 
         Returns False, without a change, if the job is not queued.
 

@@ -97,7 +97,7 @@ class _Content(_KeyModel):
 def digest_of(text: str) -> str:
     """Return the SHA-256 digest of an API key, in hexadecimal.
 
-    The service stores only this digest.
+    The file of keys stores this digest instead of the key.
 
     A single pass is enough. The secret has 256 random bits, so a slow hash would not make guessing harder, but would
     make every request slower.

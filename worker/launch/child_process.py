@@ -22,9 +22,9 @@ _LARGEST_OUTPUT = 5_000_000
 
 
 class ChildProcess:
-    """Python module that runs as a child process and is restarted after a crash.
+    """Python module that runs as a child process and is restarted when it ends.
 
-    The pause before a restart gets longer with each crash in a row.
+    The pause before a restart doubles with each early end in a row, from 0.5 s up to 30 s.
 
     A process that hangs, so that it misses many probes in a row, is killed and restarted as well.
     Its output goes to ``home/logs/<name>.out``, which is emptied at 5 MB. What it logs is in ``<name>.jsonl``, too.

@@ -64,9 +64,9 @@ class HangWatch:
 
     @property
     def hung(self) -> str | None:
-        """Phrase on the missed probes if the process hangs, else None.
+        """Message about the missed probes if the process hangs, else None.
 
-        A process that answers or that is still starting does not hang.
+        A process hangs after at least 4 missed probes in a row, or at least 40 before its first answer.
         """
         misses = self._misses
         if misses < (self._most if self._answered else max(self._most, _MISSES_AT_START)):
@@ -94,7 +94,8 @@ class HangWatch:
 def service_probe(url: str) -> Probe:
     """Return a function that checks whether the HTTP service answers.
 
-    It requests ``/healthz`` from the service at ``url``. Any answer counts, even a refusal.
+    It requests ``/healthz`` from the service at ``url``. Any HTTP response counts as an answer, even an error status.
+    So does a connection that the service accepts and then drops.
     """
 
     def probe(_pid: int) -> bool:

@@ -101,7 +101,7 @@ class RunStore:
     def list(self, limit: int, after: str | None = None) -> list[TrainingRun]:
         """Return up to ``limit`` training runs, the newest first.
 
-        If ``after`` is given, only runs older than that run are returned.
+        If ``after``, the id of a run, is given, only older runs are returned. Runs with a damaged record are left out.
         """
         if not self._folder.is_dir():
             return []
@@ -117,13 +117,14 @@ class RunStore:
     def curve(self, run_id: str) -> CurveEvents:
         """Return the training curve of a run.
 
-        The curve is empty before the first report of the run. Raises ``RunNotFound``.
+        The curve is empty before the first report of the run. Raises ``RunNotFound`` if the record of the run is
+        missing or damaged.
         """
         self.get(run_id)
         return read_curve(self.folder(run_id) / CURVE)
 
     def thin_curve(self, run_id: str) -> None:
-        """Reduce the stored training curve of a run to 1000 points.
+        """Reduce the stored training curve of a run to at most 1000 points.
 
         Call this for a run that has ended. All of its validations are kept.
         """

@@ -99,7 +99,7 @@ class Assistant:
     def run(self, job_id: str) -> int | None:
         """Help with a bulk scoring job of another worker.
 
-        The help ends when none of the images is left to take, or when a job waits for this worker.
+        The help ends when no images are free, the job ends, the worker stops, or a job waits for this worker.
 
         Returns:
             Exit code of the process, or None if none was started, also while the disk has no room.

@@ -46,7 +46,8 @@ class AttemptMonitor:
     def until_exit(self, process: AttemptProcess, reader: EventReader, summary: AttemptSummary) -> int:
         """Monitor a job's process until it exits, and return its exit code.
 
-        The process is stopped when users or the worker ask for it.
+        The process is asked to stop if users or the worker request it. It is killed if it makes no progress or the
+        attempt has lost its lease.
 
         Args:
             process: Process of the attempt.

@@ -19,7 +19,7 @@ class ClockWatch:
     def jump(self, server_s: float, monotonic_s: float) -> float:
         """Return by how many seconds the server's clock has jumped since the last call.
 
-        Returns 0 if it did not jump.
+        The value is negative if the clock was set back. It is 0 at the first call, and if the clock did not jump.
 
         Args:
             server_s: Time of the server in seconds since 1970.

@@ -52,7 +52,7 @@ def room_problem(folder: Path) -> str | None:
 class DiskRoom:
     """Free space on the disk of the jobs.
 
-    It also keeps a record of the free space when jobs met a full disk.
+    It also keeps a record of the jobs that met a full disk, with the free space that each has to wait for.
 
     The latter is remembered by this process alone. Another worker tries such a job once, too.
 

@@ -279,7 +279,7 @@ class Supervisor:
 def attempt_environment(settings: Settings, device: str) -> dict[str, str]:
     """Return the environment variables for the process of a job.
 
-    They hold the settings, the visible GPU and the number of threads.
+    They hold the settings without API keys, the visible GPU and, if it is set, the number of threads.
     """
     environment = settings.environment() | variables(device)
     if settings.train_threads is not None:

@@ -61,7 +61,7 @@ def add_lite0(store: BackboneStore) -> bool:
 def package_file() -> Path:
     """Return the path of the EfficientNet-Lite0 weights in their Python package.
 
-    The package is not imported. Raises ``BackboneMissing``.
+    The package is not imported. Raises ``BackboneMissing`` if it is not installed or lacks the file.
     """
     spec = find_spec(PACKAGE)
     for folder in (spec and spec.submodule_search_locations) or ():

@@ -28,9 +28,9 @@ NUMPY = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.
 
 
 def convert_published(file: Path, image_shape: Shape, *, exact: bool) -> tuple[LayeredArchitecture, Flow]:
-    """Read a checkpoint in a child process with limits, and return its flow.
+    """Read a published checkpoint in a child process with limits, and return its flow.
 
-    The layers of the flow are returned, too. No other process opens the file.
+    The architecture, which lists the layers of the flow, is returned as well. No other process opens the file.
 
     The file is a pickle. The child process loads tensors alone and runs no code of it; this process reads the
     safetensors that the child writes.
@@ -88,9 +88,9 @@ class _Figure:
 
 
 def convert(source: Path, image_shape: Shape, *, exact: bool) -> tuple[LayeredArchitecture, Flow]:
-    """Return the layers and the flow of a checkpoint.
+    """Return the architecture and the normalizing flow of a published checkpoint.
 
-    Call this only in a process with limits.
+    The architecture lists the layers of the flow. Call this only in a process with limits.
 
     Raises:
         CheckpointRefused: The file holds other objects than tensors, or no flow of the published code.

@@ -38,7 +38,7 @@ def refer(
     by_request: bool = False,
     seconds: int = REQUEST_SECONDS,
 ) -> ReferenceRecord:
-    """Create a dataset that refers to files at their location.
+    """Create a dataset that refers to files where they are, without copying them.
 
     Only a child process with limits reads the files. Returns a record of what the dataset consists of.
 

@@ -71,9 +71,9 @@ def find_problem(folder: Path, backbones: Path) -> str | None:
 
 
 def check_files(folder: Path) -> None:
-    """Check that the files of an uploaded model are present and undamaged.
+    """Check the manifest, the model card and the sample picture of an uploaded model.
 
-    These are the file list, the model card and the sample picture.
+    The manifest must list exactly the expected files. Only a density model has a sample picture.
 
     Raises:
         ModelsError: A file is missing or damaged.
