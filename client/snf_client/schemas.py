@@ -71,7 +71,7 @@ class AuditedTotal(BaseModel):
 class CalibrationChoice(BaseModel):
     """Request to select the calibration of a model version.
 
-    The calibration with this number gives the p-values from then on.
+    The calibration with this number gives the p-values from then on, unless `dry_run` is true.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -82,7 +82,7 @@ class CalibrationChoice(BaseModel):
 class CalibrationRequest(BaseModel):
     """Request to calibrate a model on a dataset of normal images.
 
-    The p-values of the model are then ranks among these images.
+    While the new calibration is active, the p-values of the model are ranks among images of this dataset.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -117,7 +117,7 @@ class CalibrationResult(BaseModel):
 
 
 class CallerView(BaseModel):
-    """The API key of a request, with its roles, as the answer of `/v1/me`."""
+    """Name, id and roles of the API key of a request, as the answer of `/v1/me`."""
 
     model_config = ConfigDict(frozen=True)
     name: str = Field(..., description="Name of the key; `anyone` where the service has no keys.")
@@ -1120,7 +1120,8 @@ class Anomaly(BaseModel):
 class Audit(BaseModel):
     """Comparison of a model's log-likelihoods with a recomputation in float64.
 
-    The log-likelihoods are compared as served. The recomputation uses no cached values.
+    The log-likelihoods are compared as served. The log-determinants of the layers are compared, too. The recomputation
+    uses no cached values.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -1144,7 +1145,8 @@ class Audit(BaseModel):
 class CalibrationComparison(BaseModel):
     """Comparison of a calibration with the calibration in use.
 
-    It shows what each can flag, and which verdicts on the newest images would change.
+    It shows the smallest false-alarm rate and the threshold of both, and how many verdicts on the newest images would
+    change.
     """
 
     model_config = ConfigDict(frozen=True)
