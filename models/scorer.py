@@ -233,7 +233,7 @@ class Scorer:
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
         """Return a generator that computes log-likelihoods in small groups of images.
 
-        It yields after every ``at_once`` images or tiles, and returns the log-likelihoods at the end.
+        It yields between groups of ``at_once`` images or tiles, and returns log-likelihoods or ``ScoreNotFinite``.
         """
         if gradients:
             self.calibration.check_alpha(None, gradients=True)
@@ -245,7 +245,7 @@ class Scorer:
     def require_spatial(self) -> MapReference:
         """Return the reference values for heat maps, measured on normal images.
 
-        They are the mean and deviation of the log-likelihood at each pixel. Raises ``HeatMapUnsupported``.
+        They are means and standard deviations by pixel or place, in nats. Raises ``HeatMapUnsupported`` without any.
         """
         if self.calibration.pixels is None:
             raise HeatMapUnsupported(

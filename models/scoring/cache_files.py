@@ -59,7 +59,7 @@ def note_use(path: Path) -> None:
 def write_cached(path: Path, content: bytes) -> None:
     """Write a file to the cache; a failed write is only logged.
 
-    A full disk is handled in the same way.
+    Nothing is written if the disk has no room, which is logged, too.
 
     Beyond 4 GiB in the folder, the files that were unused for the longest time are deleted, and unfinished ones of
     killed processes.

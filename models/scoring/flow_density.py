@@ -28,9 +28,10 @@ class FlowDensity(PixelDensity):
 
 
 def pixels_of(density: ImageDensity) -> FlowDensity | None:
-    """Return the pixel density of a model, or None for a model of features alone.
+    """Return the pixel density of a model with its frozen flow, or None if there is none.
 
-    ``density`` is the pixel density itself, or a density of both that contains it.
+    ``density`` is the pixel density itself, or a hybrid density that contains it. Returns None for a model of features
+    alone, and for a density opened from the cache, which has no frozen flow.
     """
     pixels = density.pixels if isinstance(density, HybridDensity) else density
     return pixels if isinstance(pixels, FlowDensity) else None

@@ -85,9 +85,9 @@ class FrozenFlow(FlowLayout):
 
 @torch.no_grad()
 def constant_log_dets(flow: Flow, image_shape: Shape) -> dict[str, float]:
-    """Return the log-determinants of layers for which they do not depend on the image.
+    """Return the log-determinants that are the same for all images, by layer name.
 
-    They are log |det dz/dx| in nats, by layer name.
+    They are log |det dz/dx| in nats. Layers without parameters, such as permutations, are left out.
 
     The cost is given by each bijection. Scoring computes no other determinants.
 

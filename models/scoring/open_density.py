@@ -21,9 +21,9 @@ PIXELS, FEATURES = "pixels.", "features."
 
 
 def log_dets_of(flows: TrainedFlows, architecture: Architecture) -> dict[str, float]:
-    """Return the log-determinants of layers for which they do not depend on the image.
+    """Return the log-determinants that are the same for all images, by layer name.
 
-    They are given by layer name in nats, and computed in float64.
+    They are in nats, computed in float64.
 
     Raises:
         SingularLayer: A layer over pixels has no inverse in float64.

@@ -22,7 +22,7 @@ def closest(name: str, known: Collection[str]) -> str | None:
 def choices(name: str, known: Collection[str]) -> str:
     """Return the end of an error message about an unknown name.
 
-    It suggests the name that is likely meant, and lists all names.
+    It lists all names, and suggests one if the unknown name is close to it.
 
     >>> choices("mnist-min", ["mnist", "parts"])
     'did you mean mnist? There are: mnist, parts'

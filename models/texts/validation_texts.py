@@ -15,7 +15,8 @@ MAX_SHOWN_CHARACTERS = 40
 def plain_text(error: Mapping[str, Any], known: Collection[str] = ()) -> str:
     """Return a plain error message for a validation error of pydantic.
 
-    It has the form "expected ..., got ...", without words of the library.
+    Most messages have the form "expected ..., got ...". An unknown parameter or a missing value has a message of its
+    own.
 
     Args:
         error: An item of ``pydantic.ValidationError.errors()``.

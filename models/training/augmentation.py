@@ -14,7 +14,7 @@ SHIFT_SHARE = 0.04
 def augmented(images: NDArray[np.uint8], augmentation: Augmentation, random: np.random.Generator) -> NDArray[np.uint8]:
     """Augment a batch of images by random flips and shifts.
 
-    ``augmentation`` says which of the two are done. An image is flipped with probability 1/2.
+    ``augmentation`` says which of the two are done. A flip swaps left and right, with probability 1/2.
 
     A shift is uniform in [-4 %, 4 %] of the side and rounded to whole pixels: it is a crop of the image with its edges
     repeated outwards.

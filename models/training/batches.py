@@ -28,7 +28,8 @@ from snf_runtime.images.batch import stacked
 class Batches:
     """Shuffled training batches of images with uniform [0, 1) noise added.
 
-    A batch depends only on the seed and on the step.
+    The batch of a step follows from the attributes and the number of the step alone, so that a resumed training gets
+    the same batches.
 
     Each pixel gets noise of its own after the augmentation: repeated edges with equal noise would have unbounded
     density.

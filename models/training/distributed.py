@@ -153,7 +153,7 @@ SINGLE_PROCESS = Ranks()
 def ranks_of_torchrun(device: str = "cpu") -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` started, within a ``with`` block.
 
-    It yields the number of this process as :class:`Ranks`.
+    It yields the number of this process and the number of processes as :class:`Ranks`.
 
     Without ``torchrun`` this yields :data:`SINGLE_PROCESS`.
 

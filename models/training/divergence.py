@@ -64,7 +64,7 @@ class ReportHistory:
     def took(self, seconds: float) -> None:
         """Delay the next report if the last one took long.
 
-        Reports then take at most 2 % of the time.
+        ``seconds`` is the time that it took. Reports then take at most 2 % of the time.
         """
         self._interval = max(REPORT_SECONDS, seconds / REPORT_SHARE)
 

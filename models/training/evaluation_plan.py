@@ -34,7 +34,7 @@ Report = Callable[[str, int, int], None]
 class ImageSeconds:
     """Measured time in seconds to score one image and to compute its gradients.
 
-    The gradients need a backward pass.
+    ``gradients`` is the time of a forward and backward pass, or 0 if no gradients are computed.
     """
 
     score: float
@@ -98,7 +98,8 @@ class EvaluationPlan:
     def gradient_images(self) -> GradientImages:
         """Largest numbers of images for which gradients are computed.
 
-        There is a number for the Fisher information, and one for each part of the reference images.
+        One is the limit for the Fisher information, the other the limit for each of the two parts of the reference
+        images.
         """
         ranked = max((count for part, count in self.images.items() if part.endswith(GRADIENTS)), default=0)
         return GradientImages(self.images.get(FISHER, 0), ranked)
@@ -109,9 +110,10 @@ class EvaluationPlan:
         return FISHER in self.images
 
     def within(self, seconds: float) -> EvaluationPlan:
-        """Return a smaller plan that takes at most the given time.
+        """Return a plan with fewer images that takes at most the given time, if this is possible.
 
-        Every part keeps the same share of its images. The time is ``seconds``.
+        ``seconds`` is the time. The number of images in each part is reduced by the same factor, but not below a
+        minimum.
 
         No part gets fewer images than ``FEWEST``. Where that takes longer, gradients are left out, which only thorough
         verdicts need; the plan without them may still take longer.
@@ -170,7 +172,7 @@ class EvaluationTimeLeft:
     def seconds_left(self, part: str, done: int) -> float:
         """Return the remaining time of the evaluation in seconds.
 
-        ``done`` is the number of finished images of a part.
+        ``done`` images of ``part`` are finished. The time of what follows the last image is included.
         """
         self._done[part] = done
         expected = sum(count * self._plan.seconds.get(name, 0.0) for name, count in self._done.items())

@@ -116,7 +116,7 @@ class StepsTrial:
     def add(self, start: int, features: NDArray[np.float32]) -> None:
         """Write the features of a batch to the temporary file of the trial.
 
-        Only the evenly spaced images that the trial uses are written.
+        Only the evenly spaced images or tiles that the trial uses are written.
 
         Args:
             start: The number of the first image of the batch.
@@ -127,7 +127,8 @@ class StepsTrial:
     def run(self, layer: ExactLocalAffine, report: Callable[[int, int], None]) -> StepsOutcome:
         """Train the Glow steps, and measure their gain on held-out images.
 
-        The steps are trained on the features after a layer. The gain compares the likelihood with and without them.
+        The steps are trained on features that ``layer`` has whitened. The gain is how much they raise the
+        log-likelihood.
 
         Args:
             layer: The local affine layer, fitted to all folds but the last one.

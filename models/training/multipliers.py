@@ -19,7 +19,7 @@ MultiplierRule = Literal["fixed", "geco", "mdmm"]
 class Multiplier(nn.Module):
     """Base class of rules that weight the reconstruction errors of layers in the training loss.
 
-    The error of a layer is ||R W x - x||² / D.
+    The relative error of a layer is the mean of ||R W x - x||² / D, for its weight matrix W and its learned inverse R.
     """
 
     @abstractmethod
@@ -38,9 +38,9 @@ class Multiplier(nn.Module):
 
     @abstractmethod
     def values(self) -> Tensor:
-        """Return the current weight of each layer's reconstruction error in the loss.
+        """Return the current weight of each layer in the penalty.
 
-        The K weights have the shape ``(K,)``.
+        It is the factor lambda_k of the error, or of the constraint, of layer k. The K weights have the shape ``(K,)``.
         """
 
 
@@ -113,9 +113,10 @@ class GecoMultiplier(Multiplier):
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
-        """Raise the weights of layers whose error is above the target, and lower the others.
+        """Raise the weights of layers whose recent error is above the target, and lower the others.
 
-        The recent average of the error counts. A weight changes by at most 1 %.
+        The recent error is a moving average. A weight changes by about 1 % at most. If an error is NaN or infinite,
+        nothing is changed.
         """
         # Chosen on the device: to branch here would make each step wait for a GPU.
         finite = errors.isfinite().all()
@@ -135,7 +136,7 @@ class GecoMultiplier(Multiplier):
 class DampedMultiplier(Multiplier):
     """Rule that uses Lagrange multipliers to keep each layer's error below a target.
 
-    The multipliers are the weights of the errors. The method is MDMM (Platt & Barr 1988).
+    Each multiplier weights the violation error / target - 1 of a layer. The method is MDMM (Platt & Barr 1988).
 
     rho_k is the relative reconstruction error of layer k.
 
@@ -168,18 +169,19 @@ class DampedMultiplier(Multiplier):
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
-        """Raise the weights of layers whose error is above the target, and lower the others.
+        """Raise the multipliers of layers whose error is above the target, and lower the others.
 
-        The weight of layer k changes by 0.001 clip(error_k / target - 1, -1, 1). Weights stay at 0 or above.
+        The multiplier of layer k changes by 0.001 clip(error_k / target - 1, -1, 1), and stays at 0 or above. If an
+        error is NaN or infinite, nothing is changed.
         """
         finite = errors.isfinite().all()
         self.weights += torch.where(finite, self.RATE * _clipped_violation(errors, self.target), 0)
         self.weights.clamp_(min=0)
 
     def values(self) -> Tensor:
-        """Return the current weight of each layer's reconstruction error in the loss.
+        """Return the current Lagrange multiplier of each layer.
 
-        The K weights have the shape ``(K,)``.
+        It weights the violation error / target - 1 in the penalty. The K multipliers have the shape ``(K,)``.
         """
         return self.weights
 

@@ -45,8 +45,8 @@ class Loss:
     def reconstruction_error(self) -> Tensor:
         """Largest reconstruction error of a learned inverse, over all layers.
 
-        The error of a layer W with a learned inverse R is the mean of ||R W x - x||² / D. The result is a scalar, 0
-        without such layers.
+        The error of a layer W with a learned inverse R is the mean of ||R W x - x||² / D, plus that of white noise if
+        ``noise_reconstruction`` is set. The result is a scalar, 0 without such layers.
         """
         return torch.cat([self.reconstruction_errors, self.reconstruction_errors.new_zeros(1)]).max()
 

@@ -141,10 +141,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Replace each matrix by an approximately orthogonal matrix.
+    """Return an approximately orthogonal matrix for each matrix.
 
-    The result is near U V^T for each matrix U S V^T, with singular values near 1. Shapes are
-    ``(M, r, c) -> (M, r, c)``.
+    The result is near U V^T for a matrix U S V^T. The input is not changed. Shapes are ``(M, r, c) -> (M, r, c)``.
 
     Five Newton-Schulz iterations X <- a X + (b X X^T + c (X X^T)²) X with :data:`COEFFICIENTS` (Jordan et al. 2024),
     from X with a Frobenius norm of 1. Singular values of X of at least 0.01 end between 0.6 and 1.3, smaller ones

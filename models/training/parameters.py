@@ -34,9 +34,10 @@ def parameter_groups() -> dict[str, list[Parameter]]:
 
 
 def preset_defaults() -> list[tuple[list[str], dict[str, str]]]:
-    """Group the presets that change the same default settings.
+    """Group the presets that change the default settings in the same way.
 
-    Returns the names of each group, and its changed defaults.
+    Returns the names of the presets in each group, with the changed defaults as text. Presets that change no defaults
+    are left out.
     """
     usual, changes = TrainingConfig(), {}
     for preset in PRESETS.values():

@@ -138,7 +138,7 @@ class Schedule:
     def fraction(self, state: TrainingState) -> float:
         """Return the completed fraction of the training job, from 0 to 1.
 
-        It is below 1 until the model is written.
+        It is the time spent divided by the estimated time of the whole job, and 0 before the first step.
         """
         spent = self.spent()
         return spent / max(spent + self.seconds_left(state), 1e-9) if self._progress > 0 else 0.0

@@ -112,7 +112,8 @@ def begin_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, pl
 def join_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) -> Parts:
     """Open the parts of a bulk job that another process runs.
 
-    Arguments and errors are those of :func:`begin_parts`.
+    Arguments are those of :func:`begin_parts`. Raises ``LocationRefused``, and ``PlanDiffers`` if the plan stored in
+    ``folder`` is not ``plan``.
     """
     join_plan(folder, plan)
     return TableParts(folder, plan, table) if spec.output is None else OutputParts(_output(spec, settings), plan)

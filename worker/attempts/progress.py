@@ -16,7 +16,7 @@ PREPARING_S = 5.0
 class ProgressReporter:
     """Writer of progress events of a job.
 
-    The events have the steps done, images per second, and the time left in seconds.
+    Events of type ``metrics`` have the steps done, images per second, and the time left in seconds.
 
     Writes ``started`` at once, then ``metrics`` and ``checkpoint``.
 
@@ -104,7 +104,7 @@ def checking_reporter(events: EventLog) -> Callable[[int, int], None]:
 class FitReporter:
     """Writer of progress events for the fit of a feature model.
 
-    The fit in closed form passes its images through the model part by part.
+    The images pass through the model in several parts, one after the other. The events count the images of all parts.
 
     Args:
         events: Journal of the job.
@@ -142,9 +142,10 @@ class LabelledProgress:
         self._label = ""
 
     def report(self, label: str, done: int, total: int) -> None:
-        """Write a progress event with the number of scored images.
+        """Write a progress event with the number of scored images, every 0.5 s at most.
 
-        ``done`` of ``total`` images are scored. The label is logged when a new part begins.
+        ``done`` of ``total`` images are scored. The label is logged when a new part begins. The last event is always
+        written.
 
         The number of images may change while parts turn out to be unnecessary.
         """

@@ -19,7 +19,9 @@ Array = NDArray[np.float64]
 
 
 class OpenVINOEngine(OpenVINOFlow):
-    """Backend that runs a flow with OpenVINO on CPUs, from pixels to latents and back.
+    """Backend that runs a flow with OpenVINO on CPUs, in both directions.
+
+    It maps images after the pixel transform to latents, and back.
 
     Flows whose inverse is not supported by a graph are inverted by :class:`TorchEngine`.
 

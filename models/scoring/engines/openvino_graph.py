@@ -64,7 +64,7 @@ def _all_steps(frozen: FrozenFlow, known: Callable[[FrozenStep], bool]) -> bool:
 def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
     """Return an OpenVINO graph that maps a fixed number of images to latents.
 
-    The images come after the pixel transform. The graph also returns the logarithms of derivatives.
+    Its inputs are images after the pixel transform. Its outputs also include log-slopes, the logarithms of derivatives.
 
     The outputs of a level are, if it has them, the log slopes of its steps, ``(images, K, H, W)``, those of its prior,
     its latents, and the reconstruction errors of learned inverses, ``(images, layers)``. The caller sums the log slopes

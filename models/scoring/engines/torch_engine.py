@@ -79,7 +79,7 @@ class TorchEngine:
     def precision(self) -> Precision:
         """Number format of the coupling networks, "float32" or "bfloat16".
 
-        It is that of their 1x1 convolutions.
+        With "bfloat16" only the 1x1 convolution of each network is in bfloat16, and its other layers are in float32.
         """
         return self.frozen.precision
 

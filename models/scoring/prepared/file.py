@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 class PreparedFile:
     """Cache file that lets a model open without loading its trained flows.
 
-    It is for one precision, number of threads, processor and software version.
+    It is for one model, precision, number of threads, processor and software version.
 
     Attributes:
         path: The file.
@@ -86,7 +86,7 @@ class PreparedFile:
     def keep(self, opened: OpenedDensity) -> None:
         """Store an opened density in the cache file.
 
-        Nothing is stored if torch computes a part of it.
+        Nothing is stored if torch computes a part of it, or if a compiled graph is not in the cache.
         """
         record = record_of(opened)
         if record is None:

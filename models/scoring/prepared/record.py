@@ -83,7 +83,8 @@ class PreparedRecord:
 def record_of(opened: OpenedDensity) -> PreparedRecord | None:
     """Return the record to store for an opened density, or None if it cannot be stored.
 
-    It cannot be stored if torch computes a part of it, or if a graph is not in the cache.
+    It cannot be stored if torch computes a part of it, if a graph is not in the cache, or if its pixel transform is not
+    affine, logit or marginal.
     """
     pixels, features = parts_of(opened.density)
     of_pixels = of_features = None
@@ -106,7 +107,7 @@ def record_of(opened: OpenedDensity) -> PreparedRecord | None:
 
 
 def described_pixels(frozen: FlowLayout, outputs: Outputs) -> ExportedPixels | None:
-    """Return a description of a flow over pixels for export.
+    """Return a description of a flow over pixels, for export or for the cache.
 
     Returns None if its pixel transform is not affine, logit or marginal.
 

@@ -28,7 +28,7 @@ PROGRAM_BYTES = 400_000_000
 class TrainingEstimate(BaseModel, frozen=True):
     """Estimated time and memory of a training run, with its number of parameters.
 
-    Times are in seconds and memory in bytes. The number of parameters is exact.
+    Times are in seconds and memory in bytes.
 
     Attributes:
         parameters: Learned numbers, exactly; of flows over features the most that they may have.
@@ -167,9 +167,10 @@ def _together(pixels: TrainingEstimate, features: TrainingEstimate) -> TrainingE
 def phases_in_steps(
     architecture: PixelArchitecture | HybridArchitecture, config: TrainingConfig, splits: DatasetSummary
 ) -> PhaseSteps:
-    """Estimate how long the other phases of a training take, in units of one training step.
+    """Estimate how long the phases besides the steps take, in units of one training step.
 
-    Only counted work is used, no measured times.
+    These phases are validations, the fit of features, and evaluation with calibration. Only counted work is used, no
+    measured times.
 
     The ratio of two amounts of work depends on the machine less than either does, so the rates are those of the
     reference machine.

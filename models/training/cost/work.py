@@ -135,7 +135,7 @@ def count(run: Callable[[], T]) -> Count[T]:
 def saved_bytes(module: nn.Module) -> Iterator[list[int]]:
     """Record the bytes of tensors that autograd saves for the backward pass.
 
-    This is a context manager. It yields a list with the size of each tensor.
+    This is a context manager. It yields a list of sizes in bytes; tensors that share memory count once.
 
     The weights of ``module`` are not among them.
     """
