@@ -28,8 +28,6 @@ def sample_frozen(
 ) -> NDArray[np.float64]:
     """Draw random images from a frozen flow, without rounding the pixel values.
 
-    Returns ``n`` images, float64 ``(n, C, H, W)``.
-
     Images are the inverse of normal noise. Image i of a seed depends only on the seed and i. No global random state is
     used.
 

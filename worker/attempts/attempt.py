@@ -213,7 +213,7 @@ class Fence:
 
     def _check(self) -> None:
         if not self._store.holds(self._spec.id, self._spec.attempt):
-            raise StaleAttempt(f"attempt {self._spec.attempt} of job {self._spec.id} lost its lease to another attempt")
+            raise StaleAttempt(f"attempt {self._spec.attempt} of job {self._spec.id} no longer holds its lease")
         self._checked = time.monotonic()
 
 
@@ -243,7 +243,7 @@ def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
 def attempt(work: Work) -> int:
     """Run the job in the given folder, and return the exit code of the process.
 
-    The folder is the command-line argument. ``work`` does the work of the job.
+    The folder is the command-line argument.
 
     The exit code depends on what ``work`` raises. ``Interrupted`` means that the process was asked to stop,
     ``StaleAttempt`` that the lease is lost, ``BrokerDown`` that an outage is too long, and ``ModelsError`` that the job
