@@ -245,7 +245,7 @@ class Scorer:
     def require_spatial(self) -> MapReference:
         """Return the reference values for heat maps, measured on normal images.
 
-        They are means and standard deviations by pixel or place, in nats. If there are none, raises ``HeatMapUnsupported``.
+        They are means and deviations by pixel or place, in nats. If there are none, raises ``HeatMapUnsupported``.
         """
         if self.calibration.pixels is None:
             raise HeatMapUnsupported(
