@@ -195,7 +195,7 @@ def remove_folder(path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock a folder against other holders of its lock for a ``with`` block.
+    """Hold an exclusive lock on a folder for the duration of a ``with`` block.
 
     Waits until no other process or thread holds the lock, a ``flock`` on the file ``.lock`` of the folder. Code that
     does not take the lock is not kept out.

@@ -1,4 +1,4 @@
-"""Audit of scores: the log-likelihood recomputed by the trained flow in float64, with all determinants."""
+"""Audit of scores: recomputation of log-likelihoods in float64 by the trained flow, with all determinants."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Audited:
-    """Log-likelihood of an image by the fast engine, and recomputed in float64.
+    """Log-likelihoods of an image by the fast engine and by a recomputation in float64.
 
     Both are in nats.
 

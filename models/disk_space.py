@@ -1,4 +1,4 @@
-"""Room on disks: a reserve that large writes leave free, and one translation of errors of disks that take no writes."""
+"""Free disk space, the reserve that large writes leave free, and translation of disk errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAFETENSORS_CODE = re.compile(r"\(os error (\d+)\)")
 
 
 def waits_for_room(problem: ModelsError) -> bool:
-    """Return whether failed work can be retried once the disk can be written again.
+    """Return whether work that failed with ``problem`` can be retried once the disk takes writes again.
 
     It is false for a full quota.
     """

@@ -1,4 +1,7 @@
-"""Typed errors of the models package, each with a slug, a title, a kind and a text; those of scoring among them."""
+"""Typed errors of the models package, each with a slug, a title, a kind and a text.
+
+Errors of scoring are imported from ``snf_runtime.errors``.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +89,10 @@ class ModelReadOnly(ModelsError):
 
 
 class CalibrationNotFound(ModelsError):
-    """Raised for a calibration number that the model version does not have; 0 is the one made in training."""
+    """Raised if a model version has no calibration with the given number.
+
+    The number 0 is the calibration made in training.
+    """
 
     slug = "calibration-not-found"
     title = "No such calibration"
@@ -94,7 +100,7 @@ class CalibrationNotFound(ModelsError):
 
 
 class LimitNotFound(ModelsError):
-    """Raised for the number of a detection limit that was not measured for the model version."""
+    """Raised if a model version has no measured detection limit with the given number."""
 
     slug = "limit-not-found"
     title = "No such detection limit"
@@ -136,7 +142,7 @@ class RayUnavailable(EngineUnavailable):
 
 
 class DatasetNotFound(ModelsError):
-    """Raised for a name that no built-in or uploaded dataset on this machine has."""
+    """Raised if no dataset on this machine has the given name."""
 
     slug = "dataset-not-found"
     title = "No such dataset"
@@ -155,7 +161,10 @@ class PresetNotFound(ModelsError):
 
 
 class ArchitectureInvalid(ModelsError):
-    """Raised for a description of a flow that cannot be built: an unknown layer, a wrong shape, too many weights."""
+    """Raised if no flow can be built from a description of its architecture.
+
+    Examples are an unknown layer, a wrong shape and too many weights.
+    """
 
     slug = "architecture-invalid"
     title = "The architecture is not valid"
@@ -167,7 +176,7 @@ WHITENING_LAYERS = "an exact or self-normalizing 1x1 convolution"
 
 
 class SettingUnsupported(ArchitectureInvalid):
-    """Raised where a training setting asks for layers that a flow does not have.
+    """Raised if a training setting needs a layer type that the flow does not have.
 
     Attributes:
         setting: The name of the setting.
@@ -179,7 +188,10 @@ class SettingUnsupported(ArchitectureInvalid):
 
 
 class DatasetUnfit(ModelsError):
-    """Raised for a dataset that a model or preset cannot use: wrong size or colour, too few images, unreadable."""
+    """Raised if a model or preset cannot use a dataset, for example because of its image size.
+
+    Other causes are a wrong colour, too few images or unreadable files.
+    """
 
     slug = "dataset-unfit"
     title = "The dataset does not fit"
@@ -198,7 +210,7 @@ class DatasetRefused(ModelsError):
 
 
 class DatasetTaken(ModelsError):
-    """Raised for the creation of a dataset under a name that another dataset already has."""
+    """Raised if a new dataset is given the name of an existing dataset."""
 
     slug = "dataset-taken"
     title = "The dataset's name is taken"
@@ -217,7 +229,10 @@ class StorageFull(ModelsError):
 
 
 class QuotaFull(StorageFull):
-    """Raised where the datasets exceed their quota, while the disk itself may have room."""
+    """Raised if all datasets together need more bytes than their quota.
+
+    The disk itself may still have room.
+    """
 
 
 class StorageReadOnly(ModelsError):
@@ -261,7 +276,10 @@ class RanksUnfit(ModelsError):
 
 
 class TrainingDiverged(ModelsError):
-    """Raised where training meets infinite or NaN values or a worse likelihood; the detail names the cause."""
+    """Raised if training meets infinite or NaN values, or if the likelihood gets worse.
+
+    The detail names the cause.
+    """
 
     slug = "training-diverged"
     title = "Training diverged"
@@ -352,7 +370,10 @@ class BackboneMissing(ModelsError):
 
 
 class BackboneUnfit(ModelsError):
-    """Raised for a backbone whose files are damaged, or that cannot be used as its description says."""
+    """Raised if the files of a backbone are damaged or do not match its description.
+
+    Also raised if the description is not valid, or if another backbone already has the name.
+    """
 
     slug = "backbone-unfit"
     title = "The backbone cannot be used"

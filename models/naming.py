@@ -1,4 +1,4 @@
-"""Names of models, datasets and keys, and references to one version of a model.
+"""Rules for names of models, datasets and keys, and for references to one version of a model.
 
 A reference is ``name`` (its alias ``live``), ``name:3`` (a version) or ``name@champion`` (an alias).
 """

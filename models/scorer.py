@@ -1,4 +1,4 @@
-"""Scorer: a loaded model that scores images, judges them, draws heat maps and samples."""
+"""Scorer: a loaded model that scores images, detects anomalies, and draws heat maps and samples."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class Scorer:
         return scorer
 
     def open_waves(self) -> None:
-        """Open the compiled graphs for large batches in advance, so that the first one does not wait."""
+        """Load or compile the graphs for large batches in advance, so that the first batch is not delayed."""
         open_waves(self.density)
 
     @property
@@ -168,7 +168,7 @@ class Scorer:
 
     @property
     def trained(self) -> FlowModel:
-        """The model with its trained flows, which the first call loads: this imports torch and takes seconds."""
+        """The model with its trained flows; the first access imports torch and loads them, which takes seconds."""
         with self._loading:
             if callable(self._trained):
                 self._trained = self._trained()
@@ -181,7 +181,7 @@ class Scorer:
 
     @property
     def pixels(self) -> FlowDensity | None:
-        """The density of pixels with its flow, frozen; None for a model of features alone."""
+        """The density over pixels with its frozen flow; None for a model that only has features."""
         return self.trained.pixels if self.has_pixels else None
 
     @property

@@ -1,4 +1,7 @@
-"""Numbers of threads that engines, torch and BLAS use. Free of torch until a function needs it."""
+"""Numbers of CPU threads for engines, PyTorch and BLAS.
+
+The module does not import PyTorch until a function needs it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of calibrations: safetensors with an array for each fitted number, and no code."""
+"""Reading and writing of calibrations as safetensors files, which hold arrays and no code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tests for drift: whether p-values and white levels of recent images are distributed as in the calibration images."""
+"""Tests for drift of recent images from the calibration images, by p-values and by brightness.
+
+The brightness is the white level of an image, the 99 % quantile of its pixel values.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,9 @@ def drift_test(p_values: ArrayLike, calibration_images: int, smallest_p: float, 
 
 @dataclass(frozen=True)
 class LevelDrift:
-    """Result of a Kolmogorov-Smirnov test for drift in the white levels of recent images.
+    """Result of a Kolmogorov-Smirnov test for drift in the brightness (white level) of recent images.
+
+    The white level of an image is the 99 % quantile of its pixel values.
 
     The test compares the white levels of recent images with those of normal images.
 
@@ -100,7 +105,9 @@ class LevelDrift:
 
 
 def level_test(levels: ArrayLike, calibration: ArrayLike) -> LevelDrift:
-    """Test recent images for drift by a Kolmogorov-Smirnov test of their white levels.
+    """Test recent images for drift by a Kolmogorov-Smirnov test of their brightness (white levels).
+
+    The white level of an image is the 99 % quantile of its pixel values.
 
     The levels of m recent images are compared with those of n calibration images by a two-sample test.
 

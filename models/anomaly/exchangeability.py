@@ -1,4 +1,4 @@
-"""A conformal test martingale: bets against images being exchangeable with the calibration images, valid at any time.
+"""A conformal test martingale: an anytime-valid test of exchangeability with calibration images.
 
 Each new image is ranked among the calibration images *and* all earlier images. If all of them are exchangeable, these
 smoothed ranks are independent and uniform (Vovk, Gammerman, Shafer 2005, ch. 8). A capital of 1 that is bet against
@@ -38,7 +38,7 @@ SMALLEST = 1e-15
 
 @dataclass(eq=False)
 class RankCounts:
-    """Counts from which the ranks of new images among earlier images are computed.
+    """Histogram of the calibration images and earlier images, from which new images get their ranks.
 
     Calibration images and earlier images of a stream are counted in ordered cells.
 
@@ -54,7 +54,7 @@ class RankCounts:
 
     @classmethod
     def of_p_values(cls, images: int) -> RankCounts:
-        """Return the initial counts for a stream of images with conformal p-values.
+        """Return the initial counts for ranking a stream of images by their conformal p-values.
 
         n calibration images leave n + 1 gaps, in each of which the next image falls with a probability of 1 / (n + 1).
         This needs ranks of one calibration set without equal values: :attr:`Calibration.ranked` says whether it is so.
@@ -72,7 +72,7 @@ class RankCounts:
 
     @classmethod
     def of_levels(cls, calibration: ArrayLike) -> RankCounts:
-        """Return the initial counts for a stream of images with white levels.
+        """Return the initial counts for ranking a stream of images by brightness (white level).
 
         ``calibration`` is the number of calibration images at each level, ``(levels,)``.
         """
@@ -110,7 +110,7 @@ class RankCounts:
 
 
 def p_value_cells(p_values: ArrayLike, images: int) -> Counts:
-    """Return the cell in which each conformal p-value falls.
+    """Return the index of the histogram bin (cell) in which each conformal p-value falls.
 
     The cells are those of :meth:`RankCounts.of_p_values`. The result has the shape ``(m,)``.
 
@@ -131,7 +131,7 @@ def _cell_width(images: int) -> int:
 
 @dataclass(eq=False)
 class ConformalMartingale:
-    """Betting test of whether ranks are independent and uniform.
+    """Sequential betting test of whether ranks are independent and uniformly distributed on (0, 1).
 
     The capital of the test starts at 1. A large capital is evidence that the ranks are not independent and uniform.
 
@@ -152,7 +152,7 @@ class ConformalMartingale:
     log_highest: float = 0.0
 
     def bet(self, ranks: Array) -> Array:
-        """Bet on new ranks and return the logarithm of the capital after each rank.
+        """Update the betting test with new ranks, and return its log-capital after each rank.
 
         The ranks are in (0, 1), ``(m,)``, and the result has the same shape.
         """
@@ -188,7 +188,7 @@ def _log_sums(logarithms: Array) -> Array:
 
 
 def log_densities(ranks: Array) -> Array:
-    """Return the natural logarithm of the density of each bet at the given ranks.
+    """Return the natural logarithm of each bet's density function at the given ranks.
 
     The ranks are in (0, 1), ``(m,)``. The result has a row for each of the eight bets, ``(8, m)``.
     """

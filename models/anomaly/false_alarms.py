@@ -1,4 +1,4 @@
-"""How sure a false-alarm rate is: intervals of flagged shares, and thresholds that keep the rate with confidence."""
+"""Uncertainty of a false-alarm rate: prediction intervals, and thresholds that bound it with confidence."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def false_alarm_interval(calibration: int, tests: int, alpha: float, level: floa
 
 
 def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENCE) -> float | None:
-    """Return the largest p-value threshold that keeps the false-alarm rate at most ``alpha``.
+    """Return the largest p-value threshold at which the false-alarm rate is at most ``alpha``.
 
     The rate is at most ``alpha`` with probability ``confidence`` or more. The result is None if no threshold is safe.
 
@@ -55,7 +55,7 @@ def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENC
 
 
 def images_needed(alpha: float, confidence: float = CONFIDENCE) -> int:
-    """Return the number of calibration images needed to keep a false-alarm rate.
+    """Return the number of calibration images needed to bound the false-alarm rate.
 
     The rate is at most ``alpha`` at the given confidence.
 

@@ -1,4 +1,4 @@
-"""Pictures of heat maps: the image in grey, tinted where it is less or more likely than usual."""
+"""Rendering of heat maps: grey images, coloured where they are less or more likely than usual."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def overlay(image: NDArray[np.uint8], z: Array, above: NDArray[np.bool_] | None 
 
 
 def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a small image enlarged by a whole factor, to at most 256 pixels a side.
+    """Return a small image enlarged by an integer factor, to at most 256 pixels a side.
 
     The image is ``(H, W, C)``. The factor is as large as possible, and a larger image keeps its size.
     """

@@ -1,4 +1,7 @@
-"""Verdicts on images from their stored evidence, under any calibration of the same weights and precision."""
+"""Recomputation of anomaly verdicts from stored image statistics, under any calibration of the same model.
+
+The calibration must belong to the weights and the precision that the images were scored with.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,9 @@ class StoredEvidence:
 
     @classmethod
     def of(cls, evidence: Evidence, alpha: float | None, precision: Precision) -> Self:
-        """Return a copy of the statistics of a scored image, without gradients and white levels.
+        """Return a copy of the statistics of a scored image, without its gradient statistics.
+
+        The white level is left out as well.
 
         The arrays are copied, because a view would keep those of the whole batch in memory.
         """
@@ -54,7 +59,7 @@ class StoredEvidence:
 
 
 def rejudge(calibration: Calibration, stored: Sequence[StoredEvidence]) -> list[bool | None]:
-    """Return for each stored image whether a calibration flags it as anomalous.
+    """Return whether each image is anomalous under a calibration, judged from stored image statistics.
 
     The calibration must belong to the weights and the precision that the images were scored with.
 

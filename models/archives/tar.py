@@ -127,7 +127,10 @@ class TarPieces:
         return next(self._pieces)
 
     def close(self) -> None:
-        """Close the files that the archive is read from. Needed only if iteration stops before the last piece."""
+        """Close the files that the archive is read from.
+
+        This is needed only if iteration stops before the last piece.
+        """
         self._files.close()
 
 

@@ -1,4 +1,6 @@
-"""Artifacts at a location, such as a folder of a bucket: written, fetched, and kept in a cache. Free of torch.
+"""Storage of model files at a location, such as a folder of a bucket: writing, fetching and caching.
+
+The module does not import torch.
 
 Names and digests of what is fetched are checked, sizes are bounded, and no code in it is executed.
 """
@@ -67,7 +69,9 @@ def fetch_artifact(location: Location, folder: Path, max_bytes: int) -> None:
 
 
 def cached_artifact(location: Location, cache: Path, max_bytes: int, check: Callable[[Path], None]) -> Path:
-    """Return a local folder with the verified files of a model that is at a location.
+    """Return the local folder of a cached model, fetching the model from a location if needed.
+
+    The files in the folder are verified.
 
     The cache names folders by the SHA-256 of the manifest, which names that of each file. So a model is fetched once,
     and another one that is written to the location is found at once.

@@ -1,4 +1,7 @@
-"""The names of the files of an artifact, and access to one of them without loading the model. Free of torch."""
+"""File names of a stored model, and reading of single files without loading the model.
+
+The module does not import torch.
+"""
 
 from __future__ import annotations
 

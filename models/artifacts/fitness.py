@@ -1,4 +1,7 @@
-"""Fitness of a model to serve: what was measured when it was made, and the reasons why it is unfit. Free of torch."""
+"""Checks that decide whether a model is fit to serve, and the reasons if it is not.
+
+A check compares a figure, measured when the model was made, with a limit. The module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ _CODES: dict[Measure, UnfitCode] = {
 
 
 class FitnessCheck(BaseModel):
-    """Measured figure of a model, with the limit that it must keep.
+    """Check of a model: a measured figure, such as bits/dim, and the limit that it must satisfy.
 
     Attributes:
         measure: ``pixels``: bits/dim of held-out images, less than those of independent pixels. ``features``: log-
@@ -61,12 +64,12 @@ class FitnessCheck(BaseModel):
 
     @property
     def code(self) -> UnfitCode:
-        """The stable name of the reason why a model that fails this check is unfit."""
+        """The stable reason code for a model that fails this check, such as ``diverged``."""
         return _CODES[self.measure]
 
     @property
     def sentence(self) -> str:
-        """The check as a sentence with its figure and its limit.
+        """The check as one sentence with the measured figure and its limit.
 
         The sentence has no full stop. That of a failed check begins with the reason.
         """
@@ -103,7 +106,7 @@ def _brief(number: float) -> str:
 
 
 class FitnessRecord(BaseModel):
-    """Checks that decide whether a model may become live automatically.
+    """Results of the checks that decide whether a model may go live automatically.
 
     The model is fit if all checks are passed.
     """

@@ -1,4 +1,7 @@
-"""The record of a detection limit: which injected defects a model finds, of which size and contrast. Free of torch."""
+"""Records of detection limits: the smallest sizes from which on a model reliably finds artificial defects.
+
+A limit belongs to one shape and one contrast of defects. The module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ class LimitCell(_LimitPart):
 
 
 class LimitCurve(_LimitPart):
-    """Share of detected defects by size, for one shape and contrast.
+    """Fraction of defects detected at each defect size, for one shape and contrast.
 
     It also has the detection limit.
 
@@ -79,13 +82,13 @@ class LimitCurve(_LimitPart):
 
     @property
     def label(self) -> str:
-        """Shape and contrast, such as ``spot, 64 grey levels``."""
+        """The shape and contrast of the defects, such as ``spot, 64 grey levels``."""
         name = self.shape.replace("-", " ")
         return name if self.contrast is None else f"{name}, {self.contrast} grey levels"
 
 
 class UndamagedImages(_LimitPart):
-    """Share of the good images that are flagged before defects are added.
+    """Fraction of good images that are falsely flagged before defects are added to them.
 
     The interval is a two-sided 95 % Clopper-Pearson interval.
     """

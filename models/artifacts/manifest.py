@@ -1,4 +1,7 @@
-"""The manifest of an artifact: a JSON file with everything about a model except its weights. Free of torch."""
+"""The manifest of a stored model: a JSON file that describes the model without its weights.
+
+The module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ class _ManifestPart(BaseModel):
 
 
 class GridChoice(_ManifestPart):
-    """Grid that was tried for a flow over image features, with its result.
+    """Result of one grid size that was tried in the fit of a flow over image features.
 
     It has the best shrinkages of the grid and the mean negative log-likelihood of held-out features.
     """
@@ -36,7 +39,7 @@ class GridChoice(_ManifestPart):
 
 
 class FeatureStepsRecord(_ManifestPart):
-    """Trial of additional Glow steps for a flow over image features.
+    """Record of a trial of additional Glow steps for a flow over image features.
 
     The steps follow the local affine layer. The record states what they changed on held-out images.
 
@@ -117,7 +120,7 @@ class Evaluation(_ManifestPart):
 
 
 class LogDets(_ManifestPart):
-    """Log-determinants of a flow's layers that are the same for all images.
+    """Data-independent log-determinants of the layers of a flow.
 
     They are log|det dz/dx| in nats. Layers whose log-determinant depends on the image are left out.
 
@@ -194,7 +197,7 @@ class CalibrationRecord(_ManifestPart):
 
 
 class PinnedSample(_ManifestPart):
-    """Digest and log-likelihood of the image that is stored with a model as a check.
+    """Digest and expected log-likelihood of a check image that is stored with a model.
 
     The image is scored again whenever the model is loaded. The log-likelihood is in nats.
     """

@@ -1,4 +1,7 @@
-"""Artifacts as tar archives: packed for a download, and unpacked from an upload. Free of torch."""
+"""Tar archives of stored models: packing for a download, and unpacking of an upload.
+
+The module does not import torch.
+"""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class ActNorm(ChannelAffine):
         return z * scale + self.shift.view(1, -1, 1, 1), -self.log_det(z)
 
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return an immutable float64 copy for scoring.
+        """Return an immutable float64 copy of this layer for scoring.
 
         Raises ``UninitializedModel`` if the scales were never set.
         """

@@ -1,4 +1,4 @@
-"""Additive couplings of channels, by a network that may differ from place to place."""
+"""Additive coupling layers, whose shifts may depend on the position in the image."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class AdditiveCoupling(Bijection):
         return torch.cat([kept, moved - self.net(kept)], dim=1), z.new_zeros(len(z))
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return 0.0, the log-det of every shift."""
+        """Return 0.0, the log-determinant of every additive coupling."""
         return 0.0
 
     def freeze(self, shape: Shape) -> FrozenAdditiveCoupling:
-        """Return an immutable float64 copy for scoring."""
+        """Return an immutable float64 copy of this layer for scoring."""
         place = None if self.net.place is None else self.net.place.detach().double().clone()
         return FrozenAdditiveCoupling(self.kept, *self.net.settled(), place)
 
@@ -72,7 +72,7 @@ class AdditiveCoupling(Bijection):
 
 
 class PlaceCoupling(AdditiveCoupling):
-    """Additive coupling whose shifts depend on the place, for images of one size.
+    """Additive coupling layer whose shifts also depend on the position in the image, for images of one size.
 
     The network adds a learned map, the same for all images, to the result of its first convolution, so that t may
     differ from place to place.
@@ -94,7 +94,7 @@ class PlaceCoupling(AdditiveCoupling):
 
 @dataclass(frozen=True)
 class FrozenAdditiveCoupling:
-    """Immutable additive coupling for scoring, float64.
+    """Immutable float64 additive coupling layer for scoring.
 
     Attributes:
         kept: Channels of the half that is kept.
@@ -111,7 +111,7 @@ class FrozenAdditiveCoupling:
     place: Tensor | None
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return the outputs of the layer, and None in place of a log-determinant.
+        """Return the outputs of the layer, and None because no log-determinant is computed.
 
         z is ``(N, C, H, W)``. The log-determinant is 0 for all inputs.
         """

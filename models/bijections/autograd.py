@@ -1,4 +1,4 @@
-"""Calls of autograd functions."""
+"""Helper for calling PyTorch autograd functions from typed code, as ``Function.apply`` declares no types."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.autograd import Function
 
 
 def call(function: type[Function], *inputs: Any) -> Any:
-    """Call an autograd function and return its outputs.
+    """Apply a PyTorch autograd function to inputs and return its outputs.
 
     ``Function.apply`` itself declares no types.
     """

@@ -287,7 +287,10 @@ class Elementwise(Bijection):
         return z, sum_samples(log_slope)
 
     def settled(self) -> Elementwise:
-        """Return a deep copy of this layer for scoring, so that later training of this layer does not change it."""
+        """Return a deep copy of this layer for scoring.
+
+        Later training of this layer does not change the copy.
+        """
         return copy.deepcopy(self)
 
     def pixel_function(self) -> PixelFunction:
@@ -300,7 +303,10 @@ class Elementwise(Bijection):
         return TorchPixelFunction(self)
 
     def freeze(self, shape: Shape) -> FrozenStep:
-        """Return an immutable float64 copy of this layer for scoring. Later training does not change the copy."""
+        """Return an immutable float64 copy of this layer for scoring.
+
+        Later training does not change the copy.
+        """
         module = copy.deepcopy(self).double().eval()
 
         def forward(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Functions of convolutions as linear maps: their matrix T(w), its LU factors, transposes, products and projections.
+"""Linear algebra of convolutions: their matrices, LU factors, transposes, products and projections.
 
 T(w) is the matrix of the convolution with kernel w, ``(O, C, kh, kw)`` with odd kh and kw, stride 1 and zero padding
 that keeps the image size: T(w) vec(x) = vec(w * x), where vec(x) is ``x.flatten(1)``, in the order (channel, row,
@@ -82,7 +82,7 @@ def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
 
 
 def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
-    """Return a single kernel that acts as two convolutions, one after the other.
+    """Return one kernel that combines two successive convolutions.
 
     It acts on images as ``inner`` followed by ``outer`` does, except near the border.
 
@@ -140,7 +140,7 @@ def _placements(tap: int, kernel: int, side: int, stride: int, padding: int, dil
 
 
 def identity_images(channels: int, image: Size, device: torch.device) -> Tensor:
-    """Return the unit vectors of the image space as images.
+    """Return the unit vectors of the image space, each in the shape of an image.
 
     There are D = C·H·W images, float64 ``(D, C, H, W)``. Image i is 1 at its value i in flattened order, else 0.
     """

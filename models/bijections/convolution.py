@@ -201,7 +201,7 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return an immutable float64 copy for scoring, with the kernel that was learned as approximate inverse."""
+        """Return an immutable float64 copy of this layer for scoring, with its learned inverse kernel."""
         return replace(super().freeze(shape), learned_map=(self.inverse_weight.double().clone(),))
 
 
@@ -224,7 +224,7 @@ class FrozenConvolution:
     learned_map: tuple[Tensor, ...] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return the outputs of the layer, and None in place of a log-determinant.
+        """Return the outputs of the layer, and None because the log-determinant is constant.
 
         The outputs are w * x + b, ``(N, C, H, W)``. The log-determinant log|det dz/dx| is equal for all images and not
         computed here.
@@ -270,7 +270,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the convolution, a zero log-determinant and the error of the learned inverse.
+        """Return the convolved images, a zero log-determinant and the error of the learned inverse.
 
         The convolution is y = w * x, and the error of the learned inverse kernel r is ||r * y - x||².
         """
@@ -304,7 +304,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 def self_normalizing_convolution(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the convolution, a zero log-determinant and the error of the learned inverse.
+    """Return the convolved images, a zero log-determinant and the error of the learned inverse.
 
     Of the log-determinant only the gradient is used.
 

@@ -56,7 +56,7 @@ class CouplingNet(nn.Module):
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs of the network, for a coupling layer.
+        """Return the log-scales and shifts for a coupling layer, or shifts alone for an additive coupling.
 
         They are ``(N, out, H, W)``. In an affine coupling they are log-scales in the first half of the channels, then
         shifts.
@@ -224,7 +224,9 @@ class FrozenCoupling:
         return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1)
 
     def in_bfloat16(self) -> FrozenCoupling:
-        """Return a copy whose 1x1 convolution computes in bfloat16 to be faster. This object is unchanged.
+        """Return a copy of this layer with a faster 1x1 convolution in bfloat16.
+
+        This object is unchanged.
 
         The sums of the convolution are in float32.
         """

@@ -1,4 +1,4 @@
-"""The network of a coupling as matrix products over pixels, which a CPU trains faster than convolutions."""
+"""Coupling network computed by matrix products instead of convolutions, for faster training on a CPU."""
 
 from __future__ import annotations
 

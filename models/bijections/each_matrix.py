@@ -1,4 +1,4 @@
-"""Inverses and determinants of many matrices, one after the other.
+"""Inverses and log-determinants of a stack of matrices, computed one matrix at a time.
 
 PyTorch 2.13 gives wrong results for a batch of matrices of about 150 or more rows where the factorisation (oneMKL) uses
 several threads; a single matrix is right.

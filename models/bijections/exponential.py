@@ -24,7 +24,7 @@ MAX_TERMS = 100
 
 
 class ExponentialConv(Bijection):
-    """Invertible layer with the matrix exponential of a convolution.
+    """Invertible layer that applies the matrix exponential of a convolution to images.
 
     The layer is exp(M) W (x + b) + c with a k x k convolution M and a 1x1 convolution W (Hoogeboom et al. 2020).
 

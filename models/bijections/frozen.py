@@ -57,7 +57,7 @@ class FrozenAffine:
     flat: bool = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return the outputs of the layer, and None in place of a log-determinant.
+        """Return the outputs of the layer, and None because the log-determinant is constant.
 
         The outputs are A x + b in the shape of ``x``. The log-determinant log|det dz/dx| is equal for all inputs and
         not computed here.
@@ -87,7 +87,7 @@ class FrozenAffine:
 
     @cached_property
     def reconstruction_map(self) -> AffineMap | None:
-        """Affine map that gives the error of the learned inverse.
+        """Affine map from the inputs to the error of the learned inverse.
 
         It is the matrix and the offset of x -> R W x - x for the weights W and the learned R ≈ W⁻¹, or None if no
         inverse was learned.
@@ -179,7 +179,7 @@ def moved(frozen: Frozen, device: torch.device) -> Frozen:
 
 @dataclass(frozen=True)
 class FrozenMap:
-    """Immutable layer that is given as functions.
+    """Immutable layer whose computations are given as Python functions.
 
     The functions are its map, its exact inverse, and its learned approximate inverse or None.
 
@@ -209,5 +209,5 @@ class FrozenMap:
 
 
 def has_learned_inverse(step: FrozenStep) -> bool:
-    """Return whether a frozen layer has an approximate inverse, learned in training, besides the exact one."""
+    """Return whether a frozen layer has an approximate inverse that was learned in training."""
     return getattr(step, "learned_map", None) is not None

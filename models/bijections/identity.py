@@ -1,4 +1,4 @@
-"""The identity, in place of a pixel transform for data that are no pixels."""
+"""Identity layer, which takes the place of the pixel transform in flows over vectors."""
 
 from __future__ import annotations
 

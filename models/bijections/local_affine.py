@@ -1,4 +1,4 @@
-"""Local affine layers: a mean for each place of an image, and a matrix for each cell of a grid over it."""
+"""Local affine layers: a mean for each image position, and a matrix for each cell of a grid."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def cell_of_places(height: int, width: int, grid: int) -> Tensor:
 
 
 def cell_count(height: int, width: int, grid: int) -> int:
-    """Return the number of cells of a grid over an image."""
+    """Return the number of grid cells over an image, at most ``grid`` along each side."""
     return min(grid, height) * min(grid, width)
 
 
 @lru_cache(maxsize=64)
 def places_of_cells(height: int, width: int, grid: int) -> tuple[Tensor, Tensor]:
-    """Return the positions in each grid cell, and the index of each position in that table.
+    """Return a table of the positions in each grid cell, and the table index of each position.
 
     The table is ``(cells, most)``, and the indices are ``(places,)``.
 
@@ -234,11 +234,17 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Replace every learned inverse R by the exact inverse W⁻¹. Cost: O(C³) a cell."""
+        """Replace the learned inverse of every grid cell by the exact inverse of its matrix.
+
+        Cost: O(C³) a cell.
+        """
         self.inverse_weight.copy_(inverses(self.weight.double()))
 
     def learned_matrices(self) -> Tensor:
-        """Return a float64 copy of the learned inverse R of each cell, ``(cells, C, C)``."""
+        """Return a float64 copy of the learned inverse matrix of each grid cell.
+
+        The matrices are ``(cells, C, C)``.
+        """
         return self.inverse_weight.detach().double().clone()
 
 
@@ -311,7 +317,7 @@ class FrozenLocalAffine:
     grid: int
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return the outputs of the layer, and None in place of a log-determinant.
+        """Return the outputs of the layer, and None because no log-determinant is computed.
 
         The outputs are W (x - m). The log-determinant is the same for all inputs.
         """

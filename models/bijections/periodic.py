@@ -1,4 +1,4 @@
-"""Periodic convolutions: k x k convolutions with circular padding, block-diagonal in frequency."""
+"""Periodic convolutions: k x k convolutions with circular padding, inverted by Fourier transform."""
 
 from __future__ import annotations
 

@@ -207,7 +207,10 @@ class MarginalPixels(Elementwise):
         return MarginalFunction(self.masses.cpu().numpy().copy())
 
     def settled(self) -> MarginalPixels:
-        """Return a deep copy for scoring with its lookup tables precomputed. Later training does not change it."""
+        """Return a deep copy of this transform for scoring, with precomputed lookup tables.
+
+        Later training does not change the copy.
+        """
         settled = copy.deepcopy(self)
         settled._settled = self._edges(), self._table()
         return settled

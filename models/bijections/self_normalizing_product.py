@@ -1,4 +1,4 @@
-"""Product y = W x with the gradients of the self-normalizing objective, for vectors and for images."""
+"""Matrix products whose gradients use a learned inverse matrix, for vectors and for images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 def by_columns(matrix: Tensor) -> Tensor:
-    """Return a copy of a matrix that is stored by columns in memory.
+    """Return the given matrix, stored in column-major order in memory.
 
     The matrix is ``(O, C)``. Its columns, not its rows, lie one after the other.
     """
@@ -60,7 +60,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the product, a zero log-determinant and the error of the learned inverse.
+        """Return the matrix product, a zero log-determinant and the error of the learned inverse.
 
         The product is y = W x, and the error is ||R y - x||² for the learned R ≈ W⁻¹. Of the log-determinant only the
         gradient is used.
@@ -106,7 +106,7 @@ def improved_inverse(weight: Tensor, inverse_weight: Tensor) -> Tensor:
 def self_normalizing_product(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the product, a zero log-determinant and the error of the learned inverse.
+    """Return the matrix product, a zero log-determinant and the error of the learned inverse.
 
     Of the log-determinant only the gradient is used.
 

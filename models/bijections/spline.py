@@ -171,7 +171,7 @@ class Knots:
 
 @dataclass(frozen=True)
 class SplineBins:
-    """Spline segments between two knots, a segment for each input value.
+    """Spline segments between neighbouring knots, one segment for each input value.
 
     A segment has a position, a width, a height and the slopes at its ends.
 
@@ -194,7 +194,7 @@ class SplineBins:
     right: Tensor
 
     def rise(self, theta: Tensor) -> Tensor:
-        """Return the relative height of the spline at a relative position in the bin.
+        """Return the relative height of the spline at a given relative position within the bin.
 
         Both are shares from 0 (left knot) to 1 (right knot).
         """
@@ -217,7 +217,7 @@ class SplineBins:
         return 2 * (torch.log(mean) - torch.log(denominator)) + torch.log(numerator)
 
     def solve(self, rise: Tensor) -> Tensor:
-        """Return the relative position in the bin at which the spline has a relative height.
+        """Return the relative position within the bin at which the spline reaches a given relative height.
 
         Both are shares from 0 (left knot) to 1 (right knot).
         """

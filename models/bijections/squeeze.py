@@ -33,7 +33,7 @@ class Squeeze(Bijection):
         return 4 * channels, height // 2, width // 2
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return 0.0, the value of log|det dz/dx| of a layer that only reorders the values of an image."""
+        """Return 0.0, the log-determinant of a layer that only reorders values."""
         return 0.0
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ class FrozenSqueeze:
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return images with 2x2 pixel blocks moved into channels, and None.
+        """Return the images with each 2x2 pixel block moved into channels, without a log-determinant.
 
         The images become ``(N, 4C, H/2, W/2)``. None stands for the log-determinant, which is 0.
         """

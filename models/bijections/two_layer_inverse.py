@@ -79,7 +79,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         return y + self._offset(), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return the approximate inputs for the outputs ``z`` by the two learned kernels.
+        """Approximate the inputs that give the outputs ``z``, using the two learned inverse kernels.
 
         x ≈ r2 * (r1 * (z - b)), ``(N, C, H, W)``, for this layer z = w * x + b.
         """
@@ -116,13 +116,16 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return an immutable float64 copy for scoring, with both kernels that were learned as approximate inverse."""
+        """Return an immutable float64 copy of this layer for scoring, with both learned inverse kernels.
+
+        Together, the two kernels approximate the inverse of the layer.
+        """
         first, second = self.first_inverse_weight.double().clone(), self.second_inverse_weight.double().clone()
         return replace(super().freeze(shape), learned_map=(first, second))
 
 
 class TwoLayerInverseConvolution(torch.autograd.Function):
-    """Autograd function of a convolution with a learned inverse of two kernels.
+    """Autograd function of a convolution whose inverse is learned as two kernels.
 
     The function is w * x. The gradient of log|det| is computed with the learned inverse.
 
@@ -147,7 +150,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, first: Tensor, second: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the convolution, a zero log-determinant and the error of the learned inverse.
+        """Return the convolved images, a zero log-determinant and the error of the learned inverse.
 
         The convolution is y = w * x, and the error is ||r2 * (r1 * y) - x||² for the inverse kernels r1 and r2. Of the
         log-determinant only the gradient is used.
@@ -161,7 +164,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
-        """Return the gradients of the images, the kernel and both learned inverse kernels.
+        """Return the loss gradients for the images, the kernel and both learned inverse kernels.
 
         They are those with respect to x, w, r1 and r2, followed by None.
 
@@ -240,7 +243,7 @@ def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
 
 @lru_cache(maxsize=256)
 def triple_multiplicity(kernel: Size, image: Size) -> Tensor:
-    """Count the pixels that stay inside the image under each pair of kernel shifts.
+    """Count the pixels that both of two kernel offsets keep inside the image, for each pair of offsets.
 
     They are the pixels u for which u, u + d and u + t are all inside, for each pair of kernel offsets d and t.
 

@@ -74,7 +74,10 @@ class WoodburyConv(Bijection):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return an immutable float64 copy of this layer for scoring, with the low-rank factors of its inverse."""
+        """Return an immutable float64 copy of this layer for scoring.
+
+        The low-rank factors of its inverse are computed once, for the copy.
+        """
         factors = tuple(factor.double().clone() for factor in self._factors())
         inverse = _inverse_factors(factors)
         return FrozenMap(lambda x: (_mix(factors, x), None), lambda z: _mix(inverse, z), flat=True)

@@ -1,4 +1,7 @@
-"""Check that a model can score images of a dataset, without decoding one. Free of torch."""
+"""Check that a model can score images of a dataset, without decoding any image.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Scoring until every part is whole: parts that turn out damaged at the end are scored again."""
+"""Bulk scoring in rounds, until the result files of all parts pass a final check.
+
+Parts that turn out damaged are scored again, in at most three rounds.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The engine of a bulk scoring: all of its processes compute by the same one, so that equal plans give equal rows."""
+"""Choice of the compute engine, such as PyTorch, that all processes of a bulk scoring use.
+
+With one engine, equal plans give equal rows of scores.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ def choose_engine(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) ->
 
 
 def with_engine(model: ModelFiles, plan: BulkPlan) -> ModelFiles:
-    """Return the files of a model, set to use the engine and precision of a plan.
+    """Return the model files, with their options set to the engine and precision of a bulk scoring plan.
 
     A plan with two engines, of a hybrid model, leaves the engine of the options. The digest of the plan's model is set,
     too, if the plan has one: loading then fails if the files are not those of that model.
@@ -58,7 +61,7 @@ def with_engine(model: ModelFiles, plan: BulkPlan) -> ModelFiles:
 
 
 def with_engine_of_scorer(plan: BulkPlan, scorer: Scorer) -> BulkPlan:
-    """Return a plan with the engine of a loaded model filled in.
+    """Return a copy of a bulk scoring plan with the compute engine of a loaded model filled in.
 
     Raises ``EngineUnavailable`` if the plan already has another engine.
     """
@@ -67,7 +70,7 @@ def with_engine_of_scorer(plan: BulkPlan, scorer: Scorer) -> BulkPlan:
 
 
 def require_engine(plan: BulkPlan, scorer: Scorer) -> None:
-    """Check that a loaded model uses the engine of a plan.
+    """Check that a loaded model uses the compute engine named in a bulk scoring plan.
 
     Raises ``EngineUnavailable`` otherwise. A plan without an engine accepts any.
     """
@@ -80,7 +83,10 @@ def require_engine(plan: BulkPlan, scorer: Scorer) -> None:
 
 
 def engine_of(scorer: Scorer) -> str:
-    """Return the name of a model's engine. A hybrid model with two engines gives both, such as "openvino+torch"."""
+    """Return the name of the compute engine that a loaded model uses, such as ``torch``.
+
+    A hybrid model with two engines gives both names, such as ``openvino+torch``.
+    """
     features = getattr(scorer.density, "features", None)
     names = [scorer.engine_name] if features is None else [scorer.engine_name, features.engine_name]
     return "+".join(dict.fromkeys(names))

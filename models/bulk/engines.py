@@ -1,4 +1,4 @@
-"""The engines of bulk scoring, and the choice of one."""
+"""Bulk scoring engines, for this machine or a Ray cluster, and their selection by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bulk scoring on this machine: in this process, or in several that take parts from it."""
+"""Bulk scoring on this machine, in the current process or in several worker processes."""
 
 from __future__ import annotations
 

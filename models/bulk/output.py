@@ -1,4 +1,6 @@
-"""Scores as Parquet files below a location, one a part; the files there say which parts are left to score.
+"""Output folder of a bulk scoring, with one Parquet file of scores for each part of the images.
+
+The files in the folder show which parts are still to be scored.
 
 Names that begin with ``_`` are the plan and the summary. Spark, DuckDB and Polars read ``*.parquet`` without them.
 """
@@ -171,7 +173,7 @@ class Output:
 
 
 def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> Output:
-    """Open a location for a new bulk scoring, or for one that is resumed.
+    """Open an output location for a new or resumed bulk scoring.
 
     The plan is stored there. A plan that is there already must be equal, unless ``force`` deletes its scores. Nothing
     is scored yet. Returns the output of the bulk scoring.

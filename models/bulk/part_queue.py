@@ -1,4 +1,4 @@
-"""The parts of one run of an engine whose processes may die: what is left, what is under way, and what failed."""
+"""Queue of the parts of a bulk scoring that are still to be scored, with retries if a process fails."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class PartQueue:
 
     @property
     def unfinished(self) -> int:
-        """Number of parts that are waiting or being scored."""
+        """Number of parts of the bulk scoring that are waiting or being scored."""
         return len(self._left) + len(self._scored)
 
     @property
     def left(self) -> int:
-        """Number of parts that no process has taken."""
+        """Number of parts of the bulk scoring that wait for a process."""
         return len(self._left)
 
     def take(self) -> int | None:
-        """Return the index of a part to score; None if none is left."""
+        """Take the next part from the queue and return its index, or None if no part is left."""
         if not self._left:
             return None
         part = self._left.popleft()
@@ -70,7 +70,7 @@ class PartQueue:
             self._callbacks.advance(more)
 
     def finish(self, part: int) -> None:
-        """Report that the file of a part is written."""
+        """Record that a process has scored a part and written its result file."""
         start, stop = self._ranges[part]
         self.advance(part, stop - start)
         del self._scored[part]
@@ -78,11 +78,11 @@ class PartQueue:
         self._callbacks.part_written(stop - start)
 
     def loaded(self) -> None:
-        """Report that a process has loaded the model."""
+        """Record that a process has loaded the model, and reset the count of failed loads."""
         self._failures_to_load = 0
 
     def fail(self, part: int | None, began: float, error: ModelsError) -> None:
-        """Record that a process failed.
+        """Record that a scoring process failed.
 
         If it was scoring a part, and another attempt can help, the part goes back to the queue for another process.
 

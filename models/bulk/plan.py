@@ -1,4 +1,7 @@
-"""Plans of bulk scoring jobs: how the images are divided into parts, stored for a later run. Free of torch."""
+"""Plans of bulk scoring jobs, which divide the images into parts and are stored for later runs.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,7 @@ class BulkPlan(BaseModel):
         return sha256(self.model_dump_json().encode()).hexdigest()
 
     def with_engine_of(self, stored: BulkPlan | None) -> BulkPlan:
-        """Return this plan with the engine of the stored plan, if the plans are otherwise equal.
+        """Return this plan with the compute engine of a stored plan, if both are otherwise equal.
 
         Then ``stored`` itself is returned, and else this plan unchanged.
         """
@@ -119,7 +122,7 @@ class BulkPlan(BaseModel):
         return self.model_copy(update=unknown) == stored.model_copy(update=unknown)
 
     def require_same(self, weights_sha256: str, source_digest: str) -> None:
-        """Check that the model and images of this process are those of the plan.
+        """Check that the model and the images of this process match the plan.
 
         Raises ``PlanDiffers`` otherwise.
         """
@@ -171,7 +174,7 @@ class Parts(Protocol):
 
     @property
     def plan(self) -> BulkPlan:
-        """The inputs of the scoring."""
+        """The plan of the bulk scoring, with its model, images and false-alarm rate."""
         ...
 
     def has(self, index: int) -> bool:
@@ -308,7 +311,7 @@ def join_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
 
 
 def stored_plan(folder: Path) -> BulkPlan | None:
-    """Return the inputs of the bulk job in a folder; None if there is none, or if they are damaged."""
+    """Return the stored plan of the bulk job in a folder, or None if it is missing or damaged."""
     try:
         return BulkPlan.model_validate_json((folder / FILE).read_bytes())
     except (FileNotFoundError, ValidationError):

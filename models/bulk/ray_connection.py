@@ -1,4 +1,7 @@
-"""Connections to Ray clusters. We start none: the head node of Ray asks other hosts where it runs, in any setting."""
+"""Connections to Ray clusters that were started outside this program.
+
+This program starts no cluster: in any setting, the head node of Ray asks other hosts where it runs.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ def ray_at(address: str, should_stop: Callable[[], bool]) -> Iterator[Any]:
 
 
 def places(ray: Any, threads: int, *, on_gpu: bool) -> int:
-    """Return how many actors fit on all nodes of a Ray cluster.
+    """Return the number of scoring actors that fit on all nodes of a Ray cluster together.
 
     Resources that are in use now count as free.
 

@@ -1,4 +1,6 @@
-"""Bulk scoring on a Ray cluster, by an actor a core or GPU. Each holds a model and writes the files of its parts.
+"""Bulk scoring on a Ray cluster by actors, each with its own CPU cores and, for CUDA, one GPU.
+
+Each actor holds a model and writes the result files of its parts.
 
 Images and scores never go through Ray: an actor reads its images from where they are, and writes to the output. Ray has
 the numbers of parts alone, so that memory does not grow with the images. A part is a file that appears whole, and is

@@ -1,4 +1,4 @@
-"""The file of all scores, as Parquet, CSV or JSON lines: merged from parts, and read for what it holds."""
+"""Result file of a bulk scoring as Parquet, CSV or JSON lines: merging, conversion and reading."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class LocationImages:
 
 
 def chosen_part_size(source: ImageSource) -> int:
-    """Return the number of images of each part of a bulk scoring of these images."""
+    """Return the number of images in each part of a bulk scoring of an image source."""
     return part_size(source.count, source.largest_group if isinstance(source, ReferencedImages) else 1)
 
 
@@ -176,7 +176,7 @@ class ImageFiles:
 
     @cached_property
     def digest(self) -> str:
-        """The hash of paths, sizes and times of change."""
+        """Hexadecimal hash of the paths, sizes and modification times of the image files."""
         return files_digest(self._paths)
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
@@ -266,7 +266,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...
 
 
 def files_digest(paths: Sequence[Path]) -> str:
-    """Return a hash of the paths, sizes and times of change of image files, in hexadecimal digits."""
+    """Return a hexadecimal hash of the paths, sizes and modification times of image files."""
     content = hashlib.sha256()
     for path in paths:
         content.update(f"{path_text(path)}\0{file_stamp(path)}\0".encode())

@@ -1,4 +1,4 @@
-"""Parts of a table of scores as Parquet files, and their counts."""
+"""Tables of scores as Parquet files: writing, checking, and counting of images, errors and anomalies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bulk scoring as it is handed to the processes of an engine: model, images and output. It may be pickled."""
+"""Picklable description of a bulk scoring for its worker processes: model, images and output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Images(Protocol):
-    """Protocol of images that each process of a bulk scoring opens for itself."""
+    """Protocol of a handle to images that each process of a bulk scoring opens for itself."""
 
     def open(self, preprocessing: Preprocessing) -> ImageSource:
         """Open the images for a model with the given preprocessing.

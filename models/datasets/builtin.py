@@ -40,7 +40,7 @@ SEED = 0
 
 
 def builtin_file(name: str, data_dir: Path | None) -> Path | None:
-    """Return the path of the file of a built-in dataset such as ``mnist``; None where it is not on this machine."""
+    """Return the file path of a built-in dataset such as ``mnist``, or None if this machine lacks the file."""
     if name == MINI:
         return Path(str(resources.files("models") / "data" / MINI / "images.npz"))
     if data_dir is None or name not in FILES or not (data_dir / FILES[name]).is_file():
@@ -66,7 +66,7 @@ def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSum
 
 
 def load_builtin(name: str, path: Path, config: ImageOptions) -> Dataset:
-    """Load a built-in dataset such as MNIST, split into its parts.
+    """Load a built-in dataset such as MNIST, split into training, statistics, calibration and test images.
 
     The images get the size and colour that ``config`` sets; without these settings they stay unchanged.
 

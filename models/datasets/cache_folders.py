@@ -1,4 +1,4 @@
-"""Folders of cached pixels of a dataset: those in use are kept, and of the others the least recently used are removed.
+"""Cache folders of a dataset's pixels, and removal of the least recently used ones that are not in use.
 
 A process that uses a cache holds a shared lock on a file in it. The time of change of that file is the last use.
 """

@@ -1,4 +1,7 @@
-"""A dataset: images of one shape, or for tiles of any, to train, to fit statistics, to calibrate and to test."""
+"""Dataset of images, split for training, fitting of statistics, calibration and testing.
+
+The images have one shape, or any shape if a model cuts them into tiles.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """The shape of one image, or of a tile, as (channels, height, width), the sides in pixels."""
+        """The shape ``(channels, height, width)`` of one image or tile, with the sides in pixels."""
         if self.preprocessing is not None:
             return self.preprocessing.shape
         _, channels, height, width = stacked(self.train).shape

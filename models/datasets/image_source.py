@@ -1,4 +1,4 @@
-"""Sources of named images: read by range, in a fixed order, so that memory does not grow with their number."""
+"""Sources of named images, read by index range in a fixed order and in bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of different sizes in one file of pixels that is mapped into memory and read image by image."""
+"""Images of different sizes in one memory-mapped file of pixels, read image by image."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class MappedImages(Sequence[NDArray[np.uint8]]):
 
     @classmethod
     def open(cls, folder: Path, channels: int, images: int) -> Self | None:
-        """Return the images in a folder, from ``pixels.bin`` and ``sizes.npy``; None where they are missing or damaged.
+        """Return the memory-mapped images of a folder, or None if its files are missing or damaged.
+
+        The files are ``pixels.bin`` and ``sizes.npy``.
 
         Args:
             folder: The folder.

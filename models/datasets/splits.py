@@ -1,4 +1,6 @@
-"""The split of a dataset into training, statistics and calibration, 80/10/10, with groups and duplicates together.
+"""Split of a dataset into 80 % training, 10 % statistics and 10 % calibration images.
+
+Duplicates stay in one part, and so do the images of a group if there are enough groups of suitable sizes.
 
 Below 400 images, 60 % go to training and 40 % to a reference part in folds, which serves statistics and calibration
 (cross-conformal prediction, Vovk 2015).
@@ -189,7 +191,7 @@ MAX_FOLD_SHARE = 0.4
 def fold_units(
     groups: NDArray[np.int64], images: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[NDArray[np.int8], str]:
-    """Divide images into up to five folds of about equal size.
+    """Divide images into up to five folds of about equal size, for cross-conformal prediction.
 
     Returns the fold of each image, 0 to 4, ``(N,)``, and "by group" or "by image".
 
@@ -244,7 +246,7 @@ def group_and_split(index: sqlite3.Connection) -> Split:
 
 
 def folds_of_all(index: sqlite3.Connection) -> NDArray[np.int8]:
-    """Divide all images of a small dataset into folds.
+    """Divide all images of a small dataset into up to five folds of about equal size.
 
     Returns the fold of each image, ``(N,)``: training images first, and the images of each part by path.
 

@@ -126,7 +126,9 @@ class StorageWriter:
 def write_storage(
     folder: Path, room: DiskQuota, near_duplicates: NearDuplicates = "keep", *, copies: bool = True
 ) -> Iterator[StorageWriter]:
-    """Create the files of a new dataset in its folder and yield a writer; they are complete after the block.
+    """Create the files of a new dataset in its folder, and yield a writer for its images.
+
+    The files are complete after the ``with`` block.
 
     Without ``copies`` there is no file of originals.
     """
@@ -159,7 +161,10 @@ class Storage:
     @classmethod
     @contextmanager
     def open(cls, folder: Path) -> Iterator[Self]:
-        """Open the dataset in a folder, yield a reader of it, and close its files at the end of the ``with`` block."""
+        """Open the dataset in a folder for reading within a ``with`` block.
+
+        Yields a reader, whose files are closed at the end of the block.
+        """
         with closing(open_index(folder)) as index:
             if (folder / REFERENCE).exists():
                 with closing(ReferencedOriginals(folder / REFERENCE)) as referenced:
@@ -188,7 +193,7 @@ class Storage:
             yield rank
 
     def sizes(self, order: str) -> NDArray[np.int64]:
-        """Return height and width of every image, ``(n, 2)``, ordered by an SQL expression."""
+        """Return the height and width of every image in pixels, ``(n, 2)``, ordered by an SQL expression."""
         rows = self.index.execute(f"SELECT height, width FROM images ORDER BY {order}")  # noqa: S608  # our own words
         return np.array(rows.fetchall(), dtype=np.int64).reshape(-1, 2)
 

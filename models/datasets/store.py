@@ -1,4 +1,4 @@
-"""The store of the datasets of users, one folder each."""
+"""Store of user datasets on disk, with one folder for each dataset."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FillReference = Callable[[Path, NewReference, Progress], None]
 
 
 class DatasetStore:
-    """The datasets of users, in one folder each under ``root``, with methods to create and load them.
+    """Store of user datasets, with one folder for each dataset under ``root``.
 
     The folder of an upload holds the originals, an index, a report and preprocessed pixels. That of a dataset by
     reference holds no originals, and no report unless its images were inspected.

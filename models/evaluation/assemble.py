@@ -1,4 +1,4 @@
-"""Assembly of the report of an evaluation from the scores of all sets of images."""
+"""Assembly of an evaluation report from the anomaly scores of all image sets."""
 
 from __future__ import annotations
 

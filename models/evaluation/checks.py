@@ -1,4 +1,7 @@
-"""Checks that datasets fit an evaluation of a model, without decoding an image. Free of torch."""
+"""Checks that datasets can serve as the normal or anomalous images of an evaluation.
+
+No image is decoded. The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +122,7 @@ def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, 
 
 
 def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
-    """Return the preprocessing for the images of an evaluation.
+    """Return the preprocessing that an evaluation applies to images before the model scores them.
 
     It is that of the model; with ``adapt``, it also resizes and recolours images that the model would refuse.
 
@@ -138,5 +141,5 @@ def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
 
 
 def not_found(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetNotFound:
-    """Return a ``DatasetNotFound`` error for the missing dataset ``name``, which lists all datasets on this machine."""
+    """Return a ``DatasetNotFound`` error for ``name`` that lists all datasets on this machine."""
     return DatasetNotFound(f"{name!r} does not exist; {choices(name, dataset_names(data_dir, store))}")

@@ -1,4 +1,4 @@
-"""All scores that an evaluation compares: the anomaly statistic, its components, and trivial baselines."""
+"""All anomaly scores that an evaluation compares: those of the model, their components, and baselines."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ FEATURE_LABELS = {
 
 @dataclass(frozen=True)
 class ScoreColumn:
-    """An anomaly score of an evaluation: its name, its label in the report, and its kind. Larger is more anomalous."""
+    """Name, report label and kind of one anomaly score that an evaluation compares.
+
+    Larger scores mean more anomalous images.
+    """
 
     name: str
     label: str
@@ -53,7 +56,7 @@ class ScoreColumn:
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """Batch of images with their likelihoods and the statistics for anomaly scores.
+    """Batch of images with their log-likelihoods and the statistics that anomaly scores are computed from.
 
     The statistics come from the model's forward pass. All N log-likelihoods are finite.
 
@@ -88,7 +91,9 @@ class ScoreGroup:
 
 @dataclass(frozen=True)
 class ImageScores:
-    """All anomaly scores of N images, one column per score. Images without a finite likelihood are left out.
+    """All anomaly scores of N images, one column per score.
+
+    Images without a finite likelihood are left out.
 
     Attributes:
         values: The scores, ``(N, columns)``.
@@ -211,7 +216,7 @@ def with_gradients(calibration: Calibration) -> ScoreGroup:
 
 
 def families(calibration: Calibration) -> ScoreGroup:
-    """Return one score for each family of statistics, as a ``ScoreGroup``.
+    """Return one anomaly score for each family (group) of image statistics, as a ``ScoreGroup``.
 
     The families are whole-image, local and feature statistics. A score is -ln of the p-value of its family, in nats.
 
@@ -279,7 +284,7 @@ def local(calibration: Calibration) -> ScoreGroup:
 
 
 def features(calibration: Calibration) -> ScoreGroup:
-    """Return one score for each feature statistic, as a ``ScoreGroup``.
+    """Return one anomaly score for each statistic of the backbone features, as a ``ScoreGroup``.
 
     A score is -ln p in nats, averaged over the folds of the calibration.
 

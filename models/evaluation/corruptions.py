@@ -1,4 +1,7 @@
-"""Simulated image faults of graded severity: noise, blur, holes and others, the same in every evaluation."""
+"""Simulated image faults of graded severity, such as noise, blur and holes.
+
+The faults are the same in every evaluation.
+"""
 
 from __future__ import annotations
 

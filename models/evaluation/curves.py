@@ -65,7 +65,9 @@ def shared_edges(sets: list[Array], bins: int = BINS, logarithmic: bool = False)
 
 
 def shares(values: Array, edges: Array) -> list[float]:
-    """Return the fraction of the values in each bin between ``edges``; values outside count in the first or last bin.
+    """Return the fraction of the values in each histogram bin between ``edges``.
+
+    Values outside the edges count in the first or last bin.
 
     Shares are rounded to six digits. Without values they are 0.
     """

@@ -45,7 +45,9 @@ def evaluate(
     folder: Path | None = None,
     finished: Callable[[str], None] = no_finish,
 ) -> EvaluationReport:
-    """Score normal and anomalous images with a model and with simple baselines, and return a report that compares them.
+    """Compare the anomaly scores of a model and of simple baselines on normal and anomalous images.
+
+    Returns a report.
 
     Args:
         subject: The model and the datasets to evaluate.

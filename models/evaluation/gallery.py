@@ -1,4 +1,7 @@
-"""The most and least anomalous images of a set, with their scores and reasons."""
+"""Example images for a report: the most and least anomalous images of a set, with their scores.
+
+An example may also have the strongest reason for an anomaly.
+"""
 
 from __future__ import annotations
 

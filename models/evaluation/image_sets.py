@@ -1,4 +1,7 @@
-"""Sets of images for an evaluation, read in batches with the preprocessing of the model. Free of torch."""
+"""Sets of images for an evaluation, read in batches with the preprocessing of the model.
+
+The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +89,10 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one dataset that an evaluation scores together, damaged by the fault ``corruption`` if it is set."""
+    """Images of one dataset that an evaluation scores together, with an optional simulated fault.
+
+    The fault is ``corruption``; :meth:`batches` applies it.
+    """
 
     dataset: str
     source: ArrayImages | StoredImages
@@ -172,7 +178,9 @@ class Normals:
 
 @dataclass(frozen=True)
 class ImageSets:
-    """Reader of the images of an evaluation: it checks each dataset, then selects and preprocesses images from it.
+    """Reader that selects the normal and the anomalous images of an evaluation from datasets.
+
+    The reader checks each dataset first, and preprocesses the images.
 
     Attributes:
         used: The datasets on which the model was trained and calibrated.
@@ -190,12 +198,18 @@ class ImageSets:
 
     @property
     def images(self) -> int:
-        """The largest number of images in one set of normal or anomalous images, as set by the user."""
+        """The largest number of images that an evaluation takes for one image set.
+
+        The number is a parameter of the evaluation.
+        """
         return self.parameters.images
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The model's preprocessing; with the parameter ``adapt``, one that also converts size and colour."""
+        """The model's preprocessing, extended to other image sizes and colours if ``adapt`` is set.
+
+        ``adapt`` is a parameter of the evaluation.
+        """
         return adapted(self.own, self.parameters.adapt)
 
     def normals(self, name: str) -> Normals:
@@ -243,7 +257,9 @@ class ImageSets:
         return self._stored_set(store, name, evenly(store.report(name).images, self.images))
 
     def stamp(self, name: str) -> str:
-        """Return a text that changes when a dataset is replaced.
+        """Return a short text that identifies the stored version of a dataset.
+
+        The text changes when the dataset is replaced.
 
         It has the size and modification time of a file: that of a built-in dataset, or the index of a user's dataset.
 

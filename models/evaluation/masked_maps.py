@@ -1,4 +1,7 @@
-"""Localisation in an evaluation: anomaly maps of normal images, and of images whose defects have masks."""
+"""Measurement of how well anomaly maps locate defects in images, by comparison with defect masks.
+
+Maps of normal images are computed too, as a reference without defects.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +29,24 @@ Advance: TypeAlias = Callable[[int], None]
 
 
 def few(images: ImageSet) -> ImageSet:
-    """Select evenly spaced images of a set whose anomaly maps fit into memory together."""
+    """Return a subset of an image set, so small that the anomaly maps of its images fit into memory together.
+
+    The images of the subset are evenly spaced in the set.
+    """
     return images.chosen(places_in_memory(images))
 
 
 def places_in_memory(images: ImageSet) -> NDArray[np.int64]:
-    """Return evenly spaced indices of images whose anomaly maps fit into memory together."""
+    """Return indices of evenly spaced images, so few that their anomaly maps fit into memory together."""
     most = max(1, MAX_VALUES // (images.preprocessing.height * images.preprocessing.width))
     return evenly(len(images), most)
 
 
 def pairs_of(images: ImageSet, masks: MaskReader, name: str) -> MaskPairs:
-    """Pair the images of a set with masks of the dataset ``name``. Raises ``DatasetUnfit`` where there is no pair."""
+    """Pair the images of a set with their defect masks from the mask dataset ``name``.
+
+    Raises ``DatasetUnfit`` if no image has a mask.
+    """
     pairs = pair_masks(images.names, masks.paths)
     if not pairs.masks:
         raise DatasetUnfit(

@@ -1,4 +1,4 @@
-"""Masks of defects: an uploaded dataset of grey images, paired with anomalous images by their paths."""
+"""Defect masks: uploaded grey images that are paired with anomalous images by file path."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Separation:
 
 @dataclass(frozen=True)
 class Resamples:
-    """Bootstrap resamples of the normal and the anomalous images: how often each image was drawn in each resample.
+    """Bootstrap resamples of the normal and anomalous images, stored as the number of draws of each image.
 
     All scores share the same resamples, so that differences between scores are paired.
 

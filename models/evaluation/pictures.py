@@ -1,4 +1,4 @@
-"""Images of an evaluation as one array of pictures: to compare simple scores with, and to show."""
+"""Images of an evaluation as one pixel array, for simple baseline scores and for display."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from snf_runtime.images.preprocessing import Pixels, as_image
 
 
 def pictures(images: Batch, side: int) -> Pixels:
-    """Return images as one array ``(N, C, H, W)``. The images of a tiled model are resized to squares first.
+    """Return a batch of images as one pixel array ``(N, C, H, W)``.
+
+    Images of a tiled model, which may differ in size, are resized to squares first.
 
     Args:
         images: The images.

@@ -1,4 +1,7 @@
-"""The report of an evaluation as one HTML file with inline SVG charts, which loads nothing. Free of torch."""
+"""The report of an evaluation as one HTML file with inline SVG charts.
+
+The page loads no other file. The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ def render_html(report: EvaluationReport) -> str:
 
 
 def summary(report: EvaluationReport) -> list[str]:
-    """Return the main results as English sentences: AUROCs against the best baseline, then false-alarm rates."""
+    """Return the main results of an evaluation report as English sentences.
+
+    The first sentences compare the AUROC of the combined score with the best baseline. False-alarm rates follow.
+    """
     sentences = [_against(report, entry) for entry in report.sets if entry.kind == "dataset"]
     faults = [entry for entry in report.sets if entry.kind == "corruption"]
     if faults:

@@ -1,4 +1,7 @@
-"""Parameters and report of an evaluation, as JSON: the fields of a job and of ``report.json``. Free of torch."""
+"""JSON data models of an evaluation: its parameters, and its report ``report.json``.
+
+The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -77,14 +80,17 @@ class Curve(_EvaluationPart):
 
 
 class Histogram(_EvaluationPart):
-    """The histogram of a score over one set of images: the share of the images, 0 to 1, in each bar."""
+    """Histogram of a score over one set of images, as the fraction of the images in each bin.
+
+    Fractions are from 0 to 1.
+    """
 
     set: str
     shares: list[float]
 
 
 class Histograms(_EvaluationPart):
-    """Histograms of one number over several sets of images, with shared bar edges.
+    """Histograms of one number per image over several sets of images, with the same bin edges.
 
     The number is, for example, the log-likelihood.
 
@@ -97,7 +103,10 @@ class Histograms(_EvaluationPart):
 
 
 class Example(_EvaluationPart):
-    """One of the most or least anomalous images of a set, as PNG, with its p-value, scores and strongest reason."""
+    """Example image of a report as PNG, with its p-value, scores and strongest reason for an anomaly.
+
+    It is one of the most or least anomalous images of a set.
+    """
 
     name: str = Field(description="Path in the dataset, or part and place.")
     p_value: float
@@ -118,7 +127,7 @@ class Gallery(_EvaluationPart):
 
 
 class ImageCount(_EvaluationPart):
-    """The number of images in a set, and how many of these have no finite likelihood and are left out."""
+    """The number of images in a set, and of the images left out because their likelihood is not finite."""
 
     name: str
     images: int

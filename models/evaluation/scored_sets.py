@@ -1,4 +1,7 @@
-"""Scores of a set of images with its most and least anomalous images, and a disk cache of them."""
+"""Anomaly scores and example images of image sets, with a disk cache for both.
+
+The examples are the most and the least anomalous images of a set.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ Images: TypeAlias = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Extremes:
-    """The n most, or n least, anomalous images of a set, with their anomaly scores in nats and indices in the set.
+    """The n most or the n least anomalous images of a set, with their indices and their scores in nats.
 
     Attributes:
         images: The images, ``(n, C, H, W)``; those of a model of tiles as small pictures.
@@ -58,7 +61,7 @@ class Extremes:
 
 @dataclass(frozen=True)
 class ScoredSet:
-    """The anomaly scores of all images of a set, and the few most and least anomalous images to show in a report.
+    """Anomaly scores of all images of a set, and its most and least anomalous images for a report.
 
     ``images`` is the number of images; only those of the gallery, ``most`` and ``least``, are kept.
     """
@@ -151,7 +154,7 @@ class ScoredSetCache:
             write_atomically(folder / PLAN, wanted)
 
     def get(self, name: str) -> Arrays | None:
-        """Return the stored arrays of image set ``name``, or None if there is no file or it cannot be read."""
+        """Return the stored arrays of image set ``name``, or None if they are missing or unreadable."""
         if self._folder is None or not (path := self._folder / f"{name}.npz").is_file():
             return None
         try:
@@ -162,7 +165,10 @@ class ScoredSetCache:
             return None
 
     def put(self, name: str, arrays: Arrays) -> None:
-        """Write the arrays of image set ``name`` to ``<name>.npz`` in the cache folder; without a folder do nothing."""
+        """Store the arrays of image set ``name`` in the cache folder, as ``<name>.npz``.
+
+        Without a folder nothing is stored.
+        """
         if self._folder is None:
             return
         content = io.BytesIO()

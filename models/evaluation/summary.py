@@ -24,7 +24,7 @@ DRAWN = ("combined", "thorough", "family", "baseline")
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Scores of normal images, among which the score of another image is ranked.
+    """Sorted scores of normal images, among which the score of another image is ranked.
 
     The rank gives the p-value of the other image (conformal test).
 
@@ -41,11 +41,11 @@ class Thresholds:
 
     @classmethod
     def of(cls, calibration_images: int, scored: ImageScores) -> Thresholds:
-        """Create the thresholds from the scores of normal images that are reserved for this purpose."""
+        """Create the thresholds from the scores of a reserved part of the normal images."""
         return cls(calibration_images, np.sort(scored.values, axis=0))
 
     def images(self, column: int) -> int:
-        """Return the number of normal images among which a score is ranked.
+        """Return the number of normal images that the p-values of a score are based on.
 
         The score is that in the column ``column``. Column 0 is the combined score, which is ranked among the
         calibration images of the model.
@@ -62,7 +62,7 @@ class Thresholds:
         return conformal.p_values([self.ordered[:, column]], [scored.values[:, column]])
 
     def share(self, scored: ImageScores, column: int, alpha: float) -> float | None:
-        """Return the share of images that are flagged at the false-alarm rate ``alpha``.
+        """Return the fraction of images that a score flags as anomalous at the false-alarm rate ``alpha``.
 
         An image is flagged if its p-value is at most ``alpha``. The result is None if no p-value of this score can be
         so small.

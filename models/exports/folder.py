@@ -1,4 +1,7 @@
-"""Writing of the folder of an exported model, which :mod:`snf_runtime` scores and judges images by."""
+"""Export of a model to a folder, from which the package ``snf_runtime`` scores images.
+
+The runtime also gives verdicts from this folder.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +142,7 @@ def require_export(folder: Path) -> None:
 
 
 def pixel_part(frozen: FrozenFlow) -> tuple[Any, ExportedPixels]:
-    """Return the OpenVINO graph of a flow over pixels, and a description of the graph.
+    """Return the OpenVINO graph of a flow over pixels, and its description for the export.
 
     The graph takes one image. Raises ``EngineUnavailable`` if the flow cannot be exported.
     """

@@ -1,4 +1,4 @@
-"""OpenVINO graphs as ONNX files, node by node.
+"""Conversion of OpenVINO graphs to ONNX files, node by node.
 
 Both formats have the same operations under other names, but for a squeeze, a transposition in ONNX. Latents and
 log-dets are those of the OpenVINO graph to the bit, and reconstruction errors to the last digit of float32.

@@ -1,4 +1,4 @@
-"""Graphs as the files of an export."""
+"""Conversion of OpenVINO graphs to the files of an export format, OpenVINO or ONNX."""
 
 from __future__ import annotations
 

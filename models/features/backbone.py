@@ -1,4 +1,7 @@
-"""Description of a backbone: a frozen network that turns an image into features. Free of torch."""
+"""Description of a backbone, a frozen network that turns images into features.
+
+The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Extraction of features from images: preprocessing, the pass through the backbone, and its maps on one grid."""
+"""Extraction of features from images by a backbone, a frozen network.
+
+The steps are preprocessing, the forward pass, and the joining of the feature maps on one grid.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Closed-form fit of local affine flows to features, with grid and shrinkage chosen by held-out log-likelihood."""
+"""Closed-form fit of local affine flows to features.
+
+The grid and the shrinkage are chosen by the held-out log-likelihood.
+"""
 
 from __future__ import annotations
 
@@ -249,7 +252,7 @@ def fit_layer(
     choice: FitChoice,
     target: Target = "all-places",
 ) -> None:
-    """Fit a local affine layer in closed form to the features of some folds.
+    """Fit a local affine layer in closed form to the features of the images in some folds.
 
     It is a maximum-likelihood fit with shrinkage.
 

@@ -1,4 +1,7 @@
-"""Flows over features, alone or beside a flow over pixels: their modules, and their frozen copies for scoring."""
+"""Normalizing flows over image features, and their frozen copies for scoring.
+
+The module also combines flows over features with a flow over pixels.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,10 @@ class FeatureFlows(nn.Module):
             yield places, pooled
 
     def layers(self) -> Iterator[tuple[str, Bijection]]:
-        """Yield the name and module of every layer, in the order of the weights' names."""
+        """Yield the name and module of every layer, with names such as ``places.0``.
+
+        The order is that of the weights' names.
+        """
         for kind, layers in (("places", self.places), ("pooled", self.pooled), ("steps", self.steps)):
             for number, layer in enumerate(layers):
                 assert isinstance(layer, Bijection)

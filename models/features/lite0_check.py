@@ -19,7 +19,7 @@ TOLERANCE = 1e-3
 
 
 def check_image() -> Pixels:
-    """Return the test image by which converted weights are checked.
+    """Return the synthetic test image for the check of converted EfficientNet-Lite0 weights.
 
     It has smooth rings and stripes, uint8 ``(1, 3, 224, 224)``, and is computed from integers alone.
     """

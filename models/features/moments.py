@@ -1,4 +1,7 @@
-"""Moments of features, summed image by image, to fit Gaussian flows without features of all images in memory."""
+"""Sums of features and of their products over images, for the fit of Gaussian flows.
+
+The sums grow image by image, so the features of all images are never in memory together.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from models.flows.architecture import FINEST_GRID
 
 
 class FeatureMoments:
-    """Sums of features and of their products over the images of each fold.
+    """Sums of features and of their products, for each fold (disjoint part) of the images.
 
     The memory does not grow with the number of images.
 
@@ -52,7 +55,7 @@ class FeatureMoments:
         self.shift: Tensor | None = None
 
     def add(self, features: NDArray[np.float32], folds: NDArray[np.integer]) -> None:
-        """Add the features of some images to the sums of their folds.
+        """Add the features of some images to the sums of the folds that the images belong to.
 
         Args:
             features: The features at places, float32 ``(N, C, rows, columns)``.
@@ -92,7 +95,7 @@ class FeatureMoments:
 
 @dataclass(frozen=True)
 class MomentSum:
-    """Sums of features and of their products over the images of several folds.
+    """Sums of features and of their products over all images of several folds (disjoint parts).
 
     There are sums of features at each place, and sums of products in each cell.
 
@@ -114,7 +117,7 @@ class MomentSum:
 
     @property
     def means(self) -> Tensor:
-        """Mean of the shifted features at each position.
+        """Mean feature vector at each position of the feature map, minus the constant vector ``shift``.
 
         The shape is ``(places, C)``.
         """
@@ -122,14 +125,14 @@ class MomentSum:
 
     @cached_property
     def everywhere(self) -> Tensor:
-        """Covariance of the features of all positions together.
+        """Covariance matrix of the features, pooled over all positions of the feature map.
 
         Features are centred at the mean of their place. The shape is ``(C, C)``.
         """
         return self.scatter(1, self.means)[0] / (self.images * len(self.sums))
 
     def places(self, grid: int, only: Tensor | None = None) -> Tensor:
-        """Return the number of positions in each cell of a grid.
+        """Return the number of feature positions in each cell of a grid.
 
         The shape is ``(cells,)``.
 
@@ -143,7 +146,7 @@ class MomentSum:
         return torch.bincount(cells, counted, minlength=int(cells.max()) + 1).double()
 
     def cell_means(self, grid: int) -> Tensor:
-        """Return for each position the mean of the features in its grid cell.
+        """Return for each feature position the mean feature vector of its grid cell.
 
         It is the mean of the shifted features over all places of the cell. The shape is ``(places, C)``.
         """
@@ -174,7 +177,7 @@ class MomentSum:
         return (total - mixed - mixed.mT) * self.related
 
     def products_at_places(self, grid: int, left: Tensor, right: Tensor, only: Tensor | None = None) -> Tensor:
-        """Sum outer products of two factors over the positions of each grid cell.
+        """Sum the outer products of two vectors over the positions of each grid cell.
 
         Returns the sums of left right^T, ``(cells, C, C)``.
 

@@ -1,4 +1,7 @@
-"""The backbones of a machine: a folder for each, with its description and a file of weights. Free of torch."""
+"""Store of the backbones on a machine, the frozen networks that turn images into features.
+
+Each backbone has a folder with its description and a file of weights. The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +122,7 @@ class BackboneStore:
         return arrays
 
     def has(self, backbone: Backbone) -> bool:
-        """Return whether a backbone is stored with this description and intact weights."""
+        """Return whether a backbone is stored with the given description and intact weights."""
         try:
             self.verified(backbone)
             return self.find(backbone.name) == backbone
@@ -127,7 +130,7 @@ class BackboneStore:
             return False
 
     def add(self, backbone: Backbone, weights: bytes) -> None:
-        """Store a backbone, completely or not at all.
+        """Store the description and the weights of a backbone, either both or neither.
 
         A stored backbone of the same name and digest is replaced.
 

@@ -1,4 +1,6 @@
-"""Architectures of flows as data, stored in the manifest of a model and read by the builder; without torch.
+"""Architectures of flows as data, stored in the manifest of a model and read by the builder.
+
+The module does not import PyTorch.
 
 A :class:`LayeredArchitecture` lists every layer, and it is what the builder builds. The other families are short forms
 of it with a few numbers, which :meth:`layered` writes out.
@@ -112,7 +114,7 @@ class LayeredArchitecture(_PixelArchitecture):
         return self
 
     def shaped(self) -> list[ShapedLevel]:
-        """Return the levels of the flow, each with the shape of its images."""
+        """Return the levels of the flow, each with the shape of the images that its layers get."""
         return shaped(self.levels, self.image_shape)
 
     def summary(self) -> str:

@@ -1,4 +1,4 @@
-"""Builder of flows from their architectures, and descriptions of flows that were built by hand."""
+"""Construction of flows from architectures, and description of flows that were built by hand."""
 
 from __future__ import annotations
 

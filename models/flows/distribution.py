@@ -183,7 +183,10 @@ class FlowDistribution(nn.Module, Distribution):
         return self.flow.inverse(latents).reshape(*leading, *self.event_shape)
 
     def expand(self, batch_shape: Sequence[int], _instance: Self | None = None) -> Self:
-        """Return a distribution with another batch shape that shares the flow and its parameters."""
+        """Return a copy of the distribution with another batch shape.
+
+        The copy shares the flow and its parameters with the original.
+        """
         expanded = copy.copy(self)
         expanded._batch_shape = torch.Size(batch_shape)
         return expanded

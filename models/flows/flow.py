@@ -127,7 +127,7 @@ class Flow(nn.Module):
         return self.forward_pixels(y.to(x.dtype), log_det.to(x.dtype))
 
     def forward_pixels(self, y: Tensor, pixel_log_det: Tensor) -> FlowOutput:
-        """Return the latents and the log-likelihood of images that the pixel transform has mapped.
+        """Return the latents and the log-likelihood of images that have passed the pixel transform.
 
         The pixel transform is the first layer of the flow. Its log-det is part of the log-likelihood.
 
@@ -210,7 +210,7 @@ class Flow(nn.Module):
 
 
 def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str, Bijection, Shape]], Shape]]:
-    """Yield each level of a flow with its layers and their shapes.
+    """Yield each level of a flow with its layers and their input shapes.
 
     Args:
         flow: The flow.

@@ -1,4 +1,7 @@
-"""Levels of a flow as data: lists of layers, repeated steps and splits, checked against a shape. Free of torch."""
+"""Descriptions of the levels of a flow, with their layers, repeated steps and splits.
+
+The levels are checked against the shape of the images. The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,7 @@ class LevelSpec(_Part):
 
 @dataclass(frozen=True)
 class ShapedLevel:
-    """Level of a flow, with the shape of its images.
+    """Level of a flow, with the shape of the images that its layers get.
 
     Attributes:
         spec: The level.
@@ -99,7 +102,7 @@ class ShapedLevel:
 
     @property
     def layers(self) -> list[LayerSpec]:
-        """The layers, first to last."""
+        """Descriptions of the layers of the level, first to last."""
         return [layer for _, layer in self.spec.layers()]
 
 

@@ -1,4 +1,4 @@
-"""Construction of modules without random initial weights, for weights that are then loaded from a file."""
+"""Construction of PyTorch modules without random initial weights, for faster loading from a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invertible back-propagation: the inputs of layers are recomputed from their outputs instead of kept in memory."""
+"""Back-propagation that recomputes the inputs of invertible layers from their outputs to save memory."""
 
 from __future__ import annotations
 

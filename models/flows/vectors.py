@@ -1,4 +1,4 @@
-"""Flows over vectors."""
+"""Normalizing flows for the density of vectors instead of images."""
 
 from __future__ import annotations
 

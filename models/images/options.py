@@ -1,4 +1,7 @@
-"""Options of the images that a model is trained on. The module does not import PyTorch."""
+"""Options for the size, the colour and the grey levels of the images that a model is trained on.
+
+The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 

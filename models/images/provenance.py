@@ -1,4 +1,7 @@
-"""Provenance of training images: their files and splits, and warnings about scored images of another kind."""
+"""Provenance of training images: file formats, sizes and splits.
+
+Warnings are given for scored images that are unlike the training images.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The section of a model card that states a measured detection limit. Free of torch."""
+"""Model card of a model version, with a section about the detection limit if that was measured.
+
+The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def card_text(registry: Registry, name: str, version: int) -> str:
-    """Return the model card of a version as Markdown.
+    """Return the model card of a model version as Markdown.
 
     It is the card of the artifact, then the detection limit if that was measured.
 
@@ -72,7 +75,7 @@ def limit_section(number: int, record: LimitRecord, active: int) -> str:
 
 
 def other_calibration(record: LimitRecord, active: int) -> list[str]:
-    """Return the lines of a warning if a detection limit is not of the active calibration.
+    """Return warning lines for a model card whose detection limit belongs to an inactive calibration.
 
     The list is empty if the limit was measured with the active calibration.
     """

@@ -1,4 +1,7 @@
-"""Counts of finished defects on disk, so that a measurement continues after an interruption."""
+"""Disk record of the defects measured so far, to resume an interrupted measurement of a detection limit.
+
+The record has the number of flagged images for each defect.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ class _Counts(BaseModel):
 
 
 class CellJournal:
-    """Stored number of flagged images for each measured defect.
+    """Record of how many images were flagged as anomalous for each simulated defect of a measurement.
 
     The numbers are in one JSON file that is replaced after each defect.
 

@@ -1,4 +1,7 @@
-"""The picture of a detection limit as SVG: found shares by size, a panel for each shape. Free of torch."""
+"""SVG chart of a measured detection limit: the share of found defects by defect size.
+
+There is a panel for each defect shape. Free of torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Defects of one size and contrast, drawn into good images: scratch, spot, stain, hole and missing part."""
+"""Synthetic defects to draw into good images: scratch, spot, stain, hole and missing part."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Defect:
 
 
 def defect_sizes(height: int, width: int) -> tuple[int, ...]:
-    """Return the sizes of the defects to draw, in pixels.
+    """Return the defect sizes in pixels to test on images of a given height and width.
 
     Each size is about 1.4 times the one before, up to half of the shorter side of the images.
 
@@ -59,7 +59,7 @@ def defect_sizes(height: int, width: int) -> tuple[int, ...]:
 
 
 def defect_kinds(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[tuple[Shape, int | None]]:
-    """Return all pairs of shape and contrast of the defects to draw.
+    """Return all pairs of a defect shape and a contrast in grey levels.
 
     A hole and a missing part have no contrast (None).
     """
@@ -67,7 +67,7 @@ def defect_kinds(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[tupl
 
 
 def defect_rng(seed: int, defect: Defect, image: int) -> np.random.Generator:
-    """Return the random generator for a defect in an image.
+    """Return the random generator for the position, angle and sign of a defect in an image.
 
     For the image number ``image`` it is the same in any order and batch.
     """

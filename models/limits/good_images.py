@@ -1,4 +1,7 @@
-"""Choice of the good images for a detection limit: those of a dataset that the model has not used. Free of torch."""
+"""Choice of defect-free images, unused in training, for measuring a detection limit.
+
+No p-value of the model is a rank among them. Free of torch.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ ALL = "all images; a dataset that the model was not made of"
 
 @dataclass(frozen=True)
 class GoodImages:
-    """Good images that neither the fit of a model nor its p-values have used.
+    """Defect-free images that were neither used to train a model nor ranked for its p-values.
 
     Attributes:
         dataset: The name of their dataset.

@@ -1,4 +1,7 @@
-"""Measurement of a detection limit: inject graded defects into good images and count those that a model flags."""
+"""Measurement of a detection limit: the smallest defects that a model reliably flags.
+
+Synthetic defects of several sizes are drawn into good images, and the images that the model flags are counted.
+"""
 
 from __future__ import annotations
 

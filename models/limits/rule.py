@@ -1,4 +1,4 @@
-"""Clopper-Pearson bounds of a share, and the rule by which they give a detection limit."""
+"""Statistical rule for a detection limit, from Clopper-Pearson bounds on the share of found defects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOPELESS = 0.5
 
 
 def clopper_pearson(found: int, images: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return the Clopper-Pearson bounds of a proportion.
+    """Return the lower and the upper Clopper-Pearson confidence bound of a proportion.
 
     The lower and the upper bound each hold with the given confidence.
 
@@ -31,7 +31,7 @@ def limit_cell(size: int, found: int, images: int) -> LimitCell:
 
 
 def undamaged_images(flagged: int, images: int) -> UndamagedImages:
-    """Return the share of good images that are flagged without a defect.
+    """Return the observed false-alarm rate: the share of defect-free images that are flagged.
 
     It comes with its two-sided 95 % interval. Both are None if there are no images.
     """
@@ -41,7 +41,7 @@ def undamaged_images(flagged: int, images: int) -> UndamagedImages:
 
 
 def goes_on(cell: LimitCell) -> bool:
-    """Return whether to measure smaller defects, too.
+    """Return whether the result for one defect size justifies measuring smaller sizes.
 
     They are measured if the upper bound of this size's found share is at least 0.5.
     """
@@ -49,7 +49,9 @@ def goes_on(cell: LimitCell) -> bool:
 
 
 def limit_curve(shape: Shape, contrast: int | None, cells: Sequence[LimitCell]) -> LimitCurve:
-    """Return the found shares of a kind of defect with its detection limit.
+    """Return the shares of found defects by size, and the detection limit that follows from them.
+
+    All sizes are of one kind of defect, with the same shape and contrast.
 
     The limit is the smallest size at and above which all lower bounds are at least 0.9. It is None if that of the
     largest size is smaller.

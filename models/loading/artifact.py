@@ -1,4 +1,7 @@
-"""Loading of the flows of an artifact, the folder with all files of a model; no code in them is executed."""
+"""Loading of a model's normalizing flows from its folder, without executing code from the files.
+
+The folder with all files of a model is its artifact.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The trained flows of a model: what samples, gradients and calibrations need of them beside a density for scoring."""
+"""A model with its trained flows in memory, for sampling, gradients and calibration.
+
+Scoring itself needs only the density.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ class FlowModel:
         self.density = density or self._density_in(options.precision)
 
     def opened(self) -> OpenedDensity:
-        """Return the density of the model, with its properties for scoring.
+        """Return the probability density of the model, with properties of its flows.
 
         The properties are whether the flow over pixels has a learned inverse, and its number of weights for evidence of
         gradients. The number is None for a model with features.
@@ -64,7 +67,7 @@ class FlowModel:
 
     @cached_property
     def pixels(self) -> FlowDensity | None:
-        """Density of pixels with its flow, or None for a model of features alone.
+        """The density over pixels with its flow; None for a model that only has flows over features.
 
         The flow runs in both directions.
         """
@@ -88,7 +91,7 @@ class FlowModel:
 
     @cached_property
     def features(self) -> FrozenFeatureFlows | None:
-        """The frozen flows over features; None for a model of pixels alone."""
+        """The frozen flows over image features; None for a model that only has a flow over pixels."""
         _, features = parts_of(self.density)
         if features is not None and isinstance(features.flows, FrozenFeatureFlows):
             return features.flows
@@ -96,7 +99,7 @@ class FlowModel:
 
     @cached_property
     def sampler(self) -> Sampler:
-        """Source of random images from the model.
+        """Sampler that draws random images from the flow over pixels.
 
         Raises ``SamplesUnsupported`` for a model of features alone.
         """
@@ -106,14 +109,14 @@ class FlowModel:
 
     @property
     def gradients_at_once(self) -> int:
-        """The number of images of one backward pass."""
+        """The largest number of images that one backward pass processes together."""
         _, height, width = self._manifest.preprocessing.shape
         return tile_of(height * width)
 
     def gradient_steps(
         self, images: Batch, scored: list[Likelihood | ScoreNotFinite], fisher: NDArray[np.float32] | None
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-        """Add evidence of gradients, for the anomaly test, to scores in small steps.
+        """Add gradient features to the scores of images, as further evidence for anomaly verdicts.
 
         Returns a generator that yields before each backward pass. At its end it returns the scores with the evidence.
 

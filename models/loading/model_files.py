@@ -1,4 +1,7 @@
-"""The files of a model on this machine, as they are handed to other processes. Free of torch."""
+"""Paths and digest of a model's files on this machine, to be sent to other processes.
+
+Free of torch.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ MAX_FETCHED_BYTES = 8 * 2**30
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Files of a model, with a calibration and engine options.
+    """Paths of a model's files, with its calibration and engine options, to load it in another process.
 
     A scorer is pickled as this object alone.
 
@@ -41,7 +44,7 @@ class ModelFiles:
 
     @classmethod
     def as_they_are(cls, path: Path, calibration: Path | None, options: EngineOptions) -> Self:
-        """Return the files of a model in their present state.
+        """Return the files of a model with a digest of their present content.
 
         Files that change later are refused by their digest. Raises ``ArtifactError`` if the manifest or the record of
         the calibration cannot be read.
@@ -51,7 +54,10 @@ class ModelFiles:
         return cls(path, calibration, options, digest=content_digest(path, calibration))
 
     def with_threads(self, threads: int | None) -> Self:
-        """Return these files with another number of CPU threads. None keeps the number in the options."""
+        """Return this object with another number of CPU threads in its engine options.
+
+        None keeps the number in the options.
+        """
         return self if threads is None else replace(self, options=replace(self.options, threads=threads))
 
     def fetch(self) -> None:

@@ -1,4 +1,7 @@
-"""Opening of a model for scoring: verification of its files, its density, and the check of the score stored with it."""
+"""Opening of a model for scoring, with checks of its file digests and of the score of a test image.
+
+The test image and its expected score are stored with the model.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ class OpenModel:
 
 @dataclass(frozen=True)
 class ModelOpener:
-    """Opener of a model whose files are verified.
+    """Opener that loads a model for scoring after its files were verified.
 
     The density is opened from what is kept in the cache of engines, where the model was opened before by the same
     software on this machine. Otherwise, or if that gives another score or statistic than the stored ones, it is opened

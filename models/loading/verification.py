@@ -1,4 +1,7 @@
-"""Verification of artifacts, the folders with all files of a model: digests and a stored image. Free of torch."""
+"""Verification of a model's files by SHA-256 digests, and of its scores by a stored test image.
+
+Free of torch.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ SLACK = 2.0
 
 @dataclass(frozen=True)
 class VerifiedModel:
-    """Manifest, calibration and test images of a model, after checks of their digests.
+    """Manifest, calibration and test images of a model whose file digests were checked.
 
     The flows are not loaded.
 
@@ -117,7 +120,7 @@ def image_digest(image: NDArray[np.uint8]) -> str:
 
 
 def exact_tolerance(dimensions: int, log_likelihood: float) -> float:
-    """Return how far float32 and float64 scores may differ, in nats.
+    """Return the largest allowed difference between float32 and float64 scores, in nats.
 
     It is 0.001, or 1e-5 D for images of D > 784 values, or a millionth of the score, whichever is most.
 
@@ -129,7 +132,7 @@ def exact_tolerance(dimensions: int, log_likelihood: float) -> float:
 
 
 def score_tolerance(dimensions: int, log_likelihood: float, summary: CalibrationSummary) -> float:
-    """Return the largest allowed error of a score in the precision of a calibration.
+    """Return the largest allowed error of a score computed in the number format of a calibration.
 
     The error is the difference from the score in float64, in nats.
     """
@@ -178,7 +181,7 @@ def statistic_tolerance(statistic: float, summary: CalibrationSummary) -> float:
 
 
 def check_precision(path: Path, precision: str, summary: CalibrationSummary) -> None:
-    """Check that a calibration is for the precision of the engine.
+    """Check that a calibration is for the engine's number format, such as ``float32``.
 
     The calibration is in the file ``path``.
 

@@ -1,4 +1,7 @@
-"""Which locations a caller of the HTTP service may name: those below the prefixes of ``SNF_ALLOWED_LOCATIONS``."""
+"""Check of file locations that callers over HTTP name, against allowed URL prefixes.
+
+Allowed are locations at or below the prefixes in ``SNF_ALLOWED_LOCATIONS``, except the data folder of the service.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ SETTING = "SNF_ALLOWED_LOCATIONS"
 
 
 def allowed_location(url: str, prefixes: Sequence[str], home: Path) -> Location:
-    """Return the location of a URL, if callers over HTTP may name it.
+    """Return the location for a URL after checking that callers over HTTP may use it.
 
     On this machine links are followed first, so that no link leads out of a prefix. The location that is returned has
     none, so that what is checked is what is used.

@@ -1,4 +1,7 @@
-"""Files and folders of this machine as a location."""
+"""Reading, writing and listing of files and folders on the disk of this machine.
+
+They are the locations with the scheme ``file``.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ class DiskFile:
         return FileEntry(self.path.rpartition("/")[2], status.st_size, _version(status))
 
     def stat(self) -> FileEntry | None:
-        """Return name, size and version of the file; None if there is none."""
+        """Return the name, size and version of the file, or None if there is no such file."""
         try:
             return self.entry(None)
         except LocationNotFound:

@@ -1,4 +1,7 @@
-"""A file at a location, and the protocol of what can be done with it."""
+"""Interface to a file or folder at a URL: reading, writing, deleting and listing.
+
+A ``FileEntry`` has the name, size and version of a file.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +45,11 @@ class LocatedFile(Protocol):
         ...
 
     def stat(self) -> FileEntry | None:
-        """Return name, size and version of the file; None if there is none."""
+        """Return the name, size and version of the file, or None if there is no such file."""
         ...
 
     def write(self, data: bytes | Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file completely or not at all."""
         ...
 
     def write_new(self, data: bytes) -> bool:

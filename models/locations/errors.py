@@ -1,4 +1,4 @@
-"""Errors of locations, each a sentence that names the location."""
+"""Errors of access to files at a URL, with messages that name the URL."""
 
 from __future__ import annotations
 

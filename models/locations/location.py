@@ -1,4 +1,7 @@
-"""A location: the URL of a file or folder, in an object store or on this machine, and what can be done with it."""
+"""Location of a file or folder, as a URL with methods to read, write and list it.
+
+The file or folder is in an object store or on this machine.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +123,10 @@ class Location:
         return self._stored.read(None, version)
 
     def read_range(self, start: int, stop: int, version: str | None = None) -> bytes:
-        """Return the bytes ``start`` to ``stop - 1`` of the file. Raises as :meth:`read`."""
+        """Return the bytes ``start`` to ``stop - 1`` of the file.
+
+        Raises as :meth:`read`.
+        """
         return self._stored.read((start, stop), version) if start < stop else b""
 
     def open(self, version: str | None = None) -> RangeFile:

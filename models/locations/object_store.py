@@ -1,4 +1,7 @@
-"""Objects in a store such as S3 as a location, through obstore."""
+"""Reading, writing and listing of objects in a store such as S3, through obstore.
+
+They are the locations with the schemes ``s3``, ``gs`` and ``az``.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,7 @@ class StoreFile:
         return entry
 
     def stat(self) -> FileEntry | None:
-        """Return name, size and version of the object; None if there is none."""
+        """Return the name, size and version of the object, or None if there is no such object."""
         if not self.key:
             return None
         try:

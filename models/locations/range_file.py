@@ -1,4 +1,4 @@
-"""A file object over byte ranges."""
+"""Read-only file object that fetches its content in byte ranges."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class RangeFile(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Return True."""
+        """Return True, because the file is open for reading."""
         return True
 
     def seekable(self) -> bool:
-        """Return True."""
+        """Return True, because the position in the file can be changed."""
         return True
 
     def tell(self) -> int:
@@ -63,7 +63,7 @@ class RangeFile(io.RawIOBase):
         return data
 
     def readall(self) -> bytes:
-        """Return all bytes that follow."""
+        """Return all bytes from the current position to the end of the file."""
         return self.read()
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:

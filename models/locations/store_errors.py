@@ -1,4 +1,7 @@
-"""Translation of the errors of object stores: which are lasting, and a sentence for each."""
+"""Conversion of exceptions from object stores to location errors, with a sentence as message.
+
+Errors that every further attempt would give are told apart from passing errors.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class AnswerCutOff(LocationUnavailable):
 
 
 def store_error(error: Exception, url: str) -> ModelsError:
-    """Convert an exception of obstore to the matching error of a location.
+    """Convert an exception of the obstore library to the matching location error.
 
     Its text holds no address but the URL of the location, so that it may be shown to callers of the service.
     """

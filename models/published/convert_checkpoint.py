@@ -1,4 +1,4 @@
-"""Flows from the parameters in checkpoints of the code that Keller et al. published."""
+"""Conversion of checkpoints from the published code of Keller et al. to flows of this package."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def parameters_of(loaded: object) -> dict[str, Tensor]:
 
 
 def published_flow(parameters: Tensors, image_shape: Shape, *, exact: bool = False) -> Flow:
-    """Build the flow of a checkpoint of the code that Keller et al. published.
+    """Build a flow from the parameters in a checkpoint of the published code of Keller et al.
 
     The flow is in evaluation mode.
 

@@ -1,4 +1,4 @@
-"""Errors of the import of published checkpoints."""
+"""Errors raised when a published model checkpoint cannot be imported."""
 
 from __future__ import annotations
 

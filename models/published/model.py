@@ -1,4 +1,7 @@
-"""Complete models from flows of the published code: calibrated, evaluated and measured as after a training."""
+"""Import of the published flows of Keller et al. as complete models.
+
+The models are calibrated, evaluated and measured as trained models are.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,14 @@ SETTINGS = frozenset(ImageOptions.model_fields) | {"pixel_transform"}
 
 @dataclass(frozen=True)
 class PublishedRecipe(ArchitectureFile):
-    """Layers of an imported flow, with the settings of its images.
+    """Recipe of an imported flow: its layers and the settings that prepare its images.
 
     There are no settings of a training.
     """
 
     @property
     def parameters(self) -> frozenset[str]:
-        """Names of the settings that an imported model has.
+        """The names of the settings that apply to an imported model.
 
         They are its image options and its pixel transform.
         """

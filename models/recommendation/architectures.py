@@ -1,4 +1,7 @@
-"""The architectures that a comparison fits: those of the presets, where this machine and the budget allow them."""
+"""Choice of the flow architectures to fit in a comparison of model families.
+
+They are those of the presets, where this machine and the budget allow them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The budget of a comparison: what was planned within it, kept on disk, and how far the comparison is."""
+"""Time budget of a comparison of model families, with its stored plan and progress reports."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REPORT_S = 0.5
 
 
 class ComparisonPlan(BaseModel):
-    """Decisions of a comparison of model families that were made from measured speeds.
+    """Stored plan of a comparison of model families, with decisions based on measured speeds.
 
     It also has the time spent so far. Another attempt continues with the same decisions.
     """
@@ -106,7 +106,7 @@ class Budget:
         return max(left, MIN_PIXEL_SHARE * self.seconds), good
 
     def save(self) -> None:
-        """Store the plan with the time spent so far.
+        """Store the plan of the comparison on disk, with the seconds spent so far.
 
         A checkpoint is reported, from which another attempt can continue.
         """
@@ -120,7 +120,7 @@ class Budget:
         self.tick()
 
     def note(self, text: str) -> None:
-        """Report what is left out or reduced, and keep it for the record."""
+        """Report and record that some part of the comparison is left out or reduced."""
         if text not in self.plan.notes:
             self.plan.notes.append(text)
             self._observe({"event": "log", "message": text})

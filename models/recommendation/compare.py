@@ -1,4 +1,7 @@
-"""Comparison of the families on a dataset within a budget: fit each to a subset, measure limits, propose one."""
+"""Comparison of model families on a dataset within a time budget, with a proposal of one family.
+
+Each family is fitted to a subset of the images, and its detection limits are measured.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Count of the injected defects that each family finds, until its limits are known or the time is used up."""
+"""Count of the synthetic defects that each model family finds, within a time budget.
+
+Defects are counted until the detection limits are known or the time is used up.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ class DefectCurves:
 
 
 def kinds_by_importance(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[Kind]:
-    """Return the kinds of defects, the most important first.
+    """Return the defect kinds (shape and contrast), the most important first.
 
     Each shape comes once at first, with the middle contrast if it has contrasts. The kinds of the other contrasts
     follow.
@@ -58,7 +61,7 @@ def count_defects(
     budget: Budget,
     journal: CellJournal,
 ) -> DefectCurves:
-    """Count the defects that each model family finds.
+    """Count the injected defects that each model family flags as anomalies.
 
     Sizes are tried from the largest down. For each family and kind, they are tried until the lower bound of the found
     share is below 0.9.

@@ -1,4 +1,4 @@
-"""Verdicts of several families on the same images, from one pass of the images through each density."""
+"""Anomaly verdicts of several model families on the same images, with one pass per density."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARTS_OF: dict[FamilyName, tuple[PartName, ...]] = {
 
 @dataclass(frozen=True)
 class FamilyJudges:
-    """Calibrated model families of a comparison, which flag images.
+    """Calibrated model families that flag anomalous images in a comparison.
 
     Attributes:
         parts: The fitted densities.

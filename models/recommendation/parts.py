@@ -1,4 +1,4 @@
-"""What families are made of: a density of pixels and one of features, fitted to a subset, each with its figures."""
+"""Fit and timing of the densities over pixels and features that make up the compared model families."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def fitted_features(
 
 
 def feature_seconds(images: Images, architecture: FeatureArchitecture, options: EngineOptions) -> float:
-    """Measure the seconds that the backbone takes for an image.
+    """Measure the seconds that the feature backbone takes to process one image.
 
     A first pass prepares the backbone and is not counted.
     """

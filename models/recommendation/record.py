@@ -1,4 +1,7 @@
-"""The record of a recommendation: what each family of models reached, and which one is proposed. Free of torch."""
+"""Settings and result of a comparison of pixel, feature and hybrid models.
+
+The result says what each family of models reached, and which family is proposed. Free of torch.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ class RecommendParameters(ImageOptions):
 
     @property
     def image_settings(self) -> dict[str, Any]:
-        """Image options that were set, as parameters of a training."""
+        """The explicitly set image options, as a dict of training parameters."""
         return self.model_dump(mode="json", include=set(ImageOptions.model_fields), exclude_unset=True)
 
 
@@ -127,5 +130,5 @@ class RecommendationRecord(_RecordPart):
     notes: tuple[str, ...] = Field((), description="What was left out or reduced for lack of time or of images.")
 
     def result(self, family: FamilyName) -> FamilyResult:
-        """Return the result of one family."""
+        """Return the result of one model family, such as ``pixels``."""
         return next(result for result in self.families if result.family == family)

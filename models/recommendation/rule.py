@@ -1,4 +1,4 @@
-"""The rule by which a family of models is proposed from measured detection limits, with reasons in words."""
+"""Rule that proposes a model family from measured detection limits, with reasons in words."""
 
 from __future__ import annotations
 

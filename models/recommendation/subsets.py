@@ -1,4 +1,8 @@
-"""The images of a comparison: disjoint subsets of the train part, and good images; the calibration part is not read."""
+"""Choice of the images for a comparison of model families: disjoint subsets of a dataset.
+
+The subsets are from the train part, except that good images may be from the statistics part. The calibration part is
+not read.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +66,7 @@ class Subsets:
 
     @property
     def counts(self) -> ComparedImages:
-        """Numbers of images in the subsets."""
+        """The number of images in each of the subsets."""
         return ComparedImages(
             fit=len(self.fit),
             statistics=self.statistics,
@@ -73,7 +77,7 @@ class Subsets:
 
 
 def choose_subsets(dataset: Dataset, alpha: float, seed: int, share: float = 1.0) -> Subsets:
-    """Choose the images of a comparison from a dataset.
+    """Choose disjoint subsets of a dataset for a comparison of model families.
 
     The train part is divided into images for fit, statistics and ranks. Good images are from the statistics part.
 

@@ -1,4 +1,7 @@
-"""The decision whether a new calibration becomes the one in use. Free of torch."""
+"""Decision whether a newly made calibration replaces the active calibration.
+
+Free of torch.
+"""
 
 from __future__ import annotations
 

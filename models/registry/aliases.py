@@ -1,4 +1,4 @@
-"""The aliases of a model's versions, in one file of its folder."""
+"""Storage of a model's version aliases, such as ``live``, in a JSON file of its folder."""
 
 from __future__ import annotations
 

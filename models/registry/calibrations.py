@@ -1,4 +1,7 @@
-"""Calibrations that were added to a published model version, numbered from 1; one is active. Free of torch."""
+"""Storage of the numbered calibrations of a model version, one of which is active.
+
+Calibrations that were added to a published version are numbered from 1. Free of torch.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,7 @@ class CalibrationStore:
         return None if number == OWN else self.folder / str(number)
 
     def record(self, number: int) -> CalibrationRecord:
-        """Return the record of a calibration with a number from 1 on.
+        """Return the record of a calibration that was added to the version (number 1 or more).
 
         It says when, by which job and from which images the calibration was made.
 
@@ -251,7 +254,7 @@ def read_record(folder: Path) -> CalibrationRecord:
 
 
 def check_files(folder: Path, record: CalibrationRecord, weights_sha256: str) -> None:
-    """Check the file of a calibration against its record.
+    """Check that the file of a calibration fits its record and the weights of the model.
 
     Raises ``ArtifactError`` if the file is missing, its SHA-256 differs, or it is for other weights.
     """

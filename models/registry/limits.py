@@ -1,4 +1,7 @@
-"""Detection limits that were measured for a published model version, numbered from 1. Free of torch."""
+"""Storage of the detection limits that were measured for a model version.
+
+They are numbered from 1. Free of torch.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class LimitStore:
         self._of_name = root / name
 
     def numbers(self) -> list[int]:
-        """Return the numbers of all limits, rising; empty if none was measured."""
+        """Return the numbers of all detection limits in ascending order; empty if none was measured."""
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted(int(path.name) for path in folders if is_version(path.name) and path.is_dir())
 

@@ -1,4 +1,7 @@
-"""The registry of models: versions and aliases on disk. Free of torch."""
+"""Registry of trained models on disk, with numbered versions and aliases.
+
+Free of torch.
+"""
 
 from __future__ import annotations
 
@@ -55,18 +58,21 @@ class Registry:
         self.zoo = zoo
 
     def names(self) -> list[str]:
-        """Return the sorted names of all models with at least one version, including those of the product."""
+        """Return the sorted names of all models with at least one version, including shipped models."""
         folders = {path.name for path in self._folders(self.root)} | {path.name for path in self._folders(self.zoo)}
         return sorted(name for name in folders if is_name(name) and self.versions(name))
 
     def versions(self, name: str) -> list[int]:
-        """Return the version numbers of a model, oldest first; empty for an unknown one. Raises ``InvalidName``."""
+        """Return the version numbers of a model in ascending order; empty for an unknown model.
+
+        Raises ``InvalidName``.
+        """
         check_name(name)
         numbers = {int(path.name) for path in self._folders(self.root / name) if is_version(path.name)}
         return sorted(numbers | ({1} if self._is_shipped(name, 1) else set()))
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Return a dict from each alias of a model, such as ``live``, to the version number it points at.
+        """Return the version number for each alias of a model, such as ``live``, as a dict.
 
         Raises ``ModelNotFound``, ``ArtifactError``.
 
@@ -141,11 +147,17 @@ class Registry:
         return ModelVersion(name, version, path, shipped, file_identity(path / FILE), number, calibration, stamp)
 
     def calibrations(self, name: str, version: int) -> CalibrationStore:
-        """Return the store of all calibrations of one version of the model ``name``; no file is read."""
+        """Return the store of all calibrations of one version of the model ``name``.
+
+        No file is read.
+        """
         return CalibrationStore(self.root, name, version)
 
     def limits(self, name: str, version: int) -> LimitStore:
-        """Return the store of all detection limits of one version of the model ``name``; no file is read."""
+        """Return the store of all detection limits of one version of the model ``name``.
+
+        No file is read.
+        """
         return LimitStore(self.root, name, version)
 
     def publish(
@@ -156,7 +168,9 @@ class Registry:
         promote: bool = False,
         before_publish: Callable[[], None] = lambda: None,
     ) -> ModelVersion:
-        """Copy a trained model's folder into the registry as the next version of ``name``, and return the version.
+        """Copy a trained model's folder into the registry as the next version of the model ``name``.
+
+        Returns the new version.
 
         It becomes live if no version is and it is fit. A job publishes once: an earlier version of the same job is
         returned.
@@ -218,7 +232,9 @@ class Registry:
             self._go_live(version)
 
     def set_alias(self, name: str, alias: str, version: int) -> int | None:
-        """Point an alias at a version of a model; return the version it pointed at before, None for a new alias.
+        """Point an alias at a model version, and return the version number that the alias had before.
+
+        The result is None for a new alias.
 
         Raises ``ModelNotFound``, ``InvalidName``, ``TooManyAliases``, ``ArtifactError``.
         """
@@ -236,7 +252,9 @@ class Registry:
         return before
 
     def remove_alias(self, name: str, alias: str) -> None:
-        """Remove an alias of a model, not the version. Raises ``AliasRequired`` for ``live`` of a fit version.
+        """Remove an alias of a model; the version itself stays in the registry.
+
+        Raises ``AliasRequired`` for ``live`` of a fit version.
 
         Without the alias ``live`` of an unfit version, the first fit version is live, or none.
 
@@ -253,7 +271,9 @@ class Registry:
             write_aliases(self.root / name, aliases)
 
     def remove(self, name: str, version: int) -> None:
-        """Remove a model version, its calibrations and limits from disk; its number is never used again.
+        """Remove a model version, with its calibrations and detection limits, from disk.
+
+        The number of the version is never used again.
 
         Raises ``VersionInUse`` while an alias points at it, ``ModelReadOnly`` for a shipped one, ``ModelNotFound``,
         ``ArtifactError``.
@@ -270,7 +290,9 @@ class Registry:
             self._remove(name, version)
 
     def remove_model(self, name: str) -> None:
-        """Remove all versions of a model, with calibrations and aliases; their numbers are never used again.
+        """Remove all versions of a model, with their calibrations, detection limits and aliases.
+
+        The version numbers are never used again.
 
         Raises ``ModelReadOnly`` where one of them is shipped, ``ModelNotFound``, ``ArtifactError``.
         """

@@ -1,4 +1,7 @@
-"""A version of a model in the registry, with its manifest and one of its calibrations. Free of torch."""
+"""Version of a model in the registry, with its manifest and the calibration that it uses.
+
+Free of torch.
+"""
 
 from __future__ import annotations
 

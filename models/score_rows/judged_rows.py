@@ -1,4 +1,7 @@
-"""The rows of images that a model judges, one for each image; an image without a score has its error in its row."""
+"""Table rows with the score and the anomaly verdict of each image that a model judges.
+
+An image without a score has its error in its row.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ class Judge(Protocol):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Shape of the images, and how other sizes and colours are treated."""
+        """Preprocessing of images: their shape, and the conversion of other sizes and colours."""
         ...
 
     def judge_each(self, images: Batch, alpha: float | None) -> list[Judgement]:

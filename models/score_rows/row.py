@@ -1,4 +1,4 @@
-"""The row of an image in a table of scores, and the columns of such a table."""
+"""Row of an image in a table of scores, and the schema of the table's columns."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ReasonText(Protocol):
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
-        """Left, top, right and bottom of the region; None where there is none."""
+        """Left, top, right and bottom of the region in pixels; None if the reason has no region."""
         ...
 
 
@@ -59,12 +59,12 @@ class JudgedValues(Protocol):
 
     @property
     def p_value(self) -> float:
-        """The conformal p-value."""
+        """The conformal p-value of the image; a small value indicates an anomaly."""
         ...
 
     @property
     def score(self) -> float:
-        """-log10 of the p-value."""
+        """The anomaly score of the image: -log10 of the p-value."""
         ...
 
     @property
@@ -77,12 +77,12 @@ class JudgedValues(Protocol):
 
     @property
     def is_anomaly(self) -> bool:
-        """Whether the image is flagged."""
+        """Whether the image is flagged as an anomaly."""
         ...
 
     @property
     def reasons(self) -> Sequence[ReasonText] | None:
-        """The reasons, the strongest first."""
+        """The main reasons for the anomaly verdict, the strongest first."""
         ...
 
 

@@ -1,4 +1,7 @@
-"""Scores of a batch of columns, such as Ray Data, Spark and Dask hand to a function: a dict of arrays to another."""
+"""Scoring of images in column batches, as Ray Data, Spark and Dask pass them to a function.
+
+The batch and the result are dicts of arrays.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Files of the cache of engines: each starts with the SHA-256 of its content, and those unused for long are deleted."""
+"""Reading and writing of files in the engine cache, with checksums and a size limit.
+
+Each file starts with the SHA-256 of its content. Files that were unused for long are deleted.
+"""
 
 from __future__ import annotations
 

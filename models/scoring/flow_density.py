@@ -1,4 +1,4 @@
-"""Density of pixels by a flow that is here with its weights, so that images can be sampled from it."""
+"""Density over pixels with its flow in memory, so that images can be sampled from it."""
 
 from __future__ import annotations
 

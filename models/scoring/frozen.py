@@ -1,4 +1,4 @@
-"""Freezing: the immutable form of a trained flow, which scores and samples without computing determinants."""
+"""Immutable copies of trained flows, which score and sample without computing determinants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The density of a model, from its trained flows: over pixels, over features, or both."""
+"""Opening of a model's density from its trained flows, over pixels, features or both."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def open_density(
 
 
 def frozen_pixels(flows: TrainedFlows, architecture: Architecture, log_dets: dict[str, float]) -> FrozenFlow | None:
-    """Return the flow over pixels of a model, frozen; None for a model of features alone.
+    """Return the frozen flow over pixels of a model; None for a model that only has features.
 
     The arguments are those of :func:`open_density`.
     """
@@ -102,7 +102,7 @@ def frozen_pixels(flows: TrainedFlows, architecture: Architecture, log_dets: dic
 
 
 def frozen_features(flows: TrainedFlows, log_dets: dict[str, float]) -> FrozenFeatureFlows | None:
-    """Return the flows over features of a model, frozen; None for a model of pixels alone."""
+    """Return the frozen flows over features of a model; None for a model that only has pixels."""
     if isinstance(flows, FeatureFlows):
         return freeze_features(flows, log_dets)
     if isinstance(flows, Flow):

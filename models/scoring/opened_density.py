@@ -1,4 +1,7 @@
-"""A density that is open for scoring, with what is known of its flows while they are not loaded. Free of torch."""
+"""A density that is ready for scoring, with facts about its flows, which need not be loaded yet.
+
+Free of torch.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ class OpenedDensity:
 
 
 def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity | None]:
-    """Return the pixel part and the feature part of a density; a part that it lacks is None."""
+    """Return the density over pixels and the density over features in a model's density.
+
+    A density that is missing is None.
+    """
     if isinstance(density, HybridDensity):
         return density.pixels, density.features
     return (
@@ -43,7 +49,7 @@ def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity
 
 
 def open_waves(density: ImageDensity) -> None:
-    """Open the compiled graphs for large batches in advance.
+    """Load or compile the graphs for large batches in advance.
 
     No image then has to wait for them.
     """

@@ -1,4 +1,7 @@
-"""Options of engines; without torch, so that a service can start before it is imported."""
+"""Options of the backends that run flows, such as device and CPU threads.
+
+Free of torch, so that a service can start before torch is imported.
+"""
 
 from __future__ import annotations
 

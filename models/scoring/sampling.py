@@ -1,4 +1,4 @@
-"""Sampling of images from a frozen flow."""
+"""Sampling of random images from a frozen (immutable) flow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sample_frozen(
     inverse: Inverse = "exact",
     first: int = 0,
 ) -> NDArray[np.float64]:
-    """Draw random images from a frozen flow, without rounding the pixel values.
+    """Draw random images from a frozen (immutable) flow, without rounding the pixel values.
 
     Images are the inverse of normal noise. Image i of a seed depends only on the seed and i. No global random state is
     used.
@@ -59,7 +59,9 @@ def to_pixels(images: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 class Sampler:
-    """Source of random images from a trained flow, reproducible: image i depends only on the seed and on i.
+    """Source of reproducible random images from a trained flow.
+
+    Image i depends only on the seed and on i.
 
     Args:
         engine: The engine that runs the flow.

@@ -10,7 +10,7 @@ MAX_CHARACTERS = 100
 
 
 def closest(name: str, known: Collection[str]) -> str | None:
-    """Return the name of ``known`` that is most like ``name``, or None if all are too different.
+    """Return the name in ``known`` that is most similar to ``name``, or None if no name is similar enough.
 
     >>> closest("max_step", ["max_steps", "seed"]), closest("huge", ["max_steps", "seed"])
     ('max_steps', None)

@@ -1,4 +1,7 @@
-"""Texts for errors of pydantic: what was expected and what came, without words of the library."""
+"""Plain error messages for pydantic validation errors, with the expected and the given value.
+
+The texts avoid the vocabulary of pydantic.
+"""
 
 from __future__ import annotations
 

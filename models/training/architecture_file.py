@@ -1,4 +1,6 @@
-"""Architecture files: flows as JSON documents, with training settings beside them. Free of torch.
+"""Architecture files: JSON documents that describe a flow, with optional training settings.
+
+The module does not import PyTorch.
 
 A document has the ``levels`` of a :class:`~models.flows.architecture.LayeredArchitecture`, or the ``family`` and the
 numbers of a short form. It may give ``channels``, ``height`` and ``width``, which otherwise come from the dataset, a
@@ -51,7 +53,7 @@ FAMILIES: dict[str, type[PixelArchitecture]] = {
 
 @dataclass(frozen=True)
 class ArchitectureFile:
-    """Architecture of a flow over pixels with training settings, read from a document.
+    """Architecture of a flow over pixels, with training settings, read from a JSON document.
 
     It is used like a preset.
 
@@ -76,7 +78,7 @@ class ArchitectureFile:
         return frozenset(TrainingConfig.model_fields) - OF_FEATURES
 
     def config(self, parameters: Mapping[str, Any]) -> TrainingConfig:
-        """Return the training settings of the file, with the user's ``parameters`` in place of its own.
+        """Return the training settings of the file, overridden by the user's ``parameters``.
 
         Raises:
             pydantic.ValidationError: A parameter is unknown, or outside its bounds.
@@ -86,7 +88,7 @@ class ArchitectureFile:
     def architecture_for(
         self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None = None
     ) -> PixelArchitecture:
-        """Return the architecture for images of a shape, with the pixel transform of the settings.
+        """Return the flow architecture for images of the given shape, with the configured pixel transform.
 
         Raises:
             DatasetUnfit: The file gives another shape, or images are to be cut into tiles.
@@ -115,7 +117,7 @@ class ArchitectureFile:
 
 
 def read_architecture_file(path: Path) -> dict[str, Any]:
-    """Return the document in a file, to be given to :func:`parse_architecture`.
+    """Read a JSON architecture file, and return its document for :func:`parse_architecture`.
 
     Raises:
         ArchitectureInvalid: The file cannot be read, is too large, or is not a JSON object.
@@ -170,7 +172,9 @@ def parse_architecture(document: Mapping[str, Any]) -> ArchitectureFile:
 
 
 def find_recipe(preset: str, architecture: Mapping[str, Any] | None) -> TrainingRecipe:
-    """Return the recipe in the document ``architecture``, or the preset called ``preset`` if the document is None.
+    """Return the recipe parsed from ``architecture``, or the preset named ``preset`` if ``architecture`` is None.
+
+    A recipe is an architecture with training settings.
 
     Raises:
         PresetNotFound: There is no such preset.
@@ -200,7 +204,9 @@ def _check_without_shape(recipe: ArchitectureFile) -> None:
 
 
 def document_of(architecture: LayeredArchitecture, name: str, training: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a document that lists all layers of an architecture and that :func:`parse_architecture` reads.
+    """Return an architecture as a document that lists all layers.
+
+    :func:`parse_architecture` can read the document.
 
     Args:
         architecture: The architecture.

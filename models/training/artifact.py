@@ -70,7 +70,7 @@ REPORT_EVERY, TILED_REPORT_EVERY = 500, 16
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Result of a training, the trained flows with their architecture.
+    """Result of a training run: the trained flows and their architecture.
 
     The flows are over pixels, over features, or over both.
 
@@ -92,7 +92,9 @@ class TrainedModel:
     def of(
         cls, architecture: Architecture, pixels: TrainedFlow | None, features: FittedFeatures | None, seconds: float
     ) -> TrainedModel:
-        """Return the result of a training from its parts, of which at least one is not None.
+        """Create the training result from a flow over pixels, flows over features, or both.
+
+        At least one of ``pixels`` and ``features`` must not be None.
 
         Args:
             architecture: The architecture, before a grid was chosen.

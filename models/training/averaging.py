@@ -1,4 +1,7 @@
-"""The moving average of a flow's weights, which is validated and kept."""
+"""Moving average of a flow's weights during training.
+
+Validations use the averaged weights, and the trained flow keeps them.
+"""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Batches:
         return augmented(images, self.augmentation, np.random.default_rng((self.seed, step, 2)))
 
     def from_step(self, step: int, device: torch.device) -> Generator[Tensor]:
-        """Yield endless training batches on a device, beginning with the given step.
+        """Yield an endless sequence of training batches on a device, from the given step on.
 
         For a GPU a thread prepares the next two while the GPU computes. On a CPU it would take time from the steps.
         """

@@ -1,4 +1,7 @@
-"""Settings of a training. The module does not import PyTorch, so that the service validates jobs without loading it."""
+"""Settings of a training run.
+
+The module does not import PyTorch, so that the service can validate jobs without loading it.
+"""
 
 from __future__ import annotations
 
@@ -189,7 +192,7 @@ LATER = ("augmentation", "whitening", "optimizer")
 
 
 def earlier_settings() -> dict[str, object]:
-    """Return the settings that earlier versions of this program did not have.
+    """Return default values for the training settings that earlier versions of this program did not have.
 
     The values are those by which the earlier versions trained.
     """

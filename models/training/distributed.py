@@ -1,4 +1,4 @@
-"""Data-parallel training: processes that ``torchrun`` started share every batch of one training.
+"""Data-parallel training of one flow: processes started by ``torchrun`` divide each batch.
 
 PyTorch's ``DistributedDataParallel`` averages the gradients. :class:`Ranks` divides the batches and computes, over all
 processes, the numbers that the loss and the training loop need beside the gradients.
@@ -56,7 +56,7 @@ class Ranks:
         return self.size == 1
 
     def share(self, batch: Tensor) -> tuple[Tensor, float]:
-        """Return this process's slice of a batch, with its fraction of the batch.
+        """Return this process's slice of a batch and the fraction of the batch that the slice contains.
 
         The slices of two processes differ by one image at most.
         """
@@ -92,7 +92,9 @@ class Ranks:
         return total
 
     def value_of_first(self, value: float) -> float:
-        """Return the number that process 0 passed, in every process. All processes must make this call.
+        """Send a number from process 0 to all processes, and return it in each.
+
+        All processes must make this call.
 
         The processes exchange it by their CPUs: none waits for its GPU.
         """

@@ -1,4 +1,4 @@
-"""Divergence of a training: when it counts as diverged, and which part of the flow failed."""
+"""Detection of diverged training runs, and search for the part of the flow that failed."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Skips:
 
 
 class SkippedSteps:
-    """Counts the steps whose loss or gradient was not finite, and that therefore change no weights.
+    """Counter of training steps that change no weights because their loss or gradient is not finite.
 
     The counts are on the device of the training, because to read them the program waits for a GPU. Whether there are
     too many is decided at every step, so that it does not depend on when they are read.
@@ -132,7 +132,10 @@ class SkippedSteps:
         self._too_many = self._too_many | (self._in_a_row >= self._most_in_a_row) | (self._total > allowed)
 
     def read(self) -> Skips:
-        """Return the numbers of skipped steps. ``new`` counts those since the last call."""
+        """Return the counts of skipped training steps.
+
+        ``new`` counts the steps skipped since the last call.
+        """
         counts = torch.stack([self._in_a_row, self._total, self._last, self._too_many])
         in_a_row, total, last, too_many = counts.tolist()
         new, self._reported = total - self._reported, total
@@ -146,7 +149,7 @@ def is_finite(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def name_the_cause(flow: Flow, y: Tensor) -> str:
-    """Return a sentence that names the first weights or layer outputs that are NaN or infinite on a batch ``y``.
+    """Return a sentence that names the first weights or layer outputs that are NaN or infinite.
 
     Args:
         flow: The flow in training mode, after a step whose loss or gradient was not finite.

@@ -1,4 +1,4 @@
-"""How many images evaluate and calibrate a finished model, and how long that takes."""
+"""Plan of how many images are used to evaluate and calibrate a model, with time estimates."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class EvaluationPlan:
 
     @property
     def gradient_images(self) -> GradientImages:
-        """Largest numbers of images for which gradients are computed.
+        """The two planned limits on the number of images for which gradients are computed.
 
         One is the limit for the Fisher information, the other the limit for each of the two parts of the reference
         images.
@@ -134,7 +134,7 @@ class EvaluationPlan:
         return replace(self, images=scored).within(seconds)
 
     def limited(self, images: dict[str, int]) -> EvaluationPlan:
-        """Return the plan with at most the given numbers of images of some parts."""
+        """Return a copy of the plan that has at most the given numbers of images in some parts."""
         return replace(self, images={part: min(count, images.get(part, count)) for part, count in self.images.items()})
 
     def part_of(self, dataset: Dataset) -> tuple[ImageRows, ImageRows, ImageRows]:

@@ -1,4 +1,7 @@
-"""Fit of flows over features to training images: sum moments in one pass, choose grid and shrinkage, set the layers."""
+"""Fit of flows over backbone features to training images.
+
+The fit sums moments in one pass over the images, chooses grid and shrinkage, and sets the layers.
+"""
 
 from __future__ import annotations
 
@@ -145,7 +148,7 @@ def fit_features(
 
 
 def passes_of_fit(dataset: Dataset, config: TrainingConfig) -> int:
-    """Return how many images pass through the backbone in the training of a feature model.
+    """Return the number of image passes through the backbone network while a feature model is trained.
 
     Fit, calibration and test are included.
 

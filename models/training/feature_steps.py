@@ -1,4 +1,7 @@
-"""Training of Glow steps after the local affine layer of a flow over features, and their test on held-out images."""
+"""Training of optional Glow steps in a flow over features, and their test on held-out images.
+
+The steps come after the local affine layer of the flow.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +96,7 @@ class StepsOutcome:
 
 
 class StepsTrial:
-    """Trial of Glow steps on features: trains them, and compares held-out likelihoods with and without them.
+    """Trial that trains Glow steps on features and compares held-out likelihoods with and without the steps.
 
     The features of at most 4,000 images, evenly spaced, are written to a temporary file. The steps are trained on the
     images of all folds but the last one, which is held out.

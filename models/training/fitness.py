@@ -1,4 +1,7 @@
-"""Measurement of whether a trained model is fit to serve: against trivial densities, its course, and its inverse."""
+"""Checks that a trained model is good enough to be served.
+
+They compare the model with simple densities, compare its validations, and test its learned inverse.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,7 @@ def measure_fitness(
 
 
 def independent_pixels(train: Pixels, images: Pixels) -> NDArray[np.float64]:
-    """Return the bits per dimension of each image if all pixels were independent.
+    """Return the bits per dimension of each image under a model with independent pixels.
 
     The histogram of all training pixels gives their probabilities.
 

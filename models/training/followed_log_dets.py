@@ -1,4 +1,4 @@
-"""Log-determinants that training leaves out, followed from one exact computation to the next."""
+"""Estimates of the log-determinants that training leaves out, updated between exact computations."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Followed:
 
 
 class FollowedLogDets:
-    """Log-determinants of layers that do not compute them in training.
+    """Tracker of log-determinants for layers that do not compute them during training.
 
     They are estimated or computed for each report of bits per dimension.
 
@@ -97,7 +97,7 @@ class FollowedLogDets:
 
 
 def log_det_gradient(layer: SelfNormalizing, shape: Shape) -> Tensor:
-    """Return the estimated gradient of a layer's log-determinant in its weight matrix W.
+    """Return the estimated gradient of a layer's log-determinant with respect to its weight matrix W.
 
     Training estimates the gradient of log|det dz/dx| from the learned inverse R.
 

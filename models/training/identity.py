@@ -1,4 +1,7 @@
-"""The identity of a training, by which its checkpoints are found: a digest of all that decides its steps."""
+"""Hash that identifies a training run by its data, architecture, settings and initial weights.
+
+The checkpoints of a run are found by this hash.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The exception of work that was stopped. A file of its own: processes that score raise it, too, without torch."""
+"""Exception for work that was stopped early.
+
+It has a module of its own without PyTorch, because scoring processes raise it, too.
+"""
 
 
 class Interrupted(Exception):

@@ -1,4 +1,4 @@
-"""Multipliers of the reconstruction penalty, one for each self normalizing layer: fixed, GECO and MDMM.
+"""Rules for the multiplier of each self normalizing layer's reconstruction penalty: fixed, GECO and MDMM.
 
 Each rule turns the relative reconstruction errors rho_k = mean ||R_k W_k h_k - h_k||² / D of the layers (the mean
 square per dimension) into a penalty in nats per dimension, a sum over the layers. The multipliers steer how far the

@@ -1,4 +1,4 @@
-"""The self normalizing objective, and measures of the learned inverses.
+"""Training loss of self normalizing flows, and measures of the accuracy of learned inverses.
 
 :class:`SelfNormalizingObjective` is the loss that training minimises; :class:`BatchLoss` joins it with a flow to the
 module that data-parallel training wraps. :func:`inverse_quality` measures how well each learned inverse inverts.
@@ -200,7 +200,7 @@ class BatchLoss(nn.Module):
 
     @torch.no_grad()
     def transform_pixels(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the pixel transform to images, and return its log-determinants.
+        """Apply the pixel transform to images, and return the result with its log-determinants.
 
         Returns y(x) and log |det dy/dx| in nats, ``(N,)``, both float32.
         """

@@ -22,7 +22,9 @@ ITERATIONS = 5
 
 
 class FusedAdam(torch.optim.Adam):
-    """PyTorch's fused Adam. It skips a step if the tensor ``found_inf`` on the device is 1.
+    """PyTorch's fused Adam optimiser, which skips a step if the tensor ``found_inf`` is 1.
+
+    The tensor is on the device of the parameters.
 
     Args:
         parameters: The parameters.
@@ -95,7 +97,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Take a step along the gradients of all parameters.
+        """Update all parameters by one optimiser step from their gradients.
 
         Args:
             closure: None: gradients are computed before.
@@ -141,7 +143,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Return an approximately orthogonal matrix for each matrix.
+    """Return approximately orthogonal versions of a batch of matrices.
 
     The result is near U V^T for a matrix U S V^T. The input is not changed. Shapes are ``(M, r, c) -> (M, r, c)``.
 

@@ -1,4 +1,7 @@
-"""Training parameters in words, for help and documents: made of the fields of ``TrainingConfig``. Free of torch."""
+"""Descriptions of the training parameters for help texts and documents, made from ``TrainingConfig``.
+
+The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ class Parameter:
 
 
 def parameter_groups() -> dict[str, list[Parameter]]:
-    """Return all training parameters, by subject."""
+    """Return the descriptions of all training parameters, grouped by subject."""
     fields = TrainingConfig.model_json_schema()["properties"]
     return {title: [_parameter(name, fields[name]) for name in names] for title, names in GROUPS.items()}
 

@@ -38,7 +38,9 @@ def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
 
 
 def compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
-    """Set the type in which the coupling networks of a flow compute; None is the type of their weights.
+    """Set the number format in which the coupling networks of a flow compute.
+
+    None stands for the type of their weights.
 
     The weights keep their type.
     """

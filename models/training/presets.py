@@ -76,7 +76,7 @@ class Preset:
         return every if self.family == "hybrid" else every - OF_FEATURES
 
     def config(self, parameters: Mapping[str, Any]) -> TrainingConfig:
-        """Return the training settings of the preset, with the user's ``parameters`` in place of its own.
+        """Return the training settings of the preset, overridden by the user's ``parameters``.
 
         Raises:
             pydantic.ValidationError: A parameter is unknown, has no effect on this preset, or is outside its bounds.
@@ -289,7 +289,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    """Return the preset called ``name``. Raises ``PresetNotFound``, which lists all presets, if there is none."""
+    """Return the preset called ``name``, or raise ``PresetNotFound`` with a list of all presets."""
     if name not in PRESETS:
         raise PresetNotFound(f"there is no preset {name!r}; {choices(name, PRESETS)}")
     return PRESETS[name]

@@ -1,4 +1,7 @@
-"""Recipes of trainings: an architecture for every image shape, with training settings. Free of torch."""
+"""Training recipes: an architecture for each image shape, together with training settings.
+
+The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ NO_TILES = "fit tiles is for models of features alone, which {recipe} is not; ch
 
 
 class TrainingRecipe(Protocol):
-    """Protocol of an architecture with training settings, but without a dataset.
+    """Protocol of a training recipe: an architecture with training settings, but without a dataset.
 
     It is a preset, or an architecture from a file.
     """
@@ -35,7 +38,7 @@ class TrainingRecipe(Protocol):
 
     @property
     def family(self) -> str:
-        """Kind of architecture."""
+        """Kind of architecture, such as "glow"."""
         ...
 
     @property
@@ -52,7 +55,7 @@ class TrainingRecipe(Protocol):
         ...
 
     def config(self, parameters: Mapping[str, Any]) -> TrainingConfig:
-        """Return the training settings, with the user's ``parameters`` in place of the recipe's own."""
+        """Return the training settings of the recipe, overridden by the user's ``parameters``."""
         ...
 
     def architecture_for(
@@ -96,7 +99,7 @@ def require_layers(architecture: Architecture, config: TrainingConfig) -> None:
 
 
 def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
-    """Return the training settings of a recipe, with ``parameters`` in place of its own.
+    """Return the training settings of a recipe, overridden by ``parameters``.
 
     If ``parameters`` have ``max_minutes`` and no ``max_steps``, the minutes alone decide when the training ends.
 

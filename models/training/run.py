@@ -64,7 +64,7 @@ def train(
     engine: EngineOptions | None = None,
     began: float | None = None,
 ) -> Path:
-    """Train a flow, calibrate and test it, write the complete model to ``folder/artifact`` and return that path.
+    """Train a flow, calibrate and test it, and write the complete model to ``folder/artifact``.
 
     If an earlier call has written the model, its path is returned and no flow is trained.
 
@@ -199,7 +199,7 @@ def _fit_features(
 
 
 def folds_of_fit(dataset: Dataset, architecture: FeatureArchitecture, observe: Observer) -> NDArray[np.int8] | None:
-    """Return the fold of each image of a small dataset for repeated fits.
+    """Return the fold number (group of held-out images) of each image for repeated fits of a small dataset.
 
     The fit is then repeated without each fold. Returns None if it is not repeated.
 

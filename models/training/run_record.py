@@ -1,4 +1,4 @@
-"""The record of a training run in its folder, which keeps a run of other settings from taking over its checkpoints."""
+"""Record of a training run, stored in its folder to protect its checkpoints from runs with other settings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RunRecord(BaseModel):
         architecture: BaseModel | None,
         weights: bytes = b"",
     ) -> Self:
-        """Return the record of a run.
+        """Create the record of a training run from its recipe, dataset and settings.
 
         Args:
             preset: Name of the recipe.
@@ -66,7 +66,9 @@ class RunRecord(BaseModel):
         )
 
     def differences(self, other: RunRecord) -> list[str]:
-        """Return how ``other`` differs from this run, as "name: expected ..., got ..."; empty for the same run.
+        """Return the differences between this run and ``other``, one text each; empty for the same run.
+
+        Most texts have the form "name: expected ..., got ...".
 
         Raises:
             pydantic.ValidationError: The settings of this run are not those of this version.

@@ -1,4 +1,4 @@
-"""What flows over features are fitted to: training images, or all tiles of them."""
+"""Training samples for flows over features: whole images, or all tiles of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TrainingImages(Protocol):
 
 
 class TrainingSamples:
-    """Training images as samples of a model.
+    """Training samples of a model: each image as a whole, or its tiles.
 
     A model that works on tiles gets all tiles of each image as samples.
 
@@ -61,7 +61,7 @@ class TrainingSamples:
 
 
 class ChosenImages:
-    """Read-only sequence of some of the training images of another sequence.
+    """Read-only sequence of selected images from another sequence of training images.
 
     Args:
         images: The other sequence.
@@ -98,7 +98,7 @@ class EveryImage:
 
 
 def plans_of(images: TrainingImages, architecture: FeatureArchitecture) -> tuple[TilePlan, ...]:
-    """Return the plan of how each image is cut into tiles.
+    """Return the tile plan of each image: how the image is cut into tiles.
 
     Memory-mapped pixels are not loaded.
     """

@@ -1,4 +1,4 @@
-"""The schedule of a training: how far it is, when it validates and ends, and how long the rest takes."""
+"""Schedule of a training run: its progress, its validations, its end and the remaining time."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Schedule:
         self._warm: TrainingState | None = None
 
     def resume(self, state: TrainingState) -> None:
-        """Take in the steps and the time of earlier attempts of the training."""
+        """Continue the schedule from the steps and the time of earlier attempts of the training."""
         self._origin -= state.elapsed_seconds
         self._first_step = state.step
         self._validated_at = self.advance(state)
 
     @property
     def timed(self) -> bool:
-        """Whether a number of minutes limits the training."""
+        """Whether the training has a time limit in minutes."""
         return self._limit is not None
 
     @property
@@ -65,7 +65,7 @@ class Schedule:
         return None if self._limit is None else self._origin + self._limit
 
     def spent(self) -> float:
-        """Return the seconds since the start of the process, with those of earlier attempts."""
+        """Return the seconds since the start of the process, plus those of earlier training attempts."""
         return time.monotonic() - self._origin
 
     def advance(self, state: TrainingState) -> float:

@@ -1,4 +1,4 @@
-"""The result of the training of a flow over pixels."""
+"""Result of training a flow over pixels: the flow with the weights of its best validation."""
 
 from __future__ import annotations
 

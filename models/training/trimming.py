@@ -1,4 +1,4 @@
-"""Trimmed maximum likelihood: a flow does not learn from the images that are least like the others."""
+"""Trimmed maximum likelihood: outliers, the least likely training images, are left out of the loss."""
 
 from __future__ import annotations
 

@@ -44,7 +44,9 @@ def validation_tile(image_shape: tuple[int, int, int]) -> int:
 
 
 def validation_bits_per_dim(frozen: FrozenFlow, images: Images, device: str = "cpu") -> float:
-    """Return a flow's mean bits per dimension of ``images``, uint8 ``(N, C, H, W)``, with equal noise in every call.
+    """Return the mean bits per dimension of validation images under a flow.
+
+    The images are uint8 ``(N, C, H, W)``.
 
     The dequantisation noise of an image depends on the image alone, so that the result is the same in every call.
     """
@@ -87,7 +89,9 @@ def trimmed_bits_per_dim(
 
 
 def write_preview(frozen: FrozenFlow, folder: Path, step: int) -> Path:
-    """Draw 16 samples from a flow as it is in training, write them as one PNG to ``folder``, and return its path.
+    """Draw 16 sample images from a flow in training, and write them to ``folder`` as one PNG file.
+
+    Returns the path of the file.
 
     The latents are the same at every step. The samples come from the learned inverse where the flow has one, are
     computed on the CPU, and change no random state. The 50 latest files stay.

@@ -1,4 +1,4 @@
-"""How many validations a training has, and of how many images, so that they stay a small share of its time."""
+"""Planning of the number and size of validations, so that they take a small share of training time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIN_IMAGES = 64
 
 @dataclass(frozen=True)
 class PhaseSteps:
-    """Durations of the phases of a training besides its steps, in units of one training step.
+    """Durations of the training phases other than the training steps, in units of one step.
 
     Unknown durations are 0.
 
@@ -43,14 +43,17 @@ class PhaseSteps:
 
 @dataclass(frozen=True)
 class ValidationPlan:
-    """The validations of a training: their number, evenly spaced, and the number of images of each."""
+    """Plan of the validations of a training run: their number, and the number of images in each.
+
+    The validations are evenly spaced.
+    """
 
     count: int
     images: int
 
 
 def plan_validations(config: TrainingConfig, images: int, steps: int, costs: PhaseSteps) -> ValidationPlan:
-    """Return the validations of a training such that they take about 6 % of its time.
+    """Plan the validations of a training run so that they take at most about 6 % of its time.
 
     Where the configured number of them takes longer, there are fewer; where fewer than four are left, each has fewer
     images. There is one validation at least, of at least 64 images. The plan depends on counted work alone, not on

@@ -43,7 +43,10 @@ THREADS = 2
 
 
 def main() -> int:
-    """Train the shipped model named on the command line, or calibrate it; return exit code 0, or 1 if interrupted."""
+    """Train or recalibrate the shipped model named on the command line, and return the exit code.
+
+    The code is 0, or 1 if the training was interrupted.
+    """
     parser = argparse.ArgumentParser(prog="python -m models.zoo", description=__doc__)
     parser.add_argument("name", choices=sorted(DATASETS))
     parser.add_argument("--work", type=Path, default=Path("var/zoo"), help="folder of checkpoints")
@@ -81,7 +84,10 @@ def main() -> int:
 
 
 def recipe_of(name: str) -> ArchitectureFile:
-    """Return architecture and settings of a shipped model, from the file beside it."""
+    """Return the architecture and training settings of a shipped model, read from its JSON file.
+
+    The file is beside the folder of the model.
+    """
     return parse_architecture(read_architecture_file(ZOO / f"{name}.json"))
 
 

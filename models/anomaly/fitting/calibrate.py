@@ -1,4 +1,4 @@
-"""Calibration of a frozen flow on reference images."""
+"""Calibration of a trained model on normal images, so that new images can get p-values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class GradientImages:
-    """Largest numbers of images for which gradients are computed.
+    """Limits on the number of images for which a calibration computes gradients.
 
     Each of these images needs a backward pass. ``fisher`` is the limit for the Fisher information, and ``ranked`` the
     limit for each of the two parts of the reference images.

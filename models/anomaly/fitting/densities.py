@@ -1,4 +1,4 @@
-"""Fits of Gaussians and of mixtures of them to samples, by scikit-learn."""
+"""Fits of Gaussians and Gaussian mixtures to samples, by scikit-learn."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class ReferenceEvidence:
     summed: int | None = None
 
     def with_gradients(self, gradients: Array) -> ReferenceEvidence:
-        """Return a copy with the gradient features of the first images added.
+        """Return a copy of this object with gradient features for its first images.
 
         ``gradients`` are the features of the first m images, ``(m, G)``.
         """

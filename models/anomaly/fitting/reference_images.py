@@ -1,4 +1,7 @@
-"""Reference images for a calibration, and the choice of them from a dataset. Free of torch."""
+"""Reference images for a calibration, and their selection from a dataset.
+
+This module is free of torch.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +117,7 @@ def as_seen(preprocessing: Preprocessing) -> ImageOptions:
 
 
 def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:
-    """Return the images of a dataset on which a model is calibrated.
+    """Select the reference images from a dataset: the images on which a model is calibrated.
 
     Of the model's own training data these are the statistics and calibration parts, which training held out. Of another
     dataset, the training part gives the statistics, and the statistics and calibration parts give the p-values. No
@@ -160,7 +163,7 @@ def _parts(
 
 
 def images_in_memory(images: Images, architecture: Architecture) -> int:
-    """Return for how many images a calibration can keep the statistics in memory.
+    """Return the number of images whose statistics a calibration can keep in memory.
 
     The statistics (evidence) may take 1 GiB, which limits only models that use tiles. The result is at least 20, or the
     number of all images if there are fewer.
@@ -205,7 +208,10 @@ def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> Non
 
 
 def check_held_out(name: str, manifest: Manifest) -> None:
-    """Check that the training left out some images of its dataset ``name``. Raise ``DatasetUnfit`` otherwise."""
+    """Raise ``DatasetUnfit`` if a model was fitted to all images of its training dataset.
+
+    ``name`` is the name of the dataset, for the error message.
+    """
     fit = manifest.training.feature_fit
     if fit is not None and fit.fits > 1:
         raise DatasetUnfit(
@@ -215,7 +221,7 @@ def check_held_out(name: str, manifest: Manifest) -> None:
 
 
 def check_shape(name: str, shape: tuple[int, int, int], preprocessing: Preprocessing) -> None:
-    """Check that a dataset's images have the model's input shape ``(C, H, W)``. Raise ``DatasetUnfit`` otherwise."""
+    """Raise ``DatasetUnfit`` if a dataset's images do not have the model's input shape ``(C, H, W)``."""
     if shape != preprocessing.shape:
         raise DatasetUnfit(
             f"the images of {name} are {_text(shape)}, this model takes {_text(preprocessing.shape)} "
@@ -224,7 +230,7 @@ def check_shape(name: str, shape: tuple[int, int, int], preprocessing: Preproces
 
 
 def check_count(name: str, images: int, *, own: bool) -> None:
-    """Check that a dataset has at least 20 images to calibrate on. Raise ``DatasetUnfit`` otherwise.
+    """Raise ``DatasetUnfit`` if a dataset has fewer than 20 images to calibrate on.
 
     ``own`` is whether the model was trained on this dataset.
     """

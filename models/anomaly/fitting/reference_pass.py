@@ -30,7 +30,7 @@ def collect_evidence(
     standard: MapReference | None = None,
     keep_maps: bool = False,
 ) -> ReferenceEvidence:
-    """Return the log-likelihoods and statistics of normal images under a model.
+    """Return the log-likelihoods and statistics of normal images under a model, to calibrate an anomaly test.
 
     The images are passed through the model in batches. The statistics are those that new images are judged by.
 

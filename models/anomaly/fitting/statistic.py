@@ -1,4 +1,4 @@
-"""Fit of the anomaly statistic: the densities of all its groups of statistics, to normal images."""
+"""Fit of the anomaly statistic: densities of several groups of image statistics, fitted to normal images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CONSTANT = 1e-12
 
 
 def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None, few: int = FEW) -> Statistic:
-    """Return the anomaly statistic fitted to normal images.
+    """Return the anomaly statistic, a measure of how unusual an image is, fitted to normal images.
 
     Densities are fitted to the statistics of whole images, of regions and of features, as far as the model has them.
     Gradient statistics are fitted elsewhere (:func:`fit_gradients`).
@@ -83,7 +83,7 @@ def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int
 
 
 def fit_local(cells: Array, complexity: Array, grid: tuple[int, int], images: int | None = None) -> LocalFamily:
-    """Return a model of image regions fitted to normal images.
+    """Return a statistical model of the likelihood of image regions, fitted to normal images.
 
     It is fitted to the log-likelihoods of grid cells.
 

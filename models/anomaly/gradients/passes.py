@@ -24,7 +24,7 @@ BATCH_IMAGES = 32
 
 @dataclass(frozen=True)
 class GradientPasses:
-    """Computation of gradients of the log-likelihood of images, in batches.
+    """Backward passes that compute gradients of the log-likelihood of each image, batch by batch.
 
     Each batch of at most 32 images takes backward passes. The images are uint8 ``(N, C, H, W)``.
 
@@ -58,7 +58,7 @@ class GradientPasses:
         progress: Callable[[int], None] = lambda _done: None,
         most: int | None = None,
     ) -> NDArray[np.float64]:
-        """Return gradient features of each image for the anomaly test.
+        """Return features of each image for the anomaly test, from its log-likelihood gradients.
 
         They are logarithms of squared gradient norms of log p, plain and relative to the Fisher information. The result
         is float64 ``(N, K)``.
@@ -74,7 +74,7 @@ class GradientPasses:
         return np.concatenate(rows) if rows else np.zeros((0, 1 + 2 * len(self.probe.names)))
 
     def maps(self, images: Images) -> NDArray[np.float64]:
-        """Return the size of the gradient of log p at each pixel of each image.
+        """Return the size of the log-likelihood gradient at each pixel of each image.
 
         The size is the norm over the channels. The result is ``(N, H, W)``.
 
@@ -83,7 +83,7 @@ class GradientPasses:
         return np.concatenate([gradient_map(gradients) for gradients in self._batches(images)])
 
     def split(self, fisher: NDArray[np.float32]) -> list[Tensor]:
-        """Split an array with a value for each weight into one tensor for each group of layers.
+        """Split a flat array of mean squared gradients into one tensor for each group of layers.
 
         The array is ``(P,)``, one value for each weight that ``probe`` covers.
 
@@ -111,7 +111,7 @@ class GradientPasses:
 def add_gradients(
     scored: list[Likelihood | ScoreNotFinite], features: NDArray[np.float64]
 ) -> list[Likelihood | ScoreNotFinite]:
-    """Return scores of images with their gradient statistics added.
+    """Return image scores with the gradient statistics of each image added.
 
     ``features`` has one row for each image, ``(N, G)``.
 

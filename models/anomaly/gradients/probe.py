@@ -30,7 +30,7 @@ FLOOR = 1e-8
 
 
 def tile_of(pixels: int) -> int:
-    """Return how many images share one backward pass.
+    """Return the number of images that share one backward pass, for a given image size.
 
     The number is 8 for up to 1024 pixels an image and smaller for more pixels, but at least 1.
 
@@ -42,7 +42,7 @@ def tile_of(pixels: int) -> int:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of the log-likelihood of images, for the weights and for the pixels.
+    """Gradients of the log-likelihood of images with respect to weights and to pixels.
 
     There are N images. The gradients of the weights are squared and grouped by layers, those of the pixels are plain.
 
@@ -112,12 +112,12 @@ class GradientProbe:
 
 
 def gradient_weights(flow: Flow) -> int:
-    """Return the number of weights of a flow with gradients in a :class:`GradientProbe`."""
+    """Return the number of weights of a flow whose gradients :class:`GradientProbe` computes."""
     return sum(_sizes(list(_groups(flow))))
 
 
 def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.float64]:
-    """Return gradient features of each image.
+    """Return features of each image for the anomaly test, from given log-likelihood gradients.
 
     They are logarithms of squared gradient norms, plain and relative to the Fisher information,
     ``(N, 1 + 2 * groups)``.
@@ -156,7 +156,7 @@ def fisher_information(batches: Iterator[Gradients]) -> list[Tensor]:
 
 
 def gradient_map(gradients: Gradients) -> NDArray[np.float64]:
-    """Return the size of the gradient of log p at each pixel of each image.
+    """Return the size of the log-likelihood gradient at each pixel of each image.
 
     The size is the norm over the channels. The result is ``(N, H, W)``.
     """

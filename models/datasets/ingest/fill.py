@@ -82,7 +82,7 @@ def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
 
 
 def add_image(writer: StorageWriter, item: ImageFile | ImagePixels, findings: Findings, place: int = 0) -> None:
-    """Store an image of a new dataset, or add the reason why it is left out to ``findings``."""
+    """Store an image of a new dataset, or record in ``findings`` why it is left out."""
     try:
         if not writer.add(item, place):
             findings.reject(item.path, "name-taken", "another file has this name")
@@ -91,7 +91,7 @@ def add_image(writer: StorageWriter, item: ImageFile | ImagePixels, findings: Fi
 
 
 def report_on(name: str, writer: StorageWriter, findings: Findings) -> DatasetReport:
-    """Divide the stored images of a new dataset into parts, and return its report.
+    """Split the stored images of a new dataset for training, statistics and calibration, and return its report.
 
     Raises ``DatasetRefused`` if there are too few.
     """
@@ -102,7 +102,10 @@ def report_on(name: str, writer: StorageWriter, findings: Findings) -> DatasetRe
 
 
 def write_report(folder: Path, report: DatasetReport) -> None:
-    """Write the contact sheet and the report of a new dataset, whose images are stored, into its folder."""
+    """Write the report and a contact sheet of up to 100 thumbnails into a new dataset's folder.
+
+    The images of the dataset must already be stored there.
+    """
     (folder / SHEET).write_bytes(_contact_sheet(folder, report.images))
     (folder / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""The items of an upload, and the rules for the names of files in archives."""
+"""Items of an upload, such as images and rejected files, and checks of file paths in archives."""
 
 from __future__ import annotations
 

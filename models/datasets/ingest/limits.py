@@ -1,4 +1,7 @@
-"""Limits of uploads and of disk space, counted while data is read and written. Headers are not trusted."""
+"""Limits on upload size and disk space, checked while data is read and written.
+
+The bytes are counted; sizes in file headers are not trusted.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Members of archives, zip or tar: reading them within limits, and translating the errors of damaged archives."""
+"""Reading of files from zip and tar archives within limits, and translation of archive errors."""
 
 from __future__ import annotations
 

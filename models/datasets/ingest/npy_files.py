@@ -30,7 +30,9 @@ LAST = 0x10FFFF
 
 
 def read_npy_file(path: Path, filename: str, meter: UploadMeter, within: str) -> Iterator[Item]:
-    """Yield the images of an uploaded .npy file one at a time. Raises ``DatasetRefused`` if it is no uint8 image array.
+    """Yield the images of an uploaded .npy file one at a time.
+
+    Raises ``DatasetRefused`` if the file is no uint8 image array.
 
     The error is also raised where the upload exceeds its limits.
     """

@@ -1,4 +1,7 @@
-"""Uploaded files and their contents, item by item; the kind of a file is recognised by its first bytes."""
+"""Reading of uploaded archives, arrays and image files, one item at a time.
+
+The kind of a file is recognised by its first bytes.
+"""
 
 from __future__ import annotations
 

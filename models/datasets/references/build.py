@@ -50,7 +50,10 @@ class Listing(NamedTuple):
 
 
 def list_files(location: Location) -> Listing:
-    """Return the files at a location. Raises ``LocationNotFound``, ``LocationUnavailable``."""
+    """Return the files at a location, which is a folder or a single file.
+
+    Raises ``LocationNotFound`` or ``LocationUnavailable``.
+    """
     file = location.stat()
     return Listing(is_file=False, entries=location.files()) if file is None else Listing(True, iter([file]))
 

@@ -1,4 +1,4 @@
-"""An image of a dataset by reference as it is stored, and the reasons why one cannot be read."""
+"""Encoded images of a dataset by reference, and the errors for images that cannot be read."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def changed() -> ImageError:
 
 
 def too_large() -> ImageError:
-    """Return the error of an image that has more bytes than the limit."""
+    """Return the error for an image whose encoded size exceeds the limit in bytes."""
     return ImageError("file-too-large", "The file is too large", f"at most {Limits.file_bytes} bytes are taken")

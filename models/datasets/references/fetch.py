@@ -1,4 +1,4 @@
-"""Reading of many pieces of files ahead, by several threads, in order and in bounded memory."""
+"""Ordered read-ahead of pieces of files by several threads, in bounded memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ class Piece(Generic[T]):
 
 
 def read_ahead(pieces: Iterable[Piece[T]]) -> Generator[T]:
-    """Read pieces ahead in threads and yield their contents in order. Errors of the threads are raised here."""
+    """Read pieces of files ahead in several threads, and yield their contents in order.
+
+    Errors in the threads are raised by this generator.
+    """
     with ThreadPoolExecutor(THREADS, "read-ahead") as pool:
         pending: deque[tuple[int, Future[T]]] = deque()
         waiting = 0

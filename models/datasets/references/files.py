@@ -1,4 +1,4 @@
-"""Reading of the encoded images of a dataset by reference from where they are."""
+"""Reader of the encoded images of a dataset by reference, at their original location."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Creation of the folder of a dataset by reference: an index, and with inspection what an upload has besides images."""
+"""Creation of the folder of a dataset by reference: an index, and after inspection also a report.
+
+Inspection also adds a table of the images and a contact sheet, as for an upload.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index of a dataset by reference: one SQLite file with the place of every image at a location."""
+"""Index of a dataset by reference: one SQLite file that records where every image is stored."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ReferenceRecord(BaseModel):
 
     @property
     def folder(self) -> Location:
-        """The folder that the names of files are relative to."""
+        """The folder to which the file names in the index are relative."""
         location = Location(self.location)
         return location.parent if self.is_file else location
 
@@ -127,7 +127,10 @@ class ReferenceIndex:
         return ReferenceRecord.model_validate_json(self._index.execute("SELECT json FROM record").fetchone()[0])
 
     def largest_group(self) -> int:
-        """Return the largest number of images of a row group of a Parquet file; 1 without Parquet files."""
+        """Return the largest number of images in any row group of the dataset's Parquet files.
+
+        It is 1 without Parquet files.
+        """
         return int(self._index.execute("SELECT coalesce(max(images), 1) FROM groups").fetchone()[0])
 
     def files(self, start: int, stop: int) -> Iterator[IndexedFile]:
@@ -140,7 +143,7 @@ class ReferenceIndex:
         yield from map(IndexedFile._make, rows)
 
     def members(self, start: int, stop: int) -> Iterator[TarMember]:
-        """Yield the images ``start`` to ``stop - 1``, which are in tar archives."""
+        """Yield the index entries of images ``start`` to ``stop - 1`` that are stored in tar archives."""
         rows = self._index.execute(
             "SELECT place, name, start, size FROM members WHERE place >= ? AND place < ? ORDER BY place", (start, stop)
         )

@@ -1,4 +1,7 @@
-"""The originals of an inspected dataset by reference, read one by one as those of an upload are."""
+"""Reading of the original images of an inspected dataset by reference, one at a time.
+
+The originals of an uploaded dataset are read in the same way.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ class ReferencedOriginals:
         raise DatasetNotFound(f"expected an image at the place {place} of the dataset, got none")
 
     def close(self) -> None:
-        """Stop reading ahead."""
+        """Stop reading images ahead of their use."""
         if self._range is not None:
             self._range.close()
             self._range = None

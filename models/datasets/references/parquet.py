@@ -25,7 +25,7 @@ SMALL_ROWS = 1_000_000
 
 @dataclass(frozen=True)
 class ImageCell:
-    """Address of a column of values in a Parquet file.
+    """Address of the image bytes or image names in a Parquet file.
 
     The values are a column, or one member of a column of structs.
     """

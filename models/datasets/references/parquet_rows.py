@@ -1,4 +1,7 @@
-"""Reading of the rows of a Parquet file with images, in bounded memory and never fewer than were indexed."""
+"""Reading of the images in the rows of a Parquet file, in bounded memory.
+
+Every indexed row gives an image or an error, even if the file is damaged.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ def failed_rows(file: IndexedFile, places: range, error: ImageError) -> Iterator
 
 
 def row_name(file: IndexedFile, place: int) -> str:
-    """Return a name for an image that has none: the name of its file, and the image's row number in it."""
+    """Return a name for an unnamed image, made of its file's name and its row number in that file."""
     return f"{file.name}/{place - file.first:06d}"
 
 

@@ -1,4 +1,4 @@
-"""The images of a dataset by reference as a sequence."""
+"""Image source of a dataset by reference, which reads the images from their original location."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from snf_runtime.images.codec import Preprocessing, decode_image
 
 
 class ReferencedImages:
-    """Image source that reads a dataset by reference.
+    """Image source of a dataset by reference, whose images are not copied.
 
     The images are read from where they are, and decoded when they are read.
 

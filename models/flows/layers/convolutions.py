@@ -1,4 +1,7 @@
-"""Layer types of k x k convolutions. Free of torch."""
+"""Descriptions of convolution layers, such as periodic and emerging convolutions.
+
+The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +123,7 @@ class PeriodicConvolutionSpec(_Convolution):
             raise ValueError(f"expected images of at least {height}x{width}, got {shape[1]}x{shape[2]}")
 
     def matrix(self, shape: ImageShape) -> int:
-        """Return the number of values in the complex matrices of all frequencies.
+        """Return the number of values in the Fourier-domain matrices of the convolution.
 
         Each frequency has a C x C matrix; a complex number counts as two values.
         """
@@ -135,7 +138,7 @@ class ExponentialConvolutionSpec(_Convolution):
     bijection = "models.bijections.exponential:ExponentialConv"
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the constructor arguments, the image shape and the kernel size.
+        """Return the constructor arguments: the image shape and the kernel size.
 
         The kernel size is a height and a width.
         """
@@ -149,7 +152,7 @@ class ExponentialConvolutionSpec(_Convolution):
         return self._of_kernel(shape) + shape[0] ** 2 + 2 * numbers(shape)
 
     def matrix(self, shape: ImageShape) -> int:
-        """Return the number of values in the complex matrices of all frequencies.
+        """Return the number of values in the Fourier-domain matrices of the convolution.
 
         Each frequency of a padded image has a C x C matrix; a complex number counts as two values. The norms of the
         matrices bound the terms of the series.

@@ -1,4 +1,7 @@
-"""Layer types of couplings. Free of torch."""
+"""Descriptions of coupling layers: affine, additive and position-dependent.
+
+The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +40,15 @@ class Coupling(LayerSpec):
             raise ValueError(f"expected at least 2 channels to couple, got {shape[0]}; squeeze first")
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the constructor arguments, the number of channels and the network width."""
+        """Return the constructor arguments: the number of channels and the width of the coupling network."""
         return shape[0], self.width
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return the network width of a built coupling."""
+        """Return the network width of a built coupling layer.
+
+        The result is a dict with the field ``width`` of the description.
+        """
         return {"width": layer.get_parameter("net.first.weight").shape[0]}
 
     def summary(self) -> str:
@@ -71,7 +77,11 @@ class AffineCouplingSpec(Coupling):
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return the network width of a built coupling, and whether the network depends on the place."""
+        """Return the network width of a coupling layer, and whether the network depends on the position.
+
+        The layer is already built. The position is that in the image. The result is a dict with the fields ``width``
+        and ``place`` of the description.
+        """
         return {**super().read(layer), "place": "net.place" in dict(layer.named_parameters())}
 
     def parameters(self, shape: ImageShape) -> int:
@@ -103,13 +113,13 @@ class AdditiveCouplingSpec(Coupling):
 
 @register
 class PlaceCouplingSpec(Coupling):
-    """Coupling that shifts half of the channels by a network that depends on the place."""
+    """Coupling that shifts half of the channels by a network that depends on the position in the image."""
 
     type: Literal["place-coupling"] = "place-coupling"
     bijection = "models.bijections.additive_coupling:PlaceCoupling"
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the constructor arguments, the image shape and the network width."""
+        """Return the constructor arguments: the image shape and the width of the coupling network."""
         return shape, self.width
 
     def parameters(self, shape: ImageShape) -> int:

@@ -1,4 +1,7 @@
-"""Layer types of activations and of normalisation. Free of torch."""
+"""Descriptions of activation and normalisation layers.
+
+The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ class ActNormSpec(LayerSpec):
 
 @register
 class SplineSpec(LayerSpec):
-    """Activation by a learned monotone spline for each value (Durkan et al. 2019)."""
+    """Activation that maps each value of an image by its own learned monotone spline (Durkan et al. 2019)."""
 
     type: Literal["spline"] = "spline"
     bijection = "models.bijections.spline:SplineActivation"
@@ -52,7 +55,7 @@ class SplineSpec(LayerSpec):
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return the number of bins and the interval of a built spline layer.
+        """Return the number of bins and the spline interval of a built spline layer.
 
         The interval is given by its end.
         """
@@ -68,7 +71,7 @@ class SplineSpec(LayerSpec):
 
 @register
 class SmoothLeakyReLUSpec(LayerSpec):
-    """Smooth leaky ReLU, whose slope goes from alpha to 1 (Gresele et al. 2020)."""
+    """Smooth leaky ReLU with slopes from ``alpha`` to 1 (Gresele et al. 2020)."""
 
     type: Literal["smooth-leaky-relu"] = "smooth-leaky-relu"
     bijection = "models.bijections.smooth_leaky_relu:SmoothLeakyReLU"

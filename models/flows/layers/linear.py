@@ -1,4 +1,7 @@
-"""Layer types of linear maps of channels, of low rank, of whole images, and of cells of a grid. Free of torch."""
+"""Descriptions of linear layers: 1x1 convolutions, low-rank, fully connected and local affine maps.
+
+The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Layers as data: the base class of their descriptions, and the registry of layer types. Free of torch.
+"""Base class for descriptions of layers, and the registry of layer types.
+
+The module does not import PyTorch.
 
 A layer type is a subclass of :class:`LayerSpec`. Those of this project are in the modules beside this one. Other
 packages add types by an entry point in the group ``snf_density.layers``, whose name is the type and whose object is the
@@ -79,7 +81,7 @@ class LayerSpec(BaseModel):
         return ()
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters for images of this shape.
+        """Return the number of learned parameters of the layer for images of the given shape.
 
         The number limits the size of a flow before the flow is built.
 
@@ -105,7 +107,7 @@ class LayerSpec(BaseModel):
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:  # noqa: ARG003  # subclasses read it
-        """Return the parameters of a built layer for its description.
+        """Return the parameters that describe a built layer.
 
         The layer is of the class :meth:`bijection_class`. By default there are no parameters.
         """
@@ -113,7 +115,7 @@ class LayerSpec(BaseModel):
 
     @classmethod
     def of(cls, layer: Bijection) -> Self | None:
-        """Return the description of a built layer, or None if it is not one of this type."""
+        """Return the description of a built layer, or None if the layer has another type."""
         return cls(**cls.read(layer)) if type(layer) is cls.bijection_class() else None
 
     def summary(self) -> str:

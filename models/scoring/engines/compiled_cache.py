@@ -1,4 +1,6 @@
-"""Cache of compiled OpenVINO graphs on disk, by their content, so that a second start compiles nothing.
+"""Disk cache of compiled OpenVINO graphs, so that later starts need not compile them again.
+
+Graphs are found by a digest of their content.
 
 OpenVINO's own cache is not used: for graphs that are built in memory, different graphs have the same key.
 """
@@ -65,7 +67,7 @@ class CompiledCache:
             return None
 
     def path(self, name: str) -> Path:
-        """Return the path of the file of a compiled graph."""
+        """Return the path of the cache file for a compiled graph."""
         return self._folder / f"{name}.blob"
 
     def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:

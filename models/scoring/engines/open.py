@@ -1,4 +1,4 @@
-"""Choice of the engine for a flow."""
+"""Choice of the backend, OpenVINO or PyTorch, that runs a flow."""
 
 from __future__ import annotations
 

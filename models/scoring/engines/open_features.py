@@ -1,4 +1,4 @@
-"""Choice of the engine for a density of features, and of the extractor for fitting one."""
+"""Choice of the backend that runs flows over image features or extracts features to fit them."""
 
 from __future__ import annotations
 

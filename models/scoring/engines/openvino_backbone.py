@@ -1,4 +1,4 @@
-"""Backbones as part of an OpenVINO graph: EfficientNet-Lite0 from its weights, or an ONNX file."""
+"""Feature backbones as OpenVINO nodes, from EfficientNet-Lite0 weights or an ONNX file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Engine and extractor that run a backbone and the flows over its features as one compiled OpenVINO graph on CPUs."""
+"""OpenVINO engine for a backbone with flows over its features, and an extractor of features.
+
+Each runs as one compiled graph on CPUs.
+"""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
 
 
 def inverse_graph(frozen: FrozenFlow, images: int, inverse: Inverse) -> Graph:
-    """Return an OpenVINO graph that maps latents of ``images`` images to images, except for the pixel transform.
+    """Return an OpenVINO graph that maps latents back to images, before the inverse pixel transform.
 
     Args:
         frozen: The flow.
@@ -130,7 +130,7 @@ def inverse_graph(frozen: FrozenFlow, images: int, inverse: Inverse) -> Graph:
 
 
 def forward_node(step: FrozenStep, x: Node) -> tuple[Node, Node | None]:
-    """Return OpenVINO nodes for the outputs of a layer and for its log-slopes.
+    """Return OpenVINO nodes for a layer's outputs and for its log-slopes, the log-derivatives.
 
     Log-slopes are None if the log-determinant of the layer is the same for all images.
     """

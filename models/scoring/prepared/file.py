@@ -1,4 +1,7 @@
-"""The file of a prepared density: its name, which says what it was made from and by, and its use."""
+"""Cache file of a prepared density, to open a model without loading its flows.
+
+The name of the file is a digest of what the density was made from, and by which software and processor.
+"""
 
 from __future__ import annotations
 
@@ -145,7 +148,7 @@ def _processor() -> tuple[str, ...]:
 
 
 def code_digest() -> str:
-    """Return a SHA-256 of the source code that builds graphs from weights.
+    """Return the SHA-256 digest, in hexadecimal, of the source code that builds graphs from weights.
 
     The code also makes the layouts of flows.
     """

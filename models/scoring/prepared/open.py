@@ -1,4 +1,4 @@
-"""Opening of a density from its record and the compiled graphs in the cache of engines."""
+"""Loading of a model's density from its stored record and cached compiled graphs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class GraphLost(LookupError):
 
 @dataclass(frozen=True)
 class Opener:
-    """Loader that opens a density from its record in the cache.
+    """Loader that opens a model's density from a stored record and cached compiled graphs.
 
     Args:
         manifest: The manifest of the model.
@@ -57,7 +57,7 @@ class Opener:
     on_lost: Callable[[], None]
 
     def open(self, record: PreparedRecord) -> OpenedDensity:
-        """Open the density that a record in the cache describes.
+        """Open a model's density from its stored record and the cached compiled graphs.
 
         Raises:
             GraphLost: A compiled graph is missing or damaged.

@@ -1,4 +1,7 @@
-"""The record of a prepared density: the layout of its flows, and the names of its compiled graphs in the cache."""
+"""Stored record of a density: the layout of its flows and the names of its compiled graphs.
+
+The compiled graphs themselves are files in the cache.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from snf_runtime.scoring.pixel_transforms import AffineFunction, LogitFunction, 
 
 @dataclass(frozen=True)
 class PreparedProgram:
-    """Names of the compiled graphs of a program, with its tile size.
+    """Names of the cached compiled graphs of a flow over pixels or of flows over features, with the tile size.
 
     One graph is for a single image, the other for a tile on each thread. A tile is a fixed number of images computed at
     once.
@@ -29,7 +32,7 @@ class PreparedProgram:
 
 @dataclass(frozen=True)
 class PreparedPixels:
-    """Stored description of a flow over pixels, with its compiled program.
+    """Stored description of a flow over pixels, with the names of its compiled graphs.
 
     Attributes:
         flow: Its description.
@@ -48,7 +51,7 @@ class PreparedPixels:
 
 @dataclass(frozen=True)
 class PreparedFeatures:
-    """Stored description of flows over features, with their compiled program.
+    """Stored description of flows over backbone features, with the graph names of their compiled program.
 
     The program runs the backbone and the flows as one graph.
     """
@@ -59,7 +62,7 @@ class PreparedFeatures:
 
 @dataclass(frozen=True)
 class PreparedRecord:
-    """Stored description of a density that is ready to be opened.
+    """Stored description from which a model's density can be opened again.
 
     It has the flow over pixels, the flows over features, or both.
     """
@@ -81,7 +84,7 @@ class PreparedRecord:
 
 
 def record_of(opened: OpenedDensity) -> PreparedRecord | None:
-    """Return the record to store for an opened density, or None if it cannot be stored.
+    """Return a record to store for an opened density, or None if the density cannot be stored.
 
     It cannot be stored if torch computes a part of it, if a graph is not in the cache, or if its pixel transform is not
     affine, logit or marginal.

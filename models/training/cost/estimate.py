@@ -1,4 +1,4 @@
-"""Estimates of the time and memory of a training run, from counted work and a machine's throughput."""
+"""Estimates of the time and memory of a training run, from counted operations and a machine's speed."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def _together(pixels: TrainingEstimate, features: TrainingEstimate) -> TrainingE
 def phases_in_steps(
     architecture: PixelArchitecture | HybridArchitecture, config: TrainingConfig, splits: DatasetSummary
 ) -> PhaseSteps:
-    """Estimate how long the phases besides the steps take, in units of one training step.
+    """Estimate the durations of the training phases other than the training steps, in units of one step.
 
     These phases are validations, the fit of features, and evaluation with calibration. Only counted work is used, no
     measured times.

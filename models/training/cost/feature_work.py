@@ -1,4 +1,7 @@
-"""The work and memory of fitting flows over features: backbone, moments, choice of the grid, layers."""
+"""Counts of the operations and memory needed to fit flows to the features of a backbone network.
+
+The counted parts include the backbone, the moments of the features, the choice of the grid, and the layers.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ WIDEST_CHANNELS = 96
 
 @dataclass(frozen=True)
 class FeatureWork:
-    """Operations and bytes of the parts of a fit over features.
+    """Numbers of operations and bytes for each stage of fitting flows over features.
 
     Attributes:
         backbone: Features of one image.

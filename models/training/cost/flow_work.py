@@ -1,4 +1,6 @@
-"""The work and memory of a flow in the parts of a training run, counted layer by layer on the meta device.
+"""Counts of the operations and memory that a flow needs in each part of a training run.
+
+They are made layer by layer on PyTorch's meta device.
 
 Nothing here describes a layer: each is built as for training, and its own code runs with tensors that have no values.
 Layers of one class with weights and images of the same shapes cost the same, so each kind is counted once.
@@ -89,7 +91,9 @@ class FlowWork:
 def flow_work(
     architecture: PixelArchitecture, config: TrainingConfig, images: int, initialization_images: int, precision: str
 ) -> FlowWork:
-    """Count operations and memory of training a flow with batches of ``images`` images, on tensors without values.
+    """Count the operations and memory of training a flow with batches of ``images`` images.
+
+    The flow runs on tensors without values (meta device).
 
     Results are cached.
 

@@ -60,7 +60,7 @@ def measure_throughput(folder: Path, start_seconds: float, device: str = "cpu") 
 
 
 def fitted_rates(works: tuple[Work, ...], seconds: tuple[float, ...]) -> dict[str, float]:
-    """Fit the speed of a machine to the measured times of training steps.
+    """Estimate a machine's computing speed from the measured times of training steps.
 
     Returns the rates of operations, bytes and calls per second that best explain ``seconds``.
 

@@ -1,4 +1,7 @@
-"""Measured speed of a machine, from short training steps, and its storage. Free of torch."""
+"""Measured training speed of a machine, with functions to read and write it as JSON.
+
+The speed comes from short training steps. The module does not import PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ class Throughput(BaseModel):
     start_seconds: float = Field(ge=0, description="From the start of a training process until its code is loaded.")
 
     def seconds(self, work: Work) -> float:
-        """Return the time in seconds that ``work`` takes on this machine: the sum of each amount over its rate."""
+        """Return the estimated time in seconds that ``work`` takes on this machine.
+
+        It is the sum of the amounts of work, each divided by its rate.
+        """
         return (
             work.flops / self.flops_per_second
             + work.low_precision_flops / self.low_precision_flops_per_second

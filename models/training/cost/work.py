@@ -1,4 +1,4 @@
-"""Amounts of work, counted by running PyTorch code on the meta device, where tensors have shapes and no values."""
+"""Counts of operations and bytes of PyTorch code, made on tensors without values (meta device)."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class OperationCounter(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Count(Generic[T]):
-    """Result of a counted function, with its operations and its peak memory in bytes.
+    """Result of counting a function's work: its return value, its operations and its peak memory in bytes.
 
     Attributes:
         outcome: What it returned.
@@ -133,7 +133,7 @@ def count(run: Callable[[], T]) -> Count[T]:
 
 @contextmanager
 def saved_bytes(module: nn.Module) -> Iterator[list[int]]:
-    """Record the bytes of tensors that autograd saves for the backward pass.
+    """Record the sizes of the tensors that autograd saves for the backward pass.
 
     This is a context manager. It yields a list of sizes in bytes; tensors that share memory count once.
 
