@@ -93,7 +93,7 @@ class IdempotencyConflict(JobsError):
 
 
 class StaleAttempt(JobsError):
-    """Raised when an attempt to run a job must stop because it has lost the right to run it.
+    """Raised when an attempt must stop because it no longer has the right to run its job.
 
     An attempt is one execution of a job. Its lease on the job has ended, or has passed to a newer attempt. The attempt
     is then stale.

@@ -1,4 +1,4 @@
-"""Privacy of the data folder ``home``: the umask of our processes, and folders of earlier versions."""
+"""Protection of the data folder ``home`` from other users, by umask and folder permissions."""
 
 import os
 import stat
@@ -14,7 +14,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 @cache
 def keep_files_private() -> int:
-    """Make all new files private to their owner, and return the umask of the user.
+    """Make all new files private to their owner, and return the user's original umask.
 
     The umask becomes 077 for this process and for the processes that it starts.
 
@@ -27,7 +27,7 @@ def keep_files_private() -> int:
 
 @contextmanager
 def user_umask() -> Iterator[None]:
-    """Context manager that creates files with the umask that the user had set.
+    """Context manager that restores the user's original umask for files created in its block.
 
     It is for files outside of ``home`` that a user asks for.
     """

@@ -304,7 +304,7 @@ class Settings(ServiceSettings):
 
     @property
     def job_engine_options(self) -> EngineOptions:
-        """Options for scoring in jobs: those of the service, but with ``train_threads`` CPU threads."""
+        """Options for scoring in jobs: the options of the service, but with ``train_threads`` CPU threads."""
         return replace(self.engine_options, threads=self.train_threads)
 
     @property
@@ -327,7 +327,7 @@ class Settings(ServiceSettings):
 
     @property
     def drift_file(self) -> Path:
-        """Path of the file that keeps the p-values of recently scored images when the service restarts."""
+        """Path of the file that stores the p-values of recently scored images across restarts of the service."""
         return self.home / "drift" / "windows.json"
 
     @property

@@ -1,4 +1,4 @@
-"""The sentence about a false-alarm rate that a calibration has too few images for."""
+"""The error text for a false-alarm rate that is too small for the number of calibration images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts of judged images: what a command says at the end, and its exit code."""
+"""Counts of judged images, with the summary line and the exit code of a command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ was not judged, whatever else was found."""
 
 @dataclass(frozen=True)
 class JudgedCounts:
-    """Numbers of images that a command judged, of anomalies among them, and of images that could not be judged."""
+    """The numbers of judged images, of anomalies among them, and of images that could not be judged."""
 
     judged: int
     anomalies: int

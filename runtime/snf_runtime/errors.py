@@ -1,4 +1,7 @@
-"""Typed errors of scores and verdicts, each with slug, title, kind and text; their base class is that of all errors."""
+"""Error classes of scoring and anomaly verdicts, and the base class of all errors of the service.
+
+Each error has a slug, a title, a kind and a detail text.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,7 @@ class AlphaUnattainable(ModelsError):
 
 
 class GradientEvidenceUnavailable(ModelsError):
-    """Raised if a verdict with gradients is requested, but the calibration has no gradients.
+    """Raised if a verdict with gradient statistics is requested, but the calibration has no such statistics.
 
     The calibration would need gradients of normal images.
 

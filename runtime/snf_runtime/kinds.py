@@ -1,4 +1,4 @@
-"""Names of the shapes, arithmetics and densities of models."""
+"""Type aliases for image shapes, numeric precisions, kinds of density and kinds of graph outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions of special mathematics that NumPy lacks."""
+"""Mathematical functions that NumPy lacks."""
 
 from __future__ import annotations
 

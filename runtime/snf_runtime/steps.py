@@ -1,4 +1,4 @@
-"""Long computations in steps, between which their thread can do other work."""
+"""Long computations that are split into steps, so that their thread can do other work in between."""
 
 from __future__ import annotations
 

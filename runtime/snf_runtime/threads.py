@@ -1,4 +1,4 @@
-"""The number of threads on the CPU."""
+"""Choice of the number of CPU threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Common code of all processes that run one attempt of a job: stop requests, lease checks and exit codes.
+"""Common code of processes that run a job: stop requests, checks of the job lease, and exit codes.
+
+Such a process runs one attempt, which is one execution of the job.
 
 Two attempts of a job never run at the same time on one machine, because each holds a lock on the job's folder. Across
 machines the number of the attempt is a fencing token: an attempt checks regularly, and before it publishes its result,
@@ -63,7 +65,10 @@ class JobSpec(BaseModel):
 
     @property
     def output(self) -> str | None:
-        """URL that a scoring job writes its parts to; None for a table in the job's folder."""
+        """URL to which a scoring job writes its scores; None for a table in the job's folder.
+
+        The scores are written there in parts.
+        """
         url: str | None = self.parameters.get("output")
         return url
 
@@ -313,7 +318,7 @@ def _require_allowed(spec: JobSpec, settings: Settings) -> None:
 
 
 def prepare_process() -> tuple[Settings, StopFlag]:
-    """Set up a process that works on a job: stop signals, low priority, memory limit (in bytes) and logging.
+    """Set up a job process: stop signals, low priority, a memory limit and logging.
 
     Returns the settings, and the flag that is set when the process should stop.
     """

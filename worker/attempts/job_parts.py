@@ -1,4 +1,7 @@
-"""The parts of a bulk scoring job: in the folder of the job, or at its output. Free of torch."""
+"""Storage of the parts of a bulk scoring job, in the job's folder or at its output location.
+
+This module does not import torch.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class TableParts(OpenPlan):
-    """Parts of a bulk job that are joined into one table in the job's folder.
+    """Result parts of a bulk scoring job that are joined into one table in the job's folder.
 
     Args:
         table: The file of the table.
@@ -27,13 +30,16 @@ class TableParts(OpenPlan):
     table: Path
 
     def finish(self, should_stop: Callable[[], bool], progress: Callable[[int, int], None]) -> PartSummary:
-        """Check all parts, join them into the table, and return its counts. This is quick and cannot be stopped."""
+        """Check all parts, join them into one table, and return the counts of images, errors and anomalies.
+
+        This is quick and cannot be stopped.
+        """
         return self.merge(self.table)
 
 
 @dataclass(frozen=True)
 class OutputParts(Output):
-    """Parts of a bulk job that stay separate at its output location.
+    """Result parts of a bulk scoring job, which stay separate at its output location.
 
     Files on this machine are created with the user's umask.
     """
@@ -71,7 +77,7 @@ def begin_output(spec: JobSpec, settings: Settings, plan: BulkPlan) -> OutputPar
 
 
 def plan_at_output(spec: JobSpec, settings: Settings) -> BulkPlan | None:
-    """Return the plan of a bulk job that is stored at its output location.
+    """Return the plan of a bulk scoring job, read from the job's output location.
 
     Returns None if no plan is stored there.
 
@@ -90,7 +96,7 @@ def stored_job_plan(folder: Path, spec: JobSpec, settings: Settings) -> BulkPlan
 
 
 def begin_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) -> Parts:
-    """Open the parts of a bulk job to start or continue it.
+    """Open the result parts of a bulk scoring job, to start or continue the job.
 
     Args:
         folder: Folder of the parts, unless the job has an output.
@@ -110,7 +116,7 @@ def begin_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, pl
 
 
 def join_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) -> Parts:
-    """Open the parts of a bulk job that another process runs.
+    """Open the result parts of a bulk scoring job that another process runs.
 
     Arguments are those of :func:`begin_parts`. Raises ``LocationRefused``, and ``PlanDiffers`` if the plan stored in
     ``folder`` is not ``plan``.

@@ -1,4 +1,6 @@
-"""Measurement of a detection limit of a registered model, ``python -m worker.attempts.limit JOB_DIR``.
+"""Measurement of the smallest defects that a model detects, ``python -m worker.attempts.limit JOB_DIR``.
+
+The result is a detection limit of a registered model.
 
 The counts of finished defects are stored in the folder of the job, so that another attempt, or a job that retries this
 one, continues after them. A job publishes one limit only: its record carries the id of the job, and the lease is

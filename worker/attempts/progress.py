@@ -42,7 +42,9 @@ class ProgressReporter:
         return time.monotonic() - self._checked_at >= REPORT_S
 
     def report(self, done: int, total: int | None = None) -> None:
-        """Write a progress event with ``done`` steps, every 0.5 s at most; the last step is always written.
+        """Write a progress event, at most every 0.5 s, when ``done`` steps are finished.
+
+        The last step is always written.
 
         ``total`` replaces the number of steps of the whole job where it turned out to be another.
         """
@@ -119,7 +121,7 @@ class FitReporter:
 
     @property
     def done(self) -> int:
-        """Number of images that are finished, over all parts."""
+        """The number of images finished so far, over all parts of the fit."""
         return self._reporter.done
 
     def report(self, part: str, done: int) -> None:
@@ -131,7 +133,7 @@ class FitReporter:
 
 
 class LabelledProgress:
-    """Writer of progress events for work in labelled parts.
+    """Writer of progress events for a job that scores images in several labelled parts.
 
     The events count scored images. A log event is written for each new label.
     """
@@ -156,7 +158,7 @@ class LabelledProgress:
         self._reporter.report(done, total)
 
     def checkpoint(self) -> None:
-        """Write a checkpoint event after a part; a later attempt continues with the next one."""
+        """Write a checkpoint event: a part of the work is saved, and a later attempt continues after it."""
         if self._reporter is not None:
             self._reporter.checkpoint()
 

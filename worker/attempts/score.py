@@ -1,4 +1,6 @@
-"""Bulk scoring of a dataset, ``python -m worker.attempts.score JOB_DIR``; ``--assist`` helps another process.
+"""Scoring of all images of a dataset by one or more processes, ``python -m worker.attempts.score JOB_DIR``.
+
+With ``--assist`` the process helps another process.
 
 The images are divided into shards. Each process claims a free shard, scores it and writes its part of the result, which
 appears whole. The attempt that owns the job offers the shards, scores some of them, and merges all parts into one

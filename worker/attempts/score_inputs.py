@@ -1,4 +1,7 @@
-"""Inputs of a bulk scoring job: its model, its images and its plan. Free of torch."""
+"""Inputs of a bulk scoring job: its model, its images and its plan.
+
+This module does not import torch.
+"""
 
 from dataclasses import dataclass
 
@@ -31,7 +34,7 @@ class ScoreInputs:
 
 
 def score_inputs(spec: JobSpec, settings: Settings) -> ScoreInputs:
-    """Return the inputs of a bulk scoring job.
+    """Return the inputs of a bulk scoring job: its model, images and plan.
 
     Raises:
         ModelsError: The model or the dataset cannot be used.

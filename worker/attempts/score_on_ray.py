@@ -1,4 +1,7 @@
-"""Bulk scoring of a job's dataset by a Ray cluster. This process hands out the parts and reports the progress."""
+"""Scoring of a job's dataset on a Ray cluster.
+
+This process hands out the parts, which are ranges of images, and reports the progress.
+"""
 
 from collections.abc import Callable
 from functools import partial

@@ -144,7 +144,7 @@ class ShardProgress:
             self.report(max(self._plan.count - images_left, self._reporter.done))
 
     def report(self, done: int) -> None:
-        """Write the number of images scored so far.
+        """Write a progress event with the number of images scored so far.
 
         Newly written parts are a checkpoint, because another attempt continues after them.
         """

@@ -31,7 +31,7 @@ from worker.settings import Settings
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Train the model of a job, and add it to the model registry.
+    """Train the model that a job requests, and add the model to the model registry.
 
     If an earlier attempt of the job has added the model, it is not trained again.
 

@@ -22,7 +22,7 @@ _PRIORITY_SEPARATOR = "\x06\x16"
 
 
 def make_celery(settings: Settings) -> Celery:
-    """Return a Celery application with the broker URL and the queues of the settings.
+    """Return a Celery application that is configured with the broker URL and the job queues.
 
     The application connects on first use.
 
@@ -79,7 +79,7 @@ def make_celery(settings: Settings) -> Celery:
 
 
 class PromptConnection(Connection):
-    """Broker connection of Celery (Kombu) that, while the broker is down, tries again every 1 to 3 s."""
+    """Celery connection to the message broker that retries every 1 to 3 s during an outage."""
 
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
         """Connect to the broker, with pauses of 1 to 3 s between retries.

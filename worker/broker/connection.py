@@ -1,4 +1,4 @@
-"""Connections to the broker: its URLs, a Redis client with short timeouts, and translation of its errors."""
+"""Connections to the message broker: URLs, a Redis client with short timeouts, and translation of errors."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def socket_path(settings: Settings) -> Path:
 
 
 def broker_url(settings: Settings) -> str:
-    """Return the URL of the Redis server for the client library redis-py.
+    """Return the URL with which the library redis-py connects to the Redis server.
 
     This is the setting ``redis_url``, or the socket of the embedded server.
 
@@ -126,7 +126,7 @@ def translate_redis_errors() -> Iterator[None]:
 
 
 def durability_risks(client: redis.Redis) -> list[str]:
-    """Return warnings about Redis settings that may lose accepted jobs.
+    """Return warnings about Redis settings with which accepted jobs may be lost.
 
     The list has a sentence for each risky setting, and is empty if there is none.
 

@@ -1,4 +1,4 @@
-"""The embedded broker: a Valkey server that stores its data under ``home``.
+"""The embedded message broker: a Valkey (Redis) server that stores its data in the folder ``home``.
 
 ``python -m worker.broker.embedded`` runs the server until it is asked to stop.
 """
@@ -49,7 +49,7 @@ class ServerState(Enum):
 
 
 class EmbeddedBroker:
-    """Valkey (Redis) server for the job queues, started by this product.
+    """Valkey (Redis) server that this application starts to hold its job queues.
 
     The server syncs every write to a file on disk.
 
@@ -161,12 +161,12 @@ class EmbeddedBroker:
 
     @property
     def answer_s(self) -> float:
-        """Longest wait for the answer to a PING in seconds, with its one retry."""
+        """Longest wait in seconds for the answer to a PING, including one retry."""
         return 2 * self._settings.broker_timeout_s
 
     @property
     def hang_s(self) -> float:
-        """Longest time in seconds until a server that does not answer is replaced."""
+        """Longest time in seconds before an unresponsive Valkey server is replaced."""
         return _HANGING_MISSES * (self.answer_s + _EVERY_S)
 
     def state(self) -> ServerState:
@@ -266,7 +266,7 @@ def _run(settings: Settings) -> int:
 
 
 def keep(broker: EmbeddedBroker, stop: threading.Event) -> int:
-    """Run a broker until ``stop`` is set.
+    """Run the embedded broker until the event ``stop`` is set.
 
     Returns 0, or 1 if the server stops answering.
 

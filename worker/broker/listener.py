@@ -1,4 +1,4 @@
-"""The process that listens on a Unix socket, even if that process hangs.
+"""Functions to find and kill the process that listens on a Unix socket, even if the process hangs.
 
 The operating system names the process at a connection. A socket at which too many connections wait takes none: for that
 case a file holds the id and the start time of the process.
@@ -21,7 +21,10 @@ _LOCAL_PEERPID = 0, 2
 
 
 def listens(path: Path) -> bool:
-    """Return whether a process listens on a Unix socket, even if it hangs and takes no more connections."""
+    """Return whether any process listens on a Unix socket, including a process that hangs.
+
+    A hanging process counts even if its socket accepts no more connections.
+    """
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
@@ -66,7 +69,7 @@ def note_listener(path: Path, note: Path) -> None:
 
 
 def noted_pid(note: Path) -> int | None:
-    """Return the process id from a file that ``note_listener`` wrote.
+    """Return the process id that ``note_listener`` stored in a file.
 
     Returns None if there is no file, or if the process has ended.
 

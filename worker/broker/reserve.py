@@ -1,4 +1,7 @@
-"""Disk space for the embedded broker: a file that is deleted when the disk is full, so that the server can go on."""
+"""Reserve file of the embedded broker, deleted to free disk space when the disk is nearly full.
+
+The freed space lets the server of the broker go on.
+"""
 
 import logging
 import os
@@ -65,7 +68,7 @@ class BrokerReserve:
             write_atomically(self._path, os.urandom(size), mode=0o600)
 
     def has_room(self) -> bool:
-        """Return whether the disk has the space that the Valkey server needs.
+        """Return whether the disk has enough free space for the Valkey server.
 
         The server needs space to start and to rewrite its file.
         """

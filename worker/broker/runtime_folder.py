@@ -1,4 +1,4 @@
-"""The runtime folder, which holds the socket of the embedded broker: its owner, its permissions and its end.
+"""The runtime folder, which holds the socket of the embedded broker: creation, owner, permissions, removal.
 
 By default it lies in ``/tmp``, where any user may create a folder of its name. A socket in a folder of another user
 could be a server of that user.
@@ -28,7 +28,7 @@ def check_runtime_folder(folder: Path) -> None:
 
 
 def make_runtime_folder(folder: Path) -> None:
-    """Create a runtime folder for its owner alone, or check the one that is there.
+    """Create the runtime folder with access for its owner only, or check an existing folder.
 
     Raises:
         BrokerStartFailed: As in :func:`check_runtime_folder`.
@@ -40,7 +40,7 @@ def make_runtime_folder(folder: Path) -> None:
 
 @contextmanager
 def runtime_folder_in_use(settings: Settings) -> Iterator[None]:
-    """Context manager that keeps the runtime folder of the embedded broker in use.
+    """Context manager that creates the embedded broker's runtime folder and keeps it from being removed.
 
     With any other broker it does nothing. The folder is held during the ``with`` block.
 

@@ -1,4 +1,4 @@
-"""The training curve of a job, read from the file of its events."""
+"""The training curve of a job, read from the job's event file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CurveEvents:
-    """Training curve of a job, as its ``metrics`` and ``validation`` events.
+    """Training curve of a job, as a list of ``metrics`` events and a list of ``validation`` events.
 
     Of more than 20 000 events of a kind, only every second, fourth and so on is kept.
 

@@ -30,7 +30,7 @@ class DurationModel:
         self._key = f"{prefix}pace"  # its name since the first version
 
     def slowdown(self, device: DeviceKind, preset: str) -> float | None:
-        """Return how much slower training is here than on the reference machine.
+        """Return the ratio of the training time in this installation to the time on the reference machine.
 
         The value is the factor for a preset on a kind of device, or None if unknown.
 

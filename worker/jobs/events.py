@@ -36,7 +36,9 @@ class EventLog:
         self._half_line = bool(self._file.seek(0, os.SEEK_END)) and not _ends_line(self._file.fileno())
 
     def write(self, event: dict[str, Any]) -> None:
-        """Append an event to the file, with time and attempt number; its key ``event`` (the type) is required.
+        """Append an event to the file, with the time and the attempt number.
+
+        The event must have the key ``event``, which names its type.
 
         Raises:
             OSError: The disk is full, or takes no writes.
@@ -53,7 +55,7 @@ class EventLog:
 
 
 class EventReader:
-    """Reader of the new events of one attempt in a job's event file."""
+    """Reader of the new events that one attempt (execution) of a job writes to the job's event file."""
 
     def __init__(self, folder: Path, attempt: int) -> None:
         self._path = folder / FILE
@@ -61,7 +63,7 @@ class EventReader:
         self._offset = self._path.stat().st_size if self._path.exists() else 0
 
     def read(self) -> list[Event]:
-        """Return the events of this attempt that were written since the last call.
+        """Return the events that the attempt has written since the last call.
 
         A line that is not complete yet is left for a later call.
         """
@@ -127,7 +129,7 @@ class AttemptSummary:
         self.changed = True
 
     def changes(self) -> dict[str, Any]:
-        """Return the fields of the job record to update.
+        """Return the fields of the job record to update, with their new values.
 
         NaN and infinite values become None.
         """

@@ -37,7 +37,7 @@ class LeaseStore:
         self._scripts: dict[str, Any] = {}
 
     def take(self, job_id: str, worker: str, lease_s: float, delivery: str | None = None) -> int | None:
-        """Give a worker the lease (exclusive right) of a queued job.
+        """Give a worker the lease (the exclusive right) to run a queued job.
 
         Repeating the call with the same ``delivery`` returns the same attempt until the lease is renewed for the first
         time. The first renewal confirms the attempt. An attempt that was never confirmed does not count when its lease
@@ -76,7 +76,7 @@ class LeaseStore:
         return RequestedAction(verdict)
 
     def holds(self, job_id: str, attempt: int) -> bool:
-        """Return whether an attempt may still write the results of its job.
+        """Return whether an attempt (execution) of a job may still write the results of the job.
 
         It may while the job is starting or running and no newer attempt has begun.
         """
@@ -95,7 +95,7 @@ class LeaseStore:
         self._leave(job_id, attempt, Status.RUNNING, {})
 
     def finish(self, job_id: str, attempt: int, status: Status, changes: Mapping[str, Any]) -> None:
-        """Set the final status of a job, and end its lease.
+        """Set the final status of a job, and end the worker's lease on the job.
 
         The result or the error of the job is stored from ``changes``.
 
@@ -134,14 +134,14 @@ class LeaseStore:
         return str(self._run(lua.EXPIRE, job_id, now_text(), max_attempts))
 
     def expired_leases(self, limit: int = 500) -> list[str]:
-        """Return the ids of at most ``limit`` jobs whose worker did not renew the lease in time."""
+        """Return the ids of at most ``limit`` jobs whose lease has expired."""
         now = self.clock_ms()
         with translate_redis_errors():
             return cast(list[str], self._client.zrangebyscore(self._key("leases"), "-inf", now, start=0, num=limit))
 
     @contextmanager
     def lock(self, name: str, life_s: float) -> Iterator[bool]:
-        """Context manager that takes a named lock, which all workers share.
+        """Context manager that tries to take a named lock, which all workers share.
 
         The lock ends after ``life_s`` seconds at most. Yields False if the lock is taken already.
         """
@@ -173,7 +173,7 @@ class LeaseStore:
         return seconds * 1000 + microseconds // 1000
 
     def cap_times(self) -> int:
-        """Correct stored times that lie too far in the future.
+        """Correct stored times, such as the ends of leases, that lie too far in the future.
 
         They do if the clock of the Redis server was set back. Returns the number of corrected times.
 

@@ -128,7 +128,10 @@ def to_hash(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def from_hash(fields: Mapping[str, str]) -> Job:
-    """Return the job record for the text fields of a Redis hash, the inverse of ``to_hash``."""
+    """Convert the text fields of a Redis hash back into a job record.
+
+    This is the inverse of ``to_hash``.
+    """
     return Job.model_validate(
         {name: json.loads(value) if name in _JSON_FIELDS else value for name, value in fields.items()}
     )
@@ -150,7 +153,7 @@ _last = [0, 0]
 
 
 def new_job_id() -> str:
-    """Return a new job id of 26 characters that sorts by time.
+    """Return a new job id of 26 characters; ids sort by their time of creation.
 
     Within a process, an id sorts after all earlier ids, also in the same millisecond.
 

@@ -52,7 +52,7 @@ class Shards:
         self._renew = client.register_script(_RENEW)
 
     def offer(self, shards: Iterable[int]) -> None:
-        """Add shards (ranges of images) that are still to be scored, by their numbers.
+        """Add shards (ranges of images), given by their numbers, to the unfinished shards.
 
         A shard that is present already keeps its reservation.
         """
@@ -72,7 +72,7 @@ class Shards:
         return (int(claim[0]), claim[1]) if claim else None
 
     def renew(self, shard: int, token: str, life_s: float) -> str | None:
-        """Extend the reservation of a shard to ``life_s`` seconds from now.
+        """Extend the reservation of a shard (range of images) to ``life_s`` seconds from now.
 
         Returns:
             The new token, or None if the claim expired and another process has the shard.
@@ -96,17 +96,17 @@ class Shards:
             self._client.zrem(self._key, str(shard))
 
     def left(self) -> int:
-        """Return the number of unfinished shards, including those that are being scored."""
+        """Return the number of unfinished shards (ranges of images), including shards in progress."""
         with translate_redis_errors():
             return self._client.zcard(self._key)
 
     def has(self, shard: int) -> bool:
-        """Return whether a shard is unfinished."""
+        """Return whether a shard (range of images) is still unfinished."""
         with translate_redis_errors():
             return self._client.zscore(self._key, str(shard)) is not None
 
     def free(self) -> int:
-        """Return the number of unfinished shards that no process has reserved at the moment."""
+        """Return the number of unfinished shards (ranges of images) that no process has reserved."""
         with translate_redis_errors():
             seconds, microseconds = self._client.time()
             return self._client.zcount(self._key, "-inf", seconds * 1000 + microseconds // 1000)

@@ -49,7 +49,10 @@ class StateChanges(NamedTuple):
 
     @property
     def over(self) -> bool:
-        """Whether the job has ended, with or without a result, so that no further change will follow."""
+        """Whether the job has ended, so that no further status change will follow.
+
+        A failed or cancelled job has ended, too.
+        """
         return self.status in TERMINAL
 
 

@@ -99,7 +99,7 @@ class JobStore(LeaseStore):
         return self.get(value), verdict == "created"
 
     def known(self, idempotency_key: str, fingerprint: str) -> Job | None:
-        """Return the job that an earlier request with this idempotency key created.
+        """Return the job that an earlier request with the given idempotency key created.
 
         Returns None if there is none.
 
@@ -138,7 +138,7 @@ class JobStore(LeaseStore):
         status: Status | None = None,
         type: JobType | None = None,
     ) -> JobPage:
-        """Return a page of jobs, newest first, optionally only those of a status or type.
+        """Return a page of jobs, newest first, optionally filtered by status and type.
 
         Args:
             after: Cursor: only jobs created before this one are listed.
@@ -195,7 +195,7 @@ class JobStore(LeaseStore):
         return self.get(job_id)
 
     def request_pause(self, job_id: str) -> Job:
-        """Pause a job, or ask a running job to stop.
+        """Pause a job, or ask a running job to pause.
 
         A queued job is paused at once. Returns the job's record.
 
@@ -208,7 +208,7 @@ class JobStore(LeaseStore):
         return self.get(job_id)
 
     def request_resume(self, job_id: str) -> tuple[Job, bool]:
-        """Queue a paused job again, or withdraw a request to pause.
+        """Queue a paused job again, or withdraw the pause request of a running job.
 
         A paused job waits in the first line of its queue, behind other interrupted or resumed jobs and before all
         others. A request is withdrawn if it has not stopped the job yet.
@@ -238,7 +238,7 @@ class JobStore(LeaseStore):
             return cast(Ids, self._client.zrangebyscore(self._key("finished"), "-inf", latest, start=0, num=limit))
 
     def mentioning(self, name: str) -> Jobs:
-        """Return the unfinished jobs that use the dataset or the model with a name.
+        """Return the unfinished jobs that use a dataset or a model with the given name.
 
         A job also counts if the name occurs in its parameters. Any version of the model counts.
         """
@@ -299,7 +299,7 @@ class JobStore(LeaseStore):
             self._client.srem(self._key("removed"), job_id)
 
     def shards(self, job_id: str) -> Shards:
-        """Return the unfinished ranges of images (shards) of a bulk scoring job.
+        """Return the store of the unfinished shards (ranges of images) of a bulk scoring job.
 
         The returned object reads and changes them in Redis.
         """

@@ -25,7 +25,7 @@ ROOM_BYTES = 4 * 2**20
 
 
 def training_queue(device: DeviceKind, registry: WorkerRegistry) -> Queue:
-    """Return the queue for training jobs on a kind of device.
+    """Return the queue for training jobs on a kind of device: ``cpu``, ``cuda`` or ``auto``.
 
     ``auto`` means the GPU queue if a running worker serves it, else the CPU queue.
 
@@ -250,7 +250,7 @@ def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
 
 
 def send_again(store: JobStore, celery: Celery, job_id: str) -> bool:
-    """Send the message of a queued job to its queue again.
+    """Send a new Celery message for a queued job to the queue of the job.
 
     The job then waits in the first line of its queue, which workers serve before the other line. Returns False if the
     job is not queued.

@@ -1,4 +1,4 @@
-"""The waiting jobs of each queue: positions, lengths, and detection of lost messages.
+"""Waiting jobs of each queue: their number, their positions, and detection of lost messages.
 
 Each queue has two lines. Jobs that were interrupted or resumed wait in the first line, which is served first.
 """
@@ -33,7 +33,7 @@ class WaitingLines:
             return sum(self._client.zcard(self._line(queue, first)) for first in (True, False))
 
     def position(self, job: Job) -> int | None:
-        """Return the number of jobs that wait before a job in its queue.
+        """Return the number of jobs ahead of the given job in its queue.
 
         Returns None if the job does not wait.
         """

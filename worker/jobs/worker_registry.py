@@ -59,7 +59,7 @@ class WorkerRegistry:
         self._prefix = f"{prefix}worker:"
 
     def announce(self, worker: WorkerInfo, life_s: float) -> None:
-        """Write the entry of a worker to Redis, or renew it; it expires after ``life_s`` seconds."""
+        """Write or renew a worker's registry entry, which expires after ``life_s`` seconds."""
         with translate_redis_errors():
             pipe = self._client.pipeline()
             pipe.sadd(self._index, worker.name)
@@ -75,7 +75,7 @@ class WorkerRegistry:
             pipe.execute()
 
     def announced(self, name: str) -> bool:
-        """Return whether the worker ``name`` has an entry that has not expired."""
+        """Return whether the worker ``name`` has an unexpired registry entry."""
         with translate_redis_errors():
             return bool(self._client.exists(self._prefix + name))
 
@@ -92,7 +92,7 @@ class WorkerRegistry:
         return frozenset(queue for worker in self.workers() for queue in worker.queues)
 
     def workers(self) -> list[WorkerInfo]:
-        """Return the entries of all running workers, sorted by name, without those that have expired."""
+        """Return the unexpired registry entries of all workers, sorted by worker name."""
         with translate_redis_errors():
             names = sorted(cast(set[str], self._client.smembers(self._index)))
             if not names:

@@ -77,7 +77,7 @@ class StoredKey(_KeyModel):
         return "expired" if self.expires is not None and self.expires <= now else "active"
 
     def matches(self, given: str, now: datetime) -> bool:
-        """Return whether a hash is that of this API key.
+        """Return whether a hash matches this stored API key.
 
         ``given`` is a SHA-256 digest in hexadecimal. The comparison takes constant time.
 
@@ -106,7 +106,10 @@ def digest_of(text: str) -> str:
 
 
 def id_in(text: str) -> str | None:
-    """Return the id in an API key of the form ``snf_<id>_<secret>``, or None if the text has another form."""
+    """Return the id part of an API key of the form ``snf_<id>_<secret>``.
+
+    Returns None if the text has another form.
+    """
     match = TEXT.fullmatch(text)
     return match[1] if match else None
 

@@ -55,7 +55,7 @@ class HangWatch:
         self._thread = threading.Thread(target=self._loop, name=f"hang-watch-{pid}", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread that checks whether the process answers."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -74,7 +74,7 @@ class HangWatch:
         return f"has not answered {misses} times in a row"
 
     def check(self) -> None:
-        """Probe the process once and count a missed probe."""
+        """Check once whether the process answers, and update the count of missed probes."""
         try:
             answers = self._probe(self.pid)
         except Exception:

@@ -115,7 +115,7 @@ def _print(line: str) -> None:
 
 
 class Installation:
-    """All processes that ``snf up`` runs.
+    """Set of all processes that the command ``snf up`` starts and supervises.
 
     They are the message broker, a worker for each device, and the HTTP service.
     """

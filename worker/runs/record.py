@@ -1,4 +1,4 @@
-"""The record of a training run: what was trained on what, how, and what came of it."""
+"""The record of a training run: model, dataset, parameters and result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Origin = Literal["job", "command"]
 
 
 class RunStart(BaseModel):
-    """Facts of a training run that are known before it begins."""
+    """Facts about a training run that are known at its start, such as model and dataset."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -46,7 +46,7 @@ class RunResult(BaseModel):
 
     @classmethod
     def of(cls, version: ModelVersion, *, live: bool) -> RunResult:
-        """Return the result of a training run from the model version that it registered.
+        """Return the result of a training run that registered the given model version.
 
         Args:
             version: The version.

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class RunRecorder:
-    """Recorder of a training run.
+    """Recorder that writes the record and the curve of a training run to disk.
 
     It is a context manager around the training, and an observer of its events.
 
@@ -86,7 +86,7 @@ class RunRecorder:
             self._curve.write(event)
 
     def passing_on(self, observe: Observer) -> Observer:
-        """Return an observer that records each event and then gives it to ``observe``."""
+        """Return a function that records each event and then passes the event to ``observe``."""
 
         def both(event: dict[str, Any]) -> None:
             self(event)
@@ -176,7 +176,7 @@ def record_failure(store: RunStore, run_id: str, error: Mapping[str, str]) -> No
 
 
 def recorded_run(start: RunStart, settings: Settings, folder: Path, *, write: bool) -> RunRecorder:
-    """Return the recorder of a training on the command line.
+    """Return a recorder for a training that is started on the command line.
 
     Args:
         start: What is known of the run.

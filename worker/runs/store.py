@@ -1,4 +1,4 @@
-"""The records of all training runs of an installation, in a folder each."""
+"""Store of the records of all training runs, with one folder for each run."""
 
 from __future__ import annotations
 

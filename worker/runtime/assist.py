@@ -1,4 +1,4 @@
-"""Assistance with bulk scoring: idle workers score a part of a job that another worker runs."""
+"""Help of idle workers with a bulk scoring job that another worker runs."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""Detection of jumps of the job store's clock, which leases and waiting times are counted by."""
+"""Detection of jumps of the Redis server's clock, which measures leases and waiting times of jobs."""
 
 
 class ClockWatch:
@@ -17,7 +17,7 @@ class ClockWatch:
         self._offset_s: float | None = None
 
     def jump(self, server_s: float, monotonic_s: float) -> float:
-        """Return by how many seconds the server's clock has jumped since the last call.
+        """Return the jump of the server's clock since the last call, in seconds.
 
         The value is negative if the clock was set back. It is 0 at the first call, and if the clock did not jump.
 

@@ -1,4 +1,7 @@
-"""Devices that run jobs, found without PyTorch; each device has its own worker process."""
+"""Detection, without PyTorch, of the devices that run jobs.
+
+Each device has its own worker process.
+"""
 
 import shutil
 import subprocess
@@ -10,7 +13,7 @@ AUTO, CPU, CUDA = "auto", "cpu", "cuda"
 
 
 def find_devices(wanted: Sequence[str]) -> list[str]:
-    """Return the names of the devices that run jobs, such as ``cpu``.
+    """Return the names of the devices that run jobs, such as ``cpu`` or ``cuda:0``.
 
     ``auto`` stands for all GPUs and the CPU.
 

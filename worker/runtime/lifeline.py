@@ -51,7 +51,7 @@ class Lifeline:
 
     @contextmanager
     def passed(self) -> Iterator[None]:
-        """Context manager around the start of the child process.
+        """Context manager inside which the caller starts the child process.
 
         At its end, this process closes its copy of the reading end. After an error it closes both ends.
         """

@@ -1,4 +1,4 @@
-"""Memory of this machine or container, and the share that a training process may use."""
+"""Memory of this machine or container, and the memory limit of a training process."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The worker process of one device: a Celery worker with one thread, and the threads that watch over it.
+"""The worker process of one device: a Celery worker with one task thread, and its helper threads.
 
 The process never imports PyTorch. Attempts of jobs run in processes that it starts.
 """
@@ -131,7 +131,7 @@ def _lose_the_connection() -> None:
 
 
 def warn_of_durability_risks(client: redis.Redis) -> None:
-    """Log warnings about Redis settings that may lose accepted jobs."""
+    """Log warnings about Redis settings with which accepted jobs may be lost."""
     try:
         for risk in durability_risks(client):
             log.warning("the Redis server may lose jobs: %s", risk)
@@ -140,7 +140,7 @@ def warn_of_durability_risks(client: redis.Redis) -> None:
 
 
 def queues_to_serve(settings: Settings, device: str) -> list[Queue]:
-    """Return the queues whose jobs a device can run and which the setting ``queues`` allows.
+    """Return the queues that a device can serve and that the setting ``queues`` allows.
 
     Raises:
         ValueError: There is no such queue.

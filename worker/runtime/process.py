@@ -1,4 +1,4 @@
-"""The process that runs an attempt of a job: its start, its exit codes, and its end by request or by force."""
+"""The child process that runs one attempt of a job: start, exit codes and termination."""
 
 import contextlib
 import os
@@ -110,7 +110,7 @@ class AttemptProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Kill all remaining processes of the attempt (SIGKILL), and close the pipe to it."""
+        """Kill all remaining processes of the attempt (SIGKILL), and close the pipe to the child process."""
         # Also after a regular end: no child of the process may outlive the attempt.
         with contextlib.suppress(ProcessLookupError):  # the usual case: nothing is left
             os.killpg(self.pid, signal.SIGKILL)
@@ -119,7 +119,7 @@ class AttemptProcess:
 
 
 def assistant_command(folder: Path) -> list[str]:
-    """Return the command line, as a list, of an additional process for the bulk scoring job in ``folder``."""
+    """Return the command line, as a list, of a process that helps with the bulk scoring job in ``folder``."""
     return [sys.executable, "-m", ATTEMPT_MODULES["score"], str(folder), "--assist"]
 
 

@@ -64,7 +64,9 @@ class Reconciler:
         self._thread.join(timeout=10)
 
     def sweep(self) -> int:
-        """Repair jobs of crashed workers and delete old jobs, once; return the number of jobs changed.
+        """Repair jobs of crashed workers and delete old jobs in a single pass.
+
+        Returns the number of changed jobs.
 
         Raises:
             BrokerDown: Redis does not answer.

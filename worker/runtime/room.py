@@ -1,4 +1,4 @@
-"""Room on the disk for the work of jobs: what a worker waits for before it takes one."""
+"""Check of the free disk space before a worker takes a job."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def room_problem(folder: Path) -> str | None:
 
 
 class DiskRoom:
-    """Free space on the disk of the jobs.
+    """Monitor of the free space on the disk that jobs write to.
 
     It also keeps a record of the jobs that met a full disk, with the free space that each has to wait for.
 
@@ -65,7 +65,7 @@ class DiskRoom:
         self._failures: dict[str, _Failure] = {}
 
     def wait(self, stopping: threading.Event) -> None:
-        """Wait until the disk has room for the work of a job.
+        """Wait until the disk has enough free space for a job.
 
         The disk must also accept writes. The wait ends early if the worker has to stop.
         """
@@ -82,7 +82,7 @@ class DiskRoom:
             log.info("the disk takes writes again: jobs go on")
 
     def note_failure(self, job_id: str, output: Path | None = None) -> None:
-        """Record that a job met a full disk.
+        """Record that a job stopped because the disk was full or took no writes.
 
         The record includes how much free space to wait for before the job is tried again.
 
@@ -99,7 +99,7 @@ class DiskRoom:
         self._failures[job_id] = _Failure(times, needed, now)
 
     def allows(self, job_id: str) -> bool:
-        """Return whether a job may be tried now, or has to wait after a full disk.
+        """Return whether a job may be tried now, given its earlier failures on a full disk.
 
         It may be tried if it met no full disk, if there is more room after a back-off, or if it waited an hour.
 
@@ -113,7 +113,7 @@ class DiskRoom:
         return passed_s >= RETRY_S or (more and passed_s >= failure.back_off_s)
 
     def error(self, problem: StorageFull | StorageReadOnly | None = None) -> dict[str, str]:
-        """Return the error to record for a job that met a disk that is full or takes no writes.
+        """Return the error to record for a job whose disk is full or takes no writes.
 
         Args:
             problem: What the job met; by default it follows from the folder as it is now.

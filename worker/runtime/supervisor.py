@@ -1,4 +1,4 @@
-"""The supervisor: it takes the lease of a job, runs the job in a process, and records the outcome."""
+"""The supervisor, which takes a queued job, runs it in a child process, and records the outcome."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class Outcome(StrEnum):
-    """Result of an attempt to run a job: how the attempt ended, or that it was not started."""
+    """Outcome of an attempt to run a job, such as succeeded, paused or not taken."""
 
     NOT_TAKEN = "not taken"  # a duplicate delivery, a job that is over, or one that waits for more room
     SUCCEEDED = "succeeded"

@@ -52,7 +52,7 @@ def register_tasks(
 
 
 class WakingThreads(TaskPool):  # type: ignore[misc]
-    """Celery thread pool that wakes Celery's event loop as soon as a task ends, to fetch the next message.
+    """Celery thread pool that wakes Celery's event loop as soon as a task ends.
 
     The loop asks for the next message only while it is awake. Without this it would sleep until a timer is due.
     """

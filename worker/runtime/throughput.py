@@ -1,4 +1,4 @@
-"""Background measurement, done once, of how fast this machine trains."""
+"""One-time background measurement of the training speed of this machine."""
 
 import logging
 import os
@@ -35,7 +35,7 @@ def _load() -> float:
 
 
 class ThroughputMeter:
-    """Thread that measures once how fast this machine trains.
+    """Thread that measures the training speed of this machine once.
 
     It does so while the worker is idle, and stores the result.
 

@@ -50,7 +50,7 @@ class Watchdog:
 
     @property
     def receiving(self) -> bool:
-        """Whether messages reach the worker.
+        """Whether the worker receives the messages of its queues.
 
         The value is False after a reconnection, until a message arrives or none waits.
         """
@@ -58,7 +58,7 @@ class Watchdog:
 
     @contextmanager
     def delivery(self) -> Iterator[None]:
-        """Context manager around the handling of a message that has arrived.
+        """Context manager in which the worker processes a message that it received.
 
         The worker counts as busy in its block.
         """

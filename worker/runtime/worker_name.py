@@ -10,5 +10,8 @@ HOST = os.environ.get(HOST_VARIABLE) or socket.gethostname()
 
 
 def worker_name(pid: int | None = None) -> str:
-    """Return the name of a worker process of this host, by default this one: ``host:pid``."""
+    """Return the name ``host:pid`` of a worker process on this host.
+
+    By default it is the name of the current process.
+    """
     return f"{HOST}:{os.getpid() if pid is None else pid}"

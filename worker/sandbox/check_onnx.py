@@ -1,4 +1,7 @@
-"""Check of an ONNX file as a backbone, by ``python -m worker.sandbox.check_onnx`` in a process with limits."""
+"""Check of an ONNX backbone file in a child process with limits on memory and time.
+
+The child process runs ``python -m worker.sandbox.check_onnx``.
+"""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations

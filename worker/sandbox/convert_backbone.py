@@ -1,4 +1,7 @@
-"""Conversion of EfficientNet-Lite0 from its package, by ``python -m worker.sandbox.convert_backbone`` with limits."""
+"""Conversion of the EfficientNet-Lite0 weights from their Python package, in a child process with limits.
+
+The child process runs ``python -m worker.sandbox.convert_backbone``.
+"""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations
@@ -74,7 +77,7 @@ def package_file() -> Path:
 
 
 def convert(source: Path) -> Arrays:
-    """Return the EfficientNet-Lite0 weights with their normalisation layers folded in.
+    """Return the EfficientNet-Lite0 weights with the batch normalisations merged into the convolutions.
 
     The weights are read from the file of the Python package. They are checked by their shapes and by logits.
 

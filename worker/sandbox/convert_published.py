@@ -1,4 +1,7 @@
-"""Conversion of a published checkpoint, by ``python -m worker.sandbox.convert_published`` in a process with limits."""
+"""Conversion of a published checkpoint in a child process with limits on memory and time.
+
+The child process runs ``python -m worker.sandbox.convert_published``.
+"""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations
@@ -28,7 +31,7 @@ NUMPY = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.
 
 
 def convert_published(file: Path, image_shape: Shape, *, exact: bool) -> tuple[LayeredArchitecture, Flow]:
-    """Read a published checkpoint in a child process with limits, and return its flow.
+    """Read a published checkpoint in a child process with limits, and return its normalizing flow.
 
     The architecture, which lists the layers of the flow, is returned as well. No other process opens the file.
 

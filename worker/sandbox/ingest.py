@@ -1,4 +1,7 @@
-"""Reading of an uploaded dataset in a process with limits, ``python -m worker.sandbox.ingest``."""
+"""Import of an uploaded dataset in a child process with limits on memory and time.
+
+The child process runs ``python -m worker.sandbox.ingest``.
+"""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations

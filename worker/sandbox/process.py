@@ -1,4 +1,4 @@
-"""Child processes with limits for untrusted files, and exchange of JSON messages with them."""
+"""Child processes that read untrusted files under limits, and answer with JSON messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Indexing of a dataset by reference in a process with limits, ``python -m worker.sandbox.refer``."""
+"""Creation of a dataset that refers to existing files, in a child process with limits.
+
+The child process runs ``python -m worker.sandbox.refer``.
+"""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations
@@ -38,7 +41,7 @@ def refer(
     by_request: bool = False,
     seconds: int = REQUEST_SECONDS,
 ) -> ReferenceRecord:
-    """Create a dataset that refers to files where they are, without copying them.
+    """Create a dataset that refers to existing files without copying them.
 
     Only a child process with limits reads the files. Returns a record of what the dataset consists of.
 

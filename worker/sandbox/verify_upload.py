@@ -1,4 +1,7 @@
-"""Verification of an uploaded model in a process with limits, ``python -m worker.sandbox.verify_upload``."""
+"""Verification of an uploaded model in a child process with limits on memory and time.
+
+The child process runs ``python -m worker.sandbox.verify_upload``.
+"""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations

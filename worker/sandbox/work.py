@@ -1,4 +1,4 @@
-"""Code inside a child process with limits: it applies the limits, does the work, and writes the answer."""
+"""Code that runs in a child process: it sets limits, does the work, and writes the answer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ProgressCallback = Callable[[int, int], None]
 
 
 def do_limited(work: Callable[[Any, ProgressCallback], Any]) -> None:
-    """Do the work of a child process under limits, and write its answer to stdout.
+    """Run the function ``work`` under limits on memory and processor time, and write its answer to stdout.
 
     The limits and the input are read as JSON from stdin. The input is passed to ``work``, which returns the answer.
 
@@ -75,7 +75,11 @@ def limit_memory(most: int | None) -> None:
 
 
 def lower_limit(kind: int, soft: int, hard: int) -> None:
-    """Set a resource limit of this process, as in ``resource.setrlimit``, but never above the present hard limit."""
+    """Set a resource limit of this process, but never above the present hard limit.
+
+    ``kind`` is a constant of the module ``resource``, such as ``RLIMIT_CPU``. ``soft`` and ``hard`` are the limits as
+    in ``resource.setrlimit``.
+    """
     _, inherited = resource.getrlimit(kind)
     if inherited != resource.RLIM_INFINITY:
         soft, hard = min(soft, inherited), min(hard, inherited)

@@ -98,7 +98,7 @@ class Fold:
         return merge(self.families(evidence), self.weights(evidence))
 
     def kinds(self, evidence: Evidence) -> tuple[EvidenceKind, ...]:
-        """Return the names of the groups of statistics that are used for the evidence.
+        """Return the names of the groups of statistics that are used for the images of ``evidence``.
 
         "gradients" is the last, if the evidence and the calibration have gradients.
         """
@@ -148,7 +148,7 @@ class Calibration:
 
     @cached_property
     def white_level_counts(self) -> tuple[int, ...] | None:
-        """The number of reference images of each white level, 0 to 255; None where the levels are not stored."""
+        """The number of reference images at each white level, 0 to 255; None where the levels are not stored."""
         if self.white_levels is None:
             return None
         return tuple(np.bincount(self.white_levels, minlength=LEVELS).tolist())
@@ -182,7 +182,7 @@ class Calibration:
 
     @cached_property
     def ranked(self) -> bool:
-        """Whether the p-values order new images as the anomaly statistic does.
+        """Whether p-values rank new images in the same order as the anomaly statistic.
 
         That is so for a single fold where at most 1 % of the statistics are duplicates.
 
@@ -303,7 +303,7 @@ class Calibration:
         return [_regions_of(places, image, plan, limit) for places, plan in zip(maps, plans, strict=True)]
 
     def statistics(self, evidence: Evidence) -> list[Array]:
-        """Return the anomaly statistics of images, as one array for each fold.
+        """Return the anomaly statistics of images, one array for each calibration fold.
 
         Each array is ``(N,)`` in nats, computed by the fit of its fold.
 

@@ -1,4 +1,4 @@
-"""Calibrations as arrays with dotted names, as files hold them."""
+"""Conversion of calibrations to arrays with dotted names, as files store them, and back."""
 
 from __future__ import annotations
 

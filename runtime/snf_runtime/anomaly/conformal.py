@@ -1,4 +1,4 @@
-"""Conformal p-values: ranks of images among calibration images, with their thresholds."""
+"""Conformal p-values: ranks of images among calibration images, and thresholds for false-alarm rates."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def attainable_alpha(alpha: float | None, smallest: float) -> float:
 
 
 def flagged_ranks(calibration: int, alpha: float) -> int:
-    """Return how many of the highest ranks among calibration images are flagged.
+    """Return how many top ranks among the calibration images are flagged at a false-alarm rate.
 
     The number is k = floor(alpha (n + 1)) for n calibration images. An image has p <= alpha if fewer than k of them are
     at least as anomalous.

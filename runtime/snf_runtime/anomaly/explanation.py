@@ -1,4 +1,4 @@
-"""The reasons of verdicts: which statistics, regions, features and gradients contributed most to each."""
+"""Reasons for anomaly verdicts: the statistics, regions, features and gradients that contributed most."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class PixelMaps:
 
     @property
     def channels(self) -> dict[str, Array]:
-        """The maps by name, in the order of output."""
+        """The heat maps of the image by name, in the order of output."""
         maps = {"nats": self.nats, "z": self.z, "anomaly": self.anomaly}
         return maps if self.gradients is None else {**maps, "gradients": self.gradients}
 

@@ -1,4 +1,4 @@
-"""The pass over images that computes their heat maps, in groups between which other work may run."""
+"""Computation of heat maps in groups of images, with pauses between groups for other work."""
 
 from __future__ import annotations
 

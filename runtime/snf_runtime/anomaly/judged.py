@@ -1,4 +1,4 @@
-"""Scored images with their verdicts: likelihood, calibrated verdict and heat map of each image together."""
+"""Results for scored images: log-likelihood, anomaly verdict and heat map of each image together."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def judge_by(
 def verdicts(
     density: ImageDensity, calibration: Calibration, likelihoods: Sequence[Likelihood], alpha: float | None
 ) -> list[Verdict]:
-    """Return the anomaly verdict on each image, from the evidence of its likelihood.
+    """Return the anomaly verdict on each image, from the image statistics stored with its likelihood.
 
     Evidence, the statistics of an image, is part of the likelihoods that ``density`` computes.
 

@@ -80,7 +80,7 @@ class VerdictReason:
 
     @property
     def text(self) -> str:
-        """The reason in words, including the position of its box."""
+        """The reason in words, with the rows and columns of its box if it has one."""
         if self.box is None:
             return self.words
         left, top, right, bottom = self.box
@@ -145,7 +145,7 @@ def region_reason(region: Region, z: float, share: float, side: int, image: tupl
 
 @dataclass(frozen=True)
 class PlaceGrid:
-    """Grid of the places where an image has features.
+    """Grid of the image positions (places) at which a backbone network computes features.
 
     Attributes:
         places: Rows and columns of places.

@@ -1,4 +1,4 @@
-"""Regions of an image where its anomaly map exceeds what normal images reach."""
+"""Search for regions of an image where its anomaly map is at or above a threshold."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Verdict:
     reasons: tuple[VerdictReason, ...]
 
     def with_regions(self, regions: MapRegions | None) -> Verdict:
-        """Return the verdict with its reasons located in regions of the anomaly map.
+        """Return the verdict with boxes of anomaly-map regions added to its reasons.
 
         Reasons get the boxes of the regions that they belong to. For None the verdict is returned unchanged.
         """

@@ -1,4 +1,4 @@
-"""Reading of the arrays of an exported model, each of which is checked before memory is taken for it."""
+"""Reading of the arrays of an exported model: type and size are checked before memory is allocated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The calibration of an exported model, from its arrays."""
+"""Construction and checks of the calibration of an exported model from its stored arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SORTED = ("ordered", "map_maxima")
 
 
 def open_calibration(manifest: ExportManifest, density: ImageDensity, arrays: Arrays) -> Calibration:
-    """Return the calibration of an exported model.
+    """Build the calibration of an exported model from its arrays, and check that it fits the model.
 
     Args:
         manifest: The manifest.

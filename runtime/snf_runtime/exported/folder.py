@@ -1,4 +1,4 @@
-"""The files of an exported model: verification of their names, sizes and digests, and of the stored image."""
+"""Checks of the files of an exported model: names, sizes, digests and the stored test image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PINNED, MASSES, CALIBRATION = "pinned", "pixel-masses", "calibration"
 
 
 def check_files(folder: Path, manifest: ExportManifest) -> None:
-    """Compare the files of a folder with its manifest.
+    """Check that the files of an exported model match its manifest.
 
     Raises:
         ArtifactError: A file is missing, unknown, or has another size or SHA-256; the text names it.
@@ -44,7 +44,7 @@ def check_files(folder: Path, manifest: ExportManifest) -> None:
 
 
 def pinned_of(arrays: Mapping[str, NDArray[Any]], manifest: ExportManifest) -> NDArray[np.uint8]:
-    """Return the stored image by which an exported model is checked.
+    """Return the stored test image, whose known results are used to check an exported model.
 
     It is uint8 ``(1, C, H, W)``. Raises ``ArtifactError`` if it is missing, or has another shape or type.
     """

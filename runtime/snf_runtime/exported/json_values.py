@@ -1,4 +1,4 @@
-"""Strict JSON: its text, and dataclasses from it, checked against their annotations."""
+"""Strict JSON parsing, and conversion of JSON to dataclasses with checks of their field types."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def parse_json(content: bytes) -> object:
-    """Parse JSON text strictly.
+    """Parse JSON text, and refuse duplicate keys, NaN and Infinity.
 
     Raises:
         ValueError: The text is no JSON, an object has a key twice, or a number is NaN or infinite.
@@ -35,7 +35,7 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def from_json(kind: type[T], value: object, where: str = "") -> T:
-    """Return an object of a dataclass from parsed JSON.
+    """Convert parsed JSON to an instance of a dataclass, with checks of all field types.
 
     Fields are numbers, texts, dataclasses, tuples, dicts with text as keys, literals, or one of these or None.
 

@@ -20,7 +20,7 @@ MAX_STATISTIC_DIFFERENCE = 10.0
 
 
 def check_layout(manifest: ExportManifest) -> None:
-    """Check that the values and shapes in a manifest are possible and fit each other.
+    """Check that the values and shapes in the manifest of an exported model are valid and fit each other.
 
     The values are the kind, the digest and the tolerances. The shapes are those of the levels and outputs of a flow,
     and of features and tiles.

@@ -1,4 +1,4 @@
-"""The manifest of an exported model: a JSON file with all that its graphs and arrays do not hold."""
+"""The manifest of an exported model: a JSON file that describes its shapes, calibration and files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ExportedPixels:
 
 @dataclass(frozen=True)
 class ExportedFeatures:
-    """A backbone with flows over its features.
+    """Description of an exported backbone network and of the flows over its features.
 
     Attributes:
         layout: The layout of the flows.
@@ -93,7 +93,7 @@ class ExportedCalibration:
 
 @dataclass(frozen=True)
 class ExportedPinned:
-    """Expected results for the stored image by which an exported model is checked.
+    """Expected results for the stored test image by which an exported model is checked.
 
     They are its log-likelihood and its anomaly statistic at export, with their tolerances, in nats. The image is in
     ``arrays.npz``.
@@ -107,7 +107,7 @@ class ExportedPinned:
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """Size and SHA-256 of a file of the folder."""
+    """Size in bytes and SHA-256 digest of one file of an exported model."""
 
     bytes: int
     sha256: str
@@ -163,7 +163,7 @@ class ExportManifest:
         return tuple(name for name in ("pixels", "features") if getattr(self, name) is not None)
 
     def graph(self, part: str) -> str:
-        """Return the name of the file to open for a graph."""
+        """Return the name of the file to open for a graph of the exported model."""
         return part + ENDINGS[self.format][0]
 
     def expected_files(self) -> set[str]:
@@ -177,7 +177,7 @@ class ExportManifest:
 
 
 def read_export_manifest(folder: Path) -> ExportManifest:
-    """Return the manifest in a folder.
+    """Read the manifest of an exported model from its folder.
 
     Raises:
         ArtifactError: It is missing, too large or not valid; the text says why.

@@ -1,4 +1,4 @@
-"""An exported model that scores and judges images: the public part of this package."""
+"""An exported model that scores images and gives anomaly verdicts: the public API of this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The density of an exported model, from the graphs and the layouts in its folder."""
+"""Construction of the density of an exported model from its graphs, manifest and arrays."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BINS = 256
 
 
 def open_exported(folder: Path, manifest: ExportManifest, arrays: Arrays, threads: int) -> ImageDensity:
-    """Return the density of an exported model.
+    """Open the graphs of an exported model, and return its probability density of images.
 
     Args:
         folder: The folder, whose files were verified.
@@ -76,7 +76,7 @@ def _layout(manifest: ExportManifest, pixels: ExportedPixels, arrays: Arrays) ->
 
 
 def pixel_function(transform: ExportedTransform, masses: NDArray[Any] | None) -> PixelFunction:
-    """Return the function of a pixel transform (affine, logit or marginal) from its exported description.
+    """Build the pixel transform (affine, logit or marginal) of an exported flow from its description.
 
     Args:
         transform: The description.

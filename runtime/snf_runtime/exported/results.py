@@ -1,4 +1,4 @@
-"""What an exported model gives for an image: its verdict, or why it has none."""
+"""Results of an exported model for an image: its score and verdict, or the reason why it has none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of images: one array for a model of one size, a sequence of arrays for a model of tiles."""
+"""Batches of images: a single array, or a sequence of arrays for models that take any image size."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def check_batch(images: Batch, shape: tuple[int, int, int], *, tiled: bool) -> N
 
 
 def in_batches(items: Iterable[T], most: int, most_bytes: int, nbytes: Callable[[T], int]) -> Generator[list[T]]:
-    """Split items into batches of limited count and size.
+    """Split items into batches with a limited number of items and of bytes.
 
     A batch has at most ``most`` items and ``most_bytes`` bytes. A larger item has a batch of its own.
 

@@ -1,4 +1,4 @@
-"""Checks of image files that take far more time or memory to decode than others of as many pixels."""
+"""Checks for image files that take far more time or memory to decode than their pixels need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image file in memory whose reads are counted, and that can be abandoned while it is decoded."""
+"""An in-memory image file with a limited number of reads, whose decoding can be abandoned."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DecodingAbandoned(BaseException):
 
 
 def never() -> bool:
-    """Return False: the decoding of an image is not abandoned.
+    """Return False, which means that the decoding of an image is not abandoned.
 
     This is the default of ``is_abandoned``.
     """

@@ -1,4 +1,4 @@
-"""Uniform dequantisation noise that is a function of image and model, so that scores are reproducible."""
+"""Reproducible uniform dequantisation noise, computed from the image and the weights of the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image files on this machine: those of a folder, and their content."""
+"""Search for image files in a folder, and reading of image files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_file(path: Path) -> bytes:
 
 
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Find the files in a folder to judge, and those to skip.
+    """Return two lists: the files in a folder to judge as images, and the files to skip.
 
     Subfolders are included. Both lists are in natural order.
 

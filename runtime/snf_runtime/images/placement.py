@@ -1,4 +1,4 @@
-"""The place of a model's image in its file: boxes, areas and places in pixels of the upright file."""
+"""Conversion of boxes, areas and positions in a model's image to pixels of the upright original file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FilePlacement:
 
     @classmethod
     def of(cls, preprocessing: Preprocessing, source_size: tuple[int, int] | None) -> Self:
-        """Return the mapping from an image of a model to its file.
+        """Return the mapping from a preprocessed image to its original file.
 
         Args:
             preprocessing: The preprocessing by which the file became the model's image.

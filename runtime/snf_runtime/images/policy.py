@@ -1,4 +1,6 @@
-"""Policy of image files, the same for every way in: formats, names that are no images, and the pixel limit.
+"""Rules for accepted image files: formats, file names that are skipped, and the largest number of pixels.
+
+They are the same for every way in which images arrive.
 
 The Python client and the console have copies of the names, which a test compares with these.
 """

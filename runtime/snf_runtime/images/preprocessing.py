@@ -77,7 +77,7 @@ class Preprocessing:
 
     @property
     def id(self) -> str:
-        """Digest of the settings, the same for equal settings.
+        """SHA-256 digest of the preprocessing settings, the same for equal settings.
 
         It consists of ``sha256:`` and 64 hexadecimal digits.
 
@@ -345,7 +345,7 @@ def _to_size(
 
 
 def padded_size(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
-    """Return the size of an image that is resized to fit into a frame.
+    """Return the size of an image after it is scaled to fit into a frame.
 
     It is the width and height before the image is padded.
 

@@ -1,4 +1,4 @@
-"""Overlapping tiles of an image of any size, whose places lie on one grid of the image."""
+"""Division of images of any size into overlapping tiles that are aligned to one grid."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TilePlan:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """The number of rows and columns of places that cover the image.
+        """The number of rows and columns of squares with sides of ``stride`` pixels that cover the image.
 
         The last ones may reach beyond its edges.
         """
@@ -56,7 +56,7 @@ class TilePlan:
 
     @property
     def middle(self) -> int:
-        """The number of a tile in the middle of the image."""
+        """The index of a tile in the middle of the image."""
         return len(self.tops) // 2 * len(self.lefts) + len(self.lefts) // 2
 
     def box(self, number: int) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""Statistics of the channels of latents: how their energy is shared, and how they repeat along diagonals.
+"""Statistics of latent channels: the energy of each channel, and the correlations along diagonals.
 
 After the squeezes of a flow over images, the channels of a level are its finest details by direction and colour. Noise,
 blur and foreign textures change how energy is shared among them, also where its sum over all channels stays the same.
@@ -72,7 +72,7 @@ def channel_statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
 
 
 def is_channel_statistic(name: str) -> bool:
-    """Return whether a statistic is a channel statistic, by its name.
+    """Return whether a statistic with the given name is a channel statistic.
 
     The names are those of :func:`channel_statistic_names`.
     """
@@ -80,7 +80,7 @@ def is_channel_statistic(name: str) -> bool:
 
 
 def channel_statistics(flow_pass: FlowPass) -> Array:
-    """Return statistics of the channels of the latents of images.
+    """Return the channel statistics of images: energies and diagonal correlations of their latents.
 
     The shape is ``(N, M)`` in float64. The names are those of :func:`channel_statistic_names`.
     """

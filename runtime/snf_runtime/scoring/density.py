@@ -1,4 +1,4 @@
-"""Interface of the densities of a model: what scoring, calibration and heat maps ask of pixels and of features."""
+"""Interface of the density of a model over pixels or features, for scoring, calibration and heat maps."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class DensityPass(Protocol):
         ...
 
     def compared_maps(self) -> NDArray[np.float64]:
-        """Return the maps of log-likelihoods from which heat maps are computed.
+        """Return the log-likelihood maps from which heat maps are computed.
 
         There is a map for each image or tile, in nats.
         """
         ...
 
     def rows(self, chosen: slice) -> DensityPass:
-        """Return the result for a slice of the images."""
+        """Return the results for only the images in the slice ``chosen``."""
         ...
 
 
@@ -69,7 +69,7 @@ class ImageDensity(Protocol):
 
     @property
     def dimensions(self) -> int:
-        """The number of values over which the log-likelihood is a density.
+        """The number of values whose joint density is computed.
 
         They are the pixel or feature values of an image, or of a tile.
         """
@@ -95,7 +95,7 @@ class ImageDensity(Protocol):
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of the grid of cells for local statistics.
+        """The number of rows and columns of the grid of image cells for local statistics.
 
         The log-density of each cell is evidence for anomaly verdicts. None where there is no grid.
         """
@@ -103,7 +103,7 @@ class ImageDensity(Protocol):
 
     @property
     def has_map(self) -> bool:
-        """Whether the log-likelihood is a sum of contributions of places in the image."""
+        """Whether the log-likelihood can be divided into contributions of image locations."""
         ...
 
     @property

@@ -49,7 +49,7 @@ class FeatureEvidence:
 
     @classmethod
     def join(cls, parts: Sequence[FeatureEvidence]) -> FeatureEvidence:
-        """Concatenate the evidence of several batches.
+        """Concatenate the negative log-densities of several batches of images.
 
         There must be at least one batch.
         """
@@ -72,12 +72,12 @@ class FeatureEvidence:
 
     @property
     def nbytes(self) -> int:
-        """The size of its arrays in bytes."""
+        """The total size of the stored arrays in bytes."""
         return self.places.nbytes + self.pooled.nbytes
 
     @property
     def fits(self) -> int:
-        """The number of fits: 1, or F + 1 for F folds of training images."""
+        """The number of times that the flow was fitted: 1, or F + 1 for F folds of training images."""
         return int(self.places.shape[1])
 
 

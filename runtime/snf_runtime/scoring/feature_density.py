@@ -1,4 +1,4 @@
-"""Density of the features of images: the interface of its engines, its results, and the scoring of images by it."""
+"""Probability density of image features: engine interface, results and scoring of images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FeatureEngine(TiledEngine, Protocol):
     """Interface of an engine that runs a backbone and the flows over its features."""
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return the squared norms of the latents of images, under every fit.
+        """Return the squared norms of the latents of images, for each fitted flow.
 
         They are ||z||² of the latents z, at each place and of the pooled features.
 
@@ -83,7 +83,7 @@ class FeaturePass:
         return terms.repeat(self.draws, 0)
 
     def compared_maps(self) -> Array:
-        """Return the maps from which heat maps are computed, in nats.
+        """Return the log-likelihood maps from which heat maps are computed, in nats.
 
         They are the additive maps of images or, with tiles, the log-densities at the places of each tile up to
         constants.
@@ -116,7 +116,7 @@ class FeaturePass:
         return self.flows.constant_log_det, -0.5 * math.prod(self.flows.feature_shape) * math.log(2 * math.pi)
 
     def rows(self, chosen: slice) -> FeaturePass:
-        """Return the results for a slice of the rows.
+        """Return the results for a slice of the rows, where a row is one draw of an image.
 
         Each image has ``draws`` rows, one after the other.
         """
@@ -137,7 +137,7 @@ class FeaturePass:
 
 
 def spread(places: Array, row: Indices, column: Indices, even: Sequence[float]) -> Array:
-    """Spread the value of each place evenly over its pixels.
+    """Spread the value of each place (grid cell of the features) evenly over its pixels.
 
     The results are maps of pixels, ``(N, H, W)``.
 
@@ -203,7 +203,7 @@ class FeatureDensity:
         self.constant_log_det = flows.constant_log_det
 
     def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, FeaturePass | None]]:
-        """Score images in groups, so that memory does not grow with their number, nor with their tiles.
+        """Score images in groups, so that memory does not grow with the number of images or tiles.
 
         Args:
             images: Pixels, uint8 ``(N, C, H, W)`` or, where there are tiles, ``(C, H, W)`` each.
@@ -243,7 +243,7 @@ class FeatureDensity:
             measured, waiting, first = [together[complete:]], waiting - complete, last
 
     def plan(self, image: Pixels) -> TilePlan:
-        """Return the tiles of an image, uint8 ``(C, H, W)``."""
+        """Return the division of an image, uint8 ``(C, H, W)``, into tiles."""
         side = self.image_shape[1]
         return tile_plan(*size_of(image), side, side // self.flows.feature_shape[1])
 

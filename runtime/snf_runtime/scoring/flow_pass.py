@@ -78,7 +78,7 @@ class FlowPass:
         return total
 
     def compared_maps(self) -> Array:
-        """Return the maps from which heat maps are computed.
+        """Return the log-likelihood maps from which heat maps are computed.
 
         They are the additive maps, ``(N, H, W)`` in nats.
         """
@@ -93,7 +93,7 @@ class FlowPass:
 
 
 def run_flow(engine: Engine, frozen: FlowLayout, x: Array) -> FlowPass:
-    """Run a flow on images to which noise was added before.
+    """Run a flow on dequantised images, which are pixels plus uniform noise.
 
     The result holds their latents and log-dets.
 

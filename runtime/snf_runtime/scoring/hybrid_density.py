@@ -1,4 +1,7 @@
-"""Density of pixels with evidence of features beside it: the log-likelihood is that of the pixels."""
+"""Density of pixels, with statistics of features added for anomaly verdicts.
+
+The log-likelihood is that of the pixels.
+"""
 
 from __future__ import annotations
 

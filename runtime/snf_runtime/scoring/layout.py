@@ -1,4 +1,4 @@
-"""Layouts: what scoring uses of frozen flows besides the engine that runs them. They hold no weights."""
+"""Layouts of frozen flows: sizes, pixel transform and constants that scoring needs, without weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LevelLayout:
 
 @dataclass(frozen=True)
 class FlowLayout:
-    """The layout of a frozen flow over pixels.
+    """The layout of a frozen flow over pixels: its image shape, pixel transform and levels.
 
     Attributes:
         image_shape: Channels, height and width of the images.
@@ -53,7 +53,7 @@ class FlowLayout:
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """The layout of frozen flows over features.
+    """The layout of frozen flows over features: the feature shape and the constant log-determinant.
 
     Attributes:
         feature_shape: Channels, rows and columns of the features at places.

@@ -55,12 +55,15 @@ class PixelDensity:
 
     @cached_property
     def statistics(self) -> tuple[str, ...]:
-        """The names of the whole-image statistics, then those of the channels, in the order of their columns."""
+        """The names of the whole-image statistics, then of the statistics of latent channels.
+
+        The names are in the order of the columns.
+        """
         return (*statistic_names(self.frozen), *channel_statistic_names(self.frozen))
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of the grid of cells for local statistics.
+        """The number of rows and columns of the grid of image cells for local statistics.
 
         None for a flow that mixes all pixels at once.
         """

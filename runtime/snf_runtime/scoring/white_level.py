@@ -1,4 +1,4 @@
-"""The white level of an image: how bright its brightest parts are, whatever it shows."""
+"""The white level of an image: the 99 % quantile of its pixel values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGE = 2**22
 
 
 def white_levels(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return the brightness of the brightest parts of each image, its white level.
+    """Return the white level of each image, the brightness of its brightest parts.
 
     It is the smallest level that at least 99 % of the values of the image do not exceed.
 

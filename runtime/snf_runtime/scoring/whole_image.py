@@ -25,7 +25,7 @@ TINY = 1e-300
 
 
 def spread(prior_log_det: Array, dimensions: int) -> Array:
-    """Return how wide the Gaussian prior of a level of the flow is, for each image.
+    """Return the log width of the Gaussian prior at a level of the flow, for each image.
 
     It is the mean log2 of the standard deviations that the prior gives the latents of the level.
 
@@ -68,7 +68,7 @@ def radius(latent: Array) -> Array:
 
 
 def correlation(latent: Array, first: Array, second: Array) -> Array:
-    """Return the correlation of latents between two shifted views.
+    """Return the correlation between two shifted views of the latents of each image.
 
     It is the sum of their products over Σ e² for latents e, ``(N, C, H, W) -> (N,)``.
     """

@@ -1,4 +1,4 @@
-"""Standardisation of statistics given the complexity of an image, the entropy of its prediction residuals.
+"""Standardisation of image statistics by image complexity, an entropy of prediction residuals.
 
 The log-density of a flow depends on how complex an image is. Statistics are compared with images of like complexity.
 """

@@ -1,4 +1,4 @@
-"""A Gaussian with a shrunk covariance: Mahalanobis distances and the share of each coordinate in them."""
+"""Gaussian distribution with a shrunk covariance, for Mahalanobis distances split by coordinate."""
 
 from __future__ import annotations
 

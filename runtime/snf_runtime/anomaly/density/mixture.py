@@ -1,4 +1,4 @@
-"""Gaussian-mixture densities of the statistics of images, which form clusters."""
+"""Gaussian-mixture densities for image statistics that form clusters."""
 
 from __future__ import annotations
 

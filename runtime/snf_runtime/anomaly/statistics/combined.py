@@ -125,7 +125,7 @@ class Statistic:
         return weights(self.kinds, self.held_out)
 
     def names(self, names: Sequence[str]) -> list[str]:
-        """Return the column names of :meth:`statistics`.
+        """Return the names of the image statistics, the columns of :meth:`statistics`.
 
         First come statistics of the whole image, then ``unevenness-1`` and so on, then statistics of channels.
 

@@ -1,4 +1,4 @@
-"""Statistics of the features of a backbone: the most unusual place and area, and means over the image."""
+"""Anomaly statistics of backbone features: the most unusual place and area, and means over the image."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class FeatureFamily:
         return cls(np.zeros(1, dtype=np.int64), centre, tails, Tail.fit(_merged(values, tails, _shares(evidence))))
 
     def for_fit(self, number: int) -> Self:
-        """Return a copy that uses another fit of the feature density."""
+        """Return a copy of the statistics that uses fit ``number`` of the feature density."""
         return replace(self, fit_number=np.array([number], dtype=np.int64))
 
     def maps(self, evidence: FeatureEvidence) -> list[Array]:
@@ -78,7 +78,10 @@ class FeatureFamily:
         return _maps(evidence, int(self.fit_number[0]), self.centre)
 
     def statistics(self, evidence: FeatureEvidence) -> Array:
-        """Return the four statistics of each image, ``(N, 4)`` in nats, in the order of their names."""
+        """Return the four feature statistics of each image, ``(N, 4)`` in nats.
+
+        The columns are in the order of ``FEATURE_STATISTICS``: place, area, mean, image.
+        """
         return _statistics(evidence, int(self.fit_number[0]), self.centre)
 
     def surprises(self, evidence: FeatureEvidence) -> Array:

@@ -1,4 +1,4 @@
-"""Densities of gradient statistics, for verdicts that use a backward pass."""
+"""Densities of log-likelihood gradient statistics, for anomaly verdicts that use a backward pass."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class GradientFamily:
     tail: Tail
 
     def surprise(self, features: Array, complexity: Array) -> Array:
-        """Return the negative log p-value of each image by its gradients.
+        """Return the negative log p-value of each image, computed from its gradient statistics.
 
         p is the probability that a normal image has gradients at least as unusual. The shape is ``(N,)``, in nats.
         """

@@ -1,4 +1,4 @@
-"""Local statistics: deviations of image regions from the log-density that the rest of the image predicts."""
+"""Local anomaly statistics: z-scores of the log-likelihoods of image regions, given the rest of the image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIN_EXTREME = 0.1
 
 @dataclass(frozen=True)
 class LocalFamily:
-    """A Gaussian model of the log-likelihoods of grid cells, which finds unusual regions.
+    """A Gaussian model that finds image regions with unusual log-likelihoods.
 
     A region is unusual if the rest of the image does not predict its log-likelihood.
 
@@ -66,7 +66,7 @@ class LocalFamily:
         return int(self.grid[0]), int(self.grid[1])
 
     def deviations(self, cells: Array) -> Array:
-        """Return how far the log-likelihood of each region is from its prediction.
+        """Return the deviation of the log-likelihood of each image region from its prediction.
 
         The deviations are z-scores against the prediction by the rest of the image, ``(N, cells)`` -> ``(N, regions)``.
 
@@ -75,7 +75,7 @@ class LocalFamily:
         return ((cells - self.location) / self.scale) @ self._weights
 
     def unevenness(self, cells: Array) -> Array:
-        """Return how strongly the log-likelihood varies over the regions of each shape.
+        """Return how uneven the log-likelihood of each image is over its regions, for each region shape.
 
         It is ln of the mean z² over all regions of the shape, ``(N, cells)`` -> ``(N, shapes)``.
 
@@ -89,7 +89,7 @@ class LocalFamily:
         return unevenness
 
     def surprises(self, cells: Array, complexity: Array) -> Array:
-        """Return the negative log p-values of the most and the least likely region of each shape.
+        """Return the negative log p-values of the most and the least likely image region, for each region shape.
 
         The shape of the result is ``(N, 2 * shapes)``, in nats.
 
@@ -100,7 +100,7 @@ class LocalFamily:
         return tail_surprises(self.conditioning(extremes, complexity), self.tails)
 
     def surprise(self, cells: Array, complexity: Array) -> Array:
-        """Return the negative log p-value of each image by its most unusual region.
+        """Return the negative log p-value of each image, computed from its most unusual region.
 
         p is the probability that a normal image has a region at least as unusual. The shape is ``(N,)``, in nats.
         """
@@ -124,7 +124,7 @@ class LocalFamily:
 
 
 def all_regions(grid: tuple[int, int]) -> list[Region]:
-    """Return the regions of all shapes on a grid.
+    """Return the regions of every shape on a grid of image cells: squares, then full rows and columns.
 
     ``grid`` is its number of rows and columns. The order is that of the columns of z-scores.
     """

@@ -1,4 +1,4 @@
-"""Densities of whole-image statistics, combined into one p-value."""
+"""Gaussian mixtures of whole-image statistics, and the combination of their p-values into one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DensityView:
-    """A Gaussian mixture of some statistics of normal images.
+    """A Gaussian mixture fitted to selected statistics of normal images.
 
     The statistics are those of the whole image in ``columns``. The mixture gives new images their -ln p.
     """
@@ -27,7 +27,7 @@ class DensityView:
     tail: Tail
 
     def surprise(self, statistics: Array) -> Array:
-        """Return the negative log p-value of each image.
+        """Return the negative log p-value of each image under the Gaussian mixture.
 
         p is the probability that a normal image has a density at most as large. The shapes are ``(N, K)`` -> ``(N,)``,
         in nats.
@@ -35,7 +35,7 @@ class DensityView:
         return self.tail.surprise(self.surprisal(statistics))
 
     def surprisal(self, statistics: Array) -> Array:
-        """Return the negative log-density of each image.
+        """Return the negative log-density of the statistics of each image under the Gaussian mixture.
 
         The shapes are ``(N, K)`` -> ``(N,)``, in nats.
         """
@@ -44,7 +44,7 @@ class DensityView:
 
 @dataclass(frozen=True)
 class WholeFamily:
-    """Densities of statistics of whole images, fitted to normal images.
+    """Several densities of whole-image statistics, fitted to normal images.
 
     Their p-values are combined by Fisher's method with weights.
 
@@ -99,7 +99,7 @@ class WholeFamily:
         return self.gaussian.components(self.standardised(statistics))
 
     def surprise(self, statistics: Array) -> Array:
-        """Return the negative log p-value of each image.
+        """Return the negative log p-value of each image, combined from several densities.
 
         Fisher's method with weights combines the p-values of all densities. The p-value of their sum comes from its
         distribution over normal images. The shapes are ``(N, K)`` -> ``(N,)``, in nats.
@@ -108,7 +108,7 @@ class WholeFamily:
         return self.joint.surprise(total_surprise(surprises, self.shares))
 
     def surprisals(self, statistics: Array) -> Array:
-        """Return the negative logarithm of each density, for each image.
+        """Return the negative log-density of each image under every fitted density.
 
         The shapes are ``(N, K)`` -> ``(N, views)``, in nats.
         """
@@ -127,7 +127,9 @@ def total_surprise(surprises: Array, shares: Array | None) -> Array:
 def z_scores(
     statistics: Array, used: NDArray[np.int64], location: Array, scale: Array, conditioning: Conditioning
 ) -> Array:
-    """Return z-scores of the used statistics given image complexity, then of complexity itself.
+    """Return image statistics as z-scores, relative to images of similar complexity.
+
+    Only the columns ``used`` are taken. The last column of the result is the z-score of complexity itself.
 
     The shapes are ``(N, K)`` -> ``(N, k + 1)``.
     """

@@ -35,7 +35,7 @@ class Latents:
 
 
 class TiledEngine(Protocol):
-    """Common interface of the engines for pixels and for features.
+    """Common interface of the engines that compute flows over pixels or over features.
 
     The result for an image is the same to the last bit alone, in every batch and at every position in it. An engine is
     not thread-safe.

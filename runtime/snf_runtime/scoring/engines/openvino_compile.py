@@ -1,4 +1,4 @@
-"""Compilation of OpenVINO graphs to programs, and measurement of their tile size."""
+"""Compilation of OpenVINO graphs, and measurement of the best number of images per run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ProgramCache(Protocol):
     """Interface of a store of compiled graphs and measured tile sizes."""
 
     def compile(self, model: ov.Model, settings: dict[str, Any]) -> Compiled:
-        """Return a graph compiled for the CPU, from the cache if it is there."""
+        """Compile a graph for the CPU, or load the compiled graph from the cache."""
         ...
 
     def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:

@@ -1,4 +1,4 @@
-"""Compiled OpenVINO graphs for any number of images, in tiles of a fixed size."""
+"""Execution of compiled OpenVINO graphs on any number of images, in batches of fixed size."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def core() -> ov.Core:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled OpenVINO graph, with the function that stores it.
+    """A compiled OpenVINO graph, and the function that stores it in a cache.
 
     Attributes:
         model: The compiled graph.
@@ -78,7 +78,7 @@ class Program:
 
     @property
     def wave(self) -> Lanes | None:
-        """The graph that computes a tile of images on each thread.
+        """The compiled graph that computes one batch (tile) of images on each CPU thread.
 
         The first call opens it. None where it cannot be opened.
         """

@@ -1,4 +1,7 @@
-"""Tile size, the number of images that are computed at once: measured once for each machine and model."""
+"""Measurement of the tile size, which is the number of images that are computed at once.
+
+It is measured once for each machine and model.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,9 @@ class Tiling:
 
 
 def unmeasured(lanes: int, tile: int = DEFAULT_TILE) -> Tiling:
-    """Return a :class:`Tiling` for ``lanes`` threads with assumed run times. A tile has 4 images by default.
+    """Return a :class:`Tiling` with assumed run times, for a graph that was not measured.
+
+    It is for ``lanes`` threads. A tile has 4 images by default.
 
     An image alone is assumed to take a tenth more time than in a full wave.
     """
