@@ -1,4 +1,7 @@
-"""Callers of requests: the identity by which rate limits, fair shares and the audit log count."""
+"""Callers: the senders of HTTP requests, identified by API key or by IP address.
+
+Rate limits, fair shares and the audit log count by this identity.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ SCOPE = "snf.caller"
 
 @dataclass(frozen=True)
 class Caller:
-    """Sender of an HTTP request, with its role.
+    """Sender of an HTTP request, with its name, IP address and access role.
 
     It is named by the id of its API key or, without a key, by its IP address.
 

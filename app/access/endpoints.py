@@ -1,4 +1,4 @@
-"""Endpoint that shows the caller its own key and role."""
+"""Endpoint ``/v1/me``, which shows callers the name, the id and the roles of their API key."""
 
 from __future__ import annotations
 

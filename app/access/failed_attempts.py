@@ -57,7 +57,7 @@ class FailedAttempts:
         self._right: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def wait_s(self, address: str, digest: str) -> float:
-        """Return the seconds until the next API key from an address may be checked.
+        """Return how many seconds an address must wait before its next API key may be checked.
 
         Returns 0.0 if the address need not wait.
 
@@ -89,7 +89,7 @@ class FailedAttempts:
         return known
 
     def held_off(self, address: str) -> None:
-        """Count an API key that was refused because its address must wait.
+        """Count an API key that was refused because its client address had to wait.
 
         The key was not checked. The count is for the audit log and does not change the wait.
         """

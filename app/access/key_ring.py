@@ -1,4 +1,7 @@
-"""The API keys that a running service accepts, from the environment and from ``home/keys.json``."""
+"""API keys that a running service accepts, from ``SNF_API_KEYS`` and the file ``keys.json``.
+
+The file lies in the data folder ``SNF_HOME``.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,7 @@ class KeyRing:
         return bool(self._environment) or self._seen is not None or self._problem is not None
 
     def knows_id(self, text: str) -> bool:
-        """Return whether the key file has a key with the same id as an API key.
+        """Return whether the key file contains the id that is part of the given API key.
 
         The secret of the key is not checked.
         """
@@ -93,7 +96,7 @@ class KeyRing:
         return id_in(text) in self._stored
 
     def find(self, text: str | None) -> HeldKey:
-        """Return the accepted key for the text that a client sent; raise ``KeyRefused`` if it is not valid.
+        """Return the accepted API key that matches the text a client sent, or raise ``KeyRefused``.
 
         Raises:
             KeyRefused: No key was given, or the key is not valid.

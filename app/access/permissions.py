@@ -45,7 +45,7 @@ MayAdminister = Security(_check, scopes=["admin"])
 
 
 def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
-    """Return the sender of a request if its role is sufficient.
+    """Return the sender of a request after checking that its role is sufficient.
 
     Raises a 403 ``Problem`` if the role does not include the role ``needed``, and a 401 ``Problem`` if the request was
     not authenticated.

@@ -19,7 +19,7 @@ ALLOWANCE = "snf.allowance"
 
 
 class RateLimits:
-    """Counters of the requests and images of each API key, for its rate limits.
+    """Counters that enforce the rate limits of each API key on requests and images.
 
     They are kept in memory and count over sliding time windows.
     """
@@ -65,7 +65,7 @@ class RateLimits:
 
 @dataclass(frozen=True)
 class Allowance:
-    """API key of a request, with the rate-limit counters of the service.
+    """API key of a request, together with the counters that enforce its rate limits.
 
     It counts the request and its images.
     """

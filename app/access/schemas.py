@@ -1,4 +1,4 @@
-"""API answer about the caller of a request."""
+"""API answer with the name, the id and the role of a caller's API key."""
 
 from __future__ import annotations
 

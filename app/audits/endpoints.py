@@ -1,4 +1,7 @@
-"""Endpoint that audits a model: scores are computed again in float64 without cached values, and compared."""
+"""Endpoint that audits a model: its log-likelihoods are compared with a recomputation in float64.
+
+The recomputation uses no cached values.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversion of an audit to its API answer."""
+"""Conversion of the audit of a model's log-likelihoods to an API answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
-    """Return the API answer for audited images.
+    """Return the audit of a model's log-likelihoods as an API answer.
 
     It has both log-likelihoods of each image, and whether all differences are within tolerance.
     """

@@ -1,4 +1,7 @@
-"""What changes if another calibration of a model version becomes the active one."""
+"""Comparison of two calibrations of a model version by thresholds and verdicts.
+
+It shows what changes if the second calibration becomes the active one.
+"""
 
 from __future__ import annotations
 

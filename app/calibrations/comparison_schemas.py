@@ -1,4 +1,7 @@
-"""Answers about what changes if another calibration of a model version becomes the active one."""
+"""API answers that compare two calibrations of a model version.
+
+They show what changes if the second calibration becomes the active one.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ COMPARISON: dict[str, Any] = {
 
 
 class ComparedCalibration(Answer):
-    """One of two compared calibrations, with its smallest p-value and its threshold."""
+    """Calibration in a comparison, with its smallest p-value and its anomaly threshold in nats."""
 
     number: int
     dataset: str
@@ -63,7 +66,7 @@ class ComparedCalibration(Answer):
 
 
 class ComparedVerdicts(Answer):
-    """Counts of the verdicts on the newest images by each of two calibrations.
+    """Counts of anomalies among the newest scored images under each of two calibrations.
 
     They show how the verdicts would change.
     """

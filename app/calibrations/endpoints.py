@@ -1,4 +1,4 @@
-"""Endpoints for calibrations: create a calibration from a dataset, list all of a model, and choose the active one."""
+"""Endpoints that create, list, show, compare and select calibrations of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evidence of the newest images that this process scored, kept in memory to judge them by another calibration."""
+"""Anomaly statistics of the newest scored images, kept in memory to judge the images by another calibration."""
 
 from __future__ import annotations
 

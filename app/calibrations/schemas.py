@@ -75,7 +75,7 @@ class CalibrationChoice(BaseModel):
 
 
 class Threshold(Answer):
-    """Threshold for p-values that keeps a false-alarm rate.
+    """P-value threshold that keeps the false-alarm rate within a given limit.
 
     If p-values up to the threshold are flagged, at most a share `alpha` of normal images is flagged, with 95 %
     confidence.

@@ -72,7 +72,7 @@ def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
 
 
 def view_of(registry: Registry, name: str, version: int, number: int) -> CalibrationView:
-    """Return a calibration as an API answer, marked as active.
+    """Return the calibration with a given number as an API answer that marks it as active.
 
     The answer for a damaged calibration has the reason in ``problem`` and no data.
     """

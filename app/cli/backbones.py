@@ -1,5 +1,8 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf backbones``: add, list and show the backbones that feature models need on this machine."""
+"""Command ``snf backbones``: add, list and show the frozen networks (backbones) of feature models.
+
+Backbones are added on each machine that scores or trains with feature models.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,10 @@ def list_backbones(as_json: Json = False) -> None:
 
 @backbones.command()
 def show(name: Name, as_json: Json = False) -> None:
-    """Show a backbone's preprocessing, outputs, weights, licence and origin; its JSON can describe it elsewhere."""
+    """Show a backbone's preprocessing, outputs, weights, licence and origin.
+
+    With --json, the output can describe the same backbone on another machine.
+    """
     with _store() as store:
         backbone = store.find(name)
         size = _size(backbone, store)

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf bulk``: score any number of images, in files at a location or of a dataset, without a service."""
+"""Command ``snf bulk``: score all images of a folder, URL or dataset without a service."""
 
 from __future__ import annotations
 
@@ -110,7 +110,10 @@ def bulk(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Score any number of images into a folder of Parquet files, without a service. Images are read where they are."""
+    """Score any number of images into a folder of Parquet files, without a service.
+
+    Images are read where they are.
+    """
     require_local("snf bulk", "a service does this by a job of type score with the parameter `output`")
     settings = read_settings(writes=True)  # before the imports of the work, in which an invalid setting has no message
     with error_messages(), _interruptible(), stop_on_signals() as stop:

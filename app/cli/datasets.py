@@ -1,5 +1,8 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf datasets``: list, show, upload, refer to and delete datasets, here or in a running service."""
+"""Command ``snf datasets``: list, show, create and delete datasets, on this machine or in a service.
+
+Datasets are created by an upload, or by reference to images at a location.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +136,10 @@ def refer(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Create a dataset of images that stay where they are, here or in a running service, and show what was found."""
+    """Create a dataset of images at a path or URL, without copying them.
+
+    The dataset is created here or in a running service, and its summary is shown.
+    """
     if url:
         with service(url, key) as client:
             dataset = client.datasets.refer(name, location, column=column, inspect=inspect)

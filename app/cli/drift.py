@@ -1,4 +1,7 @@
-"""Command ``snf models drift``: show drift of a model that a service watches, and acknowledge it."""
+"""Command ``snf models drift``: show and acknowledge drift of scored images from calibration images.
+
+A running service watches its models for drift.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ def drift(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Show whether the images that a service scored differ from the calibration images, together and by source.
+    """Show whether the images that a service scored differ from the calibration images.
+
+    The result is shown for all images together and for each source, such as a camera.
 
     With --acknowledge, end an alarm: the tests start anew at the next image.
     """

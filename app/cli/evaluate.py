@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf evaluate``: how well a model separates normal images from anomalous ones, beside baselines."""
+"""Command ``snf evaluate``: measure how well a model and baselines separate normal from anomalous images."""
 
 from __future__ import annotations
 
@@ -75,7 +75,10 @@ def evaluate(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Measure how well a model separates normal from anomalous images (AUROC, AUPR, false alarms), beside baselines."""
+    """Measure how well a model separates normal from anomalous images, compared with trivial baselines.
+
+    The measures include AUROC, AUPR and the rate of false alarms.
+    """
     from app.cli.evaluation_tables import print_report
     from models.evaluation.report import render_html
 

@@ -25,7 +25,10 @@ DROPPED = {"baseline": 1, "thorough": 2, "family": 3}
 
 
 def print_report(report: EvaluationReport) -> None:
-    """Print detection scores such as AUROC: a table per anomalous dataset, one for simulated faults, and a summary."""
+    """Print an evaluation report as tables of detection scores, such as AUROC.
+
+    There is a table for each anomalous dataset, for defect masks and for simulated faults, then a summary.
+    """
     console = Console()
     for anomalous in report.sets:
         if anomalous.kind == "dataset":

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf export``: a model as a folder for the runner without torch."""
+"""Command ``snf export``: write a model as a folder from which images are scored without PyTorch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def export_graphs(
         bool, typer.Option("--force", help="Write over a folder that an export wrote; over no other one.")
     ] = False,
 ) -> None:
-    """Write a model with the calibration in use into a folder, from which a machine without torch scores images.
+    """Export a model with its calibration in use to a folder, for scoring on machines without PyTorch.
 
     The runner of the package snf-density-runtime gives the same scores and verdicts. It has no samples, no gradient
     evidence and no pictures of heat maps.

@@ -106,7 +106,7 @@ class HeatMapWriter:
         self._output.add(part.with_results(map(self._without, part.results)))
 
     def end(self) -> None:
-        """End the other output.
+        """Finish the output that receives the results, after the last batch.
 
         All PNG files have been written before.
         """

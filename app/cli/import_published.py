@@ -1,5 +1,8 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf models import-published``: a model from a checkpoint of the published code."""
+"""Command ``snf models import-published``: import a checkpoint of the code of Keller et al. (2021).
+
+The paper is Self Normalizing Flows. The checkpoint becomes a calibrated model.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,9 @@ def import_published(
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version live, fit or not.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Import a flow of the code of Self Normalizing Flows (Keller et al. 2021), and register it as a calibrated model.
+    """Import a checkpoint of the published Self Normalizing Flows code as a calibrated model.
+
+    The code is that of Keller et al. (2021). The model is registered.
 
     A checkpoint is a pickle, which can hold code. A process with limits reads its tensors alone, and runs none of it.
     The model has safetensors.

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Requests for jobs from the words of a command, such as ``dataset=lots alpha=0.001``, or from a JSON file."""
+"""Job requests that a command builds from ``NAME=VALUE`` arguments or from a JSON file."""
 
 from __future__ import annotations
 

@@ -115,7 +115,9 @@ def show(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json =
 
 @jobs.command()
 def watch(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
-    """Show a job's progress until it ends. Ctrl-C stops watching, not the job.
+    """Show a job's progress until it ends.
+
+    Ctrl-C stops watching, not the job.
 
     Exit code 3: it failed or was cancelled. Exit code 4: a scoring that could not judge every image.
     """
@@ -169,7 +171,10 @@ def download(
 
 @jobs.command()
 def cancel(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
-    """Cancel a waiting job at once, or ask a running job to stop. Exit code 2: it has ended already."""
+    """Cancel a waiting job at once, or ask a running job to stop.
+
+    Exit code 2: the job has ended already.
+    """
     with service(service_url(url), key) as client:
         _print_status(client.jobs.cancel(job_id), as_json)
 
@@ -222,7 +227,10 @@ def delete(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Delete jobs that have ended, with their results and files; their models stay. Stops at the first error."""
+    """Delete jobs that have ended, with their results and files, but not their models.
+
+    Stops at the first error.
+    """
     with service(service_url(url), key) as client:
         for job_id in job_ids:
             client.jobs.delete(job_id)

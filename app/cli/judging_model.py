@@ -1,4 +1,7 @@
-"""The model version and calibration that ``snf score`` judges with, here or in a service."""
+"""Look-up of the model version and calibration that ``snf score`` uses to judge images.
+
+They come from this machine or from a service.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JudgingModel:
-    """Model version and calibration that judge the images of a command.
+    """Model version and calibration that a command uses to judge images.
 
     Its warnings are what the user should know about them.
 
@@ -40,7 +43,7 @@ class JudgingModel:
 
     @classmethod
     def of_version(cls, version: ModelVersion) -> JudgingModel:
-        """Create the object from a model version in this machine's registry.
+        """Create a ``JudgingModel`` from a model version in this machine's registry.
 
         Its warnings tell why the version is unfit, if it is.
         """
@@ -50,7 +53,7 @@ class JudgingModel:
 
     @classmethod
     def of_detail(cls, detail: ModelDetail) -> JudgingModel:
-        """Create the object from the service's description of a model.
+        """Create a ``JudgingModel`` from the service's description of a model.
 
         Its warnings tell about fitness, drift and calibration of the model.
         """
@@ -67,7 +70,7 @@ class JudgingModel:
 
 
 def judging_model(model: str, client: Client | None) -> JudgingModel:
-    """Look up the model version and calibration that a model reference stands for now.
+    """Return the model version and calibration to which a model reference currently resolves.
 
     They come from the service of ``client``, or from this machine's registry if ``client`` is None.
     """

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf limit``: the smallest defects that a model finds in good images."""
+"""Command ``snf limit``: measure the smallest simulated defects that a model detects in good images."""
 
 from __future__ import annotations
 
@@ -76,7 +76,10 @@ def limit(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the smallest defects of each shape and contrast that a model finds in 90 % of good images."""
+    """Measure the smallest simulated defects that a model detects in 90 % of good images.
+
+    They are measured for each shape and contrast.
+    """
     from app.cli.limit_tables import print_limit
     from models.limits.chart import limit_chart
 

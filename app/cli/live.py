@@ -1,5 +1,8 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Live view of a job: a progress bar with learning curves on a terminal, else lines of text, or JSON lines."""
+"""Live view of a job as a progress bar with learning curves, lines of text, or JSON lines.
+
+The progress bar and the curves need a terminal.
+"""
 
 from __future__ import annotations
 

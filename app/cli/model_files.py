@@ -67,7 +67,10 @@ def audit(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Compare scores of a model's stored images with a float64 recomputation. Exit code 1: they do not agree."""
+    """Compare the scores of a model's stored images with a recomputation in float64.
+
+    Exit code 1: the scores do not agree.
+    """
     if url:
         with service(url, key) as client, spinner(f"auditing {model}"):
             audited = client.models.audit(model, n=n)
@@ -98,7 +101,7 @@ def export(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Write the files of a model version into a tar file, or below a location, for `snf models import`.
+    """Write a model version to a tar file or a storage URL, for `snf models import`.
 
     It has the calibration that the version was published with, no later one and no alias.
     """
@@ -138,7 +141,10 @@ def import_model(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Verify what `snf models export` wrote, and register it as the next version of a model of any name."""
+    """Verify the files of an exported model, and register them as a new version of a model.
+
+    The files are those of `snf models export`. The model may have another name than the exported one.
+    """
     if not is_url(file) and not Path(file).is_file():
         raise fail(f"expected a tar file, or a URL such as s3://bucket/folder, got {file}: it is no file", USAGE)
     if url:

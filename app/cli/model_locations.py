@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Models at locations, for the commands that export, import and use them."""
+"""Reading and writing of models at storage URLs, such as ``s3://bucket/models/parts``."""
 
 from __future__ import annotations
 

@@ -123,7 +123,10 @@ def calibrate(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Fit a model's p-values to a dataset of normal images by a job of a service, without training the model."""
+    """Fit a model's p-values to a dataset of normal images, without training the model.
+
+    A running service does this as a job.
+    """
     with service(service_url(url), key) as client:
         job = client.calibrations.create(model, dataset, activate=activate, precision=precision)
         if follow:
@@ -157,7 +160,9 @@ def use_calibration(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Select the calibration that gives a model's p-values; a running service uses it within about two seconds.
+    """Select the calibration that gives the p-values of a model.
+
+    A running service uses it within about two seconds.
 
     With --dry-run nothing changes: smallest alpha, threshold and, of a running service, the verdicts on its newest
     images are shown before and after.

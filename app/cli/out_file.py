@@ -1,5 +1,8 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Files that commands write with ``--out``: their endings and folders, and no file is written over silently."""
+"""Checks and writing of output files that the user names with ``--out``.
+
+A file that exists is not written over silently.
+"""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def show(
 
 @presets.command()
 def layers(as_json: Json = False) -> None:
-    """List the layer types of architecture files with their parameters, those of installed packages too."""
+    """List the layer types of architecture files with their parameters, also those of installed packages."""
     require_local("snf presets layers", LOCAL)
     from models.flows.layers.spec import layer_types
     from models.training.parameters import value_text

@@ -1,4 +1,4 @@
-"""Lines about a model version that was published: registered, or kept without becoming live because it is unfit."""
+"""Messages about a newly registered model version, with the reasons if it is unfit."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf recommend``: compare the families of models on a dataset within a budget, and propose one."""
+"""Command ``snf recommend``: compare model families (pixels, features, both) on a dataset, and propose one.
+
+The comparison has a time budget.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def recommend(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Compare pixels, features and both on a subset of a dataset, and propose one of these families.
+    """Compare three model families (pixels, features, both) on a subset of a dataset, and propose one.
 
     Each family is fitted to images of the train part. Small defects are drawn into images of the statistics part. The
     family that finds the smallest ones is proposed. Ctrl-C keeps what is finished; the same command continues.

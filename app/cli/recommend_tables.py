@@ -1,4 +1,4 @@
-"""Tables of a recommendation for the terminal: the families side by side, their limits, and the proposal."""
+"""Terminal tables of a recommendation: results and detection limits of model families, and the proposal."""
 
 from __future__ import annotations
 

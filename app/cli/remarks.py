@@ -1,4 +1,4 @@
-"""Remarks on scored files - conversions and warnings - as a few lines below the results."""
+"""Remarks about scored files, such as conversions and warnings, printed below the results."""
 
 from __future__ import annotations
 

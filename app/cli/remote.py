@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Connection of commands to a running service, whose errors become messages and exit codes."""
+"""HTTP connection of commands to a running service, with errors turned into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def service(url: str | None, key: str | None) -> Iterator[Client]:
-    """Yield an HTTP client of a service, whose errors end the command.
+    """Yield an HTTP client of a service, and end the command if a call fails.
 
     If a call fails, the reason is printed. The exit code is 2 for wrong usage and 3 if the service failed.
     """
@@ -43,7 +43,7 @@ def service(url: str | None, key: str | None) -> Iterator[Client]:
 
 
 def service_url(url: str | None) -> str:
-    """Return the URL of the service, by default that of this machine.
+    """Return the given URL of a service, or else the address of the service on this machine.
 
     If ``url`` is None or empty, the address comes from the settings.
     """

@@ -55,7 +55,7 @@ def figures(detail: RunDetail) -> Iterator[Figure]:
 
 
 def results(detail: RunDetail) -> dict[str, float]:
-    """Return the measured results of the finished model, by name.
+    """Return the measured results of a training run's finished model, by name.
 
     A name is, for example, ``result/test_bits_per_dim``. Unknown results are left out.
     """

@@ -81,7 +81,7 @@ def list_runs(
 
 @runs.command()
 def show(run_id: RunId, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Show a training run: its parameters, its result or error, and its curve."""
+    """Show a training run: its parameters, its result or error, and its learning curve."""
     [detail] = _details([run_id], url, key)
     if as_json:
         print_response(detail)
@@ -101,7 +101,7 @@ def compare(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Compare training runs: the parameters that differ first, then the results, and the curves in one chart."""
+    """Compare training runs by the parameters that differ, the results and the learning curves."""
     if not 2 <= len(set(run_ids)) == len(run_ids) <= MAX_COMPARED:
         raise fail(f"expected 2 to {MAX_COMPARED} different runs, got {len(set(run_ids))}", USAGE)
     if out is not None:
@@ -126,7 +126,7 @@ def export(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Write the parameters, the curve and the result of a run into local files of MLflow or TensorBoard.
+    """Write a training run's parameters, learning curve and result to local MLflow or TensorBoard files.
 
     Nothing is sent anywhere. Needs the extra of the same name.
     """
@@ -143,7 +143,10 @@ def export(
 
 @runs.command()
 def delete(run_ids: RunIds, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Delete the records and curves of runs; their jobs and models stay. Stops at the first error."""
+    """Delete the records and learning curves of training runs, but not their jobs and models.
+
+    Stops at the first error.
+    """
     for run_id in run_ids:
         if url:
             with service(url, key) as client:

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf score``: log-likelihoods and verdicts of image files, or of a dataset of a service."""
+"""Command ``snf score``: compute log-likelihoods and verdicts of image files or of a service's dataset."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf score --dataset``: score a dataset of a service by a job, and fetch its table."""
+"""Command ``snf score --dataset``: score a service's dataset by a job, and download the scores."""
 
 from __future__ import annotations
 

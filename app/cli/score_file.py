@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf score --out``: score any number of image files, here or by a service, into one table."""
+"""Command ``snf score --out``: score image files into one table, in this process or by a service."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class GivenFiles:
 
 @dataclass(frozen=True)
 class ScoringRate:
-    """Speed of a run of ``snf score --out``.
+    """Throughput of a run of ``snf score --out`` or ``snf bulk``, in images per second.
 
     It has the number of images that the run scored, and the seconds that it took.
 
@@ -100,12 +100,12 @@ class ScoringRate:
 
 
 class PartScorer(Protocol):
-    """Interface of a scorer of image files, in this process or in a service."""
+    """Interface for scoring image files range by range, in this process or by a service."""
 
     model: JudgingModel
 
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
-        """Return the plan of the work: the model, the files and the false-alarm rate.
+        """Return the scoring plan: the model, the files and the false-alarm rate.
 
         Equal plans give equal tables, wherever they are carried out.
         """

@@ -119,7 +119,7 @@ class TableOutput:
 
 
 def preprocessing_note(result: ScoredImage) -> str:
-    """Describe in words what was done to a file before it was scored.
+    """Describe in words how a file was preprocessed before it was scored.
 
     A warning about the file is included. The text is empty if there is nothing to say.
     """

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Checks of a table of scores that exists, or is unfinished, before ``snf score`` writes another in its place."""
+"""Checks of an existing or unfinished table of scores before ``snf score`` replaces it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENDINGS = (".parquet", ".csv", ".jsonl")
 def check_held(
     out: Path, model: JudgingModel, images: Sequence[str] | None, *, dataset: str | None = None, force: bool
 ) -> None:
-    """Check that an output file is new or has scores of the same images and model.
+    """Check that an output file is new or holds earlier scores of the same images and model.
 
     The calibration and the dataset must be the same, too. Otherwise the command exits with code 2, unless ``force`` is
     set.
@@ -56,7 +56,7 @@ def check_held(
 
 
 def check_unfinished(out: Path, folder: Path, plan: BulkPlan, *, force: bool) -> None:
-    """Check that a folder holds no finished parts of a different scoring run.
+    """Check that a folder holds no partial results of a different scoring run.
 
     Runs are different if their plans differ, for example in the files or the false-alarm rate. The command then exits
     with code 2, unless ``force`` is set.

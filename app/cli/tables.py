@@ -1,5 +1,8 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Tables for the terminal that fit its width: columns are left out in a fixed order, and nothing is cut off."""
+"""Tables that fit the width of the terminal by leaving out columns in a fixed order.
+
+No text is cut off.
+"""
 
 from __future__ import annotations
 

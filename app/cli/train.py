@@ -94,7 +94,9 @@ def train(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Train a model on a dataset and register it. Ctrl-C writes a checkpoint; the same command continues from it.
+    """Train a model on a dataset and register it.
+
+    Ctrl-C writes a checkpoint; the same command continues from it.
 
     The first fit version of a name becomes live. A version that was hardly trained, that diverged, or whose learned
     inverse is off is kept without becoming live, and the last line says why.

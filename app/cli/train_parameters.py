@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - what the help lists is imported only where it is shown
-"""Training parameters on the command line: the values of ``--set``, and their tables in ``snf train --help``."""
+"""Training parameters on the command line: parsing of ``--set``, and tables for ``snf train --help``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAME_COLUMNS = 24
 
 
 class TrainCommand(TyperCommand):
-    """Command whose help lists all training parameters.
+    """Typer command whose help lists all training parameters.
 
     The help also lists the defaults that presets change.
     """
@@ -69,7 +69,9 @@ def given_parameters(max_steps: int | None, max_minutes: float | None, pairs: li
 
 
 def read_config(recipe: TrainingRecipe, given: dict[str, Any]) -> TrainingConfig:
-    """Combine a training recipe with the ``given`` parameters, and return the settings.
+    """Return the training settings of a recipe, with the ``given`` parameters in place of its own.
+
+    A recipe is an architecture with training settings, such as a preset.
 
     Exits with code 2 if a parameter is invalid.
     """

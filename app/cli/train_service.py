@@ -1,4 +1,4 @@
-"""Training as a job of a service: submitting it, and following it with the view of a training in this process."""
+"""Training as a job of a service: submission of the job, and display of its progress."""
 
 from __future__ import annotations
 

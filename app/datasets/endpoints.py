@@ -1,4 +1,7 @@
-"""Endpoints that upload, refer to, list, show and delete datasets."""
+"""Endpoints that create, list, show and delete datasets.
+
+A new dataset is uploaded, or refers to images at a storage location.
+"""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class DatasetForm:
         self._open.close()
 
     def finish(self) -> tuple[str, list[Source], NearDuplicates]:
-        """Return the dataset's name, its uploaded files, and what to do with near duplicates.
+        """Return the dataset's name, its uploaded files, and whether to keep or drop near duplicates.
 
         The last value is ``keep``, which is the default, or ``drop``.
 

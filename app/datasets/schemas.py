@@ -68,7 +68,7 @@ class DatasetEntry(Answer):
 
 
 class ReferenceRequest(BaseModel):
-    """Request for a new dataset of images that stay where they are.
+    """Request to create a dataset that refers to images at a storage location.
 
     It has the name of the dataset and the location of the images, which are not copied.
     """

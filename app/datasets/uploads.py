@@ -1,4 +1,7 @@
-"""New datasets: an upload is streamed to disk within limits and stored, and a location is indexed."""
+"""Creation of datasets: uploads are streamed to disk and stored, and storage locations are indexed.
+
+Uploads are limited in size and in number at a time.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Endpoints that show drift of a model version, and acknowledge it."""
+"""Endpoints that show drift of the images scored by a model version, and acknowledge its alarms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests of a window for drift, and the alarms that start and end by them."""
+"""Drift tests of scored images, and the alarms that they start and end."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class DriftJudge:
         label: str,
         now: float,
     ) -> WindowStatus:
-        """Test recently scored images for drift, and start or end their alarms.
+        """Test recently scored images for drift, and start or end drift alarms.
 
         Returns the results of all tests. Alarms that start or end are logged.
 

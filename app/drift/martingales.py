@@ -1,4 +1,7 @@
-"""The martingale test of one stream of images: bets on its p-values and on its white levels."""
+"""Conformal martingale tests of one stream of images, on its p-values and white levels.
+
+The white level of an image is the smallest grey level that at least 99 % of its values do not exceed.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from models.anomaly.exchangeability import ConformalMartingale, Counts, RankCoun
 
 @dataclass(eq=False)
 class StreamBets:
-    """Martingale test of a single quantity in a stream of images.
+    """Martingale test of one quantity, such as the p-value, in a stream of images.
 
     It has the ranks of the values, and the capital that is bet on them.
 
@@ -26,11 +29,11 @@ class StreamBets:
 
     @classmethod
     def start(cls, ranks: RankCounts) -> StreamBets:
-        """Return a new test, which has no images yet and a capital of 1."""
+        """Return a new martingale test, with no images yet and a capital of 1."""
         return cls(ranks, ranks.counts.copy())
 
     def add(self, cells: Counts, generator: np.random.Generator) -> None:
-        """Add new images to the test: rank each of them, and bet on its rank.
+        """Rank the values of new images among all earlier values, and bet on the ranks.
 
         The images come in order of arrival. Each is given by the cell in which its value is counted, ``(m,)``.
         """
@@ -38,7 +41,7 @@ class StreamBets:
 
     @property
     def seen(self) -> Counts:
-        """Number of images of the stream in each cell, ``(cells,)``.
+        """The number of images of the stream in each range of values (cell), ``(cells,)``.
 
         Values are counted in ordered cells. Calibration images are not included.
         """
@@ -47,7 +50,7 @@ class StreamBets:
 
 @dataclass(eq=False)
 class StreamMartingales:
-    """Martingale tests of a stream of images, on p-values and white levels.
+    """Martingale tests of a stream of images, on p-values and on brightness (white levels).
 
     White levels are tested only where the calibration has them.
 
@@ -87,7 +90,7 @@ class StreamMartingales:
             self.white_levels.add(np.asarray(white_levels, dtype=np.int64), generator)
 
     def status(self, threshold: float) -> MartingaleStatus:
-        """Return the state of the tests, and whether it raises an alarm.
+        """Return the state of the martingale tests, and whether they raise an alarm.
 
         It has the larger capital now, and the highest capital so far.
 

@@ -1,4 +1,7 @@
-"""Drift monitoring: p-values and white levels of scored images are tested against those of calibration images."""
+"""Drift monitoring: p-values and brightness of scored images are tested against calibration images.
+
+The measure of brightness is the white level.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +112,7 @@ class DriftMonitor:
         return {key: self._windows.status(key, time.time()) for key in self._windows.models()}
 
     def acknowledge(self, version: ModelVersion, source: str | None, caller: str) -> bool:
-        """Delete the recent images of an image source with their drift alarm.
+        """Acknowledge drift of an image source by deleting its recent images and its alarm.
 
         With None as source, those of all images together are deleted. Returns whether there was a window of recent
         images.
@@ -165,5 +168,5 @@ class DriftMonitor:
 
 
 def key_of(version: ModelVersion) -> Key:
-    """Return the key under which recent p-values are grouped: model name, version and calibration number."""
+    """Return the key of a model version in the drift data: model name, version and calibration number."""
     return Key(version.name, version.version, version.calibration)

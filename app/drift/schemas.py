@@ -1,4 +1,4 @@
-"""API answers about drift, and the allowed form of the label of an image source, such as a camera."""
+"""Response schemas of the drift API, and the pattern for labels of image sources such as cameras."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EXAMPLE: dict[str, Any] = {
 
 
 class WhiteLevelDrift(Answer):
-    """Drift test of how light the recent images are.
+    """Drift test on the brightness of the recent images.
 
     It is a Kolmogorov-Smirnov test that compares the white levels of recent images with those of the calibration
     images.
@@ -53,7 +53,7 @@ class WhiteLevelDrift(Answer):
 
 
 class Martingale(Answer):
-    """State of the martingale test for drift.
+    """State of the martingale test, a sequential test for drift among scored images.
 
     A capital is bet against the images being like the calibration images.
 
@@ -112,7 +112,7 @@ class Drift(Answer):
 
 
 class DriftReport(Answer):
-    """Drift of a model version: of all its images together, and of each source.
+    """Drift test results of a model version, for all its images together and for each image source.
 
     The images are compared with those of the active calibration.
     """

@@ -1,4 +1,4 @@
-"""Results of the drift tests of a window."""
+"""Results of the drift tests on a window of recent images."""
 
 from __future__ import annotations
 

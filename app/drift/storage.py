@@ -1,4 +1,4 @@
-"""File of the windows of recently scored images, so that drift detection survives a restart."""
+"""Storage of the windows of recently scored images in a file, so that drift detection survives a restart."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _DriftRecord(BaseModel):
 
 
 class StoredBets(_DriftRecord):
-    """JSON form of the martingale test of a single quantity.
+    """JSON form of a martingale test for drift, on p-values or on white levels (image brightness).
 
     It has the number of images in each cell, and the logarithms of the capital.
     """
@@ -46,7 +46,7 @@ class StoredBets(_DriftRecord):
 
     @classmethod
     def of(cls, stream: StreamBets) -> Self:
-        """Convert the martingale test of a quantity to its JSON form.
+        """Convert a martingale drift test, on p-values or on white levels, to its JSON form.
 
         Before the first image, ``bets`` is None.
         """
@@ -60,7 +60,7 @@ class StoredBets(_DriftRecord):
         )
 
     def put_into(self, stream: StreamBets) -> None:
-        """Copy the stored counts and capital into a new test.
+        """Restore the stored counts and betting capital into ``stream``, a new martingale test.
 
         Raises ``ValueError`` if the number of cells differs.
         """
@@ -73,7 +73,7 @@ class StoredBets(_DriftRecord):
 
 
 class StoredMartingales(_DriftRecord):
-    """JSON form of the martingale tests of a stream of images.
+    """JSON form of the martingale drift tests on a stream of images.
 
     It has their bets, the time of the first image, and the start of the alarm if there is one.
     """
@@ -85,7 +85,7 @@ class StoredMartingales(_DriftRecord):
 
     @classmethod
     def of(cls, stored: StreamMartingales) -> Self:
-        """Convert the martingale tests of a stream of images to their JSON form."""
+        """Convert the martingale drift tests on a stream of images to their JSON form."""
         levels = None if stored.white_levels is None else StoredBets.of(stored.white_levels)
         return cls(
             p_values=StoredBets.of(stored.p_values),
@@ -95,7 +95,7 @@ class StoredMartingales(_DriftRecord):
         )
 
     def restored(self, reference: WindowReference) -> StreamMartingales:
-        """Restore the martingale tests of a stream of images.
+        """Restore the martingale drift tests on a stream of images from their JSON form.
 
         Raises ``ValueError`` if they do not match the calibration.
         """
@@ -110,7 +110,7 @@ class StoredMartingales(_DriftRecord):
 
 
 class StoredWindow(_DriftRecord):
-    """JSON form of the recent images of a model or an image source.
+    """JSON form of a drift detection window: the recent images of a model or image source.
 
     It has their p-values, white levels and times.
 
@@ -159,7 +159,7 @@ class StoredModel(_DriftRecord):
 
     @property
     def reference(self) -> WindowReference:
-        """Facts about the calibration that the drift tests need.
+        """Data on the model's calibration that the drift tests need as reference.
 
         They include the digest of the model's weights.
         """
@@ -168,7 +168,7 @@ class StoredModel(_DriftRecord):
 
 
 class StoredDrift(_DriftRecord):
-    """Content of the JSON file that keeps recent p-values while the service restarts.
+    """Content of the JSON file that preserves recent p-values across restarts of the service.
 
     It has those of all models.
     """

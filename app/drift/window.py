@@ -1,4 +1,4 @@
-"""A window of the newest images of a model or of one of its sources, with the images that no bet was made on yet."""
+"""Window of the most recently scored images of a model or image source, for drift tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Key(NamedTuple):
 
 @dataclass
 class NewImages:
-    """P-values and white levels of the images since the last drift test.
+    """P-values and white levels of the images scored since the last drift test.
 
     They are in order of arrival. ``since`` is the time of the first image, in seconds since 1970.
 
@@ -95,7 +95,7 @@ class Window:
             self.count += 1
 
     def take(self) -> WindowImages:
-        """Return a copy of the recent images, and clear the list of new images.
+        """Return a copy of the window's images, and clear its list of images not yet tested.
 
         The copy includes the images that came since the last call.
         """
@@ -114,7 +114,7 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowReference:
-    """Facts about a calibration that the drift tests need.
+    """Data on a calibration that the drift tests need as reference.
 
     They include the digest of the weights.
 
@@ -133,7 +133,7 @@ class WindowReference:
     ranked: bool = True
 
     def martingales(self, since: float) -> StreamMartingales:
-        """Return new martingale tests for a stream of images.
+        """Return new martingale drift tests for a stream of images.
 
         ``since`` is the time of the first image, in seconds since 1970.
         """
@@ -142,14 +142,14 @@ class WindowReference:
 
 @dataclass(eq=False)
 class ModelWindows:
-    """Recent images of a model: all of them together, and those of each image source."""
+    """Windows of recent images of a model: one for all its images, and one for each image source."""
 
     reference: WindowReference
     everything: Window
     sources: OrderedDict[str, Window] = field(default_factory=OrderedDict)
 
     def windows(self) -> Iterator[tuple[str | None, Window]]:
-        """Yield each image source with its recent images.
+        """Yield the label of each image source with its window of recent images.
 
         First come all images together, with None as source. They are left out if there are none since the start or the
         last acknowledgement.

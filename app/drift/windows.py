@@ -1,4 +1,4 @@
-"""Sliding windows over p-values and white levels of the newest images of each model, in total and by source."""
+"""Sliding windows of recent p-values and white levels for drift detection, by model and image source."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class DriftWindows:
             return sum(window.any_alarm_since is not None for _, window in group.windows())
 
     def reset(self, key: Key, source: str | None, weights: str) -> Window | None:
-        """Drop the recent images of a model or a source with their drift alarm.
+        """Delete the recent images and the drift alarm of a model or image source.
 
         They start anew at the next image. Returns the dropped window, or None if there was none.
 
@@ -154,7 +154,7 @@ class DriftWindows:
             return dropped
 
     def put_back(self, key: Key, source: str | None, window: Window) -> None:
-        """Undo ``reset``, and put back the window that it returned.
+        """Undo ``reset`` by restoring the window of recent images that it returned.
 
         Images that were recorded since are dropped.
         """
@@ -177,7 +177,7 @@ class DriftWindows:
             return list(self._groups)
 
     def contents(self) -> list[tuple[Key, WindowReference, list[tuple[str | None, Window]]]]:
-        """Return copies of the recent images of all models, to be written to disk.
+        """Return copies of the windows of recent images of all models, for storage on disk.
 
         For each model there are its key, facts about its calibration, and its windows.
         """
@@ -196,7 +196,9 @@ class DriftWindows:
         return contents
 
     def restore(self, key: Key, reference: WindowReference, windows: Sequence[tuple[str | None, Window]]) -> None:
-        """Replace the recent images of a model by stored images.
+        """Restore the recent images of a model from stored windows.
+
+        Images that the model already has are replaced.
 
         The oldest images beyond the size limits are dropped.
         """
@@ -247,7 +249,7 @@ def _alarmed(key: Key, windows: Iterable[tuple[str | None, Window]]) -> list[str
 
 
 def label_of(key: Key, source: str | None) -> str:
-    """Return the name of a group of recent images for the log.
+    """Return the name under which the log mentions a window of recent images.
 
     It is the model, followed by the image source if there is one.
     """

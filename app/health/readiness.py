@@ -1,4 +1,4 @@
-"""Whether the service can score, as health checks of all protocols answer it."""
+"""Readiness check of the service, shared by the health endpoints of all protocols."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ServiceReadiness:
 async def readiness_of(
     pool: ModelPool, queue: ScoringQueue, stopping: threading.Event, settings: Settings
 ) -> ServiceReadiness:
-    """Return whether the service can score images now.
+    """Return whether the service can score images now, with the list of registered models.
 
     Args:
         pool: The loaded models.

@@ -1,4 +1,4 @@
-"""Limits on the size of request bodies, enforced on the bytes that arrive."""
+"""Limits on the size and memory use of request bodies, enforced while the bytes arrive."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class BodyTooLarge(HTTPException):
 
 
 class TooMuchInFlight(HTTPException):
-    """Error for a request body that needs too much memory now (HTTP status 429).
+    """Error for a request body that needs more memory than is left for it now (HTTP status 429).
 
     It exceeds the memory left for the bodies of all requests, or this caller's share.
     """

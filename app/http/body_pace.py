@@ -1,4 +1,4 @@
-"""Minimum transfer rate of request bodies, against clients that hold a connection by sending slowly."""
+"""Minimum transfer rate of request bodies, as a protection against slow clients."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class ConnectionWatch:
         self._proxies = [ipaddress.ip_network(proxy) for proxy in limits.proxies]
 
     def admit(self, connection: TimedConnection, host: str) -> Problem | None:
-        """Register a new connection, or return the error that refuses it.
+        """Register a new connection, or return an error if too many are open.
 
         Returns None if the connection is registered, else a 429 or 503 ``Problem``. ``host`` is the IP address of the
         client.

@@ -1,4 +1,4 @@
-"""HTTP connections with limits on header size, on header time, and on clients that do not read their answer."""
+"""HTTP connections with limits on header size and protection against slow clients."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Connection(HttpToolsProtocol):
         self._head_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop counting this connection as open, because it was closed.
+        """Remove this connection from the count of open connections after it was closed.
 
         ``exc`` is the error, if any.
         """
@@ -116,7 +116,7 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Handle a request whose headers are complete, or let it wait for earlier requests.
+        """Start processing a request whose headers are complete, or queue it behind earlier requests.
 
         Raises ``ValueError`` if more than 16 requests of the connection wait, this request included.
         """
@@ -137,7 +137,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Start the next waiting request of the connection, after an answer.
+        """Start the next waiting request of the connection after a response was sent.
 
         If the answer came before the whole body of its request, the time for the rest of the body is limited.
         """
@@ -146,7 +146,7 @@ class Connection(HttpToolsProtocol):
             self._head_since = self.loop.time()
 
     def resume_writing(self) -> None:
-        """Continue to send an answer that was paused.
+        """Resume sending a response that was paused because the client read too slowly.
 
         The client has read enough of it meanwhile.
         """

@@ -25,7 +25,7 @@ TimeoutMs = Annotated[
 
 
 class RequestDeadline:
-    """Time limit of a request that is being handled.
+    """Adjustable time limit of a request in progress.
 
     Args:
         limit: The limit as asyncio counts it.
@@ -49,7 +49,7 @@ class RequestDeadline:
             self._limit.reschedule(when + seconds)
 
     def ask(self, seconds: float) -> None:
-        """Set the time limit that is given in the request body.
+        """Apply the time limit that the client asks for in the request body.
 
         It counts from the arrival of the request. If the client asked for a shorter limit before, that limit stays.
 

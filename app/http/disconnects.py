@@ -1,4 +1,4 @@
-"""Work for a request that ends when its client disconnects."""
+"""Cancellation of a request's work when its client disconnects."""
 
 from __future__ import annotations
 

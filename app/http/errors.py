@@ -1,4 +1,4 @@
-"""Errors of the service as RFC 9457 problems, and their description in OpenAPI."""
+"""Errors of the service as RFC 9457 problem details, and their description in OpenAPI."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class FieldProblem(BaseModel):
-    """Error in one part of a request.
+    """Error in one part of a request, such as an invalid query parameter.
 
     It has the path to the part, such as /query/alpha, and tells what is wrong there.
     """
@@ -109,7 +109,7 @@ class Problem(Exception):
 
 
 def invalid(pointer: str, detail: str) -> Problem:
-    """Return a 422 error about a wrong part of a request.
+    """Return a 422 error that points at the invalid part of a request.
 
     ``pointer`` is the path to the part, such as ``/query/alpha``.
     """
@@ -143,7 +143,7 @@ def draining() -> Problem:
 
 
 def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = (), known: Collection[str] = ()) -> FieldProblem:
-    """Convert a pydantic error to a ``FieldProblem`` with a readable text.
+    """Convert a pydantic validation error to a ``FieldProblem`` with a readable message.
 
     Args:
         error: An item of ``ValidationError.errors()``.

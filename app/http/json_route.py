@@ -1,4 +1,4 @@
-"""Routes with JSON bodies: size limit, and a check of the caller's role before the body is read."""
+"""JSON routes that check the caller's role before they read the body, and limit its size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The method HEAD, which is answered as GET without the body, and the methods that a path allows."""
+"""Support for HEAD requests, and the list of methods that a path allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of the OpenAPI document beyond those that FastAPI generates, and corrections of these."""
+"""Additions and corrections to the OpenAPI document that FastAPI generates."""
 
 from __future__ import annotations
 

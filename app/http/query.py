@@ -1,4 +1,4 @@
-"""Refusal of query parameters that a call does not have."""
+"""Check that a request has no unknown query parameters."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def shortened(text: str) -> str:
 
 
 def origin_of(scope: Scope) -> Record:
-    """Return who sent a request, as fields of a log record.
+    """Return the log fields that identify the sender of a request.
 
     They are caller, key name, role, network address and user agent.
     """

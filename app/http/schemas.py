@@ -14,7 +14,7 @@ RULES: dict[str, str] = {}
 
 
 def pattern(expression: str, rule: str) -> str:
-    """Register a readable rule for a regular expression.
+    """Register a description in words for a regular expression.
 
     Validation errors show ``rule`` for ``expression``, which is returned unchanged.
     """

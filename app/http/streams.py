@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 
 class ClosableChunks(Protocol):
-    """Iterator over the bytes of a response, to be closed at the end.
+    """Interface of an iterator over the bytes of a response, to be closed after use.
 
     It keeps a resource, such as a file, open until it is closed.
     """

@@ -1,4 +1,4 @@
-"""Temporary folders of uploads, and the removal of those that a killed process left behind."""
+"""Temporary folders of uploads, with removal of leftovers from killed processes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class UploadFolders:
 
 
 def note_target(folder: Path, name: str) -> None:
-    """Record in the folder of an upload which dataset it will become.
+    """Record the name of the dataset that an upload will become, in the upload's folder.
 
     ``UploadFolders.sweep`` removes the unfinished dataset if the service is killed.
     """

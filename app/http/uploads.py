@@ -1,4 +1,7 @@
-"""Uploads of large request bodies: threads write them to disk, until the client leaves or the service stops."""
+"""Uploads of large request bodies, which worker threads read in chunks.
+
+An upload ends early if its client leaves or the service stops.
+"""
 
 from __future__ import annotations
 

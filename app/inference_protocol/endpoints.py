@@ -177,7 +177,7 @@ async def _readiness(ref: str, pool: ModelPool) -> ModelReady | Response:
     openapi_extra={"requestBody": BODY},
 )
 async def infer(name: Name, request: Request, inference: InferenceServiceDep, timeout_ms: TimeoutMs = None) -> Response:
-    """Score a tensor of images.
+    """Score a tensor of images with a model, and return the scores as output tensors.
 
     The outputs are `log_likelihood` in nats, `bits_per_dim` and the conformal `p_value`, each with one float64 per
     image. For a model of features `bits_per_dim` is NaN, in JSON null.

@@ -1,4 +1,4 @@
-"""Error answers of the Open Inference Protocol: a JSON object with the member ``error`` alone."""
+"""Error responses of the Open Inference Protocol: JSON objects with the single member ``error``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of the Open Inference Protocol over gRPC, each answered by the HTTP call of the same meaning, in this process.
+"""gRPC calls of the Open Inference Protocol, each answered by the equivalent HTTP call in this process.
 
 So keys, roles, limits, deadlines, the scoring queue, metrics and logs are those of HTTP.
 """
@@ -90,11 +90,11 @@ class GrpcCalls:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
 
     async def ServerLive(self, _asked: Any, context: Context) -> Any:  # noqa: N802 - the name of the protocol
-        """Answer whether the process runs."""
+        """Return whether the service process is running."""
         return CLASSES["ServerLiveResponse"](live=(await self._get("/health/live", context)).is_success)
 
     async def ServerReady(self, _asked: Any, context: Context) -> Any:  # noqa: N802
-        """Answer whether the service can score."""
+        """Return whether the service can score images."""
         return CLASSES["ServerReadyResponse"](ready=(await self._get("/health/ready", context)).is_success)
 
     async def ServerMetadata(self, _asked: Any, context: Context) -> Any:  # noqa: N802
@@ -103,7 +103,7 @@ class GrpcCalls:
         return CLASSES["ServerMetadataResponse"](**document)
 
     async def ModelReady(self, asked: Any, context: Context) -> Any:  # noqa: N802
-        """Answer whether a model can score.
+        """Return whether a model can score images.
 
         An unknown model is an error.
         """
@@ -123,7 +123,7 @@ class GrpcCalls:
         return CLASSES["ModelMetadataResponse"](**kept, **tensors)
 
     async def ModelInfer(self, asked: Any, context: Context) -> Any:  # noqa: N802
-        """Score a tensor of images.
+        """Score a tensor of images with a model, and return the scores as output tensors.
 
         The output tensors are sent as bytes, in ``raw_output_contents``.
         """

@@ -1,4 +1,7 @@
-"""Messages of the Open Inference Protocol over gRPC, built from a table of their fields in place of generated code."""
+"""Message classes of the Open Inference Protocol for gRPC, built at run time from a table of fields.
+
+No generated code is needed.
+"""
 
 from __future__ import annotations
 

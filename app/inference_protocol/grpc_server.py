@@ -1,4 +1,7 @@
-"""The gRPC server of the Open Inference Protocol, which is optional: it needs the extra ``grpc`` and a port."""
+"""Optional gRPC server of the Open Inference Protocol.
+
+It needs the package extra ``grpc`` and a port in the settings.
+"""
 
 from __future__ import annotations
 

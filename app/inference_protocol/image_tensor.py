@@ -1,4 +1,4 @@
-"""The image tensor of an inference request: its type, shape and data."""
+"""Validation and decoding of the image tensor of an inference request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK = 2**16
 
 
 def image_shape(preprocessing: Preprocessing) -> list[int]:
-    """Return the shape of the image tensor that a model takes.
+    """Return the shape ``[N, C, H, W]`` of the image tensor that a model takes.
 
     -1 is a dimension of any size.
 

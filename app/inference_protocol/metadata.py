@@ -22,7 +22,7 @@ def server_metadata() -> ServerMetadata:
 
 
 def metadata_of(version: ModelVersion, versions: Sequence[int]) -> ModelMetadata:
-    """Return the metadata of a model version: its tensors and what their numbers mean.
+    """Return the metadata of a model version, such as its tensors and the units of its outputs.
 
     The manifest is read from disk.
 

@@ -1,4 +1,4 @@
-"""The request body of inference in the OpenAPI document."""
+"""OpenAPI description of the bodies of inference requests and of binary responses."""
 
 from __future__ import annotations
 

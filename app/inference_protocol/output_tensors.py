@@ -1,4 +1,4 @@
-"""The output tensors of an inference answer: one number an image, in JSON or as bytes."""
+"""Output tensors of an inference response, with one number per image, as JSON or as bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The body of an inference request: a JSON object, and after it the bytes of binary tensors."""
+"""Body of an inference request: a JSON object, optionally followed by the bytes of binary tensors."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class _Strict(BaseModel):
 
 
 class InputParameters(_Strict):
-    """Parameters of an input tensor."""
+    """Parameters of an input tensor: its size in bytes if it is sent as binary data."""
 
     binary_data_size: Size | None = Field(
         None, description="Bytes of the tensor, which follow the JSON object in the body."
@@ -58,7 +58,7 @@ class InferInput(_Strict):
 
 
 class OutputParameters(_Strict):
-    """Parameters of a requested output."""
+    """Parameters of a requested output: the choice between JSON and binary data."""
 
     binary_data: StrictBool | None = Field(
         None, description="Whether the answer has this output as bytes after the JSON object."
@@ -73,7 +73,7 @@ class RequestedOutput(_Strict):
 
 
 class InferParameters(_Strict):
-    """Parameters of an inference request."""
+    """Parameters of an inference request: output encoding, deadline, image source and drift monitoring."""
 
     binary_data_output: StrictBool = Field(
         False,
@@ -113,7 +113,7 @@ class InferRequest(_Strict):
 
 
 class BinarySize(Answer):
-    """Parameters of an output tensor that is sent as bytes.
+    """Size in bytes of an output tensor that is sent as binary data.
 
     The bytes follow the JSON object.
     """
@@ -137,7 +137,7 @@ class InferOutput(Answer):
 
 
 class AnswerParameters(Answer):
-    """Parameters of an inference answer."""
+    """Parameters of an inference response: the number of the calibration used for its p-values."""
 
     calibration: int = Field(description="Number of the calibration of the p-values.")
 
@@ -210,7 +210,7 @@ class ModelMetadata(Answer):
 
 
 class ServerMetadata(Answer):
-    """Metadata of the service."""
+    """Metadata of the service: its name, version and protocol extensions."""
 
     name: str
     version: str
@@ -218,19 +218,19 @@ class ServerMetadata(Answer):
 
 
 class ServerLive(Answer):
-    """Answer that the process runs."""
+    """Response of the liveness check, which says that the process is running."""
 
     live: Literal[True]
 
 
 class ServerReady(Answer):
-    """Answer that the service can score images."""
+    """Response of the readiness check, which says that the service can score images."""
 
     ready: Literal[True]
 
 
 class ModelReady(Answer):
-    """Answer that a model can score images."""
+    """Response of a model's readiness check, which says that the model can score images."""
 
     name: str
     ready: Literal[True]

@@ -1,4 +1,7 @@
-"""Inference of the Open Inference Protocol: scores of an image tensor, by the same path as all other scores."""
+"""Scoring of image tensors for inference requests of the Open Inference Protocol.
+
+The scores are computed in the same way as in all other endpoints.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of the jobs that work with a registered model, before they are queued.
+"""Checks of requests for jobs other than trainings, before the jobs are queued.
 
 The checks read the disk. A job that cannot succeed is a 422 error that names the wrong part of the request.
 """

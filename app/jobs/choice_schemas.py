@@ -1,4 +1,4 @@
-"""Request and answer of the endpoint that says which datasets a job can take."""
+"""Request and response of the endpoint that lists which datasets a job can use."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class JobDraft(BaseModel):
 
 
 class JobDataset(Answer):
-    """A dataset, with the reason why a job cannot use it, if there is a reason."""
+    """A dataset, with the reason if a job cannot use it."""
 
     name: str
     images: int
@@ -70,7 +70,7 @@ class JobDataset(Answer):
 
 
 class JobDatasets(Answer):
-    """All datasets, each with the reason why a job cannot use it, if there is a reason."""
+    """All datasets, each with the reason if a job cannot use it."""
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [CHOICES]})
 

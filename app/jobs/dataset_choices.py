@@ -1,4 +1,4 @@
-"""Which datasets a job can take: each is checked as if the job were submitted with it."""
+"""Check of all datasets against a job request, to tell which of them the job could use."""
 
 from __future__ import annotations
 

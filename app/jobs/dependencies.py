@@ -1,4 +1,4 @@
-"""FastAPI dependencies that find the job, or the job's folder, for the id in a request's path."""
+"""FastAPI dependencies that look up a job by the id in the URL path."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def estimate_job(
 def list_job_datasets(
     draft: JobDraft, settings: SettingsDep, registry: RegistryDep, datasets: DatasetStoreDep
 ) -> JobDatasets:
-    """List all datasets, each with the reason why a job could not use it, or null.
+    """List all datasets, with the reason for each one that a job could not use.
 
     No job is queued.
 
@@ -152,7 +152,10 @@ def list_job_datasets(
 def list_jobs(
     jobs: JobStoreDep, workers: WorkerRegistryDep, settings: SettingsDep, query: Annotated[JobQuery, Query()]
 ) -> JobList:
-    """List jobs page by page, the newest first. `next` is the value of `after` for the next page, or null."""
+    """List jobs page by page, the newest first.
+
+    `next` in the answer is the value of `after` for the next page, or null on the last page.
+    """
     page = jobs.list(query.after, query.limit, query.status, query.type)
     served = workers.served()
     return JobList(jobs=[job_view(job, served, home=settings.home) for job in page.jobs], next=page.next)
@@ -229,7 +232,10 @@ def pause_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep) -> J
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def resume_job(job_id: JobId, service: JobServiceDep) -> JobView:
-    """Put a paused job at the head of its queue; it continues from its checkpoint. 409 if it is not paused."""
+    """Resume a paused job by queueing it ahead of the jobs that have not run yet.
+
+    The job continues from its newest checkpoint, if there is one. 409 if it is not paused.
+    """
     return job_view(service.resume(job_id), service.workers.served())
 
 

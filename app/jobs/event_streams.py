@@ -1,4 +1,7 @@
-"""Server-sent event streams of jobs, limited in number, without a thread or a Redis connection for each."""
+"""Server-sent event streams of jobs, with limits on the number of open streams.
+
+No stream needs a thread or a Redis connection of its own.
+"""
 
 from __future__ import annotations
 

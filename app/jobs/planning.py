@@ -87,7 +87,7 @@ def plan_job(
 
 
 def require_feasible(plan: JobPlan) -> None:
-    """Check that a training is not expected to need too much memory or time.
+    """Check that a training is not expected to exceed the limits on memory and time.
 
     Raises a 422 ``Problem`` if it is expected to need more memory than any running worker allows, or over two weeks.
 

@@ -116,7 +116,7 @@ class Estimate(Answer):
 
 
 class EstimatedJob(Answer):
-    """Queue and expected time and memory of a job that was checked but not queued.
+    """Estimate for a job that was checked but not queued: its queue, time and memory.
 
     It also has the number of jobs that wait in that queue.
     """
@@ -267,14 +267,14 @@ class TrainingCurve(Answer):
 
 
 class Preview(Answer):
-    """A PNG grid of images that a model drew at one step of its training: the step and the path of the PNG."""
+    """Sample images that a model drew at one training step: the step and the path of their PNG grid."""
 
     step: int
     url: str = Field(description="Path of the PNG.", examples=["/v1/jobs/06f8m2q1x3z4c5v6b7n8m9k0j1/samples/40"])
 
 
 class Previews(Answer):
-    """All stored grids of images that a model drew during its training, the earliest step first."""
+    """All stored sample images of a training job, as one PNG grid per step, the earliest step first."""
 
     job: str
     samples: list[Preview]

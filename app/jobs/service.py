@@ -131,7 +131,10 @@ class JobService:
         )
 
     def resume(self, job_id: str) -> Job:
-        """Put a paused job at the head of its queue and return its record; raise ``JobConflict`` if not paused."""
+        """Queue a paused job again, ahead of the jobs that have not run yet, and return its record.
+
+        Raises ``JobConflict`` if the job is not paused.
+        """
         return resume(self.jobs, self.celery, job_id)
 
     def retry(self, job_id: str, scope: Scope) -> Job:

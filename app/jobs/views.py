@@ -64,7 +64,7 @@ def job_view(
 
 
 def curve_answer(curve: CurveEvents, most: int | None = None) -> tuple[list[CurvePoint], list[Validation]]:
-    """Return the API answer for a training curve: metrics of steps, and validations.
+    """Convert a training curve to its API form: metrics of training steps and of validations.
 
     Args:
         curve: The events of the curve.

@@ -1,4 +1,7 @@
-"""Endpoints for the detection limits of a model version: list, show and draw them. Jobs measure them."""
+"""Endpoints that list, show and draw the detection limits of a model version.
+
+A detection limit is the size of the smallest defects that the model finds. Jobs measure it.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ def list_limits(ref: str, registry: RegistryDep) -> LimitList:
     responses=responses(401, 404, 409, 422, 500),
 )
 def get_limit(ref: str, number: Number, registry: RegistryDep) -> LimitView:
-    """Show one detection limit of a model version.
+    """Show one detection limit of a model version, the size of the smallest defects that the version finds.
 
     It has the number of images, the kinds of defects, the share of defects found at each size with its bounds, and the
     limits.

@@ -48,7 +48,7 @@ LIMIT: dict[str, Any] = {
 
 
 class LimitView(Answer):
-    """A measured detection limit of a model version.
+    """A measured detection limit, the size of the smallest defects that a model version finds.
 
     It says whether the limit belongs to the calibration in use.
     """

@@ -83,7 +83,7 @@ class ServiceMetrics:
         self._latency.labels(route, method).observe(seconds)
 
     def observe_lag(self, seconds: float) -> None:
-        """Record a delay in seconds with which the event loop woke a sleeping task."""
+        """Record the lag of the event loop: the delay in seconds in waking a sleeping task."""
         self._lag.observe(seconds)
 
     def observe_batch(self, images: int) -> None:
@@ -96,7 +96,7 @@ class ServiceMetrics:
             self._waits.observe(waited)
 
     def count_images(self, name: str, version: int, scored: int, flagged: int) -> None:
-        """Add to a model version's counts of scored images and of images flagged as anomalies."""
+        """Increase the counts of scored images and of images flagged as anomalies for a model version."""
         with self._lock:
             self._models.add((name, version))
             self._scored.labels(name, str(version)).inc(scored)

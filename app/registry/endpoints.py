@@ -1,4 +1,4 @@
-"""Endpoints for models: list, versions and aliases, and deletion."""
+"""Endpoints that list, show and delete models and versions, and that set or delete aliases."""
 
 from __future__ import annotations
 
@@ -117,7 +117,9 @@ def delete_alias(name: Name, alias: Alias, registry: RegistryDep) -> None:
     responses=responses(401, 404, 409, 422, 500, 503, 507),
 )
 def delete_version(name: Name, version: Version, registry: RegistryDep, jobs: JobStoreDep) -> None:
-    """Delete a model version with its calibrations. 409 if an alias points at it or an unfinished job uses it.
+    """Delete a model version with its calibrations.
+
+    The answer is 409 if an alias points at the version or an unfinished job uses it.
 
     Models that ship with the product cannot be deleted (409). The number is never used again.
     """
@@ -136,7 +138,9 @@ def delete_version(name: Name, version: Version, registry: RegistryDep, jobs: Jo
     responses=responses(401, 404, 409, 422, 500, 503, 507),
 )
 def delete_model(ref: Name, registry: RegistryDep, jobs: JobStoreDep) -> None:
-    """Delete a model with all versions, calibrations and aliases. 409 if an unfinished job uses or trains it.
+    """Delete a model with all its versions, calibrations and aliases.
+
+    The answer is 409 if an unfinished job uses or trains the model.
 
     `ref` is the plain name of the model. Models that ship with the product cannot be deleted (409). The numbers are
     never used again.

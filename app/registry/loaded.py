@@ -1,4 +1,4 @@
-"""What the model pool has of a model: its loading state, the loaded model, and its entry in a listing."""
+"""Classes for the loading of models: loading state, loaded version, pool entry and list entry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that loaded models take in this process, and the limit for all of them together."""
+"""Measurement of the memory that loaded models take in this process, and the limit for their total."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ class LoadedMemory:
         self._counted = 0
 
     def begin(self) -> int:
-        """Return the memory of the process in bytes before a load; 0 where it is not known."""
+        """Return the memory use of this process in bytes, measured before a model is loaded.
+
+        The result is 0 where the system does not tell the memory of a process.
+        """
         with self._lock:
             before = self._resident()
             # Less than before: models have been dropped.
@@ -62,7 +65,7 @@ class LoadedMemory:
             return max(file_bytes, self._growth(before, after, file_bytes))
 
     def end_of_more(self, before: int, file_bytes: int) -> int:
-        """Return the memory in bytes that a part of a model took when it was loaded later.
+        """Return the memory in bytes of a part of a model that was loaded after the model itself.
 
         The arguments are as for :meth:`end`.
 
@@ -87,7 +90,11 @@ class LoadedMemory:
 
 
 def memory_limit(settings: Settings) -> int:
-    """Return how many bytes all loaded models may take: the setting, or a quarter of the memory of this machine."""
+    """Return the limit in bytes for the memory of all loaded models together.
+
+    It is the setting ``model_memory_bytes``, else a quarter of the memory of this machine. Where that memory is not
+    known, it is 4 GiB.
+    """
     if settings.model_memory_bytes is not None:
         return settings.model_memory_bytes
     memory = memory_of_this_machine()

@@ -138,7 +138,7 @@ class ModelPool:
         return [self._listed(name) for name in sorted(self._registry.names())]
 
     async def recent_listing(self) -> list[ModelListing]:
-        """Return the cached result of ``listing``, which is at most a few seconds old.
+        """Return all registered models with their loading states, from a cache at most a few seconds old.
 
         All callers share it.
         """
@@ -149,7 +149,10 @@ class ModelPool:
         return {(name, version) for name in self._registry.names() for version in self._registry.versions(name)}
 
     def states(self) -> dict[ModelVersion, tuple[ModelState, str | None]]:
-        """Return the loading state of each version in the pool, with the reason if loading failed, else None."""
+        """Return the loading state of each model version in the pool, and the reason for a failure.
+
+        The reason is None where loading has not failed.
+        """
         with self._lock:
             entries = dict(self._entries)
         return {version: (entry.state, entry.reason) for version, entry in entries.items()}

@@ -1,4 +1,4 @@
-"""Results that are slow to compute, shared by all callers of a short time."""
+"""Short-lived cache for results that are slow to compute, shared by all callers."""
 
 from __future__ import annotations
 

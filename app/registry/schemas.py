@@ -16,7 +16,7 @@ from snf_runtime.kinds import DensityKind
 
 
 class UnfitReason(Answer):
-    """Reason why a model version is not fit to become live by itself.
+    """Reason why a model version is not fit to become the live (default) version automatically.
 
     It has a code, and a sentence with the figures.
     """

@@ -96,5 +96,5 @@ def detail(
 
 
 def unfit_reasons(failed: Sequence[FitnessCheck]) -> list[schemas.UnfitReason]:
-    """Return failed fitness checks of a model version in the form of the API."""
+    """Convert the failed fitness (quality) checks of a model version to API objects."""
     return [schemas.UnfitReason(code=check.code, detail=check.sentence) for check in failed]

@@ -78,7 +78,9 @@ def get_run(
     responses=responses(401, 404, 409, 422, 500, 507),
 )
 def delete_run(run_id: RunId, settings: SettingsDep) -> None:
-    """Delete the record and the curve of a training run, damaged or not. Its job and its model stay.
+    """Delete the record and the learning curve of a training run, even if the record is damaged.
+
+    The job and the model of the run stay.
 
     409 while it is being trained.
     """

@@ -41,7 +41,7 @@ RUN: dict[str, Any] = {
 
 
 class RunList(Answer):
-    """A page of training runs, the newest first, with the value of `after` for the next page."""
+    """A page of training runs, newest first, with a cursor for the next page."""
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [{"runs": [RUN], "next": None}]})
 
@@ -50,7 +50,10 @@ class RunList(Answer):
 
 
 class RunDetail(Answer):
-    """A training run with its curve. A step that was repeated after an interruption occurs once."""
+    """A training run with its learning curve.
+
+    A step that was repeated after an interruption occurs once in the curve.
+    """
 
     model_config = ConfigDict(
         frozen=True,

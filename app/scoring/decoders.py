@@ -1,4 +1,4 @@
-"""Threads that decode images, shared fairly among callers, and lanes of them for small and for large images."""
+"""Thread pools that decode images, fair among callers and separate for small and large images."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Decoders:
     async def map(
         self, caller: str, function: Callable[[Item], T], items: Sequence[Item], pixels: Sequence[int] = ()
     ) -> list[T]:
-        """Apply a function, such as an image decoder, to each item in the threads of the pool.
+        """Apply a function, such as an image decoder, to each item of a request, on the threads of the pool.
 
         Cancelling the waiting task cancels the items that have not begun.
 
@@ -95,7 +95,7 @@ class Decoders:
                 self._remove(decoding)
 
     def close(self) -> None:
-        """Cancel the items that wait, finish those that are being decoded, and wait for the threads to end."""
+        """Cancel waiting images, finish the images being decoded, and wait for the threads to end."""
         with self._lock:
             for line in self._lines.values():
                 for decoding in line:
@@ -184,6 +184,6 @@ class DecodingLanes:
         return self.small if small else self.large
 
     def close(self) -> None:
-        """Cancel the items that wait, finish those that are being decoded, and wait for the threads to end."""
+        """Cancel waiting images, finish the images being decoded, and wait for the threads to end."""
         self.small.close()
         self.large.close()

@@ -1,4 +1,4 @@
-"""Room for the images that are decoded at the same time, counted in pixels."""
+"""Limit on the number of pixels that are decoded at the same time, which bounds memory use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DecodingRoom:
 
     @contextmanager
     def hold(self, pixels: int) -> Iterator[None]:
-        """Context manager that waits for room to decode an image, and occupies it.
+        """Context manager that waits for room under the pixel limit to decode an image, and reserves it.
 
         The room is free again when the block ends.
 

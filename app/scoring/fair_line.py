@@ -1,4 +1,4 @@
-"""Fair order of scoring work, among callers and among the requests of each caller."""
+"""Queue that orders scoring work fairly among callers, and among the requests of each caller."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class WorkItem:
 
     @property
     def waiting(self) -> int:
-        """Number of waiting requests that this work counts as in the limits.
+        """The number of places that this work takes in the limit on waiting requests.
 
         It is 1 for images that share batches, and 8 for a generator.
         """

@@ -1,4 +1,4 @@
-"""Judging of decoded images, the same for every way into the service: admission, queue, metrics and drift."""
+"""Scoring of decoded images for all kinds of requests, with admission, queue, metrics and drift tests."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Judging:
             yield Admission(scope, caller, loaded, limit, time, held)
 
     def hold_large(self, admission: Admission, query: ScoreQuery, pixels: int) -> None:
-        """Reserve memory for large images, counted in pixels, until the request is answered.
+        """Count the pixels of large images against the memory limit until the request is answered.
 
         A default deadline is extended in proportion to the pixels.
 
@@ -190,7 +190,7 @@ class Judging:
     def record(
         self, loaded: Loaded, query: ScoreQuery, judgements: Sequence[Judgement], failed: Sequence[str] = ()
     ) -> None:
-        """Record the results of a scoring request.
+        """Record the results of a scoring request for the metrics and the drift tests.
 
         All images are counted in the metrics. With ``detail=basic`` their evidence is kept too, and with ``monitor``
         their p-values go to the drift tests.

@@ -1,4 +1,4 @@
-"""Limits on the pixels of images before they are resized, and on the memory of images that keep their size."""
+"""Limits on the pixels of a request's images, and on the pixels of large images in memory."""
 
 from __future__ import annotations
 

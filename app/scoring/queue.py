@@ -1,4 +1,4 @@
-"""The scoring queue: one thread runs all models in fair turns, with limits on the waiting work.
+"""The scoring queue: one thread, shared fairly among callers, runs all models.
 
 The thread takes work whenever it is free and never waits for more to arrive: batches grow while it is busy. Each turn
 takes at most about the time of a batch; ``FairLine`` decides on the order.
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class ScoringQueue:
-    """Queue of scoring requests, processed by one thread in fair turns.
+    """Queue of scoring requests, processed by one thread that is shared fairly among callers.
 
     A request that exceeds the limits is refused with 429.
 
@@ -66,7 +66,10 @@ class ScoringQueue:
 
     @property
     def images(self) -> int:
-        """Number of images that wait or are being scored; each counts once per pass through the model."""
+        """The number of images that wait or are being scored.
+
+        An image counts once for each pass through the model.
+        """
         return self.capacity - self._images.free
 
     @property
@@ -160,7 +163,9 @@ class ScoringQueue:
         return results
 
     def check(self, caller: str, images: int = 1) -> None:
-        """Raise a 429 error if the queue has no room for ``images`` more images of a caller; reserve nothing.
+        """Raise a 429 error if the queue cannot accept a caller's request with ``images`` images.
+
+        The check reserves nothing.
 
         Args:
             caller: Name of the caller.

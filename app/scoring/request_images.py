@@ -1,4 +1,4 @@
-"""Images of a scoring request: reading the body within limits, and decoding."""
+"""Reading and decoding of the images in the body of a scoring request, within limits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Upload:
-    """A file of a scoring request as bytes that are not decoded yet, with its file name or None."""
+    """An uploaded file of a scoring request: its undecoded bytes, and its file name or None."""
 
     filename: str | None
     data: bytes
@@ -139,7 +139,9 @@ def too_many(limit: int) -> Problem:
 async def source_pixels(
     batch: ImageUploads, preprocessing: Preprocessing, decoders: Decoders, caller: str
 ) -> list[int]:
-    """Return the number of pixels of each image file before it is decoded. For an array, return one total.
+    """Return the number of pixels of each image file, before the files are decoded.
+
+    For an array, the list has a single entry, the total.
 
     Args:
         batch: The body of the request.
@@ -164,7 +166,7 @@ async def decode_batch(
     max_images: int,
     sizes: Sequence[int],
 ) -> list[Item]:
-    """Decode the images of a request in their order.
+    """Decode the images of a request, and return the results in the order of the images.
 
     In a form, an image that cannot be decoded gets an error as its result.
 

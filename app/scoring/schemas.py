@@ -53,7 +53,7 @@ class ScoreQuery(BaseModel):
 
 
 class Term(Answer):
-    """Part of a log-likelihood, in nats, from one scale (level) of the flow; 0 is the transform of the pixels.
+    """Part of a log-likelihood, in nats, from one scale (level) of the flow; scale 0 is the transform of the pixels.
 
     A density of features has scale 1 alone; its scale 0 is 0.
     """
@@ -73,7 +73,7 @@ class Draws(Answer):
 
 
 class Reason(Answer):
-    """A feature that makes an image unusual.
+    """One reason why an image is unusual, such as a deviating statistic or an unusual region.
 
     The reason has the size of the deviation, its share of the evidence, and a sentence about it.
     """
@@ -96,7 +96,7 @@ class Reason(Answer):
 
 
 class Anomaly(Answer):
-    """Verdict on an image, with its p-value: the rate at which normal images look at least as unusual."""
+    """Anomaly verdict on an image, with its p-value: the rate at which normal images look at least as unusual."""
 
     p_value: float = Field(description="Conformal p-value: small is anomalous.")
     score: float = Field(description="-log10 of the p-value: large is anomalous.")
@@ -144,7 +144,7 @@ class ItemError(Answer):
 
 
 class ImageRegion(Answer):
-    """A connected region where the anomaly map of an image reaches the threshold; corners connect."""
+    """A connected region of an image where its anomaly map reaches the threshold; corners connect."""
 
     box: tuple[int, int, int, int] = Field(
         description="Left, top, right, bottom in pixels of the upright file; the box covers the whole region."
@@ -191,7 +191,7 @@ class HeatMap(Answer):
 
 
 class ScoredImage(Answer):
-    """The scores of one image. A log-likelihood is a density in nats, never a probability.
+    """The log-likelihood of one image, a log-density in nats and never a probability, and its anomaly verdict.
 
     `kind` says over what: the pixels in [0, 256), or the features that a frozen network sees in the image. Densities of
     features compare only under one model.
@@ -358,7 +358,7 @@ class Scores(Answer):
 
 
 class Quantile(Answer):
-    """Smallest anomaly statistic, in nats, at which an image is flagged at a false-alarm rate."""
+    """Smallest anomaly statistic, in nats, that flags an image as an anomaly at a given false-alarm rate."""
 
     alpha: float = Field(description="False-alarm rate.")
     statistic: float = Field(

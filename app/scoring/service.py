@@ -1,4 +1,4 @@
-"""Scoring of the images in a request's body: reading, decoding and judging them, and the answer."""
+"""Service that reads, decodes and scores the images of a request, and encodes the answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two clients of the service: ``Client`` blocks until a call is answered, ``AsyncClient`` is awaited."""
+"""Clients of the image scoring service: ``Client`` is blocking, ``AsyncClient`` is for ``asyncio``."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Client(_Client[SyncTransport]):
             return combine(parts, fdr=fdr)
 
     def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> Generator[ScorePart]:
-        """Yield the scores of images in order, grouped by request.
+        """Score images with a model, and yield the results in order, batch by batch.
 
         ``images`` may be an endless iterator.
         """
@@ -194,7 +194,7 @@ class AsyncClient(_Client[AsyncTransport]):
             return combine([part async for part in parts], fdr=fdr)
 
     def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> AsyncGenerator[ScorePart]:
-        """Yield the scores of images in order, grouped by request.
+        """Score images with a model, and yield the results in order, batch by batch.
 
         ``images`` may be an endless iterator.
         """

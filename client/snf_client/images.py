@@ -1,4 +1,4 @@
-"""Images of callers - files, bytes, PIL images, arrays - as bodies of scoring requests, and heat maps of responses."""
+"""Conversion of images (files, bytes, PIL images, arrays) to request bodies, and decoding of heat maps."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ImageBatch:
         return [_path_text(image) if isinstance(image, str | Path) else None for image in self.images]
 
     def body(self) -> dict[str, Any]:
-        """Return the arguments with which httpx sends the images.
+        """Return the keyword arguments with which ``httpx`` sends the images in a request body.
 
         Arrays become ``content``. All other images become ``files``, whose content is read here.
         """
@@ -71,7 +71,7 @@ class ImageBatch:
         return {"files": [("images", (_name(image, index), _encode(image))) for index, image in enumerate(self.images)]}
 
     def halves(self) -> tuple[ImageBatch, ImageBatch]:
-        """Return two batches: one of the first half of the images (rounded down), one of the rest."""
+        """Split the batch into two: the first half of the images (rounded down), and the rest."""
         middle = len(self.images) // 2
         return ImageBatch(self.images[:middle]), ImageBatch(self.images[middle:])
 

@@ -49,7 +49,7 @@ class FolderFiles:
 
     @property
     def note(self) -> str | None:
-        """A sentence that names the skipped files; None if there are none."""
+        """A sentence that counts the skipped files and names up to three; None if none was skipped."""
         if not self.skipped:
             return None
         count = "1 file was" if len(self.skipped) == 1 else f"{len(self.skipped)} files were"
@@ -163,7 +163,7 @@ def split_paths(paths: list[Path]) -> tuple[dict[str, Path], list[Path]]:
 
 
 def size_of(file: BinaryIO) -> int:
-    """Return the size in bytes of an open file on disk, wherever its read position is."""
+    """Return the total size in bytes of an open file on disk, independent of its read position."""
     return os.fstat(file.fileno()).st_size
 
 
@@ -210,7 +210,10 @@ class ByteCounter:
         self._done = 0
 
     def add(self, count: int) -> None:
-        """Add ``count`` bytes and call the progress function, if there is one, with the bytes so far and in all."""
+        """Add ``count`` bytes to the number of bytes sent, and report the progress.
+
+        The progress function, if there is one, gets the bytes so far and the bytes in all.
+        """
         self._done += count
         if self._progress is not None:
             self._progress(min(self._done, self._total), self._total)

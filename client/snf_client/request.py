@@ -1,4 +1,4 @@
-"""A call of the service as data: the request, how its response is read, and when it may be sent again."""
+"""Description of a call to the service: its HTTP request, response parser and retry rule."""
 
 from __future__ import annotations
 

@@ -60,7 +60,10 @@ class Retries:
         return whole * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret
 
     def max_attempts(self, *, contacted: bool) -> int:
-        """Return the most attempts for a request: by default 10, or 4 while the service has never answered."""
+        """Return the maximum number of attempts for a request.
+
+        By default it is 10, or 4 while the service has never answered.
+        """
         return self.attempts if contacted else min(self.attempts, self.attempts_before_contact)
 
     def tenacity_options(self, call: Call[Any], contacted: Callable[[], bool]) -> dict[str, Any]:
@@ -108,7 +111,7 @@ def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
 
 
 def may_be_done(error: BaseException) -> bool:
-    """Return whether a failed request may have taken effect all the same.
+    """Return whether a request that failed for the client may still have been carried out.
 
     It may if its response was lost, or if a proxy answered HTTP 502.
     """

@@ -127,7 +127,7 @@ class CallerView(BaseModel):
 
 
 class ComparedCalibration(BaseModel):
-    """One of two compared calibrations, with its smallest p-value and its threshold."""
+    """Calibration in a comparison, with its smallest p-value and its anomaly threshold in nats."""
 
     model_config = ConfigDict(frozen=True)
     number: int
@@ -160,7 +160,7 @@ class ComparedImages(BaseModel):
 
 
 class ComparedVerdicts(BaseModel):
-    """Counts of the verdicts on the newest images by each of two calibrations.
+    """Counts of anomalies among the newest scored images under each of two calibrations.
 
     They show how the verdicts would change.
     """
@@ -307,7 +307,7 @@ class Estimate(BaseModel):
 
 
 class EstimatedJob(BaseModel):
-    """Queue and expected time and memory of a job that was checked but not queued.
+    """Estimate for a job that was checked but not queued: its queue, time and memory.
 
     It also has the number of jobs that wait in that queue.
     """
@@ -323,7 +323,10 @@ class EstimatedJob(BaseModel):
 
 
 class Example(BaseModel):
-    """One of the most or least anomalous images of a set, as PNG, with its p-value, scores and strongest reason."""
+    """Example image of a report as PNG, with its p-value, scores and strongest reason for an anomaly.
+
+    It is one of the most or least anomalous images of a set.
+    """
 
     model_config = ConfigDict(frozen=True)
     name: str = Field(..., description="Path in the dataset, or part and place.")
@@ -383,7 +386,10 @@ class Health(BaseModel):
 
 
 class Histogram(BaseModel):
-    """The histogram of a score over one set of images: the share of the images, 0 to 1, in each bar."""
+    """Histogram of a score over one set of images, as the fraction of the images in each bin.
+
+    Fractions are from 0 to 1.
+    """
 
     model_config = ConfigDict(frozen=True)
     set: str
@@ -391,7 +397,7 @@ class Histogram(BaseModel):
 
 
 class Histograms(BaseModel):
-    """Histograms of one number over several sets of images, with shared bar edges.
+    """Histograms of one number per image over several sets of images, with the same bin edges.
 
     The number is, for example, the log-likelihood.
 
@@ -405,7 +411,7 @@ class Histograms(BaseModel):
 
 
 class ImageCount(BaseModel):
-    """The number of images in a set, and how many of these have no finite likelihood and are left out."""
+    """The number of images in a set, and of the images left out because their likelihood is not finite."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -426,7 +432,7 @@ class ImageFacts(BaseModel):
 
 
 class ImageRegion(BaseModel):
-    """A connected region where the anomaly map of an image reaches the threshold; corners connect."""
+    """A connected region of an image where its anomaly map reaches the threshold; corners connect."""
 
     model_config = ConfigDict(frozen=True)
     box: tuple[int, int, int, int] = Field(
@@ -448,7 +454,7 @@ class ItemError(BaseModel):
 
 
 class JobDataset(BaseModel):
-    """A dataset, with the reason why a job cannot use it, if there is a reason."""
+    """A dataset, with the reason if a job cannot use it."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -467,7 +473,7 @@ class JobDataset(BaseModel):
 
 
 class JobDatasets(BaseModel):
-    """All datasets, each with the reason why a job cannot use it, if there is a reason."""
+    """All datasets, each with the reason if a job cannot use it."""
 
     model_config = ConfigDict(frozen=True)
     datasets: list[JobDataset]
@@ -599,7 +605,7 @@ class LimitCell(BaseModel):
 
 
 class LimitCurve(BaseModel):
-    """Share of detected defects by size, for one shape and contrast.
+    """Fraction of defects detected at each defect size, for one shape and contrast.
 
     It also has the detection limit.
 
@@ -636,7 +642,7 @@ class LimitResult(BaseModel):
 
 
 class Martingale(BaseModel):
-    """State of the martingale test for drift.
+    """State of the martingale test, a sequential test for drift among scored images.
 
     A capital is bet against the images being like the calibration images.
 
@@ -712,7 +718,7 @@ class PresetView(BaseModel):
 
 
 class Preview(BaseModel):
-    """A PNG grid of images that a model drew at one step of its training: the step and the path of the PNG."""
+    """Sample images that a model drew at one training step: the step and the path of their PNG grid."""
 
     model_config = ConfigDict(frozen=True)
     step: int
@@ -720,7 +726,7 @@ class Preview(BaseModel):
 
 
 class Previews(BaseModel):
-    """All stored grids of images that a model drew during its training, the earliest step first."""
+    """All stored sample images of a training job, as one PNG grid per step, the earliest step first."""
 
     model_config = ConfigDict(frozen=True)
     job: str
@@ -728,7 +734,7 @@ class Previews(BaseModel):
 
 
 class Quantile(BaseModel):
-    """Smallest anomaly statistic, in nats, at which an image is flagged at a false-alarm rate."""
+    """Smallest anomaly statistic, in nats, that flags an image as an anomaly at a given false-alarm rate."""
 
     model_config = ConfigDict(frozen=True)
     alpha: float = Field(..., description="False-alarm rate.")
@@ -767,7 +773,7 @@ class Readiness(BaseModel):
 
 
 class Reason(BaseModel):
-    """A feature that makes an image unusual.
+    """One reason why an image is unusual, such as a deviating statistic or an unusual region.
 
     The reason has the size of the deviation, its share of the evidence, and a sentence about it.
     """
@@ -809,7 +815,7 @@ class Reference(BaseModel):
 
 
 class ReferenceRequest(BaseModel):
-    """Request for a new dataset of images that stay where they are.
+    """Request to create a dataset that refers to images at a storage location.
 
     It has the name of the dataset and the location of the images, which are not copied.
     """
@@ -966,7 +972,7 @@ class Split(BaseModel):
 
 
 class Term(BaseModel):
-    """Part of a log-likelihood, in nats, from one scale (level) of the flow; 0 is the transform of the pixels.
+    """Part of a log-likelihood, in nats, from one scale (level) of the flow; scale 0 is the transform of the pixels.
 
     A density of features has scale 1 alone; its scale 0 is 0.
     """
@@ -978,7 +984,7 @@ class Term(BaseModel):
 
 
 class Threshold(BaseModel):
-    """Threshold for p-values that keeps a false-alarm rate.
+    """P-value threshold that keeps the false-alarm rate within a given limit.
 
     If p-values up to the threshold are flagged, at most a share `alpha` of normal images is flagged, with 95 %
     confidence.
@@ -1022,7 +1028,7 @@ class TrainingRun(BaseModel):
 
 
 class UndamagedImages(BaseModel):
-    """Share of the good images that are flagged before defects are added.
+    """Fraction of good images that are falsely flagged before defects are added to them.
 
     The interval is a two-sided 95 % Clopper-Pearson interval.
     """
@@ -1035,7 +1041,7 @@ class UndamagedImages(BaseModel):
 
 
 class UnfitReason(BaseModel):
-    """Reason why a model version is not fit to become live by itself.
+    """Reason why a model version is not fit to become the live (default) version automatically.
 
     It has a code, and a sentence with the figures.
     """
@@ -1056,7 +1062,7 @@ class Validation(BaseModel):
 
 
 class WhiteLevelDrift(BaseModel):
-    """Drift test of how light the recent images are.
+    """Drift test on the brightness of the recent images.
 
     It is a Kolmogorov-Smirnov test that compares the white levels of recent images with those of the calibration
     images.
@@ -1104,7 +1110,7 @@ class Aliases(BaseModel):
 
 
 class Anomaly(BaseModel):
-    """Verdict on an image, with its p-value: the rate at which normal images look at least as unusual."""
+    """Anomaly verdict on an image, with its p-value: the rate at which normal images look at least as unusual."""
 
     model_config = ConfigDict(frozen=True)
     p_value: float = Field(..., description="Conformal p-value: small is anomalous.")
@@ -1278,7 +1284,7 @@ class Drift(BaseModel):
 
 
 class DriftReport(BaseModel):
-    """Drift of a model version: of all its images together, and of each source.
+    """Drift test results of a model version, for all its images together and for each image source.
 
     The images are compared with those of the active calibration.
     """
@@ -1424,7 +1430,7 @@ class LimitRecord(BaseModel):
 
 
 class LimitView(BaseModel):
-    """A measured detection limit of a model version.
+    """A measured detection limit, the size of the smallest defects that a model version finds.
 
     It says whether the limit belongs to the calibration in use.
     """
@@ -1596,7 +1602,10 @@ class ReferenceRecord(BaseModel):
 
 
 class RunDetail(BaseModel):
-    """A training run with its curve. A step that was repeated after an interruption occurs once."""
+    """A training run with its learning curve.
+
+    A step that was repeated after an interruption occurs once in the curve.
+    """
 
     model_config = ConfigDict(frozen=True)
     run: TrainingRun
@@ -1606,7 +1615,7 @@ class RunDetail(BaseModel):
 
 
 class RunList(BaseModel):
-    """A page of training runs, the newest first, with the value of `after` for the next page."""
+    """A page of training runs, newest first, with a cursor for the next page."""
 
     model_config = ConfigDict(frozen=True)
     runs: list[TrainingRun]
@@ -1614,7 +1623,7 @@ class RunList(BaseModel):
 
 
 class ScoredImage(BaseModel):
-    """The scores of one image. A log-likelihood is a density in nats, never a probability.
+    """The log-likelihood of one image, a log-density in nats and never a probability, and its anomaly verdict.
 
     `kind` says over what: the pixels in [0, 256), or the features that a frozen network sees in the image. Densities of
     features compare only under one model.

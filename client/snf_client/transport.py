@@ -1,4 +1,4 @@
-"""Transports that send the calls of the client, blocking or on an event loop, and the base class of its resources."""
+"""Transports for requests, blocking or for ``asyncio``, and the base class for groups of API calls."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ class Resource(Generic[S]):
 
 
 class operation(Generic[P, T]):  # noqa: N801 - a decorator, as ``property`` is
-    """Decorator that turns a method which describes a request into a method which sends it.
+    """Decorator for a method that describes a request: calling the method sends the request.
 
     The method then returns the parsed response.
 

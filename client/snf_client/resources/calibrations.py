@@ -1,4 +1,4 @@
-"""Calls for calibrations of models: the sets of images among which p-values are ranks."""
+"""Calls about calibrations: scores of normal images from which a model's p-values are computed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,15 @@ class CalibrationsResource(Resource[S]):
 
     @operation
     def list(self, ref: str) -> Call[CalibrationList]:
-        """Return all calibrations of a model version, and the number of the one that scoring uses now."""
+        """Return all calibrations of a model version, and the number of the active calibration."""
         return Call("GET", path("models", ref, "calibrations"), read_json(CalibrationList))
 
     @operation
     def get(self, ref: str, number: int | None = None) -> Call[CalibrationView]:
-        """Return calibration ``number`` of a model version; for None, the one in use. Number 0 came with the model."""
+        """Return a calibration of a model version by its number, or the active calibration for None.
+
+        Calibration 0 came with the model.
+        """
         chosen = "active" if number is None else number
         return Call("GET", path("models", ref, "calibrations", chosen), read_json(CalibrationView))
 

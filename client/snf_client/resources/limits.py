@@ -25,7 +25,7 @@ class LimitsResource(Resource[S]):
 
     @operation
     def get(self, ref: str, number: int) -> Call[LimitView]:
-        """Return one detection limit of a model version by its number; they are numbered from 1."""
+        """Return one detection limit of a model version by its number, counted from 1."""
         return Call("GET", path("models", ref, "limits", number), read_json(LimitView))
 
     @operation

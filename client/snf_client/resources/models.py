@@ -1,4 +1,4 @@
-"""Calls for models: versions, aliases, model cards, audits, and models as files."""
+"""Calls about models: versions, aliases, model cards, audits, drift, uploads and downloads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ModelsResource(Resource[S]):
 
     @operation
     def list(self) -> Call[ModelPage]:
-        """Return all models of the service, each with versions, aliases and whether it is loaded or has failed."""
+        """Return all models of the service, each with its versions, aliases and loading state."""
         return Call("GET", path("models"), read_json(ModelPage))
 
     @operation
@@ -43,7 +43,7 @@ class ModelsResource(Resource[S]):
 
     @operation
     def audit(self, ref: str, *, n: int | None = None) -> Call[Audit]:
-        """Compare log-likelihoods of ``n`` images with a computation in float64, and return both.
+        """Score ``n`` images twice, as usual and in float64, and return both log-likelihoods of each image.
 
         By default ``n`` is 4. The images are stored with the model or drawn from it.
         """

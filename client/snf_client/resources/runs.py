@@ -1,4 +1,4 @@
-"""Calls for training runs: their parameters, curves and results, to be compared."""
+"""Calls that list, show and delete the records of training runs."""
 
 from __future__ import annotations
 

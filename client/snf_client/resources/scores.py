@@ -1,4 +1,4 @@
-"""Scoring of any number of images: split into requests, several in flight, results in the order of the images."""
+"""Scoring of any number of images by concurrent requests, with results in the order of the images."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ class ScoreOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ScoreParameters:
-    """Model reference, such as ``name`` or ``name:3``, and the options that all scoring requests of a call share."""
+    """The model and the options that all scoring requests of one call share.
+
+    ``model`` is a reference such as ``name`` or ``name:3``.
+    """
 
     model: str
     alpha: float | None = None
@@ -156,7 +159,7 @@ def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
 
 
 def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images: ImagesLike) -> Generator[ScorePart]:
-    """Yield the scores of images in order, grouped by request.
+    """Score images over a blocking transport, and yield the results in order, batch by batch.
 
     Up to ``in_flight`` threads send requests at the same time.
     """
@@ -189,7 +192,7 @@ def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images
 async def score_async(
     transport: AsyncTransport, parameters: ScoreParameters, images: ImagesLike
 ) -> AsyncGenerator[ScorePart]:
-    """Yield the scores of images in order, grouped by request.
+    """Score images over an asyncio transport, and yield the results in order, batch by batch.
 
     Up to ``in_flight`` asyncio tasks send requests at the same time.
     """
