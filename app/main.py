@@ -24,7 +24,7 @@ from app.health.version import package_version
 from app.http import errors
 from app.http.body_limit import BodyLimit
 from app.http.body_pace import PaceLimits
-from app.http.json_lines import BackgroundLog
+from app.http.json_log import BackgroundLog
 from app.http.methods import HeadAsGet
 from app.http.openapi import remove_null_parameters
 from app.http.query import KnownQuery

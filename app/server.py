@@ -14,7 +14,7 @@ from typing import cast
 
 import uvicorn
 
-from app.http.connection_watch import ConnectionLimits, ConnectionWatch
+from app.http.connection_limits import ConnectionLimits, ConnectionWatch
 from app.http.connections import Connection
 from app.inference_protocol.grpc_server import lacks_packages
 from app.main import Service, create_app

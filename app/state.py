@@ -21,7 +21,7 @@ from app.registry.imports import ModelUploads
 from app.registry.loaded_memory import memory_limit
 from app.registry.model_pool import ModelPool
 from app.scoring.decoders import Decoders, DecodingLanes
-from app.scoring.judging import Judging
+from app.scoring.judging_pipeline import Judging
 from app.scoring.large_images import LargeImages
 from app.scoring.queue import ScoringQueue
 from app.scoring.service import ScoringService

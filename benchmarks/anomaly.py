@@ -22,7 +22,7 @@ from rich.progress import Progress
 from benchmarks.needs import data_dir
 from models.atomic_files import write_atomically
 from models.datasets.builtin import FILES
-from models.datasets.ingest.sources import Source
+from models.datasets.ingest.uploaded_files import Source
 from models.datasets.store import DatasetStore
 from models.evaluation.assemble import Subject
 from models.evaluation.evaluate import evaluate

@@ -24,7 +24,7 @@ import torch
 from models.anomaly.fitting.calibrate import calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
 from models.anomaly.gradients.passes import GradientPasses
-from models.anomaly.gradients.probe import GradientProbe
+from models.anomaly.gradients.per_image_gradients import GradientProbe
 from models.atomic_files import write_atomically
 from models.flows.build import build_flow
 from models.scoring.engines.open import open_engine

@@ -24,7 +24,7 @@ from benchmarks.anomaly import compact, table
 from benchmarks.needs import end
 from models.atomic_files import write_atomically
 from models.datasets import load_dataset
-from models.datasets.ingest.sources import Source
+from models.datasets.ingest.uploaded_files import Source
 from models.datasets.store import DatasetStore
 from models.evaluation.assemble import Subject
 from models.evaluation.evaluate import evaluate

@@ -27,7 +27,7 @@ import uvicorn
 from app.main import create_app
 from app.server import SWITCH_S
 from models.scorer import Scorer
-from snf_runtime.images.opening import open_image
+from snf_runtime.images.file_decoding import open_image
 from worker.settings import Settings
 
 DIGITS = sorted((Path(__file__).resolve().parents[1] / "tests" / "data" / "mnist").glob("*.png"))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from models.features.flows import TrainedFlows
     from models.loading.artifact import Artifact
     from models.loading.flow_model import FlowModel
-    from models.score_rows.score_columns import Columns
+    from models.score_rows.map_batches import Columns
     from models.scoring.flow_density import FlowDensity
 
 NO_ORIGIN = (
@@ -195,11 +195,11 @@ class Scorer:
         return load_files, (self._origin,)
 
     def __call__(self, batch: Columns, alpha: float | None = None) -> dict[str, Any]:
-        """Judge the images of a batch of columns; see :func:`models.score_rows.score_columns.score_columns`.
+        """Judge the images of a batch of columns; see :func:`models.score_rows.map_batches.score_columns`.
 
         An image that cannot be scored is a row with its error. Calls of several threads wait for each other.
         """
-        from models.score_rows.score_columns import score_columns  # noqa: PLC0415 - pyarrow takes a third of a second to import
+        from models.score_rows.map_batches import score_columns  # noqa: PLC0415 - pyarrow takes a third of a second to import
 
         with self._turn:
             return score_columns(self, batch, alpha)

@@ -16,7 +16,7 @@ from app.access.failed_attempts import Attempts, FailedAttempts
 from app.access.key_ring import HeldKey, KeyRefused, KeyRing, Refusal
 from app.access.rate_limits import ALLOWANCE, Allowance, RateLimits
 from app.http.errors import Problem, problem_response
-from app.http.json_lines import BackgroundLog
+from app.http.json_log import BackgroundLog
 from app.http.request_log import audit_file, shortened, timestamp
 from app.metrics.registry import ServiceMetrics
 from worker.keys.key_file import KeysUnreadable, digest_of

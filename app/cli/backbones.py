@@ -25,7 +25,7 @@ from app.cli.common import (
 )
 from app.cli.progress import spinner
 from app.cli.tables import TableColumn, print_facts, print_table
-from snf_runtime.counts import FAILED, USAGE
+from snf_runtime.judged_counts import FAILED, USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:

@@ -31,14 +31,14 @@ from app.cli.out_file import ADVICE
 from app.cli.progress import bytes_bar, images_bar, labelled_bar
 from app.cli.remarks import print_notes
 from app.cli.score import Alpha
-from app.cli.score_file import ScoringRate, print_summary
-from snf_runtime.counts import USAGE, JudgedCounts
+from app.cli.score_to_file import ScoringRate, print_summary
+from snf_runtime.judged_counts import USAGE, JudgedCounts
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:
     from models.artifacts.manifest import CalibrationSummary, Manifest
     from models.bulk.engines import BulkEngine
-    from models.bulk.table import PartSummary
+    from models.bulk.part_tables import PartSummary
     from models.bulk.work import BulkWork, Images
     from models.datasets.image_source import ImageSource
     from models.loading.model_files import ModelFiles

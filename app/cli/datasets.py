@@ -29,7 +29,7 @@ from app.cli.dataset_tables import print_datasets, print_report
 from app.cli.out_file import Force, check_new, write_out
 from app.cli.progress import bytes_bar
 from app.cli.remote import service
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 
 if TYPE_CHECKING:
     from models.datasets import DatasetStore

@@ -13,7 +13,7 @@ from app.cli.common import Json, Key, ServiceUrl, fail, print_json, print_respon
 from app.cli.model_files import Ref
 from app.cli.remote import service, service_url
 from app.cli.tables import TableColumn, print_table
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 
 if TYPE_CHECKING:
     from snf_client.schemas import Drift, Martingale

@@ -25,7 +25,7 @@ from app.cli.common import (
 from app.cli.out_file import Force, check_new, write_out
 from app.cli.progress import events_bar, labelled_bar
 from app.cli.remote import follow_job, service
-from snf_runtime.counts import FAILED, USAGE
+from snf_runtime.judged_counts import FAILED, USAGE
 
 if TYPE_CHECKING:
     from models.evaluation.schema import EvaluationParameters, EvaluationReport

@@ -13,7 +13,7 @@ from app.cli.common import error_messages, fail, read_settings, registry, requir
 from app.cli.model_files import Ref
 from app.cli.out_file import ADVICE
 from app.cli.progress import spinner
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.cli.common import fail
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:

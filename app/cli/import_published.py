@@ -18,7 +18,7 @@ from app.cli.live import live_view
 from app.cli.model_files import NewName
 from app.cli.train import print_version
 from app.cli.train_parameters import given_parameters, read_config
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 
 
 def import_published(

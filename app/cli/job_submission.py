@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.cli.common import fail, fail_validation
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 
 if TYPE_CHECKING:
     from snf_client.schemas import JobRequest

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from app.cli.new_version import published_line
 from app.cli.progress import duration
-from app.cli.published import published_line
 from app.cli.tables import TableColumn, print_facts, print_table
-from snf_runtime.counts import JudgedCounts
+from snf_runtime.judged_counts import JudgedCounts
 
 if TYPE_CHECKING:
     from snf_client.schemas import JobList, JobView, RunDetail, TrainingCurve

@@ -12,8 +12,8 @@ from app.cli.common import Json, Key, ServiceUrl, print_deleted, print_response,
 from app.cli.job_submission import job_request
 from app.cli.job_tables import is_unfit, job_counts, outcome, print_curve, print_job, print_jobs
 from app.cli.live import live_view
+from app.cli.new_version import print_published
 from app.cli.out_file import Force
-from app.cli.published import print_published
 from app.cli.remote import follow_job, service, service_url
 from app.cli.score_dataset import download_table
 from worker.jobs.record import Status

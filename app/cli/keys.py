@@ -15,7 +15,7 @@ import typer
 
 from app.cli.common import Json, fail, print_json, read_settings, refuse_before_subcommand, require_local
 from app.cli.tables import TableColumn, print_table
-from snf_runtime.counts import FAILED, USAGE
+from snf_runtime.judged_counts import FAILED, USAGE
 from worker.keys.roles import Role
 
 if TYPE_CHECKING:

@@ -26,10 +26,10 @@ from app.cli.model_files import Ref
 from app.cli.out_file import Force, check_new, write_out
 from app.cli.progress import events_bar, labelled_bar
 from app.cli.remote import follow_job, service
-from snf_runtime.counts import FAILED
+from snf_runtime.judged_counts import FAILED
 
 if TYPE_CHECKING:
-    from models.artifacts.limits import LimitParameters, LimitRecord
+    from models.artifacts.detection_limit import LimitParameters, LimitRecord
 
 
 def limit(
@@ -105,7 +105,7 @@ def limit(
 def _parameters(given: dict[str, object]) -> LimitParameters:
     from pydantic import ValidationError
 
-    from models.artifacts.limits import LimitParameters
+    from models.artifacts.detection_limit import LimitParameters
 
     try:
         return LimitParameters.model_validate(given)
@@ -156,7 +156,7 @@ def _remote(
     model: str, data: str | None, parameters: LimitParameters, url: str, key: str | None, *, quiet: bool
 ) -> tuple[int, LimitRecord]:
     """Measure the limit by a job of a running service, and return its number and record."""
-    from models.artifacts.limits import LimitRecord
+    from models.artifacts.detection_limit import LimitRecord
     from snf_client.schemas import LimitResult
 
     with service(url, key) as client, events_bar() as observe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from app.cli.tables import TableColumn, print_table
-from models.artifacts.limits import LimitCell, LimitRecord
+from models.artifacts.detection_limit import LimitCell, LimitRecord
 from models.limits.chart import limit_text
 
 

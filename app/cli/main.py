@@ -27,7 +27,7 @@ from app.cli.sample import sample
 from app.cli.score import score
 from app.cli.train import train
 from app.cli.train_parameters import TrainCommand
-from snf_runtime.counts import FAILED, USAGE
+from snf_runtime.judged_counts import FAILED, USAGE
 from worker.gc_tuning import relax_gc
 from worker.private_home import keep_files_private
 

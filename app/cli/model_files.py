@@ -14,12 +14,12 @@ from app.cli import completion
 from app.cli.common import Json, Key, Url, client_schema, error_messages, fail, print_response, read_settings, registry
 from app.cli.model_locations import is_url, tar_of, write_to_location
 from app.cli.model_tables import print_audit
+from app.cli.new_version import print_published, published_line
 from app.cli.out_file import Force, check_new
 from app.cli.progress import bytes_bar, images_bar, spinner
-from app.cli.published import print_published, published_line
 from app.cli.remarks import print_notes
 from app.cli.remote import service
-from snf_runtime.counts import ANOMALY, USAGE
+from snf_runtime.judged_counts import ANOMALY, USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:

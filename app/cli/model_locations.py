@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from app.cli.common import error_messages, fail, read_settings
 from app.cli.out_file import ADVICE
 from app.cli.progress import spinner
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 
 if TYPE_CHECKING:
     from snf_client import Client

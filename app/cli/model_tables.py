@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from app.cli.common import fail
 from app.cli.progress import duration
 from app.cli.tables import TableColumn, print_facts, print_table
-from snf_runtime.counts import FAILED
+from snf_runtime.judged_counts import FAILED
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -29,7 +29,7 @@ from app.cli.live import live_view
 from app.cli.model_files import Ref, audit, card, export, import_model
 from app.cli.model_tables import print_calibrations, print_comparison, print_model, print_models
 from app.cli.remote import follow_job, service, service_url
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 
 if TYPE_CHECKING:
     from snf_client.schemas import CalibrationComparison, CalibrationList

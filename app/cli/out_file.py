@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from app.cli.common import error_messages, fail
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 from worker.private_home import user_umask
 
 Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there and holds something else.")]

@@ -13,7 +13,7 @@ from app.cli import completion
 from app.cli.common import Json, Key, Url, error_messages, fail, print_json, refuse_before_subcommand, require_local
 from app.cli.remote import service
 from app.cli.tables import TableColumn, print_table
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 
 LOCAL = "it shows the layers of the packages that are installed here"
 HELP = "List presets and layer types, and print a preset as an architecture file. Without a subcommand: list."
@@ -78,7 +78,7 @@ def layers(as_json: Json = False) -> None:
     """List the layer types of architecture files with their parameters, also those of installed packages."""
     require_local("snf presets layers", LOCAL)
     from models.flows.layers.spec import layer_types
-    from models.training.parameters import value_text
+    from models.training.parameter_texts import value_text
 
     rows = []
     for layer_type in layer_types():

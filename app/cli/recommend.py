@@ -28,7 +28,7 @@ from app.cli.common import (
 from app.cli.job_submission import parse_pairs
 from app.cli.progress import events_bar
 from app.cli.remote import follow_job, service
-from snf_runtime.counts import FAILED
+from snf_runtime.judged_counts import FAILED
 
 if TYPE_CHECKING:
     from models.recommendation.record import RecommendationRecord, RecommendParameters

@@ -11,7 +11,7 @@ import typer
 
 from app.cli.common import fail
 from app.cli.job_tables import ENDED_WITH_RESULT
-from snf_runtime.counts import FAILED, USAGE
+from snf_runtime.judged_counts import FAILED, USAGE
 
 if TYPE_CHECKING:
     from snf_client import Client, ClientError

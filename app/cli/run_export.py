@@ -12,7 +12,7 @@ import typer
 
 from app.cli.common import fail
 from models.atomic_files import new_folder
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 
 if TYPE_CHECKING:
     from snf_client.schemas import RunDetail

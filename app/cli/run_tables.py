@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from app.cli.job_tables import print_curve
+from app.cli.new_version import published_line
 from app.cli.progress import duration
-from app.cli.published import published_line
 from app.cli.tables import TableColumn, print_facts, print_table
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from app.cli.common import (
 from app.cli.out_file import Force, check_new, write_out
 from app.cli.remote import service
 from app.cli.run_tables import curves_csv, print_comparison, print_run, print_runs
-from snf_runtime.counts import FAILED, USAGE
+from snf_runtime.judged_counts import FAILED, USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:

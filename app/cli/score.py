@@ -12,15 +12,15 @@ import typer
 
 from app.cli import completion
 from app.cli.common import DEFAULT_MODEL, Json, Key, Model, Url, error_messages, fail, read_settings
+from app.cli.existing_output import ENDINGS
 from app.cli.judging_model import judging_model
 from app.cli.out_file import check_place
 from app.cli.progress import images_bar
 from app.cli.remarks import Remarks, print_notes
 from app.cli.remote import service
 from app.cli.score_dataset import score_dataset
-from app.cli.score_file import TableRequest, score_to_file
-from app.cli.scores_held import ENDINGS
-from snf_runtime.counts import USAGE, JudgedCounts
+from app.cli.score_to_file import TableRequest, score_to_file
+from snf_runtime.judged_counts import USAGE, JudgedCounts
 
 if TYPE_CHECKING:
     from app.cli.score_tables import ScoreOutput

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from app.cli.common import error_messages, fail, print_json
+from app.cli.existing_output import ENDINGS, check_held
 from app.cli.job_tables import job_counts
 from app.cli.judging_model import JudgingModel, judging_model
 from app.cli.out_file import check_place
 from app.cli.progress import labelled_bar
 from app.cli.remarks import print_notes
 from app.cli.remote import follow_job, service, service_url
-from app.cli.scores_held import ENDINGS, check_held
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:
     from snf_client import Client
     from snf_client.parameters import ScoringParameters
     from snf_client.schemas import JobView
-    from snf_runtime.counts import JudgedCounts
+    from snf_runtime.judged_counts import JudgedCounts
 
 
 def score_dataset(
@@ -105,7 +105,7 @@ def fetch_table(client: Client, job_id: str, out: Path) -> None:
 def _fetch_parts(url: str, job: JobView, out: Path) -> None:
     """Join the Parquet files that a scoring job wrote to a location into one table, read from this machine."""
     from models.bulk.output import stored_output
-    from models.bulk.table import PartSummary
+    from models.bulk.part_tables import PartSummary
     from models.locations.location import Location
 
     result = job.result or {}

@@ -88,7 +88,7 @@ def _bytes(item: Item) -> int:
 def _item(path: Path, loaded: Loaded) -> Item:
     from app.scoring.request_images import Item, Upload, decode_upload
     from models.errors import ImageError
-    from snf_runtime.images.files import read_file
+    from snf_runtime.images.image_folder import read_file
     from snf_runtime.images.policy import path_text
 
     name = path_text(path)

@@ -17,10 +17,10 @@ import typer
 from app.cli import completion
 from app.cli.common import INTERRUPTED, Json, Key, Url, error_messages, fail, read_settings, registry, stop_on_signals
 from app.cli.live import live_view
-from app.cli.published import print_published, published_line
+from app.cli.new_version import print_published, published_line
 from app.cli.train_parameters import given_parameters, read_config
 from app.cli.train_service import train_on_service
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:

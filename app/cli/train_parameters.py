@@ -9,7 +9,7 @@ from typer.core import TyperCommand
 
 from app.cli.common import fail
 from app.cli.job_submission import split_pairs
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,7 +36,7 @@ class TrainCommand(TyperCommand):
         from rich.console import Console
         from rich.panel import Panel
 
-        from models.training.parameters import parameter_groups, preset_defaults
+        from models.training.parameter_texts import parameter_groups, preset_defaults
 
         console = Console(highlight=False, markup=False)
         tables = {f"Parameters of --set: {title}": _table() for title in parameter_groups()}

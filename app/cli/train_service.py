@@ -11,9 +11,9 @@ import typer
 from app.cli.common import INTERRUPTED, fail
 from app.cli.job_tables import is_unfit, outcome
 from app.cli.live import live_view
-from app.cli.published import print_published
+from app.cli.new_version import print_published
 from app.cli.remote import follow_job, service
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 
 
 def train_on_service(

@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.server import ServerState
 
-from app.http.connection_watch import ConnectionWatch
+from app.http.connection_limits import ConnectionWatch
 from app.http.errors import Problem, problem_response
 
 HEADER_BYTES = 64 * 2**10

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.callers import caller_of
 from app.access.permissions import ALLOWED
-from app.http.json_lines import BackgroundLog, JsonLines, Record
+from app.http.json_log import BackgroundLog, JsonLines, Record
 from app.metrics.middleware import CLIENT_LEFT, route_template
 from worker.settings import Settings
 

@@ -19,7 +19,7 @@ from app.inference_protocol.output_tensors import EncodedAnswer, check_outputs, 
 from app.inference_protocol.request_body import InferBody, parse_request, read_infer_body
 from app.inference_protocol.schemas import InferParameters, InferRequest
 from app.scoring.decoders import DecodingLanes
-from app.scoring.judging import Admission, Judging
+from app.scoring.judging_pipeline import Admission, Judging
 from app.scoring.request_images import Pixels
 from app.scoring.schemas import ScoreQuery
 from models.errors import ScoreNotFinite

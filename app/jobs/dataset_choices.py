@@ -7,8 +7,8 @@ from collections.abc import Callable
 from app.datasets.schemas import DatasetEntry
 from app.datasets.views import entries
 from app.http.errors import Problem, invalid
-from app.jobs.checks import CHECKS, check_recommendation, find_calibrated
 from app.jobs.choice_schemas import JobDataset, JobDatasets, JobDraft
+from app.jobs.model_job_checks import CHECKS, check_recommendation, find_calibrated
 from app.jobs.planning import check_training
 from app.jobs.schemas import JobRequest
 from models.datasets import DatasetStore

@@ -23,7 +23,7 @@ from app.http.streams import ClosedStream
 from app.jobs.store_monitor import JobStoreMonitor
 from app.jobs.timeline import Advance, Cursor, Timeline, TimelineEvent
 from worker.errors import BrokerDown
-from worker.jobs.journal import FILE
+from worker.jobs.event_file import FILE
 from worker.jobs.state_changes import ChangeReader, StateChanges
 from worker.settings import Settings
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from app.http.errors import Problem, field_problem
-from models.artifacts.limits import LimitParameters
+from models.artifacts.detection_limit import LimitParameters
 from models.artifacts.manifest import Precision
 from models.evaluation.schema import EvaluationParameters
 from models.naming import NAME_PATTERN

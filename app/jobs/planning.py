@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.http.errors import Problem, field_problem, invalid
-from app.jobs.checks import CHECKS, check_output, check_recommendation, require_model, unknown_dataset
 from app.jobs.estimates import JobEstimate, estimate_job
+from app.jobs.model_job_checks import CHECKS, check_output, check_recommendation, require_model, unknown_dataset
 from app.jobs.parameters import refuse_conversions
 from app.jobs.schemas import Estimate, JobRequest
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize

@@ -34,7 +34,7 @@ from worker.attempts.evaluate import REPORT_HTML, REPORT_JSON
 from worker.attempts.recommend import RECORD as RECOMMENDATION
 from worker.attempts.score import RESULT
 from worker.jobs.curve import read_curve, thin
-from worker.jobs.journal import FILE, Event
+from worker.jobs.event_file import FILE, Event
 from worker.jobs.record import WITH_RESULT
 from worker.settings import Settings
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from worker.jobs.journal import Event, read_chunk
+from worker.jobs.event_file import Event, read_chunk
 from worker.jobs.record import Status
 from worker.jobs.state_changes import START, StateChange, StateChanges
 

@@ -21,7 +21,7 @@ from app.scoring.decoders import Decoders
 from models.errors import ImageError
 from snf_runtime.images.bounded_file import never
 from snf_runtime.images.codec import DecodedImage, Preprocessing, decode_image, decode_npy
-from snf_runtime.images.opening import pixels_of
+from snf_runtime.images.file_decoding import pixels_of
 from snf_runtime.images.policy import FORMATS, MAX_PIXELS
 
 MULTIPART = "multipart/form-data"

@@ -11,7 +11,7 @@ from app.access.rate_limits import take_images
 from app.http.disconnects import while_connected
 from app.http.errors import invalid
 from app.scoring.decoders import DecodingLanes
-from app.scoring.judging import Admission, Judging
+from app.scoring.judging_pipeline import Admission, Judging
 from app.scoring.large_images import check_pixels
 from app.scoring.request_images import Item, decode_batch, decoded, read_batch, source_pixels, too_many
 from app.scoring.responses import answer_json

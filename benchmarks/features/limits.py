@@ -13,7 +13,7 @@ from benchmarks.features.common import FeatureRun
 from benchmarks.features.trained import trained_on
 from models.anomaly.fitting.calibrate import calibrate
 from models.anomaly.fitting.reference_images import EvenlySpaced, ReferenceImages
-from models.artifacts.limits import LimitCurve, LimitParameters, LimitRecord
+from models.artifacts.detection_limit import LimitCurve, LimitParameters, LimitRecord
 from models.artifacts.manifest import LogDets, Manifest
 from models.datasets import Dataset, load_dataset
 from models.datasets.dataset import digest_of

@@ -26,7 +26,7 @@ from benchmarks.features.trained import trained_scorer
 from benchmarks.speed.peers import PeerUnavailable, peer_environment
 from models.anomaly.false_alarms import false_alarm_interval
 from models.datasets import load_dataset
-from models.evaluation.localisation import FOUND, PIMO_RANGE, Mask, aupimo, localise
+from models.evaluation.localisation_metrics import FOUND, PIMO_RANGE, Mask, aupimo, localise
 from models.registry.registry import Registry
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions

@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks.elpv import cells
 from benchmarks.features.cells import SIZES
 from benchmarks.features.common import FeatureRun
-from models.artifacts.limits import LimitRecord
+from models.artifacts.detection_limit import LimitRecord
 from models.datasets import Dataset, load_dataset
 from models.datasets.dataset import digest_of
 from models.recommendation.compare import compare_families

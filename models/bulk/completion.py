@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from models.errors import PartFailed
 
 if TYPE_CHECKING:
-    from models.bulk.table import PartSummary
+    from models.bulk.part_tables import PartSummary
 
 ROUNDS = 3
 """Times that the parts are scored and checked at most."""

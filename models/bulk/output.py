@@ -22,9 +22,9 @@ from pydantic import ValidationError
 from models.atomic_files import LEFTOVER, remove_leftovers
 from models.bulk.completion import DamagedPart, PartsDamaged
 from models.bulk.part import Stopped
+from models.bulk.part_tables import PartSummary, labelled, part_bytes, read_footer, summary_of
 from models.bulk.plan import LEFTOVER_SECONDS, BulkPlan
 from models.bulk.result_file import merge_parts
-from models.bulk.table import PartSummary, labelled, part_bytes, read_footer, summary_of
 from models.errors import OutputTaken, PlanDiffers
 from models.locations.errors import LocationNotFound
 from models.locations.location import Location

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from models.bulk.table import PartSummary, table_of, write_table
+from models.bulk.part_tables import PartSummary, table_of, write_table
 from models.datasets.image_source import ImageSource
 from models.errors import PartFailed
 from models.prefetch import prefetch

@@ -22,7 +22,7 @@ from snf_runtime.kinds import DensityKind
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from models.bulk.table import PartSummary
+    from models.bulk.part_tables import PartSummary
 
 FILE = "plan.json"
 IMAGES_PER_PART = 2000
@@ -237,7 +237,7 @@ class OpenPlan:
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
         """Write the scores of image range ``index`` to its Parquet file and return their counts."""
-        from models.bulk.table import write_table  # noqa: PLC0415  # a service plans jobs without pyarrow
+        from models.bulk.part_tables import write_table  # noqa: PLC0415  # a service plans jobs without pyarrow
 
         return write_table(table, self.part_path(index))
 
@@ -256,8 +256,8 @@ class OpenPlan:
         Raises:
             PartsDamaged: Parts are damaged or missing. They are deleted.
         """
+        from models.bulk.part_tables import read_footer  # noqa: PLC0415
         from models.bulk.result_file import merge_parts  # noqa: PLC0415  # a service plans jobs without pyarrow
-        from models.bulk.table import read_footer  # noqa: PLC0415
 
         problems = {}
         for index, path in enumerate(self.part_paths):

@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from models.atomic_files import new_file
 from models.bulk.completion import PartsDamaged
-from models.bulk.table import COMPRESSION, FILES, PartSummary, is_damage, labelled, summary_of
+from models.bulk.part_tables import COMPRESSION, FILES, PartSummary, is_damage, labelled, summary_of
 from models.errors import OutputTaken
 from models.score_rows.row import SCHEMA
 

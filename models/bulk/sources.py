@@ -25,7 +25,7 @@ from models.datasets.image_source import ImageSource, NamedImage, StoredImages, 
 from models.datasets.ingest.items import refused
 from models.datasets.ingest.members import archive_errors
 from models.datasets.prepared import LEFTOVER_SECONDS, Progress, no_progress
-from models.datasets.references.build import Listing, build_index, list_files
+from models.datasets.references.build_index import Listing, build_index, list_files
 from models.datasets.references.index import SCHEMA as INDEX_SCHEMA
 from models.datasets.references.source import ReferencedImages
 from models.datasets.store import DatasetStore
@@ -34,7 +34,7 @@ from models.locations.entry import FileEntry
 from models.locations.location import Location
 from models.texts.suggestions import choices
 from snf_runtime.images.codec import Preprocessing, decode_image
-from snf_runtime.images.files import read_file
+from snf_runtime.images.image_folder import read_file
 from snf_runtime.images.npy import npy_header
 from snf_runtime.images.policy import path_text
 from snf_runtime.images.preprocessing import conform_pixels

@@ -14,7 +14,7 @@ from models.loading.model_files import ModelFiles
 from snf_runtime.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from models.bulk.table import PartSummary
+    from models.bulk.part_tables import PartSummary
 
 
 class Images(Protocol):

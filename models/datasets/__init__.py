@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.datasets.catalogue import count_images, dataset_names, load_dataset, summarize
 from models.datasets.dataset import Dataset, DatasetSummary, Images
-from models.datasets.ingest.sources import Source
+from models.datasets.ingest.uploaded_files import Source
 from models.datasets.store import DatasetStore
 
 __all__ = [

@@ -21,7 +21,7 @@ from models.datasets.references.index import REFERENCE
 from models.datasets.references.originals import ReferencedOriginals
 from models.errors import ImageError
 from models.images.provenance import ARRAY
-from snf_runtime.images.opening import open_image
+from snf_runtime.images.file_decoding import open_image
 from snf_runtime.images.preprocessing import OpenedImage, opened_pixels
 
 ORIGINALS = "originals.bin"

@@ -14,9 +14,9 @@ from models.datasets.dataset import Dataset, DatasetSummary
 from models.datasets.ingest.fill import REPORT, SHEET, Fill, NewDataset, fill_folder
 from models.datasets.ingest.limits import DiskQuota, Limits
 from models.datasets.ingest.near_duplicates import NearDuplicates
-from models.datasets.ingest.sources import Source
+from models.datasets.ingest.uploaded_files import Source
 from models.datasets.prepared import LEFTOVER_SECONDS, Progress, no_progress, prepare
-from models.datasets.references.fill import NewReference, fill_reference
+from models.datasets.references.create_reference import NewReference, fill_reference
 from models.datasets.references.index import REFERENCE, ReferenceRecord, read_record
 from models.datasets.report import DatasetReport
 from models.disk_space import storage_errors

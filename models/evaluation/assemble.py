@@ -16,6 +16,7 @@ from models.errors import DatasetUnfit
 from models.evaluation.checks import check_shape
 from models.evaluation.compared_scores import COMBINED, ImageScores, ScoreSuite
 from models.evaluation.curves import shared_edges, shares
+from models.evaluation.detection_rates import DRAWN, Thresholds, compare, curves, describe_columns
 from models.evaluation.gallery import gallery
 from models.evaluation.image_sets import ImageSet, Normals
 from models.evaluation.metrics import RESAMPLES
@@ -30,7 +31,6 @@ from models.evaluation.schema import (
     SetReport,
 )
 from models.evaluation.scored_sets import ScoredSet
-from models.evaluation.summary import DRAWN, Thresholds, compare, curves, describe_columns
 from models.scorer import Scorer
 from snf_runtime.kinds import DensityKind
 from snf_runtime.scoring.likelihood import bits_per_dim

@@ -13,8 +13,8 @@ from models.evaluation.baselines import Baselines
 from models.evaluation.compared_scores import ScoreSuite, scored_batch
 from models.evaluation.corruptions import corruptions
 from models.evaluation.image_sets import ImageSet, ImageSets, Normals, evenly
-from models.evaluation.masked_maps import few, measure_localisation, normal_maps, pairs_of
 from models.evaluation.masks import open_masks
+from models.evaluation.measure_localisation import few, measure_localisation, normal_maps, pairs_of
 from models.evaluation.schema import EvaluationReport, Localisation
 from models.evaluation.scored_sets import ScoredSet, ScoredSetCache, score_set
 from snf_runtime.anomaly.conformal import attainable_alpha

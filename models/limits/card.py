@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 
+from models.artifacts.detection_limit import LimitCurve, LimitRecord
 from models.artifacts.files import CARD, read_file
-from models.artifacts.limits import LimitCurve, LimitRecord
 from models.errors import ArtifactError
 from models.limits.chart import limit_text
 from models.registry.calibrations import OWN

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from models.artifacts.limits import FOUND_SHARE, LimitCurve, LimitRecord
+from models.artifacts.detection_limit import FOUND_SHARE, LimitCurve, LimitRecord
 
 COLUMNS = 2
 WIDTH, HEIGHT = 310, 220

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.artifacts.limits import GRADED, SHAPES, Shape
+from models.artifacts.detection_limit import GRADED, SHAPES, Shape
 from models.evaluation.corruptions import random_rectangle
 
 Array: TypeAlias = NDArray[np.float64]

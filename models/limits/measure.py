@@ -16,7 +16,7 @@ import numpy as np
 
 from models.anomaly.false_alarms import false_alarm_interval
 from models.anomaly.fitting.reference_images import ImageRows, check_shape
-from models.artifacts.limits import MIN_LIMIT_IMAGES, LimitCell, LimitParameters, LimitRecord, UndamagedImages
+from models.artifacts.detection_limit import MIN_LIMIT_IMAGES, LimitCell, LimitParameters, LimitRecord, UndamagedImages
 from models.errors import DatasetUnfit
 from models.limits.cells import CellJournal
 from models.limits.defects import Defect, add_defect, defect_kinds, defect_rng, defect_sizes

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from scipy.stats import beta
 
-from models.artifacts.limits import CONFIDENCE, FOUND_SHARE, LimitCell, LimitCurve, Shape, UndamagedImages
+from models.artifacts.detection_limit import CONFIDENCE, FOUND_SHARE, LimitCell, LimitCurve, Shape, UndamagedImages
 
 HOPELESS = 0.5
 """Smaller defects are left out once the upper bound of the found share is below this."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from models.anomaly.fitting.calibrate import Progress, calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
 from models.anomaly.gradients.passes import GradientPasses, add_gradients
-from models.anomaly.gradients.probe import GradientProbe, gradient_weights, tile_of
+from models.anomaly.gradients.per_image_gradients import GradientProbe, gradient_weights, tile_of
 from models.artifacts.manifest import CalibrationSummary, Precision
 from models.errors import GradientEvidenceUnavailable, SamplesUnsupported, ScoreNotFinite
 from models.features.flows import FrozenFeatureFlows

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from models.anomaly.fitting.fit import ReferenceEvidence
 from models.anomaly.fitting.reference_pass import collect_evidence
-from models.artifacts.limits import UndamagedImages
+from models.artifacts.detection_limit import UndamagedImages
 from models.datasets import Dataset, Images
 from models.errors import (
     BackboneMissing,
@@ -33,8 +33,7 @@ from models.limits.rule import undamaged_images
 from models.recommendation.architectures import feature_architecture, pixel_architecture
 from models.recommendation.budget import Budget
 from models.recommendation.defect_counts import count_defects, kinds_by_importance
-from models.recommendation.judges import PARTS_OF, FamilyJudges
-from models.recommendation.parts import (
+from models.recommendation.fit_densities import (
     FittedPart,
     PartName,
     feature_seconds,
@@ -43,6 +42,7 @@ from models.recommendation.parts import (
     seconds_per_image,
     trained_pixels,
 )
+from models.recommendation.judges import PARTS_OF, FamilyJudges
 from models.recommendation.record import (
     FAMILIES,
     PRESET_OF,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.artifacts.limits import FOUND_SHARE, GRADED, SHAPES, LimitCell, LimitCurve, Shape
+from models.artifacts.detection_limit import FOUND_SHARE, GRADED, SHAPES, LimitCell, LimitCurve, Shape
 from models.datasets import Images
 from models.limits.cells import CellJournal
 from models.limits.defects import Defect, defect_kinds

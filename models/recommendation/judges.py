@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
 from models.datasets import Images
 from models.errors import ScoreNotFinite
-from models.recommendation.parts import FittedPart, PartName
+from models.recommendation.fit_densities import FittedPart, PartName
 from models.recommendation.record import FAMILIES, FamilyName
 from models.recommendation.subsets import Subsets
 from snf_runtime.anomaly.calibration import Calibration

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.artifacts.limits import CONTRASTS, SHAPES, LimitCurve, Shape, UndamagedImages
+from models.artifacts.detection_limit import CONTRASTS, SHAPES, LimitCurve, Shape, UndamagedImages
 from models.images.options import ImageOptions
 
 FamilyName = Literal["features", "pixels", "hybrid"]

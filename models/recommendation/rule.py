@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from models.artifacts.limits import LimitCurve, Shape
+from models.artifacts.detection_limit import LimitCurve, Shape
 from models.recommendation.record import FAMILIES, FamilyName, FamilyResult
 
 NEAR = 0.5

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.anomaly.fitting.reference_images import EvenlySpaced
-from models.artifacts.limits import MIN_LIMIT_IMAGES
+from models.artifacts.detection_limit import MIN_LIMIT_IMAGES
 from models.datasets import Dataset, Images
 from models.datasets.splits import FOLDS
 from models.errors import DatasetUnfit

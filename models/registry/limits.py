@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from models.artifacts.limits import LimitRecord
+from models.artifacts.detection_limit import LimitRecord
 from models.artifacts.manifest import file_label
 from models.atomic_files import locked, new_folder, remove_leftovers
 from models.errors import ArtifactError, LimitNotFound

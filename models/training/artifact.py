@@ -46,11 +46,11 @@ from models.scoring.sampling import sample_frozen, to_pixels
 from models.training.config import TrainingConfig
 from models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft, ImageSeconds
 from models.training.feature_fit import FittedFeatures
+from models.training.feature_fit_images import EveryImage
 from models.training.fitness import measure_fitness
 from models.training.loop import Observer
 from models.training.objective import inverse_errors
 from models.training.recipe import TrainingRecipe
-from models.training.samples import EveryImage
 from models.training.schedule import Schedule
 from models.training.trained_flow import TrainedFlow
 from models.training.validation import FINAL_SAMPLES

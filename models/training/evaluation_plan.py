@@ -11,7 +11,7 @@ import numpy as np
 from models.anomaly.fitting.calibrate import FISHER, FISHER_IMAGES, GRADIENT_IMAGES, GRADIENTS, GradientImages
 from models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows
 from models.anomaly.gradients.passes import GradientPasses
-from models.anomaly.gradients.probe import GradientProbe, tile_of
+from models.anomaly.gradients.per_image_gradients import GradientProbe, tile_of
 from models.datasets import Dataset
 from models.flows.flow import Flow
 from snf_runtime.images.batch import stacked

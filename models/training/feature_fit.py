@@ -22,9 +22,9 @@ from models.features.flows import LOCAL_LAYERS, FeatureFlows, sums_of_groups
 from models.features.moments import FeatureMoments
 from models.flows.architecture import FeatureArchitecture
 from models.training.config import TrainingConfig
+from models.training.feature_fit_images import ChosenImages, TrainingImages, TrainingSamples
 from models.training.feature_steps import BATCH as STEPS_BATCH
 from models.training.feature_steps import StepsOutcome, StepsPlan, StepsTrial
-from models.training.samples import ChosenImages, TrainingImages, TrainingSamples
 from snf_runtime.scoring.evidence import FeatureEvidence
 
 CHOICE_FOLDS = 5

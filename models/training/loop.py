@@ -29,13 +29,13 @@ from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
 from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.divergence import ReportHistory, SkippedSteps, is_finite, name_the_cause
 from models.training.followed_log_dets import FollowedLogDets
-from models.training.identity import identity_of
 from models.training.interrupted import Interrupted
 from models.training.objective import BatchLoss, Loss, SelfNormalizingObjective, inverse_quality
 from models.training.optimizer import make_optimizer
 from models.training.precision import compute_coupling_nets_in, lay_out_coupling_nets, training_precision
 from models.training.schedule import Schedule
 from models.training.trained_flow import TrainedFlow
+from models.training.training_digest import identity_of
 from models.training.validation import trimmed_bits_per_dim, write_preview
 from models.training.validation_plan import STEPS_BETWEEN_VALIDATIONS
 from snf_runtime.images.batch import stacked

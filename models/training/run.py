@@ -33,16 +33,16 @@ from models.training.config import TrainingConfig, earlier_settings
 from models.training.cost.estimate import phases_in_steps
 from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.feature_fit import FittedFeatures, fit_features
+from models.training.feature_fit_images import EveryImage, TrainingImages
 from models.training.feature_steps import StepsPlan
-from models.training.identity import weights_of
 from models.training.interrupted import Interrupted
 from models.training.loop import Observer, Trainer
 from models.training.precision import training_precision
 from models.training.presets import PRESETS, find_preset
 from models.training.recipe import TrainingRecipe
 from models.training.run_record import RunRecord, claim_folder
-from models.training.samples import EveryImage, TrainingImages
 from models.training.schedule import Schedule
+from models.training.training_digest import weights_of
 from models.training.validation_plan import PhaseSteps
 
 MAX_FOLDED_BYTES = 2 * MAX_EVIDENCE_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import site
 import subprocess
 import sys
@@ -15,10 +16,9 @@ import pytest
 from PIL import Image
 
 from snf_client.local_files import files_in
-from snf_runtime import counts
-from snf_runtime.counts import ANOMALY, FAILED, NOT_JUDGED, OK, USAGE
 from snf_runtime.exported.manifest import read_export_manifest
-from snf_runtime.images.files import image_files
+from snf_runtime.images.image_folder import image_files
+from snf_runtime.judged_counts import ANOMALY, FAILED, NOT_JUDGED, OK, USAGE
 from tests.end_to_end.support.service import files, snf
 from tests.support.paths import DIGITS, ROOT
 
@@ -120,9 +120,16 @@ def test_what_the_runner_says_and_how_it_ends(packages: Path, exported: Path, tm
         assert message in done.stderr
 
 
-def test_exit_codes_and_folders_are_those_of_the_command_line(tmp_path: Path) -> None:
-    ours = (counts.OK, counts.ANOMALY, counts.USAGE, counts.FAILED, counts.NOT_JUDGED)
-    assert ours == (OK, ANOMALY, USAGE, FAILED, NOT_JUDGED)
+def test_exit_codes_are_the_documented_ones() -> None:
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    table = page.partition("\n## Exit codes\n")[2].partition("\n\nThe last line")[0]
+    meanings = {int(code): meaning for code, meaning in re.findall(r"^\| (\d+) \| (.*) \|$", table, re.MULTILINE)}
+    words = {OK: "success", ANOMALY: "an anomaly", USAGE: "wrong usage", FAILED: "failed", NOT_JUDGED: "not judged"}
+    assert {code for code in meanings if code < 100} == words.keys()
+    assert all(text in meanings[code] for code, text in words.items())
+
+
+def test_folders_are_read_as_the_client_reads_them(tmp_path: Path) -> None:
     for name in ("b/10.png", "b/9.png", "a.txt", ".hidden.png", "Thumbs.db", "b/c/1", "__MACOSX/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from app.cli.common import INTERRUPTED
-from snf_runtime.counts import FAILED, USAGE
+from snf_runtime.judged_counts import FAILED, USAGE
 from tests.end_to_end.support.jobs import FEW_IMAGES, TRAINING
 from tests.end_to_end.support.service import await_job, environment, snf
 from tests.support.paths import ROOT

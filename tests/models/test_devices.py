@@ -26,7 +26,7 @@ from models.flows.architecture import (
 )
 from models.flows.levels import LevelSpec
 from models.training.config import TrainingConfig
-from models.training.cost.work import OperationCounter
+from models.training.cost.operation_counter import OperationCounter
 from models.training.loop import Trainer
 from models.training.optimizer import coupling_kernels
 from models.training.presets import PRESETS, find_preset

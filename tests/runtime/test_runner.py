@@ -15,9 +15,9 @@ import pytest
 from snf_runtime import Model
 from snf_runtime.__main__ import main
 from snf_runtime.anomaly.conformal import threshold
-from snf_runtime.counts import FAILED, NOT_JUDGED, USAGE
 from snf_runtime.errors import EngineUnavailable
 from snf_runtime.exported.results import NotJudged
+from snf_runtime.judged_counts import FAILED, NOT_JUDGED, USAGE
 from snf_runtime.threads import thread_count
 from tests.support.exports import exported_pixels
 from tests.support.paths import DIGITS, ROOT

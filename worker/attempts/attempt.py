@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from worker.errors import BrokerDown, StaleAttempt
 from worker.gc_tuning import relax_gc
-from worker.jobs.events import EventLog
+from worker.jobs.event_log import EventLog
 from worker.jobs.store import JobStore
 from worker.runtime.lifeline import watch
 from worker.runtime.process import ExitCode, StopReason

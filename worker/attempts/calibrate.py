@@ -13,7 +13,7 @@ from models.registry.calibrations import CalibrationStore
 from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt
 from worker.attempts.progress import PreparationReporter, ProgressReporter
 from worker.broker.connection import redis_client
-from worker.jobs.events import EventLog
+from worker.jobs.event_log import EventLog
 from worker.jobs.store import JobStore
 from worker.settings import Settings
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt
 from worker.attempts.progress import LabelledProgress, write_note
 from worker.broker.connection import redis_client
-from worker.jobs.events import EventLog
+from worker.jobs.event_log import EventLog
 from worker.jobs.retention import adopt_earlier
 from worker.jobs.store import JobStore
 from worker.settings import Settings

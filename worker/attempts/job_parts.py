@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from models.bulk.output import Output, open_output, plan_at
+from models.bulk.part_tables import PartSummary
 from models.bulk.plan import BulkPlan, OpenPlan, Parts, join_plan, open_plan, stored_plan
-from models.bulk.table import PartSummary
 from models.locations.allowed import allowed_location
 from models.locations.location import Location
 from worker.attempts.attempt import JobSpec

@@ -15,7 +15,7 @@ from pathlib import Path
 from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt
 from worker.attempts.progress import LabelledProgress, PreparationReporter, write_note
 from worker.broker.connection import redis_client
-from worker.jobs.events import EventLog
+from worker.jobs.event_log import EventLog
 from worker.jobs.retention import adopt_earlier
 from worker.jobs.store import JobStore
 from worker.settings import Settings
@@ -35,7 +35,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     """
     import torch
 
-    from models.artifacts.limits import LimitParameters
+    from models.artifacts.detection_limit import LimitParameters
     from models.datasets import DatasetStore
     from models.limits.good_images import good_images
     from models.limits.measure import measure_limits

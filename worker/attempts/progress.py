@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from worker.jobs.events import EventLog
+from worker.jobs.event_log import EventLog
 
 REPORT_S = 0.5
 """Shortest time in seconds between two reports of a job's progress."""

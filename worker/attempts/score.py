@@ -23,7 +23,7 @@ from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt, prepare_p
 from worker.attempts.progress import checking_reporter, write_note
 from worker.broker.connection import redis_client
 from worker.errors import BrokerDown, JobNotFound
-from worker.jobs.events import EventLog
+from worker.jobs.event_log import EventLog
 from worker.jobs.record import ACTIVE
 from worker.jobs.retention import adopt_earlier
 from worker.jobs.store import JobStore
@@ -31,8 +31,8 @@ from worker.runtime.process import ExitCode
 from worker.settings import Settings
 
 if TYPE_CHECKING:
+    from models.bulk.part_tables import PartSummary
     from models.bulk.plan import BulkPlan
-    from models.bulk.table import PartSummary
     from worker.attempts.shard_work import ShardProgress, ShardWork
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     """
     from models.bulk.completion import complete
     from models.bulk.part import Stopped
-    from models.bulk.table import read_summary
+    from models.bulk.part_tables import read_summary
     from models.training.interrupted import Interrupted
     from worker.attempts.job_parts import begin_parts, stored_job_plan
     from worker.attempts.score_on_ray import score_on_ray

@@ -15,7 +15,7 @@ from worker.attempts.progress import ProgressReporter
 from worker.attempts.score_inputs import score_inputs
 from worker.broker.connection import redis_client
 from worker.errors import BrokerDown
-from worker.jobs.events import EventLog
+from worker.jobs.event_log import EventLog
 from worker.jobs.shards import Shards
 from worker.jobs.store import JobStore
 from worker.settings import Settings

@@ -21,7 +21,7 @@ from models.training.recipe import TrainingRecipe
 from worker.attempts.attempt import BEGAN, Fence, JobSpec, StopFlag, attempt
 from worker.attempts.progress import FitReporter, PreparationReporter, write_note
 from worker.broker.connection import redis_client
-from worker.jobs.events import EventLog
+from worker.jobs.event_log import EventLog
 from worker.jobs.retention import adopt_earlier, drop_training_files
 from worker.jobs.store import JobStore
 from worker.runs.record import RunStart

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from worker.jobs.journal import Event, read_chunks
+from worker.jobs.event_file import Event, read_chunks
 
 MAX_EVENTS = 20_000
 """Most reports of a training that are kept in memory; of a training of weeks every second, fourth and so on."""

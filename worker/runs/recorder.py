@@ -16,8 +16,8 @@ from models.registry.version import ModelVersion
 from models.training.interrupted import Interrupted
 from worker.errors import JobsError
 from worker.jobs.curve import newest_attempt
-from worker.jobs.events import EventLog
-from worker.jobs.journal import FILE as CURVE
+from worker.jobs.event_file import FILE as CURVE
+from worker.jobs.event_log import EventLog
 from worker.jobs.record import new_job_id
 from worker.private_home import private_umask
 from worker.runs.record import RunResult, RunStart, TrainingRun

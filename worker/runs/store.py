@@ -14,8 +14,8 @@ from pathlib import Path
 from models.atomic_files import make_folder, remove_folder, remove_leftovers, write_atomically
 from worker.errors import JobConflict, RunNotFound
 from worker.jobs.curve import CurveEvents, read_curve, thin
-from worker.jobs.journal import FILE as CURVE
-from worker.jobs.journal import Event
+from worker.jobs.event_file import FILE as CURVE
+from worker.jobs.event_file import Event
 from worker.private_home import private_umask
 from worker.runs.record import TrainingRun
 

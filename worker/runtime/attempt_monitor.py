@@ -5,7 +5,7 @@ import threading
 import time
 
 from worker.errors import BrokerDown, StaleAttempt
-from worker.jobs.events import AttemptSummary, EventReader
+from worker.jobs.event_log import AttemptSummary, EventReader
 from worker.jobs.record import RequestedAction
 from worker.jobs.store import JobStore
 from worker.runtime.process import AttemptProcess, StopReason

@@ -18,7 +18,7 @@ from models.disk_space import storage_error
 from models.locations.location import Location
 from worker.errors import BrokerDown, JobNotFound, StaleAttempt
 from worker.jobs.duration_model import DurationModel
-from worker.jobs.events import AttemptSummary, EventReader
+from worker.jobs.event_log import AttemptSummary, EventReader
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
 from worker.runs.recorder import record_failure

@@ -18,7 +18,7 @@ from worker.sandbox.work import do_limited
 
 if TYPE_CHECKING:
     from models.datasets import DatasetStore
-    from models.datasets.references.fill import NewReference
+    from models.datasets.references.create_reference import NewReference
     from models.datasets.references.index import ReferenceRecord
     from models.locations.location import Location
     from worker.settings import Settings
@@ -87,7 +87,7 @@ def refer(
 
 
 def _fill(order: dict[str, Any], progress: Callable[[int, int], None]) -> None:
-    from models.datasets.references.fill import NewReference, fill_reference
+    from models.datasets.references.create_reference import NewReference, fill_reference
 
     folder = Path(order.pop("folder"))
     fill_reference(folder, NewReference(**order), progress)

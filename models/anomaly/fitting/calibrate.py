@@ -13,7 +13,7 @@ from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages
 from models.anomaly.fitting.reference_pass import collect_evidence
 from models.anomaly.gradients.passes import GradientPasses
-from models.anomaly.gradients.probe import GradientProbe
+from models.anomaly.gradients.per_image_gradients import GradientProbe
 from models.artifacts.manifest import CalibrationSummary, Deviation, Precision
 from models.flows.flow import Flow
 from snf_runtime.anomaly.calibration import Calibration, MapReference

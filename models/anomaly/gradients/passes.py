@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.anomaly.fitting.reference_images import ImageRows
-from models.anomaly.gradients.probe import GradientProbe, Gradients, fisher_information, gradient_map, layer_features
+from models.anomaly.gradients.per_image_gradients import (
+    GradientProbe,
+    Gradients,
+    fisher_information,
+    gradient_map,
+    layer_features,
+)
 from models.datasets import Images
 from snf_runtime.errors import ScoreNotFinite
 from snf_runtime.images.batch import stacked
@@ -39,7 +45,7 @@ class GradientPasses:
     ) -> list[Tensor]:
         """Return the mean squared gradient of the log-likelihood for each weight.
 
-        The mean is over the images. The weights are those that ``probe`` covers. There is one tensor for each group of
+        The mean is over the images. The weights are those that a :class:`GradientProbe` covers. There is one tensor for each group of
         layers.
 
         This is the diagonal Fisher information, ``(P_group,)`` for each group.
@@ -85,7 +91,7 @@ class GradientPasses:
     def split(self, fisher: NDArray[np.float32]) -> list[Tensor]:
         """Split a flat array of mean squared gradients into one tensor for each group of layers.
 
-        The array is ``(P,)``, one value for each weight that ``probe`` covers.
+        The array is ``(P,)``, one value for each weight that a :class:`GradientProbe` covers.
 
         The values are a Fisher information. Raises ``ValueError`` where the length is that of another flow.
         """

@@ -12,7 +12,7 @@ from models.datasets.dataset import MIN_IMAGES
 from models.datasets.ingest.items import Ignored, ImageFile, ImagePixels, Rejected
 from models.datasets.ingest.limits import DiskQuota, Limits, UploadMeter
 from models.datasets.ingest.near_duplicates import NearDuplicates
-from models.datasets.ingest.sources import Source, read_sources
+from models.datasets.ingest.uploaded_files import Source, read_sources
 from models.datasets.prepared import Progress
 from models.datasets.report import DatasetReport, Findings, make_report
 from models.datasets.splits import group_and_split

@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from models.datasets.ingest.items import MAX_NAME
 from models.datasets.ingest.limits import Limits
-from models.datasets.references.encoded import EncodedImage, too_large, unreadable
+from models.datasets.references.encoded_image import EncodedImage, too_large, unreadable
 from models.datasets.references.index import IndexedFile, RowGroup
-from models.datasets.references.parquet import ImageCell, ImageColumn, content_chunk, open_parquet, sound_parquet
+from models.datasets.references.parquet_columns import (
+    ImageCell,
+    ImageColumn,
+    content_chunk,
+    open_parquet,
+    sound_parquet,
+)
 from models.errors import DatasetRefused, ImageError
 from models.locations.range_file import RangeFile
 

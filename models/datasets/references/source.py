@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from models.datasets.image_source import NamedImage, file_stamp
-from models.datasets.references.files import ReferencedFiles
 from models.datasets.references.index import ReferenceIndex, read_record
+from models.datasets.references.read_images import ReferencedFiles
 from models.errors import DatasetNotFound, ImageError
 from snf_runtime.images.codec import Preprocessing, decode_image
 
@@ -22,7 +22,7 @@ class ReferencedImages:
     It can be pickled, and holds no connection. Where it is unpickled, the index must be at the same path.
 
     Args:
-        index: The index, of :func:`~models.datasets.references.build.build_index`.
+        index: The index, of :func:`~models.datasets.references.build_index.build_index`.
         preprocessing: What the model does to images.
 
     Raises:

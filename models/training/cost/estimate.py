@@ -8,14 +8,14 @@ from dataclasses import replace
 from pydantic import BaseModel
 
 from models.anomaly.fitting.calibrate import FISHER_IMAGES, GRADIENT_IMAGES
-from models.anomaly.gradients.probe import TILE
+from models.anomaly.gradients.per_image_gradients import TILE
 from models.datasets import DatasetSummary
 from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture, PixelArchitecture
 from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
 from models.training.cost.feature_work import feature_work
 from models.training.cost.flow_work import FROZEN_BATCH, FlowWork, flow_work
+from models.training.cost.operation_counter import Work
 from models.training.cost.throughput import ASSUMED, Throughput
-from models.training.cost.work import Work
 from models.training.feature_fit import CHOICE_FOLDS
 from models.training.precision import training_precision
 from models.training.validation import FINAL_SAMPLES, PREVIEW_SAMPLES, validation_tile

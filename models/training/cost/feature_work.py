@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from models.features.fit import FEW_CELLS, GRIDS
 from models.features.lite0 import BLOCKS, STEM
 from models.flows.architecture import FINEST_GRID, FeatureArchitecture
-from models.training.cost.work import Work
+from models.training.cost.operation_counter import Work
 from models.training.feature_fit import BATCH, CHOICE_FOLDS
 from models.training.feature_steps import BATCH as STEPS_BATCH
 

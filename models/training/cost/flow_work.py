@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 
 import torch
 
-from models.anomaly.gradients.probe import TILE
+from models.anomaly.gradients.per_image_gradients import TILE
 from models.bijections.base import Bijection, SelfNormalizing, Shape
 from models.bijections.coupling import CouplingNet
 from models.bijections.frozen import FrozenStep, Inverse
@@ -22,7 +22,7 @@ from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow, walk
 from models.training.config import TrainingConfig
-from models.training.cost.work import Count, Work, count, saved_bytes
+from models.training.cost.operation_counter import Count, Work, count, saved_bytes
 from models.training.objective import SelfNormalizingObjective, operator_norm
 from models.training.optimizer import coupling_kernels, orthogonalize
 

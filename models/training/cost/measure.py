@@ -23,8 +23,8 @@ from models.flows.architecture import FeatureArchitecture, HybridArchitecture, P
 from models.flows.build import build_flow
 from models.training.config import TrainingConfig
 from models.training.cost.flow_work import flow_work
+from models.training.cost.operation_counter import Work
 from models.training.cost.throughput import ASSUMED, Throughput, store_throughput
-from models.training.cost.work import Work
 from models.training.objective import SelfNormalizingObjective
 from models.training.optimizer import make_optimizer
 from models.training.precision import compute_coupling_nets_in, lay_out_coupling_nets, training_precision

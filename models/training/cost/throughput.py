@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.atomic_files import write_atomically
 
 if TYPE_CHECKING:
-    from models.training.cost.work import Work
+    from models.training.cost.operation_counter import Work
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from snf_runtime.exported.open_density import open_exported
 from snf_runtime.exported.results import FileVerdict, NotJudged
 from snf_runtime.images.batch import Batch, batch_of, in_batches
 from snf_runtime.images.codec import decode_image
-from snf_runtime.images.files import read_file
+from snf_runtime.images.image_folder import read_file
 from snf_runtime.images.placement import FilePlacement
 from snf_runtime.images.policy import path_text
 from snf_runtime.images.preprocessing import DecodedImage, conform_pixels

@@ -10,8 +10,8 @@ import numpy as np
 
 from snf_runtime.errors import ImageError
 from snf_runtime.images.bounded_file import never
+from snf_runtime.images.file_decoding import open_image
 from snf_runtime.images.npy import npy_header
-from snf_runtime.images.opening import open_image
 from snf_runtime.images.preprocessing import DecodedImage, Pixels, Preprocessing, as_image, check_size, conform
 
 __all__ = ["DecodedImage", "Preprocessing", "decode_image", "decode_npy", "encode_png", "image_grid"]

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 from app.cli.main import cli
 from app.cli.score_dataset import download_table
 from models.bulk.output import stored_output
-from models.bulk.table import part_bytes
+from models.bulk.part_tables import part_bytes
 from models.locations.location import Location
 from snf_client import Client
 from snf_client.schemas import JobView
-from snf_runtime.counts import NOT_JUDGED, USAGE
+from snf_runtime.judged_counts import NOT_JUDGED, USAGE
 from tests.support.paths import DIGITS
 
 FILES = DIGITS[:3]

@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from app.cli.common import error_messages, fail
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 
 
 def test_a_command_that_failed_does_not_wait_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from tests.models.datasets.sample_files import mixed, source, zipped
 from tests.support.compiled_cache import share_compiled
 from worker.attempts.attempt import JobSpec, StopFlag
 from worker.attempts.train import run
-from worker.jobs.events import EventLog
+from worker.jobs.event_log import EventLog
 from worker.settings import Settings
 
 PARAMETERS = {"image_size": 8, "max_steps": 2, "validations": 1, "validation_images": 6, "batch_size": 8}

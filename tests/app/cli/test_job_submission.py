@@ -10,9 +10,9 @@ import pytest
 import typer
 
 from app.cli.job_submission import LISTS, TEXTS, job_request
-from app.jobs.checks import CalibrationParameters, ScoringParameters
+from app.jobs.model_job_checks import CalibrationParameters, ScoringParameters
 from app.jobs.schemas import JobRequest
-from models.artifacts.limits import LimitParameters
+from models.artifacts.detection_limit import LimitParameters
 from models.evaluation.schema import EvaluationParameters
 from models.recommendation.record import RecommendParameters
 from models.training.config import TrainingConfig

@@ -17,7 +17,7 @@ from app.cli.main import cli
 from app.cli.run_export import figures, results, settings
 from app.runs.views import run_detail
 from snf_client.schemas import RunDetail
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 from tests.support.runs import SHIPPED, recorded
 from worker.runs.store import RunStore
 

@@ -21,7 +21,7 @@ from app.datasets.schemas import EXAMPLE, REPORT_EXAMPLE
 from app.limits.schemas import LIMIT
 from app.registry.views import detail
 from app.scoring.schemas import SCORED_DIGIT
-from models.artifacts.limits import LimitRecord
+from models.artifacts.detection_limit import LimitRecord
 from models.flows.layers.spec import layer_types
 from models.recommendation.record import RecommendationRecord
 from models.registry.registry import Registry

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.registry.loaded import ModelListing
 from app.registry.model_pool import ModelPool, reason_of
-from app.scoring.judging import JudgeImages, RequestedImage
+from app.scoring.judging_pipeline import JudgeImages, RequestedImage
 from models.errors import ArtifactError
 from tests.app.conftest import MODEL
 from tests.support.compiled_cache import share_compiled

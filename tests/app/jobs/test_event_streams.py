@@ -19,7 +19,7 @@ from app.jobs.timeline import Cursor
 from tests.worker.support.helpers import new_job
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
-from worker.jobs.events import EventLog
+from worker.jobs.event_log import EventLog
 from worker.jobs.store import JobStore
 from worker.settings import Settings
 

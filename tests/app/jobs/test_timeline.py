@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.jobs.timeline import HOLD_S, SETTLED_MS, Cursor, Timeline, TimelineEvent
-from worker.jobs.journal import CHUNK_BYTES
+from worker.jobs.event_file import CHUNK_BYTES
 from worker.jobs.record import Status
 from worker.jobs.state_changes import START, StateChange, StateChanges
 

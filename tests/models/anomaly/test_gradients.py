@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.anomaly.gradients.passes import GradientPasses
-from models.anomaly.gradients.probe import FLOOR, GROUPS, TILE, GradientProbe, gradient_map
+from models.anomaly.gradients.per_image_gradients import FLOOR, GROUPS, TILE, GradientProbe, gradient_map
 from models.bijections.actnorm import ActNorm
 from models.bijections.base import ChannelAffine
 from models.bijections.conv1x1 import ExactConv1x1

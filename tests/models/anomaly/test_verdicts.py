@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.anomaly.fitting.reference_images import ReferenceImages
 from models.anomaly.gradients.passes import GradientPasses
-from models.anomaly.gradients.probe import GradientProbe
+from models.anomaly.gradients.per_image_gradients import GradientProbe
 from models.datasets import load_dataset
 from models.errors import GradientEvidenceUnavailable, ScoreNotFinite
 from models.loading.artifact import load_artifact

@@ -17,10 +17,10 @@ from pyarrow import parquet
 
 from models.bulk.completion import PartsDamaged
 from models.bulk.part import Stopped, score_part
+from models.bulk.part_tables import write_part
 from models.bulk.plan import NEWER, BulkPlan, join_plan, open_plan
 from models.bulk.result_file import convert_table, merge_parts, read_content
 from models.bulk.sources import ImageFiles, open_source
-from models.bulk.table import write_part
 from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import AlphaUnattainable, DatasetNotFound, ImageError, PlanDiffers, ScoreNotFinite
 from models.score_rows.row import SCHEMA

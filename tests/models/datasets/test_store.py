@@ -276,8 +276,8 @@ def test_stored_images_are_read_where_limits_on_their_cost_came_later(
 ) -> None:
     store = DatasetStore(tmp_path / "datasets")
     with monkeypatch.context() as earlier:
-        earlier.setattr("snf_runtime.images.opening.check_cost", lambda *_: None)
-        earlier.setattr("snf_runtime.images.opening.BoundedFile", lambda data, _: io.BytesIO(data))
+        earlier.setattr("snf_runtime.images.file_decoding.check_cost", lambda *_: None)
+        earlier.setattr("snf_runtime.images.file_decoding.BoundedFile", lambda data, _: io.BytesIO(data))
         costly = {"costly.bmp": run_length_bmp(DIGITS[40, 0])}
         store.create("digits", [source(tmp_path / "uploads", zipped(pngs(40) | costly))])
     images = everything(load_dataset("digits", None, store, NOTHING))

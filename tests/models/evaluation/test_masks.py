@@ -16,7 +16,7 @@ from models.errors import DatasetNotFound, DatasetUnfit
 from models.evaluation import evaluate as evaluate_module
 from models.evaluation.assemble import Subject
 from models.evaluation.evaluate import evaluate
-from models.evaluation.localisation import localise
+from models.evaluation.localisation_metrics import localise
 from models.evaluation.report import render_html
 from models.evaluation.schema import EvaluationParameters, EvaluationReport, Localisation
 from models.scorer import Scorer

@@ -18,7 +18,7 @@ from PIL import Image
 from models.errors import ImageError
 from snf_runtime.images.bombs import MAX_SCANS
 from snf_runtime.images.bounded_file import DecodingAbandoned
-from snf_runtime.images.opening import open_image, pixels_of
+from snf_runtime.images.file_decoding import open_image, pixels_of
 from snf_runtime.images.policy import MAX_PIXELS
 from tests.models.helpers import real_images
 from tests.support.image_files import encoded, jpeg_of_scans, png, run_length_bmp

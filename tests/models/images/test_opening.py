@@ -16,7 +16,7 @@ from PIL import Image
 
 from models.errors import ImageError
 from snf_runtime.images.codec import Preprocessing, decode_image
-from snf_runtime.images.opening import open_image
+from snf_runtime.images.file_decoding import open_image
 from snf_runtime.images.preprocessing import DecodedImage
 from tests.models.helpers import real_images
 from tests.support.image_files import HIGH, WIDE, encoded, exif, tiff
@@ -162,8 +162,8 @@ def test_the_most_pixels_are_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         variables = {**os.environ, "SNF_MAX_IMAGE_PIXELS": value}
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, check=True)
         assert done.stdout.decode() == expected
-    monkeypatch.setattr("snf_runtime.images.opening.MAX_PIXELS", 28 * 28 - 1)
+    monkeypatch.setattr("snf_runtime.images.file_decoding.MAX_PIXELS", 28 * 28 - 1)
     with pytest.raises(ImageError, match="expected at most 783 pixels, the header gives 28x28"):
         decode(encoded(DIGIT))
-    monkeypatch.setattr("snf_runtime.images.opening.MAX_PIXELS", 28 * 28)
+    monkeypatch.setattr("snf_runtime.images.file_decoding.MAX_PIXELS", 28 * 28)
     assert np.array_equal(decode(encoded(DIGIT)).pixels[0], DIGIT)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.artifacts.limits import GRADED, SHAPES, Shape
+from models.artifacts.detection_limit import GRADED, SHAPES, Shape
 from models.limits.defects import Defect, add_defect, defect_kinds, defect_rng, defect_sizes
 
 SIDE = 40

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.artifacts.limits import LimitParameters, LimitRecord
+from models.artifacts.detection_limit import LimitParameters, LimitRecord
 from models.artifacts.manifest import FeatureFitRecord, GridChoice
 from models.datasets import load_dataset
 from models.errors import AlphaUnattainable, ArtifactError, DatasetUnfit, LimitNotFound

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from models.artifacts.limits import Shape
+from models.artifacts.detection_limit import Shape
 from models.limits.cells import CellJournal
 from models.recommendation.budget import Budget
 from models.recommendation.defect_counts import DefectCurves, count_defects, kinds_by_importance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.artifacts.limits import LimitCurve, Shape
+from models.artifacts.detection_limit import LimitCurve, Shape
 from models.limits.rule import limit_cell
 from models.recommendation.record import PRESET_OF, FamilyName, FamilyResult
 from models.recommendation.rule import limit_cell_text, mean_rank, propose

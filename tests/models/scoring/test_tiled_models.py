@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from models.anomaly.fitting.reference_images import as_seen, evidence_bytes, images_in_memory, reference_of
-from models.artifacts.limits import LimitParameters
+from models.artifacts.detection_limit import LimitParameters
 from models.audit import recompute_features
 from models.bulk.part import score_part
 from models.bulk.sources import ImageFiles, open_source

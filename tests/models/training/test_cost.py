@@ -30,8 +30,8 @@ from models.training.config import TrainingConfig
 from models.training.cost import flow_work, measure
 from models.training.cost.estimate import TrainingEstimate, estimate_training
 from models.training.cost.feature_work import backbone_flops, feature_work
+from models.training.cost.operation_counter import Work, count, saved_bytes
 from models.training.cost.throughput import ASSUMED, Throughput, store_throughput, stored_throughput
-from models.training.cost.work import Work, count, saved_bytes
 from models.training.presets import PRESETS, find_preset
 from tests.models.bijections.test_conformance import CASES, Case
 from tests.models.helpers import mark_initialized

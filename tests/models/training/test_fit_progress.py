@@ -16,8 +16,8 @@ from models.training.run import train
 from tests.models.datasets.sample_files import pngs, source, zipped
 from tests.support.trained import SMALL_FEATURES
 from worker.attempts.progress import FitReporter
-from worker.jobs.events import AttemptSummary, EventLog
-from worker.jobs.journal import FILE, read_chunk
+from worker.jobs.event_file import FILE, read_chunk
+from worker.jobs.event_log import AttemptSummary, EventLog
 
 
 @pytest.mark.parametrize(

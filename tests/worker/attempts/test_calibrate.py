@@ -18,7 +18,7 @@ from tests.support.fork_server import ForkServer
 from tests.support.trained import barely_trained
 from tests.worker.support.helpers import until
 from tests.worker.support.scoring import in_background
-from worker.jobs.events import AttemptSummary
+from worker.jobs.event_log import AttemptSummary
 from worker.jobs.record import Job, Status, new_job_id
 from worker.jobs.store import JobStore
 from worker.queues import Queue

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.worker.support.helpers import new_job
-from worker.jobs.events import EventReader
+from worker.jobs.event_log import EventReader
 from worker.runtime.process import AttemptProcess, ExitCode
 from worker.settings import Settings
 

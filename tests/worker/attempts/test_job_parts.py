@@ -52,7 +52,7 @@ subprocess.run([sys.executable, "-c", sys.argv[2], sys.argv[1]], check=True)
 ATTEMPT = """
 import sys
 from pathlib import Path
-from models.bulk.table import table_of
+from models.bulk.part_tables import table_of
 from tests.worker.attempts.test_job_parts import PLAN, spec_of
 from worker.attempts.job_parts import begin_parts
 from worker.settings import Settings

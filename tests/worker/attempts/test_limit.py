@@ -6,7 +6,7 @@ import signal
 import threading
 from datetime import UTC, datetime
 
-from models.artifacts.limits import LimitParameters
+from models.artifacts.detection_limit import LimitParameters
 from models.limits.good_images import good_images
 from models.limits.measure import measure_limits
 from models.registry.registry import Registry

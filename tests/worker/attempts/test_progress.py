@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from worker.attempts.progress import FitReporter, PreparationReporter, ProgressReporter
-from worker.jobs.events import EventLog
-from worker.jobs.journal import FILE, read_chunk
+from worker.jobs.event_file import FILE, read_chunk
+from worker.jobs.event_log import EventLog
 
 
 class Clock:

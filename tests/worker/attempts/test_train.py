@@ -29,7 +29,7 @@ from worker.attempts.train import run
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
 from worker.errors import StaleAttempt
-from worker.jobs.events import AttemptSummary, EventLog, EventReader
+from worker.jobs.event_log import AttemptSummary, EventLog, EventReader
 from worker.jobs.record import Job
 from worker.jobs.store import JobStore
 from worker.runtime.process import ExitCode, attempt_command

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from worker.attempts.attempt import StopFlag
-from worker.jobs.events import EventLog
+from worker.jobs.event_log import EventLog
 from worker.runtime.process import ExitCode
 
 

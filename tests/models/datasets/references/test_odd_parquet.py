@@ -15,10 +15,10 @@ import pytest
 from models.bulk.part import score_range
 from models.datasets.image_source import NamedImage
 from models.datasets.references import parquet_rows
-from models.datasets.references.build import build_index
-from models.datasets.references.encoded import EncodedImage
-from models.datasets.references.files import ReferencedFiles
+from models.datasets.references.build_index import build_index
+from models.datasets.references.encoded_image import EncodedImage
 from models.datasets.references.index import ReferenceRecord
+from models.datasets.references.read_images import ReferencedFiles
 from models.errors import DatasetRefused, ImageError, PartFailed
 from models.locations.location import Location
 from models.scorer import Scorer
@@ -133,7 +133,7 @@ def test_a_value_of_many_rows_is_held_once(
     script = f"""
 import resource
 from pathlib import Path
-from models.datasets.references.files import ReferencedFiles
+from models.datasets.references.read_images import ReferencedFiles
 import pyarrow.parquet
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 files = ReferencedFiles(Path({str(tmp_path / "reference.sqlite")!r}))
@@ -170,7 +170,7 @@ def test_a_lack_of_memory_is_no_damage(
         monkeypatch.setattr(parquet_rows, "_read_rows", fail)
         with pytest.raises(type(lack)):
             read(tmp_path)
-        monkeypatch.setattr("models.datasets.references.parquet.image_column", fail)
+        monkeypatch.setattr("models.datasets.references.parquet_columns.image_column", fail)
         with pytest.raises(type(lack)):
             index()
         monkeypatch.undo()

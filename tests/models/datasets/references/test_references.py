@@ -11,7 +11,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pytest
 
-from models.datasets.references.build import build_index
+from models.datasets.references.build_index import build_index
 from models.datasets.references.index import ReferenceRecord, read_record
 from models.datasets.references.source import ReferencedImages
 from models.errors import DatasetNotFound, DatasetRefused, ImageError

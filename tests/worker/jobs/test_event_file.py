@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from worker.jobs.curve import read_curve, thin
-from worker.jobs.events import EventLog, EventReader
-from worker.jobs.journal import FILE, read_chunk, read_chunks
+from worker.jobs.event_file import FILE, read_chunk, read_chunks
+from worker.jobs.event_log import EventLog, EventReader
 
 
 def steps(path: Path, offset: int = 0) -> list[int]:

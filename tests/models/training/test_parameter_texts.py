@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.training.config import TrainingConfig
-from models.training.parameters import parameter_groups, preset_defaults
+from models.training.parameter_texts import parameter_groups, preset_defaults
 from models.training.presets import PRESETS
 from tests.support.documents import check_table
 from tests.support.paths import ROOT

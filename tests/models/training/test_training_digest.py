@@ -10,7 +10,7 @@ import pytest
 from models.datasets import Dataset
 from models.flows.architecture import GlowArchitecture
 from models.training.config import TrainingConfig
-from models.training.identity import identity_of
+from models.training.training_digest import identity_of
 
 GLOW = (
     '{"channels":1,"height":28,"width":28,"pixel_transform":"marginal","family":"glow","levels":2,"steps":8,'

@@ -6,7 +6,7 @@ import resource
 import pytest
 
 from app.access.callers import network_of
-from app.http.connection_watch import ConnectionLimits, ConnectionWatch
+from app.http.connection_limits import ConnectionLimits, ConnectionWatch
 from worker.settings import Settings
 
 

@@ -15,9 +15,9 @@ from models.archives.tar import Readable, TarReader
 from models.datasets.ingest.items import CONTROL, is_top, safe_path
 from models.datasets.ingest.members import CHUNK, archive_errors
 from models.datasets.prepared import Progress, no_progress
-from models.datasets.references.files import FILE_ERRORS
 from models.datasets.references.index import FileKind, ReferenceRecord, new_index
-from models.datasets.references.parquet import group_rows, open_parquet, sound_parquet
+from models.datasets.references.parquet_columns import group_rows, open_parquet, sound_parquet
+from models.datasets.references.read_images import FILE_ERRORS
 from models.datasets.report import Findings
 from models.errors import DatasetRefused
 from models.locations.entry import FileEntry

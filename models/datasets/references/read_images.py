@@ -9,7 +9,7 @@ from itertools import chain, groupby
 from pathlib import Path
 
 from models.datasets.ingest.limits import Limits
-from models.datasets.references.encoded import EncodedImage, changed, too_large, unreadable
+from models.datasets.references.encoded_image import EncodedImage, changed, too_large, unreadable
 from models.datasets.references.fetch import Piece, read_ahead
 from models.datasets.references.index import IndexedFile, ReferenceIndex, RowGroup, TarMember
 from models.datasets.references.parquet_rows import failed_rows, read_groups

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from app.cli.common import fail
 from app.cli.judging_model import JudgingModel
 from app.cli.out_file import ADVICE
-from snf_runtime.counts import USAGE
+from snf_runtime.judged_counts import USAGE
 
 if TYPE_CHECKING:
     from models.bulk.plan import BulkPlan

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from models.datasets.ingest.compressed_tar import read_tar
 from models.datasets.ingest.items import Ignored, Item, Rejected, refused, safe_path
 from models.datasets.ingest.limits import UploadMeter
 from models.datasets.ingest.members import read_member
 from models.datasets.ingest.npy_files import npz_images, read_npy_file
-from models.datasets.ingest.tar_files import read_tar
 from models.datasets.ingest.zip_files import open_zip, zip_files
 from models.errors import DatasetRefused
 from snf_runtime.images.policy import is_no_image

@@ -19,17 +19,17 @@ from app.cli.common import client_schema
 from app.cli.judging_model import JudgingModel
 from app.cli.main import cli
 from app.cli.remarks import Remarks
-from app.cli.score_file import GivenFiles, LocalPartScorer, RemotePartScorer
+from app.cli.score_to_file import GivenFiles, LocalPartScorer, RemotePartScorer
 from app.registry.views import detail
 from app.scoring.schemas import SCORED_DIGIT
 from models.bulk.part import Stopped
+from models.bulk.part_tables import write_part
 from models.bulk.plan import NEWER, BulkPlan, open_plan
-from models.bulk.table import write_part
 from models.registry.registry import Registry
 from snf_client import Client
 from snf_client.resources.scores import ScorePart
 from snf_client.schemas import Drift, ModelDetail, Scores, UnfitReason
-from snf_runtime.counts import FAILED, USAGE
+from snf_runtime.judged_counts import FAILED, USAGE
 from tests.support.paths import DIGITS
 
 FILES = DIGITS[:3]

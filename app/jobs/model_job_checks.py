@@ -17,7 +17,7 @@ from app.http.errors import Problem, field_problem, invalid
 from app.jobs.parameters import TRAINING_ONLY, CalibrationParameters, ScoringParameters, refuse_conversions
 from app.jobs.schemas import JobRequest
 from models.anomaly.fitting.reference_images import as_seen, check_shape, check_summary
-from models.artifacts.limits import LimitParameters
+from models.artifacts.detection_limit import LimitParameters
 from models.bulk.checks import require_scorable
 from models.bulk.plan import MAX_PARTS
 from models.datasets import DatasetStore, count_images, dataset_names, summarize

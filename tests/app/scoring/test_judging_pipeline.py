@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from app.scoring.judging import JudgeImages, RequestedImage
+from app.scoring.judging_pipeline import JudgeImages, RequestedImage
 from models.scorer import Scorer
 from snf_runtime.images.preprocessing import Preprocessing
 

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Protocol
 import typer
 
 from app.cli.common import INTERRUPTED, fail, print_json, read_settings, registry, stop_on_signals
+from app.cli.existing_output import check_held, check_unfinished
 from app.cli.judging_model import JudgingModel
 from app.cli.progress import duration, images_bar
 from app.cli.remarks import Remarks, print_notes
 from app.cli.score_tables import preprocessing_note
-from app.cli.scores_held import check_held, check_unfinished
 from app.cli.tables import print_facts
-from snf_runtime.counts import FAILED, USAGE
+from snf_runtime.judged_counts import FAILED, USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:
+    from models.bulk.part_tables import PartSummary
     from models.bulk.plan import BulkPlan, OpenPlan
-    from models.bulk.table import PartSummary
     from models.registry.version import ModelVersion
     from models.score_rows.row import Row
     from models.scorer import Scorer
@@ -270,7 +270,7 @@ class RemotePartScorer:
         calibration of the model meanwhile.
         """
         from models.bulk.part import Stopped
-        from models.bulk.table import write_part
+        from models.bulk.part_tables import write_part
 
         paths, names = files.paths[slice(*part)], files.names[slice(*part)]
         rows: list[Row] = []
@@ -295,8 +295,8 @@ class RemotePartScorer:
 def _plan(
     model: JudgingModel, files: GivenFiles, weights: str, kind: str, smallest: float, alpha: float | None
 ) -> BulkPlan:
+    from models.bulk.part_tables import FILES
     from models.bulk.plan import BulkPlan
-    from models.bulk.table import FILES
     from snf_runtime.anomaly.conformal import attainable_alpha
 
     return BulkPlan.model_validate(
@@ -345,7 +345,7 @@ def _score(scorer: PartScorer, files: GivenFiles, work: OpenPlan, out: Path) -> 
 
 
 def _remarks(parts: Sequence[Path]) -> list[str]:
-    from models.bulk.table import read_warnings
+    from models.bulk.part_tables import read_warnings
 
     remarks = Remarks()
     for part in parts:

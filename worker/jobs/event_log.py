@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from worker.jobs.journal import FILE, Event, read_chunks
+from worker.jobs.event_file import FILE, Event, read_chunks
 
 _PROGRESS = ("step", "steps", "epoch", "images_per_second", "eta_seconds")
 _VERSION = ("model", "version", "ref")

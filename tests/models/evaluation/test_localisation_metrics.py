@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.evaluation.localisation import PIMO_RANGE, PRO_LIMIT, aupimo, localise
+from models.evaluation.localisation_metrics import PIMO_RANGE, PRO_LIMIT, aupimo, localise
 from models.evaluation.masks import pair_masks
 
 Maps = list[NDArray[np.float32]]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.errors import DatasetUnfit
 from models.evaluation.image_sets import ImageSet, evenly
-from models.evaluation.localisation import FOUND, Map, Mask, localise
+from models.evaluation.localisation_metrics import FOUND, Map, Mask, localise
 from models.evaluation.masks import MaskPairs, MaskReader, pair_masks
 from models.evaluation.schema import Localisation, RegionRates
 from models.scorer import Scorer
