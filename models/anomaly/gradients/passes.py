@@ -45,7 +45,7 @@ class GradientPasses:
     ) -> list[Tensor]:
         """Return the mean squared gradient of the log-likelihood for each weight.
 
-        The mean is over the images. The weights are those that a :class:`GradientProbe` covers. There is one tensor for each group of
+        The mean is over the images. The weights are those that ``probe`` covers. There is one tensor for each group of
         layers.
 
         This is the diagonal Fisher information, ``(P_group,)`` for each group.
@@ -91,7 +91,7 @@ class GradientPasses:
     def split(self, fisher: NDArray[np.float32]) -> list[Tensor]:
         """Split a flat array of mean squared gradients into one tensor for each group of layers.
 
-        The array is ``(P,)``, one value for each weight that a :class:`GradientProbe` covers.
+        The array is ``(P,)``, one value for each weight that ``probe`` covers.
 
         The values are a Fisher information. Raises ``ValueError`` where the length is that of another flow.
         """
