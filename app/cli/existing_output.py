@@ -34,7 +34,7 @@ def check_held(
         dataset: The dataset of the images; None for image files.
         force: Whether any file may be written over.
     """
-    from models.bulk.result_file import read_content
+    from models.bulk.merge_parts import read_content
 
     if force or not out.exists():
         return

@@ -92,7 +92,7 @@ def fetch_table(client: Client, job_id: str, out: Path) -> None:
 
     The job's table is a Parquet file. The format follows from the ending of ``out``.
     """
-    from models.bulk.result_file import convert_table
+    from models.bulk.merge_parts import convert_table
 
     with user_umask():
         if out.suffix == ".parquet":

@@ -21,10 +21,10 @@ from pydantic import ValidationError
 
 from models.atomic_files import LEFTOVER, remove_leftovers
 from models.bulk.completion import DamagedPart, PartsDamaged
+from models.bulk.merge_parts import merge_parts
 from models.bulk.part import Stopped
 from models.bulk.part_tables import PartSummary, labelled, part_bytes, read_footer, summary_of
 from models.bulk.plan import LEFTOVER_SECONDS, BulkPlan
-from models.bulk.result_file import merge_parts
 from models.errors import OutputTaken, PlanDiffers
 from models.locations.errors import LocationNotFound
 from models.locations.location import Location
@@ -142,7 +142,7 @@ class Output:
         Each part is checked when it is read.
 
         Args:
-            table: The file, in the format of its ending; see :func:`models.bulk.result_file.merge_parts`.
+            table: The file, in the format of its ending; see :func:`models.bulk.merge_parts.merge_parts`.
             expected: The counts that the scoring ended with.
 
         Raises:

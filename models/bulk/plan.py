@@ -251,13 +251,13 @@ class OpenPlan:
         Returns the counts of images, errors and anomalies.
 
         Args:
-            table: The file, in the format of its ending; see :func:`models.bulk.result_file.merge_parts`.
+            table: The file, in the format of its ending; see :func:`models.bulk.merge_parts.merge_parts`.
 
         Raises:
             PartsDamaged: Parts are damaged or missing. They are deleted.
         """
+        from models.bulk.merge_parts import merge_parts  # noqa: PLC0415  # a service plans jobs without pyarrow
         from models.bulk.part_tables import read_footer  # noqa: PLC0415
-        from models.bulk.result_file import merge_parts  # noqa: PLC0415  # a service plans jobs without pyarrow
 
         problems = {}
         for index, path in enumerate(self.part_paths):

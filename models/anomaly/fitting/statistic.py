@@ -20,7 +20,7 @@ from snf_runtime.anomaly.statistics.whole_image import DensityView, WholeFamily,
 from snf_runtime.scoring.channel_statistics import ENERGY, is_channel_statistic
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.grid import Region, members
-from snf_runtime.scoring.whole_image import PIXEL_TERM
+from snf_runtime.scoring.latent_statistics import PIXEL_TERM
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.bool_]

@@ -21,7 +21,7 @@ from snf_runtime.anomaly.statistics.features import FeatureFamily
 from snf_runtime.scoring.channel_statistics import ENERGY
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
 from snf_runtime.scoring.grid import cell_side
-from snf_runtime.scoring.whole_image import COMPLEXITY
+from snf_runtime.scoring.latent_statistics import COMPLEXITY
 
 if TYPE_CHECKING:
     from snf_runtime.anomaly.calibration import Fold

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snf_runtime.scoring.flow_pass import FlowPass, sums
+from snf_runtime.scoring.latent_statistics import TINY, correlation
 from snf_runtime.scoring.layout import FlowLayout, LevelLayout
-from snf_runtime.scoring.whole_image import TINY, correlation
 
 Array = NDArray[np.float64]
 

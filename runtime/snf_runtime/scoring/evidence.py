@@ -14,8 +14,8 @@ from snf_runtime.images.tiles import TilePlan
 from snf_runtime.scoring.channel_statistics import channel_statistics
 from snf_runtime.scoring.flow_pass import FlowPass
 from snf_runtime.scoring.grid import pool
+from snf_runtime.scoring.latent_statistics import whole_image_statistics
 from snf_runtime.scoring.white_level import white_levels
-from snf_runtime.scoring.whole_image import whole_image_statistics
 
 
 @dataclass(frozen=True)

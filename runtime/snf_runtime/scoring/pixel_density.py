@@ -19,8 +19,8 @@ from snf_runtime.scoring.engines.base import Engine
 from snf_runtime.scoring.evidence import Evidence, gather
 from snf_runtime.scoring.flow_pass import FlowPass, run_flow
 from snf_runtime.scoring.grid import grid_shape
+from snf_runtime.scoring.latent_statistics import statistic_names
 from snf_runtime.scoring.layout import FlowLayout
-from snf_runtime.scoring.whole_image import statistic_names
 
 
 class PixelDensity:

@@ -13,7 +13,7 @@ from models.bijections.frozen import FrozenAffine
 from models.flows.architecture import PixelTransform
 from models.flows.flow import Flow
 from models.scoring.frozen import freeze
-from snf_runtime.scoring.whole_image import reconstruction, statistic_names, whole_image_statistics
+from snf_runtime.scoring.latent_statistics import reconstruction, statistic_names, whole_image_statistics
 from tests.models.anomaly.flows import fully_connected, glow_and_frozen, images_of, off_inverse, one_pass
 from tests.models.helpers import glow, mark_initialized, randomise
 

@@ -16,11 +16,11 @@ import pytest
 from pyarrow import parquet
 
 from models.bulk.completion import complete
+from models.bulk.merge_parts import merge_parts
 from models.bulk.output import PLAN, SUMMARY, Output, open_output, stored_output
 from models.bulk.part import Stopped
 from models.bulk.part_tables import PartSummary, table_of
 from models.bulk.plan import BulkPlan, open_plan, part_size
-from models.bulk.result_file import merge_parts
 from models.bulk.sources import chosen_part_size, index_location
 from models.disk_space import waits_for_room
 from models.errors import OutputTaken, PartFailed, PlanDiffers, StorageFull

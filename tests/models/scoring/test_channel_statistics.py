@@ -24,7 +24,7 @@ from snf_runtime.scoring.channel_statistics import (
     rising,
 )
 from snf_runtime.scoring.flow_pass import run_flow
-from snf_runtime.scoring.whole_image import statistic_names
+from snf_runtime.scoring.latent_statistics import statistic_names
 from tests.models.anomaly.flows import (
     GLOW_IDS,
     GLOWS,

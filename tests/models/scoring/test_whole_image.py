@@ -21,7 +21,7 @@ from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.frozen import freeze
 from snf_runtime.scoring.complexity import residual_entropy
 from snf_runtime.scoring.flow_pass import run_flow
-from snf_runtime.scoring.whole_image import (
+from snf_runtime.scoring.latent_statistics import (
     horizontal,
     kurtosis,
     radius,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from models.bulk.merge_parts import merge_parts
 from models.bulk.output import stored_output
-from models.bulk.result_file import merge_parts
 from models.locations.location import Location
 from tests.support.fork_server import ForkServer
 from tests.support.ray_cluster import RayCluster

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from models.bulk.merge_parts import merge_parts
 from models.bulk.output import stored_output
-from models.bulk.result_file import merge_parts
 from tests.support.fork_server import ForkServer
 from tests.support.s3 import S3Server, faulty_server
 from tests.worker.support.scoring import IMAGES, MODEL, await_part, in_background, scoring, unfinished

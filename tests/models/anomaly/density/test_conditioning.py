@@ -11,7 +11,7 @@ from scipy.optimize import curve_fit
 from models.datasets import load_dataset
 from models.scorer import Scorer
 from snf_runtime.anomaly.density.conditioning import KNOTS, MIN_IMAGES_CURVE, MIN_IMAGES_LINE, Conditioning
-from snf_runtime.scoring.whole_image import COMPLEXITY
+from snf_runtime.scoring.latent_statistics import COMPLEXITY
 
 Array = NDArray[np.float64]
 
