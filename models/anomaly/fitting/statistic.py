@@ -54,20 +54,26 @@ def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int
 
     Statistics of features have few parameters. Where a model has both, each surprise is replaced by that of its rank
     among images that the group was not fitted to. The weight of a group is divided by the inflation of its surprise
-    on such images, so that an overfitted one counts less.
+    on such images, so that an overfitted one counts less. With n < ``few`` images those of pixels are divided by
+    few / n at least.
 
     Args:
         evidence: The evidence of the reference images.
         names: The names of its whole-image statistics; none for a density of features alone.
         grid: Rows and columns of cells; None for a flow without spatial structure.
-        few: Images below which survival functions come from folds.
+        few: Images below which statistics of pixels are unreliable: their survival functions come from folds, and in a
+            model that also has features they have less weight.
     """
     if evidence.features is not None:
         fitted = _fit(evidence, names, grid)
         if len(fitted.kinds) == 1:
             return fitted
         surprises = _on_held_out(evidence, names, grid, Statistic.families)
-        return replace(fitted, held_out=HeldOutSurprises.fit(surprises))
+        # Few images tell little of how overfitted statistics of pixels are: on splits of the same cells, 150 images
+        # each, the measured inflation is 1.2 to 41.
+        of_pixels = max(1.0, few / len(evidence))
+        least = np.array([1.0 if kind == "features" else of_pixels for kind in fitted.kinds])
+        return replace(fitted, held_out=HeldOutSurprises.fit(surprises, least))
     if not names or not _by_folds(len(evidence), few):
         return _fit(evidence, names, grid)
     of_fold = _images_of_fits(len(evidence))

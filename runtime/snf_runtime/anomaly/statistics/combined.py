@@ -72,20 +72,23 @@ class HeldOutSurprises:
 
     Attributes:
         tails: The survival function of each group's surprise.
-        inflation: The median surprise of each group over ln 2, its value without overfitting; at least 1, ``(kinds,)``.
+        inflation: The median surprise of each group over ln 2, its value without overfitting, ``(kinds,)``. It is at
+            least 1, and more for groups that few images were fitted to.
     """
 
     tails: tuple[Tail, ...]
     inflation: Array
 
     @classmethod
-    def fit(cls, surprises: Array) -> Self:
+    def fit(cls, surprises: Array, least: Array) -> Self:
         """Fit the distributions to negative log p-values of held-out images.
 
-        The surprises are ``(N, kinds)``, in nats.
+        Args:
+            surprises: The negative log p-values, ``(N, kinds)`` in nats.
+            least: The smallest inflation of each group, ``(kinds,)``.
         """
         medians = np.median(surprises, axis=0)
-        return cls(tuple(Tail.fit(column) for column in surprises.T), np.maximum(1.0, medians / TYPICAL))
+        return cls(tuple(Tail.fit(column) for column in surprises.T), np.maximum(least, medians / TYPICAL))
 
 
 @dataclass(frozen=True)
