@@ -167,7 +167,7 @@ def new_folder(path: Path, size: int = 1, *, replace: bool = False) -> Iterator[
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its missing parents durably.
+    """Create a folder and its missing parents so that they survive a power failure.
 
     The parent of each new folder is synced before anything is put into the folder.
     """
@@ -230,7 +230,7 @@ def remove_leftovers(folder: Path, older_than_s: float = -math.inf, name: str | 
 
 
 def sync_folder(path: Path) -> None:
-    """Write the entries of a folder to disk (fsync).
+    """Force the entries of a folder, such as the names of its files, to disk (fsync).
 
     New, renamed and deleted files then survive a power failure.
     """

@@ -34,7 +34,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Audited:
-    """Log-likelihoods of an image by the fast engine and by a recomputation in float64.
+    """Both log-likelihoods of one audited image: by the scoring engine, and recomputed in float64.
 
     Both are in nats.
 
@@ -56,7 +56,7 @@ class Audited:
 
 
 def count_images(scorer: Scorer, asked: int) -> int:
-    """Return how many images can be audited, at most ``asked``.
+    """Return how many images can be used to audit a model's scores, at most ``asked``.
 
     For a model that cannot generate samples, only the images that are stored with it can be audited.
     """
@@ -64,7 +64,7 @@ def count_images(scorer: Scorer, asked: int) -> int:
 
 
 def audit(scorer: Scorer, index: int) -> Audited:
-    """Score an image with the fast engine, and recompute the score in float64.
+    """Audit the score of one image: compute its log-likelihood by the scoring engine and in float64.
 
     The second computation includes all determinants. Both scores are returned.
 
@@ -112,7 +112,7 @@ def _in_score(scorer: Scorer, layer: str) -> bool:
 
 
 def recompute(flow: Flow, weights_digest: str, image: NDArray[np.uint8]) -> tuple[float, dict[str, float]]:
-    """Return the log-likelihood of an image, recomputed in float64 with all determinants.
+    """Return the log-likelihood of an image, recomputed in float64 with the determinants of all layers.
 
     It is computed by a trained flow over pixels, in nats.
 
@@ -152,7 +152,7 @@ def recompute_features(
     options: EngineOptions,
     image: NDArray[np.uint8],
 ) -> tuple[float, dict[str, float]]:
-    """Return the log-likelihood of an image's features, recomputed in float64.
+    """Return the log-likelihood of an image's backbone network features, recomputed in float64.
 
     It is computed by the trained flows, in nats.
 

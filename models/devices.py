@@ -17,7 +17,7 @@ OUT_OF_MEMORY = "the process got no more memory: a smaller batch_size or preset 
 
 
 def find_device(name: str) -> torch.device:
-    """Return the torch device ``cpu``, ``cuda`` or ``cuda:N``.
+    """Return the torch device named ``cpu``, ``cuda`` or ``cuda:N``, after a check that it exists.
 
     For a CUDA device this turns TF32 off in the whole process, because TF32 keeps only ten bits of each factor of a
     float32 product.

@@ -34,7 +34,7 @@ def waits_for_room(problem: ModelsError) -> bool:
 
 
 def usable_bytes(folder: Path) -> int:
-    """Return how many bytes large writes may use on a folder's disk.
+    """Return how many bytes of a folder's disk may still be used for large files.
 
     These are the free bytes without the reserve.
 
@@ -58,7 +58,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def require_room(folder: Path, count: int = 1) -> None:
-    """Check that a disk has room for ``count`` more bytes besides its reserve.
+    """Check that a folder's disk has room for ``count`` more bytes besides its reserve of free space.
 
     Raises ``StorageFull`` otherwise.
     """
@@ -98,7 +98,7 @@ def folder_problem(folder: Path, *, writes: bool) -> str | None:
 
 
 def storage_error(error: BaseException) -> StorageFull | StorageReadOnly | None:
-    """Return the typed error for an exception of a full or unwritable disk; None for any other exception.
+    """Return ``StorageFull`` or ``StorageReadOnly`` for an exception of a full or unwritable disk, else None.
 
     Its text holds no path, so that it may be shown to callers of the service.
     """
@@ -119,7 +119,10 @@ def storage_error(error: BaseException) -> StorageFull | StorageReadOnly | None:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Translate errors of a full or unwritable disk in a ``with`` block to ``StorageFull`` or ``StorageReadOnly``."""
+    """Translate exceptions of a full or unwritable disk in a ``with`` block to typed storage errors.
+
+    These are ``StorageFull`` and ``StorageReadOnly``.
+    """
     try:
         yield
     except ModelsError:

@@ -43,7 +43,7 @@ class ModelNotFound(ModelsError):
 
 
 class NoLiveVersion(ModelsError):
-    """Raised if a model is requested by its plain name, but none of its versions is live.
+    """Raised if a model is requested by name alone, but none of its versions has the alias ``live``.
 
     That is so if all of its versions failed the fitness checks.
 
@@ -62,7 +62,7 @@ class NoLiveVersion(ModelsError):
 
 
 class AliasRequired(ModelsError):
-    """Raised on an attempt to remove the alias ``live`` from a version that is fit for use.
+    """Raised on an attempt to remove the alias ``live`` from a model version that is fit for use.
 
     The alias can only be moved to another version.
     """
@@ -108,7 +108,7 @@ class LimitNotFound(ModelsError):
 
 
 class InvalidName(ModelsError):
-    """Raised if a name is not valid.
+    """Raised if the name of a model, alias or dataset is not valid.
 
     A valid name has 1 to 64 of a-z, 0-9, dot, dash and underscore, and begins with a letter or digit.
     """
@@ -199,7 +199,7 @@ class DatasetUnfit(ModelsError):
 
 
 class DatasetRefused(ModelsError):
-    """Raised for an upload that cannot become a dataset; the slug gives the reason, such as ``unsafe-archive``."""
+    """Raised if files cannot become a dataset, with a reason code ``slug`` such as ``unsafe-archive``."""
 
     kind = ErrorKind.INVALID
 
@@ -218,7 +218,7 @@ class DatasetTaken(ModelsError):
 
 
 class StorageFull(ModelsError):
-    """Raised if files do not fit on the disk or exceed the quota.
+    """Raised if files do not fit on the disk or exceed the quota for datasets.
 
     The quota is the most bytes of all datasets together.
     """
@@ -236,7 +236,7 @@ class QuotaFull(StorageFull):
 
 
 class StorageReadOnly(ModelsError):
-    """Raised where the disk is mounted read-only, or this process may not write to the folder."""
+    """Raised if files cannot be written because the disk is read-only or write permission is missing."""
 
     slug = "storage-read-only"
     title = "The disk cannot be written"
@@ -264,7 +264,7 @@ class DeviceNotFound(ModelsError):
 
 
 class RanksUnfit(ModelsError):
-    """Raised if several processes cannot train one model together.
+    """Raised if several processes (ranks) cannot train one model together.
 
     There are more processes than images in a batch, they start from different settings, data or steps, or their device
     is not ``cpu`` or ``cuda``.
@@ -310,7 +310,7 @@ class UninitializedModel(ModelsError):
 
 
 class NoLearnedInverse(ModelsError):
-    """Raised if sampling by a learned inverse is requested, but the flow has no learned inverse.
+    """Raised if sampling is to use an inverse that the flow learned in training, but the flow has none.
 
     A learned inverse is approximate.
     """
@@ -337,7 +337,7 @@ class OutputTaken(ModelsError):
 
 
 class PartFailed(ModelsError):
-    """Raised if a part of a bulk scoring job cannot be scored.
+    """Raised if a part of the images of a bulk scoring job cannot be scored.
 
     Processes that score it or load the model failed or died again and again, its images differ in number from the plan,
     or its file was damaged each time.
@@ -348,7 +348,7 @@ class PartFailed(ModelsError):
 
 
 class SamplesUnsupported(ModelsError):
-    """Raised if random images are requested from a model of features.
+    """Raised if random images are requested from a model of image features instead of pixels.
 
     Features cannot be inverted to pixels.
     """
@@ -359,7 +359,7 @@ class SamplesUnsupported(ModelsError):
 
 
 class BackboneMissing(ModelsError):
-    """Raised if the backbone of a feature model is not installed on this machine.
+    """Raised if the feature network (backbone) of a model is not installed on this machine.
 
     The backbone is the frozen network that computes the features.
     """
@@ -370,7 +370,7 @@ class BackboneMissing(ModelsError):
 
 
 class BackboneUnfit(ModelsError):
-    """Raised if the files of a backbone are damaged or do not match its description.
+    """Raised if the files of a backbone (feature network) are damaged or do not match its description.
 
     Also raised if the description is not valid, or if another backbone already has the name.
     """

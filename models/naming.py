@@ -54,7 +54,7 @@ def parse_ref(ref: str) -> ModelRef:
 
 
 def is_name(text: str) -> bool:
-    """Return whether a text is a valid name.
+    """Return whether a text is valid as the name of a model, dataset or alias.
 
     A name has 1 to 64 characters: a-z, 0-9, dot, dash and underscore, with a letter or digit first.
 
@@ -65,7 +65,7 @@ def is_name(text: str) -> bool:
 
 
 def is_version(text: str) -> bool:
-    """Return whether a text is a valid version number.
+    """Return whether a text is a valid number of a model version or of a calibration.
 
     Numbers of versions and of calibrations are 1 to 999999999, without leading zeros.
     """
@@ -73,7 +73,7 @@ def is_version(text: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Check that a name is valid, and raise ``InvalidName`` otherwise.
+    """Check that the name of a model, dataset or alias is valid, and raise ``InvalidName`` otherwise.
 
     The rule is that of :func:`is_name`.
     """

@@ -108,7 +108,7 @@ class Scorer:
     def of(
         cls, artifact: Artifact, summary: CalibrationSummary | None = None, options: EngineOptions | None = None
     ) -> Scorer:
-        """Return a scorer for a model artifact in memory.
+        """Return a scorer for a trained model whose artifact (weights and calibration) is already in memory.
 
         The stored score of its test image is not checked.
 
@@ -128,14 +128,14 @@ class Scorer:
         return cls(OpenModel(artifact, summary, options, trained.opened(), trained))
 
     def exact_tolerance(self, log_likelihood: float) -> float:
-        """Return the allowed numerical error of a float32 score, in nats.
+        """Return the allowed numerical error, in nats, of a log-likelihood that was computed in float32.
 
         It bounds the difference from the float64 score, or from the score on another machine.
         """
         return exact_tolerance(self.dimensions, log_likelihood)
 
     def tolerance(self, log_likelihood: float) -> float:
-        """Return the allowed difference, in nats, between scores of the calibration's precision and float64."""
+        """Return by how many nats a log-likelihood in the calibration's number format may differ from float64."""
         return score_tolerance(self.dimensions, log_likelihood, self.calibration_summary)
 
     @classmethod
@@ -158,12 +158,12 @@ class Scorer:
         return scorer
 
     def open_waves(self) -> None:
-        """Load or compile the graphs for large batches in advance, so that the first batch is not delayed."""
+        """Load or compile the OpenVINO graphs for large batches in advance, so that no batch waits for them."""
         open_waves(self.density)
 
     @property
     def has_trained(self) -> bool:
-        """Whether the trained flows are loaded."""
+        """Whether the model's trained flows are in memory; they are loaded only when first needed."""
         return not callable(self._trained)
 
     @property
@@ -176,12 +176,12 @@ class Scorer:
 
     @property
     def flows(self) -> TrainedFlows:
-        """The trained flow or flows in evaluation mode; do not modify them."""
+        """The trained flow over pixels, flows over features, or both, in evaluation mode; do not modify them."""
         return self.trained.flows
 
     @property
     def pixels(self) -> FlowDensity | None:
-        """The density over pixels with its frozen flow; None for a model that only has features."""
+        """The probability density over pixels, with its immutable flow; None for a model of features alone."""
         return self.trained.pixels if self.has_pixels else None
 
     @property
@@ -205,13 +205,13 @@ class Scorer:
             return score_columns(self, batch, alpha)
 
     def score(self, images: Batch, draws: int = 1) -> list[Likelihood]:
-        """Return the exact log-likelihood of each image. Raises ``ScoreNotFinite`` if one is not finite."""
+        """Return each image's exact log-likelihood, in nats; raise ``ScoreNotFinite`` if one is not finite."""
         return score_images(self.density, images, draws)
 
     def score_each(
         self, images: Batch, draws: int = 1, *, gradients: bool = False
     ) -> list[Likelihood | ScoreNotFinite]:
-        """Return the exact log-likelihood of each image, or its error.
+        """Return the exact log-likelihood of each image, or the error of an image that has no finite one.
 
         The error is a ``ScoreNotFinite`` object, for a log-likelihood that is infinite or NaN.
 
@@ -231,7 +231,7 @@ class Scorer:
     def score_steps(
         self, images: Batch, draws: int = 1, *, gradients: bool = False, at_once: int | None = None
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-        """Return a generator that computes log-likelihoods in small groups of images.
+        """Return a generator that computes log-likelihoods of images in small groups, with pauses for other work.
 
         It yields between groups of ``at_once`` images or tiles, and returns log-likelihoods or ``ScoreNotFinite``.
         """
@@ -243,7 +243,7 @@ class Scorer:
         return scored
 
     def require_spatial(self) -> MapReference:
-        """Return the reference values for heat maps, measured on normal images.
+        """Require support for heat maps, and return their reference values, measured on normal images.
 
         They are means and deviations by pixel or place, in nats. If there are none, raises ``HeatMapUnsupported``.
         """
@@ -254,7 +254,7 @@ class Scorer:
         return self.calibration.pixels
 
     def heat_maps(self, images: Batch, *, gradients: bool = False) -> list[PixelMaps]:
-        """Return heat maps that show how much each pixel adds to the log-likelihood.
+        """Return a heat map for each image, which shows how much each pixel adds to the log-likelihood.
 
         The values are given in nats and as z-scores.
 
@@ -265,7 +265,7 @@ class Scorer:
         return finish(self.heat_map_steps(images, gradients=gradients))
 
     def heat_map_steps(self, images: Batch, *, gradients: bool = False) -> Steps[list[PixelMaps]]:
-        """Return a generator that computes heat maps in small groups of images.
+        """Return a generator that computes heat maps in small groups of images, with pauses for other work.
 
         It yields None between the groups, and returns all maps at the end.
         """
@@ -312,7 +312,7 @@ class Scorer:
         explain: bool = False,
         at_once: int | None = None,
     ) -> Steps[list[Judgement]]:
-        """Return a generator that scores images and detects anomalies in small groups.
+        """Return a generator that scores images and detects anomalies in small groups, pausing in between.
 
         It yields between the groups, and returns the log-likelihoods and verdicts at the end.
         """
@@ -343,7 +343,7 @@ class Scorer:
     def calibrate(
         self, reference: ReferenceImages, progress: Progress, precision: Precision = "float32"
     ) -> tuple[Calibration, CalibrationSummary]:
-        """Compute a calibration of the model from normal images, with its summary.
+        """Compute a new calibration (reference statistics of normal images) of the model, and its summary.
 
         The calibration gives p-values to new images.
 
@@ -360,7 +360,7 @@ class Scorer:
     def sample(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.uint8]:
-        """Draw random images from the flow over pixels.
+        """Draw ``n`` random images from the model's flow over pixels.
 
         Returns uint8 ``(n, C, H, W)``; see :meth:`Sampler.sample`.
 
@@ -371,7 +371,7 @@ class Scorer:
     def sample_steps(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact"
     ) -> Steps[NDArray[np.uint8]]:
-        """Return a generator that draws random images in small groups.
+        """Return a generator that draws random images in small groups, with pauses for other work.
 
         It yields between the groups, and returns all images at the end, uint8 ``(n, C, H, W)``.
 
@@ -382,19 +382,19 @@ class Scorer:
     def sample_continuous(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.float64]:
-        """Draw random images without rounding the pixel values.
+        """Draw ``n`` random images from the model, without rounding their pixel values to whole numbers.
 
         The images are those of :meth:`sample` before rounding, float64 ``(n, C, H, W)``.
         """
         return self.trained.sampler.sample_continuous(n, temperature, seed, inverse, first)
 
     def require_pixels(self) -> None:
-        """Raise ``SamplesUnsupported`` unless the model has a density over pixels."""
+        """Raise ``SamplesUnsupported`` unless the model has a density over pixels, which sampling needs."""
         if not self.has_pixels:
             raise SamplesUnsupported("it is a density of features, which have no way back to pixels")
 
 
 def load_files(files: ModelFiles) -> Scorer:
-    """Fetch the files of a model if missing, check their digest, and load the model; see :meth:`Scorer.load`."""
+    """Fetch a model's files if missing, check their digest, and load a scorer; see :meth:`Scorer.load`."""
     files.fetch()
     return Scorer.load(files.path, files.calibration, files.options)

@@ -15,7 +15,7 @@ from snf_runtime import threads
 
 
 def thread_count(asked: int | None) -> int:
-    """Return the number of threads for computations on the CPU.
+    """Return the number of CPU threads to compute with: the number asked for, or a default.
 
     Args:
         asked: The number that was asked for. None for that of torch, which programs may set; in a process without torch

@@ -16,7 +16,7 @@ from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
 
 
 def calibration_bytes(calibration: Calibration) -> bytes:
-    """Return a calibration as the bytes of a safetensors file.
+    """Return a model's p-value calibration as the bytes of a safetensors file.
 
     A calibration holds statistics of normal images. Each of its arrays is stored under a dotted name, such as
     ``folds.0.ordered``.
@@ -25,7 +25,7 @@ def calibration_bytes(calibration: Calibration) -> bytes:
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
-    """Write a calibration atomically to a safetensors file.
+    """Write a model's p-value calibration atomically to a safetensors file.
 
     Readers of ``path`` find either the old file or all of the new file.
     """
@@ -33,7 +33,7 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
 
 
 def load_calibration(path: Path) -> Calibration:
-    """Return the calibration stored in a safetensors file.
+    """Return a model's p-value calibration, read from a safetensors file.
 
     Raises ``ArtifactError`` if the file is unreadable or incomplete.
 
@@ -48,7 +48,7 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def load_added_calibration(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:
-    """Return a calibration that was added to a published model, and its summary.
+    """Return a p-value calibration that was added to a published model, and the summary stored with it.
 
     The digest of the calibration and the weights that it belongs to are checked first.
 

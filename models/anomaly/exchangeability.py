@@ -38,7 +38,7 @@ SMALLEST = 1e-15
 
 @dataclass(eq=False)
 class RankCounts:
-    """Histogram of the calibration images and earlier images, from which new images get their ranks.
+    """Histogram of past images by p-value or brightness, in which a drift test ranks each new image.
 
     Calibration images and earlier images of a stream are counted in ordered cells.
 
@@ -54,7 +54,7 @@ class RankCounts:
 
     @classmethod
     def of_p_values(cls, images: int) -> RankCounts:
-        """Return the initial counts for ranking a stream of images by their conformal p-values.
+        """Return the initial histogram in which a stream of images is ranked by conformal p-value.
 
         n calibration images leave n + 1 gaps, in each of which the next image falls with a probability of 1 / (n + 1).
         This needs ranks of one calibration set without equal values: :attr:`Calibration.ranked` says whether it is so.
@@ -72,14 +72,14 @@ class RankCounts:
 
     @classmethod
     def of_levels(cls, calibration: ArrayLike) -> RankCounts:
-        """Return the initial counts for ranking a stream of images by brightness (white level).
+        """Return the initial histogram in which a stream of images is ranked by brightness (white level).
 
         ``calibration`` is the number of calibration images at each level, ``(levels,)``.
         """
         return cls(np.array(calibration, dtype=np.int64), own=1)
 
     def add(self, cells: Counts, generator: np.random.Generator) -> Array:
-        """Count new images and return the rank of each among all images before it.
+        """Add new images to the histogram; return the rank of each, in (0, 1), among all images before it.
 
         The images are counted in their order of arrival. The ranks are smoothed: images in the same cell are ordered by
         chance.
@@ -110,7 +110,7 @@ class RankCounts:
 
 
 def p_value_cells(p_values: ArrayLike, images: int) -> Counts:
-    """Return the index of the histogram bin (cell) in which each conformal p-value falls.
+    """Return for each conformal p-value the index of its bin (cell) in the histogram ``RankCounts``.
 
     The cells are those of :meth:`RankCounts.of_p_values`. The result has the shape ``(m,)``.
 
@@ -131,7 +131,7 @@ def _cell_width(images: int) -> int:
 
 @dataclass(eq=False)
 class ConformalMartingale:
-    """Sequential betting test of whether ranks are independent and uniformly distributed on (0, 1).
+    """Sequential drift test that bets against image ranks being independent and uniform on (0, 1).
 
     The capital of the test starts at 1. A large capital is evidence that the ranks are not independent and uniform.
 
@@ -152,7 +152,7 @@ class ConformalMartingale:
     log_highest: float = 0.0
 
     def bet(self, ranks: Array) -> Array:
-        """Update the betting test with new ranks, and return its log-capital after each rank.
+        """Update the drift test with new image ranks; return the logarithm of its betting capital after each.
 
         The ranks are in (0, 1), ``(m,)``, and the result has the same shape.
         """
@@ -188,7 +188,9 @@ def _log_sums(logarithms: Array) -> Array:
 
 
 def log_densities(ranks: Array) -> Array:
-    """Return the natural logarithm of each bet's density function at the given ranks.
+    """Return the log-density of each of the drift test's eight betting functions at the given ranks.
+
+    The logarithms are natural.
 
     The ranks are in (0, 1), ``(m,)``. The result has a row for each of the eight bets, ``(8, m)``.
     """

@@ -55,7 +55,7 @@ def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENC
 
 
 def images_needed(alpha: float, confidence: float = CONFIDENCE) -> int:
-    """Return the number of calibration images needed to bound the false-alarm rate.
+    """Return how many calibration images are needed to bound the false-alarm rate by ``alpha``.
 
     The rate is at most ``alpha`` at the given confidence.
 

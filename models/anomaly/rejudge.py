@@ -36,7 +36,7 @@ class StoredEvidence:
 
     @classmethod
     def of(cls, evidence: Evidence, alpha: float | None, precision: Precision) -> Self:
-        """Return a copy of the statistics of a scored image, without its gradient statistics.
+        """Return a copy of a scored image's anomaly statistics for storage, without gradient statistics.
 
         The white level is left out as well.
 
@@ -52,7 +52,7 @@ class StoredEvidence:
 
     @property
     def nbytes(self) -> int:
-        """The size of the stored arrays in bytes."""
+        """The size of the stored image statistics in bytes."""
         evidence = self.evidence
         parts = (evidence.whole, evidence.cells, evidence.channels, evidence.features)
         return sum(part.nbytes for part in parts if part is not None)

@@ -30,7 +30,7 @@ EXTENDED = {
 
 
 class UnsafeTar(ValueError):
-    """Error for a tar archive that is unsafe to read.
+    """Error for a tar archive that is unsafe to read, such as one with an oversized header.
 
     The archive has a sparse file, an extended header of over 8 KiB, too many extended headers, or too many bytes
     between two members.
@@ -98,7 +98,7 @@ class TarReader:
             self._rest = archive.fileobj
 
     def rest(self) -> Iterator[bytes]:
-        """Yield the bytes that follow the members of the archive, in pieces.
+        """Yield the bytes that follow the last member of the archive, in pieces.
 
         Iterate over all members first. The bytes begin after the first of the two zero blocks that end an archive, so a
         regular archive yields only zeros.
@@ -127,7 +127,7 @@ class TarPieces:
         return next(self._pieces)
 
     def close(self) -> None:
-        """Close the files that the archive is read from.
+        """Close the source files whose content the iterator packs into the archive.
 
         This is needed only if iteration stops before the last piece.
         """
@@ -135,7 +135,7 @@ class TarPieces:
 
 
 def write_tar(folder: Path, names: Sequence[str]) -> TarPieces:
-    """Return a tar archive of some files of a folder, as an iterator of bytes.
+    """Return a tar archive of the named files of a folder, as an iterator of bytes.
 
     Equal files give equal bytes.
 

@@ -36,12 +36,12 @@ def write_artifact(folder: Path, location: Location) -> None:
 
 
 def files_at(location: Location) -> list[str]:
-    """Return the names of model files that already exist at a location."""
+    """Return the names of those files of a stored model that already exist at a storage location."""
     return [name for name in NAMES if location.child(name).exists()]
 
 
 def fetch_artifact(location: Location, folder: Path, max_bytes: int) -> None:
-    """Copy the files of a model from a location to an empty folder, and verify them.
+    """Copy the files of a stored model from a storage location to an empty folder, and verify them.
 
     Their names, sizes and digests are checked.
 
@@ -69,7 +69,7 @@ def fetch_artifact(location: Location, folder: Path, max_bytes: int) -> None:
 
 
 def cached_artifact(location: Location, cache: Path, max_bytes: int, check: Callable[[Path], None]) -> Path:
-    """Return the local folder of a cached model, fetching the model from a location if needed.
+    """Return a model's folder in the local cache, fetching the model from a storage location if needed.
 
     The files in the folder are verified.
 

@@ -15,7 +15,7 @@ from models.flows.architecture import (
 
 
 def model_card(manifest: Manifest) -> str:
-    """Return a page in Markdown that describes a model.
+    """Return the model card: a Markdown page that describes a trained model for its users.
 
     It states the test score, training data, settings, calibration and limits of the model.
     """

@@ -26,7 +26,7 @@ class _LimitPart(BaseModel):
 
 
 class LimitParameters(_LimitPart):
-    """Settings for measuring a detection limit.
+    """Settings for measuring a model's detection limit, the smallest defect size that it reliably finds.
 
     They are the false-alarm rate, the number of images, the shapes and contrasts of the defects, the seed, and the
     calibration.
@@ -51,7 +51,7 @@ class LimitParameters(_LimitPart):
 
 
 class LimitCell(_LimitPart):
-    """Detection counts for defects of one shape, contrast and size.
+    """Detection result for defects of one shape, contrast and size: how many of them were found.
 
     It has the number of flagged images, and their share with its bounds.
 
@@ -100,7 +100,7 @@ class UndamagedImages(_LimitPart):
 
 
 class LimitRecord(_LimitPart):
-    """Measured detection limits of a model version.
+    """Record of the measured detection limits of a model: the smallest defects that it reliably finds.
 
     The record states which defects were added to images, how many of them were found, and the limits.
     """

@@ -51,7 +51,7 @@ class FitnessCheck(BaseModel):
 
     @property
     def passed(self) -> bool:
-        """Whether the figure satisfies its limit; False if the figure is not finite."""
+        """Whether the figure measured for a model satisfies its limit; False if the figure is not finite."""
         if self.found is None:
             return False
         match self.measure:
@@ -125,5 +125,5 @@ class FitnessRecord(BaseModel):
 
 
 def in_words(failed: Iterable[FitnessCheck]) -> str:
-    """Return the sentences of failed checks as one text."""
+    """Return the sentences of a model's failed fitness checks as one text, joined by semicolons."""
     return "; ".join(check.sentence for check in failed)

@@ -27,7 +27,7 @@ class _ManifestPart(BaseModel):
 
 
 class GridChoice(_ManifestPart):
-    """Result of one grid size that was tried in the fit of a flow over image features.
+    """Result of one grid size (number of cells per side) tried in fitting a flow over image features.
 
     It has the best shrinkages of the grid and the mean negative log-likelihood of held-out features.
     """
@@ -39,7 +39,7 @@ class GridChoice(_ManifestPart):
 
 
 class FeatureStepsRecord(_ManifestPart):
-    """Record of a trial of additional Glow steps for a flow over image features.
+    """Record of whether additional Glow steps (groups of layers) improved a flow over image features.
 
     The steps follow the local affine layer. The record states what they changed on held-out images.
 
@@ -120,7 +120,7 @@ class Evaluation(_ManifestPart):
 
 
 class LogDets(_ManifestPart):
-    """Data-independent log-determinants of the layers of a flow.
+    """Log-determinants of those layers of a flow for which they are the same for every image.
 
     They are log|det dz/dx| in nats. Layers whose log-determinant depends on the image are left out.
 
@@ -172,7 +172,7 @@ class CalibrationSummary(_ManifestPart):
 
 
 class Activation(_ManifestPart):
-    """Result of the decision whether a new calibration becomes active.
+    """Result of the decision whether a model's new p-value calibration replaces the one in use.
 
     A reason is given if the calibration did not become active, or if it became active because the calibration in use or
     the stored choice is damaged.
@@ -234,7 +234,7 @@ class Manifest(_ManifestPart):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return the parsed ``manifest.json`` of a model's folder.
+    """Read ``manifest.json`` in the folder of a stored model, and return it as a ``Manifest``.
 
     Args:
         folder: The folder of the model.

@@ -82,7 +82,7 @@ class ActNorm(ChannelAffine):
         return (x - self.shift.view(1, -1, 1, 1)) * scale, self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo the normalisation; also return the log-determinant of the inverse.
+        """Return the inputs whose normalisation gives ``z``, and the log-determinant of this inverse map.
 
         x = z·exp(l) + t with shift t and log-scale l of each channel. The log-determinant log|det dx/dz| is in nats,
         ``(N,)``.
@@ -101,7 +101,7 @@ class ActNorm(ChannelAffine):
         return super().freeze(shape)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the layer as a diagonal matrix and an offset.
+        """Return the diagonal matrix and the offset of the affine map that this layer applies to each pixel.
 
         z = A x + b for the matrix A, ``(C, C)``, and the offset b, ``(C,)``.
         """

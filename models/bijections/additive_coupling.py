@@ -111,7 +111,7 @@ class FrozenAdditiveCoupling:
     place: Tensor | None
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return the outputs of the layer, and None because no log-determinant is computed.
+        """Return the outputs z of the layer, and None in place of its log-determinant.
 
         z is ``(N, C, H, W)``. The log-determinant is 0 for all inputs.
         """

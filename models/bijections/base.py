@@ -77,7 +77,7 @@ class Bijection(nn.Module):
         return shape
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant that the layer has for all images of ``shape``.
+        """Return the log-determinant of the layer where it is the same for all images of ``shape``.
 
         It is log|det dz/dx| in nats for images of ``shape`` (C, H, W). If the log-determinant depends on the image, the
         result is 0.0.
@@ -104,7 +104,7 @@ class Bijection(nn.Module):
         return FrozenMap(lambda x: (module.forward(x)[0], None), lambda z: module.inverse(z)[0], learned)
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return the inputs for outputs ``z`` by the inverse that was learned in training.
+        """Return the inputs that the layer's learned approximate inverse gives for the outputs ``z``.
 
         The result is approximate, or exact if the layer learns no inverse.
         """
@@ -123,7 +123,7 @@ class ChannelAffine(Bijection):
 
     @abstractmethod
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix and the offset of the map z = A x + b.
+        """Return the matrix and offset of this layer's affine map z = A x + b.
 
         The matrix A is ``(C, C)`` and the offset b ``(C,)``. They map the C channels of each pixel.
         """
@@ -136,7 +136,7 @@ class ChannelAffine(Bijection):
         """
 
     def learned_affine(self) -> tuple[Tensor, Tensor] | None:
-        """Return the matrix and the offset of the learned approximate inverse.
+        """Return the matrix and the offset of the approximate inverse that the layer has learned.
 
         They are ``(C, C)`` and ``(C,)``. The result is None if no inverse is learned.
         """
@@ -200,14 +200,14 @@ class SelfNormalizing(Bijection):
 
     @abstractmethod
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return ``z`` multiplied by the learned inverse of the weights.
+        """Return ``z`` multiplied by the layer's learned approximate inverse of its weights.
 
         It is R z for the learned R ≈ W⁻¹, in the shape of ``z``. The offset of the layer is not subtracted.
         """
 
     @abstractmethod
     def refresh_inverse(self, shape: Shape) -> None:
-        """Replace the learned inverse by the exact inverse of the weights.
+        """Replace the layer's learned approximate inverse by the exact inverse of its weights.
 
         If the learned matrix R cannot represent the exact W⁻¹, it becomes an approximation.
 
@@ -216,14 +216,16 @@ class SelfNormalizing(Bijection):
         """
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Apply the weights and then their learned inverse.
+        """Return ``x`` after applying the layer's weights and then their learned approximate inverse.
 
         The result is R W x for the weights W and the learned R ≈ W⁻¹. It equals ``x`` if R = W⁻¹.
         """
         return self.apply_inverse_weight(self.apply_weight(x))
 
     def keep_reconstruction_error(self, error: Tensor, y: Tensor) -> None:
-        """Store the reconstruction errors of a batch for ``pop_reconstruction_error``.
+        """Store the errors with which the learned inverse reconstructs a batch, for the training objective.
+
+        ``pop_reconstruction_error`` returns them.
 
         They are the errors ||R W x - x||² of the learned R ≈ W⁻¹. If ``symmetric`` is set, they are ½ ||R W x - x||² +
         ½ ||W R y - y||² at y = W x.
@@ -239,14 +241,14 @@ class SelfNormalizing(Bijection):
         self._reconstruction_error = error
 
     def store_reconstruction_error(self, error: Tensor) -> None:
-        """Store given reconstruction errors for ``pop_reconstruction_error``.
+        """Store given reconstruction errors of the learned inverse, for ``pop_reconstruction_error`` to return.
 
         The errors, ``(N,)``, were computed before and are stored as they are.
         """
         self._reconstruction_error = error
 
     def pop_reconstruction_error(self) -> Tensor:
-        """Return and clear the reconstruction errors of the last training batch.
+        """Return and clear the errors with which the learned inverse reconstructed the last training batch.
 
         They are ||R W x - x||² for the learned R ≈ W⁻¹, ``(N,)``, or the symmetric errors of the class if ``symmetric``
         is set.
@@ -268,12 +270,12 @@ class Elementwise(Bijection):
 
     @property
     def domain(self) -> Constraint:
-        """The values that the layer can map, by default all real numbers."""
+        """The values that the layer can map, as a PyTorch constraint; by default all real numbers."""
         return constraints.real
 
     @abstractmethod
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the output and the logarithm of the slope for each value.
+        """Return the output of the layer and the logarithm of its slope for each input value.
 
         They are z = f(x) and log|dz/dx|, both in the shape of ``x``.
         """
@@ -294,7 +296,7 @@ class Elementwise(Bijection):
         return copy.deepcopy(self)
 
     def pixel_function(self) -> PixelFunction:
-        """Return the map of this layer as a function of NumPy arrays.
+        """Return the map of this layer as a ``PixelFunction`` object, which works on NumPy arrays.
 
         It is used for scoring, where this layer is the pixel transform of a flow.
 
@@ -318,13 +320,13 @@ class Elementwise(Bijection):
 
 @dataclass(frozen=True)
 class TorchPixelFunction:
-    """The map of an elementwise layer as a function of float64 arrays."""
+    """Wrapper that applies the map of an elementwise PyTorch layer to float64 NumPy arrays."""
 
     layer: Elementwise
 
     @torch.no_grad()
     def map_with_slope(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the output and the logarithm of the slope for each value.
+        """Return the output of the layer and the logarithm of its slope for each value of an array.
 
         They are y and log|dy/dx| in nats, both in the shape of ``x``.
         """
@@ -333,13 +335,13 @@ class TorchPixelFunction:
 
 
 def check_images(x: Tensor, channels: int) -> None:
-    """Raise ``ValueError`` unless ``x`` is a batch of images with the given number of channels, ``(N, C, H, W)``."""
+    """Raise ``ValueError`` unless the tensor ``x`` has the shape ``(N, C, H, W)`` with C = ``channels``."""
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(f"expected a tensor of shape (N, {channels}, H, W), got {tuple(x.shape)}")
 
 
 def sum_samples(x: Tensor) -> Tensor:
-    """Return the sum of all values of each sample.
+    """Return, for each sample of a batch, the sum of all its values.
 
     The sum is over every axis but the first, ``(N, ...) -> (N,)``.
     """

@@ -15,7 +15,7 @@ SMALLEST_VARIANCE = 1e-6
 
 
 class ExactConv1x1(ChannelAffine):
-    """Invertible 1x1 convolution of the channels, with an exact log-determinant.
+    """Invertible 1x1 convolution of the channels, with the exact log-determinant of its Jacobian.
 
     The layer is z = W x + b (Kingma & Dhariwal 2018, 3.2).
 
@@ -38,7 +38,7 @@ class ExactConv1x1(ChannelAffine):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and the log-determinant of its Jacobian.
+        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each image.
 
         z = W x + b for images ``x``, ``(N, C, H, W)``. The log-determinant log|det dz/dx| is in nats, ``(N,)``.
         """
@@ -46,7 +46,7 @@ class ExactConv1x1(ChannelAffine):
         return mix_channels(self.weight, x) + self.bias.view(1, -1, 1, 1), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+        """Return the inputs that the layer maps to ``z``, and each image's log-determinant of the inverse.
 
         x = W⁻¹ (z - b) for ``z``, ``(N, C, H, W)``. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
         """
@@ -57,7 +57,7 @@ class ExactConv1x1(ChannelAffine):
 
     @torch.no_grad()
     def whiten(self, x: Tensor, *, rotate: bool = False) -> None:
-        """Set weights and offset so that the output channels are uncorrelated on given images.
+        """Set the layer's weights and offset so that its output channels are uncorrelated over given images.
 
         Over all pixels of the images ``x``, the channels of W x + b get mean 0 and covariance I. If ``rotate`` is set,
         they keep the variances of the principal components.
@@ -78,14 +78,14 @@ class ExactConv1x1(ChannelAffine):
         self.bias.copy_(-matrix @ pixels.mean(1))
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix and the offset of the map z = W x + b.
+        """Return the matrix W and the offset b of this layer's map ``W x + b``.
 
         The matrix W is ``(C, C)`` and the offset b ``(C,)``. They map the channels of each pixel.
         """
         return self.weight, self.bias
 
     def log_abs_det(self) -> Tensor:
-        """Return the log-determinant of the weight matrix.
+        """Return the logarithm of the absolute determinant of the layer's weight matrix.
 
         It is log|det W| in nats for the C x C matrix W, a float64 scalar. Cost: O(C³).
         """
@@ -94,7 +94,7 @@ class ExactConv1x1(ChannelAffine):
 
 
 class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
-    """1x1 convolution that learns its own inverse, to train without determinants.
+    """Invertible 1x1 convolution that learns its own inverse, so that training needs no determinants.
 
     The layer z = W x + b learns a matrix R ≈ W⁻¹ (Keller et al. 2021, eq. 10-12).
 
@@ -114,7 +114,7 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         self.inverse_weight = nn.Parameter(by_columns(self.weight.detach().T))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and its log-determinant.
+        """Return the layer's outputs and each image's log-determinant, which is replaced by 0 in training.
 
         The outputs are z = W x + b, and the log-determinant is log|det dz/dx| of each image. In training the
         log-determinant is 0, with an estimate of its gradient.
@@ -129,7 +129,7 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         return y + self.bias.view(1, -1, 1, 1), log_det
 
     def whiten(self, x: Tensor, *, rotate: bool = False) -> None:
-        """Set the weights to the principal components of the channels of images.
+        """Set the layer's weights to decorrelate the channels of given images, and the learned inverse to match.
 
         The matrix W and the offset b are set from the images ``x`` as in :meth:`ExactConv1x1.whiten`, and the learned
         inverse R is set to W⁻¹.
@@ -138,7 +138,7 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         self.refresh_inverse((self.channels, *x.shape[2:]))
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return the approximate inputs for the outputs ``z`` by the learned inverse.
+        """Return the approximate inputs that give the outputs ``z``, computed by the layer's learned inverse.
 
         x ≈ R (z - b), ``(N, C, H, W)``, with the learned R ≈ W⁻¹ of this layer z = W x + b.
         """
@@ -146,14 +146,14 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         return mix_channels(self.inverse_weight, z - self.bias.view(1, -1, 1, 1))
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return the channels of each pixel multiplied by the weights, without the offset.
+        """Return the images ``x`` with each pixel's channels multiplied by the weight matrix, without the offset.
 
         It is W x for the weight matrix W and images ``x``, ``(N, C, H, W)``.
         """
         return mix_channels(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return the channels of each pixel multiplied by the learned inverse of the weights.
+        """Return the images ``z`` with each pixel's channels multiplied by the learned inverse weight matrix.
 
         It is R z for the learned R ≈ W⁻¹ and images ``z``, ``(N, C, H, W)``.
         """
@@ -168,7 +168,7 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         self.inverse_weight.copy_(torch.linalg.inv(self.weight.double()))
 
     def learned_affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix and the offset of the learned inverse.
+        """Return the matrix and the offset of the affine map that the layer learned as its inverse.
 
         They are R, ``(C, C)``, and -R b, ``(C,)``, so that x ≈ R (z - b) for this layer z = W x + b.
         """
@@ -176,7 +176,7 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
 
 
 class LUConv1x1(ChannelAffine):
-    """1x1 convolution whose matrix is learned as triangular factors.
+    """Invertible 1x1 convolution whose weight matrix is learned as triangular LU factors.
 
     The log-determinant log|det W| of the layer z = W x + b is therefore cheap.
 
@@ -214,7 +214,7 @@ class LUConv1x1(ChannelAffine):
         return lower, self.factors.triu(1) + torch.diag(self.sign * self.factors.diagonal().exp())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and the log-determinant of its Jacobian.
+        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each image.
 
         z = W x + b for images ``x``, ``(N, C, H, W)``. The log-determinant log|det dz/dx| is in nats, ``(N,)``.
         """
@@ -223,7 +223,7 @@ class LUConv1x1(ChannelAffine):
         return mix_channels(matrix, x) + offset.view(1, -1, 1, 1), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+        """Return the inputs that the layer maps to ``z``, and each image's log-determinant of the inverse.
 
         x = W⁻¹ (z - b) by two triangular solves. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
         """
@@ -235,7 +235,7 @@ class LUConv1x1(ChannelAffine):
         return x.view_as(z), -self.log_det(z)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix and the offset of the map z = W x + b.
+        """Return the matrix W and the offset b of this layer's map ``W x + b``.
 
         The matrix W, ``(C, C)``, is multiplied out from its factors. The offset b is ``(C,)``.
 
@@ -245,7 +245,7 @@ class LUConv1x1(ChannelAffine):
         return (lower @ upper)[self.permutation], self.bias
 
     def log_abs_det(self) -> Tensor:
-        """Return the log-determinant of the weight matrix.
+        """Return the logarithm of the absolute determinant of the layer's weight matrix.
 
         It is log|det W| in nats, a float64 scalar: the sum of the learned log|s|. Cost: O(C).
         """

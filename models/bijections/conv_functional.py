@@ -33,7 +33,7 @@ def check_kernel(kernel: Size) -> None:
 
 
 def same_padding(weight: Tensor) -> Size:
-    """Return the zero padding with which a convolution keeps the image size.
+    """Return the zero padding for which a convolution with a given kernel keeps the image size.
 
     It is (vertical, horizontal), in pixels on each side.
 
@@ -44,7 +44,7 @@ def same_padding(weight: Tensor) -> Size:
 
 
 def convolve(weight: Tensor, x: Tensor) -> Tensor:
-    """Return images convolved with a kernel, with zero padding.
+    """Return images convolved with a kernel, zero-padded so that the image size stays the same.
 
     The images ``x`` are ``(N, C, H, W)``, the kernel is ``(O, C, kh, kw)``, and the result is ``(N, O, H, W)``.
 
@@ -54,7 +54,9 @@ def convolve(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def flip(weight: Tensor) -> Tensor:
-    """Return the kernel of the transposed convolution, ``(C, O, kh, kw)``: channels swapped, height and width mirrored.
+    """Return the kernel of the transposed convolution: channel axes swapped, height and width mirrored.
+
+    The result has the shape ``(C, O, kh, kw)`` for a kernel w of shape ``(O, C, kh, kw)``.
 
     T(flip(w)) = T(w)^T for the convolution matrix T(w).
     """
@@ -62,7 +64,7 @@ def flip(weight: Tensor) -> Tensor:
 
 
 def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
-    """Return the gradient of a convolution with respect to its kernel.
+    """Return the gradient with respect to a convolution kernel, from its inputs and output gradients.
 
     It is the gradient of the inner products Σ_n <w * x_n, z_n> with respect to the kernel w, for images x_n and z_n.
 
@@ -103,7 +105,7 @@ def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
 def multiplicity(
     kernel: Size, image: Size, stride: Size = (1, 1), padding: Size | None = None, dilation: Size = (1, 1)
 ) -> Tensor:
-    """Return how many output pixels each kernel element contributes to.
+    """Return, for each element of a convolution kernel, the number of output pixels it contributes to.
 
     Only output pixels for which the element reads inside the image count. The result is float64 ``(kh, kw)``.
 
@@ -140,7 +142,7 @@ def _placements(tap: int, kernel: int, side: int, stride: int, padding: int, dil
 
 
 def identity_images(channels: int, image: Size, device: torch.device) -> Tensor:
-    """Return the unit vectors of the image space, each in the shape of an image.
+    """Return the rows of the identity matrix, each reshaped to the shape of an image.
 
     There are D = C·H·W images, float64 ``(D, C, H, W)``. Image i is 1 at its value i in flattened order, else 0.
     """
@@ -149,7 +151,7 @@ def identity_images(channels: int, image: Size, device: torch.device) -> Tensor:
 
 
 def materialise(weight: Tensor, image: Size) -> Tensor:
-    """Return the matrix that applies a convolution to flattened images.
+    """Return a convolution as a matrix that multiplies flattened images.
 
     The matrix is D x D for images of D = C·H·W values, float64 and differentiable.
 
@@ -164,7 +166,7 @@ def materialise(weight: Tensor, image: Size) -> Tensor:
 
 
 def project(inverse_images: Tensor, kernel: Size) -> Tensor:
-    """Return the kernel whose convolution matrix is nearest to a given matrix.
+    """Return the convolution kernel whose matrix is nearest to a given matrix, such as an exact inverse.
 
     Nearest is meant in the Frobenius norm. The matrix is given by its D columns, each as an image.
 
@@ -190,7 +192,7 @@ def project(inverse_images: Tensor, kernel: Size) -> Tensor:
 
 
 def half_bandwidth(weight: Tensor, width: int) -> int:
-    """Return the half-bandwidth of the matrix of a convolution.
+    """Return the half-bandwidth of a convolution's matrix: how far from the diagonal entries can be nonzero.
 
     It is b such that the matrix is 0 at (i, j) if |i - j| > b, for images of ``width`` pixels.
 
@@ -205,7 +207,7 @@ def half_bandwidth(weight: Tensor, width: int) -> int:
 
 
 def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
-    """Return the matrix of a convolution in the band storage of LAPACK.
+    """Return the matrix of a convolution as a NumPy array in the band storage format of LAPACK.
 
     The result is float64 ``(3b + 1, C·H·W)`` for half-bandwidth b.
 
@@ -257,7 +259,7 @@ def _(weight: Tensor, image: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("snf::solve_band", mutates_args=())
 def solve_band(factors: Tensor, swaps: Tensor, rows: Tensor, transpose: bool) -> Tensor:
-    """Solve linear systems with the band matrix of a convolution.
+    """Solve linear systems given by the band matrix of a convolution and several right-hand sides.
 
     Returns the solution x of T x = z, or of T^T x = z, for each row z, ``(N, D)``, from the LU factors of T.
 
@@ -293,7 +295,7 @@ def _solution_flops(factors: torch.Size, *_: object, out_shape: torch.Size, **__
 
 
 class FactorisedConvolution:
-    """LU factors of the matrix of a convolution on images of a fixed size.
+    """LU factors of the matrix by which a convolution acts on flattened images of a fixed size.
 
     They are in float64 and give log|det| and inverses.
 
@@ -323,7 +325,7 @@ class FactorisedConvolution:
         self.log_abs_det = float(diagonal.abs().log().sum())
 
     def solve(self, z: Tensor, side: Literal["matrix", "transpose"] = "matrix") -> Tensor:
-        """Apply the inverse of the convolution to images.
+        """Return the images ``z`` with the exact inverse of this convolution applied to them.
 
         For ``side`` "transpose" it is the inverse of the transposed convolution.
 
@@ -352,7 +354,7 @@ class FactorisedConvolution:
         return x.permute(0, 3, 1, 2).contiguous().to(z)
 
     def inverse_images(self) -> Tensor:
-        """Return the inverse of the matrix of the convolution, each column as an image.
+        """Return the inverse of this convolution's matrix, with each of its columns in the shape of an image.
 
         The matrix is D x D, and the result float64 ``(D, C, H, W)``.
         """

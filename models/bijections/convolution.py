@@ -28,7 +28,7 @@ from models.devices import constant
 
 
 class ExactConv(Bijection):
-    """Invertible k x k convolution with zero padding and an exact log-determinant.
+    """Invertible k x k convolution with zero padding and the exact log-determinant of its Jacobian.
 
     The layer is z = w * x + b, and log|det dz/dx| is computed exactly.
 
@@ -55,7 +55,7 @@ class ExactConv(Bijection):
         self.weight = nn.Parameter(nn.init.dirac_(torch.empty_like(noise)) + noise)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and the exact log-determinant of its Jacobian.
+        """Return the layer's outputs and the exact log-determinant of the layer's Jacobian for each image.
 
         z = w * x + b for images ``x``, ``(N, C, H, W)``. The log-determinant log|det dz/dx| is in nats, ``(N,)``.
         """
@@ -63,7 +63,7 @@ class ExactConv(Bijection):
         return convolve(self.weight, x) + self._offset(), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+        """Return the inputs that the layer maps to ``z``, and each image's log-determinant of the inverse.
 
         The exact x with w * x + b = z is solved by LU in float64. The log-determinant log|det dx/dz| is in nats,
         ``(N,)``.
@@ -76,7 +76,7 @@ class ExactConv(Bijection):
         return x, -self.log_det(z)
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return the log-determinant of the layer for each image of a batch.
+        """Return the log-determinant of the layer's Jacobian for each image of a batch.
 
         It is log|det dz/dx| in nats, the same value for each image of ``x``, ``(N,)``.
         """
@@ -88,7 +88,7 @@ class ExactConv(Bijection):
         return log_abs_det.to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant of the layer for images of ``shape`` (C, H, W).
+        """Return the log-determinant of the layer's Jacobian for any image of ``shape`` (C, H, W).
 
         It is log|det dz/dx| in nats, in float64.
         """
@@ -127,7 +127,7 @@ class _Solve(torch.autograd.Function):
 
 
 class SelfNormalizingConv(ExactConv, SelfNormalizing):
-    """k x k convolution that learns its own inverse, to train without determinants.
+    """Invertible k x k convolution that learns its own inverse, so that training needs no determinants.
 
     The layer z = w * x + b learns a kernel r with r * (z - b) ≈ x (Keller et al. 2021, eq. 13-16).
 
@@ -152,7 +152,7 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         self.inverse_weight = nn.Parameter(flip(self.weight.detach()).clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and its log-determinant.
+        """Return the layer's outputs and each image's log-determinant, which is replaced by 0 in training.
 
         The outputs are z = w * x + b, and the log-determinant is log|det dz/dx| of each image. In training the
         log-determinant is 0, with an estimate of its gradient.
@@ -167,7 +167,7 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         return y + self._offset(), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return the approximate inputs for the outputs ``z`` by the learned inverse kernel.
+        """Return the approximate inputs that give the outputs ``z``, computed by the learned inverse kernel.
 
         x ≈ r * (z - b), ``(N, C, H, W)``, with the learned kernel r of this layer z = w * x + b.
         """
@@ -175,14 +175,14 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         return convolve(self.inverse_weight, z - self._offset())
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return images convolved with the kernel of the layer, without the offset.
+        """Return images convolved with the layer's kernel, without the layer's offset.
 
         It is w * x for the kernel w and images ``x``, ``(N, C, H, W)``.
         """
         return convolve(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return images convolved with the learned inverse kernel.
+        """Return images convolved with the kernel that the layer learns as its approximate inverse.
 
         It is r * z for images ``z``, ``(N, C, H, W)``, and the kernel r that learns to undo w.
         """
@@ -190,7 +190,7 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set the learned inverse kernel to the kernel closest to the exact inverse.
+        """Set the learned inverse kernel to the kernel whose convolution is closest to the exact inverse.
 
         The distance is the Frobenius norm between the matrices of both maps on images of ``shape``.
 
@@ -207,7 +207,7 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
 
 @dataclass(frozen=True)
 class FrozenConvolution:
-    """Immutable float64 convolution for scoring and sampling.
+    """Immutable float64 form of a trained convolution layer, for scoring and sampling.
 
     It is z = w * x + b for images of a fixed size.
 
@@ -224,7 +224,7 @@ class FrozenConvolution:
     learned_map: tuple[Tensor, ...] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return the outputs of the layer, and None because the log-determinant is constant.
+        """Return the layer's outputs, and None in place of the log-determinant, which is constant.
 
         The outputs are w * x + b, ``(N, C, H, W)``. The log-determinant log|det dz/dx| is equal for all images and not
         computed here.
@@ -232,7 +232,7 @@ class FrozenConvolution:
         return convolve(self.weight, x) + self.offset, None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the inputs that give the outputs ``z``.
+        """Return the inputs that the layer maps to ``z``, exactly or as approximated by the learned inverse.
 
         x solves w * x + b = z exactly. If ``inverse`` is "learned" and there are learned kernels, they give an
         approximate x.
@@ -270,7 +270,9 @@ class SelfNormalizingConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the convolved images, a zero log-determinant and the error of the learned inverse.
+        """Return the convolved images, zeros in place of log-determinants, and errors of the learned inverse.
+
+        Of the log-determinant only the gradient is used.
 
         The convolution is y = w * x, and the error of the learned inverse kernel r is ||r * y - x||².
         """
@@ -282,7 +284,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Return the gradients of the images, the kernel and the learned inverse kernel.
+        """Return the loss gradients with respect to the images, the kernel and the learned inverse kernel.
 
         No matrix is inverted. None stands for the argument ``gradient`` of :meth:`forward`.
         """
@@ -304,7 +306,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 def self_normalizing_convolution(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the convolved images, a zero log-determinant and the error of the learned inverse.
+    """Return the convolved images, zeros in place of log-determinants, and errors of the learned inverse.
 
     Of the log-determinant only the gradient is used.
 
@@ -322,7 +324,7 @@ def self_normalizing_convolution(
 
 
 def newton_schulz(weight: Tensor, inverse_weight: Tensor) -> Tensor:
-    """Improve an approximate inverse of a convolution kernel by one Newton-Schulz step.
+    """Return an approximate inverse of a convolution kernel, improved by one Newton-Schulz iteration.
 
     Returns 2r - r * w * r for the kernel w and its approximate inverse r, where * is convolution, cropped to the size
     of r.

@@ -102,7 +102,7 @@ class CouplingNet(nn.Module):
 
     @torch.no_grad()
     def settled(self) -> tuple[Weights, Weights, Weights]:
-        """Return float64 copies of the weights and biases of the three convolutions.
+        """Return the network's three convolutions as float64 copies of their weights and biases.
 
         The learned gain is folded into the last convolution.
         """
@@ -150,7 +150,7 @@ class AffineCoupling(Bijection):
         return LOG_SCALE_BOUND * torch.tanh(logits / LOG_SCALE_BOUND), shift
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and the log-determinant of its Jacobian.
+        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each image.
 
         z = (x1, s·x2 + t) with scales s and shifts t computed from x1. The log-determinant log|det dz/dx| is ``(N,)``.
         """
@@ -160,7 +160,7 @@ class AffineCoupling(Bijection):
         return torch.cat([kept, moved * torch.exp(log_scale) + shift], dim=1), sum_samples(log_scale)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+        """Return the inputs that the layer maps to ``z``, and each image's log-determinant of the inverse.
 
         x = (z1, (z2 - t)/s) with scales s and shifts t computed from z1. The log-determinant log|det dx/dz| is
         ``(N,)``.
@@ -206,7 +206,7 @@ class FrozenCoupling:
     place: Tensor | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and each pixel's part of the log-determinant.
+        """Return the layer's outputs and the part of the Jacobian's log-determinant that each pixel contributes.
 
         z is ``(N, C, H, W)``. The parts add up to log|det dz/dx| in nats, ``(N, H, W)``.
         """
@@ -215,7 +215,7 @@ class FrozenCoupling:
         return torch.cat([kept, moved * log_scale.exp() + shift], dim=1), log_scale.sum(1)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the exact inputs for the outputs ``z``.
+        """Return the exact inputs that the layer maps to the outputs ``z``.
 
         ``z`` is ``(N, C, H, W)``. The layer learns no inverse, so the argument ``inverse`` has no effect.
         """

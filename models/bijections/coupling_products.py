@@ -16,7 +16,7 @@ Size = tuple[int, int, int]
 
 
 class CouplingProducts(torch.autograd.Function):
-    """Autograd function of the convolutions of a coupling network, as matrix products.
+    """PyTorch autograd function of a coupling network's convolutions, computed as matrix products.
 
     They are 3x3, 1x1 and 3x3 convolutions with ReLUs between them.
 
@@ -43,7 +43,7 @@ class CouplingProducts(torch.autograd.Function):
         last: Tensor,
         last_bias: Tensor,
     ) -> Tensor:
-        """Return the outputs of the network for the inputs ``x``.
+        """Return the outputs of a coupling layer's convolutional network for the inputs ``x``.
 
         ``(N, K, H, W) -> (N, out, H, W)``, in the type of ``x``.
 
@@ -80,7 +80,7 @@ class CouplingProducts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of the inputs and of all parameters.
+        """Return the loss gradients with respect to the network's inputs and all its parameters.
 
         The parameters are the weights, the biases and the map ``place``. The type of the products, an argument of
         :meth:`forward`, gets None. So does ``x`` if it needs no gradient, and ``place`` if it is None.

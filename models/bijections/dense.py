@@ -15,7 +15,7 @@ from models.bijections.self_normalizing_product import by_columns, mix_channels,
 
 
 class ExactDense(Bijection):
-    """Fully connected layer over all values of an image, with an exact log-determinant.
+    """Invertible fully connected layer over all values of an image, with its exact log-determinant.
 
     The layer is z = W x + b on D = C·H·W values, and log|det W| is exact.
 
@@ -36,7 +36,7 @@ class ExactDense(Bijection):
         self.bias = nn.Parameter(torch.randn(dimensions) * dimensions**-0.5)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and the log-determinant of its Jacobian.
+        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each image.
 
         The outputs are W x + b for flattened images, in the shape of ``x``. The log-determinant is log|det W| in nats,
         ``(N,)``.
@@ -47,7 +47,7 @@ class ExactDense(Bijection):
         return z, log_abs_det.to(x.dtype).expand(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+        """Return the inputs that the layer maps to ``z``, and each image's log-determinant of the inverse.
 
         The exact x = W⁻¹ (z - b) is in the shape of ``z``. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
         """
@@ -59,7 +59,7 @@ class ExactDense(Bijection):
 
     @torch.no_grad()
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant of the layer, which is the same for all images.
+        """Return the log-determinant of the layer's Jacobian, which is the same for all images.
 
         It is log|det dz/dx| = log|det W| in nats. Cost: O(D³) for D values.
         """
@@ -78,7 +78,7 @@ class ExactDense(Bijection):
 
 
 class SelfNormalizingDense(ExactDense, SelfNormalizing):
-    """Fully connected layer that learns its own inverse, to train without determinants.
+    """Invertible fully connected layer that learns its own inverse, so that training needs no determinants.
 
     The layer z = W x + b learns a matrix R ≈ W⁻¹ (Keller et al. 2021, 4.1).
 
@@ -98,7 +98,7 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
         self.inverse_weight = nn.Parameter(by_columns(torch.eye(dimensions)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and its log-determinant.
+        """Return the layer's outputs and each image's log-determinant, which is replaced by 0 in training.
 
         The outputs are z = W x + b, and the log-determinant is log|det dz/dx| of each image. In training the
         log-determinant is 0, with an estimate of its gradient.
@@ -112,21 +112,21 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
         return (y + self.bias).view(x.shape), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return the approximate inputs for the outputs ``z`` by the learned inverse.
+        """Return the approximate inputs that give the outputs ``z``, computed by the layer's learned inverse.
 
         x ≈ R (z - b) in the shape of ``z``, with the learned R ≈ W⁻¹ of this layer z = W x + b.
         """
         return mix_channels(self.inverse_weight, self._vectors(z) - self.bias).view(z.shape)
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return flattened images multiplied by the weights, without the offset.
+        """Return the images ``x`` multiplied as flattened vectors by the weight matrix, without the offset.
 
         It is W x in the shape of ``x``, ``(N, C, H, W)``.
         """
         return mix_channels(self.weight, self._vectors(x)).view(x.shape)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return flattened images multiplied by the learned inverse of the weights.
+        """Return the images ``z`` multiplied as flattened vectors by the learned inverse of the weight matrix.
 
         It is R z for the learned R ≈ W⁻¹, in the shape ``(N, C, H, W)``.
         """
@@ -142,14 +142,14 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return an immutable float64 copy of this layer for scoring, with the learned R ≈ W⁻¹."""
+        """Return an immutable float64 copy of this layer for scoring, with its learned approximate inverse."""
         exact = super().freeze(shape)
         learned = self.inverse_weight.double().clone()
         return replace(exact, learned_map=(learned, -learned @ exact.forward_map[1]))
 
 
 class RelativeGradientDense(ExactDense):
-    """Fully connected layer that is trained by relative gradients.
+    """Fully connected layer trained by gradients with respect to relative changes of its weights.
 
     The layer is W x + b. Relative gradients need no inverse of W (Gresele et al. 2020).
 
@@ -171,7 +171,7 @@ class RelativeGradientDense(ExactDense):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and its log-determinant.
+        """Return the layer's outputs and each image's log-determinant, which is replaced by 0 in training.
 
         The outputs are z = W x + b, and the log-determinant is log|det W| for each image. In training the
         log-determinant is 0, and its gradient needs no W⁻¹.
@@ -203,7 +203,7 @@ class RelativeProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and a zero log-determinant.
+        """Return the outputs of the fully connected layer, and zeros in place of the log-determinants.
 
         The outputs are W x + b for vectors ``x``, ``(N, D)``. Of the log-determinant, ``(N,)``, only the gradient is
         used.
@@ -214,7 +214,7 @@ class RelativeProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradient of the inputs and the relative gradients of weights and bias.
+        """Return the loss gradient for the inputs, and relative gradients for the weights and the bias.
 
         The gradient of x is the ordinary gradient. The relative gradients are dW and db in the docstring of the class.
 

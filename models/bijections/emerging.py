@@ -41,7 +41,7 @@ class AutoregressiveConv(Bijection):
         self.weight = nn.Parameter(identity + 0.05 / channels**0.5 * torch.randn(identity.shape))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and the log-determinant of its Jacobian.
+        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each image.
 
         Each pixel of ``x`` is mixed with its upper and left neighbours. The log-determinant log|det dz/dx| is in nats,
         ``(N,)``.
@@ -50,7 +50,7 @@ class AutoregressiveConv(Bijection):
         return convolve_causally(self.masked_weight(), x), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+        """Return the inputs that the layer maps to ``z``, and each image's log-determinant of the inverse.
 
         x is solved by substitution, starting at the top left pixel. The log-determinant log|det dx/dz| is in nats,
         ``(N,)``.
@@ -59,14 +59,14 @@ class AutoregressiveConv(Bijection):
         return substitute_back(self.masked_weight().double(), z.double()).to(z.dtype), -self.log_det(z)
 
     def log_abs_det(self) -> Tensor:
-        """Return the log-determinant of the layer for a single pixel.
+        """Return the contribution of a single pixel to the log-determinant of the layer's Jacobian.
 
         It is log|det L| in nats, a float64 scalar. L is the triangular matrix that maps a pixel's own channels.
         """
         return self.weight[:, :, 1, 1].diagonal().double().abs().log().sum()
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return the log-determinant of the layer for each image of a batch.
+        """Return the log-determinant of the layer's Jacobian for each image of a batch.
 
         It is log|det dz/dx| in nats, the same value for each image of ``x``, ``(N,)``.
 
@@ -75,7 +75,7 @@ class AutoregressiveConv(Bijection):
         return (x.shape[2] * x.shape[3] * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant of the layer for images of ``shape`` (C, H, W).
+        """Return the log-determinant of the layer's Jacobian for any image of ``shape`` (C, H, W).
 
         It is log|det dz/dx| in nats, the same for all images.
 
@@ -93,7 +93,7 @@ class AutoregressiveConv(Bijection):
         return FrozenMap(lambda x: (convolve_causally(weight, x), None), lambda z: substitute_back(weight, z))
 
     def masked_weight(self) -> Tensor:
-        """Return the 2x2 kernel, whose weights for a pixel's own channels form a lower triangular matrix.
+        """Return the layer's 2x2 kernel, whose weights for a pixel's own channels form a lower triangular matrix.
 
         The kernel is ``(C, C, 2, 2)``. The weights of the pixel itself are set to 0 above the diagonal.
         """
@@ -103,7 +103,7 @@ class AutoregressiveConv(Bijection):
 
 
 class EmergingConv(Bijection):
-    """Sequence of a 1x1 convolution and two autoregressive convolutions.
+    """Invertible layer made of a 1x1 convolution followed by two autoregressive convolutions.
 
     The autoregressive convolutions are over the upper left and the lower right neighbours (Hoogeboom et al. 2019).
 
@@ -125,7 +125,7 @@ class EmergingConv(Bijection):
         self.second = AutoregressiveConv(channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images after the three convolutions, and the log-determinant of the Jacobian.
+        """Return the images after the layer's three convolutions, and each image's Jacobian log-determinant.
 
         The outputs are ``(N, C, H, W)``. The log-determinant log|det dz/dx| is in nats, ``(N,)``.
         """
@@ -136,7 +136,7 @@ class EmergingConv(Bijection):
         return _turn(z), mixing_log_det + first_log_det + second_log_det
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+        """Return the inputs that the layer maps to ``z``, and each image's log-determinant of the inverse.
 
         x is computed by the exact inverses of the three convolutions. The log-determinant log|det dx/dz| is in nats,
         ``(N,)``.
@@ -148,7 +148,7 @@ class EmergingConv(Bijection):
         return x, mixing_log_det + first_log_det + second_log_det
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant of the layer for images of ``shape`` (C, H, W).
+        """Return the log-determinant of the layer's Jacobian for any image of ``shape`` (C, H, W).
 
         It is log|det dz/dx| in nats, the sum over the three convolutions.
         """
@@ -171,7 +171,7 @@ class EmergingConv(Bijection):
 
 
 def convolve_causally(weight: Tensor, x: Tensor) -> Tensor:
-    """Convolve each pixel with its upper and left neighbours.
+    """Return images convolved so that each pixel depends only on itself and its upper and left neighbours.
 
     The images are ``(N, C, H, W)``, and the kernel covers 2x2 pixels.
 
@@ -181,7 +181,7 @@ def convolve_causally(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def substitute_back(weight: Tensor, z: Tensor) -> Tensor:
-    """Undo a convolution of each pixel with its upper and left neighbours.
+    """Undo ``convolve_causally``, the convolution of each pixel with its upper and left neighbours.
 
     Returns the images whose 2x2 convolution is ``z``, solved along anti-diagonals.
 

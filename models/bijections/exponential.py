@@ -62,7 +62,7 @@ class ExponentialConv(Bijection):
         self.register_buffer("right", _unit(torch.randn(1, *shape)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and the log-determinant of its Jacobian.
+        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each image.
 
         z = exp(M) W (x + b) + c for the convolution M and the channel matrix W. The log-determinant log|det dz/dx| is
         ``(N,)``.
@@ -79,7 +79,7 @@ class ExponentialConv(Bijection):
         return z, self._log_det(kernel).to(x.dtype).expand(len(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+        """Return the inputs that the layer maps to ``z``, and each image's log-determinant of the inverse.
 
         x = W⁻¹ exp(-M) (z - c) - b for the convolution M and the channel matrix W. The log-determinant log|det dx/dz|
         is ``(N,)``.
@@ -93,7 +93,7 @@ class ExponentialConv(Bijection):
         return x.to(z.dtype), -self._log_det(kernel).to(z.dtype).expand(len(z))
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant of the layer, which is the same for all images.
+        """Return the log-determinant of the layer's Jacobian, which is the same for all images.
 
         It is log|det dz/dx| = trace M + H·W·log|det W| in nats.
         """
@@ -115,7 +115,7 @@ class ExponentialConv(Bijection):
         )
 
     def bounded_kernel(self) -> Tensor:
-        """Return the kernel, scaled so that its estimated spectral norm is at most 0.9.
+        """Return the layer's convolution kernel, scaled so that its estimated spectral norm is at most 0.9.
 
         The kernel is ``(C, C, kh, kw)``.
         """
@@ -139,7 +139,7 @@ class ExponentialConv(Bijection):
 
 
 def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:
-    """Apply the matrix exponential of a convolution to images.
+    """Return images transformed by the matrix exponential of a convolution, computed as a power series.
 
     Returns exp(M) x ≈ Σ M^n x / n!, n = 0 to ``terms``, where M is the convolution with ``kernel``.
     """
@@ -151,7 +151,7 @@ def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:
 
 
 def terms_needed(kernel: Tensor, image: Size) -> int:
-    """Return how many terms of the exponential series a convolution needs.
+    """Return the number of power series terms to compute for the matrix exponential of a convolution.
 
     For exp(M) = Σ M^n / n! of a convolution M the norm of the first omitted term is then at most 1e-11, unless that
     takes more than 100 terms. The result is from 13 to 100.

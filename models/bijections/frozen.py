@@ -16,7 +16,7 @@ AffineMap = tuple[Tensor, Tensor]
 
 
 class FrozenStep(Protocol):
-    """Protocol of an immutable float64 layer for scoring and sampling.
+    """Protocol of a flow layer in its immutable float64 form for scoring and sampling.
 
     The layer is made from a trained layer.
 
@@ -24,7 +24,7 @@ class FrozenStep(Protocol):
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the outputs of the layer and each pixel's part of the log-determinant.
+        """Return the layer's outputs and the part of the Jacobian's log-determinant that each pixel contributes.
 
         The parts of log|det dz/dx| are in nats, ``(N, H, W)``. They are None if the log-determinant is equal for all
         images.
@@ -32,7 +32,7 @@ class FrozenStep(Protocol):
         ...
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the inputs that give the outputs ``z``.
+        """Return the inputs that the layer maps to ``z``, exactly or as approximated by the learned inverse.
 
         ``inverse`` selects the "exact" inverse, or the approximate "learned" inverse if the layer has learned an
         inverse.
@@ -42,7 +42,7 @@ class FrozenStep(Protocol):
 
 @dataclass(frozen=True)
 class FrozenAffine:
-    """Immutable affine map z = A x + b in float64.
+    """Immutable float64 layer that applies an affine map ``A x + b``.
 
     It maps the channels of each pixel, or whole flattened images.
 
@@ -57,7 +57,7 @@ class FrozenAffine:
     flat: bool = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return the outputs of the layer, and None because the log-determinant is constant.
+        """Return the layer's outputs, and None in place of the log-determinant, which is constant.
 
         The outputs are A x + b in the shape of ``x``. The log-determinant log|det dz/dx| is equal for all inputs and
         not computed here.
@@ -65,7 +65,7 @@ class FrozenAffine:
         return self._apply(self.forward_map, x), None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the inputs that give the outputs ``z``.
+        """Return the inputs that the layer maps to ``z``, exactly or as approximated by the learned inverse.
 
         ``inverse`` selects the "exact" inverse, or the approximate "learned" inverse if the layer has learned an
         inverse.
@@ -87,7 +87,7 @@ class FrozenAffine:
 
     @cached_property
     def reconstruction_map(self) -> AffineMap | None:
-        """Affine map from the inputs to the error of the learned inverse.
+        """The affine map from the layer's inputs to the error with which the learned inverse restores them.
 
         It is the matrix and the offset of x -> R W x - x for the weights W and the learned R ≈ W⁻¹, or None if no
         inverse was learned.
@@ -99,7 +99,7 @@ class FrozenAffine:
 
     @cached_property
     def reconstruction_size(self) -> float:
-        """Largest absolute entry of ``reconstruction_map``.
+        """The largest absolute entry in the matrix and the offset of ``reconstruction_map``.
 
         It scales float32 arithmetic, and is 1.0 if the map is None or 0.
         """
@@ -109,14 +109,14 @@ class FrozenAffine:
 
     @property
     def has_reconstruction_error(self) -> bool:
-        """Whether the layer can compute a reconstruction error.
+        """Whether ``reconstruction_error`` returns the error of a learned inverse rather than None.
 
         This needs a learned inverse and images that are not flattened.
         """
         return self.learned_map is not None and not self.flat
 
     def reconstruction_error(self, x: Tensor) -> Tensor | None:
-        """Return the relative squared error of the learned inverse for each image.
+        """Return, for each image, the relative squared error with which the learned inverse restores it.
 
         It is ||R W x - x||² / ||x||² for the learned R ≈ W⁻¹, ``(N,)``.
 
@@ -129,7 +129,7 @@ class FrozenAffine:
         return error.square().sum((1, 2, 3)) / x.square().sum((1, 2, 3))
 
     def then(self, following: FrozenAffine) -> FrozenAffine:
-        """Return the composition of this map with the map ``following``.
+        """Return the composition of two affine maps, this one first and ``following`` second.
 
         The result is a single affine map. Learned inverses are composed too. If only one of the maps has a learned
         inverse, the exact inverse of the other is used.
@@ -179,7 +179,7 @@ def moved(frozen: Frozen, device: torch.device) -> Frozen:
 
 @dataclass(frozen=True)
 class FrozenMap:
-    """Immutable layer whose computations are given as Python functions.
+    """Immutable layer that calls given Python functions for its forward map and its inverses.
 
     The functions are its map, its exact inverse, and its learned approximate inverse or None.
 
@@ -192,7 +192,7 @@ class FrozenMap:
     flat: bool = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the outputs of the layer and each pixel's part of the log-determinant.
+        """Return the layer's outputs and the part of the Jacobian's log-determinant that each pixel contributes.
 
         The parts of log|det dz/dx| are in nats, ``(N, H, W)``. They are None if the log-determinant is equal for all
         images.
@@ -200,7 +200,7 @@ class FrozenMap:
         return self.forward_map(x)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the inputs that give the outputs ``z``.
+        """Return the inputs that the layer maps to ``z``, exactly or as approximated by the learned inverse.
 
         ``inverse`` selects the "exact" inverse, or the approximate "learned" inverse if the layer has learned an
         inverse.

@@ -20,13 +20,19 @@ class Identity(Elementwise):
     cheap_inverse: ClassVar[bool] = True
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``x`` and the log-slope 0 of each value, both in the shape of ``x``."""
+        """Return ``x`` unchanged, and zeros as the logarithm of the slope at each value.
+
+        Both have the shape of ``x``.
+        """
         return x, torch.zeros_like(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``z`` and the log-det 0 of each sample, ``(N,)``."""
+        """Return ``z`` unchanged, and the log-determinant 0 of the inverse for each sample.
+
+        The log-determinants have the shape ``(N,)``.
+        """
         return z, z.new_zeros(z.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return 0.0, the log-det of the identity."""
+        """Return 0.0, the log-determinant of the identity map for inputs of any shape."""
         return 0.0

@@ -21,7 +21,7 @@ from models.devices import constant
 
 @lru_cache(maxsize=64)
 def cell_of_places(height: int, width: int, grid: int) -> Tensor:
-    """Return the index of the grid cell that contains each position of an image.
+    """Return, for each pixel of an image, the index of its cell in a grid over the image.
 
     The grid has ``grid`` x ``grid`` cells. The result is ``(height * width,)``.
 
@@ -42,7 +42,7 @@ def cell_count(height: int, width: int, grid: int) -> int:
 
 @lru_cache(maxsize=64)
 def places_of_cells(height: int, width: int, grid: int) -> tuple[Tensor, Tensor]:
-    """Return a table of the positions in each grid cell, and the table index of each position.
+    """Return a table of the pixel positions in each grid cell, and each position's index in that table.
 
     The table is ``(cells, most)``, and the indices are ``(places,)``.
 
@@ -79,7 +79,7 @@ def _indices(numbers: NDArray[np.int64]) -> Tensor:
 
 
 def apply_by_cell(matrices: Tensor, x: Tensor, grid: int) -> Tensor:
-    """Multiply the channels at each position by the matrix of its grid cell.
+    """Multiply the channels at each pixel of images by the matrix of the grid cell that contains it.
 
     Returns the products, ``(N, C, H, W)``.
 
@@ -98,7 +98,7 @@ def apply_by_cell(matrices: Tensor, x: Tensor, grid: int) -> Tensor:
 
 
 class ExactLocalAffine(Bijection):
-    """Affine layer with a matrix for each grid cell and a mean for each position of an image.
+    """Affine layer with a matrix per cell of a grid over the image and a mean per pixel.
 
     It is z = W_c (x - m_p) at place p of cell c. The log-determinant Σ_p log|det W_c(p)| is exact.
 
@@ -125,7 +125,7 @@ class ExactLocalAffine(Bijection):
         self.mean = nn.Parameter(torch.zeros(shape))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and the log-determinant of its Jacobian.
+        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each image.
 
         The outputs are W (x - m) for images ``x``, ``(N, C, H, W)``. The log-determinant is Σ_p log|det W| in nats,
         ``(N,)``.
@@ -134,7 +134,7 @@ class ExactLocalAffine(Bijection):
         return self.apply_weight(x - self.mean), self.log_abs_det().to(x.dtype).expand(len(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+        """Return the inputs that the layer maps to ``z``, and each image's log-determinant of the inverse.
 
         The inputs are W⁻¹ z + m, and the log-determinant is -Σ_p log|det W| in nats, ``(N,)``. Cost: O(C³) a cell.
         """
@@ -143,14 +143,14 @@ class ExactLocalAffine(Bijection):
         return apply_by_cell(exact, z, self.grid) + self.mean, -self.log_abs_det().to(z.dtype).expand(len(z))
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return each position of ``x`` multiplied by the matrix of its grid cell.
+        """Return the images ``x`` with each pixel's channels multiplied by the matrix of its grid cell.
 
         It is W x in the shape of ``x``. The mean m is not subtracted.
         """
         return apply_by_cell(self.weight, x, self.grid)
 
     def log_abs_det(self) -> Tensor:
-        """Return the log-determinant of the layer, the sum over all positions.
+        """Return the log-determinant of the layer's Jacobian, summed over all pixels of an image.
 
         It is Σ_p log|det W_c(p)| over all places p, in nats, as a float64 scalar. Cost: O(C³) a cell.
         """
@@ -158,7 +158,7 @@ class ExactLocalAffine(Bijection):
         return (counts * log_abs_dets(self.weight.double())).sum()
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant of the layer in nats.
+        """Return the log-determinant of the layer's Jacobian in nats, which is the same for all images.
 
         ``shape`` must be the shape of the layer.
         """
@@ -172,7 +172,7 @@ class ExactLocalAffine(Bijection):
         return FrozenLocalAffine(matrices, self.learned_matrices(), mean, self.grid)
 
     def learned_matrices(self) -> Tensor | None:
-        """Return a float64 copy of the learned inverse matrix of each grid cell.
+        """Return a float64 copy of the inverse matrix that the layer learned for each grid cell, if any.
 
         The matrices are ``(cells, C, C)``. The result is None if no inverse is learned.
         """
@@ -184,7 +184,7 @@ class ExactLocalAffine(Bijection):
 
 
 class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
-    """Local affine layer that learns its own inverse, to train without determinants.
+    """Affine layer with one matrix per grid cell, which learns inverses to train without determinants.
 
     The layer z = W_c (x - m_p) learns an inverse R_c of each matrix (Keller et al. 2021, eq. 10-12).
 
@@ -204,7 +204,7 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
         self.inverse_weight = nn.Parameter(self.weight.detach().clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and its log-determinant.
+        """Return the layer's outputs and each image's log-determinant, which is replaced by 0 in training.
 
         The outputs are W (x - m). In training the log-determinant is 0, with a gradient estimated by the learned
         inverse R.
@@ -218,7 +218,7 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
         return z, log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return the approximate inputs for the outputs ``z`` by the learned inverse.
+        """Return the approximate inputs that give the outputs ``z``, computed by the layer's learned inverse.
 
         The result is R z + m, ``(N, C, H, W)``.
         """
@@ -226,7 +226,7 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
         return self.apply_inverse_weight(z) + self.mean
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return each position multiplied by the learned inverse matrix of its grid cell.
+        """Return the images ``z`` with each pixel's channels multiplied by its grid cell's learned inverse.
 
         It is R z, ``(N, C, H, W)``. The mean is not added.
         """
@@ -249,7 +249,7 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
 
 
 class LocalProduct(torch.autograd.Function):
-    """Autograd function that multiplies each position by the matrix of its grid cell.
+    """PyTorch autograd function that multiplies the channels at each pixel by its grid cell's matrix.
 
     It is y = W_c x with the gradients of the self-normalizing objective, which invert no matrix.
 
@@ -261,7 +261,9 @@ class LocalProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, grid: int, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the products, a zero log-determinant and the error of the learned inverse.
+        """Return the matrix products, zeros in place of log-determinants, and errors of the learned inverse.
+
+        Of the log-determinant only the gradient is used.
 
         The products are W x. The error is ||R W x - x||² of each sample, ``(N,)``.
         """
@@ -273,7 +275,7 @@ class LocalProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """Return the gradients of the inputs, the matrices and the learned inverses.
+        """Return the loss gradients with respect to the inputs, the matrices and the learned inverses.
 
         They are those with respect to x, W and R. The grid and the kind of gradient get None.
         """
@@ -300,7 +302,7 @@ def _outer(left: Tensor, right: Tensor, grid: int) -> Tensor:
 
 @dataclass(frozen=True)
 class FrozenLocalAffine:
-    """Immutable float64 local affine layer for scoring.
+    """Immutable float64 affine layer for scoring, with one matrix for each cell of a grid over the image.
 
     It is z = W_c (x - m_p), with the exact and, where there is any, the learned inverse of every matrix.
 
@@ -317,7 +319,7 @@ class FrozenLocalAffine:
     grid: int
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return the outputs of the layer, and None because no log-determinant is computed.
+        """Return the layer's outputs, and None in place of the log-determinant, which is not computed.
 
         The outputs are W (x - m). The log-determinant is the same for all inputs.
         """
@@ -325,14 +327,14 @@ class FrozenLocalAffine:
 
     @cached_property
     def inverse_matrices(self) -> Tensor:
-        """Exact inverse of the matrix of each grid cell.
+        """The exact inverses of the matrices of all grid cells, ``(cells, C, C)``.
 
         The inverses W⁻¹ are computed at the first use, because scoring does not need them. Cost: O(C³) a cell.
         """
         return inverses(self.matrices)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the inputs that give the outputs ``z``.
+        """Return the inputs that the layer maps to ``z``, exactly or as approximated by the learned inverse.
 
         They are W⁻¹ z + m exactly. If ``inverse`` is "learned" and an inverse R was learned, they are the approximate R
         z + m.

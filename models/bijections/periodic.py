@@ -42,7 +42,7 @@ class PeriodicConv(Bijection):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and the log-determinant of its Jacobian.
+        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each image.
 
         z = w * x + b, where w wraps around the image border. The log-determinant log|det dz/dx| is in nats, ``(N,)``.
 
@@ -52,7 +52,7 @@ class PeriodicConv(Bijection):
         return convolve_periodically(self.weight, x) + self._offset(), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+        """Return the inputs that the layer maps to ``z``, and each image's log-determinant of the inverse.
 
         A linear system is solved at each Fourier frequency. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
         """
@@ -63,7 +63,7 @@ class PeriodicConv(Bijection):
         return x.to(z.dtype), -self.log_det(z)
 
     def log_abs_det(self, image: Size) -> Tensor:
-        """Return the log-determinant of the layer for images of a given size.
+        """Return the log-determinant of the layer's Jacobian for an image of a given height and width.
 
         It is log|det dz/dx| in nats for the size (height, width), a float64 scalar.
 
@@ -75,14 +75,14 @@ class PeriodicConv(Bijection):
         return torch.sum(log_dets * torch.where(2 * columns % image[1] == 0, 1, 2))
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return the log-determinant of the layer for each image of a batch.
+        """Return the log-determinant of the layer's Jacobian for each image of a batch.
 
         It is log|det dz/dx| in nats, the same value for each image of ``x``, ``(N,)``.
         """
         return self.log_abs_det((x.shape[2], x.shape[3])).to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant of the layer for images of ``shape`` (C, H, W).
+        """Return the log-determinant of the layer's Jacobian for any image of ``shape`` (C, H, W).
 
         It is log|det dz/dx| in nats, the same for all images.
         """
@@ -90,7 +90,7 @@ class PeriodicConv(Bijection):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
-        """Return an immutable float64 copy of this layer for images of ``shape``.
+        """Return an immutable float64 copy of this layer for scoring and sampling images of ``shape``.
 
         The copy has the inverse at each Fourier frequency precomputed.
         """
@@ -121,7 +121,7 @@ def convolve_periodically(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def transfer(weight: Tensor, image: Size) -> Tensor:
-    """Return the Fourier transform of a convolution kernel.
+    """Return the transfer function of a convolution, the Fourier transform of its kernel.
 
     For H x W images it has a C x C matrix for each frequency, ``(H, W//2 + 1, C, C)``.
 
@@ -140,7 +140,7 @@ def transfer(weight: Tensor, image: Size) -> Tensor:
 
 
 def in_frequency(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a function to images in the frequency domain.
+    """Apply a function to the Fourier transforms of images and transform the result back.
 
     It is a 2-D FFT, then ``function``, then the inverse FFT. The result is ``(N, C, H, W)``.
 

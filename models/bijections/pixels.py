@@ -45,18 +45,18 @@ class AffinePixels(Elementwise):
     constant_log_det = True
 
     def pixel_function(self) -> PixelFunction:
-        """Return the transform as a function of NumPy arrays."""
+        """Return this pixel transform as an object that computes it on NumPy arrays."""
         return AffineFunction()
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the transformed pixels and the logarithm of the slope for each value.
+        """Return the transformed pixel values and, for each one, the logarithm of the transform's slope.
 
         They are y = x/256 - 1/2 for pixels x in [0, 256), and log|dy/dx| = -log 256, both in the shape of ``x``.
         """
         return x / PIXEL_RANGE - 0.5, torch.full_like(x, -math.log(PIXEL_RANGE))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pixel values for the outputs ``z``, and the log-determinant of the inverse.
+        """Return the pixel values that map to ``z``, and each image's log-determinant of the inverse.
 
         x = 256·(z + 1/2) is not clamped to [0, 256). The log-determinant log|det dx/dz| is in nats, ``(N,)``.
         """
@@ -83,7 +83,7 @@ class LogitPixels(Elementwise):
 
     @property
     def domain(self) -> Constraint:
-        """The pixel values that the logit can map.
+        """The interval of pixel values to which the logit transform can be applied.
 
         These are the values with v in [0, 1], for v and the margin a of the class. The interval is a little larger than
         [0, 256].
@@ -91,7 +91,7 @@ class LogitPixels(Elementwise):
         return _interval(-self.alpha * PIXEL_RANGE, (1 / (1 - 2 * self.alpha) - self.alpha) * PIXEL_RANGE)
 
     def pixel_function(self) -> PixelFunction:
-        """Return the transform as a function of NumPy arrays."""
+        """Return this pixel transform as an object that computes it on NumPy arrays."""
         return LogitFunction(self.alpha)
 
     def _log_slope(self, y: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class LogitPixels(Elementwise):
         return math.log1p(-2 * self.alpha) - math.log(PIXEL_RANGE) - flatness
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the transformed pixels and the logarithm of the slope for each value.
+        """Return the transformed pixel values and, for each one, the logarithm of the transform's slope.
 
         They are y = log v - log(1 - v), v ≈ x/256, for pixels x in [0, 256), and log|dy/dx|, both in the shape of
         ``x``.
@@ -109,7 +109,7 @@ class LogitPixels(Elementwise):
         return y, self._log_slope(y)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pixel values for the outputs ``z``, and the log-determinant of the inverse.
+        """Return the pixel values that map to ``z``, and each image's log-determinant of the inverse.
 
         x ≈ 256·sigmoid(z) is not clamped to [0, 256). The log-determinant log|det dx/dz| is in nats, ``(N,)``.
 
@@ -120,7 +120,7 @@ class LogitPixels(Elementwise):
 
 
 class MarginalPixels(Elementwise):
-    """Transform that maps the distribution of training pixels to a mixture of normals.
+    """Pixel transform that maps the distribution of training pixels to a mixture of three normals.
 
     It is G⁻¹(F(x)), where F is the distribution function of training pixels and G that of the mixture.
 
@@ -147,7 +147,7 @@ class MarginalPixels(Elementwise):
 
     @property
     def domain(self) -> Constraint:
-        """The pixel values in [0, 256]."""
+        """The interval [0, 256] of pixel values to which this transform can be applied."""
         return _interval(0.0, PIXEL_RANGE)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -159,7 +159,7 @@ class MarginalPixels(Elementwise):
         return self
 
     def fit(self, images: NDArray[np.uint8]) -> None:
-        """Set the distribution of pixel values from training images.
+        """Fit the transform's distribution of pixel values to the pixels of training images.
 
         F becomes the smoothed histogram of the images, uint8 ``(N, ...)``.
         """
@@ -174,7 +174,7 @@ class MarginalPixels(Elementwise):
         self.masses.copy_(masses / masses.sum())
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the transformed pixels and the logarithm of the slope for each value.
+        """Return the transformed pixel values and, for each one, the logarithm of the transform's slope.
 
         y = G⁻¹(F(x)), where F is the distribution function of training pixels and G that of a mixture of three normals.
 
@@ -191,7 +191,7 @@ class MarginalPixels(Elementwise):
         return y.to(x.dtype), self._log_slope(y, bins).to(x.dtype)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pixel values for the outputs ``z``, and the log-determinant of the inverse.
+        """Return the pixel values that map to ``z``, and each image's log-determinant of the inverse.
 
         The pixels x are in [0, 256]. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
         """
@@ -203,7 +203,7 @@ class MarginalPixels(Elementwise):
         return x.to(z.dtype), -sum_samples(self._log_slope(y, bins)).to(z.dtype)
 
     def pixel_function(self) -> PixelFunction:
-        """Return the transform as a function of NumPy arrays."""
+        """Return this pixel transform as an object that computes it on NumPy arrays."""
         return MarginalFunction(self.masses.cpu().numpy().copy())
 
     def settled(self) -> MarginalPixels:

@@ -36,7 +36,7 @@ def by_columns(matrix: Tensor) -> Tensor:
 
 
 class SelfNormalizingProduct(torch.autograd.Function):
-    """Autograd function of a matrix product with a learned inverse matrix.
+    """PyTorch autograd function of a product with a matrix that has a learned approximate inverse.
 
     It is W x, and the gradient of log|det W| is computed with the learned R ≈ W⁻¹ (Keller et al. 2021).
 
@@ -60,7 +60,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the matrix product, a zero log-determinant and the error of the learned inverse.
+        """Return the matrix product, zeros in place of log-determinants, and errors of the learned inverse.
 
         The product is y = W x, and the error is ||R y - x||² for the learned R ≈ W⁻¹. Of the log-determinant only the
         gradient is used.
@@ -73,7 +73,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Return the gradients of the inputs, the matrix and the learned inverse.
+        """Return the loss gradients with respect to the inputs, the matrix and the learned inverse.
 
         No matrix is inverted. None stands for the argument ``gradient`` of :meth:`forward`.
         """
@@ -92,7 +92,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
 
 
 def improved_inverse(weight: Tensor, inverse_weight: Tensor) -> Tensor:
-    """Improve an approximate inverse of a matrix by one Newton-Schulz step.
+    """Return an approximate inverse of a matrix, improved by one Newton-Schulz iteration.
 
     Returns 2R - R W R for the matrix W and its approximate inverse R. The error I - R W = E becomes E².
 
@@ -106,7 +106,7 @@ def improved_inverse(weight: Tensor, inverse_weight: Tensor) -> Tensor:
 def self_normalizing_product(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the matrix product, a zero log-determinant and the error of the learned inverse.
+    """Return the matrix product, zeros in place of log-determinants, and errors of the learned inverse.
 
     Of the log-determinant only the gradient is used.
 

@@ -37,14 +37,14 @@ class SmoothLeakyReLU(Elementwise):
         self.alpha = alpha
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the activation and the logarithm of its slope for each value.
+        """Return the outputs of the activation and the logarithm of its slope at each value.
 
         They are z = α·x + (1 - α)·log(1 + e^x) and log(dz/dx), both in the shape of ``x``.
         """
         return self._value(x), torch.log(self._slope(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+        """Return the inputs that the activation maps to ``z``, and each sample's log-determinant of the inverse.
 
         x is computed by 7 Newton steps. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
 

@@ -20,7 +20,7 @@ MIN_SLOPE = 1e-3
 
 
 class SplineActivation(Elementwise):
-    """Invertible activation with a learned spline for each value of an image.
+    """Invertible activation function that applies a separate learned spline to each value of an image.
 
     The splines are rational-quadratic (Durkan et al. 2019).
 
@@ -48,7 +48,7 @@ class SplineActivation(Elementwise):
         self.slopes = nn.Parameter(0.01 * torch.randn(*shape, bins - 1))
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the spline values and the logarithm of the slope at each value.
+        """Return the values of the splines at ``x`` and the logarithms of their slopes there.
 
         They are z and log(dz/dx) for images ``x``, both ``(N, C, H, W)``.
         """
@@ -56,7 +56,7 @@ class SplineActivation(Elementwise):
         return self.knots().map_with_slope(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs for spline values ``z``, and the log-determinant of the inverse.
+        """Return the inputs that the splines map to ``z``, and each image's log-determinant of the inverse.
 
         x is computed in closed form for ``z``, ``(N, C, H, W)``. The log-determinant log|det dx/dz| is in nats,
         ``(N,)``.
@@ -65,7 +65,7 @@ class SplineActivation(Elementwise):
         return self.knots().inverse(z)
 
     def knots(self) -> Knots:
-        """Return the knots of the splines: positions, values and slopes.
+        """Return the knots of the layer's splines, with their positions, values and slopes.
 
         There are D splines, one for each value of an image. x, y and slope are each ``(D, bins + 1)``.
         """
@@ -91,7 +91,7 @@ class FrozenSpline:
     knots: Knots
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the spline values and each pixel's part of the log-determinant.
+        """Return the spline values and the part of the Jacobian's log-determinant that each pixel contributes.
 
         The values z are ``(N, C, H, W)``. The parts of log|det dz/dx| are ``(N, H, W)``.
         """
@@ -99,7 +99,7 @@ class FrozenSpline:
         return z, log_slope.sum(1)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the exact inputs for spline values ``z``.
+        """Return the exact inputs that the splines map to the values ``z``.
 
         ``z`` is ``(N, C, H, W)``. The argument ``inverse`` has no effect.
         """
@@ -129,7 +129,7 @@ class Knots:
     bound: float
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the spline values and the logarithm of the slope at each value.
+        """Return the values of the splines at ``x`` and the logarithms of their slopes there.
 
         They are z and log(dz/dx) for images ``x``, both ``(N, C, H, W)``.
         """
@@ -140,7 +140,7 @@ class Knots:
         return _images(torch.where(inside, y, values), x), _images(_log_slope(inside, bins, theta), x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs for spline values ``z``, and the log-determinant of the inverse.
+        """Return the inputs that the splines map to ``z``, and each image's log-determinant of the inverse.
 
         x is computed in closed form for ``z``, ``(N, C, H, W)``. The log-determinant log|det dx/dz| is in nats,
         ``(N,)``.
@@ -171,7 +171,7 @@ class Knots:
 
 @dataclass(frozen=True)
 class SplineBins:
-    """Spline segments between neighbouring knots, one segment for each input value.
+    """Spline segments between neighbouring knots, for each input value the segment that contains it.
 
     A segment has a position, a width, a height and the slopes at its ends.
 
@@ -194,7 +194,7 @@ class SplineBins:
     right: Tensor
 
     def rise(self, theta: Tensor) -> Tensor:
-        """Return the relative height of the spline at a given relative position within the bin.
+        """Return, for each bin, the spline's relative height at a relative position ``theta`` in the bin.
 
         Both are shares from 0 (left knot) to 1 (right knot).
         """
@@ -203,7 +203,7 @@ class SplineBins:
         return (mean * theta.square() + self.left * mixed) / (mean + (self.left + self.right - 2 * mean) * mixed)
 
     def log_slope(self, theta: Tensor) -> Tensor:
-        """Return the logarithm of the slope at a relative position in the bin.
+        """Return, for each bin, the logarithm of the spline's slope at a relative position in the bin.
 
         The slope is dy/dx. The position is a share of the width of the bin in [0, 1].
 
@@ -217,7 +217,7 @@ class SplineBins:
         return 2 * (torch.log(mean) - torch.log(denominator)) + torch.log(numerator)
 
     def solve(self, rise: Tensor) -> Tensor:
-        """Return the relative position within the bin at which the spline reaches a given relative height.
+        """Return, for each bin, the relative position at which the spline reaches a given relative height.
 
         Both are shares from 0 (left knot) to 1 (right knot).
         """

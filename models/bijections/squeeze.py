@@ -37,7 +37,7 @@ class Squeeze(Bijection):
         return 0.0
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images with 2x2 pixel blocks moved into channels, and the log-determinant 0.
+        """Return the images with each 2x2 pixel block moved into channels, and log-determinants of 0.
 
         The images become ``(N, 4C, H/2, W/2)``, and the log-determinant is ``(N,)``. Raises ``ValueError`` if H or W is
         odd.
@@ -47,7 +47,7 @@ class Squeeze(Bijection):
         return F.pixel_unshuffle(x, 2), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Move channels back to 2x2 pixel blocks; also return the log-determinant 0.
+        """Return images with their channels moved back to 2x2 pixel blocks, and log-determinants of 0.
 
         ``z``, ``(N, 4C, H, W)``, becomes ``(N, C, 2H, 2W)``. The log-determinant is ``(N,)``.
         """
@@ -71,7 +71,7 @@ class FrozenSqueeze:
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return the images with each 2x2 pixel block moved into channels, without a log-determinant.
+        """Return the images with each 2x2 pixel block moved into channels, and None for the log-determinant.
 
         The images become ``(N, 4C, H/2, W/2)``. None stands for the log-determinant, which is 0.
         """

@@ -28,7 +28,7 @@ from models.devices import constant
 
 
 class TwoLayerInverseConv(ExactConv, SelfNormalizing):
-    """k x k convolution that learns its inverse as two convolutions.
+    """Invertible k x k convolution whose approximate inverse is learned as two successive convolutions.
 
     The layer z = w * x + b learns two k x k kernels with r2 * (r1 * (z - b)) ≈ x.
 
@@ -57,7 +57,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         self.second_inverse_weight = nn.Parameter(identity)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and its log-determinant.
+        """Return the layer's outputs and each image's log-determinant, which is replaced by 0 in training.
 
         The outputs are z = w * x + b, and the log-determinant is log|det dz/dx| of each image. In training the
         log-determinant is 0, with an estimate of its gradient.
@@ -79,7 +79,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         return y + self._offset(), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Approximate the inputs that give the outputs ``z``, using the two learned inverse kernels.
+        """Return the approximate inputs that give the outputs ``z``, by the two learned inverse kernels.
 
         x ≈ r2 * (r1 * (z - b)), ``(N, C, H, W)``, for this layer z = w * x + b.
         """
@@ -87,14 +87,14 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         return self.apply_inverse_weight(z - self._offset())
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return images convolved with the kernel of the layer, without the offset.
+        """Return images convolved with the layer's kernel, without the layer's offset.
 
         It is w * x for the kernel w and images ``x``, ``(N, C, H, W)``.
         """
         return convolve(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return images convolved with both learned inverse kernels.
+        """Return images convolved with the two learned inverse kernels, one after the other.
 
         It is r2 * (r1 * z) for images ``z``, ``(N, C, H, W)``.
         """
@@ -102,7 +102,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Reset both learned inverse kernels to approximate the exact inverse.
+        """Reset both learned inverse kernels so that together they approximate the layer's exact inverse.
 
         r1 becomes the kernel closest to the exact inverse on images of ``shape``, and r2 the identity.
 
@@ -150,7 +150,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, first: Tensor, second: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the convolved images, a zero log-determinant and the error of the learned inverse.
+        """Return the convolved images, zeros in place of log-determinants, and errors of the learned inverse.
 
         The convolution is y = w * x, and the error is ||r2 * (r1 * y) - x||² for the inverse kernels r1 and r2. Of the
         log-determinant only the gradient is used.
@@ -191,7 +191,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
 
 def newton_schulz_middle(weight: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Improve a learned inverse of two kernels by one Newton-Schulz step, and crop the result.
+    """Return a learned inverse of two kernels as one kernel, improved by a Newton-Schulz step and cropped.
 
     Returns the middle taps of 2r - r * w * r for the kernel w and its approximate inverse r = r2 * r1.
 
@@ -243,7 +243,7 @@ def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
 
 @lru_cache(maxsize=256)
 def triple_multiplicity(kernel: Size, image: Size) -> Tensor:
-    """Count the pixels that both of two kernel offsets keep inside the image, for each pair of offsets.
+    """Return, for each pair of kernel offsets, how many pixels stay inside the image under both shifts.
 
     They are the pixels u for which u, u + d and u + t are all inside, for each pair of kernel offsets d and t.
 

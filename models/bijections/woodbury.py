@@ -43,7 +43,7 @@ class WoodburyConv(Bijection):
         self.spatial_right = nn.Parameter(0.01 * torch.randn(spatial_rank, locations))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mixed images and the log-determinant of the Jacobian.
+        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each image.
 
         The channels and the pixels of ``x``, ``(N, C, H, W)``, are mixed. The log-determinant log|det dz/dx| is in
         nats, ``(N,)``.
@@ -55,7 +55,7 @@ class WoodburyConv(Bijection):
         return _mix(self._factors(), x), self._log_det().to(x.dtype).expand(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+        """Return the inputs that the layer maps to ``z``, and each image's log-determinant of the inverse.
 
         The exact x is computed by the Woodbury identity. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
         """
@@ -64,7 +64,7 @@ class WoodburyConv(Bijection):
 
     @torch.no_grad()
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant of the layer, which is the same for all images.
+        """Return the log-determinant of the layer's Jacobian, which is the same for all images.
 
         It is log|det dz/dx| in nats, computed from two small determinants.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Callback functions of a bulk scoring: stop request, progress and notices.
+    """Functions that a bulk scoring job calls to ask whether to stop and to report progress and notices.
 
     An engine calls these functions while it scores, in the thread of its ``run``. None of them may take long.
 

@@ -16,7 +16,7 @@ from snf_runtime.images.preprocessing import GREY_MODES, Preprocessing
 
 
 def require_scorable(name: str, preprocessing: Preprocessing, data_dir: Path | None, store: DatasetStore) -> None:
-    """Check that a model can score at least some images of a dataset.
+    """Raise ``DatasetUnfit`` if a model can score no image of a dataset, judged by image size and colour.
 
     At least one image size and one colour mode of the dataset must fit the model. Sizes and colours that are not known
     yet are not checked.

@@ -45,7 +45,7 @@ def complete(
     finish: Callable[[], PartSummary],
     note: Callable[[str], None],
 ) -> PartSummary:
-    """Score all missing parts of a bulk scoring until every part passes the final check.
+    """Score the missing parts of a bulk scoring job until every result file passes a check.
 
     Damaged parts are scored again, in at most three rounds. Returns the counts of images, errors and anomalies.
 

@@ -61,7 +61,7 @@ def with_engine(model: ModelFiles, plan: BulkPlan) -> ModelFiles:
 
 
 def with_engine_of_scorer(plan: BulkPlan, scorer: Scorer) -> BulkPlan:
-    """Return a copy of a bulk scoring plan with the compute engine of a loaded model filled in.
+    """Return a copy of a bulk scoring plan that names the compute engine of a loaded model.
 
     Raises ``EngineUnavailable`` if the plan already has another engine.
     """

@@ -18,7 +18,7 @@ class BulkEngine(Protocol):
     """Protocol of an engine that runs a bulk scoring, on this machine or on a cluster."""
 
     def run(self, work: BulkWork, missing: Sequence[int], callbacks: Callbacks) -> None:
-        """Score the given parts of a bulk scoring and write the results of each to the output.
+        """Score the given parts of a bulk scoring job and write one result file for each part.
 
         Returns after the last part.
 
@@ -39,7 +39,7 @@ class BulkEngine(Protocol):
 
 
 def bulk_engine(name: BulkEngineName, processes: int = 1, ray_address: str | None = None) -> BulkEngine:
-    """Return the bulk scoring engine with a given name.
+    """Return the engine that runs bulk scoring jobs, either on this machine or on a Ray cluster.
 
     Args:
         name: ``local`` for this machine, ``ray`` for a Ray cluster.

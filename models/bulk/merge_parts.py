@@ -91,7 +91,7 @@ def convert_table(table: Path, path: Path) -> None:
 
 
 def read_content(path: Path) -> TableContent | None:
-    """Return the model, dataset and image names recorded in a file of scores, or None.
+    """Return the model, dataset and image names recorded in a file of scores, or None if unreadable.
 
     None means that the file cannot be read as scores in the format of its extension.
     """

@@ -40,7 +40,7 @@ PART_PLAN, PART_ERRORS, PART_ANOMALIES = "snf.plan", "snf.part_errors", "snf.par
 
 @dataclass(frozen=True)
 class Output:
-    """Output folder of a bulk scoring, with one Parquet file for each part.
+    """Output folder of a bulk scoring job, with one Parquet file for each part of the images.
 
     It can be pickled.
 
@@ -53,18 +53,18 @@ class Output:
     plan: BulkPlan
 
     def part(self, index: int) -> Location:
-        """Return the location of the Parquet file of part ``index``.
+        """Return the location of the Parquet file with the scores for part ``index`` of the images.
 
         The file may not exist yet.
         """
         return self.location.child(f"part-{index:06d}.parquet")
 
     def has(self, index: int) -> bool:
-        """Return whether the Parquet file of part ``index`` exists."""
+        """Return whether the Parquet file with the scores for part ``index`` of the images exists."""
         return self.part(index).exists()
 
     def missing(self) -> list[int]:
-        """Return the indices of the parts that have not been written yet.
+        """Return the indices of the parts of the images whose Parquet file of scores does not exist yet.
 
         They are found by one listing of the location.
 
@@ -76,7 +76,7 @@ class Output:
         return [index for index in range(self.plan.parts) if index not in written]
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
-        """Write the scores of part ``index`` to its Parquet file and return their counts.
+        """Write one part's scores to its Parquet file and return its counts of images, errors and anomalies.
 
         The write is atomic: the file appears whole. Equal rows give equal bytes.
         """
@@ -94,7 +94,7 @@ class Output:
         should_stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> PartSummary:
-        """Check that all parts are complete, and write the summary file.
+        """Check that the score files of all parts are complete, and write a summary of their counts.
 
         Every part must exist and belong to this plan. Returns the counts of all images.
 
@@ -123,7 +123,7 @@ class Output:
         return total
 
     def files(self) -> Iterator[BinaryIO]:
-        """Yield the Parquet file of each part, read into memory, in the order of the images.
+        """Yield each part's Parquet file of scores, read into memory, in the order of the images.
 
         Raises:
             OutputTaken: A file is damaged, missing, or part of other scores.
@@ -137,7 +137,7 @@ class Output:
             yield file
 
     def merge(self, table: Path, expected: PartSummary) -> None:
-        """Join the files of all parts into one result file.
+        """Join the Parquet files of all parts of the bulk scoring job into one result file.
 
         Each part is checked when it is read.
 
@@ -173,7 +173,7 @@ class Output:
 
 
 def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> Output:
-    """Open an output location for a new or resumed bulk scoring.
+    """Open a location as the output folder of a new or resumed bulk scoring job.
 
     The plan is stored there. A plan that is there already must be equal, unless ``force`` deletes its scores. Nothing
     is scored yet. Returns the output of the bulk scoring.
@@ -212,7 +212,7 @@ def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> O
 
 
 def stored_output(location: Location, digest: str | None = None) -> Output:
-    """Return the existing output of a bulk scoring at a location.
+    """Return the output folder of the bulk scoring job that is stored at a location.
 
     Args:
         location: The folder of the parts.
@@ -231,7 +231,7 @@ def stored_output(location: Location, digest: str | None = None) -> Output:
 
 
 def plan_at(location: Location) -> BulkPlan | None:
-    """Return the plan of a bulk scoring stored at a location, or None.
+    """Return the plan (the inputs) of the bulk scoring job stored at a location, or None.
 
     None means that there is no plan, or one that is damaged or of another version.
     """

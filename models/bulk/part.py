@@ -64,7 +64,7 @@ def score_range(
     should_stop: Callable[[], bool],
     progress: Callable[[int], None] = lambda _images: None,
 ) -> pa.Table:
-    """Score a range of images and return their scores as a table.
+    """Score a range of images and return their scores as an Arrow table.
 
     These are images ``start`` to ``stop - 1``, one row each.
 

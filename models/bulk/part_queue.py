@@ -20,7 +20,7 @@ TRANSIENT = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.NO_SPACE})
 
 
 class PartQueue:
-    """Queue of the parts of a bulk scoring, for processes that score them.
+    """Queue from which processes take the parts of a bulk scoring job that are still to be scored.
 
     A process takes a part, and then finishes it or fails.
 
@@ -60,7 +60,7 @@ class PartQueue:
         return part
 
     def advance(self, part: int, scored: int) -> None:
-        """Report how many images of a part have been scored so far.
+        """Update the number of scored images of a part, and report the progress to the callbacks.
 
         ``scored`` counts from the start of the part, which a process must have taken.
         """
@@ -78,11 +78,11 @@ class PartQueue:
         self._callbacks.part_written(stop - start)
 
     def loaded(self) -> None:
-        """Record that a process has loaded the model, and reset the count of failed loads."""
+        """Record that a scoring process loaded the model, and reset the count of consecutive failed loads."""
         self._failures_to_load = 0
 
     def fail(self, part: int | None, began: float, error: ModelsError) -> None:
-        """Record that a scoring process failed.
+        """Record that a process failed while it loaded the model or scored a part of the images.
 
         If it was scoring a part, and another attempt can help, the part goes back to the queue for another process.
 
@@ -120,7 +120,7 @@ class PartQueue:
 
 
 def typed(error: Exception) -> ModelsError:
-    """Convert any exception of a scoring process to a ``ModelsError``.
+    """Convert any exception of a bulk scoring process to a typed error of class ``ModelsError``.
 
     A ``ModelsError`` is returned as it is. Errors of a full or unwritable disk become ``StorageFull`` or
     ``StorageReadOnly``, and all others ``PartFailed``.

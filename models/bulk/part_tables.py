@@ -24,7 +24,7 @@ FILES = "files"
 
 @dataclass(frozen=True)
 class PartSummary:
-    """Numbers of images, errors and anomalies in a file of scores.
+    """Numbers of images, of images with an error and of anomalous images in a file of scores.
 
     Images with an error could not be scored.
     """
@@ -39,12 +39,12 @@ class PartSummary:
 
 
 def table_of(rows: Sequence[Row]) -> pa.Table:
-    """Return rows of scores as an Arrow table with the columns of ``SCHEMA``."""
+    """Convert scores, one dictionary per image, to an Arrow table with the columns of ``SCHEMA``."""
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def labelled(table: pa.Table, metadata: Mapping[str, str]) -> pa.Table:
-    """Return a table of scores with the model and dataset filled in on every row.
+    """Return an Arrow table of scores with its label columns, such as the model, set from ``metadata``.
 
     The columns are the model, the calibration, the false-alarm rate and the dataset.
     """
@@ -63,7 +63,10 @@ def labelled(table: pa.Table, metadata: Mapping[str, str]) -> pa.Table:
 
 
 def part_bytes(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return a table of scores as a Parquet file, with key-value metadata. Equal rows give equal bytes."""
+    """Return the bytes of a Parquet file that holds a table of scores and key-value metadata.
+
+    Equal rows and equal metadata give equal bytes.
+    """
     buffer = pa.BufferOutputStream()
     parquet.write_table(table.replace_schema_metadata(metadata), buffer, compression=COMPRESSION)
     content: bytes = buffer.getvalue().to_pybytes()
@@ -71,7 +74,7 @@ def part_bytes(table: pa.Table, metadata: Mapping[str, str] | None = None) -> by
 
 
 def write_part(rows: Sequence[Row], path: Path) -> PartSummary:
-    """Write rows of scores, one per image, to a Parquet file; return the numbers of images, errors and anomalies.
+    """Write one row of scores per image to a Parquet file; return counts of images, errors and anomalies.
 
     Equal rows give equal bytes.
     """
@@ -79,7 +82,7 @@ def write_part(rows: Sequence[Row], path: Path) -> PartSummary:
 
 
 def write_table(table: pa.Table, path: Path) -> PartSummary:
-    """Write a table of scores to a Parquet file; return the numbers of images, errors and anomalies."""
+    """Write an Arrow table of scores to a Parquet file; return counts of images, errors and anomalies."""
     write_atomically(path, part_bytes(table))
     return summary_of(table)
 
@@ -95,7 +98,7 @@ def is_damage(error: Exception) -> bool:
 
 
 def read_footer(file: Path | IOBase, label: str, rows: int) -> parquet.FileMetaData:
-    """Read the Parquet metadata of a file of scores, and check its number of rows.
+    """Return the Parquet metadata of a file of image scores, and check that the file has ``rows`` rows.
 
     The metadata is at the end of the file.
 
@@ -119,7 +122,7 @@ def read_footer(file: Path | IOBase, label: str, rows: int) -> parquet.FileMetaD
 
 
 def read_summary(path: Path) -> PartSummary:
-    """Count the images, errors and anomalies in a Parquet file of scores."""
+    """Return the numbers of images, images with errors and anomalous images in a Parquet file of scores."""
     summary = PartSummary(0, 0, 0)
     with parquet.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
@@ -128,13 +131,13 @@ def read_summary(path: Path) -> PartSummary:
 
 
 def read_warnings(path: Path) -> list[tuple[str, str]]:
-    """Return the image name and warning of each row with a warning in a file of scores."""
+    """Return an ``(image path, warning)`` pair for each image with a warning in a Parquet file of scores."""
     table = parquet.read_table(path, columns=["path", "warning"])
     table = table.filter(pc.is_valid(table["warning"]))
     return list(zip(table["path"].to_pylist(), table["warning"].to_pylist(), strict=True))
 
 
 def summary_of(table: Any) -> PartSummary:
-    """Count the images, errors and anomalies in an Arrow table of scores."""
+    """Return the numbers of images, images with errors and anomalous images in an Arrow table of scores."""
     errors = table.num_rows - table["error"].null_count
     return PartSummary(table.num_rows, errors, pc.sum(table["is_anomaly"], min_count=0).as_py())

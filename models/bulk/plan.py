@@ -39,7 +39,7 @@ NEWER = ("model_sha256", "engine", "precision")
 
 
 class BulkPlan(BaseModel):
-    """Inputs of a bulk scoring job.
+    """Inputs of a bulk scoring job, which computes anomaly scores of many images part by part.
 
     They include the model, the images, the false-alarm rate and the number of images in each output file.
 
@@ -63,7 +63,7 @@ class BulkPlan(BaseModel):
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
-        """Image range ``(start, stop)`` of every part of the job.
+        """The list of image index ranges ``(start, stop)``, one for each part of the bulk scoring job.
 
         ``stop`` is not included. Each part has one output file.
 
@@ -73,11 +73,11 @@ class BulkPlan(BaseModel):
 
     @property
     def parts(self) -> int:
-        """Number of parts, each with its own output file."""
+        """Number of parts that the images of the bulk scoring job are divided into, one output file each."""
         return -(-self.count // self.images_per_part)
 
     def range(self, index: int) -> tuple[int, int]:
-        """Return the image range ``(start, stop)``, without ``stop``, of part ``index``.
+        """Return the range ``(start, stop)`` of image indices, without ``stop``, in part ``index`` of the job.
 
         >>> plan = BulkPlan(
         ...     model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.01, count=4500
@@ -89,19 +89,19 @@ class BulkPlan(BaseModel):
         return start, min(start + self.images_per_part, self.count)
 
     def images_in(self, parts: Iterable[int]) -> int:
-        """Return the number of images of several parts."""
+        """Return the total number of images in several parts of the bulk scoring job, given by index."""
         return sum(stop - start for start, stop in map(self.range, parts))
 
     @property
     def digest(self) -> str:
-        """SHA-256 hash of all inputs of the job, in hexadecimal digits.
+        """SHA-256 hash of all inputs of the bulk scoring job, in hexadecimal digits.
 
         An ``Output`` stores it in the Parquet file of each part, to recognise the files of another job.
         """
         return sha256(self.model_dump_json().encode()).hexdigest()
 
     def with_engine_of(self, stored: BulkPlan | None) -> BulkPlan:
-        """Return this plan with the compute engine of a stored plan, if both are otherwise equal.
+        """Return this plan with the compute engine (library) of the plan ``stored``, if otherwise equal to it.
 
         Then ``stored`` itself is returned, and else this plan unchanged.
         """
@@ -110,7 +110,7 @@ class BulkPlan(BaseModel):
         return self
 
     def continues(self, stored: BulkPlan | None) -> bool:
-        """Return whether this plan can resume a scoring that was started with another plan.
+        """Return whether a job with this plan can resume a bulk scoring that was started with another plan.
 
         ``stored`` is that other plan; None for no plan.
 
@@ -122,7 +122,7 @@ class BulkPlan(BaseModel):
         return self.model_copy(update=unknown) == stored.model_copy(update=unknown)
 
     def require_same(self, weights_sha256: str, source_digest: str) -> None:
-        """Check that the model and the images of this process match the plan.
+        """Check that the hashes of the model and images in this process equal those of the plan.
 
         Raises ``PlanDiffers`` otherwise.
         """
@@ -131,7 +131,7 @@ class BulkPlan(BaseModel):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Key-value metadata for the Parquet files of scores.
+        """Dictionary of string metadata that describes the job, for the Parquet files of its scores.
 
         It names the model, the kind of density, the calibration, the dataset and the false-alarm rate.
         """
@@ -148,7 +148,7 @@ class BulkPlan(BaseModel):
 
 
 def part_size(count: int, group: int = 1) -> int:
-    """Return the number of images per part of a bulk scoring; the last part may have fewer.
+    """Return the number of images per part (result file) of a bulk scoring; the last may have fewer.
 
     The number is at least 2,000, and large enough for at most 10,000 parts. It is rounded up to a multiple of the row
     groups of Parquet files.
@@ -167,33 +167,33 @@ def part_size(count: int, group: int = 1) -> int:
 
 
 class Parts(Protocol):
-    """Protocol of the stored result files of a bulk scoring, one for each part.
+    """Protocol of a store for a bulk scoring's result files, one for each part of the images.
 
     It finds missing parts, writes a part, and checks all of them.
     """
 
     @property
     def plan(self) -> BulkPlan:
-        """The plan of the bulk scoring, with its model, images and false-alarm rate."""
+        """The inputs of the bulk scoring, such as its model, images and false-alarm rate."""
         ...
 
     def has(self, index: int) -> bool:
-        """Return whether the results of part ``index`` have been written."""
+        """Return whether the result file of part ``index`` of the bulk scoring has been written."""
         ...
 
     def missing(self) -> list[int]:
-        """Return the indices of the parts that have not been written yet.
+        """Return the indices of the parts of the bulk scoring that have no result file yet.
 
         This looks at all parts.
         """
         ...
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
-        """Write the scores of part ``index`` atomically, and return their counts."""
+        """Write the score table of part ``index`` atomically; return counts of images, errors and anomalies."""
         ...
 
     def finish(self, should_stop: Callable[[], bool], progress: Callable[[int, int], None]) -> PartSummary:
-        """Check the results of every part, and return the counts of all images.
+        """Check the result files of all parts; return the total counts of images, errors and anomalies.
 
         Args:
             should_stop: Called between two parts; where it returns true, the check stops.
@@ -208,7 +208,7 @@ class Parts(Protocol):
 
 @dataclass(frozen=True)
 class OpenPlan:
-    """Bulk scoring job in a folder on disk.
+    """Bulk scoring job opened in a folder on disk, to read or write its files of scores.
 
     The folder has the inputs of the job and one Parquet file of scores for each range of images.
     """
@@ -217,7 +217,7 @@ class OpenPlan:
     plan: BulkPlan
 
     def part_path(self, index: int) -> Path:
-        """Return the path of the Parquet file for image range ``index``.
+        """Return the path of the Parquet file for the scores of part ``index`` of the images.
 
         The file may not exist yet.
         """
@@ -225,28 +225,28 @@ class OpenPlan:
 
     @property
     def part_paths(self) -> list[Path]:
-        """Paths of the Parquet files of all image ranges, in the order of the images.
+        """Paths of the Parquet files for the scores of all parts of the images, in order.
 
         The files may not exist yet.
         """
         return [self.part_path(index) for index in range(self.plan.parts)]
 
     def has(self, index: int) -> bool:
-        """Return whether the Parquet file of image range ``index`` exists."""
+        """Return whether the Parquet file with the scores of part ``index`` of the images exists."""
         return self.part_path(index).exists()
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
-        """Write the scores of image range ``index`` to its Parquet file and return their counts."""
+        """Write the scores of part ``index`` to its Parquet file; return counts of images, errors and anomalies."""
         from models.bulk.part_tables import write_table  # noqa: PLC0415  # a service plans jobs without pyarrow
 
         return write_table(table, self.part_path(index))
 
     def missing(self) -> list[int]:
-        """Return the indices of the image ranges without a Parquet file of scores."""
+        """Return the indices of the parts of the images that have no Parquet file of scores yet."""
         return [index for index, path in enumerate(self.part_paths) if not path.exists()]
 
     def merge(self, table: Path) -> PartSummary:
-        """Check every part and join all parts into one result file.
+        """Check the Parquet files of all parts of the images, and merge them into one result file.
 
         Returns the counts of images, errors and anomalies.
 
@@ -276,7 +276,7 @@ class OpenPlan:
 
 
 def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
-    """Create or resume a bulk scoring job in a folder.
+    """Create a bulk scoring job in a folder, or resume one there that has the same inputs.
 
     The inputs are stored there. Scores in the folder that belong to other inputs are deleted.
     """
@@ -311,7 +311,7 @@ def join_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
 
 
 def stored_plan(folder: Path) -> BulkPlan | None:
-    """Return the stored plan of the bulk job in a folder, or None if it is missing or damaged."""
+    """Return the ``BulkPlan`` (job inputs) stored in a folder, or None if its file is missing or damaged."""
     try:
         return BulkPlan.model_validate_json((folder / FILE).read_bytes())
     except (FileNotFoundError, ValidationError):

@@ -30,7 +30,7 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 
 @contextmanager
 def ray_at(address: str, should_stop: Callable[[], bool]) -> Iterator[Any]:
-    """Connect to a Ray cluster and yield the ``ray`` module.
+    """Connect to a Ray cluster for a ``with`` block, and yield the connected ``ray`` module.
 
     At the end of the ``with`` block the connection is closed, which ends all actors of this process.
 
@@ -55,7 +55,7 @@ def ray_at(address: str, should_stop: Callable[[], bool]) -> Iterator[Any]:
 
 
 def places(ray: Any, threads: int, *, on_gpu: bool) -> int:
-    """Return the number of scoring actors that fit on all nodes of a Ray cluster together.
+    """Return how many scoring actors (Ray processes) fit on all nodes of a Ray cluster together.
 
     Resources that are in use now count as free.
 

@@ -45,7 +45,7 @@ PROGRESS = "progress"
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Bulk scoring engine that runs on a Ray cluster.
+    """Bulk scoring engine that scores parts of the images with actors (processes) on a Ray cluster.
 
     Each of its actors takes CPU cores, and also one GPU if the device of the model is CUDA.
 
@@ -58,7 +58,7 @@ class RayEngine:
     address: str
 
     def run(self, work: BulkWork, missing: Sequence[int], callbacks: Callbacks) -> None:
-        """Score the given parts on a Ray cluster.
+        """Score the given parts of a bulk scoring job on a Ray cluster and write their result files.
 
         See :meth:`models.bulk.engines.BulkEngine.run`.
 
@@ -79,7 +79,7 @@ class RayEngine:
 
 
 class PartActor:
-    """Ray actor that scores parts of a bulk scoring.
+    """Ray actor (remote process) that scores parts of the images of a bulk scoring job.
 
     Its methods ``open`` and ``score`` return an error instead of raising it, or None.
     """
@@ -90,7 +90,7 @@ class PartActor:
         self._progress: tuple[int | None, int] = None, 0
 
     def open(self) -> ModelsError | None:
-        """Load the model and open the images; return an error if this fails, else None."""
+        """Load the model and open the images to be scored; return an error if this fails, else None."""
         try:
             self._opened = self._work.open(self._threads)
         except Exception as error:
@@ -98,7 +98,7 @@ class PartActor:
         return None
 
     def score(self, part: int) -> ModelsError | None:
-        """Score one part and write its file; return an error if this fails, else None."""
+        """Score one part of the images and write its file; return an error if this fails, else None."""
         assert self._opened is not None
         self._progress = part, 0
 
@@ -112,7 +112,7 @@ class PartActor:
         return None
 
     def progress(self) -> tuple[int | None, int]:
-        """Return the current part and how many of its images have been scored.
+        """Return the index of the current part of the images, and how many of its images have been scored.
 
         The part is None before the first call of ``score``. Between two calls it is the last part.
         """

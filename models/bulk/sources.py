@@ -51,7 +51,7 @@ LISTED_AT_ONCE = 1000
 def open_source(
     name: str, data_dir: Path | None, store: DatasetStore | None, preprocessing: Preprocessing
 ) -> ImageSource:
-    """Open a built-in, uploaded or referenced dataset as a source of images for a model.
+    """Open a built-in, uploaded or referenced dataset as an ``ImageSource`` that reads images for a model.
 
     The images are converted to the model's input when they are read.
 
@@ -68,7 +68,7 @@ def open_source(
 
 @dataclass(frozen=True)
 class DatasetImages:
-    """Picklable handle to the images of a dataset, for other processes to open.
+    """Picklable handle with which other processes can open the images of a dataset.
 
     The dataset is on this machine. It is built in or belongs to a user.
 
@@ -83,7 +83,7 @@ class DatasetImages:
     datasets_dir: Path
 
     def open(self, preprocessing: Preprocessing) -> ImageSource:
-        """Open the dataset as a source of images.
+        """Open the dataset as an ``ImageSource`` that reads images with the given preprocessing.
 
         Raises the errors of :func:`open_source`.
         """
@@ -92,7 +92,7 @@ class DatasetImages:
 
 @dataclass(frozen=True)
 class LocationImages:
-    """Picklable handle to the images at a location, for other processes to open.
+    """Picklable handle with which other processes can open the images of a location (folder or file).
 
     The processes run on this machine.
 
@@ -103,7 +103,7 @@ class LocationImages:
     index: Path
 
     def open(self, preprocessing: Preprocessing) -> ImageSource:
-        """Open the images at the location.
+        """Open the images at the location as an ``ImageSource`` that applies the given preprocessing.
 
         Raises ``DatasetNotFound`` if their index was deleted.
         """
@@ -111,12 +111,12 @@ class LocationImages:
 
 
 def chosen_part_size(source: ImageSource) -> int:
-    """Return the number of images in each part of a bulk scoring of an image source."""
+    """Return how many images of an image source go into each part (result file) of a bulk scoring."""
     return part_size(source.count, source.largest_group if isinstance(source, ReferencedImages) else 1)
 
 
 def index_location(location: Location, cache: Path, progress: Progress = no_progress) -> LocationImages:
-    """Index the images at a location, or reuse the cached index if no file has changed.
+    """Index the images in a folder or file, or reuse the cached index if no file has changed.
 
     A new index is built if a file was added, removed or changed. Returns a handle to the indexed images.
 
@@ -180,7 +180,7 @@ class ImageFiles:
         return files_digest(self._paths)
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield the path and the image of files ``start`` to ``stop - 1``.
+        """Yield a ``(path, decoded image)`` pair for each file with index ``start`` to ``stop - 1``.
 
         An unusable image is replaced by an ``ImageError``.
         """
@@ -215,7 +215,7 @@ class BuiltinImages:
         self.digest = sha256_file(path)
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield the name and the image for indices ``start`` to ``stop - 1``.
+        """Yield a ``(name, image)`` pair for each image of the dataset with index ``start`` to ``stop - 1``.
 
         Names are such as ``x_train/00017``. An unusable image is replaced by an ``ImageError``.
         """

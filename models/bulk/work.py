@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Images(Protocol):
-    """Protocol of a handle to images that each process of a bulk scoring opens for itself."""
+    """Protocol of a picklable handle with which each process of a bulk scoring opens the images."""
 
     def open(self, preprocessing: Preprocessing) -> ImageSource:
-        """Open the images for a model with the given preprocessing.
+        """Open the images as an ``ImageSource`` for a model with the given preprocessing.
 
         They are converted to the model's input when they are read.
         """
@@ -43,7 +43,7 @@ class BulkWork:
     images: Images
 
     def open(self, threads: int | None = None) -> OpenWork:
-        """Load the model and open the images in this process.
+        """Load the model and open the images of the bulk scoring in this process.
 
         Raises ``PlanDiffers`` if they are not those of the plan, and ``EngineUnavailable`` if the model uses another
         engine than the plan.
@@ -55,7 +55,7 @@ class BulkWork:
 
 
 class OpenWork:
-    """Bulk scoring opened in one process, with the model loaded and ready to score parts.
+    """Bulk scoring job opened in one process, with the model loaded to score parts of the images.
 
     Attributes:
         scorer: The model.
@@ -76,7 +76,7 @@ class OpenWork:
     def score(
         self, index: int, should_stop: Callable[[], bool], progress: Callable[[int], None] = lambda _images: None
     ) -> PartSummary:
-        """Score part ``index`` and write its scores to the output.
+        """Score the images of part ``index`` and write the scores to the output folder of the bulk scoring.
 
         Returns the counts of images, errors and anomalies.
 

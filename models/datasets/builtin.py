@@ -49,7 +49,7 @@ def builtin_file(name: str, data_dir: Path | None) -> Path | None:
 
 
 def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSummary:
-    """Return the image shape and the numbers of images of a built-in dataset.
+    """Return a built-in dataset's image shape and the number of images in each part of its split.
 
     The images are counted for training, statistics, calibration and testing.
 
@@ -66,7 +66,7 @@ def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSum
 
 
 def load_builtin(name: str, path: Path, config: ImageOptions) -> Dataset:
-    """Load a built-in dataset such as MNIST, split into training, statistics, calibration and test images.
+    """Load a built-in dataset such as MNIST, split for training, anomaly statistics, calibration and tests.
 
     The images get the size and colour that ``config`` sets; without these settings they stay unchanged.
 

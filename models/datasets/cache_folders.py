@@ -19,7 +19,7 @@ KEPT = 8
 
 
 def hold(lock: Path) -> int | None:
-    """Lock a cache folder so that no other process removes it; return the file descriptor.
+    """Lock a cache of a dataset's pixels against removal, and return the file descriptor of the lock.
 
     Closing the descriptor releases the lock. Returns None if the cache does not exist or is being removed.
 
@@ -44,7 +44,7 @@ def hold(lock: Path) -> int | None:
 
 
 def make_room(folder: Path, lock: str, require: Callable[[], None]) -> None:
-    """Remove the least recently used caches in a folder until there is room for a new cache.
+    """Remove the least recently used pixel caches of a dataset until there is room for a new cache.
 
     Room means disk space, and at most 8 caches with the new one. Caches in use are never removed, so that more than 8
     may stay.

@@ -14,7 +14,7 @@ from models.texts.suggestions import choices
 
 
 def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> list[str]:
-    """Return the names of all datasets on this machine: built-in ones whose files exist, then uploaded ones."""
+    """Return the names of the built-in datasets whose files exist, then of all datasets of users."""
     builtin = [name for name in NAMES if builtin_file(name, data_dir) is not None]
     return builtin + (store.names() if store is not None else [])
 
@@ -22,7 +22,7 @@ def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> l
 def summarize(
     name: str, data_dir: Path | None, store: DatasetStore | None = None, config: ImageOptions | None = None
 ) -> DatasetSummary:
-    """Return the image shape and the numbers of images of a dataset.
+    """Return the image shape of a dataset and the number of images in each part of its split.
 
     The images are counted for training, statistics, calibration and testing. No image is decoded.
 
@@ -56,7 +56,7 @@ def load_dataset(
     config: ImageOptions | None = None,
     progress: Progress = no_progress,
 ) -> Dataset:
-    """Load a built-in dataset or a dataset of a user, split into its parts.
+    """Load the images of a built-in or user dataset, divided into parts such as training images.
 
     The parts are for training, statistics, calibration and testing. The images get the size and colour that ``config``
     sets.

@@ -26,7 +26,7 @@ MIN_IMAGES = 10
 
 @dataclass(frozen=True)
 class Dataset:
-    """Dataset of images, split into training, statistics, calibration and test images.
+    """Dataset of images, split into parts for training, anomaly statistics, calibration and testing.
 
     The parts are disjoint. The images have one shape, or any shape if the model cuts them into tiles.
 
@@ -67,7 +67,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """Image shape and numbers of images of a dataset.
+    """Image shape of a dataset and the number of images in each part of its split.
 
     The shape is ``(C, H, W)``. The images are counted for training, statistics, calibration and testing.
 

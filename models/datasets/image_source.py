@@ -36,7 +36,7 @@ class ImageSource(Protocol):
         ...
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield the name and the image for indices ``start`` to ``stop - 1``.
+        """Yield a ``(name, image)`` pair for each image with index ``start`` to ``stop - 1``.
 
         An unusable image is replaced by an ``ImageError``.
         """
@@ -44,7 +44,9 @@ class ImageSource(Protocol):
 
 
 class StoredImages:
-    """Image source that reads an uploaded dataset, or an inspected dataset by reference.
+    """Image source of an uploaded dataset, or of one whose images were inspected but not copied.
+
+    The latter is a dataset by reference: its inspection reads every image once, for size, colour and duplicates.
 
     The images are decoded and converted to a model's input when they are read.
 
@@ -90,13 +92,13 @@ class StoredImages:
 
     @property
     def names(self) -> list[str]:
-        """The paths that the images had in the upload, in the order in which they are read."""
+        """The original paths of the images to read, such as their paths in the upload, in reading order."""
         with self._open() as storage:
             paths = [stored.path for stored in storage.images(self._order)]
         return [paths[row] for row in self._rows]
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield the path and the image for indices ``start`` to ``stop - 1``.
+        """Yield a ``(path, image)`` pair for each image with index ``start`` to ``stop - 1``.
 
         An unusable image is replaced by an ``ImageError``.
         """
@@ -115,7 +117,7 @@ class StoredImages:
                     yield stored.path, error
 
     def chosen(self, places: Sequence[int]) -> StoredImages:
-        """Return a new source with only the images at the given indices.
+        """Return a new image source with only the images of this one at the given indices.
 
         ``places`` are indices in this source, in ascending order.
         """

@@ -44,14 +44,14 @@ LEFTOVER_SECONDS = 24 * 3600
 
 
 def no_progress(_done: int, _total: int) -> None:
-    """Do nothing; the default ``progress`` callback.
+    """Ignore a progress report; this is the default ``progress`` callback of long operations.
 
     The callback gets the work done and the total work.
     """
 
 
 class Prepared(BaseModel):
-    """Metadata of a disk cache of preprocessed images.
+    """Metadata of a disk cache of a dataset's preprocessed images.
 
     It has a digest of the pixels, the original formats of the images, and their folds.
     """

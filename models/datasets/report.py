@@ -50,7 +50,9 @@ class Duplicates(_ReportPart):
 
 
 class DatasetReport(_ReportPart):
-    """Report on the images of a dataset, made when the dataset is uploaded or inspected.
+    """Report on the images of a dataset, made when all of them are first read.
+
+    That is at the upload, or at the inspection of a dataset by reference.
 
     It covers rejected files, sizes, colours, duplicates, groups and the split into parts.
     """
@@ -102,7 +104,7 @@ class Findings:
 
 
 def make_report(name: str, index: sqlite3.Connection, findings: Findings, split: Split) -> DatasetReport:
-    """Create the report of a dataset from the SQLite index of its images.
+    """Create the report on a dataset's images (sizes, colours, duplicates) from their SQLite index.
 
     Args:
         name: The name of the dataset.

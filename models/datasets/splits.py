@@ -46,7 +46,7 @@ class SplitAssignment:
 
 
 def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssignment:
-    """Assign each image to training, statistics or calibration.
+    """Assign each image of a dataset to a part: training, anomaly statistics or calibration.
 
     Images with equal pixels are in one part.
 
@@ -191,7 +191,7 @@ MAX_FOLD_SHARE = 0.4
 def fold_units(
     groups: NDArray[np.int64], images: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[NDArray[np.int8], str]:
-    """Divide images into up to five folds of about equal size, for cross-conformal prediction.
+    """Divide images into at most five folds (subsets) of similar size, for cross-conformal p-values.
 
     Returns the fold of each image, 0 to 4, ``(N,)``, and "by group" or "by image".
 
@@ -227,7 +227,7 @@ def _balanced(unit: NDArray[np.int64], generator: np.random.Generator) -> NDArra
 
 
 def group_and_split(index: sqlite3.Connection) -> Split:
-    """Split a new dataset into training, statistics and calibration images.
+    """Assign the images of a new dataset to groups, and to training, statistics or calibration.
 
     The split is stored in the dataset's index and returned.
     """
@@ -246,7 +246,7 @@ def group_and_split(index: sqlite3.Connection) -> Split:
 
 
 def folds_of_all(index: sqlite3.Connection) -> NDArray[np.int8]:
-    """Divide all images of a small dataset into up to five folds of about equal size.
+    """Divide all images of a small dataset into at most five folds (subsets) of similar size.
 
     Returns the fold of each image, ``(N,)``: training images first, and the images of each part by path.
 
@@ -261,7 +261,7 @@ def folds_of_all(index: sqlite3.Connection) -> NDArray[np.int8]:
 
 
 def folder_groups(paths: Sequence[str]) -> list[str]:
-    """Return the group of each image path, which is the name of a folder.
+    """Return a group name for each image path: the name of one of its folders.
 
     It is the first folder below the folder that all paths have in common.
 

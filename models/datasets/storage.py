@@ -50,7 +50,7 @@ ROW_BYTES = 256
 
 @dataclass(frozen=True)
 class Stored:
-    """Record of an image of a dataset: its position, format and size.
+    """Index entry of an image of a dataset: its path, format, size and position.
 
     ``start`` is its position in ``originals.bin`` in bytes, or its index in a dataset by reference. ``bytes`` is its
     length.
@@ -68,7 +68,7 @@ class Stored:
 
 
 class StorageWriter:
-    """Writer of the image files of a new dataset.
+    """Writer that adds images to the files of a new dataset.
 
     It writes the image bytes to ``originals.bin`` and their positions to an SQLite index.
 
@@ -174,7 +174,7 @@ class Storage:
                 yield cls(partial(_read, originals), index)
 
     def images(self, order: str) -> Iterator[Stored]:
-        """Yield the record of every image, in a given order.
+        """Yield a ``Stored`` record for every image of the dataset, in a given order.
 
         The record has the path, position, format and size of the image. The order is an SQL expression such as
         ``part, path``.
@@ -184,7 +184,7 @@ class Storage:
             yield Stored(*row)
 
     def ranks(self, order: str) -> Iterator[int]:
-        """Yield the rank of each image in a given order, starting at 0.
+        """Yield the rank that each image would have if the images were sorted by ``order``, starting at 0.
 
         The order is an SQL expression. The images come in the order of their ``start``.
         """
@@ -198,14 +198,17 @@ class Storage:
         return np.array(rows.fetchall(), dtype=np.int64).reshape(-1, 2)
 
     def folds(self) -> list[int]:
-        """Return the fold of each image in the statistics part of a small dataset.
+        """Return the fold (subset) number of each image that a small dataset keeps for anomaly statistics.
 
         Folds are 0 to 4. The images are ordered by path.
         """
         return [fold for (fold,) in self.index.execute("SELECT fold FROM images WHERE part = 1 ORDER BY path")]
 
     def image(self, stored: Stored) -> OpenedImage:
-        """Return a stored image, upright and in its original size. Raises ``ImageError`` if it is damaged."""
+        """Return a stored image, opened upright and in its original size.
+
+        Raises ``ImageError`` if the image is damaged.
+        """
         data = self._original(stored.start, stored.bytes)
         if stored.format != ARRAY:
             # It was accepted, maybe by an earlier version with other limits on the time of decoding.

@@ -69,7 +69,7 @@ class DatasetStore:
             raise DatasetNotFound(f"the report of dataset {name!r} cannot be read") from error
 
     def is_inspected(self, name: str) -> bool:
-        """Return whether the images of a dataset were inspected, so that it has a report.
+        """Return whether a dataset has a report on its images, made at upload or by inspection.
 
         Only datasets by reference that were not inspected have no report.
 
@@ -78,7 +78,10 @@ class DatasetStore:
         return (self._folder(name) / REPORT).is_file()
 
     def require_inspected(self, name: str) -> None:
-        """Check that a dataset exists and was inspected. Raise ``DatasetNotFound`` or ``DatasetUnfit`` otherwise."""
+        """Check that a dataset exists and has a report on its images, made at upload or by inspection.
+
+        Raises ``DatasetNotFound`` or ``DatasetUnfit`` otherwise.
+        """
         if not self.is_inspected(name):
             raise DatasetUnfit(
                 f"{name} refers to images that were not inspected: only jobs of type score take it; for others delete "
@@ -86,7 +89,7 @@ class DatasetStore:
             )
 
     def reference(self, name: str) -> ReferenceRecord | None:
-        """Return the description of a dataset by reference; None for an uploaded dataset.
+        """Return the location, files and image count of a dataset by reference; None for an uploaded one.
 
         Raises ``DatasetNotFound``.
         """
@@ -94,7 +97,10 @@ class DatasetStore:
         return None if index is None else read_record(index)
 
     def reference_index(self, name: str) -> Path | None:
-        """Return the index of a dataset by reference; None for an upload. Raises ``DatasetNotFound``."""
+        """Return the path of the index file of a dataset by reference; None for an uploaded dataset.
+
+        Raises ``DatasetNotFound``.
+        """
         path = self._folder(name) / REFERENCE
         return path if path.is_file() else None
 
@@ -107,7 +113,10 @@ class DatasetStore:
         return self._folder(name) / SHEET
 
     def check_free(self, name: str) -> None:
-        """Check that a dataset name is valid and unused. Raise ``InvalidName`` or ``DatasetTaken`` otherwise."""
+        """Check that a dataset name is valid and unused.
+
+        Raises ``InvalidName`` or ``DatasetTaken`` otherwise.
+        """
         check_name(name)
         if name in NAMES or (self.root / name).exists():
             raise _taken(name)
@@ -196,7 +205,9 @@ class DatasetStore:
                 raise _taken(name) from error
 
     def delete(self, name: str) -> None:
-        """Remove a dataset from disk. Raises ``DatasetNotFound`` if no dataset of a user has this name.
+        """Remove a dataset of a user from disk.
+
+        Raises ``DatasetNotFound`` if no dataset of a user has this name.
 
         The images of a dataset by reference stay where they are. Processes with its pixels in mapped memory keep them.
         """
@@ -206,7 +217,7 @@ class DatasetStore:
             raise self._not_found(name) from error
 
     def summarize(self, name: str, config: ImageOptions) -> DatasetSummary:
-        """Return the image shape of an uploaded dataset, and its numbers of training and calibration images.
+        """Return a user dataset's image shape and its numbers of training, statistics and calibration images.
 
         Raises ``DatasetNotFound``, ``DatasetUnfit``.
         """

@@ -46,7 +46,7 @@ THRESHOLDS, TEST = "normal-thresholds", "normal-test"
 
 @dataclass(frozen=True)
 class Subject:
-    """Inputs of an evaluation: the model, its dataset of normal images, the parameters, and where datasets are stored.
+    """Inputs of an evaluation, such as the model, its dataset of normal images and the anomalous datasets.
 
     Attributes:
         scorer: The model.
@@ -71,7 +71,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class AnomalousSet:
-    """One set of images that a model should flag: those of another dataset, or normal images with a simulated fault.
+    """Images that a model should flag: those of another dataset, or normal images with a simulated fault.
 
     ``dataset`` is None for normal images with a fault.
     """
@@ -105,7 +105,7 @@ class ScoredSets:
 
 
 def alphas_of(subject: Subject) -> list[float]:
-    """Return the false-alarm rates of a report in ascending order.
+    """Return the false-alarm rates for which an evaluation report gives results, in ascending order.
 
     They are the default rates, and the rate of the parameters, if any.
     """

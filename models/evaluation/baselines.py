@@ -48,7 +48,7 @@ class TwoSided:
 
     @classmethod
     def fit(cls, values: Array) -> Self:
-        """Fit the score to one number per normal image.
+        """Fit the baseline score to one number for each normal image, such as its log-likelihood.
 
         ``values`` is ``(n,)``; the score takes its mean and standard deviation.
         """
@@ -83,7 +83,7 @@ class PrincipalComponents:
 
     @classmethod
     def fit(cls, images: Images) -> Self:
-        """Fit the score to reference images.
+        """Fit the PCA-based anomaly score to the pixels of normal images, and return it.
 
         The images are uint8 ``(n, C, H, W)``. There are at most 64 principal components.
         """
@@ -122,7 +122,7 @@ class Baselines:
 
     @classmethod
     def fit(cls, images: Images, log_likelihoods: Array) -> Self:
-        """Fit all baseline scores to normal images.
+        """Fit all five baseline anomaly scores to normal images and their log-likelihoods under the model.
 
         The images are uint8 ``(n, C, H, W)``, and their log-likelihoods ``(n,)``.
         """
@@ -157,7 +157,7 @@ def png_sizes(images: Images) -> Array:
 
 
 def intensity_moments(images: Images) -> Array:
-    """Return four moments of the pixel values of each image, for each channel.
+    """Return four moments, from mean to kurtosis, of the pixel values in each channel of each image.
 
     They are mean, standard deviation, skewness and excess kurtosis: ``(N, C, H, W)`` -> ``(N, 4 C)``.
 

@@ -30,7 +30,7 @@ def check_normals(
     data_dir: Path | None,
     store: DatasetStore | None,
 ) -> None:
-    """Check that a dataset can serve as the normal images of an evaluation.
+    """Raise an error unless a dataset exists and can serve as the normal images of an evaluation.
 
     Its images must be new to the training and calibration of the model, and there must be enough of them. Without
     ``adapt`` they must also fit the model in size and colour.
@@ -75,7 +75,7 @@ def check_anomalous(
     data_dir: Path | None,
     store: DatasetStore | None,
 ) -> None:
-    """Check that a dataset can serve as the anomalous images of an evaluation.
+    """Raise an error unless a dataset exists and can serve as the anomalous images of an evaluation.
 
     It must fit the model and not be the dataset of normal images. Raises ``DatasetUnfit`` otherwise.
 
@@ -122,7 +122,7 @@ def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, 
 
 
 def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
-    """Return the preprocessing that an evaluation applies to images before the model scores them.
+    """Return the image preprocessing that an evaluation applies, derived from that of its model.
 
     It is that of the model; with ``adapt``, it also resizes and recolours images that the model would refuse.
 

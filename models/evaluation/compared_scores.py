@@ -44,7 +44,7 @@ FEATURE_LABELS = {
 
 @dataclass(frozen=True)
 class ScoreColumn:
-    """Name, report label and kind of one anomaly score that an evaluation compares.
+    """Name, report label and kind (such as ``baseline``) of one anomaly score in an evaluation.
 
     Larger scores mean more anomalous images.
     """
@@ -80,7 +80,7 @@ class ScoredBatch:
 
 @dataclass(frozen=True)
 class ScoreGroup:
-    """Group of anomaly scores that one function computes together.
+    """Anomaly scores of an evaluation that one function computes together for a batch of images.
 
     ``compute`` turns a batch of N images into an array ``(N, len(columns))``.
     """
@@ -115,18 +115,21 @@ class ImageScores:
 
     @property
     def statistics(self) -> Array:
-        """The model's combined anomaly score of each image in nats, ``(N,)``: the first column of ``values``."""
+        """The model's overall anomaly score of each image in nats, ``(N,)``, combined from several statistics.
+
+        It is the first column of ``values``.
+        """
         return self.values[:, 0]
 
     @classmethod
     def join(cls, parts: Sequence[ImageScores]) -> ImageScores:
-        """Return the scores of several batches of images as one object, in the given order."""
+        """Return the anomaly scores of several batches of images as one ``ImageScores``, in the given order."""
         names = ("values", "log_likelihoods", "p_values", "kept")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 class ScoreSuite:
-    """All anomaly scores that an evaluation compares, computed batch by batch.
+    """Function object that computes all anomaly scores of an evaluation for a batch of images.
 
     They are those of the model, their components, and simple baselines.
 
@@ -169,7 +172,7 @@ class ScoreSuite:
 def scored_batch(
     scorer: Scorer, images: Batch, gradients: bool = False
 ) -> tuple[NDArray[np.int64], ScoredBatch | None]:
-    """Score a batch of images, and keep those with a finite likelihood.
+    """Score a batch of images with a model, and keep the images with a finite log-likelihood.
 
     Returns their indices and their results. The results are None if no image is kept.
     """
@@ -187,7 +190,7 @@ def scored_batch(
 
 
 def combined(calibration: Calibration) -> ScoreGroup:
-    """Return the combined anomaly score of the model, as a ``ScoreGroup``.
+    """Return a ``ScoreGroup`` that computes the model's anomaly score, combined from several statistics.
 
     Verdicts without gradients are based on this score. It is in nats, and the mean over the folds of the calibration.
     """
@@ -196,7 +199,7 @@ def combined(calibration: Calibration) -> ScoreGroup:
 
 
 def with_gradients(calibration: Calibration) -> ScoreGroup:
-    """Return the anomaly scores that use gradients of log p, as a ``ScoreGroup``.
+    """Return a ``ScoreGroup`` that computes the two anomaly scores using gradients of the log-likelihood.
 
     They are the combined score with gradients, and -ln of the p-value of the gradients alone.
     """
@@ -216,7 +219,7 @@ def with_gradients(calibration: Calibration) -> ScoreGroup:
 
 
 def families(calibration: Calibration) -> ScoreGroup:
-    """Return one anomaly score for each family (group) of image statistics, as a ``ScoreGroup``.
+    """Return a ``ScoreGroup`` that computes one anomaly score for each family (group) of image statistics.
 
     The families are whole-image, local and feature statistics. A score is -ln of the p-value of its family, in nats.
 
@@ -227,7 +230,7 @@ def families(calibration: Calibration) -> ScoreGroup:
 
 
 def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
-    """Return a score for each whole-image statistic, such as kurtosis, as a ``ScoreGroup``.
+    """Return a ``ScoreGroup`` that computes an anomaly score for each whole-image statistic, such as kurtosis.
 
     The score is the absolute z-score of the statistic.
 
@@ -254,7 +257,7 @@ def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
 
 
 def local(calibration: Calibration) -> ScoreGroup:
-    """Return scores for the most unusual regions of an image, as a ``ScoreGroup``.
+    """Return a ``ScoreGroup`` that computes anomaly scores for the most unusual regions of an image.
 
     The regions are squares and lines. A score is -ln of a p-value, in nats.
 
@@ -284,7 +287,7 @@ def local(calibration: Calibration) -> ScoreGroup:
 
 
 def features(calibration: Calibration) -> ScoreGroup:
-    """Return one anomaly score for each statistic of the backbone features, as a ``ScoreGroup``.
+    """Return a ``ScoreGroup`` that computes an anomaly score for each statistic of backbone-network features.
 
     A score is -ln p in nats, averaged over the folds of the calibration.
 
@@ -304,7 +307,7 @@ def features(calibration: Calibration) -> ScoreGroup:
 
 
 def trivial(baselines: Baselines, kind: DensityKind = "density") -> ScoreGroup:
-    """Return the five simple baseline scores, as a ``ScoreGroup``.
+    """Return a ``ScoreGroup`` that computes the five simple baseline anomaly scores of an evaluation.
 
     Examples are the raw log-likelihood, the PNG size and a PCA of the pixels.
 

@@ -16,7 +16,7 @@ OUTSIDE = 0.005
 
 
 def roc_points(normal: Array, strange: Array, points: int = POINTS) -> list[tuple[float, float]]:
-    """Return the points of a ROC curve, thinned to at most ``points``.
+    """Return the ROC curve of an anomaly score, as a list of at most ``points`` points.
 
     Each is a pair (false-positive rate, true-positive rate). The curve goes from (0, 0) to (1, 1).
 
@@ -44,7 +44,7 @@ def roc_points(normal: Array, strange: Array, points: int = POINTS) -> list[tupl
 
 
 def shared_edges(sets: list[Array], bins: int = BINS, logarithmic: bool = False) -> Array:
-    """Return histogram bin edges that fit several sets of values.
+    """Return common bin edges for the histograms of several sets of values.
 
     There are ``bins + 1`` edges, from the lowest 0.5 % quantile of a set to the highest 99.5 % quantile.
 

@@ -24,7 +24,7 @@ DRAWN = ("combined", "thorough", "family", "baseline")
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Sorted scores of normal images, among which the score of another image is ranked.
+    """Sorted anomaly scores of normal images: thresholds among which another image's score is ranked.
 
     The rank gives the p-value of the other image (conformal test).
 
@@ -41,7 +41,7 @@ class Thresholds:
 
     @classmethod
     def of(cls, calibration_images: int, scored: ImageScores) -> Thresholds:
-        """Create the thresholds from the scores of a reserved part of the normal images."""
+        """Create the thresholds from the anomaly scores of normal images that are reserved for this purpose."""
         return cls(calibration_images, np.sort(scored.values, axis=0))
 
     def images(self, column: int) -> int:
@@ -53,7 +53,7 @@ class Thresholds:
         return self.calibration_images if column == 0 else len(self.ordered)
 
     def p_values(self, scored: ImageScores, column: int) -> Array:
-        """Return the p-value of each image for one of the scores.
+        """Return the p-value of each image by the anomaly score in column ``column``.
 
         It is (1 + number of normal scores >= its own) / (1 + normal images). The result is ``(N,)``.
         """
@@ -75,7 +75,7 @@ class Thresholds:
 def describe_columns(
     columns: Sequence[ScoreColumn], thresholds: Thresholds, normal: ImageScores, alphas: Sequence[float]
 ) -> list[schema.Column]:
-    """Return the name, label, kind and false-alarm rates of each score of an evaluation.
+    """Return the name, label, kind and false-alarm rates of each anomaly score, as report columns.
 
     They are in the given order; the false-alarm rates are those on normal images.
     """
@@ -105,7 +105,7 @@ def compare(
     alphas: Sequence[float],
     resamples: int,
 ) -> tuple[list[schema.Result], str, tuple[float, float, float]]:
-    """Return the metrics of all scores, and compare the model with the best baseline.
+    """Return the metrics of all anomaly scores, and the model's AUROC advantage over the best baseline.
 
     All scores share the same resamples, so that the interval of the advantage is paired.
 
@@ -148,7 +148,7 @@ def compare(
 def curves(
     columns: Sequence[ScoreColumn], normal: ImageScores, strange: ImageScores, families: Sequence[str]
 ) -> list[schema.Curve]:
-    """Return the ROC curves of all scores of the given kinds.
+    """Return the ROC curve of each anomaly score of the given kinds, such as baselines.
 
     The kinds are in ``families``. A curve has at most 200 points.
     """

@@ -62,7 +62,7 @@ class ArrayImages:
 
     @property
     def count(self) -> int:
-        """The number of images that were chosen, the length of ``rows``."""
+        """The number of images selected from the built-in dataset, the length of ``rows``."""
         return len(self.rows)
 
     @property
@@ -71,7 +71,7 @@ class ArrayImages:
         return [f"{self.part}/{row:05d}" for row in self.rows]
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield the name and the image for indices ``start`` to ``stop - 1``.
+        """Yield the name and decoded image for each index of the selection, ``start`` to ``stop - 1``.
 
         An unusable image is replaced by an ``ImageError``.
         """
@@ -116,7 +116,7 @@ class ImageSet:
         return None if isinstance(image, ImageError) else image.source_size
 
     def damaged(self, rows: Rows, corruption: Corruption) -> ImageSet:
-        """Return a new set with the selected images and a simulated fault.
+        """Return a new image set with only the selected images, damaged by a simulated fault.
 
         ``rows`` are the indices of the images. The fault is applied when the images are read.
         """
@@ -198,7 +198,9 @@ class ImageSets:
 
     @property
     def images(self) -> int:
-        """The largest number of images that an evaluation takes for one image set.
+        """The maximum number of images in each set of test images of the evaluation.
+
+        It also limits the normal images that give the thresholds of single scores.
 
         The number is a parameter of the evaluation.
         """
@@ -206,7 +208,7 @@ class ImageSets:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The model's preprocessing, extended to other image sizes and colours if ``adapt`` is set.
+        """The model's image preprocessing, extended to accept other sizes and colours if ``adapt`` is set.
 
         ``adapt`` is a parameter of the evaluation.
         """
@@ -242,7 +244,7 @@ class ImageSets:
         return Normals(fit, thresholds, test, PARTS_STORED)
 
     def anomalous(self, name: str, normal: str) -> ImageSet:
-        """Return the images of a dataset as a set of anomalous images.
+        """Return images of the dataset ``name`` as an ``ImageSet`` of anomalous images.
 
         They are the test images of a built-in dataset, or all images of a user's dataset.
 

@@ -27,7 +27,7 @@ FOUND = 0.5
 
 @dataclass(frozen=True)
 class LocalisationMetrics:
-    """Metrics of how well anomaly maps agree with the masks of the defects.
+    """Metrics of how well the anomaly maps of images agree with masks that mark the true defects.
 
     Attributes:
         pixel_auroc: P(defect pixel > other pixel) + P(equal) / 2, over the pixels of all images.
@@ -43,7 +43,7 @@ class LocalisationMetrics:
 
 
 def localise(normal: Sequence[Map], maps: Sequence[Map], masks: Sequence[Mask]) -> LocalisationMetrics:
-    """Return the pixel AUROC, AUPRO and AUPIMO of anomaly maps against the masks of the defects.
+    """Return pixel AUROC, AUPRO and AUPIMO: metrics of how well anomaly maps agree with defect masks.
 
     Every value is a threshold, as in Bergmann et al. 2021 (AUPRO) and Bertoldo et al. 2024 (AUPIMO). Where defect
     pixels and others have equal values, curves are straight between thresholds, for AUPIMO over the logarithm of the
@@ -78,7 +78,7 @@ def aupimo(
     masks: Sequence[Mask],
     between: tuple[float, float] = PIMO_RANGE,
 ) -> Array | None:
-    """Return the AUPIMO of each image with a defect, a measure of localisation.
+    """Return the AUPIMO of each image with a defect: how well its anomaly map locates the defect.
 
     The array is ``(images,)``. Returns None if normal images have too few pixels.
 

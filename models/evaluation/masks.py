@@ -23,7 +23,7 @@ SUFFIX = "_mask"
 
 @dataclass(frozen=True)
 class MaskPairs:
-    """Images paired with the masks of their defects.
+    """Pairs of images and their defect masks, and the images and masks that have no partner.
 
     Attributes:
         masks: The path of the mask of each image that has one, by the index of the image.
@@ -84,7 +84,7 @@ def _agreement(image: str, mask: str) -> int:
 
 
 class MaskReader:
-    """Reader of the defect masks of an uploaded dataset.
+    """Reader of defect masks (images that mark the defects of other images) from an uploaded dataset.
 
     It gives them in the size of the model's images.
 
@@ -102,11 +102,11 @@ class MaskReader:
 
     @property
     def paths(self) -> list[str]:
-        """The paths of all masks."""
+        """The paths of all defect masks within the uploaded dataset."""
         return list(self._stored)
 
     def read(self, path: str, size: tuple[int, int] | None) -> NDArray[np.bool_]:
-        """Return the mask of a defect, resized like the images of the model.
+        """Return the defect mask at ``path``, resized as the model's preprocessing resizes images.
 
         The array is ``(H, W)``, true for the pixels of a defect.
 
@@ -135,7 +135,7 @@ class MaskReader:
 
 @contextmanager
 def open_masks(store: DatasetStore | None, name: str, preprocessing: Preprocessing) -> Iterator[MaskReader]:
-    """Open the defect masks of an uploaded dataset within a ``with`` block.
+    """Open the defect masks of an uploaded dataset as a ``MaskReader``, for use in a ``with`` block.
 
     Raises ``DatasetNotFound``, and ``DatasetUnfit`` for a dataset that was not inspected.
     """
@@ -146,7 +146,11 @@ def open_masks(store: DatasetStore | None, name: str, preprocessing: Preprocessi
 
 
 def check_masks(store: DatasetStore | None, name: str) -> None:
-    """Check that a mask dataset is uploaded and inspected. Raise ``DatasetNotFound`` or ``DatasetUnfit`` otherwise."""
+    """Raise an error unless a user's dataset of defect masks exists and its image files were checked.
+
+    Raises ``DatasetNotFound`` if there is no such dataset, and ``DatasetUnfit`` if it refers to images that were not
+    inspected.
+    """
     if store is None or not store.has(name):
         known = [] if store is None else store.names()
         raise DatasetNotFound(f"masks are an uploaded dataset, and {name!r} is none; {choices(name, known)}")

@@ -43,7 +43,7 @@ def places_in_memory(images: ImageSet) -> NDArray[np.int64]:
 
 
 def pairs_of(images: ImageSet, masks: MaskReader, name: str) -> MaskPairs:
-    """Pair the images of a set with their defect masks from the mask dataset ``name``.
+    """Match the images of a set to their defect masks in the dataset ``name`` by file name.
 
     Raises ``DatasetUnfit`` if no image has a mask.
     """
@@ -57,7 +57,7 @@ def pairs_of(images: ImageSet, masks: MaskReader, name: str) -> MaskPairs:
 
 
 def normal_maps(scorer: Scorer, images: ImageSet, advance: Advance) -> list[Map]:
-    """Compute the anomaly maps of normal images; images without a finite map are left out.
+    """Return the anomaly maps of normal images, leaving out maps with infinite or NaN values.
 
     Raises ``DatasetUnfit`` if no image has a finite map.
     """
@@ -76,7 +76,7 @@ def measure_localisation(
     advance: Advance,
     alphas: Sequence[float],
 ) -> Localisation:
-    """Measure how well anomaly maps agree with the masks of the defects.
+    """Measure how well a model's anomaly maps agree with masks that mark the defects of images.
 
     Images without a mask, with an empty mask or without a finite map are left out. Of more images than fit into memory,
     evenly spaced ones are measured.

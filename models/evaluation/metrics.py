@@ -84,7 +84,7 @@ def separation(normal: Array, strange: Array) -> Separation:
 
 
 def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:
-    """Compute the metrics of an anomaly score on each bootstrap resample.
+    """Return the metrics of an anomaly score (AUROC and others) for each bootstrap resample of the images.
 
     The result is ``(resamples, 3)``: AUROC, average precision, and the false-positive rate at 95 % true positives.
 
@@ -109,7 +109,7 @@ def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:
 
 
 def interval(draws: Array, level: float = LEVEL) -> tuple[float, float]:
-    """Return the central interval (low, high) of bootstrap values.
+    """Return the central confidence interval (low, high) of a statistic from its bootstrap values.
 
     It contains the share ``level`` of the values; 0.95 is 95 %.
     """

@@ -147,7 +147,7 @@ def roc_chart(curves: Sequence[Curve], labels: Sequence[str], title: str) -> Mar
 
 
 def histogram_chart(histograms: Histograms, title: str) -> Markup:
-    """Return an SVG chart with the outlines of several histograms over the same bins, drawn on equally wide bars."""
+    """Return an SVG chart of several histograms over the same bins, drawn as outlines of equally wide bars."""
     edges = histograms.edges
     bars = len(edges) - 1
     top = max((share for entry in histograms.sets for share in entry.shares), default=0.0) or 1.0

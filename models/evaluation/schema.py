@@ -21,7 +21,7 @@ class _EvaluationPart(BaseModel):
 
 
 class Rate(_EvaluationPart):
-    """Fraction of images flagged as anomalous at a given false-alarm rate.
+    """Fraction of the anomalous images that an anomaly score detects at a given false-alarm rate.
 
     It is from 0 to 1, or null if too few images set the threshold at ``alpha``.
     """
@@ -31,7 +31,7 @@ class Rate(_EvaluationPart):
 
 
 class FalseAlarms(_EvaluationPart):
-    """Fraction of normal images flagged at a given false-alarm rate.
+    """Fraction of normal images that an anomaly score flags as anomalous at a nominal false-alarm rate.
 
     The rate is ``alpha``. The 99 % interval that is expected for the fraction is given, too.
     """
@@ -44,7 +44,7 @@ class FalseAlarms(_EvaluationPart):
 
 
 class Column(_EvaluationPart):
-    """Anomaly score in the report, with its false alarms on normal images.
+    """Description of one anomaly score in an evaluation report, with its false alarms on normal images.
 
     It has a name, a label and a kind. Larger scores are more anomalous.
     """
@@ -136,7 +136,9 @@ class ImageCount(_EvaluationPart):
 
 
 class RegionRates(_EvaluationPart):
-    """How often anomaly maps have a region at or above the threshold for a false-alarm rate.
+    """How often anomaly maps flag a region on a defect or in a normal image, at a given false-alarm rate.
+
+    A region is flagged where the map is at or above its threshold.
 
     The rate is ``alpha``. The values are null where the map has no threshold for this rate.
     """
@@ -194,7 +196,7 @@ class SetReport(_EvaluationPart):
 
 
 class Normal(_EvaluationPart):
-    """Description of the normal images of an evaluation.
+    """Section of an evaluation report about the normal images.
 
     It has the dataset, the number of images for each purpose, examples and the mean log-likelihood.
     """
@@ -229,12 +231,15 @@ class EvaluationReport(_EvaluationPart):
     notes: list[str] = Field(description="Notes on how to read the numbers.")
 
     def column(self, name: str) -> Column:
-        """Return the label, kind and false alarms of the score ``name``. Raises ``StopIteration`` if it is missing."""
+        """Return the label, kind and false-alarm rates of the anomaly score ``name``.
+
+        Raises ``StopIteration`` if it is missing.
+        """
         return next(column for column in self.columns if column.name == name)
 
 
 class EvaluationParameters(BaseModel):
-    """Settings of an evaluation.
+    """Settings that a user chooses for the evaluation of a model on normal and anomalous images.
 
     They name the datasets to test against, and say whether simulated faults are tested, too. They also limit the number
     of images in a set, and may add a false-alarm rate.

@@ -42,14 +42,14 @@ class Extremes:
 
     @classmethod
     def none(cls, shape: tuple[int, ...]) -> Self:
-        """Return an empty selection, to which other selections are merged.
+        """Return an empty selection of images, as the start for merging the selections of batches.
 
         ``shape`` is the (C, H, W) of the images.
         """
         return cls(np.zeros((0, *shape), dtype=np.uint8), np.zeros(0), np.zeros(0, dtype=np.int64))
 
     def merged(self, other: Self, count: int, sign: int) -> Self:
-        """Merge two selections, and keep the ``count`` most extreme images.
+        """Merge two selections, keeping only the ``count`` images with the most extreme anomaly scores.
 
         These have the highest (``sign=-1``) or the lowest (``sign=1``) scores of both selections.
         """
@@ -88,7 +88,10 @@ class ScoredSet:
 
     @classmethod
     def of_arrays(cls, arrays: Arrays) -> Self:
-        """Rebuild a set from the dictionary that :meth:`arrays` returned; raise ``KeyError`` if an array is missing."""
+        """Rebuild a ``ScoredSet`` from the dictionary that :meth:`arrays` returned.
+
+        Raises ``KeyError`` if an array is missing.
+        """
         scored = ImageScores(*(arrays[f"scored.{name}"] for name in ImageScores.__dataclass_fields__))
         ends = [Extremes(*(arrays[f"{end}.{k}"] for k in Extremes.__dataclass_fields__)) for end in ("most", "least")]
         return cls(int(arrays["images"]), scored, *ends)
@@ -154,7 +157,7 @@ class ScoredSetCache:
             write_atomically(folder / PLAN, wanted)
 
     def get(self, name: str) -> Arrays | None:
-        """Return the stored arrays of image set ``name``, or None if they are missing or unreadable."""
+        """Return the cached results of image set ``name`` as a dict of arrays, or None if missing or unreadable."""
         if self._folder is None or not (path := self._folder / f"{name}.npz").is_file():
             return None
         try:
@@ -165,7 +168,7 @@ class ScoredSetCache:
             return None
 
     def put(self, name: str, arrays: Arrays) -> None:
-        """Store the arrays of image set ``name`` in the cache folder, as ``<name>.npz``.
+        """Store the result arrays of image set ``name`` in the cache folder, as ``<name>.npz``.
 
         Without a folder nothing is stored.
         """

@@ -57,7 +57,7 @@ TEXT_BYTES = 2**22
 def export_model(
     version: ModelVersion, scorer: Scorer, folder: Path, form: GraphFormat, *, overwrite: bool = False
 ) -> ExportManifest:
-    """Export a model with its active calibration to a new folder.
+    """Export a model, as OpenVINO or ONNX graphs with its active calibration, to a new folder.
 
     The folder is written completely or not at all.
 
@@ -142,7 +142,7 @@ def require_export(folder: Path) -> None:
 
 
 def pixel_part(frozen: FrozenFlow) -> tuple[Any, ExportedPixels]:
-    """Return the OpenVINO graph of a flow over pixels, and its description for the export.
+    """Return the OpenVINO graph of a flow over pixels, and its description for the export manifest.
 
     The graph takes one image. Raises ``EngineUnavailable`` if the flow cannot be exported.
     """

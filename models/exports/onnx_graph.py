@@ -28,7 +28,7 @@ SAME = {
 
 
 def onnx_model(model: Any) -> bytes:
-    """Convert an OpenVINO graph to the content of an ONNX file.
+    """Convert an OpenVINO graph to ONNX, and return the bytes of the ONNX file.
 
     The graph is an ``ov.Model``.
 

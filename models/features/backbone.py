@@ -21,7 +21,7 @@ Triple = tuple[float, float, float]
 
 
 class BackboneOutput(BaseModel):
-    """Description of one output tensor of a backbone network.
+    """Description of one output tensor of a backbone, the frozen network that computes image features.
 
     It has the name of the tensor, its channels, and its stride in input pixels.
     """
@@ -87,7 +87,7 @@ class Backbone(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that determines the features of an input.
+        """Hexadecimal SHA-256 of everything about the backbone that determines the features of an input.
 
         These are the weights and their format, the normalisation, the name of the input, and the outputs in their
         order, each with its name, channels and stride.
@@ -109,7 +109,7 @@ class Backbone(BaseModel):
 
     @property
     def pooled_groups(self) -> tuple[int, int]:
-        """Sizes of the two groups of pooled features.
+        """Numbers of features in the two groups of pooled features, which are averages over the image.
 
         The first group has the means of the ``maps``, the second the means of ``pooled``.
         """
@@ -136,7 +136,7 @@ class Backbone(BaseModel):
         return self._rounded(height * factor), self._rounded(width * factor)
 
     def feature_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """Return the channels, rows and columns of the feature map for an input size.
+        """Return the channels, rows and columns of the feature map for a network input of a given size.
 
         The input size is a height and a width.
         """

@@ -23,19 +23,19 @@ SMOOTHING = 3
 
 
 class FeatureExtractor(Protocol):
-    """Interface of a function that computes the features of 8-bit images.
+    """Interface of a function that computes the features of 8-bit images by a backbone network.
 
     The features of an image are the same in every batch.
     """
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of the feature map."""
+        """Channels, rows and columns of the feature map that is computed for each image."""
         ...
 
     @property
     def pooled(self) -> tuple[int, ...]:
-        """Number of pooled features in each group.
+        """Number of pooled features (averages over the whole image) in each of their groups.
 
         The sum of the numbers is K.
         """
@@ -74,7 +74,7 @@ class TorchExtractor:
 
     @torch.inference_mode()
     def features(self, images: Pixels) -> tuple[Tensor, Tensor]:
-        """Return the local features and the pooled features of images, as tensors.
+        """Return two tensors: features of images at each position, and pooled (averaged) features of each image.
 
         The local features, those at each place, are ``(N, C, rows, columns)``. The pooled features are ``(N, K)``.
         """
@@ -109,7 +109,7 @@ def normalised(images: Pixels, backbone: Backbone, size: tuple[int, int], dtype:
 
 
 def on_one_grid(maps: list[Tensor], backbone: Backbone) -> Tensor:
-    """Join the feature maps of a backbone into one tensor on the coarsest grid.
+    """Join the feature maps of a backbone network into one tensor, at the coarsest map's resolution.
 
     The result is ``(N, C, rows, columns)``.
 

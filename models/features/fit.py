@@ -42,7 +42,7 @@ Target = Literal["all-places", "identity"]
 
 @dataclass(frozen=True)
 class FitChoice:
-    """Settings of a Gaussian fit, with their held-out negative log-likelihood.
+    """Settings of a Gaussian fit to image features, with the negative log-likelihood of held-out features.
 
     The settings are a grid of cells and two degrees of shrinkage.
 
@@ -60,7 +60,7 @@ class FitChoice:
 
 
 def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-places") -> list[FitChoice]:
-    """Choose the best degrees of shrinkage for each grid by cross-validation.
+    """Choose the shrinkage (regularisation) of a Gaussian fit for each grid of cells by cross-validation.
 
     Returns the choices, sorted with the best grid first.
 
@@ -101,7 +101,7 @@ def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-
 
 
 def one_gaussian(moments: FeatureMoments, folds: Sequence[int]) -> float:
-    """Return the held-out negative log-likelihood of one Gaussian for all positions.
+    """Return the negative log-likelihood of held-out features under one Gaussian shared by all positions.
 
     It is in nats per feature value.
 
@@ -121,7 +121,7 @@ def one_gaussian(moments: FeatureMoments, folds: Sequence[int]) -> float:
 
 
 class HeldOut:
-    """Likelihood of held-out features under a Gaussian fitted to other features.
+    """Likelihood of held-out image features under a Gaussian fitted to features of other images.
 
     The likelihood is for one grid, and for any degrees of shrinkage.
 
@@ -158,7 +158,7 @@ class HeldOut:
         self._weights = held.images * places[used]
 
     def nats(self, shrinkage: float, mean_shrinkage: float) -> float:
-        """Return the mean negative log-likelihood of the held-out features.
+        """Return the mean negative log-likelihood of held-out features for given shrinkage (regularisation).
 
         It is in nats per feature value, over the cells that :func:`evaluated_cells` selects.
 
@@ -178,7 +178,7 @@ class HeldOut:
 
 
 def evaluated_cells(shape: Shape) -> Tensor:
-    """Return a mask of the grid cells in which held-out likelihoods are computed.
+    """Return a mask of the cells of a feature map in which likelihoods of held-out features are computed.
 
     The mask is over the cells of the finest grid, bool ``(cells,)``.
 
@@ -214,7 +214,7 @@ class LocalGaussian:
 
     @classmethod
     def fit(cls, train: MomentSum, grid: int, shrinkage: float, mean_shrinkage: float, target: Target) -> LocalGaussian:
-        """Fit means and covariances to the moments of training features, with the given shrinkages."""
+        """Fit means and covariances, regularised by shrinkage, to the moments of training features."""
         means = (1 - mean_shrinkage) * train.means + mean_shrinkage * train.cell_means(grid)
         scale = train.everywhere.diagonal().clamp_min(SMALLEST_DEVIATION**2).sqrt()
         outer = scale[:, None] * scale
@@ -226,7 +226,7 @@ class LocalGaussian:
 
     @torch.no_grad()
     def set_weights(self, layer: ExactLocalAffine, shift: Tensor) -> None:
-        """Set the weights of a layer so that it whitens the features.
+        """Set the weights of a local affine layer so that it whitens features distributed as these Gaussians.
 
         The layer gets the matrix W = L^-1 D^-1, the mean m and, if it has a learned inverse R, R = D L.
 
@@ -252,7 +252,7 @@ def fit_layer(
     choice: FitChoice,
     target: Target = "all-places",
 ) -> None:
-    """Fit a local affine layer in closed form to the features of the images in some folds.
+    """Fit a local affine layer in closed form to the features of images in given folds (data subsets).
 
     It is a maximum-likelihood fit with shrinkage.
 

@@ -29,7 +29,7 @@ LOCAL_LAYERS: dict[str, Callable[[Shape, int], ExactLocalAffine]] = {
 
 
 class FeatureFlows(nn.Module):
-    """Normalizing flows over the features of images, from one or more fits.
+    """Normalizing flows over image features: one fit to all training images, optionally more to subsets.
 
     Each layer of a fit is a linear map z = W (x - m). The last layer, or the Glow steps after it, give standard normal
     latents z.
@@ -64,7 +64,7 @@ class FeatureFlows(nn.Module):
         self.groups = tuple(groups or (pooled[0].shape[0],))
 
     def fits(self) -> Iterator[tuple[ExactLocalAffine, ExactLocalAffine]]:
-        """Yield the two layers of each fit, the fit to all images first.
+        """Yield the two layers of each fit of the flows, starting with the fit to all training images.
 
         They are the layer over the features at places and the layer over the pooled features.
         """
@@ -84,14 +84,14 @@ class FeatureFlows(nn.Module):
                 yield f"{kind}.{number}", layer
 
     def scored(self) -> list[str]:
-        """Return the names of the layers whose log-dets enter the log-likelihood.
+        """Return the names of the layers whose log-determinants enter the log-likelihood of an image.
 
         These are ``places.0`` and all Glow steps.
         """
         return ["places.0", *(f"steps.{number}" for number in range(len(self.steps)))]
 
     def latents(self, features: Tensor) -> Tensor:
-        """Return the latents of the first fit for the features at all positions.
+        """Return the latents of image features at all positions, from the layers fitted to all training images.
 
         Features and latents are ``(N, C, rows, columns)``.
         """
@@ -103,7 +103,7 @@ class FeatureFlows(nn.Module):
 
     @torch.no_grad()
     def reconstruction_errors(self) -> list[float]:
-        """Return the reconstruction error of every layer with a learned inverse.
+        """Return a list with the reconstruction error of every layer that has a learned approximate inverse.
 
         For a matrix W with the learned inverse R it is the root mean square of R W x - x over white noise x.
         """
@@ -130,7 +130,7 @@ class FeatureFlows(nn.Module):
 
 
 def build_feature_flows(architecture: FeatureArchitecture) -> FeatureFlows:
-    """Build the flows over features that an architecture describes, to be fitted or loaded.
+    """Build the flows over image features that an architecture describes, with weights not yet fitted.
 
     Raises:
         ValueError: The architecture asks for a linear layer that is not in :data:`LOCAL_LAYERS`, or for steps after
@@ -149,7 +149,7 @@ def build_feature_flows(architecture: FeatureArchitecture) -> FeatureFlows:
 
 
 def build_steps(architecture: FeatureArchitecture) -> list[Bijection]:
-    """Build the Glow steps of an architecture of flows over features.
+    """Build the list of invertible layers for the Glow steps of an architecture of feature flows.
 
     A step is a 1x1 convolution, then an additive coupling that depends on the place.
 
@@ -165,7 +165,7 @@ def build_steps(architecture: FeatureArchitecture) -> list[Bijection]:
 
 @dataclass(frozen=True)
 class FrozenFeatureFlows(FeatureLayout):
-    """Immutable float64 copy of flows over features for scoring.
+    """Immutable float64 copy of normalizing flows over image features, for scoring images.
 
     The copy stores the log-det, so that scoring computes no determinant.
 
@@ -185,7 +185,7 @@ class FrozenFeatureFlows(FeatureLayout):
 
 
 def freeze_features(flows: FeatureFlows, log_dets: dict[str, float] | None = None) -> FrozenFeatureFlows:
-    """Return an immutable float64 copy of flows over features, for scoring.
+    """Return an immutable float64 copy of normalizing flows over image features, for scoring images.
 
     Args:
         flows: The flows.
@@ -208,7 +208,7 @@ def freeze_features(flows: FeatureFlows, log_dets: dict[str, float] | None = Non
 
 
 def sums_of_groups(squares: Tensor, groups: Sequence[int]) -> Tensor:
-    """Sum values over groups of channels.
+    """Sum the values of a tensor over each group of consecutive channels.
 
     The shape changes from ``(N, C, ...)`` to ``(N, groups, ...)``.
 
@@ -238,7 +238,7 @@ TrainedFlows = Flow | FeatureFlows | HybridFlows
 
 
 def build_flows(architecture: Architecture) -> TrainedFlows:
-    """Build the flow or flows that an architecture describes, to be trained, fitted or loaded.
+    """Build the normalizing flow or flows that an architecture describes, with weights not yet trained.
 
     Raises:
         ValueError: The architecture asks for a linear layer that does not exist.

@@ -51,7 +51,7 @@ class Block:
 
     @property
     def residual(self) -> bool:
-        """Whether the input is added to the output."""
+        """Whether the block adds its input to its output."""
         return self.stride == 1 and self.inputs == self.outputs
 
 
@@ -139,7 +139,7 @@ def fold_normalisations(weights: Mapping[str, NDArray[np.floating]]) -> dict[str
 
 
 def weight_shapes() -> dict[str, tuple[int, ...]]:
-    """Return the shape of every converted weight of EfficientNet-Lite0 by name."""
+    """Return the shape of every EfficientNet-Lite0 weight by name, with batch normalisations folded in."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def convolution(name: str, outputs: int, inputs: int, kernel: int) -> None:

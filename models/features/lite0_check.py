@@ -31,7 +31,7 @@ def check_image() -> Pixels:
 
 
 def check_weights(weights: Arrays) -> None:
-    """Check that converted weights are those of EfficientNet-Lite0.
+    """Raise ``BackboneUnfit`` if weights are not those of EfficientNet-Lite0 with folded normalisations.
 
     Names, shapes and the logits of a test image are compared.
 

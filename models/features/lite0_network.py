@@ -9,7 +9,7 @@ from models.features.lite0 import BLOCKS, DEEPEST, STAGE_8, STAGE_16, Arrays, sa
 
 
 class Lite0Network(nn.Module):
-    """EfficientNet-Lite0, a convolutional network, with folded batch normalisations.
+    """EfficientNet-Lite0, a convolutional network, with batch normalisations folded into its convolutions.
 
     Activations are min(max(x, 0), 6).
 
@@ -45,7 +45,7 @@ class Lite0Network(nn.Module):
         return [kept[STAGE_8], kept[STAGE_16]], kept[DEEPEST]
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the logits of the 1,000 ImageNet classes.
+        """Return the logits of the 1,000 ImageNet classes for each image.
 
         Converted weights are checked by them. The shape is ``(N, 1000)``.
         """

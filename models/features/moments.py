@@ -20,7 +20,7 @@ from models.flows.architecture import FINEST_GRID
 
 
 class FeatureMoments:
-    """Sums of features and of their products, for each fold (disjoint part) of the images.
+    """Sums of image features and of their products, for each fold (disjoint subset) of the images.
 
     The memory does not grow with the number of images.
 
@@ -55,7 +55,7 @@ class FeatureMoments:
         self.shift: Tensor | None = None
 
     def add(self, features: NDArray[np.float32], folds: NDArray[np.integer]) -> None:
-        """Add the features of some images to the sums of the folds that the images belong to.
+        """Add the features of a batch of images to the sums of each image's fold (disjoint subset).
 
         Args:
             features: The features at places, float32 ``(N, C, rows, columns)``.
@@ -78,7 +78,7 @@ class FeatureMoments:
                 self.products[fold, new] += of_place.mT @ of_place
 
     def total(self, folds: list[int]) -> MomentSum:
-        """Return the sums over several folds together.
+        """Return the sums of features and of their products over several folds (image subsets) together.
 
         The folds are given by their numbers.
         """
@@ -132,7 +132,7 @@ class MomentSum:
         return self.scatter(1, self.means)[0] / (self.images * len(self.sums))
 
     def places(self, grid: int, only: Tensor | None = None) -> Tensor:
-        """Return the number of feature positions in each cell of a grid.
+        """Return the number of positions of the feature map in each cell of a grid laid over it.
 
         The shape is ``(cells,)``.
 
@@ -155,7 +155,7 @@ class MomentSum:
         return (totals / (self.images * self.places(grid))[:, None])[cells]
 
     def scatter(self, grid: int, means: Tensor, only: Tensor | None = None) -> Tensor:
-        """Return the scatter matrix of the features in each cell of a grid.
+        """Return the scatter matrix of the features about given means, in each grid cell of the feature map.
 
         It is the sum of (x - m)(x - m)^T over the images and the places of the cell. The shape is ``(cells, C, C)``.
 
@@ -177,7 +177,7 @@ class MomentSum:
         return (total - mixed - mixed.mT) * self.related
 
     def products_at_places(self, grid: int, left: Tensor, right: Tensor, only: Tensor | None = None) -> Tensor:
-        """Sum the outer products of two vectors over the positions of each grid cell.
+        """Sum the outer products of two vectors given at each position, over the positions in each grid cell.
 
         Returns the sums of left right^T, ``(cells, C, C)``.
 

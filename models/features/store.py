@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class BackboneStore:
-    """Store of the backbone networks on this machine.
+    """Store of the backbones on this machine, the frozen networks that compute image features.
 
     Backbones are found by name or by digest.
 
@@ -53,7 +53,7 @@ class BackboneStore:
         return sorted(path.parent.name for path in paths if is_name(path.parent.name))
 
     def find(self, name: str) -> Backbone:
-        """Return the description of a backbone by its name.
+        """Return the description of the stored backbone network called ``name``.
 
         Raises:
             BackboneMissing: There is none of this name; the message says how to add it.
@@ -66,7 +66,7 @@ class BackboneStore:
         return _read(self.folder / name / DESCRIPTION)
 
     def by_digest(self, name: str, digest: str) -> Backbone:
-        """Return the description of a stored backbone that has a given digest.
+        """Return the description of the stored backbone network with a given digest (SHA-256 hash).
 
         The backbone may have any name.
 
@@ -107,7 +107,7 @@ class BackboneStore:
         return content
 
     def arrays(self, backbone: Backbone) -> dict[str, NDArray[np.float32]]:
-        """Return the weights of EfficientNet-Lite0 as arrays by name.
+        """Return the stored weights of an EfficientNet-Lite0 backbone as a dict of arrays by name.
 
         Raises ``BackboneUnfit`` if the file cannot be read, has another SHA-256, or has arrays of other names or
         shapes.

@@ -93,7 +93,7 @@ class _PixelArchitecture(_ImageArchitecture):
 
 
 class LayeredArchitecture(_PixelArchitecture):
-    """Architecture of a flow that lists all levels and their layers.
+    """Architecture of a normalizing flow, as a list of all its levels and their layers.
 
     It is checked against the shape of the images.
 
@@ -110,15 +110,15 @@ class LayeredArchitecture(_PixelArchitecture):
         return self
 
     def layered(self) -> LayeredArchitecture:
-        """Return this architecture: it lists its layers already."""
+        """Return this architecture unchanged, as it lists all its layers already."""
         return self
 
     def shaped(self) -> list[ShapedLevel]:
-        """Return the levels of the flow, each with the shape of the images that its layers get."""
+        """Return the levels of the flow, each with the image shape (C, H, W) that its layers take."""
         return shaped(self.levels, self.image_shape)
 
     def summary(self) -> str:
-        """Return a summary of the architecture in one line.
+        """Return a one-line summary of the architecture: the numbers of its levels and of its layers by type.
 
         An example is "2 levels, 8 layers: 4 actnorm, 4 self-normalizing-convolution 5x5".
         """
@@ -142,7 +142,7 @@ class GlowArchitecture(_PixelArchitecture):
     place: Place = False
 
     def summary(self) -> str:
-        """Return a summary of the architecture in one line.
+        """Return a one-line summary of the architecture: its levels, steps, coupling width and convolutions.
 
         An example is "Glow, 2 levels of 8 steps, width 64, self-normalizing 1x1 convolutions".
         """
@@ -153,7 +153,7 @@ class GlowArchitecture(_PixelArchitecture):
         )
 
     def layered(self) -> LayeredArchitecture:
-        """Return the same architecture as a list of all its layers.
+        """Return the same architecture as a ``LayeredArchitecture``, which lists every layer.
 
         Raises ``ValueError`` if the settings give no possible flow.
         """
@@ -179,14 +179,14 @@ class ConvolutionalArchitecture(_PixelArchitecture):
     linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
-        """Return a summary of the architecture in one line.
+        """Return a one-line summary of the architecture: its convolutions, blocks and activations.
 
         An example is "9 self-normalizing convolutions in 3 blocks, spline activations".
         """
         return f"{self.blocks * self.layers} {self.linear} convolutions in {self.blocks} blocks, spline activations"
 
     def layered(self) -> LayeredArchitecture:
-        """Return the same architecture as a list of all its layers.
+        """Return the same architecture as a ``LayeredArchitecture``, which lists every layer.
 
         Raises ``ValueError`` if the settings give no possible flow.
         """
@@ -209,14 +209,14 @@ class FullyConnectedArchitecture(_PixelArchitecture):
     linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
-        """Return a summary of the architecture in one line.
+        """Return a one-line summary of the architecture: its dense layers and their activations.
 
         An example is "2 self-normalizing dense layers, smooth leaky ReLU".
         """
         return f"{self.layers} {self.linear} dense layers, smooth leaky ReLU"
 
     def layered(self) -> LayeredArchitecture:
-        """Return the same architecture as a list of all its layers.
+        """Return the same architecture as a ``LayeredArchitecture``, which lists every layer.
 
         Raises ``ValueError`` if the settings give no possible flow.
         """
@@ -250,7 +250,7 @@ PixelArchitecture = Annotated[
 
 
 class FeatureArchitecture(_ImageArchitecture):
-    """Settings of a flow over the features of a frozen backbone network.
+    """Settings of a normalizing flow over image features, which a frozen backbone network computes.
 
     Its layers are local affine maps, with a matrix for each cell of a grid.
 
@@ -285,16 +285,16 @@ class FeatureArchitecture(_ImageArchitecture):
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of the feature map."""
+        """Channels, rows and columns of the feature map that the flow models."""
         return self.feature_channels, self.rows, self.columns
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width of the input of the backbone."""
+        """Height and width in pixels of the backbone network's input."""
         return self.input_height, self.input_width
 
     def summary(self) -> str:
-        """Return a summary of the architecture in one line.
+        """Return a one-line summary of the architecture: its features, linear maps and Glow steps.
 
         It names the backbone and the grid.
         """
@@ -317,7 +317,7 @@ class HybridArchitecture(_ImageArchitecture):
     features: FeatureArchitecture
 
     def summary(self) -> str:
-        """Return a one-line description of both flows in words."""
+        """Return a one-line text that describes the flow over pixels and the flow over features."""
         return f"{self.pixels.summary()}; {self.features.summary()}"
 
 

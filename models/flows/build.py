@@ -41,7 +41,7 @@ def build_flow(architecture: PixelArchitecture) -> Flow:
 
 
 def describe_flow(flow: Flow, image_shape: Shape) -> LayeredArchitecture:
-    """Return the architecture of a flow that was built by hand.
+    """Return the architecture of a flow that was assembled by hand, as a list of all its layers.
 
     :func:`build_flow` builds a flow with the same layers from it.
 

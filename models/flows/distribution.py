@@ -74,7 +74,7 @@ class FlowDistribution(nn.Module, Distribution):
         return support
 
     def forward(self, value: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return the log-density, as :meth:`log_prob` does.
+        """Return the log-density of images or vectors, as :meth:`log_prob` does.
 
         Wrappers of modules, such as ``DistributedDataParallel``, call this method.
         """
@@ -134,7 +134,7 @@ class FlowDistribution(nn.Module, Distribution):
         return objective
 
     def initialize(self, value: Tensor) -> None:
-        """Initialise the normalisation layers from a batch.
+        """Initialise the flow's normalisation layers from a batch of images or vectors.
 
         A layer that is not initialised yet is set so that its outputs for the batch have mean 0 and deviation 1.
 

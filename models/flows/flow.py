@@ -35,7 +35,7 @@ class ScaleTerm:
 
 @dataclass(frozen=True)
 class FlowOutput:
-    """Latents of images, and the terms of their log-likelihoods.
+    """Latents that a flow computes for images, with the terms that add up to their log-likelihoods.
 
     Attributes:
         latents: Whitened latents of each scale, ``(N, C, H, W)``, finest scale first.
@@ -127,7 +127,7 @@ class Flow(nn.Module):
         return self.forward_pixels(y.to(x.dtype), log_det.to(x.dtype))
 
     def forward_pixels(self, y: Tensor, pixel_log_det: Tensor) -> FlowOutput:
-        """Return the latents and the log-likelihood of images that have passed the pixel transform.
+        """Return the latents and the log-likelihood of images whose pixels were transformed beforehand.
 
         The pixel transform is the first layer of the flow. Its log-det is part of the log-likelihood.
 
@@ -154,7 +154,7 @@ class Flow(nn.Module):
         return FlowOutput(latents, terms)
 
     def inverse(self, latents: list[Tensor], *, learned: bool = False) -> Tensor:
-        """Return the images of given latents.
+        """Return the images to which the inverse flow maps given latents.
 
         They are computed by exact inverses, or by learned approximate inverses.
 

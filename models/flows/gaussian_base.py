@@ -36,7 +36,7 @@ class GaussianBase(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(size))
 
     def forward(self, context: Tensor | None = None) -> Independent[Normal]:
-        """Return the base distribution of the latents for a context.
+        """Return the Gaussian distribution of the latents for a context (class labels) or without one.
 
         Its batch shape is the shape of ``context``, and empty without a context.
 

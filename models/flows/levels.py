@@ -30,7 +30,7 @@ class _Part(BaseModel):
 
 
 class RepeatSpec(_Part):
-    """Sequence of layers that is repeated, each time with its own weights."""
+    """Description of a sequence of layers that a flow repeats, each time with weights of its own."""
 
     repeat: int = Field(ge=1, le=256)
     steps: tuple[AnyLayer, ...] = Field(min_length=1, max_length=64)
@@ -47,7 +47,7 @@ Step = Annotated[SerializeAsAny[LayerSpec] | RepeatSpec, BeforeValidator(_parse_
 
 
 class SplitSpec(_Part):
-    """Split that turns half of the channels into latents at the end of a level.
+    """Description of the split that turns half of the channels into latents at the end of a flow level.
 
     The prior of these latents is a Gaussian given the other half.
     """
@@ -56,7 +56,7 @@ class SplitSpec(_Part):
     place: Place = False
 
     def coupling(self) -> AffineCouplingSpec:
-        """Return the description of the coupling that gives the prior of the latents."""
+        """Return the description of the affine coupling layer that gives the prior of the split-off latents."""
         return AffineCouplingSpec(width=self.width, place=self.place)
 
 
@@ -71,7 +71,7 @@ class LevelSpec(_Part):
     split: SplitSpec | None = None
 
     def layers(self) -> Iterator[tuple[str, LayerSpec]]:
-        """Yield each layer with its position in the list.
+        """Yield the position and the description of each layer of the level, repeated layers each time.
 
         A position is a text such as "3", or "2.1" in repeated steps.
         """
@@ -84,13 +84,16 @@ class LevelSpec(_Part):
 
     @property
     def size(self) -> int:
-        """The number of layers, without squeeze and split."""
+        """The number of layers in this level, not counting its squeeze and its split.
+
+        Repeated layers are counted each time.
+        """
         return sum(step.repeat * len(step.steps) if isinstance(step, RepeatSpec) else 1 for step in self.steps)
 
 
 @dataclass(frozen=True)
 class ShapedLevel:
-    """Level of a flow, with the shape of the images that its layers get.
+    """Description of a flow level, with the shape of the images that its layers get.
 
     Attributes:
         spec: The level.
@@ -107,7 +110,7 @@ class ShapedLevel:
 
 
 def shaped(levels: Sequence[LevelSpec], image_shape: ImageShape) -> list[ShapedLevel]:
-    """Check every layer of a flow, and return the levels with their image shapes.
+    """Check that each layer of a flow fits its images, and return the levels with their image shapes.
 
     Args:
         levels: The levels, finest scale first.
@@ -167,7 +170,7 @@ def _parameters(layer: LayerSpec, shape: ImageShape, where: str) -> int:
 
 
 def summary_of(levels: Sequence[LevelSpec]) -> str:
-    """Return a summary of the levels of a flow in one line.
+    """Return a one-line text that counts the levels of a flow and its layers of each type.
 
     An example is "2 levels, 8 layers: 4 actnorm, 4 self-normalizing-convolution 5x5".
     """
@@ -185,7 +188,7 @@ def summary_of(levels: Sequence[LevelSpec]) -> str:
 
 
 def sentence(error: ValidationError, document: object) -> str:
-    """Return the validation errors of an architecture as text.
+    """Return the validation errors of a flow architecture as text for an error message.
 
     The text has the first three errors, each with its level and step where these are known, and the number of further
     errors.

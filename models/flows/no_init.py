@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class NoRandomness(TorchFunctionMode):
-    """Context manager that skips the random initialisation of new layers.
+    """Context manager that skips the random initialisation of new PyTorch layers, for faster loading.
 
     The weights of the layers are then loaded from a file.
 

@@ -14,7 +14,7 @@ from models.bijections.base import Bijection, SelfNormalizing
 
 
 def apply_layers(layers: Sequence[Bijection], x: Tensor, *, recompute: bool) -> tuple[Tensor, Tensor]:
-    """Apply layers one after the other, and sum up their log-determinants.
+    """Apply the layers of a flow in order, and sum up their log-determinants for each image.
 
     Returns the outputs, and the sums in nats, ``(N,)``.
 
@@ -45,7 +45,7 @@ def _apply_and_forget(layers: list[Bijection], x: Tensor) -> tuple[Tensor, Tenso
 
 
 class RecomputedLayers(torch.autograd.Function):
-    """Autograd function of invertible layers that stores only the last output.
+    """Autograd function of invertible layers that saves memory by storing only their last output.
 
     The method is that of Gomez et al. 2017.
 
@@ -57,7 +57,7 @@ class RecomputedLayers(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, layers: list[Bijection], x: Tensor, *_parameters: nn.Parameter) -> tuple[Tensor, ...]:
-        """Return the outputs, log-determinants and reconstruction errors of the layers.
+        """Return the outputs, log-determinants and reconstruction errors of a sequence of invertible layers.
 
         The outputs are those of the last layer. The log-determinants, ``(N,)`` in nats, are summed over the layers.
         Only layers with a learned inverse have reconstruction errors.
@@ -74,7 +74,7 @@ class RecomputedLayers(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of the inputs and of all parameters.
+        """Return the gradients with respect to the inputs and all parameters of the layers.
 
         The list of layers gets None in place of a gradient.
         """

@@ -24,7 +24,7 @@ Values have a deviation of about 1, so the bins are narrower than those for imag
 def vector_flow(
     dimensions: int, step: Sequence[LayerSpec] = STEP, *, repeat: int = 8, base: nn.Module | None = None
 ) -> FlowDistribution:
-    """Build a new flow for the density estimation of vectors.
+    """Build a new, untrained flow that models the probability density of vectors.
 
     Returns a distribution of vectors ``(D,)``. The initial weights of the flow are random.
 

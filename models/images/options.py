@@ -28,7 +28,7 @@ OneOrBoth = BeforeValidator(_both_sides, json_schema_input_type=BothSides | Side
 
 
 class ImageOptions(BaseModel):
-    """Options for how training images are brought to one size and colour.
+    """Options for how training images are brought to one size and one number of colour channels.
 
     If the size, the fit or the colour is unset, it is chosen from the images. The side of tiles is 256 if it is unset.
     """

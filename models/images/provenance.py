@@ -19,7 +19,7 @@ SIZE_FACTOR = 1.5
 
 
 class Provenance(BaseModel):
-    """Statistics of the image files in a training set.
+    """Statistics of a model's training image files, with which scored image files are compared.
 
     They are formats, the range of sizes, colour conversions and the number of resized images.
     """
@@ -33,7 +33,7 @@ class Provenance(BaseModel):
     resized: int = 0
 
     def with_image(self, image: DecodedImage) -> Self:
-        """Return new statistics that count one more training image.
+        """Return a copy of these statistics of image files that counts one more training image.
 
         This object stays unchanged.
         """
@@ -55,7 +55,7 @@ class Provenance(BaseModel):
 
 
 class Split(BaseModel):
-    """Split of a dataset, with the number of images in each part.
+    """Division of a dataset into parts for training and calibration, with the number of images in each.
 
     The parts are for training, for fitting anomaly statistics, and for calibrating p-values.
 
@@ -78,7 +78,7 @@ class Split(BaseModel):
 
     @property
     def parts(self) -> str:
-        """Text with the number of images in each part.
+        """Short text with the number of images in each part of the divided dataset.
 
         An example is "60 training/20 statistics/20 calibration".
 
@@ -101,7 +101,7 @@ def remark(trained: Provenance | None, image: DecodedImage) -> str | None:
 
 
 def provenance_warning(trained: Provenance | None, image: DecodedImage) -> str | None:
-    """Return a warning if an image file is unlike the training images.
+    """Return a warning text if a scored image file is unlike the training images in format or size.
 
     It is unlike them if its format differs, or if its size lies outside of theirs by a factor above 1.5. Otherwise the
     result is None.

@@ -38,7 +38,7 @@ def card_text(registry: Registry, name: str, version: int) -> str:
 
 
 def limit_section(number: int, record: LimitRecord, active: int) -> str:
-    """Return the section of a model card about a detection limit, as Markdown.
+    """Return the model card section about a detection limit (smallest reliably found defects), as Markdown.
 
     It states everything that the measured limit depends on.
 
@@ -75,7 +75,7 @@ def limit_section(number: int, record: LimitRecord, active: int) -> str:
 
 
 def other_calibration(record: LimitRecord, active: int) -> list[str]:
-    """Return warning lines for a model card whose detection limit belongs to an inactive calibration.
+    """Return Markdown lines that warn if a detection limit was measured with an inactive calibration.
 
     The list is empty if the limit was measured with the active calibration.
     """

@@ -27,7 +27,7 @@ class _Counts(BaseModel):
 
 
 class CellJournal:
-    """Record of how many images were flagged as anomalous for each simulated defect of a measurement.
+    """Stored counts of images flagged as anomalous for each simulated defect, to resume a measurement.
 
     The numbers are in one JSON file that is replaced after each defect.
 
@@ -45,14 +45,14 @@ class CellJournal:
         self._began = time.monotonic()
 
     def get(self, key: str) -> int | None:
-        """Return the stored number of flagged images for a defect.
+        """Return the stored number of images with a given defect that were flagged as anomalous.
 
         It is None if the count of the defect is not finished.
         """
         return self._counts.found.get(key)
 
     def put(self, key: str, found: int) -> None:
-        """Store the number of flagged images for a measured defect."""
+        """Store the number of images with a given defect that were flagged as anomalous."""
         self._counts.found[key] = found
         self._counts.seconds = self.seconds_before + time.monotonic() - self._began
         if self._path is not None:

@@ -30,7 +30,7 @@ STYLE = Markup(
 
 
 def limit_chart(record: LimitRecord) -> str:
-    """Draw a measured detection limit as an SVG chart.
+    """Return an SVG chart of a measured detection limit, the smallest size of reliably found defects.
 
     It shows the found shares with their 95 % bounds, the goal of 0.9 and the limits. The picture needs no other file.
 

@@ -29,7 +29,7 @@ RING = 2
 
 @dataclass(frozen=True)
 class Defect:
-    """A kind of defect: its shape, its size in pixels and its contrast in grey levels.
+    """Kind of simulated defect: its shape, its size in pixels and its contrast in grey levels.
 
     Attributes:
         shape: The shape.
@@ -59,7 +59,7 @@ def defect_sizes(height: int, width: int) -> tuple[int, ...]:
 
 
 def defect_kinds(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[tuple[Shape, int | None]]:
-    """Return all pairs of a defect shape and a contrast in grey levels.
+    """Return all combinations of the given defect shapes and contrasts in grey levels, as pairs.
 
     A hole and a missing part have no contrast (None).
     """
@@ -67,7 +67,7 @@ def defect_kinds(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[tupl
 
 
 def defect_rng(seed: int, defect: Defect, image: int) -> np.random.Generator:
-    """Return the random generator for the position, angle and sign of a defect in an image.
+    """Return the random generator for the position, angle and sign (lighter or darker) of a defect.
 
     For the image number ``image`` it is the same in any order and batch.
     """
@@ -75,7 +75,7 @@ def defect_rng(seed: int, defect: Defect, image: int) -> np.random.Generator:
 
 
 def add_defect(image: Image, defect: Defect, rng: np.random.Generator) -> tuple[Image, Mask]:
-    """Draw a defect onto a bright part of a copy of an image.
+    """Return a copy of an image with a defect drawn on a bright part, and the defect's mask.
 
     A pixel x that the defect covers by the share a becomes x + s a c for contrast c and sign s, x (1 - a) in a hole,
     and the mean of a ring around the square in a missing part. Values are rounded, and clipped to 0..255. The sign is

@@ -26,7 +26,7 @@ ALL = "all images; a dataset that the model was not made of"
 
 @dataclass(frozen=True)
 class GoodImages:
-    """Defect-free images that were neither used to train a model nor ranked for its p-values.
+    """Defect-free images that neither trained a model nor calibrated its p-values.
 
     Attributes:
         dataset: The name of their dataset.
@@ -48,7 +48,7 @@ def good_images(
     store: DatasetStore | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> GoodImages:
-    """Choose images without defects from a dataset, to inject defects into them.
+    """Choose defect-free images of a dataset, into which simulated defects can be drawn.
 
     There are at most ``most``, evenly spaced, in a fixed order.
 
@@ -88,7 +88,7 @@ def good_images(
 
 
 def check_unused(name: str, manifest: Manifest, calibration: CalibrationSummary) -> None:
-    """Check that a dataset has images that the model and its p-values have not used.
+    """Check that a dataset has images used neither to train the model nor to calibrate its p-values.
 
     Raises ``DatasetUnfit`` otherwise. ``name`` is the name of the dataset.
     """

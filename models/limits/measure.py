@@ -47,7 +47,7 @@ def measure_limits(
     calibration: int | None = None,
     job: str | None = None,
 ) -> LimitRecord:
-    """Measure the smallest defects that a model finds in 90 % of good images.
+    """Measure the smallest size of simulated defects that a model finds in at least 90 % of images.
 
     There is a limit for each shape and contrast.
 
@@ -133,7 +133,7 @@ def _plan(scorer: Scorer, digest: str, seed: int, alpha: float) -> str:
 
 
 def limit_problem(dataset: str, undamaged: UndamagedImages, calibration_images: int, alpha: float) -> str | None:
-    """Return the reason why no detection limit can be stated, or None."""
+    """Return a text that says why no detection limit can be stated, or None if one can be."""
     if undamaged.images < MIN_LIMIT_IMAGES:
         return (
             f"{dataset} has {undamaged.images} good images for it, at least {MIN_LIMIT_IMAGES} are needed: if the "
@@ -248,7 +248,7 @@ class _Counter:
 
 
 def damaged_images(images: Batch, defect: Defect, seed: int, first: int = 0) -> Batch:
-    """Return copies of images, each with a drawn defect of one kind.
+    """Return copies of images, each with one simulated defect of the given kind at a random position.
 
     Args:
         images: The images, uint8 ``(n, C, H, W)`` or, of several sizes, ``(C, H, W)`` each.

@@ -25,7 +25,7 @@ def clopper_pearson(found: int, images: int, confidence: float = CONFIDENCE) -> 
 
 
 def limit_cell(size: int, found: int, images: int) -> LimitCell:
-    """Return the share of found defects of one size, with its confidence bounds."""
+    """Return the fraction of defects of one size that a model found, with its confidence bounds."""
     lower, upper = clopper_pearson(found, images)
     return LimitCell(size=size, found=found, images=images, share=found / images, lower=lower, upper=upper)
 
@@ -49,7 +49,7 @@ def goes_on(cell: LimitCell) -> bool:
 
 
 def limit_curve(shape: Shape, contrast: int | None, cells: Sequence[LimitCell]) -> LimitCurve:
-    """Return the shares of found defects by size, and the detection limit that follows from them.
+    """Return the fractions of found defects by size, and the detection limit that follows from them.
 
     All sizes are of one kind of defect, with the same shape and contrast.
 

@@ -25,7 +25,7 @@ from models.scoring.open_density import layers_with_log_dets
 
 @dataclass(frozen=True)
 class Artifact(VerifiedModel):
-    """A model loaded from its folder and verified, with its flows.
+    """Model loaded from its folder after its file digests were verified, with its trained flows.
 
     Attributes:
         flow: The trained flow, in evaluation mode; a feature model has several, a hybrid model of both kinds.
@@ -35,7 +35,7 @@ class Artifact(VerifiedModel):
 
 
 def load_artifact(folder: Path) -> Artifact:
-    """Load a model from its folder, after checking file digests and tensor shapes.
+    """Load a model with its trained flows from its folder, after checking file digests and tensor shapes.
 
     Args:
         folder: The folder of the artifact.
@@ -47,7 +47,9 @@ def load_artifact(folder: Path) -> Artifact:
 
 
 def load_flows(model: VerifiedModel, folder: Path) -> Artifact:
-    """Load the flows of a verified model from the weights in its folder.
+    """Load the trained flows of a model from the weight file in its folder.
+
+    The digests of the files were checked before. The names and shapes of the tensors are checked here.
 
     Args:
         model: The model.
@@ -72,7 +74,7 @@ def load_flows(model: VerifiedModel, folder: Path) -> Artifact:
 
 
 def load_distribution(folder: Path) -> FlowDistribution:
-    """Load the pixel flow of a model as a PyTorch distribution of images.
+    """Load the flow over pixels of a model as a PyTorch distribution of images.
 
     The distribution is of dequantised images.
 

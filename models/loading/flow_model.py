@@ -35,7 +35,7 @@ from snf_runtime.steps import Steps
 
 
 class FlowModel:
-    """A model with its trained flows in memory.
+    """Loaded model with its trained flows in memory, for sampling, gradients and calibration.
 
     Args:
         artifact: The loaded artifact.
@@ -56,7 +56,7 @@ class FlowModel:
         self.density = density or self._density_in(options.precision)
 
     def opened(self) -> OpenedDensity:
-        """Return the probability density of the model, with properties of its flows.
+        """Return the density by which the model scores images, with two properties of its trained flows.
 
         The properties are whether the flow over pixels has a learned inverse, and its number of weights for evidence of
         gradients. The number is None for a model with features.
@@ -67,7 +67,7 @@ class FlowModel:
 
     @cached_property
     def pixels(self) -> FlowDensity | None:
-        """The density over pixels with its flow; None for a model that only has flows over features.
+        """The density of image pixels with its trained flow; None for a model of image features alone.
 
         The flow runs in both directions.
         """
@@ -91,7 +91,7 @@ class FlowModel:
 
     @cached_property
     def features(self) -> FrozenFeatureFlows | None:
-        """The frozen flows over image features; None for a model that only has a flow over pixels."""
+        """The immutable (frozen) flows over image features; None for a model with only a flow over pixels."""
         _, features = parts_of(self.density)
         if features is not None and isinstance(features.flows, FrozenFeatureFlows):
             return features.flows
@@ -109,14 +109,14 @@ class FlowModel:
 
     @property
     def gradients_at_once(self) -> int:
-        """The largest number of images that one backward pass processes together."""
+        """The largest number of images whose gradients one backward pass computes together."""
         _, height, width = self._manifest.preprocessing.shape
         return tile_of(height * width)
 
     def gradient_steps(
         self, images: Batch, scored: list[Likelihood | ScoreNotFinite], fisher: NDArray[np.float32] | None
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-        """Add gradient features to the scores of images, as further evidence for anomaly verdicts.
+        """Add statistics of log-likelihood gradients to image scores, as evidence for anomaly verdicts.
 
         Returns a generator that yields before each backward pass. At its end it returns the scores with the evidence.
 
@@ -137,7 +137,7 @@ class FlowModel:
         return add_gradients(scored, np.concatenate(features))
 
     def gradient_maps(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return the norm of the gradient of the log-density at each pixel.
+        """Return a map for each image with the norm of the log-density gradient at each pixel.
 
         The norm is over the channels, and the gradient is with respect to the pixels after the pixel transform. The
         result is ``(N, H, W)``. Raises as :meth:`gradient_steps`.
@@ -154,7 +154,7 @@ class FlowModel:
     def calibrate(
         self, reference: ReferenceImages, progress: Progress, precision: Precision
     ) -> tuple[Calibration, CalibrationSummary]:
-        """Calibrate the model with normal images.
+        """Calibrate anomaly verdicts with normal images, and return the calibration with its summary.
 
         See :meth:`models.scorer.Scorer.calibrate`.
         """

@@ -44,7 +44,7 @@ class ModelFiles:
 
     @classmethod
     def as_they_are(cls, path: Path, calibration: Path | None, options: EngineOptions) -> Self:
-        """Return the files of a model with a digest of their present content.
+        """Return the paths of a model's files with a digest of their present content.
 
         Files that change later are refused by their digest. Raises ``ArtifactError`` if the manifest or the record of
         the calibration cannot be read.
@@ -61,7 +61,7 @@ class ModelFiles:
         return self if threads is None else replace(self, options=replace(self.options, threads=threads))
 
     def fetch(self) -> None:
-        """Fetch missing files of the model, and check that they belong to it.
+        """Fetch missing files of the model to this machine, and check that they belong to the model.
 
         Raises:
             ArtifactError: A file is missing or damaged, or the model is another one.
@@ -80,7 +80,7 @@ class ModelFiles:
 
 
 def content_digest(path: Path, calibration: Path | None) -> str:
-    """Return one SHA-256 digest for all files of a model.
+    """Return one SHA-256 digest, as hexadecimal text, for the content of all files of a model.
 
     It is computed from the manifest and, if there is a later calibration, from its record. These contain the digests of
     all other files.

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OpenModel:
-    """A model that is open for scoring.
+    """Model that is loaded and ready to score images, with its density and calibration.
 
     Attributes:
         model: The verified model, with the calibration in use.
@@ -61,7 +61,7 @@ class OpenModel:
 
 @dataclass(frozen=True)
 class ModelOpener:
-    """Opener that loads a model for scoring after its files were verified.
+    """Loader that opens a model for scoring, after the digests of its files were checked.
 
     The density is opened from what is kept in the cache of engines, where the model was opened before by the same
     software on this machine. Otherwise, or if that gives another score or statistic than the stored ones, it is opened
@@ -83,7 +83,7 @@ class ModelOpener:
 
     @classmethod
     def verified(cls, path: Path, calibration: Path | None, options: EngineOptions) -> Self:
-        """Verify the files of a model by their digests, and return an opener for it.
+        """Check the SHA-256 digests of a model's files, and return an opener that loads the model.
 
         Raises ``ArtifactError`` if a file is missing or damaged, or if a later calibration belongs to other weights.
 
@@ -100,7 +100,7 @@ class ModelOpener:
         return cls(path, arrays, model, summary, options.settled(summary.precision))
 
     def open(self) -> OpenModel:
-        """Open the model for scoring, and check the score and anomaly statistic of its test image.
+        """Open the model for scoring, and check the score and anomaly statistic of its stored test image.
 
         Both are compared with the values that are stored with the model.
 
@@ -181,7 +181,7 @@ class ModelOpener:
 
 
 def check_gradients(calibration: Calibration, weights: int | None) -> None:
-    """Check that the gradient arrays of a calibration fit the flow.
+    """Check that the gradient arrays of a calibration fit the number of weights in the model's flow.
 
     There must be a value for each weight of the flow. A calibration without gradient arrays passes.
 

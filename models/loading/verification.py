@@ -35,7 +35,7 @@ SLACK = 2.0
 
 @dataclass(frozen=True)
 class VerifiedModel:
-    """Manifest, calibration and test images of a model whose file digests were checked.
+    """Description (manifest), calibration and test images of a model whose file digests were checked.
 
     The flows are not loaded.
 
@@ -51,7 +51,7 @@ class VerifiedModel:
 
 
 def verify_model(folder: Path) -> VerifiedModel:
-    """Verify all files of a model by their digests, and return it without its flows.
+    """Check the SHA-256 digests of all files of a model, and return the model without its flows.
 
     Args:
         folder: The folder of the artifact.
@@ -88,7 +88,7 @@ def verify_model(folder: Path) -> VerifiedModel:
 
 
 def load_calibration_of(version: ModelVersion) -> Calibration:
-    """Load the calibration that a model version uses, after checking its SHA-256.
+    """Load the calibration that a model version uses for anomaly verdicts, after checking its SHA-256.
 
     The weights of the model are not loaded.
 
@@ -106,7 +106,7 @@ def load_calibration_of(version: ModelVersion) -> Calibration:
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of a model, which completes the model's folder.
+    """Write the manifest (description file) of a model, which completes the model's folder.
 
     The manifest has the SHA-256 digests of the other files.
     """
@@ -120,7 +120,7 @@ def image_digest(image: NDArray[np.uint8]) -> str:
 
 
 def exact_tolerance(dimensions: int, log_likelihood: float) -> float:
-    """Return the largest allowed difference between float32 and float64 scores, in nats.
+    """Return the largest allowed difference between float32 and float64 log-likelihoods, in nats.
 
     It is 0.001, or 1e-5 D for images of D > 784 values, or a millionth of the score, whichever is most.
 
@@ -132,7 +132,7 @@ def exact_tolerance(dimensions: int, log_likelihood: float) -> float:
 
 
 def score_tolerance(dimensions: int, log_likelihood: float, summary: CalibrationSummary) -> float:
-    """Return the largest allowed error of a score computed in the number format of a calibration.
+    """Return the largest allowed error of a log-likelihood computed in a calibration's number format.
 
     The error is the difference from the score in float64, in nats.
     """
@@ -141,7 +141,7 @@ def score_tolerance(dimensions: int, log_likelihood: float, summary: Calibration
 
 
 def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, tolerance: float) -> None:
-    """Check that the test image of a model gets its stored log-likelihood.
+    """Check that the computed log-likelihood of a model's test image agrees with the stored one.
 
     They may differ by ``tolerance`` nats. Raises ``ArtifactError`` otherwise.
 
@@ -155,7 +155,7 @@ def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, 
 
 
 def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSummary) -> None:
-    """Check that the test image of a model gets its stored anomaly statistic.
+    """Check that the computed anomaly statistic of a model's test image agrees with the stored one.
 
     They may differ by :func:`statistic_tolerance`.
 
@@ -169,7 +169,7 @@ def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSum
 
 
 def statistic_tolerance(statistic: float, summary: CalibrationSummary) -> float:
-    """Return the largest allowed difference of an anomaly statistic from its stored value.
+    """Return the largest allowed difference of the test image's anomaly statistic from its stored value.
 
     It is 0.05 nats.
 
@@ -181,7 +181,7 @@ def statistic_tolerance(statistic: float, summary: CalibrationSummary) -> float:
 
 
 def check_precision(path: Path, precision: str, summary: CalibrationSummary) -> None:
-    """Check that a calibration is for the engine's number format, such as ``float32``.
+    """Check that a calibration was made for the number format of the engine, such as ``float32``.
 
     The calibration is in the file ``path``.
 

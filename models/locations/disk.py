@@ -36,7 +36,7 @@ class DiskFile:
     path: str
 
     def read(self, span: tuple[int, int] | None, version: str | None) -> bytes:
-        """Read the file, or a range of its bytes.
+        """Return all bytes of the file, or those of a given range.
 
         Raises ``LocationNotFound``, ``FileChanged``, ``FileUnreadable`` or ``LocationUnavailable``.
         """
@@ -52,7 +52,7 @@ class DiskFile:
         return data
 
     def entry(self, version: str | None) -> FileEntry:
-        """Return the name, size and version of the file.
+        """Return the file's name, its size in bytes and a text that identifies its version.
 
         Raises ``LocationNotFound``, and ``FileChanged`` for another version.
         """
@@ -62,14 +62,14 @@ class DiskFile:
         return FileEntry(self.path.rpartition("/")[2], status.st_size, _version(status))
 
     def stat(self) -> FileEntry | None:
-        """Return the name, size and version of the file, or None if there is no such file."""
+        """Return the file's name, size in bytes and version text, or None if there is no such file."""
         try:
             return self.entry(None)
         except LocationNotFound:
             return None
 
     def write(self, data: bytes | Path) -> None:
-        """Write the file atomically.
+        """Write the file atomically from bytes or from a local file, replacing any file of its name.
 
         All of the content is synced under another name, and the file is then renamed.
         """
@@ -96,7 +96,7 @@ class DiskFile:
             sync_folder(path.parent)
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield the files in the folder and its subfolders, sorted by name.
+        """Yield an entry (name, size, version) for each file in this folder and its subfolders, sorted by name.
 
         Links to folders are not followed. They are yielded with a ``problem``.
 

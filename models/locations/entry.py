@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 
 class FileEntry(NamedTuple):
-    """Name, size and version of a file at a location.
+    """Name, size and version of a file on disk or in an object store.
 
     In the list of a folder, the name is the path relative to the folder; for a single file it is the last part of the
     path. The size is in bytes.
@@ -31,25 +31,25 @@ class LocatedFile(Protocol):
     """Interface of a file or folder, on disk or in an object store."""
 
     def read(self, span: tuple[int, int] | None, version: str | None) -> bytes:
-        """Read the file, or a range of its bytes.
+        """Return all bytes of the file, or those of a given range.
 
         The range ``span`` is ``(start, stop)``, or None for all bytes. A ``version`` of None accepts any version.
         """
         ...
 
     def entry(self, version: str | None) -> FileEntry:
-        """Return the name, size and version of the file.
+        """Return the file's name, its size in bytes and a text that identifies its version.
 
         Raises ``LocationNotFound``, and ``FileChanged`` for another version.
         """
         ...
 
     def stat(self) -> FileEntry | None:
-        """Return the name, size and version of the file, or None if there is no such file."""
+        """Return the file's name, size in bytes and version text, or None if there is no such file."""
         ...
 
     def write(self, data: bytes | Path) -> None:
-        """Write the file completely or not at all."""
+        """Write the file from bytes or from a local file, completely or not at all."""
         ...
 
     def write_new(self, data: bytes) -> bool:
@@ -64,7 +64,7 @@ class LocatedFile(Protocol):
         ...
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield the files in this folder and its subfolders, sorted by name.
+        """Yield an entry (name, size, version) for each file in this folder and its subfolders, sorted by name.
 
         The order is that of the UTF-8 bytes of their names.
         """

@@ -6,7 +6,7 @@ from models.errors import ErrorKind, ModelsError
 
 
 class LocationRefused(ModelsError):
-    """Raised for a location that is invalid, forbidden or not supported.
+    """Raised for a file or folder location that is invalid, forbidden or not supported.
 
     For example, its URL is malformed, its scheme is not supported, the caller may not name it or has no access, or the
     settings of its store are wrong.
@@ -33,7 +33,7 @@ class LocationNotFound(ModelsError):
 
 
 class LocationUnavailable(ModelsError):
-    """Raised when the server or disk of a location fails or does not answer."""
+    """Raised when the server or disk that holds a file fails or does not answer."""
 
     slug = "location-unavailable"
     title = "The location cannot be reached"

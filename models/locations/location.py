@@ -55,7 +55,7 @@ class Location:
 
     @classmethod
     def parse(cls, text: str) -> Location:
-        """Return the location of a URL or of a path on this machine.
+        """Convert a URL or a path on this machine, given as text, to a location.
 
         The path may be absolute or relative.
         """
@@ -70,7 +70,7 @@ class Location:
 
     @property
     def scheme(self) -> str:
-        """The kind of store: ``s3``, ``gs``, ``az`` or ``file``."""
+        """The URL scheme, which tells the kind of storage: ``s3``, ``gs``, ``az`` or ``file``."""
         return _parts(self.url)[0]
 
     @property
@@ -80,12 +80,12 @@ class Location:
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
+        """The name of the file or folder, which is the last part of its path."""
         return self.path.rpartition("/")[2]
 
     @property
     def parent(self) -> Location:
-        """The folder that holds this file or folder."""
+        """The location of the folder that holds this file or folder."""
         folder = self.path.rpartition("/")[0]
         return Location(
             _file_url(folder or "/") if self.scheme == "file" else f"{self.scheme}://{self.bucket}/{folder}"
@@ -93,11 +93,11 @@ class Location:
 
     @property
     def local_path(self) -> Path | None:
-        """The path on this machine; None for an object store."""
+        """The path of the file or folder on this machine; None for one in an object store."""
         return Path(self.path) if self.scheme == "file" else None
 
     def child(self, name: str) -> Location:
-        """Return a file or folder below this one.
+        """Return the location of a file or folder below this folder, by its relative path.
 
         Args:
             name: Its path relative to this location, with ``/`` between its parts. Any other character is taken as is.
@@ -111,7 +111,7 @@ class Location:
         return Location(f"{self.scheme}://{self.bucket}/{self.path}/{name}" if self.path else f"{self.url}/{name}")
 
     def read(self, version: str | None = None) -> bytes:
-        """Return the content of the file.
+        """Return the whole content of the file as bytes.
 
         Args:
             version: The version to read, of :meth:`stat` or :meth:`files`. Default: whatever is there.
@@ -130,7 +130,7 @@ class Location:
         return self._stored.read((start, stop), version) if start < stop else b""
 
     def open(self, version: str | None = None) -> RangeFile:
-        """Open the file for reading, as a file object that can seek.
+        """Open the file for reading, as a binary file object that can seek.
 
         ``pyarrow.parquet`` takes it, for example. Raises as :meth:`read`.
 
@@ -140,7 +140,7 @@ class Location:
         return RangeFile(lambda start, stop: self.read_range(start, stop, entry.version), entry.size)
 
     def stat(self) -> FileEntry | None:
-        """Return the size and version of the file, or None if there is no file.
+        """Return the file's name, size in bytes and version text, or None if there is no such file.
 
         The file must have exactly this name.
         """
@@ -154,7 +154,7 @@ class Location:
         return self.stat() is not None
 
     def write(self, data: bytes | Path) -> None:
-        """Write the file atomically and durably. Replace an existing file of this name.
+        """Write the file atomically and durably, replacing an existing file of this name.
 
         Args:
             data: Its content, or a file of this machine with the content.
@@ -175,7 +175,7 @@ class Location:
         self._stored.delete()
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield all files in this folder and its subfolders, sorted by name.
+        """Yield an entry (name, size, version) for each file in this folder and its subfolders, sorted by name.
 
         The order of the files is that of the UTF-8 bytes of their names.
 

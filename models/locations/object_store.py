@@ -41,7 +41,7 @@ REQUEST_SECONDS = 600
 
 @dataclass(frozen=True)
 class StoreFile:
-    """Object in a store such as S3, or all objects below a prefix.
+    """Object in an object store such as S3, or the folder of all objects below a prefix.
 
     ``root`` is the URL of the bucket. ``url`` names the object in errors.
     """
@@ -51,7 +51,7 @@ class StoreFile:
     key: str
 
     def read(self, span: tuple[int, int] | None, version: str | None) -> bytes:
-        """Read the object, or a range of its bytes.
+        """Return all bytes of the object, or those of a given range.
 
         Raises ``LocationNotFound``, ``FileChanged``, ``FileUnreadable``, ``LocationRefused`` or
         ``LocationUnavailable``.
@@ -72,7 +72,7 @@ class StoreFile:
         return data
 
     def entry(self, version: str | None) -> FileEntry:
-        """Return the name, size and version of the object.
+        """Return the object's name, its size in bytes and a text that identifies its version.
 
         Raises ``LocationNotFound``, and ``FileChanged`` for another version.
         """
@@ -83,7 +83,7 @@ class StoreFile:
         return entry
 
     def stat(self) -> FileEntry | None:
-        """Return the name, size and version of the object, or None if there is no such object."""
+        """Return the object's name, size in bytes and version text, or None if there is no such object."""
         if not self.key:
             return None
         try:
@@ -92,7 +92,7 @@ class StoreFile:
             return None
 
     def write(self, data: bytes | Path) -> None:
-        """Write the object to the store.
+        """Write the object to the store from bytes or from a local file, replacing an existing object.
 
         A large object is sent in parts, and appears after the last part.
         """
@@ -122,7 +122,7 @@ class StoreFile:
             self._try(lambda: self._store.delete(self.key))
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield the objects in this folder and its subfolders, sorted by name.
+        """Yield an entry (name, size, version) for each object in this folder and its subfolders, sorted by name.
 
         The store sorts them by the UTF-8 bytes of their names.
 
@@ -197,7 +197,7 @@ class StoreFile:
 
 
 def store_variables() -> dict[str, str]:
-    """Return the environment variables that configure the object stores.
+    """Return the environment variables that configure access to object stores, as a dict by name.
 
     They give endpoints, regions, keys, proxies and certificates.
     """

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class RangeFile(io.RawIOBase):
-    """Seekable binary file that reads byte ranges on demand.
+    """Read-only, seekable binary file object that fetches byte ranges of its content on demand.
 
     Each part is read by a call of ``read(start, stop)``, without a buffer.
 
@@ -51,7 +51,7 @@ class RangeFile(io.RawIOBase):
         return position
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read the next bytes of the file.
+        """Read and return the next bytes of the file, and move the position past them.
 
         There are ``size`` bytes unless the file ends before, and all that follow if ``size`` is -1.
         """
@@ -67,7 +67,7 @@ class RangeFile(io.RawIOBase):
         return self.read()
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Fill a buffer with the next bytes and return their number."""
+        """Fill a buffer with the next bytes of the file, and return how many bytes were read."""
         with memoryview(buffer) as view, view.cast("B") as target:
             data = self.read(len(target))
             target[: len(data)] = data

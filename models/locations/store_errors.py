@@ -33,14 +33,14 @@ PASSING = ("408", "409", "429")
 
 
 class AnswerCutOff(LocationUnavailable):
-    """Raised when the response of a server is lost or ends too early.
+    """Raised when the response of an object store's server is lost or ends too early.
 
     The request is then repeated.
     """
 
 
 def store_error(error: Exception, url: str) -> ModelsError:
-    """Convert an exception of the obstore library to the matching location error.
+    """Convert an exception of the obstore library to the matching error about a file location.
 
     Its text holds no address but the URL of the location, so that it may be shown to callers of the service.
     """
@@ -68,7 +68,7 @@ def store_error(error: Exception, url: str) -> ModelsError:
 
 
 def setting_error(error: Exception, root: str) -> LocationRefused:
-    """Return the error for an object store with wrong settings in the environment.
+    """Return the error to raise for an object store with wrong settings in environment variables.
 
     The store cannot be used with these settings.
     """

@@ -39,7 +39,7 @@ WHOLE = ("model_state_dict", "state_dict")
 
 
 def parameters_of(loaded: object) -> dict[str, Tensor]:
-    """Return the flow parameters from the content of a checkpoint file.
+    """Return the parameter tensors of a flow by name, from the loaded content of a checkpoint file.
 
     The content is a state dictionary, alone or beside other entries.
 

@@ -6,7 +6,7 @@ from models.errors import ErrorKind, ModelsError
 
 
 class CheckpointRefused(ModelsError):
-    """Raised for a published checkpoint that cannot be imported.
+    """Raised when a published checkpoint (file of flow weights) cannot be imported as a model.
 
     For example, it is too large, cannot be read, or holds no flow of a known kind. Published checkpoints are files of
     the code of Keller et al.

@@ -44,7 +44,7 @@ class PublishedRecipe(ArchitectureFile):
 
 
 def recipe_of(architecture: LayeredArchitecture | None = None) -> PublishedRecipe:
-    """Return the recipe of an imported flow with a given architecture.
+    """Return the recipe (layers and image settings) of an imported flow with a given architecture.
 
     The recipe lists no layers if ``architecture`` is None (not known yet).
     """
@@ -63,7 +63,7 @@ def write_model(
     observe: Observer,
     options: EngineOptions,
 ) -> None:
-    """Calibrate and evaluate an imported flow, and write it as a model.
+    """Calibrate and evaluate an imported flow, and write it to a folder as a complete model.
 
     The checks whether the flow is fit to serve are run and recorded, too. The folder of the model is written completely
     or not at all.

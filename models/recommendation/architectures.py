@@ -25,7 +25,7 @@ VALIDATION_IMAGES = 64
 def feature_architecture(
     shape: tuple[int, int, int], parameters: RecommendParameters, backbones: Path | None
 ) -> FeatureArchitecture:
-    """Return the architecture of the flows over features in a comparison of model families.
+    """Return the architecture of the flows over image features for a comparison of model families.
 
     Args:
         shape: Channels, height and width of the images.
@@ -44,7 +44,7 @@ def feature_architecture(
 
 
 def pixel_architecture(shape: tuple[int, int, int], train: int, minutes: float) -> tuple[PixelArchitecture, int]:
-    """Return the architecture and the batch size of the pixel flow in a comparison of model families.
+    """Return the architecture and training batch size of the flow over pixels for a model comparison.
 
     Args:
         shape: Channels, height and width of the images.

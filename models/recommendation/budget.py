@@ -31,7 +31,7 @@ REPORT_S = 0.5
 
 
 class ComparisonPlan(BaseModel):
-    """Stored plan of a comparison of model families, with decisions based on measured speeds.
+    """Stored plan of a model comparison: its numbers of images and training time, from measured speeds.
 
     It also has the time spent so far. Another attempt continues with the same decisions.
     """
@@ -47,7 +47,7 @@ class ComparisonPlan(BaseModel):
 
 
 class Budget:
-    """Time budget of a comparison of model families, with its progress reports and stored plan.
+    """Time budget of a comparison of model families, which also reports progress and stores decisions.
 
     Args:
         seconds: The whole budget.
@@ -84,11 +84,11 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """Seconds until the deadline; negative after it."""
+        """Seconds left until the deadline of the comparison; negative after the deadline."""
         return self.seconds - self.spent
 
     def share_out(self, per_image: float, reference: int, cells: int, good: int) -> tuple[float, int]:
-        """Divide the time left between training the pixel flow and counting found defects.
+        """Divide the remaining time between training the pixel flow and counting the defects that models find.
 
         Returns the seconds to train the pixel flow, and the number of good images that get defects.
 
@@ -126,7 +126,7 @@ class Budget:
             self._observe({"event": "log", "message": text})
 
     def tick(self, seconds_left: float | None = None) -> None:
-        """Report the progress, or stop the comparison if that was requested.
+        """Report the progress of the comparison, or end it if a stop was requested.
 
         There is a report every half second at most. Raises ``Interrupted`` where the comparison is to stop.
 
@@ -139,7 +139,7 @@ class Budget:
         self.report(seconds_left)
 
     def report(self, seconds_left: float | None = None) -> None:
-        """Report the progress, every half second at most.
+        """Report the progress of the comparison, at most once every half second.
 
         Unlike :meth:`tick`, this never raises ``Interrupted``.
         """

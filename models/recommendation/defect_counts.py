@@ -25,7 +25,7 @@ Kind = tuple[Shape, int | None]
 
 @dataclass(frozen=True)
 class DefectCurves:
-    """Measured detection curves of each model family.
+    """Fraction of found defects by defect kind and size, measured for each model family.
 
     Measurements that were skipped or cut short for lack of time are listed, too.
 
@@ -41,7 +41,7 @@ class DefectCurves:
 
 
 def kinds_by_importance(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[Kind]:
-    """Return the defect kinds (shape and contrast), the most important first.
+    """Return the kinds of defects to measure (pairs of shape and contrast), the most important first.
 
     Each shape comes once at first, with the middle contrast if it has contrasts. The kinds of the other contrasts
     follow.
@@ -61,7 +61,7 @@ def count_defects(
     budget: Budget,
     journal: CellJournal,
 ) -> DefectCurves:
-    """Count the injected defects that each model family flags as anomalies.
+    """Count the simulated defects that each model family flags as anomalies, by defect kind and size.
 
     Sizes are tried from the largest down. For each family and kind, they are tried until the lower bound of the found
     share is below 0.9.

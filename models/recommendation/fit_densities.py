@@ -45,7 +45,7 @@ TIMED = 32
 
 @dataclass(frozen=True)
 class FittedPart:
-    """Density that was fitted to a subset of images, with its likelihood and cost.
+    """Density of pixels or features that was fitted to images, with its likelihood and fit time.
 
     The likelihood is that of held-out images.
 
@@ -85,7 +85,7 @@ def fitted_features(
     plan: str,
     report: Report,
 ) -> FittedPart:
-    """Fit flows over features to images, or load the fit of an earlier attempt.
+    """Fit flows over image features, or load those fitted by an earlier attempt of the comparison.
 
     An earlier attempt has stored its fit in ``folder``.
 
@@ -178,7 +178,7 @@ def trained_pixels(
     observe: Observer,
     should_stop: Callable[[], bool],
 ) -> FittedPart:
-    """Train a flow over pixels, or continue the training of an earlier attempt.
+    """Train a flow over pixels for the comparison, or continue the training of an earlier attempt.
 
     The checkpoints of an earlier attempt are in ``folder``.
 

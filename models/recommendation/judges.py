@@ -26,7 +26,7 @@ PARTS_OF: dict[FamilyName, tuple[PartName, ...]] = {
 
 @dataclass(frozen=True)
 class FamilyJudges:
-    """Calibrated model families that flag anomalous images in a comparison.
+    """Calibrated models of the compared families (pixel, feature, hybrid) that flag anomalous images.
 
     Attributes:
         parts: The fitted densities.
@@ -50,7 +50,7 @@ class FamilyJudges:
         subsets: Subsets,
         alpha: float,
     ) -> FamilyJudges:
-        """Calibrate each fitted model family on the reference images.
+        """Calibrate the anomaly verdicts of each fitted model family on normal reference images.
 
         The families are pixels, features and both.
 
@@ -70,7 +70,7 @@ class FamilyJudges:
         return cls(parts, calibrations, max(alpha, smallest))
 
     def flagged(self, images: Images, families: Iterable[FamilyName]) -> dict[FamilyName, int]:
-        """Return how many images each of the given model families flags.
+        """Return how many images each of the given model families flags as anomalous, as a dict by family.
 
         An image without a finite likelihood is not flagged.
 
@@ -88,7 +88,7 @@ class FamilyJudges:
         return {family: self._count(family, [scored[part] for part in PARTS_OF[family]]) for family in wanted}
 
     def seconds_per_image(self, family: FamilyName) -> float:
-        """Return the seconds that a model family takes to score an image.
+        """Return the average seconds per image that a model family has taken for scoring.
 
         They are the sum over its densities, each measured over all images that the density has scored.
         """

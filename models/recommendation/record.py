@@ -49,7 +49,7 @@ class RecommendParameters(ImageOptions):
 
     @property
     def image_settings(self) -> dict[str, Any]:
-        """The explicitly set image options, as a dict of training parameters."""
+        """The image options that were explicitly set, as a dict of training parameters by name."""
         return self.model_dump(mode="json", include=set(ImageOptions.model_fields), exclude_unset=True)
 
 
@@ -58,7 +58,7 @@ class _RecordPart(BaseModel):
 
 
 class FamilyResult(_RecordPart):
-    """Result of one model family in a comparison.
+    """Measured likelihood, detection limits and speed of one model family in a comparison.
 
     If the family was not compared, ``unavailable`` gives the reason.
     """
@@ -89,7 +89,7 @@ class FamilyResult(_RecordPart):
 
 
 class ComparedImages(_RecordPart):
-    """Numbers of images of a dataset for each purpose in a comparison.
+    """Numbers of images of a dataset that a comparison uses for fits, calibration and drawn defects.
 
     No image is counted twice.
     """

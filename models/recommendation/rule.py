@@ -33,7 +33,7 @@ NOT_COVERED = (
 
 @dataclass(frozen=True)
 class Proposal:
-    """Proposed model family, with the reasons.
+    """Proposed model family (pixels, features or hybrid), with the reasons as sentences.
 
     The family is None where no family was measured.
     """
@@ -43,7 +43,7 @@ class Proposal:
 
 
 def limit_rank(curve: LimitCurve, sizes: Sequence[int]) -> int:
-    """Return the rank of a detection limit among the tried sizes.
+    """Return the rank of a detection limit among the tried defect sizes, from 0 for the smallest.
 
     It is the index of the limit in ``sizes``, or ``len(sizes)`` if the curve has no limit.
     """
@@ -51,7 +51,7 @@ def limit_rank(curve: LimitCurve, sizes: Sequence[int]) -> int:
 
 
 def mean_rank(curves: Sequence[LimitCurve], sizes: Sequence[int]) -> float:
-    """Return the mean rank of a family's detection limits; smaller is better.
+    """Return the mean rank of a family's detection limits among the defect sizes; smaller is better.
 
     It is the mean over shapes of the mean over contrasts.
 
@@ -106,7 +106,7 @@ def limit_words(curve: LimitCurve) -> str:
 
 
 def limit_cell_text(curve: LimitCurve) -> str:
-    """Return a detection limit as the text of a table cell, such as ``6``.
+    """Return a detection limit in pixels as the text of a table cell, such as ``6``.
 
     Without a limit the text has the share at the largest size, such as ``none (60% at 12)``.
     """

@@ -36,7 +36,7 @@ BLOCKS = 100
 
 @dataclass(frozen=True)
 class Subsets:
-    """Disjoint sets of images of a dataset for a comparison.
+    """Disjoint subsets of a dataset's images to fit, calibrate and test the compared model families.
 
     Each set is uint8 ``(n, C, H, W)``.
 

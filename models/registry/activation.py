@@ -23,7 +23,7 @@ def attainable(smallest_p: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class UnlessCoarser:
-    """Rule that activates a new calibration unless it is coarser than the active calibration.
+    """Rule that activates a new calibration unless its smallest p-value is above the active one's.
 
     A calibration with a larger smallest p-value is coarser.
 
@@ -34,7 +34,7 @@ class UnlessCoarser:
 
     @staticmethod
     def decide(number: int, smallest_p: float, used: int, used_smallest_p: float) -> Activation:
-        """Decide whether a new calibration replaces the active calibration.
+        """Decide whether a new calibration replaces the active one, by comparing their smallest p-values.
 
         The new calibration is ``number``, the active calibration ``used``. If the active calibration stays, the result
         gives the reason.

@@ -24,7 +24,7 @@ class TooManyAliases(ModelsError):
 
 
 def read_aliases(folder: Path) -> dict[str, int]:
-    """Read the aliases of a model with their version numbers.
+    """Read the stored aliases of a model, and return the version number of each as a dict.
 
     The dict is empty if the folder has no file of aliases.
 

@@ -46,7 +46,7 @@ class ActiveCalibration(BaseModel):
 
 
 class CalibrationStore:
-    """Numbered calibrations of a model version on disk, one of them active.
+    """Storage on disk for the numbered calibrations of a model version, one of which is active.
 
     A calibration holds statistics of normal images.
 
@@ -69,7 +69,7 @@ class CalibrationStore:
         return sorted({OWN} | {int(path.name) for path in folders if is_version(path.name) and path.is_dir()})
 
     def active(self) -> int:
-        """Return the number of the active calibration.
+        """Return the number of the active calibration, which the model version uses for verdicts.
 
         Raises ``ArtifactError`` if the file of the choice is damaged.
 
@@ -81,14 +81,14 @@ class CalibrationStore:
         return newest if newest > choice.newest else choice.calibration
 
     def path(self, number: int) -> Path | None:
-        """Return the folder of a calibration, or None for number 0.
+        """Return the folder of the calibration with the given number, or None for number 0.
 
         The folder may not exist. Number 0 is stored with the model.
         """
         return None if number == OWN else self.folder / str(number)
 
     def record(self, number: int) -> CalibrationRecord:
-        """Return the record of a calibration that was added to the version (number 1 or more).
+        """Return the metadata record of a calibration that was added to the version (number 1 or more).
 
         It says when, by which job and from which images the calibration was made.
 
@@ -99,7 +99,7 @@ class CalibrationStore:
         return read_record(self.folder / str(number))
 
     def of_job(self, job: str) -> int | None:
-        """Return the number of the calibration that a job made.
+        """Return the number of the calibration that a given job added to the model version.
 
         It is None if the job with the id ``job`` made none.
         """
@@ -180,7 +180,7 @@ class CalibrationStore:
         return rule.decide(number, new.smallest_p, used, in_use.smallest_p)
 
     def checked_record(self, number: int, weights_sha256: str) -> CalibrationRecord:
-        """Return the record of a calibration after checking its files.
+        """Return the metadata record of a calibration, after checking its file and the weights it is for.
 
         The number of the calibration is 1 or more.
 
@@ -193,7 +193,7 @@ class CalibrationStore:
         return record
 
     def choose(self, number: int, weights_sha256: str) -> None:
-        """Activate a calibration after checking its files.
+        """Make a calibration the active one of the model version, after checking its files.
 
         The verdicts of the model version then come from this calibration. Calibration 0 is not checked here.
 
@@ -236,7 +236,7 @@ class CalibrationStore:
 
 
 def read_record(folder: Path) -> CalibrationRecord:
-    """Read the record of a calibration from its folder.
+    """Read the metadata record of a calibration from the folder of the calibration.
 
     It says when, by which job and from which images the calibration was made.
 
@@ -254,7 +254,7 @@ def read_record(folder: Path) -> CalibrationRecord:
 
 
 def check_files(folder: Path, record: CalibrationRecord, weights_sha256: str) -> None:
-    """Check that the file of a calibration fits its record and the weights of the model.
+    """Check that the data file of a calibration fits its metadata record and the model's weights.
 
     Raises ``ArtifactError`` if the file is missing, its SHA-256 differs, or it is for other weights.
     """

@@ -24,7 +24,7 @@ RECORD = "limit.json"
 
 
 class LimitStore:
-    """The measured detection limits of one model version, stored on disk.
+    """Storage on disk for a model version's measured detection limits (smallest reliably found defects).
 
     Each limit records the number of the calibration that it was measured with.
 
@@ -53,7 +53,7 @@ class LimitStore:
         return read_limit(self.folder / str(number) / RECORD)
 
     def readable(self) -> dict[int, LimitRecord]:
-        """Return all undamaged detection limits by number, in ascending order.
+        """Return all detection limits with undamaged files as a dict by number, in ascending order.
 
         Damaged limits are logged and left out.
         """
@@ -66,7 +66,7 @@ class LimitStore:
         return records
 
     def best(self, calibration: int) -> tuple[int, LimitRecord] | None:
-        """Return the newest detection limit of a calibration, with its number.
+        """Return the number and the record of the newest detection limit measured with a calibration.
 
         If the calibration has no limit, the newest limit of all is returned; None if there is none.
         """
@@ -103,7 +103,7 @@ class LimitStore:
 
 
 def read_limit(path: Path) -> LimitRecord:
-    """Read a detection limit from a file.
+    """Read a measured detection limit from its JSON file.
 
     Raises ``ArtifactError``, which names the file.
     """

@@ -84,7 +84,7 @@ class Registry:
         return stored if first is None else {LIVE: first, **stored}
 
     def unfit(self, name: str, version: int) -> tuple[FitnessCheck, ...]:
-        """Return the fitness checks that a model version failed.
+        """Return the checks of fitness to serve that a model version failed, as a tuple.
 
         The result is empty if the version passed all of them. A version that failed a check does not become live
         automatically.
@@ -224,7 +224,7 @@ class Registry:
         return None
 
     def promote(self, version: ModelVersion) -> None:
-        """Make a model version live, unless a later version already is.
+        """Make a model version the one that is served by default, unless a later version already is.
 
         The alias ``live`` of the model then points at this version.
         """
@@ -252,7 +252,7 @@ class Registry:
         return before
 
     def remove_alias(self, name: str, alias: str) -> None:
-        """Remove an alias of a model; the version itself stays in the registry.
+        """Remove an alias of a model; the version that it pointed at stays in the registry.
 
         Raises ``AliasRequired`` for ``live`` of a fit version.
 

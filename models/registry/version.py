@@ -18,7 +18,7 @@ Stamp = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One version of a trained model in the registry: its number, its folder, and the calibration that it uses.
+    """One version of a trained model in the registry, with its folder and the calibration for its p-values.
 
     Attributes:
         name: The name of the model.
@@ -42,7 +42,7 @@ class ModelVersion:
 
     @property
     def manifest(self) -> Manifest:
-        """The description of the model, such as its architecture, training and quality.
+        """The manifest of this model version, which describes its architecture, training and measured quality.
 
         It also has the digests of the files. It is read from disk and cached.
 
@@ -52,7 +52,7 @@ class ModelVersion:
 
     @property
     def calibration_summary(self) -> CalibrationSummary:
-        """Summary of the calibration in use.
+        """Summary of the calibration from which this model version computes p-values.
 
         It describes the images of the calibration, its precision and its smallest p-value. The result is cached.
 
@@ -74,7 +74,7 @@ def _cached_record(path: Path, _stamp: Stamp | None) -> CalibrationRecord:
 
 
 def file_identity(path: Path) -> Stamp | None:
-    """Return inode, modification time in nanoseconds and size in bytes of a file; None where there is no file."""
+    """Return (inode, modification time in ns, size in bytes) of a file, or None if there is no file."""
     try:
         status = path.stat()
     except OSError:

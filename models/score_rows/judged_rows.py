@@ -36,16 +36,16 @@ class Judge(Protocol):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Preprocessing of images: their shape, and the conversion of other sizes and colours."""
+        """The image shape that the model expects, and how images of other sizes and colours are converted."""
         ...
 
     def judge_each(self, images: Batch, alpha: float | None) -> list[Judgement]:
-        """Return the log-likelihood and the anomaly verdict of each image, or its error."""
+        """Return a list with the log-likelihood and anomaly verdict, or the scoring error, of each image."""
         ...
 
 
 def batches_of(images: Iterable[NamedImage]) -> Generator[list[NamedImage]]:
-    """Yield images in batches of 64, or fewer if they are large.
+    """Yield images in batches (lists) of at most 64 images, fewer if their pixels would exceed 64 MiB.
 
     The batches are for :func:`judged_rows`.
     """
@@ -53,7 +53,7 @@ def batches_of(images: Iterable[NamedImage]) -> Generator[list[NamedImage]]:
 
 
 def judged_rows(judge: Judge, batch: Sequence[NamedImage], alpha: float | None) -> list[Row]:
-    """Score a batch of images, and return one table row for each image, in order.
+    """Score and judge a batch of images; return one table row (a dict by column) for each, in order.
 
     An image that cannot be scored has its error in its row.
 

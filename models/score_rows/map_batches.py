@@ -27,7 +27,7 @@ Columns = Mapping[str, Any]
 
 
 def score_columns(judge: Judge, batch: Columns, alpha: float | None = None) -> dict[str, Any]:
-    """Score a batch of images, and return its columns with the scores added.
+    """Score the images in a batch of table columns, and return the columns with score columns added.
 
     The column of the images is left out. Each column has one value for each image.
 

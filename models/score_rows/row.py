@@ -35,24 +35,24 @@ Row = dict[str, Any]
 
 
 class ReasonText(Protocol):
-    """Protocol of a reason why an image was flagged, with a text and a box.
+    """Protocol of a reason why an image was flagged: a text and, if any, the box of an image region.
 
     The box is in pixels of the upright file.
     """
 
     @property
     def text(self) -> str:
-        """The reason in words."""
+        """The reason for the anomaly verdict on an image, in words."""
         ...
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
-        """Left, top, right and bottom of the region in pixels; None if the reason has no region."""
+        """Left, top, right and bottom, in pixels, of this reason's image region; None if it has no region."""
         ...
 
 
 class JudgedValues(Protocol):
-    """Protocol of the anomaly verdict on an image.
+    """Protocol of the anomaly verdict on an image: p-value, score, statistic, decision and reasons.
 
     It was made in this process, or comes from the response of a service.
     """
@@ -69,7 +69,7 @@ class JudgedValues(Protocol):
 
     @property
     def statistic(self) -> float:
-        """Test statistic of the image in nats.
+        """The anomaly test statistic of the image, in nats; a large value indicates an anomaly.
 
         Its rank among the statistics of calibration images gives the p-value.
         """
@@ -82,14 +82,14 @@ class JudgedValues(Protocol):
 
     @property
     def reasons(self) -> Sequence[ReasonText] | None:
-        """The main reasons for the anomaly verdict, the strongest first."""
+        """The main reasons for the anomaly verdict on the image, the strongest first; None if not given."""
         ...
 
 
 def row_of(
     path: str, log_likelihood: float, bits_per_dim: float | None, verdict: JudgedValues, warning: str | None
 ) -> Row:
-    """Return the table row of an image that was scored.
+    """Return the table row of a scored image: a dict with log-likelihood, p-value and anomaly verdict.
 
     Args:
         path: Name of the image.
@@ -116,7 +116,7 @@ def row_of(
 
 
 def failed_row(path: str, error: str, detail: str) -> Row:
-    """Return the table row of an image that could not be scored.
+    """Return the table row, a dict with path and error, of an image that could not be scored.
 
     The row has the short code and the text of the error.
     """

@@ -27,7 +27,7 @@ LEFTOVER_S = 3600.0
 
 
 def read_cached(path: Path) -> bytes | None:
-    """Return the content of a file in the cache, or None if there is no usable file.
+    """Return the bytes of a file in the cache of compiled models, or None if it is missing or unusable.
 
     The time of its last use is updated.
 
@@ -49,7 +49,7 @@ def read_cached(path: Path) -> bytes | None:
 
 
 def note_use(path: Path) -> None:
-    """Update the time at which a cache file was last used.
+    """Set the last-use time of a file in the cache of compiled models to the current time.
 
     The files that were unused for the longest time are deleted first.
     """
@@ -60,7 +60,7 @@ def note_use(path: Path) -> None:
 
 
 def write_cached(path: Path, content: bytes) -> None:
-    """Write a file to the cache; a failed write is only logged.
+    """Write a file to the cache of compiled models; a failed write is only logged.
 
     Nothing is written if the disk has no room, which is logged, too.
 

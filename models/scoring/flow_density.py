@@ -10,7 +10,7 @@ from snf_runtime.scoring.pixel_density import PixelDensity
 
 
 class FlowDensity(PixelDensity):
-    """Probability density of 8-bit images, computed with a frozen flow.
+    """Probability density of 8-bit images, computed with an immutable flow that can also draw samples.
 
     An engine runs the flow in both directions.
 
@@ -28,7 +28,7 @@ class FlowDensity(PixelDensity):
 
 
 def pixels_of(density: ImageDensity) -> FlowDensity | None:
-    """Return the pixel density of a model with its frozen flow, or None if there is none.
+    """Return a model's density over pixels, with its immutable flow, or None if there is none.
 
     ``density`` is the pixel density itself, or a hybrid density that contains it. Returns None for a model of features
     alone, and for a density opened from the cache, which has no frozen flow.

@@ -23,7 +23,7 @@ PROBES = 4
 
 @dataclass(frozen=True)
 class FrozenLevel(LevelLayout):
-    """One level of an immutable flow: its layout and its layers.
+    """One resolution level of an immutable flow: its sizes and constants, and its layers.
 
     Attributes:
         steps: The frozen bijections of the level.
@@ -47,7 +47,7 @@ class FrozenFlow(FlowLayout):
     pixels: Elementwise
 
     def with_precision(self, precision: Precision) -> FrozenFlow:
-        """Return the flow with its coupling networks in another number format.
+        """Return this flow with its coupling networks rounded to another number format, such as bfloat16.
 
         If the flow has this precision already, it is returned itself.
 
@@ -72,7 +72,7 @@ class FrozenFlow(FlowLayout):
 
     @property
     def has_learned_inverse(self) -> bool:
-        """Whether any layer has a learned approximate inverse.
+        """Whether any layer of the flow has a learned approximate inverse.
 
         Images can then be sampled with it.
         """
@@ -85,7 +85,7 @@ class FrozenFlow(FlowLayout):
 
 @torch.no_grad()
 def constant_log_dets(flow: Flow, image_shape: Shape) -> dict[str, float]:
-    """Return the log-determinants that are the same for all images, by layer name.
+    """Return a dict, by layer name, of the log-determinants in a flow that are the same for all images.
 
     They are log |det dz/dx| in nats. Layers without parameters, such as permutations, are left out.
 
@@ -112,7 +112,7 @@ def constant_log_dets(flow: Flow, image_shape: Shape) -> dict[str, float]:
 
 @torch.no_grad()
 def require_invertible(flow: Flow, image_shape: Shape) -> None:
-    """Check that the layers of a flow can be inverted numerically in float64.
+    """Check that a flow's layers can be inverted in float64, and raise ``SingularLayer`` if one cannot.
 
     The exact inverse of each layer must give back its input.
 

@@ -21,7 +21,7 @@ PIXELS, FEATURES = "pixels.", "features."
 
 
 def log_dets_of(flows: TrainedFlows, architecture: Architecture) -> dict[str, float]:
-    """Return the log-determinants that are the same for all images, by layer name.
+    """Return a dict, by layer name, of the log-determinants in a model that are the same for all images.
 
     They are in nats, computed in float64.
 
@@ -61,7 +61,9 @@ def open_density(
     weights_digest: str,
     options: EngineOptions | None = None,
 ) -> ImageDensity:
-    """Return the density of a model, with its frozen flows and the engines that run them.
+    """Return the probability density of a trained model, ready to score images.
+
+    It holds the frozen flows and the engines that run them.
 
     Args:
         flows: The trained flows.
@@ -90,7 +92,7 @@ def open_density(
 
 
 def frozen_pixels(flows: TrainedFlows, architecture: Architecture, log_dets: dict[str, float]) -> FrozenFlow | None:
-    """Return the frozen flow over pixels of a model; None for a model that only has features.
+    """Return an immutable copy of a model's flow over pixels; None for a model of features alone.
 
     The arguments are those of :func:`open_density`.
     """
@@ -102,7 +104,7 @@ def frozen_pixels(flows: TrainedFlows, architecture: Architecture, log_dets: dic
 
 
 def frozen_features(flows: TrainedFlows, log_dets: dict[str, float]) -> FrozenFeatureFlows | None:
-    """Return the frozen flows over features of a model; None for a model that only has pixels."""
+    """Return an immutable copy of a model's flows over features; None for a model of pixels alone."""
     if isinstance(flows, FeatureFlows):
         return freeze_features(flows, log_dets)
     if isinstance(flows, Flow):
@@ -121,7 +123,7 @@ def open_pixels(
     weights_digest: str,
     options: EngineOptions | None = None,
 ) -> FlowDensity:
-    """Return the density of a trained flow over pixels, with the engine that runs it.
+    """Return the probability density of images under a trained flow, with the engine that runs the flow.
 
     The flow is frozen. The arguments are those of :func:`open_density`.
     """

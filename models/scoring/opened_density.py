@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OpenedDensity:
-    """Density of a model, ready to run, with facts about its flows.
+    """Density of a model, ready to score, with facts such as whether its flows have a learned inverse.
 
     The facts are needed before the trained flows are loaded.
 
@@ -36,7 +36,7 @@ class OpenedDensity:
 
 
 def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity | None]:
-    """Return the density over pixels and the density over features in a model's density.
+    """Return the pair of a model's density over pixels and its density over features.
 
     A density that is missing is None.
     """
@@ -49,7 +49,7 @@ def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity
 
 
 def open_waves(density: ImageDensity) -> None:
-    """Load or compile the graphs for large batches in advance.
+    """Load or compile a model's OpenVINO graphs for large batches of images in advance.
 
     No image then has to wait for them.
     """
@@ -60,6 +60,6 @@ def open_waves(density: ImageDensity) -> None:
 
 
 def program_of(engine: TiledEngine) -> Program | None:
-    """Return the program of compiled graphs that an engine runs; None for torch."""
+    """Return the compiled OpenVINO graphs that an engine runs, as a ``Program``; None for PyTorch engines."""
     program: Program | None = getattr(engine, "program", None)
     return program

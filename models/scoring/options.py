@@ -36,7 +36,7 @@ class EngineOptions:
     backbones: Path | None = None
 
     def settled(self, precision: Precision) -> Self:
-        """Return a copy of these options with defaults filled in.
+        """Return a copy of these engine options in which a missing thread count or precision is filled in.
 
         The number of threads is set, and ``precision`` is used if these options have none.
 

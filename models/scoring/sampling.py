@@ -86,7 +86,7 @@ class Sampler:
 
     @property
     def at_once(self) -> int:
-        """Number of images that :meth:`sample_steps` draws between two pauses.
+        """Number of images that :meth:`sample_steps` draws before it pauses for other work.
 
         It is at most 32, and smaller for large images.
         """
@@ -95,7 +95,7 @@ class Sampler:
     def sample(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.uint8]:
-        """Return ``n`` random images, uint8 ``(n, C, H, W)``. Image i depends only on the seed and on i.
+        """Draw ``n`` random images, uint8 ``(n, C, H, W)``; image i depends only on the seed and on i.
 
         Args:
             n: The number of images.
@@ -115,7 +115,7 @@ class Sampler:
     def sample_steps(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact"
     ) -> Steps[NDArray[np.uint8]]:
-        """Draw random images in a generator that pauses between groups of images.
+        """Return a generator that draws random images in small groups, with pauses for other work.
 
         It finally returns ``n`` images, uint8 ``(n, C, H, W)``.
         """
@@ -129,7 +129,7 @@ class Sampler:
     def sample_continuous(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.float64]:
-        """Draw random images without rounding the pixel values.
+        """Draw random images from the flow, without rounding their pixel values to whole numbers.
 
         Returns ``n`` images, float64 ``(n, C, H, W)``.
 

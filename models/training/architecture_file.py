@@ -117,7 +117,7 @@ class ArchitectureFile:
 
 
 def read_architecture_file(path: Path) -> dict[str, Any]:
-    """Read a JSON architecture file, and return its document for :func:`parse_architecture`.
+    """Read a JSON architecture file, and return its content as a dict for :func:`parse_architecture`.
 
     Raises:
         ArchitectureInvalid: The file cannot be read, is too large, or is not a JSON object.
@@ -138,7 +138,7 @@ def read_architecture_file(path: Path) -> dict[str, Any]:
 
 
 def parse_architecture(document: Mapping[str, Any]) -> ArchitectureFile:
-    """Parse and check the document of an architecture.
+    """Check a dict that describes a flow architecture, and return it as an ``ArchitectureFile``.
 
     All that does not depend on the image shape is checked.
 
@@ -172,7 +172,7 @@ def parse_architecture(document: Mapping[str, Any]) -> ArchitectureFile:
 
 
 def find_recipe(preset: str, architecture: Mapping[str, Any] | None) -> TrainingRecipe:
-    """Return the recipe parsed from ``architecture``, or the preset named ``preset`` if ``architecture`` is None.
+    """Return the training recipe in ``architecture``, or the preset ``preset`` if ``architecture`` is None.
 
     A recipe is an architecture with training settings.
 
@@ -204,7 +204,7 @@ def _check_without_shape(recipe: ArchitectureFile) -> None:
 
 
 def document_of(architecture: LayeredArchitecture, name: str, training: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an architecture as a document that lists all layers.
+    """Return a flow architecture as a document, a JSON-ready dict that lists all of its layers.
 
     :func:`parse_architecture` can read the document.
 

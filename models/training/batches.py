@@ -48,7 +48,10 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of full batches in one pass over the images, at least 1. Images left over are not used."""
+        """The number of full batches in one pass over the training images, at least 1.
+
+        Images left over are not used.
+        """
         return max(1, len(self.images) // self.batch_size)
 
     def batch(self, step: int) -> Tensor:

@@ -68,7 +68,7 @@ class TrainingState:
 def save_checkpoint(
     folder: Path, state: TrainingState, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> Path:
-    """Write a checkpoint of a training run, and delete old checkpoints.
+    """Write a checkpoint of a training run, delete old ones, and return the folder of the new one.
 
     It is written to ``folder/step-NNNNNNNN``.
 

@@ -192,7 +192,7 @@ LATER = ("augmentation", "whitening", "optimizer")
 
 
 def earlier_settings() -> dict[str, object]:
-    """Return default values for the training settings that earlier versions of this program did not have.
+    """Return a dict of default values for training settings that earlier program versions did not have.
 
     The values are those by which the earlier versions trained.
     """

@@ -27,7 +27,7 @@ TIMEOUT = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class Ranks:
-    """Rank of this process among the processes that train a flow together.
+    """Number (rank) of this process among the processes that train a flow together.
 
     Its methods exchange values with the other processes.
 
@@ -64,7 +64,7 @@ class Ranks:
         return part, len(part) / len(batch)
 
     def mean(self, value: Tensor, share: float) -> Tensor:
-        """Average a value over the whole batch from the slices of all processes.
+        """Return to each process the mean of a value over a training batch that is split among the processes.
 
         Each process passes the mean over its slice. The gradient, averaged over the processes, is exact.
 
@@ -80,7 +80,7 @@ class Ranks:
         return total + (own - own.detach())
 
     def gather(self, values: Tensor, share: float) -> Tensor:
-        """Collect the values of all images of a batch in every process.
+        """Return to each process the values of all images of a batch that is split among the processes.
 
         Each process passes the values of its own slice. All get the N values, ``(N,)``.
         """
@@ -105,7 +105,9 @@ class Ranks:
         return float(shared)
 
     def any(self, flag: bool) -> bool:
-        """Return whether ``flag`` is true in at least one process. All processes must make this call.
+        """Return whether ``flag`` is true in at least one training process.
+
+        All processes must make this call.
 
         The processes exchange it by their CPUs: none waits for its GPU.
         """
@@ -132,7 +134,7 @@ class Ranks:
             )
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Wrap a module in ``DistributedDataParallel``, which averages gradients.
+        """Wrap a module in ``DistributedDataParallel``, which averages gradients over the processes.
 
         In a process that trains alone, the module is returned unchanged.
 
@@ -153,7 +155,7 @@ SINGLE_PROCESS = Ranks()
 
 @contextmanager
 def ranks_of_torchrun(device: str = "cpu") -> Iterator[Ranks]:
-    """Join the processes that ``torchrun`` started, within a ``with`` block.
+    """Connect this process, within a ``with`` block, to the other processes that ``torchrun`` started.
 
     It yields the number of this process and the number of processes as :class:`Ranks`.
 

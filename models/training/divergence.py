@@ -49,11 +49,11 @@ class ReportHistory:
 
     @property
     def diverged(self) -> bool:
-        """Whether the last 20 reports in a row were all more than 10 bits per dimension above the first one."""
+        """Whether the last 20 reported bits per dimension were all more than 10 above the first report."""
         return self.bad_in_a_row >= DIVERGED_REPORTS
 
     def due(self, now: float) -> bool:
-        """Return whether it is time for the next report.
+        """Return whether it is time for the next report of the training's bits per dimension.
 
         This is true before the first report, then 0.5 s after the last. ``now`` is in seconds.
 
@@ -62,14 +62,14 @@ class ReportHistory:
         return self._time is None or now - self._time >= self._interval
 
     def took(self, seconds: float) -> None:
-        """Delay the next report if the last one took long.
+        """Note how long a report of bits per dimension took, and delay the next one if it took long.
 
         ``seconds`` is the time that it took. Reports then take at most 2 % of the time.
         """
         self._interval = max(REPORT_SECONDS, seconds / REPORT_SHARE)
 
     def add(self, step: int, bits: float, now: float) -> float | None:
-        """Record a report, and return the speed in training steps per second.
+        """Record a report of bits per dimension, and return the speed in training steps per second.
 
         The speed is measured since the report before. It is None for the first report.
         """
@@ -83,7 +83,7 @@ class ReportHistory:
 
 @dataclass(frozen=True)
 class Skips:
-    """Counts of training steps that were skipped.
+    """Counts of skipped training steps, and whether they are so many that the training has diverged.
 
     A step is skipped if its loss or gradient is not finite. It then changes no weights.
 
@@ -121,7 +121,7 @@ class SkippedSteps:
         self._most_in_a_row = min(DIVERGED_STEPS, max_steps)
 
     def add(self, skipped: Tensor, step: int) -> None:
-        """Count a training step as skipped or not.
+        """Record whether a training step was skipped because its loss or gradient was not finite.
 
         ``skipped`` is a boolean scalar on the device, and ``step`` the number of the step.
         """

@@ -42,7 +42,9 @@ class ImageSeconds:
 
     @classmethod
     def measure(cls, density: ImageDensity, images: ImageRows, flow: Flow | None) -> ImageSeconds:
-        """Measure the time of a score and of a backward pass with a few images, after an uncounted warm-up run.
+        """Measure how long it takes to score an image and to compute its gradients, on a few images.
+
+        An uncounted run warms up first.
 
         Args:
             density: The density that scores.
@@ -64,7 +66,7 @@ class ImageSeconds:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Plan of an evaluation, with the number of images in each part of the work.
+    """Plan of a model's evaluation: how many images to use in each part, such as calibration or test.
 
     It also has the seconds per image. Both are dicts by the name of the part.
     """
@@ -74,7 +76,7 @@ class EvaluationPlan:
 
     @classmethod
     def whole(cls, dataset: Dataset, seconds: ImageSeconds) -> EvaluationPlan:
-        """Return a plan that evaluates all images of the dataset.
+        """Return a plan to evaluate a model on all statistics, calibration and test images of a dataset.
 
         Args:
             dataset: The dataset; without a calibration part, where there are folds, there are no gradients.
@@ -91,12 +93,12 @@ class EvaluationPlan:
 
     @property
     def total_seconds(self) -> float:
-        """Planned time of the whole evaluation in seconds."""
+        """Planned time of the whole evaluation of a model, in seconds."""
         return sum(count * self.seconds[part] for part, count in self.images.items())
 
     @property
     def gradient_images(self) -> GradientImages:
-        """The two planned limits on the number of images for which gradients are computed.
+        """The two limits on the number of images for which this plan computes log-likelihood gradients.
 
         One is the limit for the Fisher information, the other the limit for each of the two parts of the reference
         images.
@@ -106,7 +108,7 @@ class EvaluationPlan:
 
     @property
     def has_gradients(self) -> bool:
-        """Whether gradients are part of the evaluation."""
+        """Whether the plan includes gradients of log-likelihoods, which only thorough anomaly verdicts need."""
         return FISHER in self.images
 
     def within(self, seconds: float) -> EvaluationPlan:
@@ -134,7 +136,7 @@ class EvaluationPlan:
         return replace(self, images=scored).within(seconds)
 
     def limited(self, images: dict[str, int]) -> EvaluationPlan:
-        """Return a copy of the plan that has at most the given numbers of images in some parts."""
+        """Return a copy of this plan in which ``images``, a dict by part, limits the number of images used."""
         return replace(self, images={part: min(count, images.get(part, count)) for part, count in self.images.items()})
 
     def part_of(self, dataset: Dataset) -> tuple[ImageRows, ImageRows, ImageRows]:
@@ -154,7 +156,7 @@ class EvaluationPlan:
 
 
 class EvaluationTimeLeft:
-    """Estimator of the remaining time of an evaluation.
+    """Estimator of the time that remains in a running evaluation of a model, in seconds.
 
     The estimate follows from the plan and from the speed so far.
 

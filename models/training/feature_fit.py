@@ -44,7 +44,7 @@ Folds = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class FittedFeatures:
-    """Flows over features that were fitted to training images, with the settings that were chosen.
+    """Flows fitted to the features of training images, with the hyperparameters chosen on held-out images.
 
     Attributes:
         flows: The flows: a fit to all images, and one without each fold where there are folds.
@@ -75,7 +75,7 @@ def fit_features(
     suspect_share: float = 0.0,
     plan: StepsPlan | None = None,
 ) -> FittedFeatures:
-    """Fit flows to the features of training images.
+    """Fit flows to the features that a backbone network computes from training images.
 
     Grid and shrinkage are chosen by the log-likelihood of held-out images.
 

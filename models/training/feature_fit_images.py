@@ -80,7 +80,7 @@ class ChosenImages:
 
 
 class EveryImage:
-    """Read-only sequence of the images of several parts of a dataset; slice it to read a batch."""
+    """Read-only sequence that joins the images of several parts of a dataset, read in batches by slices."""
 
     def __init__(self, parts: tuple[Batch, ...]) -> None:
         self._parts = parts

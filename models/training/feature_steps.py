@@ -36,7 +36,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class StepsPlan:
-    """Settings for training Glow steps over features.
+    """Settings for training Glow steps (blocks of layers) that are added to flows over features.
 
     Attributes:
         steps: Number of steps.
@@ -53,7 +53,7 @@ class StepsPlan:
 
 @dataclass(frozen=True)
 class StepsOutcome:
-    """Trained Glow steps over features, with their gain on held-out images.
+    """Trained Glow steps (blocks of flow layers) over features, with their gain on held-out images.
 
     The gain is how much the steps raise the log-likelihood.
 
@@ -71,12 +71,12 @@ class StepsOutcome:
 
     @property
     def gain(self) -> float:
-        """Mean rise of the log-likelihood of a held-out image, in nats."""
+        """Mean rise, in nats, of the log-likelihood of held-out images through the Glow steps."""
         return float(self.gains.mean())
 
     @property
     def standard_error(self) -> float:
-        """The standard error of the gain, in nats."""
+        """The standard error, in nats, of the mean rise of held-out log-likelihoods (the gain)."""
         return float(self.gains.std(ddof=1) / math.sqrt(len(self.gains)))
 
     @property
@@ -88,7 +88,7 @@ class StepsOutcome:
         return self.gain > self.standard_error
 
     def summary(self) -> str:
-        """Return a sentence with the gain, its standard error, and whether the steps are kept."""
+        """Return a sentence with the Glow steps' held-out gain, its standard error, and whether they are kept."""
         return (
             f"{self.architecture.steps} Glow steps over features: held-out images became likelier by {self.gain:.1f} "
             f"nats (standard error {self.standard_error:.1f}), so the steps are {'kept' if self.kept else 'left out'}"

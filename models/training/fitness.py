@@ -117,7 +117,7 @@ def independent_pixels(train: Pixels, images: Pixels) -> NDArray[np.float64]:
 
 
 def learned_inverse_error(density: FlowDensity, images: Pixels, report: Report) -> float:
-    """Return the reconstruction error of images by the learned inverse, in pixel values.
+    """Return the error, in pixel values, of images reconstructed by a flow's learned inverse.
 
     The learned inverse maps the latents of images x back to images x'.
 

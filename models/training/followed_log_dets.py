@@ -61,7 +61,7 @@ class FollowedLogDets:
         self._computed: list[tuple[Bijection, Shape]] = []
 
     def start(self, flow: Flow, log_dets: Mapping[str, float] | None = None) -> None:
-        """Begin to track log-determinants from their exact values.
+        """Begin to track the log-determinants of a flow's layers, starting from their exact values.
 
         The exact values are given, or computed at the weights of ``flow``.
 

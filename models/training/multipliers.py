@@ -17,28 +17,28 @@ MultiplierRule = Literal["fixed", "geco", "mdmm"]
 
 
 class Multiplier(nn.Module):
-    """Base class of rules that weight the reconstruction errors of layers in the training loss.
+    """Base class of rules for the weight of each layer's reconstruction error in the training loss.
 
     The relative error of a layer is the mean of ||R W x - x||² / D, for its weight matrix W and its learned inverse R.
     """
 
     @abstractmethod
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the penalty on the layers' reconstruction errors, in nats per dimension.
+        """Return the penalty on the layers' reconstruction errors in the training loss, in nats per dimension.
 
         ``errors`` has the shape ``(K,)``, and the penalty is a scalar.
         """
 
     @abstractmethod
     def update(self, errors: Tensor) -> None:
-        """Adapt the weights of the layers to the reconstruction errors of a training step.
+        """Adapt each layer's weight in the penalty to its reconstruction error in a training step.
 
         ``errors`` has the shape ``(K,)``. If an error is NaN or infinite, nothing is changed.
         """
 
     @abstractmethod
     def values(self) -> Tensor:
-        """Return the current weight of each layer in the penalty.
+        """Return each layer's current weight (multiplier) in the penalty on reconstruction errors.
 
         It is the factor lambda_k of the error, or of the constraint, of layer k. The K weights have the shape ``(K,)``.
         """
@@ -72,7 +72,7 @@ class FixedMultiplier(Multiplier):
 
 
 class GecoMultiplier(Multiplier):
-    """Rule that adapts the weight of each layer to reach a target reconstruction error.
+    """Rule that raises or lowers each layer's penalty weight to keep its reconstruction error at a target.
 
     The method is GECO (Rezende & Viola 2018).
 
@@ -104,7 +104,7 @@ class GecoMultiplier(Multiplier):
         self.register_buffer("average", torch.zeros(layers))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the weighted sum of the reconstruction errors plus a damping term.
+        """Return the weighted sum of the layers' reconstruction errors plus a damping term.
 
         It is Σ_k (lambda_k rho_k + 0.05 relu(rho_k / target - 1)²) for weights lambda and errors rho.
         """
@@ -113,7 +113,7 @@ class GecoMultiplier(Multiplier):
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
-        """Raise the weights of layers whose recent error is above the target, and lower the others.
+        """Raise the penalty weights of layers whose recent error is above the target, and lower the others.
 
         The recent error is a moving average. A weight changes by about 1 % at most. If an error is NaN or infinite,
         nothing is changed.
@@ -134,7 +134,7 @@ class GecoMultiplier(Multiplier):
 
 
 class DampedMultiplier(Multiplier):
-    """Rule that uses Lagrange multipliers to keep each layer's error below a target.
+    """Rule that uses Lagrange multipliers to keep each layer's reconstruction error below a target.
 
     Each multiplier weights the violation error / target - 1 of a layer. The method is MDMM (Platt & Barr 1988).
 
@@ -160,7 +160,7 @@ class DampedMultiplier(Multiplier):
         self.register_buffer("weights", torch.full((layers,), weight))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the weighted sum of the constraint violations plus a damping term.
+        """Return the weighted sum of the layers' violations of the error target, plus a damping term.
 
         It is Σ_k (lambda_k c_k + 0.05 relu(c_k)²) for weights lambda and c_k = error_k / target - 1.
         """
@@ -169,7 +169,7 @@ class DampedMultiplier(Multiplier):
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
-        """Raise the multipliers of layers whose error is above the target, and lower the others.
+        """Raise the multipliers of layers whose reconstruction error is above the target, and lower the others.
 
         The multiplier of layer k changes by 0.001 clip(error_k / target - 1, -1, 1), and stays at 0 or above. If an
         error is NaN or infinite, nothing is changed.
@@ -179,7 +179,7 @@ class DampedMultiplier(Multiplier):
         self.weights.clamp_(min=0)
 
     def values(self) -> Tensor:
-        """Return the current Lagrange multiplier of each layer.
+        """Return the current Lagrange multiplier for the reconstruction error of each layer.
 
         It weights the violation error / target - 1 in the penalty. The K multipliers have the shape ``(K,)``.
         """

@@ -142,7 +142,7 @@ class SelfNormalizingObjective(nn.Module):
         return Loss(value, of_batch.mean(), errors.detach(), trimmed)
 
     def update(self, loss: Loss, step: int, applied: Tensor | None = None) -> None:
-        """Adapt the penalty weights and the outlier threshold after a training step.
+        """Adapt the penalty weights of the layers and the outlier threshold after a training step.
 
         Images with a log-likelihood below the threshold are left out of the loss.
 
@@ -175,7 +175,7 @@ class SelfNormalizingObjective(nn.Module):
 
 
 class BatchLoss(nn.Module):
-    """Module that computes the loss of a batch, for data-parallel training.
+    """PyTorch module that computes a flow's loss on a batch of images, for data-parallel training.
 
     It makes flow and loss one module that can be wrapped.
 
@@ -190,7 +190,7 @@ class BatchLoss(nn.Module):
         self.ranks = ranks
 
     def forward(self, images: Tensor, step: int) -> Loss:
-        """Return the training loss of a batch of images with uniform noise.
+        """Return the training loss, in nats per dimension, of a batch of images with uniform noise added.
 
         The images are float64 ``(N, C, H, W)`` in [0, 256). ``step`` is the number of the step.
         """
@@ -200,7 +200,7 @@ class BatchLoss(nn.Module):
 
     @torch.no_grad()
     def transform_pixels(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the pixel transform to images, and return the result with its log-determinants.
+        """Return the images after the flow's pixel transform, and the Jacobian log-determinant of each.
 
         Returns y(x) and log |det dy/dx| in nats, ``(N,)``, both float32.
         """
@@ -237,7 +237,7 @@ def operator_norm(linear: Callable[[Tensor], Tensor], start: Tensor, iterations:
 
 @dataclass(frozen=True)
 class InverseQuality:
-    """Accuracy of the learned inverse of a matrix, with an error bound.
+    """Error of a layer's learned approximate matrix inverse, and a bound on its distance to the true one.
 
     R is the learned inverse of a D x D matrix W. The error is ||I - R W||_F / sqrt(D), and the bound is on ||W⁻¹ - R||.
 
@@ -253,7 +253,7 @@ class InverseQuality:
 
 @torch.no_grad()
 def inverse_errors(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, float]:
-    """Return the error of each learned inverse of a flow, by layer name.
+    """Return a dict from layer name to the estimated error of the layer's learned approximate inverse.
 
     For the learned inverse R of a D x D matrix W it is ||I - R W||_F / sqrt(D).
 
@@ -267,7 +267,7 @@ def inverse_errors(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str
 
 @torch.no_grad()
 def inverse_quality(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, InverseQuality]:
-    """Return the error of each learned inverse of a flow, and an error bound, by layer name.
+    """Return a dict from layer name to the error and error bound of the layer's learned approximate inverse.
 
     The bound is on ||W⁻¹ - R|| for the learned inverse R of a matrix W.
 

@@ -22,7 +22,7 @@ ITERATIONS = 5
 
 
 class FusedAdam(torch.optim.Adam):
-    """PyTorch's fused Adam optimiser, which skips a step if the tensor ``found_inf`` is 1.
+    """PyTorch's fused Adam optimiser, which skips steps for which the flag tensor ``found_inf`` is 1.
 
     The tensor is on the device of the parameters.
 
@@ -39,7 +39,7 @@ class FusedAdam(torch.optim.Adam):
 
 
 def make_optimizer(flow: Flow, config: TrainingConfig, precision: str) -> FusedAdam | Muon:
-    """Create the optimiser for the parameters of a flow.
+    """Create the optimiser, Adam or Muon, that trains the parameters of a flow.
 
     The training settings choose it.
 
@@ -67,7 +67,7 @@ def coupling_kernels(flow: Flow) -> list[Tensor]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon optimiser for matrices, with Adam for all other parameters.
+    """Optimiser that updates matrices by Muon (orthogonalised momentum) and all other parameters by Adam.
 
     Matrices take orthogonal steps (Jordan et al. 2024).
 
@@ -143,7 +143,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Return approximately orthogonal versions of a batch of matrices.
+    """Return a batch of matrices with their rows or columns made approximately orthonormal.
 
     The result is near U V^T for a matrix U S V^T. The input is not changed. Shapes are ``(M, r, c) -> (M, r, c)``.
 

@@ -15,7 +15,7 @@ from models.training.presets import PRESETS
 
 @dataclass(frozen=True)
 class Parameter:
-    """Description of a training parameter as text.
+    """Texts that describe one training parameter: its name, allowed values, default and meaning.
 
     Attributes:
         name: Its name.
@@ -31,13 +31,13 @@ class Parameter:
 
 
 def parameter_groups() -> dict[str, list[Parameter]]:
-    """Return the descriptions of all training parameters, grouped by subject."""
+    """Return the descriptions of all training parameters, as a dict of lists by subject."""
     fields = TrainingConfig.model_json_schema()["properties"]
     return {title: [_parameter(name, fields[name]) for name in names] for title, names in GROUPS.items()}
 
 
 def preset_defaults() -> list[tuple[list[str], dict[str, str]]]:
-    """Group the presets that change the default settings in the same way.
+    """Group the training presets that change the same default settings to the same values.
 
     Returns the names of the presets in each group, with the changed defaults as text. Presets that change no defaults
     are left out.
@@ -62,7 +62,7 @@ def preset_defaults() -> list[tuple[list[str], dict[str, str]]]:
 
 
 def value_text(value: Any) -> str:
-    """Return the value of a parameter as it is given on a command line.
+    """Return the value of a training parameter as the text that is written on a command line.
 
     >>> value_text(None), value_text(True), value_text(1e9), value_text((28, 32))
     ('unset', 'true', '1000000000', '[28, 32]')

@@ -13,7 +13,7 @@ BFLOAT16_CAPABILITY = (8, 0)
 
 
 def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
-    """Return the number format of the coupling networks in training.
+    """Return the number format in which the coupling networks of a flow compute during training.
 
     It is "float32" or "bfloat16".
 
@@ -38,7 +38,7 @@ def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
 
 
 def compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
-    """Set the number format in which the coupling networks of a flow compute.
+    """Set the floating-point type, such as bfloat16, in which the coupling networks of a flow compute.
 
     None stands for the type of their weights.
 
@@ -50,7 +50,7 @@ def compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
 
 
 def lay_out_coupling_nets(flow: Flow, precision: str, device: str = "cpu") -> None:
-    """Change the memory layout of coupling network weights for fast convolutions.
+    """Change the memory layout of the weights in a flow's coupling networks, for fast convolutions.
 
     The layout is the fastest for the device.
 

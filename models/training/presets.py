@@ -92,7 +92,7 @@ class Preset:
         *,
         tiled: bool = False,
     ) -> Architecture:
-        """Return the architecture of the preset for images of a given shape.
+        """Return the model architecture that the preset gives for an image shape and a pixel transform.
 
         Args:
             image_shape: Channels, height and width.
@@ -117,7 +117,7 @@ class Preset:
     def architecture_for(
         self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None = None
     ) -> Architecture:
-        """Return the architecture of the preset for images of a given shape and training settings.
+        """Return the model architecture that the preset gives for an image shape and training settings.
 
         Args:
             image_shape: Channels, height and width.

@@ -33,17 +33,17 @@ class TrainingRecipe(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of the recipe, which the manifest of a model records."""
+        """Name of the recipe, stored in the manifest (description file) of each model trained with it."""
         ...
 
     @property
     def family(self) -> str:
-        """Kind of architecture, such as "glow"."""
+        """Kind of model architecture that the recipe trains, such as "glow" or "features"."""
         ...
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """Training settings that differ from those of :class:`TrainingConfig`."""
+        """Training settings, by name, whose defaults in this recipe differ from those of ``TrainingConfig``."""
         ...
 
     @property
@@ -61,7 +61,7 @@ class TrainingRecipe(Protocol):
     def architecture_for(
         self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None = None
     ) -> Architecture:
-        """Return the architecture for images of a shape.
+        """Return the model architecture of the recipe for an image shape and training settings.
 
         Raises:
             DatasetUnfit: It cannot have this shape.
@@ -71,7 +71,7 @@ class TrainingRecipe(Protocol):
 
 
 def require_features(recipe: TrainingRecipe, *, tiled: bool) -> None:
-    """Raise ``DatasetUnfit`` if images are cut into tiles and the recipe does not support this.
+    """Raise ``DatasetUnfit`` if images are cut into tiles but the recipe also trains a flow over pixels.
 
     If ``tiled`` is set, the recipe must use features alone.
     """
@@ -135,7 +135,7 @@ def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> Tr
 
 
 def settings_error(error: ValidationError, recipe: TrainingRecipe) -> str:
-    """Return the errors of training settings as one line of text.
+    """Return one line of text that describes all errors found in a user's training settings.
 
     An example is "batch_size: expected ..., got ...".
     """

@@ -199,7 +199,7 @@ def _fit_features(
 
 
 def folds_of_fit(dataset: Dataset, architecture: FeatureArchitecture, observe: Observer) -> NDArray[np.int8] | None:
-    """Return the fold number (group of held-out images) of each image for repeated fits of a small dataset.
+    """Return the cross-validation fold number of each image, for repeated feature fits on a small dataset.
 
     The fit is then repeated without each fold. Returns None if it is not repeated.
 
@@ -274,7 +274,7 @@ def _phases(
 
 
 def source_commit() -> str | None:
-    """Return the git commit of the source tree, or None if the tree is no git checkout or git is missing."""
+    """Return the git commit hash of this program's source, or None if git or the checkout is missing."""
     git = shutil.which("git")
     source = Path(__file__).parents[2]
     if git is None or not (source / ".git").exists():

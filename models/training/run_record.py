@@ -92,7 +92,7 @@ class RunRecord(BaseModel):
         return found
 
     def require_same(self, other: RunRecord, folder: Path, state: str) -> None:
-        """Raise ``FolderTaken`` if another training run differs from this one.
+        """Raise ``FolderTaken`` if ``other``, the run about to use this run's folder, differs from this run.
 
         The error names the differences.
 
@@ -110,7 +110,7 @@ class RunRecord(BaseModel):
 
 
 def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
-    """Return the settings of a new or resumed training run.
+    """Return the settings of a new training run, or of one that resumes from checkpoints in ``folder``.
 
     An earlier version of this program may have begun a resumed run.
 
@@ -138,7 +138,7 @@ def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, 
 
 
 def claim_folder(folder: Path, run: RunRecord, *, write: bool) -> None:
-    """Record a training run in its folder.
+    """Store a record that identifies a training run in the folder of the run's checkpoints.
 
     The folder must not have checkpoints of another run.
 

@@ -19,7 +19,7 @@ QUICK_SECONDS = 0.3
 
 
 class Schedule:
-    """Tracker of the progress of a training run, from its steps and its time.
+    """Schedule of a training run, which tracks its progress, its validations and its remaining time.
 
     A budget in minutes is the time from the start of the process to the written model. What validation, the fit of
     features, evaluation and calibration will take is set aside, and the steps have the rest.
@@ -46,7 +46,7 @@ class Schedule:
         self._warm: TrainingState | None = None
 
     def resume(self, state: TrainingState) -> None:
-        """Continue the schedule from the steps and the time of earlier attempts of the training."""
+        """Continue the schedule from the steps and the time that a training had before it was interrupted."""
         self._origin -= state.elapsed_seconds
         self._first_step = state.step
         self._validated_at = self.advance(state)
@@ -65,7 +65,7 @@ class Schedule:
         return None if self._limit is None else self._origin + self._limit
 
     def spent(self) -> float:
-        """Return the seconds since the start of the process, plus those of earlier training attempts."""
+        """Return the seconds since the process began, plus the training time before earlier interruptions."""
         return time.monotonic() - self._origin
 
     def advance(self, state: TrainingState) -> float:
@@ -92,7 +92,7 @@ class Schedule:
         return min(self._config.max_steps, max(state.step, round(state.step / self._progress)))
 
     def validation_images(self, state: TrainingState, before: float) -> int:
-        """Return the number of images for the validation that is due after a step; 0 if none is due.
+        """Return how many images the validation after a training step uses; 0 if no validation is due.
 
         The last step is always followed by one. With a budget in minutes, others wait until all of them together
         have taken less than a tenth of the training time.
@@ -110,7 +110,7 @@ class Schedule:
         return plan.images if due or progress >= 1 else 0
 
     def measures_inverses(self, state: TrainingState, seconds: float) -> bool:
-        """Return whether a validation should measure the learned inverses.
+        """Return whether a validation should also measure the errors of the layers' learned inverses.
 
         It always does if this is quick, and otherwise if there is time.
 
@@ -130,7 +130,7 @@ class Schedule:
         self._validated_at, self._validation_seconds = self._progress, seconds
 
     def seconds_left(self, state: TrainingState) -> float:
-        """Return the estimated seconds until the model is written."""
+        """Return the estimated seconds until the trained model is evaluated, calibrated and written."""
         spent = state.elapsed_seconds if self._limit is None else self.spent()
         steps = spent * (1 - self._progress) / self._progress if self._progress > 0 else 0.0
         return steps + self._seconds_after(state)

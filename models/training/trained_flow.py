@@ -9,7 +9,7 @@ from models.flows.flow import Flow
 
 @dataclass(frozen=True)
 class TrainedFlow:
-    """A trained flow with the weights of its best validation.
+    """A trained flow with the weights that gave the best validation result of its training.
 
     The weights are a moving average. The best validation has the fewest bits per dimension.
 

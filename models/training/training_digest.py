@@ -16,7 +16,7 @@ from models.training.config import TrainingConfig, earlier_settings
 
 
 def identity_of(dataset: Dataset, architecture: PixelArchitecture, config: TrainingConfig, start: Flow | None) -> str:
-    """Return a hash that identifies a training run.
+    """Return a hash that identifies a training run by its images, architecture, settings and start weights.
 
     It is a SHA-256 as a hexadecimal number.
 

@@ -13,7 +13,7 @@ WINDOW = 1024
 
 @dataclass(frozen=True)
 class TrimmedBatch:
-    """Training batch whose least likely images are left out of the loss.
+    """Training batch, held as log-likelihoods, whose least likely images are left out of the loss.
 
     It has the threshold below which images are left out, and the mean over the images that are kept.
 
@@ -31,14 +31,14 @@ class TrimmedBatch:
 
     @property
     def log_likelihood(self) -> Tensor:
-        """Mean log-likelihood of the images that are kept, in nats.
+        """Mean log-likelihood, in nats, of those images of the batch that are not left out of the loss.
 
         To compute it, the program waits for a GPU.
         """
         return self.log_likelihoods[~(self.log_likelihoods < self.floor)].mean()
 
     def weights(self, log_likelihoods: Tensor) -> Tensor:
-        """Return the weight of each image in the loss, 0 for images that are left out.
+        """Return the weight of each image in the training loss, 0 for outliers that are left out.
 
         The weights have the shape ``(N,)``. The other images get N / (number of images kept).
         """
@@ -46,7 +46,7 @@ class TrimmedBatch:
 
 
 class Suspects(nn.Module):
-    """Outlier trimming in training; the loss ignores the least likely images of a batch.
+    """Outlier trimming, which leaves the least likely images of a batch out of the training loss.
 
     See Neykov & Müller 2003.
 
@@ -72,7 +72,7 @@ class Suspects(nn.Module):
 
     @torch.no_grad()
     def trim(self, log_likelihoods: Tensor, *, active: bool) -> TrimmedBatch:
-        """Find the images of a batch that are left out of the loss.
+        """Find the images of a training batch that are unlikely enough to be left out of the loss.
 
         The last 1024 images set the threshold. Images with a smaller log-likelihood are left out.
 

@@ -33,7 +33,7 @@ PREVIEWS_KEPT = 50
 
 
 def validation_tile(image_shape: tuple[int, int, int]) -> int:
-    """Return how many images a validation computes at once.
+    """Return how many images of a given shape a validation sends through the flow at once.
 
     It is 100 images of up to 1024 pixels each, and fewer if they are larger.
 
@@ -56,7 +56,7 @@ def validation_bits_per_dim(frozen: FrozenFlow, images: Images, device: str = "c
 def trimmed_bits_per_dim(
     frozen: FrozenFlow, images: Images, suspect_share: float, device: str = "cpu"
 ) -> tuple[float, float]:
-    """Return the mean bits per dimension of validation images, with and without outliers.
+    """Return two means of the bits per dimension of validation images: with and without outliers.
 
     Outliers are the least likely ``suspect_share`` of the images.
 

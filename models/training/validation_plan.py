@@ -22,7 +22,7 @@ MIN_IMAGES = 64
 
 @dataclass(frozen=True)
 class PhaseSteps:
-    """Durations of the training phases other than the training steps, in units of one step.
+    """Durations of validation, feature fit and evaluation in a training, in units of one training step.
 
     Unknown durations are 0.
 
@@ -43,7 +43,7 @@ class PhaseSteps:
 
 @dataclass(frozen=True)
 class ValidationPlan:
-    """Plan of the validations of a training run: their number, and the number of images in each.
+    """Number of validations during a training run, and number of images in each of them.
 
     The validations are evenly spaced.
     """
@@ -53,7 +53,7 @@ class ValidationPlan:
 
 
 def plan_validations(config: TrainingConfig, images: int, steps: int, costs: PhaseSteps) -> ValidationPlan:
-    """Plan the validations of a training run so that they take at most about 6 % of its time.
+    """Choose the number and size of a training run's validations to take at most about 6 % of its time.
 
     Where the configured number of them takes longer, there are fewer; where fewer than four are left, each has fewer
     images. There is one validation at least, of at least 64 images. The plan depends on counted work alone, not on

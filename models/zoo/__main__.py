@@ -92,7 +92,7 @@ def recipe_of(name: str) -> ArchitectureFile:
 
 
 def calibrate_again(folder: Path, dataset: Dataset) -> None:
-    """Replace the calibration and the model card of a shipped model.
+    """Recalibrate a model that ships with the project, and replace its calibration and model card.
 
     The program exits if the model was trained on other images.
 

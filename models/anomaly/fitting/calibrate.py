@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class GradientImages:
-    """Limits on the number of images for which a calibration computes gradients.
+    """Maximum numbers of images for which the calibration of a model computes log-likelihood gradients.
 
     Each of these images needs a backward pass. ``fisher`` is the limit for the Fisher information, and ``ranked`` the
     limit for each of the two parts of the reference images.
@@ -46,7 +46,7 @@ class GradientImages:
 
 
 def count_image_passes(reference: ReferenceImages, precision: Precision = "float32") -> int:
-    """Estimate the number of passes of images through the flow in a calibration.
+    """Estimate how many times images pass through the flow in a calibration, to report its progress.
 
     Forward and backward passes count alike, and an image counts once for each pass. Backward passes are counted even if
     the calibration computes no gradients: it then takes fewer passes.

@@ -15,14 +15,17 @@ MIN_SPREAD = 1e-9
 
 
 def fit_gaussian(samples: Array) -> Gaussian:
-    """Return the Gaussian fitted to samples, ``(n, K)``, with the shrunk covariance of Ledoit & Wolf 2004."""
+    """Return the Gaussian distribution fitted to samples, ``(n, K)``, with a Ledoit-Wolf covariance.
+
+    The covariance is shrunk towards a multiple of the identity matrix (Ledoit & Wolf 2004).
+    """
     values, vectors = np.linalg.eigh(shrunk_covariance(samples - samples.mean(0)))
     root = (vectors / np.sqrt(values)) @ vectors.T
     return Gaussian(samples.mean(0), root)
 
 
 def fit_mixture(samples: Array, images_a_component: int, regularisation: float, images: int | None = None) -> Mixture:
-    """Return a mixture of at most five Gaussians fitted to samples.
+    """Return a mixture of one to five Gaussian distributions, fitted to statistics of images.
 
     Two or more Gaussians are fitted by expectation-maximisation.
 
@@ -46,7 +49,7 @@ def fit_mixture(samples: Array, images_a_component: int, regularisation: float, 
 
 
 def shrunk_covariance(centred: Array) -> Array:
-    """Return the Ledoit-Wolf covariance of samples with mean 0.
+    """Return the shrunk covariance matrix (Ledoit-Wolf estimate) of samples that have mean 0.
 
     The samples are ``(n, K)`` and the covariance ``(K, K)``, which always has an inverse.
     """

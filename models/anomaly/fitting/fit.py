@@ -25,7 +25,7 @@ MIN_GRADIENT_IMAGES = 10
 
 @dataclass(frozen=True)
 class ReferenceEvidence:
-    """Statistics and log-likelihoods of normal images, to which a calibration is fitted.
+    """Statistics and log-likelihoods of normal images, to which a model's p-value calibration is fitted.
 
     For n images it also holds the sums of their log-likelihood maps.
 
@@ -54,14 +54,14 @@ class ReferenceEvidence:
     summed: int | None = None
 
     def with_gradients(self, gradients: Array) -> ReferenceEvidence:
-        """Return a copy of this object with gradient features for its first images.
+        """Return a copy of this object with log-likelihood gradient features added for its first images.
 
         ``gradients`` are the features of the first m images, ``(m, G)``.
         """
         return replace(self, gradients=gradients)
 
     def evidence_with_gradients(self) -> Evidence:
-        """Return the statistics of the images whose gradient features are known.
+        """Return the anomaly statistics of only those images whose log-likelihood gradient features are known.
 
         These are the first m images, with their gradient features. The result is empty if there are none.
         """
@@ -69,7 +69,7 @@ class ReferenceEvidence:
         return replace(self.evidence[:count], gradients=self.gradients)
 
     def pixels(self) -> MapReference | None:
-        """Return the mean and standard deviation of the log-likelihood at each pixel.
+        """Return the mean and standard deviation, over the images, of the log-likelihood at each pixel.
 
         For a model that scores images in tiles they are those at each place of a tile. Very small deviations are
         raised. The result is None without a spatial map.
@@ -81,7 +81,7 @@ class ReferenceEvidence:
         )
 
     def maxima_of(self, inside: NDArray[np.bool_], statistic: Statistic) -> Array | None:
-        """Return the largest value of the anomaly map of each selected image.
+        """Return for each image that ``inside`` selects the largest value of its anomaly map.
 
         The result is None if the images have no anomaly map.
 
@@ -130,7 +130,7 @@ def fit_split(
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
 ) -> Calibration:
-    """Return a calibration fitted to two disjoint sets of normal images.
+    """Return a p-value calibration that is fitted to two disjoint sets of normal images.
 
     The statistics are fitted to the first set. New images are ranked among the second set.
 
@@ -161,7 +161,7 @@ def fit_cross(
     suspect_share: float = 0.0,
     unseen: Sequence[FeatureEvidence] | None = None,
 ) -> Calibration:
-    """Return a cross-conformal calibration fitted to few normal images.
+    """Return a p-value calibration fitted to few normal images in folds (cross-conformal prediction).
 
     Each fold is scored by a fit to the other folds (Vovk 2015).
 

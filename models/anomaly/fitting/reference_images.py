@@ -33,7 +33,7 @@ MAX_STATISTICS, MAX_CALIBRATION = 5_000, 10_000
 
 
 class ImageRows(Protocol):
-    """Protocol of a read-only sequence of images whose slices are batches.
+    """Protocol of a read-only sequence of images that is read in batches, by slices.
 
     Each of the n images is uint8 ``(C, H, W)``.
     """
@@ -71,7 +71,7 @@ class ReferenceImages:
 
 
 class EvenlySpaced:
-    """Evenly spaced selection of images from several arrays, in random order.
+    """Sequence of images, taken at even spacing from several arrays of images, in random order.
 
     It has at most ``most`` images, which are read when they are sliced.
 
@@ -106,7 +106,7 @@ class EvenlySpaced:
 
 
 def as_seen(preprocessing: Preprocessing) -> ImageOptions:
-    """Return the options that load images of a dataset as a model expects them.
+    """Return the options for loading a dataset's images in the size and colours that a model expects.
 
     The options are the image size, the fit (crop, pad, ...), the colours and the levels.
     """
@@ -163,7 +163,7 @@ def _parts(
 
 
 def images_in_memory(images: Images, architecture: Architecture) -> int:
-    """Return the number of images whose statistics a calibration can keep in memory.
+    """Return how many of the images a calibration can use if their statistics are to fit in memory.
 
     The statistics (evidence) may take 1 GiB, which limits only models that use tiles. The result is at least 20, or the
     number of all images if there are fewer.
@@ -175,7 +175,7 @@ def images_in_memory(images: Images, architecture: Architecture) -> int:
 
 
 def evidence_bytes(images: Images, architecture: Architecture, fits: int | None = None) -> int:
-    """Return the memory in bytes that the evidence (statistics) of images needs.
+    """Return the number of bytes of memory that the anomaly statistics (evidence) of images need.
 
     The result is 0 for a model that does not use tiles, as its images are small.
 

@@ -89,7 +89,7 @@ def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int
 
 
 def fit_local(cells: Array, complexity: Array, grid: tuple[int, int], images: int | None = None) -> LocalFamily:
-    """Return a statistical model of the likelihood of image regions, fitted to normal images.
+    """Return a statistical model of the log-likelihoods of image regions, fitted to normal images.
 
     It is fitted to the log-likelihoods of grid cells.
 
@@ -114,7 +114,7 @@ def fit_local(cells: Array, complexity: Array, grid: tuple[int, int], images: in
 
 
 def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None) -> WholeFamily:
-    """Return the densities fitted to the whole-image statistics of normal images.
+    """Return probability densities fitted to whole-image statistics of normal images, such as complexity.
 
     Args:
         statistics: K statistics of n images, ``(n, K)``; column 0 is image complexity.
@@ -147,7 +147,7 @@ def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None
 def fit_view(
     statistics: Array, columns: Sequence[int], images_a_component: int, regularisation: float, images: int | None
 ) -> DensityView:
-    """Return a Gaussian mixture fitted to selected statistics of normal images.
+    """Return a Gaussian mixture fitted to some of the whole-image statistics of normal images.
 
     The result also has the survival function of the negative log-density on these images. ``columns`` selects columns
     of the statistics, ``(n, K)``. See :func:`fit_mixture`.
@@ -158,7 +158,7 @@ def fit_view(
 
 
 def fit_gradients(features: Array, complexity: Array, few: int = FEW) -> GradientFamily:
-    """Return the density fitted to gradient statistics of normal images.
+    """Return the probability density fitted to log-likelihood gradient statistics of normal images.
 
     Args:
         features: The statistics of n images, ``(n, K)``.

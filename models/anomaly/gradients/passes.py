@@ -43,7 +43,7 @@ class GradientPasses:
     def fisher(
         self, images: ImageRows, progress: Callable[[int], None] = lambda _done: None, most: int | None = None
     ) -> list[Tensor]:
-        """Return the mean squared gradient of the log-likelihood for each weight.
+        """Return the mean squared gradient of the log-likelihood of images for each weight of the flow.
 
         The mean is over the images. The weights are those that ``probe`` covers. There is one tensor for each group of
         layers.
@@ -64,7 +64,7 @@ class GradientPasses:
         progress: Callable[[int], None] = lambda _done: None,
         most: int | None = None,
     ) -> NDArray[np.float64]:
-        """Return features of each image for the anomaly test, from its log-likelihood gradients.
+        """Return one row of log-likelihood gradient features for each image, for use in the anomaly test.
 
         They are logarithms of squared gradient norms of log p, plain and relative to the Fisher information. The result
         is float64 ``(N, K)``.
@@ -80,7 +80,7 @@ class GradientPasses:
         return np.concatenate(rows) if rows else np.zeros((0, 1 + 2 * len(self.probe.names)))
 
     def maps(self, images: Images) -> NDArray[np.float64]:
-        """Return the size of the log-likelihood gradient at each pixel of each image.
+        """Return the size of the log-likelihood gradient at each pixel, as one map for each image.
 
         The size is the norm over the channels. The result is ``(N, H, W)``.
 
@@ -89,7 +89,7 @@ class GradientPasses:
         return np.concatenate([gradient_map(gradients) for gradients in self._batches(images)])
 
     def split(self, fisher: NDArray[np.float32]) -> list[Tensor]:
-        """Split a flat array of mean squared gradients into one tensor for each group of layers.
+        """Split a flat array of mean squared weight gradients into one tensor for each group of layers.
 
         The array is ``(P,)``, one value for each weight that ``probe`` covers.
 
@@ -117,7 +117,7 @@ class GradientPasses:
 def add_gradients(
     scored: list[Likelihood | ScoreNotFinite], features: NDArray[np.float64]
 ) -> list[Likelihood | ScoreNotFinite]:
-    """Return image scores with the gradient statistics of each image added.
+    """Return image scores with the statistics of the log-likelihood gradients added for each image.
 
     ``features`` has one row for each image, ``(N, G)``.
 

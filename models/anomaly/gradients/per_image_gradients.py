@@ -30,7 +30,7 @@ FLOOR = 1e-8
 
 
 def tile_of(pixels: int) -> int:
-    """Return the number of images that share one backward pass, for a given image size.
+    """Return the size of a tile: the number of images of ``pixels`` pixels that share one backward pass.
 
     The number is 8 for up to 1024 pixels an image and smaller for more pixels, but at least 1.
 
@@ -42,7 +42,7 @@ def tile_of(pixels: int) -> int:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of the log-likelihood of images with respect to weights and to pixels.
+    """Gradients of each image's log-likelihood with respect to weights of the flow and to pixels.
 
     There are N images. The gradients of the weights are squared and grouped by layers, those of the pixels are plain.
 
@@ -72,7 +72,7 @@ class GradientProbe:
 
     @property
     def names(self) -> list[str]:
-        """The names of the groups of layers whose gradients are computed.
+        """The names of the groups of flow layers whose weight gradients are computed.
 
         For example, ``coupling-1.2`` is the second group of coupling layers at scale 1.
         """
@@ -117,7 +117,7 @@ def gradient_weights(flow: Flow) -> int:
 
 
 def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.float64]:
-    """Return features of each image for the anomaly test, from given log-likelihood gradients.
+    """Return one row of anomaly-test features for each image, computed from its log-likelihood gradients.
 
     They are logarithms of squared gradient norms, plain and relative to the Fisher information,
     ``(N, 1 + 2 * groups)``.
@@ -139,7 +139,7 @@ def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.flo
 
 
 def fisher_information(batches: Iterator[Gradients]) -> list[Tensor]:
-    """Return the mean squared gradient of the log-likelihood for each weight.
+    """Return the mean squared gradient of the log-likelihood for each weight, over batches of images.
 
     The weights are those of the given gradients, and the mean is over the images of all batches. There is one tensor
     for each group of layers. Without batches the result is empty.
@@ -156,7 +156,7 @@ def fisher_information(batches: Iterator[Gradients]) -> list[Tensor]:
 
 
 def gradient_map(gradients: Gradients) -> NDArray[np.float64]:
-    """Return the size of the log-likelihood gradient at each pixel of each image.
+    """Return the size of the log-likelihood gradient at each pixel, as one map for each image.
 
     The size is the norm over the channels. The result is ``(N, H, W)``.
     """

@@ -38,7 +38,9 @@ class _Xz:
 
 
 def read_tar(path: Path, filename: str, meter: UploadMeter, within: str) -> Iterator[Item]:
-    """Yield the files of an uploaded tar archive, plain or compressed; none is extracted to disk.
+    """Yield an ``Item`` (image, rejected or ignored file) for each file of an uploaded tar archive.
+
+    The archive may be compressed. Its files are never extracted to disk.
 
     ``within`` is put before their paths. Raises ``DatasetRefused``.
     """

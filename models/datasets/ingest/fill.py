@@ -51,7 +51,7 @@ Fill = Callable[[Path, NewDataset, Progress], None]
 
 
 def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
-    """Write the files of a new dataset into an empty folder.
+    """Write the files of a new dataset of uploaded images into an empty folder.
 
     These are the images of the uploaded files, an index, a report and a contact sheet.
 
@@ -91,7 +91,7 @@ def add_image(writer: StorageWriter, item: ImageFile | ImagePixels, findings: Fi
 
 
 def report_on(name: str, writer: StorageWriter, findings: Findings) -> DatasetReport:
-    """Split the stored images of a new dataset for training, statistics and calibration, and return its report.
+    """Split a new dataset into training, statistics and calibration images, and return a report on it.
 
     Raises ``DatasetRefused`` if there are too few.
     """
@@ -102,7 +102,7 @@ def report_on(name: str, writer: StorageWriter, findings: Findings) -> DatasetRe
 
 
 def write_report(folder: Path, report: DatasetReport) -> None:
-    """Write the report and a contact sheet of up to 100 thumbnails into a new dataset's folder.
+    """Write the report and a contact sheet (PNG of up to 100 thumbnails) into a new dataset's folder.
 
     The images of the dataset must already be stored there.
     """

@@ -23,7 +23,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImagePixels:
-    """Image from an uploaded NumPy array, with a path and an optional group.
+    """Image from an uploaded NumPy array: its pixels, its path, and the optional name of its image group.
 
     The pixels are uint8 ``(C, H, W)``.
     """
@@ -35,7 +35,7 @@ class ImagePixels:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file of an upload that is left out of the dataset, with a short slug and a text for the reason."""
+    """A file of an upload that is left out of the dataset, with a reason code and text."""
 
     path: str
     slug: str
@@ -66,7 +66,7 @@ TITLES = {
 
 
 def refused(slug: str, detail: str) -> DatasetRefused:
-    """Return a ``DatasetRefused`` error with the given slug and detail.
+    """Return a ``DatasetRefused`` error for an upload, with a reason code ``slug`` and a text ``detail``.
 
     ``slug``, such as ``unsafe-archive``, also gives the title.
     """
@@ -74,7 +74,9 @@ def refused(slug: str, detail: str) -> DatasetRefused:
 
 
 def safe_path(name: str) -> str:
-    """Return an archive member's path without ``.`` and empty parts. Raises ``DatasetRefused`` if it is unsafe.
+    """Return the path of an archive member, checked for safety and without ``.`` or empty components.
+
+    Raises ``DatasetRefused`` for an unsafe path.
 
     Unsafe are absolute and empty paths, ``..``, drive letters, backslashes, control characters, more than 1024
     characters, and text that is not UTF-8.

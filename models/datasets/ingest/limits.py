@@ -37,7 +37,7 @@ class Limits:
 
 
 class UploadMeter:
-    """A counter of the files and unpacked bytes of an upload, which raises ``DatasetRefused`` beyond the limits.
+    """Counter of the files and unpacked bytes of an upload, which raises ``DatasetRefused`` beyond its limits.
 
     ``packed`` is the size of the uploaded files in bytes, ``done`` the number of these bytes that were read.
     """
@@ -50,13 +50,19 @@ class UploadMeter:
         self.unpacked = 0
 
     def add_file(self) -> None:
-        """Count one more file or array image. Raises ``DatasetRefused`` for more than ``limits.files``."""
+        """Count one more file of an upload, or one more image of an uploaded array.
+
+        Raises ``DatasetRefused`` for more than ``limits.files``.
+        """
         self.files += 1
         if self.files > self.limits.files:
             raise too_many_files(self.limits.files)
 
     def add_bytes(self, count: int) -> None:
-        """Count unpacked bytes. Raises ``DatasetRefused`` beyond the limits of total size and compression ratio."""
+        """Count unpacked bytes of an upload, and check the limits on total size and compression ratio.
+
+        Raises ``DatasetRefused`` beyond a limit.
+        """
         self.unpacked += count
         if self.unpacked > self.limits.unpacked_bytes:
             raise _too_large(f"more than {self.limits.unpacked_bytes} bytes unpacked")
@@ -65,7 +71,7 @@ class UploadMeter:
 
 
 def too_many_files(most: int) -> DatasetRefused:
-    """Return the error for an upload of more than ``most`` files."""
+    """Return a ``DatasetRefused`` error for an upload of more than ``most`` files."""
     return _too_large(f"more than {most} files")
 
 
@@ -85,13 +91,16 @@ class DiskQuota:
         self._unchecked = 0
 
     def require(self, count: int) -> None:
-        """Check that quota and disk have ``count`` bytes left. Raise ``QuotaFull`` or ``StorageFull`` otherwise."""
+        """Check that the folder's quota and its disk both have room for ``count`` more bytes.
+
+        Raises ``QuotaFull`` or ``StorageFull`` otherwise.
+        """
         if self._quota_left is not None and count > self._quota_left:
             raise QuotaFull(f"{count} bytes are needed, {max(0, self._quota_left)} bytes of the quota are left")
         require_room(self._folder, max(1, count))
 
     def take(self, count: int) -> None:
-        """Count ``count`` bytes written to the folder against the quota.
+        """Subtract ``count`` bytes, written to the folder, from what is left of its quota.
 
         Raises ``QuotaFull`` beyond the quota, and ``StorageFull`` when the disk is full, which is checked every 4 MiB.
         """

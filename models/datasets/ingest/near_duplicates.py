@@ -25,7 +25,7 @@ class KeptHashes:
         self._paths: list[str] = []
 
     def twin(self, dhash: int) -> str | None:
-        """Return the path of the first kept image that is a near duplicate, or None.
+        """Return the path of the first kept image that is a near duplicate of one with hash ``dhash``, or None.
 
         Near duplicates have 64-bit hashes that differ in at most 3 bits.
 
@@ -39,7 +39,7 @@ class KeptHashes:
         return self._paths[near[0]] if len(near) else None
 
     def add(self, dhash: int, path: str) -> None:
-        """Add the hash and the path of a kept image."""
+        """Add the perceptual hash and the path of an uploaded image that is kept in the dataset."""
         if len(self._paths) == len(self._hashes):
             self._hashes = np.concatenate([self._hashes, np.empty_like(self._hashes)])
         self._hashes[len(self._paths)] = dhash

@@ -95,7 +95,9 @@ def open_zip(path: Path, filename: str, meter: UploadMeter) -> Iterator[tuple[zi
 
 
 def zip_files(archive: zipfile.ZipFile, members: Members, meter: UploadMeter, within: str) -> Iterator[Item]:
-    """Yield the files of an open zip archive, read one at a time; none is extracted to disk.
+    """Yield an ``Item`` (image, rejected or ignored file) for each file of an open zip archive.
+
+    Its files are read one at a time, and never extracted to disk.
 
     ``within`` is put before their paths. Raises ``DatasetRefused``.
     """

@@ -40,7 +40,7 @@ OF_WRITERS = ("_SUCCESS", "_metadata", "_common_metadata", "_committed_", "_star
 
 
 class Listing(NamedTuple):
-    """Files at a location, and whether the location is itself a single file.
+    """Files at a location of images, and whether that location is itself a single file.
 
     The names of the files are relative to the location, or for a single file to the folder that holds it.
     """
@@ -67,7 +67,9 @@ def build_index(
     by_request: bool = False,
     progress: Progress = no_progress,
 ) -> ReferenceRecord:
-    """Build an index of the images at a location.
+    """Write an SQLite index that records where the images in a folder or file are stored.
+
+    Returns a description of the location, with the numbers of its images and files.
 
     The location is a folder of image files, tar archives and Parquet files, or a single file of these kinds.
 

@@ -25,7 +25,7 @@ from models.locations.location import Location
 
 @dataclass(frozen=True)
 class NewReference:
-    """Settings of a new dataset by reference, whose images stay where they are.
+    """Name, image location and options of a new dataset by reference, whose images are not copied.
 
     Attributes:
         name: Its name.
@@ -45,7 +45,7 @@ class NewReference:
 
 
 def fill_reference(folder: Path, new: NewReference, progress: Progress = no_progress) -> None:
-    """Write the files of a new dataset by reference into an empty folder.
+    """Write the files of a new dataset by reference (images not copied) into an empty folder.
 
     These are an index, and with inspection also a table of the images, a report and a contact sheet.
 

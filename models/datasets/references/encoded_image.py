@@ -9,7 +9,7 @@ from models.errors import ImageError
 
 
 class EncodedImage(NamedTuple):
-    """Encoded bytes of an image in a referenced dataset, with its index and name.
+    """Image of a dataset by reference: its index, its name and its undecoded bytes.
 
     An image that cannot be read has an ``ImageError`` in place of the bytes.
     """
@@ -20,17 +20,17 @@ class EncodedImage(NamedTuple):
 
 
 def unreadable(detail: str) -> ImageError:
-    """Return the error of an image whose file cannot be read."""
+    """Return an ``ImageError`` for an image whose file cannot be read, with the reason ``detail``."""
     return ImageError("unreadable-image", "The file cannot be read", detail)
 
 
 def changed() -> ImageError:
-    """Return the error for an image whose file has changed or is gone since it was indexed."""
+    """Return an ``ImageError`` for an image whose file has changed or is gone since it was indexed."""
     return unreadable(
         "the file has changed or is gone since the dataset was made; delete the dataset and refer to the files again"
     )
 
 
 def too_large() -> ImageError:
-    """Return the error for an image whose encoded size exceeds the limit in bytes."""
+    """Return an ``ImageError`` for an image of more than ``Limits.file_bytes`` encoded bytes."""
     return ImageError("file-too-large", "The file is too large", f"at most {Limits.file_bytes} bytes are taken")

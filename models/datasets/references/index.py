@@ -33,7 +33,7 @@ FileKind = Literal["image", "tar", "parquet"]
 
 
 class IndexedFile(NamedTuple):
-    """Entry for a file with images in the index of a dataset by reference.
+    """Index entry of an image file, tar archive or Parquet file in a dataset by reference.
 
     It has the index of the file's first image in the dataset, the number of its images, and the version of the file.
     """
@@ -59,7 +59,7 @@ class TarMember(NamedTuple):
 
 
 class RowGroup(NamedTuple):
-    """Row group of a Parquet file that holds images of the dataset.
+    """Row group of a Parquet file that holds images of a dataset by reference.
 
     It has the index of its first image in the dataset, the number of its images, and its number in the file.
     """
@@ -70,7 +70,7 @@ class RowGroup(NamedTuple):
 
 
 class ReferenceRecord(BaseModel):
-    """Description of a dataset by reference: its location and its files.
+    """Description of a dataset by reference, whose images are not copied: its location and its files.
 
     It counts the images, and the files that were ignored or rejected.
     """
@@ -97,13 +97,13 @@ class ReferenceRecord(BaseModel):
 
     @property
     def folder(self) -> Location:
-        """The folder to which the file names in the index are relative."""
+        """The location of the folder to which the file names in the dataset's index are relative."""
         location = Location(self.location)
         return location.parent if self.is_file else location
 
 
 class ReferenceIndex:
-    """Reader of the index of a dataset by reference.
+    """Reader of the index that records where the images of a dataset by reference are stored.
 
     It uses an open SQLite connection.
     """
@@ -114,7 +114,10 @@ class ReferenceIndex:
     @classmethod
     @contextmanager
     def open(cls, path: Path) -> Iterator[ReferenceIndex]:
-        """Open an index and close it at the end of the ``with`` block. Raises ``DatasetNotFound`` if there is none."""
+        """Open the index file of a dataset by reference for the duration of a ``with`` block.
+
+        Yields the reader of the index. Raises ``DatasetNotFound`` if there is no such file.
+        """
         try:
             index = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
         except sqlite3.OperationalError as error:
@@ -123,7 +126,7 @@ class ReferenceIndex:
             yield cls(index)
 
     def record(self) -> ReferenceRecord:
-        """Return the record of the dataset: its location, its images, and the files that were left out."""
+        """Return the description of the dataset: its location, numbers of images and files, and files left out."""
         return ReferenceRecord.model_validate_json(self._index.execute("SELECT json FROM record").fetchone()[0])
 
     def largest_group(self) -> int:
@@ -134,7 +137,7 @@ class ReferenceIndex:
         return int(self._index.execute("SELECT coalesce(max(images), 1) FROM groups").fetchone()[0])
 
     def files(self, start: int, stop: int) -> Iterator[IndexedFile]:
-        """Yield the files that hold images ``start`` to ``stop - 1``, in the order of their images."""
+        """Yield the index entries of the files that hold images ``start`` to ``stop - 1``, in image order."""
         rows = self._index.execute(
             "SELECT first, images, kind, name, size, version FROM files WHERE first < ? AND first >= "
             "(SELECT max(first) FROM files WHERE first <= ?) ORDER BY first",
@@ -150,7 +153,10 @@ class ReferenceIndex:
         yield from map(TarMember._make, rows)
 
     def groups(self, start: int, stop: int) -> Iterator[RowGroup]:
-        """Yield the row groups that hold images ``start`` to ``stop - 1``. All of them must be in one Parquet file."""
+        """Yield the Parquet row groups that hold images ``start`` to ``stop - 1``, in order.
+
+        All of these images must be in one Parquet file.
+        """
         rows = self._index.execute(
             "SELECT place, images, number FROM groups WHERE place < ? AND place + images > ? AND place >= "
             "(SELECT max(place) FROM groups WHERE place <= ?) ORDER BY place",
@@ -161,7 +167,7 @@ class ReferenceIndex:
 
 @contextmanager
 def new_index(path: Path) -> Iterator[sqlite3.Connection]:
-    """Create an index file and yield a connection to its empty tables.
+    """Create an SQLite index file for a dataset by reference, and yield a connection to its empty tables.
 
     The file appears after the ``with`` block, complete and stored durably.
     """
@@ -181,7 +187,10 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def read_record(path: Path) -> ReferenceRecord:
-    """Read the record of a dataset by reference from its index. Raises ``DatasetNotFound`` if it is unreadable."""
+    """Read the description (location, files, counts) of a dataset by reference from its index file.
+
+    Raises ``DatasetNotFound`` if the file is unreadable.
+    """
     try:
         with ReferenceIndex.open(path) as index:
             return index.record()

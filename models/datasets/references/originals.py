@@ -18,7 +18,7 @@ begins with the rows before it in the row group of a Parquet file."""
 
 
 class ReferencedOriginals:
-    """Reader of single original images of a dataset by reference.
+    """Reader of the original, still encoded images of a dataset by reference, one at a time.
 
     If images are read in order, it reads whole ranges of them at once.
 

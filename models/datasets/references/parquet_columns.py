@@ -25,7 +25,7 @@ SMALL_ROWS = 1_000_000
 
 @dataclass(frozen=True)
 class ImageCell:
-    """Address of the image bytes or image names in a Parquet file.
+    """Position of the image bytes, or of the image names, in the schema of a Parquet file.
 
     The values are a column, or one member of a column of structs.
     """
@@ -35,7 +35,7 @@ class ImageCell:
 
     @property
     def path(self) -> str:
-        """Parquet path of the values, such as ``column`` or ``column.member``.
+        """Path of the image bytes or names in the Parquet schema, such as ``column`` or ``column.member``.
 
         The second form is for a column of structs.
         """

@@ -35,7 +35,7 @@ ERROR_ROWS = 1024
 def read_groups(
     content: RangeFile, file: IndexedFile, column: str | None, groups: Sequence[RowGroup], start: int, stop: int
 ) -> Iterator[list[EncodedImage]]:
-    """Yield images ``start`` to ``stop - 1`` of a dataset from one Parquet file, in batches.
+    """Yield the undecoded images ``start`` to ``stop - 1`` of a dataset from one Parquet file, in batches.
 
     Images outside this file are left out.
 
@@ -61,7 +61,7 @@ def read_groups(
 
 
 def failed_rows(file: IndexedFile, places: range, error: ImageError) -> Iterator[list[EncodedImage]]:
-    """Yield entries with an error for images that cannot be read, in batches.
+    """Yield an ``EncodedImage`` with the given error for each unreadable image, in batches.
 
     The images are rows of a Parquet file.
     """

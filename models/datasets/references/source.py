@@ -39,7 +39,7 @@ class ReferencedImages:
 
     @cached_property
     def largest_group(self) -> int:
-        """Largest number of images in one Parquet row group; 1 without Parquet files.
+        """Largest number of images in any Parquet row group of the dataset; 1 without Parquet files.
 
         A row group is always read from its start.
         """
@@ -47,7 +47,7 @@ class ReferencedImages:
             return index.largest_group()
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield the name and the image for indices ``start`` to ``stop - 1``.
+        """Yield a ``(name, decoded image)`` pair for each image with index ``start`` to ``stop - 1``.
 
         An unusable image is replaced by an ``ImageError``.
 

@@ -84,7 +84,7 @@ class SelfNormalizingConvolutionSpec(_ZeroPaddedConvolution):
     bijection = "models.bijections.convolution:SelfNormalizingConv"
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters.
+        """Return the number of learned parameters of this layer for inputs of a given image shape.
 
         These are two kernels, and an offset for each channel.
         """
@@ -93,13 +93,13 @@ class SelfNormalizingConvolutionSpec(_ZeroPaddedConvolution):
 
 @register
 class TwoLayerInverseConvolutionSpec(_ZeroPaddedConvolution):
-    """k x k convolution whose inverse is learned as two convolutions."""
+    """k x k convolution whose inverse is learned as two further convolutions."""
 
     type: Literal["two-layer-inverse-convolution"] = "two-layer-inverse-convolution"
     bijection = "models.bijections.two_layer_inverse:TwoLayerInverseConv"
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters.
+        """Return the number of learned parameters of this layer for inputs of a given image shape.
 
         These are three kernels, and an offset for each channel.
         """
@@ -132,20 +132,20 @@ class PeriodicConvolutionSpec(_Convolution):
 
 @register
 class ExponentialConvolutionSpec(_Convolution):
-    """1x1 convolution, then the exponential of a k x k convolution (Hoogeboom et al. 2020)."""
+    """1x1 convolution followed by the exponential of a k x k convolution (Hoogeboom et al. 2020)."""
 
     type: Literal["exponential-convolution"] = "exponential-convolution"
     bijection = "models.bijections.exponential:ExponentialConv"
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the constructor arguments: the image shape and the kernel size.
+        """Return the arguments that construct the layer: the image shape and the kernel size.
 
         The kernel size is a height and a width.
         """
         return shape, self.sides
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters.
+        """Return the number of learned parameters of this layer for inputs of a given image shape.
 
         These are a kernel, a channel matrix, and two offsets for each value of an image.
         """
@@ -169,11 +169,11 @@ class AutoregressiveConvolutionSpec(LayerSpec):
     bijection = "models.bijections.emerging:AutoregressiveConv"
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the constructor arguments, here the number of channels."""
+        """Return the arguments that construct the layer, here only the number of channels."""
         return (shape[0],)
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters.
+        """Return the number of learned parameters of this layer for inputs of a given image shape.
 
         It is 4 C², a 2x2 kernel for each pair of channels.
         """
@@ -191,11 +191,11 @@ class EmergingConvolutionSpec(LayerSpec):
     bijection = "models.bijections.emerging:EmergingConv"
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the constructor arguments, here the number of channels."""
+        """Return the arguments that construct the layer, here only the number of channels."""
         return (shape[0],)
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters.
+        """Return the number of learned parameters of this layer for inputs of a given image shape.
 
         It is C (9 C + 1), for a 1x1 convolution with offset and two 2x2 kernels.
         """

@@ -35,12 +35,12 @@ class Coupling(LayerSpec):
     width: Width
 
     def check(self, shape: ImageShape) -> None:
-        """Check that the images have at least 2 channels. Raise ``ValueError`` otherwise."""
+        """Raise ``ValueError`` if images have fewer than 2 channels, too few for a coupling layer to split."""
         if shape[0] < 2:
             raise ValueError(f"expected at least 2 channels to couple, got {shape[0]}; squeeze first")
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the constructor arguments: the number of channels and the width of the coupling network."""
+        """Return the arguments that construct the layer: the number of channels and the width of its network."""
         return shape[0], self.width
 
     @classmethod
@@ -52,7 +52,7 @@ class Coupling(LayerSpec):
         return {"width": layer.get_parameter("net.first.weight").shape[0]}
 
     def summary(self) -> str:
-        """Return the layer type and the network width as text."""
+        """Return the layer type and the width of the coupling network as a short text."""
         return f"{self.type} of width {self.width}"
 
     def _of_net(self, shape: ImageShape, outputs: int) -> int:
@@ -62,14 +62,14 @@ class Coupling(LayerSpec):
 
 @register
 class AffineCouplingSpec(Coupling):
-    """Coupling by which half of the channels scale and shift the others (Dinh et al. 2017)."""
+    """Coupling layer in which half of the channels scale and shift the others (Dinh et al. 2017)."""
 
     type: Literal["affine-coupling"] = "affine-coupling"
     bijection = "models.bijections.coupling:AffineCoupling"
     place: Place = False
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the constructor arguments of the coupling.
+        """Return the tuple of arguments that construct the coupling layer for a given image shape.
 
         They are the number of channels, the width, and the image size (H, W), which is None without ``place``.
         """
@@ -85,14 +85,14 @@ class AffineCouplingSpec(Coupling):
         return {**super().read(layer), "place": "net.place" in dict(layer.named_parameters())}
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters of the network for scale and shift.
+        """Return the number of learned parameters of the network that computes the scale and the shift.
 
         If the network depends on the place, a map of places for each hidden channel is included.
         """
         return self._of_net(shape, 2 * (shape[0] // 2)) + self.place * self.width * shape[1] * shape[2]
 
     def summary(self) -> str:
-        """Return the layer type and the network width as text.
+        """Return the layer type and the width of the coupling network as a short text.
 
         The text also says whether the network depends on the place.
         """
@@ -101,7 +101,7 @@ class AffineCouplingSpec(Coupling):
 
 @register
 class AdditiveCouplingSpec(Coupling):
-    """Coupling by which half of the channels shift the others (Dinh et al. 2015)."""
+    """Coupling layer in which half of the channels shift the others (Dinh et al. 2015)."""
 
     type: Literal["additive-coupling"] = "additive-coupling"
     bijection = "models.bijections.additive_coupling:AdditiveCoupling"
@@ -113,17 +113,17 @@ class AdditiveCouplingSpec(Coupling):
 
 @register
 class PlaceCouplingSpec(Coupling):
-    """Coupling that shifts half of the channels by a network that depends on the position in the image."""
+    """Coupling layer that shifts half of the channels by a network that depends on the position in the image."""
 
     type: Literal["place-coupling"] = "place-coupling"
     bijection = "models.bijections.additive_coupling:PlaceCoupling"
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the constructor arguments: the image shape and the width of the coupling network."""
+        """Return the arguments that construct the layer: the image shape and the width of its network."""
         return shape, self.width
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters.
+        """Return the number of learned parameters of this layer for inputs of a given image shape.
 
         These are the shift network, and a map of places for each hidden channel.
         """

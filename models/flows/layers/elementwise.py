@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @register
 class ActNormSpec(LayerSpec):
-    """Learned scale and shift of each channel (Kingma & Dhariwal 2018).
+    """Layer with a learned scale and shift of each channel (Kingma & Dhariwal 2018).
 
     They are set from the first images.
     """
@@ -26,11 +26,11 @@ class ActNormSpec(LayerSpec):
     bijection = "models.bijections.actnorm:ActNorm"
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the constructor arguments, here the number of channels."""
+        """Return the arguments that construct the layer, here only the number of channels."""
         return (shape[0],)
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters.
+        """Return the number of learned parameters of this layer for inputs of a given image shape.
 
         It is 2 C, a scale and an offset for each channel.
         """
@@ -47,7 +47,7 @@ class SplineSpec(LayerSpec):
     bound: float = Field(10.0, ge=0.1, le=1000, description="End of the interval; the identity outside.")
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the constructor arguments of the activation.
+        """Return the constructor arguments of the spline activation for inputs of a given image shape.
 
         They are the shape of the images, the number of bins and the end of the interval.
         """
@@ -55,14 +55,14 @@ class SplineSpec(LayerSpec):
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return the number of bins and the spline interval of a built spline layer.
+        """Return the number of bins and the spline interval of a built spline layer, as a dict.
 
         The interval is given by its end.
         """
         return {"bins": layer.get_parameter("widths").shape[-1], "bound": layer.bound}
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters.
+        """Return the number of learned parameters of this layer for inputs of a given image shape.
 
         These are widths, heights and inner slopes of the bins, for each value of an image.
         """
@@ -78,10 +78,10 @@ class SmoothLeakyReLUSpec(LayerSpec):
     alpha: float = Field(0.3, ge=0.01, lt=1, description="Slope for large negative values.")
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the constructor arguments, here the slope for large negative values."""
+        """Return the only constructor argument of the activation, its slope for large negative values."""
         return (self.alpha,)
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return the slope of a built activation for large negative values."""
+        """Return the slope of a built activation for large negative values, in a dict with the key ``alpha``."""
         return {"alpha": layer.alpha}

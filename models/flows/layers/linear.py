@@ -51,7 +51,7 @@ class SelfNormalizingOneByOneSpec(_OneByOne):
     bijection = "models.bijections.conv1x1:SelfNormalizingConv1x1"
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters.
+        """Return the number of learned parameters of this layer for inputs of a given image shape.
 
         It is 2 C² + C, for the matrix, its learned inverse and an offset.
         """
@@ -60,7 +60,7 @@ class SelfNormalizingOneByOneSpec(_OneByOne):
 
 @register
 class WoodburySpec(LayerSpec):
-    """Low-rank mixing of channels and of pixels (Lu & Huang 2020).
+    """Layer that mixes channels and pixels by low-rank matrices (Lu & Huang 2020).
 
     The mixing is added to the identity.
     """
@@ -71,21 +71,24 @@ class WoodburySpec(LayerSpec):
     spatial_rank: Rank = 4
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the constructor arguments, the image shape and both ranks."""
+        """Return the constructor arguments of the layer: image shape, channel rank and spatial rank."""
         return shape, self.channel_rank, self.spatial_rank
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return ``channel_rank`` and ``spatial_rank`` of a built layer."""
+        """Return ``channel_rank`` and ``spatial_rank`` of a built Woodbury layer, as a dict.
+
+        They are the ranks of the matrices that mix channels and pixels.
+        """
         ranks = (layer.get_parameter(name).shape[1] for name in ("channel_left", "spatial_left"))
         return dict(zip(("channel_rank", "spatial_rank"), ranks, strict=True))
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters of the four low-rank factors."""
+        """Return the number of learned parameters of the layer, all of them in four low-rank matrices."""
         return 2 * (shape[0] * self.channel_rank + shape[1] * shape[2] * self.spatial_rank)
 
     def summary(self) -> str:
-        """Return the layer type and both ranks as text."""
+        """Return a short text with the layer type, the channel rank and the spatial rank."""
         return f"{self.type} of ranks {self.channel_rank} and {self.spatial_rank}"
 
 
@@ -115,7 +118,7 @@ class SelfNormalizingDenseSpec(_Dense):
     bijection = "models.bijections.dense:SelfNormalizingDense"
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters.
+        """Return the number of learned parameters of this layer for inputs of a given image shape.
 
         It is 2 D² + D, for the matrix, its learned inverse and an offset.
         """
@@ -156,7 +159,11 @@ class _LocalAffine(LayerSpec):
 
 @register
 class ExactLocalAffineSpec(_LocalAffine):
-    """Affine layer with a channel matrix for each grid cell and a mean for each position."""
+    """Affine layer with a separate channel-mixing matrix for each rectangular region of the image.
+
+    The regions are the cells of a grid. The layer also has a mean for each value of an image. The log-determinant of
+    the layer is exact.
+    """
 
     type: Literal["exact-local-affine"] = "exact-local-affine"
     bijection = "models.bijections.local_affine:ExactLocalAffine"
@@ -164,7 +171,7 @@ class ExactLocalAffineSpec(_LocalAffine):
 
 @register
 class SelfNormalizingLocalAffineSpec(_LocalAffine):
-    """Local affine layer that learns the inverse of its matrices.
+    """Local affine layer that learns the inverses of its channel-mixing matrices.
 
     There is a matrix of the channels for each cell of a grid, and a mean for each place.
     """
@@ -173,7 +180,7 @@ class SelfNormalizingLocalAffineSpec(_LocalAffine):
     bijection = "models.bijections.local_affine:SelfNormalizingLocalAffine"
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters.
+        """Return the number of learned parameters of this layer for inputs of a given image shape.
 
         These are a matrix and its inverse for each cell, and a mean for each value.
         """

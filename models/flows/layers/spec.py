@@ -32,12 +32,12 @@ ImageShape = tuple[int, int, int]
 
 
 def numbers(shape: ImageShape) -> int:
-    """Return C·H·W, the number of values of an image."""
+    """Return the number of values in an image, the product of channels, height and width."""
     return shape[0] * shape[1] * shape[2]
 
 
 class LayerSpec(BaseModel):
-    """Description of a layer by its type and parameters.
+    """Description of one layer of a normalizing flow by its layer type and its settings.
 
     A layer is built from it for images of a shape.
 
@@ -53,7 +53,7 @@ class LayerSpec(BaseModel):
 
     @classmethod
     def type_name(cls) -> str:
-        """Return the name of the layer type.
+        """Return the name of the layer type, such as ``actnorm``.
 
         Files give the name as ``type``.
         """
@@ -68,13 +68,13 @@ class LayerSpec(BaseModel):
         return found
 
     def check(self, shape: ImageShape) -> None:
-        """Raise ``ValueError`` if the layer cannot take images of this shape.
+        """Raise ``ValueError`` if the described layer cannot take images of the given shape.
 
         The text of the error is "expected ..., got ...".
         """
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the constructor arguments of the layer for images of this shape.
+        """Return the positional arguments that construct this layer for inputs of a given image shape.
 
         By default there are none.
         """
@@ -99,7 +99,7 @@ class LayerSpec(BaseModel):
         return 0
 
     def build(self, shape: ImageShape) -> Bijection:
-        """Build a new, untrained layer for images of this shape.
+        """Build a new, untrained layer from this description, for images of the given shape.
 
         The weights come from torch's global generator.
         """
@@ -107,7 +107,9 @@ class LayerSpec(BaseModel):
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:  # noqa: ARG003  # subclasses read it
-        """Return the parameters that describe a built layer.
+        """Return the settings that describe a built layer, as a dict by the field names of this class.
+
+        The settings are parameters of the layer type, not learned parameters of the layer.
 
         The layer is of the class :meth:`bijection_class`. By default there are no parameters.
         """
@@ -119,7 +121,7 @@ class LayerSpec(BaseModel):
         return cls(**cls.read(layer)) if type(layer) is cls.bijection_class() else None
 
     def summary(self) -> str:
-        """Return a short text that describes the layer.
+        """Return a short text that describes the layer, such as ``self-normalizing-convolution 5x5``.
 
         By default it is the name of the layer type. Types with parameters may add them, such as the size of a kernel.
         """
@@ -130,7 +132,9 @@ _types: dict[str, type[LayerSpec]] = {}
 
 
 def register(layer_type: type[LayerSpec]) -> type[LayerSpec]:
-    """Register a layer type in this process and return it, for use as a class decorator.
+    """Register a ``LayerSpec`` subclass as a layer type in this process, and return the subclass.
+
+    The function can be used as a class decorator.
 
     Raises:
         ValueError: Another class has registered the same name.
@@ -149,7 +153,7 @@ def _registered() -> dict[str, type[LayerSpec]]:
 
 
 def layer_types() -> Iterator[type[LayerSpec]]:
-    """Yield every layer type that is registered or installed.
+    """Yield the ``LayerSpec`` subclass of every layer type that is registered or installed.
 
     The types registered in this process come first, then those of installed packages.
     """
@@ -161,7 +165,7 @@ def layer_types() -> Iterator[type[LayerSpec]]:
 
 
 def find_layer_type(name: str) -> type[LayerSpec]:
-    """Return the layer type called ``name``.
+    """Return the ``LayerSpec`` subclass of the layer type called ``name``.
 
     Raises:
         ValueError: There is none; the text lists the types that exist and names the most similar one.
@@ -179,7 +183,10 @@ def find_layer_type(name: str) -> type[LayerSpec]:
 
 
 def describe_layer(layer: Bijection) -> LayerSpec:
-    """Return the description of a built layer. Raises ``ValueError`` if its class belongs to no layer type."""
+    """Return the ``LayerSpec`` that describes a built layer by its layer type and settings.
+
+    Raises ``ValueError`` if the class of the layer belongs to no layer type.
+    """
     for layer_type in layer_types():
         described = layer_type.of(layer)
         if described is not None:
@@ -202,7 +209,7 @@ def _load(entry: EntryPoint) -> type[LayerSpec]:
 
 
 def parse_layer(value: object) -> object:
-    """Convert a dict with the type and parameters of a layer to its description.
+    """Convert a dict with the type and settings of a layer to the ``LayerSpec`` that describes it.
 
     A description is returned unchanged. Pydantic calls the function as a validator. Raises ``ValueError`` if the value
     is neither or is invalid.

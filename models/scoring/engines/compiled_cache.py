@@ -53,7 +53,7 @@ class CompiledCache:
         return Compiled(compiled, name, partial(write_cached, self.path(name)))
 
     def stored(self, name: str, settings: dict[str, Any]) -> Compiled | None:
-        """Load a compiled graph from the cache by its name; None if it cannot be used.
+        """Return a compiled graph, loaded from the cache by its name, or None if it is missing or unusable.
 
         ``settings`` are those that it was compiled with.
         """
@@ -67,11 +67,11 @@ class CompiledCache:
             return None
 
     def path(self, name: str) -> Path:
-        """Return the path of the cache file for a compiled graph."""
+        """Return the path of the cache file for the compiled graph with a given name."""
         return self._folder / f"{name}.blob"
 
     def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
-        """Return the stored tile size for a graph, or None if none was measured.
+        """Return the stored measurement of the best tile size for a graph, or None if there is none.
 
         A tile is the fixed number of images that are computed at once. The size was measured with ``lanes`` threads.
         ``model`` is the graph for one image.
@@ -89,7 +89,7 @@ class CompiledCache:
         return tiling if tiling.lanes == lanes else None
 
     def keep_tiling(self, model: ov.Model, tiling: Tiling) -> None:
-        """Store the measured tile size for a graph.
+        """Store the measured tile size of a graph, which is the number of images computed at once.
 
         ``model`` is the graph for one image. A failed write is logged and ignored.
         """

@@ -20,7 +20,7 @@ def open_feature_engine(
     flows: FrozenFeatureFlows,
     options: EngineOptions,
 ) -> FeatureEngine:
-    """Return the engine that runs a backbone and the flows over its features.
+    """Return the engine, OpenVINO or PyTorch, that runs a backbone network and the flows over its features.
 
     It uses OpenVINO unless the options name torch.
 
@@ -51,7 +51,7 @@ def open_extractor(
     size: tuple[int, int],
     options: EngineOptions,
 ) -> FeatureExtractor:
-    """Return the feature extractor for fitting flows over features.
+    """Return a callable from images to the features of a backbone network, to which flows are fitted.
 
     It uses the same backend as scoring.
 

@@ -20,7 +20,7 @@ Network = Callable[[Node], dict[str, Node]]
 
 
 def open_network(store: BackboneStore, backbone: Backbone) -> Network:
-    """Return the network of a backbone as a function that builds OpenVINO nodes.
+    """Return a backbone network as a function that builds its OpenVINO nodes for an image node.
 
     The digest of the weights is checked first.
 
@@ -40,7 +40,7 @@ def open_network(store: BackboneStore, backbone: Backbone) -> Network:
 
 
 def outputs_of(network: Network, backbone: Backbone, image: Node) -> tuple[list[Node], Node]:
-    """Return the OpenVINO nodes for the feature maps of a backbone and for its deepest map.
+    """Return the OpenVINO nodes of a backbone's feature maps, as a list, and of its deepest feature map.
 
     Args:
         network: The network of the backbone.

@@ -47,7 +47,7 @@ class OpenVINOEngine(OpenVINOFlow):
         self._torch = TorchEngine(frozen, threads=threads)
 
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
-        """Map latents back to images, except for the inverse of the pixel transform.
+        """Map latents back to images whose pixel values are still transformed, for instance to logits.
 
         Returns ``(N, C, H, W)``. The caller inverts the pixel transform.
         """

@@ -26,7 +26,7 @@ ROWS = DEFAULT_TILE
 
 
 class FeatureGraphs:
-    """Builder of OpenVINO graphs from 8-bit images to features.
+    """Builder of OpenVINO graphs that compute features of 8-bit images with a backbone network.
 
     With flows, a graph returns squared norms of latents in place of features. Each graph is for a fixed number of
     images.

@@ -30,7 +30,7 @@ def feature_engine(
     threads: int | None = None,
     cache: Path | None = None,
 ) -> OpenVINOFeatureEngine:
-    """Return an OpenVINO engine that runs a backbone and its flows as a single graph.
+    """Return an OpenVINO engine that runs a backbone network and the flows over its features as one graph.
 
     Args:
         store: The backbones of this machine.
@@ -49,7 +49,7 @@ def feature_engine(
 
 
 class OpenVINOExtractor:
-    """Callable that extracts features of images with OpenVINO in float32.
+    """Callable that computes features of images by a backbone network, with OpenVINO in float32.
 
     The features are exactly those that :class:`OpenVINOFeatureEngine` computes.
 

@@ -99,7 +99,7 @@ def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
 
 
 def inverse_graph(frozen: FrozenFlow, images: int, inverse: Inverse) -> Graph:
-    """Return an OpenVINO graph that maps latents back to images, before the inverse pixel transform.
+    """Return an OpenVINO graph from latents back to images whose pixel values are still transformed.
 
     Args:
         frozen: The flow.
@@ -130,7 +130,7 @@ def inverse_graph(frozen: FrozenFlow, images: int, inverse: Inverse) -> Graph:
 
 
 def forward_node(step: FrozenStep, x: Node) -> tuple[Node, Node | None]:
-    """Return OpenVINO nodes for a layer's outputs and for its log-slopes, the log-derivatives.
+    """Return OpenVINO nodes for the output of a flow layer and its log-slopes (logarithms of derivatives).
 
     Log-slopes are None if the log-determinant of the layer is the same for all images.
     """
@@ -278,12 +278,12 @@ def _split(x: Node, kept: int) -> tuple[Node, Node]:
 
 
 def joined(parts: list[Node], axis: int = 1) -> Node:
-    """Return a node for the concatenation of parts, along the channels by default."""
+    """Return an OpenVINO node that concatenates the given nodes, along the channels by default."""
     return parts[0] if len(parts) == 1 else op.concat(parts, axis).output(0)
 
 
 def constant(values: NDArray[np.float32] | np.float32) -> Node:
-    """Return a node for a float32 constant."""
+    """Return an OpenVINO node for a constant float32 array or number."""
     return op.constant(np.ascontiguousarray(values)).output(0)
 
 

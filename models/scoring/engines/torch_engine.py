@@ -33,7 +33,7 @@ WARM_UPS = 3
 
 @dataclass(frozen=True)
 class TensorLatents:
-    """Latents of a flow as tensors on the device of the engine.
+    """Latents and log-determinants of images under a flow, as PyTorch tensors.
 
     The fields are those of :class:`Latents`.
     """
@@ -85,7 +85,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def forward(self, y: Array) -> Latents:
-        """Map images to latents and log-determinants.
+        """Map a batch of images to the latents and log-determinants of the flow.
 
         ``y`` are images after the pixel transform, float64 ``(N, C, H, W)``.
         """
@@ -96,7 +96,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
-        """Map latents back to images, except for the inverse of the pixel transform.
+        """Map latents back to images whose pixel values are still transformed, for instance to logits.
 
         Returns ``(N, C, H, W)``. The caller inverts the pixel transform.
         """

@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 
 class TorchFeatureEngine:
-    """PyTorch engine that runs a backbone and the flows over its features.
+    """PyTorch engine that runs a backbone network and the flows over its features.
 
     The backbone computes in the number format of its extractor, the flows in float64.
 
@@ -43,7 +43,7 @@ class TorchFeatureEngine:
 
     @torch.inference_mode()
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return the squared norm of the latents at each place of each image.
+        """Return the squared norm of the latents at each place (feature map position) of each image.
 
         Places have the shape ``(N, fits, rows, columns)``. The squared norms for pooled features are returned, too,
         ``(N, fits, groups)``.

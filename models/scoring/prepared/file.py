@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedFile:
-    """Cache file that lets a model open without loading its trained flows.
+    """Cache file from which a model can be opened for scoring without loading its trained flows.
 
     It is for one model, precision, number of threads, processor and software version.
 
@@ -56,7 +56,7 @@ class PreparedFile:
 
     @classmethod
     def of(cls, manifest: Manifest, options: EngineOptions) -> Self:
-        """Return the cache file for a model and its engine options.
+        """Return the cache file that belongs to a model and its engine options; it need not exist yet.
 
         The options must have a cache and a precision.
         """
@@ -66,7 +66,7 @@ class PreparedFile:
         return cls(options.cache / f"{name}.density", manifest, options)
 
     def open(self) -> OpenedDensity | None:
-        """Load the stored density, or return None if it is missing or cannot be used.
+        """Open the model's density from this cache file, or return None if the file is missing or unusable.
 
         A file that cannot be used is logged.
 
@@ -87,7 +87,7 @@ class PreparedFile:
             return None
 
     def keep(self, opened: OpenedDensity) -> None:
-        """Store an opened density in the cache file.
+        """Store a model's density in this cache file, so that it can be opened faster next time.
 
         Nothing is stored if torch computes a part of it, or if a compiled graph is not in the cache.
         """
@@ -106,7 +106,7 @@ class PreparedFile:
             write_cached(self.path, record.to_json())
 
     def discard(self, reason: str) -> None:
-        """Delete the cache file, and log the reason.
+        """Delete this cache file, and log the reason why it cannot be used.
 
         The density must then be opened from its flows and stored again.
         """
@@ -148,7 +148,7 @@ def _processor() -> tuple[str, ...]:
 
 
 def code_digest() -> str:
-    """Return the SHA-256 digest, in hexadecimal, of the source code that builds graphs from weights.
+    """Return the SHA-256, in hexadecimal, of the source code that builds OpenVINO graphs from weights.
 
     The code also makes the layouts of flows.
     """

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class GraphLost(LookupError):
-    """Raised if a compiled graph cannot be loaded from the cache.
+    """Raised if a compiled graph of a model cannot be loaded from the cache on disk.
 
     A record in the cache names the graph. The log has the reason.
     """
@@ -40,7 +40,7 @@ class GraphLost(LookupError):
 
 @dataclass(frozen=True)
 class Opener:
-    """Loader that opens a model's density from a stored record and cached compiled graphs.
+    """Loader that opens a model's density from its stored description (record) and cached compiled graphs.
 
     Args:
         manifest: The manifest of the model.
@@ -57,7 +57,7 @@ class Opener:
     on_lost: Callable[[], None]
 
     def open(self, record: PreparedRecord) -> OpenedDensity:
-        """Open a model's density from its stored record and the cached compiled graphs.
+        """Return a model's density, opened from its stored record (description) and cached compiled graphs.
 
         Raises:
             GraphLost: A compiled graph is missing or damaged.

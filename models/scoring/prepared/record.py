@@ -19,7 +19,7 @@ from snf_runtime.scoring.pixel_transforms import AffineFunction, LogitFunction, 
 
 @dataclass(frozen=True)
 class PreparedProgram:
-    """Names of the cached compiled graphs of a flow over pixels or of flows over features, with the tile size.
+    """Names of the cached compiled graphs that run a model's flow or flows, with their tile size.
 
     One graph is for a single image, the other for a tile on each thread. A tile is a fixed number of images computed at
     once.
@@ -51,7 +51,7 @@ class PreparedPixels:
 
 @dataclass(frozen=True)
 class PreparedFeatures:
-    """Stored description of flows over backbone features, with the graph names of their compiled program.
+    """Stored layout of flows over features, with the graph names of the compiled program that runs them.
 
     The program runs the backbone and the flows as one graph.
     """
@@ -71,12 +71,12 @@ class PreparedRecord:
     features: PreparedFeatures | None
 
     def to_json(self) -> bytes:
-        """Return the record as JSON."""
+        """Return this stored description of a model's density as JSON, in bytes."""
         return json.dumps(asdict(self), allow_nan=False).encode()
 
     @classmethod
     def of_json(cls, content: bytes) -> PreparedRecord:
-        """Parse a record from its JSON form. Raises ``ValueError`` or ``RecursionError`` if the JSON is not valid."""
+        """Parse a stored description from JSON; raise ``ValueError`` or ``RecursionError`` if it is not valid."""
         record = from_json(cls, parse_json(content))
         if record.pixels is None and record.features is None:
             raise ValueError("expected pixels or features, got neither")
@@ -84,7 +84,7 @@ class PreparedRecord:
 
 
 def record_of(opened: OpenedDensity) -> PreparedRecord | None:
-    """Return a record to store for an opened density, or None if the density cannot be stored.
+    """Return the description of a model's density to store in the cache, or None if it cannot be stored.
 
     It cannot be stored if torch computes a part of it, if a graph is not in the cache, or if its pixel transform is not
     affine, logit or marginal.
@@ -110,7 +110,7 @@ def record_of(opened: OpenedDensity) -> PreparedRecord | None:
 
 
 def described_pixels(frozen: FlowLayout, outputs: Outputs) -> ExportedPixels | None:
-    """Return a description of a flow over pixels, for export or for the cache.
+    """Return a description of a flow over pixels (transform, levels, outputs) for an export or the cache.
 
     Returns None if its pixel transform is not affine, logit or marginal.
 

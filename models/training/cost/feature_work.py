@@ -54,7 +54,7 @@ class FeatureWork:
 
 
 def feature_work(architecture: FeatureArchitecture) -> FeatureWork:
-    """Count the operations and the memory of a fit of flows over features.
+    """Count the operations and the memory that a fit of flows over features needs.
 
     They follow from the shapes of its arrays.
 
@@ -89,7 +89,7 @@ def feature_work(architecture: FeatureArchitecture) -> FeatureWork:
 
 
 def backbone_flops(height: int, width: int) -> int:
-    """Return the number of floating-point operations of EfficientNet-Lite0 for one image.
+    """Return how many floating-point operations EfficientNet-Lite0, a backbone network, takes for one image.
 
     Only the part up to its deepest feature map counts.
 

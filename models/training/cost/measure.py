@@ -46,7 +46,7 @@ PROBES: tuple[tuple[str, tuple[int, int, int], int, str], ...] = (
 
 
 def measure_throughput(folder: Path, start_seconds: float, device: str = "cpu") -> Throughput:
-    """Measure the speed of a device by short training runs.
+    """Measure the computing speed of a CPU or GPU by timing training steps of several flows.
 
     The speed of the disk is measured by writing 32 MiB to ``folder``.
     """

@@ -35,7 +35,7 @@ class Throughput(BaseModel):
     start_seconds: float = Field(ge=0, description="From the start of a training process until its code is loaded.")
 
     def seconds(self, work: Work) -> float:
-        """Return the estimated time in seconds that ``work`` takes on this machine.
+        """Return the estimated time in seconds for the operations and bytes in ``work`` on this machine.
 
         It is the sum of the amounts of work, each divided by its rate.
         """
