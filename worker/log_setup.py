@@ -11,7 +11,7 @@ from worker.settings import Settings
 
 
 def configure_logging(settings: Settings, part: str, terminal: bool = True) -> None:
-    """Set up logging as text to stderr and as JSON to a file.
+    """Set up the logging of this process, as text to stderr and as JSON to a file.
 
     The file is ``<part>.jsonl`` in the log folder, with one JSON object per line.
 

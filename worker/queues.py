@@ -19,7 +19,7 @@ DeviceKind = Literal["auto", "cpu", "cuda"]
 
 
 class Queue(StrEnum):
-    """Celery queues of background jobs.
+    """Names of the Celery queues in which background jobs wait for a worker.
 
     The queues are for training on the CPU, for training on a GPU, and for work with trained models.
     """

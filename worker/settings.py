@@ -212,7 +212,7 @@ class Settings(ServiceSettings):
 
     @property
     def needs_keys(self) -> bool:
-        """Whether the service requires stored API keys.
+        """Whether the service must have stored API keys because other machines can reach it.
 
         It does if ``host`` is not a loopback address, and neither ``api_keys`` nor ``trusted_bind`` is set.
         """
@@ -220,7 +220,7 @@ class Settings(ServiceSettings):
 
     @property
     def has_keys(self) -> bool:
-        """Whether callers must send an API key.
+        """Whether the service has API keys, so that callers must send one.
 
         They must if ``SNF_API_KEYS`` is set, or if the file of stored keys exists.
         """
@@ -264,7 +264,7 @@ class Settings(ServiceSettings):
 
     @property
     def run_records_dir(self) -> Path:
-        """Path of the folder with one subfolder for each training run.
+        """Path of the folder that holds the records of training runs, with one subfolder for each run.
 
         It is ``run-records`` in the data folder ``home``.
         """
@@ -288,7 +288,7 @@ class Settings(ServiceSettings):
 
     @property
     def engine_options(self) -> EngineOptions:
-        """Options for scoring in the HTTP service.
+        """Options of the engine that scores images in the HTTP service.
 
         They are the library, the device, the number of CPU threads, and the folders of the cache and the backbones.
 
@@ -340,7 +340,7 @@ class Settings(ServiceSettings):
 
     @property
     def runtime_folder(self) -> Path:
-        """Path of the folder for Unix sockets.
+        """Path of the folder for Unix sockets, such as that of the embedded message broker.
 
         It is the setting ``runtime_dir``, or a short path in ``/tmp`` that depends on ``home``.
 

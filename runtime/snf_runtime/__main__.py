@@ -22,7 +22,7 @@ HEADER = f"{'p-value':>9}  {'statistic':>10}  {'log-likelihood':>15}  verdict  i
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code.
+    """Judge image files by an exported model, as the command line asks, and return the exit code.
 
     An unexpected error is printed with its traceback and gives 3: Python's own code 1 means an anomaly here.
     """

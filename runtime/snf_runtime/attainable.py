@@ -9,7 +9,7 @@ DIGITS = 4
 
 
 def unattainable(alpha: float, images: int) -> str:
-    """Return the text of the error for a false-alarm rate that is too small.
+    """Return the error text for a false-alarm rate too small for the number of calibration images.
 
     It says that ``alpha`` is below 1 / (n + 1), the smallest p-value of n calibration images.
 

@@ -29,7 +29,7 @@ def _new_error(kind: type[ModelsError], arguments: tuple[Any, ...]) -> ModelsErr
 
 
 class ModelsError(Exception):
-    """Base class of the errors of this package and of the service.
+    """Base class of the errors of the service and of the runtime for exported models.
 
     An error has a slug such as ``model-not-found``, a title and a detail text.
 
@@ -91,7 +91,7 @@ class EngineUnavailable(ModelsError):
 
 
 class AlphaUnattainable(ModelsError):
-    """Raised for a false-alarm rate that is too small for the calibration.
+    """Raised for a false-alarm rate that is too small for the number of calibration images.
 
     It is below 1 / (n + 1), the smallest p-value that n calibration images can give.
 

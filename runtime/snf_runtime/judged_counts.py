@@ -19,7 +19,7 @@ class JudgedCounts:
 
     @property
     def text(self) -> str:
-        """The counts as one line.
+        """The counts of judged images, anomalies and images not judged, as one line of text.
 
         >>> JudgedCounts(11, 2, 1).text
         '11 images judged, 2 anomalies, 1 not judged'
@@ -29,7 +29,7 @@ class JudgedCounts:
         return f"{images} judged, {anomalies}, {self.not_judged} not judged"
 
     def exit_code(self, *, fail_on_anomaly: bool) -> int:
-        """Return the exit code of a command that judged images.
+        """Return the exit code of a command from the counts of the images that it judged.
 
         It is 4 if an image was not judged, otherwise 1 for an anomaly if ``fail_on_anomaly`` is set, otherwise 0.
         """

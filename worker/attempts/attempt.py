@@ -103,7 +103,7 @@ class StopFlag:
         self.reason = StopReason.PREEMPT
 
     def install(self, grace_s: float) -> None:
-        """Install the handlers that set the flag.
+        """Install the handlers that set the flag when the job's process should stop.
 
         They react to SIGTERM, to SIGINT, and to a message or the death of the parent process.
 
@@ -160,7 +160,7 @@ class Fence:
         self._checked = time.monotonic()
 
     def check_periodically(self) -> None:
-        """Raise ``StaleAttempt`` if this attempt has lost its lease on the job.
+        """Raise ``StaleAttempt`` if this attempt has lost its lease, the temporary right to run the job.
 
         Redis is asked at most once per heartbeat.
 
@@ -178,7 +178,7 @@ class Fence:
             self._checked = time.monotonic()
 
     def require(self) -> None:
-        """Raise ``StaleAttempt`` if this attempt has lost its lease on the job.
+        """Raise ``StaleAttempt`` if this attempt has lost its lease, the temporary right to run the job.
 
         While Redis is down, the call waits for it.
 
@@ -197,7 +197,7 @@ class Fence:
                 time.sleep(_OUTAGE_S)
 
     def check_before_publish(self) -> None:
-        """Raise ``StaleAttempt`` if this attempt may no longer publish a result.
+        """Raise ``StaleAttempt`` if this attempt may no longer publish the result of its job.
 
         It may not if it has lost its lease on the job. Call this right before publishing.
 
@@ -246,7 +246,7 @@ def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
 
 
 def attempt(work: Work) -> int:
-    """Run the job in the given folder, and return the exit code of the process.
+    """Run the job in the folder given to this process, and return the exit code for the process.
 
     The folder is the command-line argument.
 
@@ -349,7 +349,7 @@ def _refuse(problem: "ModelsError", events: EventLog) -> int:
 
 
 def explain(problem: Exception, limit: int | None) -> dict[str, str]:
-    """Return an error event for an unexpected exception in a job.
+    """Return an error event that describes an unexpected exception, for the event log of a job.
 
     Args:
         problem: The exception.

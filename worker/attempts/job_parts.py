@@ -21,7 +21,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class TableParts(OpenPlan):
-    """Result parts of a bulk scoring job that are joined into one table in the job's folder.
+    """Parts (score files) of a bulk scoring job, which are joined into one table in the job's folder.
 
     Args:
         table: The file of the table.
@@ -30,7 +30,7 @@ class TableParts(OpenPlan):
     table: Path
 
     def finish(self, should_stop: Callable[[], bool], progress: Callable[[int, int], None]) -> PartSummary:
-        """Check all parts, join them into one table, and return the counts of images, errors and anomalies.
+        """Check and join all score files into one table; return counts of images, errors and anomalies.
 
         This is quick and cannot be stopped.
         """
@@ -39,13 +39,13 @@ class TableParts(OpenPlan):
 
 @dataclass(frozen=True)
 class OutputParts(Output):
-    """Result parts of a bulk scoring job, which stay separate at its output location.
+    """Parts (score files) of a bulk scoring job, which stay separate at the job's output location.
 
     Files on this machine are created with the user's umask.
     """
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
-        """Write the scores of one part of the bulk job.
+        """Write the scores of one part (range of images) of the bulk job, and return summary counts.
 
         ``index`` is the number of the part; see :meth:`models.bulk.output.Output.write`.
         """
@@ -66,7 +66,7 @@ class OutputParts(Output):
 
 
 def begin_output(spec: JobSpec, settings: Settings, plan: BulkPlan) -> OutputParts:
-    """Start or continue writing parts of a bulk job at its output location.
+    """Open a bulk job's output location, to start or continue writing its parts (files of scores).
 
     Raises the errors of :func:`begin_parts`.
     """
@@ -77,7 +77,7 @@ def begin_output(spec: JobSpec, settings: Settings, plan: BulkPlan) -> OutputPar
 
 
 def plan_at_output(spec: JobSpec, settings: Settings) -> BulkPlan | None:
-    """Return the plan of a bulk scoring job, read from the job's output location.
+    """Return a bulk job's plan (its settings and parts), read from the job's output location.
 
     Returns None if no plan is stored there.
 
@@ -88,7 +88,7 @@ def plan_at_output(spec: JobSpec, settings: Settings) -> BulkPlan | None:
 
 
 def stored_job_plan(folder: Path, spec: JobSpec, settings: Settings) -> BulkPlan | None:
-    """Return the stored plan of a bulk job.
+    """Return the stored plan (settings and parts) of a bulk scoring job, or None if there is none.
 
     It is in ``folder`` or at the output of the job; see :func:`plan_at_output`.
     """
@@ -96,7 +96,7 @@ def stored_job_plan(folder: Path, spec: JobSpec, settings: Settings) -> BulkPlan
 
 
 def begin_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) -> Parts:
-    """Open the result parts of a bulk scoring job, to start or continue the job.
+    """Open the storage of a bulk scoring job's parts (files of scores), to start or continue the job.
 
     Args:
         folder: Folder of the parts, unless the job has an output.
@@ -116,7 +116,7 @@ def begin_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, pl
 
 
 def join_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) -> Parts:
-    """Open the result parts of a bulk scoring job that another process runs.
+    """Open the storage of the parts (files of scores) of a bulk scoring job that another process runs.
 
     Arguments are those of :func:`begin_parts`. Raises ``LocationRefused``, and ``PlanDiffers`` if the plan stored in
     ``folder`` is not ``plan``.

@@ -24,7 +24,7 @@ CELLS = "cells"
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Measure the smallest defects that a model detects in good images.
+    """Measure the smallest synthetic defects in good images that a model detects.
 
     The detection limit is stored beside the model.
 

@@ -14,7 +14,7 @@ PREPARING_S = 5.0
 
 
 class ProgressReporter:
-    """Writer of progress events of a job.
+    """Writer of progress events to the journal of a job, the file of its events.
 
     Events of type ``metrics`` have the steps done, images per second, and the time left in seconds.
 
@@ -42,7 +42,7 @@ class ProgressReporter:
         return time.monotonic() - self._checked_at >= REPORT_S
 
     def report(self, done: int, total: int | None = None) -> None:
-        """Write a progress event, at most every 0.5 s, when ``done`` steps are finished.
+        """Write a progress event for ``done`` finished steps of the job, at most one every 0.5 s.
 
         The last step is always written.
 
@@ -72,7 +72,7 @@ class ProgressReporter:
         )
 
     def checkpoint(self, done: int | None = None) -> None:
-        """Write an event that the job's progress is saved.
+        """Write a checkpoint event, which says that the job's progress up to a step is saved.
 
         A later attempt can continue after the ``done`` saved steps.
 
@@ -83,12 +83,12 @@ class ProgressReporter:
 
 
 def write_note(events: EventLog, text: str) -> None:
-    """Write a sentence to the journal of a job."""
+    """Write a sentence as a log event to the journal of a job, the file of its events."""
     events.write({"event": "log", "message": text})
 
 
 def checking_reporter(events: EventLog) -> Callable[[int, int], None]:
-    """Return a callback that reports how many parts of a bulk job are checked.
+    """Return a callback that logs how many parts (files of scores) of a bulk job have been checked.
 
     It takes the parts checked and the parts in all. It writes a job event at most every few seconds.
     """
@@ -104,7 +104,7 @@ def checking_reporter(events: EventLog) -> Callable[[int, int], None]:
 
 
 class FitReporter:
-    """Writer of progress events for the fit of a feature model.
+    """Writer of a job's progress events while a model of image features is fitted and calibrated.
 
     The images pass through the model in several parts, one after the other. The events count the images of all parts.
 
@@ -121,11 +121,11 @@ class FitReporter:
 
     @property
     def done(self) -> int:
-        """The number of images finished so far, over all parts of the fit."""
+        """The number of images finished so far, added up over all parts (passes) of the fit."""
         return self._reporter.done
 
     def report(self, part: str, done: int) -> None:
-        """Write a progress event, every 0.5 s at most, when ``done`` images of a part are finished."""
+        """Write a progress event for ``done`` finished images of a part of the fit, at most every 0.5 s."""
         if part != self._part:
             self._part, self._before = part, self._before + self._done
         self._done = done

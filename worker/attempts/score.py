@@ -43,7 +43,7 @@ IDLE_S = 0.2
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Score every image of a job's dataset.
+    """Score every image of the dataset of a bulk scoring job, and store the scores.
 
     Unless the job has an output location, the scores are written to ``scores.parquet`` in the job's folder, with one
     row per image.

@@ -25,7 +25,7 @@ from worker.settings import Settings
 def score_on_ray(
     spec: JobSpec, settings: Settings, events: EventLog, should_stop: Callable[[], bool]
 ) -> tuple[BulkPlan, PartSummary]:
-    """Score a job's dataset on a Ray cluster.
+    """Score the images of a bulk job's dataset on a cluster of the Ray framework.
 
     Every part (range of images) that is still missing is written at the output location of the job.
 

@@ -50,7 +50,7 @@ class ShardWork:
         self.shards = JobStore(redis_client(settings), settings.key_prefix).shards(spec.id)
 
     def score_shard(self, should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> bool:
-        """Score one free range of images (shard), and write its scores to a file.
+        """Claim one free range of images (shard), score it, and write its scores to a file.
 
         Args:
             should_stop: Function that is called between batches; True stops the work.

@@ -91,7 +91,7 @@ class PromptConnection(Connection):
 
 
 def queue_keys(settings: Settings, queue: Queue) -> list[str]:
-    """Return the keys of the two Redis lists that hold the messages of a queue.
+    """Return the keys of a job queue's two Redis lists of messages, one list per priority.
 
     The lists are served in the order of the keys.
     """

@@ -24,7 +24,7 @@ _RETRY_S = 60.0
 
 
 class BrokerReserve:
-    """File that keeps disk space free for the embedded broker.
+    """File that reserves disk space for the embedded message broker, a Valkey server.
 
     It lies in the broker's folder, and is deleted when the disk is nearly full.
 

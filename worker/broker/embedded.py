@@ -71,7 +71,7 @@ class EmbeddedBroker:
 
     @property
     def url(self) -> str:
-        """URL of the Valkey server."""
+        """URL at which clients connect to the embedded Valkey server."""
         return broker_url(self._settings)
 
     def start(self, timeout: float = 60.0) -> Literal["started", "adopted", "attached"]:
@@ -242,7 +242,7 @@ def _kill_hung(path: Path, pid_note: Path) -> None:
 
 
 def main() -> int:
-    """Run the embedded broker until SIGTERM or SIGINT.
+    """Run the embedded message broker, a Valkey server, until SIGTERM or SIGINT arrives.
 
     Returns 0, or 1 if the server stops answering.
     """
@@ -266,7 +266,7 @@ def _run(settings: Settings) -> int:
 
 
 def keep(broker: EmbeddedBroker, stop: threading.Event) -> int:
-    """Run the embedded broker until the event ``stop`` is set.
+    """Run and watch the embedded message broker, a Valkey server, until the event ``stop`` is set.
 
     Returns 0, or 1 if the server stops answering.
 

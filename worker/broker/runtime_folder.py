@@ -16,7 +16,7 @@ from worker.settings import Settings
 
 
 def check_runtime_folder(folder: Path) -> None:
-    """Check that no other user can change the runtime folder.
+    """Check that no other user can change the runtime folder, which holds the broker's socket.
 
     It must be a folder of this user. A folder that does not exist passes the check.
 
@@ -28,7 +28,7 @@ def check_runtime_folder(folder: Path) -> None:
 
 
 def make_runtime_folder(folder: Path) -> None:
-    """Create the runtime folder with access for its owner only, or check an existing folder.
+    """Create the folder of the broker's socket with access for its owner only, or check an existing one.
 
     Raises:
         BrokerStartFailed: As in :func:`check_runtime_folder`.

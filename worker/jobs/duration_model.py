@@ -17,7 +17,7 @@ _LIMITS = 0.02, 50.0
 
 
 class DurationModel:
-    """Durations of past trainings, relative to a reference machine.
+    """Durations of past trainings, as ratios to the expected time on a reference machine.
 
     They are kept in Redis to correct later estimates.
 
@@ -48,7 +48,7 @@ class DurationModel:
         return float(value) if value else None
 
     def learn(self, job: Job, device: DeviceKind) -> None:
-        """Update the stored slowdown with the duration of a finished training.
+        """Update the slowdown stored for a device kind and preset with the duration of a finished training.
 
         The slowdown is actual time over reference time. The old and the new value count half each.
 

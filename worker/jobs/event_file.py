@@ -37,7 +37,7 @@ class JournalChunk(NamedTuple):
 
 
 def read_chunk(path: Path, offset: int = 0, limit: int = CHUNK_BYTES) -> JournalChunk:
-    """Read a chunk of a job's event file, and return its events.
+    """Return the events from one chunk of a job's event file, with the offset of the next chunk.
 
     The events are those of the complete lines among ``limit`` bytes from byte ``offset`` on.
 
@@ -69,7 +69,7 @@ def read_chunk(path: Path, offset: int = 0, limit: int = CHUNK_BYTES) -> Journal
 
 
 def read_chunks(path: Path, offset: int = 0) -> Iterator[JournalChunk]:
-    """Yield the events of a job's event file in chunks.
+    """Yield chunks of consecutive events from a job's event file, in the order of the file.
 
     Reading goes from byte ``offset`` to the end of the file. A chunk has up to 256 KiB.
     """

@@ -24,7 +24,7 @@ _METRICS = ("bits_per_dim", "reconstruction_error", "learning_rate")
 
 
 class EventLog:
-    """Writer that appends the events of a job to a file.
+    """Writer that appends the events of a running job, such as its progress, to the job's event file.
 
     Each line is a JSON object with the time and the attempt number.
     """
@@ -36,7 +36,7 @@ class EventLog:
         self._half_line = bool(self._file.seek(0, os.SEEK_END)) and not _ends_line(self._file.fileno())
 
     def write(self, event: dict[str, Any]) -> None:
-        """Append an event to the file, with the time and the attempt number.
+        """Append an event, as a JSON line with the time and the attempt number, to the job's event file.
 
         The event must have the key ``event``, which names its type.
 
@@ -63,7 +63,7 @@ class EventReader:
         self._offset = self._path.stat().st_size if self._path.exists() else 0
 
     def read(self) -> list[Event]:
-        """Return the events that the attempt has written since the last call.
+        """Return the events that one attempt (execution) of a job has written since the last call.
 
         A line that is not complete yet is left for a later call.
         """
@@ -76,7 +76,7 @@ class EventReader:
 
 
 class AttemptSummary:
-    """Summary of the events of one attempt to run a job.
+    """Summary of the events of one attempt to run a job, from which the job's record is updated.
 
     It holds the latest progress, metrics, checkpoint, result and error.
 
@@ -96,7 +96,7 @@ class AttemptSummary:
         self.changed = False
 
     def add(self, event: dict[str, Any]) -> None:
-        """Update the summary with an event.
+        """Update this summary of a job's attempt with one event that the attempt has written.
 
         An event may change progress, metrics, checkpoint, result or error. Other kinds of events are ignored.
         """
@@ -129,7 +129,7 @@ class AttemptSummary:
         self.changed = True
 
     def changes(self) -> dict[str, Any]:
-        """Return the fields of the job record to update, with their new values.
+        """Return the job record's fields to update, as a dict from field name to new value.
 
         NaN and infinite values become None.
         """

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class LeaseStore:
-    """Store of job leases in Redis.
+    """Store in Redis that records which worker may run each job, and until when.
 
     A lease gives one worker the exclusive right to run a job. It expires unless the worker renews it.
 
@@ -59,7 +59,7 @@ class LeaseStore:
     def renew(
         self, job_id: str, attempt: int, lease_s: float, changes: Mapping[str, Any] | None = None
     ) -> RequestedAction:
-        """Extend the lease of a job to ``lease_s`` seconds from now.
+        """Extend a worker's lease (exclusive right) on a job to ``lease_s`` seconds from now.
 
         ``changes`` are written to the job record.
 
@@ -87,7 +87,7 @@ class LeaseStore:
         return status in ("starting", "running") and newest == str(attempt)
 
     def running(self, job_id: str, attempt: int) -> None:
-        """Change the status of a job from starting to running; raise ``StaleAttempt`` if the lease is lost.
+        """Change a job's status from starting to running, unless the attempt has lost its lease on the job.
 
         Raises:
             StaleAttempt: The attempt does not hold the lease.
@@ -108,7 +108,7 @@ class LeaseStore:
         self._leave(job_id, attempt, status, changes)
 
     def put_back(self, job_id: str, attempt: int, changes: Mapping[str, Any]) -> Status:
-        """End the lease of an unfinished job, and queue the job again.
+        """End a worker's lease (exclusive right) on an unfinished job, and queue the job again.
 
         The job waits in the first line of its queue, behind other interrupted or resumed jobs and before all others.
 
@@ -121,7 +121,7 @@ class LeaseStore:
         return self._leave(job_id, attempt, Status.QUEUED, changes, first=True)
 
     def expire(self, job_id: str, max_attempts: int) -> str:
-        """End the lease of a job whose worker did not renew it in time.
+        """Take a job from a worker whose lease (exclusive right) has expired, and change the job's status.
 
         The job is then queued, paused, cancelled or failed.
 
@@ -134,14 +134,14 @@ class LeaseStore:
         return str(self._run(lua.EXPIRE, job_id, now_text(), max_attempts))
 
     def expired_leases(self, limit: int = 500) -> list[str]:
-        """Return the ids of at most ``limit`` jobs whose lease has expired."""
+        """Return the ids of at most ``limit`` jobs whose worker did not renew its lease in time."""
         now = self.clock_ms()
         with translate_redis_errors():
             return cast(list[str], self._client.zrangebyscore(self._key("leases"), "-inf", now, start=0, num=limit))
 
     @contextmanager
     def lock(self, name: str, life_s: float) -> Iterator[bool]:
-        """Context manager that tries to take a named lock, which all workers share.
+        """Context manager that tries to take a named lock in Redis, which all workers share.
 
         The lock ends after ``life_s`` seconds at most. Yields False if the lock is taken already.
         """
@@ -173,7 +173,7 @@ class LeaseStore:
         return seconds * 1000 + microseconds // 1000
 
     def cap_times(self) -> int:
-        """Correct stored times, such as the ends of leases, that lie too far in the future.
+        """Correct times stored in Redis, such as the ends of leases, that lie too far in the future.
 
         They do if the clock of the Redis server was set back. Returns the number of corrected times.
 

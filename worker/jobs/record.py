@@ -15,7 +15,7 @@ from worker.queues import DeviceKind, JobType, Queue
 
 
 class Status(StrEnum):
-    """Status of a background job.
+    """Status of a background job, such as queued, running, succeeded or failed.
 
     Succeeded, partial, failed and cancelled are final. Partial is a scoring that could not judge every image.
     """
@@ -44,7 +44,7 @@ class RequestedAction(StrEnum):
 
 
 class Job(BaseModel):
-    """Record of a background job.
+    """Record of a background job, such as the training of a model or the scoring of a dataset.
 
     It holds what was requested, the status, the progress and the result. All times are UTC.
     """
@@ -110,7 +110,7 @@ _JSON_FIELDS = frozenset({"architecture", "parameters", "progress", "metrics", "
 
 
 def to_hash(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Convert fields of a job record to text for a Redis hash.
+    """Convert fields of a job record to a dict of texts, for storage in a Redis hash.
 
     Dictionaries become JSON, and booleans become ``0`` or ``1``.
 
@@ -138,7 +138,7 @@ def from_hash(fields: Mapping[str, str]) -> Job:
 
 
 class JobPage(BaseModel):
-    """Page of the list of jobs, newest first.
+    """One page of the list of background jobs, newest first.
 
     ``next`` is the cursor of the following page, or None at the end.
     """

@@ -18,7 +18,7 @@ _AT_ONCE = 50
 
 
 def drop_training_files(folder: Path) -> None:
-    """Delete the checkpoints and the trained model in a training job's folder.
+    """Free disk space by deleting the checkpoints and the trained model in a training job's folder.
 
     Call this after the model was registered.
 
@@ -29,7 +29,7 @@ def drop_training_files(folder: Path) -> None:
 
 
 def adopt_files(source: Path, target: Path) -> bool:
-    """Copy the folder ``source`` to ``target`` by hard links.
+    """Copy the folder ``source`` to ``target`` by hard links, and return whether it was copied.
 
     Returns:
         False if ``source`` does not exist or ``target`` exists already.
@@ -43,7 +43,7 @@ def adopt_files(source: Path, target: Path) -> bool:
 
 
 def adopt_earlier(store: JobStore, folder: Path, retry_of: str | None, name: str) -> str | None:
-    """Link a subfolder of an earlier job into the folder of the job that retries it.
+    """Hard-link a subfolder of files from an earlier job into the folder of the job that retries it.
 
     The subfolder holds files to continue from, such as checkpoints.
 
@@ -108,7 +108,7 @@ def _delete_folder(settings: Settings, job_id: str) -> None:
 
 
 def clear_removed(store: JobStore, settings: Settings) -> None:
-    """Delete leftover files of removed jobs.
+    """Try again to delete the files of jobs whose records are already deleted.
 
     Files are left if their deletion failed or was interrupted.
     """
@@ -117,7 +117,7 @@ def clear_removed(store: JobStore, settings: Settings) -> None:
 
 
 def sweep_old_jobs(store: JobStore, settings: Settings) -> int:
-    """Delete old jobs with their files, and return their number.
+    """Delete old, ended jobs with their files, and return the number of deleted jobs.
 
     A job is old if it ended more than ``retention_days`` ago. A call deletes at most 50 jobs. Jobs whose files an
     unfinished retry may need are kept.

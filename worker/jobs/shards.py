@@ -52,7 +52,7 @@ class Shards:
         self._renew = client.register_script(_RENEW)
 
     def offer(self, shards: Iterable[int]) -> None:
-        """Add shards (ranges of images), given by their numbers, to the unfinished shards.
+        """Add shards (ranges of images), given by number, to the unfinished shards of a bulk scoring job.
 
         A shard that is present already keeps its reservation.
         """
@@ -62,7 +62,7 @@ class Shards:
                 self._client.zadd(self._key, cast(dict[Any, Any], unclaimed), nx=True)
 
     def claim(self, life_s: float) -> tuple[int, str] | None:
-        """Reserve a free shard (a range of images) for ``life_s`` seconds.
+        """Reserve a free shard (range of images) for ``life_s`` seconds, and return its number and a token.
 
         Returns:
             Number of the shard and token of the claim, or None if no shard is free.
@@ -81,14 +81,14 @@ class Shards:
             return cast(str, self._renew(args=[self._key, shard, token, int(life_s * 1000)])) or None
 
     def release(self, shard: int, token: str) -> None:
-        """End the reservation of a shard (range of images) early.
+        """End the reservation of a shard (range of images) before it expires.
 
         Another process can then reserve the shard at once.
         """
         self.renew(shard, token, 0)
 
     def done(self, shard: int) -> None:
-        """Remove a finished shard (range of images) from the unfinished shards.
+        """Remove a finished shard (range of images) from a bulk scoring job's list of unfinished shards.
 
         A shard is finished when the file with its scores is written.
         """
@@ -101,7 +101,7 @@ class Shards:
             return self._client.zcard(self._key)
 
     def has(self, shard: int) -> bool:
-        """Return whether a shard (range of images) is still unfinished."""
+        """Return whether a shard (range of images) of a bulk scoring job is still unfinished."""
         with translate_redis_errors():
             return self._client.zscore(self._key, str(shard)) is not None
 

@@ -19,7 +19,7 @@ _CONNECTIONS = 8
 
 
 class StateChange(NamedTuple):
-    """A change of a job's status.
+    """One status change of a background job, such as its start or its end.
 
     It has the new status, the attempt number, the worker's name and the id in Redis.
     """
@@ -31,12 +31,12 @@ class StateChange(NamedTuple):
 
     @property
     def time_ms(self) -> int:
-        """Time of the change in milliseconds since 1970, by the clock of the Redis server."""
+        """Time of the status change in milliseconds since 1970, by the clock of the Redis server."""
         return int(self.id.partition("-")[0])
 
 
 class StateChanges(NamedTuple):
-    """New status changes of a job, with its current status.
+    """Status changes of a job after a given change, with the job's current status.
 
     ``clock_ms`` is the time at which Redis was read.
 
@@ -78,7 +78,7 @@ class ChangeReader:
         self._prefix = settings.key_prefix
 
     async def after(self, job_id: str, change_id: str = START) -> StateChanges:
-        """Return the status changes of a job after a given change.
+        """Return a job's current status and its status changes after a given change.
 
         ``change_id`` is the id of the given change. By default all changes are returned.
 

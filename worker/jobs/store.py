@@ -17,7 +17,7 @@ from worker.queues import JobType
 
 
 class JobLimits(NamedTuple):
-    """Largest numbers of unfinished jobs, per caller and in total.
+    """Largest numbers of unfinished jobs that the job store accepts, per caller and in total.
 
     Unfinished jobs are queued, starting, running or paused.
     """
@@ -65,7 +65,7 @@ class JobStore(LeaseStore):
             self._client.ping()
 
     def create(self, job: Job, idempotency_key: str | None = None, fingerprint: str = "") -> tuple[Job, bool]:
-        """Store a new queued job.
+        """Store the record of a new job in Redis, with the status queued.
 
         If an earlier request had the same idempotency key, its job is returned instead.
 
@@ -255,7 +255,7 @@ class JobStore(LeaseStore):
         return [from_hash(record) for record in records if record]
 
     def remove(self, job_id: str, *, because_old: bool = False) -> None:
-        """Delete the record of a job that has ended.
+        """Delete the record of an ended job from Redis, but not the job's files.
 
         The id of the job stays in the list of :meth:`removed` until :meth:`cleared` is called.
 

@@ -54,7 +54,7 @@ def submit_training(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Store a new training job, and send it to its queue.
+    """Store a new training job in Redis, and send its id to workers through a Celery queue.
 
     Returns the record of the job. The arguments must be valid already.
 
@@ -107,7 +107,7 @@ def submit_on_model(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Store and queue a job that uses a trained model.
+    """Store and queue a job that uses a trained model, such as scoring or calibration.
 
     Returns the record of the job.
 
@@ -147,7 +147,7 @@ def submit_recommendation(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Store and queue a job that compares model families on a dataset.
+    """Store and queue a job that compares model families on a dataset in order to propose one.
 
     Returns the record of the job.
 
@@ -250,7 +250,7 @@ def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
 
 
 def send_again(store: JobStore, celery: Celery, job_id: str) -> bool:
-    """Send a new Celery message for a queued job to the queue of the job.
+    """Send a new Celery message for a queued job whose earlier message was lost or consumed.
 
     The job then waits in the first line of its queue, which workers serve before the other line. Returns False if the
     job is not queued.
@@ -265,7 +265,7 @@ def send_again(store: JobStore, celery: Celery, job_id: str) -> bool:
 
 
 def fingerprint_of(request: Mapping[str, Any]) -> str:
-    """Return the SHA-256 digest of a request, in hexadecimal.
+    """Return the SHA-256 digest of a job request, in hexadecimal.
 
     The digest is that of the request as JSON. The order of the fields does not matter.
     """

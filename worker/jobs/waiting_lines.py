@@ -15,7 +15,7 @@ from worker.queues import Queue
 
 
 class WaitingLines:
-    """Waiting jobs of each queue, kept in Redis.
+    """Lists of the jobs that wait for a worker in each queue, kept in Redis.
 
     The jobs are in the order in which workers take them.
 
@@ -75,7 +75,7 @@ class WaitingLines:
             return cast(list[str], ids)
 
     def note_dispatch(self, job_id: str) -> bool:
-        """Move a queued job to the line of its queue that workers serve first.
+        """Move a queued job to the one of its queue's two waiting lines that workers serve first.
 
         Returns False, without a change, if the job is not queued.
 
@@ -85,7 +85,7 @@ class WaitingLines:
             return bool(self._note_dispatch(args=[self._prefix, job_id]))
 
     def message_count(self, keys: Sequence[str]) -> int:
-        """Return the total number of Celery messages in Redis lists.
+        """Return the total number of Celery messages that wait in the Redis lists ``keys``.
 
         The keys of the lists come from ``celery_app.queue_keys``.
         """

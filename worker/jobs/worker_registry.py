@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkerState(StrEnum):
-    """State of a worker process.
+    """State of a worker process, such as idle or busy.
 
     A worker is idle, busy with a job, or does not receive the messages that wait for it.
     """
@@ -27,7 +27,7 @@ class WorkerState(StrEnum):
 
 
 class WorkerInfo(BaseModel):
-    """Registry entry of a running worker process.
+    """Description of a running worker process, as stored in the worker registry.
 
     It holds the device, the queues, the memory, the state and the current job.
     """

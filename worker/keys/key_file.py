@@ -32,7 +32,7 @@ class KeysUnreadable(ValueError):
 
 
 class KeyConflict(ValueError):
-    """Raised when API keys cannot be changed as requested.
+    """Raised when an API key cannot be created, revoked or rotated as requested.
 
     A name is taken, or no valid key has the given name or id.
     """
@@ -77,7 +77,7 @@ class StoredKey(_KeyModel):
         return "expired" if self.expires is not None and self.expires <= now else "active"
 
     def matches(self, given: str, now: datetime) -> bool:
-        """Return whether a hash matches this stored API key.
+        """Return whether the hash of a presented API key matches this stored key.
 
         ``given`` is a SHA-256 digest in hexadecimal. The comparison takes constant time.
 
@@ -115,7 +115,7 @@ def id_in(text: str) -> str | None:
 
 
 class KeyFile:
-    """File with the hashes of API keys.
+    """File that stores the service's API keys, with a hash in place of each secret.
 
     Several processes may read and change the file at the same time.
 
@@ -126,7 +126,7 @@ class KeyFile:
         self.path = path
 
     def read(self) -> tuple[StoredKey, ...]:
-        """Return all API keys in the file, including expired and revoked keys.
+        """Return the records of all API keys in the file, including expired and revoked keys.
 
         Raises:
             FileNotFoundError: There is no file of keys.
@@ -193,7 +193,7 @@ class KeyFile:
         return key, text
 
     def import_text(self, name: str, role: Role, text: str) -> StoredKey | None:
-        """Store the hash of an existing API key.
+        """Add an existing API key to the file, storing only its hash.
 
         If ``name`` is taken, a number is appended, as in ``name-2``.
 
@@ -232,7 +232,7 @@ class KeyFile:
         return revoked
 
     def rotate(self, ref: str, overlap: timedelta) -> tuple[StoredKey, str]:
-        """Replace the secret of an API key.
+        """Replace the secret of the API key that has the id or name ``ref`` by a new random secret.
 
         The old secret stays valid for the time ``overlap``.
 

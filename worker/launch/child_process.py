@@ -68,7 +68,7 @@ class ChildProcess:
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Start the process in a session of its own.
+        """Start the child process in an operating-system session of its own.
 
         Ctrl-C in the terminal does not reach it.
         """
@@ -131,7 +131,7 @@ class ChildProcess:
             self._process.terminate()
 
     def end(self, deadline: float) -> None:
-        """Wait for the process to exit, and kill it at a deadline.
+        """Wait for the child process to exit, and kill it if it still runs at a deadline.
 
         ``deadline`` is a value of ``time.monotonic()``, in seconds.
         """
@@ -145,7 +145,7 @@ class ChildProcess:
         self._forget()
 
     def output_tail(self) -> str:
-        """Return the last 15 lines that the process printed.
+        """Return the last 15 lines that the child process printed, as one text.
 
         A line with the path of their file comes first.
         """

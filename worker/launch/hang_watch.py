@@ -31,7 +31,7 @@ Probe = Callable[[int], bool]
 
 
 class HangWatch:
-    """Thread that checks every 15 s whether a process answers.
+    """Thread that detects a hanging process by probing every 15 s whether the process answers.
 
     It counts the missed probes in a row.
 
@@ -59,12 +59,12 @@ class HangWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask the thread to end after its current probe; return without waiting for it."""
+        """Ask the thread to end after its current check of the process; return without waiting for it."""
         self._stop.set()
 
     @property
     def hung(self) -> str | None:
-        """Message about the missed probes if the process hangs, else None.
+        """Phrase that says how often in a row a hanging process did not answer; None if it does not hang.
 
         A process hangs after at least 4 missed probes in a row, or at least 40 before its first answer.
         """
@@ -74,7 +74,7 @@ class HangWatch:
         return f"has not answered {misses} times in a row"
 
     def check(self) -> None:
-        """Check once whether the process answers, and update the count of missed probes."""
+        """Check once whether the watched process answers, and count how often in a row it did not."""
         try:
             answers = self._probe(self.pid)
         except Exception:
@@ -136,7 +136,7 @@ def worker_probe(settings: Settings) -> Probe:
 
 
 def broker_probe(broker: EmbeddedBroker) -> Probe:
-    """Return a function that checks whether the embedded broker works.
+    """Return a function that checks whether the embedded message broker, a Valkey server, works.
 
     It sends a PING to the server of the broker.
 

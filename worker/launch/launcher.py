@@ -41,7 +41,7 @@ def supervise(
     worker: str = "worker.runtime.main",
     service: str = "app.server",
 ) -> int:
-    """Run the broker, the workers and the HTTP service of this machine.
+    """Run the message broker, the workers and the HTTP service of this machine.
 
     They are child processes, and run until SIGINT or SIGTERM.
 
@@ -147,7 +147,7 @@ class Installation:
         ]
 
     def run(self) -> int:
-        """Start all processes, and restart any that die or hang until a stop is requested.
+        """Start the broker, workers and service, and restart any that die or hang until a stop is requested.
 
         The address of the service is printed when the service is ready.
 
@@ -171,7 +171,7 @@ class Installation:
         return 0
 
     def close(self) -> None:
-        """Stop the workers and the HTTP service, then the broker.
+        """Stop the workers and the HTTP service, then the message broker.
 
         The broker is last, because workers store interrupted jobs in it until their end.
         """

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def worker_processes(settings: Settings, module: str = "worker.runtime.main") -> list[ChildProcess]:
-    """Return the worker processes for the devices of this machine.
+    """Return the worker processes for the devices (CPU and GPUs) of this machine, as a list.
 
     The processes are not started yet. Each device that can run jobs of the configured queues has one.
 
@@ -63,7 +63,7 @@ def worker_processes(settings: Settings, module: str = "worker.runtime.main") ->
 
 
 def run_workers(settings: Settings, echo: Callable[[str], None] = print) -> int:
-    """Run a worker process for each device of this machine until SIGTERM or SIGINT.
+    """Run a worker process for each device (CPU or GPU) of this machine until SIGTERM or SIGINT.
 
     Child processes that die are restarted.
 

@@ -13,7 +13,7 @@ Origin = Literal["job", "command"]
 
 
 class RunStart(BaseModel):
-    """Facts about a training run that are known at its start, such as model and dataset."""
+    """Description of a training run at its start, such as its model, dataset, parameters and device."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

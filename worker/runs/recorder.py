@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class RunRecorder:
-    """Recorder that writes the record and the curve of a training run to disk.
+    """Recorder that writes a training run's record and its curve of metrics by step to disk.
 
     It is a context manager around the training, and an observer of its events.
 
@@ -86,7 +86,7 @@ class RunRecorder:
             self._curve.write(event)
 
     def passing_on(self, observe: Observer) -> Observer:
-        """Return a function that records each event and then passes the event to ``observe``."""
+        """Return a function that records each training event and then passes the event to ``observe``."""
 
         def both(event: dict[str, Any]) -> None:
             self(event)
@@ -155,7 +155,7 @@ class RunRecorder:
 
 
 def record_failure(store: RunStore, run_id: str, error: Mapping[str, str]) -> None:
-    """Record in a training run that its job has failed for good.
+    """Mark the record of a training run as failed, because its job has failed for good.
 
     A job that trained nothing has no record of a run, and gets none.
 
@@ -176,7 +176,7 @@ def record_failure(store: RunStore, run_id: str, error: Mapping[str, str]) -> No
 
 
 def recorded_run(start: RunStart, settings: Settings, folder: Path, *, write: bool) -> RunRecorder:
-    """Return a recorder for a training that is started on the command line.
+    """Return a recorder that writes the record and curve of a training started on the command line.
 
     Args:
         start: What is known of the run.

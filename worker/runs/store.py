@@ -43,7 +43,7 @@ class RunStore:
         self._folder = folder
 
     def folder(self, run_id: str) -> Path:
-        """Return the folder of a training run.
+        """Return the path of the folder with the record and the curve of a training run.
 
         The folder may not exist. Raises ``RunNotFound`` if the text does not have the form of an id.
         """
@@ -52,7 +52,7 @@ class RunStore:
         return self._folder / run_id
 
     def write(self, run: TrainingRun) -> None:
-        """Write the record of a training run atomically."""
+        """Write the record of a training run to its folder, replacing an older record atomically."""
         folder = self.folder(run.id)
         with private_umask():
             make_folder(folder)
@@ -60,7 +60,7 @@ class RunStore:
 
     @contextmanager
     def in_use(self, run_id: str) -> Iterator[None]:
-        """Context manager that keeps a training run from being removed.
+        """Context manager inside which the folder of a training run cannot be removed.
 
         Other processes cannot remove the run either.
         """
@@ -99,7 +99,7 @@ class RunStore:
         return run
 
     def list(self, limit: int, after: str | None = None) -> list[TrainingRun]:
-        """Return up to ``limit`` training runs, the newest first.
+        """Return the records of up to ``limit`` training runs, the newest first.
 
         If ``after``, the id of a run, is given, only older runs are returned. Runs with a damaged record are left out.
         """
@@ -115,7 +115,7 @@ class RunStore:
         return runs
 
     def curve(self, run_id: str) -> CurveEvents:
-        """Return the training curve of a run.
+        """Return the training curve of a run: its reported metrics and its validations, by step.
 
         The curve is empty before the first report of the run. Raises ``RunNotFound`` if the record of the run is
         missing or damaged.

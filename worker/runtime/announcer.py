@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Announcer:
-    """Thread that keeps the registry entry of a worker up to date.
+    """Thread that keeps a worker's entry in the registry of running workers up to date.
 
     The entry in Redis has the device, the state and the job of the worker.
 
@@ -56,11 +56,11 @@ class Announcer:
         self._thread = threading.Thread(target=self._loop, name="announcer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread, which writes the worker's entry to Redis every ``heartbeat_seconds``."""
+        """Start the thread, which writes the worker's registry entry to Redis every ``heartbeat_seconds``."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread, and delete the worker's entry from Redis."""
+        """Stop the thread, and delete the worker's registry entry from Redis."""
         self._stop.set()
         self._thread.join(timeout=10)
         try:

@@ -30,7 +30,7 @@ _CALL_S = 60
 
 
 def takes_assistants(job: Job, settings: Settings) -> bool:
-    """Return whether idle workers may help with a job.
+    """Return whether idle workers may help another worker to run a given job.
 
     They may help with a scoring job, unless its parts are scored by a Ray cluster.
     """
@@ -97,7 +97,7 @@ class Assistant:
         self.job: str | None = None
 
     def run(self, job_id: str) -> int | None:
-        """Help with a bulk scoring job of another worker.
+        """Help with another worker's bulk scoring job by scoring some of its images in a child process.
 
         The help ends when no images are free, the job ends, the worker stops, or a job waits for this worker.
 

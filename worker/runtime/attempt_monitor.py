@@ -18,7 +18,7 @@ _REPORT_S = 0.5
 
 
 class AttemptMonitor:
-    """Monitor of the process that runs a job.
+    """Monitor of the child process that runs one attempt of a job.
 
     It renews the lease of the job, records the progress, and stops the process.
 

@@ -17,7 +17,7 @@ class ClockWatch:
         self._offset_s: float | None = None
 
     def jump(self, server_s: float, monotonic_s: float) -> float:
-        """Return the jump of the server's clock since the last call, in seconds.
+        """Return by how many seconds the Redis server's clock has jumped since the last call.
 
         The value is negative if the clock was set back. It is 0 at the first call, and if the clock did not jump.
 

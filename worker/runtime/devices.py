@@ -48,7 +48,7 @@ def process_name(device: str) -> str:
 
 
 def variables(device: str) -> dict[str, str]:
-    """Return the environment variable that selects the GPU of a child process.
+    """Return a dict with the environment variable that selects the GPU of a child process.
 
     ``CUDA_VISIBLE_DEVICES`` lets the process use only this GPU, or no GPU for ``cpu``.
     """

@@ -27,7 +27,7 @@ Names match regardless of case, as they do for the settings.
 
 
 def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables for a child process.
+    """Return the environment variables for a child process, as a dict.
 
     They are those of this process without API keys, and with ``changes``.
     """
@@ -51,7 +51,7 @@ class Lifeline:
 
     @contextmanager
     def passed(self) -> Iterator[None]:
-        """Context manager inside which the caller starts the child process.
+        """Context manager inside which the caller starts the child process that gets the pipe's reading end.
 
         At its end, this process closes its copy of the reading end. After an error it closes both ends.
         """
@@ -76,7 +76,7 @@ class Lifeline:
 
 
 def watch(on_message: Callable[[bytes], None], on_parent_gone: Callable[[], None]) -> bool:
-    """Start a thread that waits for messages and for the death of the parent process.
+    """Start a thread that waits for the parent process to send messages or to die.
 
     A message is one byte.
 

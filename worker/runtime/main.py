@@ -39,7 +39,7 @@ NOT_RECEIVING = 70
 
 
 def run_worker(settings: Settings, command: Command = attempt_command) -> int:
-    """Run the jobs of one device, one at a time, until SIGTERM or SIGINT.
+    """Run queued jobs on one device (CPU or GPU), one at a time, until SIGTERM or SIGINT.
 
     A running job then writes its checkpoint and is queued again.
 
@@ -140,7 +140,7 @@ def warn_of_durability_risks(client: redis.Redis) -> None:
 
 
 def queues_to_serve(settings: Settings, device: str) -> list[Queue]:
-    """Return the queues that a device can serve and that the setting ``queues`` allows.
+    """Return the job queues that a device can serve and that the setting ``queues`` allows.
 
     Raises:
         ValueError: There is no such queue.

@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
 
 
 class StopReason(StrEnum):
-    """Reason for stopping the process of a job.
+    """Reason why the process of a job is asked to stop, which is sent to the process.
 
     Users cancelled the job, or a later attempt will continue it.
     """
@@ -44,7 +44,7 @@ Command = Callable[[Path, JobType], list[str]]
 
 
 def attempt_command(folder: Path, type: JobType) -> list[str]:
-    """Return the command line, as a list, that runs one attempt of the job in ``folder``."""
+    """Return the command line, as a list, that runs one attempt (execution) of the job in ``folder``."""
     return [sys.executable, "-m", ATTEMPT_MODULES[type], str(folder)]
 
 
@@ -110,7 +110,7 @@ class AttemptProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Kill all remaining processes of the attempt (SIGKILL), and close the pipe to the child process."""
+        """Kill all remaining processes of the job's attempt (SIGKILL), and close the pipe to the child."""
         # Also after a regular end: no child of the process may outlive the attempt.
         with contextlib.suppress(ProcessLookupError):  # the usual case: nothing is left
             os.killpg(self.pid, signal.SIGKILL)

@@ -53,13 +53,13 @@ class Reconciler:
         self._clock = ClockWatch(settings.heartbeat_seconds)
 
     def start(self) -> None:
-        """Start the thread, which checks all jobs every ``reconcile_seconds``."""
+        """Start the thread, which looks every ``reconcile_seconds`` for jobs to repair or delete."""
         self._let_leases_rest(0)
         self._pause_retention()
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread after the check in progress; wait for it, but no longer than 10 s."""
+        """Stop the thread after its current check of the jobs; wait at most 10 s for its end."""
         self._stop.set()
         self._thread.join(timeout=10)
 

@@ -113,7 +113,7 @@ class DiskRoom:
         return passed_s >= RETRY_S or (more and passed_s >= failure.back_off_s)
 
     def error(self, problem: StorageFull | StorageReadOnly | None = None) -> dict[str, str]:
-        """Return the error to record for a job whose disk is full or takes no writes.
+        """Return the error (a dict) to record for a job whose disk is full or takes no writes.
 
         Args:
             problem: What the job met; by default it follows from the folder as it is now.

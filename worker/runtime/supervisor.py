@@ -64,7 +64,7 @@ _OUTCOMES = {
 
 
 class Supervisor:
-    """Runner of the jobs of one device, one at a time.
+    """Runner that executes queued jobs on one device (CPU or GPU), one at a time.
 
     It takes a job, runs it in a child process, and records the result.
 
@@ -277,7 +277,7 @@ class Supervisor:
 
 
 def attempt_environment(settings: Settings, device: str) -> dict[str, str]:
-    """Return the environment variables for the process of a job.
+    """Return the environment variables, as a dict, for the child process that runs a job.
 
     They hold the settings without API keys, the visible GPU and, if it is set, the number of threads.
     """

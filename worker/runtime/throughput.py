@@ -25,7 +25,7 @@ _TICK_S = 0.5
 
 
 def throughput_file(settings: Settings, kind: str) -> Path:
-    """Return the path of the JSON file that stores the measured training speed of a kind of device."""
+    """Return the path of the JSON file with the measured training speed of this machine's CPU or GPU."""
     threads = settings.train_threads or "all"
     return settings.home / "cache" / f"throughput-{kind}-{threads}.json"
 
@@ -35,7 +35,7 @@ def _load() -> float:
 
 
 class ThroughputMeter:
-    """Thread that measures the training speed of this machine once.
+    """Thread that measures once how fast this machine trains, for estimates of training times.
 
     It does so while the worker is idle, and stores the result.
 

@@ -31,7 +31,7 @@ BATCH = 2
 
 
 def add_onnx(store: BackboneStore, name: str, file: Path, description: bytes) -> tuple[Backbone, bool]:
-    """Check an ONNX file in a child process with limits, and store it as a backbone.
+    """Check an ONNX file in a child process with limits, and store it as a backbone network.
 
     Returns the description of the backbone, and whether it is new.
 
@@ -57,7 +57,7 @@ def add_onnx(store: BackboneStore, name: str, file: Path, description: bytes) ->
 
 
 def described(description: bytes, name: str, sha256: str) -> Backbone:
-    """Parse the JSON description of an ONNX file.
+    """Parse and check the JSON description of an ONNX backbone network, and return a ``Backbone``.
 
     Raises ``BackboneUnfit`` if the description is invalid or describes another file.
     """
@@ -78,7 +78,7 @@ def described(description: bytes, name: str, sha256: str) -> Backbone:
 
 
 def check_onnx(content: bytes, backbone: Backbone) -> None:
-    """Check that OpenVINO can run an ONNX file as described.
+    """Check that OpenVINO can run the ONNX file of a backbone network as its description says.
 
     The check runs in a child process with limits. The input and the outputs must match the description.
 

@@ -29,7 +29,7 @@ LIMITS = ProcessLimits(memory_bytes=4 * 2**30, cpu_s=120, wall_s=300)
 
 
 def add_lite0(store: BackboneStore) -> bool:
-    """Convert the weights of EfficientNet-Lite0, and store them as a backbone.
+    """Convert the EfficientNet-Lite0 weights of a Python package, and store them as a backbone network.
 
     Returns False if they are stored already.
 
@@ -62,7 +62,7 @@ def add_lite0(store: BackboneStore) -> bool:
 
 
 def package_file() -> Path:
-    """Return the path of the EfficientNet-Lite0 weights in their Python package.
+    """Return the path of the file with the EfficientNet-Lite0 weights in an installed Python package.
 
     The package is not imported. Raises ``BackboneMissing`` if it is not installed or lacks the file.
     """
@@ -77,7 +77,7 @@ def package_file() -> Path:
 
 
 def convert(source: Path) -> Arrays:
-    """Return the EfficientNet-Lite0 weights with the batch normalisations merged into the convolutions.
+    """Return the EfficientNet-Lite0 weights by name, with batch normalisations merged into convolutions.
 
     The weights are read from the file of the Python package. They are checked by their shapes and by logits.
 

@@ -31,7 +31,7 @@ NUMPY = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.
 
 
 def convert_published(file: Path, image_shape: Shape, *, exact: bool) -> tuple[LayeredArchitecture, Flow]:
-    """Read a published checkpoint in a child process with limits, and return its normalizing flow.
+    """Convert a checkpoint from the code of Keller et al. to a normalizing flow in a limited child process.
 
     The architecture, which lists the layers of the flow, is returned as well. No other process opens the file.
 
@@ -91,7 +91,7 @@ class _Figure:
 
 
 def convert(source: Path, image_shape: Shape, *, exact: bool) -> tuple[LayeredArchitecture, Flow]:
-    """Return the architecture and the normalizing flow of a published checkpoint.
+    """Return the architecture and the normalizing flow of a checkpoint from the code of Keller et al.
 
     The architecture lists the layers of the flow. Call this only in a process with limits.
 

@@ -40,7 +40,7 @@ def ingest(
     progress: Callable[[int, int], None],
     near_duplicates: NearDuplicates = "keep",
 ) -> DatasetReport:
-    """Create a dataset from uploaded files, and return a report on them.
+    """Create a dataset from uploaded files, and return a report on its images.
 
     Only a child process with limits reads the files.
 

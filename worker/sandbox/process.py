@@ -78,7 +78,7 @@ def run_limited(
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     variables: Mapping[str, str] | None = None,
 ) -> Any:
-    """Run a Python module in a child process with limits, and return its answer.
+    """Run a Python module in a child process with limited memory and time, and return its answer.
 
     ``order`` is sent to the process as JSON, and the answer is JSON as well.
 

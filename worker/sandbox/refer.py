@@ -41,7 +41,7 @@ def refer(
     by_request: bool = False,
     seconds: int = REQUEST_SECONDS,
 ) -> ReferenceRecord:
-    """Create a dataset that refers to existing files without copying them.
+    """Create a dataset that refers to existing files with images instead of copying them.
 
     Only a child process with limits reads the files. Returns a record of what the dataset consists of.
 

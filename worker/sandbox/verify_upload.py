@@ -52,7 +52,7 @@ def verify_upload(folder: Path, backbones: Path, progress: Callable[[int, int], 
 
 
 def find_problem(folder: Path, backbones: Path) -> str | None:
-    """Return the reason why a model cannot be used, or None if it can.
+    """Return the reason why an uploaded model cannot be used, or None if it can be used.
 
     The reason is a phrase. The model in ``folder`` may need one of the given backbones.
     """

@@ -46,7 +46,7 @@ MAX_EQUAL = 0.01
 
 @dataclass(frozen=True)
 class GradientCalibration:
-    """Calibration data for verdicts that use gradients of the log-likelihood.
+    """Calibration data for anomaly verdicts that also use gradients of an image's log-likelihood.
 
     It holds a density of gradient statistics, and the anomaly statistics of the calibration images.
 
@@ -59,7 +59,7 @@ class GradientCalibration:
 
 @dataclass(frozen=True)
 class Fold:
-    """An anomaly statistic fitted to one part of the normal images and calibrated on another.
+    """Anomaly statistic that was fitted to some normal images and calibrated on other normal images.
 
     A new image is ranked among the sorted values of the statistic on the calibration images. Its ranks in all folds
     give its p-value.
@@ -77,7 +77,7 @@ class Fold:
     map_maxima: Array | None = None
 
     def families(self, evidence: Evidence) -> Array:
-        """Return the negative log p-value of each image by each group of statistics.
+        """Return one negative log p-value for each image and each group of anomaly statistics.
 
         The shape is ``(N, kinds)``, in nats. Gradients are the last group, if the evidence and the calibration have
         them.
@@ -98,7 +98,7 @@ class Fold:
         return merge(self.families(evidence), self.weights(evidence))
 
     def kinds(self, evidence: Evidence) -> tuple[EvidenceKind, ...]:
-        """Return the names of the groups of statistics that are used for the images of ``evidence``.
+        """Return the names of the groups of statistics, such as "features", by which given images are judged.
 
         "gradients" is the last, if the evidence and the calibration have gradients.
         """
@@ -106,7 +106,7 @@ class Fold:
         return (*self.statistic.kinds, "gradients") if with_gradients else self.statistic.kinds
 
     def weights(self, evidence: Evidence) -> Array:
-        """Return the weight of each group of statistics in the merged p-value.
+        """Return the weight of each group of statistics when their p-values are merged into one.
 
         The order is that of :meth:`kinds`, ``(kinds,)``. The weights sum to 1.
         """
@@ -128,7 +128,7 @@ class MapReference:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Statistics of normal images, with which new images are compared.
+    """Statistics of normal images, with which those of new images are compared to find anomalies.
 
     They belong to one model and give new images their p-values and verdicts.
 
@@ -148,13 +148,13 @@ class Calibration:
 
     @cached_property
     def white_level_counts(self) -> tuple[int, ...] | None:
-        """The number of reference images at each white level, 0 to 255; None where the levels are not stored."""
+        """The counts of reference images by white level (99 % pixel quantile), 0 to 255; None if not stored."""
         if self.white_levels is None:
             return None
         return tuple(np.bincount(self.white_levels, minlength=LEVELS).tolist())
 
     def ordered(self, gradients: bool = False) -> list[Array]:
-        """Return the sorted anomaly statistics of the calibration images, one array for each fold.
+        """Return the sorted anomaly statistics of the calibration images, one array for each group (fold).
 
         New images are ranked among them, which gives their p-values. If ``gradients`` is true, the statistics include
         gradients.
@@ -174,7 +174,7 @@ class Calibration:
 
     @cached_property
     def images(self) -> int:
-        """The number of calibration images in all folds.
+        """The total number of calibration images in all folds (groups into which they are split).
 
         New images are ranked among them, which gives their p-values.
         """
@@ -195,7 +195,7 @@ class Calibration:
 
     @property
     def has_gradients(self) -> bool:
-        """Whether verdicts can also use gradients of the log-likelihood.
+        """Whether this calibration includes statistics of log-likelihood gradients, which verdicts can then use.
 
         Every fold needs gradient statistics of normal images.
         """
@@ -203,7 +203,7 @@ class Calibration:
 
     @property
     def has_features(self) -> bool:
-        """Whether verdicts use the features of a backbone network.
+        """Whether anomaly verdicts by this calibration use image features from a backbone network.
 
         The anomaly maps are then computed from these features.
         """
@@ -211,7 +211,7 @@ class Calibration:
 
     @property
     def smallest_p(self) -> float:
-        """The smallest p-value that an image can get without gradient statistics.
+        """The smallest p-value that an image can get in a verdict without gradient statistics.
 
         It is 1 / (n + 1) for n calibration images.
         """
@@ -234,7 +234,7 @@ class Calibration:
         return distribution(self.ordered(), bins, MAX_STATISTIC)
 
     def check_alpha(self, alpha: float | None, gradients: bool = False) -> float:
-        """Return the false-alarm rate to use; raise ``AlphaUnattainable`` if it is too small.
+        """Return the requested or default false-alarm rate; raise ``AlphaUnattainable`` if it is too small.
 
         None stands for the default rate. A rate must not be below the smallest possible p-value.
 
@@ -260,7 +260,7 @@ class Calibration:
         return together
 
     def map_threshold(self, alpha: float) -> float | None:
-        """Return the threshold of anomaly maps for a false-alarm rate.
+        """Return the anomaly-map value from which a pixel counts as anomalous at a false-alarm rate.
 
         At most a share ``alpha`` of normal images reach it anywhere in their map.
 
@@ -274,7 +274,7 @@ class Calibration:
         return threshold(maxima, alpha)
 
     def feature_maps(self, evidence: FeatureEvidence) -> list[Array]:
-        """Return the anomaly map of each image on the grid of its features.
+        """Return a coarse anomaly map of each image, with one value per position of its backbone features.
 
         A map is the mean over the fits of all folds, ``(rows, columns)`` in nats.
 
@@ -286,7 +286,7 @@ class Calibration:
         return [np.mean(of_image, axis=0) for of_image in zip(*maps, strict=True)]
 
     def feature_regions(self, evidence: Evidence, image: tuple[int, int], alpha: float) -> list[MapRegions | None]:
-        """Return the anomalous regions of each image, found in its feature map.
+        """Return the anomalous regions of each image, found in the anomaly map of its backbone features.
 
         An image has None without features, or where the calibration has no threshold for maps.
 
@@ -303,7 +303,7 @@ class Calibration:
         return [_regions_of(places, image, plan, limit) for places, plan in zip(maps, plans, strict=True)]
 
     def statistics(self, evidence: Evidence) -> list[Array]:
-        """Return the anomaly statistics of images, one array for each calibration fold.
+        """Return the anomaly statistic of each image, as one array of all images per calibration fold.
 
         Each array is ``(N,)`` in nats, computed by the fit of its fold.
 
@@ -323,7 +323,7 @@ class Calibration:
         return [np.where(np.isnan(values), np.inf, values) for values in statistics]
 
     def typical_statistics(self, evidence: Evidence) -> Array:
-        """Return the mean anomaly statistic of each image over all folds.
+        """Return the anomaly statistic of each image, averaged over all folds of the calibration.
 
         The shape is ``(N,)``, in nats. Values are limited to 1e6.
         """
@@ -339,7 +339,7 @@ class Calibration:
     def judge(
         self, evidence: Evidence, names: Sequence[str], image: tuple[int, int], alpha: float | None = None
     ) -> list[Verdict]:
-        """Return the anomaly verdict on each image.
+        """Return the anomaly verdict on each image, given the statistics of the images (their evidence).
 
         A verdict has a p-value, says whether it is at most ``alpha``, and gives up to three reasons in words.
 

@@ -19,7 +19,7 @@ DIGITS = 6
 
 
 def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
-    """Return the conformal p-values of images.
+    """Return the conformal p-value of each image, from its rank among calibration images.
 
     The p-value of an image with statistic T is (1 + #{i: T_i >= T}) / (n + 1), where T_i are the statistics of n normal
     images.
@@ -57,7 +57,7 @@ def smallest_p(images: int) -> float:
 
 
 def default_alpha(smallest: float) -> float:
-    """Return the default false-alarm rate for a calibration.
+    """Return the default false-alarm rate of verdicts, given a calibration's smallest possible p-value.
 
     It is 0.01, or the smallest possible p-value where that is larger.
     """
@@ -65,7 +65,7 @@ def default_alpha(smallest: float) -> float:
 
 
 def attainable_alpha(alpha: float | None, smallest: float) -> float:
-    """Return the false-alarm rate of a request: ``alpha``, or the default if it is None.
+    """Return the false-alarm rate ``alpha``, or the default if None; raise an error if it is too small.
 
     Raises:
         AlphaUnattainable: ``alpha`` is smaller than the smallest p-value.
@@ -78,7 +78,7 @@ def attainable_alpha(alpha: float | None, smallest: float) -> float:
 
 
 def flagged_ranks(calibration: int, alpha: float) -> int:
-    """Return how many top ranks among the calibration images are flagged at a false-alarm rate.
+    """Return how many of the top ranks among calibration images mean an anomaly at a false-alarm rate.
 
     The number is k = floor(alpha (n + 1)) for n calibration images. An image has p <= alpha if fewer than k of them are
     at least as anomalous.
@@ -117,7 +117,7 @@ class Distribution:
 
 
 def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distribution:
-    """Return a histogram of the anomaly statistic of normal images, with thresholds.
+    """Return a histogram of the anomaly statistic of normal images, with thresholds to flag anomalies.
 
     For each of the usual false-alarm rates that is attainable, the threshold is the smallest statistic T that is
     flagged.
@@ -139,7 +139,7 @@ def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distr
 
 
 def threshold(ordered: Array, alpha: float) -> float:
-    """Return the smallest anomaly statistic that is flagged at a false-alarm rate.
+    """Return the smallest anomaly statistic that is flagged as an anomaly at a false-alarm rate.
 
     Its p-value among the calibration images is at most ``alpha``. The unit is nats.
 

@@ -36,7 +36,7 @@ MIN_SHARE = 0.05
 def explain(
     fold: Fold, evidence: Evidence, surprises: Array, names: Sequence[str], image: tuple[int, int]
 ) -> list[tuple[VerdictReason, ...]]:
-    """Return up to three reasons in words for the anomaly verdict on each image, those that contributed most first.
+    """Return up to three reasons in words for each image's anomaly verdict, the most important first.
 
     Args:
         fold: The fold whose statistics explain the verdicts.

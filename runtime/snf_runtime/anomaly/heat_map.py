@@ -22,7 +22,7 @@ MAX_MAP_PIXELS = 2**20
 
 @dataclass(frozen=True)
 class PixelMaps:
-    """Heat maps of one image.
+    """Heat maps of one image, which show pixel by pixel how likely and how anomalous it is.
 
     They show the log-likelihood at each pixel, its z-score against normal images, the anomaly map and, where they were
     computed, the gradient norms.
@@ -47,7 +47,7 @@ class PixelMaps:
 
     @property
     def channels(self) -> dict[str, Array]:
-        """The heat maps of the image by name, in the order of output."""
+        """The heat maps of the image in a dict by name, such as "anomaly", in output order."""
         maps = {"nats": self.nats, "z": self.z, "anomaly": self.anomaly}
         return maps if self.gradients is None else {**maps, "gradients": self.gradients}
 
@@ -60,7 +60,7 @@ class PixelMaps:
 
 
 def tile_maps(density_pass: FeaturePass, reference: MapReference, anomaly: Sequence[Array]) -> list[PixelMaps]:
-    """Return the heat maps of images that are divided into tiles.
+    """Return the heat maps of images that are scored tile by tile, as one ``PixelMaps`` for each image.
 
     Maps of large images are reduced to at most ``MAX_MAP_PIXELS`` pixels.
 

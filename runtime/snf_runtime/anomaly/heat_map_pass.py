@@ -28,7 +28,7 @@ def heat_map_steps(
     at_once: int,
     slopes: Slopes | None = None,
 ) -> Steps[list[PixelMaps]]:
-    """Compute heat maps of images as a generator that pauses between groups.
+    """Compute heat maps of images in a generator that pauses between groups of images for other work.
 
     It yields None between groups of images, and returns all maps at the end.
 
@@ -67,7 +67,7 @@ def heat_map_steps(
 def tiled_heat_map_steps(
     density: ImageDensity, calibration: Calibration, reference: MapReference, images: Batch, at_once: int
 ) -> Steps[list[PixelMaps]]:
-    """Compute heat maps of images that are divided into tiles, as a generator.
+    """Compute heat maps of images scored tile by tile, in a generator that pauses for other work.
 
     It pauses like :func:`heat_map_steps`, after groups of at most ``at_once`` tiles.
     """

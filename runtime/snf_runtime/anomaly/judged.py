@@ -36,7 +36,7 @@ class JudgedImage:
     regions: MapRegions | None = None
 
     def with_regions(self, threshold: float | None) -> JudgedImage:
-        """Add the regions where the anomaly map reaches a threshold.
+        """Return this result with the image regions added in which its anomaly map reaches a threshold.
 
         The reasons of the verdict get the boxes of the regions that they belong to. The result is unchanged without a
         heat map or a threshold.
@@ -47,7 +47,7 @@ class JudgedImage:
         return replace(self, regions=regions, verdict=self.verdict.with_regions(regions))
 
     def in_file(self, placement: FilePlacement) -> JudgedImage:
-        """Convert all boxes and areas to pixels of the original file.
+        """Return this result with all boxes and areas converted to pixels of the original file.
 
         The coordinates are those of the upright file. Heat maps stay as they are.
         """
@@ -66,7 +66,7 @@ def judge_by(
     alphas: Sequence[float | None],
     heat_maps: Sequence[PixelMaps] | None = None,
 ) -> list[Judgement]:
-    """Combine the log-likelihood of each image with its anomaly verdict by a calibration.
+    """Judge each scored image by a calibration, and return its log-likelihood together with the verdict.
 
     Regions are added to an image with a heat map, if the calibration has a threshold for it. An image without a finite
     likelihood keeps its error.
@@ -111,7 +111,7 @@ def judge_scored(
     judge: Callable[[Sequence[Likelihood], float | None], Sequence[Verdict]],
     heat_maps: Sequence[PixelMaps] | None = None,
 ) -> list[Judgement]:
-    """Combine the log-likelihood of each image with its anomaly verdict.
+    """Combine the log-likelihood of each image with the anomaly verdict that ``judge`` returns for it.
 
     An image without a finite likelihood keeps its error.
 

@@ -80,14 +80,14 @@ class VerdictReason:
 
     @property
     def text(self) -> str:
-        """The reason in words, with the rows and columns of its box if it has one."""
+        """The reason in words, with the rows and columns of the image region concerned, if any."""
         if self.box is None:
             return self.words
         left, top, right, bottom = self.box
         return self.words.format(where=f"rows {top}-{bottom - 1}, columns {left}-{right - 1}")
 
     def in_file(self, placement: FilePlacement) -> VerdictReason:
-        """Convert the box of the reason to pixel coordinates of the original file.
+        """Return the reason with the box of its image region in pixels of the original file.
 
         The coordinates are those of the upright file.
         """
@@ -95,7 +95,7 @@ class VerdictReason:
 
 
 def located(reason: VerdictReason, regions: Sequence[AnomalousRegion]) -> VerdictReason:
-    """Return a reason with the box of its region in the anomaly map.
+    """Return a reason for a verdict, with the bounding box of its region in the anomaly map.
 
     It is unchanged if no region belongs to it.
 
@@ -158,7 +158,7 @@ class PlaceGrid:
     image: tuple[int, int]
 
     def box(self, place: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Return the box of pixels of a place, given by its row and column.
+        """Return the box of image pixels that a place of the grid covers, given its row and column.
 
         The box is left, top, right and bottom in the image.
         """
@@ -176,7 +176,7 @@ def feature_reason(
     grid: PlaceGrid,
     tile: tuple[int, int, int, int] | None = None,
 ) -> VerdictReason:
-    """Describe the unusual features of an image as a reason for a verdict.
+    """Describe unusual backbone features of an image as a reason for an anomaly verdict.
 
     Its ``z`` is -ln p of the statistic, in nats.
 

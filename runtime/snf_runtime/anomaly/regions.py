@@ -17,7 +17,7 @@ MAX_REGIONS = 20
 
 @dataclass(frozen=True)
 class AnomalousRegion:
-    """A connected region of an image where the anomaly map is at or above the threshold.
+    """A connected region of an image in which the anomaly map is at or above a threshold.
 
     Attributes:
         box: Left, top, right and bottom in pixels; it covers the whole region.
@@ -32,7 +32,7 @@ class AnomalousRegion:
     place: tuple[int, int]
 
     def in_file(self, placement: FilePlacement) -> AnomalousRegion:
-        """Convert the region to pixel coordinates of the original file.
+        """Return the region with its coordinates and its area in pixels of the original file.
 
         The coordinates are those of the upright file.
         """
@@ -57,7 +57,7 @@ class MapRegions:
     count: int
 
     def in_file(self, placement: FilePlacement) -> MapRegions:
-        """Convert the regions to pixel coordinates of the original file.
+        """Return the regions with their coordinates and areas in pixels of the original file.
 
         The coordinates are those of the upright file.
         """
@@ -97,7 +97,7 @@ def find_regions(anomaly: NDArray[np.float64], threshold: float) -> MapRegions:
 
 
 def connected(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Label the connected regions of a mask.
+    """Return, for each true pixel of a mask, the number that labels its connected region.
 
     Pixels that touch at a side or a corner belong to the same region.
 
@@ -138,7 +138,7 @@ def connected(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 def find_regions_of_tiles(places: NDArray[np.float64], plan: TilePlan, threshold: float) -> MapRegions:
-    """Return the anomalous regions of an image that is divided into tiles.
+    """Return the anomalous regions of an image that is scored tile by tile, from its coarse anomaly map.
 
     The anomaly map has one value for each place, a square of pixels. Regions are in pixels.
 

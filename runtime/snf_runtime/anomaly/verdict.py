@@ -39,7 +39,7 @@ class Verdict:
     reasons: tuple[VerdictReason, ...]
 
     def with_regions(self, regions: MapRegions | None) -> Verdict:
-        """Return the verdict with boxes of anomaly-map regions added to its reasons.
+        """Return the verdict with the pixel boxes of anomalous image regions added to its reasons.
 
         Reasons get the boxes of the regions that they belong to. For None the verdict is returned unchanged.
         """
@@ -48,7 +48,7 @@ class Verdict:
         return replace(self, reasons=tuple(located(reason, regions.regions) for reason in self.reasons))
 
     def in_file(self, placement: FilePlacement) -> Verdict:
-        """Convert the boxes in the reasons to pixel coordinates of the original file.
+        """Return the verdict with the boxes in its reasons converted to pixels of the original file.
 
         The coordinates are those of the upright file, turned as its orientation says.
         """

@@ -21,7 +21,7 @@ SORTED = ("ordered", "map_maxima")
 
 
 def open_calibration(manifest: ExportManifest, density: ImageDensity, arrays: Arrays) -> Calibration:
-    """Build the calibration of an exported model from its arrays, and check that it fits the model.
+    """Build an exported model's calibration from its stored arrays, and check that it fits the model.
 
     Args:
         manifest: The manifest.

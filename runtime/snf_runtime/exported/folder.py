@@ -18,7 +18,7 @@ PINNED, MASSES, CALIBRATION = "pinned", "pixel-masses", "calibration"
 
 
 def check_files(folder: Path, manifest: ExportManifest) -> None:
-    """Check that the files of an exported model match its manifest.
+    """Check that an exported model has exactly the files, sizes and digests that its manifest lists.
 
     Raises:
         ArtifactError: A file is missing, unknown, or has another size or SHA-256; the text names it.

@@ -25,7 +25,7 @@ ENDINGS: dict[GraphFormat, tuple[str, ...]] = {"openvino": (".xml", ".bin"), "on
 
 @dataclass(frozen=True)
 class ExportedTransform:
-    """Description of the pixel transform of an exported flow.
+    """Type (affine, logit or marginal) and parameter of the pixel transform of an exported flow.
 
     For type "marginal", ``arrays.npz`` holds the probability masses.
     """
@@ -36,7 +36,7 @@ class ExportedTransform:
 
 @dataclass(frozen=True)
 class ExportedPixels:
-    """Description of an exported flow over pixels.
+    """Description of an exported flow over pixels: its pixel transform, level layouts and graph outputs.
 
     Attributes:
         transform: The pixel transform.
@@ -72,7 +72,7 @@ class ExportedFeatures:
 
 @dataclass(frozen=True)
 class ExportedCalibration:
-    """Description of the calibration of an exported model.
+    """Description of an exported model's calibration: its dataset, image count and smallest p-value.
 
     Its arrays are in ``arrays.npz``.
 
@@ -115,7 +115,7 @@ class ExportedFile:
 
 @dataclass(frozen=True)
 class ExportManifest:
-    """Content of the manifest of an exported model.
+    """Content of an exported model's ``manifest.json``: name, image shape, calibration and file digests.
 
     Attributes:
         format_version: Version of the folder's format.
@@ -151,7 +151,7 @@ class ExportManifest:
 
     @property
     def image_shape(self) -> Shape:
-        """Channels, height and width of the images, or of their tiles."""
+        """Channels, height and width of the images that the model takes, or of their tiles."""
         return self.preprocessing.shape
 
     @property
@@ -163,11 +163,11 @@ class ExportManifest:
         return tuple(name for name in ("pixels", "features") if getattr(self, name) is not None)
 
     def graph(self, part: str) -> str:
-        """Return the name of the file to open for a graph of the exported model."""
+        """Return the name of the file to open for the graph of a model part, such as ``pixels.onnx``."""
         return part + ENDINGS[self.format][0]
 
     def expected_files(self) -> set[str]:
-        """Return the names of all files of the folder except the manifest."""
+        """Return the names of all files that an exported model's folder must have, except the manifest."""
         graphs = {part + ending for part in self.parts for ending in ENDINGS[self.format]}
         return {ARRAYS, CARD, NOTICE} | graphs
 
@@ -177,7 +177,7 @@ class ExportManifest:
 
 
 def read_export_manifest(folder: Path) -> ExportManifest:
-    """Read the manifest of an exported model from its folder.
+    """Read and check the ``manifest.json`` that describes an exported model, from the model's folder.
 
     Raises:
         ArtifactError: It is missing, too large or not valid; the text says why.

@@ -50,7 +50,7 @@ class _Named:
 
 
 class Model:
-    """An exported model, loaded and verified.
+    """An exported model, loaded from its folder and verified, which scores and judges images.
 
     It gives the scores and verdicts of the service that it was exported from. It is not thread-safe.
 
@@ -72,7 +72,7 @@ class Model:
 
     @classmethod
     def load(cls, folder: Path | str, threads: int | None = None) -> Model:
-        """Load a model from the folder that `snf export` wrote.
+        """Load and verify a model from the folder that the command ``snf export`` wrote.
 
         All files are compared with the manifest, and the stored image is scored and judged again.
 
@@ -169,7 +169,7 @@ class Model:
         )
 
     def threshold(self, alpha: float) -> float | None:
-        """Return the smallest anomaly statistic that is flagged at a false-alarm rate.
+        """Return the smallest anomaly statistic that is flagged as an anomaly at a false-alarm rate.
 
         It is in nats. None for a calibration of several folds. Raises ``ValueError`` for a rate at which no image or
         every image would be flagged.

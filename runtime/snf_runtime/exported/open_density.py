@@ -38,7 +38,7 @@ BINS = 256
 
 
 def open_exported(folder: Path, manifest: ExportManifest, arrays: Arrays, threads: int) -> ImageDensity:
-    """Open the graphs of an exported model, and return its probability density of images.
+    """Open the computation graphs of an exported model, and return its probability density of images.
 
     Args:
         folder: The folder, whose files were verified.

@@ -10,7 +10,7 @@ from snf_runtime.anomaly.regions import MapRegions
 
 @dataclass(frozen=True)
 class FileVerdict:
-    """Score and verdict of an image.
+    """Log-likelihood and anomaly verdict of one image, as judged by an exported model.
 
     Attributes:
         name: Path of the file; "image" and its number from 0 for other sources.
@@ -44,7 +44,7 @@ class FileVerdict:
 
 @dataclass(frozen=True)
 class NotJudged:
-    """An image without a verdict.
+    """An image that could not be judged, with the error that explains why.
 
     Attributes:
         name: Path of the file; "image" and its number from 0 for other sources.

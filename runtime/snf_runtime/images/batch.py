@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def batch_of(images: Sequence[Pixels], preprocessing: Preprocessing) -> Batch:
-    """Combine images into a batch for a model.
+    """Combine preprocessed images into one batch, in the form that a model takes.
 
     A model of tiles gets a list of arrays. Other models get one array, as their images all have the same size.
 
@@ -29,7 +29,10 @@ def batch_of(images: Sequence[Pixels], preprocessing: Preprocessing) -> Batch:
 
 
 def stacked(images: Batch) -> Pixels:
-    """Return a batch as one array ``(N, C, H, W)``. Raises ``ValueError`` if its images have different sizes."""
+    """Return a batch of images of equal size as one array ``(N, C, H, W)``.
+
+    Raises ``ValueError`` if the images have different sizes.
+    """
     if isinstance(images, np.ndarray):
         return images
     sizes = {image.shape for image in images}
@@ -39,7 +42,7 @@ def stacked(images: Batch) -> Pixels:
 
 
 def chosen(images: Batch, rows: NDArray[np.integer]) -> Batch:
-    """Select the images of a batch with the given indices.
+    """Return the images of a batch that have the given indices, as a batch.
 
     An array gives an array, and a list gives a list.
     """
@@ -47,7 +50,7 @@ def chosen(images: Batch, rows: NDArray[np.integer]) -> Batch:
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    """Concatenate several batches of images.
+    """Concatenate several batches of images into one batch.
 
     The result is an array if all batches are arrays of images of one size, otherwise a list.
     """
@@ -79,7 +82,7 @@ def check_batch(images: Batch, shape: tuple[int, int, int], *, tiled: bool) -> N
 
 
 def in_batches(items: Iterable[T], most: int, most_bytes: int, nbytes: Callable[[T], int]) -> Generator[list[T]]:
-    """Split items into batches with a limited number of items and of bytes.
+    """Yield items, such as images, in batches with a limited number of items and of bytes.
 
     A batch has at most ``most`` items and ``most_bytes`` bytes. A larger item has a batch of its own.
 

@@ -41,7 +41,7 @@ def never() -> bool:
 
 
 class BoundedFile(io.BytesIO):
-    """Image file in memory that can be read only a limited number of times.
+    """Image file in memory that allows a limited number of reads, as a guard against slow decoding.
 
     The limit depends on the size and the format of the file. Decoding can be abandoned at each read.
 
@@ -57,7 +57,7 @@ class BoundedFile(io.BytesIO):
         self._is_abandoned = is_abandoned
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next ``size`` bytes, or all that follow.
+        """Return the next ``size`` bytes of the image file, or all remaining bytes if no size is given.
 
         Raises:
             ImageError: The file is in too many parts.

@@ -41,7 +41,7 @@ def decode_image(data: bytes, preprocessing: Preprocessing, is_abandoned: Callab
 
 
 def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pixels:
-    """Return the images of a ``.npy`` file.
+    """Decode the content of a ``.npy`` file into a batch of images.
 
     The result is uint8 ``(N, C, H, W)``.
 
@@ -94,7 +94,7 @@ def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pi
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """Encode pixels as a PNG file.
+    """Encode the pixels of an image as a PNG file, and return its bytes.
 
     The pixels are uint8 ``(C, H, W)`` with 1 (grey), 3 (RGB) or 4 channels (RGBA).
     """

@@ -15,7 +15,10 @@ MAX_FILE_BYTES = 256 * 2**20
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of an image file. Raises ``ImageError`` if it cannot be read or is larger than 256 MiB."""
+    """Return the bytes of an image file of at most 256 MiB.
+
+    Raises ``ImageError`` if the file is larger or cannot be read.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block for ever
             detail = "expected a plain file, no folder or pipe"

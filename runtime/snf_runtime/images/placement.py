@@ -34,7 +34,7 @@ class FilePlacement:
 
     @classmethod
     def of(cls, preprocessing: Preprocessing, source_size: tuple[int, int] | None) -> Self:
-        """Return the mapping from a preprocessed image to its original file.
+        """Return the mapping of coordinates from a preprocessed image back to its original file.
 
         Args:
             preprocessing: The preprocessing by which the file became the model's image.
@@ -55,7 +55,7 @@ class FilePlacement:
         return cls(source_size, (across, down), (-across * left, -down * top))
 
     def box(self, box: Box) -> Box:
-        """Convert a box in the model's image to pixels of the file.
+        """Convert a box in the model's preprocessed image to pixels of the original file.
 
         The result lies within the file and has at least one pixel. It covers the part of the given box that is not
         padding.
@@ -65,7 +65,7 @@ class FilePlacement:
         return left, top, right, bottom
 
     def area(self, area: int, box: Box) -> int:
-        """Convert an area in the model's image to pixels of the file.
+        """Convert an area in the model's preprocessed image to a number of pixels of the original file.
 
         The result is at least 1 and at most the area of ``box``, which is in pixels of the file.
         """
@@ -73,7 +73,7 @@ class FilePlacement:
         return max(1, min(round(area * self.scale[0] * self.scale[1]), (right - left) * (bottom - top)))
 
     def place(self, place: tuple[int, int]) -> tuple[int, int]:
-        """Convert a pixel of the model's image to a pixel of the file.
+        """Convert a pixel position in the model's preprocessed image to one in the original file.
 
         The result is the column and row at the centre of the given pixel. A pixel of the padding gives the nearest
         pixel of the file.

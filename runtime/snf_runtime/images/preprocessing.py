@@ -37,7 +37,7 @@ the result is the same on every machine. Bicubic overshoots less at edges than L
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Channels and size of a model's images, and the treatment of other images.
+    """Image size and channels that a model takes, and how images that differ are treated.
 
     Other images are refused, resized or changed in colour.
 
@@ -128,7 +128,7 @@ class OpenedImage:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image that is converted to the size and channels of a model.
+    """An image after conversion to the size and channels that a model expects.
 
     It also has the format and the size of its file.
 
@@ -150,7 +150,7 @@ class DecodedImage:
 
     @property
     def file_size(self) -> tuple[int, int]:
-        """The width and height of the image file.
+        """The width and height of the original image file, in pixels.
 
         They are those of the upright file, before resizing. For pixels from an array, they are those of the array.
         """
@@ -159,7 +159,10 @@ class DecodedImage:
 
 
 def conform(opened: OpenedImage, preprocessing: Preprocessing) -> DecodedImage:
-    """Convert an opened image to a model's channels and size. Raises ``ImageError`` if the model refuses it."""
+    """Convert an opened image to a ``DecodedImage`` with the channels and size that a model expects.
+
+    Raises ``ImageError`` if the model refuses the image.
+    """
     image, notes = opened.image, opened.notes
     check_size(image.size, preprocessing)
     if image.mode == "I;16":
@@ -185,7 +188,7 @@ def conform(opened: OpenedImage, preprocessing: Preprocessing) -> DecodedImage:
 
 
 def conform_mask(opened: OpenedImage, preprocessing: Preprocessing) -> NDArray[np.bool_]:
-    """Resize a mask in the same way as its image.
+    """Convert a mask of defects to a boolean array of the size to which its image is resized.
 
     It is resized by the nearest pixel. The result is true where the grey level is at least half of white.
 
@@ -208,7 +211,7 @@ def conform_mask(opened: OpenedImage, preprocessing: Preprocessing) -> NDArray[n
 
 
 def conform_pixels(pixels: Pixels, preprocessing: Preprocessing) -> DecodedImage:
-    """Convert pixels to the channels and size of a model.
+    """Convert an array of pixels to a ``DecodedImage`` with the channels and size that a model expects.
 
     The pixels are uint8 ``(C, H, W)``. Raises ``ImageError`` if they are refused.
 
@@ -220,7 +223,7 @@ def conform_pixels(pixels: Pixels, preprocessing: Preprocessing) -> DecodedImage
 
 
 def opened_pixels(pixels: Pixels) -> OpenedImage:
-    """Convert pixels to an ``OpenedImage``, the form of a decoded image file.
+    """Convert an array of pixels to an ``OpenedImage``, the form of a decoded image file.
 
     The pixels are uint8 ``(C, H, W)`` with 1, 3 or 4 channels. The format of the result is None.
     """
@@ -229,7 +232,7 @@ def opened_pixels(pixels: Pixels) -> OpenedImage:
 
 
 def as_image(pixels: Pixels) -> Image.Image:
-    """Convert pixels to a Pillow image.
+    """Convert an array of pixels to a Pillow image.
 
     The pixels are uint8 ``(C, H, W)`` with 1, 3 or 4 channels. The mode of the image is L, RGB or RGBA.
     """
@@ -294,7 +297,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[slice, Pixels]]:
 
 
 def to_eight_bits(image: Image.Image, levels: int) -> Image.Image:
-    """Convert a 16-bit grey image to 8 bits.
+    """Convert a 16-bit grey image with a given number of grey levels to 8 bits.
 
     Value ``v`` of ``levels`` becomes ``256 v // levels``, at most 255. The mode of the result is L.
 

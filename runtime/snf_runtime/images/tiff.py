@@ -28,7 +28,7 @@ LARGE_TILE_PIXELS = 2**24
 
 
 class TiffFile(TiffImagePlugin.TiffImageFile):
-    """A TIFF file with a limit on the number of its strips or tiles.
+    """A TIFF file that is refused with ``ImageError`` if it has too many strips or tiles.
 
     They are counted before Pillow makes objects of them.
     """
@@ -43,7 +43,7 @@ Image.register_open(TiffFile.format, TiffFile, TiffImagePlugin._accept)
 
 
 def whole_tag(image: TiffFile, tag: int, absent: int = 0) -> int:
-    """Return the value of a TIFF tag, which must be a whole number.
+    """Return the whole-number value of a TIFF file's tag, such as its number of channels.
 
     A damaged file may have text, bytes or a fraction there.
 
@@ -65,7 +65,7 @@ def whole_tag(image: TiffFile, tag: int, absent: int = 0) -> int:
 
 
 def check_tile(image: TiffFile) -> None:
-    """Check that a TIFF file's tiles are not much larger than its image. Raise ``ImageError`` otherwise."""
+    """Raise ``ImageError`` if the tiles of a TIFF file are much larger than its image."""
     pixels = image.width * image.height
     tile = whole_tag(image, TILE_WIDTH) * whole_tag(image, TILE_LENGTH)
     if tile > max(TILE_PIXELS, min(4 * pixels, LARGE_TILE_PIXELS), pixels):
@@ -73,7 +73,7 @@ def check_tile(image: TiffFile) -> None:
 
 
 def check_kind(image: TiffFile) -> None:
-    """Check that a TIFF file is of a kind that can be read.
+    """Check that a TIFF file begins with a full picture whose channels Pillow can all decode.
 
     Its first picture must not be a preview, and Pillow must decode all its channels. Raises ``ImageError`` otherwise.
     """
@@ -98,7 +98,7 @@ def bits(image: TiffFile) -> int:
 
 
 def white_is_zero(image: TiffFile) -> bool:
-    """Return whether 0 is white in a TIFF file."""
+    """Return whether the pixel value 0 means white instead of black in a TIFF file."""
     return bool(image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO)
 
 

@@ -60,7 +60,7 @@ class TilePlan:
         return len(self.tops) // 2 * len(self.lefts) + len(self.lefts) // 2
 
     def box(self, number: int) -> tuple[int, int, int, int]:
-        """Return the box of a tile, cut off at the edges of the image.
+        """Return the bounding box of the tile with a given number, cut off at the image's edges.
 
         The box is left, top, right and bottom in pixels.
         """
@@ -69,7 +69,7 @@ class TilePlan:
         return left, top, min(left + self.side, self.width), min(top + self.side, self.height)
 
     def cut(self, image: Pixels, number: int) -> Pixels:
-        """Return a tile of the image, uint8 ``(C, side, side)``.
+        """Return the pixels of the tile with a given number, uint8 ``(C, side, side)``.
 
         Args:
             image: The image, uint8 ``(C, H, W)``.
@@ -82,7 +82,7 @@ class TilePlan:
         return np.pad(part, ((0, 0), (0, below), (0, right)), mode="symmetric") if below or right else part
 
     def merged(self, values: NDArray[Value]) -> NDArray[Value]:
-        """Merge the values of all tiles into one grid over the image.
+        """Merge the value grids of overlapping tiles into one grid that covers the whole image.
 
         The shapes are ``(tiles, side / stride, side / stride) -> grid``.
 
@@ -93,7 +93,7 @@ class TilePlan:
         return in_rows[row[:, None], column, inner_row[:, None], inner_column]
 
     def summed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Add up the values of overlapping tiles on one grid over the image.
+        """Add up the value grids of overlapping tiles in one grid that covers the whole image.
 
         The result has the sum at each place of the grid. Values beyond the edges of the grid are left out.
 
@@ -125,7 +125,7 @@ class TilePlan:
 
 @lru_cache(maxsize=4096)
 def tile_plan(height: int, width: int, side: int, stride: int) -> TilePlan:
-    """Cover an image with as few evenly spaced, overlapping tiles as possible.
+    """Return the division of an image into as few evenly spaced, overlapping tiles as possible.
 
     Neighbouring tiles share at least p // 8 of the p places along a side, and at least 1. Tiles of a single place do
     not overlap. Raises ``ValueError`` if ``side`` is not a multiple of ``stride``.

@@ -22,7 +22,7 @@ MAX_CHANNELS = 16
 
 
 def energies(latent: Array) -> Array:
-    """Return the logarithm of the energy of each channel of the latents.
+    """Return the logarithm of the energy (mean square) of each latent channel, for each image.
 
     The energy is the mean square of the latents e, ``(N, C, H, W) -> (N, C)``.
 
@@ -36,7 +36,7 @@ def energies(latent: Array) -> Array:
 
 
 def falling(latent: Array) -> Array:
-    """Return the correlation of neighbouring latents along falling diagonals.
+    """Return the correlation between each latent value and its lower-right neighbour, for each image.
 
     The neighbour lies below and to the right. For latents e it is Σ e(i, j) e(i+1, j+1) / Σ e², ``(N,)``.
 
@@ -46,7 +46,7 @@ def falling(latent: Array) -> Array:
 
 
 def rising(latent: Array) -> Array:
-    """Return the correlation of neighbouring latents along rising diagonals.
+    """Return the correlation between each latent value and its upper-right neighbour, for each image.
 
     The neighbour lies above and to the right. For latents e it is Σ e(i+1, j) e(i, j+1) / Σ e², ``(N,)``.
 
@@ -72,7 +72,7 @@ def channel_statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
 
 
 def is_channel_statistic(name: str) -> bool:
-    """Return whether a statistic with the given name is a channel statistic.
+    """Return whether a name is that of a channel statistic, such as ``energy-1-3`` or ``falling-2``.
 
     The names are those of :func:`channel_statistic_names`.
     """

@@ -10,7 +10,7 @@ LEVELS = 256
 
 
 def residual_entropy(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the entropy of the prediction errors of the pixels of each image.
+    """Return the entropy of the pixel prediction errors of each image, in bits/dim.
 
     Each pixel is predicted from its neighbours.
 

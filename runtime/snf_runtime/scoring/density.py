@@ -17,7 +17,7 @@ CHUNK, CHUNK_PIXELS = 64, 64 * 128 * 128
 
 
 class DensityPass(Protocol):
-    """Interface of the results of a density for a group of images.
+    """Interface of the result of scoring a group of images with a probability density.
 
     It gives the terms of their log-likelihoods, and maps over the image.
     """
@@ -25,7 +25,7 @@ class DensityPass(Protocol):
     def __len__(self) -> int: ...
 
     def terms(self) -> NDArray[np.float64]:
-        """Return the terms of the log-likelihoods of images, by scale.
+        """Return each image's log-likelihood, divided into two terms for each scale (level) of the flow.
 
         Each scale has a log-prior and a log-determinant, ``(N, L + 1, 2)`` in nats. All terms of an image sum to its
         log-likelihood.
@@ -33,26 +33,26 @@ class DensityPass(Protocol):
         ...
 
     def additive_map(self) -> NDArray[np.float64]:
-        """Return the contribution of each pixel to the log-likelihood.
+        """Return maps of what each pixel contributes to the log-likelihood of its image.
 
         The shape is ``(N, H, W)``, in nats. The contributions sum to the log-likelihood.
         """
         ...
 
     def compared_maps(self) -> NDArray[np.float64]:
-        """Return the log-likelihood maps from which heat maps are computed.
+        """Return the log-likelihood maps that heat maps compare with those of normal images.
 
         There is a map for each image or tile, in nats.
         """
         ...
 
     def rows(self, chosen: slice) -> DensityPass:
-        """Return the results for only the images in the slice ``chosen``."""
+        """Return a ``DensityPass`` with the results for only the images in the slice ``chosen``."""
         ...
 
 
 class ImageDensity(Protocol):
-    """Interface of a probability density of images.
+    """Interface of a trained model that computes the probability density of images.
 
     It is a frozen flow over pixels, over features, or both, run by an engine.
     """
@@ -64,12 +64,12 @@ class ImageDensity(Protocol):
 
     @property
     def image_shape(self) -> Shape:
-        """Channels, height and width of the images, or of their tiles."""
+        """Channels, height and width of the images, or of a tile if images are cut into tiles."""
         ...
 
     @property
     def dimensions(self) -> int:
-        """The number of values whose joint density is computed.
+        """The number of values of an image whose joint probability density is computed.
 
         They are the pixel or feature values of an image, or of a tile.
         """
@@ -77,17 +77,17 @@ class ImageDensity(Protocol):
 
     @property
     def weights_digest(self) -> str:
-        """SHA-256 of the weights, in hexadecimal."""
+        """SHA-256 digest of the trained weights of the flow, in hexadecimal."""
         ...
 
     @property
     def constant_log_det(self) -> float:
-        """Sum of the log-determinants that do not depend on the image, in nats."""
+        """Sum of the flow's log-determinants that do not depend on the image, in nats."""
         ...
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """The names of the whole-image statistics, then of the statistics of latent channels.
+        """The names of the anomaly statistics: those of the whole image, then those of latent channels.
 
         There are none for a density of features alone.
         """
@@ -95,7 +95,7 @@ class ImageDensity(Protocol):
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """The number of rows and columns of the grid of image cells for local statistics.
+        """The number of rows and columns of the cell grid over an image, for local anomaly statistics.
 
         The log-density of each cell is evidence for anomaly verdicts. None where there is no grid.
         """
@@ -103,17 +103,17 @@ class ImageDensity(Protocol):
 
     @property
     def has_map(self) -> bool:
-        """Whether the log-likelihood can be divided into contributions of image locations."""
+        """Whether a map can show how much each image location contributes to the log-likelihood."""
         ...
 
     @property
     def engine_name(self) -> str:
-        """The name of the engine, such as "torch" or "openvino"."""
+        """The name of the engine that runs the flow, such as "torch" or "openvino"."""
         ...
 
     @property
     def precision(self) -> Precision:
-        """The number format of the 1x1 convolutions in coupling networks.
+        """The number format of the 1x1 convolutions in the flow's coupling networks.
 
         It is "float32" or "bfloat16". Everything else is computed in float32 or better.
         """
@@ -121,7 +121,7 @@ class ImageDensity(Protocol):
 
     @property
     def step_pixels(self) -> int:
-        """The number of input pixels per image.
+        """The number of input pixels that the model processes for one image.
 
         They are pixels of the input of the network or flow. They determine how many images a step computes.
         """
@@ -129,7 +129,7 @@ class ImageDensity(Protocol):
 
     @property
     def tile(self) -> int:
-        """The number of images that the engine computes at once."""
+        """The number of images (the tile) that the engine computes together in one run."""
         ...
 
     @property
@@ -141,7 +141,7 @@ class ImageDensity(Protocol):
         ...
 
     def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, DensityPass | None]]:
-        """Score images in groups, so that memory does not grow with their number.
+        """Yield the scoring results of images in groups, so that memory does not grow with their number.
 
         Args:
             images: Pixels, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a density of tiles.

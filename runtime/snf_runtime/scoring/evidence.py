@@ -20,7 +20,7 @@ from snf_runtime.scoring.white_level import white_levels
 
 @dataclass(frozen=True)
 class FeatureEvidence:
-    """Negative log-densities of the features of images, for anomaly verdicts.
+    """Negative log-densities of image features, from which anomaly verdicts are computed.
 
     They are given up to constants, under one or more fits of a flow.
 
@@ -62,7 +62,7 @@ class FeatureEvidence:
 
     @cached_property
     def tiles(self) -> list[tuple[int, int]]:
-        """The range of tiles of each image, as ``(start, stop)``.
+        """The index range of each image's tiles in ``places`` and ``pooled``, as ``(start, stop)``.
 
         They are its first tile, and the tile after its last one.
         """
@@ -72,12 +72,15 @@ class FeatureEvidence:
 
     @property
     def nbytes(self) -> int:
-        """The total size of the stored arrays in bytes."""
+        """The total size of the arrays ``places`` and ``pooled`` in bytes."""
         return self.places.nbytes + self.pooled.nbytes
 
     @property
     def fits(self) -> int:
-        """The number of times that the flow was fitted: 1, or F + 1 for F folds of training images."""
+        """The number of fits of the flow: 1, or F + 1 with F folds (parts) of the training images.
+
+        Of several fits, the first is to all training images, and each other one leaves one fold out.
+        """
         return int(self.places.shape[1])
 
 
@@ -115,7 +118,7 @@ class Evidence:
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
-        """Concatenate the statistics of several batches.
+        """Concatenate the anomaly statistics of several batches of images.
 
         Gradients, white levels and statistics of channels are None unless all batches have them.
         """
@@ -134,7 +137,7 @@ class Evidence:
 
 
 def gather(images: NDArray[np.uint8], flow_pass: FlowPass) -> Evidence:
-    """Compute the statistics of images for anomaly verdicts.
+    """Return the statistics of images from which anomaly verdicts under a pixel flow are computed.
 
     They come from the pixels of N images, and from the latents and log-dets of the flow.
 

@@ -26,10 +26,10 @@ Indices = NDArray[np.intp]
 
 
 class FeatureEngine(TiledEngine, Protocol):
-    """Interface of an engine that runs a backbone and the flows over its features."""
+    """Interface of an engine that runs a backbone network and the flows over its features."""
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return the squared norms of the latents of images, for each fitted flow.
+        """Return the squared norms of the latents of image features, for each fitted flow.
 
         They are ||z||² of the latents z, at each place and of the pooled features.
 
@@ -45,7 +45,7 @@ class FeatureEngine(TiledEngine, Protocol):
 
 @dataclass(frozen=True)
 class FeaturePass:
-    """Results of a density of features for a group of images.
+    """Result of scoring a group of images with flows over their features.
 
     It holds negative log-densities, from which log-likelihoods and evidence are computed.
 
@@ -65,7 +65,7 @@ class FeaturePass:
         return len(self.features) * self.draws
 
     def terms(self) -> Array:
-        """Return the log-prior and the log-determinant of each image, by scale.
+        """Return the log-prior and log-determinant of each image, for the scales of pixels and features.
 
         The shape is ``(N, 2, 2)``, in nats. Both terms are 0 for scale 0, the pixels.
 
@@ -83,7 +83,7 @@ class FeaturePass:
         return terms.repeat(self.draws, 0)
 
     def compared_maps(self) -> Array:
-        """Return the log-likelihood maps from which heat maps are computed, in nats.
+        """Return the log-likelihood maps, in nats, that heat maps compare with those of normal images.
 
         They are the additive maps of images or, with tiles, the log-densities at the places of each tile up to
         constants.
@@ -94,7 +94,7 @@ class FeaturePass:
         return maps
 
     def additive_map(self) -> Array:
-        """Return the contribution of each pixel to the log-likelihood.
+        """Return maps of what each pixel contributes to the log-likelihood of its image.
 
         The shape is ``(N, H, W)``, in nats. The contributions sum to the log-likelihood.
 
@@ -109,7 +109,7 @@ class FeaturePass:
 
     @property
     def constants(self) -> tuple[float, float]:
-        """The two constant terms of a log-likelihood, in nats.
+        """The two terms of the log-likelihood that are the same for every image or tile, in nats.
 
         They are the log-det, and -D/2·ln 2π for D feature values.
         """
@@ -124,7 +124,7 @@ class FeaturePass:
         return FeaturePass(self.flows, self.features[numbers], self.image)
 
     def evidence(self) -> FeatureEvidence:
-        """Return the negative log-densities of the features, for anomaly verdicts.
+        """Return the features' negative log-densities, from which anomaly verdicts are computed.
 
         They are given up to constants, in nats.
 
@@ -160,7 +160,7 @@ def spread(places: Array, row: Indices, column: Indices, even: Sequence[float]) 
 
 
 class FeatureDensity:
-    """Density of the features of images, by a frozen backbone and a frozen flow.
+    """Probability density of image features, computed by a frozen backbone network and a frozen flow.
 
     It is a density over the space of the features at places.
 
@@ -203,7 +203,7 @@ class FeatureDensity:
         self.constant_log_det = flows.constant_log_det
 
     def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, FeaturePass | None]]:
-        """Score images in groups, so that memory does not grow with the number of images or tiles.
+        """Yield the scoring results of images or tiles in groups, so that memory stays bounded.
 
         Args:
             images: Pixels, uint8 ``(N, C, H, W)`` or, where there are tiles, ``(C, H, W)`` each.
@@ -248,7 +248,7 @@ class FeatureDensity:
         return tile_plan(*size_of(image), side, side // self.flows.feature_shape[1])
 
     def measure(self, images: Pixels) -> FeaturePass:
-        """Compute the negative log-densities of the features of images.
+        """Return a ``FeaturePass`` with the negative log-densities of the features of images.
 
         The images or tiles are uint8 ``(N, C, H, W)``, and are computed as one group.
         """

@@ -34,7 +34,7 @@ class FlowPass:
         return len(self.pixel_log_slopes)
 
     def terms(self) -> Array:
-        """Return the log-prior and the log-determinant of each level of the flow.
+        """Return the log-prior and log-determinant of each image at each level of the flow.
 
         The pixel transform counts as a level, too: the shape is ``(N, L + 1, 2)`` for L levels. All terms sum to log p.
 
@@ -54,7 +54,7 @@ class FlowPass:
         return terms
 
     def additive_map(self) -> Array:
-        """Return the contribution of each pixel to the log-likelihood.
+        """Return maps of what each pixel contributes to the log-likelihood of its image.
 
         The shape is ``(N, H, W)``, in nats. The contributions sum to log p(x) of the image.
 
@@ -78,14 +78,14 @@ class FlowPass:
         return total
 
     def compared_maps(self) -> Array:
-        """Return the log-likelihood maps from which heat maps are computed.
+        """Return the log-likelihood maps that heat maps compare with those of normal images.
 
         They are the additive maps, ``(N, H, W)`` in nats.
         """
         return self.additive_map()
 
     def rows(self, chosen: slice) -> FlowPass:
-        """Return the results for only the images in the slice ``chosen``, as a new object."""
+        """Return a new ``FlowPass`` with the results for only the images in the slice ``chosen``."""
         latents = {
             part.name: [values[chosen] for values in getattr(self.latents, part.name)] for part in fields(Latents)
         }
@@ -93,7 +93,7 @@ class FlowPass:
 
 
 def run_flow(engine: Engine, frozen: FlowLayout, x: Array) -> FlowPass:
-    """Run a flow on dequantised images, which are pixels plus uniform noise.
+    """Run a flow on dequantised images (pixels plus uniform noise) and return a ``FlowPass``.
 
     The result holds their latents and log-dets.
 

@@ -26,7 +26,7 @@ class Region:
 
 
 def cell_side(height: int, width: int) -> int:
-    """Return the side of the square grid cells of an image, in pixels.
+    """Return the side length in pixels of the square grid cells into which an image is divided.
 
     It is a sixteenth of the longer side of the image, rounded up.
 
@@ -37,7 +37,7 @@ def cell_side(height: int, width: int) -> int:
 
 
 def grid_shape(height: int, width: int) -> tuple[int, int]:
-    """Return the number of rows and columns of the grid over an image.
+    """Return the number of rows and columns of the cell grid over an image of a given size.
 
     There are at most 16 of each. The size of the image is in pixels.
     """
@@ -46,7 +46,7 @@ def grid_shape(height: int, width: int) -> tuple[int, int]:
 
 
 def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum the values of the pixels in each cell of a grid.
+    """Sum the values of pixel maps within each square cell of a coarse grid over the image.
 
     The grid has at most 16 x 16 square cells, ``(N, H, W) -> (N, cells)``.
     """
@@ -59,7 +59,7 @@ def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def regions(rows: int, columns: int) -> list[list[Region]]:
-    """Return the rectangular regions of a grid, grouped by shape.
+    """Return the rectangular regions of a grid of cells, as one list of regions for each shape.
 
     The shapes are squares of 2x2, 4x4 and 6x6 cells, then lines: full rows and columns.
 
@@ -80,7 +80,7 @@ def regions(rows: int, columns: int) -> list[list[Region]]:
 
 
 def members(region: Region, columns: int) -> NDArray[np.intp]:
-    """Return the indices of the cells of a region.
+    """Return the flat indices of the grid cells that a region contains.
 
     The grid has ``columns`` columns and is flattened by rows.
     """

@@ -18,7 +18,7 @@ from snf_runtime.scoring.pixel_density import PixelDensity
 
 
 class HybridDensity:
-    """Density of pixels that also uses features of a backbone for anomaly verdicts.
+    """Probability density of pixels, with anomaly verdicts that also use features of a backbone network.
 
     Its evidence includes that of a density of features.
 
@@ -46,11 +46,11 @@ class HybridDensity:
         self.tile = pixels.tile
 
     def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, FlowPass]]:
-        """Score the pixels of images in groups; see :meth:`PixelDensity.passes`."""
+        """Yield the pixel flow's results for groups of images; see :meth:`PixelDensity.passes`."""
         return self.pixels.passes(images, draws, at_once)
 
     def evidence(self, images: Batch, density_pass: DensityPass) -> Evidence:
-        """Return the statistics of pixels and of features for anomaly verdicts.
+        """Return the pixel and feature statistics of images, from which anomaly verdicts are computed.
 
         Those of pixels come from ``density_pass``, and those of features from a pass that is run here.
         """

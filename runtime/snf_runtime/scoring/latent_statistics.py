@@ -25,7 +25,7 @@ TINY = 1e-300
 
 
 def spread(prior_log_det: Array, dimensions: int) -> Array:
-    """Return the log width of the Gaussian prior at a level of the flow, for each image.
+    """Return the mean log width of the Gaussian prior over a flow level's latents, for each image.
 
     It is the mean log2 of the standard deviations that the prior gives the latents of the level.
 
@@ -40,7 +40,7 @@ def spread(prior_log_det: Array, dimensions: int) -> Array:
 
 
 def volume(log_det: Array, dimensions: int) -> Array:
-    """Return how much a level of the flow changes the volume, in bits/dim.
+    """Return by how much a level of the flow shrinks the volume around each image, in bits/dim.
 
     It is -Λ / (D ln 2) for the D values of the level, where Λ is its log |det dz/dx| without the constant part.
 
@@ -57,7 +57,7 @@ def volume(log_det: Array, dimensions: int) -> Array:
 
 
 def radius(latent: Array) -> Array:
-    """Return the logarithm of the mean square of the latents of each image.
+    """Return the log mean square of each image's latents, a measure of their distance from the origin.
 
     It is log(||e||² / d) for d latents e, ``(N, C, H, W) -> (N,)``.
 
@@ -76,7 +76,7 @@ def correlation(latent: Array, first: Array, second: Array) -> Array:
 
 
 def horizontal(latent: Array) -> Array:
-    """Return the correlation of latents with their right neighbours.
+    """Return the correlation between each latent value and its right neighbour, for each image.
 
     It is Σ e(j) e(j+1) / Σ e² for latents e, ``(N, C, H, W) -> (N,)``.
 
@@ -86,7 +86,7 @@ def horizontal(latent: Array) -> Array:
 
 
 def vertical(latent: Array) -> Array:
-    """Return the correlation of latents with their neighbours below.
+    """Return the correlation between each latent value and its neighbour below, for each image.
 
     It is Σ e(i) e(i+1) / Σ e² for latents e, ``(N, C, H, W) -> (N,)``.
 
@@ -107,7 +107,7 @@ def kurtosis(latent: Array) -> Array:
 
 
 def reconstruction(errors: Array) -> Array:
-    """Return the mean logarithm of the reconstruction errors of each image.
+    """Return the mean log reconstruction error of a level's learned approximate inverses, for each image.
 
     Each error is ||R W x - x||² / ||x||² of a layer with a learned inverse R ≈ W⁻¹. The result is ``(N,)``.
 
@@ -141,7 +141,7 @@ def statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
 
 
 def whole_image_statistics(images: NDArray[np.uint8], flow_pass: FlowPass) -> NDArray[np.float64]:
-    """Return statistics of each image as a whole, for anomaly scores.
+    """Return the whole-image statistics of each image, from which anomaly scores are computed.
 
     Examples are its complexity and the norms of its latents.
 

@@ -10,7 +10,7 @@ from snf_runtime.scoring.pixel_transforms import PixelFunction
 
 @dataclass(frozen=True)
 class LevelLayout:
-    """The layout of one level of a flow over pixels.
+    """The layout of one level of a flow over pixels: its sizes and constants, without weights.
 
     It gives the size of the level, its latents, and the constant part of its log-det.
 

@@ -37,7 +37,7 @@ class LogLikelihoodTerm:
 
 @dataclass(frozen=True)
 class DrawStatistics:
-    """Statistics of the log-likelihood of an image over several draws of noise.
+    """Statistics of an image's log-likelihood over several random draws of the dequantisation noise.
 
     The noise is added to the pixels. The statistics are the mean, its standard error and a bound.
 
@@ -56,7 +56,7 @@ class DrawStatistics:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Exact log-likelihood of an image.
+    """Exact log-likelihood of an image, with its terms and the statistics for anomaly verdicts.
 
     It is the log-density, in nats, of its pixels plus uniform noise in [0, 1), or of its features.
 
@@ -78,7 +78,7 @@ class Likelihood:
 
 
 def score_images(density: ImageDensity, images: Batch, draws: int = 1) -> list[Likelihood]:
-    """Return the log-likelihoods of a batch of images. Raises ``ScoreNotFinite`` if one is not finite.
+    """Return the log-likelihoods of a batch of images, or raise ``ScoreNotFinite`` if one is not finite.
 
     Arguments are those of :func:`score_each`.
     """
@@ -86,7 +86,7 @@ def score_images(density: ImageDensity, images: Batch, draws: int = 1) -> list[L
 
 
 def score_each(density: ImageDensity, images: Batch, draws: int = 1) -> list[Likelihood | ScoreNotFinite]:
-    """Return the log-likelihood or the error of each image.
+    """Return each image's log-likelihood, or an error where the log-likelihood is not finite.
 
     The error is a ``ScoreNotFinite`` object, which is returned and not raised.
 

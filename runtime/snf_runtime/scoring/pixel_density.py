@@ -24,7 +24,7 @@ from snf_runtime.scoring.layout import FlowLayout
 
 
 class PixelDensity:
-    """Density of the pixels of 8-bit images, by a frozen flow.
+    """Probability density of the pixels of 8-bit images, computed by a frozen flow.
 
     It is p(x + u) for pixels x and dequantisation noise u. Log-densities are in nats.
 
@@ -55,7 +55,7 @@ class PixelDensity:
 
     @cached_property
     def statistics(self) -> tuple[str, ...]:
-        """The names of the whole-image statistics, then of the statistics of latent channels.
+        """The names of the anomaly statistics: those of the whole image, then those of latent channels.
 
         The names are in the order of the columns.
         """
@@ -63,14 +63,14 @@ class PixelDensity:
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """The number of rows and columns of the grid of image cells for local statistics.
+        """The number of rows and columns of the cell grid over an image, for local anomaly statistics.
 
         None for a flow that mixes all pixels at once.
         """
         return grid_shape(*self.image_shape[1:]) if self.frozen.is_spatial else None
 
     def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, FlowPass]]:
-        """Run the flow on images in groups, so that memory does not grow with their number.
+        """Yield the flow's results for groups of images, so that memory does not grow with their number.
 
         Args:
             images: Pixels, uint8 ``(N, C, H, W)``.

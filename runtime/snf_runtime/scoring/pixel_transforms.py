@@ -28,10 +28,10 @@ DERIVATIVES = 6
 
 
 class PixelFunction(Protocol):
-    """Interface of a pixel transform of a frozen flow."""
+    """Interface of a pixel transform, the function of pixel values that a frozen flow applies first."""
 
     def map_with_slope(self, x: Array) -> tuple[Array, Array]:
-        """Return the transformed pixel values and the logarithms of the slope.
+        """Return the transformed pixel values and the log slope of the transform at each value.
 
         They are y and log|dy/dx| in nats for pixel values x in [0, 256), both in the shape of ``x``.
         """
@@ -46,7 +46,7 @@ class AffineFunction:
     """
 
     def map_with_slope(self, x: Array) -> tuple[Array, Array]:
-        """Return the transformed pixel values and the logarithms of the slope.
+        """Return the transformed pixel values and the log slope of the transform at each value.
 
         They are y and log|dy/dx| = -log 256 for pixel values x, both in the shape of ``x``.
         """
@@ -55,7 +55,7 @@ class AffineFunction:
 
 @dataclass(frozen=True)
 class LogitFunction:
-    """Pixel transform by the logit function.
+    """Pixel transform that maps pixel values to the real line by the logit function.
 
     It is y = log v - log(1 - v) with v = (x/256 + a)(1 - 2a).
 
@@ -66,7 +66,7 @@ class LogitFunction:
     alpha: float
 
     def map_with_slope(self, x: Array) -> tuple[Array, Array]:
-        """Return the transformed pixel values and the logarithms of the slope.
+        """Return the transformed pixel values and the log slope of the transform at each value.
 
         They are y and log|dy/dx| = log(1 - 2a) - log 256 - log v - log(1 - v), both in the shape of ``x``.
         """
@@ -94,7 +94,7 @@ class MarginalFunction:
     masses: Array
 
     def map_with_slope(self, x: Array) -> tuple[Array, Array]:
-        """Return the transformed pixel values and the logarithms of the slope.
+        """Return the transformed pixel values and the log slope of the transform at each value.
 
         They are y and log|dy/dx| = log((1 - 2e) p_bin) - log G'(y) for pixel values x, in the shape of ``x``.
         """

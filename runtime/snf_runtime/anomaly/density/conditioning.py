@@ -24,7 +24,7 @@ MIN_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Standardisation of image statistics by the complexity of the image.
+    """Conversion of image statistics to z-scores relative to normal images of equal complexity.
 
     The z-score of a statistic s is (s - m(c)) / σ(c), where m and σ are the mean and the standard deviation at
     complexity c. The complexity of an image is an entropy.

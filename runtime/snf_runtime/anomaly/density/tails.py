@@ -40,7 +40,7 @@ class Tail:
 
     @classmethod
     def fit(cls, reference: Array) -> Self:
-        """Fit the survival function to values of the statistic on normal images.
+        """Fit a survival function P(T >= t) to the values of a statistic T on normal images.
 
         The values are ``(n,)`` for n images.
         """

@@ -30,7 +30,7 @@ TYPICAL = math.log(2)
 
 
 def weights(kinds: Sequence[EvidenceKind], held_out: HeldOutSurprises | None = None) -> Array:
-    """Return the weight of each group of statistics in the merged p-value.
+    """Return the weight of each group of statistics when their p-values are merged into one.
 
     The shape is ``(kinds,)``. The weights sum to 1.
 
@@ -46,7 +46,7 @@ def weights(kinds: Sequence[EvidenceKind], held_out: HeldOutSurprises | None = N
 
 
 def merge(surprises: Array, shares: Array) -> Array:
-    """Merge the negative log p-values of several groups of statistics into one.
+    """Merge the negative log p-values of several groups of statistics into one value for each image.
 
     The result is -ln of the weighted harmonic mean of the p-values, ``(N, kinds of statistic)`` -> ``(N,)``.
 
@@ -93,7 +93,7 @@ class HeldOutSurprises:
 
 @dataclass(frozen=True)
 class Statistic:
-    """The anomaly statistic of an image, merged from several groups of statistics.
+    """Anomaly statistic of an image, merged from statistics of the whole image, regions and features.
 
     It is T = -ln p, where p is merged from the p-values of the groups.
 
@@ -115,20 +115,20 @@ class Statistic:
 
     @property
     def kinds(self) -> tuple[EvidenceKind, ...]:
-        """The groups of statistics, in the order of the columns of :meth:`families`."""
+        """The names of the groups of statistics in use, such as "whole", in the order of :meth:`families`."""
         groups: dict[EvidenceKind, object] = {"whole": self.whole, "local": self.local, "features": self.features}
         return tuple(kind for kind, group in groups.items() if group is not None)
 
     @property
     def weights(self) -> Array:
-        """The weight of each group of statistics in the merged p-value.
+        """The weight of each group of statistics when their p-values are merged into one.
 
         The order is that of :attr:`kinds`, ``(kinds,)``. The weights sum to 1.
         """
         return weights(self.kinds, self.held_out)
 
     def names(self, names: Sequence[str]) -> list[str]:
-        """Return the names of the image statistics, the columns of :meth:`statistics`.
+        """Return the names of the image statistics, one for each column that :meth:`statistics` returns.
 
         First come statistics of the whole image, then ``unevenness-1`` and so on, then statistics of channels.
 
@@ -141,7 +141,7 @@ class Statistic:
         return [*of_image, *(f"unevenness-{number}" for number in range(1, shapes + 1)), *of_channels]
 
     def statistics(self, evidence: Evidence) -> Array:
-        """Return the statistics of each image as a whole.
+        """Return the whole-image statistics of images, as an array with one row for each image.
 
         The shape is ``(N, K)``. The first column is image complexity, an entropy in bits/dim.
 
@@ -156,7 +156,7 @@ class Statistic:
         return np.concatenate(columns, 1)
 
     def families(self, evidence: Evidence) -> Array:
-        """Return the negative log p-value of each image by each group of statistics.
+        """Return one negative log p-value for each image and each group of anomaly statistics.
 
         The groups are statistics of the whole image, of regions and of features, as far as the calibration has them.
         Gradients are not included. The shape is ``(N, kinds)``, in nats.

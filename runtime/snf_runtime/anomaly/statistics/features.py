@@ -30,7 +30,7 @@ PLACE_FIRST = math.log(3)
 
 @dataclass(frozen=True)
 class FeatureFamily:
-    """Anomaly statistics of the features of an image, merged into one p-value.
+    """Anomaly statistics of an image's backbone features, whose p-values are merged into one.
 
     There are four of them.
 
@@ -54,7 +54,7 @@ class FeatureFamily:
 
     @classmethod
     def fit(cls, evidence: FeatureEvidence) -> Self:
-        """Fit the statistics to the features of normal images.
+        """Fit the distributions of the feature statistics to the backbone features of normal images.
 
         It sets the centre of the maps and the survival functions, and uses fit 0 of the features.
         """
@@ -65,11 +65,11 @@ class FeatureFamily:
         return cls(np.zeros(1, dtype=np.int64), centre, tails, Tail.fit(_merged(values, tails, _shares(evidence))))
 
     def for_fit(self, number: int) -> Self:
-        """Return a copy of the statistics that uses fit ``number`` of the feature density."""
+        """Return a copy that judges images by fit ``number`` among several fits of the feature density."""
         return replace(self, fit_number=np.array([number], dtype=np.int64))
 
     def maps(self, evidence: FeatureEvidence) -> list[Array]:
-        """Return the map of the centred negative log-density of each image.
+        """Return, for each image, a map of the centred negative log-density of the features at each place.
 
         Centred means minus the mean over normal images. A map is ``(rows, columns)``, in nats.
 
@@ -85,21 +85,21 @@ class FeatureFamily:
         return _statistics(evidence, int(self.fit_number[0]), self.centre)
 
     def surprises(self, evidence: FeatureEvidence) -> Array:
-        """Return the negative log p-value of each image by each of the four statistics.
+        """Return a negative log p-value for each image by each of the four feature statistics.
 
         The shape is ``(N, 4)``, in nats.
         """
         return _surprises(self.statistics(evidence), self.tails)
 
     def surprise(self, evidence: FeatureEvidence) -> Array:
-        """Return the negative log p-value of each image by its features.
+        """Return one negative log p-value for each image, computed from its backbone features.
 
         It merges all four statistics, ``(N,)`` in nats.
         """
         return self.joint.surprise(_merged(self.statistics(evidence), self.tails, _shares(evidence)))
 
     def strongest(self, evidence: FeatureEvidence) -> list[tuple[str, float, tuple[int, int]]]:
-        """Return the most unusual feature statistic and the most unusual place of each image.
+        """Return the most unusual feature statistic of each image, and the place of its most unusual features.
 
         The result has the name of the statistic, its -ln p in nats, and the row and column of the place.
 
@@ -114,7 +114,7 @@ class FeatureFamily:
         ]
 
     def strongest_tile(self, evidence: FeatureEvidence, number: int, name: str) -> tuple[int, int, int, int] | None:
-        """Return the box of the tile with the most unusual features as a whole.
+        """Return the pixel box of the image's tile whose features, taken together, are the most unusual.
 
         It is the tile with the largest value of a statistic of pooled features. The box is left, top, right and bottom.
 

@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GradientFamily:
-    """A density of the gradient statistics of normal images.
+    """Probability density of log-likelihood gradient statistics, fitted to normal images.
 
     Statistics are compared at equal image complexity. The density gives new images their -ln p.
 

@@ -59,14 +59,14 @@ class LocalFamily:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The number of rows and columns of the grid that divides an image.
+        """The number of rows and columns of the grid that divides an image into cells.
 
         There are at most 16 of each.
         """
         return int(self.grid[0]), int(self.grid[1])
 
     def deviations(self, cells: Array) -> Array:
-        """Return the deviation of the log-likelihood of each image region from its prediction.
+        """Return how many standard deviations each image region's log-likelihood is from its prediction.
 
         The deviations are z-scores against the prediction by the rest of the image, ``(N, cells)`` -> ``(N, regions)``.
 
@@ -132,7 +132,7 @@ def all_regions(grid: tuple[int, int]) -> list[Region]:
 
 
 def log_extremes(z: Array, grid: tuple[int, int]) -> Array:
-    """Return the logarithms of the largest and the smallest z-score of each region shape.
+    """Return the logarithms of the largest and smallest z-score among the image regions of each shape.
 
     The smallest is taken with the opposite sign. Values below 0.1 count as 0.1. The shapes are ``(N, regions)`` ->
     ``(N, 2 * shapes)``.
@@ -151,7 +151,7 @@ def log_extremes(z: Array, grid: tuple[int, int]) -> Array:
 
 
 def tail_surprises(z: Array, tails: tuple[Tail, ...]) -> Array:
-    """Return the negative log p-value of each z-score.
+    """Return the negative log p-value of each z-score, by survival functions fitted to normal images.
 
     Each column has a survival function of its own. The shapes are ``(N, K)`` -> ``(N, K)``, in nats.
     """

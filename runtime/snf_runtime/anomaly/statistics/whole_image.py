@@ -44,7 +44,7 @@ class DensityView:
 
 @dataclass(frozen=True)
 class WholeFamily:
-    """Several densities of whole-image statistics, fitted to normal images.
+    """Several probability densities of whole-image statistics, fitted to normal images.
 
     Their p-values are combined by Fisher's method with weights.
 
@@ -83,7 +83,7 @@ class WholeFamily:
             )
 
     def standardised(self, statistics: Array) -> Array:
-        """Return the statistics of each image as z-scores.
+        """Return the whole-image statistics of each image as z-scores relative to normal images.
 
         There are k statistics relative to images of like complexity, then complexity itself, ``(N, k + 1)``.
 
@@ -92,14 +92,14 @@ class WholeFamily:
         return z_scores(statistics, self.used, self.location, self.scale, self.conditioning)
 
     def components(self, statistics: Array) -> Array:
-        """Return the statistics of each image as uncorrelated coordinates.
+        """Return the statistics of each image as uncorrelated coordinates (whitened z-scores).
 
         Their squares add up to the squared Mahalanobis distance. The shape is ``(N, k + 1)``.
         """
         return self.gaussian.components(self.standardised(statistics))
 
     def surprise(self, statistics: Array) -> Array:
-        """Return the negative log p-value of each image, combined from several densities.
+        """Return one negative log p-value for each image, combined from several densities of its statistics.
 
         Fisher's method with weights combines the p-values of all densities. The p-value of their sum comes from its
         distribution over normal images. The shapes are ``(N, K)`` -> ``(N,)``, in nats.
@@ -108,7 +108,7 @@ class WholeFamily:
         return self.joint.surprise(total_surprise(surprises, self.shares))
 
     def surprisals(self, statistics: Array) -> Array:
-        """Return the negative log-density of each image under every fitted density.
+        """Return the negative log-density of each image's statistics under every fitted density.
 
         The shapes are ``(N, K)`` -> ``(N, views)``, in nats.
         """
@@ -116,7 +116,7 @@ class WholeFamily:
 
 
 def total_surprise(surprises: Array, shares: Array | None) -> Array:
-    """Return the weighted sum of the negative log p-values of several densities.
+    """Return the weighted sum of each image's negative log p-values under several densities.
 
     The weights are ``shares``; None stands for 1 each. The shapes are ``(N, views)`` -> ``(N,)``, in nats.
     """

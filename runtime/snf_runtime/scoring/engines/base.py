@@ -35,7 +35,7 @@ class Latents:
 
 
 class TiledEngine(Protocol):
-    """Common interface of the engines that compute flows over pixels or over features.
+    """Common interface of the engines that run flows over the pixels or the features of images.
 
     The result for an image is the same to the last bit alone, in every batch and at every position in it. An engine is
     not thread-safe.
@@ -43,12 +43,12 @@ class TiledEngine(Protocol):
 
     @property
     def name(self) -> str:
-        """The name of the backend, "torch" or "openvino"."""
+        """The name of the library that the engine computes with, "torch" or "openvino"."""
         ...
 
     @property
     def precision(self) -> Precision:
-        """The number format of the 1x1 convolutions in coupling networks; "float32" for features."""
+        """The number format of 1x1 convolutions in the flow's coupling networks; "float32" for features."""
         ...
 
     @property
@@ -61,7 +61,7 @@ class Engine(TiledEngine, Protocol):
     """Interface of a backend (PyTorch or OpenVINO) that runs a trained flow from pixels to latents."""
 
     def forward(self, y: Array) -> Latents:
-        """Return the latents and log-determinants of images.
+        """Run the flow on transformed images and return their latents and log-determinants.
 
         ``y`` holds N images after the pixel transform, float64 ``(N, C, H, W)``.
         """

@@ -21,7 +21,7 @@ NEVER = 1e6
 
 @dataclass
 class Graph:
-    """An OpenVINO graph for a fixed number of images.
+    """An OpenVINO graph, not compiled yet, that processes a fixed number of images per run.
 
     Each output has a kind, such as latents, and a level of the flow.
 
@@ -35,28 +35,31 @@ class Graph:
 
 
 class ProgramCache(Protocol):
-    """Interface of a store of compiled graphs and measured tile sizes."""
+    """Interface of a cache of compiled OpenVINO graphs and their measured tile sizes (batch sizes)."""
 
     def compile(self, model: ov.Model, settings: dict[str, Any]) -> Compiled:
         """Compile a graph for the CPU, or load the compiled graph from the cache."""
         ...
 
     def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
-        """Return the cached tile size of a graph; None if there is none.
+        """Return the cached tile size (images per thread and run) of a graph; None if there is none.
 
         ``model`` is the graph for one image. The tile size is for ``lanes`` threads.
         """
         ...
 
     def keep_tiling(self, model: ov.Model, tiling: Tiling) -> None:
-        """Store the tile size of a graph for one image."""
+        """Store the measured tile size (images per thread and run) of a graph in the cache.
+
+        ``model`` is the graph for one image.
+        """
         ...
 
 
 def compile_program(
     graph: Callable[[int], Graph], threads: int, cache: ProgramCache | None = None, tile: int = DEFAULT_TILE
 ) -> Program:
-    """Compile a graph into a program for any number of images.
+    """Compile an OpenVINO graph into a ``Program`` that runs on any number of images.
 
     If there is a cache, the tile size is measured. Unless single images and waves give the same results to the last
     bit, the program only uses waves.
@@ -87,7 +90,7 @@ def compile_program(
 
 
 def compile_settings(lanes: int, threads: int) -> dict[str, Any]:
-    """Return the OpenVINO settings for compiling a graph.
+    """Return the OpenVINO settings, by name, for compiling a graph for the CPU.
 
     The graph runs on ``lanes`` batches at once, with ``threads`` threads.
     """

@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 
 class OpenVINOFeatureEngine:
-    """Engine that runs a backbone and the flows over its features with OpenVINO.
+    """Engine that runs a backbone network and the flows over its features with OpenVINO.
 
     It computes in float32, from 8-bit pixels to ||z||² at each place.
 
@@ -36,7 +36,7 @@ class OpenVINOFeatureEngine:
         return self.program.tiling.tile
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return the squared norms of the latents of images.
+        """Return the squared norms of the latents of image features, for each fitted flow.
 
         They are ||z||² at each place and for each group of pooled features.
 

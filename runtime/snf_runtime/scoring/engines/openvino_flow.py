@@ -44,7 +44,7 @@ class OpenVINOFlow:
         return self.program.tiling.tile
 
     def forward(self, y: Array) -> Latents:
-        """Return the latents and log-determinants of images.
+        """Run the flow on transformed images and return their latents and log-determinants.
 
         ``y`` holds N images after the pixel transform, float64 ``(N, C, H, W)``.
         """

@@ -22,7 +22,7 @@ Outputs = Sequence[tuple[GraphPart, int]]
 
 @cache
 def core() -> ov.Core:
-    """Return the OpenVINO runtime of this process.
+    """Return the OpenVINO runtime object that all code of this process shares.
 
     It is an ``ov.Core``, which the first call creates and later calls reuse.
     """
@@ -44,7 +44,7 @@ class Compiled:
     store: Callable[[bytes], None] | None = None
 
     def keep(self) -> None:
-        """Store the compiled graph if ``store`` is set. Otherwise do nothing."""
+        """Store the compiled graph in the cache, or do nothing if ``store`` is None."""
         if self.store is not None:
             self.store(self.model.export_model().getvalue())
 
@@ -115,14 +115,14 @@ class Lanes:
         self._output_shapes = [tuple(port.get_shape())[1:] for port in model.outputs]
 
     def outputs(self, images: int) -> Arrays:
-        """Return uninitialised arrays for the results of the graph.
+        """Return new, uninitialised arrays that can hold the graph's results for a number of images.
 
         There is a float32 array for each output, with a row for each of ``images`` images.
         """
         return [np.empty((images, *shape), dtype=np.float32) for shape in self._output_shapes]
 
     def on_noise(self, images: int) -> tuple[Callable[[], None], Arrays]:
-        """Return a function that runs the graph on random images, for timing.
+        """Return a function that runs the graph on random images, to measure times or compare results.
 
         The function runs ``images`` images. The arrays that it fills with results are returned, too.
         """

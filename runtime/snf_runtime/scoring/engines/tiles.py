@@ -26,7 +26,7 @@ ROUNDS, SECONDS = 7, 2.0
 
 @dataclass(frozen=True)
 class Tiling:
-    """Number of images that each CPU thread computes per run, with run times.
+    """Number of images that each CPU thread computes per run of a graph, with the graph's run times.
 
     This number is the tile. Times are in seconds. They are assumed if there is no measurement.
 
@@ -53,7 +53,7 @@ class Tiling:
                 raise ValueError(f"expected a {name} of more than 0 s, a float, got {time_taken!r}")
 
     def waves(self, images: int) -> int:
-        """Return how many parallel runs to make for a number of images.
+        """Return how many runs with all threads in parallel to make for a number of images.
 
         In each run every thread computes a tile. Images that do not fill a run get one more, if that is faster than to
         compute them one by one.
@@ -73,7 +73,7 @@ def unmeasured(lanes: int, tile: int = DEFAULT_TILE) -> Tiling:
 
 
 def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterable[int] = CANDIDATES) -> int:
-    """Measure several tile sizes and return the fastest.
+    """Return the fastest of several tile sizes (batch sizes) by timing a function with each of them.
 
     A tile size is a number of images per run. The result is the first candidate whose time per image is within 3 % of
     the best.
