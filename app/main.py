@@ -71,7 +71,7 @@ ROUTERS = (
 
 
 class Service(FastAPI):
-    """The FastAPI application of the scoring service.
+    """The FastAPI application of the service that scores images and trains models.
 
     Attributes:
         draining: Set when the service has been asked to stop.

@@ -34,7 +34,7 @@ router = APIRouter()
 
 
 class PageFiles(StaticFiles):
-    """Static files of pages (scripts, styles, pictures), sent with strict security headers."""
+    """Application that serves the static files of web pages, such as scripts, with security headers."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         """Return a static file with security headers, or 304 if the client's cached copy is current."""
@@ -43,7 +43,7 @@ class PageFiles(StaticFiles):
         return response
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """Return the file at ``path``; a ``.js`` file always has the type ``text/javascript``."""
+        """Return the response with the file at ``path``; a ``.js`` file always has type ``text/javascript``."""
         response = await super().get_response(path, scope)
         if path.endswith(".js"):
             response.headers["Content-Type"] = "text/javascript; charset=utf-8"

@@ -63,7 +63,7 @@ class AppState(TypedDict):
 
 @asynccontextmanager
 async def open_state(settings: Settings, draining: threading.Event) -> AsyncIterator[AppState]:
-    """Context manager that starts the long-lived objects of the service, and stops them at the end.
+    """Context manager that starts the service's long-lived objects, such as the model pool, and stops them.
 
     At the end, the scoring thread gets a few seconds to finish the accepted work. Images that wait to be decoded and
     models that wait to be loaded are cancelled.

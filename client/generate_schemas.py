@@ -77,12 +77,12 @@ def openapi_document() -> dict[str, Any]:
 
 
 def generate(document: dict[str, Any]) -> str:
-    """Return the text of ``schemas.py`` for an OpenAPI document."""
+    """Generate the client's request and response models from an OpenAPI document, as text of ``schemas.py``."""
     return _written(_prepared(document), MODELS, HEADER, TARGET)
 
 
 def generate_parameters(document: dict[str, Any]) -> str:
-    """Return the text of ``parameters.py`` for an OpenAPI document."""
+    """Generate the client's types of job parameters from an OpenAPI document, as text of ``parameters.py``."""
     schemas = document["components"]["schemas"]
     kept = {name: _values(schemas[name]) for name in sorted(_parameters(document))}
     return _written(_only(document, kept), DICTIONARIES, PARAMETERS_HEADER, PARAMETERS)

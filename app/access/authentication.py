@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Authentication:
-    """ASGI middleware that checks the API key of each request.
+    """ASGI middleware that lets HTTP requests pass only with a valid API key, if the service has keys.
 
     The key is checked before the body of the request is read. Paths without data, such as ``/healthz``, need no key.
 
@@ -137,7 +137,7 @@ class Authentication:
 
 
 def is_open(path: str) -> bool:
-    """Return whether a URL path needs no API key.
+    """Return whether requests to a URL path of this service need no API key.
 
     Health checks and pages without data, such as ``/docs``, need none.
     """
@@ -145,7 +145,7 @@ def is_open(path: str) -> bool:
 
 
 def given_key(scope: Scope) -> str | None:
-    """Return the API key from the header ``Authorization: Bearer`` or ``X-API-Key``, or None if neither is present."""
+    """Return the API key in a request's header ``Authorization: Bearer`` or ``X-API-Key``, or None."""
     headers = Headers(scope=scope)
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and credentials.strip():

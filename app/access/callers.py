@@ -36,13 +36,13 @@ class Caller:
 
     @property
     def key(self) -> str | None:
-        """Id of the caller's API key; None without one."""
+        """Public id (not the secret) of the caller's API key; None for a caller without a key."""
         kind, _, id = self.name.partition(":")
         return id if kind == "key" else None
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Return the sender of a request.
+    """Return the sender of an ASGI request as a ``Caller`` with name, IP address and access role.
 
     It is the sender that ``Authentication`` put in the ASGI scope, or else an ``admin`` named by its IP address.
     """
@@ -53,7 +53,7 @@ def caller_of(scope: Scope) -> Caller:
 
 
 def keyless(address: str) -> Caller:
-    """Return the sender of a request to a service that has no API keys.
+    """Return a ``Caller`` for the sender of a request to a service that has no API keys.
 
     It is named by its IP address, or for IPv6 by its /64 network. Its role is ``admin``.
     """
@@ -61,7 +61,7 @@ def keyless(address: str) -> Caller:
 
 
 def address_of(scope: Scope) -> str:
-    """Return the client's IP address from an ASGI scope, or an empty string if the server gives none."""
+    """Return the client's IP address from a request's ASGI scope, or an empty string if it is unknown."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 

@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/me", tags=["operations"], dependencies=[MayRead])
 
 @router.get("", operation_id="show_caller", summary="Show who is calling", responses=responses(401, 500))
 async def show_caller(scope: CallerScope) -> CallerView:
-    """Show the name, the id and the role of the API key of the request.
+    """Show who is calling: the name, id and role of the API key that the request carries.
 
     The secret of the key is not shown. Without keys, the name is `anyone` and the role `admin`.
     """

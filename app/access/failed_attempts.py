@@ -22,7 +22,7 @@ MAX_REMEMBERED = 4096
 
 @dataclass
 class Attempts:
-    """Record of the wrong API keys from one client address.
+    """Count of wrong API keys from one client address, and the time until which it must wait.
 
     The address is an IPv4 address or an IPv6 /64 network.
 
@@ -40,7 +40,7 @@ class Attempts:
 
 
 class FailedAttempts:
-    """Counter of wrong API keys by client address.
+    """Counter of wrong API keys per client address, which tells how long an address must wait.
 
     From the 10th wrong key on, the address must wait: 1 s, then 2 s, up to 60 s.
 
@@ -69,7 +69,7 @@ class FailedAttempts:
         return max(0.0, known.blocked_until - self._clock())
 
     def failed(self, address: str, digest: str) -> Attempts:
-        """Record a wrong API key that was sent from an address.
+        """Count a wrong API key that was sent from a client IP address.
 
         From the 10th wrong key on, the address must wait. Each further wrong key doubles the wait, up to 60 s. Returns
         the record of the address.
@@ -89,7 +89,7 @@ class FailedAttempts:
         return known
 
     def held_off(self, address: str) -> None:
-        """Count an API key that was refused because its client address had to wait.
+        """Count an API key that was refused because its client address had to wait after wrong keys.
 
         The key was not checked. The count is for the audit log and does not change the wait.
         """
@@ -98,7 +98,7 @@ class FailedAttempts:
             known.unreported += 1
 
     def succeeded(self, address: str, digest: str) -> None:
-        """Remember a valid API key together with its address.
+        """Remember a valid API key together with the client IP address that sent it.
 
         The key then does not have to wait at this address. Only its SHA-256 digest is stored.
         """

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class KeyRefused(Exception):
-    """Raised when the API key of a request is not accepted.
+    """Raised when a request has no API key, or one that is not accepted.
 
     ``reason`` is ``missing``, ``unknown``, ``expired`` or ``revoked``.
     """
@@ -38,7 +38,7 @@ class KeyRefused(Exception):
 
 @dataclass(frozen=True)
 class HeldKey:
-    """API key that was accepted, without its secret text.
+    """API key that the service accepts, with role and rate limits but without its secret text.
 
     Attributes:
         id: Public id of the key.
@@ -56,7 +56,7 @@ class HeldKey:
 
 
 class KeyRing:
-    """API keys that the service accepts.
+    """All API keys that the running service accepts, against which requests are checked.
 
     They come from ``SNF_API_KEYS``, and from a file that is read again when it changes.
 
@@ -88,7 +88,7 @@ class KeyRing:
         return bool(self._environment) or self._seen is not None or self._problem is not None
 
     def knows_id(self, text: str) -> bool:
-        """Return whether the key file contains the id that is part of the given API key.
+        """Return whether the id inside an API key's text belongs to a key in the key file.
 
         The secret of the key is not checked.
         """

@@ -102,7 +102,7 @@ class OriginCheck:
 
 
 def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
-    """Return an ASGI app that web pages of the given origins may call (CORS).
+    """Return an ASGI app wrapped so that web pages of the given origins may call it (CORS).
 
     Without ``origins`` the app is returned unchanged.
     """

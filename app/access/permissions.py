@@ -45,7 +45,7 @@ MayAdminister = Security(_check, scopes=["admin"])
 
 
 def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
-    """Return the sender of a request after checking that its role is sufficient.
+    """Return a request's ``Caller`` after checking that its role includes the required role.
 
     Raises a 403 ``Problem`` if the role does not include the role ``needed``, and a 401 ``Problem`` if the request was
     not authenticated.
@@ -72,7 +72,7 @@ def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
 
 
 def permit(scope: Scope, needed: Role) -> None:
-    """Allow a request if the role of its sender is sufficient.
+    """Allow a request if the role of its sender includes the role needed for the operation.
 
     The ASGI scope is marked as allowed. Otherwise a 401 or 403 ``Problem`` is raised, as by :func:`require`.
     """
@@ -81,7 +81,7 @@ def permit(scope: Scope, needed: Role) -> None:
 
 
 def role_needed(dependencies: Iterable[params.Depends]) -> Role | None:
-    """Return the role that a route requires, such as ``train``.
+    """Return the API key role that callers of a route need, such as ``train``.
 
     It is read from the FastAPI dependencies of the route. Returns None if they require no role.
     """
@@ -100,7 +100,7 @@ CallerScope = Annotated[Scope, Depends(_caller)]
 
 
 def describe(document: dict[str, Any]) -> None:
-    """Add required roles and error responses to the operations of an OpenAPI document.
+    """Add the required API key roles and the refusal responses to the operations of an OpenAPI document.
 
     The responses are 401, 403, 429 and 503. The document is changed in place.
     """
@@ -117,7 +117,7 @@ def describe(document: dict[str, Any]) -> None:
 
 
 def without_keys(document: dict[str, Any]) -> dict[str, Any]:
-    """Return an OpenAPI document in which no operation needs an API key.
+    """Return a copy of an OpenAPI document in which no operation needs an API key.
 
     It describes a service that has no keys.
     """
@@ -132,7 +132,7 @@ def without_keys(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def role_of(operation: dict[str, Any]) -> Role | None:
-    """Return the role that an operation of an OpenAPI document requires.
+    """Return the API key role, such as ``train``, that an operation of an OpenAPI document requires.
 
     The operation is a dictionary. Returns None if it requires no role.
     """

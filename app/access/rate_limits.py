@@ -28,7 +28,7 @@ class RateLimits:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def take(self, key: HeldKey, unit: str, rate: str | None, amount: int) -> None:
-        """Count requests or images of an API key against its rate limit.
+        """Count requests or images of an API key against its rate limit; raise a ``Problem`` past it.
 
         Args:
             key: The key.
@@ -78,7 +78,7 @@ class Allowance:
         self.limits.take(self.key, "requests", self.key.requests, 1)
 
     def take_images(self, count: int) -> None:
-        """Count images of the API key against its limit, such as 10000/hour.
+        """Count images of a request against the image rate limit of its API key, such as 10000/hour.
 
         Raises a 429 error past the limit, and a 422 error if the images of this request alone exceed it.
         """
@@ -86,7 +86,7 @@ class Allowance:
 
 
 def take_images(scope: Scope, count: int) -> None:
-    """Count images against the rate limit of a request's API key.
+    """Count a request's images against the image rate limit of its API key.
 
     Raises a 429 ``Problem`` past the limit, and a 422 ``Problem`` if the images of this request alone exceed it.
     Without a key, nothing is counted.

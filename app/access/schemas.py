@@ -9,7 +9,7 @@ from worker.keys.roles import Role
 
 
 class CallerView(Answer):
-    """Name, id and roles of the API key of a request, as the answer of `/v1/me`."""
+    """Name, id and roles of the API key that a request carries, as the answer of `/v1/me`."""
 
     name: str = Field(description="Name of the key; `anyone` where the service has no keys.", examples=["line-1"])
     key: str | None = Field(description="Id of the key; null without one.", examples=["5f3a90c1d2e4"])

@@ -53,7 +53,7 @@ async def audit_model(
     n: Count = 4,
     timeout_ms: TimeoutMs = None,
 ) -> Audit:
-    """Compare the log-likelihoods of a model with a recomputation in float64.
+    """Compare a model's log-likelihoods of up to 16 images with a recomputation in float64.
 
     Images that are stored with the model are scored twice: as served, and in float64 without cached values. The answer
     has the differences.

@@ -11,7 +11,7 @@ from models.artifacts.manifest import Precision
 
 
 class AuditedImage(Answer):
-    """Log-likelihood of an image as served and as recomputed in float64.
+    """Log-likelihood of one image in an audit: as the service gives it, and recomputed in float64.
 
     Both values and their difference are in nats.
     """
@@ -30,7 +30,7 @@ class AuditedImage(Answer):
 
 
 class AuditedLayer(Answer):
-    """Log-determinant of a layer, as cached and as recomputed in float64.
+    """Log-determinant of one layer of a flow, as stored with the model and as recomputed in float64.
 
     It is log |det Jacobian|, which is equal for all images.
     """
@@ -42,7 +42,7 @@ class AuditedLayer(Answer):
 
 
 class AuditedTotal(Answer):
-    """Sum of the log-determinants of a model's layers, as cached and as recomputed.
+    """Sum of the log-determinants of a model's layers, as used for scores and as recomputed in float64.
 
     It is the log |det Jacobian| that is equal for all images. Its largest allowed difference is included.
 
@@ -57,7 +57,7 @@ class AuditedTotal(Answer):
 
 
 class Audit(Answer):
-    """Comparison of a model's log-likelihoods with a recomputation in float64.
+    """Comparison of a model's log-likelihoods of up to 16 images with a recomputation in float64.
 
     The log-likelihoods are compared as served. The log-determinants of the layers are compared, too. The recomputation
     uses no cached values.

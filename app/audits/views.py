@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
-    """Return the audit of a model's log-likelihoods as an API answer.
+    """Convert an audit of a model (its log-likelihoods recomputed in float64) to an API answer.
 
     It has both log-likelihoods of each image, and whether all differences are within tolerance.
     """

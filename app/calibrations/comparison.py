@@ -30,7 +30,7 @@ NOT_KEPT = "bulk jobs and requests with detail=full are not among them"
 def compare(
     registry: Registry, ref: str, number: int, recent: RecentEvidence | None = None, against: int | None = None
 ) -> CalibrationComparison:
-    """Compare a calibration of a model version with the calibration in use.
+    """Compare a p-value calibration of a model version with another one, by default the one in use.
 
     The answer has the smallest alpha, the threshold, and the verdicts on the newest images.
 

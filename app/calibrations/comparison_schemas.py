@@ -50,7 +50,7 @@ COMPARISON: dict[str, Any] = {
 
 
 class ComparedCalibration(Answer):
-    """Calibration in a comparison, with its smallest p-value and its anomaly threshold in nats."""
+    """One of two compared calibrations of a model, with its smallest p-value and anomaly threshold in nats."""
 
     number: int
     dataset: str
@@ -82,7 +82,7 @@ class ComparedVerdicts(Answer):
 
 
 class CalibrationComparison(Answer):
-    """Comparison of a calibration with the calibration in use.
+    """Comparison of a model version's p-value calibration with another one, by default the one in use.
 
     It shows the smallest false-alarm rate and the threshold of both, and how many verdicts on the newest images would
     change.

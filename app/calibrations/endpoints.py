@@ -47,7 +47,7 @@ def calibrate_model(
     scope: CallerScope,
     key: IdempotencyKey = None,
 ) -> JobView:
-    """Queue a job that calibrates a model on a dataset.
+    """Queue a job that calibrates a model's p-values on a dataset of normal images.
 
     The job fits the anomaly statistics and the p-values of the model, without training the model.
 
@@ -76,7 +76,7 @@ def calibrate_model(
     responses=responses(401, 404, 409, 422, 500),
 )
 def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
-    """List the calibrations of a model version.
+    """List the p-value calibrations of a model version, and tell which of them is in use.
 
     Each has p-value thresholds that keep common false-alarm rates.
     """
@@ -129,7 +129,7 @@ def choose_calibration(
     responses=responses(401, 404, 409, 422, 500),
 )
 def get_calibration(ref: str, number: Number, registry: RegistryDep) -> CalibrationView:
-    """Show a calibration of a model version.
+    """Show a p-value calibration of a model version, given its number.
 
     The answer has its dataset, numbers of images, precision and p-value thresholds.
     """
@@ -137,7 +137,7 @@ def get_calibration(ref: str, number: Number, registry: RegistryDep) -> Calibrat
 
 
 class ComparisonQuery(BaseModel):
-    """Query parameters for the comparison of two calibrations."""
+    """Query parameter of the calibration comparison: the number of the calibration to compare with."""
 
     against: int | None = Field(
         None, ge=0, lt=10**9, description="The calibration to compare with. Default: the one in use."
@@ -158,7 +158,7 @@ def compare_calibration(
     recent: RecentEvidenceDep,
     query: Annotated[ComparisonQuery, Query()],
 ) -> CalibrationComparison:
-    """Compare a calibration with the calibration in use.
+    """Compare a p-value calibration of a model version with another one, by default the one in use.
 
     The answer has the smallest alpha, the threshold, and the verdicts on the newest images.
 

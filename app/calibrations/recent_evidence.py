@@ -21,7 +21,7 @@ MAX_VERSIONS = 16
 
 @dataclass(eq=False)
 class VersionEvidence:
-    """Anomaly statistics of the newest images of one model version.
+    """Anomaly statistics of the images that one model version scored last, at most 200.
 
     ``weights`` is the digest of the model's weights.
     """
@@ -31,7 +31,7 @@ class VersionEvidence:
     nbytes: int = 0
 
     def add(self, image: StoredEvidence) -> None:
-        """Add the anomaly statistics of an image.
+        """Add the anomaly statistics of an image that the model version has just scored.
 
         Beyond 200 images or 8 MiB, the statistics of the oldest images are dropped.
         """
@@ -42,7 +42,7 @@ class VersionEvidence:
 
 
 class RecentEvidence:
-    """Anomaly statistics of the newest images that this process scored.
+    """Anomaly statistics of the images this process scored last, kept to try other calibrations on them.
 
     At most 200 images and 8 MiB are kept of each of the 16 model versions that scored last. The evidence consists of
     float arrays, not images.
@@ -55,7 +55,7 @@ class RecentEvidence:
         self._lock = threading.Lock()
 
     def record(self, name: str, version: int, weights: str, images: Sequence[StoredEvidence]) -> None:
-        """Store the anomaly statistics of newly scored images.
+        """Store the anomaly statistics of images that a model version has just scored.
 
         Args:
             name: The model.
@@ -76,7 +76,7 @@ class RecentEvidence:
                 self._versions.popitem(last=False)
 
     def of(self, name: str, version: int, weights: str) -> list[StoredEvidence]:
-        """Return the anomaly statistics of the newest images of a model version.
+        """Return a list of the anomaly statistics of the last images that a model version scored.
 
         They are in the order in which the images were scored.
 

@@ -39,7 +39,7 @@ LINE: dict[str, Any] = {
 
 
 class CalibrationRequest(BaseModel):
-    """Request to calibrate a model on a dataset of normal images.
+    """Request to calibrate the p-values of a model on a dataset of normal images.
 
     While the new calibration is active, the p-values of the model are ranks among images of this dataset.
     """
@@ -61,7 +61,7 @@ class CalibrationRequest(BaseModel):
 
 
 class CalibrationChoice(BaseModel):
-    """Request to select the calibration of a model version.
+    """Request to select, by its number, the calibration with which a model version judges images.
 
     The calibration with this number gives the p-values from then on, unless `dry_run` is true.
     """
@@ -87,7 +87,7 @@ class Threshold(Answer):
 
 
 class CalibrationView(Answer):
-    """Calibration of a model, with its dataset and its p-value thresholds.
+    """Calibration of a model's p-values, with its dataset, image counts and p-value thresholds.
 
     Fields are null if the file of the calibration is damaged.
     """
@@ -123,7 +123,7 @@ class CalibrationView(Answer):
 
 
 class CalibrationList(Answer):
-    """All calibrations of a model version.
+    """List of all p-value calibrations of a model version, as an API answer.
 
     They are in ascending order of number. `active` is the number of the calibration in use.
     """

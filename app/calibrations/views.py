@@ -26,7 +26,7 @@ FROM_SUMMARY = (
 
 
 def listing(registry: Registry, ref: str) -> CalibrationList:
-    """Return all calibrations of the model version that ``ref`` names.
+    """Return all p-value calibrations of a model version, given its reference, as an API answer.
 
     The answer includes the number of the calibration in use.
 
@@ -41,7 +41,7 @@ def listing(registry: Registry, ref: str) -> CalibrationList:
 
 
 def show(registry: Registry, ref: str, number: int) -> CalibrationView:
-    """Return a calibration of a model version as an API answer.
+    """Return a model version's p-value calibration of a given number as an API answer.
 
     Raises:
         ModelNotFound: The model does not exist.
@@ -56,7 +56,7 @@ def show(registry: Registry, ref: str, number: int) -> CalibrationView:
 
 
 def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
-    """Select the calibration that scoring uses for a model version.
+    """Select the calibration that scoring with a model version uses for its p-values.
 
     ``number`` is stored. All calibrations of the version are returned.
 
@@ -72,7 +72,7 @@ def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
 
 
 def view_of(registry: Registry, name: str, version: int, number: int) -> CalibrationView:
-    """Return the calibration with a given number as an API answer that marks it as active.
+    """Return a model version's calibration of a given number as an API answer, marked as active.
 
     The answer for a damaged calibration has the reason in ``problem`` and no data.
     """
@@ -111,7 +111,7 @@ def _sound(
 
 @lru_cache(maxsize=256)
 def advice(images: int) -> tuple[Threshold, ...]:
-    """Return p-value thresholds for six false-alarm rates from 0.1 to 10 %.
+    """Return the p-value thresholds that keep six false-alarm rates from 0.1 to 10 %, one for each rate.
 
     Each threshold keeps its false-alarm rate with 95 % confidence. It is None if there are too few images.
 

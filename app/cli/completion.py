@@ -95,7 +95,7 @@ def datasets(context: typer.Context) -> list[str]:
 
 @_completer
 def backbones(_context: typer.Context) -> list[str]:
-    """Return the names of all backbones of this machine that begin with the typed text, for shell completion."""
+    """Return the names of local backbone networks that begin with the typed text, for shell completion."""
     from models.features.store import BackboneStore
     from worker.settings import load_settings
 

@@ -21,7 +21,7 @@ PARTS = ("train", "statistics", "calibration", "test")
 
 
 def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
-    """Print a table of all datasets that can be used.
+    """Print a table of all datasets that can be used for training or scoring, one row each.
 
     The table goes to stdout. For each of the other datasets, the reason why it cannot be used is printed on stderr.
     """
@@ -52,7 +52,7 @@ def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
 
 
 def print_report(dataset: DatasetDetail) -> None:
-    """Print the report on a dataset as tables.
+    """Print what is known about a dataset's images and files, as tables in the terminal.
 
     They show image counts and sizes and, where known, duplicates, near duplicates and rejected files.
     """

@@ -57,7 +57,7 @@ def list_by_default(context: typer.Context, url: Url = None, key: Key = None, as
 
 @datasets.command("list")
 def list_datasets(url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """List the datasets that can be trained on: origin, image shape, number of images, split and size."""
+    """List the datasets for training or scoring: origin, image shape, number of images, split and size."""
     if url:
         with service(url, key) as client:
             listed = client.datasets.list()

@@ -45,7 +45,7 @@ def drift(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Show whether the images that a service scored differ from the calibration images.
+    """Show whether the images that a service scored with a model differ from its calibration images.
 
     The result is shown for all images together and for each source, such as a camera.
 

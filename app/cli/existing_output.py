@@ -56,7 +56,7 @@ def check_held(
 
 
 def check_unfinished(out: Path, folder: Path, plan: BulkPlan, *, force: bool) -> None:
-    """Check that a folder holds no partial results of a different scoring run.
+    """Check that a folder holds no partial results of a different run of ``snf score --out``.
 
     Runs are different if their plans differ, for example in the files or the false-alarm rate. The command then exits
     with code 2, unless ``force`` is set.

@@ -23,7 +23,7 @@ ADVICE = "choose another folder, or write over them with --force"
 
 
 class HeatMapRecord(BaseModel):
-    """Record of how a folder of heat maps was made.
+    """Stored description of a folder of anomaly heat maps, by which a repeated command recognises it.
 
     It names the model, the calibration and the images.
     """
@@ -36,7 +36,7 @@ class HeatMapRecord(BaseModel):
 
     @property
     def label(self) -> str:
-        """Description of the heat maps in the folder, in words.
+        """Description of the recorded heat maps in words: number of images, model and calibration.
 
         For example: heat maps of 3 images by digits:2 with calibration 1.
         """
@@ -44,12 +44,12 @@ class HeatMapRecord(BaseModel):
 
     @property
     def files(self) -> list[str]:
-        """File names of the heat maps, one per image."""
+        """File names of the recorded heat maps, one per image, in the order of the images."""
         return [file_name(index, image) for index, image in enumerate(self.images)]
 
 
 def file_name(index: int, image: str) -> str:
-    """Return the file name of the heat map of an image.
+    """Return the PNG file name of an image's heat map, made of the image's index and name.
 
     >>> file_name(7, "lot-3/plate.jpg")
     '00007-plate.png'
@@ -90,7 +90,7 @@ def claim_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, fo
 
 
 class HeatMapWriter:
-    """Output of scores that saves each image's heat map as a PNG file.
+    """Output of ``snf score`` that saves each image's heat map as a PNG file.
 
     The results are passed on to another output.
 
@@ -102,11 +102,11 @@ class HeatMapWriter:
         self._output = output
 
     def add(self, part: ScorePart) -> None:
-        """Save the heat maps of a batch as PNG files, and pass its results to the other output."""
+        """Save the heat maps of a batch of images as PNG files, and pass the results to the wrapped output."""
         self._output.add(part.with_results(map(self._without, part.results)))
 
     def end(self) -> None:
-        """Finish the output that receives the results, after the last batch.
+        """Finish the wrapped output, such as a table or JSON, after the last batch of images.
 
         All PNG files have been written before.
         """

@@ -21,7 +21,7 @@ LISTS = ("against", "shapes", "contrasts")
 
 
 def job_request(type: str, pairs: Iterable[str], file: Path | None) -> JobRequest:
-    """Return the request for a job, made of a JSON file and ``NAME=VALUE`` pairs.
+    """Return the request for a new job, made of ``NAME=VALUE`` pairs and an optional JSON file.
 
     The pairs override the file.
 
@@ -49,7 +49,7 @@ def job_request(type: str, pairs: Iterable[str], file: Path | None) -> JobReques
 
 
 def parse_pairs(pairs: Iterable[str], option: str) -> dict[str, Any]:
-    """Parse ``NAME=VALUE`` pairs into a dictionary of values.
+    """Parse ``NAME=VALUE`` pairs into a dictionary of typed values, such as numbers and lists.
 
     A value that is JSON is read as JSON, any other value as text. Some parameters, such as ``model``, are always text.
     The items of a list are separated by commas.
@@ -68,7 +68,7 @@ def parse_pairs(pairs: Iterable[str], option: str) -> dict[str, Any]:
 
 
 def split_pairs(pairs: Iterable[str], option: str) -> dict[str, str]:
-    """Split ``NAME=VALUE`` pairs into a dictionary of texts.
+    """Split ``NAME=VALUE`` pairs into a dictionary from name to value, both as text.
 
     The command exits with code 2 if a pair has another form.
     """

@@ -122,7 +122,7 @@ def print_curve(curve: TrainingCurve | RunDetail) -> None:
 
 
 def outcome(job: JobView) -> str:
-    """Return the result of a job in words.
+    """Return the result of a finished job of any type in words.
 
     For example ``registered digits:2``, or the counts of a scoring job.
     """
@@ -160,7 +160,7 @@ def calibration_outcome(result: dict[str, Any]) -> str:
 
 
 def limit_outcome(result: dict[str, Any]) -> str:
-    """Return the result of a detection-limit job in words.
+    """Return in words the result of a job that measured the detection limit of a model.
 
     For each kind of defect it has the smallest size that is reliably found, in pixels, or ``none`` if no size is. If
     the limit is not determinable, the reason is given instead.
@@ -173,7 +173,7 @@ def limit_outcome(result: dict[str, Any]) -> str:
 
 
 def is_unfit(job: JobView) -> bool:
-    """Return whether a job trained a model that failed a fitness check.
+    """Return whether a job trained a model version that failed a check of its fitness to serve.
 
     The model version does not become live by itself then.
     """
@@ -181,7 +181,7 @@ def is_unfit(job: JobView) -> bool:
 
 
 def job_counts(job: JobView) -> JudgedCounts:
-    """Return how many images a bulk scoring job judged, flagged and could not judge.
+    """Return how many images a bulk scoring job judged, flagged as anomalies, and could not judge.
 
     The counts are 0 for other jobs.
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JudgingModel:
-    """Model version and calibration that a command uses to judge images.
+    """Model version and calibration by which a command judges images as normal or anomalous.
 
     Its warnings are what the user should know about them.
 
@@ -34,7 +34,7 @@ class JudgingModel:
 
     @property
     def label(self) -> str:
-        """Model version and calibration as text for messages.
+        """Text that names the model version and the number of its calibration, for messages.
 
         >>> JudgingModel("digits:2", 1).label
         'digits:2 with calibration 1'
@@ -70,7 +70,7 @@ class JudgingModel:
 
 
 def judging_model(model: str, client: Client | None) -> JudgingModel:
-    """Return the model version and calibration to which a model reference currently resolves.
+    """Return the model version and calibration that a reference such as ``digits@live`` means now.
 
     They come from the service of ``client``, or from this machine's registry if ``client`` is None.
     """

@@ -10,7 +10,7 @@ from models.limits.chart import limit_text
 
 
 def print_limit(number: int, record: LimitRecord) -> None:
-    """Print the detection limit of a model as a table.
+    """Print the detection limit of a model, the smallest defects it finds reliably, as a table.
 
     For each shape and contrast of a defect, it has the limit and the shares of defects found by size. Below it stand
     the data used. If the limit is not determinable, the reason is printed instead of the table.

@@ -123,7 +123,7 @@ class LearningCurves:
         )
 
     def add(self, event: EventData) -> None:
-        """Add the values of a job event to the charts.
+        """Add the measured values of a training event, such as bits/dim, to the two charts.
 
         Events other than ``metrics`` and ``validation`` are ignored.
         """

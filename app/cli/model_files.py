@@ -67,7 +67,7 @@ def audit(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the scores of a model's stored images with a recomputation in float64.
+    """Check a model's log-likelihoods of images stored with it against a recomputation in float64.
 
     Exit code 1: the scores do not agree.
     """

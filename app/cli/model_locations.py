@@ -28,7 +28,7 @@ def is_url(text: str) -> bool:
 
 
 def write_to_location(model: str, folder: Path | None, url: str, client: Client | None, *, force: bool) -> None:
-    """Write the files of a model to a storage location, which is given by its URL.
+    """Write the files of a model version to a storage URL, such as ``s3://bucket/models/parts``.
 
     The command exits with code 2 if files of a model are there already, unless ``force`` is set.
 
@@ -59,7 +59,7 @@ def write_to_location(model: str, folder: Path | None, url: str, client: Client 
 
 @contextmanager
 def tar_of(file: str) -> Iterator[Path]:
-    """Yield the path of a model's tar file.
+    """Yield the path of a local tar file of a model that is given as a tar file or a URL.
 
     If ``file`` is a URL, the model is fetched and packed into a temporary tar file.
     """

@@ -147,7 +147,7 @@ def print_calibrations(calibrations: CalibrationList) -> None:
 
 
 def print_comparison(comparison: CalibrationComparison) -> None:
-    """Print two calibrations side by side.
+    """Print two calibrations of a model version side by side, as a table.
 
     If they were compared on the newest images, it also prints how many verdicts change from the first calibration to
     the second.
@@ -181,7 +181,7 @@ def print_comparison(comparison: CalibrationComparison) -> None:
 
 
 def print_audit(audit: Audit) -> None:
-    """Print the result of an audit of a model's scores as a table.
+    """Print a table of a model's scores beside their recomputation in float64.
 
     It has each image's log-likelihood in nats, as served and as recomputed. A line tells whether all of them agree.
     """

@@ -8,7 +8,7 @@ import typer
 
 
 def published_line(ref: str, *, live: bool, unfit: Sequence[str]) -> str:
-    """Return a line of text that reports a new model version.
+    """Return a line of text that reports the registration of a new model version.
 
     For an unfit version it has the reasons, and tells whether the version is live.
 
@@ -29,5 +29,5 @@ def published_line(ref: str, *, live: bool, unfit: Sequence[str]) -> str:
 
 
 def print_published(line: str, *, unfit: bool) -> None:
-    """Print a line about a new version on stdout, in red if the version is unfit."""
+    """Print to stdout a line that reports a new model version, in red if the version is unfit."""
     typer.secho(line, fg=typer.colors.RED if unfit else None)

@@ -21,7 +21,7 @@ ADVICE = "choose another name, or write over it with --force"
 
 
 def check_place(out: Path, endings: Sequence[str]) -> None:
-    """Check the file ending and the folder of an output file.
+    """Check that an output file has an allowed ending and that its folder exists.
 
     Prints an error and exits with code 2 unless ``out`` has one of the endings and its folder exists.
     """
@@ -33,7 +33,7 @@ def check_place(out: Path, endings: Sequence[str]) -> None:
 
 
 def check_new(out: Path, endings: Sequence[str], *, force: bool) -> None:
-    """Check the ending and the folder of an output file, and that it does not exist yet.
+    """Check that an output file has an allowed ending, lies in an existing folder, and is new.
 
     Prints an error and exits with code 2 otherwise. With ``force`` the file may exist.
     """
@@ -43,7 +43,7 @@ def check_new(out: Path, endings: Sequence[str], *, force: bool) -> None:
 
 
 def write_out(out: Path, content: bytes) -> None:
-    """Write an output file with the umask that the user had set.
+    """Write bytes to an output file, with the permissions that the user's umask gives.
 
     If that fails, an error is printed and the command exits: with code 2 for a folder that cannot be written, else with
     code 3.

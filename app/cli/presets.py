@@ -33,7 +33,7 @@ def list_by_default(context: typer.Context, url: Url = None, key: Key = None, as
 
 @presets.command("list")
 def list_presets(url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """List the presets: name, kind of architecture, linear layers and purpose."""
+    """List the training presets: name, kind of architecture, linear layers and purpose."""
     from models.training.presets import PRESETS
 
     columns = ("name", "family", "linear", "purpose")

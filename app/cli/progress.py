@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar of images on stderr.
+    """Show a progress bar on stderr that counts processed images while the ``with`` block runs.
 
     Yields a function to be called with the number of images that were just finished.
 
@@ -49,7 +49,7 @@ def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Call
 
 @contextmanager
 def bytes_bar(label: str, label_at_end: str = "checking the images") -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar of a file transfer on stderr.
+    """Show a progress bar on stderr that counts transferred bytes while the ``with`` block runs.
 
     Yields a function to be called with the bytes done and the total bytes.
 
@@ -76,7 +76,7 @@ def bytes_bar(label: str, label_at_end: str = "checking the images") -> Iterator
 
 @contextmanager
 def labelled_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a progress bar with a changing label on stderr.
+    """Show a progress bar on stderr, whose label can change, while the ``with`` block runs.
 
     Yields a function to be called with the label, the steps done and the total steps.
     """
@@ -104,7 +104,7 @@ def labelled_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def events_bar() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show a progress bar of a job on stderr.
+    """Show the progress of a job as a bar on stderr while the ``with`` block runs.
 
     Yields a function to be called with each event of the job.
 

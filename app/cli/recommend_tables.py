@@ -13,7 +13,7 @@ from models.recommendation.rule import limit_cell_text
 
 
 def print_recommendation(record: RecommendationRecord) -> None:
-    """Print the recommended model family, with the results of all families compared.
+    """Print the recommended model family (pixels, features or both), with the results of all families.
 
     The proposal and its reasons stand below the results. If no family is recommended, the proposal is ``none``;
     otherwise the last line is the command that trains the recommended model.
@@ -49,7 +49,7 @@ def print_recommendation(record: RecommendationRecord) -> None:
 
 
 def train_command(record: RecommendationRecord) -> str:
-    """Return the command that trains the recommended model on the whole dataset."""
+    """Return the ``snf train`` command line that trains the recommended model on the whole dataset."""
     words = ["snf", "train", "--data", record.dataset, "--preset", record.preset or ""]
     for name, value in record.parameters.items():
         words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]

@@ -31,7 +31,7 @@ class Remarks:
 
     @property
     def lines(self) -> list[str]:
-        """Lines of text for the most frequent remarks, at most five.
+        """The most frequent remarks on scored files, at most five, as lines of text.
 
         Each line has a remark and the names of up to three of its files. If there are more remarks, a last line has
         their number.
@@ -49,7 +49,7 @@ class Remarks:
 
 
 def print_notes(notes: Iterable[str], *, to_stderr: bool) -> None:
-    """Print each note on a line of its own.
+    """Print each note, such as a warning about scored files, on a line of its own.
 
     Notes go to stdout below a table, or to stderr beside other output.
     """

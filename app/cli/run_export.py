@@ -42,7 +42,7 @@ class Figure(NamedTuple):
 
 
 def figures(detail: RunDetail) -> Iterator[Figure]:
-    """Yield the measured values of a run's learning curve.
+    """Yield the measured values of a training run's learning curve, each with its name, step and time.
 
     They have names such as ``training/bits_per_dim``. Those of training come first, then those of validation, each in
     order of their steps. Unknown values are left out.
@@ -55,7 +55,7 @@ def figures(detail: RunDetail) -> Iterator[Figure]:
 
 
 def results(detail: RunDetail) -> dict[str, float]:
-    """Return the measured results of a training run's finished model, by name.
+    """Return a dictionary of the results of a training run's model, such as test bits/dim, by name.
 
     A name is, for example, ``result/test_bits_per_dim``. Unknown results are left out.
     """
@@ -65,7 +65,7 @@ def results(detail: RunDetail) -> dict[str, float]:
 
 
 def settings(detail: RunDetail) -> dict[str, str]:
-    """Return the settings of a training run as text, by name.
+    """Return a dictionary of a training run's settings as text, such as the dataset and the preset.
 
     They are model, dataset, preset, device and parameters.
     """
@@ -76,7 +76,7 @@ def settings(detail: RunDetail) -> dict[str, str]:
 
 
 def to_tensorboard(detail: RunDetail, folder: Path) -> str:
-    """Write a run as TensorBoard files, and return the command that shows it.
+    """Write a training run as TensorBoard files, and return the shell command that displays it.
 
     The files lie in a new folder below ``folder``, which is named by the id of the run. The command exits with code 2
     if that folder exists, or if TensorBoard is not installed.
@@ -98,7 +98,7 @@ def to_tensorboard(detail: RunDetail, folder: Path) -> str:
 
 
 def to_mlflow(detail: RunDetail, folder: Path) -> str:
-    """Write a run into a local MLflow store, and return the command that shows it.
+    """Write a training run into a local MLflow store, and return the shell command that displays it.
 
     The store consists of the files below ``folder``. The command exits with code 2 if the store has the run already, if
     MLflow refuses the run, or if MLflow is not installed.

@@ -70,7 +70,7 @@ def score_dataset(
 
 
 def download_table(client: Client, job: JobView, out: Path, *, force: bool) -> None:
-    """Download the table of scores of a job to a file.
+    """Download the table of scores that a bulk scoring job wrote, and save it as a local file.
 
     Exits with code 2 if the job is not a scoring job, or if the ending or the folder of ``out`` is wrong. Unless
     ``force`` is set, it also does so if the file holds other content.

@@ -27,7 +27,7 @@ COLUMNS = (
 
 
 class ScoreOutput(Protocol):
-    """Interface of an output of ``snf score``, such as a table or JSON.
+    """Interface for the output of ``snf score`` results, for example as a table or as JSON.
 
     ``add`` is called for each batch of results, then ``end`` once.
     """
@@ -37,7 +37,7 @@ class ScoreOutput(Protocol):
         ...
 
     def end(self) -> None:
-        """Finish the output after the last batch.
+        """Finish the output of ``snf score`` after the last batch of images.
 
         It prints what is missing, such as kept results or closing brackets.
         """
@@ -45,7 +45,7 @@ class ScoreOutput(Protocol):
 
 
 class JsonOutput:
-    """Output of scores on stdout as one JSON document.
+    """Output of ``snf score`` that writes its results to stdout as one JSON document.
 
     It is written batch by batch, so that memory use does not grow.
 
@@ -59,7 +59,7 @@ class JsonOutput:
         self._comma = ""
 
     def add(self, part: ScorePart) -> None:
-        """Write the results of a batch to stdout as JSON.
+        """Write the results of a batch of images to stdout as JSON.
 
         They are elements of an array. They are kept in memory until a batch names the model.
         """
@@ -73,7 +73,7 @@ class JsonOutput:
             self._write(text)
 
     def end(self) -> None:
-        """Write the rest of the JSON document to stdout.
+        """Write the rest of the JSON document to stdout after the last batch of images.
 
         It consists of kept results and the closing brackets.
         """
@@ -102,7 +102,7 @@ class TableOutput:
         self._rows: list[tuple[str | Text, ...]] = []
 
     def add(self, part: ScorePart) -> None:
-        """Keep the results of a batch as rows of the table.
+        """Keep the results of a batch of images as table rows until ``end`` prints them.
 
         A row has file, scores and verdict of an image, and for an anomaly the strongest reason. For an image that was
         not judged it has the error instead of scores.
@@ -119,7 +119,7 @@ class TableOutput:
 
 
 def preprocessing_note(result: ScoredImage) -> str:
-    """Describe in words how a file was preprocessed before it was scored.
+    """Return a text that tells how an image file was preprocessed before it was scored.
 
     A warning about the file is included. The text is empty if there is nothing to say.
     """

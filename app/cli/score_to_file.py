@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TableRequest:
-    """Options of the command ``snf score --out``.
+    """Options of a run of ``snf score --out``, such as image files, model and output table.
 
     Attributes:
         files: The image files.
@@ -62,20 +62,20 @@ class TableRequest:
 
 @dataclass(frozen=True)
 class GivenFiles:
-    """Image files given to a command, in their order."""
+    """Image files that ``snf score --out`` is to score, in the given order."""
 
     paths: list[Path]
 
     @cached_property
     def names(self) -> list[str]:
-        """Paths of the files as text."""
+        """Paths of the given image files as text, in their order."""
         from snf_runtime.images.policy import path_text
 
         return [path_text(path) for path in self.paths]
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the paths, sizes and modification times of the files."""
+        """Hash of the paths, sizes and modification times of the image files, to notice changes."""
         from models.bulk.sources import files_digest
 
         return files_digest(self.paths)
@@ -100,12 +100,12 @@ class ScoringRate:
 
 
 class PartScorer(Protocol):
-    """Interface for scoring image files range by range, in this process or by a service."""
+    """Interface for scoring a list of image files in consecutive ranges, in this process or by a service."""
 
     model: JudgingModel
 
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
-        """Return the scoring plan: the model, the files and the false-alarm rate.
+        """Return the plan that identifies a scoring run: model, image files and false-alarm rate.
 
         Equal plans give equal tables, wherever they are carried out.
         """
@@ -114,7 +114,7 @@ class PartScorer(Protocol):
     def score(
         self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]
     ) -> None:
-        """Score a range of the files, and write their scores to a Parquet file.
+        """Score a consecutive range of the image files, and write the scores to a Parquet file.
 
         ``part`` has the index of the first file, and the index after the last file.
         """
@@ -122,7 +122,7 @@ class PartScorer(Protocol):
 
 
 def score_to_file(request: TableRequest, client: Client | None) -> PartSummary:
-    """Score image files into a table with one row per file.
+    """Write the scores of image files to a Parquet, CSV or JSONL table with one row per file.
 
     Returns the numbers of images, anomalies and errors.
 
@@ -177,7 +177,7 @@ def print_summary(summary: PartSummary, throughput: ScoringRate, model: str, out
 
 
 class LocalPartScorer:
-    """Scorer of image files in this process.
+    """Scorer of image files in this process, without a service, for ``snf score --out``.
 
     Args:
         model: Reference of the model.
@@ -191,7 +191,7 @@ class LocalPartScorer:
         self.model = JudgingModel.of_version(self._version)
 
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
-        """Load the model, and return the plan of the scoring work."""
+        """Load the model, and return the plan of a scoring run: model, image files and false-alarm rate."""
         from models.bulk.engine_choice import engine_of
         from models.loading.model_files import content_digest
         from models.scorer import Scorer
@@ -212,7 +212,7 @@ class LocalPartScorer:
     def score(
         self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]
     ) -> None:
-        """Score a range of the files, and write their scores to a Parquet file.
+        """Score a consecutive range of the image files, and write the scores to a Parquet file.
 
         Raises ``Stopped`` if the user has asked to stop.
         """
@@ -225,7 +225,7 @@ class LocalPartScorer:
 
 
 class RemotePartScorer:
-    """Scorer of image files by a service, several requests at a time.
+    """Scorer that sends image files to a service to be scored, several requests at a time.
 
     Args:
         client: The service.
@@ -246,7 +246,7 @@ class RemotePartScorer:
         self.model = JudgingModel.of_detail(self._detail)
 
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
-        """Return the plan of the scoring work.
+        """Return the plan that identifies the scoring run: model, image files and false-alarm rate.
 
         It is made from the service's description of the model. The command exits with code 2 if the model's calibration
         cannot judge images.
@@ -264,7 +264,7 @@ class RemotePartScorer:
     def score(
         self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]
     ) -> None:
-        """Score a range of the files, and write their scores to a Parquet file.
+        """Have a service score a range of the image files, and write the scores to a Parquet file.
 
         Raises ``Stopped`` if the user has asked to stop. The command exits with code 3 if the service has changed the
         calibration of the model meanwhile.

@@ -22,7 +22,7 @@ GAP = 2
 
 @dataclass(frozen=True)
 class TableColumn:
-    """A column of a table in the terminal.
+    """Heading and layout of one column of a table that is printed in the terminal.
 
     Attributes:
         name: The heading.
@@ -90,7 +90,7 @@ def print_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[Cell]], 
 
 
 def print_facts(facts: Mapping[str, Cell], title: str | None = None) -> None:
-    """Print names and values as a table of two columns.
+    """Print named values, such as the details of a job, as a terminal table of two columns.
 
     It has no header. Empty values are left out.
     """

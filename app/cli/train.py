@@ -94,7 +94,7 @@ def train(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Train a model on a dataset and register it.
+    """Train a model on a dataset, and register it as a new version under its name.
 
     Ctrl-C writes a checkpoint; the same command continues from it.
 
@@ -184,7 +184,7 @@ def _start_of_run(name: str, data: str, recipe: TrainingRecipe, config: Training
 
 
 def print_version(version: ModelVersion, live: bool, as_json: bool) -> None:
-    """Print the model version that this process has registered.
+    """Print on stdout a report of the model version that this process has registered.
 
     It is a line of text or, with ``as_json``, an event ``published``.
     """

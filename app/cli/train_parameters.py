@@ -60,7 +60,7 @@ def _table() -> Table:
 
 
 def given_parameters(max_steps: int | None, max_minutes: float | None, pairs: list[str]) -> dict[str, Any]:
-    """Return the training parameters given on the command line, by name.
+    """Return a dictionary of the training parameters that were given on the command line, by name.
 
     Exits with code 2 for a ``--set`` that is not NAME=VALUE.
     """

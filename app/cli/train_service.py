@@ -19,7 +19,7 @@ from snf_runtime.judged_counts import USAGE
 def train_on_service(
     data: str, name: str, options: dict[str, Any], url: str, key: str | None, detach: bool, as_json: bool
 ) -> None:
-    """Submit a training job, print its id, and show its progress until it ends.
+    """Submit a training job to a service, print its id, and show its progress until it ends.
 
     Ctrl-C ends the command and not the job, with exit code 130. Exit code 3: the job failed or was cancelled.
 

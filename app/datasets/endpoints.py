@@ -135,7 +135,7 @@ def refer_dataset(
     responses=responses(401, 500),
 )
 def list_datasets(store: DatasetStoreDep, settings: SettingsDep) -> DatasetList:
-    """List all datasets.
+    """List all datasets of the service, also those that cannot be used.
 
     `problem` is the reason why a dataset cannot be used, else null.
     """
@@ -196,7 +196,7 @@ def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Resp
     responses=responses(401, 404, 409, 422, 500, 503, 507),
 )
 def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep) -> None:
-    """Delete a dataset.
+    """Delete a dataset and the images that the service stores for it.
 
     409 for a built-in dataset, and while a job that has not ended uses the dataset.
 

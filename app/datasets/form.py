@@ -78,7 +78,7 @@ class DatasetForm:
             raise _malformed(str(error)) from error
 
     def write(self, data: bytes) -> None:
-        """Parse the next bytes of the form, and write its files to disk.
+        """Parse the next bytes of the multipart form, and write the contents of uploaded files to disk.
 
         Raises a 4xx ``Problem`` if the form is invalid.
         """
@@ -88,7 +88,10 @@ class DatasetForm:
             raise _malformed(str(error)) from error
 
     def close(self) -> None:
-        """Close the file on disk that is being written, if any; may be called again."""
+        """Close the file on disk to which an uploaded file is being written, if one is open.
+
+        The call may be repeated.
+        """
         self._open.close()
 
     def finish(self) -> tuple[str, list[Source], NearDuplicates]:

@@ -68,7 +68,7 @@ class DatasetEntry(Answer):
 
 
 class ReferenceRequest(BaseModel):
-    """Request to create a dataset that refers to images at a storage location.
+    """Request to create a dataset that refers to images at a storage URL, such as an S3 folder.
 
     It has the name of the dataset and the location of the images, which are not copied.
     """
@@ -150,7 +150,7 @@ REPORT_EXAMPLE: dict[str, Any] = {
 
 
 class DatasetDetail(DatasetEntry):
-    """Summary of a dataset with links and the validation report of its files.
+    """Summary of a dataset, with the validation report of its files and URL paths of related resources.
 
     The report is null for a built-in dataset, and for a dataset by reference that was not inspected.
     """

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class DatasetUploads:
-    """Receiver of new datasets, which streams uploads to disk.
+    """Service that creates datasets from uploads streamed to disk, or from images at storage locations.
 
     It limits how many datasets each caller may create at once.
     """
@@ -54,7 +54,7 @@ class DatasetUploads:
             log.error("leftovers of uploads cannot be removed: %s", error)
 
     def stop(self) -> None:
-        """End the creation of datasets with a 503 error, because the service stops.
+        """Abort dataset creations in progress with a 503 error, because the service is stopping.
 
         This ends uploads whose images are being validated, and the indexing of storage locations.
 
@@ -63,7 +63,7 @@ class DatasetUploads:
         self._stopping.set()
 
     def receive(self, request: Request) -> DatasetReport:
-        """Store the images of an uploaded form as a new dataset.
+        """Receive a multipart upload of images, and store the images as a new dataset.
 
         Returns its validation report.
 

@@ -15,7 +15,7 @@ from worker.jobs.store import JobStore
 
 
 def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
-    """Return a summary of every dataset.
+    """Return summaries of all datasets, each with origin, image sizes and image counts.
 
     The summary of a dataset that cannot be used has zero counts and the reason in ``problem``.
     """
@@ -29,7 +29,7 @@ def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
 
 
 def entry(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetEntry:
-    """Return a summary of a dataset.
+    """Return a summary of a dataset: its origin, image sizes and image counts.
 
     Raises ``DatasetNotFound`` if it is missing, and ``DatasetUnfit`` if it cannot be used.
     """
@@ -58,7 +58,7 @@ def entry(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetEntry
 
 
 def detail(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetDetail:
-    """Return the summary of a dataset with links and its validation report.
+    """Return a dataset's summary, with its validation report and URL paths of related resources.
 
     Raises ``DatasetNotFound`` if it is missing, and ``DatasetUnfit`` if it cannot be used.
     """
@@ -73,7 +73,7 @@ def detail(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetDeta
 
 
 def refuse_builtin(name: str) -> None:
-    """Raise a 409 error if a dataset is built in, because it cannot be deleted."""
+    """Raise a 409 error if a dataset is built in: such datasets cannot be deleted."""
     if name in NAMES:
         raise Problem(
             409, "dataset-built-in", "The dataset is built in", f"{name} came with the product or lies in SNF_DATA_DIR"

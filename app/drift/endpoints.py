@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1/models/{ref}/drift", tags=["drift"])
     responses=responses(401, 404, 409, 422, 500),
 )
 def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftReport:
-    """Show whether the scored images differ from the calibration images.
+    """Show a model's drift test results: whether scored images differ from its calibration images.
 
     Only images that this process of the service scored count.
 
@@ -47,7 +47,7 @@ def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftRe
     responses=responses(401, 404, 409, 422, 500, 507),
 )
 def acknowledge_drift(ref: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep) -> None:
-    """End the drift alarm of all images together, and restart its tests.
+    """End a model's drift alarm for all images together, and restart the drift tests behind it.
 
     All tests start anew at the next image. Alarms and tests of single sources stay.
 
@@ -69,7 +69,7 @@ def acknowledge_drift(ref: str, request: Request, pool: ModelPoolDep, monitor: D
 def acknowledge_source_drift(
     ref: str, source: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep
 ) -> None:
-    """End the drift alarm of an image source, and restart its tests.
+    """End a model's drift alarm for one image source, such as a camera, and restart its drift tests.
 
     The tests start anew at the next image of the source. The alarm and the tests of all images together stay.
 

@@ -24,7 +24,7 @@ OFF = 1e300
 
 @dataclass(frozen=True)
 class DriftJudge:
-    """Statistical tests that detect drift of scored images.
+    """Statistical tests that detect whether scored images drift away from the calibration images.
 
     Kolmogorov-Smirnov tests check the newest images. A martingale test checks all images.
 

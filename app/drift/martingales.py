@@ -16,7 +16,7 @@ from models.anomaly.exchangeability import ConformalMartingale, Counts, RankCoun
 
 @dataclass(eq=False)
 class StreamBets:
-    """Martingale test of one quantity, such as the p-value, in a stream of images.
+    """Betting test (martingale) for drift of one quantity, such as the p-value, in a stream of images.
 
     It has the ranks of the values, and the capital that is bet on them.
 
@@ -29,11 +29,11 @@ class StreamBets:
 
     @classmethod
     def start(cls, ranks: RankCounts) -> StreamBets:
-        """Return a new martingale test, with no images yet and a capital of 1."""
+        """Return a new betting test for drift, with no images seen yet and a capital of 1."""
         return cls(ranks, ranks.counts.copy())
 
     def add(self, cells: Counts, generator: np.random.Generator) -> None:
-        """Rank the values of new images among all earlier values, and bet on the ranks.
+        """Rank the values of new images among all earlier values, and bet on the ranks to test for drift.
 
         The images come in order of arrival. Each is given by the cell in which its value is counted, ``(m,)``.
         """
@@ -41,7 +41,7 @@ class StreamBets:
 
     @property
     def seen(self) -> Counts:
-        """The number of images of the stream in each range of values (cell), ``(cells,)``.
+        """The number of images seen so far in each histogram cell (range of values), ``(cells,)``.
 
         Values are counted in ordered cells. Calibration images are not included.
         """
@@ -50,7 +50,7 @@ class StreamBets:
 
 @dataclass(eq=False)
 class StreamMartingales:
-    """Martingale tests of a stream of images, on p-values and on brightness (white levels).
+    """Betting tests (martingales) for drift of p-values and brightness (white levels) in an image stream.
 
     White levels are tested only where the calibration has them.
 
@@ -73,7 +73,7 @@ class StreamMartingales:
 
     @classmethod
     def start(cls, images: int, white_levels: Sequence[int] | None, since: float) -> StreamMartingales:
-        """Return the tests of a new stream of images.
+        """Return new betting tests for drift in a stream of images, with no images seen yet.
 
         Args:
             images: Number of calibration images.
@@ -84,13 +84,13 @@ class StreamMartingales:
         return cls(StreamBets.start(RankCounts.of_p_values(images)), levels, images, since)
 
     def add(self, p_values: Sequence[float], white_levels: Sequence[int], generator: np.random.Generator) -> None:
-        """Add new images to the tests, in their order of arrival."""
+        """Update the drift tests with p-values and white levels (brightness) of new images, in arrival order."""
         self.p_values.add(p_value_cells(p_values, self.calibration_images), generator)
         if self.white_levels is not None:
             self.white_levels.add(np.asarray(white_levels, dtype=np.int64), generator)
 
     def status(self, threshold: float) -> MartingaleStatus:
-        """Return the state of the martingale tests, and whether they raise an alarm.
+        """Return the state of these drift tests, including whether they raise a drift alarm.
 
         It has the larger capital now, and the highest capital so far.
 
@@ -115,7 +115,7 @@ class StreamMartingales:
 
 @dataclass(frozen=True)
 class MartingaleStatus:
-    """State of the martingale tests of a stream of images.
+    """State of the martingale drift tests of an image stream: betting capital, threshold and alarm.
 
     Attributes:
         of: ``p-values`` or ``white-level``: whichever capital was the highest so far.

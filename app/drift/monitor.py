@@ -49,12 +49,12 @@ class DriftMonitor:
         self._thread = threading.Thread(target=self._loop, name="drift", daemon=True)
 
     def start(self) -> None:
-        """Load the recent p-values that an earlier process saved, and start the background thread."""
+        """Load saved p-values of recently scored images, and start the thread that tests for drift."""
         storage.load(self._windows, self._path)
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the background thread, and save the recent p-values.
+        """Stop the background thread of the drift tests, and save the p-values of recently scored images.
 
         It waits for the thread to end. P-values that were added since the last test are tested and saved.
         """
@@ -66,7 +66,7 @@ class DriftMonitor:
     def record(
         self, loaded: Loaded, source: str | None, p_values: Sequence[float], white_levels: Sequence[int] = ()
     ) -> None:
-        """Add newly scored images to the recent images of their model.
+        """Record the p-values and brightness of newly scored images for the next drift test.
 
         The call does not wait for a test.
 
@@ -87,7 +87,7 @@ class DriftMonitor:
         self._windows.record(key_of(loaded.version), reference, source, p_values, time.time(), white_levels)
 
     def of(self, version: ModelVersion) -> list[WindowStatus]:
-        """Return the results of the drift tests of a model version.
+        """Return a list of the current drift test results on a model version's recently scored images.
 
         Those of all recent images come first, then those of each image source.
 
@@ -96,7 +96,7 @@ class DriftMonitor:
         return self._windows.status(key_of(version), time.time(), version.manifest.log_dets.weights_sha256)
 
     def alarms(self, version: ModelVersion) -> int:
-        """Return the number of drift alarms of a model version.
+        """Return the number of active drift alarms of a model version.
 
         It is that of the last tests, up to 5 s ago. Nothing is tested.
 
@@ -105,14 +105,14 @@ class DriftMonitor:
         return self._windows.alarms(key_of(version), version.manifest.log_dets.weights_sha256)
 
     def all(self) -> dict[Key, list[WindowStatus]]:
-        """Return the results of the drift tests of every model version with recent images.
+        """Return a dict of drift test results by model version, for all versions with recently scored images.
 
         For each version there are those of all recent images, then those of each image source.
         """
         return {key: self._windows.status(key, time.time()) for key in self._windows.models()}
 
     def acknowledge(self, version: ModelVersion, source: str | None, caller: str) -> bool:
-        """Acknowledge drift of an image source by deleting its recent images and its alarm.
+        """Acknowledge drift of an image source: end its alarm, and drop its recent images from the tests.
 
         With None as source, those of all images together are deleted. Returns whether there was a window of recent
         images.

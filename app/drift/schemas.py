@@ -38,7 +38,7 @@ EXAMPLE: dict[str, Any] = {
 
 
 class WhiteLevelDrift(Answer):
-    """Drift test on the brightness of the recent images.
+    """Drift test on the brightness (white level) of recently scored images.
 
     It is a Kolmogorov-Smirnov test that compares the white levels of recent images with those of the calibration
     images.
@@ -73,7 +73,7 @@ class Martingale(Answer):
 
 
 class Drift(Answer):
-    """Results of the drift tests of one image source, or of all images.
+    """Drift test results of a model, for images of one source, such as a camera, or for all images.
 
     They tell whether scored images still look like the calibration images.
 

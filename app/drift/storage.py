@@ -33,7 +33,7 @@ class _DriftRecord(BaseModel):
 
 
 class StoredBets(_DriftRecord):
-    """JSON form of a martingale test for drift, on p-values or on white levels (image brightness).
+    """JSON form of a betting (martingale) test for drift of p-values or of image brightness.
 
     It has the number of images in each cell, and the logarithms of the capital.
     """
@@ -60,7 +60,7 @@ class StoredBets(_DriftRecord):
         )
 
     def put_into(self, stream: StreamBets) -> None:
-        """Restore the stored counts and betting capital into ``stream``, a new martingale test.
+        """Restore the stored image counts and betting capital into ``stream``, a new martingale test.
 
         Raises ``ValueError`` if the number of cells differs.
         """
@@ -73,7 +73,7 @@ class StoredBets(_DriftRecord):
 
 
 class StoredMartingales(_DriftRecord):
-    """JSON form of the martingale drift tests on a stream of images.
+    """JSON form of the betting (martingale) tests for drift in a stream of images.
 
     It has their bets, the time of the first image, and the start of the alarm if there is one.
     """
@@ -95,7 +95,7 @@ class StoredMartingales(_DriftRecord):
         )
 
     def restored(self, reference: WindowReference) -> StreamMartingales:
-        """Restore the martingale drift tests on a stream of images from their JSON form.
+        """Return the martingale tests for drift in a stream of images, restored from this JSON form.
 
         Raises ``ValueError`` if they do not match the calibration.
         """
@@ -110,7 +110,7 @@ class StoredMartingales(_DriftRecord):
 
 
 class StoredWindow(_DriftRecord):
-    """JSON form of a drift detection window: the recent images of a model or image source.
+    """JSON form of a drift test window: a model's recently scored images, overall or of one source.
 
     It has their p-values, white levels and times.
 
@@ -140,7 +140,7 @@ class StoredWindow(_DriftRecord):
 
 
 class StoredModel(_DriftRecord):
-    """JSON form of the recent p-values of a model version.
+    """JSON form of a model version's drift data: the p-values of its recently scored images.
 
     They belong to one calibration and are grouped by image source.
     """
@@ -159,7 +159,7 @@ class StoredModel(_DriftRecord):
 
     @property
     def reference(self) -> WindowReference:
-        """Data on the model's calibration that the drift tests need as reference.
+        """The properties of the model's calibration that drift tests use, such as its number of images.
 
         They include the digest of the model's weights.
         """
@@ -168,7 +168,7 @@ class StoredModel(_DriftRecord):
 
 
 class StoredDrift(_DriftRecord):
-    """Content of the JSON file that preserves recent p-values across restarts of the service.
+    """Content of the JSON file that keeps p-values for the drift tests across restarts of the service.
 
     It has those of all models.
     """
@@ -178,7 +178,7 @@ class StoredDrift(_DriftRecord):
 
 
 def save(windows: DriftWindows, path: Path) -> None:
-    """Write the recent p-values of all models to a JSON file.
+    """Write the drift data of all models, such as p-values of recent images, to a JSON file.
 
     The file is replaced atomically. Raises ``OSError`` if that fails.
     """
@@ -188,7 +188,7 @@ def save(windows: DriftWindows, path: Path) -> None:
 
 
 def load(windows: DriftWindows, path: Path) -> None:
-    """Load the recent p-values from the file that ``save`` wrote.
+    """Load the drift data of all models into ``windows`` from the JSON file that ``save`` wrote.
 
     A missing or damaged file leaves ``windows`` empty; damage is logged.
     """

@@ -24,7 +24,7 @@ class Key(NamedTuple):
 
 @dataclass
 class NewImages:
-    """P-values and white levels of the images scored since the last drift test.
+    """P-values and white levels (brightness) of the images scored since the last drift test.
 
     They are in order of arrival. ``since`` is the time of the first image, in seconds since 1970.
 
@@ -38,7 +38,7 @@ class NewImages:
 
 @dataclass(frozen=True)
 class WindowImages:
-    """Copy of the p-values and white levels of recently scored images.
+    """Copy of the p-values and white levels (brightness) of recently scored images, for a drift test.
 
     ``since`` is the time of the oldest image, in seconds since 1970. ``new`` has the images since the last test.
     """
@@ -51,7 +51,7 @@ class WindowImages:
 
 @dataclass(eq=False)
 class Window:
-    """Recently scored images of a model or an image source, for the drift tests.
+    """Window of a model's most recently scored images, overall or of one source, for drift tests.
 
     Queues of bounded length have their p-values, white levels and times. The last test result is kept, too.
 
@@ -80,7 +80,7 @@ class Window:
     judged: WindowStatus | None = None
 
     def add(self, p_values: Iterable[float], white_levels: Iterable[int], now: float) -> None:
-        """Add the p-values and white levels of newly scored images.
+        """Add the p-values and white levels (brightness) of newly scored images to the window.
 
         ``now`` is the time of the scoring, in seconds since 1970. Full queues drop the oldest values.
         """
@@ -95,7 +95,7 @@ class Window:
             self.count += 1
 
     def take(self) -> WindowImages:
-        """Return a copy of the window's images, and clear its list of images not yet tested.
+        """Return a copy of the window for a drift test, and clear its list of untested images.
 
         The copy includes the images that came since the last call.
         """
@@ -104,7 +104,7 @@ class Window:
 
     @property
     def any_alarm_since(self) -> float | None:
-        """Start of the earliest current alarm, in seconds since 1970.
+        """The start time of the window's earliest active drift alarm, in seconds since 1970.
 
         Alarms of all tests count. None without an alarm.
         """
@@ -114,7 +114,7 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowReference:
-    """Data on a calibration that the drift tests need as reference.
+    """Properties of a calibration that drift tests use, such as its number of images.
 
     They include the digest of the weights.
 
@@ -133,7 +133,7 @@ class WindowReference:
     ranked: bool = True
 
     def martingales(self, since: float) -> StreamMartingales:
-        """Return new martingale drift tests for a stream of images.
+        """Return new martingale tests for drift in a stream of images, based on this calibration.
 
         ``since`` is the time of the first image, in seconds since 1970.
         """
@@ -149,7 +149,7 @@ class ModelWindows:
     sources: OrderedDict[str, Window] = field(default_factory=OrderedDict)
 
     def windows(self) -> Iterator[tuple[str | None, Window]]:
-        """Yield the label of each image source with its window of recent images.
+        """Yield pairs of an image source's label and the window of its recent images.
 
         First come all images together, with None as source. They are left out if there are none since the start or the
         last acknowledgement.

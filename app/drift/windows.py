@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class DriftWindows:
-    """Recently scored images of all models, with tests for drift.
+    """In-memory p-values and brightness of recently scored images of all models, with drift tests.
 
     The newest images are kept in windows, one for each model and one for each image source.
 
@@ -49,7 +49,7 @@ class DriftWindows:
 
     @property
     def changes(self) -> int:
-        """Counter that rises whenever images are recorded or dropped.
+        """The counter that rises whenever scored images are recorded or dropped for the drift tests.
 
         A caller sees by it whether the images have changed.
         """
@@ -64,7 +64,7 @@ class DriftWindows:
         now: float,
         white_levels: Sequence[int] = (),
     ) -> None:
-        """Add newly scored images to the recent images of their model and their source.
+        """Add p-values and brightness of newly scored images to the drift windows of their model and source.
 
         Images without a source count for the model only.
 
@@ -96,7 +96,7 @@ class DriftWindows:
             log.warning("drift of %s has ended: its window was dropped", name)
 
     def status(self, key: Key, now: float, weights: str | None = None) -> list[WindowStatus]:
-        """Return the results of the drift tests of a model.
+        """Return a list of the current drift test results on a model's recently scored images.
 
         Those of all images come first, then those of each source. The list is empty without images.
 
@@ -116,7 +116,7 @@ class DriftWindows:
             return [self._judge(key, group.reference, source, window, now) for source, window in windows]
 
     def alarms(self, key: Key, weights: str) -> int:
-        """Return the number of drift alarms of a model.
+        """Return the number of active drift alarms of a model.
 
         All images together and each source may have one. It is the state of the last tests; nothing is tested.
 
@@ -131,7 +131,7 @@ class DriftWindows:
             return sum(window.any_alarm_since is not None for _, window in group.windows())
 
     def reset(self, key: Key, source: str | None, weights: str) -> Window | None:
-        """Delete the recent images and the drift alarm of a model or image source.
+        """End the drift alarm of a model or image source, and drop its recent images from the drift tests.
 
         They start anew at the next image. Returns the dropped window, or None if there was none.
 
@@ -169,7 +169,7 @@ class DriftWindows:
             self._changes += 1
 
     def models(self) -> list[Key]:
-        """Return the keys of all models that have recent p-values.
+        """Return a list with the key of each model that has windows of recently scored images.
 
         A key has model name, version and calibration number.
         """
@@ -196,7 +196,7 @@ class DriftWindows:
         return contents
 
     def restore(self, key: Key, reference: WindowReference, windows: Sequence[tuple[str | None, Window]]) -> None:
-        """Restore the recent images of a model from stored windows.
+        """Restore a model's drift windows of recent images from windows that were stored on disk.
 
         Images that the model already has are replaced.
 
@@ -249,7 +249,7 @@ def _alarmed(key: Key, windows: Iterable[tuple[str | None, Window]]) -> list[str
 
 
 def label_of(key: Key, source: str | None) -> str:
-    """Return the name under which the log mentions a window of recent images.
+    """Return the log label of a window of recent images, such as ``parts:1 from line-1``.
 
     It is the model, followed by the image source if there is one.
     """

@@ -80,7 +80,7 @@ async def readiness(
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses(401, 500)},
 )
 async def metrics(metrics: MetricsDep, pool: ModelPoolDep) -> Response:
-    """Return Prometheus metrics of the service.
+    """Return the metrics of the service in the text format of Prometheus.
 
     They cover requests, images, queues, models and drift. The call does not wait for the job store.
     """

@@ -22,7 +22,7 @@ class Health(Answer):
 
 
 class Readiness(Answer):
-    """Answer of `/readyz`: whether the service can score.
+    """Answer of `/readyz`: whether the service can score images.
 
     It also tells which models failed to load, and how full the queue is.
     """

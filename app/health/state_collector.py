@@ -30,7 +30,7 @@ class StateCollector(Collector):
         self._drift = drift
 
     def collect(self) -> Iterable[Metric]:
-        """Yield gauges with the current state of queues, models and drift.
+        """Yield Prometheus gauges for queue lengths, model states and drift test results.
 
         The queues are the scoring queue and the job queues.
         """

@@ -29,7 +29,7 @@ class BodyTooLarge(HTTPException):
 
 
 class TooMuchInFlight(HTTPException):
-    """Error for a request body that needs more memory than is left for it now (HTTP status 429).
+    """Error for a request body that needs more memory than is free for bodies now (HTTP status 429).
 
     It exceeds the memory left for the bodies of all requests, or this caller's share.
     """
@@ -44,7 +44,7 @@ class TooMuchInFlight(HTTPException):
 
 
 class BodyLimit:
-    """ASGI middleware that limits the size, rate and memory of request bodies.
+    """ASGI middleware that refuses request bodies that are too large, too slow or use too much memory.
 
     The errors are 413 for the size, 408 for the transfer rate, and 429 for the memory of all bodies.
 

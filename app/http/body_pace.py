@@ -40,7 +40,7 @@ class PaceLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> PaceLimits:
-        """Return the limits that the settings define.
+        """Return the limits on slow request bodies that the settings of the service define.
 
         They are ``body_timeout_s`` (seconds) and ``min_body_rate`` (bytes/s).
         """

@@ -53,7 +53,7 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:
-        """Return the limits that the settings define.
+        """Return the limits on HTTP connections that the settings of the service define.
 
         The number of connections is smaller if the process may not open enough files.
 
@@ -66,7 +66,7 @@ class ConnectionLimits:
 
 
 class ConnectionWatch:
-    """Register of a server's open connections.
+    """Register of the open connections of an HTTP server.
 
     It limits their number, in total and per client address, and checks their timeouts.
     """
@@ -97,7 +97,7 @@ class ConnectionWatch:
         return None
 
     def release(self, connection: TimedConnection) -> None:
-        """Remove a connection from the register.
+        """Remove a closed connection from the register of open connections.
 
         It no longer counts towards the limits. An unknown connection is ignored.
         """

@@ -79,7 +79,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes that came from the client.
+        """Parse bytes of HTTP requests that were received from the client.
 
         If the headers of a request reach 64 KiB, the answer is 431.
         """
@@ -104,7 +104,7 @@ class Connection(HttpToolsProtocol):
             self._head_since = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Store a parsed header of the request.
+        """Add a parsed HTTP header to the headers of the current request.
 
         Raises ``ValueError`` at the 257th header. Headers after the body are ignored.
         """

@@ -39,7 +39,7 @@ class RequestDeadline:
         self._asked = asked
 
     def extend(self, seconds: float) -> None:
-        """Extend the time limit for work that is known to take long.
+        """Extend the request's time limit by ``seconds``, for work that is known to take long.
 
         Nothing changes if the client itself set the limit.
         """
@@ -64,7 +64,7 @@ class RequestDeadline:
 
 @asynccontextmanager
 async def deadline(timeout_ms: int | None, default_s: float) -> AsyncIterator[RequestDeadline]:
-    """Context manager that cancels its block after a time limit.
+    """Context manager that cancels the code in its block when the time limit of a request has passed.
 
     It raises an error with status 504 then.
 

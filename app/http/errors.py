@@ -73,7 +73,7 @@ class ProblemDetails(BaseModel):
 
 
 class Problem(Exception):
-    """Exception that the service answers as an HTTP error.
+    """Exception that the service turns into an HTTP error response.
 
     The answer has its HTTP status, and a JSON body of problem details (RFC 9457).
 
@@ -109,7 +109,7 @@ class Problem(Exception):
 
 
 def invalid(pointer: str, detail: str) -> Problem:
-    """Return a 422 error that points at the invalid part of a request.
+    """Return a 422 error (``Problem``) that points at the invalid part of a request.
 
     ``pointer`` is the path to the part, such as ``/query/alpha``.
     """
@@ -123,7 +123,7 @@ def invalid(pointer: str, detail: str) -> Problem:
 
 
 def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
-    """Return a 415 error for a content type that is not accepted.
+    """Return a 415 error (``Problem``) for a request whose content type is not accepted.
 
     The error names the content type ``got`` and the ``accepted`` types.
     """
@@ -138,7 +138,7 @@ def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
 
 
 def draining() -> Problem:
-    """Return a 503 error for requests that arrive while the service is shutting down."""
+    """Return a 503 error (``Problem``) that refuses or ends a request while the service shuts down."""
     return Problem(503, "draining", "The service is stopping", "no new work is taken", headers={"Retry-After": "5"})
 
 
@@ -300,7 +300,7 @@ def install(app: FastAPI) -> None:
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI entries of error responses with these HTTP statuses.
+    """Return a dict with the OpenAPI descriptions of error responses for the given HTTP statuses.
 
     They are for FastAPI's argument ``responses``.
     """

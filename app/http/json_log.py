@@ -38,7 +38,7 @@ class JsonLines:
         self._kept = kept
 
     def write(self, records: Iterable[Record]) -> None:
-        """Append records to the file, one per line.
+        """Append log records to the file, each as one line with a JSON object.
 
         A full file is rotated first.
 

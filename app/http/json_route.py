@@ -63,7 +63,7 @@ class JsonRequest(Request):
     """
 
     async def read(self) -> None:
-        """Read the JSON body into memory.
+        """Read the request's JSON body into memory, without parsing it.
 
         Raises a 415 error if its content type is not JSON, and ``BodyTooLarge`` above 64 KiB.
         """
@@ -73,7 +73,7 @@ class JsonRequest(Request):
         self._body = await read_body(self, MAX_BYTES)
 
     async def json(self) -> Any:
-        """Return the body parsed as JSON.
+        """Return the body of the request, parsed as JSON.
 
         It is kept for the audit log. Raises ``JSONDecodeError`` if the body is invalid.
         """

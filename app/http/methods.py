@@ -60,7 +60,7 @@ class HeadAsGet:
 
 
 def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:
-    """Return the value of the ``Allow`` header for the path of a request.
+    """Return the ``Allow`` header's value for a request path: its HTTP methods, separated by commas.
 
     It has the methods of all routes of the path.
 

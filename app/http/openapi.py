@@ -6,7 +6,7 @@ from typing import Any
 
 
 def located(description: str, what: str) -> dict[str, Any]:
-    """Return the OpenAPI entry of a response with a ``Location`` header.
+    """Return, as a dict, the OpenAPI description of a response that has a ``Location`` header.
 
     The header has the path of a new resource.
 

@@ -59,7 +59,7 @@ def forget_body(scope: Scope) -> None:
 
 
 def shortened(text: str) -> str:
-    """Cut a text after 500 characters.
+    """Return a text, cut after 500 characters if it is longer.
 
     A text that was cut ends with ``...``.
     """
@@ -82,7 +82,7 @@ def origin_of(scope: Scope) -> Record:
 
 
 class RequestLog:
-    """ASGI middleware that writes the audit log and the access log.
+    """ASGI middleware that writes HTTP requests to the audit log and the access log.
 
     The audit log records changes. The access log records every request, if it is enabled.
 

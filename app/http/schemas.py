@@ -14,7 +14,7 @@ RULES: dict[str, str] = {}
 
 
 def pattern(expression: str, rule: str) -> str:
-    """Register a description in words for a regular expression.
+    """Register a description in words for a regular expression that validates request values.
 
     Validation errors show ``rule`` for ``expression``, which is returned unchanged.
     """

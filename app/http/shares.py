@@ -31,7 +31,7 @@ class FairShares:
 
     @property
     def free(self) -> int:
-        """Number of units of the capacity that no caller holds at the moment."""
+        """The number of units of the shared capacity that no caller holds at the moment."""
         return self._free
 
     def held(self, caller: str) -> int:
@@ -39,7 +39,7 @@ class FairShares:
         return self._held.get(caller, 0)
 
     def take(self, caller: str, amount: int = 1) -> bool:
-        """Reserve units of the capacity for a caller, if its share allows it.
+        """Reserve ``amount`` units of the shared capacity for a caller, if its fair share allows it.
 
         Returns whether the ``amount`` units were reserved.
         """
@@ -54,7 +54,7 @@ class FairShares:
             return True
 
     def give_back(self, caller: str, amount: int = 1) -> None:
-        """Release units of the capacity that a caller holds.
+        """Release ``amount`` units of the shared capacity that a caller holds.
 
         Raises ``ValueError`` if the caller holds fewer than ``amount``.
         """

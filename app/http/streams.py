@@ -25,7 +25,7 @@ class ClosableChunks(Protocol):
 
 
 class ClosedStream(StreamingResponse):
-    """Streaming HTTP response that always closes its content at the end.
+    """Streaming HTTP response that always closes the iterator of its bytes at the end.
 
     It does so even if the client disconnects early.
     """

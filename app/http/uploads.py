@@ -66,7 +66,7 @@ class UploadBody:
             raise BodyTooLarge(self._limit)
 
     async def next_chunk(self) -> bytes:
-        """Return the next chunk of the body, of about 1 MiB.
+        """Return the next bytes of the request body, in a chunk of about 1 MiB.
 
         At the end of the body it is empty.
         """

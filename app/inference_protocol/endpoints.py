@@ -63,7 +63,7 @@ async def show_server() -> ServerMetadata:
 
 @router.get("/health/live", operation_id="oip_server_live", summary="Check that the process runs")
 async def check_live() -> ServerLive:
-    """Answer 200 while the process runs."""
+    """Answer 200 while the service process runs."""
     return ServerLive(live=True)
 
 
@@ -95,7 +95,7 @@ async def check_ready(
     responses=responses(401, 404, 409, 422, 500),
 )
 async def show_model(name: Name, pool: ModelPoolDep, registry: RegistryDep) -> ModelMetadata:
-    """Show the versions of a model, and its input and output tensors.
+    """Show a model's versions, and the names, types and shapes of its input and output tensors.
 
     It also tells what the numbers of its live version mean.
 
@@ -112,7 +112,7 @@ async def show_model(name: Name, pool: ModelPoolDep, registry: RegistryDep) -> M
     responses=responses(401, 404, 422, 500),
 )
 async def show_version(name: Name, version: Version, pool: ModelPoolDep, registry: RegistryDep) -> ModelMetadata:
-    """Show the input and output tensors of a model version.
+    """Show the names, types and shapes of the input and output tensors of a model version.
 
     It also has the versions of the model, and tells what the numbers of this version mean.
     """
@@ -136,7 +136,7 @@ async def _metadata(ref: str, pool: ModelPool, registry: Registry) -> ModelMetad
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 async def check_model(name: Name, pool: ModelPoolDep) -> ModelReady | Response:
-    """Answer 200 if a model can score, else 503.
+    """Answer 200 if a model can score images, else 503.
 
     It is 200 if the model is loaded, or is loaded at its first request. It is 503 while it loads, and if that failed.
     """
@@ -152,7 +152,7 @@ async def check_model(name: Name, pool: ModelPoolDep) -> ModelReady | Response:
     responses=responses(401, 404, 422, 500, 503),
 )
 async def check_version(name: Name, version: Version, pool: ModelPoolDep) -> ModelReady | Response:
-    """Answer 200 if a model version can score, else 503.
+    """Answer 200 if a model version can score images, else 503.
 
     It is 200 if the version is loaded, or is loaded at its first request. It is 503 while it loads, or if that failed.
     """
@@ -202,7 +202,7 @@ async def infer(name: Name, request: Request, inference: InferenceServiceDep, ti
 async def infer_with_version(
     name: Name, version: Version, request: Request, inference: InferenceServiceDep, timeout_ms: TimeoutMs = None
 ) -> Response:
-    """Score a tensor of images with one version of a model.
+    """Score a tensor of images with one version of a model, and return the scores as output tensors.
 
     Request and answer are those of `/v2/models/{name}/infer`.
     """

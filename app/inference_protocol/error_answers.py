@@ -35,7 +35,7 @@ def error_answer(status: int, text: str, headers: Mapping[str, str] | None = Non
 
 
 def describe_errors(openapi: dict[str, Any]) -> None:
-    """Describe the protocol's error responses in an OpenAPI document, in place."""
+    """Describe error responses of the Open Inference Protocol in an OpenAPI document, in place."""
     content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{SCHEMA}"}}}
     for path, calls in openapi["paths"].items():
         if not has_protocol(path):

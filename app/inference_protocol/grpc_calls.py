@@ -49,7 +49,9 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class GrpcCalls:
-    """Methods of the gRPC service ``inference.GRPCInferenceService``.
+    """Methods of the Open Inference Protocol's gRPC service, each answered by the equivalent HTTP call.
+
+    The gRPC service is ``inference.GRPCInferenceService``.
 
     Args:
         app: The HTTP application.
@@ -63,7 +65,7 @@ class GrpcCalls:
         self._message_s = message_s
 
     def handler(self, method: str) -> Callable[[AsyncIterator[bytes], Context], Awaitable[Any]]:
-        """Return the function that handles the calls of a gRPC method.
+        """Return the async function that handles the calls of a gRPC method, such as ``ModelInfer``.
 
         It takes the messages of a call as bytes.
 
@@ -98,7 +100,7 @@ class GrpcCalls:
         return CLASSES["ServerReadyResponse"](ready=(await self._get("/health/ready", context)).is_success)
 
     async def ServerMetadata(self, _asked: Any, context: Context) -> Any:  # noqa: N802
-        """Return the name, version and protocol extensions of the service."""
+        """Return the service's name, version and supported extensions of the Open Inference Protocol."""
         document = await self._document("", context)
         return CLASSES["ServerMetadataResponse"](**document)
 
@@ -113,7 +115,7 @@ class GrpcCalls:
         return CLASSES["ModelReadyResponse"](ready=answer.is_success)
 
     async def ModelMetadata(self, asked: Any, context: Context) -> Any:  # noqa: N802
-        """Return the versions of a model, and its input and output tensors."""
+        """Return a model's versions, and the names, types and shapes of its input and output tensors."""
         document = await self._document(await _model(asked.name, asked.version, context), context)
         kept = {name: document[name] for name in ("name", "versions", "platform")}
         tensors = {

@@ -66,7 +66,7 @@ def image_input(inputs: Sequence[InferInput], preprocessing: Preprocessing, limi
 
 
 def pixels_of(given: InferInput, binary: memoryview) -> Pixels:
-    """Return the images of a tensor as an array, uint8 ``(N, C, H, W)``.
+    """Return the pixels of a request's image tensor as an array, uint8 ``(N, C, H, W)``.
 
     The caller must have checked type and shape of the tensor with ``image_input``.
 

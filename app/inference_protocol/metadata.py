@@ -17,7 +17,7 @@ EXTENSIONS = ("binary_tensor_data",)
 
 
 def server_metadata() -> ServerMetadata:
-    """Return the name, version and protocol extensions of the service."""
+    """Return the service's name, version and supported extensions of the Open Inference Protocol."""
     return ServerMetadata(name=NAME, version=package_version(), extensions=list(EXTENSIONS))
 
 

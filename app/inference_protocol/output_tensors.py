@@ -38,7 +38,7 @@ class EncodedAnswer:
 
 
 def check_outputs(requested: Sequence[RequestedOutput]) -> None:
-    """Raise a 422 error if a requested output is unknown or is requested twice."""
+    """Raise a 422 error if an inference request asks for an unknown output, or for one output twice."""
     names = [output.name for output in requested]
     for name in names:
         if name not in OUTPUTS:

@@ -58,7 +58,7 @@ class InferInput(_Strict):
 
 
 class OutputParameters(_Strict):
-    """Parameters of a requested output: the choice between JSON and binary data."""
+    """Parameters of a requested output tensor: the choice between JSON and binary data."""
 
     binary_data: StrictBool | None = Field(
         None, description="Whether the answer has this output as bytes after the JSON object."
@@ -66,7 +66,7 @@ class OutputParameters(_Strict):
 
 
 class RequestedOutput(_Strict):
-    """An output that an inference request asks for."""
+    """Output tensor that an inference request asks for, such as the p-values of the images."""
 
     name: str = Field(description="`log_likelihood`, `bits_per_dim` or `p_value`.", examples=["p_value"])
     parameters: OutputParameters | None = None
@@ -172,7 +172,7 @@ class InferAnswer(Answer):
 
 
 class TensorMetadata(Answer):
-    """Name, type and shape of a tensor.
+    """Name, data type and shape of a model's input or output tensor.
 
     In the shape, -1 is a dimension of any size.
     """
@@ -199,7 +199,7 @@ class ModelParameters(Answer):
 
 
 class ModelMetadata(Answer):
-    """Metadata of a model: its versions and its tensors."""
+    """Metadata of a model: its versions, and its input and output tensors."""
 
     name: str
     versions: list[str] = Field(examples=[["1", "2"]])
@@ -210,7 +210,7 @@ class ModelMetadata(Answer):
 
 
 class ServerMetadata(Answer):
-    """Metadata of the service: its name, version and protocol extensions."""
+    """Metadata of the service: its name, version and extensions of the Open Inference Protocol."""
 
     name: str
     version: str

@@ -55,7 +55,7 @@ class JobDraft(BaseModel):
 
 
 class JobDataset(Answer):
-    """A dataset, with the reason if a job cannot use it."""
+    """Dataset with its number of images, their shape, and the reason if a job cannot use it."""
 
     name: str
     images: int

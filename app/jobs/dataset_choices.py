@@ -27,7 +27,9 @@ WITHOUT_MODEL = ("train", "recommend")
 
 
 def dataset_choices(draft: JobDraft, settings: Settings, registry: Registry, store: DatasetStore) -> JobDatasets:
-    """Check for every dataset whether a job could use it, without queueing the job.
+    """Return all datasets, each with the reason if the job described by ``draft`` cannot use it.
+
+    The job is not queued.
 
     Reads the disk, but decodes no image.
 

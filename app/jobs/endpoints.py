@@ -72,7 +72,7 @@ def submit_job(
     scope: CallerScope,
     key: IdempotencyKey = None,
 ) -> JobView:
-    """Submit a job: check it and add it to a queue.
+    """Submit a background job, such as a training: check it and add it to a queue.
 
     422 for a job that cannot succeed.
 
@@ -206,7 +206,10 @@ def delete_job(job_id: JobId, service: JobServiceDep) -> None:
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def cancel_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep) -> JobView:
-    """Cancel a waiting job at once, or ask a running job to stop. 409 for a job that has ended."""
+    """Cancel a waiting job at once, or ask a running job to stop.
+
+    409 for a job that has ended.
+    """
     return job_view(jobs.request_cancel(job_id), workers.served())
 
 
@@ -219,7 +222,10 @@ def cancel_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep) -> 
     responses=responses(401, 404, 409, 422, 500, 503),
 )
 def pause_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep) -> JobView:
-    """Pause a queued job at once. A running job first writes a checkpoint, then frees its device for the next job."""
+    """Pause a queued job at once, or a running job after it has written a checkpoint.
+
+    A running job then frees its device for the next job.
+    """
     return job_view(jobs.request_pause(job_id), workers.served())
 
 

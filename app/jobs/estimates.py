@@ -46,7 +46,7 @@ GUESSED_BYTES = 500_000_000, 2_000
 
 @dataclass(frozen=True)
 class JobEstimate:
-    """Expected duration and peak memory of a training job.
+    """Expected duration in seconds and peak memory in bytes of a training job.
 
     Attributes:
         seconds: From its start to the registered model.
@@ -72,7 +72,7 @@ def estimate_job(
     settings: Settings,
     durations: DurationModel,
 ) -> JobEstimate:
-    """Estimate the time and the peak memory of a training job.
+    """Estimate the duration in seconds and the peak memory in bytes of a training job.
 
     The result is a rough guess if the operations of the training cannot be counted within 0.7 s.
 

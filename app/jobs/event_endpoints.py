@@ -56,7 +56,7 @@ OVER = {"description": "The job has ended and all its events were sent: do not r
 
 
 async def stream_slot(request: Request, streams: EventStreamsDep) -> AsyncIterator[None]:
-    """Count a caller's event stream as open while its request runs.
+    """Count a caller's stream of job events as open while its request runs.
 
     Raises a 429 ``Problem`` if too many streams are open.
     """

@@ -39,7 +39,7 @@ RETRY_S = 2
 
 
 class EventStreams:
-    """Server-sent event streams of jobs, with limits on open streams.
+    """Server-sent event streams that report the progress of jobs, with limits on their number.
 
     There is a limit for all callers together and one for each caller.
     """
@@ -53,7 +53,7 @@ class EventStreams:
 
     @contextmanager
     def slot(self, caller: str) -> Iterator[None]:
-        """Context manager that counts an event stream of a caller as open.
+        """Context manager that counts an event stream of a caller as open while its block runs.
 
         Raises a 429 ``Problem`` if too many streams are open.
         """

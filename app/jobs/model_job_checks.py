@@ -45,7 +45,7 @@ Parameters = TypeVar("Parameters", bound=BaseModel)
 def check_scoring(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, int]:
-    """Check a scoring request; raise a 422 error if it is invalid.
+    """Check a request for a bulk scoring job; raise a 422 error if it is invalid.
 
     Returns:
         The model as ``name:version``, and the number of the calibration.
@@ -69,7 +69,7 @@ def check_scoring(
 
 
 def check_output(request: JobRequest, prefixes: Sequence[str], home: Path) -> None:
-    """Check that the output location of a scoring request is allowed.
+    """Check that a scoring job may write to the output location that its request names.
 
     Raises ``LocationRefused`` otherwise. A request without an output, or of another type, passes.
     """
@@ -81,7 +81,7 @@ def check_output(request: JobRequest, prefixes: Sequence[str], home: Path) -> No
 def check_calibration(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, None]:
-    """Check a calibration request; raise a 422 error if it cannot succeed.
+    """Check a request to calibrate a model on a dataset; raise a 422 error if it cannot succeed.
 
     Returns:
         The model as ``name:version``, and no calibration: a calibration job uses none.
@@ -105,7 +105,7 @@ def check_calibration(
 def check_evaluation(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, int]:
-    """Check an evaluation request; raise a 422 error if it is invalid.
+    """Check a request to evaluate a model on a dataset; raise a 422 error if it is invalid.
 
     Returns:
         The model as ``name:version``, and the number of the calibration.
@@ -131,7 +131,9 @@ def check_evaluation(
 def check_limit(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, int]:
-    """Check a request to measure a detection limit; raise a 422 error if it is invalid.
+    """Check a request to measure a model's detection limit; raise a 422 error if it is invalid.
+
+    A detection limit is the size of the smallest defects that the model finds.
 
     Returns:
         The model as ``name:version``, and the number of the calibration.
@@ -161,7 +163,7 @@ def check_recommendation(request: JobRequest, data_dir: Path | None, datasets: D
 
 
 def require_model(request: JobRequest) -> None:
-    """Raise a 422 error if a request names no model."""
+    """Raise a 422 error if a job request names no model."""
     if not request.model:
         raise invalid("/body/model", f"expected a model, as a job of type {request.type} works with one")
 
@@ -176,7 +178,7 @@ CHECKS: dict[ModelJobType, Callable[[JobRequest, Registry, Path | None, DatasetS
 
 
 def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
-    """Validate the parameters of a job request, and return them as an instance of ``kind``.
+    """Validate the parameters of a job request, and return them as an instance of the class ``kind``.
 
     Raises a 422 ``Problem`` if a parameter is invalid, or if the request sets a field that only trainings have.
     """
@@ -202,7 +204,7 @@ def unknown_dataset(name: str, known: Collection[str]) -> Problem:
 
 
 def find_calibrated(registry: Registry, ref: str, calibration: int | None) -> ModelVersion:
-    """Find the model version ``ref`` with a calibration, by default its active calibration.
+    """Find the model version ``ref`` with a given calibration, by default its active calibration.
 
     Its manifest and calibration summary have been read from disk.
 

@@ -63,7 +63,7 @@ def plan_job(
     workers: WorkerRegistry,
     durations: DurationModel,
 ) -> JobPlan:
-    """Check a job request without queueing it, and return the plan of the job.
+    """Check that a job can succeed, without queueing it; return where it would run as a ``JobPlan``.
 
     The plan has the model, the queue and, for a training, the expected time and memory.
 
@@ -87,7 +87,7 @@ def plan_job(
 
 
 def require_feasible(plan: JobPlan) -> None:
-    """Check that a training is not expected to exceed the limits on memory and time.
+    """Refuse a planned training job that is expected to exceed the limits on memory or time.
 
     Raises a 422 ``Problem`` if it is expected to need more memory than any running worker allows, or over two weeks.
 
@@ -170,7 +170,7 @@ def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
 
 
 def check_recipe(request: JobRequest) -> TrainingRecipe:
-    """Return the preset or architecture that a training request names.
+    """Check a training request's preset or custom architecture, and return it as a ``TrainingRecipe``.
 
     Raises a 422 ``Problem`` if it is invalid.
     """
@@ -187,7 +187,7 @@ def check_recipe(request: JobRequest) -> TrainingRecipe:
 def check_training(
     request: JobRequest, data_dir: Path | None, store: DatasetStore, backbones: Path | None = None
 ) -> tuple[Architecture, TrainingConfig, DatasetSummary]:
-    """Check a training request, and return its architecture, configuration and dataset.
+    """Check a training request; return its architecture, training settings and a summary of its dataset.
 
     Blocks on the disk.
 

@@ -50,14 +50,14 @@ _PREVIEW = re.compile(r"step-([0-9]{8,12})\.png")
 
 
 class CurveQuery(BaseModel):
-    """Query parameters of a learning curve: format and number of points."""
+    """Query parameters of a request for a job's learning curve: format and largest number of points."""
 
     format: Literal["json", "csv"] = Field("json", description="`csv`: one row per step.")
     points: int | None = Field(None, ge=2, description="Most points, evenly spread, for charts. Default: all.")
 
 
 class ResultQuery(BaseModel):
-    """Query parameter of a job's result: the format of an evaluation report."""
+    """Query parameter of a request for a job's result: the format of an evaluation report, JSON or HTML."""
 
     format: Literal["json", "html"] | None = Field(
         None, description="Format of an evaluation's report. By default the header `Accept` decides."
@@ -78,7 +78,7 @@ class ResultQuery(BaseModel):
     },
 )
 def get_job_metrics(job: ExistingJob, settings: SettingsDep, query: Annotated[CurveQuery, Query()]) -> Response:
-    """Return the learning curve of a training, such as bits/dim by step, as JSON or CSV.
+    """Return the learning curve of a training job, such as bits per dimension by step, as JSON or CSV.
 
     `points` thins the metrics of training steps; validations are always complete.
     """
@@ -104,7 +104,7 @@ def get_job_log(
     settings: SettingsDep,
     tail: Annotated[int, Query(ge=1, le=MAX_TAIL, description="Most bytes of the log.")] = TAIL,
 ) -> PlainTextResponse:
-    """Return the end of a job's log as text.
+    """Return the last lines of a job's log file as plain text.
 
     The text has at most `tail` bytes. It begins with a whole line, unless the last line alone is longer. It is empty
     before the first line is written.
@@ -129,7 +129,7 @@ def get_job_log(
     responses=responses(401, 404, 422, 500, 503),
 )
 def list_job_samples(job: ExistingJob, settings: SettingsDep) -> Previews:
-    """List the sample images that a training job has stored, by training step.
+    """List the sample images that were drawn from the model during a training job, by training step.
 
     Each step has one grid of images, with the path of its PNG.
     """
@@ -157,7 +157,7 @@ def get_job_sample(
     settings: SettingsDep,
     step: Annotated[int, PathParameter(ge=0, lt=10**12, description="The step it was drawn at.", examples=[40])],
 ) -> Response:
-    """Return the sample images of one training step as PNG.
+    """Return the images that a training job drew from its model at one step, as a PNG grid.
 
     The model draws them from the same random latents at every step.
     """
@@ -190,7 +190,7 @@ def get_job_sample(
 def get_job_result(
     job: ExistingJob, settings: SettingsDep, request: Request, query: Annotated[ResultQuery, Query()]
 ) -> CalibrationResult | LimitResult | JobResult | FileResponse:
-    """Return the result of a job; its format depends on the job's type.
+    """Return what a job produced, in a format that depends on its type: JSON, Parquet or HTML.
 
     A training returns the registered model version, a calibration the new calibration, a limit the new detection limit,
     whose curves are under `limit` of its links. A scoring returns a Parquet file

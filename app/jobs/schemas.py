@@ -93,7 +93,7 @@ class JobRequest(BaseModel):
 
 
 class Estimate(Answer):
-    """Expected duration and peak memory of a training job."""
+    """Expected duration in seconds and peak memory in bytes of a training job."""
 
     seconds: float = Field(description="Expected time from its start to the registered model.")
     memory_bytes: int = Field(description="Expected peak memory of the training process.")
@@ -116,7 +116,7 @@ class Estimate(Answer):
 
 
 class EstimatedJob(Answer):
-    """Estimate for a job that was checked but not queued: its queue, time and memory.
+    """Estimate for a job that was checked but not queued: its worker queue, expected time and memory.
 
     It also has the number of jobs that wait in that queue.
     """
@@ -129,7 +129,7 @@ class EstimatedJob(Answer):
 
 
 class WorkerView(Answer):
-    """A running worker process, with its device, its queues and its current job."""
+    """A running worker process, with its device (CPU or GPU), its job queues and its current job."""
 
     name: str
     device: str
@@ -146,7 +146,7 @@ class WorkerView(Answer):
 
 
 class WorkerList(Answer):
-    """All worker processes that are running, sorted by name."""
+    """All running worker processes, which execute the background jobs, sorted by name."""
 
     workers: list[WorkerView]
 
@@ -199,14 +199,14 @@ class JobView(Answer):
 
 
 class JobList(Answer):
-    """A page of jobs, newest first, with the value of `after` for the next page."""
+    """A page of background jobs, newest first, with the cursor for the next page."""
 
     jobs: list[JobView]
     next: str | None = Field(description="Value of `after` for the next page; null for the last page.")
 
 
 class CurvePoint(Answer):
-    """Metrics of one training step, such as bits/dim and learning rate.
+    """Metrics of one training step in a learning curve, such as bits per dimension and learning rate.
 
     A metric is null if it was not finite, or if the training does not have it.
     """
@@ -233,7 +233,10 @@ class Validation(Answer):
 
 
 class TrainingCurve(Answer):
-    """Learning curve of a training: its metrics by step. A step that was repeated after a restart occurs once."""
+    """Learning curve of a training job: metrics of its training steps, and of its validations.
+
+    A step that was repeated after a restart occurs once.
+    """
 
     model_config = ConfigDict(
         frozen=True,
@@ -267,14 +270,14 @@ class TrainingCurve(Answer):
 
 
 class Preview(Answer):
-    """Sample images that a model drew at one training step: the step and the path of their PNG grid."""
+    """Images drawn from a model at one training step: the step, and the URL path of their PNG grid."""
 
     step: int
     url: str = Field(description="Path of the PNG.", examples=["/v1/jobs/06f8m2q1x3z4c5v6b7n8m9k0j1/samples/40"])
 
 
 class Previews(Answer):
-    """All stored sample images of a training job, as one PNG grid per step, the earliest step first."""
+    """PNG grids of images that a training job drew from its model, one per training step, earliest first."""
 
     job: str
     samples: list[Preview]
@@ -298,7 +301,7 @@ class JobResult(_VersionResult):
 
 
 class CalibrationResult(_VersionResult):
-    """Result of a calibration job: the new calibration of a model version.
+    """Result of a calibration job: the new calibration of a model version's p-values.
 
     It has the number of the calibration and the smallest p-value that it can give.
     """
@@ -312,7 +315,7 @@ class CalibrationResult(_VersionResult):
 
 
 class LimitResult(_VersionResult):
-    """Result of a job that measured the detection limit of a model version.
+    """Result of a job that measured how small a defect a model version still finds: its detection limit.
 
     It has the number of the new limit, and the smallest defect sizes that are found.
     """

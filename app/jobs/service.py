@@ -36,7 +36,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class JobService:
-    """Service that checks job requests and sends jobs to the worker queues.
+    """Service that checks requests for background jobs, and sends the jobs to the worker queues.
 
     It also checks the role of the caller.
 
@@ -52,7 +52,7 @@ class JobService:
     durations: DurationModel
 
     def plan(self, request: JobRequest) -> JobPlan:
-        """Check a job request without queueing it, and return the plan of the job.
+        """Check that a job can succeed, without queueing it; return where it would run as a ``JobPlan``.
 
         The plan has the model, the queue and, for a training, the expected time and memory.
 
@@ -61,7 +61,7 @@ class JobService:
         return plan_job(request, self.settings, self.registry, self.datasets, self.workers, self.durations)
 
     def submit(self, request: JobRequest, scope: Scope, idempotency_key: str | None) -> Job:
-        """Check and queue a job, and return its record.
+        """Check a job request, put the job into a worker queue, and return it as a ``Job`` record.
 
         A repeated ``idempotency_key`` returns the earlier job.
 
@@ -131,7 +131,7 @@ class JobService:
         )
 
     def resume(self, job_id: str) -> Job:
-        """Queue a paused job again, ahead of the jobs that have not run yet, and return its record.
+        """Queue a paused job again, ahead of the jobs that have not run yet, and return its ``Job`` record.
 
         Raises ``JobConflict`` if the job is not paused.
         """
@@ -154,7 +154,7 @@ class JobService:
         return retry(self.jobs, self.celery, job_id, caller_of(scope).name, before_new=self._require_room)
 
     def delete(self, job_id: str) -> None:
-        """Delete a job that has ended, with its files.
+        """Delete a job that has ended: its record and all its files.
 
         Raises:
             JobNotFound: No job has this id.

@@ -21,7 +21,7 @@ COUNT_EVERY = 10
 
 
 class JobStoreMonitor:
-    """Background thread that checks that Redis answers, and counts the waiting jobs.
+    """Background thread that checks whether the job store (Redis) answers, and counts the waiting jobs.
 
     It pings Redis every 0.5 s, and counts the jobs at every tenth ping.
     """
@@ -36,7 +36,7 @@ class JobStoreMonitor:
 
     @property
     def answers(self) -> bool:
-        """Whether Redis answers pings.
+        """Whether the Redis server of the job store currently answers pings.
 
         It is true if the newest answer is less than 3 seconds old and no ping has failed since. Reading this never
         blocks.
@@ -46,7 +46,7 @@ class JobStoreMonitor:
 
     @property
     def waiting(self) -> dict[Queue, int]:
-        """Number of waiting jobs in each queue.
+        """The number of waiting jobs in each worker queue, as a dictionary by queue.
 
         The jobs are counted about every 5 s. The dictionary is empty before the first count and while Redis is down.
         """

@@ -42,7 +42,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """Return the position after the event with the given id.
+        """Convert the id of a job's event to the reading position right after that event.
 
         Raises ``ValueError`` if the id is malformed.
         """
@@ -56,7 +56,7 @@ class Cursor:
 
 
 class TimelineEvent(NamedTuple):
-    """An event of a job: its type, its data, and the reader's position after it."""
+    """An event of a job: its type, its data, and the position from which reading continues after it."""
 
     cursor: Cursor
     kind: str
@@ -64,7 +64,7 @@ class TimelineEvent(NamedTuple):
 
 
 class Advance(NamedTuple):
-    """New events of a job, returned by one call of ``Timeline.advance``.
+    """Result of ``Timeline.advance``: new events of a job, and its final status after the last event.
 
     Attributes:
         events: New events.
@@ -78,7 +78,7 @@ class Advance(NamedTuple):
 
 
 class Timeline:
-    """Reader that merges the events of a job in order of time.
+    """Reader that merges two sources of a job's events into one sequence in order of time.
 
     The events come from the job's event file and from its status changes in Redis.
 

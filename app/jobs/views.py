@@ -25,7 +25,7 @@ NO_ROOM = "waits for room on the disk: it is full"
 def job_view(
     job: Job, served: Collection[Queue], place_in_line: int | None = None, home: Path | None = None
 ) -> JobView:
-    """Convert a job record to its API response.
+    """Convert a stored job record to the API response that describes the job.
 
     The response has links to the calls that the job's status allows, such as ``resume``.
 
@@ -64,7 +64,7 @@ def job_view(
 
 
 def curve_answer(curve: CurveEvents, most: int | None = None) -> tuple[list[CurvePoint], list[Validation]]:
-    """Convert a training curve to its API form: metrics of training steps and of validations.
+    """Convert a learning curve to API objects: a list of training steps and a list of validations.
 
     Args:
         curve: The events of the curve.

@@ -78,7 +78,7 @@ def get_limit(ref: str, number: Number, registry: RegistryDep) -> LimitView:
     },
 )
 def get_limit_chart(ref: str, number: Number, registry: RegistryDep) -> Response:
-    """Return an SVG chart of the share of defects found at each size.
+    """Return an SVG chart of the share of defects that a model version finds at each defect size.
 
     It shows 95 % bounds and the goal of 90 %.
     """

@@ -61,7 +61,7 @@ class LimitView(Answer):
 
 
 class LimitList(Answer):
-    """All detection limits of a model version, the newest first, and the number of the calibration in use."""
+    """Detection limits of a model version, newest first, and the number of its active calibration."""
 
     model: str
     version: int

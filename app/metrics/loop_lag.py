@@ -13,7 +13,7 @@ EVERY_S = 0.5
 
 @asynccontextmanager
 async def measure_loop_lag(metrics: ServiceMetrics) -> AsyncIterator[None]:
-    """Context manager that measures the lag of the event loop every 0.5 seconds.
+    """Context manager that records the lag of the event loop in the metrics every 0.5 seconds.
 
     The lag is the time in seconds by which a sleeping task wakes up late.
     """

@@ -18,7 +18,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class RequestMetrics:
-    """ASGI middleware that counts requests and measures their latency.
+    """ASGI middleware that counts HTTP requests and records their latency as Prometheus metrics.
 
     Requests are counted by route and status. The latency ends when the response begins.
 

@@ -91,7 +91,7 @@ class ServiceMetrics:
         self._batches.observe(images)
 
     def observe_waits(self, seconds: Iterable[float]) -> None:
-        """Record, for each of several requests, the seconds that it waited in the scoring queue."""
+        """Record how many seconds each of several requests waited in the scoring queue for its first turn."""
         for waited in seconds:
             self._waits.observe(waited)
 
@@ -103,12 +103,12 @@ class ServiceMetrics:
             self._flagged.labels(name, str(version)).inc(flagged)
 
     def count_image_errors(self, slugs: Iterable[str]) -> None:
-        """Count images that could not be scored; ``slugs`` has the error type of each such image."""
+        """Count images that could not be scored, by error type; ``slugs`` has one error type per image."""
         for slug, count in Tally(slugs).items():
             self._image_errors.labels(slug).inc(count)
 
     def count_authentication_failure(self, reason: str) -> None:
-        """Count a request without a valid API key, separately for each ``reason``."""
+        """Count a request without a valid API key, by ``reason``, such as a missing or an expired key."""
         self._authentication_failures.labels(reason).inc()
 
     def render(self, registered: Callable[[], set[tuple[str, int]]]) -> bytes:

@@ -30,7 +30,7 @@ _BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {TAR: _BIN
 
 
 class ImportQuery(BaseModel):
-    """Query parameters of a model upload.
+    """Query parameters of a model upload: the model's name, and whether the new version goes live.
 
     Other parameters are refused with 422.
     """

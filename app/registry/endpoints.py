@@ -34,7 +34,7 @@ Version = Annotated[int, Path(ge=1, lt=10**9, examples=[3])]
     responses=responses(401, 500),
 )
 async def list_models(pool: ModelPoolDep, drift: DriftMonitorDep) -> ModelPage:
-    """List all models with versions, aliases and loading state.
+    """List all registered models with their versions, aliases (names of versions) and loading state.
 
     A model that failed to load, and one of which no version is live, has a `reason`.
     """
@@ -54,7 +54,7 @@ async def list_models(pool: ModelPoolDep, drift: DriftMonitorDep) -> ModelPage:
     responses=responses(401, 404, 409, 422, 500),
 )
 async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: DriftMonitorDep) -> ModelDetail:
-    """Show one version of a model.
+    """Show the details of one version of a model, chosen by version number or alias.
 
     It has the metadata (manifest), the active calibration and, once the version is loaded, how it computes scores.
 
@@ -78,7 +78,7 @@ async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: 
     responses=responses(401, 404, 409, 413, 415, 422, 429, 500, 507),
 )
 def move_alias(name: Name, alias: Alias, target: AliasTarget, registry: RegistryDep) -> Aliases:
-    """Create an alias of a model, or point the alias at another version.
+    """Create an alias (a name for one version) of a model, or point the alias at another version.
 
     To undo the change, send the `previous` version of the answer. It is null if the alias is new: then delete the
     alias.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ModelState(StrEnum):
-    """Loading state of a model version in this process.
+    """Loading state of a model in this process: idle, loading, ready, failed or unfit.
 
     Idle versions are not loaded. A model is unfit if it has no live version.
     """
@@ -40,7 +40,7 @@ class Loaded:
 
 @dataclass(eq=False)
 class PoolEntry:
-    """Entry of a model version in the pool of loaded models.
+    """Entry of the pool of loaded models: state, last use and memory size of a model version.
 
     Attributes:
         future: The loaded version, or the error of its loading.
@@ -68,7 +68,7 @@ class PoolEntry:
 
 @dataclass(frozen=True)
 class ModelListing:
-    """Entry of a model in the list of registered models.
+    """One registered model in the list of models that ``ModelPool.listing`` returns.
 
     It has the versions, the aliases, and the live version with its loading state.
 

@@ -21,7 +21,7 @@ tiles give up to 32, those of models of less than 1 MB up to 16 MB. What grows b
 
 
 class LoadedMemory:
-    """Meter of the memory that each loaded model takes.
+    """Meter of the bytes of process memory that each model takes when it is loaded.
 
     It measures by how many bytes the process grows between the start and the end of the loading.
 

@@ -75,7 +75,7 @@ class ModelPool:
         self._watcher.start()
 
     def close(self) -> None:
-        """Stop checking the registry, cancel loads that have not begun, and wait for those in progress."""
+        """Stop checking the registry, cancel model loads not yet begun, and wait for those in progress."""
         self._stop.set()
         self._loader.shutdown(cancel_futures=True)
         with self._lock:
@@ -107,7 +107,7 @@ class ModelPool:
         return await asyncio.shield(asyncio.wrap_future(entry.future))
 
     async def load_trained(self, loaded: Loaded) -> None:
-        """Load the trained flow of a model, if it is not loaded yet.
+        """Load the trained PyTorch flow of a loaded model, unless that flow is in memory already.
 
         It is needed for samples and gradients, but not for scores.
 
@@ -126,7 +126,7 @@ class ModelPool:
         await asyncio.shield(task)
 
     def find(self, ref: str) -> tuple[ModelVersion, PoolEntry | None]:
-        """Return the model version that ``ref`` names, with its entry in this pool.
+        """Return the model version that ``ref`` names, and its ``PoolEntry`` in this pool.
 
         The version is looked up on disk. The entry is None if the version has none.
         """
@@ -149,7 +149,7 @@ class ModelPool:
         return {(name, version) for name in self._registry.names() for version in self._registry.versions(name)}
 
     def states(self) -> dict[ModelVersion, tuple[ModelState, str | None]]:
-        """Return the loading state of each model version in the pool, and the reason for a failure.
+        """Return the loading state and the failure reason of each model version in the pool, as a dictionary.
 
         The reason is None where loading has not failed.
         """

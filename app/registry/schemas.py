@@ -26,7 +26,7 @@ class UnfitReason(Answer):
 
 
 class ModelSummary(Answer):
-    """Entry of a model in the list of models.
+    """Summary of one registered model, as the list of models shows it.
 
     It has the versions and aliases, and the state and quality of the live version.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def summary(model: ModelListing, drift: DriftMonitor | None = None) -> schemas.ModelSummary:
-    """Return the entry of a model in the list of models.
+    """Return the summary of one registered model that the API shows in the list of models.
 
     It has versions, aliases, loading state, and facts about the live version.
 

@@ -8,7 +8,7 @@ from worker.runs.store import RunStore
 
 
 def run_list(store: RunStore, limit: int, after: str | None = None) -> RunList:
-    """Return a page of runs, the newest first.
+    """Return a page of training runs, the newest first, as an API response.
 
     Args:
         store: The records.

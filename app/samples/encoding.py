@@ -16,7 +16,7 @@ MAX_SEED = 2**53 - 1
 
 
 def draw_seed() -> int:
-    """Return a random seed that every JSON reader represents exactly.
+    """Return a random seed for drawing images, small enough that every JSON reader represents it exactly.
 
     It is an integer between 0 and 2^53 - 1.
     """

@@ -72,7 +72,7 @@ async def sample_images(
     query: Annotated[SampleQuery, Query()],
     timeout_ms: TimeoutMs = None,
 ) -> Response:
-    """Draw random images from a model.
+    """Draw random images from a model; return them as PNG, NumPy array, zip archive or JSON.
 
     With `format=json`, each image has the exact log-likelihood of its 8-bit pixels, in nats.
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Decoding:
-    """State of decoding the images of one request.
+    """Progress of one request's images through the pool of decoding threads.
 
     It has the function, the files, the number of pixels of each file, and the results so far.
     """
@@ -174,7 +174,7 @@ class DecodingLanes:
     large: Decoders
 
     def lane(self, files: Iterable[bytes], pixels: Iterable[int] = ()) -> Decoders:
-        """Return the pool of threads that should decode the images of a request.
+        """Return the decoding pool for a request: ``small`` if all its images are small, else ``large``.
 
         Args:
             files: Content of its image files.
@@ -184,6 +184,6 @@ class DecodingLanes:
         return self.small if small else self.large
 
     def close(self) -> None:
-        """Cancel waiting images, finish the images being decoded, and wait for the threads to end."""
+        """Close both pools: cancel waiting images, finish those being decoded, and wait for the threads."""
         self.small.close()
         self.large.close()

@@ -26,7 +26,7 @@ FADING = 0.98
 
 @dataclass(eq=False)
 class WorkItem:
-    """Work of one scoring request in the queue.
+    """Work of one request in the scoring queue, with its results so far.
 
     It is either a function with its images, which shares batches with other requests, or a generator that runs in
     steps.
@@ -58,7 +58,7 @@ class WorkItem:
 
     @property
     def waiting(self) -> int:
-        """The number of places that this work takes in the limit on waiting requests.
+        """The number of requests that this work counts as in the limit on waiting requests.
 
         It is 1 for images that share batches, and 8 for a generator.
         """
@@ -76,7 +76,7 @@ class WorkItem:
 
     @property
     def part(self) -> Sequence[Any]:
-        """Items of this request that are in the current batch."""
+        """The items of this request, such as images, that are scored in the current batch."""
         begin = len(self.result)
         return self.items[begin : begin + self.in_hand]
 
@@ -89,7 +89,7 @@ class WorkItem:
         return self.in_hand * self.images // len(self.items) if self.items else 0
 
     def take(self, most: int) -> int:
-        """Move up to ``most`` unprocessed items into the current batch; return how many were moved."""
+        """Move up to ``most`` unprocessed items of this request into the batch; return how many were moved."""
         taken = min(most, len(self.items) - len(self.result) - self.in_hand)
         self.in_hand += taken
         return taken
@@ -131,7 +131,7 @@ class FairLine:
                 del self._lines[item.caller]
 
     def take(self) -> list[WorkItem]:
-        """Remove and return the work to process next.
+        """Remove the work to process next from the queue, and return it as a list.
 
         It is one generator, or requests that can share one batch.
         """
@@ -142,7 +142,7 @@ class FairLine:
         return batch
 
     def charge(self, batch: Sequence[WorkItem], seconds: float) -> None:
-        """Charge the callers of a batch for its computing time.
+        """Count the computing time of a batch against the callers whose items it contained.
 
         The ``seconds`` are divided among them in proportion to their items.
         """

@@ -65,7 +65,7 @@ class JudgeImages:
 
 @dataclass(frozen=True)
 class Admission:
-    """An accepted scoring request, with its model and its limits.
+    """An accepted scoring request, with its loaded model, its image limit and its deadline.
 
     Attributes:
         scope: Scope of the request, with its caller.
@@ -86,7 +86,7 @@ class Admission:
 
 @dataclass(frozen=True)
 class Judging:
-    """Shared service that scores the images of all kinds of requests.
+    """Shared service that scores images for both APIs: scoring endpoints and the Open Inference Protocol.
 
     All ways into the service use it, so that they share limits, queue and drift tests.
     """
@@ -146,7 +146,7 @@ class Judging:
         admission.time.extend(SECONDS_PER_MEGAPIXEL * query.passes * pixels / 1e6)
 
     async def judge(self, admission: Admission, images: Sequence[Pixels], query: ScoreQuery) -> list[Judgement]:
-        """Score images in the queue, and return the score or the error of each image.
+        """Score images through the scoring queue, and return the score or the error of each image in order.
 
         Args:
             admission: The request.

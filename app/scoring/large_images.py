@@ -44,7 +44,7 @@ class LargeImages:
 
     @contextmanager
     def hold(self, caller: str, pixels: int) -> Iterator[None]:
-        """Context manager that counts the pixels of a request's images against the limit.
+        """Context manager that counts the pixels of a request's images against the limit on pixels in memory.
 
         Args:
             caller: Name of the caller.

@@ -134,7 +134,7 @@ class ScoringQueue:
         images_an_item: int = 1,
         at_once: int = BATCH,
     ) -> list[T]:
-        """Apply ``function`` to every item in batches, and return the results.
+        """Apply ``function`` to a request's items in batches on the scoring thread, and return the results.
 
         Requests with an equal function share batches.
 

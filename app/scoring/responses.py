@@ -106,7 +106,7 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, lo
 
 
 def heat_map_answer(pixels: Pixels, heat_map: PixelMaps, regions: MapRegions | None = None) -> schemas.HeatMap:
-    """Return the API response for the heat map of an image.
+    """Return the API form of an image's heat map: each pixel's contribution to the log-likelihood.
 
     It has a PNG overlay and a NumPy array, both in base64.
 

@@ -53,7 +53,7 @@ class ScoreQuery(BaseModel):
 
 
 class Term(Answer):
-    """Part of a log-likelihood, in nats, from one scale (level) of the flow; scale 0 is the transform of the pixels.
+    """Part of a log-likelihood, in nats, from one scale of the flow; scale 0 is the transform of the pixels.
 
     A density of features has scale 1 alone; its scale 0 is 0.
     """
@@ -109,7 +109,7 @@ class Anomaly(Answer):
 
 
 class PreprocessingNote(Answer):
-    """Changes of an image before scoring, and a warning if the file is unlike the training images."""
+    """Changes made to an image before scoring, and a warning if its file is unlike the training images."""
 
     id: str = Field(description="Digest of the model's preprocessing.")
     resized: bool
@@ -144,7 +144,7 @@ class ItemError(Answer):
 
 
 class ImageRegion(Answer):
-    """A connected region of an image where its anomaly map reaches the threshold; corners connect."""
+    """A region of pixels, joined by sides or corners, where an image's anomaly map reaches its threshold."""
 
     box: tuple[int, int, int, int] = Field(
         description="Left, top, right, bottom in pixels of the upright file; the box covers the whole region."

@@ -27,7 +27,7 @@ MAX_EXPLAINED_PIXELS = 2**20
 
 @dataclass(frozen=True)
 class ScoringService:
-    """Service that answers scoring requests.
+    """Service that answers HTTP requests to score images with a model.
 
     It decodes the images, has them scored, and encodes the response.
     """

@@ -122,14 +122,14 @@ class Client(_Client[SyncTransport]):
             return combine(parts, fdr=fdr)
 
     def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> Generator[ScorePart]:
-        """Score images with a model, and yield the results in order, batch by batch.
+        """Score images with a model, and yield one ``ScorePart`` with the results of each batch, in order.
 
         ``images`` may be an endless iterator.
         """
         return score_blocking(self._transport, ScoreParameters(ref, **options), images)
 
     def score_each(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> Generator[ImageResult]:
-        """Yield the scores or the error of each image, in order.
+        """Score images with a model, and yield the scores or the error of each image, in order.
 
         ``images`` may be an endless iterator.
 
@@ -194,7 +194,7 @@ class AsyncClient(_Client[AsyncTransport]):
             return combine([part async for part in parts], fdr=fdr)
 
     def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> AsyncGenerator[ScorePart]:
-        """Score images with a model, and yield the results in order, batch by batch.
+        """Score images with a model, and yield one ``ScorePart`` with the results of each batch, in order.
 
         ``images`` may be an endless iterator.
         """
@@ -203,7 +203,7 @@ class AsyncClient(_Client[AsyncTransport]):
     async def score_each(
         self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]
     ) -> AsyncGenerator[ImageResult]:
-        """Yield the scores or the error of each image, in order.
+        """Score images with a model, and yield the scores or the error of each image, in order.
 
         ``images`` may be an endless iterator.
         """

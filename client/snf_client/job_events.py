@@ -177,7 +177,7 @@ class JobEventReader:
         return None if self.over else ServiceUnavailable("the service ended the stream of events", sent=True)
 
     def pause(self, error: ClientError) -> float:
-        """Return the seconds to wait before reconnecting after an error.
+        """Return the seconds to wait before reconnecting to a job's event stream after an error.
 
         Raises:
             ClientError: The given error, if connecting again is of no use or was tried often enough: about five

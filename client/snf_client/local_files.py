@@ -93,7 +93,7 @@ def natural_order(path: PurePath) -> tuple[tuple[tuple[str | int, ...], ...], st
 
 
 def files_in(folder: Path) -> FolderFiles:
-    """Find all files in a folder and its subfolders, in natural order.
+    """Return all files under a folder in natural order, split into possible images and skipped files.
 
     Links to folders are not followed.
     """
@@ -112,12 +112,15 @@ def files_in(folder: Path) -> FolderFiles:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Return the files in a folder and all its subfolders that may be images, in natural order; see ``FolderFiles``."""
+    """Return the files in a folder and its subfolders that may be images, in natural order (2 before 10).
+
+    See ``FolderFiles`` for which files may be images.
+    """
     return files_in(folder).files
 
 
 def split_paths(paths: list[Path]) -> tuple[dict[str, Path], list[Path]]:
-    """Collect the files to upload, separated into image files and other files.
+    """Find the files to upload among given paths, and return images and other files separately.
 
     The other files are those that were given without the suffix of an image, such as archives and arrays. All files of
     a folder count as images, except those that ``is_no_image`` skips.
@@ -197,7 +200,7 @@ class _Readable(Protocol):
 
 
 class ByteCounter:
-    """Counter of the bytes sent in an upload, which reports the progress.
+    """Counter of the bytes sent in an upload, which reports them to a progress function.
 
     Args:
         progress: Function that is called after every read; None: no function.
@@ -210,7 +213,7 @@ class ByteCounter:
         self._done = 0
 
     def add(self, count: int) -> None:
-        """Add ``count`` bytes to the number of bytes sent, and report the progress.
+        """Add ``count`` to the number of bytes sent in an upload, and call its progress function.
 
         The progress function, if there is one, gets the bytes so far and the bytes in all.
         """
@@ -220,7 +223,10 @@ class ByteCounter:
 
 
 class CountedStream:
-    """Wrapper of a readable stream that adds each read's bytes to a ``ByteCounter``, to report upload progress."""
+    """Wrapper of a readable stream that counts the bytes read from it, to report upload progress.
+
+    Each read adds its number of bytes to a ``ByteCounter``.
+    """
 
     def __init__(self, stream: _Readable, counter: ByteCounter) -> None:
         self._stream = stream
@@ -238,7 +244,10 @@ class CountedStream:
 
 
 class CountedFile(CountedStream):
-    """Wrapper of an open file on disk that adds each read's bytes to a ``ByteCounter``, to report upload progress."""
+    """Wrapper of an open file on disk that counts the bytes read from it, to report upload progress.
+
+    Each read adds its number of bytes to a ``ByteCounter``.
+    """
 
     def __init__(self, file: BinaryIO, counter: ByteCounter) -> None:
         super().__init__(file, counter)

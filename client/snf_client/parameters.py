@@ -18,7 +18,7 @@ class CalibrationParameters(TypedDict):
 
 
 class EvaluationParameters(TypedDict):
-    """Settings of an evaluation.
+    """Settings that a user chooses for the evaluation of a model on normal and anomalous images.
 
     They name the datasets to test against, and say whether simulated faults are tested, too. They also limit the number
     of images in a set, and may add a false-alarm rate.
@@ -46,7 +46,7 @@ class EvaluationParameters(TypedDict):
 
 
 class LimitParameters(TypedDict):
-    """Settings for measuring a detection limit.
+    """Settings for measuring a model's detection limit, the smallest defect size that it reliably finds.
 
     They are the false-alarm rate, the number of images, the shapes and contrasts of the defects, the seed, and the
     calibration.

@@ -20,7 +20,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class RetryWhen(Enum):
-    """Rule that says when a failed request may be sent again."""
+    """Rule for when a failed request may be sent again: always, if refused, or only if never sent."""
 
     ALWAYS = "always"
     """The call is idempotent: sending it twice has the effect of sending it once."""
@@ -32,7 +32,7 @@ class RetryWhen(Enum):
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """Description of one HTTP request to the service.
+    """Description of one HTTP request to the service, which a transport such as ``SyncTransport`` sends.
 
     It includes the function that parses the response, and a retry rule.
 
@@ -65,7 +65,7 @@ class Call(Generic[T]):
 
 
 def path(*parts: str | int) -> str:
-    """Return the URL path of an API endpoint, with percent-encoded segments.
+    """Return the URL path of an API endpoint: ``/v1/`` and the given segments, percent-encoded.
 
     The segments ``a`` and ``b`` give ``/v1/a/b``. The characters ``:`` and ``@`` stay.
     """
@@ -73,7 +73,10 @@ def path(*parts: str | int) -> str:
 
 
 def query(**params: Any) -> dict[str, Any]:
-    """Return the parameters of a URL query, without those that are None; booleans become "true" or "false"."""
+    """Return the given parameters of a URL query as a dict, without those that are None.
+
+    Booleans become "true" or "false".
+    """
     return {
         name: str(value).lower() if isinstance(value, bool) else value
         for name, value in params.items()
@@ -98,7 +101,7 @@ def read_json(schema: type[M]) -> Callable[[httpx.Response], M]:
 
 
 def unexpected(response: httpx.Response, expected: str, error: ValidationError) -> UnexpectedAnswer:
-    """Return the error for a response whose JSON does not have the expected format.
+    """Return the ``UnexpectedAnswer`` error for a response whose JSON does not have the expected format.
 
     Its message names the first wrong field.
     """

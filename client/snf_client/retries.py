@@ -23,7 +23,7 @@ OnRetry = Callable[[ClientError, float], None]
 
 @dataclass(frozen=True)
 class Retries:
-    """Settings for repeating failed requests: limits and pauses.
+    """Settings for repeating failed requests: how often, for how long, and after which pauses.
 
     By default there are at most 10 attempts, within 60 seconds.
 
@@ -48,7 +48,7 @@ class Retries:
     on_retry: OnRetry | None = None
 
     def pause(self, error: BaseException | None, failures: int) -> float:
-        """Return the seconds to wait before the next attempt.
+        """Return the seconds to wait before a failed request is sent again.
 
         They follow the ``Retry-After`` of the error. Without it, the pause doubles with every failure, up to
         ``longest_pause``.
@@ -60,14 +60,14 @@ class Retries:
         return whole * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret
 
     def max_attempts(self, *, contacted: bool) -> int:
-        """Return the maximum number of attempts for a request.
+        """Return the largest number of times that a request is sent, the first time included.
 
         By default it is 10, or 4 while the service has never answered.
         """
         return self.attempts if contacted else min(self.attempts, self.attempts_before_contact)
 
     def tenacity_options(self, call: Call[Any], contacted: Callable[[], bool]) -> dict[str, Any]:
-        """Return keyword arguments that make tenacity's ``Retrying`` or ``AsyncRetrying`` apply these limits."""
+        """Return the keyword arguments that make tenacity's ``Retrying`` classes follow these retry settings."""
         return {
             "retry": retry_if_exception(lambda error: may_retry(call.retry_when, error)),
             "stop": stop_before_delay(self.seconds) | _StopAfter(lambda: self.max_attempts(contacted=contacted())),
@@ -96,7 +96,7 @@ class _StopAfter(stop_base):
 
 
 def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
-    """Return whether a failed request may be sent again.
+    """Return whether a failed request may be sent again, judged by its error and its retry rule.
 
     It may after a lost connection or HTTP 429, 502 or 503, as far as ``retry_when`` permits.
     """

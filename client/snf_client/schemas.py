@@ -20,7 +20,7 @@ class AliasTarget(BaseModel):
 
 
 class AuditedImage(BaseModel):
-    """Log-likelihood of an image as served and as recomputed in float64.
+    """Log-likelihood of one image in an audit: as the service gives it, and recomputed in float64.
 
     Both values and their difference are in nats.
     """
@@ -40,7 +40,7 @@ class AuditedImage(BaseModel):
 
 
 class AuditedLayer(BaseModel):
-    """Log-determinant of a layer, as cached and as recomputed in float64.
+    """Log-determinant of one layer of a flow, as stored with the model and as recomputed in float64.
 
     It is log |det Jacobian|, which is equal for all images.
     """
@@ -53,7 +53,7 @@ class AuditedLayer(BaseModel):
 
 
 class AuditedTotal(BaseModel):
-    """Sum of the log-determinants of a model's layers, as cached and as recomputed.
+    """Sum of the log-determinants of a model's layers, as used for scores and as recomputed in float64.
 
     It is the log |det Jacobian| that is equal for all images. Its largest allowed difference is included.
 
@@ -69,7 +69,7 @@ class AuditedTotal(BaseModel):
 
 
 class CalibrationChoice(BaseModel):
-    """Request to select the calibration of a model version.
+    """Request to select, by its number, the calibration with which a model version judges images.
 
     The calibration with this number gives the p-values from then on, unless `dry_run` is true.
     """
@@ -80,7 +80,7 @@ class CalibrationChoice(BaseModel):
 
 
 class CalibrationRequest(BaseModel):
-    """Request to calibrate a model on a dataset of normal images.
+    """Request to calibrate the p-values of a model on a dataset of normal images.
 
     While the new calibration is active, the p-values of the model are ranks among images of this dataset.
     """
@@ -98,7 +98,7 @@ class CalibrationRequest(BaseModel):
 
 
 class CalibrationResult(BaseModel):
-    """Result of a calibration job: the new calibration of a model version.
+    """Result of a calibration job: the new calibration of a model version's p-values.
 
     It has the number of the calibration and the smallest p-value that it can give.
     """
@@ -117,7 +117,7 @@ class CalibrationResult(BaseModel):
 
 
 class CallerView(BaseModel):
-    """Name, id and roles of the API key of a request, as the answer of `/v1/me`."""
+    """Name, id and roles of the API key that a request carries, as the answer of `/v1/me`."""
 
     model_config = ConfigDict(frozen=True)
     name: str = Field(..., description="Name of the key; `anyone` where the service has no keys.")
@@ -127,7 +127,7 @@ class CallerView(BaseModel):
 
 
 class ComparedCalibration(BaseModel):
-    """Calibration in a comparison, with its smallest p-value and its anomaly threshold in nats."""
+    """One of two compared calibrations of a model, with its smallest p-value and anomaly threshold in nats."""
 
     model_config = ConfigDict(frozen=True)
     number: int
@@ -144,7 +144,7 @@ class ComparedCalibration(BaseModel):
 
 
 class ComparedImages(BaseModel):
-    """Numbers of images of a dataset for each purpose in a comparison.
+    """Numbers of images of a dataset that a comparison uses for fits, calibration and drawn defects.
 
     No image is counted twice.
     """
@@ -185,7 +185,7 @@ class Curve(BaseModel):
 
 
 class CurvePoint(BaseModel):
-    """Metrics of one training step, such as bits/dim and learning rate.
+    """Metrics of one training step in a learning curve, such as bits per dimension and learning rate.
 
     A metric is null if it was not finite, or if the training does not have it.
     """
@@ -285,7 +285,7 @@ class Duplicates(BaseModel):
 
 
 class Estimate(BaseModel):
-    """Expected duration and peak memory of a training job."""
+    """Expected duration in seconds and peak memory in bytes of a training job."""
 
     model_config = ConfigDict(frozen=True)
     seconds: float = Field(..., description="Expected time from its start to the registered model.")
@@ -307,7 +307,7 @@ class Estimate(BaseModel):
 
 
 class EstimatedJob(BaseModel):
-    """Estimate for a job that was checked but not queued: its queue, time and memory.
+    """Estimate for a job that was checked but not queued: its worker queue, expected time and memory.
 
     It also has the number of jobs that wait in that queue.
     """
@@ -341,7 +341,7 @@ class Example(BaseModel):
 
 
 class FalseAlarms(BaseModel):
-    """Fraction of normal images flagged at a given false-alarm rate.
+    """Fraction of normal images that an anomaly score flags as anomalous at a nominal false-alarm rate.
 
     The rate is ``alpha``. The 99 % interval that is expected for the fraction is given, too.
     """
@@ -432,7 +432,7 @@ class ImageFacts(BaseModel):
 
 
 class ImageRegion(BaseModel):
-    """A connected region of an image where its anomaly map reaches the threshold; corners connect."""
+    """A region of pixels, joined by sides or corners, where an image's anomaly map reaches its threshold."""
 
     model_config = ConfigDict(frozen=True)
     box: tuple[int, int, int, int] = Field(
@@ -454,7 +454,7 @@ class ItemError(BaseModel):
 
 
 class JobDataset(BaseModel):
-    """A dataset, with the reason if a job cannot use it."""
+    """Dataset with its number of images, their shape, and the reason if a job cannot use it."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -588,7 +588,7 @@ class JobView(BaseModel):
 
 
 class LimitCell(BaseModel):
-    """Detection counts for defects of one shape, contrast and size.
+    """Detection result for defects of one shape, contrast and size: how many of them were found.
 
     It has the number of flagged images, and their share with its bounds.
 
@@ -621,7 +621,7 @@ class LimitCurve(BaseModel):
 
 
 class LimitResult(BaseModel):
-    """Result of a job that measured the detection limit of a model version.
+    """Result of a job that measured how small a defect a model version still finds: its detection limit.
 
     It has the number of the new limit, and the smallest defect sizes that are found.
     """
@@ -663,7 +663,7 @@ class Martingale(BaseModel):
 
 
 class Normal(BaseModel):
-    """Description of the normal images of an evaluation.
+    """Section of an evaluation report about the normal images.
 
     It has the dataset, the number of images for each purpose, examples and the mean log-likelihood.
     """
@@ -680,7 +680,7 @@ class Normal(BaseModel):
 
 
 class PreprocessingNote(BaseModel):
-    """Changes of an image before scoring, and a warning if the file is unlike the training images."""
+    """Changes made to an image before scoring, and a warning if its file is unlike the training images."""
 
     model_config = ConfigDict(frozen=True)
     id: str = Field(..., description="Digest of the model's preprocessing.")
@@ -718,7 +718,7 @@ class PresetView(BaseModel):
 
 
 class Preview(BaseModel):
-    """Sample images that a model drew at one training step: the step and the path of their PNG grid."""
+    """Images drawn from a model at one training step: the step, and the URL path of their PNG grid."""
 
     model_config = ConfigDict(frozen=True)
     step: int
@@ -726,7 +726,7 @@ class Preview(BaseModel):
 
 
 class Previews(BaseModel):
-    """All stored sample images of a training job, as one PNG grid per step, the earliest step first."""
+    """PNG grids of images that a training job drew from its model, one per training step, earliest first."""
 
     model_config = ConfigDict(frozen=True)
     job: str
@@ -745,7 +745,7 @@ class Quantile(BaseModel):
 
 
 class Rate(BaseModel):
-    """Fraction of images flagged as anomalous at a given false-alarm rate.
+    """Fraction of the anomalous images that an anomaly score detects at a given false-alarm rate.
 
     It is from 0 to 1, or null if too few images set the threshold at ``alpha``.
     """
@@ -756,7 +756,7 @@ class Rate(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Answer of `/readyz`: whether the service can score.
+    """Answer of `/readyz`: whether the service can score images.
 
     It also tells which models failed to load, and how full the queue is.
     """
@@ -815,7 +815,7 @@ class Reference(BaseModel):
 
 
 class ReferenceRequest(BaseModel):
-    """Request to create a dataset that refers to images at a storage location.
+    """Request to create a dataset that refers to images at a storage URL, such as an S3 folder.
 
     It has the name of the dataset and the location of the images, which are not copied.
     """
@@ -837,7 +837,9 @@ class ReferenceRequest(BaseModel):
 
 
 class RegionRates(BaseModel):
-    """How often anomaly maps have a region at or above the threshold for a false-alarm rate.
+    """How often anomaly maps flag a region on a defect or in a normal image, at a given false-alarm rate.
+
+    A region is flagged where the map is at or above its threshold.
 
     The rate is ``alpha``. The values are null where the map has no threshold for this rate.
     """
@@ -950,7 +952,7 @@ class SizeCount(BaseModel):
 
 
 class Split(BaseModel):
-    """Split of a dataset, with the number of images in each part.
+    """Division of a dataset into parts for training and calibration, with the number of images in each.
 
     The parts are for training, for fitting anomaly statistics, and for calibrating p-values.
 
@@ -972,7 +974,7 @@ class Split(BaseModel):
 
 
 class Term(BaseModel):
-    """Part of a log-likelihood, in nats, from one scale (level) of the flow; scale 0 is the transform of the pixels.
+    """Part of a log-likelihood, in nats, from one scale of the flow; scale 0 is the transform of the pixels.
 
     A density of features has scale 1 alone; its scale 0 is 0.
     """
@@ -1062,7 +1064,7 @@ class Validation(BaseModel):
 
 
 class WhiteLevelDrift(BaseModel):
-    """Drift test on the brightness of the recent images.
+    """Drift test on the brightness (white level) of recently scored images.
 
     It is a Kolmogorov-Smirnov test that compares the white levels of recent images with those of the calibration
     images.
@@ -1078,7 +1080,7 @@ class WhiteLevelDrift(BaseModel):
 
 
 class WorkerView(BaseModel):
-    """A running worker process, with its device, its queues and its current job."""
+    """A running worker process, with its device (CPU or GPU), its job queues and its current job."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -1124,7 +1126,7 @@ class Anomaly(BaseModel):
 
 
 class Audit(BaseModel):
-    """Comparison of a model's log-likelihoods with a recomputation in float64.
+    """Comparison of a model's log-likelihoods of up to 16 images with a recomputation in float64.
 
     The log-likelihoods are compared as served. The log-determinants of the layers are compared, too. The recomputation
     uses no cached values.
@@ -1149,7 +1151,7 @@ class Audit(BaseModel):
 
 
 class CalibrationComparison(BaseModel):
-    """Comparison of a calibration with the calibration in use.
+    """Comparison of a model version's p-value calibration with another one, by default the one in use.
 
     It shows the smallest false-alarm rate and the threshold of both, and how many verdicts on the newest images would
     change.
@@ -1164,7 +1166,7 @@ class CalibrationComparison(BaseModel):
 
 
 class CalibrationView(BaseModel):
-    """Calibration of a model, with its dataset and its p-value thresholds.
+    """Calibration of a model's p-values, with its dataset, image counts and p-value thresholds.
 
     Fields are null if the file of the calibration is damaged.
     """
@@ -1201,7 +1203,7 @@ class CalibrationView(BaseModel):
 
 
 class Column(BaseModel):
-    """Anomaly score in the report, with its false alarms on normal images.
+    """Description of one anomaly score in an evaluation report, with its false alarms on normal images.
 
     It has a name, a label and a kind. Larger scores are more anomalous.
     """
@@ -1214,7 +1216,9 @@ class Column(BaseModel):
 
 
 class DatasetReport(BaseModel):
-    """Report on the images of a dataset, made when the dataset is uploaded or inspected.
+    """Report on the images of a dataset, made when all of them are first read.
+
+    That is at the upload, or at the inspection of a dataset by reference.
 
     It covers rejected files, sizes, colours, duplicates, groups and the split into parts.
     """
@@ -1246,7 +1250,7 @@ class DatasetReport(BaseModel):
 
 
 class Drift(BaseModel):
-    """Results of the drift tests of one image source, or of all images.
+    """Drift test results of a model, for images of one source, such as a camera, or for all images.
 
     They tell whether scored images still look like the calibration images.
 
@@ -1310,7 +1314,7 @@ class FailedImage(BaseModel):
 
 
 class FamilyResult(BaseModel):
-    """Result of one model family in a comparison.
+    """Measured likelihood, detection limits and speed of one model family in a comparison.
 
     If the family was not compared, ``unavailable`` gives the reason.
     """
@@ -1375,7 +1379,7 @@ class HeatMap(BaseModel):
 
 
 class JobList(BaseModel):
-    """A page of jobs, newest first, with the value of `after` for the next page."""
+    """A page of background jobs, newest first, with the cursor for the next page."""
 
     model_config = ConfigDict(frozen=True)
     jobs: list[JobView]
@@ -1400,7 +1404,7 @@ class JobResult(BaseModel):
 
 
 class LimitRecord(BaseModel):
-    """Measured detection limits of a model version.
+    """Record of the measured detection limits of a model: the smallest defects that it reliably finds.
 
     The record states which defects were added to images, how many of them were found, and the limits.
     """
@@ -1495,7 +1499,7 @@ class ModelDetail(BaseModel):
 
 
 class ModelSummary(BaseModel):
-    """Entry of a model in the list of models.
+    """Summary of one registered model, as the list of models shows it.
 
     It has the versions and aliases, and the state and quality of the live version.
 
@@ -1575,7 +1579,7 @@ class RecommendationRecord(BaseModel):
 
 
 class ReferenceRecord(BaseModel):
-    """Description of a dataset by reference: its location and its files.
+    """Description of a dataset by reference, whose images are not copied: its location and its files.
 
     It counts the images, and the files that were ignored or rejected.
     """
@@ -1681,7 +1685,10 @@ class SetReport(BaseModel):
 
 
 class TrainingCurve(BaseModel):
-    """Learning curve of a training: its metrics by step. A step that was repeated after a restart occurs once."""
+    """Learning curve of a training job: metrics of its training steps, and of its validations.
+
+    A step that was repeated after a restart occurs once.
+    """
 
     model_config = ConfigDict(frozen=True)
     job: str
@@ -1690,14 +1697,14 @@ class TrainingCurve(BaseModel):
 
 
 class WorkerList(BaseModel):
-    """All worker processes that are running, sorted by name."""
+    """All running worker processes, which execute the background jobs, sorted by name."""
 
     model_config = ConfigDict(frozen=True)
     workers: list[WorkerView]
 
 
 class CalibrationList(BaseModel):
-    """All calibrations of a model version.
+    """List of all p-value calibrations of a model version, as an API answer.
 
     They are in ascending order of number. `active` is the number of the calibration in use.
     """
@@ -1711,7 +1718,7 @@ class CalibrationList(BaseModel):
 
 
 class DatasetDetail(BaseModel):
-    """Summary of a dataset with links and the validation report of its files.
+    """Summary of a dataset, with the validation report of its files and URL paths of related resources.
 
     The report is null for a built-in dataset, and for a dataset by reference that was not inspected.
     """
@@ -1777,7 +1784,7 @@ class EvaluationReport(BaseModel):
 
 
 class LimitList(BaseModel):
-    """All detection limits of a model version, the newest first, and the number of the calibration in use."""
+    """Detection limits of a model version, newest first, and the number of its active calibration."""
 
     model_config = ConfigDict(frozen=True)
     model: str

@@ -42,7 +42,7 @@ class ServiceConnection:
 
     @classmethod
     def to(cls, url: str | None, key: str | None, timeout: float, retries: Retries | None) -> Self:
-        """Create connection settings from arguments and environment variables.
+        """Create connection settings; an address or key that is None is taken from environment variables.
 
         Args:
             url: Address of the service; None: that in ``SNF_URL``, else ``http://127.0.0.1:8000``.
@@ -115,7 +115,7 @@ class _Transport:
 
 
 class SyncTransport(_Transport):
-    """Blocking transport that sends HTTP requests to the service.
+    """HTTP client that sends requests to the service and blocks until each one is answered.
 
     It repeats failed requests if that is safe.
     """
@@ -171,7 +171,7 @@ class SyncTransport(_Transport):
 
 
 class AsyncTransport(_Transport):
-    """Transport for ``asyncio`` that sends HTTP requests to the service.
+    """HTTP client for ``asyncio`` that sends requests to the service without blocking the event loop.
 
     It repeats failed requests if that is safe.
     """
@@ -263,7 +263,7 @@ class Resource(Generic[S]):
 
 
 class operation(Generic[P, T]):  # noqa: N801 - a decorator, as ``property`` is
-    """Decorator for a method that describes a request: calling the method sends the request.
+    """Decorator for a method that describes a request as a ``Call``: calling the method sends the request.
 
     The method then returns the parsed response.
 

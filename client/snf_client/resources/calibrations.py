@@ -18,7 +18,7 @@ from snf_client.transport import Resource, S, operation
 
 
 class CalibrationsResource(Resource[S]):
-    """Calls about the calibrations of a model.
+    """API calls that list, show, compare, activate and create the p-value calibrations of a model.
 
     A calibration has the scores of normal images, from which p-values are computed.
 
@@ -27,7 +27,7 @@ class CalibrationsResource(Resource[S]):
 
     @operation
     def list(self, ref: str) -> Call[CalibrationList]:
-        """Return all calibrations of a model version, and the number of the active calibration."""
+        """Return all p-value calibrations of a model version, and the number of the one in use."""
         return Call("GET", path("models", ref, "calibrations"), read_json(CalibrationList))
 
     @operation
@@ -41,7 +41,7 @@ class CalibrationsResource(Resource[S]):
 
     @operation
     def choose(self, ref: str, number: int) -> Call[CalibrationList]:
-        """Activate another calibration of a model version, and return all calibrations.
+        """Activate another p-value calibration of a model version, and return the list of all of them.
 
         Scoring uses it within about two seconds.
         """
@@ -50,7 +50,7 @@ class CalibrationsResource(Resource[S]):
 
     @operation
     def compare(self, ref: str, number: int, *, against: int | None = None) -> Call[CalibrationComparison]:
-        """Return what would change if another calibration became active.
+        """Return how the threshold and verdicts of a model would change if another calibration became active.
 
         It compares the smallest alpha, the threshold, and the verdicts on the newest images.
 
@@ -72,7 +72,7 @@ class CalibrationsResource(Resource[S]):
         precision: Literal["float32", "bfloat16"] = "float32",
         key: str | None = None,
     ) -> Call[JobView]:
-        """Submit a job that calibrates a model's p-values on normal images.
+        """Submit a background job that calibrates a model's p-values on a dataset of normal images.
 
         Returns the record of the job.
 

@@ -17,7 +17,7 @@ Paths: TypeAlias = str | Path | Iterable[str | Path]
 
 
 class DatasetsResource(Resource[S]):
-    """Calls about datasets, which are named collections of images."""
+    """API calls that list, show, create and delete datasets, which are named collections of images."""
 
     @operation
     def list(self) -> Call[DatasetList]:
@@ -29,7 +29,7 @@ class DatasetsResource(Resource[S]):
 
     @operation
     def get(self, name: str) -> Call[DatasetDetail]:
-        """Return the details of a dataset.
+        """Return the details of one dataset by its name, such as the number of its images.
 
         They are its image counts and sizes, its split into training and other parts, and the report of its upload.
         """
@@ -37,7 +37,7 @@ class DatasetsResource(Resource[S]):
 
     @operation
     def contact_sheet(self, name: str) -> Call[bytes]:
-        """Return a PNG overview of up to 100 images of a dataset.
+        """Return the bytes of a PNG overview that shows up to 100 images of a dataset.
 
         Raises ``NotFound`` if the dataset is built in, and ``InvalidRequest`` if it refers to images that were not
         inspected.
@@ -46,7 +46,7 @@ class DatasetsResource(Resource[S]):
 
     @operation
     def delete(self, name: str) -> Call[None]:
-        """Delete a dataset.
+        """Delete a dataset from the service, with the images that were uploaded for it.
 
         Models that were trained on it stay, and so do images to which the dataset only refers.
 
@@ -59,7 +59,7 @@ class DatasetsResource(Resource[S]):
     def refer(
         self, name: str, location: str, *, column: str | None = None, inspect: bool = False
     ) -> Call[DatasetDetail]:
-        """Create a dataset that refers to images at a location, without copying them.
+        """Create a dataset of images that stay at a storage location, such as an S3 bucket.
 
         Returns the details of the dataset, such as the number of images found.
 

@@ -285,13 +285,13 @@ class _Jobs(Resource[S]):
 
 
 class JobsResource(_Jobs[SyncTransport]):
-    """Calls that submit, follow and control jobs, such as the training of a model.
+    """API calls that submit, follow and control background jobs, such as the training of a model.
 
     Submissions are safe to repeat because each carries an idempotency key.
     """
 
     def events(self, job_id: str, *, after: str = "") -> Generator[Event]:
-        """Yield the events of a job in order until the job has ended.
+        """Yield the events of a job, such as status changes and progress, in order until it has ended.
 
         Each event is yielded once. If the connection is lost, the client connects again.
 
@@ -323,7 +323,7 @@ class JobsResource(_Jobs[SyncTransport]):
                 self._transport.pause(reader.pause(lost))
 
     def wait(self, job_id: str, *, timeout: float | None = None) -> JobView:
-        """Block until a job has ended, and return its record.
+        """Block until a job has ended, and return its final record with its status and result.
 
         The job may have succeeded or not.
 
@@ -337,10 +337,10 @@ class JobsResource(_Jobs[SyncTransport]):
 
 
 class AsyncJobsResource(_Jobs[AsyncTransport]):
-    """Calls of ``JobsResource`` for ``asyncio``: they submit, follow, control and read jobs without blocking."""
+    """API calls for ``asyncio`` that submit, follow and control background jobs, as ``JobsResource`` does."""
 
     async def events(self, job_id: str, *, after: str = "") -> AsyncGenerator[Event]:
-        """Yield the events of a job in order until the job has ended.
+        """Yield the events of a job, such as status changes and progress, in order until it has ended.
 
         Each event is yielded once. The event loop is not blocked.
         """
@@ -360,7 +360,7 @@ class AsyncJobsResource(_Jobs[AsyncTransport]):
                 await self._transport.pause(reader.pause(lost))
 
     async def wait(self, job_id: str, *, timeout: float | None = None) -> JobView:
-        """Wait until a job has ended, without blocking, and return its record.
+        """Wait without blocking until a job has ended; return its final record with its status and result.
 
         The job may have succeeded, failed or been cancelled.
 

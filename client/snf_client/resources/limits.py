@@ -8,7 +8,7 @@ from snf_client.transport import Resource, S, operation
 
 
 class LimitsResource(Resource[S]):
-    """Calls about the detection limits of a model: the smallest defects that it finds.
+    """API calls about the detection limits of a model: the smallest defects that it reliably finds.
 
     To measure a limit, queue a job with ``client.jobs.limit``.
 
@@ -17,7 +17,7 @@ class LimitsResource(Resource[S]):
 
     @operation
     def list(self, ref: str) -> Call[LimitList]:
-        """Return all detection limits of a model version, newest first.
+        """Return all measured detection limits (smallest defects found) of a model version, newest first.
 
         The result also has the number of the active calibration.
         """
@@ -25,10 +25,10 @@ class LimitsResource(Resource[S]):
 
     @operation
     def get(self, ref: str, number: int) -> Call[LimitView]:
-        """Return one detection limit of a model version by its number, counted from 1."""
+        """Return a detection limit (smallest defects found) of a model version by its number, counted from 1."""
         return Call("GET", path("models", ref, "limits", number), read_json(LimitView))
 
     @operation
     def chart(self, ref: str, number: int) -> Call[str]:
-        """Return an SVG chart of the share of defects found at each size."""
+        """Return an SVG chart, as text, of the share of defects that a model finds at each defect size."""
         return Call("GET", path("models", ref, "limits", number, "chart"), read_text)

@@ -27,7 +27,7 @@ class ModelsResource(Resource[S]):
 
     @operation
     def get(self, ref: str) -> Call[ModelDetail]:
-        """Return the metadata of a model version, its active calibration and loading state.
+        """Return the metadata of a model version, its calibration in use and loading state, such as ``ready``.
 
         Once the version is loaded, the result also says how it computes scores.
         """
@@ -35,7 +35,7 @@ class ModelsResource(Resource[S]):
 
     @operation
     def reference(self, ref: str, *, bins: int | None = None) -> Call[Reference]:
-        """Return a histogram of the anomaly statistic over a model's calibration images.
+        """Return a histogram of how unusual a model's calibration images are (its anomaly statistic).
 
         The statistic is in nats; larger is more anomalous.
         """
@@ -43,7 +43,7 @@ class ModelsResource(Resource[S]):
 
     @operation
     def audit(self, ref: str, *, n: int | None = None) -> Call[Audit]:
-        """Score ``n`` images twice, as usual and in float64, and return both log-likelihoods of each image.
+        """Audit a model: score ``n`` images as usual and in float64, and return both log-likelihoods of each.
 
         By default ``n`` is 4. The images are stored with the model or drawn from it.
         """
@@ -61,7 +61,7 @@ class ModelsResource(Resource[S]):
 
     @operation
     def card_samples(self, ref: str) -> Call[bytes]:
-        """Return the sample images of the model card as PNG.
+        """Return the sample images of a model card as the bytes of one PNG file.
 
         It is a grid of images that were drawn from the model version.
         """
@@ -69,7 +69,7 @@ class ModelsResource(Resource[S]):
 
     @operation
     def drift(self, ref: str) -> Call[DriftReport]:
-        """Return whether scored images have drifted away from the calibration images.
+        """Return test results on whether images scored with a model have drifted from its calibration images.
 
         The first result is for all images together. The others are for each source of images.
         """
@@ -77,7 +77,7 @@ class ModelsResource(Resource[S]):
 
     @operation
     def acknowledge_drift(self, ref: str, source: str | None = None) -> Call[None]:
-        """Acknowledge a drift alarm: end it, and restart the drift tests.
+        """Acknowledge a drift alarm of a model, which ends the alarm and restarts the drift tests.
 
         The alarm is that of a source of images, or of all images together for None. The tests start anew at the next
         image.

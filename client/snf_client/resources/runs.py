@@ -8,7 +8,7 @@ from snf_client.transport import Resource, S, operation
 
 
 class RunsResource(Resource[S]):
-    """Calls about records of training runs.
+    """API calls that list, show and delete the records of training runs.
 
     They are the runs of jobs and those of ``snf train`` on the machine of the service.
 
@@ -17,7 +17,7 @@ class RunsResource(Resource[S]):
 
     @operation
     def list(self, *, after: str | None = None, limit: int = 50) -> Call[RunList]:
-        """Return a page of training runs, the newest first.
+        """Return one page of the records of training runs, newest first, with a cursor for the next page.
 
         Args:
             after: ``next`` of the page before.
@@ -27,7 +27,7 @@ class RunsResource(Resource[S]):
 
     @operation
     def get(self, run_id: str, *, points: int | None = None) -> Call[RunDetail]:
-        """Return a training run with its learning curve.
+        """Return the record of one training run by its id, with its learning curve.
 
         Args:
             run_id: Id of the run; that of the job for a job.

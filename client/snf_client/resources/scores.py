@@ -32,7 +32,7 @@ IN_FLIGHT = 4
 
 
 class ScoreOptions(TypedDict, total=False):
-    """Options for scoring images, such as the false-alarm rate.
+    """Options for scoring images, such as the false-alarm rate of verdicts and whether to add heat maps.
 
     ``alpha`` is the false-alarm rate of the verdicts (default: that of the model). ``draws`` is how often the image is
     scored, each time with other noise in [0, 1) added to every pixel (default 1). ``explain`` adds heat maps.
@@ -52,7 +52,7 @@ class ScoreOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ScoreParameters:
-    """The model and the options that all scoring requests of one call share.
+    """Model and options that all HTTP requests of one scoring call have in common.
 
     ``model`` is a reference such as ``name`` or ``name:3``.
     """
@@ -68,7 +68,7 @@ class ScoreParameters:
 
     @property
     def batch_size(self) -> int:
-        """Number of images per request.
+        """The largest number of images sent in one scoring request.
 
         It is 32 // ``draws``, or 8 // ``draws`` with heat maps or full detail, but at least 1.
         """
@@ -100,7 +100,7 @@ class ScoreParameters:
 
 @dataclass(frozen=True)
 class ScorePart:
-    """Results of consecutive images, with the model version and calibration that scored them.
+    """Scoring results of consecutive images, with the model version and calibration that gave them.
 
     A result is the scores or the error of an image.
 
@@ -114,11 +114,11 @@ class ScorePart:
     refusal: Exception | None = None
 
     def with_results(self, results: Iterable[ImageResult]) -> ScorePart:
-        """Return a copy of this object with other results."""
+        """Return a copy of this object in which ``results`` replace the scores and errors of its images."""
         return replace(self, results=tuple(results))
 
     def starting_at(self, first: int) -> ScorePart:
-        """Return a copy of this object whose results are numbered from ``first``.
+        """Return a copy of this object whose image results are numbered upwards from ``first``.
 
         The numbers are in the field ``index``.
         """
@@ -133,7 +133,7 @@ class ScorePart:
 
 
 def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
-    """Combine the results of several requests into one response, in order.
+    """Combine the image results of several scoring requests, in their order, into one ``Scores`` object.
 
     ``fdr`` adds Benjamini-Hochberg q-values.
 
@@ -159,7 +159,7 @@ def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
 
 
 def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images: ImagesLike) -> Generator[ScorePart]:
-    """Score images over a blocking transport, and yield the results in order, batch by batch.
+    """Score images by blocking HTTP requests, and yield the results in image order, batch by batch.
 
     Up to ``in_flight`` threads send requests at the same time.
     """
@@ -192,7 +192,7 @@ def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images
 async def score_async(
     transport: AsyncTransport, parameters: ScoreParameters, images: ImagesLike
 ) -> AsyncGenerator[ScorePart]:
-    """Score images over an asyncio transport, and yield the results in order, batch by batch.
+    """Score images by ``asyncio`` HTTP requests, and yield the results in image order, batch by batch.
 
     Up to ``in_flight`` asyncio tasks send requests at the same time.
     """
