@@ -39,7 +39,7 @@ class GridChoice(_ManifestPart):
 
 
 class FeatureStepsRecord(_ManifestPart):
-    """Record of whether additional Glow steps (groups of layers) improved a flow over image features.
+    """Record of a trial of Glow steps in a flow over image features, and of whether they were kept.
 
     The steps follow the local affine layer. The record states what they changed on held-out images.
 

@@ -127,7 +127,7 @@ class Flow(nn.Module):
         return self.forward_pixels(y.to(x.dtype), log_det.to(x.dtype))
 
     def forward_pixels(self, y: Tensor, pixel_log_det: Tensor) -> FlowOutput:
-        """Return the latents and the log-likelihood of images whose pixels were transformed beforehand.
+        """Return latents and log-likelihood of images that already passed through the pixel transform.
 
         The pixel transform is the first layer of the flow. Its log-det is part of the log-likelihood.
 

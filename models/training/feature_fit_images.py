@@ -15,7 +15,7 @@ from snf_runtime.images.tiles import TilePlan, size_of, tile_plan
 
 
 class TrainingImages(Protocol):
-    """Protocol of a read-only sequence of training images, uint8 ``(C, H, W)``, that is sliced to read a batch."""
+    """Protocol of a sequence of uint8 training images ``(C, H, W)``; a slice of it is a batch of them."""
 
     def __len__(self) -> int: ...
 

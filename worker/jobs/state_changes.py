@@ -36,7 +36,7 @@ class StateChange(NamedTuple):
 
 
 class StateChanges(NamedTuple):
-    """Status changes of a job after a given change, with the job's current status.
+    """Status changes of a job since a given earlier change, and the status that the job has now.
 
     ``clock_ms`` is the time at which Redis was read.
 

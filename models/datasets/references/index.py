@@ -33,7 +33,7 @@ FileKind = Literal["image", "tar", "parquet"]
 
 
 class IndexedFile(NamedTuple):
-    """Index entry of an image file, tar archive or Parquet file in a dataset by reference.
+    """One file of a dataset by reference, as its index lists it: an image, tar archive or Parquet file.
 
     It has the index of the file's first image in the dataset, the number of its images, and the version of the file.
     """

@@ -87,7 +87,7 @@ class VerdictReason:
         return self.words.format(where=f"rows {top}-{bottom - 1}, columns {left}-{right - 1}")
 
     def in_file(self, placement: FilePlacement) -> VerdictReason:
-        """Return the reason with the box of its image region in pixels of the original file.
+        """Return a copy of the reason whose box is in pixels of the original file, not of the model's input.
 
         The coordinates are those of the upright file.
         """

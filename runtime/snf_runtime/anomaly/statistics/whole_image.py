@@ -92,7 +92,7 @@ class WholeFamily:
         return z_scores(statistics, self.used, self.location, self.scale, self.conditioning)
 
     def components(self, statistics: Array) -> Array:
-        """Return the statistics of each image as uncorrelated coordinates (whitened z-scores).
+        """Return the whitened z-scores of each image: its statistics as uncorrelated coordinates.
 
         Their squares add up to the squared Mahalanobis distance. The shape is ``(N, k + 1)``.
         """
