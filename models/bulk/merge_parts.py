@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TextIO, TypeAlias
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -135,11 +135,25 @@ def _write_parquet(tables: Tables, file: BinaryIO, metadata: Mapping[str, str]) 
 
 def _write_csv(tables: Tables, file: BinaryIO, _metadata: Mapping[str, str]) -> None:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(_Lines(text))
     writer.writerow(SCHEMA.names)
     for table in tables:
         writer.writerows(map(_cell, row.values()) for row in table.to_pylist())
     text.detach()
+
+
+class _Lines:
+    """Text file for a ``csv.writer``, which writes one row a call and ends it with a carriage return and a newline.
+
+    Rows of the file end with the newline alone. The writer is not told so, because it quotes only those line ends that
+    it writes itself: a name with a carriage return would be read as two rows.
+    """
+
+    def __init__(self, text: TextIO) -> None:
+        self._text = text
+
+    def write(self, row: str) -> None:
+        self._text.write(row.removesuffix("\r\n") + "\n")
 
 
 def _cell(value: Any) -> str:

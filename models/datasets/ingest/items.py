@@ -109,6 +109,11 @@ def safe_path(name: str) -> str:
     return "/".join(parts)
 
 
+def printable(text: str) -> str:
+    """Return a text with its control characters written as escapes, such as that of a carriage return."""
+    return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
 def is_top(name: str) -> bool:
     """Return whether a name in an archive stands for its root folder.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.archives.tar import Readable, TarReader
-from models.datasets.ingest.items import CONTROL, is_top, safe_path
+from models.datasets.ingest.items import is_top, printable, safe_path
 from models.datasets.ingest.members import CHUNK, archive_errors
 from models.datasets.prepared import Progress, no_progress
 from models.datasets.references.index import FileKind, ReferenceRecord, new_index
@@ -292,4 +292,4 @@ def _windows(file: Location, entry: FileEntry) -> Generator[bytes]:
 
 def _shown(name: str) -> str:
     """Return the name of a file as text without control characters."""
-    return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", path_text(name))
+    return printable(path_text(name))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from models.datasets.ingest.items import MAX_NAME
+from models.datasets.ingest.items import MAX_NAME, printable
 from models.datasets.ingest.limits import Limits
 from models.datasets.references.encoded_image import EncodedImage, too_large, unreadable
 from models.datasets.references.index import IndexedFile, RowGroup
@@ -154,7 +154,7 @@ def _name(value: pa.Scalar, file: IndexedFile, place: int) -> str:
     text = value.as_buffer()
     if not 0 < text.size <= MAX_NAME:
         return row_name(file, place)
-    return f"{file.name}/{text.to_pybytes().decode('utf-8', 'backslashreplace')}"
+    return f"{file.name}/{printable(text.to_pybytes().decode('utf-8', 'backslashreplace'))}"
 
 
 def _empty() -> ImageError:

@@ -159,10 +159,14 @@ def test_nothing_to_score_is_an_empty_table(tmp_path: Path) -> None:
 def test_every_format_has_the_same_values_and_says_what_it_holds(
     scorer: Scorer, files: list[Path], tmp_path: Path, ending: str
 ) -> None:
-    images = ImageFiles(files[:6], scorer.preprocessing)
+    odd = [tmp_path / "a\rb.png", tmp_path / 'c\r\n,"d\n.png']
+    for path in odd:
+        path.write_bytes(files[0].read_bytes())
+    given = [*odd, *files[:6], odd[0]]
+    images = ImageFiles(given, scorer.preprocessing)
     plan = plan_of(scorer, images, images_per_part=10).model_copy(update={"calibration": 2})
     part, out = tmp_path / "part", tmp_path / f"out{ending}"
-    score_part(scorer, images, 0, 6, part, alpha=plan.alpha, should_stop=never)
+    score_part(scorer, images, 0, len(given), part, alpha=plan.alpha, should_stop=never)
     merge_parts([part], out, plan.metadata)
     wanted = parquet.read_table(part).to_pylist()
     for row in wanted:
@@ -171,7 +175,9 @@ def test_every_format_has_the_same_values_and_says_what_it_holds(
     content = read_content(out)
     assert content is not None
     assert (content.model, content.calibration, content.dataset) == ("digits:1", 2, None)
-    assert content.paths == tuple(map(str, files[:6]))
+    assert content.paths == tuple(map(str, given))
+    if ending == ".csv":
+        assert out.read_bytes().count(b"\r\n") == 1, "rows end with a newline, as those of earlier versions"
 
 
 def rows_of(path: Path) -> list[dict[str, object]]:

@@ -161,6 +161,18 @@ def test_a_damaged_row_group_is_an_error_of_its_images(folder: Location, refer: 
     assert all(isinstance(value, bytes) for _, value in found[25:])
 
 
+def test_control_characters_in_a_column_of_names_are_escaped(folder: Location, refer: Refer) -> None:
+    names = ["a\rb.png", "c\x1b[31m\x00.png", "d/e \u00e9.png", None]
+    contents = pa.array([FILES[0][1]] * 4, pa.binary())
+    folder.child("a.parquet").write(parquet_of(pa.table({"image": contents, "path": names})))
+    assert [name for name, _ in pixels(refer(folder))] == [
+        "a.parquet/a\\x0db.png",
+        "a.parquet/c\\x1b[31m\\x00.png",
+        "a.parquet/d/e \u00e9.png",
+        "a.parquet/000003",
+    ]
+
+
 def test_parquet_columns_are_found_or_named(folder: Location, refer: Refer, tmp_path: Path) -> None:
     contents = [content for _, content in FILES[:3]]
     table = pa.table(
