@@ -5,6 +5,7 @@ The kind of a file is recognised by its first bytes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -48,20 +49,40 @@ def read_sources(sources: Sequence[Source], meter: UploadMeter) -> Iterator[Item
     Raises ``DatasetRefused`` for a malformed archive or array.
     """
     kinds = [_kind(source.path) for source in sources]
-    several = sum(kind != IMAGE for kind in kinds) > 1
+    labels = [ascii(PurePosixPath(source.filename).name)[1:-1] for source in sources]
+    archives = [(label, kind) for label, kind in zip(labels, kinds, strict=True) if kind != IMAGE]
+    # Archives may have files of the same name: where there are several, each has a folder.
+    folders = iter(_folders(archives) if len(archives) > 1 else [""])
     before = 0
-    for source, kind in zip(sources, kinds, strict=True):
+    for source, label, kind in zip(sources, labels, kinds, strict=True):
         if kind == IMAGE:
             yield _image(source, meter)
+        elif kind in READERS:
+            yield from READERS[kind](source.path, label or kind, meter, next(folders))
         else:
-            # Archives may have files of the same name: paths begin with the archive's name where there are several.
-            label = ascii(PurePosixPath(source.filename).name)[1:-1] or kind
-            within = f"{label.split('.')[0] or kind}/" if several else ""
-            if kind not in READERS:
-                raise refused("unsupported-archive", f"{label} is a {kind} archive, expected zip, tar, npz or npy")
-            yield from READERS[kind](source.path, label, meter, within)
+            detail = f"{label or kind} is a {kind} archive, expected zip, tar, npz or npy"
+            raise refused("unsupported-archive", detail)
         before += source.path.stat().st_size
         meter.done = before
+
+
+def _folders(archives: Sequence[tuple[str, str]]) -> list[str]:
+    """Return a folder for the files of each archive, with a ``/`` at its end. All folders are different.
+
+    It is the name of the archive up to the first dot; where others may have that, too, the whole name, and else the
+    name with the number of the archive.
+
+    Args:
+        archives: The name and the kind of each archive.
+
+    >>> _folders([("lot.01.zip", "zip"), ("lot.02.zip", "zip"), ("b.zip", "zip"), ("b.zip", "zip"), ("c.tar", "tar")])
+    ['lot.01.zip/', 'lot.02.zip/', 'b.zip-3/', 'b.zip-4/', 'c/']
+    """
+    # A folder must not be named "..", and its name should not begin with a dot.
+    names = [f"{kind}{label}" if not label or label.startswith(".") else label for label, kind in archives]
+    forms = [(name.split(".")[0], name, f"{name}-{number}") for number, name in enumerate(names, 1)]
+    uses = Counter(form for three in forms for form in set(three))
+    return [next((form for form in three if uses[form] == 1), three[-1]) + "/" for three in forms]
 
 
 def _read_zip(path: Path, filename: str, meter: UploadMeter, within: str) -> Iterator[Item]:

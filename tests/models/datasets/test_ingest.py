@@ -280,6 +280,31 @@ def test_several_archives_keep_their_files_apart(store: DatasetStore, tmp_path: 
     assert report.groups == {"a": 8, "b": 8}
 
 
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        (["lot.2024-01.zip", "lot.2024-02.zip"], ["lot.2024-01.zip", "lot.2024-02.zip"]),
+        (["a.zip", "a.tar"], ["a.zip", "a.tar"]),
+        (["a/b.zip", "c/b.zip"], ["b.zip-1", "b.zip-2"]),
+        (["a.zip", "a.zip", "a.zip-2"], ["a.zip-1", "a.zip-2", "a.zip-2-3"]),
+        ([".a.zip", ".b.zip"], ["zip.a.zip", "zip.b.zip"]),
+        (["..", "", "zip"], ["zip..", "zip-2", "zip-3"]),
+        (["lot.2024-01.zip", "other.zip"], ["lot", "other"]),
+    ],
+)
+def test_archives_of_similar_names_keep_their_files_apart(
+    names: list[str], groups: list[str], store: DatasetStore, tmp_path: Path
+) -> None:
+    sources = [source(tmp_path / "uploads", PNG, "single.png")]
+    for place, name in enumerate(names):
+        files = {f"{n}.png": encode_png(DIGITS[8 * place + n]) for n in range(8)}
+        data = tarred(files) if name.endswith(".tar") else zipped(files)
+        sources.append(source(tmp_path / "uploads", data, name))
+    report = store.create("digits", sources)
+    assert (report.images, report.rejected_files) == (1 + 8 * len(names), [])
+    assert report.groups == {"": 1} | dict.fromkeys(groups, 8)
+
+
 def test_names(store: DatasetStore, tmp_path: Path) -> None:
     given = [source(tmp_path / "uploads", zipped(GOOD))]
     for name in ("../up", "A", "", "a/b", ".a", "a" * 65):
