@@ -9,17 +9,19 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO
+from weakref import finalize
 
 import numpy as np
 
 from models.atomic_files import remove_leftovers, sha256_file
 from models.bulk.plan import part_size
 from models.datasets.builtin import builtin_file
+from models.datasets.cache_folders import remove_unused, share
 from models.datasets.catalogue import dataset_names
 from models.datasets.image_source import ImageSource, NamedImage, StoredImages, file_stamp
 from models.datasets.ingest.items import refused
@@ -42,6 +44,8 @@ from snf_runtime.images.preprocessing import conform_pixels
 ARRAYS = ("x_train", "x_test")
 PLACE_DIGITS = 16
 """Digits of the hash of a location in the name of its index."""
+KEPT_INDEXES = 2
+"""Most indexes of a location, unless more are in use: the files of a location may be as before again."""
 SPOOL_BYTES = 16 * 2**20
 """Bytes of a list of files that are held in memory; a longer one is in a temporary file."""
 LISTED_AT_ONCE = 1000
@@ -118,7 +122,8 @@ def chosen_part_size(source: ImageSource) -> int:
 def index_location(location: Location, cache: Path, progress: Progress = no_progress) -> LocationImages:
     """Index the images in a folder or file, or reuse the cached index if no file has changed.
 
-    A new index is built if a file was added, removed or changed. Returns a handle to the indexed images.
+    A new index is built if a file was added, removed or changed. Returns a handle to the indexed images. As long as it
+    lives, no process deletes the index.
 
     Args:
         location: A folder of image files, tar archives and Parquet files, or one such file.
@@ -145,20 +150,30 @@ def index_location(location: Location, cache: Path, progress: Progress = no_prog
             if number % LISTED_AT_ONCE == 0:
                 progress(0, listed)
         path = cache / f"{place}-{content.hexdigest()}.sqlite"
-        if not path.exists():
+        lock = share(path)
+        if lock is None:
             spool.seek(0)
             again = Listing(is_file, (FileEntry(*json.loads(line)) for line in spool))
             build_index(location, path, listing=again, progress=progress)
+            lock = share(path)
             remove_leftovers(cache, LEFTOVER_SECONDS)
             _drop_older(cache, place)
-    return LocationImages(path)
+    images = LocationImages(path)
+    if lock is not None:
+        finalize(images, os.close, lock)
+    return images
 
 
 def _drop_older(cache: Path, place: str) -> None:
-    """Delete the indexes of a location but the newest two: a process may still read the images of the last one."""
-    indexes = sorted(cache.glob(f"{place}-*.sqlite"), key=lambda path: path.stat().st_mtime_ns)
-    for path in indexes[:-2]:
-        path.unlink(missing_ok=True)
+    """Delete the oldest indexes of a location, so that two are left, or all that are in use."""
+    indexes: list[tuple[int, Path]] = []
+    for path in cache.glob(f"{place}-*.sqlite"):
+        with suppress(FileNotFoundError):  # another process deleted it
+            indexes.append((path.stat().st_mtime_ns, path))
+    surplus = len(indexes) - KEPT_INDEXES
+    for _, path in sorted(indexes):
+        if surplus > 0:
+            surplus -= remove_unused(path, path.unlink)
 
 
 class ImageFiles:

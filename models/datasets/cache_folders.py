@@ -9,6 +9,7 @@ import fcntl
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from models.atomic_files import remove_folder
@@ -26,20 +27,31 @@ def hold(lock: Path) -> int | None:
     Args:
         lock: File in the folder of the cache.
     """
+    descriptor = share(lock)
+    if descriptor is not None:
+        with suppress(OSError):  # of a folder that may only be read
+            os.utime(lock)
+    return descriptor
+
+
+def share(path: Path) -> int | None:
+    """Lock a file against :func:`remove_unused`, and return the file descriptor of the lock.
+
+    Closing the descriptor releases the lock. The file is not changed. Returns None if there is no such file, or if it
+    is being removed.
+    """
     try:
-        descriptor = os.open(lock, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        removed = not _is_at(descriptor, lock)
+        removed = not _is_at(descriptor, path)
     except OSError:  # it is being removed
         removed = True
     if removed:
         os.close(descriptor)
         return None
-    with suppress(OSError):  # of a folder that may only be read
-        os.utime(lock)
     return descriptor
 
 
@@ -70,12 +82,17 @@ def make_room(folder: Path, lock: str, require: Callable[[], None]) -> None:
             full = True
         if not full and surplus <= 0:
             return
-        surplus -= _remove_unused(path)
+        surplus -= remove_unused(path, partial(remove_folder, path.parent))
     require()
 
 
-def _remove_unused(lock: Path) -> bool:
-    """Remove the cache with this lock unless it is in use; return whether it was removed."""
+def remove_unused(lock: Path, remove: Callable[[], None]) -> bool:
+    """Remove a cache or a file unless it is in use; return whether it was removed, by this process or another.
+
+    Args:
+        lock: The file that its users lock.
+        remove: Removes it. What it raises is passed on, but for ``FileNotFoundError``.
+    """
     try:
         descriptor = os.open(lock, os.O_RDONLY)
     except FileNotFoundError:  # another process removed it
@@ -84,7 +101,7 @@ def _remove_unused(lock: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _is_at(descriptor, lock):  # another process has made the cache anew
             return False
-        remove_folder(lock.parent)
+        remove()
     except FileNotFoundError:  # another process removed it after it was opened
         return True
     except BlockingIOError:

@@ -157,3 +157,29 @@ def test_an_index_is_of_the_files_by_which_it_is_named(tmp_path: Path, monkeypat
     kept = set(cache.iterdir())
     assert index_location(lots, cache).index in kept
     assert len(kept) == 2
+
+
+def test_an_index_that_is_used_is_not_deleted(tmp_path: Path) -> None:
+    lots, cache = Location((tmp_path / "lots").as_uri()), tmp_path / "cache"
+    names = put(lots, "folder", digits(3))
+
+    def add(name: str) -> None:
+        lots.child(name).write(b"x")
+        index_location(lots, cache)
+
+    index_location(lots, cache)
+    add("later.png")
+    lots.child("later.png").delete()
+    running = index_location(lots, cache)
+    images = running.open(EXACT)
+    place = running.index.name.partition("-")[0]
+    (cache / f"{place}-gone.sqlite").symlink_to("what another process deletes after the folder is listed")
+    for number in range(3):
+        add(f"{number}.png")
+        assert [name for name, _ in images.read(0, 9)] == names
+        assert len(list(cache.iterdir())) == 3
+
+    index = running.index
+    del running
+    add("last.png")
+    assert not index.exists()
