@@ -15,10 +15,13 @@ from pathlib import Path
 from models.artifacts.files import NAMES
 from models.artifacts.manifest import FILE, read_manifest
 from models.artifacts.tar import MAX_BYTES
-from models.atomic_files import new_folder, remove_folder, sha256_file
+from models.atomic_files import new_folder, remove_folder, remove_leftovers, sha256_file
+from models.disk_space import require_room
 from models.errors import ArtifactError, ArtifactRefused
 from models.locations.location import Location
 
+LEFTOVER_SECONDS = 24 * 3600
+"""Age of what a killed process left in the cache from which it is deleted: no fetch goes so long without a byte."""
 PIECE_BYTES = 8 * 2**20
 
 
@@ -55,6 +58,7 @@ def fetch_artifact(location: Location, folder: Path, max_bytes: int) -> None:
     Raises:
         ArtifactRefused: A file is missing, unknown or too large, or its SHA-256 is not the manifest's.
         LocationNotFound: There is no manifest.
+        StorageFull: The disk has no room for a file beside its reserve.
     """
     _read_bounded(location, FILE, folder, max_bytes)
     manifest = _manifest(folder)
@@ -85,7 +89,9 @@ def cached_artifact(location: Location, cache: Path, max_bytes: int, check: Call
     Raises:
         ArtifactRefused: The files are not those of a model.
         LocationNotFound: There is no manifest.
+        StorageFull: The disk has no room for a file beside its reserve.
     """
+    remove_leftovers(cache, LEFTOVER_SECONDS)
     with location.child(FILE).open() as file:
         digest = hashlib.sha256(file.read(MAX_BYTES[FILE])).hexdigest()
     kept = cache / digest
@@ -106,6 +112,7 @@ def _read_bounded(location: Location, name: str, folder: Path, max_bytes: int) -
     with place.open() as source, (folder / name).open("xb") as target:
         if source.size > most:
             raise ArtifactRefused(f"{place} has {source.size} bytes, expected at most {most}")
+        require_room(folder, source.size)
         while piece := source.read(PIECE_BYTES):
             target.write(piece)
 

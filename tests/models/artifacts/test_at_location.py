@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,8 @@ import pytest
 from models.artifacts.at_location import cached_artifact, fetch_artifact, files_at, write_artifact
 from models.artifacts.files import WEIGHTS
 from models.artifacts.manifest import FILE
-from models.errors import ArtifactRefused
+from models.disk_space import RESERVE
+from models.errors import ArtifactRefused, StorageFull
 from models.locations.errors import LocationNotFound
 from models.locations.location import Location
 from models.scorer import Scorer
@@ -92,6 +96,31 @@ def test_no_more_is_read_than_a_model_may_have(stored: Location, tmp_path: Path)
     with pytest.raises(ArtifactRefused, match="expected at most"):
         fetch_artifact(stored, tmp_path / "here", 20_000)
     assert sum(path.stat().st_size for path in (tmp_path / "here").iterdir()) <= 20_000
+
+
+def test_what_a_killed_fetch_left_is_deleted_after_a_day(stored: Location, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    kept = cached_artifact(stored, cache, MANY, lambda _folder: None)
+    left = {hours: cache / f".{kept.name}.{hours:032x}" for hours in (1, 25)}
+    for hours, folder in left.items():
+        folder.mkdir()
+        (folder / WEIGHTS).write_bytes(b"a part of it")
+        for path in (folder / WEIGHTS, folder):
+            os.utime(path, (time.time() - hours * 3600,) * 2)
+    assert cached_artifact(stored, cache, MANY, lambda _folder: None) == kept
+    assert set(cache.iterdir()) == {kept, left[1]}, "another process may be writing the newer one"
+
+
+def test_a_model_leaves_the_reserve_of_the_disk(
+    stored: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stored.local_path is not None
+    size = (stored.local_path / WEIGHTS).stat().st_size
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(2**40, 2**40, RESERVE + size - 1))
+    with pytest.raises(StorageFull, match=f"{size} bytes are needed, {size - 1} bytes of the disk may be used"):
+        cached_artifact(stored, tmp_path / "cache", MANY, lambda _folder: None)
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_place_without_a_model_is_named(tmp_path: Path) -> None:
