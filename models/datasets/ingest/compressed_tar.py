@@ -12,29 +12,47 @@ from typing import IO
 from models.archives.tar import Readable, TarReader
 from models.datasets.ingest.items import Ignored, Item, is_top, refused, safe_path
 from models.datasets.ingest.limits import UploadMeter
-from models.datasets.ingest.members import CHUNK, archive_errors, read_member
+from models.datasets.ingest.members import archive_errors, read_member
 from snf_runtime.images.policy import is_no_image
 
 LZMA_MEMORY = 256 * 2**20
+XZ_PIECE = 2**14
+"""Packed bytes that are read at once. What follows the end of a stream is copied for each of many short streams."""
 XZ = b"\xfd7zXZ\x00"
 
 
 class _Xz:
-    """An xz stream that is decompressed in bounded memory, whatever the size of its dictionary."""
+    """An xz file of one or more streams, decompressed in bounded memory, whatever the size of a dictionary."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._unpack = lzma.LZMADecompressor(memlimit=LZMA_MEMORY)
+        self._packed = b""
+        self._unpack = _decompressor()
 
     def read(self, size: int) -> bytes:
-        while not self._unpack.eof:
-            packed = self._file.read(CHUNK) if self._unpack.needs_input else b""
+        while not self._unpack.eof or self._has_next():
+            packed, self._packed = self._packed, b""
             if self._unpack.needs_input and not packed:
-                raise EOFError("the xz stream is cut off")
+                packed = self._file.read(XZ_PIECE)
+                if not packed:
+                    raise EOFError("the xz stream is cut off")
             data = self._unpack.decompress(packed, size)
             if data:
                 return data
         return b""
+
+    def _has_next(self) -> bool:
+        """Return whether another stream follows the one that ended, and begin it. Zeros may lie between them."""
+        packed = self._unpack.unused_data.lstrip(b"\0")
+        while not packed and (piece := self._file.read(XZ_PIECE)):
+            packed = piece.lstrip(b"\0")
+        if packed:
+            self._unpack, self._packed = _decompressor(), packed
+        return bool(packed)
+
+
+def _decompressor() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(memlimit=LZMA_MEMORY)
 
 
 def read_tar(path: Path, filename: str, meter: UploadMeter, within: str) -> Iterator[Item]:

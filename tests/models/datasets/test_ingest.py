@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import lzma
 import tarfile
 import zipfile
 from pathlib import Path
@@ -79,6 +81,13 @@ def invalid_header() -> bytes:
     return bytes(data)
 
 
+def in_xz_streams(data: bytes) -> bytes:
+    """Return ``data`` as ``pxz`` and ``cat`` pack it: several xz streams, with zeros between some of them."""
+    ends = [0, 100, 100, 5000, len(data)]
+    streams = [lzma.compress(data[start:end]) for start, end in itertools.pairwise(ends)]
+    return bytes(40_000).join([b"".join(streams[:3]), streams[3], b""])
+
+
 class Executes:
     def __reduce__(self) -> Any:
         return exec, ("raise SystemExit('unpickled')",)
@@ -116,6 +125,7 @@ MALFORMED: dict[str, tuple[bytes, str, str]] = {
     "tar twice": (tarred(GOOD, twice="lot0/000.png"), "malformed-archive", "there twice"),
     "tar cut off": (tarred(GOOD)[:3000], "malformed-archive", "end|cut off"),
     "tar cut at a header": (tarred(GOOD)[:1024], "malformed-archive", "cut off"),
+    "xz cut in a later stream": (in_xz_streams(tarred(GOOD))[:-40_100], "malformed-archive", "xz stream is cut off"),
     "tar invalid header": (invalid_header(), "malformed-archive", "cut off or damaged"),
     "gz cut off": (tarred(GOOD, "gz")[:-200], "malformed-archive", "ended before"),
     "xz cut off": (tarred(GOOD, "xz")[:-200], "malformed-archive", "cut off"),
@@ -200,6 +210,7 @@ FORMS = {
     "tar.gz": (tarred(GOOD, "gz"), "a.tar.gz"),
     "tar.bz2": (tarred(GOOD, "bz2"), "a.tar.bz2"),
     "tar.xz": (tarred(GOOD, "xz"), "a.tar.xz"),
+    "tar.xz of several streams": (in_xz_streams(tarred(GOOD)), "a.tar.xz"),
     "zip under another name": (zipped(GOOD), "a.png"),
     "npy": (npy(DIGITS[:12, 0]), "a.npy"),
     "npy with a channel": (npy(DIGITS[:12, 0, :, :, None]), "a.npy"),
