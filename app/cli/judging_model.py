@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.cli.common import registry
+from app.cli.common import fail, registry
+from snf_runtime.judged_counts import FAILED
 
 if TYPE_CHECKING:
     from models.registry.version import ModelVersion
     from snf_client import Client
+    from snf_client.resources.scores import ScorePart
     from snf_client.schemas import ModelDetail
 
 
@@ -40,6 +42,15 @@ class JudgingModel:
         'digits:2 with calibration 1'
         """
         return f"{self.ref} with calibration {self.calibration}"
+
+    def check_scores(self, part: ScorePart) -> None:
+        """Exit with code 3 if a batch of images was scored by another calibration than this one."""
+        if part.calibration not in (None, self.calibration):
+            raise fail(
+                f"expected scores of {self.label}, got some of calibration {part.calibration}: another one was "
+                "activated meanwhile; repeat the command",
+                FAILED,
+            )
 
     @classmethod
     def of_version(cls, version: ModelVersion) -> JudgingModel:

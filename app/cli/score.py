@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,7 +13,7 @@ import typer
 from app.cli import completion
 from app.cli.common import DEFAULT_MODEL, Json, Key, Model, Url, error_messages, fail, read_settings
 from app.cli.existing_output import ENDINGS
-from app.cli.judging_model import judging_model
+from app.cli.judging_model import JudgingModel, judging_model
 from app.cli.out_file import check_place
 from app.cli.progress import images_bar
 from app.cli.remarks import Remarks, print_notes
@@ -162,14 +162,14 @@ def _score_files(
     else:
         parts = client.score_parts(judging.ref, files, **options)
     with closing(parts):
-        counts = _print(parts, len(files), output, judging.warnings, as_json=as_json)
+        counts = _print(parts, len(files), output, judging, as_json=as_json)
     if heat_maps is not None:
         typer.echo(f"{counts.judged} heat maps in {heat_maps}", err=as_json)
     return counts
 
 
 def _print(
-    parts: Iterable[ScorePart], count: int, output: ScoreOutput, warnings: Sequence[str], *, as_json: bool
+    parts: Iterable[ScorePart], count: int, output: ScoreOutput, judging: JudgingModel, *, as_json: bool
 ) -> JudgedCounts:
     """Print scores and below them the warnings and what was done to the files; return the counts of all images."""
     from app.cli.score_tables import preprocessing_note
@@ -178,6 +178,7 @@ def _print(
     remarks = Remarks()
     with images_bar("scoring", count) as advance:
         for part in parts:
+            judging.check_scores(part)
             scored = [result for result in part.results if result.status == "ok"]
             judged += len(scored)
             not_judged += len(part.results) - len(scored)
@@ -187,7 +188,7 @@ def _print(
             output.add(part)
             advance(len(part.results))
     output.end()
-    print_notes((*warnings, *remarks.lines), to_stderr=as_json)
+    print_notes((*judging.warnings, *remarks.lines), to_stderr=as_json)
     return JudgedCounts(judged, anomalies, not_judged)
 
 

@@ -21,7 +21,7 @@ from app.cli.progress import duration, images_bar
 from app.cli.remarks import Remarks, print_notes
 from app.cli.score_tables import preprocessing_note
 from app.cli.tables import print_facts
-from snf_runtime.judged_counts import FAILED, USAGE
+from snf_runtime.judged_counts import USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:
@@ -279,12 +279,7 @@ class RemotePartScorer:
         )
         with closing(scores) as answers:
             for answer in answers:
-                if answer.calibration not in (None, plan.calibration):
-                    raise fail(
-                        f"expected scores of {self.model.label}, got some of calibration {answer.calibration}: another "
-                        "one was activated meanwhile; repeat the command",
-                        FAILED,
-                    )
+                self.model.check_scores(answer)
                 rows += map(_row, names[len(rows) :], answer.results)
                 advance(len(answer.results))
                 if self._should_stop():

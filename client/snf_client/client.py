@@ -117,6 +117,7 @@ class Client(_Client[SyncTransport]):
 
         Raises:
             InvalidRequest: If no image could be scored.
+            ModelChanged: If another version or calibration of the model was activated during the call.
         """
         with closing(self.score_parts(ref, images, **options)) as parts:
             return combine(parts, fdr=fdr)

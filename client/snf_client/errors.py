@@ -39,6 +39,13 @@ class UnexpectedAnswer(ClientError):
     """
 
 
+class ModelChanged(ClientError):
+    """Raised when two versions or two calibrations of a model answered the requests of one scoring call.
+
+    Their scores and p-values cannot be compared. Repeat the call; a reference with a version keeps to that version.
+    """
+
+
 class FieldError(BaseModel):
     """Invalid field of a request: a JSON pointer to the field, such as ``/body/dataset``, and what is wrong with it."""
 

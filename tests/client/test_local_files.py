@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from snf_client import AsyncClient, Client, InvalidRequest
+from app.scoring.schemas import SCORED_DIGIT
+from snf_client import AsyncClient, Client, InvalidRequest, ModelChanged
 from snf_client.images import MAX_FILE_BYTES, UnreadableFile, batches
 from snf_client.local_files import FilesProblem, files_in, split_paths
 from snf_client.schemas import FailedImage
@@ -109,6 +110,40 @@ def test_a_call_without_a_score_raises_the_first_reason(folder: Path) -> None:
             client.score("m", folder / "pipe.png")
     with scripted(refused(1)) as server, Client(server.url, retries=QUICK) as client, pytest.raises(InvalidRequest):
         client.score("m", folder / "b.png")
+
+
+@pytest.mark.parametrize(
+    ("changed", "judge"),
+    [
+        ({"version": 2}, "mnist-snf-glow:2 with calibration 0"),
+        ({"calibration": 7}, "mnist-snf-glow:1 with calibration 7"),
+    ],
+)
+def test_a_call_is_not_answered_by_two_models(changed: dict[str, int], judge: str) -> None:
+    answers = Answer(body=SCORED_DIGIT), refused(1), Answer(body=SCORED_DIGIT | changed)
+    message = f"got those of mnist-snf-glow:1 with calibration 0 and {judge}: .*; repeat the call, or name a version"
+
+    async def awaited(url: str) -> object:
+        async with AsyncClient(url, retries=QUICK) as client:
+            return await client.score("m", DIGITS[:3], fdr=True, draws=32, in_flight=1)
+
+    with scripted(*answers) as server, pytest.raises(ModelChanged, match=message):
+        asyncio.run(awaited(server.url))
+    with (
+        scripted(*answers) as server,
+        Client(server.url, retries=QUICK) as client,
+        pytest.raises(ModelChanged, match=message),
+    ):
+        client.score("m", DIGITS[:3], draws=32, in_flight=1)
+    # A stream of results has no model of its own, so it goes on.
+    with scripted(*answers) as server, Client(server.url, retries=QUICK) as client:
+        assert len(list(client.score_each("m", DIGITS[:3], draws=32, in_flight=1))) == 3
+
+
+def test_two_halves_of_a_request_are_not_answered_by_two_models() -> None:
+    answers = problem(413, "body-too-large"), Answer(body=SCORED_DIGIT), Answer(body=SCORED_DIGIT | {"version": 2})
+    with scripted(*answers) as server, Client(server.url, retries=QUICK) as client, pytest.raises(ModelChanged):
+        list(client.score_parts("m", DIGITS[:2]))
 
 
 def sent(image: Image.Image) -> Image.Image:

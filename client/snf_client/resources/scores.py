@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias, TypedDict
 
 import httpx
 
-from snf_client.errors import InvalidRequest
+from snf_client.errors import InvalidRequest, ModelChanged
 from snf_client.fdr import q_values
 from snf_client.images import ImageBatch, ImagesLike, UnreadableFile, batches
 from snf_client.request import Call, path, query, read_json
@@ -113,6 +113,11 @@ class ScorePart:
     calibration: int | None = None
     refusal: Exception | None = None
 
+    @property
+    def judge(self) -> str:
+        """The model version and calibration that gave these results, as text: ``digits:2 with calibration 1``."""
+        return f"{self.model}:{self.version} with calibration {self.calibration}"
+
     def with_results(self, results: Iterable[ImageResult]) -> ScorePart:
         """Return a copy of this object in which ``results`` replace the scores and errors of its images."""
         return replace(self, results=tuple(results))
@@ -127,6 +132,12 @@ class ScorePart:
         )
 
     def __add__(self, other: ScorePart) -> ScorePart:
+        judges = {part.judge for part in (self, other) if part.model is not None}
+        if len(judges) > 1:
+            raise ModelChanged(
+                f"expected scores of one model, got those of {self.judge} and {other.judge}: another one was activated "
+                "meanwhile; repeat the call, or name a version"
+            )
         scored = self if self.model is not None else other
         refusal = self.refusal if self.refusal is not None else other.refusal
         return ScorePart(self.results + other.results, scored.model, scored.version, scored.calibration, refusal)
@@ -138,6 +149,7 @@ def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
     ``fdr`` adds Benjamini-Hochberg q-values.
 
     Raises:
+        ModelChanged: If not all images were scored by the same version and calibration of the model.
         ProblemError: The error of the first request, if no image could be scored.
         OSError: The error of the first file, if no file could be read.
         UnreadableFile: The same, for a file that is no plain file or too large.

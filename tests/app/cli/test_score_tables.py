@@ -1,13 +1,22 @@
 """What `snf score` prints, while the results come."""
 
 import json
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from app.calibrations.views import view_of
+from app.cli.main import cli
 from app.cli.score_tables import JsonOutput, TableOutput
+from app.registry.views import detail
 from app.scoring.schemas import SCORED_DIGIT
+from models.registry.registry import Registry
 from snf_client.resources.scores import ScorePart
 from snf_client.schemas import FailedImage, ItemError, ScoredImage, Scores
+from snf_runtime.judged_counts import FAILED
+from tests.client.scripted_server import Answer, scripted
+from tests.support.paths import DIGITS
 
 [GOOD] = Scores.model_validate(SCORED_DIGIT).results
 ERROR = ItemError(type="undecodable-image", title="No image", status=422, detail="it is text")
@@ -63,3 +72,18 @@ def test_a_density_of_features_has_no_bits(capsys: pytest.CaptureFixture[str]) -
         assert first == title
         assert any("0.9491" in row for row in rows) == (result is GOOD)
         assert any("-515.775" in row for row in rows)
+
+
+@pytest.mark.usefixtures("own_home")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize("calibrations", [(0, 7), (7, 7)])
+def test_no_output_is_of_two_calibrations(calibrations: tuple[int, int], options: list[str]) -> None:
+    registry = Registry(Path("no-models"))
+    version = registry.resolve("mnist-snf-glow")
+    model = detail(version, view_of(registry, version.name, version.version, 0), None).model_dump(mode="json")
+    answers = [Answer(body=SCORED_DIGIT | {"calibration": calibration}) for calibration in calibrations]
+    with scripted(Answer(body=model), *answers) as server:
+        command = ["score", *map(str, DIGITS[:2]), "--draws", "32", "--url", server.url, *options]
+        done = CliRunner().invoke(cli, command)
+    assert done.exit_code == FAILED
+    assert "expected scores of mnist-snf-glow:1 with calibration 0, got some of calibration 7" in done.stderr
