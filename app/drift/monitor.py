@@ -127,6 +127,7 @@ class DriftMonitor:
 
         Raises:
             OSError: The file of the windows cannot be written.
+            ValueError: The windows do not fit their file, by a fault of the service.
         """
         key = key_of(version)
         dropped = self._windows.reset(key, source, version.manifest.log_dets.weights_sha256)
@@ -134,7 +135,7 @@ class DriftMonitor:
             return False
         try:
             self._check_and_store()
-        except OSError:
+        except (OSError, ValueError):
             self._windows.put_back(key, source, dropped)
             raise
         log.warning("%s acknowledged drift of %s: its window starts anew", caller, label_of(key, source))
@@ -151,9 +152,10 @@ class DriftMonitor:
     def _check_and_store_or_log(self) -> None:
         try:
             self._check_and_store()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             if self._writable:
-                log.error("%s cannot be written, so a restart would forget drift: %s", self._path, error.strerror)
+                reason = error.strerror if isinstance(error, OSError) else error
+                log.error("%s cannot be written, so a restart would forget drift: %s", self._path, reason)
             self._writable = False
 
     def _check_and_store(self) -> None:

@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 PValue = Annotated[float, Field(gt=0, le=1)]
 Level = Annotated[int, Field(ge=0, le=255)]
-Time = Annotated[float, Field(ge=0, le=1e11)]
+LATEST = 10**11
+Time = Annotated[float, Field(ge=0, le=LATEST)]
 """Seconds since 1970, of a year with four digits."""
 
 
@@ -117,7 +118,7 @@ class StoredWindow(_DriftRecord):
     Attributes:
         source: Label of the source; None for all images.
         start: Time of the oldest image, in seconds since 1970.
-        seconds: Whole seconds from ``start`` to each image.
+        seconds: Whole seconds from ``start`` to each image; decades where the clock was set from 1970 meanwhile.
         p_values: P-value of each image.
         white_levels: White level of each image, 0 to 255; fewer, or none, in files of earlier services.
         alarm_since: Start of the alarm of the newest images, in seconds since 1970; None without an alarm.
@@ -126,7 +127,7 @@ class StoredWindow(_DriftRecord):
 
     source: str | None
     start: Time
-    seconds: list[Annotated[int, Field(ge=-(10**9), le=10**9)]]
+    seconds: list[Annotated[int, Field(ge=-LATEST, le=LATEST)]]
     p_values: list[PValue] = Field(min_length=1)
     white_levels: list[Level] = []
     alarm_since: Time | None

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.drift import storage
 from app.main import create_app
 from tests.end_to_end.support.service import files
 from tests.support.disks import refuse_writes
@@ -213,3 +215,33 @@ def test_an_acknowledgement_that_cannot_be_stored_is_refused(tmp_path: Path) -> 
             assert drift(client) == before, "a restart would bring the alarm back"
         assert client.delete(f"{MODEL}/drift/line%201%2Fright").status_code == 204
         assert set(drift(client)) == {None}
+
+
+def test_a_clock_that_was_set_from_1970_meanwhile_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(time=lambda: 60.0)
+    monkeypatch.setattr("app.drift.monitor.time", clock)
+    with service(tmp_path) as client:
+        score(client, 20)
+        clock.time = lambda: 1.79e9  # as NTP does on a machine without a battery
+        score(client, 20, source="line 1/right")
+        before = drift(client)
+        assert {source: one["images"] for source, one in before.items()} == {None: 72, "line 1/right": 36}
+    with service(tmp_path) as client:
+        assert drift(client) == before
+        assert client.delete(f"{MODEL}/drift").status_code == 204
+
+
+def test_windows_that_do_not_fit_their_file_are_put_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise ValueError("expected a time since 1970")
+
+    with pytest.MonkeyPatch.context() as patch, service(tmp_path) as client:
+        score(client, 20, source="line 1/right")
+        before = drift(client)
+        patch.setattr(storage, "save", refuse)
+        for path in ("drift", "drift/line%201%2Fright"):
+            with pytest.raises(ValueError, match="expected a time since 1970"):
+                client.delete(f"{MODEL}/{path}")
+        assert drift(client) == before
+    # The end of the service was not disturbed.
+    assert "cannot be written, so a restart would forget drift: expected a time since 1970" in caplog.text
