@@ -25,6 +25,7 @@ def service(url: str | None, key: str | None) -> Iterator[Client]:
     If a call fails, the reason is printed. The exit code is 2 for wrong usage and 3 if the service failed.
     """
     from snf_client import Client, ClientError, ProblemError, Retries
+    from snf_client.local_files import FilesProblem
 
     try:
         client = Client(url, key, retries=Retries(on_retry=_report_retry))
@@ -36,6 +37,8 @@ def service(url: str | None, key: str | None) -> Iterator[Client]:
         except ClientError as error:
             is_usage = isinstance(error, ProblemError) and error.status < 500 and error.status != 429
             raise fail(_message(error), USAGE if is_usage else FAILED) from error
+        except FilesProblem as error:
+            raise fail(str(error), USAGE) from error
         except OSError as error:
             if error.filename is None:  # a closed stdout, not a file to send
                 raise

@@ -246,16 +246,36 @@ class CountedStream:
 class CountedFile(CountedStream):
     """Wrapper of an open file on disk that counts the bytes read from it, to report upload progress.
 
-    Each read adds its number of bytes to a ``ByteCounter``.
+    Each read adds its number of bytes to a ``ByteCounter``. What is appended to the file meanwhile is not read, because
+    the length of a request is sent first.
+
+    Args:
+        file: The file.
+        counter: Counter of the bytes.
+        size: Bytes to read.
     """
 
-    def __init__(self, file: BinaryIO, counter: ByteCounter) -> None:
+    def __init__(self, file: BinaryIO, counter: ByteCounter, size: int) -> None:
         super().__init__(file, counter)
-        self._descriptor = file.fileno()
+        self._file = file
+        self._left = size
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes of the file, at most ``size``, and count them; empty bytes mean its end.
+
+        Raises:
+            FilesProblem: If the file became shorter while it was read.
+        """
+        wanted = min(size, self._left)
+        data = super().read(wanted)
+        if wanted and not data:
+            raise _shortened(self._file.name)
+        self._left -= len(data)
+        return data
 
     def fileno(self) -> int:
         """Return the descriptor of the wrapped file; httpx calls this method to find the file's length."""
-        return self._descriptor
+        return self._file.fileno()
 
 
 def _tar_pieces(files: dict[str, Path]) -> Iterator[bytes]:
@@ -267,8 +287,12 @@ def _tar_pieces(files: dict[str, Path]) -> Iterator[bytes]:
             while left:
                 piece = file.read(min(CHUNK_BYTES, left))
                 if not piece:
-                    raise FilesProblem(f"{path} became shorter while it was read; send the files again")
+                    raise _shortened(path)
                 left -= len(piece)
                 yield piece
         yield bytes(-member.size % tarfile.BLOCKSIZE)
     yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _shortened(path: Path | str) -> FilesProblem:
+    return FilesProblem(f"{path} became shorter while it was read; send the files again")

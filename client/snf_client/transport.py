@@ -51,13 +51,16 @@ class ServiceConnection:
             retries: Limits on repeating failed calls; None: the defaults.
 
         Raises:
-            ValueError: If the address is not that of an HTTP server.
+            ValueError: If the address is not that of an HTTP server, or the key cannot be sent.
         """
         text = url or os.environ.get("SNF_URL") or DEFAULT_URL
         address = httpx.URL(text.rstrip("/"))
         if address.scheme not in {"http", "https"} or not address.host:
             raise ValueError(f"expected an address such as {DEFAULT_URL}, got {text!r}")
-        key = key or os.environ.get("SNF_API_KEY")
+        # The line break at the end of a file or secret is no part of the key.
+        key = (key or os.environ.get("SNF_API_KEY") or "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("expected an API key of printable ASCII characters, got one with others")
         deadline = {"X-Timeout-Ms": str(min(MAX_DEADLINE_MS, max(1, int(1000 * timeout))))}
         authorization = {"Authorization": f"Bearer {key}"} if key else {}
         return cls(address, deadline | authorization, timeout, retries or Retries())
@@ -105,6 +108,9 @@ class _Transport:
         with call.open_body() if call.open_body is not None else nullcontext(call.body) as body:
             try:
                 yield {**options, "timeout": timeout, **body}
+            except httpx.LocalProtocolError as error:
+                # Its text may have the value of a header, which belongs in no message.
+                raise ClientError(f"{call.method} {call.path} cannot be sent: HTTP does not allow it") from error
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
                 raise self._unavailable(error, sent=False) from error
             except (httpx.TransportError, httpx.DecodingError) as error:

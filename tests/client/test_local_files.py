@@ -3,16 +3,17 @@
 import asyncio
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from PIL import Image
 
 from app.scoring.schemas import SCORED_DIGIT
-from snf_client import AsyncClient, Client, InvalidRequest, ModelChanged
+from snf_client import AsyncClient, Client, InvalidRequest, ModelChanged, UnexpectedAnswer
 from snf_client.images import MAX_FILE_BYTES, UnreadableFile, batches
-from snf_client.local_files import FilesProblem, files_in, split_paths
+from snf_client.local_files import FilesProblem, Progress, files_in, split_paths
 from snf_client.schemas import FailedImage
 from tests.client.scripted_server import QUICK, Answer, problem, scripted
 from tests.support.image_files import exif
@@ -144,6 +145,48 @@ def test_two_halves_of_a_request_are_not_answered_by_two_models() -> None:
     answers = problem(413, "body-too-large"), Answer(body=SCORED_DIGIT), Answer(body=SCORED_DIGIT | {"version": 2})
     with scripted(*answers) as server, Client(server.url, retries=QUICK) as client, pytest.raises(ModelChanged):
         list(client.score_parts("m", DIGITS[:2]))
+
+
+Upload: TypeAlias = Callable[[Any, Path, Progress], Any]
+UPLOADS: dict[str, Upload] = {
+    "dataset": lambda client, file, progress: client.datasets.upload("lots", file, progress=progress),
+    "model": lambda client, file, progress: client.models.upload("first", file, progress=progress),
+}
+
+
+def uploaded(url: str, upload: Upload, file: Path, progress: Progress) -> None:
+    with Client(url, retries=QUICK) as client:
+        upload(client, file, progress)
+
+
+def uploaded_on_a_loop(url: str, upload: Upload, file: Path, progress: Progress) -> None:
+    async def send() -> None:
+        async with AsyncClient(url, retries=QUICK) as client:
+            await upload(client, file, progress)
+
+    asyncio.run(send())
+
+
+@pytest.mark.parametrize("send", [uploaded, uploaded_on_a_loop])
+@pytest.mark.parametrize("upload", UPLOADS.values(), ids=UPLOADS)
+def test_an_archive_that_changes_while_it_is_sent(
+    upload: Upload, send: Callable[[str, Upload, Path, Progress], None], tmp_path: Path
+) -> None:
+    file, size = tmp_path / "lots.tar", 300_000
+    file.write_bytes(bytes(size))
+
+    def grow(_done: int, _total: int) -> None:
+        with file.open("ab") as end:
+            end.write(bytes(1000))
+
+    # The answer is none of the service, which reads the archive to its first end.
+    with scripted(Answer(201)) as server:
+        with pytest.raises(UnexpectedAnswer):
+            send(server.url, upload, file, grow)
+        [request] = server.requests
+        assert request.body.count(0) == size
+    with scripted() as server, pytest.raises(FilesProblem, match=r"lots\.tar became shorter while it was read"):
+        send(server.url, upload, file, lambda _done, _total: os.truncate(file, 100_000))
 
 
 def sent(image: Image.Image) -> Image.Image:

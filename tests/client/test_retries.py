@@ -241,17 +241,32 @@ def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPat
     def asked(server: Scripted) -> tuple[str, str | None]:
         return server.requests[-1].path, server.requests[-1].headers.get("Authorization")
 
-    with scripted(Answer(), Answer()) as server:
+    with scripted(Answer(), Answer(), Answer()) as server:
         monkeypatch.setenv("SNF_URL", server.url + "/")
-        monkeypatch.setenv("SNF_API_KEY", "secret")
-        with Client() as client:
-            client.readiness()
-        assert asked(server) == ("/readyz", "Bearer secret")
+        for key in ("secret", "secret\n"):  # a secret of a cluster may end with a line break
+            monkeypatch.setenv("SNF_API_KEY", key)
+            with Client() as client:
+                client.readiness()
+            assert asked(server) == ("/readyz", "Bearer secret")
         with Client(key="other") as client:
             client.readiness()
         assert asked(server) == ("/readyz", "Bearer other")
     with pytest.raises(ValueError, match="expected an address"):
         Client("127.0.0.1:8000")
+    for key in ("sec\nret", "secret\x7f", "s\u00e9cret"):
+        with pytest.raises(ValueError, match="expected an API key of printable ASCII") as raised:
+            Client(key=key)
+        assert key not in str(raised.value)
+
+
+def test_a_request_that_http_does_not_allow_is_not_repeated() -> None:
+    told: list[ClientError] = []
+    retries = replace(QUICK, on_retry=lambda error, _seconds: told.append(error))
+    with scripted() as server, Client(server.url, retries=retries) as client:
+        with pytest.raises(ClientError, match=r"^POST /v1/jobs cannot be sent: HTTP does not allow it$") as raised:
+            client.jobs.train("digits", "first", key="two\nlines")
+        assert server.requests == told == []
+    assert not isinstance(raised.value, ServiceUnavailable)
 
 
 def test_a_download_is_there_when_it_is_complete(tmp_path: Path) -> None:

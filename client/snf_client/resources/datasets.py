@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from snf_client.local_files import ByteCounter, CountedFile, CountedStream, Progress, TarStream, split_paths
+from snf_client.local_files import ByteCounter, CountedFile, CountedStream, Progress, TarStream, size_of, split_paths
 from snf_client.request import Call, RetryWhen, path, read_bytes, read_json, read_nothing
 from snf_client.schemas import DatasetDetail, DatasetList, ReferenceRequest
 from snf_client.transport import Resource, S, operation
@@ -113,7 +113,7 @@ class DatasetsResource(Resource[S]):
                 checks every image before it answers.
 
         Raises:
-            FilesProblem: If a path does not exist or no file was found.
+            FilesProblem: If a path does not exist, no file was found, or a file became shorter while it was sent.
         """
         # An earlier service does not have the option.
         fields = {"name": name} | ({} if near_duplicates == "keep" else {"near_duplicates": near_duplicates})
@@ -139,6 +139,7 @@ def _open_form(
         if images:
             form.append(("file", ("images.tar", CountedStream(TarStream(images), counter))))
         for other in others:
-            form.append(("file", (other.name, CountedFile(files.enter_context(other.open("rb")), counter))))
+            opened = files.enter_context(other.open("rb"))
+            form.append(("file", (other.name, CountedFile(opened, counter, size_of(opened)))))
         # The name goes first, so that a name that is taken ends the upload at once.
         yield {"data": fields, "files": form}

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snf_client.local_files import ByteCounter, CountedStream, Progress, size_of
+from snf_client.local_files import ByteCounter, CountedFile, Progress
 from snf_client.request import Call, RetryWhen, path, query, read_bytes, read_json, read_nothing, read_text
 from snf_client.schemas import Aliases, AliasTarget, Audit, DriftReport, ModelDetail, ModelPage, Reference
 from snf_client.transport import Resource, S, operation
@@ -145,20 +145,24 @@ class ModelsResource(Resource[S]):
             tar: File that ``download`` or ``snf models export`` wrote.
             promote: Point the alias ``live`` at the new version, fit or not.
             progress: Function that is called with the bytes sent and the bytes in all.
+
+        Raises:
+            FilesProblem: If the file became shorter while it was sent.
         """
+        size = Path(tar).stat().st_size
         return Call(
             "POST",
             path("models"),
             read_json(ModelDetail),
             params=query(name=name, promote=promote),
-            headers={"Content-Type": "application/x-tar", "Content-Length": str(Path(tar).stat().st_size)},
-            open_body=partial(_open_tar, Path(tar), progress),
+            headers={"Content-Type": "application/x-tar", "Content-Length": str(size)},
+            open_body=partial(_open_tar, Path(tar), size, progress),
             retry_when=RetryWhen.UNSENT,
             read_timeout_s=None,
         )
 
 
 @contextmanager
-def _open_tar(path: Path, progress: Progress | None) -> Iterator[Mapping[str, Any]]:
+def _open_tar(path: Path, size: int, progress: Progress | None) -> Iterator[Mapping[str, Any]]:
     with path.open("rb") as file:
-        yield {"content": iter(CountedStream(file, ByteCounter(progress, size_of(file))))}
+        yield {"content": iter(CountedFile(file, ByteCounter(progress, size), size))}
