@@ -114,6 +114,9 @@ class DriftJudge:
     ) -> MartingaleStatus | None:
         """Bet on the new images, and return the state of the martingale; None where there is none, or it is off."""
         if not reference.ranked or self.threshold >= OFF:
+            if window.martingales is not None:
+                # It was turned off.
+                window.martingales.alarm_since = None
             return None
         if new.p_values:
             window.martingales = window.martingales or reference.martingales(new.since)

@@ -174,3 +174,17 @@ def test_ranks_that_do_not_order_new_images_and_a_threshold_that_is_off_have_no_
         [status] = watched.status(Key("digits", 1, 0), 1.0)
         assert status.martingale is None
         assert [*status.alarm_by] == ["p-values"]
+
+
+def test_an_alarm_of_a_martingale_ends_where_it_is_turned_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "windows.json"
+    for threshold, now, since in ((1000.0, 1.0, 1.0), (1e300, 2.0, None), (1000.0, 3.0, 3.0)):
+        windows = made(threshold)
+        storage.load(windows, path)
+        # The newest images are no alarm of the other tests.
+        windows.record(DIGITS, OLD, None, STRANGE + USUAL, 0.0)
+        status = seen(windows, now)
+        assert (status.alarm, status.alarm_since) == (since is not None, since), threshold
+        assert windows.alarms(DIGITS, "abc") == (since is not None)
+        storage.save(windows, path)
+    assert "drift of digits:1 has ended" in caplog.messages
