@@ -54,9 +54,13 @@ class ServiceConnection:
             ValueError: If the address is not that of an HTTP server, or the key cannot be sent.
         """
         text = url or os.environ.get("SNF_URL") or DEFAULT_URL
-        address = httpx.URL(text.rstrip("/"))
+        wrong = ValueError(f"expected an address such as {DEFAULT_URL}, got {text!r}")
+        try:
+            address = httpx.URL(text.rstrip("/"))
+        except httpx.InvalidURL as error:
+            raise wrong from error
         if address.scheme not in {"http", "https"} or not address.host:
-            raise ValueError(f"expected an address such as {DEFAULT_URL}, got {text!r}")
+            raise wrong
         # The line break at the end of a file or secret is no part of the key.
         key = (key or os.environ.get("SNF_API_KEY") or "").strip()
         if not (key.isascii() and key.isprintable()):

@@ -251,8 +251,9 @@ def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPat
         with Client(key="other") as client:
             client.readiness()
         assert asked(server) == ("/readyz", "Bearer other")
-    with pytest.raises(ValueError, match="expected an address"):
-        Client("127.0.0.1:8000")
+    for address in ("127.0.0.1:8000", "http://host:80a", "http://[::1"):
+        with pytest.raises(ValueError, match="expected an address"):
+            Client(address)
     for key in ("sec\nret", "secret\x7f", "s\u00e9cret"):
         with pytest.raises(ValueError, match="expected an API key of printable ASCII") as raised:
             Client(key=key)

@@ -64,6 +64,7 @@ WRONG = [
     ("score digit.png --out s.parquet --draws 2", USAGE, "--out cannot be combined with --draws"),
     ("score --dataset lots", USAGE, "--dataset needs --out, the file for the table of scores"),
     ("score digit.png --url ftp://example", USAGE, "expected an address such as http://127.0.0.1:8000"),
+    ("score digit.png --url http://host:80a", USAGE, "expected an address such as http://127.0.0.1:8000, got"),
     (f"score digit.png --url {DEAD}", FAILED, f"{DEAD} does not answer"),
     ("score digit.png --verbose", USAGE, "No such option: --verbose"),
     ("train --data nothing", USAGE, "there is no dataset 'nothing'; there are:"),
