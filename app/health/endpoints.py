@@ -35,7 +35,7 @@ async def health() -> Health:
     "/readyz",
     operation_id="readiness",
     summary="Check that the service can score",
-    responses={503: {"model": Readiness, "description": "Loading, draining, stuck, or without any model."}},
+    responses={503: {"model": Readiness, "description": "Loading, draining or stuck, or all models have failed."}},
 )
 async def readiness(
     pool: ModelPoolDep,

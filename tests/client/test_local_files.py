@@ -141,6 +141,17 @@ def test_a_call_is_not_answered_by_two_models(changed: dict[str, int], judge: st
         assert len(list(client.score_each("m", DIGITS[:3], draws=32, in_flight=1))) == 3
 
 
+def test_at_least_one_request_is_in_flight() -> None:
+    async def awaited() -> object:
+        async with AsyncClient("http://127.0.0.1:1", retries=QUICK) as client:
+            return [result async for result in client.score_each("m", DIGITS[:1], in_flight=0)]
+
+    with pytest.raises(ValueError, match="expected at least 1 request in flight, got 0"):
+        asyncio.run(awaited())
+    with Client("http://127.0.0.1:1", retries=QUICK) as client, pytest.raises(ValueError, match="request in flight"):
+        client.score("m", DIGITS[:1], in_flight=0)
+
+
 def test_two_halves_of_a_request_are_not_answered_by_two_models() -> None:
     answers = problem(413, "body-too-large"), Answer(body=SCORED_DIGIT), Answer(body=SCORED_DIGIT | {"version": 2})
     with scripted(*answers) as server, Client(server.url, retries=QUICK) as client, pytest.raises(ModelChanged):

@@ -66,6 +66,10 @@ class ScoreParameters:
     monitor: bool = True
     in_flight: int = IN_FLIGHT
 
+    def __post_init__(self) -> None:
+        if self.in_flight < 1:
+            raise ValueError(f"expected at least 1 request in flight, got {self.in_flight}")
+
     @property
     def batch_size(self) -> int:
         """The largest number of images sent in one scoring request.
