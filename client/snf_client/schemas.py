@@ -144,7 +144,7 @@ class ComparedCalibration(BaseModel):
 
 
 class ComparedImages(BaseModel):
-    """Numbers of images of a dataset that a comparison uses for fits, calibration and drawn defects.
+    """Numbers of images that a comparison of model families fitted, calibrated and drew defects on.
 
     No image is counted twice.
     """
