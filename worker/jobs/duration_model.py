@@ -52,7 +52,8 @@ class DurationModel:
 
         The slowdown is actual time over reference time. The old and the new value count half each.
 
-        Jobs that failed, were interrupted, or had a limit in minutes change nothing.
+        Jobs that did not do the whole work in one attempt change nothing: those that failed, were interrupted, retry
+        another job, or had a limit in minutes.
 
         Raises:
             BrokerDown: Where Redis does not answer.
@@ -69,9 +70,13 @@ class DurationModel:
 
 def _slowdown_of(job: Job) -> float | None:
     estimate = job.estimate
-    if job.status is not Status.SUCCEEDED or job.attempts != 1 or estimate is None or estimate.get("basis") == GUESSED:
+    if job.status is not Status.SUCCEEDED or estimate is None or estimate.get("basis") == GUESSED:
         return None
-    if job.started_at is None or job.finished_at is None or job.parameters.get("max_minutes") is not None:
+    # A retry goes on from the checkpoint of the other job, whose estimate it has.
+    if job.attempts != 1 or job.retry_of is not None or job.started_at is None or job.finished_at is None:
+        return None
+    training = (job.architecture or {}).get("training", {}) | job.parameters
+    if training.get("max_minutes") is not None:
         return None
     expected = float(estimate["seconds"]) / float(estimate["slowness"])
     return (job.finished_at - job.started_at).total_seconds() / max(expected, 1e-3)

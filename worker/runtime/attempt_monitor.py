@@ -25,6 +25,7 @@ class AttemptMonitor:
     Attributes:
         stale: Whether the attempt lost its lease.
         stalled: Whether the process was killed because it made no progress.
+        met_outage: Whether the broker was down at some time.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class AttemptMonitor:
         self._last_event = time.monotonic()
         self.stale = False
         self.stalled = False
+        self.met_outage = False
 
     def until_exit(self, process: AttemptProcess, reader: EventReader, summary: AttemptSummary) -> int:
         """Monitor a job's process until it exits, and return its exit code.
@@ -95,7 +97,7 @@ class AttemptMonitor:
             # No other worker can take the job while the broker is down, so the process goes on.
             if not self._outage:
                 log.warning("job %s goes on without the broker: %s", self._job_id, problem.detail)
-            self._outage = True
+            self._outage = self.met_outage = True
             self._last_event = now  # a process that waits for the broker reports nothing
             return RequestedAction.GO_ON
         if self._outage:

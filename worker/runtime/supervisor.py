@@ -74,7 +74,7 @@ class Supervisor:
         stopping: Event that makes a running attempt write its checkpoint and exit.
         command: Function that returns the command of an attempt.
         device: Device that attempts run on.
-        durations: Store of the durations of trainings; None to store nothing.
+        durations: Store of the durations of trainings without an outage of the broker; None to store nothing.
         on_start: Function that is called with a job whose attempt has started.
     """
 
@@ -98,6 +98,7 @@ class Supervisor:
         self._room = DiskRoom(settings.jobs_dir)
         self._job_id: str | None = None
         self._deaths = 0  # attempts in a row that crashed without a new checkpoint
+        self._met_outage = False  # whether the broker was down at some time during the newest attempt
 
     @property
     def back_off_s(self) -> float:
@@ -132,6 +133,7 @@ class Supervisor:
         if not self._room.allows(job_id):
             log.info("job %s is not taken: it met a full disk and waits for more room", job_id)
             return Outcome.NOT_TAKEN
+        self._met_outage = False
         delivery, lease_s = secrets.token_hex(8), self._settings.lease_seconds
         attempt = self._retry_in_outage(lambda: self._store.take(job_id, worker_name(), lease_s, delivery))
         if attempt is None:
@@ -168,6 +170,7 @@ class Supervisor:
             code = monitor.until_exit(process, reader, summary)
         finally:
             process.close()
+        self._met_outage |= monitor.met_outage
         if monitor.stalled:
             why = f"the process reported no progress for {self._settings.stall_seconds:g} s and was killed"
             summary.error = {"type": "trainer-stalled", "title": "The trainer hung", "detail": why}
@@ -261,6 +264,7 @@ class Supervisor:
             try:
                 return call()
             except BrokerDown:
+                self._met_outage = True
                 if self._stopping.is_set() and deadline is None:
                     deadline = time.monotonic() + _STOPPING_PATIENCE_S
                 if deadline is not None and time.monotonic() > deadline:
@@ -268,7 +272,8 @@ class Supervisor:
                 time.sleep(_OUTAGE_S)
 
     def _learn_duration(self, job_id: str) -> None:
-        if self._durations is None:
+        # In an outage an attempt waits before it starts, before it publishes, and before its end is recorded.
+        if self._durations is None or self._met_outage:
             return
         try:
             self._durations.learn(self._store.get(job_id), kind_of(self._device))

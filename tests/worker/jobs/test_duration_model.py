@@ -1,15 +1,21 @@
 """What jobs took against their estimates corrects the next estimates."""
 
+import threading
+from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.worker.support.helpers import new_job
+from tests.worker.support.helpers import fake_command, new_job
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
+from worker.errors import BrokerDown
 from worker.jobs.duration_model import DurationModel
-from worker.jobs.record import Job, Status
+from worker.jobs.record import Job, RequestedAction, Status
+from worker.jobs.store import JobStore
+from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,12 +65,20 @@ def test_another_preset_inherits_and_another_device_does_not(durations: Duration
         {"estimate": None},
         {"estimate": {"seconds": 1.0, "slowness": 1.0, "basis": "guessed"}},
         {"parameters": {"max_minutes": 1}},
+        {"architecture": {"family": "glow", "training": {"max_minutes": 1}}},
+        {"retry_of": "0" * 26},
         {"started_at": None},
     ],
 )
 def test_other_jobs_change_nothing(durations: DurationModel, changes: dict[str, Any]) -> None:
     durations.learn(done(30, **changes), "cpu")
     assert durations.slowdown("cpu", "snf-glow-tiny") is None
+
+
+def test_a_job_that_lifts_the_limit_of_its_architecture_counts(durations: DurationModel) -> None:
+    limited = {"family": "glow", "training": {"max_minutes": 1}}
+    durations.learn(done(30, architecture=limited, parameters={"max_minutes": None}), "cpu")
+    assert durations.slowdown("cpu", "snf-glow-tiny") == 3.0
 
 
 def test_no_job_makes_an_estimate_absurd(durations: DurationModel) -> None:
@@ -75,3 +89,42 @@ def test_no_job_makes_an_estimate_absurd(durations: DurationModel) -> None:
 def test_what_earlier_versions_learned_still_counts(settings: Settings, durations: DurationModel) -> None:
     redis_client(settings).hset(f"{settings.key_prefix}pace", "cpu:snf-glow-tiny", "1.75")
     assert durations.slowdown("cpu", "snf-glow-tiny") == 1.75
+
+
+class PartlyDown(JobStore):
+    """A job store that does not answer some calls; the trainer ends after the third renewal of its lease."""
+
+    def __init__(self, settings: Settings, unanswered: str) -> None:
+        super().__init__(redis_client(settings), settings.key_prefix)
+        self._jobs = settings.jobs_dir
+        self._unanswered = unanswered
+        self._calls: Counter[str] = Counter()
+
+    def _count(self, method: str) -> None:
+        self._calls[method] += 1
+        if f"{method} {self._calls[method]}" == self._unanswered:
+            raise BrokerDown("no answer")
+
+    def take(self, *args: Any, **more: Any) -> int | None:
+        self._count("take")
+        return super().take(*args, **more)
+
+    def renew(self, job_id: str, *args: Any, **more: Any) -> RequestedAction:
+        self._count("renew")
+        if self._calls["renew"] == 3:
+            (self._jobs / job_id / "go").touch()
+        return super().renew(job_id, *args, **more)
+
+    def finish(self, *args: Any, **more: Any) -> None:
+        self._count("finish")
+        super().finish(*args, **more)
+
+
+@pytest.mark.parametrize("unanswered", ["", "take 1", "renew 1", "renew 2", "finish 1"])
+def test_a_training_that_may_have_waited_for_the_broker_changes_nothing(
+    durations: DurationModel, settings: Settings, stopping: threading.Event, add: Callable[..., Job], unanswered: str
+) -> None:
+    job = add("wait-for-file", estimate={"seconds": 10.0, "slowness": 1.0})
+    store = PartlyDown(settings, unanswered)
+    assert Supervisor(store, settings, stopping, fake_command, durations=durations).run(job.id) is Outcome.SUCCEEDED
+    assert (durations.slowdown("cpu", job.preset) is None) == bool(unanswered)
