@@ -35,6 +35,7 @@ class WorkerInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str = Field(description="Host and process id")
+    machine: str | None = Field(default=None, description="Machine or container, None if unknown: see machine_id")
     device: str = Field(description="Device that runs the jobs: cpu or cuda:N")
     queues: tuple[Queue, ...] = Field(description="Queues that the worker serves")
     memory_bytes: int | None = Field(default=None, description="Memory of the machine or container")

@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,14 +10,14 @@ from types import FrameType
 from worker.broker.connection import redis_client
 from worker.broker.runtime_folder import runtime_folder_in_use
 from worker.errors import BrokerDown
-from worker.jobs.worker_registry import WorkerRegistry, WorkerState
+from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
 from worker.launch.child_process import ChildProcess, restart_dead, stop_all
 from worker.launch.hang_watch import worker_probe
 from worker.log_setup import configure_logging
 from worker.private_home import protect_home
 from worker.queues import Queue
 from worker.runtime.devices import find_devices, process_name, queues_of
-from worker.runtime.machine import memory_of_this_machine, training_memory
+from worker.runtime.machine import machine_id, memory_of_this_machine, training_memory
 from worker.runtime.main import run_worker
 from worker.runtime.worker_name import HOST, HOST_VARIABLE
 from worker.settings import Settings
@@ -122,7 +121,7 @@ def check_workers(settings: Settings) -> tuple[bool, str]:
         return True, f"cannot be checked: {problem.detail}"
     finally:
         client.close()
-    here = {worker.device: worker for worker in workers if worker.name.startswith(f"{socket.gethostname()}:")}
+    here = {worker.device: worker for worker in workers if _runs_here(worker)}
     wanted = [device for process in worker_processes(settings) for device in process.settings.devices]
     problems = [f"no worker of {device} is alive on this machine" for device in wanted if device not in here]
     problems += [
@@ -133,3 +132,10 @@ def check_workers(settings: Settings) -> tuple[bool, str]:
     if problems:
         return False, "; ".join(problems)
     return True, "; ".join(f"{here[device].name} ({device}): {here[device].state}" for device in wanted)
+
+
+def _runs_here(worker: WorkerInfo) -> bool:
+    machine = machine_id()
+    if machine is None or worker.machine is None:  # a worker of an earlier version, or another system than Linux
+        return worker.name.startswith(f"{HOST}:")
+    return worker.machine == machine

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from worker.errors import BrokerDown
 from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
 from worker.queues import Queue
-from worker.runtime.machine import memory_of_this_machine
+from worker.runtime.machine import machine_id, memory_of_this_machine
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class Announcer:
         self._settings = settings
         self._info = WorkerInfo(
             name=name,
+            machine=machine_id(),
             device=device,
             queues=tuple(queues),
             memory_bytes=memory_of_this_machine(),

@@ -1,4 +1,4 @@
-"""Memory of this machine or container, and the memory limit of a training process."""
+"""Identity and memory of this machine or container, and the memory limit of a training process."""
 
 import os
 from collections.abc import Iterator
@@ -11,6 +11,22 @@ _SHARE = 0.8
 """Share of the memory for all trainings of this machine; service, broker and workers need the rest."""
 _SMALLEST = 2 * 2**30
 """Smallest limit in bytes: PyTorch's libraries and threads alone come close to it."""
+
+
+def machine_id() -> str | None:
+    """Return a text that identifies this machine, or this container, until it is started again.
+
+    Its host name may change meanwhile, and another machine may get that name.
+
+    Returns:
+        The id of the kernel's start and of the namespace of processes, or None on other systems than Linux.
+    """
+    try:
+        start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        # The containers of a machine share its kernel.
+        return f"{start} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None
 
 
 def memory_of_this_machine(

@@ -2,21 +2,24 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import pairwise
 from statistics import median
 
 import pytest
 
+from tests.support.paths import ROOT
 from tests.worker.support.helpers import Start, Submit, reaches, trainer_pids, until
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.record import Status
 from worker.jobs.store import JobStore
-from worker.jobs.worker_registry import WorkerRegistry, WorkerState
+from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
 from worker.launch.workers import check_workers
 from worker.runtime.main import NOT_RECEIVING
 from worker.settings import Settings
@@ -120,3 +123,35 @@ def test_the_health_check_in_an_outage_blames_no_worker(settings: Settings, brok
     healthy, why = check_workers(settings)
     assert healthy
     assert why.startswith("cannot be checked: ")
+
+
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are found by the name of their host")
+
+
+@only_linux
+def test_the_health_check_finds_a_worker_whose_machine_had_another_name(settings: Settings, served: None) -> None:
+    assert not check_workers(settings)[0]
+    environment = {**os.environ, **settings.environment(), "SNF_WORKER_HOST": "earlier-name"}
+    with subprocess.Popen([sys.executable, "-m", "worker.runtime.main"], env=environment, cwd=ROOT) as worker:
+        try:
+            until(lambda: check_workers(settings)[0])
+            assert check_workers(settings)[1] == f"earlier-name:{worker.pid} (cpu): idle"
+        finally:
+            worker.terminate()
+    assert not check_workers(settings)[0]
+
+
+@pytest.mark.parametrize(
+    ("host", "machine", "found"),
+    [
+        (socket.gethostname(), None, True),
+        ("another-name", None, False),
+        pytest.param(socket.gethostname(), "another-machine", False, marks=only_linux),
+    ],
+)
+def test_the_health_check_finds_workers_of_earlier_versions_by_name_and_none_of_a_machine_that_had_this_name(
+    settings: Settings, served: None, host: str, machine: str | None, found: bool
+) -> None:
+    entry = WorkerInfo(name=f"{host}:1", machine=machine, device="cpu", queues=(), started_at=datetime.now(UTC))
+    WorkerRegistry(redis_client(settings), settings.key_prefix).announce(entry, 30)
+    assert check_workers(settings)[0] == found
