@@ -27,9 +27,17 @@ def socket_path(settings: Settings) -> Path:
     """Return the path of the Unix socket on which the embedded Valkey (Redis) server listens.
 
     Raises:
-        BrokerStartFailed: The path is longer than the operating system allows, or another user may change its folder.
+        BrokerStartFailed: The path is longer than the operating system allows, it is not UTF-8 text, or another user
+            may change its folder.
     """
     path = settings.runtime_folder / "broker.sock"
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise BrokerStartFailed(
+            f"the path of the broker's socket must be UTF-8 text, got {str(path)!a}; set SNF_RUNTIME_DIR to "
+            "another folder"
+        ) from error
     if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
         raise BrokerStartFailed(
             f"the path of the broker's socket may take {_MAX_SOCKET_PATH_BYTES} bytes, got "
@@ -50,7 +58,8 @@ def broker_url(settings: Settings) -> str:
         BrokerStartFailed: The file cannot be read or is empty, or as in :func:`socket_path`.
     """
     if settings.redis_url is None:
-        return f"unix://{socket_path(settings)}?db=0"
+        # A plain # or ? would end the path, and clients would connect to another socket.
+        return f"unix://{quote(str(socket_path(settings)))}?db=0"
     if settings.redis_password_file is None:
         return settings.redis_url
     parts = urlsplit(settings.redis_url)

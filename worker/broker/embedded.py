@@ -112,7 +112,7 @@ class EmbeddedBroker:
 
     def _left_over(self, deadline: float) -> bool:
         """Return whether a server of a dead owner answers on the socket; a server on another socket is shut down."""
-        noted = Path(self._note.read_text(encoding="utf-8")) if self._note.exists() else self._socket
+        noted = Path(os.fsdecode(self._note.read_bytes())) if self._note.exists() else self._socket
         if noted != self._socket:
             self._shut_down_at(noted, deadline)
         while (state := self.state()) is ServerState.HANGS:
