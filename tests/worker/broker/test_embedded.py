@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -136,6 +137,83 @@ def test_an_adopted_server_that_hangs_is_killed(settings: Settings) -> None:
     finally:
         if alive(pid):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def original(settings: Settings, home: Path) -> Iterator[tuple[Settings, int]]:
+    """Another installation with the same runtime folder: its settings, and the process id of its server."""
+    settings = settings.model_copy(update={"home": home / "original"})
+    broker = EmbeddedBroker(settings)
+    broker.start()
+    pid = server_pid(settings)
+    yield settings, pid
+    if alive(pid):
+        os.kill(pid, signal.SIGCONT)
+    broker.stop()
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_copy_leaves_the_server_of_the_original_alone(
+    hangs: bool, original: tuple[Settings, int], settings: Settings, home: Path
+) -> None:
+    of_original, pid = original
+    shutil.copytree(of_original.home / "broker", settings.home / "broker")
+    if hangs:
+        os.kill(pid, signal.SIGSTOP)
+    copy = EmbeddedBroker(settings.model_copy(update={"runtime_dir": home / "other", "broker_timeout_s": 0.2}))
+    try:
+        assert copy.start() == "started"
+    finally:
+        copy.stop()
+    assert alive(pid)
+    if hangs:
+        os.kill(pid, signal.SIGCONT)
+    assert server_pid(of_original) == pid
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_the_server_of_another_installation_in_the_runtime_folder_is_refused(
+    hangs: bool, original: tuple[Settings, int], settings: Settings
+) -> None:
+    of_original, pid = original
+    if hangs:
+        os.kill(pid, signal.SIGSTOP)
+    other = EmbeddedBroker(settings.model_copy(update={"broker_timeout_s": 0.2}))
+    with pytest.raises(BrokerStartFailed, match=rf"{of_original.home / 'broker'};.*another SNF_RUNTIME_DIR"):
+        other.start(timeout=0.1)
+    other.stop()
+    assert alive(pid)
+    if hangs:
+        os.kill(pid, signal.SIGCONT)
+    assert server_pid(of_original) == pid
+
+
+def test_a_server_in_another_container_says_whose_it_is(
+    original: tuple[Settings, int], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.broker.embedded.listener_folder", lambda *_: None)
+    with pytest.raises(BrokerStartFailed, match="another installation"):
+        EmbeddedBroker(settings).start()
+    assert EmbeddedBroker(original[0]).start() == "attached"
+
+
+def test_a_server_that_took_the_place_of_an_adopted_one_is_neither_attached_to_nor_stopped(
+    settings: Settings, home: Path
+) -> None:
+    pid = killed_keeper(settings)
+    adopter = EmbeddedBroker(settings)
+    assert adopter.start() == "adopted"
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not adopter.alive())
+    other = EmbeddedBroker(settings.model_copy(update={"home": home / "other"}))
+    assert other.start() == "started"
+    try:
+        with pytest.raises(BrokerStartFailed, match="another installation"):
+            EmbeddedBroker(settings).start()
+        adopter.stop()
+        assert other.alive()
+    finally:
+        other.stop()
 
 
 @pytest.fixture

@@ -74,9 +74,8 @@ def test_each_part_refuses_a_folder_that_others_may_change(
         PARTS[part](settings)
 
 
-@pytest.mark.parametrize("command", [["up"], ["serve"], ["worker"], ["worker", "--check"]])
-def test_commands_say_so_in_a_sentence(command: list[str], settings: Settings) -> None:
-    writable(settings.runtime_folder, pytest.MonkeyPatch())
+def refused(command: list[str], settings: Settings) -> str:
+    """What a command says that ends with exit code 3."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -89,8 +88,23 @@ def test_commands_say_so_in_a_sentence(command: list[str], settings: Settings) -
         check=False,
     )
     assert done.returncode == 3
-    assert "mode 770" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", [["up"], ["serve"], ["worker"], ["worker", "--check"]])
+def test_commands_say_so_in_a_sentence(command: list[str], settings: Settings) -> None:
+    writable(settings.runtime_folder, pytest.MonkeyPatch())
+    assert "mode 770" in refused(command, settings)
+
+
+def test_the_launcher_starts_nothing_beside_the_broker_of_another_installation(
+    broker: EmbeddedBroker, settings: Settings, home: Path
+) -> None:
+    other = settings.model_copy(update={"home": home / "other"})
+    assert str(home / "broker") in refused(["up"], other)
+    assert broker.alive()
+    assert not list(other.logs_dir.glob("*.out")), "no child process has started"
 
 
 def test_the_last_process_removes_it(derived: Settings) -> None:
