@@ -1,5 +1,6 @@
 """Leases on jobs: a worker takes the lease of a job, renews it, and returns it with the result."""
 
+import hashlib
 import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,6 +99,7 @@ class LeaseStore:
         """Set the final status of a job, and end the worker's lease on the job.
 
         The result or the error of the job is stored from ``changes``.
+        The same call may be repeated, after a lost answer.
 
         Raises:
             StaleAttempt: The attempt does not hold the lease.
@@ -111,6 +113,7 @@ class LeaseStore:
         """End a worker's lease (exclusive right) on an unfinished job, and queue the job again.
 
         The job waits in the first line of its queue, behind other interrupted or resumed jobs and before all others.
+        The same call may be repeated, after a lost answer, until the job is taken again.
 
         Returns:
             The new status: ``queued``, or ``cancelled`` or ``paused`` if users requested that.
@@ -161,7 +164,9 @@ class LeaseStore:
         self, job_id: str, attempt: int, status: Status, changes: Mapping[str, Any], first: bool = False
     ) -> Status:
         pairs = [part for pair in to_hash(changes).items() for part in pair]
-        left = self._run(lua.LEAVE, job_id, attempt, status.value, "1" if first else "0", now_text(), *pairs)
+        place = "1" if first else "0"
+        digest = hashlib.sha256(repr((attempt, status.value, place, pairs)).encode()).hexdigest()
+        left = self._run(lua.LEAVE, job_id, attempt, status.value, place, now_text(), digest, *pairs)
         if not left:
             raise StaleAttempt(f"attempt {attempt} of job {job_id} does not hold the lease")
         return Status(left)

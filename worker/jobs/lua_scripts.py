@@ -10,6 +10,7 @@ Keys, after the prefix:
 - ``taken:<line>``: time of the message of the newest job that was taken from the line.
 - ``shards:<id>``: shards of a bulk job.
 - ``open:<caller>``: ids of the unfinished jobs of a caller.
+- ``unrecorded``: ids of failed jobs whose training run may not be marked as failed yet.
 - ``removed``: ids of removed jobs whose files may still be there.
 - ``changes:<id>``: a capped stream of the states of a job, written together with each change.
 
@@ -65,6 +66,7 @@ local function move(to)
   leave_line()
   if to == 'queued' then wait_in_line() end
   if to == 'paused' or terminal[to] then redis.call('HDEL', key, 'pause_requested') end
+  if to == 'failed' then redis.call('SADD', prefix .. 'unrecorded', id) end
   if terminal[to] then
     redis.call('ZADD', prefix .. 'finished', now, id)
     redis.call('SREM', of(field('caller') or ''), id)
@@ -169,16 +171,21 @@ return asked[requested_status()]
 """
 )
 
-# ARGV: prefix, id, attempt, new status, '1' for first in line, now as text, field, value, ...
+# ARGV: prefix, id, attempt, new status, '1' for first in line, now as text, digest of the call, field, value, ...
 # Returns the resulting status, or '' if stale. The new status 'queued' may result in 'paused' or 'cancelled'.
+# A call that ended the newest attempt may come again, after a lost answer: `left_by` holds its digest. It changes
+# nothing then, and returns the present status.
 LEAVE = (
     _HELPERS
     + """
-if not owns(ARGV[3]) then return '' end
+if not owns(ARGV[3]) then
+  return field('attempts') == ARGV[3] and field('left_by') == ARGV[7] and field('status') or ''
+end
 local to = ARGV[4]
 if to == 'queued' then to = requested_status() end
-write(7)
+write(8)
 redis.call('HSET', key, 'first', ARGV[5])
+if to ~= 'running' then redis.call('HSET', key, 'left_by', ARGV[7]) end
 if terminal[to] then redis.call('HSET', key, 'finished_at', ARGV[6]) end
 move(to)
 return to
@@ -339,6 +346,7 @@ for _, other_status in ipairs(unfinished) do
   end
 end
 redis.call('SADD', prefix .. 'removed', id)
+redis.call('SREM', prefix .. 'unrecorded', id)
 redis.call('DEL', key, prefix .. 'changes:' .. id, prefix .. 'shards:' .. id)
 redis.call('ZREM', prefix .. 'jobs', id)
 redis.call('ZREM', prefix .. 'finished', id)

@@ -282,6 +282,22 @@ class JobStore(LeaseStore):
         if verdict != "removed":
             raise JobConflict(f"job {job_id} is {verdict}; cancel it first or wait for its end")
 
+    def unrecorded(self) -> Ids:
+        """Return the ids of failed jobs whose training run may not be marked as failed yet.
+
+        An id is listed from the moment a job fails until :meth:`recorded` is called or the job is removed.
+        """
+        with translate_redis_errors():
+            return sorted(cast(set[str], self._client.smembers(self._key("unrecorded"))))
+
+    def recorded(self, job_id: str) -> None:
+        """Note that the training run of a failed job is marked as failed, or that the job has no run.
+
+        The method :meth:`unrecorded` then no longer returns the id of the job.
+        """
+        with translate_redis_errors():
+            self._client.srem(self._key("unrecorded"), job_id)
+
     def removed(self) -> Ids:
         """Return the ids of removed jobs whose files may still exist.
 

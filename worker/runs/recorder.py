@@ -154,25 +154,30 @@ class RunRecorder:
         self._store.thin_curve(run.id)
 
 
-def record_failure(store: RunStore, run_id: str, error: Mapping[str, str]) -> None:
+def record_failure(store: RunStore, run_id: str, error: Mapping[str, str]) -> bool:
     """Mark the record of a training run as failed, because its job has failed for good.
 
-    A job that trained nothing has no record of a run, and gets none.
+    A job that trained nothing has no record of a run, and gets none. A record of a run that has ended stays as it is.
 
     Args:
         store: Store of the records.
         run_id: Id of the job.
         error: Its error, with ``type``, ``title`` and ``detail``.
+
+    Returns:
+        Whether nothing is left to do; False if the disk took no writes.
     """
     run = store.find(run_id)
-    if run is None or run.state == "finished":
-        return
+    if run is None or run.state != "unfinished":
+        return True
     text = CRASHED if error["type"] == "attempt-crashed" else f"{error['title']}: {error['detail']}"
     try:
         store.write(run.model_copy(update={"state": "failed", "ended": datetime.now(UTC), "error": text}))
         store.thin_curve(run_id)
     except OSError as problem:
         log.warning("the record of run %s does not say that it failed: %s", run_id, problem)
+        return False
+    return True
 
 
 def recorded_run(start: RunStart, settings: Settings, folder: Path, *, write: bool) -> RunRecorder:

@@ -1,6 +1,7 @@
 """The reconciler: a thread that repairs jobs after crashes of workers and deletes old jobs.
 
-It queues jobs whose worker vanished, sends lost messages again, and calls assistants for bulk jobs.
+It queues jobs whose worker vanished, sends lost messages again, marks the runs of failed jobs as failed, and calls
+assistants for bulk jobs.
 """
 
 import logging
@@ -80,6 +81,7 @@ class Reconciler:
             if corrected:
                 log.warning("%d times in the job store were in the future and are corrected", corrected)
             moved = self._lost_leases() + self._lost_messages()
+            self._record_failures()
             self._call_assistants()
             clear_removed(self._store, self._settings)
             if time.monotonic() < self._retention_paused_until:
@@ -113,8 +115,6 @@ class Reconciler:
                 log.warning("job %s: the lease expired; the job is %s now", job_id, verdict)
                 if verdict == "queued":
                     send_again(self._store, self._celery, job_id)
-                elif verdict == "failed" and (error := self._store.get(job_id).error) is not None:
-                    record_failure(RunStore(self._settings.run_records_dir), job_id, error)
         return moved
 
     def _lost_messages(self) -> int:
@@ -130,6 +130,15 @@ class Reconciler:
                             log.warning("job %s: no worker took the job at its last message; it is sent again", job_id)
                             sent += 1
         return sent
+
+    def _record_failures(self) -> None:
+        # Of jobs whose worker vanished, and of those that a worker could not record itself after it had failed them.
+        runs = RunStore(self._settings.run_records_dir)
+        for job_id in self._store.unrecorded():
+            with _apart(job_id):
+                error = self._store.get(job_id).error
+                if error is None or record_failure(runs, job_id, error):
+                    self._store.recorded(job_id)
 
     def _call_assistants(self) -> None:
         # Workers may have started, or become idle, since the bulk job began.

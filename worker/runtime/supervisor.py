@@ -253,8 +253,10 @@ class Supervisor:
         if status is Status.QUEUED:
             return self._store.put_back(job_id, attempt, changes)
         self._store.finish(job_id, attempt, status, changes)
-        if status is Status.FAILED:
-            record_failure(RunStore(self._settings.run_records_dir), job_id, changes["error"])
+        if status is Status.FAILED and record_failure(
+            RunStore(self._settings.run_records_dir), job_id, changes["error"]
+        ):
+            self._store.recorded(job_id)
         return status
 
     def _retry_in_outage(self, call: Callable[[], T]) -> T:

@@ -122,6 +122,8 @@ def test_an_attempt_of_a_job_leaves_it_to_the_supervisor_whether_the_run_failed(
     record_failure(store, ID, {"type": "attempt-crashed", "title": "The attempt crashed", "detail": "OSError: /srv"})
     run = store.get(ID)
     assert (run.state, run.error, run.ended is None) == ("failed", CRASHED, False)
+    record_failure(store, ID, {"type": "attempt-crashed", "title": "The attempt crashed", "detail": "OSError: /srv"})
+    assert store.get(ID) == run, "it has failed once, however often it is told"
     record_failure(store, "0" * 26, {"type": "", "title": "No such dataset", "detail": "none"})
     assert len(store.list(9)) == 1, "a job that trained nothing has no record"
 

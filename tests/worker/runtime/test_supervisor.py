@@ -1,7 +1,9 @@
 """The supervisor with a fake trainer: exit codes, kills, cancel, preemption, lost leases, outages."""
 
+import errno
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -10,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.support.runs import start
-from tests.worker.support.helpers import alive, fake_command, make_reconciler, until
+from tests.worker.support.helpers import alive, fake_command, make_reconciler, run_program, until
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
 from worker.errors import BrokerDown
+from worker.jobs import lua_scripts as lua
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
 from worker.runs.recorder import RunRecorder
@@ -22,6 +25,23 @@ from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
 Add = Callable[..., Job]
+
+KILLED_AT_THE_END = """
+import os, signal, threading
+from tests.worker.support.helpers import fake_command
+from worker.broker.connection import redis_client
+from worker.jobs.store import JobStore
+from worker.runtime.supervisor import Supervisor
+from worker.settings import load_settings
+
+class Killed(JobStore):
+    def finish(self, *args):
+        super().finish(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+settings = load_settings()
+Supervisor(Killed(redis_client(settings), settings.key_prefix), settings, threading.Event(), fake_command).run("{job}")
+"""
 
 
 class Background:
@@ -41,6 +61,44 @@ class Background:
         self._thread.join(60)
         assert not self._thread.is_alive()
         return self.outcome
+
+
+class LosesAnswers(JobStore):
+    """A job store whose next answers are lost on the way, by method."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(redis_client(settings), settings.key_prefix)
+        self.lose: dict[str, int] = {}
+
+    def _lost(self, method: str) -> None:
+        if self.lose.get(method, 0):
+            self.lose[method] -= 1
+            raise BrokerDown(f"the answer to {method} is lost")
+
+    def take(self, *args: Any, **more: Any) -> int | None:
+        found = super().take(*args, **more)
+        self._lost("take")
+        return found
+
+    def get(self, job_id: str) -> Job:
+        found = super().get(job_id)
+        self._lost("get")
+        return found
+
+    def _call(self, script: str, *args: Any) -> Any:
+        answer = super()._call(script, *args)
+        if script == lua.LEAVE and args[3] != Status.RUNNING:
+            self._lost("leave")
+        return answer
+
+    def put_back(self, *args: Any, **more: Any) -> Status:
+        self._lost("put_back")
+        return super().put_back(*args, **more)
+
+
+@pytest.fixture
+def losing(settings: Settings, served: None) -> LosesAnswers:
+    return LosesAnswers(settings)
 
 
 def trainer_pid(settings: Settings, job: Job) -> int:
@@ -103,6 +161,53 @@ def test_the_record_of_a_run_failed_once_its_job_did(
     assert states == ["unfinished", "unfinished", "failed"]
     error = store.get(job.id).error or {}
     assert runs.get(job.id).error == f"{error['title']}: {error['detail']}"
+
+
+def test_the_record_of_a_run_failed_although_the_answer_to_its_end_is_lost(
+    losing: LosesAnswers, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    job, runs = add("refuse"), RunStore(settings.run_records_dir)
+    with RunRecorder(runs, start(origin="job"), lambda: job.id, 1) as record:
+        record({"event": "started", "step": 0, "steps": 40})
+    losing.lose = {"leave": 2}
+    assert Supervisor(losing, settings, stopping, command=fake_command).run(job.id) is Outcome.FAILED
+    assert (runs.get(job.id).state, runs.get(job.id).error) == ("failed", "Diverged: loss is NaN")
+    assert losing.unrecorded() == []
+
+
+def test_the_record_of_a_run_failed_although_its_worker_was_killed_before_it_wrote_so(
+    store: JobStore, settings: Settings, add: Add
+) -> None:
+    job, runs = add("refuse"), RunStore(settings.run_records_dir)
+    with RunRecorder(runs, start(origin="job"), lambda: job.id, 1) as record:
+        record({"event": "started", "step": 0, "steps": 40})
+    with pytest.raises(subprocess.CalledProcessError) as killed:
+        run_program(settings, KILLED_AT_THE_END.format(job=job.id))
+    assert killed.value.returncode == -signal.SIGKILL
+    assert (store.get(job.id).status, runs.get(job.id).state) == (Status.FAILED, "unfinished")
+    make_reconciler(store, settings).sweep()
+    assert (runs.get(job.id).state, runs.get(job.id).error) == ("failed", "Diverged: loss is NaN")
+    assert store.unrecorded() == []
+
+
+def test_the_record_of_a_run_failed_once_the_disk_takes_writes_again(
+    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, runs = add("refuse"), RunStore(settings.run_records_dir)
+    with RunRecorder(runs, start(origin="job"), lambda: job.id, 1) as record:
+        record({"event": "started", "step": 0, "steps": 40})
+
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    reconciler = make_reconciler(store, settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(RunStore, "write", full)
+        assert supervisor.run(job.id) is Outcome.FAILED
+        reconciler.sweep()
+    assert (runs.get(job.id).state, store.unrecorded()) == ("unfinished", [job.id])
+    reconciler.sweep()
+    assert (runs.get(job.id).state, store.unrecorded()) == ("failed", [])
 
 
 def test_the_record_of_a_run_whose_worker_is_gone_failed_once_its_job_did(
@@ -297,38 +402,6 @@ def test_training_goes_on_while_the_broker_is_down(
         again.stop()
 
 
-class LosesAnswers(JobStore):
-    """A job store whose next answers are lost on the way, by method."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(redis_client(settings), settings.key_prefix)
-        self.lose: dict[str, int] = {}
-
-    def _lost(self, method: str) -> None:
-        if self.lose.get(method, 0):
-            self.lose[method] -= 1
-            raise BrokerDown(f"the answer to {method} is lost")
-
-    def take(self, *args: Any, **more: Any) -> int | None:
-        found = super().take(*args, **more)
-        self._lost("take")
-        return found
-
-    def get(self, job_id: str) -> Job:
-        found = super().get(job_id)
-        self._lost("get")
-        return found
-
-    def put_back(self, *args: Any, **more: Any) -> Status:
-        self._lost("put_back")
-        return super().put_back(*args, **more)
-
-
-@pytest.fixture
-def losing(settings: Settings, served: None) -> LosesAnswers:
-    return LosesAnswers(settings)
-
-
 def test_an_attempt_runs_although_the_answers_of_the_store_are_lost(
     losing: LosesAnswers, settings: Settings, stopping: threading.Event, add: Add
 ) -> None:
@@ -336,6 +409,18 @@ def test_an_attempt_runs_although_the_answers_of_the_store_are_lost(
     losing.lose = {"take": 2, "get": 1}
     assert Supervisor(losing, settings, stopping, command=fake_command).run(job.id) is Outcome.SUCCEEDED
     assert losing.get(job.id).attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("behave", "outcome"), [("succeed", Outcome.SUCCEEDED), ("refuse", Outcome.FAILED), ("die", Outcome.QUEUED_AGAIN)]
+)
+def test_the_outcome_is_known_although_the_answer_to_the_end_is_lost(
+    losing: LosesAnswers, settings: Settings, stopping: threading.Event, add: Add, behave: str, outcome: Outcome
+) -> None:
+    losing.lose = {"leave": 2}
+    job = add(behave)
+    assert Supervisor(losing, settings, stopping, command=fake_command).run(job.id) is outcome
+    assert losing.lose == {"leave": 0}
 
 
 def test_a_stopping_worker_gives_up_a_delivery_in_an_outage_and_the_job_is_not_blamed(
