@@ -59,7 +59,8 @@ def measure_limits(
         scorer: The model, with the calibration whose p-values count.
         good: The images that get the defects.
         parameters: Shapes, contrasts, false-alarm rate and seed. Of more than ``images`` images the first are taken.
-        progress: Called with the progress; what it raises ends the work.
+        progress: Called before each size and after each batch; what it raises ends the work. The first call counts the
+            images of the sizes that another run finished.
         folder: Where counts of finished sizes are kept. Another run with this folder does not repeat them.
         finished: Called when a size is finished and its count is stored.
         calibration: Number of the calibration, for the record.
@@ -193,8 +194,12 @@ class _Meter:
         self._total, self._done = total, 0
         self._label = UNDAMAGED
 
-    def add(self, label: str, images: int) -> None:
+    def begin(self, label: str) -> None:
+        # A first report after a batch would count images whose size is not finished as the work of an earlier run.
         self._label = label
+        self.report()
+
+    def add(self, images: int) -> None:
         self._done += images
         self.report()
 
@@ -234,9 +239,10 @@ class _Counter:
             self._meter.restore(len(self._pixels))
             return known
         found = 0
+        self._meter.begin(label)
         for start, images in self._pixels:
             found += self._flagged(images if defect is None else damaged_images(images, defect, self._seed, start))
-            self._meter.add(label, len(images))
+            self._meter.add(len(images))
         self._journal.put(label, found)
         self._finished()
         return found

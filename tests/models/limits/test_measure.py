@@ -54,6 +54,27 @@ def test_the_counts_are_those_of_the_p_values_of_each_image(
     assert curve.limit is not None
 
 
+def test_the_first_report_counts_the_images_of_finished_sizes_only(
+    digits: Scorer, good: GoodImages, tmp_path: Path
+) -> None:
+    class Stopped(Exception):
+        """The measurement is stopped after a size was scored, and before its count is stored."""
+
+    def first_report(stop_after: int) -> int:
+        reports: list[int] = []
+
+        def progress(_label: str, done: int, _total: int) -> None:
+            reports.append(done)
+            if done > stop_after:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            measure_limits(digits, good, FEW, progress=progress, folder=tmp_path)
+        return reports[0]
+
+    assert [first_report(stop_after) for stop_after in (0, 40, 80, 80)] == [0, 0, 40, 80]
+
+
 def test_too_few_images_give_no_limit(digits: Scorer, good: GoodImages) -> None:
     few = GoodImages(good.dataset, good.part, good.pixels[:28])
     progress: list[tuple[str, int, int]] = []

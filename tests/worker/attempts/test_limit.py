@@ -55,6 +55,8 @@ def test_a_killed_attempt_is_gone_on_with_and_published_once(
     assert again
     assert not again & kept
     assert not (folder / "cells").exists()
+    started = [event["step"] for event in events if event["event"] == "started"]
+    assert started == [0, 40 * len(kept)], "only images of finished sizes count as a checkpoint"
 
     version = Registry(settings.registry_dir).resolve(MODEL)
     limits = Registry(settings.registry_dir).limits(MODEL, 1)
