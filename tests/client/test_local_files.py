@@ -152,6 +152,17 @@ def test_at_least_one_request_is_in_flight() -> None:
         client.score("m", DIGITS[:1], in_flight=0)
 
 
+@pytest.mark.parametrize("draws", [0, -1])
+def test_the_service_says_what_is_wrong_with_a_number_of_draws(draws: int) -> None:
+    with (
+        scripted(problem(422, "invalid-request")) as server,
+        Client(server.url, retries=QUICK) as client,
+        pytest.raises(InvalidRequest),
+    ):
+        client.score("m", DIGITS[:1], draws=draws)
+    assert [request.path for request in server.requests] == [f"/v1/models/m/score?draws={draws}"]
+
+
 def test_two_halves_of_a_request_are_not_answered_by_two_models() -> None:
     answers = problem(413, "body-too-large"), Answer(body=SCORED_DIGIT), Answer(body=SCORED_DIGIT | {"version": 2})
     with scripted(*answers) as server, Client(server.url, retries=QUICK) as client, pytest.raises(ModelChanged):

@@ -77,7 +77,7 @@ class ScoreParameters:
         It is 32 // ``draws``, or 8 // ``draws`` with heat maps or full detail, but at least 1.
         """
         images = DETAILED_REQUEST_IMAGES if self.explain or self.detail == "full" else REQUEST_IMAGES
-        return max(1, images // self.draws)
+        return max(1, images // max(1, self.draws))  # the service says what is wrong with other numbers of draws
 
     def call(self, batch: ImageBatch) -> Call[ScorePart]:
         """Return the request that scores a batch of images, without sending it.
