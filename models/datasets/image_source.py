@@ -10,6 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from models.datasets.storage import INDEX, Storage
 from models.datasets.store import DatasetStore
 from models.errors import DatasetNotFound, ImageError
@@ -96,6 +99,12 @@ class StoredImages:
         with self._open() as storage:
             paths = [stored.path for stored in storage.images(self._order)]
         return [paths[row] for row in self._rows]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """The height and width of each image to read in pixels, ``(n, 2)``, before the preprocessing."""
+        with self._open() as storage:
+            return storage.sizes(self._order)[list(self._rows)]
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
         """Yield a ``(path, image)`` pair for each image with index ``start`` to ``stop - 1``.

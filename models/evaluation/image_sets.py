@@ -70,6 +70,11 @@ class ArrayImages:
         """The name of each image: the part of the dataset and the image's index in it, such as ``test/00017``."""
         return [f"{self.part}/{row:05d}" for row in self.rows]
 
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """The height and width of each selected image in pixels, ``(count, 2)``, before the preprocessing."""
+        return np.tile(np.array(self.pixels.shape[2:], dtype=np.int64), (self.count, 1))
+
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
         """Yield the name and decoded image for each index of the selection, ``start`` to ``stop - 1``.
 
@@ -106,6 +111,11 @@ class ImageSet:
     def names(self) -> Sequence[str]:
         """The name of each image: its path in an upload, or a name such as ``test/00017`` in a built-in dataset."""
         return self.source.names
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """The height and width of each image in pixels, ``(n, 2)``, before the preprocessing."""
+        return self.source.sizes
 
     def file_size(self, place: int) -> tuple[int, int] | None:
         """Return the width and height of an image's file; None if it has no file or is unusable.

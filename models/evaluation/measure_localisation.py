@@ -17,6 +17,8 @@ from models.evaluation.localisation_metrics import FOUND, Map, Mask, localise
 from models.evaluation.masks import MaskPairs, MaskReader, pair_masks
 from models.evaluation.schema import Localisation, RegionRates
 from models.scorer import Scorer
+from snf_runtime.anomaly.heat_map import MAX_MAP_PIXELS, PixelMaps
+from snf_runtime.images.batch import batch_of
 from snf_runtime.images.preprocessing import DecodedImage
 
 MAX_VALUES = 2**25
@@ -38,8 +40,10 @@ def few(images: ImageSet) -> ImageSet:
 
 def places_in_memory(images: ImageSet) -> NDArray[np.int64]:
     """Return indices of evenly spaced images, so few that their anomaly maps fit into memory together."""
-    most = max(1, MAX_VALUES // (images.preprocessing.height * images.preprocessing.width))
-    return evenly(len(images), most)
+    largest = images.preprocessing.height * images.preprocessing.width
+    if images.preprocessing.tiled and len(images):  # the maps are as large as the images, which keep their size
+        largest = min(int(images.sizes.prod(1).max()), MAX_MAP_PIXELS)
+    return evenly(len(images), max(1, MAX_VALUES // largest))
 
 
 def pairs_of(images: ImageSet, masks: MaskReader, name: str) -> MaskPairs:
@@ -61,7 +65,7 @@ def normal_maps(scorer: Scorer, images: ImageSet, advance: Advance) -> list[Map]
 
     Raises ``DatasetUnfit`` if no image has a finite map.
     """
-    maps = [of_image for batch in images.decoded() for _, of_image in _maps(scorer, batch, advance)]
+    maps = [_values(heat_map) for batch in images.decoded() for _, heat_map in _maps(scorer, batch, advance)]
     if not maps:
         raise DatasetUnfit(f"no image of {images.dataset} has a finite anomaly map")
     return maps
@@ -105,10 +109,10 @@ def measure_localisation(
     for batch in chosen.decoded():
         read = [masks.read(path, image.source_size) for path, image in zip(paths[start:], batch, strict=False)]
         start += len(batch)
-        for place, of_image in _maps(scorer, batch, advance):
+        for place, heat_map in _maps(scorer, batch, advance):
             if read[place].any():
-                maps.append(of_image)
-                defects.append(read[place])
+                maps.append(_values(heat_map))
+                defects.append(reduced(read[place], heat_map.scale))
             else:
                 empty += 1
     if not maps:
@@ -134,12 +138,28 @@ def measure_localisation(
     )
 
 
-def _maps(scorer: Scorer, batch: Sequence[DecodedImage], advance: Advance) -> Iterator[tuple[int, Map]]:
-    """Yield the index and the finite anomaly map of each image of a batch."""
-    for place, heat_map in enumerate(scorer.heat_maps(np.stack([image.pixels for image in batch]))):
+def reduced(mask: Mask, scale: int) -> Mask:
+    """Reduce a defect mask to the size of a heat map with one pixel for ``scale`` x ``scale`` pixels of the image.
+
+    A pixel of the result is true where any of its pixels is. Pixels beyond the last whole square belong to the last
+    one, as sides of heat maps are rounded down, so that no defect is lost.
+    """
+    for axis, side in enumerate(mask.shape):
+        mask = np.logical_or.reduceat(mask, np.arange(max(1, side // scale)) * scale, axis=axis)
+    return mask
+
+
+def _maps(scorer: Scorer, batch: Sequence[DecodedImage], advance: Advance) -> Iterator[tuple[int, PixelMaps]]:
+    """Yield the index and the heat map of each image of a batch whose anomaly map is finite."""
+    images = batch_of([image.pixels for image in batch], scorer.preprocessing)
+    for place, heat_map in enumerate(scorer.heat_maps(images)):
         if np.isfinite(heat_map.anomaly).all():
-            yield place, heat_map.anomaly.astype(np.float32)
+            yield place, heat_map
     advance(len(batch))
+
+
+def _values(heat_map: PixelMaps) -> Map:
+    return heat_map.anomaly.astype(np.float32)
 
 
 def _region_rates(

@@ -17,6 +17,7 @@ from models.evaluation import evaluate as evaluate_module
 from models.evaluation.assemble import Subject
 from models.evaluation.evaluate import evaluate
 from models.evaluation.localisation_metrics import localise
+from models.evaluation.measure_localisation import reduced
 from models.evaluation.report import render_html
 from models.evaluation.schema import EvaluationParameters, EvaluationReport, Localisation
 from models.scorer import Scorer
@@ -121,6 +122,17 @@ def test_the_figures_are_those_of_the_maps(report: EvaluationReport, scorer: Sco
         assert rate.hit == np.mean([(one[mask] >= limit).any() for one, mask in zip(maps, masks, strict=True)])
         assert rate.false_alarms == np.mean([(one >= limit).any() for one in normal])
     assert found.regions[-1].hit
+
+
+def test_no_defect_is_lost_in_a_reduced_mask() -> None:
+    for row, column, place in ((0, 0, (0, 0)), (5, 3, (1, 1)), (9, 4, (2, 1)), (3, 10, (1, 2)), (9, 10, (2, 2))):
+        mask = np.zeros((10, 11), dtype=bool)
+        mask[row, column] = True
+        small = reduced(mask, 3)
+        assert small.shape == (3, 3)
+        assert np.argwhere(small).tolist() == [list(place)]
+        np.testing.assert_array_equal(reduced(mask, 1), mask)
+    assert reduced(np.eye(2, 7, dtype=bool), 3).tolist() == [[True, False]]
 
 
 def test_what_does_not_pair_is_counted_and_named(report: EvaluationReport) -> None:

@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pyarrow import parquet
+from scipy.stats import mannwhitneyu
 
 from models.anomaly.fitting.reference_images import as_seen, evidence_bytes, images_in_memory, reference_of
 from models.artifacts.detection_limit import LimitParameters
 from models.audit import recompute_features
 from models.bulk.part import score_part
 from models.bulk.sources import ImageFiles, open_source
-from models.datasets import DatasetStore, load_dataset
+from models.datasets import DatasetStore, Source, load_dataset
+from models.datasets.image_source import StoredImages
 from models.errors import DatasetUnfit
 from models.evaluation.assemble import Subject
 from models.evaluation.evaluate import evaluate
+from models.evaluation.image_sets import ImageSet
+from models.evaluation.measure_localisation import few
 from models.evaluation.schema import EvaluationParameters
 from models.features.flows import FeatureFlows
 from models.flows.architecture import FeatureArchitecture
@@ -35,7 +39,17 @@ from snf_runtime.images.batch import Batch
 from snf_runtime.images.codec import encode_png
 from snf_runtime.scoring.evidence import FeatureEvidence
 from snf_runtime.scoring.feature_density import FeatureDensity, FeaturePass
-from tests.support.tiled import DIGIT, FAULTY, OTHERS, SIDE, TRAINED_ON, mosaic, tiled_artifact, with_fault
+from tests.support.tiled import (
+    DIGIT,
+    FAULTY,
+    OTHERS,
+    SIDE,
+    TRAINED_ON,
+    mosaic,
+    mosaic_store,
+    tiled_artifact,
+    with_fault,
+)
 
 STRIDE = 16
 
@@ -264,6 +278,86 @@ def test_a_model_of_tiles_is_evaluated(made: tuple[Scorer, DatasetStore]) -> Non
     assert next(result for result in faulty.results if result.score == "combined").auroc > 0.95
     assert len(faulty.gallery.most) > 0
     assert {result.score for result in faulty.results} >= {"feature-place", "pca-mahalanobis"}
+
+
+def add_masks(store: DatasetStore, folder: Path) -> None:
+    """Add a dataset of the masks of the faulty mosaics, which differ in pixels that are no defect, too."""
+    sources = [Source(folder / f"{number:03d}_mask.png", f"{number:03d}_mask.png") for number in range(10)]
+    for number, source in enumerate(sources):
+        mask = np.zeros_like(mosaic(200 + number))
+        mask[:, 20:36, 24:40] = 255
+        mask[0, 0, number] = 100
+        source.path.write_bytes(encode_png(mask))
+    store.create("masks", sources)
+
+
+@pytest.mark.parametrize("map_pixels", [2**20, 2000])
+def test_a_model_of_tiles_is_evaluated_with_masks(
+    scorer: Scorer, tmp_path: Path, map_pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = mosaic_store(tmp_path)
+    add_masks(store, tmp_path)
+    half = sorted(np.random.default_rng(0).permutation(40)[20:].tolist())
+    normal, faulty = [], []
+    for seed in (*(100 + number for number in half), *range(200, 210)):
+        image = mosaic(seed) if seed < 200 else with_fault(mosaic(seed), 20, 24)
+        [whole] = scorer.heat_maps([image])
+        scale = math.ceil(math.sqrt(image[0].size / map_pixels))
+        rows, columns = (side // scale * scale for side in image.shape[1:])
+        seen = whole.anomaly[:rows:scale, :columns:scale].astype(np.float32)
+        inside = np.zeros(seen.shape, dtype=bool)
+        if seed >= 200:
+            inside[20 // scale : 35 // scale + 1, 24 // scale : 39 // scale + 1] = True
+            faulty.append(seen[inside])
+        normal.append(seen[~inside])
+    sound, defect = np.sort(np.concatenate(normal)), np.concatenate(faulty)
+    normal = normal[: len(half)]
+
+    monkeypatch.setattr("snf_runtime.anomaly.heat_map.MAX_MAP_PIXELS", map_pixels)
+    parameters = EvaluationParameters(against=[FAULTY], masks={FAULTY: "masks"}, corruptions=False, alpha=0.1)
+    report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, store, resamples=20))
+    found = report.sets[0].localisation
+    assert found is not None
+    assert (found.images, found.normal_images, found.unpaired, found.empty_masks) == (10, 20, 0, 0)
+    area = mannwhitneyu(defect, sound).statistic / (len(defect) * len(sound))
+    assert found.pixel_auroc == pytest.approx(area, abs=1e-9)
+    assert found.pixel_auroc > 0.8
+    limits = np.unique(np.concatenate([sound, defect]))[::-1]
+    false = np.array([0, *(1 - np.searchsorted(sound, limits) / len(sound))])
+    overlap = np.array([0, *(np.mean([(values >= limit).mean() for values in faulty]) for limit in limits)])
+    end = int(np.searchsorted(false, 0.3))
+    last = np.interp(0.3, false[end - 1 : end + 1], overlap[end - 1 : end + 1])
+    under = np.trapezoid([*overlap[:end], last], [*false[:end], 0.3])
+    assert found.aupro == pytest.approx(under / 0.3, abs=1e-9)
+    values = np.concatenate(normal)
+    if map_pixels == 2000:
+        assert len(values) < 100_000
+        assert found.aupimo is None
+    else:  # no rate of the range is below that of the largest normal value, which all pixels of a place share
+        assert (values == values.max()).mean() > 1e-4
+        assert found.aupimo == pytest.approx(np.mean([(inside >= values.max()).mean() for inside in faulty]), abs=1e-9)
+    for rates in found.regions:
+        threshold = scorer.calibration.map_threshold(rates.alpha)
+        if threshold is not None:
+            assert rates.hit == np.mean([(inside >= threshold).any() for inside in faulty])
+            assert rates.false_alarms == np.mean([(of_image >= threshold).any() for of_image in normal])
+    assert found.regions[-1].hit == 1
+
+
+def test_maps_in_memory_are_counted_by_the_size_of_the_images(
+    made: tuple[Scorer, DatasetStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer, store = made
+    images = ImageSet(OTHERS, StoredImages(store, OTHERS, scorer.preprocessing, "path"), scorer.preprocessing)
+    sizes = [mosaic(seed)[0].size for seed in range(100, 140)]
+    assert images.sizes.prod(1).tolist() == sizes
+    module = "models.evaluation.measure_localisation"
+    assert len(few(images)) == 40
+    monkeypatch.setattr(f"{module}.MAX_VALUES", 10 * max(sizes))
+    assert sum(image.pixels[0].size for batch in few(images).decoded() for image in batch) <= 10 * max(sizes)
+    assert len(few(images)) == 10
+    monkeypatch.setattr(f"{module}.MAX_MAP_PIXELS", max(sizes) // 2)
+    assert len(few(images)) == 20
 
 
 def test_a_detection_limit_is_measured_on_images_of_any_size(made: tuple[Scorer, DatasetStore]) -> None:
