@@ -174,9 +174,11 @@ def random_rectangle(image: Array, height: int, width: int, rng: np.random.Gener
     Returns its top row and left column in pixels. The image is ``(C, H, W)``.
 
     All rectangles with at least the mean intensity of the image are equally likely; without any, the brightest is
-    taken. A hole in the dark background would not be a fault.
+    taken. A hole in the dark background would not be a fault. A rectangle larger than the image is cut to its size:
+    images of a model of tiles may be smaller than a tile, by which faults are scaled.
     """
     grey = image.mean(0)
+    height, width = min(height, grey.shape[0]), min(width, grey.shape[1])
     sums = np.pad(grey.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
     means = inside / (height * width)

@@ -95,3 +95,18 @@ def test_images_of_different_sizes_are_damaged_one_by_one() -> None:
         for image, damaged in zip(images, found, strict=True):
             np.testing.assert_array_equal(damaged, corrupt(image[None], one, rng)[0])
             assert (damaged != image).any()
+
+
+@pytest.mark.parametrize("shape", [(3, 120, 300), (1, 28, 90), (1, 28, 28)])
+def test_images_smaller_than_a_tile_get_the_faults_of_a_tile(shape: tuple[int, int, int]) -> None:
+    _, height, width = shape
+    image = np.random.default_rng(0).integers(1, 256, shape, dtype=np.uint8)
+    for one in corruptions(256, 256):
+        [found] = corrupt(image[None], one)
+        assert (found.shape, found.dtype) == (shape, np.uint8)
+        assert (found != image).any(), one
+        side = int(one.level)
+        if one.kind == "hole":
+            assert (found == 0).all(0).sum() == min(side, height) * min(side, width)
+        if one.kind == "line":
+            assert (found == 0).all(0).sum() in {min(side, height) * width, height * min(side, width)}
