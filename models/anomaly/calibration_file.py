@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
+from models.artifacts.files import read_arrays
 from models.artifacts.manifest import CalibrationSummary, file_label
 from models.atomic_files import write_atomically
 from models.errors import ArtifactError
@@ -40,10 +40,10 @@ def load_calibration(path: Path) -> Calibration:
     The text of the error names the file.
     """
     try:
-        return from_arrays(Calibration, load_file(path))
+        return from_arrays(Calibration, read_arrays(path))
     except KeyError as error:
         raise ArtifactError(f"{file_label(path)} lacks {error.args[0]}") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except ValueError as error:
         raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
 
 

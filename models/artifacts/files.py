@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from models.artifacts.manifest import FILE, file_label, read_manifest
 from models.errors import ArtifactError, FileNotInArtifact
@@ -20,6 +25,26 @@ NAMES = (FILE, WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)
 """The names of all files of an artifact, the manifest first."""
 OPTIONAL = (SAMPLES,)
 """The names of files that a model may lack: a density of features has no samples."""
+
+
+NUMBERS = "biuf"
+"""Kinds of array elements that a model has, as NumPy names them: booleans, integers and floats."""
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a safetensors file by name.
+
+    Raises ``ArtifactError`` if the file cannot be read, or has numbers of another type than booleans, integers and
+    floats of NumPy, such as bfloat16.
+    """
+    try:
+        arrays = load_file(path)
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two of types that NumPy lacks
+        raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
+    for name, array in arrays.items():
+        if array.dtype.kind not in NUMBERS:  # NumPy has bfloat16, too, once another package added it
+            raise ArtifactError(f"{file_label(path)} cannot be read: {name} has numbers of type {array.dtype}")
+    return arrays
 
 
 def read_file(folder: Path, name: str) -> bytes:

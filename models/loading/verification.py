@@ -11,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file as load_arrays
 
 from models.anomaly.calibration_file import load_added_calibration, load_calibration
-from models.artifacts.files import CALIBRATION, NAMES, PINNED, WEIGHTS
+from models.artifacts.files import CALIBRATION, NAMES, PINNED, WEIGHTS, read_arrays
 from models.artifacts.manifest import FILE, CalibrationSummary, Manifest, file_label, read_manifest
 from models.atomic_files import sha256_file
 from models.errors import ArtifactError
@@ -196,8 +194,8 @@ def check_precision(path: Path, precision: str, summary: CalibrationSummary) -> 
 
 def _read_pinned(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     try:
-        pinned: NDArray[np.uint8] = load_arrays(path)["images"]
-    except (SafetensorError, OSError, KeyError) as error:
+        pinned: NDArray[np.uint8] = read_arrays(path)["images"]
+    except KeyError as error:
         raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
     if pinned.dtype != np.uint8 or pinned.shape[1:] != shape or not len(pinned):
         raise ArtifactError(f"{file_label(path)}: expected images of {shape}, got {pinned.dtype} {pinned.shape}")

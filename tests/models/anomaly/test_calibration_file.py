@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_tensors
 
 from models.anomaly.calibration_file import from_arrays, load_calibration, save_calibration, to_arrays
 from models.anomaly.fitting.fit import fit_cross, fit_split
@@ -102,6 +104,16 @@ def test_what_is_no_calibration_at_all(tmp_path: Path) -> None:
             load_calibration(path)
     path.unlink()
     with pytest.raises(ArtifactError, match="cannot be read"):
+        load_calibration(path)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float8_e4m3fn, torch.complex64])
+def test_numbers_of_other_types_are_refused(kind: torch.dtype, tmp_path: Path) -> None:
+    path = tmp_path / CALIBRATION
+    save_calibration(kinds()["split"], path)
+    tensors = {name: torch.from_numpy(array) for name, array in load_file(path).items()}
+    save_tensors(tensors | {"log_likelihoods": tensors["log_likelihoods"].to(kind)}, path)
+    with pytest.raises(ArtifactError, match=f"{CALIBRATION} cannot be read: "):
         load_calibration(path)
 
 

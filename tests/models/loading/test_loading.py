@@ -268,6 +268,15 @@ def test_another_pinned_image(copy: Path) -> None:
         Scorer.load(copy)
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float8_e5m2])
+def test_pinned_images_of_a_type_that_numpy_lacks(copy: Path, kind: torch.dtype) -> None:
+    images = torch.from_numpy(load_arrays(copy / PINNED)["images"])
+    save_file({"images": images.to(kind)}, copy / PINNED)
+    sign_again(copy)
+    with pytest.raises(ArtifactError, match=f"{PINNED} cannot be read: "):
+        Scorer.load(copy)
+
+
 def test_a_moved_artifact_is_the_same_model(copy: Path, tmp_path: Path, scorer: Scorer) -> None:
     moved = Path(shutil.move(copy, tmp_path / "elsewhere"))
     images = scorer.pinned
