@@ -148,9 +148,10 @@ def fit_split(
     fold = _add_gradients(
         fold, statistics.evidence_with_gradients(), calibration.evidence_with_gradients(), suspect_share
     )
+    folds = _without_suspects([fold], suspect_share)
     together = np.concatenate([statistics.log_likelihoods, calibration.log_likelihoods])
     levels = _sorted_levels(statistics.evidence, calibration.evidence)
-    return Calibration((fold,), np.sort(together), statistics.pixels(), white_levels=levels)
+    return Calibration(folds, np.sort(together), statistics.pixels(), white_levels=levels)
 
 
 def fit_cross(
@@ -173,7 +174,8 @@ def fit_cross(
         folds: The fold of each image, ``(n,)``.
         names: The names of the whole-image statistics.
         grid: Rows and columns of cells; None for a flow without spatial structure.
-        suspect_share: The expected share of images that are not normal, as in :func:`fit_split`.
+        suspect_share: The expected share of images that are not normal, as in :func:`fit_split`. Those that are left
+            out of the calibration are the most anomalous ones of all folds together.
         unseen: For each fold with a fit of its own, the feature evidence of the images outside it, each by a fit that
             has seen neither the fold nor the image, ``(n - fold, 1, rows, columns)``.
     """
@@ -190,7 +192,8 @@ def fit_cross(
         complete, here = reference.evidence_with_gradients(), inside[: len(reference.evidence_with_gradients())]
         fitted.append(_add_gradients(fold_of, complete[~here], complete[here], suspect_share))
     levels = _sorted_levels(evidence)
-    return Calibration(tuple(fitted), np.sort(reference.log_likelihoods), reference.pixels(), white_levels=levels)
+    kept = _without_suspects(fitted, suspect_share)
+    return Calibration(kept, np.sort(reference.log_likelihoods), reference.pixels(), white_levels=levels)
 
 
 def _sorted_levels(*parts: Evidence) -> NDArray[np.uint8] | None:
@@ -207,6 +210,7 @@ def _fold(
     suspect_share: float,
     feature_fit: int = 0,
 ) -> Fold:
+    """Return a fold with the values of all its images; ``suspect_share`` concerns the fit alone."""
     statistic = fit_statistic(fitted_to, names, grid)
     if suspect_share:
         statistic = fit_statistic(fitted_to[_usual(statistic(fitted_to), suspect_share)], names, grid)
@@ -215,8 +219,8 @@ def _fold(
     maxima = ranked.maxima_of(inside, statistic)
     return Fold(
         statistic,
-        _kept(statistic(ranked.evidence[inside]), suspect_share),
-        map_maxima=None if maxima is None else _kept(maxima, suspect_share),
+        np.sort(statistic(ranked.evidence[inside])),
+        map_maxima=None if maxima is None else np.sort(maxima),
     )
 
 
@@ -228,7 +232,35 @@ def _add_gradients(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_
     assert usual.gradients is not None
     family = fit_gradients(usual.gradients, usual.whole[:, 0])
     fitted = replace(fold, thorough=GradientCalibration(family, np.zeros(0)))
-    return replace(fold, thorough=GradientCalibration(family, _kept(fitted.values(held_out), suspect_share)))
+    return replace(fold, thorough=GradientCalibration(family, np.sort(fitted.values(held_out))))
+
+
+def _without_suspects(folds: Sequence[Fold], suspect_share: float) -> tuple[Fold, ...]:
+    """Return the folds of a calibration without the values of its most anomalous images.
+
+    They are a share of the images of all folds together: a fold may be too small to leave out a share of its own, and
+    suspects may be in a few folds only. A fold can lose all its values.
+    """
+    ordered = _kept([fold.ordered for fold in folds], suspect_share)
+    maxima = _kept([fold.map_maxima for fold in folds], suspect_share)
+    gradients = _kept([fold.thorough and fold.thorough.ordered for fold in folds], suspect_share)
+    return tuple(
+        replace(
+            fold,
+            ordered=values,
+            thorough=fold.thorough and replace(fold.thorough, ordered=with_gradients),
+            map_maxima=None if fold.map_maxima is None else largest,
+        )
+        for fold, values, largest, with_gradients in zip(folds, ordered, maxima, gradients, strict=True)
+    )
+
+
+def _kept(parts: Sequence[Array | None], suspect_share: float) -> list[Array]:
+    """Return the sorted values of each part without the largest ones of all parts; None stands for no values."""
+    values = [np.zeros(0) if part is None else part for part in parts]
+    together, owners = np.concatenate(values), np.repeat(np.arange(len(values)), [len(part) for part in values])
+    usual = _usual(together, suspect_share)
+    return [together[usual[owners[usual] == number]] for number in range(len(values))]
 
 
 def _usual(values: Array, suspect_share: float) -> NDArray[np.intp]:
@@ -236,12 +268,5 @@ def _usual(values: Array, suspect_share: float) -> NDArray[np.intp]:
 
     ``suspect_share`` is the share of images that is left out.
     """
-    return np.sort(np.argsort(values, kind="stable")[: _count(values, suspect_share)])
-
-
-def _kept(values: Array, suspect_share: float) -> Array:
-    return np.sort(values)[: _count(values, suspect_share)]
-
-
-def _count(values: Array, suspect_share: float) -> int:
-    return max(1, len(values) - round(suspect_share * len(values)))
+    count = max(1, len(values) - round(suspect_share * len(values)))
+    return np.sort(np.argsort(values, kind="stable")[:count])

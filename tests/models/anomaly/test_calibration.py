@@ -80,6 +80,18 @@ def test_cross_conformal_p_values_by_hand() -> None:
     assert calibration.has_gradients
 
 
+def test_suspects_are_left_out_with_gradients_too() -> None:
+    """Of all folds together: a fold of ten has no twentieth."""
+    everything = reference(50, 1)
+    everything.evidence.cells[:2] += 30
+    calibration = fit_cross(everything, np.arange(50) % 5, NAMES, GRID, 0.05)
+    for gradients in (False, True):
+        assert sum(map(len, calibration.ordered(gradients))) == 48
+        new = evidence(1, 5, gradients=gradients)
+        new.cells[:] += 30
+        assert calibration.p_values(new).tolist() == [1 / 49]
+
+
 def part(chosen: NDArray[np.bool_]) -> ReferenceEvidence:
     whole = reference(len(chosen), 1)
     assert whole.gradients is not None

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
@@ -169,6 +170,46 @@ def test_each_fold_is_ranked_by_its_own_fit() -> None:
     nothing = np.zeros((30, 0))
     np.testing.assert_allclose(calibration.p_values(Evidence(nothing, nothing, features=new)), expected / 51)
     assert calibration.smallest_p == 1 / 51
+
+
+def with_outliers(images: int, outliers: NDArray[np.integer]) -> ReferenceEvidence:
+    """Reference images with anomaly maps, of which some are unlikely at a place."""
+    everything = replace(reference(images, 1), image=IMAGE)
+    everything.evidence.features.places[outliers, 0, 1, 2] += 200  # type: ignore[union-attr]
+    return everything
+
+
+def outlier() -> Evidence:
+    """Return an image that is even less likely: with few images a fit may have seen an outlier."""
+    new = evidence(1, 3)
+    new.features.places[:, 0, 1, 2] += 400  # type: ignore[union-attr]
+    return new
+
+
+@pytest.mark.parametrize(
+    ("images", "suspect_share", "kept"), [(50, 0.05, 48), (50, 0.06, 47), (120, 0.02, 118), (20, 0.15, 17)]
+)
+def test_suspects_are_a_share_of_all_images_not_of_each_fold(images: int, suspect_share: float, kept: int) -> None:
+    everything = with_outliers(images, np.arange(images - kept))
+    calibration = fit_cross(everything, np.arange(images) % 5, (), None, suspect_share)
+    assert calibration.images == kept
+    assert calibration.map_maxima is not None
+    assert len(calibration.map_maxima) == kept
+    assert calibration.map_maxima[-1] < 100, "the outliers are those left out"
+    assert calibration.p_values(outlier()).tolist() == [1 / (kept + 1)]
+
+
+def test_a_fold_of_suspects_alone_loses_all_its_images() -> None:
+    folds = np.arange(20) % 5
+    calibration = fit_cross(with_outliers(20, np.flatnonzero(folds == 2)), folds, (), None, 0.2)
+    assert [len(fold.ordered) for fold in calibration.folds] == [4, 4, 0, 4, 4]
+    assert calibration.map_maxima is not None
+    assert len(calibration.map_maxima) == calibration.distribution(5).counts.sum() == 16
+    again = from_arrays(Calibration, to_arrays(calibration))
+    assert again.p_values(outlier()).tolist() == [1 / 17]
+    [verdict] = again.judge(outlier(), (), IMAGE, alpha=0.1)
+    assert verdict.is_anomaly
+    assert verdict.reasons[0].feature == "feature-place"
 
 
 def test_a_calibration_comes_back_from_its_arrays() -> None:
