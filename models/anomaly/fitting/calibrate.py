@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
-from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages
+from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages, evenly_spaced
 from models.anomaly.fitting.reference_pass import collect_evidence
 from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.per_image_gradients import GradientProbe
@@ -24,7 +24,7 @@ from snf_runtime.scoring.pixel_density import PixelDensity
 
 FISHER_IMAGES = 500
 GRADIENT_IMAGES = 2000
-"""Most images of each part with a backward pass, which costs several forward passes."""
+"""Most images of each part with a backward pass, evenly spaced. It costs several forward passes."""
 FISHER, GRADIENTS = "squared gradients", ", gradients"
 """Name of a part of the work, and what is added to the name of images whose gradients are computed."""
 NONE = np.zeros(0, dtype=np.float32)
@@ -109,15 +109,17 @@ def calibrate(
         held_out = collect("calibration", reference.calibration, statistics.pixels() if pixel_maps else None)
         if flow is not None:
             passes = GradientPasses(GradientProbe(flow), density.weights_digest)
-            few = min(len(reference.statistics), most.fisher)
-            fisher = passes.fisher(reference.statistics, progress_of(FISHER, few), few)
+            # Images follow each other by path: the first ones would be those of the first folders.
+            few = evenly_spaced(len(reference.statistics), most.fisher)
+            fisher = passes.fisher(reference.statistics, progress_of(FISHER, len(few)), few)
 
-            def backwards(part: str, images: ImageRows) -> NDArray[np.float64]:
-                few = min(len(images), most.ranked)
-                return passes.features(images, fisher, progress_of(part + GRADIENTS, few), few)
+            def backwards(part: str, images: ImageRows, evidence: ReferenceEvidence) -> ReferenceEvidence:
+                few = evenly_spaced(len(images), most.ranked)
+                features = passes.features(images, fisher, progress_of(part + GRADIENTS, len(few)), few)
+                return evidence.with_gradients(features, few)
 
-            statistics = statistics.with_gradients(backwards("statistics", reference.statistics))
-            held_out = held_out.with_gradients(backwards("calibration", reference.calibration))
+            statistics = backwards("statistics", reference.statistics, statistics)
+            held_out = backwards("calibration", reference.calibration, held_out)
         calibration = fit_split(statistics, held_out, names, grid, reference.suspect_share)
         mean = held_out.log_likelihoods.mean()
     if calibration.has_gradients:

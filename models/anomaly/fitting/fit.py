@@ -35,12 +35,13 @@ class ReferenceEvidence:
         map_sum: The sum of the maps of the log-likelihood over the images, ``(H, W)``, or over the tiles of images,
             ``(rows, columns)``; None without spatial structure.
         map_squares: The sum of their squares.
-        gradients: Gradient features of the first m images, ``(m, G)``.
+        gradients: Gradient features of m of the images, ``(m, G)``; None without them.
         image: Height and width of the images in pixels, where anomaly maps are computed from features.
         map_maxima: The largest value of each anomaly map of pixels, ``(n,)``, where the reference of the pixels was
             known before.
         maps: Log-likelihood maps in nats, ``(n, H, W)``, where it was not.
         summed: The number of maps in ``map_sum``; None for one of each image.
+        gradient_rows: The numbers of the images with gradients, ``(m,)``; None where all have them.
     """
 
     evidence: Evidence
@@ -52,21 +53,27 @@ class ReferenceEvidence:
     map_maxima: Array | None = None
     maps: NDArray[np.float32] | None = None
     summed: int | None = None
+    gradient_rows: NDArray[np.intp] | None = None
 
-    def with_gradients(self, gradients: Array) -> ReferenceEvidence:
-        """Return a copy of this object with log-likelihood gradient features added for its first images.
+    def with_gradients(self, gradients: Array, rows: NDArray[np.intp]) -> ReferenceEvidence:
+        """Return a copy of this object with log-likelihood gradient features added for some of its images.
 
-        ``gradients`` are the features of the first m images, ``(m, G)``.
+        ``gradients`` are the features of m images, ``(m, G)``, and ``rows`` the numbers of these images.
         """
-        return replace(self, gradients=gradients)
+        return replace(self, gradients=gradients, gradient_rows=rows)
+
+    def rows_with_gradients(self) -> NDArray[np.intp]:
+        """Return the numbers of the images whose log-likelihood gradient features are known, ``(m,)``."""
+        if self.gradients is None:
+            return np.zeros(0, np.intp)
+        return np.arange(len(self.evidence)) if self.gradient_rows is None else self.gradient_rows
 
     def evidence_with_gradients(self) -> Evidence:
         """Return the anomaly statistics of only those images whose log-likelihood gradient features are known.
 
-        These are the first m images, with their gradient features. The result is empty if there are none.
+        They have their gradient features. The result is empty if there are no such images.
         """
-        count = 0 if self.gradients is None else len(self.gradients)
-        return replace(self.evidence[:count], gradients=self.gradients)
+        return replace(self.evidence[self.rows_with_gradients()], gradients=self.gradients)
 
     def pixels(self) -> MapReference | None:
         """Return the mean and standard deviation, over the images, of the log-likelihood at each pixel.
@@ -189,7 +196,7 @@ def fit_cross(
             fitted_to = replace(replace(evidence, features=None)[~inside], features=unseen[number])
         own_fit = 0 if unseen is None else number + 1
         fold_of = _fold(fitted_to, reference, inside, names, grid, suspect_share, own_fit)
-        complete, here = reference.evidence_with_gradients(), inside[: len(reference.evidence_with_gradients())]
+        complete, here = reference.evidence_with_gradients(), inside[reference.rows_with_gradients()]
         fitted.append(_add_gradients(fold_of, complete[~here], complete[here], suspect_share))
     levels = _sorted_levels(evidence)
     kept = _without_suspects(fitted, suspect_share)

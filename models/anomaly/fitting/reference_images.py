@@ -70,6 +70,11 @@ class ReferenceImages:
         return len(self.statistics) + len(self.calibration)
 
 
+def evenly_spaced(images: int, most: int) -> NDArray[np.intp]:
+    """Return the numbers of at most ``most`` of so many images, evenly spaced, rising."""
+    return np.linspace(0, images - 1, min(most, images)).round().astype(np.intp)
+
+
 class EvenlySpaced:
     """Sequence of images, taken at even spacing from several arrays of images, in random order.
 
@@ -81,9 +86,7 @@ class EvenlySpaced:
     def __init__(self, parts: Sequence[Images], most: int) -> None:
         self._parts = parts
         self._ends = list(accumulate(map(len, parts)))
-        total = self._ends[-1]
-        places = np.linspace(0, total - 1, min(most, total)).round().astype(np.int64)
-        self._places = np.random.default_rng(SEED).permutation(places)
+        self._places = np.random.default_rng(SEED).permutation(evenly_spaced(self._ends[-1], most))
 
     def __len__(self) -> int:
         return len(self._places)

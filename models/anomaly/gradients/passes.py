@@ -41,7 +41,10 @@ class GradientPasses:
     weights_digest: str
 
     def fisher(
-        self, images: ImageRows, progress: Callable[[int], None] = lambda _done: None, most: int | None = None
+        self,
+        images: ImageRows,
+        progress: Callable[[int], None] = lambda _done: None,
+        rows: NDArray[np.intp] | None = None,
     ) -> list[Tensor]:
         """Return the mean squared gradient of the log-likelihood of images for each weight of the flow.
 
@@ -53,31 +56,31 @@ class GradientPasses:
         Args:
             images: The images, read in batches.
             progress: Called with the number of images done; what it raises ends the work.
-            most: The number of images to use, from the first on; None for all.
+            rows: The numbers of the images to use; None for all.
         """
-        return fisher_information(self._counted(images, progress, most))
+        return fisher_information(self._counted(images, progress, rows))
 
     def features(
         self,
         images: ImageRows,
         fisher: list[Tensor],
         progress: Callable[[int], None] = lambda _done: None,
-        most: int | None = None,
+        rows: NDArray[np.intp] | None = None,
     ) -> NDArray[np.float64]:
         """Return one row of log-likelihood gradient features for each image, for use in the anomaly test.
 
         They are logarithms of squared gradient norms of log p, plain and relative to the Fisher information. The result
         is float64 ``(N, K)``.
 
-        The columns are those of :func:`layer_features`.
+        The columns are those of :func:`layer_features`. ``rows`` are the numbers of the images to use; None for all.
         """
-        rows = []
+        features = []
         done = 0
-        for gradients in self._batches(images, most):
-            rows.append(layer_features(gradients, fisher))
-            done += len(rows[-1])
+        for gradients in self._batches(images, rows):
+            features.append(layer_features(gradients, fisher))
+            done += len(features[-1])
             progress(done)
-        return np.concatenate(rows) if rows else np.zeros((0, 1 + 2 * len(self.probe.names)))
+        return np.concatenate(features) if features else np.zeros((0, 1 + 2 * len(self.probe.names)))
 
     def maps(self, images: Images) -> NDArray[np.float64]:
         """Return the size of the log-likelihood gradient at each pixel, as one map for each image.
@@ -100,18 +103,20 @@ class GradientPasses:
             raise ValueError(f"expected {sum(sizes)} squared gradients, got {len(fisher)}")
         return list(torch.split(torch.from_numpy(fisher), sizes))
 
-    def _counted(self, images: ImageRows, progress: Callable[[int], None], most: int | None) -> Iterator[Gradients]:
+    def _counted(
+        self, images: ImageRows, progress: Callable[[int], None], rows: NDArray[np.intp] | None
+    ) -> Iterator[Gradients]:
         done = 0
-        for gradients in self._batches(images, most):
+        for gradients in self._batches(images, rows):
             yield gradients
             done += len(gradients.image)
             progress(done)
 
-    def _batches(self, images: ImageRows, most: int | None = None) -> Iterator[Gradients]:
-        count = len(images) if most is None else min(most, len(images))
-        for start in range(0, count, BATCH_IMAGES):
-            rows = images[start : min(start + BATCH_IMAGES, count)]
-            yield self.probe(torch.from_numpy(dequantise(stacked(rows), self.weights_digest)))
+    def _batches(self, images: ImageRows, rows: NDArray[np.intp] | None = None) -> Iterator[Gradients]:
+        numbers = range(len(images)) if rows is None else rows.tolist()
+        for start in range(0, len(numbers), BATCH_IMAGES):
+            batch = [images[number : number + 1][0] for number in numbers[start : start + BATCH_IMAGES]]
+            yield self.probe(torch.from_numpy(dequantise(stacked(batch), self.weights_digest)))
 
 
 def add_gradients(

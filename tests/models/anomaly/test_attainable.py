@@ -60,7 +60,9 @@ def test_few_images_give_every_fold_a_verdict_with_gradients_or_none(images: int
 def test_calibration_with_gradients_counts_the_images_that_have_gradients() -> None:
     held_out = reference(200, 2)
     assert held_out.gradients is not None
-    calibration = fit_split(reference(300, 1), held_out.with_gradients(held_out.gradients[:49]), NAMES, GRID)
+    calibration = fit_split(
+        reference(300, 1), held_out.with_gradients(held_out.gradients[:49], np.arange(49)), NAMES, GRID
+    )
     assert calibration.check_alpha(1 / 201) == 1 / 201
     with pytest.raises(AlphaUnattainable) as caught:
         calibration.check_alpha(1 / 201, gradients=True)

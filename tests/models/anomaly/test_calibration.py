@@ -80,6 +80,27 @@ def test_cross_conformal_p_values_by_hand() -> None:
     assert calibration.has_gradients
 
 
+def test_gradients_belong_to_the_images_that_they_are_of() -> None:
+    """Of every third image, in both kinds of calibrations."""
+    complete = {seed: reference(240, seed) for seed in (1, 2)}
+    rows = np.arange(0, 240, 3)
+
+    def some(seed: int) -> ReferenceEvidence:
+        gradients = complete[seed].gradients
+        assert gradients is not None
+        return complete[seed].with_gradients(gradients[rows], rows)
+
+    split_in_two = fit_split(some(1), some(2), NAMES, GRID)
+    own = evidence(240, 2)[rows]
+    np.testing.assert_array_equal(split_in_two.ordered(True)[0], np.sort(split_in_two.folds[0].values(own)))
+    folds = np.arange(240) * 5 // 240
+    crossed = fit_cross(some(1), folds, NAMES, GRID)
+    for number, fold in enumerate(crossed.folds):
+        assert fold.thorough is not None
+        of_fold = evidence(240, 1)[rows[folds[rows] == number]]
+        np.testing.assert_array_equal(fold.thorough.ordered, np.sort(fold.values(of_fold)))
+
+
 def test_suspects_are_left_out_with_gradients_too() -> None:
     """Of all folds together: a fold of ten has no twentieth."""
     everything = reference(50, 1)

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from models.anomaly.fitting.calibrate import FISHER
+from models.anomaly.fitting.calibrate import FISHER, calibrate
+from models.anomaly.fitting.reference_images import ReferenceImages
+from models.anomaly.gradients import passes
 from models.artifacts.manifest import read_manifest
 from models.datasets import Dataset, load_dataset
 from models.scorer import Scorer
@@ -17,6 +20,7 @@ from models.training import evaluation_plan as module
 from models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft, ImageSeconds
 from models.training.presets import find_preset
 from models.training.run import train
+from snf_runtime.scoring.pixel_density import dequantise
 
 DIGITS = load_dataset("mnist-mini", None)
 
@@ -65,6 +69,36 @@ def test_the_images_taken_are_spread_over_the_part() -> None:
     numbers = np.sort(calibration[:400][:, 0, 0, 0].astype(int) * 256 + calibration[:400][:, 0, 0, 1])
     assert len(set(numbers)) == 400
     assert np.abs(numbers - np.linspace(0, 999, 400)).max() <= 1
+
+
+def test_gradients_are_those_of_images_from_the_whole_part(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are sorted by path: the first 200 of 1000 may all be of one folder."""
+    seen: list[NDArray[np.integer]] = []
+
+    def recorded(images: NDArray[np.uint8], digest: str) -> NDArray[np.float32]:
+        seen.append(images[:, 0, 0, 0].astype(int) * 256 + images[:, 0, 0, 1])
+        return dequantise(images, digest)
+
+    monkeypatch.setattr(passes, "dequantise", recorded)
+    dataset = digits(1000, 1000, 0)
+    for part in (dataset.statistics, dataset.calibration):
+        assert isinstance(part, np.ndarray)
+        part[:, 0, 0, 0], part[:, 0, 0, 1] = np.divmod(np.arange(1000), 256)
+    few = {FISHER: 64, "statistics, gradients": 200, "calibration, gradients": 200}
+    plan = EvaluationPlan({"statistics": 1000, "calibration": 1000, "test": 0, **few}, {})
+    statistics, calibration, _ = plan.part_of(dataset)
+    calibrate(
+        scorer.density,
+        ReferenceImages("numbered", "0" * 64, statistics, calibration),
+        dataset.statistics[0],
+        lambda _part, _done, _images: None,
+        flow=scorer.flows,
+        most=plan.gradient_images,
+    )
+    together = np.concatenate(seen)
+    assert len(together) == 64 + 200 + 200
+    for numbers in np.split(together, [64, 264]):
+        assert np.abs(numbers - np.linspace(0, 999, len(numbers))).max() <= 1
 
 
 def test_time_left_follows_the_speed_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
