@@ -142,10 +142,10 @@ class EvaluationPlan:
     def part_of(self, dataset: Dataset) -> tuple[ImageRows, ImageRows, ImageRows]:
         """Select the images of a dataset that the plan evaluates.
 
-        Returns statistics, calibration and test images, as many as in the plan and evenly spaced.
+        Returns statistics, calibration and test images, as many as in the plan, evenly spaced and in their order.
         """
         statistics, calibration, test = (
-            images if self.images[part] == len(images) else EvenlySpaced([images], self.images[part])
+            images if self.images[part] == len(images) else EvenlySpaced([images], self.images[part], shuffled=False)
             for part, images in (
                 ("statistics", dataset.statistics),
                 ("calibration", dataset.calibration),

@@ -80,13 +80,17 @@ class EvenlySpaced:
 
     It has at most ``most`` images, which are read when they are sliced.
 
-    The order is seeded, so it is the same each time. The first images come from all groups.
+    The order is seeded, so it is the same each time. The first images come from all groups. If ``shuffled`` is false,
+    the images keep their order. A calibration needs it: it holds out blocks of images, as images that follow each other
+    may show the same part.
     """
 
-    def __init__(self, parts: Sequence[Images], most: int) -> None:
+    def __init__(self, parts: Sequence[Images], most: int, *, shuffled: bool = True) -> None:
         self._parts = parts
         self._ends = list(accumulate(map(len, parts)))
-        self._places = np.random.default_rng(SEED).permutation(evenly_spaced(self._ends[-1], most))
+        self._places = evenly_spaced(self._ends[-1], most)
+        if shuffled:
+            self._places = np.random.default_rng(SEED).permutation(self._places)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -124,7 +128,7 @@ def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:
 
     Of the model's own training data these are the statistics and calibration parts, which training held out. Of another
     dataset, the training part gives the statistics, and the statistics and calibration parts give the p-values. No
-    group of images is in both parts.
+    group of images is in both parts. The images keep the order of the dataset.
 
     Args:
         dataset: The dataset, loaded with the configuration of :func:`as_seen`.
@@ -162,7 +166,7 @@ def _parts(
         min(limit, sum(images_in_memory(part, manifest.architecture) for part in parts))
         for parts, limit in ((statistics, MAX_STATISTICS), (calibration, MAX_CALIBRATION))
     )
-    return EvenlySpaced(statistics, next(most)), EvenlySpaced(calibration, next(most))
+    return EvenlySpaced(statistics, next(most), shuffled=False), EvenlySpaced(calibration, next(most), shuffled=False)
 
 
 def images_in_memory(images: Images, architecture: Architecture) -> int:

@@ -7,15 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from models.anomaly.fitting.fit import fit_split
+from models.anomaly.fitting.reference_images import reference_of
 from models.anomaly.fitting.statistic import fit_gradients, fit_statistic
+from models.datasets import Dataset
 from models.evaluation.corruptions import Corruption, corrupt
 from models.evaluation.metrics import separation
 from models.scorer import Scorer
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
 from snf_runtime.anomaly.statistics.combined import Statistic
+from snf_runtime.images.batch import stacked
 from snf_runtime.scoring.evidence import Evidence
 from tests.models.anomaly import evidences
 from tests.models.helpers import real_images
@@ -39,6 +43,26 @@ def test_new_images_are_as_surprising_as_those_of_the_fit(count: int) -> None:
     assert (np.median(in_sample, axis=0) > np.median(surprises, axis=0)).all()
     if count == 40:
         assert ((in_sample > -math.log(0.05)).mean(0) > 0.3).any(), "a group would hide the others"
+
+
+def test_a_recalibration_holds_out_all_images_of_a_part_together(scorer: Scorer) -> None:
+    """Six nearly equal images each of 60 parts follow each other in the dataset: in random order no fold is new."""
+    generator = np.random.default_rng(0)
+    parts = evidences.evidence(60, 1, gradients=False)
+
+    def images_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        repeated = values.repeat(6, axis=0)
+        return repeated + 0.05 * values.std(0) * generator.standard_normal(repeated.shape)
+
+    images = replace(parts, whole=images_of(parts.whole), cells=images_of(parts.cells))
+    numbered = np.zeros((360, 1, 28, 28), np.uint8)
+    numbered[:, 0, 0, 0], numbered[:, 0, 0, 1] = np.divmod(np.arange(360), 256)
+    dataset = Dataset("parts", numbered, numbered[:20], numbered[:20], numbered[:0], digest="another")
+    first = stacked(reference_of(dataset, scorer.manifest).statistics[:360])[:, 0, 0]
+    order = first[:, 0].astype(int) * 256 + first[:, 1]
+    statistic = fit_statistic(images[order], evidences.NAMES, evidences.GRID)
+    surprises = statistic.families(evidences.evidence(2000, 2, gradients=False))
+    assert (np.median(surprises, axis=0) < 1).all()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 
 from models.anomaly.calibration_file import calibration_bytes
 from models.anomaly.false_alarms import ADVICE_ALPHAS, images_needed, safe_threshold
+from models.anomaly.fitting import reference_images
 from models.anomaly.fitting.calibrate import count_image_passes
 from models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
 from models.artifacts.manifest import CalibrationSummary, FeatureFitRecord, GridChoice
@@ -23,6 +24,7 @@ from models.errors import ArtifactError, CalibrationNotFound, DatasetUnfit, Plan
 from models.registry.calibrations import ARRAYS, CHOICE, RECORD, CalibrationStore
 from models.registry.registry import Registry
 from models.scorer import Scorer
+from snf_runtime.images.batch import stacked
 from tests.models.helpers import real_images
 from tests.models.registry.publishing import publish_calibrations
 
@@ -250,6 +252,28 @@ def test_which_images_serve(scorer: Scorer) -> None:
     folded = replace(mini, calibration=mini.calibration[:0], folds=folds)
     assert reference_of(folded, scorer.manifest).folds is folds
     assert reference_of(replace(folded, digest="another"), scorer.manifest).folds is None
+
+
+def test_reference_images_keep_the_order_of_the_dataset(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, as in a training, and those that are taken of more."""
+    mini = load_dataset("mnist-mini", None, config=as_seen(scorer.preprocessing))
+    own = reference_of(mini, scorer.manifest)
+    np.testing.assert_array_equal(own.statistics[:50], mini.statistics)
+    np.testing.assert_array_equal(own.calibration[:50], mini.calibration)
+    monkeypatch.setattr(reference_images, "MAX_STATISTICS", 40)
+    monkeypatch.setattr(reference_images, "MAX_CALIBRATION", 30)
+    numbers = np.arange(600, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
+    numbered = np.zeros((600, *scorer.preprocessing.shape), np.uint8)
+    numbered[:, 0, 0, :2] = numbers
+    train, statistics, calibration = np.split(numbered, [400, 500])
+    large = replace(mini, train=train, statistics=statistics, calibration=calibration, digest="another")
+    other = reference_of(large, scorer.manifest)
+    for images, expected in (
+        (other.statistics, np.linspace(0, 399, 40)),
+        (other.calibration, np.linspace(400, 599, 30)),
+    ):
+        taken = np.ascontiguousarray(stacked(images[:])[:, 0, 0, :2]).view(np.uint16)[:, 0]
+        np.testing.assert_array_equal(taken, expected.round())
 
 
 def test_the_images_that_a_model_was_fitted_to_are_refused(scorer: Scorer) -> None:

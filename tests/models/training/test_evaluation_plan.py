@@ -66,12 +66,15 @@ def test_the_images_taken_are_spread_over_the_part() -> None:
     plan = EvaluationPlan({"statistics": 1000, "calibration": 400, "test": 600}, {})
     statistics, calibration, _ = plan.part_of(replace(dataset, calibration=numbered))
     assert statistics is dataset.statistics
-    numbers = np.sort(calibration[:400][:, 0, 0, 0].astype(int) * 256 + calibration[:400][:, 0, 0, 1])
+    numbers = calibration[:400][:, 0, 0, 0].astype(int) * 256 + calibration[:400][:, 0, 0, 1]
     assert len(set(numbers)) == 400
     assert np.abs(numbers - np.linspace(0, 999, 400)).max() <= 1
 
 
-def test_gradients_are_those_of_images_from_the_whole_part(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("counts", [{}, {"statistics": 500, "calibration": 400}])
+def test_gradients_are_those_of_images_from_the_whole_part(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]
+) -> None:
     """Images are sorted by path: the first 200 of 1000 may all be of one folder."""
     seen: list[NDArray[np.integer]] = []
 
@@ -85,7 +88,7 @@ def test_gradients_are_those_of_images_from_the_whole_part(scorer: Scorer, monke
         assert isinstance(part, np.ndarray)
         part[:, 0, 0, 0], part[:, 0, 0, 1] = np.divmod(np.arange(1000), 256)
     few = {FISHER: 64, "statistics, gradients": 200, "calibration, gradients": 200}
-    plan = EvaluationPlan({"statistics": 1000, "calibration": 1000, "test": 0, **few}, {})
+    plan = EvaluationPlan({"statistics": 1000, "calibration": 1000, "test": 0, **few, **counts}, {})
     statistics, calibration, _ = plan.part_of(dataset)
     calibrate(
         scorer.density,
@@ -98,7 +101,7 @@ def test_gradients_are_those_of_images_from_the_whole_part(scorer: Scorer, monke
     together = np.concatenate(seen)
     assert len(together) == 64 + 200 + 200
     for numbers in np.split(together, [64, 264]):
-        assert np.abs(numbers - np.linspace(0, 999, len(numbers))).max() <= 1
+        assert np.abs(numbers - np.linspace(0, 999, len(numbers))).max() <= 3
 
 
 def test_time_left_follows_the_speed_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
