@@ -49,7 +49,9 @@ class FeatureStepsRecord(_ManifestPart):
     steps: int = Field(ge=1)
     updates: int = Field(ge=1, description="Optimiser steps.")
     held_out_images: int = Field(ge=2)
-    gain: float = Field(description="Mean rise of the log-likelihood of held-out images, nats an image.")
+    gain: float = Field(
+        description="Mean rise of the log-likelihood of held-out images in nats; of tiles, the mean of an image."
+    )
     standard_error: float = Field(ge=0, description="Of the gain, in nats.")
     kept: bool
 

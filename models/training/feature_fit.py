@@ -105,7 +105,11 @@ def fit_features(
         FeatureMoments(pooled_shape, count, extractor.pooled),
     )
     final = folds is not None or not suspect_share
-    trial = StepsTrial(plan, architecture, own) if plan is not None and folds is None and final else None
+    trial = (
+        StepsTrial(plan, architecture, of_images, samples.owners)
+        if plan is not None and folds is None and final
+        else None
+    )
     for start, places, pooled in _batches(samples, extractor, report, "features"):
         rows = own[start : start + len(places)]
         moments[0].add(places, rows)

@@ -29,7 +29,7 @@ from models.training.objective import SelfNormalizingObjective
 
 MAX_IMAGES = 4000
 MAX_BYTES = 2**30
-"""The largest number of images whose features are stored, and the most disk space that they take."""
+"""The largest number of images or tiles whose features are stored, and the most disk space that they take."""
 BATCH = 32
 """Images an optimiser step."""
 
@@ -61,7 +61,8 @@ class StepsOutcome:
         architecture: The architecture with the steps.
         steps: The bijections of the steps, in evaluation mode.
         updates: Optimiser steps that trained them.
-        gains: By how much the steps raise the log-likelihood of each held-out image, float64 ``(n,)`` in nats.
+        gains: By how much the steps raise the log-likelihood of each held-out image, float64 ``(n,)`` in nats. Of an
+            image of several tiles this is the mean over those that the trial stores.
     """
 
     architecture: FeatureArchitecture
@@ -98,21 +99,29 @@ class StepsOutcome:
 class StepsTrial:
     """Trial that trains Glow steps on features and compares held-out likelihoods with and without the steps.
 
-    The features of at most 4,000 images, evenly spaced, are written to a temporary file. The steps are trained on the
-    images of all folds but the last one, which is held out.
+    The features of at most 4,000 images or tiles, evenly spaced, are written to a temporary file. The steps are trained
+    on the images of all folds but the last one, which is held out.
 
     Args:
         plan: Settings of the training.
         architecture: The architecture of the features.
         folds: The fold of every image, ``(n,)``.
+        owners: The number of the image of every sample, which is the image or a tile of it, ``(samples,)``.
     """
 
-    def __init__(self, plan: StepsPlan, architecture: FeatureArchitecture, folds: NDArray[np.integer]) -> None:
+    def __init__(
+        self,
+        plan: StepsPlan,
+        architecture: FeatureArchitecture,
+        folds: NDArray[np.integer],
+        owners: NDArray[np.intp],
+    ) -> None:
         self._plan = plan
         self._architecture = architecture.model_copy(update={"steps": plan.steps})
         size = 4 * math.prod(architecture.feature_shape)
-        self._every = math.ceil(len(folds) / max(1, min(MAX_IMAGES, MAX_BYTES // size)))
-        self._held_out = folds[:: self._every] == folds.max()
+        self._every = math.ceil(len(owners) / max(1, min(MAX_IMAGES, MAX_BYTES // size)))
+        self._owners = owners[:: self._every]
+        self._held_out = folds[self._owners] == folds.max()
         # It has no name, so that nothing of it is left whatever ends the process.
         self._file = TemporaryFile(dir=plan.folder)  # noqa: SIM115 - read after the last features are added
 
@@ -155,7 +164,10 @@ class StepsTrial:
             flow = Flow(AffinePixels(), [Level(build_steps(self._architecture), squeeze=False)])
         self._train(flow, learned, whitened, report)
         batches = np.array_split(held_out, math.ceil(len(held_out) / BATCH))
-        gains = np.concatenate([_gains(flow, whitened(rows)) for rows in batches])
+        of_samples = np.concatenate([_gains(flow, whitened(rows)) for rows in batches])
+        # Tiles of an image are alike: counted as images, they would make the standard error too small.
+        _, owners = np.unique(self._owners[self._held_out], return_inverse=True)
+        gains = np.bincount(owners, of_samples) / np.bincount(owners)
         steps = tuple(flow.level_list()[0].bijections())
         return StepsOutcome(self._architecture, steps, self._plan.updates, gains)
 

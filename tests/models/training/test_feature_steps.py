@@ -112,10 +112,12 @@ def test_suspects_are_left_out_of_the_trial(tmp_path: Path) -> None:
 
 
 def outcome(
-    x: NDArray[np.float32], folder: Path, batches: int, layer: ExactLocalAffine, updates: int = 5
+    x: NDArray[np.float32], folder: Path, batches: int, layer: ExactLocalAffine, updates: int = 5, tiles: int = 1
 ) -> StepsOutcome:
-    folds = np.arange(len(x)) * 5 // len(x)
-    trial = StepsTrial(StepsPlan(2, updates, 0, folder), architecture(), folds)
+    """Return the outcome for samples that are images, or so many tiles of each image."""
+    images = len(x) // tiles
+    folds = np.arange(images) * 5 // images
+    trial = StepsTrial(StepsPlan(2, updates, 0, folder), architecture(), folds, np.arange(images).repeat(tiles))
     start = 0
     for part in np.array_split(x, batches):
         trial.add(start, part)
@@ -149,6 +151,41 @@ def test_a_trial_stores_no_more_than_its_share(tmp_path: Path, monkeypatch: pyte
         np.testing.assert_array_equal(outcome(x, tmp_path, batches, layer).gains, some.gains)
     monkeypatch.setattr(feature_steps, "MAX_BYTES", 4 * 64 * 50)
     assert len(outcome(x, tmp_path, 1, layer).gains) == 10
+
+
+@pytest.mark.parametrize("most", [4000, 500, 200])
+def test_tiles_of_an_image_are_one_held_out_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Of 200 images of five tiles; all tiles are stored, or every second or fifth one."""
+    monkeypatch.setattr(feature_steps, "MAX_IMAGES", most)
+    x, layer = features(curved=True), ExactLocalAffine(SHAPE, 1)
+    samples, images = (outcome(x, tmp_path, 7, layer, tiles=tiles) for tiles in (1, 5))
+    stored = np.arange(0, COUNT, max(1, COUNT // most))
+    owners = stored[stored >= COUNT * 4 // 5] // 5
+    expected = [samples.gains[owners == image].mean() for image in range(160, 200)]
+    np.testing.assert_allclose(images.gains, expected, rtol=1e-12)
+    assert images.standard_error == pytest.approx(np.std(expected, ddof=1) / 40**0.5)
+
+
+class Blocks:
+    """An extractor of the four pixels of each block."""
+
+    feature_shape = SHAPE
+    pooled = GROUPS
+
+    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        blocks = images.reshape(-1, 4, 2, 4, 2).transpose(0, 2, 4, 1, 3).reshape(-1, *SHAPE).astype(np.float32)
+        return blocks, blocks[:, : sum(GROUPS)].mean((2, 3))
+
+
+def test_a_fit_to_tiles_counts_held_out_images(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (50, 1, 8, 20), dtype=np.uint8)
+    tiles = architecture().model_copy(
+        update={"height": 8, "width": 8, "input_height": 8, "input_width": 8, "tiled": True}
+    )
+    plan = StepsPlan(1, 5, 0, tmp_path)
+    result = fit_features(list(images), Blocks(), tiles, lambda *_: None, plan=plan)
+    assert result.steps is not None
+    assert len(result.steps.gains) == 10
 
 
 def test_what_a_report_raises_ends_the_trial(tmp_path: Path) -> None:
