@@ -6,6 +6,7 @@
 import fcntl
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -29,6 +30,8 @@ from worker.settings import Settings, load_settings
 log = logging.getLogger(__name__)
 
 
+_PLAIN = re.compile(r"[\w./+@:%=,~-]+")
+"""A path that needs no quotes in the configuration of the server."""
 _STOP_S = 10.0
 _EVERY_S = 0.5
 _MISSES = 3
@@ -68,6 +71,7 @@ class EmbeddedBroker:
         self._socket = socket_path(settings)
         self._note = self._data / "socket"
         self._pid_note = self._data / "server"
+        self._link = self._socket.with_name("broker.data")
         self.reserve = BrokerReserve(settings)
         self._client = redis_client(self._settings)
         self._lock: IO[str] | None = None
@@ -177,12 +181,23 @@ class EmbeddedBroker:
             },
         )
         try:
+            if not _PLAIN.fullmatch(str(self._server.data_dir)):
+                self._server.data_dir = self._link_to_data()
             self._server.start(timeout=max(1.0, deadline - time.monotonic()))
             note_listener(self._socket, self._pid_note)
         except (ValkeyServerError, OSError) as error:
             self._server.terminate()
             self._server = None
             raise BrokerStartFailed(str(error)) from error
+
+    def _link_to_data(self) -> Path:
+        """Return a link in the runtime folder to the data folder, whose path has blanks, quotes or the like.
+
+        The package writes the path of the folder without quotes into the configuration of the server.
+        """
+        self._link.unlink(missing_ok=True)
+        self._link.symlink_to(self._data.resolve())
+        return self._link
 
     def alive(self) -> bool:
         """Return True if the Valkey server answers a PING, even if it is still loading its data."""
@@ -207,6 +222,7 @@ class EmbeddedBroker:
         if self._server is not None:
             self._server.stop(timeout=timeout)
             self._server = None
+            self._link.unlink(missing_ok=True)
         elif self._lock is not None:
             try:
                 self.refuse_foreign_server()

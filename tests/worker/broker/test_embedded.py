@@ -312,6 +312,19 @@ def test_all_clients_reach_a_server_in_a_folder_with_characters_of_urls(settings
         broker.stop()
 
 
+def test_a_home_may_have_blanks_and_quotes_in_its_name(settings: Settings, home: Path) -> None:
+    odd = settings.model_copy(update={"home": home / 'my home\'s "x" \\ #1 \u00e4'})
+    for starts in (1, 2):
+        broker = EmbeddedBroker(odd)
+        try:
+            assert broker.start(timeout=20) == "started"
+            assert EmbeddedBroker(odd).start() == "attached"
+            assert redis_client(odd).incr("starts") == starts
+        finally:
+            broker.stop()
+    assert not list(odd.runtime_folder.glob("broker.data"))
+
+
 def test_a_socket_path_that_is_no_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(BrokerStartFailed, match=r"UTF-8.*SNF_RUNTIME_DIR"):
         socket_path(Settings(home=tmp_path, runtime_dir=Path(os.fsdecode(b"/tmp/\xff"))))
