@@ -250,12 +250,12 @@ def _without_suspects(folds: Sequence[Fold], suspect_share: float) -> tuple[Fold
     """
     ordered = _kept([fold.ordered for fold in folds], suspect_share)
     maxima = _kept([fold.map_maxima for fold in folds], suspect_share)
-    gradients = _kept([fold.thorough and fold.thorough.ordered for fold in folds], suspect_share)
+    gradients = _kept([None if fold.thorough is None else fold.thorough.ordered for fold in folds], suspect_share)
     return tuple(
         replace(
             fold,
             ordered=values,
-            thorough=fold.thorough and replace(fold.thorough, ordered=with_gradients),
+            thorough=None if fold.thorough is None else replace(fold.thorough, ordered=with_gradients),
             map_maxima=None if fold.map_maxima is None else largest,
         )
         for fold, values, largest, with_gradients in zip(folds, ordered, maxima, gradients, strict=True)
