@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from models.anomaly.fitting.reference_images import ReferenceImages
     from models.bijections.frozen import Inverse
     from models.features.flows import TrainedFlows
-    from models.loading.artifact import Artifact
     from models.loading.flow_model import FlowModel
+    from models.loading.load_artifact import Artifact
     from models.score_rows.map_batches import Columns
     from models.scoring.flow_density import FlowDensity
 

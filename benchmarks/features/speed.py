@@ -15,7 +15,7 @@ from benchmarks.features.trained import trained_scorer
 from models.features.backbone import Backbone
 from models.features.store import BackboneStore
 from models.scorer import Scorer
-from models.scoring.engines.openvino_features import OpenVINOExtractor
+from models.scoring.engines.openvino_feature_engine import OpenVINOExtractor
 from snf_runtime.images.preprocessing import Pixels
 
 NAME = "speed"

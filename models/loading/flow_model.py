@@ -19,7 +19,7 @@ from models.artifacts.manifest import CalibrationSummary, Precision
 from models.errors import GradientEvidenceUnavailable, SamplesUnsupported, ScoreNotFinite
 from models.features.flows import FrozenFeatureFlows
 from models.flows.flow import Flow
-from models.loading.artifact import Artifact
+from models.loading.load_artifact import Artifact
 from models.scoring.flow_density import FlowDensity
 from models.scoring.open_density import frozen_features, frozen_pixels, open_density
 from models.scoring.opened_density import OpenedDensity, parts_of

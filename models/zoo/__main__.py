@@ -24,7 +24,7 @@ from models.artifacts.card import model_card
 from models.artifacts.files import CALIBRATION, CARD
 from models.datasets import Dataset, load_dataset
 from models.flows.flow import Flow
-from models.loading.artifact import load_artifact
+from models.loading.load_artifact import load_artifact
 from models.loading.verification import seal
 from models.registry.registry import ZOO
 from models.scoring.open_density import open_density

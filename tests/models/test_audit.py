@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.artifacts.manifest import Deviation
 from models.audit import audit, recompute
-from models.loading.artifact import load_artifact
+from models.loading.load_artifact import load_artifact
 from models.scorer import Scorer
 from models.scoring.options import EngineName, EngineOptions
 from models.training.run import train

@@ -35,7 +35,7 @@ def open_feature_engine(
         EngineUnavailable: The device is not the CPU, or torch cannot run the backbone.
     """
     if _uses_openvino(backbone, options):
-        from models.scoring.engines.openvino_features import feature_engine  # noqa: PLC0415 - OpenVINO takes time to load
+        from models.scoring.engines.openvino_feature_engine import feature_engine  # noqa: PLC0415 - OpenVINO takes time to load
 
         return feature_engine(
             store, backbone, architecture.image_shape, architecture.input_size, flows, options.threads, options.cache
@@ -66,7 +66,7 @@ def open_extractor(
         EngineUnavailable: The device is not the CPU, or torch cannot run the backbone.
     """
     if _uses_openvino(backbone, options):
-        from models.scoring.engines.openvino_features import OpenVINOExtractor  # noqa: PLC0415 - as above
+        from models.scoring.engines.openvino_feature_engine import OpenVINOExtractor  # noqa: PLC0415 - as above
 
         return OpenVINOExtractor(store, backbone, image_shape, size, options.threads, options.cache)
     return TorchExtractor(backbone, store.arrays(backbone), size)

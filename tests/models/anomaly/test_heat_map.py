@@ -15,7 +15,7 @@ from models.anomaly.heat_map_picture import OVERLAY_SIDE, overlay
 from models.datasets import load_dataset
 from models.errors import HeatMapUnsupported
 from models.flows.architecture import FullyConnectedArchitecture
-from models.loading.artifact import Artifact, load_artifact
+from models.loading.load_artifact import Artifact, load_artifact
 from models.scorer import Scorer
 from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.flow_density import FlowDensity

@@ -30,7 +30,7 @@ from models.flows.gaussian_base import GaussianBase
 from models.flows.layers.elementwise import ActNormSpec
 from models.flows.layers.linear import SelfNormalizingDenseSpec
 from models.flows.vectors import STEP, vector_flow
-from models.loading.artifact import load_distribution
+from models.loading.load_artifact import load_distribution
 from models.scorer import Scorer
 from models.training.config import TrainingConfig
 from models.training.objective import SelfNormalizingObjective

@@ -20,8 +20,8 @@ from models.features.lite0 import LITE0, weight_shapes
 from models.features.store import BackboneStore
 from models.flows.architecture import FeatureArchitecture
 from models.scoring.engines.openvino_backbone import open_network
+from models.scoring.engines.openvino_feature_engine import OpenVINOExtractor, feature_engine
 from models.scoring.engines.openvino_feature_graph import FeatureGraphs
-from models.scoring.engines.openvino_features import OpenVINOExtractor, feature_engine
 from models.scoring.engines.torch_features import TorchFeatureEngine
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.engines.openvino_program import Compiled, Lanes, core
