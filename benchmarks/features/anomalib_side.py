@@ -23,6 +23,7 @@ def main() -> None:
     """Reduce the patches to a coreset, score, and print the seconds of both as JSON."""
     given, answer, share, seed, threads = sys.argv[1:]
     torch.manual_seed(int(seed))
+    np.random.seed(int(seed))  # the package draws the projection of its coreset from NumPy's global generator
     torch.set_num_threads(int(threads))
     with np.load(given) as arrays:
         train, tested = torch.from_numpy(arrays["train"]), torch.from_numpy(arrays["tested"])
