@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from tests.support.paths import shared_folder
 
 SIDE = 64
 """Side of a tile: features at 4x4 places, so that a fit takes seconds."""
+STRIDE = 16
+"""Distance of the places that features are of, in pixels."""
 DIGIT = 28
 TRAINED_ON, OTHERS, FAULTY = "mosaics", "more-mosaics", "faulty-mosaics"
 """Datasets of mosaics: to train on, to calibrate and evaluate on, and with a fault."""
@@ -88,3 +91,29 @@ def tiled_artifact(factory: pytest.TempPathFactory) -> tuple[Path, DatasetStore]
             engine=EngineOptions(backbones=backbone_folder(factory)),
         )
     return artifact, store
+
+
+def add_masks(store: DatasetStore, folder: Path) -> None:
+    """Add a dataset of the masks of the faulty mosaics, which differ in pixels that are no defect, too."""
+    sources = [Source(folder / f"{number:03d}_mask.png", f"{number:03d}_mask.png") for number in range(10)]
+    for number, source in enumerate(sources):
+        mask = np.zeros_like(mosaic(200 + number))
+        mask[:, 20:36, 24:40] = 255
+        mask[0, 0, number] = 100
+        source.path.write_bytes(encode_png(mask))
+    store.create("masks", sources)
+
+
+def tiles_of(image: NDArray[np.uint8]) -> dict[tuple[int, int], NDArray[np.uint8]]:
+    """Return the tiles of an image by their origins, cut from a mirrored copy: an own computation."""
+    extended = np.pad(image, ((0, 0), (0, SIDE), (0, SIDE)), mode="symmetric")
+    extended = np.pad(extended, ((0, 0), (0, SIDE), (0, SIDE)), mode="symmetric")
+
+    def origins(length: int) -> list[int]:
+        free = max(0, math.ceil(length / STRIDE) - SIDE // STRIDE)
+        moves = math.ceil(free / 3)
+        return [0, *(STRIDE * (move * free // moves) for move in range(1, moves + 1))]
+
+    _, height, width = image.shape
+    places = [(top, left) for top in origins(height) for left in origins(width)]
+    return {(top, left): extended[:, top : top + SIDE, left : left + SIDE] for top, left in places}

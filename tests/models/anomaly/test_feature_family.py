@@ -175,14 +175,16 @@ def test_each_fold_is_ranked_by_its_own_fit() -> None:
 def with_outliers(images: int, outliers: NDArray[np.integer]) -> ReferenceEvidence:
     """Reference images with anomaly maps, of which some are unlikely at a place."""
     everything = replace(reference(images, 1), image=IMAGE)
-    everything.evidence.features.places[outliers, 0, 1, 2] += 200  # type: ignore[union-attr]
+    assert everything.evidence.features is not None
+    everything.evidence.features.places[outliers, 0, 1, 2] += 200
     return everything
 
 
 def outlier() -> Evidence:
     """Return an image that is even less likely: with few images a fit may have seen an outlier."""
     new = evidence(1, 3)
-    new.features.places[:, 0, 1, 2] += 400  # type: ignore[union-attr]
+    assert new.features is not None
+    new.features.places[:, 0, 1, 2] += 400
     return new
 
 

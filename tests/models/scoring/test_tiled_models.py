@@ -16,7 +16,7 @@ from models.artifacts.detection_limit import LimitParameters
 from models.audit import recompute_features
 from models.bulk.part import score_part
 from models.bulk.sources import ImageFiles, open_source
-from models.datasets import DatasetStore, Source, load_dataset
+from models.datasets import DatasetStore, load_dataset
 from models.datasets.image_source import StoredImages
 from models.errors import DatasetUnfit
 from models.evaluation.assemble import Subject
@@ -44,14 +44,15 @@ from tests.support.tiled import (
     FAULTY,
     OTHERS,
     SIDE,
+    STRIDE,
     TRAINED_ON,
+    add_masks,
     mosaic,
     mosaic_store,
     tiled_artifact,
+    tiles_of,
     with_fault,
 )
-
-STRIDE = 16
 
 
 @pytest.fixture(scope="module")
@@ -75,21 +76,6 @@ def judged(scorer: Scorer, batch: Batch) -> list[JudgedImage]:
     results = scorer.judge_each(batch)
     assert all(isinstance(result, JudgedImage) for result in results)
     return [result for result in results if isinstance(result, JudgedImage)]
-
-
-def tiles_of(image: NDArray[np.uint8]) -> dict[tuple[int, int], NDArray[np.uint8]]:
-    """Return the tiles of an image by their origins, cut from a mirrored copy: an own computation."""
-    extended = np.pad(image, ((0, 0), (0, SIDE), (0, SIDE)), mode="symmetric")
-    extended = np.pad(extended, ((0, 0), (0, SIDE), (0, SIDE)), mode="symmetric")
-
-    def origins(length: int) -> list[int]:
-        free = max(0, math.ceil(length / STRIDE) - SIDE // STRIDE)
-        moves = math.ceil(free / 3)
-        return [0, *(STRIDE * (move * free // moves) for move in range(1, moves + 1))]
-
-    _, height, width = image.shape
-    places = [(top, left) for top in origins(height) for left in origins(width)]
-    return {(top, left): extended[:, top : top + SIDE, left : left + SIDE] for top, left in places}
 
 
 def test_a_statistic_is_that_of_all_tiles(scorer: Scorer, images: list[NDArray[np.uint8]]) -> None:
@@ -278,17 +264,6 @@ def test_a_model_of_tiles_is_evaluated(made: tuple[Scorer, DatasetStore]) -> Non
     assert next(result for result in faulty.results if result.score == "combined").auroc > 0.95
     assert len(faulty.gallery.most) > 0
     assert {result.score for result in faulty.results} >= {"feature-place", "pca-mahalanobis"}
-
-
-def add_masks(store: DatasetStore, folder: Path) -> None:
-    """Add a dataset of the masks of the faulty mosaics, which differ in pixels that are no defect, too."""
-    sources = [Source(folder / f"{number:03d}_mask.png", f"{number:03d}_mask.png") for number in range(10)]
-    for number, source in enumerate(sources):
-        mask = np.zeros_like(mosaic(200 + number))
-        mask[:, 20:36, 24:40] = 255
-        mask[0, 0, number] = 100
-        source.path.write_bytes(encode_png(mask))
-    store.create("masks", sources)
 
 
 @pytest.mark.parametrize("map_pixels", [2**20, 2000])

@@ -162,47 +162,6 @@ def test_a_stale_token_changes_nothing(store: JobStore, add: Add) -> None:
     assert store.get(job.id).worker == "quick"
 
 
-def test_an_end_that_is_written_again_gets_the_same_answer(store: JobStore, settings: Settings, add: Add) -> None:
-    def fail(job: Job, attempt: int) -> None:
-        store.finish(job.id, attempt, Status.FAILED, {"error": {"type": "diverged"}})
-
-    job = add()
-    attempt = store.take(job.id, "w", 5) or 0
-    assert [store.put_back(job.id, attempt, {"checkpoint_step": 7}) for _ in range(2)] == [Status.QUEUED] * 2
-    assert store.request_pause(job.id).status is Status.PAUSED
-    assert store.put_back(job.id, attempt, {"checkpoint_step": 7}) is Status.PAUSED
-    store.request_resume(job.id)
-    newer = store.take(job.id, "w", 5) or 0
-    with pytest.raises(StaleAttempt):
-        store.put_back(job.id, attempt, {"checkpoint_step": 7})
-    fail(job, newer)
-    before = store.get(job.id)
-    changes = len(redis_client(settings).xrange(f"{settings.key_prefix}changes:{job.id}"))
-    fail(job, newer)
-    assert store.get(job.id) == before
-    assert len(redis_client(settings).xrange(f"{settings.key_prefix}changes:{job.id}")) == changes
-
-
-def test_a_start_that_is_written_again_after_the_lease_expired_is_stale(store: JobStore, add: Add) -> None:
-    job = add()
-    attempt = store.take(job.id, "w", 0.01) or 0
-    for _ in range(2):
-        store.running(job.id, attempt)
-    time.sleep(0.03)
-    assert store.expire(job.id, 3) == "queued"
-    with pytest.raises(StaleAttempt):
-        store.running(job.id, attempt)
-
-
-def test_an_end_of_an_earlier_version_cannot_be_repeated(store: JobStore, settings: Settings, add: Add) -> None:
-    job = add()
-    attempt = store.take(job.id, "w", 5) or 0
-    store.finish(job.id, attempt, Status.SUCCEEDED, {})
-    redis_client(settings).hdel(f"{settings.key_prefix}job:{job.id}", "left_by")
-    with pytest.raises(StaleAttempt):
-        store.finish(job.id, attempt, Status.SUCCEEDED, {})
-
-
 def test_failures_are_listed_until_they_are_recorded(store: JobStore, add: Add) -> None:
     failed, vanished, removed, done = add(), add(), add(), add()
     for job, end in ((failed, Status.FAILED), (removed, Status.FAILED), (done, Status.SUCCEEDED)):

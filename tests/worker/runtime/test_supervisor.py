@@ -1,47 +1,23 @@
 """The supervisor with a fake trainer: exit codes, kills, cancel, preemption, lost leases, outages."""
 
-import errno
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from tests.support.runs import start
-from tests.worker.support.helpers import alive, fake_command, make_reconciler, run_program, until
-from worker.broker.connection import redis_client
+from tests.worker.support.helpers import alive, fake_command, until
+from tests.worker.support.lossy_store import LosesAnswers
 from worker.broker.embedded import EmbeddedBroker
 from worker.errors import BrokerDown
-from worker.jobs import lua_scripts as lua
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
-from worker.runs.recorder import RunRecorder
-from worker.runs.store import RunStore
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
 Add = Callable[..., Job]
-
-KILLED_AT_THE_END = """
-import os, signal, threading
-from tests.worker.support.helpers import fake_command
-from worker.broker.connection import redis_client
-from worker.jobs.store import JobStore
-from worker.runtime.supervisor import Supervisor
-from worker.settings import load_settings
-
-class Killed(JobStore):
-    def finish(self, *args):
-        super().finish(*args)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-settings = load_settings()
-Supervisor(Killed(redis_client(settings), settings.key_prefix), settings, threading.Event(), fake_command).run("{job}")
-"""
 
 
 class Background:
@@ -61,39 +37,6 @@ class Background:
         self._thread.join(60)
         assert not self._thread.is_alive()
         return self.outcome
-
-
-class LosesAnswers(JobStore):
-    """A job store whose next answers are lost on the way, by method."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(redis_client(settings), settings.key_prefix)
-        self.lose: dict[str, int] = {}
-
-    def _lost(self, method: str) -> None:
-        if self.lose.get(method, 0):
-            self.lose[method] -= 1
-            raise BrokerDown(f"the answer to {method} is lost")
-
-    def take(self, *args: Any, **more: Any) -> int | None:
-        found = super().take(*args, **more)
-        self._lost("take")
-        return found
-
-    def get(self, job_id: str) -> Job:
-        found = super().get(job_id)
-        self._lost("get")
-        return found
-
-    def _call(self, script: str, *args: Any) -> Any:
-        answer = super()._call(script, *args)
-        if script == lua.LEAVE and args[3] != Status.RUNNING:
-            self._lost("leave")
-        return answer
-
-    def put_back(self, *args: Any, **more: Any) -> Status:
-        self._lost("put_back")
-        return super().put_back(*args, **more)
 
 
 @pytest.fixture
@@ -146,87 +89,6 @@ def test_new_checkpoints_keep_a_dying_job_alive(
     assert outcomes == [Outcome.QUEUED_AGAIN, Outcome.QUEUED_AGAIN, Outcome.SUCCEEDED]
     assert store.get(job.id).checkpoint_step == 3
     assert store.get(job.id).error is None
-
-
-def test_the_record_of_a_run_failed_once_its_job_did(
-    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add
-) -> None:
-    job, runs = add("die"), RunStore(settings.run_records_dir)
-    with RunRecorder(runs, start(origin="job"), lambda: job.id, 1) as record:
-        record({"event": "started", "step": 0, "steps": 40})
-    states = []
-    for _ in range(3):
-        supervisor.run(job.id)
-        states.append(runs.get(job.id).state)
-    assert states == ["unfinished", "unfinished", "failed"]
-    error = store.get(job.id).error or {}
-    assert runs.get(job.id).error == f"{error['title']}: {error['detail']}"
-
-
-def test_the_record_of_a_run_failed_although_the_answer_to_its_end_is_lost(
-    losing: LosesAnswers, settings: Settings, stopping: threading.Event, add: Add
-) -> None:
-    job, runs = add("refuse"), RunStore(settings.run_records_dir)
-    with RunRecorder(runs, start(origin="job"), lambda: job.id, 1) as record:
-        record({"event": "started", "step": 0, "steps": 40})
-    losing.lose = {"leave": 2}
-    assert Supervisor(losing, settings, stopping, command=fake_command).run(job.id) is Outcome.FAILED
-    assert (runs.get(job.id).state, runs.get(job.id).error) == ("failed", "Diverged: loss is NaN")
-    assert losing.unrecorded() == []
-
-
-def test_the_record_of_a_run_failed_although_its_worker_was_killed_before_it_wrote_so(
-    store: JobStore, settings: Settings, add: Add
-) -> None:
-    job, runs = add("refuse"), RunStore(settings.run_records_dir)
-    with RunRecorder(runs, start(origin="job"), lambda: job.id, 1) as record:
-        record({"event": "started", "step": 0, "steps": 40})
-    with pytest.raises(subprocess.CalledProcessError) as killed:
-        run_program(settings, KILLED_AT_THE_END.format(job=job.id))
-    assert killed.value.returncode == -signal.SIGKILL
-    assert (store.get(job.id).status, runs.get(job.id).state) == (Status.FAILED, "unfinished")
-    make_reconciler(store, settings).sweep()
-    assert (runs.get(job.id).state, runs.get(job.id).error) == ("failed", "Diverged: loss is NaN")
-    assert store.unrecorded() == []
-
-
-def test_the_record_of_a_run_failed_once_the_disk_takes_writes_again(
-    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job, runs = add("refuse"), RunStore(settings.run_records_dir)
-    with RunRecorder(runs, start(origin="job"), lambda: job.id, 1) as record:
-        record({"event": "started", "step": 0, "steps": 40})
-
-    def full(*_args: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    reconciler = make_reconciler(store, settings)
-    with monkeypatch.context() as patched:
-        patched.setattr(RunStore, "write", full)
-        assert supervisor.run(job.id) is Outcome.FAILED
-        reconciler.sweep()
-    assert (runs.get(job.id).state, store.unrecorded()) == ("unfinished", [job.id])
-    reconciler.sweep()
-    assert (runs.get(job.id).state, store.unrecorded()) == ("failed", [])
-
-
-def test_the_record_of_a_run_whose_worker_is_gone_failed_once_its_job_did(
-    store: JobStore, settings: Settings, add: Add
-) -> None:
-    job, runs = add("wait"), RunStore(settings.run_records_dir)
-    with RunRecorder(runs, start(origin="job"), lambda: job.id, 1) as record:
-        record({"event": "started", "step": 0, "steps": 40})
-    reconciler = make_reconciler(store, settings)
-    states = []
-    for attempt in range(1, settings.max_attempts_without_progress + 1):
-        assert store.take(job.id, "gone", 30) == attempt
-        store.renew(job.id, attempt, 0.01)
-        time.sleep(0.1)
-        reconciler.sweep()
-        states.append((store.get(job.id).status, runs.get(job.id).state))
-    assert states[-1] == (Status.FAILED, "failed")
-    assert set(states[:-1]) <= {(Status.QUEUED, "unfinished")}
-    assert runs.get(job.id).error
 
 
 def test_a_refusal_is_final_and_says_why(supervisor: Supervisor, store: JobStore, add: Add) -> None:

@@ -1,0 +1,75 @@
+"""The path of the embedded broker's socket and data, and the URLs that lead clients to it."""
+
+import os
+from pathlib import Path
+
+import pytest
+from kombu.connection import Connection
+from kombu.utils.url import url_to_parts
+
+from worker.broker.celery_app import TASK, make_celery, queue_keys
+from worker.broker.connection import broker_url, celery_url, redis_client, socket_path
+from worker.broker.embedded import EmbeddedBroker
+from worker.errors import BrokerStartFailed
+from worker.queues import Queue
+from worker.settings import Settings
+
+
+def test_urls(tmp_path: Path) -> None:
+    embedded = Settings(home=tmp_path, runtime_dir=Path("/tmp/r"), redis_url=None)
+    assert broker_url(embedded) == "unix:///tmp/r/broker.sock?db=0"
+    assert celery_url(embedded) == "redis+socket:///tmp/r/broker.sock?virtual_host=0"
+    external = Settings(home=tmp_path, redis_url="redis://host:6379/4")
+    assert broker_url(external) == celery_url(external) == "redis://host:6379/4"
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a%41", "a;b", "a b", "ä"])
+def test_urls_lead_to_the_socket_whatever_its_folder_is_called(name: str, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, runtime_dir=Path("/tmp") / name, redis_url=None)
+    client = redis_client(settings)
+    assert client.connection_pool.connection_kwargs["path"] == str(socket_path(settings))
+    of_kombu = url_to_parts(Connection(celery_url(settings)).hostname)
+    assert f"/{of_kombu.path}" == str(socket_path(settings))
+
+
+def test_all_clients_reach_a_server_in_a_folder_with_characters_of_urls(settings: Settings, home: Path) -> None:
+    odd = settings.model_copy(update={"runtime_dir": home / "a#b?c%41;d"})
+    broker = EmbeddedBroker(odd)
+    try:
+        assert broker.start(timeout=20) == "started"
+        assert broker.alive()
+        make_celery(odd).send_task(TASK, queue=Queue.SCORE.value)
+        assert sum(int(redis_client(odd).llen(key)) for key in queue_keys(odd, Queue.SCORE)) == 1
+    finally:
+        broker.stop()
+
+
+def test_a_home_may_have_blanks_and_quotes_in_its_name(settings: Settings, home: Path) -> None:
+    odd = settings.model_copy(update={"home": home / 'my home\'s "x" \\ #1 \u00e4'})
+    for starts in (1, 2):
+        broker = EmbeddedBroker(odd)
+        try:
+            assert broker.start(timeout=20) == "started"
+            assert EmbeddedBroker(odd).start() == "attached"
+            assert redis_client(odd).incr("starts") == starts
+        finally:
+            broker.stop()
+    assert not list(odd.runtime_folder.glob("broker.data"))
+
+
+def test_a_socket_path_that_is_no_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BrokerStartFailed, match=r"UTF-8.*SNF_RUNTIME_DIR"):
+        socket_path(Settings(home=tmp_path, runtime_dir=Path(os.fsdecode(b"/tmp/\xff"))))
+
+
+def test_an_earlier_socket_path_that_is_no_text_does_not_stop_the_broker(settings: Settings) -> None:
+    (settings.home / "broker").mkdir()
+    (settings.home / "broker" / "socket").write_bytes(b"/tmp/\xff/broker.sock")
+    broker = EmbeddedBroker(settings)
+    assert broker.start() == "started"
+    broker.stop()
+
+
+def test_a_socket_path_that_is_too_long_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BrokerStartFailed, match="SNF_RUNTIME_DIR"):
+        socket_path(Settings(home=tmp_path, runtime_dir=tmp_path / ("x" * 100)))

@@ -1,0 +1,121 @@
+"""Records of runs whose job failed: they say so, whatever is lost between the job store and the disk."""
+
+import errno
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.runs import start
+from tests.worker.support.helpers import fake_command, make_reconciler, run_program
+from tests.worker.support.lossy_store import LosesAnswers
+from worker.jobs.record import Job, Status
+from worker.jobs.store import JobStore
+from worker.runs.recorder import RunRecorder
+from worker.runs.store import RunStore
+from worker.runtime.supervisor import Outcome, Supervisor
+from worker.settings import Settings
+
+Add = Callable[..., Job]
+
+
+KILLED_AT_THE_END = """
+import os, signal, threading
+from tests.worker.support.helpers import fake_command
+from worker.broker.connection import redis_client
+from worker.jobs.store import JobStore
+from worker.runtime.supervisor import Supervisor
+from worker.settings import load_settings
+
+class Killed(JobStore):
+    def finish(self, *args):
+        super().finish(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+settings = load_settings()
+Supervisor(Killed(redis_client(settings), settings.key_prefix), settings, threading.Event(), fake_command).run("{job}")
+"""
+
+
+def begun(job: Job, settings: Settings) -> tuple[Job, RunStore]:
+    """The job, whose training has begun, with the records of runs."""
+    runs = RunStore(settings.run_records_dir)
+    with RunRecorder(runs, start(origin="job"), lambda: job.id, 1) as record:
+        record({"event": "started", "step": 0, "steps": 40})
+    return job, runs
+
+
+def test_the_record_of_a_run_failed_once_its_job_did(
+    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add
+) -> None:
+    job, runs = begun(add("die"), settings)
+    states = []
+    for _ in range(3):
+        supervisor.run(job.id)
+        states.append(runs.get(job.id).state)
+    assert states == ["unfinished", "unfinished", "failed"]
+    error = store.get(job.id).error or {}
+    assert runs.get(job.id).error == f"{error['title']}: {error['detail']}"
+
+
+def test_the_record_of_a_run_failed_although_the_answer_to_its_end_is_lost(
+    served: None, settings: Settings, stopping: threading.Event, add: Add
+) -> None:
+    job, runs = begun(add("refuse"), settings)
+    losing = LosesAnswers(settings)
+    losing.lose = {"leave": 2}
+    assert Supervisor(losing, settings, stopping, command=fake_command).run(job.id) is Outcome.FAILED
+    assert (runs.get(job.id).state, runs.get(job.id).error) == ("failed", "Diverged: loss is NaN")
+    assert losing.unrecorded() == []
+
+
+def test_the_record_of_a_run_failed_although_its_worker_was_killed_before_it_wrote_so(
+    store: JobStore, settings: Settings, add: Add
+) -> None:
+    job, runs = begun(add("refuse"), settings)
+    with pytest.raises(subprocess.CalledProcessError) as killed:
+        run_program(settings, KILLED_AT_THE_END.format(job=job.id))
+    assert killed.value.returncode == -signal.SIGKILL
+    assert (store.get(job.id).status, runs.get(job.id).state) == (Status.FAILED, "unfinished")
+    make_reconciler(store, settings).sweep()
+    assert (runs.get(job.id).state, runs.get(job.id).error) == ("failed", "Diverged: loss is NaN")
+    assert store.unrecorded() == []
+
+
+def test_the_record_of_a_run_failed_once_the_disk_takes_writes_again(
+    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, runs = begun(add("refuse"), settings)
+
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    reconciler = make_reconciler(store, settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(RunStore, "write", full)
+        assert supervisor.run(job.id) is Outcome.FAILED
+        reconciler.sweep()
+    assert (runs.get(job.id).state, store.unrecorded()) == ("unfinished", [job.id])
+    reconciler.sweep()
+    assert (runs.get(job.id).state, store.unrecorded()) == ("failed", [])
+
+
+def test_the_record_of_a_run_whose_worker_is_gone_failed_once_its_job_did(
+    store: JobStore, settings: Settings, add: Add
+) -> None:
+    job, runs = begun(add("wait"), settings)
+    reconciler = make_reconciler(store, settings)
+    states = []
+    for attempt in range(1, settings.max_attempts_without_progress + 1):
+        assert store.take(job.id, "gone", 30) == attempt
+        store.renew(job.id, attempt, 0.01)
+        time.sleep(0.1)
+        reconciler.sweep()
+        states.append((store.get(job.id).status, runs.get(job.id).state))
+    assert states[-1] == (Status.FAILED, "failed")
+    assert set(states[:-1]) <= {(Status.QUEUED, "unfinished")}
+    assert runs.get(job.id).error
