@@ -18,17 +18,15 @@ from models.loading.open_model import ModelOpener, OpenModel
 from models.loading.verification import exact_tolerance, score_tolerance
 from models.scoring.opened_density import open_waves
 from models.scoring.options import EngineOptions
-from models.threads import thread_count
 from snf_runtime.anomaly.calibration import Calibration, MapReference
 from snf_runtime.anomaly.heat_map import PixelMaps
-from snf_runtime.anomaly.heat_map_pass import heat_map_steps, tiled_heat_map_steps
+from snf_runtime.anomaly.heat_map_pass import heat_map_steps
 from snf_runtime.anomaly.judged import Judgement, judge_by, verdicts
 from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.images.batch import Batch
 from snf_runtime.images.preprocessing import Preprocessing
-from snf_runtime.scoring.density import CHUNK
 from snf_runtime.scoring.likelihood import Likelihood, score_images, score_steps
-from snf_runtime.steps import Steps, finish, step_size
+from snf_runtime.steps import Steps, finish
 
 if TYPE_CHECKING:
     from models.anomaly.fitting.calibrate import Progress
@@ -226,18 +224,18 @@ class Scorer:
         Raises:
             GradientEvidenceUnavailable: The calibration has no gradient evidence.
         """
-        return finish(self.score_steps(images, draws, gradients=gradients, at_once=CHUNK))
+        return finish(self.score_steps(images, draws, gradients=gradients))
 
     def score_steps(
-        self, images: Batch, draws: int = 1, *, gradients: bool = False, at_once: int | None = None
+        self, images: Batch, draws: int = 1, *, gradients: bool = False
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
         """Return a generator that computes log-likelihoods of images in small groups, with pauses for other work.
 
-        It yields between groups of ``at_once`` images or tiles, and returns log-likelihoods or ``ScoreNotFinite``.
+        It yields between groups of :attr:`at_once` images or tiles, and returns log-likelihoods or ``ScoreNotFinite``.
         """
         if gradients:
             self.calibration.check_alpha(None, gradients=True)
-        scored = yield from score_steps(self.density, images, draws, at_once or self.at_once)
+        scored = yield from score_steps(self.density, images, draws)
         if gradients and scored:
             scored = yield from self.trained.gradient_steps(images, scored, self.calibration.fisher)
         return scored
@@ -270,13 +268,11 @@ class Scorer:
         It yields None between the groups, and returns all maps at the end.
         """
         reference = self.require_spatial()
-        if self.preprocessing.tiled:
-            return tiled_heat_map_steps(self.density, self.calibration, reference, images, self.at_once)
-        if not gradients:
-            return heat_map_steps(self.density, self.calibration, reference, images, self.at_once)
+        if self.preprocessing.tiled or not gradients:
+            return heat_map_steps(self.density, self.calibration, reference, images)
         trained = self.trained
-        size, slopes = trained.gradients_at_once, trained.gradient_maps
-        return heat_map_steps(self.density, self.calibration, reference, images, size, slopes)
+        slopes, size = trained.gradient_maps, trained.gradients_at_once
+        return heat_map_steps(self.density, self.calibration, reference, images, slopes, size)
 
     def judge_each(
         self, images: Batch, alpha: Alphas = None, draws: int = 1, *, gradients: bool = False, explain: bool = False
@@ -300,7 +296,7 @@ class Scorer:
             GradientEvidenceUnavailable: The calibration has no gradient evidence.
             HeatMapUnsupported: The model has no heat maps.
         """
-        return finish(self.judge_steps(images, alpha, draws, gradients=gradients, explain=explain, at_once=CHUNK))
+        return finish(self.judge_steps(images, alpha, draws, gradients=gradients, explain=explain))
 
     def judge_steps(
         self,
@@ -310,13 +306,12 @@ class Scorer:
         *,
         gradients: bool = False,
         explain: bool = False,
-        at_once: int | None = None,
     ) -> Steps[list[Judgement]]:
         """Return a generator that scores images and detects anomalies in small groups, pausing in between.
 
         It yields between the groups, and returns the log-likelihoods and verdicts at the end.
         """
-        scored = yield from self.score_steps(images, draws, gradients=gradients, at_once=at_once)
+        scored = yield from self.score_steps(images, draws, gradients=gradients)
         maps = None
         if explain:
             yield
@@ -355,7 +350,7 @@ class Scorer:
     @property
     def at_once(self) -> int:
         """Number of images or tiles that are processed before a long computation pauses for other work."""
-        return step_size(self.density.step_pixels, thread_count(self.options.threads))
+        return self.density.at_once
 
     def sample(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0

@@ -19,6 +19,7 @@ from app.http.errors import invalid
 from app.metrics.registry import ServiceMetrics
 from app.registry.loaded import Loaded
 from app.registry.model_pool import ModelPool
+from app.scoring.fair_line import BATCH
 from app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages
 from app.scoring.queue import ScoringQueue
 from app.scoring.request_images import Pixels
@@ -167,7 +168,7 @@ class Judging:
         if query.detail == "basic" and not query.explain and query.draws <= scorer.at_once and not tiled:
             requested = [RequestedImage(pixels, query.alpha) for pixels in images]
             function = JudgeImages(scorer, query.draws)
-            return await self.queue.run_each(caller, function, requested, query.draws, scorer.at_once)
+            return await self.queue.run_each(caller, function, requested, query.draws, min(BATCH, scorer.at_once))
 
         def work() -> Steps[list[Judgement]]:
             return (

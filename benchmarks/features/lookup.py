@@ -95,6 +95,7 @@ class LookupEngine:
     name = "lookup"
     precision: Precision = "float32"
     tile = BATCH
+    threads = 1
 
     def __init__(self, table: FeatureTable, flows: FrozenFeatureFlows) -> None:
         self._extract = LookupExtractor(table)

@@ -88,7 +88,7 @@ class Sampler:
     def at_once(self) -> int:
         """Number of images that :meth:`sample_steps` draws before it pauses for other work.
 
-        It is at most 32, and smaller for large images.
+        It is a tile for each thread, and less for large images.
         """
         return step_size(math.prod(self.frozen.image_shape[1:]), self._threads or torch.get_num_threads())
 

@@ -5,32 +5,32 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TypeAlias, TypeVar
 
+from snf_runtime.scoring.engines.tiles import TILE_PIXELS, largest_tile
+
 T = TypeVar("T")
 
 Steps: TypeAlias = Generator[None, None, T]
 """Generator that yields between the steps of a computation and returns its result."""
 
-STEP = 32
-"""Dequantised images in a step, unless they are large."""
-STEP_PIXELS = STEP * 128 * 128
-"""Pixels in a step."""
+STEP, STEP_PIXELS = 32, 32 * 128 * 128
+"""Largest number of images in a step, and of their pixels, unless the tiles of all threads have more."""
 
 
-def step_size(pixels: int, threads: int = 1) -> int:
+def step_size(pixels: int, threads: int) -> int:
     """Return how many images to compute before a pause for other work.
 
-    The number is from 1 to 32, and is smaller for images of more pixels.
+    They fill the tiles of all threads, so that the time of a step hardly depends on the number of threads. Of very
+    large images there are fewer than threads.
 
     Args:
         pixels: Pixels of an image, H·W.
         threads: The number of threads.
 
-    >>> step_size(28 * 28), step_size(256 * 256), step_size(1024 * 1024)
-    (32, 8, 1)
-    >>> step_size(1024 * 1024, threads=4)
-    4
+    >>> step_size(28 * 28, 2), step_size(224 * 224, 2), step_size(224 * 224, 16), step_size(1024 * 1024, 2)
+    (32, 8, 64, 1)
     """
-    return min(STEP, max(1, threads, STEP_PIXELS // pixels))
+    wave = max(1, min(threads * largest_tile(pixels), threads * TILE_PIXELS // pixels))
+    return wave * max(1, min(STEP, STEP_PIXELS // pixels) // wave)
 
 
 def finish(steps: Steps[T]) -> T:

@@ -23,7 +23,7 @@ from models.threads import thread_count
 from snf_runtime.scoring.engines.openvino_compile import Graph, compile_program
 from snf_runtime.scoring.engines.openvino_library import ov
 from snf_runtime.scoring.engines.openvino_program import Compiled, Program, core
-from snf_runtime.scoring.engines.tiles import Tiling
+from snf_runtime.scoring.engines.tiles import Tiling, largest_tile
 
 log = logging.getLogger(__name__)
 
@@ -104,15 +104,17 @@ class CompiledCache:
         return self._folder / f"{graph_digest(model)}-{lanes}.json"
 
 
-def open_program(graph: Callable[[int], Graph], threads: int | None, cache: Path | None) -> Program:
+def open_program(graph: Callable[[int], Graph], pixels: int, threads: int | None, cache: Path | None) -> Program:
     """Compile an OpenVINO graph, or load it from the cache, and return a program for any number of images.
 
     Args:
         graph: A function that returns the graph for a number of images.
+        pixels: Pixels of an image that the graph processes, H·W.
         threads: Threads on the CPU; None for :func:`models.threads.thread_count`.
         cache: Folder for compiled graphs and measured tile sizes, or None.
     """
-    return compile_program(graph, thread_count(threads), None if cache is None else CompiledCache(cache))
+    found = None if cache is None else CompiledCache(cache)
+    return compile_program(graph, thread_count(threads), largest_tile(pixels), found)
 
 
 def graph_digest(model: ov.Model) -> str:

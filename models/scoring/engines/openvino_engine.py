@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,11 @@ class OpenVINOEngine(OpenVINOFlow):
         cache: Path | None = None,
         forward: Program | None = None,
     ) -> None:
-        super().__init__(frozen, forward or open_program(lambda images: forward_graph(frozen, images), threads, cache))
+        self._pixels = math.prod(frozen.image_shape[1:])
+        super().__init__(
+            frozen,
+            forward or open_program(lambda images: forward_graph(frozen, images), self._pixels, threads, cache),
+        )
         self.frozen = frozen
         self._threads = threads
         self._cache = cache
@@ -55,7 +60,7 @@ class OpenVINOEngine(OpenVINOFlow):
             return self._torch.inverse(scales, inverse)
         if inverse not in self._inverses:
             self._inverses[inverse] = open_program(
-                lambda images: inverse_graph(self.frozen, images, inverse), self._threads, self._cache
+                lambda images: inverse_graph(self.frozen, images, inverse), self._pixels, self._threads, self._cache
             )
         (images,) = self._inverses[inverse]([scale.astype(np.float32) for scale in scales])
         return images.astype(np.float64)

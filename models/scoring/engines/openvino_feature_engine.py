@@ -5,6 +5,7 @@ Each runs as one compiled graph on CPUs.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def feature_engine(
         BackboneUnfit: The weights of the backbone are damaged, or it does not have the outputs of its description.
     """
     graphs = FeatureGraphs(open_network(store, backbone), backbone, image_shape, input_size, flows)
-    return OpenVINOFeatureEngine(open_program(graphs, threads, cache))
+    return OpenVINOFeatureEngine(open_program(graphs, math.prod(input_size), threads, cache))
 
 
 class OpenVINOExtractor:
@@ -76,8 +77,8 @@ class OpenVINOExtractor:
     ) -> None:
         self.feature_shape = backbone.feature_shape(input_size)
         self.pooled = backbone.pooled_groups
-        network = open_network(store, backbone)
-        self._program = open_program(FeatureGraphs(network, backbone, image_shape, input_size), threads, cache)
+        graphs = FeatureGraphs(open_network(store, backbone), backbone, image_shape, input_size)
+        self._program = open_program(graphs, math.prod(input_size), threads, cache)
 
     def __call__(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the features at places, ``(N, C, rows, columns)``, and the pooled ones, ``(N, K)``."""

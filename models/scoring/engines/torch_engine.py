@@ -73,7 +73,7 @@ class TorchEngine:
         self.frozen = frozen
         self._levels = frozen.levels if on_cpu else _moved(frozen, self._device)
         self.tile = tile or (DEFAULT_TILE if on_cpu else CUDA_TILE)
-        self._threads = threads or torch.get_num_threads()
+        self.threads = threads or torch.get_num_threads()
 
     @property
     def precision(self) -> Precision:
@@ -90,7 +90,7 @@ class TorchEngine:
         ``y`` are images after the pixel transform, float64 ``(N, C, H, W)``.
         """
         images = self._filled(torch.from_numpy(y))
-        with torch_threads(self._threads), self._memory():
+        with torch_threads(self.threads), self._memory():
             tiles = [self._brought_back(self._run(tile)) for tile in torch.split(images, self.tile)]
         return Latents(*(_joined([getattr(tile, part.name) for tile in tiles], len(y)) for part in fields(Latents)))
 
@@ -102,7 +102,7 @@ class TorchEngine:
         """
         filled = [self._filled(torch.from_numpy(scale)) for scale in scales]
         tiles = zip(*(torch.split(scale, self.tile) for scale in filled), strict=True)
-        with torch_threads(self._threads), self._memory():
+        with torch_threads(self.threads), self._memory():
             images = [self._inverse_tile([part.to(self._device) for part in tile], inverse).cpu() for tile in tiles]
         result: Array = torch.cat(images)[: len(scales[0])].numpy()
         return result

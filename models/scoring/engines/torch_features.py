@@ -39,7 +39,7 @@ class TorchFeatureEngine:
     def __init__(self, extractor: TorchExtractor, flows: FrozenFeatureFlows, threads: int | None = None) -> None:
         self._extractor = extractor
         self._flows = flows
-        self._threads = threads or torch.get_num_threads()
+        self.threads = threads or torch.get_num_threads()
 
     @torch.inference_mode()
     def squares(self, images: Pixels) -> tuple[Array, Array]:
@@ -51,7 +51,7 @@ class TorchFeatureEngine:
         count, fits = len(images), len(self._flows.places)
         places = np.empty((count, fits, *self._flows.feature_shape[1:]))
         pooled = np.empty((count, fits, len(self._flows.groups)))
-        with torch_threads(self._threads):
+        with torch_threads(self.threads):
             for start in range(0, count, self.tile):
                 some = images[start : start + self.tile]
                 filled = np.concatenate([some, np.repeat(some[-1:], self.tile - len(some), 0)])

@@ -25,21 +25,24 @@ def heat_map_steps(
     calibration: Calibration,
     reference: MapReference,
     images: Batch,
-    at_once: int,
     slopes: Slopes | None = None,
+    at_once: int | None = None,
 ) -> Steps[list[PixelMaps]]:
-    """Compute heat maps of images in a generator that pauses between groups of images for other work.
+    """Compute heat maps of images in a generator that pauses between groups of images or tiles for other work.
 
-    It yields None between groups of images, and returns all maps at the end.
+    It yields None between groups, and returns all maps at the end.
 
     Args:
         density: The density of the model.
         calibration: Its calibration.
         reference: Mean and deviation of the log-likelihood at each pixel, of ``calibration``.
-        images: The images; none of several tiles.
-        at_once: Images of a group.
-        slopes: What adds gradient norms; None to add none.
+        images: The images.
+        slopes: What adds gradient norms, for a density that has no tiles; None to add none.
+        at_once: Images of a group; None for as many as the density computes at once.
     """
+    if density.tiled:
+        return (yield from _tiled_heat_map_steps(density, calibration, reference, images))
+    at_once = at_once or density.at_once
     maps: list[PixelMaps] = []
     _, height, width = density.image_shape
     for start in range(0, len(images), at_once):
@@ -64,15 +67,11 @@ def heat_map_steps(
     return maps
 
 
-def tiled_heat_map_steps(
-    density: ImageDensity, calibration: Calibration, reference: MapReference, images: Batch, at_once: int
+def _tiled_heat_map_steps(
+    density: ImageDensity, calibration: Calibration, reference: MapReference, images: Batch
 ) -> Steps[list[PixelMaps]]:
-    """Compute heat maps of images scored tile by tile, in a generator that pauses for other work.
-
-    It pauses like :func:`heat_map_steps`, after groups of at most ``at_once`` tiles.
-    """
     maps: list[PixelMaps] = []
-    for _, density_pass in density.passes(images, at_once=at_once):
+    for _, density_pass in density.passes(images):
         if isinstance(density_pass, FeaturePass):
             maps += tile_maps(density_pass, reference, calibration.feature_maps(density_pass.evidence()))
         if len(maps) < len(images):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.conformal import DIGITS, threshold
-from snf_runtime.anomaly.heat_map_pass import heat_map_steps, tiled_heat_map_steps
+from snf_runtime.anomaly.heat_map_pass import heat_map_steps
 from snf_runtime.anomaly.judged import Judgement, judge_by, verdicts
 from snf_runtime.errors import ArtifactError, HeatMapUnsupported, ImageError, ScoreNotFinite
 from snf_runtime.exported.array_file import read_export_arrays
@@ -30,7 +30,7 @@ from snf_runtime.images.policy import path_text
 from snf_runtime.images.preprocessing import DecodedImage, conform_pixels
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.likelihood import score_each, score_images
-from snf_runtime.steps import finish, step_size
+from snf_runtime.steps import finish
 from snf_runtime.threads import thread_count
 
 Source: TypeAlias = "Path | str | bytes | NDArray[np.uint8]"
@@ -58,17 +58,13 @@ class Model:
         manifest: The manifest of its folder.
         density: Its density.
         calibration: Its calibration.
-        threads: Threads on the CPU.
     """
 
-    def __init__(
-        self, manifest: ExportManifest, density: ImageDensity, calibration: Calibration, threads: int = 1
-    ) -> None:
+    def __init__(self, manifest: ExportManifest, density: ImageDensity, calibration: Calibration) -> None:
         self.manifest = manifest
         self.preprocessing = manifest.preprocessing
         self.density = density
         self.calibration = calibration
-        self._at_once = step_size(density.step_pixels, threads)
 
     @classmethod
     def load(cls, folder: Path | str, threads: int | None = None) -> Model:
@@ -92,7 +88,7 @@ class Model:
         check_files(folder, manifest)
         arrays = read_export_arrays(folder)
         density = open_exported(folder, manifest, arrays, threads)
-        model = cls(manifest, density, open_calibration(manifest, density, arrays), threads)
+        model = cls(manifest, density, open_calibration(manifest, density, arrays))
         model._check_pinned(pinned_of(arrays, manifest))
         return model
 
@@ -143,8 +139,7 @@ class Model:
         maps = None
         reference = self.calibration.pixels
         if regions and reference is not None:
-            steps = tiled_heat_map_steps if self.preprocessing.tiled else heat_map_steps
-            maps = finish(steps(self.density, self.calibration, reference, images, self._at_once))
+            maps = finish(heat_map_steps(self.density, self.calibration, reference, images))
         return judge_by(self.density, self.calibration, scored, [alpha] * len(scored), maps)
 
     def _verdict(self, name: str, image: DecodedImage, judged: Judgement) -> FileVerdict:

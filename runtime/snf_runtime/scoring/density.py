@@ -12,9 +12,6 @@ from snf_runtime.images.batch import Batch
 from snf_runtime.kinds import DensityKind, Precision, Shape
 from snf_runtime.scoring.evidence import Evidence
 
-CHUNK, CHUNK_PIXELS = 64, 64 * 128 * 128
-"""Largest number of images in memory at once, and of their pixels."""
-
 
 class DensityPass(Protocol):
     """Interface of the result of scoring a group of images with a probability density.
@@ -123,7 +120,15 @@ class ImageDensity(Protocol):
     def step_pixels(self) -> int:
         """The number of input pixels that the model processes for one image.
 
-        They are pixels of the input of the network or flow. They determine how many images a step computes.
+        They are pixels of the input of the network or flow.
+        """
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """The number of images or tiles that are computed as one group, with pauses for other work in between.
+
+        They fill the tiles of all threads of the engine, as far as the images are not large.
         """
         ...
 
@@ -140,13 +145,14 @@ class ImageDensity(Protocol):
         """
         ...
 
-    def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, DensityPass | None]]:
+    def passes(self, images: Batch, draws: int = 1) -> Iterator[tuple[int, DensityPass | None]]:
         """Yield the scoring results of images in groups, so that memory does not grow with their number.
+
+        A group has at most :attr:`at_once` draws or tiles.
 
         Args:
             images: Pixels, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a density of tiles.
             draws: The number of dequantisation draws; the draws of an image follow each other.
-            at_once: The largest number of draws, or of tiles, in a group.
 
         Yields:
             The number of the first draw of a group, and the result of the group; None where no image is complete yet.

@@ -15,8 +15,8 @@ from snf_runtime.images.batch import Batch, stacked
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.images.tiles import TilePlan, size_of, tile_plan
 from snf_runtime.kinds import DensityKind, Precision, Shape
-from snf_runtime.scoring.density import CHUNK, CHUNK_PIXELS, DensityPass
-from snf_runtime.scoring.engines.base import TiledEngine
+from snf_runtime.scoring.density import DensityPass
+from snf_runtime.scoring.engines.base import TiledEngine, images_at_once
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
 from snf_runtime.scoring.layout import FeatureLayout
 from snf_runtime.scoring.white_level import white_levels
@@ -197,38 +197,39 @@ class FeatureDensity:
         self.tiled = tiled
         self.dimensions = math.prod(flows.feature_shape)
         self.step_pixels = math.prod(input_size)
+        self.at_once = images_at_once(engine, self.step_pixels)
         self.engine_name = engine.name
         self.precision: Precision = engine.precision
         self.tile = engine.tile
         self.constant_log_det = flows.constant_log_det
 
-    def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, FeaturePass | None]]:
+    def passes(self, images: Batch, draws: int = 1) -> Iterator[tuple[int, FeaturePass | None]]:
         """Yield the scoring results of images or tiles in groups, so that memory stays bounded.
+
+        A group has at most ``at_once`` draws or tiles.
 
         Args:
             images: Pixels, uint8 ``(N, C, H, W)`` or, where there are tiles, ``(C, H, W)`` each.
             draws: The number of draws; they are equal, and those of an image follow each other.
-            at_once: The largest number of draws, or of tiles, in a group.
 
         Yields:
             The number of the first draw of a group, and the result of the group; None instead of a result after a
             group of tiles that completes no image.
         """
-        most = CHUNK_PIXELS // self.step_pixels
         if self.tiled:
-            yield from self._tiled_passes(images, draws, max(1, min(at_once, most)))
+            yield from self._tiled_passes(images, draws)
             return
-        size = max(1, min(at_once // draws, most))
+        size = max(1, self.at_once // draws)
         for start in range(0, len(images), size):
             yield start * draws, replace(self.measure(stacked(images[start : start + size])), draws=draws)
 
-    def _tiled_passes(self, images: Batch, draws: int, at_once: int) -> Iterator[tuple[int, FeaturePass | None]]:
+    def _tiled_passes(self, images: Batch, draws: int) -> Iterator[tuple[int, FeaturePass | None]]:
         plans = [self.plan(image) for image in images]
         tiles = (plan.cut(image, tile) for image, plan in zip(images, plans, strict=True) for tile in range(len(plan)))
         # Groups go on from one image to the next: many small images are computed together.
         measured: list[FeatureEvidence] = []
         first = waiting = 0
-        while group := list(islice(tiles, at_once)):
+        while group := list(islice(tiles, self.at_once)):
             measured.append(self._measured(np.stack(group)))
             waiting += len(group)
             last, complete = first, 0

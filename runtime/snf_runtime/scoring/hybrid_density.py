@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from snf_runtime.images.batch import Batch, stacked
 from snf_runtime.kinds import DensityKind
-from snf_runtime.scoring.density import CHUNK, DensityPass
+from snf_runtime.scoring.density import DensityPass
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.feature_density import FeatureDensity
 from snf_runtime.scoring.flow_pass import FlowPass
@@ -36,6 +36,7 @@ class HybridDensity:
         self.image_shape = pixels.image_shape
         self.dimensions = pixels.dimensions
         self.step_pixels = pixels.step_pixels + features.step_pixels
+        self.at_once = min(pixels.at_once, features.at_once)
         self.weights_digest = pixels.weights_digest
         self.constant_log_det = pixels.constant_log_det
         self.statistics = pixels.statistics
@@ -45,9 +46,9 @@ class HybridDensity:
         self.precision = pixels.precision
         self.tile = pixels.tile
 
-    def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, FlowPass]]:
+    def passes(self, images: Batch, draws: int = 1) -> Iterator[tuple[int, FlowPass]]:
         """Yield the pixel flow's results for groups of images; see :meth:`PixelDensity.passes`."""
-        return self.pixels.passes(images, draws, at_once)
+        return self.pixels.passes(images, draws, self.at_once)
 
     def evidence(self, images: Batch, density_pass: DensityPass) -> Evidence:
         """Return the pixel and feature statistics of images, from which anomaly verdicts are computed.

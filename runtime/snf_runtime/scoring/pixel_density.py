@@ -14,8 +14,8 @@ from snf_runtime.images.batch import Batch, stacked
 from snf_runtime.images.dequantisation import content_stream
 from snf_runtime.kinds import DensityKind, Precision, Shape
 from snf_runtime.scoring.channel_statistics import channel_statistic_names
-from snf_runtime.scoring.density import CHUNK, CHUNK_PIXELS, DensityPass
-from snf_runtime.scoring.engines.base import Engine
+from snf_runtime.scoring.density import DensityPass
+from snf_runtime.scoring.engines.base import Engine, images_at_once
 from snf_runtime.scoring.evidence import Evidence, gather
 from snf_runtime.scoring.flow_pass import FlowPass, run_flow
 from snf_runtime.scoring.grid import grid_shape
@@ -47,6 +47,7 @@ class PixelDensity:
         self.image_shape: Shape = frozen.image_shape
         self.dimensions = math.prod(frozen.image_shape)
         self.step_pixels = math.prod(frozen.image_shape[1:])
+        self.at_once = images_at_once(engine, self.step_pixels)
         self.engine_name = engine.name
         self.precision: Precision = engine.precision
         self.tile = engine.tile
@@ -69,21 +70,20 @@ class PixelDensity:
         """
         return grid_shape(*self.image_shape[1:]) if self.frozen.is_spatial else None
 
-    def passes(self, images: Batch, draws: int = 1, at_once: int = CHUNK) -> Iterator[tuple[int, FlowPass]]:
+    def passes(self, images: Batch, draws: int = 1, at_once: int | None = None) -> Iterator[tuple[int, FlowPass]]:
         """Yield the flow's results for groups of images, so that memory does not grow with their number.
 
         Args:
             images: Pixels, uint8 ``(N, C, H, W)``.
             draws: The number of dequantisation draws.
-            at_once: The largest number of dequantised images in a group.
+            at_once: The largest number of dequantised images in a group; None for that of this density.
 
         Yields:
             The number of the first dequantised image of a pass, and the pass. The draws of an image follow each other.
         """
         start = 0
-        size = max(1, min(at_once, CHUNK_PIXELS // math.prod(self.image_shape[1:])))
         points = _dequantised_points(stacked(images), self.weights_digest, draws)
-        while chunk := list(islice(points, size)):
+        while chunk := list(islice(points, at_once or self.at_once)):
             yield start, run_flow(self.engine, self.frozen, np.stack(chunk))
             start += len(chunk)
 

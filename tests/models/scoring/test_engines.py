@@ -1,9 +1,8 @@
-"""Engines against flows in float64, the choice among them, their tiles, and the cache of compiled flows."""
+"""Engines against flows in float64, the choice among them, and the cache of compiled flows."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from models.scoring.frozen import FrozenFlow, freeze
 from models.scoring.options import EngineName, EngineOptions
 from models.threads import torch_threads
 from snf_runtime.scoring.engines.openvino_program import Lanes, core
-from snf_runtime.scoring.engines.tiles import ROUNDS, Tiling, fastest_tile, unmeasured
+from snf_runtime.scoring.engines.tiles import Tiling
 from tests.models.anomaly.flows import convolutional, fully_connected, off_inverse
 from tests.models.helpers import dequantised, frozen_glow, glow, images_back, real_images, scores_of, transformed
 
@@ -183,45 +182,6 @@ class TestChoice:
     def test_openvino_is_for_the_cpu(self) -> None:
         with pytest.raises(EngineUnavailable, match=r"expected device cpu .* got cuda:0"):
             open_engine(frozen_glow(8, 1, "logit")[1], EngineOptions("openvino", device="cuda:0"))
-
-
-class TestTiles:
-    """Images at once."""
-
-    def test_the_smallest_of_the_fastest_is_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        took = {1: 1.0, 2: 1.2, 4: 2.0, 8: 3.98, 16: 40.0}
-        clock, turns = [0.0], dict.fromkeys(took, 0)
-        monkeypatch.setattr("snf_runtime.scoring.engines.tiles.time.perf_counter", lambda: clock[0])
-
-        def run(tile: int) -> Callable[[], None]:
-            def work() -> None:
-                turns[tile] += 1
-                # Other work on the machine holds up the best one in its first turns.
-                clock[0] += took[tile] * (3 if tile == 4 and turns[tile] < 4 else 1) / 1000
-
-            return work
-
-        assert fastest_tile(run, took) == 4
-        assert turns[4] == turns[8] == 2 + ROUNDS
-        assert turns[16] == 2, "hopeless from the start"
-
-    def test_a_measurement_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        clock = [0.0]
-        monkeypatch.setattr("snf_runtime.scoring.engines.tiles.time.perf_counter", lambda: clock[0])
-
-        def run(tile: int) -> Callable[[], None]:
-            return lambda: clock.__setitem__(0, clock[0] + 10.0 * tile)
-
-        assert fastest_tile(run, (1, 4)) == 1
-        assert clock[0] == 2 * 50 + 50, "a single round: it took longer than there is time for"
-
-    @pytest.mark.parametrize(("images", "waves"), [(0, 0), (1, 0), (6, 0), (7, 1), (8, 1), (9, 1), (15, 2), (80, 10)])
-    def test_few_images_go_one_by_one(self, images: int, waves: int) -> None:
-        assert Tiling(tile=4, lanes=2, wave=6.5, single=1.0).waves(images) == waves
-
-    def test_unmeasured(self) -> None:
-        assert unmeasured(2).waves(1) == 0
-        assert unmeasured(2).waves(8) == 1
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from models.scoring.engines.openvino_feature_graph import FeatureGraphs
 from models.scoring.engines.torch_features import TorchFeatureEngine
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.engines.openvino_program import Compiled, Lanes, core
+from snf_runtime.scoring.feature_density import FeatureDensity
 from tests.models.helpers import randomise, real_images
 from tests.models.onnx_files import description, onnx_file, reference
 
@@ -193,6 +194,20 @@ def test_a_second_start_gives_the_same_bits(tiny: tuple[BackboneStore, Backbone]
     assert first.tile == second.tile
     for got, want in zip(second.squares(images), first.squares(images), strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+def test_groups_of_a_density_fill_the_tiles_of_all_threads(
+    tiny: tuple[BackboneStore, Backbone], tmp_path: Path
+) -> None:
+    """Images of groups that do not are computed one by one, which takes half as long again."""
+    store, backbone = tiny
+    flows = random_flows(backbone, GREY, (224, 224), (2,))
+    engine = feature_engine(store, backbone, GREY, (224, 224), flows, 2, tmp_path / "cache")
+    density = FeatureDensity(engine, flows, "", GREY, (224, 224))
+    groups = [len(found) for _, found in density.passes(pixels(20, GREY)) if found is not None]
+    assert groups == [8, 8, 4]
+    tiling = engine.program.tiling
+    assert tiling.waves(8) * tiling.tile * tiling.lanes == 8
 
 
 class TestOnnx:

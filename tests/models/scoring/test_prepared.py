@@ -62,7 +62,7 @@ def tiled(factory: pytest.TempPathFactory) -> Path:
 def tiles() -> Iterator[None]:
     """Tiles of four images, which cost no measurement: nine images are a wave of two tiles, and one alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("snf_runtime.scoring.engines.openvino_compile.fastest_tile", lambda wave: (wave(4), 4)[1])
+        patch.setattr("snf_runtime.scoring.engines.openvino_compile.fastest_tile", lambda wave, _sizes: (wave(4), 4)[1])
         patch.setattr("snf_runtime.scoring.engines.openvino_compile.seconds", lambda _: 0.1)
         yield
 

@@ -196,7 +196,7 @@ def test_a_heat_map_is_of_the_image(scorer: Scorer, monkeypatch: pytest.MonkeyPa
     assert strongest.area <= (right - left) * (bottom - top)
     assert strongest.box in {reason.box for reason in result.verdict.reasons}
     monkeypatch.setattr("snf_runtime.anomaly.heat_map.MAX_MAP_PIXELS", 5000)
-    _, found = next(scorer.density.passes([image], at_once=1000))
+    [found] = [found for _, found in scorer.density.passes([image]) if found is not None]
     assert isinstance(found, FeaturePass)
     [small] = tile_maps(found, scorer.require_spatial(), scorer.calibration.feature_maps(found.evidence()))
     assert (small.scale, small.z.shape) == (3, (56, 74))

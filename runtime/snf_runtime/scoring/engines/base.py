@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snf_runtime.kinds import Precision
+from snf_runtime.steps import step_size
 
 Array = NDArray[np.float64]
 
@@ -55,6 +56,23 @@ class TiledEngine(Protocol):
     def tile(self) -> int:
         """The number of images that are computed together in one run; more images take several runs."""
         ...
+
+    @property
+    def threads(self) -> int:
+        """The number of CPU threads that the engine computes with."""
+        ...
+
+
+def images_at_once(engine: TiledEngine, pixels: int) -> int:
+    """Return how many images to compute as one group.
+
+    They take the time of a step, and fill a tile in any case.
+
+    Args:
+        engine: The engine.
+        pixels: Pixels of an image that it processes, H·W.
+    """
+    return max(engine.tile, step_size(pixels, engine.threads))
 
 
 class Engine(TiledEngine, Protocol):

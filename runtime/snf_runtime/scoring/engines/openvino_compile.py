@@ -11,7 +11,7 @@ import numpy as np
 
 from snf_runtime.scoring.engines.openvino_library import ov
 from snf_runtime.scoring.engines.openvino_program import Compiled, Lanes, Outputs, Program, core
-from snf_runtime.scoring.engines.tiles import DEFAULT_TILE, Tiling, fastest_tile, seconds, unmeasured
+from snf_runtime.scoring.engines.tiles import CANDIDATES, DEFAULT_TILE, Tiling, fastest_tile, seconds, unmeasured
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class ProgramCache(Protocol):
 
 
 def compile_program(
-    graph: Callable[[int], Graph], threads: int, cache: ProgramCache | None = None, tile: int = DEFAULT_TILE
+    graph: Callable[[int], Graph], threads: int, largest: int, cache: ProgramCache | None = None
 ) -> Program:
     """Compile an OpenVINO graph into a ``Program`` that runs on any number of images.
 
@@ -67,19 +67,22 @@ def compile_program(
     Args:
         graph: A function that returns the graph for a number of images.
         threads: Threads on the CPU.
+        largest: The largest tile size. Images must be given in groups of at least as many for each thread, because
+            fewer do not fill a tile on each.
         cache: Where compiled graphs and measured tile sizes are kept; None to compile each time, and measure nothing.
-        tile: The tile size without a measurement.
     """
     compiler = _Compiler(threads, cache)
     one = graph(1)
     single = compiler.lanes(one, 1)
     tiling = None if cache is None else cache.tiling(one.model, threads)
+    if tiling is not None and tiling.tile > largest:
+        tiling = None
     if cache is not None and tiling is None:
-        tiling, wave = _measured(graph, compiler, single)
+        tiling, wave = _measured(graph, compiler, single, largest)
         cache.keep_tiling(one.model, tiling)
     else:
         unknown = tiling is None
-        tiling = tiling or unmeasured(threads, tile)
+        tiling = tiling or unmeasured(threads, min(DEFAULT_TILE, largest))
         alone = tiling.tile == threads == 1
         wave = single if alone else compiler.lanes(graph(tiling.tile), threads)
         if unknown and not _agree(single, wave):
@@ -116,14 +119,14 @@ class _Compiler:
         return Lanes(Compiled(core().compile_model(graph.model, "CPU", settings)), lanes)
 
 
-def _measured(graph: Callable[[int], Graph], compiler: _Compiler, single: Lanes) -> tuple[Tiling, Lanes]:
+def _measured(graph: Callable[[int], Graph], compiler: _Compiler, single: Lanes, largest: int) -> tuple[Tiling, Lanes]:
     waves: dict[int, Lanes] = {}
 
     def wave(tile: int) -> Callable[[], object]:
         waves[tile] = compiler.lanes(graph(tile), compiler.threads)
         return waves[tile].on_noise(tile * compiler.threads)[0]
 
-    tile = fastest_tile(wave)
+    tile = fastest_tile(wave, [tile for tile in CANDIDATES if tile <= largest])
     images = tile * compiler.threads
     tiling = Tiling(
         tile=tile,

@@ -35,6 +35,11 @@ class OpenVINOFeatureEngine:
         """The number of images that each CPU thread computes in one run of the compiled graph."""
         return self.program.tiling.tile
 
+    @property
+    def threads(self) -> int:
+        """The number of CPU threads that the engine computes with."""
+        return self.program.tiling.lanes
+
     def squares(self, images: Pixels) -> tuple[Array, Array]:
         """Return the squared norms of the latents of image features, for each fitted flow.
 

@@ -43,6 +43,11 @@ class OpenVINOFlow:
         """The number of images that each CPU thread computes in one run of the compiled graph."""
         return self.program.tiling.tile
 
+    @property
+    def threads(self) -> int:
+        """The number of CPU threads that the engine computes with."""
+        return self.program.tiling.lanes
+
     def forward(self, y: Array) -> Latents:
         """Run the flow on transformed images and return their latents and log-determinants.
 

@@ -14,6 +14,8 @@ DEFAULT_TILE = 4
 """Tile size without a measurement; hidden activations of a coupling network of width 512 then fit in CPU caches."""
 CANDIDATES = (1, 4, 16)
 """Tile sizes that are measured: few, because each is compiled at the first load."""
+TILE_PIXELS = 16 * 128 * 128
+"""Largest number of pixels in a tile of several images. Other work waits while a thread computes a tile."""
 GAIN = 1.03
 """Factor by which a larger tile must be faster, since it needs more memory and wastes more if it is not full."""
 HOPELESS = 4.0
@@ -62,6 +64,15 @@ class Tiling:
         return full + (rest * self.single > self.wave)
 
 
+def largest_tile(pixels: int) -> int:
+    """Return the largest tile size for images of a number of pixels, H·W.
+
+    >>> largest_tile(28 * 28), largest_tile(256 * 256), largest_tile(1024 * 1024)
+    (16, 4, 1)
+    """
+    return max(tile for tile in CANDIDATES if tile == 1 or tile * pixels <= TILE_PIXELS)
+
+
 def unmeasured(lanes: int, tile: int = DEFAULT_TILE) -> Tiling:
     """Return a :class:`Tiling` with assumed run times, for a graph that was not measured.
 
@@ -72,7 +83,7 @@ def unmeasured(lanes: int, tile: int = DEFAULT_TILE) -> Tiling:
     return Tiling(tile=tile, lanes=lanes, wave=1.0, single=1.1 / (tile * lanes))
 
 
-def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterable[int] = CANDIDATES) -> int:
+def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterable[int]) -> int:
     """Return the fastest of several tile sizes (batch sizes) by timing a function with each of them.
 
     A tile size is a number of images per run. The result is the first candidate whose time per image is within 3 % of
