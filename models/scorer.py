@@ -25,6 +25,7 @@ from snf_runtime.anomaly.judged import Judgement, judge_by, verdicts
 from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.images.batch import Batch
 from snf_runtime.images.preprocessing import Preprocessing
+from snf_runtime.scoring.density import WITHOUT_PAUSES
 from snf_runtime.scoring.likelihood import Likelihood, score_images, score_steps
 from snf_runtime.steps import Steps, finish
 
@@ -224,18 +225,18 @@ class Scorer:
         Raises:
             GradientEvidenceUnavailable: The calibration has no gradient evidence.
         """
-        return finish(self.score_steps(images, draws, gradients=gradients))
+        return finish(self.score_steps(images, draws, gradients=gradients, at_once=WITHOUT_PAUSES * self.at_once))
 
     def score_steps(
-        self, images: Batch, draws: int = 1, *, gradients: bool = False
+        self, images: Batch, draws: int = 1, *, gradients: bool = False, at_once: int | None = None
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
         """Return a generator that computes log-likelihoods of images in small groups, with pauses for other work.
 
-        It yields between groups of :attr:`at_once` images or tiles, and returns log-likelihoods or ``ScoreNotFinite``.
+        It yields between groups of ``at_once`` images or tiles, and returns log-likelihoods or ``ScoreNotFinite``.
         """
         if gradients:
             self.calibration.check_alpha(None, gradients=True)
-        scored = yield from score_steps(self.density, images, draws)
+        scored = yield from score_steps(self.density, images, draws, at_once)
         if gradients and scored:
             scored = yield from self.trained.gradient_steps(images, scored, self.calibration.fisher)
         return scored
@@ -296,7 +297,8 @@ class Scorer:
             GradientEvidenceUnavailable: The calibration has no gradient evidence.
             HeatMapUnsupported: The model has no heat maps.
         """
-        return finish(self.judge_steps(images, alpha, draws, gradients=gradients, explain=explain))
+        at_once = WITHOUT_PAUSES * self.at_once
+        return finish(self.judge_steps(images, alpha, draws, gradients=gradients, explain=explain, at_once=at_once))
 
     def judge_steps(
         self,
@@ -306,12 +308,13 @@ class Scorer:
         *,
         gradients: bool = False,
         explain: bool = False,
+        at_once: int | None = None,
     ) -> Steps[list[Judgement]]:
         """Return a generator that scores images and detects anomalies in small groups, pausing in between.
 
         It yields between the groups, and returns the log-likelihoods and verdicts at the end.
         """
-        scored = yield from self.score_steps(images, draws, gradients=gradients)
+        scored = yield from self.score_steps(images, draws, gradients=gradients, at_once=at_once)
         maps = None
         if explain:
             yield

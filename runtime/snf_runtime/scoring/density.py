@@ -12,6 +12,9 @@ from snf_runtime.images.batch import Batch
 from snf_runtime.kinds import DensityKind, Precision, Shape
 from snf_runtime.scoring.evidence import Evidence
 
+WITHOUT_PAUSES = 2
+"""Groups of images that are computed as one where no other work waits, so that threads wait for each other less."""
+
 
 class DensityPass(Protocol):
     """Interface of the result of scoring a group of images with a probability density.
@@ -145,14 +148,15 @@ class ImageDensity(Protocol):
         """
         ...
 
-    def passes(self, images: Batch, draws: int = 1) -> Iterator[tuple[int, DensityPass | None]]:
+    def passes(
+        self, images: Batch, draws: int = 1, at_once: int | None = None
+    ) -> Iterator[tuple[int, DensityPass | None]]:
         """Yield the scoring results of images in groups, so that memory does not grow with their number.
-
-        A group has at most :attr:`at_once` draws or tiles.
 
         Args:
             images: Pixels, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a density of tiles.
             draws: The number of dequantisation draws; the draws of an image follow each other.
+            at_once: The largest number of draws, or of tiles, in a group; None for :attr:`at_once`.
 
         Yields:
             The number of the first draw of a group, and the result of the group; None where no image is complete yet.

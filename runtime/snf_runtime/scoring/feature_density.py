@@ -203,33 +203,35 @@ class FeatureDensity:
         self.tile = engine.tile
         self.constant_log_det = flows.constant_log_det
 
-    def passes(self, images: Batch, draws: int = 1) -> Iterator[tuple[int, FeaturePass | None]]:
+    def passes(
+        self, images: Batch, draws: int = 1, at_once: int | None = None
+    ) -> Iterator[tuple[int, FeaturePass | None]]:
         """Yield the scoring results of images or tiles in groups, so that memory stays bounded.
-
-        A group has at most ``at_once`` draws or tiles.
 
         Args:
             images: Pixels, uint8 ``(N, C, H, W)`` or, where there are tiles, ``(C, H, W)`` each.
             draws: The number of draws; they are equal, and those of an image follow each other.
+            at_once: The largest number of draws, or of tiles, in a group; None for that of this density.
 
         Yields:
             The number of the first draw of a group, and the result of the group; None instead of a result after a
             group of tiles that completes no image.
         """
+        at_once = at_once or self.at_once
         if self.tiled:
-            yield from self._tiled_passes(images, draws)
+            yield from self._tiled_passes(images, draws, at_once)
             return
-        size = max(1, self.at_once // draws)
+        size = max(1, at_once // draws)
         for start in range(0, len(images), size):
             yield start * draws, replace(self.measure(stacked(images[start : start + size])), draws=draws)
 
-    def _tiled_passes(self, images: Batch, draws: int) -> Iterator[tuple[int, FeaturePass | None]]:
+    def _tiled_passes(self, images: Batch, draws: int, at_once: int) -> Iterator[tuple[int, FeaturePass | None]]:
         plans = [self.plan(image) for image in images]
         tiles = (plan.cut(image, tile) for image, plan in zip(images, plans, strict=True) for tile in range(len(plan)))
         # Groups go on from one image to the next: many small images are computed together.
         measured: list[FeatureEvidence] = []
         first = waiting = 0
-        while group := list(islice(tiles, self.at_once)):
+        while group := list(islice(tiles, at_once)):
             measured.append(self._measured(np.stack(group)))
             waiting += len(group)
             last, complete = first, 0

@@ -46,9 +46,9 @@ class HybridDensity:
         self.precision = pixels.precision
         self.tile = pixels.tile
 
-    def passes(self, images: Batch, draws: int = 1) -> Iterator[tuple[int, FlowPass]]:
+    def passes(self, images: Batch, draws: int = 1, at_once: int | None = None) -> Iterator[tuple[int, FlowPass]]:
         """Yield the pixel flow's results for groups of images; see :meth:`PixelDensity.passes`."""
-        return self.pixels.passes(images, draws, self.at_once)
+        return self.pixels.passes(images, draws, at_once or self.at_once)
 
     def evidence(self, images: Batch, density_pass: DensityPass) -> Evidence:
         """Return the pixel and feature statistics of images, from which anomaly verdicts are computed.

@@ -13,7 +13,7 @@ from snf_runtime.errors import ScoreNotFinite
 from snf_runtime.images.batch import Batch, check_batch
 from snf_runtime.kinds import DensityKind
 from snf_runtime.numerics import logsumexp
-from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.density import WITHOUT_PAUSES, ImageDensity
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.steps import Steps, finish
 
@@ -101,20 +101,22 @@ def score_each(density: ImageDensity, images: Batch, draws: int = 1) -> list[Lik
     Raises:
         ValueError: The images have another shape or type, or ``draws`` is below 1.
     """
-    return finish(score_steps(density, images, draws))
+    return finish(score_steps(density, images, draws, WITHOUT_PAUSES * density.at_once))
 
 
-def score_steps(density: ImageDensity, images: Batch, draws: int = 1) -> Steps[list[Likelihood | ScoreNotFinite]]:
+def score_steps(
+    density: ImageDensity, images: Batch, draws: int = 1, at_once: int | None = None
+) -> Steps[list[Likelihood | ScoreNotFinite]]:
     """Compute the log-likelihoods of images as a generator that pauses between groups.
 
-    It yields between groups of dequantised images or tiles (:attr:`ImageDensity.at_once`), and returns what
-    :func:`score_each` returns.
+    It yields between groups of at most ``at_once`` dequantised images or tiles, of :attr:`ImageDensity.at_once` unless
+    given, and returns what :func:`score_each` returns.
     """
     check_batch(images, density.image_shape, tiled=density.tiled)
     if draws < 1:
         raise ValueError(f"expected at least one draw, got {draws}")
     terms, evidence = [], []
-    todo, done, began = density.passes(images, draws), 0, False
+    todo, done, began = density.passes(images, draws, at_once), 0, False
     while done < len(images) * draws:
         if began:
             yield
