@@ -18,9 +18,12 @@ def counts(levels: np.ndarray) -> list[int]:
 def test_a_white_level_is_the_ninety_ninth_percentile_of_all_values(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     images = [generator.integers(0, 256, shape, dtype=np.uint8) for shape in ((1, 5, 4), (3, 32, 32), (1, 200, 11))]
+    large = generator.normal(120, 20, (300, 200, 3)).clip(0, 255).astype(np.uint8)
+    images += [large.transpose(2, 0, 1), np.ascontiguousarray(large[:, :, :1].transpose(2, 0, 1))]
     expected = [np.percentile(image, 99, method="inverted_cdf") for image in images]
     assert white_levels(images).tolist() == expected
-    monkeypatch.setattr("snf_runtime.scoring.white_level.LARGE", 50)  # counted by rows, as large images are
+    for bound in ("SMALL", "AT_ONCE"):
+        monkeypatch.setattr(f"snf_runtime.scoring.white_level.{bound}", 50)  # counted by rows, as large images are
     assert white_levels(images).tolist() == expected
     assert white_levels([]).tolist() == []
 
