@@ -67,7 +67,7 @@ def audit(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Check a model's log-likelihoods of images stored with it against a recomputation in float64.
+    """Check a model's scores: compute log-likelihoods of its stored test images again in float64, and compare.
 
     Exit code 1: the scores do not agree.
     """

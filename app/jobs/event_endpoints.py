@@ -56,9 +56,9 @@ OVER = {"description": "The job has ended and all its events were sent: do not r
 
 
 async def stream_slot(request: Request, streams: EventStreamsDep) -> AsyncIterator[None]:
-    """Count a caller's stream of job events as open while its request runs.
+    """Limit how many event streams each caller has open at the same time.
 
-    Raises a 429 ``Problem`` if too many streams are open.
+    The stream of this request counts until the request ends. Raises a 429 ``Problem`` if too many are open.
     """
     with streams.slot(caller_of(request.scope).name):
         yield

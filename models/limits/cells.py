@@ -52,7 +52,10 @@ class CellJournal:
         return self._counts.found.get(key)
 
     def put(self, key: str, found: int) -> None:
-        """Store the number of images with a given defect that were flagged as anomalous."""
+        """Store how many of the images with a certain injected defect were flagged as anomalous.
+
+        ``key`` names the defect, and ``found`` is the number of images.
+        """
         self._counts.found[key] = found
         self._counts.seconds = self.seconds_before + time.monotonic() - self._began
         if self._path is not None:

@@ -136,7 +136,10 @@ class EvaluationPlan:
         return replace(self, images=scored).within(seconds)
 
     def limited(self, images: dict[str, int]) -> EvaluationPlan:
-        """Return a copy of this plan in which ``images``, a dict by part, limits the number of images used."""
+        """Return a copy of this plan that uses at most a given number of images of each part of the dataset.
+
+        ``images`` has the number for each part by name, such as "test". Parts without a number stay as they are.
+        """
         return replace(self, images={part: min(count, images.get(part, count)) for part, count in self.images.items()})
 
     def part_of(self, dataset: Dataset) -> tuple[ImageRows, ImageRows, ImageRows]:

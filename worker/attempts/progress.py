@@ -164,7 +164,7 @@ class LabelledProgress:
 
 
 class PreparationReporter:
-    """Writer of log events while images of a dataset are resized for a job."""
+    """Logger that reports how many of a dataset's images are already resized, while a job prepares the dataset."""
 
     def __init__(self, events: EventLog) -> None:
         self._events = events

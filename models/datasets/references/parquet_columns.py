@@ -101,9 +101,10 @@ def sound_parquet(name: str) -> Iterator[None]:
 
 
 def group_rows(parquet: pq.ParquetFile, images: ImageColumn, name: str, size: int) -> list[int]:
-    """Return the number of rows of each row group of a Parquet file of ``size`` bytes.
+    """Return how many rows each row group of a Parquet file has.
 
-    Raises ``DatasetRefused`` where its metadata contradicts itself.
+    ``size`` is the size of the file in bytes. Raises ``DatasetRefused`` if it cannot have that many rows, or if the
+    metadata of the file contradicts itself.
     """
     metadata = parquet.metadata
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]

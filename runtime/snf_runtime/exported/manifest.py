@@ -36,7 +36,7 @@ class ExportedTransform:
 
 @dataclass(frozen=True)
 class ExportedPixels:
-    """Description of an exported flow over pixels: its pixel transform, level layouts and graph outputs.
+    """What is stored beside the exported graph of a flow over pixels, to compute log-likelihoods from its outputs.
 
     Attributes:
         transform: The pixel transform.

@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 
 class OpenVINOFeatureEngine:
-    """Engine that runs a backbone network and the flows over its features with OpenVINO.
+    """Engine that computes image features with a backbone network and runs flows over them, all with OpenVINO.
 
     It computes in float32, from 8-bit pixels to ||z||² at each place.
 
