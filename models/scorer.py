@@ -20,13 +20,13 @@ from models.scoring.opened_density import open_waves
 from models.scoring.options import EngineOptions
 from snf_runtime.anomaly.calibration import Calibration, MapReference
 from snf_runtime.anomaly.heat_map import PixelMaps
-from snf_runtime.anomaly.heat_map_pass import heat_map_steps
+from snf_runtime.anomaly.heat_map_pass import HeatMaps, heat_map_steps
 from snf_runtime.anomaly.judged import Judgement, judge_by, verdicts
 from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.images.batch import Batch
 from snf_runtime.images.preprocessing import Preprocessing
 from snf_runtime.scoring.density import WITHOUT_PAUSES
-from snf_runtime.scoring.likelihood import Likelihood, score_images, score_steps
+from snf_runtime.scoring.likelihood import Likelihood, Observer, score_images, score_steps
 from snf_runtime.steps import Steps, finish
 
 if TYPE_CHECKING:
@@ -228,7 +228,13 @@ class Scorer:
         return finish(self.score_steps(images, draws, gradients=gradients, at_once=WITHOUT_PAUSES * self.at_once))
 
     def score_steps(
-        self, images: Batch, draws: int = 1, *, gradients: bool = False, at_once: int | None = None
+        self,
+        images: Batch,
+        draws: int = 1,
+        *,
+        gradients: bool = False,
+        at_once: int | None = None,
+        observe: Observer | None = None,
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
         """Return a generator that computes log-likelihoods of images in small groups, with pauses for other work.
 
@@ -236,7 +242,7 @@ class Scorer:
         """
         if gradients:
             self.calibration.check_alpha(None, gradients=True)
-        scored = yield from score_steps(self.density, images, draws, at_once)
+        scored = yield from score_steps(self.density, images, draws, at_once, observe)
         if gradients and scored:
             scored = yield from self.trained.gradient_steps(images, scored, self.calibration.fisher)
         return scored
@@ -268,12 +274,8 @@ class Scorer:
 
         It yields None between the groups, and returns all maps at the end.
         """
-        reference = self.require_spatial()
-        if self.preprocessing.tiled or not gradients:
-            return heat_map_steps(self.density, self.calibration, reference, images)
-        trained = self.trained
-        slopes, size = trained.gradient_maps, trained.gradients_at_once
-        return heat_map_steps(self.density, self.calibration, reference, images, slopes, size)
+        maps = yield from heat_map_steps(self.density, self.calibration, self.require_spatial(), images)
+        return (yield from self.trained.gradient_map_steps(images, maps)) if gradients else maps
 
     def judge_each(
         self, images: Batch, alpha: Alphas = None, draws: int = 1, *, gradients: bool = False, explain: bool = False
@@ -297,8 +299,8 @@ class Scorer:
             GradientEvidenceUnavailable: The calibration has no gradient evidence.
             HeatMapUnsupported: The model has no heat maps.
         """
-        at_once = WITHOUT_PAUSES * self.at_once
-        return finish(self.judge_steps(images, alpha, draws, gradients=gradients, explain=explain, at_once=at_once))
+        groups = WITHOUT_PAUSES * self.at_once
+        return finish(self.judge_steps(images, alpha, draws, gradients=gradients, explain=explain, at_once=groups))
 
     def judge_steps(
         self,
@@ -314,11 +316,13 @@ class Scorer:
 
         It yields between the groups, and returns the log-likelihoods and verdicts at the end.
         """
-        scored = yield from self.score_steps(images, draws, gradients=gradients, at_once=at_once)
-        maps = None
+        maps, observe = None, None
         if explain:
-            yield
-            maps = yield from self.heat_map_steps(images, gradients=gradients)
+            heat_maps = HeatMaps(self.density, self.calibration, self.require_spatial())
+            maps, observe = heat_maps.maps, heat_maps.add
+        scored = yield from self.score_steps(images, draws, gradients=gradients, at_once=at_once, observe=observe)
+        if maps and gradients:
+            maps = yield from self.trained.gradient_map_steps(images, maps)
         alphas = alpha if isinstance(alpha, Sequence) else [alpha] * len(scored)
         return judge_by(self.density, self.calibration, scored, alphas, maps)
 
@@ -343,10 +347,8 @@ class Scorer:
     ) -> tuple[Calibration, CalibrationSummary]:
         """Compute a new calibration (reference statistics of normal images) of the model, and its summary.
 
-        The calibration gives p-values to new images.
-
-        The scorer does not change. Raises ``ScoreNotFinite`` if an image has no finite log-likelihood, and whatever
-        ``progress`` raises to stop.
+        The calibration gives p-values to new images. The scorer does not change. Raises ``ScoreNotFinite`` if an image
+        has no finite log-likelihood, and whatever ``progress`` raises to stop.
         """
         return self.trained.calibrate(reference, progress, precision)
 

@@ -49,7 +49,7 @@ class ScoreQuery(BaseModel):
     def passes(self) -> int:
         """Computing cost of one image, as a number of forward passes through the model."""
         backward = BACKWARD_PASSES if self.detail == "full" else 0
-        return self.draws + backward + (1 + backward if self.explain else 0)
+        return self.draws + backward + (backward if self.explain else 0)
 
 
 class Term(Answer):

@@ -5,6 +5,7 @@ Scoring itself needs only the density.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -27,6 +28,7 @@ from models.scoring.options import EngineOptions
 from models.scoring.sampling import Sampler
 from models.threads import thread_count, torch_threads
 from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.anomaly.heat_map import PixelMaps
 from snf_runtime.images.batch import Batch, stacked
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.likelihood import Likelihood
@@ -136,14 +138,23 @@ class FlowModel:
                 features.append(passes.features(stacked(images[start : start + size]), groups))
         return add_gradients(scored, np.concatenate(features))
 
-    def gradient_maps(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return a map for each image with the norm of the log-density gradient at each pixel.
+    def gradient_map_steps(self, images: Batch, maps: Sequence[PixelMaps]) -> Steps[list[PixelMaps]]:
+        """Add a map with the norm of the log-density gradient at each pixel to the heat maps of images.
 
-        The norm is over the channels, and the gradient is with respect to the pixels after the pixel transform. The
-        result is ``(N, H, W)``. Raises as :meth:`gradient_steps`.
+        The norm is over the channels, and the gradient is with respect to the pixels after the pixel transform. Heat
+        maps of images of several tiles stay as they are.
+
+        Returns a generator that yields before each backward pass. At its end it returns the heat maps with the norms.
+        Raises as :meth:`gradient_steps`.
         """
-        with torch_threads(self._threads):
-            return self._gradient_passes.maps(images)
+        if self._manifest.preprocessing.tiled:
+            return list(maps)
+        passes, size, norms = self._gradient_passes, self.gradients_at_once, []
+        for start in range(0, len(images), size):
+            yield
+            with torch_threads(self._threads):
+                norms += list(passes.maps(stacked(images[start : start + size])))
+        return [replace(found, gradients=of_image) for found, of_image in zip(maps, norms, strict=True)]
 
     @cached_property
     def _gradient_passes(self) -> GradientPasses:

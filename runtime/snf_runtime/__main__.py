@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("paths", type=Path, nargs="+", help="image files, or folders of them")
     parser.add_argument("--alpha", type=_rate, help="false-alarm rate (default: that of the calibration)")
     parser.add_argument("--draws", type=_count, default=1, help="dequantisation draws for each image (default: 1)")
-    parser.add_argument("--regions", action="store_true", help="add regions of the anomaly map: a second pass")
+    parser.add_argument("--regions", action="store_true", help="add regions of the anomaly map")
     parser.add_argument("--json", action="store_true", help="print an object in each line")
     parser.add_argument("--threads", type=_count, help="threads (default: OMP_NUM_THREADS, or all cores)")
     parser.add_argument(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.conformal import DIGITS, threshold
-from snf_runtime.anomaly.heat_map_pass import heat_map_steps
+from snf_runtime.anomaly.heat_map_pass import HeatMaps
 from snf_runtime.anomaly.judged import Judgement, judge_by, verdicts
 from snf_runtime.errors import ArtifactError, HeatMapUnsupported, ImageError, ScoreNotFinite
 from snf_runtime.exported.array_file import read_export_arrays
@@ -30,7 +30,6 @@ from snf_runtime.images.policy import path_text
 from snf_runtime.images.preprocessing import DecodedImage, conform_pixels
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.likelihood import score_each, score_images
-from snf_runtime.steps import finish
 from snf_runtime.threads import thread_count
 
 Source: TypeAlias = "Path | str | bytes | NDArray[np.uint8]"
@@ -103,7 +102,7 @@ class Model:
             images: Paths, contents of files, or pixels.
             alpha: The false-alarm rate; None for the default of the calibration.
             draws: Dequantisation draws that a log-likelihood is averaged over.
-            regions: Whether to add regions of the anomaly map, at the cost of a second pass.
+            regions: Whether to add regions of the anomaly map.
 
         Raises:
             AlphaUnattainable: The calibration has too few images for ``alpha``.
@@ -135,12 +134,13 @@ class Model:
                     yield self._verdict(item.name, item.image, result)
 
     def _judgements(self, images: Batch, alpha: float | None, draws: int, regions: bool) -> list[Judgement]:
-        scored = score_each(self.density, images, draws)
-        maps = None
         reference = self.calibration.pixels
-        if regions and reference is not None:
-            maps = finish(heat_map_steps(self.density, self.calibration, reference, images))
-        return judge_by(self.density, self.calibration, scored, [alpha] * len(scored), maps)
+        if not regions or reference is None:
+            scored = score_each(self.density, images, draws)
+            return judge_by(self.density, self.calibration, scored, [alpha] * len(scored))
+        found = HeatMaps(self.density, self.calibration, reference)
+        scored = score_each(self.density, images, draws, found.add)
+        return judge_by(self.density, self.calibration, scored, [alpha] * len(scored), found.maps)
 
     def _verdict(self, name: str, image: DecodedImage, judged: Judgement) -> FileVerdict:
         assert not isinstance(judged, ScoreNotFinite)

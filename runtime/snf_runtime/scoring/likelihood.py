@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,13 @@ from snf_runtime.errors import ScoreNotFinite
 from snf_runtime.images.batch import Batch, check_batch
 from snf_runtime.kinds import DensityKind
 from snf_runtime.numerics import logsumexp
-from snf_runtime.scoring.density import WITHOUT_PAUSES, ImageDensity
+from snf_runtime.scoring.density import WITHOUT_PAUSES, DensityPass, ImageDensity
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.steps import Steps, finish
 
 Array = NDArray[np.float64]
+Observer: TypeAlias = Callable[[DensityPass, Evidence], None]
+"""A function that is called with the result of a group of images, of one draw of each, and with their statistics."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,9 @@ def score_images(density: ImageDensity, images: Batch, draws: int = 1) -> list[L
     return require_finite(score_each(density, images, draws))
 
 
-def score_each(density: ImageDensity, images: Batch, draws: int = 1) -> list[Likelihood | ScoreNotFinite]:
+def score_each(
+    density: ImageDensity, images: Batch, draws: int = 1, observe: Observer | None = None
+) -> list[Likelihood | ScoreNotFinite]:
     """Return each image's log-likelihood, or an error where the log-likelihood is not finite.
 
     The error is a ``ScoreNotFinite`` object, which is returned and not raised.
@@ -94,6 +99,7 @@ def score_each(density: ImageDensity, images: Batch, draws: int = 1) -> list[Lik
         density: The density of a model.
         images: Pixels, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a density of tiles.
         draws: The number of dequantisation draws.
+        observe: Called with every group of images, to compute more of it; None to compute nothing more.
 
     Returns:
         N results; an image whose log-likelihood is not finite has its error in its place.
@@ -101,11 +107,11 @@ def score_each(density: ImageDensity, images: Batch, draws: int = 1) -> list[Lik
     Raises:
         ValueError: The images have another shape or type, or ``draws`` is below 1.
     """
-    return finish(score_steps(density, images, draws, WITHOUT_PAUSES * density.at_once))
+    return finish(score_steps(density, images, draws, WITHOUT_PAUSES * density.at_once, observe))
 
 
 def score_steps(
-    density: ImageDensity, images: Batch, draws: int = 1, at_once: int | None = None
+    density: ImageDensity, images: Batch, draws: int = 1, at_once: int | None = None, observe: Observer | None = None
 ) -> Steps[list[Likelihood | ScoreNotFinite]]:
     """Compute the log-likelihoods of images as a generator that pauses between groups.
 
@@ -133,6 +139,8 @@ def score_steps(
             image = -(-start // draws)
             first_draws = density_pass if draws == 1 else density_pass.rows(first)
             evidence.append(density.evidence(images[image : image + count], first_draws))
+            if observe is not None:
+                observe(first_draws, evidence[-1])
     if not terms:
         return []
     return _summarise(np.concatenate(terms).reshape(len(images), draws, -1, 2), density, Evidence.join(evidence))

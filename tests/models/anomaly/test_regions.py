@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from snf_runtime.anomaly.judged import JudgedImage
 from snf_runtime.anomaly.reasons import VerdictReason, located
 from snf_runtime.anomaly.regions import MAX_REGIONS, find_regions
 from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.feature_density import FeatureDensity
+from snf_runtime.scoring.hybrid_density import HybridDensity
 from tests.models.anomaly.test_feature_family import IMAGE, evidence, reference
 from tests.models.helpers import sign_again
 from tests.support.trained import feature_artifact, hybrid_artifact
@@ -241,3 +244,36 @@ def test_the_map_of_a_hybrid_is_that_of_its_features(tmp_path_factory: pytest.Te
     expected = [of_places(places, (28, 28)) for places in hybrid.calibration.feature_maps(found)]
     for one, other in zip(hybrid.heat_maps(digits), expected, strict=True):
         np.testing.assert_allclose(one.anomaly, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "features"])
+@pytest.mark.parametrize("draws", [1, 3])
+def test_scores_and_maps_come_from_the_same_pass(
+    tmp_path_factory: pytest.TempPathFactory,
+    backbones: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    draws: int,
+) -> None:
+    made = {"hybrid": hybrid_artifact, "features": feature_artifact}[kind](tmp_path_factory)
+    scorer = Scorer.load(made, options=EngineOptions(backbones=backbones))
+    digits = load_dataset("mnist-mini", None).test[:40]
+    plain, maps = scorer.judge_each(digits, draws=draws), scorer.heat_maps(digits)
+    features = scorer.density.features if isinstance(scorer.density, HybridDensity) else scorer.density
+    assert isinstance(features, FeatureDensity)
+    squares, computed = features.engine.squares, []
+
+    def noted(images: NDArray[np.uint8]) -> Any:
+        computed.append(len(images))
+        return squares(images)
+
+    monkeypatch.setattr(features.engine, "squares", noted)
+    for one, other, expected in zip(scorer.judge_each(digits, draws=draws, explain=True), plain, maps, strict=True):
+        assert isinstance(one, JudgedImage)
+        assert isinstance(other, JudgedImage)
+        assert one.likelihood.log_likelihood == other.likelihood.log_likelihood
+        assert one.verdict.p_value == other.verdict.p_value
+        assert one.heat_map is not None
+        for name, values in one.heat_map.channels.items():
+            np.testing.assert_array_equal(values, expected.channels[name])
+    assert sum(computed) == len(digits)

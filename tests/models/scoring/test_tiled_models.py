@@ -152,7 +152,8 @@ def test_a_large_image_pauses_between_groups_of_tiles(scorer: Scorer) -> None:
             break
         pauses += 1
     assert isinstance(scorer.density, FeatureDensity)
-    assert pauses >= 2 * (len(scorer.density.plan(image)) // scorer.at_once) - 2
+    # Scores and heat map come from the same pass.
+    assert pauses >= len(scorer.density.plan(image)) // scorer.at_once - 1 > 1
     assert result.verdict == judged(scorer, [image])[0].verdict
 
 
