@@ -32,11 +32,15 @@ def encoded(pixels: NDArray[Any], kind: str = "PNG", mode: str | None = None, **
     return content.getvalue()
 
 
-def tiff(pixels: NDArray[Any], order: str = "<", *, white_is_zero: bool = False, subfile: int = 0) -> bytes:
-    """An uncompressed TIFF file of pixels (H, W[, C]) of any type of number, by hand."""
+def tiff(
+    pixels: NDArray[Any], order: str = "<", *, white_is_zero: bool = False, subfile: int = 0, planes: bool = False
+) -> bytes:
+    """An uncompressed TIFF file of pixels (H, W[, C]) of any type of number, by hand, its channels in planes or not."""
     height, width = pixels.shape[:2]
     samples = 1 if pixels.ndim == 2 else pixels.shape[2]
-    data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    ordered = np.moveaxis(pixels, -1, 0) if planes and samples > 1 else pixels
+    data = ordered.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    strips = samples if planes else 1
     bits, form = 8 * pixels.dtype.itemsize, FORMATS[pixels.dtype.kind]
     photometric = 2 if samples >= 3 else 0 if white_is_zero else 1
     short, long = 3, 4
@@ -47,17 +51,19 @@ def tiff(pixels: NDArray[Any], order: str = "<", *, white_is_zero: bool = False,
         (258, short, [bits] * samples),
         (259, short, [1]),
         (262, short, [photometric]),
-        (273, long, [0]),
+        (273, long, [len(data) // strips * strip for strip in range(strips)]),
         (277, short, [samples]),
         (278, long, [height]),
-        (279, long, [len(data)]),
+        (279, long, [len(data) // strips] * strips),
+        (284, short, [2 if planes else 1]),
         (339, short, [form] * samples),
     ]
     after = 8 + 2 + 12 * len(tags) + 4
-    outside = sum(2 * len(values) for _, kind, values in tags if kind == short and len(values) > 2)
+    sizes = [len(values) * (2 if kind == short else 4) for _, kind, values in tags]
+    outside = sum(size for size in sizes if size > 4)
     entries, aside = b"", b""
     for tag, kind, given in tags:
-        values = [after + outside] if tag == 273 else given
+        values = [after + outside + start for start in given] if tag == 273 else given
         packed = struct.pack(order + ("H" if kind == short else "I") * len(values), *values)
         if len(packed) > 4:
             aside, packed = aside + packed, struct.pack(order + "I", after + len(aside))

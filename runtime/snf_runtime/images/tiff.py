@@ -7,10 +7,12 @@ from PIL import Image, TiffImagePlugin, TiffTags
 from snf_runtime.errors import unsupported_image
 
 NEW_SUBFILE_TYPE = 254
-WIDTH, LENGTH, BITS_PER_SAMPLE, PHOTOMETRIC, STRIP_OFFSETS = 256, 257, 258, 262, 273
+WIDTH, LENGTH, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
+FILL_ORDER, STRIP_OFFSETS = 266, 273
 SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION, COLOUR_MAP = 277, 284, 320
 TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 324, 338, 339
-PREVIEW, WHITE_IS_ZERO = 1, 0
+PREVIEW, WHITE_IS_ZERO, UNCOMPRESSED, PLANES, LOW_BITS_FIRST = 1, 0, 1, 2, 2
+"""Values of the tags for kinds of pictures, colours, compressions, and orders of channels and of bits."""
 ARRAYS = (STRIP_OFFSETS, TILE_OFFSETS, BITS_PER_SAMPLE, COLOUR_MAP, EXTRA_SAMPLES, SAMPLE_FORMAT)
 """Tags of several values that Pillow reads; from each offset it makes objects of hundreds of bytes."""
 VALUE_BYTES = {3: 2, 4: 4, 16: 8}
@@ -30,12 +32,18 @@ LARGE_TILE_PIXELS = 2**24
 class TiffFile(TiffImagePlugin.TiffImageFile):
     """A TIFF file that is refused with ``ImageError`` if it has too many strips or tiles.
 
-    They are counted before Pillow makes objects of them.
+    They are counted before Pillow makes objects of them. Channels that are stored one after the other, in planes, are
+    read with all bits of their values.
     """
 
     def _setup(self) -> None:
         _check_arrays(self)
+        planes = whole_tag(self, PLANAR_CONFIGURATION, 1) == PLANES and whole_tag(self, COMPRESSION, 1) == UNCOMPRESSED
+        if planes and whole_tag(self, SAMPLES_PER_PIXEL, 1) == 1:
+            self.tag_v2[PLANAR_CONFIGURATION], planes = 1, False  # there is only one order of one channel
         super()._setup()
+        if planes:
+            _name_depth_of_planes(self)
 
 
 # In place of the class of Pillow.
@@ -102,10 +110,27 @@ def white_is_zero(image: TiffFile) -> bool:
     return bool(image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO)
 
 
+def _name_depth_of_planes(image: TiffFile) -> None:
+    """Tell Pillow the depth of uncompressed planes: it knows the letter of each, and would read bytes of 8 bits."""
+    depth, reverse = bits(image), whole_tag(image, FILL_ORDER, 1) == LOW_BITS_FIRST
+    if depth == 8 and not reverse:
+        return
+    if depth != 16 or reverse or image.mode not in {"RGB", "RGBA"}:
+        raise unsupported_image(
+            f"expected planes of RGB with 8 or 16 bits, got uncompressed planes of {image.mode} with {depth} bits"
+            f"{', the lowest first' if reverse else ''}; save it anew"
+        )
+    order = "L" if image.tag_v2.prefix == b"II" else "B"
+    for place, tile in enumerate(image.tile):
+        assert isinstance(tile.args, tuple)
+        letter, *others = tile.args
+        image.tile[place] = tile._replace(args=(f"{letter};16{order}", *others))
+
+
 def _check_arrays(image: TiffFile) -> None:
     rows = whole_tag(image, LENGTH)
     pixels = whole_tag(image, WIDTH) * rows
-    planes = whole_tag(image, SAMPLES_PER_PIXEL, 1) if whole_tag(image, PLANAR_CONFIGURATION, 1) == 2 else 1
+    planes = whole_tag(image, SAMPLES_PER_PIXEL, 1) if whole_tag(image, PLANAR_CONFIGURATION, 1) == PLANES else 1
     most = max(FREE_PIECES + pixels // PIXELS_A_PIECE, min(rows * planes, MAX_ROW_PIECES))
     for tag in ARRAYS:
         # The raw bytes, because a list of all values has ten times as many.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -96,6 +97,35 @@ def test_sixteen_bits_of_colour_keep_their_upper_byte(order: str) -> None:
     decoded = decode(tiff((photo.astype(np.uint16) << 8) | 0x91, order=order), channels=3)
     assert np.array_equal(decoded.pixels.transpose(1, 2, 0), photo)
     assert decoded.notes == ("16 bits brought to 8: every 256 levels are one",)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_channels_may_be_stored_one_after_the_other(
+    order: str, kind: type[np.unsignedinteger[Any]], alpha: bool
+) -> None:
+    shown = np.stack([real_images(3)[n, 0] for n in range(3)], axis=-1)
+    photo = shown.astype(kind) if kind is np.uint8 else (shown.astype(kind) << 8) | 0x91
+    if alpha:
+        photo = np.dstack([photo, np.full((28, 28), np.iinfo(kind).max, kind)])
+    decoded = decode(tiff(photo, order=order, planes=True), channels=3)
+    assert np.array_equal(decoded.pixels.transpose(1, 2, 0), shown)
+
+
+@pytest.mark.parametrize("white_is_zero", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_single_channel_has_no_order_of_channels(order: str, white_is_zero: bool) -> None:
+    stored = 255 - DIGIT if white_is_zero else DIGIT
+    assert np.array_equal(decode(tiff(stored, order, white_is_zero=white_is_zero, planes=True)).pixels[0], DIGIT)
+    if not white_is_zero:
+        assert np.array_equal(decode(tiff(DEEP, order, planes=True)).pixels[0], DIGIT)
+
+
+def test_planes_that_pillow_cannot_read_are_refused() -> None:
+    inks = tiff(np.dstack([DEEP] * 4), planes=True).replace(*(struct.pack("<HHIHH", 262, 3, 1, n, 0) for n in (2, 5)))
+    with pytest.raises(ImageError, match="got uncompressed planes of CMYK with 16 bits"):
+        decode(inks, channels=3)
 
 
 def test_the_first_frame_stands_for_a_gif() -> None:
