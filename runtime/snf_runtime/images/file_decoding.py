@@ -19,6 +19,8 @@ from snf_runtime.images.preprocessing import OpenedImage
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
 GREY_16 = {"I;16", "I;16B", "I;16L", "I;16N"}
+STEPS = {"L;2": 85, "L;4": 17}
+"""Distance of neighbouring grey levels in 8 bits, by Pillow's name for the layout of fewer bits."""
 PARTS, LEAST_PART, LARGEST_PART = 256, 2**10, 2**16
 """Parts that the content of a file is decoded in, and their least and largest bytes: decoding stops between two."""
 FIRST_OF_SEVERAL = {"GIF", "MPO"}
@@ -55,7 +57,8 @@ def open_image(
         data: Content of the file.
         check: Called with the upright width and height in the header before the file is decompressed; may raise.
         is_abandoned: Returns whether the image is no longer needed; asked again and again.
-        any_cost: Whether to decode the file however long it takes, such as one that was accepted by other rules.
+        any_cost: Whether to decode the file however long it takes, and whatever colour it declares transparent, such as
+            one that an earlier version accepted.
 
     Raises:
         ImageError: The file is not an image that can be decoded.
@@ -84,6 +87,7 @@ def open_image(
             if not any_cost:
                 check_cost(file, data)
             notes, bits = _check_content(file), _bits(file)
+            _set_transparency(file, bits, ignored=any_cost)
             file.load()
             image, mode = (_native(file, bits), "I;16") if file.mode in GREY_16 else (file, file.mode)
         except ImageError:
@@ -168,8 +172,25 @@ def _bits(image: Image.Image) -> int:
     """Return the bits of a channel: 16, or fewer. Pillow keeps the upper 8 of 16 bits in images with colour."""
     if isinstance(image, tiff.TiffFile):
         return tiff.bits(image)
-    layouts = [tile.args for tile in getattr(image, "tile", []) if isinstance(tile.args, str)]
-    return 16 if any(";16" in layout for layout in layouts) else 8
+    return 16 if any(";16" in layout for layout in _layouts(image)) else 8
+
+
+def _layouts(image: Image.Image) -> list[str]:
+    """Return Pillow's names for the layouts of the parts of an image that is not decoded yet, where they have one."""
+    return [tile.args for tile in getattr(image, "tile", []) if isinstance(tile.args, str)]
+
+
+def _set_transparency(image: Image.Image, bits: int, *, ignored: bool) -> None:
+    """Bring the colour that a PNG file declares transparent from the depth of the file to 8 bits, or ignore it."""
+    transparent = image.info.pop("transparency", None)
+    if transparent is None or ignored:
+        return
+    steps = [STEPS[layout] for layout in _layouts(image) if layout in STEPS]
+    if isinstance(transparent, int) and steps:
+        transparent = transparent * steps[0] & 0xFF
+    elif isinstance(transparent, tuple) and bits == 16:
+        transparent = tuple(value >> 8 for value in transparent)
+    image.info["transparency"] = transparent
 
 
 def _native(image: Image.Image, bits: int) -> Image.Image:

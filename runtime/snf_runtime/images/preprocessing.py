@@ -257,8 +257,10 @@ def opaque(image: Image.Image) -> Image.Image:
 
     Raises ``ImageError`` if any pixel is not fully opaque.
     """
-    if image.mode in {"1", "CMYK", "YCbCr"}:
-        return image.convert("L" if image.mode == "1" else "RGB")
+    if image.mode in {"CMYK", "YCbCr"}:
+        return image.convert("RGB")
+    if image.mode == "1":
+        image = image.convert("L")
     if image.mode in {"L", "RGB"} and "transparency" not in image.info:
         return image
     # A single colour may be declared transparent; as an alpha channel it is checked like any other.

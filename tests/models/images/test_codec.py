@@ -13,7 +13,9 @@ from PIL import Image
 
 from models.errors import ErrorKind, ImageError
 from snf_runtime.images.codec import Preprocessing, decode_image, decode_npy, encode_png, image_grid
+from snf_runtime.images.file_decoding import open_image
 from snf_runtime.images.policy import FORMATS
+from snf_runtime.images.preprocessing import conform
 from tests.models.helpers import real_images
 from tests.support.image_files import png
 from tests.support.paths import DATA
@@ -98,6 +100,29 @@ def test_shipped_test_images_decode() -> None:
     assert len(files) >= 24
     for path in files:
         assert decode_image(path.read_bytes(), GREY).pixels.shape == (1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "used", "unused"),
+    [
+        pytest.param(1, 0, b"\xff\xff\xff\xff", b"\0\1", b"\0\0", id="1-bit"),
+        pytest.param(2, 0, b"\x6d" * 7, b"\0\1", b"\0\0", id="2-bits"),
+        pytest.param(4, 0, b"\x1f" * 14, b"\0\x0f", b"\0\x0e", id="4-bits"),
+        pytest.param(8, 0, b"\x1f" * 28, b"\0\x1f", b"\0\x1e", id="8-bits"),
+        pytest.param(16, 2, b"\x12\x34" * 84, b"\x12\x34" * 3, b"\x34\x12" * 3, id="16-bit-colour"),
+    ],
+)
+def test_a_transparent_colour_is_found_at_any_depth(
+    depth: int, colour: int, row: bytes, used: bytes, unused: bytes
+) -> None:
+    preprocessing = COLOUR if colour else GREY
+    data = (b"\0" + row) * 28
+    refused(png(28, 28, depth, colour, data, used), preprocessing, "unsupported-image", "expected opaque pixels")
+    plain = decode_image(png(28, 28, depth, colour, data), preprocessing).pixels
+    assert np.array_equal(decode_image(png(28, 28, depth, colour, data, unused), preprocessing).pixels, plain)
+    # Images of a dataset that earlier versions stored without a word are still trained on.
+    stored = open_image(png(28, 28, depth, colour, data, used), any_cost=True)
+    assert np.array_equal(conform(stored, preprocessing).pixels, plain)
 
 
 HALF = np.dstack([PHOTO.transpose(1, 2, 0), np.full((28, 28), 128, dtype=np.uint8)])
