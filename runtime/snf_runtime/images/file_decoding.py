@@ -57,8 +57,8 @@ def open_image(
         data: Content of the file.
         check: Called with the upright width and height in the header before the file is decompressed; may raise.
         is_abandoned: Returns whether the image is no longer needed; asked again and again.
-        any_cost: Whether to decode the file however long it takes, and whatever colour it declares transparent, such as
-            one that an earlier version accepted.
+        any_cost: Whether to decode the file however long it takes, whatever colour it declares transparent, and signed
+            8-bit numbers as levels, such as one that an earlier version accepted.
 
     Raises:
         ImageError: The file is not an image that can be decoded.
@@ -86,7 +86,7 @@ def open_image(
         try:
             if not any_cost:
                 check_cost(file, data)
-            notes, bits = _check_content(file), _bits(file)
+            notes, bits = _check_content(file, signs=any_cost), _bits(file)
             _set_transparency(file, bits, ignored=any_cost)
             file.load()
             image, mode = (_native(file, bits), "I;16") if file.mode in GREY_16 else (file, file.mode)
@@ -149,13 +149,19 @@ def _check_pixels(size: tuple[int, int]) -> None:
         raise _too_large(f"expected at most {MAX_PIXELS} pixels, the header gives {width}x{height}")
 
 
-def _check_content(image: Image.Image) -> list[str]:
-    """Raise ``ImageError`` if the content of a file is of an unsupported kind; return what is to be said of it."""
+def _check_content(image: Image.Image, *, signs: bool) -> list[str]:
+    """Raise ``ImageError`` if the content of a file is of an unsupported kind; return what is to be said of it.
+
+    With ``signs`` signed 8-bit numbers are taken, as levels from 0 to 255.
+    """
+    mode = image.mode
     if isinstance(image, tiff.TiffFile):
         tiff.check_kind(image)
-    if image.mode not in MODES | GREY_16:
+        # Pillow takes the bytes of 8-bit numbers as they are.
+        mode = "I" if tiff.is_signed(image) and not signs else mode
+    if mode not in MODES | GREY_16:
         kinds = {"F": "floating-point numbers", "I": "signed or 32-bit integers", "LAB": "CIELAB colours"}
-        got = kinds.get(image.mode, f"mode {image.mode}")
+        got = kinds.get(mode, f"mode {mode}")
         raise unsupported_image(
             f"expected unsigned integers of 8 or 16 bits a channel, got {got}; scale and save it as PNG"
         )

@@ -11,8 +11,8 @@ WIDTH, LENGTH, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 2
 FILL_ORDER, STRIP_OFFSETS = 266, 273
 SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION, COLOUR_MAP = 277, 284, 320
 TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 324, 338, 339
-PREVIEW, WHITE_IS_ZERO, UNCOMPRESSED, PLANES, LOW_BITS_FIRST = 1, 0, 1, 2, 2
-"""Values of the tags for kinds of pictures, colours, compressions, and orders of channels and of bits."""
+PREVIEW, WHITE_IS_ZERO, UNCOMPRESSED, PLANES, LOW_BITS_FIRST, SIGNED = 1, 0, 1, 2, 2, 2
+"""Values of the tags for kinds of pictures, colours, compressions, orders of channels and of bits, and numbers."""
 ARRAYS = (STRIP_OFFSETS, TILE_OFFSETS, BITS_PER_SAMPLE, COLOUR_MAP, EXTRA_SAMPLES, SAMPLE_FORMAT)
 """Tags of several values that Pillow reads; from each offset it makes objects of hundreds of bytes."""
 VALUE_BYTES = {3: 2, 4: 4, 16: 8}
@@ -103,6 +103,11 @@ def bits(image: TiffFile) -> int:
     """
     values = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
     return int(max(values[: len(image.getbands())]))
+
+
+def is_signed(image: TiffFile) -> bool:
+    """Return whether the pixel values of a TIFF file are signed numbers."""
+    return SIGNED in image.tag_v2.get(SAMPLE_FORMAT, ())
 
 
 def white_is_zero(image: TiffFile) -> bool:

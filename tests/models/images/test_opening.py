@@ -143,6 +143,7 @@ def test_the_first_frame_stands_for_a_gif() -> None:
     [
         pytest.param(tiff(DIGIT.astype(np.float32)), "got floating-point numbers", id="float32"),
         pytest.param(tiff(DIGIT.astype(np.float64)), "such as floating-point numbers", id="float64"),
+        pytest.param(tiff(DIGIT.astype(np.int8)), "signed or 32-bit", id="int8"),
         pytest.param(tiff(DIGIT.astype(np.int16)), "signed or 32-bit", id="int16"),
         pytest.param(tiff(DIGIT.astype(np.uint32)), "signed or 32-bit", id="uint32"),
         pytest.param(encoded(DIGIT, "TIFF", **SECOND), "several pages", id="pages"),
@@ -155,6 +156,11 @@ def test_other_numbers_and_pages_are_refused_in_a_sentence(data: bytes, said: st
     with pytest.raises(ImageError, match=said) as caught:
         decode(data)
     assert caught.value.slug == "unsupported-image"
+
+
+def test_signed_levels_that_a_dataset_has_stored_are_read_as_before() -> None:
+    stored = open_image(tiff(DIGIT.astype(np.int8)), any_cost=True)
+    assert np.array_equal(np.asarray(stored.image), DIGIT)
 
 
 @pytest.mark.parametrize("shape", [WIDE, HIGH])
