@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
@@ -12,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from snf_client.local_files import files_in
 from snf_runtime import Model
 from snf_runtime.__main__ import main
 from snf_runtime.anomaly.conformal import threshold
 from snf_runtime.errors import EngineUnavailable
 from snf_runtime.exported.results import NotJudged
+from snf_runtime.images.image_folder import image_files
 from snf_runtime.judged_counts import FAILED, NOT_JUDGED, USAGE
 from snf_runtime.threads import thread_count
 from tests.support.exports import exported_pixels
@@ -54,6 +57,26 @@ def test_names_of_files_forge_no_lines_and_need_no_letters(tmp_path: Path, monke
     assert len(lines) == 3
     assert lines[1].endswith(rf"{tmp_path}/\xe4\n0.5 normal \x1b[2Jother.png")
     assert rf"{tmp_path}/text\r.png: expected one of" in lines[2]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_folder_that_cannot_be_listed_is_not_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked, listed = tmp_path / "locked", os.scandir
+    locked.mkdir()
+
+    def scandir(path: str | Path) -> object:
+        if Path(path) == locked:  # as of another user; the tests may run as root, who may list all
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert image_files(locked) == (files_in(locked).files, []) == ([locked], [])
+    assert main(["model", str(DIGITS[0]), str(locked)]) == NOT_JUDGED
+    output = capsys.readouterr()
+    assert f"{locked}: expected a plain file, no folder or pipe" in output.out
+    assert output.err == "1 image judged, 0 anomalies, 1 not judged\n"
 
 
 def test_a_crash_is_no_anomaly(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

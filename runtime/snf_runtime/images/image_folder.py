@@ -52,7 +52,8 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
     judged: list[Path] = []
     skipped: list[Path] = []
     for path in sorted(found, key=_natural_order):
-        (skipped if is_no_image(path.relative_to(folder).as_posix()) else judged).append(path)
+        # Joined here: the folder itself, which cannot be listed, has no parts, where its text would be a hidden ".".
+        (skipped if is_no_image("/".join(path.relative_to(folder).parts)) else judged).append(path)
     return judged, skipped
 
 
