@@ -18,6 +18,7 @@ from snf_runtime.exported.results import FileVerdict, NotJudged
 from snf_runtime.judged_counts import FAILED, USAGE, JudgedCounts
 
 NAME = "snf-density-runtime"
+INTERRUPTED = 130
 HEADER = f"{'p-value':>9}  {'statistic':>10}  {'log-likelihood':>15}  verdict  image"
 
 
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _OutputFailed as error:
         _discard_output()
         return _fail(f"the output cannot be written: {error}", FAILED)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
     except Exception:
         sys.excepthook(*sys.exc_info())
         return FAILED
@@ -60,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         prog=NAME,
         description="Score and judge image files by a model that `snf export` wrote.",
         epilog="Exit codes: 0 every file was judged; 1 an anomaly, with --fail-on-anomaly; 2 wrong usage; 3 the model "
-        "cannot be used; 4 at least one file was not judged, whatever else was found.",
+        "cannot be used; 4 at least one file was not judged, whatever else was found; 130 interrupted by Ctrl-C.",
     )
     parser.add_argument("model", type=Path, help="folder of the exported model")
     parser.add_argument("paths", type=Path, nargs="+", help="image files, or folders of them")

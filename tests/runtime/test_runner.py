@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 
 from snf_client.local_files import files_in
 from snf_runtime import Model
-from snf_runtime.__main__ import main
+from snf_runtime.__main__ import INTERRUPTED, main
 from snf_runtime.anomaly.conformal import threshold
 from snf_runtime.errors import EngineUnavailable
 from snf_runtime.exported.results import NotJudged
@@ -77,6 +78,20 @@ def test_a_folder_that_cannot_be_listed_is_not_judged(
     output = capsys.readouterr()
     assert f"{locked}: expected a plain file, no folder or pipe" in output.out
     assert output.err == "1 image judged, 0 anomalies, 1 not judged\n"
+
+
+def test_an_interruption_ends_without_a_traceback(tmp_path_factory: pytest.TempPathFactory) -> None:
+    words = [sys.executable, "-m", "snf_runtime", str(exported_pixels(tmp_path_factory)), *[str(DIGITS[0])] * 9999]
+    runner = subprocess.Popen(
+        words, cwd=ROOT / "runtime", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A process that a shell starts in the background ignores the signal, and so do those that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no locks
+    )  # fmt: skip
+    assert runner.stdout is not None
+    assert [bool(runner.stdout.readline()) for _ in range(2)] == [True, True]
+    runner.send_signal(signal.SIGINT)
+    assert runner.communicate(timeout=60)[1] == "snf-density-runtime: interrupted\n"
+    assert runner.returncode == INTERRUPTED
 
 
 def test_a_crash_is_no_anomaly(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
