@@ -68,7 +68,8 @@ sbom: $(VENV)/installed $(VENV)/installed-release  ## write build/sbom.json, a C
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV)
+	@# Where pip cannot be added, as on Debian without the package python3-venv, the next try begins anew.
+	@$(PYTHON) -m venv $(VENV) || { rm -f $@; exit 1; }
 
 $(VENV)/installed: pyproject.toml client/pyproject.toml runtime/pyproject.toml | $(BIN)/python
 	@echo "Installs into $(VENV) (a few minutes at the first time) ..."
