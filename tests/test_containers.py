@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from models.locations.store_errors import KEYS
 from tests.support.command_parser import parse
 from tests.support.paths import ROOT
 from tests.worker.support.redis_server import redis_program
@@ -170,6 +171,9 @@ def test_locations_are_reached_by_service_and_workers_alone() -> None:
     api, worker = LOCATIONS["services"]["api"], LOCATIONS["services"]["worker"]
     assert api["environment"] == worker["environment"]
     assert {"SNF_ALLOWED_LOCATIONS", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= api["environment"].keys()
+    named = set(re.findall("[A-Z]+_[A-Z_]+", " ".join(KEYS.values())))
+    files = {name for name in named if name.endswith("_PATH")}  # which the containers lack: they get the content
+    assert named - files | {name.removesuffix("PATH") + "KEY" for name in files} <= api["environment"].keys()
     assert set(worker["networks"]) == {"broker", "published"}
     assert not any(name.startswith("AWS_") for service in SERVICES.values() for name in _environment(service))
 
