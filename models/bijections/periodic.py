@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.bijections.base import Bijection, Shape, check_images
 from models.bijections.conv_functional import Size, check_kernel, same_padding
+from models.bijections.each_matrix import inverses, log_abs_dets, solutions
 from models.bijections.frozen import FrozenMap
 
 
@@ -59,7 +60,7 @@ class PeriodicConv(Bijection):
         self._check(z)
         matrices = transfer(self.weight.double(), (z.shape[2], z.shape[3]))
         centred = (z - self._offset()).double()
-        x = in_frequency(lambda spectrum: torch.linalg.solve(matrices, spectrum), centred)
+        x = in_frequency(lambda spectrum: solutions(matrices, spectrum), centred)
         return x.to(z.dtype), -self.log_det(z)
 
     def log_abs_det(self, image: Size) -> Tensor:
@@ -69,7 +70,7 @@ class PeriodicConv(Bijection):
 
         It is Σ_f log|det ŵ(f)| over the frequencies f. Cost: O(C³·H·W).
         """
-        log_dets = torch.linalg.slogdet(transfer(self.weight.double(), image)).logabsdet
+        log_dets = log_abs_dets(transfer(self.weight.double(), image))
         # ŵ(-f) is the conjugate of ŵ(f), and only one of the two is stored, except in columns that contain both.
         columns = torch.arange(log_dets.shape[1], device=log_dets.device)
         return torch.sum(log_dets * torch.where(2 * columns % image[1] == 0, 1, 2))
@@ -95,10 +96,10 @@ class PeriodicConv(Bijection):
         The copy has the inverse at each Fourier frequency precomputed.
         """
         weight, offset = self.weight.double().clone(), self._offset().double().clone()
-        inverses = torch.linalg.inv(transfer(weight, shape[1:]))
+        unmixing = inverses(transfer(weight, shape[1:]))
         return FrozenMap(
             lambda x: (convolve_periodically(weight, x) + offset, None),
-            lambda z: in_frequency(lambda spectrum: inverses @ spectrum, z - offset),
+            lambda z: in_frequency(lambda spectrum: unmixing @ spectrum, z - offset),
         )
 
     def _check(self, x: Tensor) -> None:

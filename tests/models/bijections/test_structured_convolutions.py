@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from torch import Tensor
 from models.bijections.base import Bijection, Shape
 from models.bijections.emerging import AutoregressiveConv, EmergingConv, skew, unskew
 from models.bijections.exponential import ExponentialConv, apply_exponential, terms_needed
-from models.bijections.periodic import PeriodicConv
+from models.bijections.periodic import PeriodicConv, transfer
+from models.threads import torch_threads
 from tests.models.bijections.convolutions import matrix, near_identity, normal
 from tests.models.helpers import jacobian_log_det, randomise
 
@@ -208,3 +210,26 @@ class TestPeriodic:
         torch.testing.assert_close(
             PeriodicConv(3).weight.detach().double(), near_identity(3, (3, 3), 0.0), rtol=0, atol=0.02
         )
+
+
+def test_periodic_convolution_of_many_channels_with_several_threads() -> None:
+    """A batch of its matrices is wrong in PyTorch 2.13; one by one they are right."""
+    shape = (160, 3, 4)
+    layer = build(lambda shape: PeriodicConv(shape[0]), shape, scale=0.02)
+    assert isinstance(layer, PeriodicConv)
+    matrices = transfer(layer.weight.detach(), shape[1:]).numpy()
+    # Columns 0 and 2 of four have both signs of a frequency, column 1 one of them.
+    expected = float((np.linalg.slogdet(matrices)[1] * np.array([1, 2, 1])).sum())
+    x = normal(2, *shape, seed=2)
+    with torch_threads(2):
+        z, log_det = layer(x)
+        (gradient,) = torch.autograd.grad(log_det.sum(), layer.weight)
+        back, frozen = layer.inverse(z)[0], layer.freeze(shape).inverse(z.detach(), "exact")
+        stored = layer.constant_log_det_at(shape)
+    assert log_det.tolist() == pytest.approx([expected] * 2, rel=1e-12)
+    assert stored == pytest.approx(expected, rel=1e-12)
+    torch.testing.assert_close(back, x, rtol=0, atol=1e-9)
+    torch.testing.assert_close(frozen, x, rtol=0, atol=1e-9)
+    with torch_threads(1):
+        (alone,) = torch.autograd.grad(layer(x)[1].sum(), layer.weight)
+    torch.testing.assert_close(gradient, alone, rtol=1e-9, atol=1e-9)
