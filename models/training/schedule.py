@@ -14,6 +14,8 @@ from models.training.validation_plan import (
     plan_validations,
 )
 
+ALMOST_ALL = 1 - 1e-9
+"""Largest share of its time that a training has used before it takes a step."""
 QUICK_SECONDS = 0.3
 """Longest expected time of a part of a validation that is never left out."""
 
@@ -78,7 +80,9 @@ class Schedule:
         share = 1.0 if state.finished else state.step / self._config.max_steps
         if self._limit is not None and state.step:
             for_steps = self._limit - self._seconds_after(state)
-            share = max(share, self.spent() / for_steps if for_steps > 0 else 1.0)
+            used = self.spent() / for_steps if for_steps > 0 else 1.0
+            # Whoever goes on takes a step, as only after a step the weights are validated for the last time.
+            share = max(share, used if state.step > self._first_step else min(used, ALMOST_ALL))
         self._progress = min(1.0, share)
         return self._progress
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,8 @@ from models.training.validation_plan import (
     PhaseSteps,
     plan_validations,
 )
+from tests.models.helpers import QUICK
+from tests.models.training.runs import run, trainer_in
 
 COSTS = PhaseSteps(validation=2.0, validation_image=0.005, evaluation=80.0)
 """A validation of 1,000 images takes as long as seven steps."""
@@ -138,6 +142,20 @@ def test_an_interrupted_training_keeps_its_budget(clock: list[float]) -> None:
     clock[0] += 3600
     second = Played(Schedule(timed(3), 5000, COSTS), clock, 0.1, state=first.state).run()
     assert second.state.elapsed_seconds + COSTS.evaluation * 0.1 == pytest.approx(180, rel=0.05)
+
+
+def test_an_interrupted_training_whose_minutes_are_used_up_is_validated(tmp_path: Path) -> None:
+    """The process that goes on took longer to start than was left."""
+    config = QUICK.model_copy(update={"max_minutes": 5.0, "max_steps": MAX_STEPS})
+    run(tmp_path, config, stop_at=2)
+    trainer, _ = trainer_in(tmp_path, config)
+    trainer.schedule = Schedule(config, len(trainer.dataset.statistics), began=time.monotonic() - 301)
+    trained = trainer.run(lambda: False)
+    assert trained.steps == trained.best_step == 3
+    assert trainer.optimizer.param_groups[0]["lr"] < 0.1 * config.learning_rate, "the last step, not one of the first"
+    again, events = trainer_in(tmp_path, config)
+    assert again.run(lambda: False).steps == 3
+    assert "validation" not in {event["event"] for event in events}
 
 
 def test_learned_inverses_are_measured_where_there_is_time(clock: list[float]) -> None:
