@@ -91,9 +91,9 @@ def apply_by_cell(matrices: Tensor, x: Tensor, grid: int) -> Tensor:
     images, channels, height, width = x.shape
     table, position = (constant(part, height, width, grid, device=x.device) for part in (_places, _position))
     gathered = x.flatten(2)[:, :, table.flatten()].view(images, channels, *table.shape)
-    columns = gathered.permute(2, 1, 3, 0).reshape(len(table), channels, -1)
+    columns = gathered.permute(2, 1, 3, 0).reshape(len(table), channels, table.shape[1] * images)
     product = torch.bmm(matrices, columns).view(len(table), channels, table.shape[1], images)
-    flat = product.permute(3, 1, 0, 2).reshape(images, channels, -1)
+    flat = product.permute(3, 1, 0, 2).reshape(images, channels, table.numel())
     return flat[:, :, position].view(x.shape)
 
 

@@ -149,6 +149,8 @@ def in_frequency(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         function: A function of spectra, complex ``(H, W // 2 + 1, C, N)``.
         x: Images, ``(N, C, H, W)``.
     """
+    if not len(x):
+        return x  # which the library of Fourier transforms refuses
     spectrum = function(torch.fft.rfft2(x).permute(2, 3, 1, 0))
     image: Tensor = torch.fft.irfft2(spectrum.permute(3, 2, 0, 1), s=x.shape[2:])
     return image

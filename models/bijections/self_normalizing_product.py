@@ -24,7 +24,7 @@ def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
     if x.dim() == 2:
         # A batched product would read the matrix again for each sample.
         return x @ matrix.T
-    return torch.matmul(matrix, x.flatten(2)).view(x.shape[0], -1, *x.shape[2:])
+    return torch.matmul(matrix, x.flatten(2)).view(x.shape[0], len(matrix), *x.shape[2:])
 
 
 def by_columns(matrix: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ from models.flows.distribution import FlowDistribution
 from models.flows.flow import Flow, Level
 from models.flows.gaussian_base import GaussianBase
 from models.flows.layers.elementwise import ActNormSpec
-from models.flows.layers.linear import SelfNormalizingDenseSpec
+from models.flows.layers.linear import ExactOneByOneSpec, SelfNormalizingDenseSpec
+from models.flows.layers.spec import LayerSpec, layer_types
 from models.flows.vectors import STEP, vector_flow
 from models.loading.load_artifact import load_distribution
 from models.scorer import Scorer
@@ -36,7 +37,15 @@ from models.training.config import TrainingConfig
 from models.training.objective import SelfNormalizingObjective
 from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.flows.densities import PIXELS, STEPS, images, linear, points, vectors
-from tests.models.helpers import dequantised, flat_latents, glow, jacobian_log_det, randomise, real_images
+from tests.models.helpers import (
+    dequantised,
+    flat_latents,
+    glow,
+    jacobian_log_det,
+    mark_initialized,
+    randomise,
+    real_images,
+)
 from tests.support.trained import feature_artifact
 
 DENSITIES: dict[str, Callable[[], FlowDistribution]] = {
@@ -68,6 +77,18 @@ def test_log_prob_is_that_of_the_whole_jacobian_in_both_modes(name: str) -> None
     # Any leading shape, none included.
     torch.testing.assert_close(density.log_prob(x.view(2, 2, *density.event_shape)), expected.view(2, 2))
     torch.testing.assert_close(density(x[0]), expected[0])
+
+
+@pytest.mark.parametrize("layer_type", layer_types(), ids=lambda layer_type: layer_type.type_name())
+def test_no_points_have_no_densities(layer_type: type[LayerSpec]) -> None:
+    """Such as those that a mask selects, where it selects none."""
+    given = {"kernel": 1, "width": 8}
+    settings = {name: value for name, value in given.items() if name in layer_type.model_fields}
+    density = vector_flow(4, (layer_type.model_validate(settings), ExactOneByOneSpec()), repeat=1)
+    mark_initialized(density.flow)
+    nothing = torch.zeros(0, 4)
+    assert density.log_prob(nothing).shape == density.self_normalizing_objective(nothing).shape == (0,)
+    assert density.sample((0,)).shape == (0, 4)
 
 
 @EVERY_DENSITY
