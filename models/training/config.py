@@ -6,7 +6,8 @@ The module does not import PyTorch, so that the service can validate jobs withou
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -168,6 +169,13 @@ class TrainingConfig(ImageOptions):
     feature_updates: int = Field(
         300, ge=1, le=1_000_000, description="Feature models: optimiser steps for training the Glow steps."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _minutes_alone(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("max_minutes") is not None and "max_steps" not in given:
+            return {**given, "max_steps": MAX_STEPS}
+        return given
 
     @model_validator(mode="after")
     def _recompute_in_float32(self) -> TrainingConfig:

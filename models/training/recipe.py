@@ -17,7 +17,7 @@ from models.flows.architecture import Architecture, FeatureArchitecture, HybridA
 from models.flows.layers.couplings import Coupling
 from models.flows.layers.linear import ExactOneByOneSpec, SelfNormalizingOneByOneSpec
 from models.texts.validation_texts import plain_text
-from models.training.config import MAX_STEPS, TrainingConfig
+from models.training.config import TrainingConfig
 
 OF_FEATURES = frozenset({"backbone", "feature_side", "feature_steps", "feature_updates"})
 """Settings that only models with features have."""
@@ -130,8 +130,10 @@ def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> Tr
                 }
             ],
         )
-    unlimited = {"max_steps": MAX_STEPS} if parameters.get("max_minutes") is not None else {}
-    return TrainingConfig.model_validate({**recipe.defaults, **unlimited, **parameters})
+    defaults = dict(recipe.defaults)
+    if parameters.get("max_minutes") is not None:
+        defaults.pop("max_steps", None)
+    return TrainingConfig.model_validate({**defaults, **parameters})
 
 
 def settings_error(error: ValidationError, recipe: TrainingRecipe) -> str:

@@ -20,6 +20,7 @@ from models.errors import DatasetUnfit, DeviceNotFound, PresetNotFound
 from models.loading.load_artifact import load_artifact
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
+from models.training.architecture_file import parse_architecture
 from models.training.batches import Batches
 from models.training.config import MAX_STEPS, TrainingConfig
 from models.training.interrupted import Interrupted
@@ -231,6 +232,11 @@ def test_minutes_alone_decide_where_they_are_given() -> None:
         assert preset.config({"max_minutes": 30}).max_steps == MAX_STEPS
         assert preset.config({"max_minutes": 30, "max_steps": 500}).max_steps == 500
         assert preset.config({"max_minutes": None}).max_steps == preset.config({}).max_steps < MAX_STEPS
+    assert TrainingConfig(max_minutes=30).max_steps == MAX_STEPS
+    file = parse_architecture({"family": "glow", "levels": 2, "training": {"max_minutes": 30}})
+    assert file.config({}).max_steps == file.config({"max_minutes": 5}).max_steps == MAX_STEPS
+    assert file.config({"max_steps": 500}).max_steps == 500
+    assert file.config({"max_minutes": None}).max_steps < MAX_STEPS
 
 
 def test_steps_are_expected_from_the_time_used(tmp_path: Path) -> None:
