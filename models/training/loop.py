@@ -123,7 +123,7 @@ class Trainer:
     def _fresh_flow(self, architecture: PixelArchitecture, start: Flow | None) -> Flow:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            flow = build_flow(architecture) if start is None else copy.deepcopy(start)
+            flow = build_flow(architecture) if start is None else copy.deepcopy(start).float()
         if isinstance(flow.pixels, MarginalPixels):
             flow.pixels.fit(stacked(self.dataset.train))
         precision = training_precision(self.config, str(self.device))

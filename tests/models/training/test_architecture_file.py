@@ -37,6 +37,7 @@ from models.flows.layers.spec import LayerSpec, describe_layer, layer_types
 from models.loading.load_artifact import load_artifact, load_flows
 from models.loading.verification import verify_model
 from models.scorer import Scorer
+from models.scoring.frozen import constant_log_dets
 from models.scoring.options import EngineOptions
 from models.training.architecture_file import (
     ArchitectureFile,
@@ -251,6 +252,15 @@ def test_a_flow_built_by_hand_is_trained_from_its_own_weights(tmp_path: Path) ->
     torch.testing.assert_close(kept, before["levels.0.steps.1.weight"], rtol=1e-5, atol=1e-6)
     assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
     assert not Scorer.load(artifact, options=ENGINE).density.has_map
+
+
+@pytest.mark.parametrize("first", [SelfNormalizingConv1x1, ActNorm])
+def test_a_flow_built_by_hand_in_float64_becomes_one_in_float32(first: type[Bijection], tmp_path: Path) -> None:
+    """Its log-dets are those of the weights that are stored and loaded."""
+    flow = Flow(LogitPixels(), [Level([first(4), SelfNormalizingConv1x1(4)])]).double()
+    loaded = load_artifact(run(flow, tmp_path, **BUDGET))
+    assert constant_log_dets(loaded.flow, SHAPE) == loaded.manifest.log_dets.layers
+    assert {value.dtype for value in flow.parameters()} == {torch.float64}
 
 
 def test_a_flow_built_by_hand_is_not_whitened(tmp_path: Path) -> None:
