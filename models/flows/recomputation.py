@@ -94,9 +94,13 @@ class RecomputedLayers(torch.autograd.Function):
                     following.append(grad_errors.pop())
                 # A log-det that is the same for all images may have no gradient of its own.
                 used = [(out, grad) for out, grad in zip(outputs, following, strict=True) if out.requires_grad]
-                results = torch.autograd.grad(
-                    [out for out, _ in used], [x, *parameters], [grad for _, grad in used], allow_unused=True
+                learned = [parameter for parameter in parameters if parameter.requires_grad]
+                results = iter(
+                    torch.autograd.grad(
+                        [out for out, _ in used], [x, *learned], [grad for _, grad in used], allow_unused=True
+                    )
                 )
-            grad_z, z = results[0], x.detach()
-            of_parameters = [*results[1:], *of_parameters]
+            grad_z, z = next(results), x.detach()
+            of_layer = [next(results) if parameter.requires_grad else None for parameter in parameters]
+            of_parameters = [*of_layer, *of_parameters]
         return None, grad_z, *of_parameters

@@ -107,6 +107,8 @@ def log_det_gradient(layer: SelfNormalizing, shape: Shape) -> Tensor:
         layer: The layer.
         shape: Channels, height and width of its inputs.
     """
+    if not layer.weight.requires_grad:
+        return torch.zeros_like(layer.weight)  # it is kept, and so is its log-det
     mode = layer.training
     layer.train()
     try:
