@@ -57,6 +57,8 @@ LINEAR_DENSE: Mapping[str, type[LayerSpec]] = {
     "relative": RelativeDenseSpec,
 }
 """Layer types by the ``linear`` of a short form."""
+ALWAYS_3X3 = EmergingConvolutionSpec, ExponentialConvolutionSpec
+"""Convolutions that are 3x3 in every short form."""
 
 
 FINEST_GRID = 16
@@ -232,8 +234,7 @@ def _linear(types: Mapping[str, type[LayerSpec]], name: str) -> type[LayerSpec]:
 
 def _convolution(name: str, kernel: int) -> LayerSpec:
     layer_type = _linear(LINEAR_CONVOLUTIONS, name)
-    # Emerging and exponential convolutions of these families are always 3x3.
-    sized = {} if layer_type in (EmergingConvolutionSpec, ExponentialConvolutionSpec) else {"kernel": kernel}
+    sized = {} if layer_type in ALWAYS_3X3 else {"kernel": kernel}
     return layer_type.model_validate(sized)
 
 
@@ -330,6 +331,19 @@ Architecture = Annotated[
     | HybridArchitecture,
     Field(discriminator="family"),
 ]
+
+
+def require_kernel(architecture: PixelArchitecture) -> None:
+    """Raise ``ValueError`` if a short form asks for convolutions of a size that its flow does not have.
+
+    Models of earlier versions may have such a form; their convolutions are 3x3.
+    """
+    if not isinstance(architecture, GlowArchitecture | ConvolutionalArchitecture):
+        return
+    linear, kernel = architecture.linear, architecture.kernel
+    of_1x1 = isinstance(architecture, GlowArchitecture) and kernel == 1
+    if LINEAR_CONVOLUTIONS.get(linear) in ALWAYS_3X3 and kernel != 3 and not of_1x1:
+        raise ValueError(f"kernel: expected 3 for {linear} convolutions of a short form, got {kernel}")
 
 
 def features_of(architecture: Architecture) -> FeatureArchitecture | None:

@@ -24,6 +24,7 @@ from models.flows.architecture import (
     GlowArchitecture,
     LayeredArchitecture,
     PixelArchitecture,
+    require_kernel,
 )
 from models.flows.levels import LevelSpec, sentence
 from models.naming import NAME_RULE, is_name
@@ -108,6 +109,7 @@ class ArchitectureFile:
             architecture = FAMILIES[self.family].model_validate(document)
             # Short forms are checked where they are written out.
             architecture.layered()
+            require_kernel(architecture)
         except ValidationError as error:
             raise ArchitectureInvalid(sentence(error, document)) from error
         except ValueError as error:

@@ -167,6 +167,20 @@ def test_a_short_form_may_stand_in_a_file() -> None:
     assert architecture == PRESETS["snf-glow-2l-4k-5x5"].architecture((1, 28, 28), "logit")
 
 
+@pytest.mark.parametrize(("linear", "kernel"), [("emerging", 1), ("exponential", 5)])
+def test_a_short_form_has_the_kernel_that_it_asks_for(linear: str, kernel: int) -> None:
+    """Emerging and exponential convolutions of short forms are 3x3."""
+    recipe = parse_architecture({"family": "convolutional", "linear": linear, "kernel": kernel})
+    with pytest.raises(ArchitectureInvalid, match=f"kernel: expected 3 for {linear} convolutions.*got {kernel}"):
+        recipe.architecture_for((1, 28, 28), recipe.config({}))
+    glow = {"family": "glow", "levels": 1, "steps": 1, "hidden": 8, "linear": linear}
+    sized = parse_architecture({**glow, "kernel": 3})
+    assert "3x3" in sized.architecture_for((1, 28, 28), sized.config({})).summary()
+    plain = parse_architecture(glow)
+    with pytest.raises(ArchitectureInvalid, match="expected a linear layer of exact, self-normalizing, lu"):
+        plain.architecture_for((1, 28, 28), plain.config({}))
+
+
 def test_the_papers_5x5_glow_has_its_published_shape() -> None:
     """Keller et al. 2021: two levels of four steps, 5x5 convolutions, couplings of width 16, GECO from 1."""
     preset = PRESETS["snf-glow-2l-4k-5x5"]
