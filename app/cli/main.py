@@ -168,12 +168,14 @@ def main() -> None:
     """Run the command line ``snf`` with the arguments in ``sys.argv``, and exit with the command's exit code.
 
     An unexpected error is printed with its traceback and ends with code 3: Python's own code 1 means an anomaly here.
-    A disk that takes no writes is no unexpected error.
+    A disk that takes no writes is no unexpected error, and neither is a pipe that nobody reads any more.
     """
     relax_gc()
     keep_files_private()
     try:
-        cli()
+        _run()
+    except BrokenPipeError:
+        sys.exit(FAILED)
     except Exception as error:
         from models.disk_space import storage_error
 
@@ -182,6 +184,35 @@ def main() -> None:
         else:
             sys.excepthook(*sys.exc_info())
         sys.exit(FAILED)
+
+
+def _run() -> None:
+    """Run the command, and write out all that it printed.
+
+    Raises:
+        OSError: The output cannot be written.
+    """
+    try:
+        cli()
+    except SystemExit as end:
+        # typer ends with code 1 where nobody reads the pipe.
+        if isinstance(end.__context__, BrokenPipeError):
+            raise end.__context__ from None
+        raise
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write out the buffered output; Python would do so at its end, where an error has neither message nor code."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What is still buffered goes nowhere, so that Python does not fail again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 if __name__ == "__main__":

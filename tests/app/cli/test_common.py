@@ -1,6 +1,7 @@
 """What commands do on the way out."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,8 +13,9 @@ from typer.testing import CliRunner
 
 from app.cli.common import error_messages, fail
 from app.cli.main import cli
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.judged_counts import FAILED, USAGE
 from tests.client.scripted_server import scripted
+from tests.support.paths import DIGITS, ROOT
 
 
 def test_a_command_that_failed_does_not_wait_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +38,31 @@ def test_a_file_that_becomes_shorter_while_it_is_sent(tmp_path: Path, monkeypatc
         done = CliRunner().invoke(cli, ["models", "import", "first", str(file), "--url", server.url])
     assert done.exit_code == USAGE
     assert f"snf: {file} became shorter while it was read; send the files again\n" in done.stderr
+
+
+@pytest.mark.usefixtures("own_home")
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("command", [["keys", "list", "--json"], ["--help"], ["score", str(DIGITS[0])]])
+def test_output_that_nobody_reads_is_no_anomaly(command: list[str], buffered: bool) -> None:
+    """Python's own codes are 1, if a write fails, and 120, if the last one does."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environment |= {} if buffered else {"PYTHONUNBUFFERED": "1"}
+    read, write = os.pipe()
+    os.close(read)
+    line = [sys.executable, "-m", "app.cli.main", *command]
+    done = subprocess.run(
+        line, cwd=ROOT, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+    )
+    os.close(write)
+    assert done.returncode == FAILED, done.stderr
+    assert "Exception" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("own_home")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has /dev/full")
+def test_a_full_disk_below_short_output(capfd: pytest.CaptureFixture[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        line = [sys.executable, "-m", "app.cli.main", "keys", "list", "--json"]
+        assert subprocess.run(line, cwd=ROOT, stdout=full, timeout=120, check=False).returncode == FAILED
+    assert capfd.readouterr().err == "snf: There is no room on the disk: [Errno 28] No space left on device\n"
