@@ -57,8 +57,8 @@ def file_name(index: int, image: str) -> str:
     return f"{index:05d}-{Path(image).stem}.png"
 
 
-def claim_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, force: bool) -> None:
-    """Create or reuse a folder for heat maps, and record their model and images in it.
+def check_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, force: bool) -> HeatMapRecord:
+    """Check that a folder may get heat maps, and return their record. Nothing is changed.
 
     The command exits with code 2 if ``folder`` is a file. Unless ``force`` is set, it also does so if the folder holds
     other heat maps or files of the same names.
@@ -71,22 +71,14 @@ def claim_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, fo
         images: The names of the images in their order.
         force: Whether heat maps of another model or of other images, and files of their names, are written over.
     """
-    from models.atomic_files import write_atomically
-
     if folder.exists() and not folder.is_dir():
         raise fail(f"--explain: expected a folder for the heat maps, got the file {folder}", USAGE)
     wanted = HeatMapRecord(model=model.ref, calibration=model.calibration, images=list(images))
     held = _read(folder / RECORD)
-    if held != wanted:
-        others = [] if held is None else [name for name in held.files if (folder / name).exists()]
-        taken = [name for name in wanted.files if (folder / name).exists()]
-        if not force and (others or taken):
-            got = "files of the same names" if held is None else held.label
-            raise fail(f"--explain: {folder} holds {got}, not {wanted.label}; {ADVICE}", USAGE)
-        for name in others:
-            (folder / name).unlink()
-    with user_umask():
-        write_atomically(folder / RECORD, wanted.model_dump_json(indent=1).encode())
+    if held != wanted and not force and (_present(folder, held) or _present(folder, wanted)):
+        got = "files of the same names" if held is None else held.label
+        raise fail(f"--explain: {folder} holds {got}, not {wanted.label}; {ADVICE}", USAGE)
+    return wanted
 
 
 class HeatMapWriter:
@@ -95,14 +87,25 @@ class HeatMapWriter:
     The results are passed on to another output.
 
     Of the heat map itself only numbers, such as its threshold and regions, are passed on.
+
+    Args:
+        folder: The folder, which :func:`check_folder` has checked.
+        record: The record of the heat maps.
+        output: The other output.
     """
 
-    def __init__(self, folder: Path, output: ScoreOutput) -> None:
+    def __init__(self, folder: Path, record: HeatMapRecord, output: ScoreOutput) -> None:
         self._folder = folder
+        self._record = record
         self._output = output
+        self._begun = False
 
     def add(self, part: ScorePart) -> None:
         """Save the heat maps of a batch of images as PNG files, and pass the results to the wrapped output."""
+        if not self._begun:
+            # Not before: a command that is refused leaves the folder as it is.
+            self._replace_earlier()
+            self._begun = True
         self._output.add(part.with_results(map(self._without, part.results)))
 
     def end(self) -> None:
@@ -124,6 +127,24 @@ class HeatMapWriter:
         numbers = heat_map.model_fields_set - {"png", "npy"}
         brief = type(heat_map).model_construct(numbers, **{field: getattr(heat_map, field) for field in numbers})
         return result.model_copy(update={"heat_map": brief})
+
+    def _replace_earlier(self) -> None:
+        """Delete the heat maps of an earlier command and record those of this one.
+
+        An image that is not judged this time would keep its earlier heat map.
+        """
+        from models.atomic_files import write_atomically
+
+        path = self._folder / RECORD
+        for file in {*_present(self._folder, _read(path)), *_present(self._folder, self._record)}:
+            file.unlink()
+        with user_umask():
+            write_atomically(path, self._record.model_dump_json(indent=1).encode())
+
+
+def _present(folder: Path, record: HeatMapRecord | None) -> list[Path]:
+    """Return the recorded heat maps that are in the folder."""
+    return [] if record is None else [folder / name for name in record.files if (folder / name).exists()]
 
 
 def _read(path: Path) -> HeatMapRecord | None:

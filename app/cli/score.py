@@ -146,7 +146,7 @@ def _score_files(
     as_json: bool,
 ) -> JudgedCounts:
     """Score image files, print the results and return their counts."""
-    from app.cli.heat_maps import HeatMapWriter, claim_folder
+    from app.cli.heat_maps import HeatMapWriter, check_folder
     from app.cli.score_local import score_local
     from app.cli.score_tables import JsonOutput, TableOutput
     from snf_client.resources.scores import ScoreParameters
@@ -155,8 +155,8 @@ def _score_files(
     judging = judging_model(model, client)
     output: ScoreOutput = JsonOutput(len(files)) if as_json else TableOutput()
     if heat_maps is not None:
-        claim_folder(heat_maps, judging, [path_text(path) for path in files], force=force)
-        output = HeatMapWriter(heat_maps, output)
+        record = check_folder(heat_maps, judging, [path_text(path) for path in files], force=force)
+        output = HeatMapWriter(heat_maps, record, output)
     if client is None:
         parts = score_local(files, ScoreParameters(judging.ref, **options))
     else:

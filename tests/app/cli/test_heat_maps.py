@@ -1,0 +1,51 @@
+"""`snf score --explain`: what becomes of the heat maps of earlier commands."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli.main import cli
+from snf_runtime.judged_counts import NOT_JUDGED, USAGE
+from tests.support.paths import DIGITS
+
+pytestmark = pytest.mark.usefixtures("own_home")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, digit in zip(("a.png", "b.png"), DIGITS, strict=False):
+        (folder / name).write_bytes(digit.read_bytes())
+    return folder
+
+
+def explain(images: Path, *options: str) -> Any:
+    return CliRunner().invoke(cli, ["score", str(images), "--explain", str(images.with_name("maps")), *options])
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_image_that_is_no_longer_judged_keeps_no_heat_map(images: Path, tmp_path: Path) -> None:
+    assert explain(images).exit_code == 0
+    first = files(tmp_path / "maps")
+    assert first.keys() == {"00000-a.png", "00001-b.png", "heat-maps.json"}
+    (images / "b.png").write_text("no image")
+    assert explain(images).exit_code == NOT_JUDGED
+    del first["00001-b.png"]
+    assert files(tmp_path / "maps") == first
+
+
+def test_a_refused_command_deletes_no_heat_map(images: Path, tmp_path: Path) -> None:
+    assert explain(images).exit_code == 0
+    before = files(tmp_path / "maps")
+    (images / "b.png").unlink()
+    refused = explain(images, "--force", "--alpha", "1e-9")
+    assert (refused.exit_code, "alpha = 1e-09 is not attainable" in refused.stderr) == (USAGE, True)
+    assert files(tmp_path / "maps") == before
+    assert explain(images, "--force").exit_code == 0
+    assert files(tmp_path / "maps").keys() == {"00000-a.png", "heat-maps.json"}
