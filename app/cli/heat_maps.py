@@ -57,6 +57,11 @@ def file_name(index: int, image: str) -> str:
     return f"{index:05d}-{Path(image).stem}.png"
 
 
+def earlier_files(folder: Path) -> list[Path]:
+    """Return the heat maps that an earlier command has written to a folder, by the record there."""
+    return _present(folder, _read(folder / RECORD))
+
+
 def check_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, force: bool) -> HeatMapRecord:
     """Check that a folder may get heat maps, and return their record. Nothing is changed.
 
@@ -135,11 +140,10 @@ class HeatMapWriter:
         """
         from models.atomic_files import write_atomically
 
-        path = self._folder / RECORD
-        for file in {*_present(self._folder, _read(path)), *_present(self._folder, self._record)}:
+        for file in {*earlier_files(self._folder), *_present(self._folder, self._record)}:
             file.unlink()
         with user_umask():
-            write_atomically(path, self._record.model_dump_json(indent=1).encode())
+            write_atomically(self._folder / RECORD, self._record.model_dump_json(indent=1).encode())
 
 
 def _present(folder: Path, record: HeatMapRecord | None) -> list[Path]:

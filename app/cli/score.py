@@ -108,7 +108,6 @@ def score(
             raise fail("--dataset needs --out, the file for the table of scores", USAGE)
         counts = score_dataset(dataset, out, model, alpha, url=url, key=key, force=force, as_json=as_json)
     else:
-        files = _files(paths or [])
         with ExitStack() as stack:
             if url:
                 client = stack.enter_context(service(url, key))
@@ -117,6 +116,7 @@ def score(
                 read_settings()  # before the imports of the work, in which an invalid setting has no message
             # The model may be here or there, and so are its errors.
             stack.enter_context(error_messages())
+            files = _files(paths or [], _results(out, explain))
             if out is not None:
                 request = TableRequest(files, out, model, alpha, source, monitor, force, as_json)
                 summary = score_to_file(request, client)
@@ -192,15 +192,27 @@ def _print(
     return JudgedCounts(judged, anomalies, not_judged)
 
 
-def _files(paths: list[Path]) -> list[Path]:
+def _results(out: Path | None, heat_maps: Path | None) -> set[Path]:
+    """Return the files that an earlier command may have written to where this one writes."""
+    from app.cli.heat_maps import earlier_files
+
+    files = ([] if out is None else [out]) + ([] if heat_maps is None else earlier_files(heat_maps))
+    return {path.resolve() for path in files}
+
+
+def _files(paths: list[Path], results: set[Path]) -> list[Path]:
+    """Return the given files and those in the given folders, but no results of this command."""
     from snf_client.local_files import FolderFiles, files_in
 
     files: list[Path] = []
     skipped: list[Path] = []
+    own: list[Path] = []
+    names = {path.name for path in results}
     for path in paths:
         if path.is_dir():
             content = files_in(path)
-            files += content.files
+            for file in content.files:
+                (own if file.name in names and file.resolve() in results else files).append(file)
             skipped += content.skipped
         elif path.exists():
             files.append(path)
@@ -208,6 +220,9 @@ def _files(paths: list[Path]) -> list[Path]:
             raise fail(f"{path} does not exist", USAGE)
     if note := FolderFiles(files, skipped).note:
         typer.echo(f"snf: {note}", err=True)
+    if own:
+        others = f" and {len(own) - 1} more" if len(own) > 1 else ""
+        typer.echo(f"snf: left out, as results of this command are: {own[0]}{others}", err=True)
     if not files:
         raise fail("no image was found in the given folders", USAGE)
     return files

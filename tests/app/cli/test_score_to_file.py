@@ -43,6 +43,18 @@ def score(out: Path, *options: str) -> Any:
     return CliRunner().invoke(cli, ["score", *map(str, FILES), "-m", MODEL, "--out", str(out), *options])
 
 
+def test_the_table_below_the_images_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in FILES:
+        (folder / path.name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(folder)
+    for options in ([], [], ["--force"]):
+        done = CliRunner().invoke(cli, ["score", ".", "-m", MODEL, "--out", "scores.parquet", *options])
+        assert (done.exit_code, "3 images judged" in done.stderr) == (0, True), done.output
+    assert "left out, as results of this command are: scores.parquet" in done.stderr
+
+
 def test_an_interrupted_command_goes_on_and_another_does_not_destroy_its_parts(tmp_path: Path) -> None:
     out, parts = tmp_path / "scores.jsonl", tmp_path / ".scores.jsonl.parts"
     plan = LocalPartScorer(MODEL, lambda: False).plan(GivenFiles(list(FILES)), None)
