@@ -98,9 +98,12 @@ class _Transport:
         self._connection = connection
         self._contacted = False
         """Whether the service has ever answered."""
+        self._closed = False
+        """Whether the connections are closed, after which nothing is sent again."""
 
     def _tenacity_options(self, call: Call[Any]) -> dict[str, Any]:
-        return self.retries.tenacity_options(call, lambda: self._contacted)
+        options = self.retries.tenacity_options(call, lambda: self._contacted)
+        return {**options, "stop": options["stop"] | (lambda _state: self._closed)}
 
     @contextmanager
     def _request(self, call: Call[Any]) -> Iterator[dict[str, Any]]:
@@ -167,6 +170,7 @@ class SyncTransport(_Transport):
 
     def close(self) -> None:
         """Close the HTTP connections to the service; further requests fail."""
+        self._closed = True
         self._http.close()
 
     def _send_once(self, attempts: _Attempts[T]) -> T:
@@ -225,6 +229,7 @@ class AsyncTransport(_Transport):
 
     async def close(self) -> None:
         """Close the HTTP connections to the service; further requests fail."""
+        self._closed = True
         await self._http.aclose()
 
     async def _send_once(self, attempts: _Attempts[T]) -> T:

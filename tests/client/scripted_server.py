@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,12 +16,13 @@ QUICK = Retries(attempts=4, seconds=20, first_pause=0.01, longest_pause=0.05)
 
 @dataclass
 class Answer:
-    """What is sent; `cut` ends the connection after the body, though more was promised."""
+    """What is sent; `cut` ends the connection after the body, though more was promised; `before` is called first."""
 
     status: int = 200
     body: Any = field(default_factory=lambda: READY)
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
+    before: Callable[[], object] | None = None
 
     @property
     def content(self) -> bytes:
@@ -67,6 +68,8 @@ def scripted(*answers: Answer | None) -> Iterator[Scripted]:
             self.close_connection = answer is None or answer.cut
             if answer is None:
                 return
+            if answer.before is not None:
+                answer.before()
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)

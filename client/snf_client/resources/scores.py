@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import islice
+from threading import Thread
 from typing import Literal, TypeAlias, TypedDict
 
 import httpx
@@ -191,18 +192,32 @@ def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images
 
     waiting = batches(images, parameters.batch_size)
     done = 0
-    pool = ThreadPoolExecutor(parameters.in_flight, thread_name_prefix="score")
-    try:
-        in_flight: deque[Future[ScorePart]] = deque()
-        while True:
-            in_flight += (pool.submit(score, batch) for batch in islice(waiting, parameters.in_flight - len(in_flight)))
-            if not in_flight:
-                return
-            part = in_flight.popleft().result().starting_at(done)
-            done += len(part.results)
-            yield part
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    in_flight: deque[Future[ScorePart]] = deque()
+    while True:
+        in_flight += (_in_thread(score, batch) for batch in islice(waiting, parameters.in_flight - len(in_flight)))
+        if not in_flight:
+            return
+        part = in_flight.popleft().result().starting_at(done)
+        done += len(part.results)
+        yield part
+
+
+def _in_thread(score: Callable[[ImageBatch], ScorePart], batch: ImageBatch) -> Future[ScorePart]:
+    """Score a batch in a thread of its own, for which the end of the program does not wait.
+
+    A program that is interrupted would otherwise go on until the service answers. It waits for the threads of a
+    ``ThreadPoolExecutor``.
+    """
+    future: Future[ScorePart] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(score(batch))
+        except BaseException as error:  # raised where the result is taken
+            future.set_exception(error)
+
+    Thread(target=run, name="score", daemon=True).start()
+    return future
 
 
 async def score_async(

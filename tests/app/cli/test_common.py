@@ -1,8 +1,10 @@
 """What commands do on the way out."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,10 +13,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from app.cli.common import error_messages, fail
+from app.calibrations.views import view_of
+from app.cli.common import INTERRUPTED, error_messages, fail
 from app.cli.main import cli
+from app.registry.views import detail
+from models.registry.registry import Registry
 from snf_runtime.judged_counts import FAILED, USAGE
-from tests.client.scripted_server import scripted
+from tests.client.scripted_server import Answer, scripted
 from tests.support.paths import DIGITS, ROOT
 
 
@@ -66,3 +71,27 @@ def test_a_full_disk_below_short_output(capfd: pytest.CaptureFixture[str]) -> No
         line = [sys.executable, "-m", "app.cli.main", "keys", "list", "--json"]
         assert subprocess.run(line, cwd=ROOT, stdout=full, timeout=120, check=False).returncode == FAILED
     assert capfd.readouterr().err == "snf: There is no room on the disk: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.usefixtures("own_home")
+def test_an_interrupted_command_does_not_wait_for_the_service() -> None:
+    registry = Registry(Path("no-models"))
+    version = registry.resolve("mnist-snf-glow")
+    model = detail(version, view_of(registry, version.name, version.version, 0), None).model_dump(mode="json")
+    asked, released = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        asked.set()
+        released.wait()
+
+    with scripted(Answer(body=model), Answer(before=hold)) as server:
+        line = [sys.executable, "-m", "app.cli.main", "score", str(DIGITS[0]), "--url", server.url]
+        with subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                assert asked.wait(60)
+                process.send_signal(signal.SIGINT)
+                told = process.communicate(timeout=20)[1]
+            finally:
+                process.kill()
+                released.set()
+    assert (process.returncode, told) == (INTERRUPTED, "")
