@@ -102,7 +102,7 @@ def evaluate(
             report = _local(model, normal, parameters)
     # Printed first, so that the result of long work is not lost if the file cannot be written.
     if as_json:
-        typer.echo(report.model_dump_json(indent=2))
+        typer.echo(report.model_dump_json(indent=2, ensure_ascii=True))
     else:
         print_report(report)
     if out is not None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -172,6 +173,9 @@ def main() -> None:
     """
     relax_gc()
     keep_files_private()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As on stderr: a file name that the terminal's encoding lacks costs no results.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _run()
     except BrokenPipeError:

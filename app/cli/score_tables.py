@@ -63,7 +63,7 @@ class JsonOutput:
 
         They are elements of an array. They are kept in memory until a batch names the model.
         """
-        texts = ["    " + result.model_dump_json(exclude_unset=True) for result in part.results]
+        texts = ["    " + result.model_dump_json(exclude_unset=True, ensure_ascii=True) for result in part.results]
         if not self._started and part.model is None:
             self._waiting += texts
             return

@@ -1,5 +1,6 @@
 """What commands do on the way out."""
 
+import json
 import os
 import signal
 import subprocess
@@ -95,3 +96,17 @@ def test_an_interrupted_command_does_not_wait_for_the_service() -> None:
                 process.kill()
                 released.set()
     assert (process.returncode, told) == (INTERRUPTED, "")
+
+
+@pytest.mark.usefixtures("own_home")
+def test_a_name_that_the_terminal_cannot_show_costs_no_result(tmp_path: Path) -> None:
+    image, table = tmp_path / "stück 图.png", tmp_path / "wörter.csv"
+    image.write_bytes(DIGITS[0].read_bytes())
+    for options in ([], ["--json"], ["--out", str(table)]):
+        line = [sys.executable, "-m", "app.cli.main", "score", str(image), *options]
+        environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+        done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=False)
+        assert (done.returncode, done.stderr) == (0, b"1 image judged, 0 anomalies, 0 not judged\n")
+        if "--json" in options:
+            assert json.loads(done.stdout)["results"][0]["filename"] == str(image)
+    assert str(image) in table.read_text(encoding="utf-8")
