@@ -113,14 +113,42 @@ def unexpected(response: httpx.Response, expected: str, error: ValidationError) 
     )
 
 
-def read_bytes(response: httpx.Response) -> bytes:
-    """Return the complete body of an HTTP response as bytes."""
-    return response.content
+def read_bytes(media_type: str) -> Callable[[httpx.Response], bytes]:
+    """Return a function that returns the complete body of an HTTP response as bytes.
+
+    Raises:
+        UnexpectedAnswer: From the returned function, if the response is not of that media type.
+    """
+
+    def parse(response: httpx.Response) -> bytes:
+        _require_type(response, media_type)
+        return response.content
+
+    return parse
 
 
-def read_text(response: httpx.Response) -> str:
-    """Return the complete body of an HTTP response as text, decoded by the charset that its headers name."""
-    return response.text
+def read_text(media_type: str) -> Callable[[httpx.Response], str]:
+    """Return a function that returns the body of an HTTP response as text, decoded by the charset of its headers.
+
+    Raises:
+        UnexpectedAnswer: From the returned function, if the response is not of that media type.
+    """
+
+    def parse(response: httpx.Response) -> str:
+        _require_type(response, media_type)
+        return response.text
+
+    return parse
+
+
+def _require_type(response: httpx.Response, media_type: str) -> None:
+    """Raise ``UnexpectedAnswer`` for another type of body, as of a server that has a page for every address."""
+    given = response.headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() != media_type:
+        raise UnexpectedAnswer(
+            f"{response.url} answered {given or 'a body without a type'}, expected {media_type}; check that the "
+            "address is that of the service"
+        )
 
 
 def read_nothing(_response: httpx.Response) -> None:

@@ -146,6 +146,27 @@ def test_something_else_answers() -> None:
             client.models.list()
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.models.card("digits"),
+        lambda client: client.jobs.metrics_csv("01"),
+        lambda client: client.jobs.log("01"),
+        lambda client: client.datasets.contact_sheet("lots"),
+        lambda client: client.samples.file("digits"),
+    ],
+    ids=["card", "curve", "log", "picture", "samples"],
+)
+def test_a_page_for_every_address_is_no_answer(ask: Callable[[Client], object]) -> None:
+    page = Answer(200, b"<html>hello</html>", {"Content-Type": "text/html; charset=utf-8"})
+    with (
+        scripted(page) as server,
+        Client(server.url, retries=QUICK) as client,
+        pytest.raises(UnexpectedAnswer, match="check that the address is that of the service"),
+    ):
+        ask(client)
+
+
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_retry_after_is_obeyed(form: str) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)

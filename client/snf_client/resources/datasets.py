@@ -42,7 +42,7 @@ class DatasetsResource(Resource[S]):
         Raises ``NotFound`` if the dataset is built in, and ``InvalidRequest`` if it refers to images that were not
         inspected.
         """
-        return Call("GET", path("datasets", name, "contact-sheet"), read_bytes)
+        return Call("GET", path("datasets", name, "contact-sheet"), read_bytes("image/png"))
 
     @operation
     def delete(self, name: str) -> Call[None]:

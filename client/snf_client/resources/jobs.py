@@ -239,12 +239,14 @@ class _Jobs(Resource[S]):
     @operation
     def metrics_csv(self, job_id: str, *, points: int | None = None) -> Call[str]:
         """Return a training job's metrics as CSV text, with a header line and one row for each reported step."""
-        return Call("GET", path("jobs", job_id, "metrics"), read_text, params=query(points=points, format="csv"))
+        return Call(
+            "GET", path("jobs", job_id, "metrics"), read_text("text/csv"), params=query(points=points, format="csv")
+        )
 
     @operation
     def log(self, job_id: str, *, tail: int | None = None) -> Call[str]:
         """Return the last lines that a job's processes printed, as text of at most ``tail`` bytes (default 64 KiB)."""
-        return Call("GET", path("jobs", job_id, "log"), read_text, params=query(tail=tail))
+        return Call("GET", path("jobs", job_id, "log"), read_text("text/plain"), params=query(tail=tail))
 
     @operation
     def previews(self, job_id: str) -> Call[Previews]:
@@ -254,7 +256,7 @@ class _Jobs(Resource[S]):
     @operation
     def preview(self, job_id: str, step: int) -> Call[bytes]:
         """Return the sample images drawn at a training step, as PNG bytes; raise ``NotFound`` for any other step."""
-        return Call("GET", path("jobs", job_id, "samples", step), read_bytes)
+        return Call("GET", path("jobs", job_id, "samples", step), read_bytes("image/png"))
 
     @operation
     def result(self, job_id: str) -> Call[AnyJobResult]:
@@ -270,7 +272,7 @@ class _Jobs(Resource[S]):
     @operation
     def report_html(self, job_id: str) -> Call[str]:
         """Return an evaluation job's report as HTML text; raise ``Conflict`` if the job has not succeeded."""
-        return Call("GET", path("jobs", job_id, "result"), read_text, params={"format": "html"})
+        return Call("GET", path("jobs", job_id, "result"), read_text("text/html"), params={"format": "html"})
 
     @operation
     def download(self, job_id: str, target: str | Path) -> Call[Path]:

@@ -31,4 +31,4 @@ class LimitsResource(Resource[S]):
     @operation
     def chart(self, ref: str, number: int) -> Call[str]:
         """Return an SVG chart, as text, of the share of defects that a model finds at each defect size."""
-        return Call("GET", path("models", ref, "limits", number, "chart"), read_text)
+        return Call("GET", path("models", ref, "limits", number, "chart"), read_text("image/svg+xml"))

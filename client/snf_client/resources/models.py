@@ -52,12 +52,12 @@ class ModelsResource(Resource[S]):
     @operation
     def card(self, ref: str) -> Call[str]:
         """Return the model card (purpose, quality, training and limits of a model version) as Markdown text."""
-        return Call("GET", path("models", ref, "card"), read_text)
+        return Call("GET", path("models", ref, "card"), read_text("text/markdown"))
 
     @operation
     def card_html(self, ref: str) -> Call[str]:
         """Return the model card (purpose, quality, training, limits) as an HTML fragment without its images."""
-        return Call("GET", path("models", ref, "card"), read_text, params={"format": "html"})
+        return Call("GET", path("models", ref, "card"), read_text("text/html"), params={"format": "html"})
 
     @operation
     def card_samples(self, ref: str) -> Call[bytes]:
@@ -65,7 +65,7 @@ class ModelsResource(Resource[S]):
 
         It is a grid of images that were drawn from the model version.
         """
-        return Call("GET", path("models", ref, "card", "samples"), read_bytes)
+        return Call("GET", path("models", ref, "card", "samples"), read_bytes("image/png"))
 
     @operation
     def drift(self, ref: str) -> Call[DriftReport]:

@@ -85,7 +85,10 @@ def _samples(
 
 
 def _read_file(response: httpx.Response) -> SampleFile:
-    return SampleFile(response.content, int(response.headers["X-Seed"]))
+    seed = response.headers.get("X-Seed", "")
+    if not (seed.isascii() and seed.isdigit()):
+        raise UnexpectedAnswer(f"{response.url} answered no samples; check that the address is that of the service")
+    return SampleFile(response.content, int(seed))
 
 
 def _read_pixels(response: httpx.Response) -> SampledPixels:
