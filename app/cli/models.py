@@ -248,7 +248,7 @@ def alias(
                     ServiceAliases(name=name, aliases=local.aliases(name), previous=previous, unfit=unfit),
                 )
     if moved is None:
-        typer.echo(f"deleted {name}@{label}", err=as_json)
+        print_deleted(f"{name}@{label}", as_json=as_json)
     elif as_json:
         print_response(moved)
     else:

@@ -174,7 +174,8 @@ def test_models_are_shown_named_audited_and_moved(home: Path, house: httpx.Clien
     for where in ([], remote):
         moved = snf(home, "models", "alias", "digits", "champion", "1", "--json", *where)
         assert json.loads(moved.stdout)["aliases"]["champion"] == 1
-        assert snf(home, "models", "alias", "digits", "champion", "--remove", *where).returncode == 0
+        gone = snf(home, "models", "alias", "digits", "champion", "--remove", "--json", *where)
+        assert (gone.returncode, json.loads(gone.stdout)) == (0, {"deleted": "digits@champion"})
         assert snf(home, "models", "alias", "digits", "champion", *where).returncode == 2
         assert snf(home, "models", "alias", "digits", "champion", "9", *where).returncode == 2
         assert snf(home, "models", "delete", "digits", "1", *where).returncode == 2
