@@ -99,6 +99,10 @@ def read_content(path: Path) -> TableContent | None:
         return READERS[path.suffix](path)
     except (KeyError, ValueError, TypeError, csv.Error, pa.ArrowException):
         return None
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        return None
 
 
 def _row_groups(parts: Iterable[Path | BinaryIO]) -> Iterator[Any]:

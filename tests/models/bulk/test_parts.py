@@ -213,6 +213,7 @@ def test_a_table_of_an_earlier_version_is_converted(tmp_path: Path) -> None:
     ("name", "data"),
     [
         ("a.parquet", b"PAR1"),
+        ("a.parquet", b"PAR1" + b"\xff" * 20 + (20).to_bytes(4, "little") + b"PAR1"),
         ("a.csv", b"path,model\na.png,m:1\n"),
         ("a.csv", b"\xff\xfe"),
         ("a.csv", b""),
