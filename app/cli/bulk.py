@@ -115,6 +115,8 @@ def bulk(
     Images are read where they are.
     """
     require_local("snf bulk", "a service does this by a job of type score with the parameter `output`")
+    if engine == "ray" and processes != 1:
+        raise fail("--processes: of the engine local; a Ray cluster has an actor for each core or GPU", USAGE)
     settings = read_settings(writes=True)  # before the imports of the work, in which an invalid setting has no message
     with error_messages(), _interruptible(), stop_on_signals() as stop:
         from models.atomic_files import make_folder

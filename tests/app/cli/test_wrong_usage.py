@@ -99,6 +99,7 @@ WRONG = [
     ("bulk missing --out scores", USAGE, "expected a path, a URL or a dataset, got 'missing'; there are:"),
     ("bulk texts --out scores", USAGE, "there is no image at file://"),
     ("bulk texts --out texts/scores", USAGE, "--out: expected a folder outside of the images at file://"),
+    ("bulk mnist-mini --out scores --engine ray --processes 2", USAGE, "--processes: of the engine local; a Ray"),
     ("bulk mnist-mini --out texts", USAGE, "holds notes.txt; expected no files, or parts of these scores"),
     (
         "bulk mnist-mini --out scores --model file:///nothing",
