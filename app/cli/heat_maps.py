@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from snf_client.resources.scores import ImageResult, ScorePart
 
 RECORD = "heat-maps.json"
+MAX_NAME_BYTES = 255
+"""Longest name of a file on usual file systems, bytes."""
 ADVICE = "choose another folder, or write over them with --force"
 
 
@@ -51,10 +53,14 @@ class HeatMapRecord(BaseModel):
 def file_name(index: int, image: str) -> str:
     """Return the PNG file name of an image's heat map, made of the image's index and name.
 
+    A name that would be too long for a file is cut.
+
     >>> file_name(7, "lot-3/plate.jpg")
     '00007-plate.png'
     """
-    return f"{index:05d}-{Path(image).stem}.png"
+    start, end = f"{index:05d}-", ".png"
+    stem = Path(image).stem.encode()[: MAX_NAME_BYTES - len(start) - len(end)].decode(errors="ignore")
+    return f"{start}{stem}{end}"
 
 
 def earlier_files(folder: Path) -> list[Path]:

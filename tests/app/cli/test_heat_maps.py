@@ -59,3 +59,9 @@ def test_results_below_the_images_are_no_images(images: Path, monkeypatch: pytes
             assert (done.exit_code, "2 images judged" in done.stderr) == (0, True), done.output
     assert "left out, as results of this command are: maps/00000-a.png and 1 more" in done.stderr
     assert files(images / "maps").keys() == {"00000-a.png", "00001-b.png", "heat-maps.json"}
+
+
+def test_the_name_of_an_image_may_be_as_long_as_names_can_be(images: Path, tmp_path: Path) -> None:
+    (images / "b.png").rename(images / f"{'ü' * 125}.png")
+    assert explain(images).exit_code == 0
+    assert files(tmp_path / "maps").keys() == {"00000-a.png", f"00001-{'ü' * 122}.png", "heat-maps.json"}
