@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.speed.machine import describe
 from models.atomic_files import write_atomically
 from models.features.backbone import Backbone
@@ -86,5 +88,7 @@ def run_of(arguments: Mapping[str, Any]) -> FeatureRun:
     """Return the settings from the arguments of the command line."""
     own = {"data_dir", "folder", "seeds", "threads", "engine", "quick"}
     extras = {key: value for key, value in arguments.items() if key not in own}
+    # For this process, in which torch is loaded already, and for those that it starts.
+    torch.set_num_threads(arguments["threads"])
     os.environ["OMP_NUM_THREADS"] = str(arguments["threads"])
     return FeatureRun(**{key: arguments[key] for key in own}, extras=extras)
