@@ -117,6 +117,37 @@ def choose_with_masks(page: Page, anomalous: str, masks: str) -> None:
     page.get_by_role("combobox", name=f"Masks of the defects of {anomalous}").select_option(masks)
 
 
+def test_an_evaluation_sends_what_was_chosen_before_the_form_changed(
+    page: Page, negatives: str, strokes: str, coloured: str
+) -> None:
+    """Conversion makes a refused dataset usable and moves it up; a look at another tab builds the form anew."""
+    opened(page, SHIPPED, "evaluations")
+    panel = page.get_by_role("tabpanel")
+    normal = panel.get_by_role("combobox", name="Normal images")
+    normal.select_option("mnist-mini")
+    choose_with_masks(page, negatives, strokes)
+    panel.get_by_role("checkbox", name="normal images with graded corruptions").check()
+    panel.get_by_role("checkbox", name="convert size and colour").check()
+    expect(panel.get_by_role("checkbox", name=coloured)).to_be_enabled()
+    masks = panel.get_by_role("combobox", name=f"Masks of the defects of {negatives}")
+    expect(masks).to_have_value(strokes)
+    expect(normal).to_have_value("mnist-mini")
+    page.get_by_role("tab", name="Card").click()
+    expect(panel.get_by_role("button", name="Download card.md")).to_be_visible()
+    page.get_by_role("tab", name="Evaluations").click()
+    for name in (negatives, "normal images with graded corruptions", "convert size and colour"):
+        expect(panel.get_by_role("checkbox", name=name)).to_be_checked()
+    page.route("**/v1/jobs", lambda route: route.fulfill(status=202, json={"id": "none"}))
+    with page.expect_request("**/v1/jobs") as sent:
+        panel.get_by_role("button", name="Evaluate").click()
+    body = sent.value.post_data_json
+    assert body["dataset"] == "mnist-mini"
+    parameters = body["parameters"]
+    assert (parameters["against"], parameters["masks"]) == ([negatives], {negatives: strokes})
+    assert parameters["corruptions"]
+    assert parameters["adapt"]
+
+
 def places_are_shown(page: Page, said: dict[str, Any], anomalous: str, masks: str) -> None:
     """The figures of the masks stand in a line of their own."""
     assert (said["masks"], said["images"], said["unpaired"]) == (masks, len(DIGITS), 0)

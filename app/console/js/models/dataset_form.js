@@ -50,9 +50,9 @@ export class DatasetForm {
   choice(name, label, chosen, choose) {
     const known = this.usable(chosen);
     return html`<div class="field"><label for=${name}>${label}</label>
-      ${this.unavailable() ?? html`<select id=${name} name=${name} required .value=${live(known ? chosen : "")} @change=${(event) => choose(event.target.value)}>
-        <option value="">choose a dataset</option>
-        ${this.sorted().map((dataset) => html`<option value=${dataset.name} ?disabled=${Boolean(dataset.problem)} ?selected=${dataset === known}>${described(dataset, dataset.problem)}</option>`)}</select>
+      ${this.unavailable() ?? html`<select id=${name} name=${name} required @change=${(event) => choose(event.target.value)}>
+        <option value="" .selected=${live(!known)}>choose a dataset</option>
+        ${this.sorted().map((dataset) => html`<option value=${dataset.name} ?disabled=${Boolean(dataset.problem)} .selected=${live(dataset === known)}>${described(dataset, dataset.problem)}</option>`)}</select>
         ${known?.note ? html`<small>${known.note}</small>` : nothing}`}</div>`;
   }
 }

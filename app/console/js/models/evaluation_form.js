@@ -1,5 +1,6 @@
 // The form of a new evaluation: normal images, anomalous images and options.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
+import { live } from "../../vendor/lit-html/directives/live.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { get } from "../service.js";
 import { DatasetForm, described, refusal, submit } from "./dataset_form.js";
@@ -15,6 +16,7 @@ export class EvaluationForm {
     this.datasets = new DatasetForm(redraw, () => ({ type: "evaluate", model: subject.exact, parameters: { corruptions: true, adapt: this.adapt } }));
     this.chosen = null;
     this.against = new Set();
+    this.masks = new Map(); // anomalous dataset -> dataset of its masks
     this.corruptions = false;
     this.submitted = this.refused = null;
     this.busy = false;
@@ -49,9 +51,11 @@ export class EvaluationForm {
   /** Renders the choice of the dataset with the masks of some anomalous images. */
   maskChoice(name) {
     const others = this.datasets.sorted(asAnomalies).filter((dataset) => dataset.name !== name);
+    const chosen = this.masks.get(name) ?? "";
+    const choose = (event) => { this.masks.set(name, event.target.value); this.redraw(); };
     if (!others.length) return nothing;
-    return html`<div class="field"><label for="masks-${name}">Masks of the defects of ${name}</label><select id="masks-${name}" name="masks-${name}">
-      <option value="">none</option>${others.map((dataset) => html`<option>${dataset.name}</option>`)}</select></div>`;
+    return html`<div class="field"><label for="masks-${name}">Masks of the defects of ${name}</label><select id="masks-${name}" name="masks-${name}" @change=${choose}>
+      <option value="" .selected=${live(chosen === "")}>none</option>${others.map((dataset) => html`<option .selected=${live(dataset.name === chosen)}>${dataset.name}</option>`)}</select></div>`;
   }
 
   /** Whether the model has features, and so no evidence of gradients. */
@@ -59,9 +63,14 @@ export class EvaluationForm {
     return ["features", "hybrid"].includes(this.subject.detail.manifest.architecture.family);
   }
 
+  /** Whether a dataset is chosen as anomalous images and can be taken. */
+  isChosen(dataset) {
+    return this.against.has(dataset.name) && !asAnomalies(dataset);
+  }
+
   /** Returns why there is nothing to tell the normal images from; null if something is chosen. */
   withoutAnomalies(anomalies) {
-    return this.corruptions || anomalies.some((dataset) => this.against.has(dataset.name) && !asAnomalies(dataset)) ? null : "Choose anomalous images, or graded corruptions.";
+    return this.corruptions || anomalies.some((dataset) => this.isChosen(dataset)) ? null : "Choose anomalous images, or graded corruptions.";
   }
 
   view() {
@@ -78,11 +87,11 @@ export class EvaluationForm {
             <p class="small faint">Images that should not be flagged. Choose a dataset that training and calibration have not used; of a built-in dataset only the test part is used.</p>
             <div class="field"><label for="images">Maximum images per set</label><input id="images" name="images" type="number" min="40" max="100000" .defaultValue=${String(IMAGES)} required></div></div>
           <fieldset><legend>Anomalous images</legend><div class="stack">
-            <div class="stack choices">${unavailable ?? repeat(anomalies, ({ name }) => name, (dataset) => html`<label class="check"><input type="checkbox" name="against" value=${dataset.name} ?disabled=${Boolean(asAnomalies(dataset))} @change=${choice(dataset.name)}> <span class="break">${described(dataset, asAnomalies(dataset))}</span></label>`)}</div>
-            ${anomalies.filter(({ name }) => this.against.has(name)).map(({ name }) => this.maskChoice(name))}
-            <label class="check"><input type="checkbox" name="corruptions" @change=${(event) => { this.corruptions = event.target.checked; this.redraw(); }}> normal images with graded corruptions</label></div></fieldset>
+            <div class="stack choices">${unavailable ?? repeat(anomalies, ({ name }) => name, (dataset) => html`<label class="check"><input type="checkbox" name="against" value=${dataset.name} ?disabled=${Boolean(asAnomalies(dataset))} .checked=${live(this.isChosen(dataset))} @change=${choice(dataset.name)}> <span class="break">${described(dataset, asAnomalies(dataset))}</span></label>`)}</div>
+            ${anomalies.filter((dataset) => this.isChosen(dataset)).map(({ name }) => this.maskChoice(name))}
+            <label class="check"><input type="checkbox" name="corruptions" .checked=${live(this.corruptions)} @change=${(event) => { this.corruptions = event.target.checked; this.redraw(); }}> normal images with graded corruptions</label></div></fieldset>
           <fieldset><legend>Options</legend><div class="stack">
-            <label class="check"><input type="checkbox" name="adapt" @change=${convert}> convert size and colour</label>
+            <label class="check"><input type="checkbox" name="adapt" .checked=${live(this.adapt)} @change=${convert}> convert size and colour</label>
             ${this.hasFeatures ? nothing : html`<label class="check"><input type="checkbox" name="thorough"> include gradients (several times slower)</label>`}</div></fieldset>
         </div>
         ${refusal(this.refused)}

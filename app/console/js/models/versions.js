@@ -141,7 +141,8 @@ export class Versions {
   aliases() {
     const { entry, name } = this.subject;
     const sorted = Object.keys(entry.aliases).sort((a, b) => (b === LIVE) - (a === LIVE) || a.localeCompare(b));
-    const options = (chosen) => [...entry.versions].sort((a, b) => b - a).map((version) => html`<option value=${version} ?selected=${version === chosen}>version ${version}</option>`);
+    // Keyed: a new version must not push the user's choice to its neighbour.
+    const options = (chosen) => repeat([...entry.versions].sort((a, b) => b - a), (version) => version, (version) => html`<option value=${version} ?selected=${version === chosen}>version ${version}</option>`);
     const add = (event) => {
       event.preventDefault();
       const { target } = event;
