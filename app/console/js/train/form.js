@@ -72,6 +72,16 @@ export class Form {
     return this.chosen.accepts.includes("max_steps");
   }
 
+  /** Whether there is a device to choose. */
+  get hasDevices() {
+    return this.bySteps && this.devices.includes("cuda");
+  }
+
+  /** The model that gets a new version; undefined if the name is new. */
+  get existing() {
+    return this.models.find(({ name }) => name === this.model);
+  }
+
   /** Returns the schema of the parameters that the preset takes. */
   get accepted() {
     const properties = Object.entries(this.schema.properties).filter(([name]) => this.chosen.accepts.includes(name));
@@ -82,10 +92,12 @@ export class Form {
   request() {
     const { accepted } = this;
     const typed = Object.fromEntries(Object.entries(this.typed).filter(([name]) => name in accepted.properties));
+    // Choices that the form does not show now are not sent.
+    const [promote, device] = [Boolean(this.existing) && this.promote, this.hasDevices ? this.device : "auto"];
     const minutes = this.budget === "minutes";
     const budget = minutes ? { max_minutes: Number(this.minutes) } : { max_steps: Number(this.steps) };
     return {
-      type: "train", dataset: this.dataset, model: this.model, preset: this.preset, promote: this.promote, device: this.bySteps ? this.device : "auto",
+      type: "train", dataset: this.dataset, model: this.model, preset: this.preset, promote, device,
       parameters: { ...filledIn(accepted, typed), ...(this.bySteps ? budget : {}) },
     };
   }
@@ -120,7 +132,7 @@ export class Form {
   fields() {
     const wrong = { ...byField(this.estimate.error), ...byField(this.refused) };
     const wrongModel = this.model === null ? null : wrongName(this.model);
-    const existing = this.models.find(({ name }) => name === this.model);
+    const { existing } = this;
     return html`<form class="stack loose" novalidate @submit=${(event) => { event.preventDefault(); this.start(); }}>
       ${this.recommendation.view()}
       <div class="field"><label for="preset">Preset</label>
@@ -137,7 +149,7 @@ export class Form {
         ${segments("budget", "Budget", [["minutes", "minutes"], ["steps", "steps"]], this.budget, (budget) => this.edit({ budget }))}
         ${this.budgetField(wrong)}
       </div>` : nothing}
-      ${this.bySteps && this.devices.includes("cuda") ? segments("device", "Device", [["auto", "auto"], ["cpu", "CPU"], ["cuda", "GPU"]], this.device, (device) => this.edit({ device })) : nothing}
+      ${this.hasDevices ? segments("device", "Device", [["auto", "auto"], ["cpu", "CPU"], ["cuda", "GPU"]], this.device, (device) => this.edit({ device })) : nothing}
       ${existing ? html`<label class="check"><input type="checkbox" .checked=${live(this.promote)} @change=${(event) => this.edit({ promote: event.target.checked })}> Make the new version live after training, even if it is unfit</label>` : nothing}
       <details class="more"><summary>More parameters${Object.values(this.typed).some((text) => text !== "") ? html` <span class="badge accent">changed</span>` : nothing}</summary>
         ${presetDefaults(this.chosen)}
