@@ -133,7 +133,7 @@ export class Form {
     const wrong = { ...byField(this.estimate.error), ...byField(this.refused) };
     const wrongModel = this.model === null ? null : wrongName(this.model);
     const { existing } = this;
-    return html`<form class="stack loose" novalidate @submit=${(event) => { event.preventDefault(); this.start(); }}>
+    return html`<form class="stack loose" novalidate @submit=${(event) => { event.preventDefault(); if (!hasUnreadable(event.target)) this.start(); }}>
       ${this.recommendation.view()}
       <div class="field"><label for="preset">Preset</label>
         <select id="preset" @change=${(event) => this.choosePreset(event.target.value)}>
@@ -158,7 +158,7 @@ export class Form {
       </details>
       ${this.estimate.view()}
       ${problem(this.refused)}
-      ${["out-of-memory-expected", "too-long-expected"].includes(this.refused?.type) ? html`<div class="row end"><button type="button" ?disabled=${this.sending} @click=${() => this.start(true)}>Start anyway</button></div>` : nothing}
+      ${["out-of-memory-expected", "too-long-expected"].includes(this.refused?.type) ? html`<div class="row end"><button type="button" ?disabled=${this.sending} @click=${(event) => hasUnreadable(event.target.form) || this.start(true)}>Start anyway</button></div>` : nothing}
       <div class="row end">${this.dataset ? nothing : html`<span class="small faint">Choose a dataset first.</span>`}<button class="primary" ?disabled=${this.sending || !this.dataset || Boolean(wrongModel) || this.estimate.refused}>${this.sending ? "Starting ..." : "Start training"}</button></div>
     </form>`;
   }
@@ -185,6 +185,16 @@ export class Form {
         .value=${live(minutes ? this.minutes : this.steps)} @input=${(event) => this.edit({ [this.budget]: event.target.value })}>
       ${message ? html`<small class="wrong">${message}</small>` : nothing}</div>`;
   }
+}
+
+/** Returns whether a form has a number that cannot be read, which would be sent as its default; the browser says so there. */
+function hasUnreadable(form) {
+  const field = [...form.elements].find(({ validity }) => validity?.badInput);
+  if (!field) return false;
+  const collapsed = field.closest("details");
+  if (collapsed) collapsed.open = true;
+  field.reportValidity();
+  return true;
 }
 
 function families(presets) {
