@@ -2,6 +2,8 @@
 const SHOWN_MS = 5000;
 
 export function toast(text, { bad = false } = {}) {
+  // One message is enough of an error that every request has.
+  if (bad && [...document.querySelectorAll(".toast.bad > span")].some((shown) => shown.textContent === text)) return;
   const box = document.createElement("div");
   box.className = bad ? "toast bad" : "toast";
   const message = document.createElement("span");

@@ -6,6 +6,7 @@ const FIRST_BATCH = 4;
 const BATCH = 32;
 const MAX_IN_FLIGHT = 2;
 const TOO_LARGE = 413; // pixels, bytes or images of a request
+const REFUSED = new Set([401, 403, 404, 409]); // the key or the model: every other request would be refused as well
 
 /** An image and its result. */
 export class Item {
@@ -133,7 +134,8 @@ export class Queue {
         if (!signal.aborted) await this.scoreBatch(batch.slice(middle), signal);
         return;
       }
-      for (const item of batch) [item.state, item.error] = ["error", { title: error.title, detail: error.message }];
+      const failed = REFUSED.has(error.status) ? [...batch, ...this.items.filter(({ state }) => state === "waiting")] : batch;
+      for (const item of failed) [item.state, item.error] = ["error", { title: error.title, detail: error.message }];
       this.failed(error);
       if (!(error instanceof Problem)) throw error;
     }
