@@ -1,5 +1,8 @@
 """Images that cannot be scored, on the Score page in a real browser: what is said, and what is scored nevertheless."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -9,10 +12,27 @@ from tests.support.paths import DIGITS
 
 pytestmark = pytest.mark.timeout(120)
 
+HELD = """
+() => {
+  const real = window.fetch;
+  const opened = new Promise(resolve => { window.sendHeld = resolve; });
+  window.fetch = async (path, options) => {
+    if (String(path).includes("/score")) await opened;
+    return real(path, options);
+  };
+}
+"""
+"""Holds requests for scores back until `sendHeld()`."""
+
 
 def opened(page: Page) -> None:
     page.goto("/")
     expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
+
+
+def scored(page: Page, count: int) -> None:
+    """Waits until so many images have a score."""
+    expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text(f"{count} images scored")
 
 
 def refusal(status: int, detail: str) -> dict[str, object]:
@@ -42,3 +62,29 @@ def test_an_error_of_many_requests_is_one_message(page: Page, collector: Collect
         drop(page.get_by_role("main"), *DIGITS, *DIGITS, *DIGITS)
         expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text(f"{count} files not scored")
     expect(page.locator(".toast")).to_have_count(1)
+
+
+def test_a_file_that_was_deleted_is_named_and_harms_no_other(page: Page, collector: Collector, tmp_path: Path) -> None:
+    lot = tmp_path / "lot"
+    lot.mkdir()
+    for path in DIGITS[:12]:
+        shutil.copy(path, lot)
+    opened(page)
+    page.evaluate(HELD)
+    page.get_by_label("choose a folder").set_input_files(lot)
+    expect(page.get_by_role("row", name=f"lot/{DIGITS[9].name}")).to_be_visible()
+    (lot / DIGITS[9].name).unlink()
+    with collector.expected("net::ERR"):
+        page.evaluate("sendHeld()")
+        scored(page, 11)
+    collector.found = [one for one in collector.found if "failed request" not in one]  # the browser could not send it
+    lost = page.get_by_role("row", name=f"lot/{DIGITS[9].name}")
+    expect(lost).to_contain_text("was changed, moved or deleted after it was chosen")
+    page.get_by_role("link", name="Train").click()
+    expect(page.get_by_role("radio", name="mnist-mini")).to_be_enabled()
+    page.get_by_label("choose a folder").set_input_files(lot)
+    (lot / DIGITS[8].name).unlink()
+    with collector.expected("net::ERR"):
+        page.get_by_role("button", name="Upload", exact=True).click()
+        expect(page.get_by_role("alert")).to_contain_text(f"lot/{DIGITS[8].name} was changed, moved or deleted")
+    collector.found = [one for one in collector.found if "failed request" not in one]

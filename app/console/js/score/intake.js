@@ -1,6 +1,7 @@
 // Images from dropped files and folders, the clipboard and file dialogs.
 // A file of a folder is judged unless its name is no image's; the rule is that of the service (models/images/policy.py).
 
+import { Problem } from "../service.js";
 import { inNaturalOrder } from "./natural_order.js";
 
 export const TYPES = ".png,.jpg,.jpeg,.webp,.bmp,.tif,.tiff,.gif";
@@ -23,6 +24,17 @@ export async function dropped(transfer) {
   const files = [];
   for (const entry of entries) files.push(inNaturalOrder(await walk(entry)));
   return files.flat();
+}
+
+/** Returns an error if one of `files` was changed, moved or deleted since it was chosen; null if all can be read.
+ *  Browsers report a request with such a file as a service that does not answer. */
+export async function unreadable(files) {
+  for (const { file, name } of files) {
+    // A deleted file may have the size 0, and nothing of it is read then.
+    const isReadable = await (file.size ? file.slice(0, 1) : file).arrayBuffer().then(() => true, () => false);
+    if (!isReadable) return new Problem(0, { type: "unreadable-file", title: "The file cannot be read", detail: `${name} was changed, moved or deleted after it was chosen. Choose it again.` });
+  }
+  return null;
 }
 
 /** Returns the pasted images. An image without a name of its own is named after the time. */

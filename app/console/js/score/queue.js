@@ -1,5 +1,5 @@
 // Scores images in order. The first request is small so that results appear early; later requests are batches.
-import { isNoImage } from "./intake.js";
+import { isNoImage, unreadable } from "./intake.js";
 import { get, isAbort, Problem } from "../service.js";
 
 const FIRST_BATCH = 4;
@@ -118,7 +118,7 @@ export class Queue {
     }
   }
 
-  /** Scores images by one request, or in halves if the service refuses that one as too large. */
+  /** Scores images by one request; in halves if it is too large for the service or has a file that cannot be read. */
   async scoreBatch(batch, signal) {
     try {
       const answer = await score(this.model, batch, signal);
@@ -128,7 +128,7 @@ export class Queue {
       for (const result of answer.results) settle(batch[result.index], result, model ? this.by : null);
     } catch (error) {
       if (signal.aborted || isAbort(error)) return;
-      if (error.status === TOO_LARGE && batch.length > 1) {
+      if ((error.status === TOO_LARGE || error.type === "unreadable-file") && batch.length > 1) {
         const middle = Math.floor(batch.length / 2);
         await this.scoreBatch(batch.slice(0, middle), signal);
         if (!signal.aborted) await this.scoreBatch(batch.slice(middle), signal);
@@ -160,6 +160,11 @@ function form(items) {
   return data;
 }
 
+/** Returns the error to show of a request with files: a file that cannot be read looks like a service without an answer. */
+async function cause(error, items) {
+  return (error.type === "unreachable" && (await unreadable(items))) || error;
+}
+
 async function score(model, items, signal) {
   try {
     const query = items[0].monitor ? {} : { monitor: false };
@@ -167,13 +172,17 @@ async function score(model, items, signal) {
   } catch (error) {
     // If no image of a request can be scored, the error response lists the reason for each image.
     if (error instanceof Problem && error.results) return { results: error.results };
-    throw error;
+    throw await cause(error, items);
   }
 }
 
 /** Scores an image again, once in all for drift, by the version that scored it, and returns the result with a heat map. */
 export async function explain(item) {
   const query = { explain: true, monitor: false };
-  const answer = await get(`/v1/models/${item.by.model}:${item.by.version}/score`, { method: "POST", body: form([item]), query, patient: true });
-  return answer.results[0];
+  try {
+    const answer = await get(`/v1/models/${item.by.model}:${item.by.version}/score`, { method: "POST", body: form([item]), query, patient: true });
+    return answer.results[0];
+  } catch (error) {
+    throw await cause(error, [item]);
+  }
 }

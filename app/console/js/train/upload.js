@@ -2,7 +2,7 @@
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { live } from "../../vendor/lit-html/directives/live.js";
 import { bytes, count, duration } from "../format.js";
-import { dropped, isNoImage, named } from "../score/intake.js";
+import { dropped, isNoImage, named, unreadable } from "../score/intake.js";
 import { isAbort, upload } from "../service.js";
 import { problem } from "./messages.js";
 import { nameFrom, wrongName } from "./names.js";
@@ -63,7 +63,7 @@ export class Upload {
       this.files = [];
       this.uploaded(dataset);
     } catch (error) {
-      if (!isAbort(error)) this.error = error;
+      if (!isAbort(error)) this.error = (error.type === "unreachable" && (await unreadable(this.files))) || error;
     }
     this.sending = null;
     this.changed();
