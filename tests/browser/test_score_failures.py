@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.collector import Collector
-from tests.browser.helpers import drop
+from tests.browser.helpers import drop, toast
 from tests.support.paths import DIGITS
 
 pytestmark = pytest.mark.timeout(120)
@@ -23,6 +23,20 @@ HELD = """
 }
 """
 """Holds requests for scores back until `sendHeld()`."""
+
+UNREADABLE_FOLDER = """
+() => {
+  DataTransferItem.prototype.webkitGetAsEntry = function () {
+    const dropped = this.getAsFile();
+    const file = { isFile: true, fullPath: `/stick/${dropped.name}`, file: give => give(dropped) };
+    const refuse = (_, reject) => reject(new DOMException("no permission", "NotReadableError"));
+    const locked = { isFile: false, fullPath: "/stick/lost+found", createReader: () => ({ readEntries: refuse }) };
+    const batches = [[file, locked], []];
+    return { isFile: false, fullPath: "/stick", createReader: () => ({ readEntries: give => give(batches.shift()) }) };
+  };
+}
+"""
+"""Turns a dropped file into a folder with it and with a folder without permission, which the superuser could read."""
 
 
 def opened(page: Page) -> None:
@@ -88,3 +102,11 @@ def test_a_file_that_was_deleted_is_named_and_harms_no_other(page: Page, collect
         page.get_by_role("button", name="Upload", exact=True).click()
         expect(page.get_by_role("alert")).to_contain_text(f"lot/{DIGITS[8].name} was changed, moved or deleted")
     collector.found = [one for one in collector.found if "failed request" not in one]
+
+
+def test_a_folder_without_permission_is_named_and_left_out(page: Page) -> None:
+    opened(page)
+    page.evaluate(UNREADABLE_FOLDER)
+    drop(page.get_by_role("main"), DIGITS[0])
+    expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text("1 image scored")
+    toast(page, "1 file or folder cannot be read and is left out: stick/lost+found")

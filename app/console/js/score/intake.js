@@ -2,8 +2,11 @@
 // A file of a folder is judged unless its name is no image's; the rule is that of the service (models/images/policy.py).
 
 import { Problem } from "../service.js";
+import { toast } from "../toast.js";
+import { count } from "../format.js";
 import { inNaturalOrder } from "./natural_order.js";
 
+const NAMED = 5; // of the files that cannot be read
 export const TYPES = ".png,.jpg,.jpeg,.webp,.bmp,.tif,.tiff,.gif";
 /** Media types that every browser shows. */
 export const SHOWN = /^image\/(png|jpeg|webp|bmp|gif)$/;
@@ -21,8 +24,9 @@ export function isNoImage(path) {
 export async function dropped(transfer) {
   const entries = [...transfer.items].filter((item) => item.kind === "file").map((item) => item.webkitGetAsEntry?.());
   if (!entries.length || entries.includes(null) || entries.includes(undefined)) return named([...transfer.files]);
-  const files = [];
-  for (const entry of entries) files.push(inNaturalOrder(await walk(entry)));
+  const [files, left] = [[], []];
+  for (const entry of entries) files.push(inNaturalOrder(await walk(entry, left)));
+  if (left.length) toast(`${count(left.length, "file or folder", "files or folders")} cannot be read and ${left.length === 1 ? "is" : "are"} left out: ${left.slice(0, NAMED).join(", ")}${left.length > NAMED ? " ..." : ""}`, { bad: true });
   return files.flat();
 }
 
@@ -50,18 +54,23 @@ export function named(files) {
   return files.some((file) => file.webkitRelativePath) ? inNaturalOrder(entries) : entries;
 }
 
-/** Returns the file of an entry, or the files in a folder and its subfolders. */
-async function walk(entry) {
-  if (entry.isFile) {
-    const file = await new Promise((resolve, reject) => { entry.file(resolve, reject); });
-    return [{ file, name: entry.fullPath.replace(/^\//, "") }];
-  }
+/** Returns the file of an entry, or the files in a folder and its subfolders. The paths of those that cannot be read, such
+ *  as a folder without permission, are added to `left`. */
+async function walk(entry, left) {
+  const path = entry.fullPath.replace(/^\//, "");
   const files = [];
-  const reader = entry.createReader();
-  for (;;) {
-    // Browsers return at most a hundred entries at once.
-    const children = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
-    if (!children.length) return files.flat();
-    for (const child of children) files.push(await walk(child));
+  try {
+    if (entry.isFile) return [{ file: await new Promise((resolve, reject) => { entry.file(resolve, reject); }), name: path }];
+    const reader = entry.createReader();
+    for (;;) {
+      // Browsers return at most a hundred entries at once.
+      const children = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
+      if (!children.length) break;
+      for (const child of children) files.push(await walk(child, left));
+    }
+  } catch (error) {
+    if (!(error instanceof DOMException)) throw error;
+    left.push(path);
   }
+  return files.flat();
 }
