@@ -110,3 +110,17 @@ def test_a_folder_without_permission_is_named_and_left_out(page: Page) -> None:
     drop(page.get_by_role("main"), DIGITS[0])
     expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text("1 image scored")
     toast(page, "1 file or folder cannot be read and is left out: stick/lost+found")
+
+
+def test_a_folder_of_more_images_than_a_call_may_have_arguments(page: Page) -> None:
+    opened(page)
+    many = """async () => {
+      const { Queue } = await import("/console/js/score/queue.js");
+      const queue = new Queue({ changed() {}, failed() {} });
+      const file = new File([], "a.png");
+      queue.add(Array.from({ length: 200_000 }, (_, place) => ({ file, name: `lot/${place}.png` })));
+      return queue.items.length;
+    }"""
+    assert page.evaluate(many) == 200_000
+    page.reload()  # at once: there are no addresses of 200,000 pictures to free
+    expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()

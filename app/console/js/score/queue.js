@@ -12,8 +12,20 @@ const REFUSED = new Set([401, 403, 404, 409]); // the key or the model: every ot
 export class Item {
   constructor(id, file, name, monitor) {
     [this.id, this.file, this.name, this.monitor] = [id, file, name, monitor];
-    this.url = URL.createObjectURL(file);
+    this.address = null;
     this.reset();
+  }
+
+  /** The address of the picture; made when it is shown first, as a page cannot hold those of a large folder. */
+  get url() {
+    this.address ??= URL.createObjectURL(this.file);
+    return this.address;
+  }
+
+  /** Frees the address of the picture. */
+  release() {
+    if (this.address) URL.revokeObjectURL(this.address);
+    this.address = null;
   }
 
   /** Discards the result of another model. */
@@ -42,7 +54,7 @@ export class Queue {
     const inFolder = ({ name }) => name.includes("/");
     const images = files.filter((entry) => !(inFolder(entry) && isNoImage(entry.name)));
     this.skipped += files.length - images.length;
-    this.items.push(...images.map(({ file, name }) => new Item((this.lastId += 1), file, name, monitor)));
+    for (const { file, name } of images) this.items.push(new Item((this.lastId += 1), file, name, monitor)); // may be 200,000
     this.go();
   }
 
@@ -57,7 +69,7 @@ export class Queue {
 
   clear() {
     this.stop();
-    for (const item of this.items) URL.revokeObjectURL(item.url);
+    for (const item of this.items) item.release();
     this.items = [];
     this.skipped = 0;
     this.changed();
@@ -75,7 +87,7 @@ export class Queue {
   drop() {
     this.stop();
     const [kept, removed] = [this.items.filter(({ state }) => state !== "waiting"), this.items.filter(({ state }) => state === "waiting")];
-    for (const item of removed) URL.revokeObjectURL(item.url);
+    for (const item of removed) item.release();
     this.items = kept;
     this.changed();
   }
