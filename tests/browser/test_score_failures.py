@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.collector import Collector
 from tests.browser.helpers import drop, toast
@@ -124,3 +124,18 @@ def test_a_folder_of_more_images_than_a_call_may_have_arguments(page: Page) -> N
     assert page.evaluate(many) == 200_000
     page.reload()  # at once: there are no addresses of 200,000 pictures to free
     expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
+
+
+def test_a_calibration_that_was_not_answered_is_asked_for_again(page: Page, collector: Collector) -> None:
+    def lost(route: Route) -> None:
+        route.fulfill(**refusal(500, "a moment of weakness"))
+
+    page.route("**/reference", lost)
+    with collector.expected("status of 500"):
+        page.goto("/")
+        toast(page, "a moment of weakness")
+    page.unroute("**/reference")
+    page.get_by_role("button", name="a handwritten 7").click()
+    expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
+    page.get_by_role("button", name="digit-7.png").click()
+    expect(page.get_by_role("img", name="Histogram of statistic T of 5000 calibration images")).to_be_visible()

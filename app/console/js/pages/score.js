@@ -30,7 +30,7 @@ const EMPTY = { all: "No image was scored.", anomalies: "No image is an anomaly 
 
 // Module state, so that scores are kept while the user visits other pages.
 const state = {
-  models: null, model: null, alpha: null, smallest: null, reference: null, examples: [],
+  models: null, model: null, alpha: null, smallest: null, reference: null, awaited: null, examples: [],
   open: null, filter: "all", sorted: null, down: false, shown: PAGE_SIZE, over: false, error: null,
 };
 let redraw = () => undefined;
@@ -87,21 +87,22 @@ function choose(name) {
 
 /** Loads the calibration in use: its histogram and smallest p-value. */
 async function loadReference(name) {
+  state.awaited = name;
   try {
-    const reference = await get(`/v1/models/${name}/reference`);
+    const reference = await get(`/v1/models/${name}/reference`, { patient: true });
     if (state.model !== name) return;
     Object.assign(state, { reference, smallest: reference.smallest_p });
     state.alpha = Math.max(state.alpha ?? 0.01, reference.smallest_p);
   } catch (error) {
     complain(error);
   }
+  if (state.awaited === name) state.awaited = null;
   redraw();
 }
 
-/** Reloads the calibration if the newest answer used another version or calibration. */
+/** Loads the calibration if it is not known, or if the newest answer used another version or calibration. */
 function refreshReference(by) {
-  const known = state.reference;
-  if (!by || !known || sameCalibration(by, known)) return;
+  if (!by || state.awaited || sameCalibration(by, state.reference)) return;
   state.reference = null;
   loadReference(state.model);
 }
