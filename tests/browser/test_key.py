@@ -72,6 +72,17 @@ def test_who_gives_no_key_is_told_and_may_try_again(page: Page, collector: Colle
     expect(page.get_by_role("banner").get_by_role("status")).to_have_text("ready, jobs down")
 
 
+def test_a_key_that_no_header_can_have_is_refused_at_once(page: Page, collector: Collector) -> None:
+    with collector.expected(REFUSED):
+        page.goto("/")
+        give(page, "correct\u2013horse")  # as a text program makes of a hyphen
+        expect(page.get_by_role("dialog")).to_be_visible()
+        assert page.get_by_label("Key", exact=True).evaluate("field => field.validity.patternMismatch")
+        assert page.evaluate("sessionStorage.getItem('snf-key')") is None
+        give(page, f" {KEY} ")
+        expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
+
+
 def test_the_models_page_does_not_ask_again_and_again(page: Page, collector: Collector) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "/v1/" in request.url else None)

@@ -159,10 +159,11 @@ export function askForKey(reason) {
     field.value = "";
     dialog.returnValue = "";
     dialog.addEventListener("close", () => {
-      const use = dialog.returnValue === "use" && field.value !== "";
+      const key = field.value.trim();
+      const use = dialog.returnValue === "use" && key !== "";
       if (use) {
-        sessionStorage.setItem("snf-key", field.value);
-        if (document.getElementById("key-keep").checked) localStorage.setItem("snf-key", field.value);
+        sessionStorage.setItem("snf-key", key);
+        if (document.getElementById("key-keep").checked) localStorage.setItem("snf-key", key);
         else localStorage.removeItem("snf-key");
       }
       asking = null;
