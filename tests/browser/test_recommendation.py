@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.accessibility import axe
+from tests.browser.collector import Collector
 from tests.browser.looks import in_every_look
 
 pytestmark = pytest.mark.timeout(180)
@@ -57,7 +58,9 @@ def test_the_proposal_fills_the_form(page: Page, compared: str, screenshot: Call
     expect(page.get_by_role("region", name="Estimate").get_by_role("alert")).to_have_count(0)
 
 
-def test_a_comparison_is_started_and_followed(page: Page, house: httpx.Client, compared: str) -> None:
+def test_a_comparison_is_started_and_followed(
+    page: Page, collector: Collector, house: httpx.Client, compared: str
+) -> None:
     page.goto("/#/train")
     page.get_by_role("radio", name="mnist-mini").check()
     asking = page.get_by_role("group", name="Which family")
@@ -68,6 +71,14 @@ def test_a_comparison_is_started_and_followed(page: Page, house: httpx.Client, c
     follow.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("Comparison of families")
     job = page.url.rpartition("/")[2]
+    # A moment without an answer is told, and forgotten with the next answer.
+    page.go_back()
+    page.route(f"**/v1/jobs/{job}", lambda route: route.fulfill(status=503, json={"detail": "a moment"}))
+    with collector.expected("status of 503"):
+        expect(asking.get_by_role("alert")).to_contain_text("a moment")
+    page.unroute(f"**/v1/jobs/{job}")
+    expect(asking.get_by_role("alert")).to_have_count(0)
+    collector.found = [one for one in collector.found if "status of 503" not in one]  # asked again meanwhile
     assert house.get(f"/v1/jobs/{job}").json()["parameters"] == {"minutes": 5}
     assert house.post(f"/v1/jobs/{job}/cancel").status_code == 202
     page.goto(f"/#/train/{compared}")

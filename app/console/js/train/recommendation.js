@@ -50,6 +50,7 @@ export class Recommendation {
         try {
           const known = await get(`/v1/jobs/${job.id}`, { signal });
           if (job.id === this.job?.id) await this.take(known);
+          this.error = null;
         } catch (error) {
           if (isAbort(error) || error.status === 401) return;
           this.error = error;
