@@ -33,6 +33,12 @@ def test_an_unknown_place_is_the_first_page(page: Page) -> None:
     expect(page.get_by_role("heading", level=1, name="Score images")).to_be_visible()
 
 
+def test_a_link_that_was_cut_opens_its_page(page: Page, collector: Collector) -> None:
+    with collector.expected("status of 404"):  # there is no run of this name
+        page.goto("/#/runs/one%2")
+        expect(page.get_by_role("heading", level=1, name="Runs")).to_be_visible()
+
+
 @pytest.mark.parametrize("look", [Look("light"), Look("dark")], ids=str)
 def test_a_theme_that_was_chosen_stays(page: Page, look: Look) -> None:
     page.goto("/")

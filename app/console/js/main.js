@@ -19,8 +19,17 @@ let visits = 0;
 
 /** Parses the URL fragment: `#/models/digits:2` is the page `models` with the argument `digits:2`. */
 function route() {
-  const [page, ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  const [page, ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
   return page in PAGES ? [page, rest.join("/")] : ["score", ""];
+}
+
+/** Decodes a part of an address; what cannot be decoded, such as the end of a link that was cut, stays as it is. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 async function show() {
