@@ -64,6 +64,13 @@ def test_the_state_of_the_service_is_told(page: Page, collector: Collector) -> N
     collector.found = [one for one in collector.found if "/readyz" not in one]
     page.unroute("**/readyz")
     expect(status).to_have_text("ready")
+    without_jobs = {"status": "ready", "jobs": "degraded"}
+    with collector.expected("status of 503"):
+        page.route("**/readyz", lambda route: route.fulfill(status=503, json={"status": "loading", "jobs": "ok"}))
+        expect(status).to_have_text("loading")
+    page.route("**/readyz", lambda route: route.fulfill(json=without_jobs))
+    expect(status).to_have_text("ready, jobs down")
+    collector.found = [one for one in collector.found if "/readyz" not in one]
 
 
 def test_the_calls_are_described_without_another_host(page: Page) -> None:

@@ -67,7 +67,7 @@ async function updateStatus() {
   } catch {
     // The initial values apply.
   }
-  if (status.dataset.state !== state) [status.dataset.state, status.textContent] = [state, text];
+  if (status.textContent !== text) [status.dataset.state, status.textContent] = [state, text];
 }
 
 /** Shows the name and role of the API key in use. A click on it asks for another key. */
