@@ -4,7 +4,8 @@
 
 1000 functional cells, mirrored, train; 300 others are the reference, once as 150 for statistics and 150 for p-values,
 once all together by 5-fold cross-conformal; 208 more are told from 715 defective ones. Heat maps of ten defective cells
-go to ``results/elpv_heat_maps.png``. Data: ELPV (Buerhop-Lutz et al. 2018), CC BY-NC-SA 4.0, for measuring only.
+go to ``heat_maps.png`` in the folder, because no result may hold the images: ELPV (Buerhop-Lutz et al. 2018) is under
+CC BY-NC-SA 4.0, and is for measuring only.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def main() -> int:
     rows["baselines"] = baselines(scorer, dataset, defective)
     rows["test_bits_per_dim"] = scorer.manifest.evaluation.test_bits_per_dim
     write_atomically(RESULTS / "elpv.json", json.dumps(rows, indent=1).encode())
-    write_atomically(RESULTS / "elpv_heat_maps.png", heat_maps(scorer, defective, looks["defective"]))
+    write_atomically(arguments.folder / "heat_maps.png", heat_maps(scorer, defective, looks["defective"]))
     print(json.dumps(rows, indent=1))
     return 0
 
