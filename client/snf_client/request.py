@@ -119,12 +119,7 @@ def read_bytes(media_type: str) -> Callable[[httpx.Response], bytes]:
     Raises:
         UnexpectedAnswer: From the returned function, if the response is not of that media type.
     """
-
-    def parse(response: httpx.Response) -> bytes:
-        _require_type(response, media_type)
-        return response.content
-
-    return parse
+    return lambda response: _of_type(response, media_type).content
 
 
 def read_text(media_type: str) -> Callable[[httpx.Response], str]:
@@ -133,22 +128,21 @@ def read_text(media_type: str) -> Callable[[httpx.Response], str]:
     Raises:
         UnexpectedAnswer: From the returned function, if the response is not of that media type.
     """
-
-    def parse(response: httpx.Response) -> str:
-        _require_type(response, media_type)
-        return response.text
-
-    return parse
+    return lambda response: _of_type(response, media_type).text
 
 
-def _require_type(response: httpx.Response, media_type: str) -> None:
-    """Raise ``UnexpectedAnswer`` for another type of body, as of a server that has a page for every address."""
+def _of_type(response: httpx.Response, media_type: str) -> httpx.Response:
+    """Return the response if its body is of a media type, and raise ``UnexpectedAnswer`` otherwise.
+
+    Some servers answer every address with a page.
+    """
     given = response.headers.get("content-type", "")
     if given.partition(";")[0].strip().lower() != media_type:
         raise UnexpectedAnswer(
             f"{response.url} answered {given or 'a body without a type'}, expected {media_type}; check that the "
             "address is that of the service"
         )
+    return response
 
 
 def read_nothing(_response: httpx.Response) -> None:

@@ -39,6 +39,10 @@ UNREADABLE_FOLDER = """
 """Turns a dropped file into a folder with it and with a folder without permission, which the superuser could read."""
 
 
+MANY = 3 * len(DIGITS)
+"""Images of several requests."""
+
+
 def opened(page: Page) -> None:
     page.goto("/")
     expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
@@ -54,27 +58,28 @@ def refusal(status: int, detail: str) -> dict[str, object]:
     return {"status": status, "json": body, "content_type": "application/problem+json"}
 
 
-def test_who_gives_no_key_for_many_images_is_asked_once(page: Page, collector: Collector) -> None:
+def drop_where_all_fail(page: Page, status: int, detail: str) -> None:
+    """Drops images for several requests, each of which is refused."""
     opened(page)
-    count = 3 * len(DIGITS)
-    page.route("**/score", lambda route: route.fulfill(**refusal(401, "the key has expired")))
+    page.route("**/score", lambda route: route.fulfill(**refusal(status, detail)))
+    drop(page.get_by_role("main"), *DIGITS, *DIGITS, *DIGITS)
+
+
+def test_who_gives_no_key_for_many_images_is_asked_once(page: Page, collector: Collector) -> None:
     with collector.expected("status of 401"):
-        drop(page.get_by_role("main"), *DIGITS, *DIGITS, *DIGITS)
+        drop_where_all_fail(page, 401, "the key has expired")
         dialog = page.get_by_role("dialog", name="Enter an API key")
         expect(dialog).to_contain_text("the key has expired")
         dialog.get_by_role("button", name="Cancel").click()
-        expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text(f"{count} files not scored")
+        expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text(f"{MANY} files not scored")
     expect(dialog).to_be_hidden()
     expect(page.locator(".toast")).to_have_count(1)
 
 
 def test_an_error_of_many_requests_is_one_message(page: Page, collector: Collector) -> None:
-    opened(page)
-    count = 3 * len(DIGITS)
-    page.route("**/score", lambda route: route.fulfill(**refusal(500, "the disk is full")))
     with collector.expected("status of 500"):
-        drop(page.get_by_role("main"), *DIGITS, *DIGITS, *DIGITS)
-        expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text(f"{count} files not scored")
+        drop_where_all_fail(page, 500, "the disk is full")
+        expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text(f"{MANY} files not scored")
     expect(page.locator(".toast")).to_have_count(1)
 
 

@@ -131,7 +131,7 @@ class ImageDensity(Protocol):
     def at_once(self) -> int:
         """The number of images or tiles that are computed as one group, with pauses for other work in between.
 
-        They fill the tiles of all threads of the engine, as far as the images are not large.
+        A group fills the tiles of all threads of the engine, unless images are very large.
         """
         ...
 

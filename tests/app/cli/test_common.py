@@ -66,7 +66,7 @@ def test_output_that_nobody_reads_is_no_anomaly(command: list[str], buffered: bo
 
 
 @pytest.mark.usefixtures("own_home")
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full, a file on a full disk")
 def test_a_full_disk_below_short_output(capfd: pytest.CaptureFixture[str]) -> None:
     with Path("/dev/full").open("w") as full:
         line = [sys.executable, "-m", "app.cli.main", "keys", "list", "--json"]

@@ -67,8 +67,7 @@ def compile_program(
     Args:
         graph: A function that returns the graph for a number of images.
         threads: Threads on the CPU.
-        largest: The largest tile size. Images must be given in groups of at least as many for each thread, because
-            fewer do not fill a tile on each.
+        largest: The largest tile size: the groups in which images come must fill a tile of it on each thread.
         cache: Where compiled graphs and measured tile sizes are kept; None to compile each time, and measure nothing.
     """
     compiler = _Compiler(threads, cache)
