@@ -270,7 +270,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the convolved images, zeros in place of log-determinants, and errors of the learned inverse.
+        """Return the convolved images, and a log-determinant of 0 and a reconstruction error for each sample.
 
         Of the log-determinant only the gradient is used.
 
@@ -306,7 +306,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 def self_normalizing_convolution(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the convolved images, zeros in place of log-determinants, and errors of the learned inverse.
+    """Return the convolved images, and a log-determinant of 0 and a reconstruction error for each sample.
 
     Of the log-determinant only the gradient is used.
 

@@ -261,7 +261,7 @@ class LocalProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, grid: int, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the matrix products, zeros in place of log-determinants, and errors of the learned inverse.
+        """Return the matrix products, and a log-determinant of 0 and a reconstruction error for each sample.
 
         Of the log-determinant only the gradient is used.
 

@@ -60,7 +60,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the matrix product, zeros in place of log-determinants, and errors of the learned inverse.
+        """Return the matrix product, and a log-determinant of 0 and a reconstruction error for each sample.
 
         The product is y = W x, and the error is ||R y - x||² for the learned R ≈ W⁻¹. Of the log-determinant only the
         gradient is used.
@@ -106,7 +106,7 @@ def improved_inverse(weight: Tensor, inverse_weight: Tensor) -> Tensor:
 def self_normalizing_product(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the matrix product, zeros in place of log-determinants, and errors of the learned inverse.
+    """Return the matrix product, and a log-determinant of 0 and a reconstruction error for each sample.
 
     Of the log-determinant only the gradient is used.
 

@@ -150,7 +150,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, first: Tensor, second: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the convolved images, zeros in place of log-determinants, and errors of the learned inverse.
+        """Return the convolved images, and a log-determinant of 0 and a reconstruction error for each sample.
 
         The convolution is y = w * x, and the error is ||r2 * (r1 * y) - x||² for the inverse kernels r1 and r2. Of the
         log-determinant only the gradient is used.

@@ -73,8 +73,8 @@ def train(
     Args:
         dataset: Images to train, validate, calibrate and test with.
         recipe: Name of a preset; a preset, or an architecture from a file; or a flow over pixels that was built by hand
-            of registered layers, whose weights are where the training starts. The flow itself is not changed, the
-            model is in float32.
+            of registered layers, whose weights are where the training starts. The flow itself is not changed.
+            The model is in float32.
         config: Training settings. A flow keeps its own pixel transform.
         folder: Folder of checkpoints, sample previews and artifact.
         observe: Function that receives the events.

@@ -15,7 +15,7 @@ from models.training.validation_plan import (
 )
 
 ALMOST_ALL = 1 - 1e-9
-"""Largest share of its time that a training has used before it takes a step."""
+"""Largest share of its time that counts as used before a continued training has taken a step."""
 QUICK_SECONDS = 0.3
 """Longest expected time of a part of a validation that is never left out."""
 
@@ -81,7 +81,7 @@ class Schedule:
         if self._limit is not None and state.step:
             for_steps = self._limit - self._seconds_after(state)
             used = self.spent() / for_steps if for_steps > 0 else 1.0
-            # Whoever goes on takes a step, as only after a step the weights are validated for the last time.
+            # A continued training takes at least one step: the weights are validated for the last time only after one.
             share = max(share, used if state.step > self._first_step else min(used, ALMOST_ALL))
         self._progress = min(1.0, share)
         return self._progress
