@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -14,6 +13,7 @@ from app.cli.common import INTERRUPTED
 from snf_runtime.judged_counts import FAILED, USAGE
 from tests.end_to_end.support.jobs import FEW_IMAGES, TRAINING
 from tests.end_to_end.support.service import await_job, environment, snf
+from tests.support.interruptible import interruptible
 from tests.support.paths import ROOT
 
 COMMAND = ("train", "--data", "mnist-mini", "--preset", "snf-glow-tiny")
@@ -41,10 +41,8 @@ def test_an_interrupt_leaves_the_job_running_and_says_how_to_go_on(home: Path, h
     url = str(house.base_url)
     endless = settings(FEW_IMAGES | {"max_steps": 1_000_000})
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli.main", *COMMAND, "--name", "left", *endless, "--url", url],
+        interruptible("-m", "app.cli.main", *COMMAND, "--name", "left", *endless, "--url", url),
         cwd=ROOT, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # Programs that a shell runs in the background ignore interrupts, and so do their children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no locks
     )  # fmt: skip
     assert process.stdout is not None
     job_id = process.stdout.readline().split()[1].strip(";")

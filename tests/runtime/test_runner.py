@@ -24,6 +24,7 @@ from snf_runtime.images.image_folder import image_files
 from snf_runtime.judged_counts import FAILED, NOT_JUDGED, USAGE
 from snf_runtime.threads import thread_count
 from tests.support.exports import exported_pixels
+from tests.support.interruptible import interruptible
 from tests.support.paths import DIGITS, ROOT
 
 
@@ -81,12 +82,8 @@ def test_a_folder_that_cannot_be_listed_is_not_judged(
 
 
 def test_an_interruption_ends_without_a_traceback(tmp_path_factory: pytest.TempPathFactory) -> None:
-    words = [sys.executable, "-m", "snf_runtime", str(exported_pixels(tmp_path_factory)), *[str(DIGITS[0])] * 9999]
-    runner = subprocess.Popen(
-        words, cwd=ROOT / "runtime", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # A process that a shell starts in the background ignores the signal, and so do those that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no locks
-    )  # fmt: skip
+    line = interruptible("-m", "snf_runtime", str(exported_pixels(tmp_path_factory)), *[str(DIGITS[0])] * 9999)
+    runner = subprocess.Popen(line, cwd=ROOT / "runtime", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert runner.stdout is not None
     assert [bool(runner.stdout.readline()) for _ in range(2)] == [True, True]
     runner.send_signal(signal.SIGINT)

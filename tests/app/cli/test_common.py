@@ -21,6 +21,7 @@ from app.registry.views import detail
 from models.registry.registry import Registry
 from snf_runtime.judged_counts import FAILED, USAGE
 from tests.client.scripted_server import Answer, scripted
+from tests.support.interruptible import interruptible
 from tests.support.paths import DIGITS, ROOT
 
 
@@ -86,15 +87,8 @@ def test_an_interrupted_command_does_not_wait_for_the_service() -> None:
         released.wait()
 
     with scripted(Answer(body=model), Answer(before=hold)) as server:
-        line = [sys.executable, "-m", "app.cli.main", "score", str(DIGITS[0]), "--url", server.url]
-        with subprocess.Popen(
-            line,
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            # A shell without job control ignores Ctrl-C for what it starts in the background.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no locks
-        ) as process:
+        line = interruptible("-m", "app.cli.main", "score", str(DIGITS[0]), "--url", server.url)
+        with subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
             try:
                 assert asked.wait(60)
                 process.send_signal(signal.SIGINT)
