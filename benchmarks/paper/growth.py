@@ -17,12 +17,12 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.paper.band_lu import BandConv
+from benchmarks.paper.exact_convolutions import WAYS
 from benchmarks.paper.waiting import finish_on
 from benchmarks.speed.pairing import exponent, in_turns, timed
 from models.bijections.base import Bijection, SelfNormalizing
 from models.bijections.conv_functional import convolve, correlate, flip
-from models.bijections.convolution import ExactConv, SelfNormalizingConv
+from models.bijections.convolution import SelfNormalizingConv
 from models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
 from models.flows.flow import standard_normal_log_prob
 
@@ -35,8 +35,7 @@ DENSE: dict[str, Callable[[int], Bijection]] = {
     "SNF": SelfNormalizingDense,
 }
 CONVOLUTIONS: dict[str, Callable[[int], Bijection]] = {
-    "exact": ExactConv,
-    "exact, band LU": BandConv,
+    **WAYS,
     "SNF": SelfNormalizingConv,
 }
 LIMIT = "products alone"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from benchmarks.paper.band_lu import use_band_lu
+from benchmarks.paper.exact_convolutions import WAYS, use_way
 from benchmarks.paper.images import dataset_of
 from benchmarks.paper.recipes import architecture_of, config_of
 from benchmarks.paper.rows import CIFAR10, CONVOLUTIONAL, DENSE, GLOW, Group, Row
@@ -24,7 +24,6 @@ from benchmarks.paper.waiting import finish_on
 from benchmarks.speed.pairing import Turn, in_turns, ratio, timed
 from models.training.loop import Trainer
 
-BAND = "exact, band LU"
 REPEAT = {"dense": 20, "convolutional": 1, "glow": 1, "cifar10": 1}
 """Steps a turn."""
 SAMPLES = 5
@@ -61,18 +60,18 @@ def measure(rounds: int, device: str, groups: tuple[Group, ...] = GROUPS) -> dic
 
 
 def measure_group(group: Group, rounds: int, device: str) -> dict[str, Any]:
-    """Return the times of the rows of a group; for convolutions also of exact ones by band LU."""
+    """Return the times of the rows of a group; for exact convolutions those of each way to their log-det."""
     exact = group.row(group.reference)
     rows = {row.name: row for row in group.rows}
     if group.family == "convolutional":
-        rows[BAND] = exact
+        rows |= dict.fromkeys(WAYS, exact)
     with ExitStack() as stack:
         batches: dict[str, Turn] = {}
         samples: dict[str, Turn] = {}
         for name, row in track(rows.items(), description=group.name):
-            trainer = started(group, row, device, stack, band=name == BAND)
+            trainer = started(group, row, device, stack, name)
             batches[name] = timed(steps_of(trainer), REPEAT[group.name], finish_on(device))
-            if name != BAND:
+            if row.name == name:
                 samples |= {f"{name}, {how}": turn for how, turn in sample_turns(trainer, name == "snf").items()}
         step_seconds = in_turns(batches, rounds)
         sample_seconds = in_turns(samples, rounds)
@@ -92,24 +91,24 @@ def measure_group(group: Group, rounds: int, device: str) -> dict[str, Any]:
 
 
 def pairs(names: list[str], reference: str) -> list[tuple[str, str]]:
-    """Return the pairs whose ratio is reported: every row over the reference, and SNF over exact by band LU.
+    """Return the pairs whose ratio is reported: every row over the reference, and SNF over exact ones of other ways.
 
-    >>> pairs(["snf", "exact", "exact, band LU"], "exact")
-    [('snf', 'exact'), ('exact, band LU', 'exact'), ('snf', 'exact, band LU')]
+    >>> pairs(["snf", "exact", "exact, blocks"], "exact")
+    [('snf', 'exact'), ('exact, blocks', 'exact'), ('snf', 'exact, blocks')]
     """
     found = [(name, reference) for name in names if name != reference]
-    return [*found, ("snf", BAND)] if BAND in names else found
+    return [*found, *(("snf", name) for name in names if name in WAYS and name != reference)]
 
 
-def started(group: Group, row: Row, device: str, stack: ExitStack, *, band: bool) -> Trainer:
-    """Return a training of a row after its first step, with published settings."""
+def started(group: Group, row: Row, device: str, stack: ExitStack, name: str) -> Trainer:
+    """Return a training of a row after its first step, with published settings, by the way that ``name`` says."""
     dataset = dataset_of(group.dataset)
     config = config_of(group, row, "published", 1000, 0)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="snf-paper-")))
     architecture = architecture_of(row, dataset.image_shape, config)
     trainer = Trainer(dataset, architecture, config, folder, lambda _event: None, device)
-    if band:
-        use_band_lu(trainer.flow)
+    if name in WAYS:
+        use_way(trainer.flow, name)
     steps_of(trainer)()
     return trainer
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from models.bijections.autograd import call
 from models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, Shape, check_images
@@ -19,11 +22,10 @@ from models.bijections.conv_functional import (
     convolve,
     correlate,
     flip,
-    materialise,
     multiplicity,
-    project,
 )
 from models.bijections.frozen import Inverse
+from models.bijections.nearest_inverse import nearest_inverse
 from models.devices import constant
 
 
@@ -36,8 +38,9 @@ class ExactConv(Bijection):
     log-det is log|det T(w)|. w starts as the identity plus Xavier-normal noise of gain 0.01 (Keller et al. 2021,
     published settings).
 
-    Cost: O(N·C²·kh·kw·H·W) for the map. O(D³) for a log-det with gradient, at every training step; O(D·b²) without
-    gradient, with the half-bandwidth b of T(w) (:class:`~models.bijections.conv_functional.FactorisedConvolution`).
+    Cost: O(N·C²·kh·kw·H·W) for the map and O(D·b²) for the log-det with or without its gradient, with the
+    half-bandwidth b of T(w) (:func:`~models.bijections.nearest_inverse.nearest_inverse`,
+    :class:`~models.bijections.conv_functional.FactorisedConvolution`).
 
     Args:
         channels: The number of channels C.
@@ -82,7 +85,7 @@ class ExactConv(Bijection):
         """
         image = (x.shape[2], x.shape[3])
         if torch.is_grad_enabled() and self.weight.requires_grad:
-            log_abs_det: Tensor = torch.linalg.slogdet(materialise(self.weight, image)).logabsdet
+            log_abs_det: Tensor = call(_LogDet, self.weight, image)[0]
         else:
             log_abs_det = x.new_tensor(FactorisedConvolution(self.weight, image).log_abs_det)
         return log_abs_det.to(x.dtype).expand(x.shape[0])
@@ -106,6 +109,30 @@ class ExactConv(Bijection):
 
     def _offset(self) -> Tensor:
         return self.bias.view(1, -1, 1, 1)
+
+
+class _LogDet(torch.autograd.Function):
+    """log|det T(w)|, float64, and its gradient flip(r)·m with respect to w for the kernel r nearest to the inverse."""
+
+    @staticmethod
+    def forward(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
+        try:
+            log_det, inverse = nearest_inverse(weight, image)
+        except LinAlgError:
+            return weight.new_tensor(-math.inf, dtype=torch.float64), torch.full_like(weight, math.nan)
+        taps = multiplicity((weight.shape[2], weight.shape[3]), image).to(inverse)
+        return log_det, (flip(inverse) * taps).to(weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, _inputs: tuple[Tensor, Size], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (of_weight,) = ctx.saved_tensors
+        return gradients[0].to(of_weight) * of_weight, None
 
 
 class _Solve(torch.autograd.Function):
@@ -194,10 +221,9 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
 
         The distance is the Frobenius norm between the matrices of both maps on images of ``shape``.
 
-        Cost: O(D²·b) for D values of an image and half-bandwidth b.
+        Cost: O(D·b²) for D values of an image and half-bandwidth b.
         """
-        kernel = (self.weight.shape[2], self.weight.shape[3])
-        self.inverse_weight.copy_(project(FactorisedConvolution(self.weight, shape[1:]).inverse_images(), kernel))
+        self.inverse_weight.copy_(nearest_inverse(self.weight, shape[1:])[1])
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:

@@ -13,17 +13,16 @@ from torch import Tensor, nn
 from models.bijections.autograd import call
 from models.bijections.base import LogDetGradient, SelfNormalizing, Shape, check_images
 from models.bijections.conv_functional import (
-    FactorisedConvolution,
     Size,
     compose,
     convolve,
     correlate,
     flip,
     multiplicity,
-    project,
     same_padding,
 )
 from models.bijections.convolution import ExactConv, FrozenConvolution
+from models.bijections.nearest_inverse import nearest_inverse
 from models.devices import constant
 
 
@@ -109,9 +108,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         The nearest product of two convolutions has no closed form. This choice makes the gradient of w exact, as in
         :class:`~models.bijections.convolution.SelfNormalizingConv`.
         """
-        kernel = (self.weight.shape[2], self.weight.shape[3])
-        inverse_images = FactorisedConvolution(self.weight, shape[1:]).inverse_images()
-        self.first_inverse_weight.copy_(project(inverse_images, kernel))
+        self.first_inverse_weight.copy_(nearest_inverse(self.weight, shape[1:])[1])
         nn.init.dirac_(self.second_inverse_weight)
 
     @torch.no_grad()

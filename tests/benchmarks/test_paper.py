@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.paper import imagenet32, page, step_times, store, tables
 from benchmarks.paper.angles import angles, exact_twin
 from benchmarks.paper.augmentation import batches_of
-from benchmarks.paper.band_lu import use_band_lu
+from benchmarks.paper.exact_convolutions import WAYS, use_way
 from benchmarks.paper.images import dataset_of
 from benchmarks.paper.plan import Plan, PlanDiffers, curve_steps, make_plan
 from benchmarks.paper.plateau import plateau_of
@@ -265,20 +265,20 @@ def test_projected_inverses_make_the_gradient_of_a_flow_exact(
     assert max(angles(flow, twin, x)) < 1e-6
 
 
-def test_exact_convolutions_by_band_lu_have_the_same_gradients(
+def test_all_ways_of_exact_convolutions_have_the_same_gradients(
     convolutional: tuple[ConvolutionalArchitecture, torch.Tensor],
 ) -> None:
     architecture, x = convolutional
     gradients = []
-    for band in (False, True):
+    for way in WAYS:
         torch.manual_seed(0)
         flow = build_flow(architecture.model_copy(update={"linear": "exact"})).double().train()
-        if band:
-            use_band_lu(flow)
+        use_way(flow, way)
         torch.autograd.backward(flow(x).log_likelihood.mean())
         gradients.append([parameter.grad for parameter in flow.parameters()])
-    for dense, banded in zip(*gradients, strict=True):
-        torch.testing.assert_close(banded, dense, rtol=1e-8, atol=1e-9)
+    for of_dense, *others in zip(*gradients, strict=True):
+        for other in others:
+            torch.testing.assert_close(other, of_dense, rtol=1e-8, atol=1e-9)
 
 
 def test_images_of_cifar_are_augmented() -> None:
