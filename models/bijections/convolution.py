@@ -22,10 +22,11 @@ from models.bijections.conv_functional import (
     convolve,
     correlate,
     flip,
+    materialise,
     multiplicity,
 )
 from models.bijections.frozen import Inverse
-from models.bijections.nearest_inverse import nearest_inverse
+from models.bijections.nearest_inverse import ON_CPU, nearest_inverse
 from models.devices import constant
 
 
@@ -40,7 +41,7 @@ class ExactConv(Bijection):
 
     Cost: O(N·C²·kh·kw·H·W) for the map and O(D·b²) for the log-det with or without its gradient, with the
     half-bandwidth b of T(w) (:func:`~models.bijections.nearest_inverse.nearest_inverse`,
-    :class:`~models.bijections.conv_functional.FactorisedConvolution`).
+    :class:`~models.bijections.conv_functional.FactorisedConvolution`). On an accelerator the log-det costs O(D³).
 
     Args:
         channels: The number of channels C.
@@ -85,7 +86,10 @@ class ExactConv(Bijection):
         """
         image = (x.shape[2], x.shape[3])
         if torch.is_grad_enabled() and self.weight.requires_grad:
-            log_abs_det: Tensor = call(_LogDet, self.weight, image)[0]
+            if self.weight.device.type in ON_CPU:
+                log_abs_det: Tensor = call(_LogDet, self.weight, image)[0]
+            else:  # one large factorisation, and no value that the CPU waits for
+                log_abs_det = torch.linalg.slogdet(materialise(self.weight, image)).logabsdet
         else:
             log_abs_det = x.new_tensor(FactorisedConvolution(self.weight, image).log_abs_det)
         return log_abs_det.to(x.dtype).expand(x.shape[0])

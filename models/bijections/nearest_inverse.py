@@ -13,6 +13,9 @@ LARGEST_FACTOR = 100.0
 """Largest entry of C S_i^-1 and S_i^-1 B. The error of the blocks, in units of the rounding error, grows with its
 square: larger ones need pivots."""
 
+ON_CPU = {"cpu", "meta"}
+"""Types of device on which many small factorisations are faster than a large one."""
+
 Blocks = tuple[Tensor, Tensor, Tensor]
 
 
@@ -33,7 +36,7 @@ def nearest_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
 
     Cost: O(n·(C·W·p)³), against O(D²·b) for all of T(w)^-1 with half-bandwidth b. Blocks are not pivoted among each
     other, which is accurate as long as C S_i^-1 and S_i^-1 B are small (Demmel, Higham and Schreiber 1995). Where they
-    are not, and where p does not divide H, the whole inverse is computed.
+    are not, where p does not divide H, and on an accelerator, the whole inverse is computed.
 
     Args:
         weight: The kernel w, ``(C, C, kh, kw)``.
@@ -48,7 +51,7 @@ def nearest_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
     weight = weight.detach()
     kernel = (weight.shape[2], weight.shape[3])
     rows = max(1, kernel[0] // 2)
-    if image[0] % rows == 0:
+    if weight.device.type in ON_CPU and image[0] % rows == 0:
         log_det, sums, largest = _selected_inverse(weight, image, rows)
         if weight.is_meta or (math.isfinite(log_det) and float(largest) <= LARGEST_FACTOR):
             return log_det, _project(sums, kernel, image, rows)
