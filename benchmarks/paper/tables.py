@@ -57,15 +57,16 @@ def order(record: Record) -> int:
 def likelihood_line(group: Group, record: Record) -> str:
     """Return the line of one training."""
     row, curve = group.row(record["row"]), record["curve"]
+    paper = row.published or ""
     if not curve:
-        return f"| {row.title} | {record['seed']} | {record['recipe']} | 0 | | | | {row.published} | not trained yet |"
+        return f"| {row.title} | {record['seed']} | {record['recipe']} | 0 | | | | {paper} | not trained yet |"
     last = curve[-1]
     test, stand_in = record["test"], record["dataset"] == "stand-in"
     reached = "" if test is None else in_unit(group, record, test["nats"], test["error"])
     return (
         f"| {row.title} | {record['seed']} | {record['recipe']} | {progress_of(group, record)} "
         f"| {last['seconds'] / 60:.0f} min "
-        f"| {'' if test is None else test['images']} | {'' if stand_in else reached} | {row.published} "
+        f"| {'' if test is None else test['images']} | {'' if stand_in else reached} | {paper} "
         f"| {'started on a stand-in of the same shape; no number' if stand_in else verdict_of(record)} |"
     )
 
