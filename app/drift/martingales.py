@@ -84,7 +84,7 @@ class StreamMartingales:
         return cls(StreamBets.start(RankCounts.of_p_values(images)), levels, images, since)
 
     def add(self, p_values: Sequence[float], white_levels: Sequence[int], generator: np.random.Generator) -> None:
-        """Update the drift tests with p-values and white levels (brightness) of new images, in arrival order."""
+        """Update the drift tests with new images, given by their p-values and white levels in the order of arrival."""
         self.p_values.add(p_value_cells(p_values, self.calibration_images), generator)
         if self.white_levels is not None:
             self.white_levels.add(np.asarray(white_levels, dtype=np.int64), generator)

@@ -170,7 +170,7 @@ def draw(results: Path) -> None:
         "figure5": pictures.curves,
     }
     names = [name for name, picture in drawn.items() if picture(results)]
-    names += [name for name in GROUPS if pictures.of_group(results, name)]
+    names += [name for name in GROUPS if name in page.PICTURES and pictures.of_group(results, name)]
     page.write_files(results)
     if results == store.RESULTS:
         page.write(results)

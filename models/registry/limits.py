@@ -103,7 +103,7 @@ class LimitStore:
 
 
 def read_limit(path: Path) -> LimitRecord:
-    """Read a measured detection limit from its JSON file.
+    """Read the record of a model's detection limits, the smallest defects that it finds, from its JSON file.
 
     Raises ``ArtifactError``, which names the file.
     """

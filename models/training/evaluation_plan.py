@@ -108,7 +108,7 @@ class EvaluationPlan:
 
     @property
     def has_gradients(self) -> bool:
-        """Whether the plan includes gradients of log-likelihoods, which only thorough anomaly verdicts need."""
+        """Whether gradients of log-likelihoods are computed. Only anomaly verdicts with ``thorough`` use them."""
         return FISHER in self.images
 
     def within(self, seconds: float) -> EvaluationPlan:

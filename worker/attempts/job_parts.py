@@ -21,7 +21,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class TableParts(OpenPlan):
-    """Parts (score files) of a bulk scoring job, which are joined into one table in the job's folder.
+    """Score files of a bulk scoring job, one for each part of the images, to be joined into one table in its folder.
 
     Args:
         table: The file of the table.
@@ -39,7 +39,7 @@ class TableParts(OpenPlan):
 
 @dataclass(frozen=True)
 class OutputParts(Output):
-    """Parts (score files) of a bulk scoring job, which stay separate at the job's output location.
+    """Score files of a bulk scoring job, one for each part of the images, which stay separate at its output location.
 
     Files on this machine are created with the user's umask.
     """
