@@ -124,7 +124,8 @@ class _LogDet(torch.autograd.Function):
             log_det, inverse = nearest_inverse(weight, image)
         except LinAlgError:
             return weight.new_tensor(-math.inf, dtype=torch.float64), torch.full_like(weight, math.nan)
-        taps = multiplicity((weight.shape[2], weight.shape[3]), image).to(inverse)
+        kernel = (weight.shape[2], weight.shape[3])
+        taps = constant(multiplicity, kernel, image, device=inverse.device, dtype=inverse.dtype)
         return log_det, (flip(inverse) * taps).to(weight)
 
     @staticmethod

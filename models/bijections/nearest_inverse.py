@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.bijections.conv_functional import FactorisedConvolution, Size, materialise, multiplicity, project
+from models.devices import constant
 
 LARGEST_FACTOR = 100.0
 """Largest entry of C S_i^-1 and S_i^-1 B. The error of the blocks, in units of the rounding error, grows with its
@@ -105,5 +106,5 @@ def _project(sums: Blocks, kernel: Size, image: Size, rows: int) -> Tensor:
         for row in range(kernel[0])
         for column in range(kernel[1])
     ]
-    counts = multiplicity(kernel, image).to(entries.device).clamp(min=1)
+    counts = constant(multiplicity, kernel, image, device=entries.device).clamp(min=1)
     return torch.stack(taps, -1).view(channels, channels, *kernel) / counts
