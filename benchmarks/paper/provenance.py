@@ -29,7 +29,11 @@ def every(results: Path) -> list[Record]:
 
 def exported(results: Path) -> list[str]:
     """Return how far exported models are from the trained ones in float64."""
-    differences = [record["test"]["exported_difference"] for record in runs(results, "*") if record["test"] is not None]
+    differences = [
+        record["test"]["exported_difference"]
+        for record in runs(results, "*")
+        if record["test"] is not None and record["dataset"] != "stand-in"  # which has no number on the page
+    ]
     if not differences:
         return ["No test set has been scored yet."]
     return [
