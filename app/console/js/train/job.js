@@ -52,10 +52,14 @@ export class Job {
   }
 
   async load() {
-    this.job = await get(`/v1/jobs/${this.id}`, { signal: this.signal });
-    this.changed();
-    if (this.job.status === "succeeded" && this.job.type === "train" && !this.aliases) this.aliases = await aliasesOf(this.job, this.signal);
-    this.changed();
+    const job = await get(`/v1/jobs/${this.id}`, { signal: this.signal });
+    try {
+      // The links of a finished training depend on whether its version is live.
+      if (job.status === "succeeded" && job.type === "train" && !this.aliases) this.aliases = await aliasesOf(job, this.signal);
+    } finally {
+      this.job = job;
+      this.changed();
+    }
   }
 
   // Events do not include the process output, the place in the queue or the elapsed time, so these are polled.
