@@ -237,6 +237,22 @@ def test_a_spike_is_said_and_does_not_flatten_the_curve(page: Page, house: httpx
     expect(said).to_be_visible()
 
 
+def test_a_finished_training_waits_for_its_live_version(page: Page, house: httpx.Client, followed: str) -> None:
+    """Its links depend on it."""
+    await_job(house, followed, "succeeded")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/v1/models", hold)
+    with page.expect_request("**/v1/models"):
+        page.goto(f"/#/train/{followed}")
+    expect(page.get_by_text("Loading job ...")).to_be_visible()
+    held[0].continue_()
+    expect(page.get_by_role("region", name=re.compile("The model followed:. is ready"))).to_be_visible()
+
+
 def test_a_second_version_is_made_live(page: Page, house: httpx.Client, followed: str) -> None:
     page.goto(f"/#/train/{followed}")
     ready = page.get_by_role("region", name="The model followed:2 is ready")
