@@ -18,12 +18,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 from torch import Tensor
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.nn.grad import conv2d_weight
 from torch.utils.flop_counter import register_flop_formula
 
+from models.devices import constant
+
 Size = tuple[int, int]
 """Height and width."""
+ON_CPU = {"cpu", "meta"}
+"""Types of device on which many small factorisations are faster than a large one; "meta" counts the work of a CPU."""
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+"""Raised where a matrix has no inverse. PyTorch declares no type for it."""
 
 
 def check_kernel(kernel: Size) -> None:
@@ -179,15 +184,29 @@ def project(inverse_images: Tensor, kernel: Size) -> Tensor:
         kernel: Height and width of r.
     """
     channels, image = inverse_images.shape[1], (inverse_images.shape[2], inverse_images.shape[3])
-    # By input channel, row and column, then by output channel, row and column. A tap reads a diagonal of the rows and
-    # one of the columns; where it lies outside the image at every location, they are empty and the tap is 0.
-    entries = inverse_images.reshape(channels, *image, channels, *image)
+    entries = inverse_images.reshape(channels, *image, channels, *image).permute(3, 4, 5, 0, 1, 2)
+    return nearest_kernel(entries, kernel, image)
+
+
+def nearest_kernel(entries: Tensor, kernel: Size, image: Size, above: int = 0) -> Tensor:
+    """Return the convolution kernel nearest to a matrix from the entries that a kernel can have, or sums of them.
+
+    Args:
+        entries: By output channel, row and column, then by input channel, row and column: all entries of the matrix, or
+            sums over the positions of a window of rows, ``(C, h, W, C, h', W)``.
+        kernel: Height and width of the kernel.
+        image: Height and width of the images.
+        above: Input rows of a window before its first output row.
+    """
+    channels = entries.shape[0]
+    # A tap reads a diagonal of the rows and one of the columns; where it lies outside the image at every location, they
+    # are empty and the tap is 0.
     sums = [
-        entries.diagonal(kernel[0] // 2 - row, 1, 4).diagonal(kernel[1] // 2 - column, 1, 3).sum((2, 3)).T
+        entries.diagonal(above + row - kernel[0] // 2, 1, 4).diagonal(column - kernel[1] // 2, 1, 3).sum((2, 3))
         for row in range(kernel[0])
         for column in range(kernel[1])
     ]
-    counts = multiplicity(kernel, image).to(inverse_images.device).clamp(min=1)
+    counts = constant(multiplicity, kernel, image, device=entries.device).clamp(min=1)
     return torch.stack(sums, -1).view(channels, channels, *kernel) / counts
 
 
@@ -315,7 +334,7 @@ class FactorisedConvolution:
         self.channels, self.image, self.device = weight.shape[0], image, weight.device
         self.half_bandwidth = half_bandwidth(weight, image[1])
         dimensions = self.channels * math.prod(image)
-        self.banded = weight.device.type in {"cpu", "meta"} and 3 * self.half_bandwidth <= dimensions
+        self.banded = weight.device.type in ON_CPU and 3 * self.half_bandwidth <= dimensions
         if self.banded:
             self._lu, self._swaps = factorise_band(weight.detach(), image)
             diagonal = self._lu[:, 2 * self.half_bandwidth]

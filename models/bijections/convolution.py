@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from models.bijections.autograd import call
 from models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, Shape, check_images
 from models.bijections.conv_functional import (
+    ON_CPU,
     FactorisedConvolution,
     Size,
     check_kernel,
@@ -26,7 +24,7 @@ from models.bijections.conv_functional import (
     multiplicity,
 )
 from models.bijections.frozen import Inverse
-from models.bijections.nearest_inverse import ON_CPU, nearest_inverse
+from models.bijections.nearest_inverse import LogDet, nearest_inverse
 from models.devices import constant
 
 
@@ -87,7 +85,7 @@ class ExactConv(Bijection):
         image = (x.shape[2], x.shape[3])
         if torch.is_grad_enabled() and self.weight.requires_grad:
             if self.weight.device.type in ON_CPU:
-                log_abs_det: Tensor = call(_LogDet, self.weight, image)[0]
+                log_abs_det: Tensor = call(LogDet, self.weight, image, nearest_inverse)[0]
             else:  # one large factorisation, and no value that the CPU waits for
                 log_abs_det = torch.linalg.slogdet(materialise(self.weight, image)).logabsdet
         else:
@@ -113,31 +111,6 @@ class ExactConv(Bijection):
 
     def _offset(self) -> Tensor:
         return self.bias.view(1, -1, 1, 1)
-
-
-class _LogDet(torch.autograd.Function):
-    """log|det T(w)|, float64, and its gradient flip(r)·m with respect to w for the kernel r nearest to the inverse."""
-
-    @staticmethod
-    def forward(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
-        try:
-            log_det, inverse = nearest_inverse(weight, image)
-        except LinAlgError:
-            return weight.new_tensor(-math.inf, dtype=torch.float64), torch.full_like(weight, math.nan)
-        kernel = (weight.shape[2], weight.shape[3])
-        taps = constant(multiplicity, kernel, image, device=inverse.device, dtype=inverse.dtype)
-        return log_det, (flip(inverse) * taps).to(weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, _inputs: tuple[Tensor, Size], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (of_weight,) = ctx.saved_tensors
-        return gradients[0].to(of_weight) * of_weight, None
 
 
 class _Solve(torch.autograd.Function):

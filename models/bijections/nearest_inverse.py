@@ -1,21 +1,31 @@
-"""The convolution nearest to the exact inverse of a convolution, without computing the whole inverse."""
+"""The convolution nearest to the exact inverse of a convolution, and log-dets with their gradients by it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from models.bijections.conv_functional import FactorisedConvolution, Size, materialise, multiplicity, project
+from models.bijections.conv_functional import (
+    ON_CPU,
+    FactorisedConvolution,
+    LinAlgError,
+    Size,
+    flip,
+    materialise,
+    multiplicity,
+    nearest_kernel,
+    project,
+)
 from models.devices import constant
 
 LARGEST_FACTOR = 100.0
 """Largest entry of C S_i^-1 and S_i^-1 B. The error of the blocks, in units of the rounding error, grows with its
 square: larger ones need pivots."""
-
-ON_CPU = {"cpu", "meta"}
-"""Types of device on which many small factorisations are faster than a large one."""
 
 Blocks = tuple[Tensor, Tensor, Tensor]
 
@@ -55,10 +65,23 @@ def nearest_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
     if weight.device.type in ON_CPU and image[0] % rows == 0:
         log_det, sums, largest = _selected_inverse(weight, image, rows)
         if weight.is_meta or (math.isfinite(log_det) and float(largest) <= LARGEST_FACTOR):
-            return log_det, _project(sums, kernel, image, rows)
+            channels, width = weight.shape[0], image[1]
+            entries = torch.cat([block.view(channels, rows, width, channels, rows, width) for block in sums], 4)
+            return log_det, nearest_kernel(entries, kernel, image, above=rows)
+    return nearest_to_whole_inverse(weight, image)
+
+
+def nearest_to_whole_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
+    """Return what :func:`nearest_inverse` does, from all of the inverse.
+
+    Cost: O(D²·b) for D values of an image and half-bandwidth b.
+
+    Raises:
+        torch.linalg.LinAlgError: T(w) is singular.
+    """
     factors = FactorisedConvolution(weight, image)
     log_det = torch.tensor(factors.log_abs_det, dtype=torch.float64, device=weight.device)
-    return log_det, project(factors.inverse_images(), kernel)
+    return log_det, project(factors.inverse_images(), (weight.shape[2], weight.shape[3]))
 
 
 def _selected_inverse(weight: Tensor, image: Size, rows: int) -> tuple[Tensor, Blocks, Tensor]:
@@ -96,15 +119,39 @@ def _selected_inverse(weight: Tensor, image: Size, rows: int) -> tuple[Tensor, B
     return log_det, (below_sum, on_sum, above_sum), largest
 
 
-def _project(sums: Blocks, kernel: Size, image: Size, rows: int) -> Tensor:
-    """Return the kernel nearest to the inverse whose blocks have these sums along the three diagonals."""
-    channels = sums[0].shape[0] // (rows * image[1])
-    # By output channel, row and column, then by input channel, row (of three blocks) and column.
-    entries = torch.cat([block.view(channels, rows, image[1], channels, rows, image[1]) for block in sums], 4)
-    taps = [
-        entries.diagonal(rows + row - kernel[0] // 2, 1, 4).diagonal(column - kernel[1] // 2, 1, 3).sum((2, 3))
-        for row in range(kernel[0])
-        for column in range(kernel[1])
-    ]
-    counts = constant(multiplicity, kernel, image, device=entries.device).clamp(min=1)
-    return torch.stack(taps, -1).view(channels, channels, *kernel) / counts
+class LogDet(torch.autograd.Function):
+    """PyTorch autograd function for log|det T(w)| in float64, with its gradient flip(r)·m for the nearest inverse r.
+
+    Its outputs are the log-determinant, ``()``, and the gradient with respect to w. If T(w) is singular, they are -inf
+    and not a number.
+    """
+
+    @staticmethod
+    def forward(weight: Tensor, image: Size, inverse_of: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Return both outputs for a kernel and the height and width of the images.
+
+        Args:
+            weight: The kernel w, ``(C, C, kh, kw)``.
+            image: Height and width of the images.
+            inverse_of: :func:`nearest_inverse`, or another function of the same arguments and values.
+        """
+        try:
+            log_det, inverse = inverse_of(weight, image)
+        except LinAlgError:
+            return weight.new_tensor(-math.inf, dtype=torch.float64), torch.full_like(weight, math.nan)
+        kernel = (weight.shape[2], weight.shape[3])
+        taps = constant(multiplicity, kernel, image, device=inverse.device, dtype=inverse.dtype)
+        return log_det, (flip(inverse) * taps).to(weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, _inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        """Keep the gradient for the backward pass."""
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient with respect to the kernel."""
+        (of_weight,) = ctx.saved_tensors
+        return gradients[0].to(of_weight) * of_weight, None, None

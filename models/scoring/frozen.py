@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from models.bijections.base import Bijection, Elementwise, Shape
+from models.bijections.conv_functional import LinAlgError
 from models.bijections.coupling import FrozenCoupling
 from models.bijections.frozen import FrozenAffine, FrozenStep, has_learned_inverse
 from models.errors import SingularLayer

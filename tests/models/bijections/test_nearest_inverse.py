@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from models.bijections import convolution
 from models.bijections import nearest_inverse as module
-from models.bijections.conv_functional import FactorisedConvolution, Size, flip, materialise, multiplicity
+from models.bijections.conv_functional import FactorisedConvolution, LinAlgError, Size, flip, materialise, multiplicity
 from models.bijections.convolution import ExactConv
 from models.bijections.nearest_inverse import nearest_inverse
 from tests.models.bijections.convolutions import matrix, near_identity, placements
@@ -81,10 +82,24 @@ def test_a_singular_kernel_has_no_nearest_inverse() -> None:
     layer = ExactConv(2).train()
     with torch.no_grad():
         layer.weight.zero_()
-    with pytest.raises(torch.linalg.LinAlgError, match="no inverse"):  # type: ignore[attr-defined]
+    with pytest.raises(LinAlgError, match="no inverse"):
         nearest_inverse(layer.weight, (4, 4))
     log_det = layer(torch.ones(1, 2, 4, 4))[1]
     assert log_det.item() == -math.inf
     log_det.sum().backward()
     assert layer.weight.grad is not None
     assert bool(layer.weight.grad.isnan().all()), "no step can be taken along it"
+
+
+def test_accelerators_compute_the_same_gradient_by_one_large_factorisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU stands in for one."""
+    layer, x = ExactConv(2, (3, 3)).double().train(), torch.ones(1, 2, 6, 5, dtype=torch.float64)
+    values, gradients = [], []
+    for on_cpu in ({"cpu"}, set[str]()):
+        for place in (convolution, module):
+            monkeypatch.setattr(place, "ON_CPU", on_cpu)
+        log_det = layer.log_det(x).sum()
+        values.append(log_det.detach())
+        gradients.extend(torch.autograd.grad(log_det, layer.weight))
+    torch.testing.assert_close(*values, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
