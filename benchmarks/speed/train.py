@@ -22,6 +22,7 @@ from benchmarks.speed.glow_rows import PeerGlow
 from benchmarks.speed.ours import random_images
 from benchmarks.speed.pairing import Target, Turn, in_turns, ratio, timed
 from benchmarks.speed.peers import PeerUnavailable, child, environments
+from benchmarks.speed.training_products import coupling_products, dense_products
 from models.bijections.dense import SelfNormalizingDense
 from models.datasets import Dataset
 from models.flows.architecture import (
@@ -84,9 +85,9 @@ def steps_of(trainer: Trainer, repeat: int, *, reports: bool) -> Turn:
 
 
 def dense(context: Context, dimensions: int) -> None:
-    """Measure a step of two dense layers: self normalizing with reports, and exact without."""
-    key = f"dense-{dimensions}"
-    if not context.wants(key):
+    """Measure a step of two dense layers: self normalizing with reports, exact without, and products alone."""
+    key, limit = f"dense-{dimensions}", f"dense-{dimensions}-products"
+    if not context.wants(key, limit):
         return
     channels, height, width = SIDES[dimensions]
     size = {"channels": channels, "height": height, "width": width}
@@ -97,13 +98,23 @@ def dense(context: Context, dimensions: int) -> None:
             architecture = FullyConnectedArchitecture.model_validate({**size, "linear": linear})
             trainer = stack.enter_context(training(architecture, config))
             sides[linear] = steps_of(trainer, REPEAT[dimensions], reports=linear == "self-normalizing")
+        operands = _operands(dimensions)
+        # Both layers.
+        sides["products"] = timed(lambda: dense_products(*operands), 2 * REPEAT[dimensions])
         seconds = in_turns(sides, context.rounds)
+    two = f"two dense layers, D = {dimensions}, batch {BATCH}"
     context.record(
         key,
-        f"two dense layers, D = {dimensions}, batch {BATCH}: self normalizing step with reports / exact step without",
+        f"{two}: self normalizing step with reports / exact step without",
         ratio(seconds["self-normalizing"], seconds["exact"]),
         TARGETS[dimensions],
         **{"seconds a step, median": {side: sorted(took)[len(took) // 2] for side, took in seconds.items()}},
+    )
+    # What no implementation of the method in float32 can be below.
+    context.record(
+        limit,
+        f"{two}: the twelve products of the self normalizing step alone / exact step",
+        ratio([2 * each for each in seconds["products"]], seconds["exact"]),
     )
 
 
@@ -113,28 +124,31 @@ def products(context: Context, dimensions: int) -> None:
     if not context.wants(key):
         return
     layer = SelfNormalizingDense(dimensions).train()
-    x = torch.randn(BATCH, dimensions, 1, 1, requires_grad=True)
-    slope, weight, inverse = torch.randn(BATCH, dimensions), torch.randn(dimensions, dimensions), torch.eye(dimensions)
-    vectors = x.detach().flatten(1)
+    operands = _operands(dimensions)
+    vectors, _, _, slope = operands
+    x = vectors.view(BATCH, dimensions, 1, 1).requires_grad_()
 
     def step() -> None:
         z, log_det = layer(x)
         outputs: list[Tensor] = [z, log_det.sum(), layer.pop_reconstruction_error().sum()]
         torch.autograd.grad(outputs, [x, *layer.parameters()], [slope.view_as(z), torch.ones(()), torch.ones(())])
 
-    def alone() -> None:
-        y = vectors @ weight.T
-        _ = y @ inverse.T, slope @ weight, slope @ inverse
-        _ = slope.T @ vectors, slope.T @ y
-
     repeat = 2 * REPEAT[dimensions]
-    seconds = in_turns({"layer": timed(step, repeat), "products": timed(alone, repeat)}, context.rounds)
+    alone = timed(lambda: dense_products(*operands), repeat)
+    seconds = in_turns({"layer": timed(step, repeat), "products": alone}, context.rounds)
     context.record(
         key,
         f"a self normalizing dense layer, D = {dimensions}, batch {BATCH}: forward and backward pass / six products",
         ratio(seconds["layer"], seconds["products"]),
         Target(high=1.25),
     )
+
+
+def _operands(dimensions: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return inputs, W, R and a gradient of the outputs of a dense layer."""
+    rows = (BATCH, dimensions, dimensions, BATCH)
+    vectors, weight, inverse, slope = (torch.randn(count, dimensions) for count in rows)
+    return vectors, weight, inverse, slope
 
 
 def convolutions(context: Context) -> None:
@@ -175,11 +189,11 @@ def convolutions(context: Context) -> None:
 
 
 def glow(context: Context) -> None:
-    """Measure steps of the Glow in float32 and in the arithmetic that is chosen here, and of normflows' own."""
+    """Measure steps of the Glow in float32 and as is chosen here, those of normflows, and products alone."""
     shape = (1, 28, 28)
     said = f"{context.glow} 1x28x28"
     keys = ("glow/float32", "glow/auto")
-    if not context.wants(*keys):
+    if not context.wants(*keys, "glow/products"):
         return
     preset = find_preset(context.glow)
     with ExitStack() as stack:
@@ -188,7 +202,10 @@ def glow(context: Context) -> None:
             config = preset.config({"batch_size": BATCH, "precision": precision})
             architecture = preset.architecture(shape, config.pixel_transform)
             assert isinstance(architecture, GlowArchitecture)
-            sides[precision] = steps_of(stack.enter_context(training(architecture, config)), 1, reports=True)
+            trainer = stack.enter_context(training(architecture, config))
+            if precision == "float32":
+                sides["products"] = coupling_products(trainer, torch.float32)
+            sides[precision] = steps_of(trainer, 1, reports=True)
         details: dict[str, Any] = {"batch of ours": BATCH}
         try:
             process = stack.enter_context(child("flows", "flows.py", context.threads))
@@ -202,6 +219,11 @@ def glow(context: Context) -> None:
             details["normflows is missing"] = str(problem)
         seconds = in_turns(sides, context.rounds)
     details["images/s, median"] = {side: BATCH / sorted(took)[len(took) // 2] for side, took in seconds.items()}
+    context.record(
+        "glow/products",
+        f"{said}: training step, ours in float32 / the matrix products of its coupling networks alone",
+        ratio(seconds["float32"], seconds["products"]),
+    )
     for key, precision, target in zip(keys, ("float32", "auto"), (Target(low=1.3), Target(low=4.5)), strict=True):
         what = f"{said}: training step, ours in {precision} / normflows in eager float32 at its best batch"
         if "normflows" not in seconds:
