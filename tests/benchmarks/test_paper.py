@@ -86,7 +86,15 @@ def test_the_converged_recipe_is_equal_for_all_rows_but_for_their_own_changes(gr
     ]
     assert all(settings == shared[0] for settings in shared)
     assert shared[0]["learning_rate"] > 0
-    assert (shared[0]["max_steps"], shared[0]["ema_decay"], shared[0]["warmup_steps"]) == (1000, 0.999, 50)
+    warmup = 500 if group.family == "glow" else 50
+    assert (shared[0]["max_steps"], shared[0]["ema_decay"], shared[0]["warmup_steps"]) == (1000, 0.999, warmup)
+
+
+def test_the_rate_of_a_glow_rises_as_slowly_in_a_short_training() -> None:
+    for row in GROUPS["glow"].rows:
+        short, whole = (config_of(GROUPS["glow"], row, "converged", steps, 0) for steps in (120, 20_000))
+        assert (short.warmup_steps, short.learning_rate) == (60, pytest.approx(1.2e-4))
+        assert (whole.warmup_steps, whole.learning_rate) == (1000, 1e-3)
 
 
 def test_a_gradient_is_clipped_where_the_paper_does_so() -> None:
