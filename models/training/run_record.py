@@ -114,7 +114,8 @@ def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, 
 
     An earlier version of this program may have begun a resumed run.
 
-    Settings that the earlier version did not have take their usual defaults, because a recipe may have others.
+    Settings that the earlier version did not have take their usual defaults, because a recipe may have others. Minutes
+    that a recipe alone gives were cut at the usual number of steps by earlier versions: such a run keeps that number.
 
     Args:
         folder: Folder of its checkpoints, if there are any.
@@ -134,6 +135,9 @@ def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, 
     missing = {
         name: value for name, value in earlier_settings().items() if name in recipe.parameters and name not in known
     }
+    minutes, steps = recipe.defaults.get("max_minutes"), TrainingConfig.model_fields["max_steps"].default
+    if minutes is not None and "max_steps" not in recipe.defaults and "max_minutes" not in parameters:
+        missing |= {"max_steps": steps} if known.get("max_steps") == steps else {}
     return recipe.config({**missing, **parameters})
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from models.errors import FolderTaken
-from models.training.config import TrainingConfig
+from models.training.architecture_file import parse_architecture
+from models.training.config import MAX_STEPS, TrainingConfig
 from models.training.interrupted import Interrupted
 from models.training.presets import find_preset
 from models.training.run import train
@@ -82,6 +83,20 @@ def test_a_run_goes_on_with_the_optimiser_that_it_began_with(tmp_path: Path, ear
     assert config.model_dump() == begun.model_dump()
     assert config.optimizer == ("adam" if earlier else "muon")
     claim_folder(tmp_path, record(config), write=True)
+
+
+def test_minutes_of_a_file_go_on_with_the_steps_at_which_an_earlier_version_cut_them(tmp_path: Path) -> None:
+    file = parse_architecture({"levels": [{"steps": [{"type": "actnorm"}]}], "training": {"max_minutes": 5}})
+    assert begun_config(tmp_path, file, {}).max_steps == MAX_STEPS
+    (tmp_path / FILE).parent.joinpath("step-00000001").mkdir(parents=True)
+    claim_folder(tmp_path, record(file.config({})), write=True)
+    assert begun_config(tmp_path, file, {}).max_steps == MAX_STEPS
+    (tmp_path / FILE).unlink()
+    claim_folder(tmp_path, record(file.config({"max_steps": 2000})), write=True)
+    claim_folder(tmp_path, record(begun_config(tmp_path, file, {})), write=False)
+    for other in ({"max_minutes": 5.0}, {"max_steps": 500}):
+        with pytest.raises(FolderTaken, match="max_steps: expected 2000, got"):
+            claim_folder(tmp_path, record(begun_config(tmp_path, file, other)), write=False)
 
 
 def test_another_setting_than_before_is_still_refused(tmp_path: Path) -> None:
