@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from models.atomic_files import new_file
 from models.bulk.completion import PartsDamaged
-from models.bulk.part_tables import COMPRESSION, FILES, PartSummary, is_damage, labelled, summary_of
+from models.bulk.part_tables import COMPRESSION, FILES, PartSummary, is_damage, labelled, open_table, summary_of
 from models.errors import OutputTaken
 from models.score_rows.row import SCHEMA
 
@@ -85,7 +85,7 @@ def convert_table(table: Path, path: Path) -> None:
 
     Columns that an earlier version did not have are null.
     """
-    with parquet.ParquetFile(table) as file:
+    with open_table(table) as file:
         metadata = _text_metadata(file)
     merge_parts([table], path, metadata)
 
@@ -108,7 +108,7 @@ def read_content(path: Path) -> TableContent | None:
 def _row_groups(parts: Iterable[Path | BinaryIO]) -> Iterator[Any]:
     held = SCHEMA.empty_table()
     for index, part in enumerate(parts):
-        with parquet.ParquetFile(part) as file:
+        with open_table(part) as file:
             for group in range(file.num_row_groups):
                 rows = _read_group(file, group, index, part)
                 # A part that an earlier version wrote lacks the newer columns.
@@ -173,7 +173,7 @@ def _write_jsonl(tables: Tables, file: BinaryIO, _metadata: Mapping[str, str]) -
 
 
 def _read_parquet(path: Path) -> TableContent:
-    with parquet.ParquetFile(path) as file:
+    with open_table(path) as file:
         metadata, paths = _text_metadata(file), file.read(["path"])["path"].to_pylist()
     dataset = metadata["snf.dataset"]
     # A table of an earlier version without a calibration has scores of the model's own one.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from io import IOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -97,6 +99,17 @@ def is_damage(error: Exception) -> bool:
     return not isinstance(error, MemoryError | pa.ArrowCancelled)
 
 
+@contextmanager
+def open_table(file: Path | BinaryIO | IOBase) -> Iterator[parquet.ParquetFile]:
+    """Open a Parquet file for a ``with`` block, whatever bytes the name of its path has.
+
+    pyarrow takes a path as text only if it is valid UTF-8.
+    """
+    content = pa.OSFile(os.fsencode(file)) if isinstance(file, Path) else nullcontext(file)
+    with content as opened, parquet.ParquetFile(opened) as table:
+        yield table
+
+
 def read_footer(file: Path | IOBase, label: str, rows: int) -> parquet.FileMetaData:
     """Return the Parquet metadata of a file of image scores, and check that the file has ``rows`` rows.
 
@@ -111,7 +124,8 @@ def read_footer(file: Path | IOBase, label: str, rows: int) -> parquet.FileMetaD
         DamagedPart: The file is missing or damaged, or has another number of rows.
     """
     try:
-        footer = parquet.read_metadata(file)
+        with open_table(file) as opened:
+            footer = opened.metadata
     except (pa.ArrowException, OSError) as error:
         if not is_damage(error):
             raise
@@ -124,7 +138,7 @@ def read_footer(file: Path | IOBase, label: str, rows: int) -> parquet.FileMetaD
 def read_summary(path: Path) -> PartSummary:
     """Return the numbers of images, images with errors and anomalous images in a Parquet file of scores."""
     summary = PartSummary(0, 0, 0)
-    with parquet.ParquetFile(path) as file:
+    with open_table(path) as file:
         for group in range(file.num_row_groups):
             summary += summary_of(file.read_row_group(group, columns=["is_anomaly", "error"]))
     return summary
@@ -132,7 +146,8 @@ def read_summary(path: Path) -> PartSummary:
 
 def read_warnings(path: Path) -> list[tuple[str, str]]:
     """Return an ``(image path, warning)`` pair for each image with a warning in a Parquet file of scores."""
-    table = parquet.read_table(path, columns=["path", "warning"])
+    with open_table(path) as file:
+        table = file.read(["path", "warning"])
     table = table.filter(pc.is_valid(table["warning"]))
     return list(zip(table["path"].to_pylist(), table["warning"].to_pylist(), strict=True))
 

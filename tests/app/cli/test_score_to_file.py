@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,6 +54,17 @@ def test_the_table_below_the_images_is_no_image(tmp_path: Path, monkeypatch: pyt
         done = CliRunner().invoke(cli, ["score", ".", "-m", MODEL, "--out", "scores.parquet", *options])
         assert (done.exit_code, "3 images judged" in done.stderr) == (0, True), done.output
     assert "left out, as results of this command are: scores.parquet" in done.stderr
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv", ".jsonl"])
+def test_the_name_of_the_table_may_have_any_bytes(ending: str, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"d\xe9j\xe0")
+    folder.mkdir()
+    out = folder / os.fsdecode(b"r\xe9sult" + ending.encode())
+    for _ in range(2):
+        done = score(out, "--json")
+        assert done.exit_code == 0, done.output
+        assert list(folder.iterdir()) == [out]
 
 
 def test_an_interrupted_command_goes_on_and_another_does_not_destroy_its_parts(tmp_path: Path) -> None:
