@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -130,6 +131,19 @@ def registry() -> Registry:
     from models.registry.registry import Registry
 
     return Registry(read_settings().registry_dir)
+
+
+def url_option(url: str | None) -> str:
+    """Return the option ``--url`` for a command that is suggested to the user, with a blank before it.
+
+    It is empty where the suggested command reaches the same place without it.
+
+    Args:
+        url: The option of the running command; None or empty for this machine.
+    """
+    if (url or "") == os.environ.get("SNF_URL", ""):
+        return ""
+    return f" --url {shlex.quote(url)}" if url else ' --url ""'
 
 
 def refuse_before_subcommand(context: typer.Context) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import completion
-from app.cli.common import Json, Key, ServiceUrl, print_deleted, print_response, refuse_before_subcommand
+from app.cli.common import Json, Key, ServiceUrl, print_deleted, print_response, refuse_before_subcommand, url_option
 from app.cli.job_submission import job_request
 from app.cli.job_tables import is_unfit, job_counts, outcome, print_curve, print_job, print_jobs
 from app.cli.live import live_view
@@ -78,7 +78,7 @@ def submit(
             typer.echo(f"snf: {job.waits_for}", err=True)
         if watching:
             typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job", err=True)
-            _watch(client, job.id, as_json)
+            _watch(client, job.id, url, as_json)
         elif as_json:
             print_response(job)
         else:
@@ -110,7 +110,7 @@ def show(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json =
     if as_json:
         print_response(job)
     else:
-        print_job(job)
+        print_job(job, url_option(url))
 
 
 @jobs.command()
@@ -122,7 +122,7 @@ def watch(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json 
     Exit code 3: it failed or was cancelled. Exit code 4: a scoring that could not judge every image.
     """
     with service(service_url(url), key) as client:
-        _watch(client, job_id, as_json)
+        _watch(client, job_id, url, as_json)
 
 
 @jobs.command()
@@ -200,12 +200,12 @@ def retry(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json 
         _print_status(client.jobs.retry(job_id), as_json)
 
 
-def _watch(client: Client, job_id: str, as_json: bool) -> None:
+def _watch(client: Client, job_id: str, url: str | None, as_json: bool) -> None:
     """Follow a job until it ends, print its result, and end the command with the exit code of its counts."""
     with live_view(as_json) as observe:
         job = follow_job(client, job_id, observe)
     if not as_json:
-        print_published(outcome(job), unfit=is_unfit(job))
+        print_published(outcome(job, url_option(url)), unfit=is_unfit(job))
     raise typer.Exit(job_counts(job).exit_code(fail_on_anomaly=False))
 
 

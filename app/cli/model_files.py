@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import completion
-from app.cli.common import Json, Key, Url, client_schema, error_messages, fail, print_response, read_settings, registry
+from app.cli.common import (
+    Json,
+    Key,
+    Url,
+    client_schema,
+    error_messages,
+    fail,
+    print_response,
+    read_settings,
+    registry,
+    url_option,
+)
 from app.cli.model_locations import is_url, tar_of, write_to_location
 from app.cli.model_tables import print_audit
 from app.cli.new_version import print_published, published_line
@@ -158,7 +169,9 @@ def import_model(
     else:
         # An unfit version is live only if that was asked.
         unfit = [reason.detail for reason in registered.unfit]
-        line = published_line(f"{registered.name}:{registered.version}", live=promote, unfit=unfit)
+        line = published_line(
+            f"{registered.name}:{registered.version}", live=promote, unfit=unfit, there=url_option(url)
+        )
         print_published(line, unfit=bool(unfit))
 
 

@@ -21,6 +21,7 @@ from app.cli.common import (
     read_settings,
     refuse_before_subcommand,
     registry,
+    url_option,
 )
 from app.cli.drift import drift
 from app.cli.import_published import import_published
@@ -133,7 +134,7 @@ def calibrate(
             with live_view(as_json) as observe:
                 job = follow_job(client, job.id, observe)
             if not as_json:
-                typer.echo(outcome(job))
+                typer.echo(outcome(job, url_option(url)))
         elif as_json:
             print_response(job)
         else:

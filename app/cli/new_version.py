@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import typer
 
 
-def published_line(ref: str, *, live: bool, unfit: Sequence[str]) -> str:
+def published_line(ref: str, *, live: bool, unfit: Sequence[str], there: str = "") -> str:
     """Return a line of text that reports the registration of a new model version.
 
     For an unfit version it has the reasons, and tells whether the version is live.
@@ -16,6 +16,7 @@ def published_line(ref: str, *, live: bool, unfit: Sequence[str]) -> str:
         ref: The version as ``name:version``.
         live: Whether it is live.
         unfit: Why it is unfit; empty for a fit version.
+        there: The option for suggested commands that ``url_option`` returns.
     """
     if not unfit:
         return f"registered {ref}"
@@ -23,9 +24,8 @@ def published_line(ref: str, *, live: bool, unfit: Sequence[str]) -> str:
     if live:
         return f"published as {ref} and live, although it is unfit: {reasons}"
     name, _, version = ref.partition(":")
-    return (
-        f"published as {ref}, not live: {reasons}. To make it live all the same: snf models alias {name} live {version}"
-    )
+    command = f"snf models alias {name} live {version}{there}"
+    return f"published as {ref}, not live: {reasons}. To make it live all the same: {command}"
 
 
 def print_published(line: str, *, unfit: bool) -> None:

@@ -21,6 +21,7 @@ from app.cli.common import (
     print_response,
     read_settings,
     refuse_before_subcommand,
+    url_option,
 )
 from app.cli.out_file import Force, check_new, write_out
 from app.cli.remote import service
@@ -76,7 +77,7 @@ def list_runs(
     else:
         print_runs(page)
         if page.next is not None:
-            typer.echo(f"older runs: snf runs list --after {page.next}")
+            typer.echo(f"older runs: snf runs list --after {page.next}{url_option(url)}")
 
 
 @runs.command()
@@ -86,7 +87,7 @@ def show(run_id: RunId, url: Url = None, key: Key = None, as_json: Json = False)
     if as_json:
         print_response(detail)
     else:
-        print_run(detail)
+        print_run(detail, url_option(url))
 
 
 @runs.command()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from app.cli.common import error_messages, fail, print_json
+from app.cli.common import error_messages, fail, print_json, url_option
 from app.cli.existing_output import ENDINGS, check_held
 from app.cli.job_tables import job_counts
 from app.cli.judging_model import JudgingModel, judging_model
@@ -55,10 +55,8 @@ def score_dataset(
         if alpha is not None:
             parameters["alpha"] = alpha
         job = client.jobs.score(dataset, judging.ref, parameters=parameters)
-        typer.echo(
-            f"job {job.id}; Ctrl-C stops watching, not the job: `snf jobs download {job.id}` fetches its table",
-            err=True,
-        )
+        download = f"snf jobs download {job.id}{url_option(url)}"
+        typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job: `{download}` fetches its table", err=True)
         job = follow_job(client, job.id, observe)
         fetch_table(client, job.id, out)
     if as_json:

@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli import completion
-from app.cli.common import INTERRUPTED, Json, Key, Url, error_messages, fail, read_settings, registry, stop_on_signals
+from app.cli.common import (
+    INTERRUPTED,
+    Json,
+    Key,
+    Url,
+    error_messages,
+    fail,
+    read_settings,
+    registry,
+    stop_on_signals,
+    url_option,
+)
 from app.cli.live import live_view
 from app.cli.new_version import print_published, published_line
 from app.cli.train_parameters import given_parameters, read_config
@@ -194,7 +205,8 @@ def print_version(version: ModelVersion, live: bool, as_json: bool) -> None:
         unfit = [{"code": check.code, "detail": check.sentence} for check in failed]
         typer.echo(json.dumps({"event": "published", **published, "unfit": unfit}))
     else:
-        line = published_line(reference, live=live, unfit=[check.sentence for check in failed])
+        reasons = [check.sentence for check in failed]
+        line = published_line(reference, live=live, unfit=reasons, there=url_option(None))
         print_published(line, unfit=bool(failed))
 
 

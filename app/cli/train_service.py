@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from app.cli.common import INTERRUPTED, fail
+from app.cli.common import INTERRUPTED, fail, url_option
 from app.cli.job_tables import is_unfit, outcome
 from app.cli.live import live_view
 from app.cli.new_version import print_published
@@ -44,11 +44,11 @@ def train_on_service(
             with live_view(as_json) as observe:
                 job = follow_job(client, job.id, observe)
         except KeyboardInterrupt:
-            there = "" if os.environ.get("SNF_URL") == url else f" --url {url}"
+            there = url_option(url)
             raise fail(
                 f"the job goes on. To follow it: snf jobs watch {job.id}{there}. To stop it: snf jobs pause "
                 f"{job.id}{there}, or snf jobs cancel {job.id}{there}",
                 INTERRUPTED,
             ) from None
         if not as_json:
-            print_published(outcome(job), unfit=is_unfit(job))
+            print_published(outcome(job, url_option(url)), unfit=is_unfit(job))

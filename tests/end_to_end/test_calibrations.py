@@ -129,7 +129,7 @@ def test_the_command_line(client: httpx.Client, home: Path) -> None:
     done = snf(home, "models", "calibrate", "mnist-snf-glow", "-d", "own", "--keep", "--follow", *remote)
     assert done.returncode == 0, done.stderr
     assert "of mnist-snf-glow:1, smallest alpha 0.04762; it is not in use: it was made without" in done.stdout
-    assert "snf models use-calibration mnist-snf-glow:1 2" in done.stdout
+    assert f"`snf models use-calibration mnist-snf-glow:1 2 {' '.join(remote)}` puts" in done.stdout
     for where, verdicts in ((remote, "the newest "), ([], "only a running service keeps the evidence")):
         shown = snf(home, "models", "use-calibration", "mnist-snf-glow", "0", "--dry-run", *where)
         assert shown.returncode == 0, shown.stderr

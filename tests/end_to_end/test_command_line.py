@@ -211,6 +211,7 @@ def test_a_dataset_is_scored_by_a_service(home: Path, house: httpx.Client, tmp_p
     done = snf(home, *scoring, "--out", str(out), "--json", "--alpha", "0.1")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
+    assert f"`snf jobs download {told['job']} {' '.join(remote)}` fetches its table" in done.stderr
     table = parquet.read_table(out)
     assert table.num_rows == told["images"] == 600
     assert sum(table["is_anomaly"].to_pylist()) == told["anomalies"]

@@ -4,9 +4,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from app.cli.common import url_option
 from app.cli.job_tables import outcome, print_curve, print_job, print_jobs
+from app.cli.main import cli
 from snf_client.schemas import CurvePoint, JobList, JobView, TrainingCurve, Validation
+from tests.client.scripted_server import Answer, scripted
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 
@@ -41,6 +45,10 @@ def job(**known: Any) -> JobView:
     return JobView(**made | known)
 
 
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
 def test_a_running_job(capsys: pytest.CaptureFixture[str]) -> None:
     print_job(job())
     shown = capsys.readouterr().out
@@ -56,6 +64,33 @@ def test_a_running_job(capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert text in shown
     assert "error" not in shown
+
+
+def test_commands_that_are_suggested_reach_the_service_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have ``--url`` unless ``SNF_URL`` says the same."""
+    ended = {"status": "succeeded", "finished_at": NOW}
+    unfit = {"ref": "bottles:1", "live": False, "unfit": [{"code": "hardly-trained", "detail": "hardly trained"}]}
+    unused = {"calibration": 2, "ref": "bottles:1", "smallest_p": 0.1, "active": False, "reason": "it is coarser"}
+    for result, command in (
+        (unfit, "snf models alias bottles live 1"),
+        (unused, "snf models use-calibration bottles:1 2"),
+    ):
+        answer = Answer(body=job(result=result, **ended).model_dump(mode="json"))
+        with scripted(answer, answer) as server:
+            show = ["jobs", "show", job().id, "--url", server.url]
+            monkeypatch.delenv("SNF_URL", raising=False)
+            assert f"{command} --url {server.url}" in words(CliRunner().invoke(cli, show).stdout)
+            monkeypatch.setenv("SNF_URL", server.url)
+            shown = words(CliRunner().invoke(cli, show[:3]).stdout)
+            assert command in shown
+            assert "--url" not in shown
+
+
+def test_commands_that_are_suggested_for_this_machine_do_not_go_to_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SNF_URL", raising=False)
+    assert (url_option(None), url_option(""), url_option("http://a:1")) == ("", "", " --url http://a:1")
+    monkeypatch.setenv("SNF_URL", "http://a:1")
+    assert (url_option("http://a:1"), url_option("")) == ("", ' --url ""')
 
 
 def test_a_failed_job_says_why_whatever_brackets_it_has(capsys: pytest.CaptureFixture[str]) -> None:
