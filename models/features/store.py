@@ -109,13 +109,17 @@ class BackboneStore:
     def arrays(self, backbone: Backbone) -> dict[str, NDArray[np.float32]]:
         """Return the stored weights of an EfficientNet-Lite0 backbone as a dict of arrays by name.
 
-        Raises ``BackboneUnfit`` if the file cannot be read, has another SHA-256, or has arrays of other names or
-        shapes.
+        Raises ``BackboneUnfit`` if the file cannot be read, has another SHA-256, or has arrays of other names,
+        shapes or types of numbers.
         """
         try:
             arrays = load(self.verified(backbone))
         except SafetensorError as error:
             raise BackboneUnfit(f"the weights of {backbone.name} cannot be read: {error}") from error
+        except KeyError as error:  # of types that NumPy lacks
+            raise _other_numbers(backbone, error.args[0]) from error
+        if others := {str(array.dtype) for array in arrays.values() if array.dtype.kind != "f"}:
+            raise _other_numbers(backbone, min(others))
         found = {name: array.shape for name, array in arrays.items()}
         if found != weight_shapes():
             raise BackboneUnfit(f"the weights of {backbone.name} are not those of its network")
@@ -154,6 +158,13 @@ class BackboneStore:
             with new_folder(folder, len(weights), replace=True) as temporary:
                 (temporary / WEIGHTS[backbone.format]).write_bytes(weights)
                 (temporary / DESCRIPTION).write_text(backbone.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _other_numbers(backbone: Backbone, kind: str) -> BackboneUnfit:
+    return BackboneUnfit(
+        f"expected the weights of {backbone.name} in float32, got numbers of type {kind}: store them as float32, and "
+        f"the SHA-256 of the new file in {DESCRIPTION}"
+    )
 
 
 def _compare(backbone: Backbone, weights: bytes) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save
+from safetensors.torch import save as save_tensors
 
 from models.errors import BackboneMissing, BackboneUnfit, StorageFull
 from models.features.backbone import Backbone
@@ -175,7 +176,17 @@ def test_a_full_disk_takes_away_no_backbone(
 def test_wrong_arrays_of_the_network_are_refused(store: BackboneStore, backbones: Path) -> None:
     arrays = load_file(BackboneStore(backbones).path(LITE0))
     renamed = {f"{name}x": array for name, array in arrays.items()}
-    for content, reason in ((save(renamed), "not those of its network"), (b"no safetensors", "cannot be read")):
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    bfloat16, integers = (
+        save_tensors({name: tensor.to(kind) for name, tensor in tensors.items()})
+        for kind in (torch.bfloat16, torch.int32)
+    )
+    for content, reason in (
+        (save(renamed), "not those of its network"),
+        (b"no safetensors", "cannot be read"),
+        (bfloat16, "in float32, got numbers of type BF16: store them as float32"),
+        (integers, "in float32, got numbers of type int32: store them as float32"),
+    ):
         name = hashlib.sha256(content).hexdigest()
         backbone = LITE0.model_copy(update={"name": f"n{name[:8]}", "sha256": name})
         store.add(backbone, content)
