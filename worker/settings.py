@@ -180,6 +180,14 @@ class Settings(ServiceSettings):
         description="Least severe level of messages that are logged.",
     )
 
+    @field_validator("home", "data_dir", "redis_password_file", "runtime_dir", "backbones", mode="before")
+    @classmethod
+    def _without_blanks_around(cls, value: object) -> object:
+        # Such a path is relative, and names another folder than the one that was meant.
+        if isinstance(value, str) and value != value.strip():
+            raise ValueError(f"expected a path without blanks around it, got {value!r}; remove them")
+        return value
+
     @field_validator("home", "data_dir", "redis_password_file", "runtime_dir", "backbones")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:

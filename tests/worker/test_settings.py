@@ -207,6 +207,18 @@ def test_the_runtime_folder_is_short_however_deep_home_is(tmp_path: Path, monkey
     assert Settings(home=deep.home).runtime_folder == deep.runtime_folder
 
 
+@pytest.mark.parametrize("name", ["HOME", "DATA_DIR", "REDIS_PASSWORD_FILE", "RUNTIME_DIR", "BACKBONES"])
+def test_blanks_around_a_path_are_refused_and_those_in_it_are_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (" /tmp/x", "/tmp/x ", "/tmp/x\n", "  "):
+        monkeypatch.setenv(f"SNF_{name}", path)
+        with pytest.raises(ValidationError) as refused:
+            load_settings()
+        assert name.lower() in str(refused.value)
+        assert f"without blanks around it, got {path!r}" in str(refused.value)
+    monkeypatch.setenv(f"SNF_{name}", "/tmp/a b")
+    assert getattr(load_settings(), name.lower()) == Path("/tmp/a b")
+
+
 @pytest.mark.parametrize("proxies", ["nginx", "*", "10.0.0.0/40"])
 def test_trusted_proxies_are_addresses_or_networks(proxies: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNF_TRUSTED_PROXIES", "10.0.0.1,2001:db8::/32")
