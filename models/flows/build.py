@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from models.bijections.base import Bijection, Elementwise, Shape
 from models.bijections.coupling import AffineCoupling
@@ -50,8 +50,10 @@ def describe_flow(flow: Flow, image_shape: Shape) -> LayeredArchitecture:
         image_shape: Channels, height and width of its images.
 
     Raises:
-        ValueError: A layer belongs to no registered type, cannot take its images, or is not what its type builds.
+        ValueError: A layer belongs to no registered type, cannot take its images, or is not what its type builds. Or
+            two layers share weights.
     """
+    _require_own_weights(flow)
     channels, height, width = image_shape
     described = LayeredArchitecture(
         channels=channels,
@@ -62,11 +64,44 @@ def describe_flow(flow: Flow, image_shape: Shape) -> LayeredArchitecture:
     )
     with NoRandomness():
         built = build_flow(described)
+    _require_same_shapes(flow, built)
     own, other = ({name: value.shape for name, value in each.state_dict().items()} for each in (flow, built))
     differing = sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name))
     if differing:
         raise ValueError(f"expected the weights that the layer types build, got others in {', '.join(differing[:3])}")
     return described
+
+
+def _require_own_weights(flow: Flow) -> None:
+    """Raise ``ValueError`` if weights are in two places of a flow: it is stored with a layer for each place."""
+    names: dict[int, str] = {}
+    for name, value in flow.state_dict(keep_vars=True).items():
+        first = names.setdefault(value.data_ptr() or id(value), name)
+        if first != name:
+            raise ValueError(
+                f"{_place(name)}: expected weights of its own, got those of {_place(first)} ({first}); give each place "
+                "a layer of its own, such as a copy by copy.deepcopy"
+            )
+
+
+def _place(name: str) -> str:
+    """Return where weights are in a flow, such as "level 1, step 2", from their name in its ``state_dict``."""
+    parts = name.split(".")
+    if parts[0] != "levels":
+        return parts[0]
+    return f"level {int(parts[1]) + 1}, " + (f"step {int(parts[3]) + 1}" if parts[2] == "steps" else "split")
+
+
+def _require_same_shapes(flow: Flow, built: Flow) -> None:
+    """Raise ``ValueError`` if a layer was made for other images than those at its place, whatever its weights are."""
+    for number, levels in enumerate(zip(flow.level_list(), built.level_list(), strict=True), 1):
+        for position, (own, other) in enumerate(zip(*(level.steps for level in levels), strict=True), 1):
+            given, expected = getattr(own, "shape", None), getattr(other, "shape", None)
+            if isinstance(given, Sequence) and isinstance(expected, Sequence) and tuple(given) != tuple(expected):
+                raise ValueError(
+                    f"level {number}, step {position}: expected {type(own).__name__} for images of shape "
+                    f"{tuple(expected)}, got one for {tuple(given)}; build it for the former"
+                )
 
 
 def _pixel_transform(pixels: Elementwise) -> PixelTransform:

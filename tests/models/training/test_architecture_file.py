@@ -22,6 +22,7 @@ from models.bijections.coupling import AffineCoupling
 from models.bijections.dense import SelfNormalizingDense
 from models.bijections.periodic import PeriodicConv
 from models.bijections.pixels import LogitPixels
+from models.bijections.smooth_leaky_relu import SmoothLeakyReLU
 from models.bijections.woodbury import WoodburyConv
 from models.datasets import Dataset
 from models.errors import ArchitectureInvalid, ArtifactError, DatasetUnfit, FolderTaken
@@ -308,6 +309,30 @@ def test_a_flow_of_unknown_layers_is_refused(tmp_path: Path) -> None:
     wrong = Flow(LogitPixels(), [Level([ActNorm(3)])])
     with pytest.raises(ValueError, match=r"expected the weights that the layer types build.*levels\.0\.steps\.0"):
         describe_flow(wrong, SHAPE)
+
+
+@pytest.mark.parametrize("layer", [WoodburyConv((4, 2, 8), 1, 2), WoodburyConv((4, 3, 4), 1, 2)])
+def test_a_layer_for_other_images_is_named(layer: Bijection, tmp_path: Path) -> None:
+    """The first one has weights of the right shapes."""
+    flow = Flow(LogitPixels(), [Level([ActNorm(4), layer])])
+    with pytest.raises(ArchitectureInvalid, match=r"level 1, step 2: expected WoodburyConv .* \(4, 4, 4\), got one"):
+        run(flow, tmp_path, **BUDGET)
+    assert not any(tmp_path.iterdir())
+
+
+def test_layers_that_share_weights_are_named(tmp_path: Path) -> None:
+    shared, tied = SelfNormalizingConv1x1(4), SelfNormalizingConv1x1(4)
+    tied.weight = shared.weight
+    norm, bend = ActNorm(4), SmoothLeakyReLU()
+    for first, second, where in (
+        ([shared, norm, shared], [ActNorm(4)], "level 1, step 3: .* those of level 1, step 1"),
+        ([shared, norm], [tied], "level 2, step 1: .* those of level 1, step 1 .levels.0.steps.0.weight"),
+    ):
+        flow = Flow(LogitPixels(), [Level(first), Level(second, squeeze=False)])
+        with pytest.raises(ArchitectureInvalid, match=f"{where}.*copy.deepcopy"):
+            run(flow, tmp_path, **BUDGET)
+        assert not any(tmp_path.iterdir())
+    run(Flow(LogitPixels(), [Level([bend, norm, bend])]), tmp_path, **BUDGET)  # a layer without weights
 
 
 def test_the_shape_of_a_flow_by_hand_is_that_of_the_dataset(tmp_path: Path) -> None:
