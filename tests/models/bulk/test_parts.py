@@ -16,7 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from models.bulk.completion import PartsDamaged
-from models.bulk.merge_parts import convert_table, merge_parts, read_content
+from models.bulk.merge_parts import TableContent, convert_table, merge_parts, read_content
 from models.bulk.part import Stopped, score_part
 from models.bulk.part_tables import write_part
 from models.bulk.plan import NEWER, BulkPlan, join_plan, open_plan
@@ -178,6 +178,24 @@ def test_every_format_has_the_same_values_and_says_what_it_holds(
     assert content.paths == tuple(map(str, given))
     if ending == ".csv":
         assert out.read_bytes().count(b"\r\n") == 1, "rows end with a newline, as those of earlier versions"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_rows_of_a_csv_table_may_end_as_other_programs_end_them(end: str, tmp_path: Path) -> None:
+    rows = ["path,model,calibration,dataset", "a.png,digits:1,2,", '"b,c.png",digits:1,2,', ""]
+    (tmp_path / "scores.csv").write_bytes(end.join(rows).encode())
+    assert read_content(tmp_path / "scores.csv") == TableContent("digits:1", 2, None, ("a.png", "b,c.png"))
+
+
+def test_a_csv_table_of_an_earlier_version_has_carriage_returns_without_quotes(tmp_path: Path) -> None:
+    """It is taken for what it is where the command that wrote it is repeated."""
+    names = ("a\rb.png", "c.png", "d\r", 'e\r\n,"\r.png')
+    with (tmp_path / "scores.csv").open("w", newline="", encoding="utf-8") as file:
+        file.write("path,model,calibration,dataset\n")
+        for name in names:
+            quoted = '"' + name.replace('"', '""') + '"' if "," in name else name
+            file.write(f"{quoted},digits:1,2,\n")
+    assert read_content(tmp_path / "scores.csv") == TableContent("digits:1", 2, None, names)
 
 
 def rows_of(path: Path) -> list[dict[str, object]]:
