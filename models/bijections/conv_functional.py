@@ -367,7 +367,7 @@ class FactorisedConvolution:
             )
             return dense.T.reshape(z.shape).to(z.dtype)
         # LAPACK stores matrices by columns: a row for each sample here is a column for each right-hand side there.
-        rows = right.permute(0, 2, 3, 1).contiguous().view(len(z), -1)
+        rows = right.permute(0, 2, 3, 1).flatten(1)
         solution: Tensor = solve_band(self._lu, self._swaps, rows, transpose=side == "transpose")
         x = solution.view(len(z), *self.image, self.channels)
         return x.permute(0, 3, 1, 2).contiguous().to(z)

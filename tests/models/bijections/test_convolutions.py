@@ -94,6 +94,15 @@ def test_factors_have_the_log_det_and_the_inverse_of_the_matrix(kernel: Size, im
     torch.testing.assert_close(factors.inverse_images().flatten(1).T, torch.linalg.inv(dense), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("image", [(12, 12), (3, 3)], ids=["banded", "dense"])
+def test_no_images_have_no_solutions(image: Size) -> None:
+    factors = FactorisedConvolution(near_identity(2, (3, 3), 0.1), image)
+    none = torch.empty(0, 2, *image)
+    assert factors.solve(none).shape == factors.solve(none, "transpose").shape == none.shape
+    x, log_det = layer(2, (3, 3)).float().inverse(none)
+    assert (x.shape, log_det.shape) == (none.shape, (0,))
+
+
 def test_narrow_bands_are_factorised_as_bands_and_wide_ones_are_not() -> None:
     for channels, kernel, image, half_bandwidth, banded in [
         (1, (3, 3), (28, 28), 29, True),
