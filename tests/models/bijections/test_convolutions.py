@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from models.bijections import convolution
 from models.bijections.conv_functional import (
     FactorisedConvolution,
     Size,
@@ -149,6 +150,23 @@ def test_layer_is_the_matrix_both_ways(kernel: Size, image: Size) -> None:
     assert conv.constant_log_det_at((3, *image)) == pytest.approx(float(expected), rel=1e-8, abs=1e-10)
     with torch.no_grad():
         assert conv(x)[1][0] == conv.constant_log_det_at((3, *image))
+
+
+def test_a_sample_takes_one_factorisation_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    factorised: list[Size] = []
+
+    def factors(weight: torch.Tensor, image: Size) -> FactorisedConvolution:
+        factorised.append(image)
+        return FactorisedConvolution(weight, image)
+
+    conv, z = layer(2, (3, 3)), normal(2, 2, 9, 8, seed=3)
+    expected, log_det = (part.detach() for part in conv.inverse(z))
+    monkeypatch.setattr(convolution, "FactorisedConvolution", factors)
+    with torch.no_grad():
+        x, inverse_log_det = conv.inverse(z)
+    assert factorised == [(9, 8)]
+    torch.testing.assert_close(x, expected, rtol=0, atol=0)
+    torch.testing.assert_close(inverse_log_det, log_det, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("kernel", "image"), [((3, 3), (5, 4)), ((5, 1), (3, 6)), ((3, 5), (4, 2))], ids=str)
