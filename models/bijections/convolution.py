@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.bijections.autograd import call
+from models.bijections.autograd import call, first_derivatives
 from models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, Shape, check_images
 from models.bijections.conv_functional import (
     ON_CPU,
@@ -130,6 +130,7 @@ class _Solve(torch.autograd.Function):
         return x
 
     @staticmethod
+    @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         (x,) = ctx.saved_tensors
         grad_z = ctx.factors.solve(gradients[0], "transpose")
@@ -292,6 +293,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
         return y, x.new_zeros(x.shape[0]), error.square().flatten(1).sum(1)
 
     @staticmethod
+    @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Return the loss gradients with respect to the images, the kernel and the learned inverse kernel.
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.bijections.autograd import first_derivatives
+
 SIDE = 3
 TAPS = SIDE * SIDE
 
@@ -79,6 +81,7 @@ class CouplingProducts(torch.autograd.Function):
         return _sum_of_shares(weights[2] @ second, size).to(x.dtype).add_(last_bias.to(x.dtype).view(-1, 1, 1))
 
     @staticmethod
+    @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the loss gradients with respect to the network's inputs and all its parameters.
 

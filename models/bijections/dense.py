@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.bijections.autograd import call
+from models.bijections.autograd import call, first_derivatives
 from models.bijections.base import Bijection, SelfNormalizing, Shape
 from models.bijections.frozen import FrozenAffine
 from models.bijections.self_normalizing_product import by_columns, mix_channels, self_normalizing_product
@@ -213,6 +213,7 @@ class RelativeProduct(torch.autograd.Function):
         return z, x.new_zeros(x.shape[0])
 
     @staticmethod
+    @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss gradient for the inputs, and relative gradients for the weights and the bias.
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.bijections.autograd import call
+from models.bijections.autograd import call, first_derivatives
 from models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, Shape
 from models.bijections.each_matrix import inverses, log_abs_dets
 from models.bijections.frozen import Inverse
@@ -274,6 +274,7 @@ class LocalProduct(torch.autograd.Function):
         return y, x.new_zeros(x.shape[0]), error.square().flatten(1).sum(1)
 
     @staticmethod
+    @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         """Return the loss gradients with respect to the inputs, the matrices and the learned inverses.
 

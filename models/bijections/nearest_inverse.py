@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from models.bijections.autograd import first_derivatives
 from models.bijections.conv_functional import (
     ON_CPU,
     FactorisedConvolution,
@@ -150,7 +150,7 @@ class LogDet(torch.autograd.Function):
         ctx.save_for_backward(output[1])
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """Return the gradient with respect to the kernel."""
         (of_weight,) = ctx.saved_tensors

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.bijections.autograd import call
+from models.bijections.autograd import call, first_derivatives
 from models.bijections.base import LogDetGradient
 
 
@@ -72,6 +72,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
         return y, x.new_zeros(x.shape[0]), error.square().flatten(1).sum(1)
 
     @staticmethod
+    @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Return the loss gradients with respect to the inputs, the matrix and the learned inverse.
 

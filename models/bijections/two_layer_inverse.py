@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.bijections.autograd import call
+from models.bijections.autograd import call, first_derivatives
 from models.bijections.base import LogDetGradient, SelfNormalizing, Shape, check_images
 from models.bijections.conv_functional import (
     Size,
@@ -160,6 +160,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
         return y, x.new_zeros(x.shape[0]), error.square().flatten(1).sum(1)
 
     @staticmethod
+    @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         """Return the loss gradients for the images, the kernel and both learned inverse kernels.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.bijections.autograd import call
+from models.bijections.autograd import call, first_derivatives
 from models.bijections.base import Bijection, SelfNormalizing
 
 
@@ -73,6 +73,7 @@ class RecomputedLayers(torch.autograd.Function):
         return x, log_det, *errors
 
     @staticmethod
+    @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients with respect to the inputs and all parameters of the layers.
 
