@@ -41,8 +41,9 @@ def solutions(matrices: Tensor, right: Tensor) -> Tensor:
 
 
 def _each(function: Callable[..., Tensor], *stacks: Tensor) -> Tensor:
-    if stacks[0].shape[-1] <= ROWS_IN_BATCH:
+    matrices = stacks[0]
+    if matrices.shape[-1] <= ROWS_IN_BATCH or matrices.dim() == 2 or not matrices.numel():
         return function(*stacks)
     each = zip(*(stack.flatten(0, -3) for stack in stacks), strict=True)
-    results: Tensor = torch.stack([function(*matrices) for matrices in each]).unflatten(0, stacks[0].shape[:-2])
+    results: Tensor = torch.stack([function(*one) for one in each]).unflatten(0, matrices.shape[:-2])
     return results

@@ -8,7 +8,7 @@ import torch
 
 from models.bijections.base import LogDetGradient
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
-from models.bijections.each_matrix import inverses, log_abs_dets
+from models.bijections.each_matrix import inverses, log_abs_dets, solutions
 from models.bijections.local_affine import (
     ExactLocalAffine,
     SelfNormalizingLocalAffine,
@@ -91,6 +91,17 @@ def test_determinants_and_inverses_of_many_large_matrices_with_several_threads()
         assert log_abs_dets(matrices).tolist() == pytest.approx(expected, rel=1e-12)
         identity = torch.eye(152, dtype=torch.float64).expand_as(matrices)
         torch.testing.assert_close(inverses(matrices) @ matrices, identity, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [3, 100])
+@pytest.mark.parametrize("stack", [(), (0,), (2, 0), (2, 3)], ids=str)
+def test_stacks_of_any_shape(stack: tuple[int, ...], rows: int) -> None:
+    matrix = torch.eye(rows, dtype=torch.float64) + 0.1 / rows
+    matrices, right = matrix.expand(*stack, rows, rows), torch.ones(*stack, rows, 2, dtype=torch.float64)
+    inverse, log_det = torch.linalg.inv(matrix), torch.linalg.slogdet(matrix).logabsdet
+    torch.testing.assert_close(inverses(matrices), inverse.expand(matrices.shape))
+    torch.testing.assert_close(log_abs_dets(matrices), log_det.expand(stack))
+    torch.testing.assert_close(solutions(matrices, right), inverse @ right)
 
 
 def test_a_layer_trains_after_another_has_scored_without_gradients() -> None:
