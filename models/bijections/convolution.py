@@ -37,9 +37,10 @@ class ExactConv(Bijection):
     log-det is log|det T(w)|. w starts as the identity plus Xavier-normal noise of gain 0.01 (Keller et al. 2021,
     published settings).
 
-    Cost: O(N·C²·kh·kw·H·W) for the map and O(D·b²) for the log-det with or without its gradient, with the
-    half-bandwidth b of T(w) (:func:`~models.bijections.nearest_inverse.nearest_inverse`,
-    :class:`~models.bijections.conv_functional.FactorisedConvolution`). On an accelerator the log-det costs O(D³).
+    Cost: O(N·C²·kh·kw·H·W) for the map and O(D·b²) for the log-det, with the half-bandwidth b of T(w)
+    (:class:`~models.bijections.conv_functional.FactorisedConvolution`). Its gradient costs as much, or O(D²·b) where it
+    takes the whole inverse (:func:`~models.bijections.nearest_inverse.nearest_inverse`). On an accelerator the log-det
+    costs O(D³).
 
     Args:
         channels: The number of channels C.
@@ -205,7 +206,8 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
 
         The distance is the Frobenius norm between the matrices of both maps on images of ``shape``.
 
-        Cost: O(D·b²) for D values of an image and half-bandwidth b.
+        Cost: O(D·b²) for D values of an image and half-bandwidth b, or O(D²·b) where it takes the whole inverse
+        (:func:`~models.bijections.nearest_inverse.nearest_inverse`).
         """
         self.inverse_weight.copy_(nearest_inverse(self.weight, shape[1:])[1])
 
