@@ -5,7 +5,6 @@ A recipe is the same for all rows of a group, apart from what a row itself chang
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Literal, cast
 
 from benchmarks.paper.rows import Family, Group, Row
@@ -82,8 +81,3 @@ def published_steps(group: Group) -> int:
     MNIST has 50,000 training images, and the paper has 100 in a batch.
     """
     return 500 * group.epochs if group.epochs is not None else 10_000_000
-
-
-def digest_of(config: TrainingConfig) -> str:
-    """Return a short digest of settings, by which results of equal settings are recognised."""
-    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]

@@ -156,6 +156,8 @@ class TrainingConfig(TypedDict):
     """Stand-in for the inverse in the gradient of log-dets: R, or the nearer 2R - RWR."""
     refresh_inverse_every: NotRequired[int]
     """Steps between projections of the exact inverses on the learned ones; 0: never."""
+    corrected_directions: NotRequired[int]
+    """Random directions on which the learned inverses of dense and 1x1 layers are made exact after each step, without a determinant; they are not trained then. Set reconstruction_weight to 0 with it. 0: none."""
     suspect_share: NotRequired[float]
     """Share of the training images that may be dirty. After the warm-up this share of the images, those whose log-likelihood is furthest below the median of their batch, is not learned from and does not count in the validation that selects the weights. The same share of the strangest statistics and calibration images is left out too, which raises the false-alarm rate where they were normal. Rare but normal images are left out as well. 0: all images count."""
     gradient_clip: NotRequired[float]

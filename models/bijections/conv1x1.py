@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.bijections.base import ChannelAffine, SelfNormalizing, Shape, check_images
+from models.bijections.base import ChannelAffine, check_images
+from models.bijections.matrix_inverse import MatrixInverse
 from models.bijections.self_normalizing_product import by_columns, mix_channels, self_normalizing_product
 
 SMALLEST_VARIANCE = 1e-6
@@ -93,7 +94,7 @@ class ExactConv1x1(ChannelAffine):
         return log_abs_det
 
 
-class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
+class SelfNormalizingConv1x1(ExactConv1x1, MatrixInverse):
     """Invertible 1x1 convolution that learns its own inverse, so that training needs no determinants.
 
     The layer z = W x + b learns a matrix R ≈ W⁻¹ (Keller et al. 2021, eq. 10-12).
@@ -158,14 +159,6 @@ class SelfNormalizingConv1x1(ExactConv1x1, SelfNormalizing):
         It is R z for the learned R ≈ W⁻¹ and images ``z``, ``(N, C, H, W)``.
         """
         return mix_channels(self.inverse_weight, z)
-
-    @torch.no_grad()
-    def refresh_inverse(self, shape: Shape) -> None:
-        """Overwrite the learned inverse with the exact inverse of the weight matrix.
-
-        R becomes W⁻¹. Cost: O(C³).
-        """
-        self.inverse_weight.copy_(torch.linalg.inv(self.weight.double()))
 
     def learned_affine(self) -> tuple[Tensor, Tensor]:
         """Return the matrix and the offset of the affine map that the layer learned as its inverse.

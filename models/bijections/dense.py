@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from models.bijections.autograd import call, first_derivatives
-from models.bijections.base import Bijection, SelfNormalizing, Shape
+from models.bijections.base import Bijection, Shape
 from models.bijections.frozen import FrozenAffine
+from models.bijections.matrix_inverse import MatrixInverse
 from models.bijections.self_normalizing_product import by_columns, mix_channels, self_normalizing_product
 
 
@@ -77,7 +78,7 @@ class ExactDense(Bijection):
         return x.flatten(1)
 
 
-class SelfNormalizingDense(ExactDense, SelfNormalizing):
+class SelfNormalizingDense(ExactDense, MatrixInverse):
     """Invertible fully connected layer that learns its own inverse, so that training needs no determinants.
 
     The layer z = W x + b learns a matrix R ≈ W⁻¹ (Keller et al. 2021, 4.1).
@@ -131,14 +132,6 @@ class SelfNormalizingDense(ExactDense, SelfNormalizing):
         It is R z for the learned R ≈ W⁻¹, in the shape ``(N, C, H, W)``.
         """
         return mix_channels(self.inverse_weight, self._vectors(z)).view(z.shape)
-
-    @torch.no_grad()
-    def refresh_inverse(self, shape: Shape) -> None:
-        """Overwrite the learned inverse with the exact inverse of the weight matrix.
-
-        R becomes W⁻¹. Cost: O(D³).
-        """
-        self.inverse_weight.copy_(torch.linalg.inv(self.weight.double()))
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:

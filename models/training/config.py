@@ -37,7 +37,7 @@ GROUPS: dict[str, list[str]] = {
     "Features": ["backbone", "feature_side", "feature_steps", "feature_updates"],
     "Learned inverses": [
         *("reconstruction_weight", "multiplier", "reconstruction_target", "symmetric_reconstruction"),
-        *("noise_reconstruction", "gradient", "refresh_inverse_every"),
+        *("noise_reconstruction", "gradient", "refresh_inverse_every", "corrected_directions"),
     ],
     "Validation": ["validations", "validation_images", "checkpoint_seconds"],
 }
@@ -101,6 +101,12 @@ class TrainingConfig(ImageOptions):
     )
     refresh_inverse_every: int = Field(
         0, ge=0, description="Steps between projections of the exact inverses on the learned ones; 0: never."
+    )
+    corrected_directions: int = Field(
+        0,
+        ge=0,
+        description="Random directions on which the learned inverses of dense and 1x1 layers are made exact after each "
+        "step, without a determinant; they are not trained then. Set reconstruction_weight to 0 with it. 0: none.",
     )
     suspect_share: float = Field(
         0.0,
@@ -195,7 +201,7 @@ class TrainingConfig(ImageOptions):
         return self.learning_rate * warmup * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)
 
 
-LATER = ("augmentation", "whitening", "optimizer")
+LATER = ("augmentation", "whitening", "optimizer", "corrected_directions")
 """Settings that earlier versions did not have."""
 
 

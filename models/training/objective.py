@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.bijections.base import SelfNormalizing, Shape
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
+from models.bijections.matrix_inverse import MatrixInverse
 from models.devices import send
 from models.flows.flow import Flow, walk
 from models.training.config import TrainingConfig
@@ -85,6 +86,9 @@ class SelfNormalizingObjective(nn.Module):
         )
         self.noise_weight = config.noise_reconstruction
         self.refresh_every = config.refresh_inverse_every
+        self.corrected_directions = config.corrected_directions
+        for layer in self._corrected():
+            layer.inverse_weight.requires_grad_(False)
         self.seed = config.seed
         self.suspects = Suspects(config.suspect_share) if config.suspect_share else None
         self.warmup_steps = config.warmup_steps
@@ -146,7 +150,8 @@ class SelfNormalizingObjective(nn.Module):
 
         Images with a log-likelihood below the threshold are left out of the loss.
 
-        Every ``refresh_inverse_every`` steps each R is set to the projection of W^-1 on what R can represent.
+        Every ``refresh_inverse_every`` steps each R is set to the projection of W^-1 on what R can represent. After
+        each step, each R of a matrix is made exact on ``corrected_directions`` random directions.
 
         Args:
             loss: The loss of the step.
@@ -163,9 +168,24 @@ class SelfNormalizingObjective(nn.Module):
         if self.refresh_every and (step + 1) % self.refresh_every == 0 and applied:
             for layer, shape in self.layers:
                 layer.refresh_inverse(shape)
+        corrected = self._corrected()
+        if corrected and applied:
+            generator = self._generator(step)
+            for layer in corrected:
+                weight = layer.weight
+                directions = torch.randn(len(weight), min(self.corrected_directions, len(weight)), generator=generator)
+                layer.correct_inverse(send(directions, weight.device).to(weight.dtype))
+
+    def _corrected(self) -> list[MatrixInverse]:
+        """Return the layers whose inverses are corrected, not trained; none where no directions are set."""
+        layers = [layer for layer, _ in self.layers if isinstance(layer, MatrixInverse)]
+        return layers if self.corrected_directions else []
+
+    def _generator(self, step: int) -> torch.Generator:
+        return torch.Generator().manual_seed((self.seed << 32 | step) & (2**63 - 1))
 
     def _noise_errors(self, step: int) -> Tensor:
-        generator = torch.Generator().manual_seed((self.seed << 32 | step) & (2**63 - 1))
+        generator = self._generator(step)
         errors = []
         for layer, shape in self.layers:
             weight = layer.weight

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from models.errors import WHITENING_LAYERS, DatasetUnfit, SettingUnsupported
 from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
 from models.flows.layers.couplings import Coupling
-from models.flows.layers.linear import ExactOneByOneSpec, SelfNormalizingOneByOneSpec
+from models.flows.layers.linear import ExactOneByOneSpec, SelfNormalizingDenseSpec, SelfNormalizingOneByOneSpec
 from models.texts.validation_texts import plain_text
 from models.training.config import TrainingConfig
 
@@ -93,6 +93,10 @@ def require_layers(architecture: Architecture, config: TrainingConfig) -> None:
         isinstance(layer, ExactOneByOneSpec | SelfNormalizingOneByOneSpec) for layer in layers
     ):
         raise SettingUnsupported("whitening", WHITENING_LAYERS)
+    if config.corrected_directions and not any(
+        isinstance(layer, SelfNormalizingDenseSpec | SelfNormalizingOneByOneSpec) for layer in layers
+    ):
+        raise SettingUnsupported("corrected_directions", "a self-normalizing dense layer or 1x1 convolution")
     networks = any(isinstance(layer, Coupling) for layer in layers) or any(level.spec.split for level in levels)
     if config.optimizer == "muon" and not networks:
         raise SettingUnsupported("optimizer", "couplings or splits for muon")

@@ -18,6 +18,7 @@ from models.anomaly.gradients.per_image_gradients import TILE
 from models.bijections.base import Bijection, SelfNormalizing, Shape
 from models.bijections.coupling import CouplingNet
 from models.bijections.frozen import FrozenStep, Inverse
+from models.bijections.matrix_inverse import MatrixInverse
 from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow, walk
@@ -108,6 +109,7 @@ def flow_work(
         symmetric_reconstruction=config.symmetric_reconstruction,
         noise_reconstruction=config.noise_reconstruction,
         gradient=config.gradient,
+        corrected_directions=config.corrected_directions,
         recompute=config.recompute,
         optimizer=config.optimizer,
     )
@@ -158,6 +160,9 @@ def _layer_work(
     layer.train()
     with saved_bytes(layer) as sizes:
         step = count(lambda: _step(layer, torch.zeros(images, *shape, requires_grad=True), config))
+    if config.corrected_directions and isinstance(layer, MatrixInverse):
+        directions = torch.zeros(len(layer.weight), min(config.corrected_directions, len(layer.weight)))
+        step = replace(step, work=step.work + count(lambda: layer.correct_inverse(directions)).work)
     recomputed = config.recompute and layer.cheap_inverse
     again = count(lambda: _recompute(layer, shape, images)).work if recomputed else Work()
     layer.eval().requires_grad_(False)

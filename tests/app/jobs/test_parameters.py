@@ -99,6 +99,7 @@ def test_no_value_is_converted(client: TestClient, request_: dict[str, Any], poi
 
 
 NO_MIXING = "whitening: expected a flow with an exact or self-normalizing 1x1 convolution"
+NO_MATRIX = "corrected_directions: expected a flow with a self-normalizing dense layer or 1x1 convolution"
 NO_NETWORK = "optimizer: expected a flow with couplings or splits for muon"
 LU = {"family": "glow", "levels": 1, "steps": 1, "hidden": 4, "linear": "lu"}
 
@@ -110,8 +111,14 @@ LU = {"family": "glow", "levels": 1, "steps": 1, "hidden": 4, "linear": "lu"}
         ({"architecture": LU}, {"whitening": True}, "/body/parameters/whitening", NO_MIXING),
         ({"architecture": LU | {"training": {"whitening": True}}}, {}, "/body/architecture", NO_MIXING),
         ({"preset": "snf-conv-9l"}, {"optimizer": "muon"}, "/body/parameters/optimizer", NO_NETWORK),
+        (
+            {"preset": "snf-conv-9l"},
+            {"corrected_directions": 4},
+            "/body/parameters/corrected_directions",
+            NO_MATRIX,
+        ),
     ],
-    ids=["whitening of a preset", "whitening of a file", "setting of a file", "optimizer"],
+    ids=["whitening of a preset", "whitening of a file", "setting of a file", "optimizer", "corrections"],
 )
 def test_a_setting_is_refused_for_a_flow_without_the_layers_that_it_is_for(
     client: TestClient, recipe: dict[str, Any], parameters: dict[str, Any], pointer: str, detail: str

@@ -179,6 +179,7 @@ def test_minutes_cap_the_whole_training() -> None:
         {"symmetric_reconstruction": True},
         {"noise_reconstruction": 1.0},
         {"refresh_inverse_every": 1},
+        {"corrected_directions": 4},
         {"optimizer": "muon"},
     ],
     ids=str,

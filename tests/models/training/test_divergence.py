@@ -84,7 +84,13 @@ def overflowing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def test_a_batch_that_overflows_changes_nothing_and_ends_no_training(
     tmp_path: Path, overflowing: Callable[..., Overflowing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"refresh_inverse_every": 1, "ema_decay": 0.9, "multiplier": "geco", "suspect_share": 0.1}
+    settings = {
+        "refresh_inverse_every": 1,
+        "corrected_directions": 2,
+        "ema_decay": 0.9,
+        "multiplier": "geco",
+        "suspect_share": 0.1,
+    }
     trainer, events = overflowing(tmp_path, (1, 2), 1000, **settings)
     states: list[Tensor] = []
     step_of = trainer._step

@@ -16,6 +16,7 @@ from models.bijections.base import SelfNormalizing, Shape
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.bijections.convolution import SelfNormalizingConv
 from models.bijections.dense import SelfNormalizingDense
+from models.bijections.matrix_inverse import MatrixInverse
 from models.bijections.pixels import AffinePixels
 from models.bijections.two_layer_inverse import TwoLayerInverseConv
 from models.datasets import Dataset
@@ -279,6 +280,23 @@ def test_right_after_a_refresh_the_log_det_gradient_of_w_is_exact(kind: str) -> 
         distances.append(off())
     assert min(distances[:2]) > 1e-3
     assert distances[2] < 1e-12
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv1x1"])
+def test_an_inverse_that_is_corrected_on_all_directions_is_exact_and_not_trained(kind: str) -> None:
+    flow = flow_of(kind)
+    layer = only_layer(flow)
+    assert isinstance(layer, MatrixInverse)
+    before = layer.inverse_weight.clone()
+    objective = objective_for(flow, corrected_directions=1000, reconstruction_weight=0.0)
+    loss = objective.loss(flow, *batch(), 0)
+    torch.autograd.backward(loss.value)
+    assert layer.weight.grad is not None
+    assert layer.inverse_weight.grad is None
+    objective.update(loss, 0, torch.tensor(False))
+    assert torch.equal(layer.inverse_weight, before)
+    objective.update(loss, 0, torch.tensor(True))
+    torch.testing.assert_close(layer.inverse_weight, torch.linalg.inv(layer.weight), rtol=1e-9, atol=1e-9)
 
 
 class TestInverseQuality:

@@ -25,7 +25,7 @@ SETTINGS = (
     '"recompute":false,"seed":0,"validation_images":1000,"validations":20,"checkpoint_seconds":60.0,'
     '"backbone":"efficientnet-lite0","feature_side":null,"feature_steps":0,"feature_updates":300}'
 )
-"""As an earlier version wrote them, without `augmentation`, `whitening` and `optimizer`."""
+"""As an earlier version wrote them, without `augmentation`, `whitening`, `optimizer` and `corrected_directions`."""
 
 
 def identity(config: TrainingConfig) -> str:
@@ -39,7 +39,9 @@ def test_checkpoints_of_earlier_versions_still_belong_to_their_trainings() -> No
 
 
 @pytest.mark.parametrize(
-    "changed", [{"augmentation": "flip"}, {"whitening": True}, {"optimizer": "muon"}, {"seed": 1}], ids=str
+    "changed",
+    [{"augmentation": "flip"}, {"whitening": True}, {"optimizer": "muon"}, {"corrected_directions": 5}, {"seed": 1}],
+    ids=str,
 )
 def test_another_setting_is_another_training(changed: dict[str, object]) -> None:
     assert identity(TrainingConfig().model_copy(update=changed)) != identity(TrainingConfig())

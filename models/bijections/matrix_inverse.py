@@ -1,0 +1,48 @@
+"""Self normalizing layers whose weights and learned inverse are matrices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.bijections.base import SelfNormalizing, Shape
+
+
+class MatrixInverse(SelfNormalizing):
+    """Base class of layers z = W x + b whose learned inverse is a matrix R ≈ W⁻¹ of the size of W, ``(D, D)``."""
+
+    inverse_weight: nn.Parameter
+
+    @torch.no_grad()
+    def refresh_inverse(self, shape: Shape) -> None:
+        """Overwrite the learned inverse with the exact inverse of the weight matrix.
+
+        R becomes W⁻¹. Cost: O(D³).
+        """
+        self.inverse_weight.copy_(torch.linalg.inv(self.weight.double()))
+
+    @torch.no_grad()
+    def correct_inverse(self, directions: Tensor) -> None:
+        """Make the learned inverse exact on some directions, and change it no more than that needs.
+
+        For directions V the matrix R becomes
+
+            R + (S - R Y) (Y^T Y)⁻¹ Y^T    with S = R V and Y = W S
+
+        Of all matrices with R Y = W⁻¹ Y it is the nearest to R in the Frobenius norm: a step of sketch and project
+        (Gower and Richtárik 2017, Randomized quasi-Newton updates are linearly convergent matrix inversion algorithms).
+        The error R - W⁻¹ loses its part in the span of Y, which is near that of V where W R is near the identity. Then
+        K directions of white noise leave 1 - K / D of the square of the error, whatever the condition of W.
+
+        Cost: four products of O(K·D²), and O(K²·D). No term in D³.
+
+        Args:
+            directions: V, ``(D, K)`` with K <= D, of full rank.
+        """
+        sources = self.inverse_weight @ directions
+        images = self.weight @ sources
+        basis, triangle = torch.linalg.qr(images)
+        missing = sources - self.inverse_weight @ images
+        # (Y^T Y)^-1 Y^T = T^-1 Q^T for Y = Q T.
+        weights: Tensor = torch.linalg.solve_triangular(triangle, missing, upper=True, left=False)
+        self.inverse_weight.addmm_(weights, basis.T)
