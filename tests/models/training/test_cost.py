@@ -179,7 +179,6 @@ def test_minutes_cap_the_whole_training() -> None:
         {"symmetric_reconstruction": True},
         {"noise_reconstruction": 1.0},
         {"refresh_inverse_every": 1},
-        {"corrected_directions": 4},
         {"optimizer": "muon"},
     ],
     ids=str,
@@ -187,6 +186,12 @@ def test_minutes_cap_the_whole_training() -> None:
 def test_more_work_takes_more_time(more: dict[str, Any]) -> None:
     steps = {"max_steps": more["max_steps"]} if len(more) > 1 else {}
     assert estimated(SMALL, **more).seconds > estimated(SMALL, **steps).seconds
+
+
+def test_more_directions_take_more_time() -> None:
+    dense = find_preset("snf-fc-2l").architecture((1, 28, 28), "logit")
+    few, many = (estimated(dense, corrected_directions=count).seconds for count in (10, 400))
+    assert few < many
 
 
 def test_low_precision_takes_less_time() -> None:
