@@ -87,8 +87,9 @@ class SelfNormalizingObjective(nn.Module):
         self.noise_weight = config.noise_reconstruction
         self.refresh_every = config.refresh_inverse_every
         self.corrected_directions = config.corrected_directions
-        for layer in self._corrected():
-            layer.inverse_weight.requires_grad_(False)
+        self.matrices = [layer for layer, _ in self.layers if isinstance(layer, MatrixInverse)]
+        for layer in self.matrices:
+            layer.inverse_weight.requires_grad_(self.corrected_directions == 0)
         self.seed = config.seed
         self.suspects = Suspects(config.suspect_share) if config.suspect_share else None
         self.warmup_steps = config.warmup_steps
@@ -168,18 +169,12 @@ class SelfNormalizingObjective(nn.Module):
         if self.refresh_every and (step + 1) % self.refresh_every == 0 and applied:
             for layer, shape in self.layers:
                 layer.refresh_inverse(shape)
-        corrected = self._corrected()
-        if corrected and applied:
+        if self.corrected_directions and self.matrices and applied:
             generator = self._generator(step)
-            for layer in corrected:
+            for layer in self.matrices:
                 weight = layer.weight
                 directions = torch.randn(len(weight), min(self.corrected_directions, len(weight)), generator=generator)
                 layer.correct_inverse(send(directions, weight.device).to(weight.dtype))
-
-    def _corrected(self) -> list[MatrixInverse]:
-        """Return the layers whose inverses are corrected, not trained; none where no directions are set."""
-        layers = [layer for layer, _ in self.layers if isinstance(layer, MatrixInverse)]
-        return layers if self.corrected_directions else []
 
     def _generator(self, step: int) -> torch.Generator:
         return torch.Generator().manual_seed((self.seed << 32 | step) & (2**63 - 1))

@@ -297,6 +297,8 @@ def test_an_inverse_that_is_corrected_on_all_directions_is_exact_and_not_trained
     assert torch.equal(layer.inverse_weight, before)
     objective.update(loss, 0, torch.tensor(True))
     torch.testing.assert_close(layer.inverse_weight, torch.linalg.inv(layer.weight), rtol=1e-9, atol=1e-9)
+    torch.autograd.backward(objective_for(flow).loss(flow, *batch(), 0).value)
+    assert layer.inverse_weight.grad is not None, "another training learns it again"
 
 
 class TestInverseQuality:
