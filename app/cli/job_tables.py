@@ -63,11 +63,11 @@ def print_jobs(page: JobList) -> None:
             typer.echo(f"{job.id} waits: {job.waits_for}")
 
 
-def print_job(job: JobView, there: str = "") -> None:
+def print_job(job: JobView, options: str = "") -> None:
     """Print the details of a job as a table of two columns.
 
     They include status, model, dataset, parameters, progress, times and error. The result is shown if the job has
-    succeeded, also in part. Suggested commands end with ``there``, the option that ``url_option`` returns.
+    succeeded, also in part. Suggested commands end with ``options``, the option that ``url_option`` returns.
     """
     from rich.text import Text
 
@@ -92,7 +92,7 @@ def print_job(job: JobView, there: str = "") -> None:
         "finished": _moment(job.finished_at.isoformat() if job.finished_at else ""),
         "retry of": job.retry_of or "",
         "error": f"{job.error['title']}: {job.error['detail']}" if job.error else "",
-        "outcome": Text(outcome(job, there), "bold red" if is_unfit(job) else "") if ended else "",
+        "outcome": Text(outcome(job, options), "bold red" if is_unfit(job) else "") if ended else "",
     }
     print_facts(facts, f"{job.type} {job.id}")
 
@@ -122,10 +122,10 @@ def print_curve(curve: TrainingCurve | RunDetail) -> None:
     Console().print(f"steps {curve.points[0].step} to {curve.points[-1].step}")
 
 
-def outcome(job: JobView, there: str = "") -> str:
+def outcome(job: JobView, options: str = "") -> str:
     """Return the result of a finished job of any type in words.
 
-    For example ``registered digits:2``, or the counts of a scoring job. Suggested commands end with ``there``, the
+    For example ``registered digits:2``, or the counts of a scoring job. Suggested commands end with ``options``, the
     option that ``url_option`` returns.
     """
     result = job.result or {}
@@ -135,18 +135,18 @@ def outcome(job: JobView, there: str = "") -> str:
     if "limit" in result:
         return limit_outcome(result)
     if "calibration" in result:
-        return calibration_outcome(result, there)
+        return calibration_outcome(result, options)
     if "ref" in result:
         # Jobs of earlier versions have no list of reasons.
         unfit = [reason["detail"] for reason in result.get("unfit", ())]
-        return published_line(result["ref"], live=result.get("live", False), unfit=unfit, there=there)
+        return published_line(result["ref"], live=result.get("live", False), unfit=unfit, options=options)
     if "anomalies" in result:
         place = f"; the scores are in {result['output']}" if "output" in result else ""
         return f"{job_counts(job).text}{place}"
     return f"job {job.id} succeeded"
 
 
-def calibration_outcome(result: dict[str, Any], there: str = "") -> str:
+def calibration_outcome(result: dict[str, Any], options: str = "") -> str:
     """Return the result of a calibration job in words.
 
     It names the new calibration and its smallest false-alarm rate. If ``result`` has the key ``active``, it also tells
@@ -158,7 +158,7 @@ def calibration_outcome(result: dict[str, Any], there: str = "") -> str:
         return made
     if result["active"]:
         return f"{made}; it is in use now" + (f" ({reason})" if reason else "")
-    return f"{made}; it is not in use: {reason}\n`snf models use-calibration {ref} {number}{there}` puts it to use"
+    return f"{made}; it is not in use: {reason}\n`snf models use-calibration {ref} {number}{options}` puts it to use"
 
 
 def limit_outcome(result: dict[str, Any]) -> str:

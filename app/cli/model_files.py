@@ -170,7 +170,7 @@ def import_model(
         # An unfit version is live only if that was asked.
         unfit = [reason.detail for reason in registered.unfit]
         line = published_line(
-            f"{registered.name}:{registered.version}", live=promote, unfit=unfit, there=url_option(url)
+            f"{registered.name}:{registered.version}", live=promote, unfit=unfit, options=url_option(url)
         )
         print_published(line, unfit=bool(unfit))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import typer
 
 
-def published_line(ref: str, *, live: bool, unfit: Sequence[str], there: str = "") -> str:
+def published_line(ref: str, *, live: bool, unfit: Sequence[str], options: str = "") -> str:
     """Return a line of text that reports the registration of a new model version.
 
     For an unfit version it has the reasons, and tells whether the version is live.
@@ -16,7 +16,7 @@ def published_line(ref: str, *, live: bool, unfit: Sequence[str], there: str = "
         ref: The version as ``name:version``.
         live: Whether it is live.
         unfit: Why it is unfit; empty for a fit version.
-        there: The option for suggested commands that ``url_option`` returns.
+        options: The option for suggested commands that ``url_option`` returns.
     """
     if not unfit:
         return f"registered {ref}"
@@ -24,7 +24,7 @@ def published_line(ref: str, *, live: bool, unfit: Sequence[str], there: str = "
     if live:
         return f"published as {ref} and live, although it is unfit: {reasons}"
     name, _, version = ref.partition(":")
-    command = f"snf models alias {name} live {version}{there}"
+    command = f"snf models alias {name} live {version}{options}"
     return f"published as {ref}, not live: {reasons}. To make it live all the same: {command}"
 
 

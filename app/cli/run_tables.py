@@ -55,10 +55,10 @@ def print_runs(page: RunList) -> None:
     print_table(columns, rows)
 
 
-def print_run(detail: RunDetail, there: str = "") -> None:
+def print_run(detail: RunDetail, options: str = "") -> None:
     """Print the details of a training run, and draw its learning curve.
 
-    The details include its results, its parameters and its error. A suggested command ends with ``there``, the option
+    The details include its results, its parameters and its error. A suggested command ends with ``options``, the option
     that ``url_option`` returns.
     """
     from rich.text import Text
@@ -67,7 +67,7 @@ def print_run(detail: RunDetail, there: str = "") -> None:
     facts: dict[str, str | Text] = {"state": Text(run.state, STYLES[run.state]), **_facts(run)}
     if result is not None:
         unfit = list(result.unfit.values())
-        facts["outcome"] = published_line(result.ref, live=result.live, unfit=unfit, there=there)
+        facts["outcome"] = published_line(result.ref, live=result.live, unfit=unfit, options=options)
     facts |= {
         "error": run.error or "",
         "by": run.origin if run.attempts == 1 else f"{run.origin}, {run.attempts} attempts",

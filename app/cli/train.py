@@ -206,7 +206,7 @@ def print_version(version: ModelVersion, live: bool, as_json: bool) -> None:
         typer.echo(json.dumps({"event": "published", **published, "unfit": unfit}))
     else:
         reasons = [check.sentence for check in failed]
-        line = published_line(reference, live=live, unfit=reasons, there=url_option(None))
+        line = published_line(reference, live=live, unfit=reasons, options=url_option(None))
         print_published(line, unfit=bool(failed))
 
 
