@@ -30,7 +30,7 @@ def first_derivatives(backward: Callable[..., Gradients]) -> Callable[..., Gradi
     @wraps(backward)
     def checked(ctx: Any, *gradients: Any) -> Gradients:
         if torch.is_grad_enabled():
-            raise NotImplementedError(
+            raise RuntimeError(
                 f"expected first derivatives alone, got create_graph=True in {backward.__qualname__}, whose second "
                 "derivatives are not implemented; take gradients with create_graph=False"
             )

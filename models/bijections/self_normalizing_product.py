@@ -85,10 +85,10 @@ class SelfNormalizingProduct(torch.autograd.Function):
         weighted_error = 2 * grad_error.view(-1, *[1] * (x.dim() - 1)) * error
         grad_weight = _outer(0.5 * grad_y + mix_channels(inverse_weight.T, weighted_error), x)
         better = improved_inverse(weight, inverse_weight) if ctx.gradient == "newton-schulz" else inverse_weight
-        if not ctx.needs_input_grad[2]:
-            return grad_x, grad_weight.addcmul_(log_det_share, better.T), None, None
         # W is stored by rows and R by columns, and so are their gradients: access across them misses the cache.
         grad_weight.addcmul_(log_det_share, better.T)
+        if not ctx.needs_input_grad[2]:
+            return grad_x, grad_weight, None, None
         grad_inverse = _outer(y, weighted_error - 0.5 * grad_x).T
         grad_inverse.addcmul_(log_det_share, weight.T, value=-1)
         return grad_x, grad_weight, grad_inverse, None

@@ -21,7 +21,7 @@ from models.score_rows.row import SCHEMA
 
 GROUP_ROWS = 100_000
 """Rows of a row group, which a reader holds in memory at once."""
-_NO_NAME_HAS = "\0"
+_STAND_IN = "\0"
 """Character that stands for a carriage return while a CSV file is read."""
 LARGEST_FIELD = 2**20
 """Characters of a field of a CSV file at most: a path, or texts of reasons and errors."""
@@ -189,7 +189,7 @@ def _read_csv(path: Path) -> TableContent:
         by_newline = "\r" not in file.readline()
     with path.open(encoding="utf-8", newline="\n" if by_newline else "") as file:
         # Where rows end with a newline alone, earlier versions wrote a carriage return in a name without quotes.
-        return _content_of(csv.DictReader(line.replace("\r", _NO_NAME_HAS) if by_newline else line for line in file))
+        return _content_of(csv.DictReader(line.replace("\r", _STAND_IN) if by_newline else line for line in file))
 
 
 def _read_jsonl(path: Path) -> TableContent:
@@ -201,7 +201,7 @@ def _content_of(rows: Iterable[Values]) -> TableContent:
     paths = []
     row: Values = {}
     for row in rows:
-        paths.append(str(row["path"]).replace(_NO_NAME_HAS, "\r"))
+        paths.append(str(row["path"]).replace(_STAND_IN, "\r"))
     return TableContent(str(row["model"]), int(row["calibration"]), row["dataset"] or None, tuple(paths))
 
 

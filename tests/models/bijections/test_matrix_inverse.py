@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -14,14 +16,14 @@ from models.bijections.matrix_inverse import MatrixInverse
 D = 40
 
 
-def off_inverse(kind: type[MatrixInverse], condition: float = 30.0) -> MatrixInverse:
+def off_inverse(make: Callable[[int], MatrixInverse], condition: float = 30.0) -> MatrixInverse:
     """A layer in float64 of the given condition, whose learned inverse makes errors of a tenth: W R = I + noise."""
     generator = torch.Generator().manual_seed(0)
 
     def noise() -> Tensor:
         return torch.randn(D, D, generator=generator, dtype=torch.float64)
 
-    layer = kind(D).double()  # type: ignore[call-arg]
+    layer = make(D).double()
     left, right = (torch.linalg.qr(noise()).Q for _ in range(2))
     with torch.no_grad():
         layer.weight.copy_(left @ torch.diag(torch.logspace(0, -np.log10(condition), D, dtype=torch.float64)) @ right)
@@ -33,12 +35,12 @@ def white(count: int, seed: int = 1) -> Tensor:
     return torch.randn(D, count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("kind", [SelfNormalizingDense, SelfNormalizingConv1x1])
+@pytest.mark.parametrize("make", [SelfNormalizingDense, SelfNormalizingConv1x1])
 @pytest.mark.parametrize("count", [1, 7, D])
 def test_the_corrected_inverse_is_the_nearest_that_is_exact_on_the_directions(
-    kind: type[MatrixInverse], count: int
+    make: Callable[[int], MatrixInverse], count: int
 ) -> None:
-    layer, directions = off_inverse(kind), white(count)
+    layer, directions = off_inverse(make), white(count)
     weight, before = (each.detach().numpy().copy() for each in (layer.weight, layer.inverse_weight))
     layer.correct_inverse(directions)
     after = layer.inverse_weight.detach().numpy()
