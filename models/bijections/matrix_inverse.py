@@ -9,9 +9,23 @@ from models.bijections.base import SelfNormalizing, Shape
 
 
 class MatrixInverse(SelfNormalizing):
-    """Base class of layers z = W x + b whose learned inverse is a matrix R ≈ W⁻¹ of the size of W, ``(D, D)``."""
+    """Base class of layers z = W x + b whose learned inverse is a matrix R ≈ W⁻¹ of the size of W, ``(D, D)``.
+
+    Attributes:
+        corrected: Whether training corrects R by :meth:`correct_inverse` in place of learning it.
+    """
 
     inverse_weight: nn.Parameter
+    corrected = False
+
+    def set_corrected(self, corrected: bool) -> None:
+        """Set whether training corrects the learned inverse R, which has no gradient then.
+
+        An R without gradient of its own stays as it is: it is neither learned nor corrected.
+        """
+        if self.inverse_weight.requires_grad or self.corrected:
+            self.corrected = corrected
+            self.inverse_weight.requires_grad_(not corrected)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:

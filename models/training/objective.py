@@ -87,9 +87,10 @@ class SelfNormalizingObjective(nn.Module):
         self.noise_weight = config.noise_reconstruction
         self.refresh_every = config.refresh_inverse_every
         self.corrected_directions = config.corrected_directions
-        self.matrices = [layer for layer, _ in self.layers if isinstance(layer, MatrixInverse)]
-        for layer in self.matrices:
-            layer.inverse_weight.requires_grad_(self.corrected_directions == 0)
+        matrices = [layer for layer, _ in self.layers if isinstance(layer, MatrixInverse)]
+        for layer in matrices:
+            layer.set_corrected(self.corrected_directions > 0)
+        self.corrected = [layer for layer in matrices if layer.corrected]
         self.seed = config.seed
         self.suspects = Suspects(config.suspect_share) if config.suspect_share else None
         self.warmup_steps = config.warmup_steps
@@ -152,7 +153,7 @@ class SelfNormalizingObjective(nn.Module):
         Images with a log-likelihood below the threshold are left out of the loss.
 
         Every ``refresh_inverse_every`` steps each R is set to the projection of W^-1 on what R can represent. After
-        each step, each R of a matrix is made exact on ``corrected_directions`` random directions.
+        each step, each learned R of a matrix is made exact on ``corrected_directions`` random directions.
 
         Args:
             loss: The loss of the step.
@@ -169,9 +170,9 @@ class SelfNormalizingObjective(nn.Module):
         if self.refresh_every and (step + 1) % self.refresh_every == 0 and applied:
             for layer, shape in self.layers:
                 layer.refresh_inverse(shape)
-        if self.corrected_directions and self.matrices and applied:
+        if self.corrected and applied:
             generator = self._generator(step)
-            for layer in self.matrices:
+            for layer in self.corrected:
                 weight = layer.weight
                 directions = torch.randn(len(weight), min(self.corrected_directions, len(weight)), generator=generator)
                 layer.correct_inverse(send(directions, weight.device).to(weight.dtype))

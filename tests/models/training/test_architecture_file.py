@@ -278,14 +278,14 @@ def test_a_flow_built_by_hand_in_float64_becomes_one_in_float32(first: type[Bije
     assert {value.dtype for value in flow.parameters()} == {torch.float64}
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_layers_built_by_hand_without_gradients_stay_as_they_are(recompute: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", [{}, {"recompute": True}, {"corrected_directions": 2}])
+def test_layers_built_by_hand_without_gradients_stay_as_they_are(setting: dict[str, Any], tmp_path: Path) -> None:
     layers = [ActNorm(4), SelfNormalizingConv1x1(4), AffineCoupling(4, 4), SelfNormalizingConv1x1(4)]
     flow = Flow(LogitPixels(), [Level(layers)])
     layers[1].requires_grad_(False)
     layers[3].get_parameter("weight").requires_grad_(False)
     before = {name: value.clone() for name, value in flow.state_dict().items()}
-    artifact = run(flow, tmp_path, **BUDGET, precision="float32", recompute=recompute)
+    artifact = run(flow, tmp_path, **BUDGET, precision="float32", **setting)
     after = load_artifact(artifact).flow.state_dict()
     same = {name for name, value in after.items() if torch.equal(value, before[name])}
     assert same == {f"levels.0.steps.{name}" for name in ("1.weight", "1.inverse_weight", "1.bias", "3.weight")}
