@@ -1,4 +1,4 @@
-"""Muon: orthogonal steps with the kernels of coupling networks, Adam's with all other parameters."""
+"""Muon: orthogonal steps with the kernels of coupling networks, Adam's with all other parameters; layouts of memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from models.bijections.coupling import CouplingNet
 from models.errors import SettingUnsupported
@@ -15,7 +16,15 @@ from models.flows.build import build_flow
 from models.flows.flow import Flow
 from models.training.architecture_file import parse_architecture
 from models.training.config import TrainingConfig
-from models.training.optimizer import MOMENTUM, STEP, Muon, coupling_kernels, make_optimizer, orthogonalize
+from models.training.optimizer import (
+    MOMENTUM,
+    STEP,
+    FusedAdam,
+    Muon,
+    coupling_kernels,
+    make_optimizer,
+    orthogonalize,
+)
 from models.training.presets import find_preset
 from tests.models.helpers import randomise
 
@@ -163,3 +172,43 @@ def test_a_flow_without_couplings_is_refused() -> None:
     split = {"split": {"width": 4}, "steps": [{"type": "self-normalizing-1x1"}]}
     document = {"levels": [split, {"steps": [{"type": "actnorm"}]}]}
     parse_architecture({"name": "split", **document}).architecture_for((1, 28, 28), config())
+
+
+def stored_otherwise() -> list[Tensor]:
+    """Return a matrix stored by columns, and kernels with their channels last."""
+    generator = torch.Generator().manual_seed(0)
+    kernels = torch.randn(6, 5, 3, 3, generator=generator)
+    return [torch.randn(7, 4, generator=generator).T, kernels.contiguous(memory_format=torch.channels_last)]
+
+
+def test_steps_of_adam_are_those_of_its_formula_in_any_order_of_memory() -> None:
+    parameters = [nn.Parameter(tensor) for tensor in stored_otherwise()]
+    optimizer = FusedAdam(parameters, RATE)
+    expected = [parameter.detach().double().contiguous() for parameter in parameters]
+    first, second = ([torch.zeros_like(each) for each in expected] for _ in range(2))
+    for step in range(1, 4):
+        for index, parameter in enumerate(parameters):
+            gradient = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+            first[index] = 0.9 * first[index] + 0.1 * gradient
+            second[index] = 0.999 * second[index] + 0.001 * gradient.square()
+            root = (second[index] / (1 - 0.999**step)).sqrt()
+            expected[index] -= RATE * first[index] / (1 - 0.9**step) / (root + 1e-8)
+        optimizer.step()
+    for parameter, tensor, wanted in zip(parameters, stored_otherwise(), expected, strict=True):
+        torch.testing.assert_close(parameter.detach().double(), wanted, rtol=0, atol=1e-6)
+        moments = optimizer.state[parameter]["exp_avg"]
+        assert moments.shape == tensor.shape
+        assert moments.stride() == parameter.stride() == tensor.stride()
+
+
+def test_a_step_of_adam_copies_no_gradient() -> None:
+    parameters = [nn.Parameter(tensor) for tensor in stored_otherwise()]
+    optimizer = FusedAdam(parameters, RATE)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
+        optimizer.step()
+    copied = [event.input_shapes for event in profiled.events() if event.name == "aten::clone"]
+    assert copied == []
