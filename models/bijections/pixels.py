@@ -94,19 +94,15 @@ class LogitPixels(Elementwise):
         """Return this pixel transform as an object that computes it on NumPy arrays."""
         return LogitFunction(self.alpha)
 
-    def _log_slope(self, y: Tensor) -> Tensor:
-        # log v + log(1 - v) of v = sigmoid(y), without cancellation at either end.
-        flatness = torch.nn.functional.logsigmoid(y) + torch.nn.functional.logsigmoid(-y)
-        return math.log1p(-2 * self.alpha) - math.log(PIXEL_RANGE) - flatness
-
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the transformed pixel values and, for each one, the logarithm of the transform's slope.
 
         They are y = log v - log(1 - v), v ≈ x/256, for pixels x in [0, 256), and log|dy/dx|, both in the shape of
         ``x``.
         """
-        y = torch.logit((x / PIXEL_RANGE + self.alpha) * (1 - 2 * self.alpha))
-        return y, self._log_slope(y)
+        v = (x / PIXEL_RANGE + self.alpha) * (1 - 2 * self.alpha)
+        low, high = torch.log(v), torch.log1p(-v)
+        return low - high, math.log1p(-2 * self.alpha) - math.log(PIXEL_RANGE) - (low + high)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pixel values that map to ``z``, and each image's log-determinant of the inverse.
@@ -116,7 +112,9 @@ class LogitPixels(Elementwise):
         x = 256·(sigmoid(z)/(1 - 2a) - a), which may lie outside [0, 256) by the margin a.
         """
         x = (torch.sigmoid(z) / (1 - 2 * self.alpha) - self.alpha) * PIXEL_RANGE
-        return x, -sum_samples(self._log_slope(z))
+        # log v + log(1 - v) of v = sigmoid(z), without cancellation at either end.
+        flatness = torch.nn.functional.logsigmoid(z) + torch.nn.functional.logsigmoid(-z)
+        return x, sum_samples(flatness - math.log1p(-2 * self.alpha) + math.log(PIXEL_RANGE))
 
 
 class MarginalPixels(Elementwise):
