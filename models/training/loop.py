@@ -34,6 +34,7 @@ from models.training.objective import BatchLoss, Loss, SelfNormalizingObjective,
 from models.training.optimizer import make_optimizer
 from models.training.precision import compute_coupling_nets_in, lay_out_coupling_nets, training_precision
 from models.training.schedule import Schedule
+from models.training.step_memory import kept_memory, release_memory
 from models.training.trained_flow import TrainedFlow
 from models.training.training_digest import identity_of
 from models.training.validation import trimmed_bits_per_dim, write_preview
@@ -225,6 +226,7 @@ class Trainer:
         progress = self.schedule.advance(self.state)
         return self.ranks.value_of_first(progress) if self.schedule.timed else progress
 
+    @kept_memory()
     def _step(self, images: torch.Tensor, step: int, progress: float) -> Loss:
         """Take an optimiser step, unless loss or gradient is not finite. The program never waits for a GPU."""
         loss: Loss = self.loss_of(images, step)
@@ -273,19 +275,15 @@ class Trainer:
         """Report the metrics of the last step. Raises ``TrainingDiverged`` if bits/dim have risen too far."""
         began = time.monotonic()
         omitted = self.log_dets.total()
-        # Images that are left out may become ever less likely without a divergence.
-        learned = loss.log_likelihood if loss.trimmed is None else loss.trimmed.log_likelihood
         bits, learned_bits = (
             bits_per_dim(float(mean) + omitted, math.prod(self.dataset.image_shape))
-            for mean in (loss.log_likelihood, learned)
+            for mean in (loss.log_likelihood, loss.kept_log_likelihood)
         )
         rate = history.add(self.state.step, learned_bits, self.state.elapsed_seconds)
         self.state = replace(self.state, first_bits_per_dim=history.first_bits)
         if self.ranks.any(history.diverged):
-            raise TrainingDiverged(
-                f"step {self.state.step}: bits/dim rose from {history.first_bits:.2f} to {learned_bits:.2f}; "
-                f"{self._advice()}"
-            )
+            rise = f"bits/dim rose from {history.first_bits:.2f} to {learned_bits:.2f}"
+            raise TrainingDiverged(f"step {self.state.step}: {rise}; {self._advice()}")
         history.took(self.ranks.value_of_first(time.monotonic() - began))
         self.observe(
             {
@@ -312,6 +310,7 @@ class Trainer:
         if not self.ranks.first:
             return
         began = time.monotonic()
+        release_memory()
         frozen = self._freeze(last=last)
         images, share = stacked(self.dataset.statistics[:count]), self.config.suspect_share
         bits, kept = trimmed_bits_per_dim(frozen, images, share, str(self.device))

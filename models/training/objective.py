@@ -43,6 +43,14 @@ class Loss:
     trimmed: TrimmedBatch | None = None
 
     @property
+    def kept_log_likelihood(self) -> Tensor:
+        """Mean log-likelihood of the images that ``value`` has, in nats, without those that were left out.
+
+        Images that are left out may become ever less likely without a divergence.
+        """
+        return self.log_likelihood if self.trimmed is None else self.trimmed.log_likelihood
+
+    @property
     def reconstruction_error(self) -> Tensor:
         """Largest reconstruction error of a learned inverse, over all layers.
 
