@@ -83,13 +83,13 @@ class SelfNormalizingProduct(torch.autograd.Function):
         grad_x = mix_channels(weight.T, grad_y)
         log_det_share = 0.5 * x.shape[2:].numel() * grad_log_det.sum()
         weighted_error = 2 * grad_error.view(-1, *[1] * (x.dim() - 1)) * error
-        grad_weight = _outer(0.5 * grad_y + mix_channels(inverse_weight.T, weighted_error), x)
+        grad_weight = _outer(torch.add(mix_channels(inverse_weight.T, weighted_error), grad_y, alpha=0.5), x)
         better = improved_inverse(weight, inverse_weight) if ctx.gradient == "newton-schulz" else inverse_weight
         # W is stored by rows and R by columns, and so are their gradients: access across them misses the cache.
         grad_weight.addcmul_(log_det_share, better.T)
         if not ctx.needs_input_grad[2]:
             return grad_x, grad_weight, None, None
-        grad_inverse = _outer(y, weighted_error - 0.5 * grad_x).T
+        grad_inverse = _outer(y, torch.sub(weighted_error, grad_x, alpha=0.5)).T
         grad_inverse.addcmul_(log_det_share, weight.T, value=-1)
         return grad_x, grad_weight, grad_inverse, None
 
