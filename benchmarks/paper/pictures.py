@@ -50,24 +50,25 @@ def grid(images: NDArray[np.uint8], columns: int = 4) -> NDArray[np.uint8]:
 
 
 def angles(results: Path) -> bool:
-    """Draw Figure 3: the mean angle over the layers by epoch, with their standard deviation."""
-    figure, axes = plt.subplots(figsize=(6, 4))
+    """Draw Figure 3, a panel a recipe: the mean angle over the layers by epoch, with their standard deviation."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
     drawn = False
-    for name, colour in (("dense", "#0e6480"), ("convolutional", "#b3441e")):
-        for record in runs(results, name, "published", "snf"):
+    for axis, recipe in zip(axes, ("published", "converged"), strict=True):
+        for record in (record for group in ("dense", "convolutional") for record in runs(results, group, recipe)):
             points = [point for point in record["curve"] if point["angles"]]
-            if not points:
+            if not points or record["seed"] != 0:
                 continue
             epochs = np.array([point["step"] / record["steps_per_epoch"] for point in points])
             means = np.array([np.mean(point["angles"]) for point in points])
             spread = np.array([np.std(point["angles"]) for point in points])
-            label = f"{GROUPS[name].row('snf').title}, seed {record['seed']}"
-            axes.plot(epochs, means, color=colour, label=label)
-            axes.fill_between(epochs, np.maximum(means - spread, 1e-4), means + spread, color=colour, alpha=0.2)
+            (line,) = axis.plot(epochs, means, label=GROUPS[record["group"]].row(record["row"]).title)
+            low = np.maximum(means - spread, 1e-4)
+            axis.fill_between(epochs, low, means + spread, color=line.get_color(), alpha=0.2)
             drawn = True
-    axes.axhline(1, color="grey", linestyle=":", label="1 degree")
-    axes.set(yscale="log", xlabel="epoch", ylabel="degrees to the exact gradient, mean over layers")
-    axes.legend(fontsize=8)
+        axis.axhline(1, color="grey", linestyle=":", label="1 degree")
+        axis.set(yscale="log", ylim=(1e-3, 180), xlabel="epoch", title=f"{recipe}, seed 0")
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15))
+    axes[0].set_ylabel("degrees to the exact gradient")
     return finished(figure, results / "figure3.png", drawn)
 
 
