@@ -191,6 +191,11 @@ class SelfNormalizing(Bijection):
         super().__init__()
         self._reconstruction_error: Tensor | None = None
 
+    @property
+    def learns_inverse(self) -> bool:
+        """Whether training changes the approximate inverse; false where its parameters were fixed by hand."""
+        return any(each.requires_grad for name, each in self.named_parameters() if name.endswith("inverse_weight"))
+
     @abstractmethod
     def apply_weight(self, x: Tensor) -> Tensor:
         """Return the inputs multiplied by the weights of the layer, without the offset.

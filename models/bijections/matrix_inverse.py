@@ -18,12 +18,14 @@ class MatrixInverse(SelfNormalizing):
     inverse_weight: nn.Parameter
     corrected = False
 
-    def set_corrected(self, corrected: bool) -> None:
-        """Set whether training corrects the learned inverse R, which has no gradient then.
+    @property
+    def learns_inverse(self) -> bool:
+        """Whether training changes R, by its gradient or by corrections; false where it was fixed by hand."""
+        return self.corrected or super().learns_inverse
 
-        An R without gradient of its own stays as it is: it is neither learned nor corrected.
-        """
-        if self.inverse_weight.requires_grad or self.corrected:
+    def set_corrected(self, corrected: bool) -> None:
+        """Set whether training corrects R, which has no gradient then, or learns it. An R that is fixed stays fixed."""
+        if self.learns_inverse:
             self.corrected = corrected
             self.inverse_weight.requires_grad_(not corrected)
 

@@ -44,10 +44,7 @@ class Loss:
 
     @property
     def kept_log_likelihood(self) -> Tensor:
-        """Mean log-likelihood of the images that ``value`` has, in nats, without those that were left out.
-
-        Images that are left out may become ever less likely without a divergence.
-        """
+        """Mean log-likelihood of the images that count in ``value``, in nats, without those that were left out."""
         return self.log_likelihood if self.trimmed is None else self.trimmed.log_likelihood
 
     @property
@@ -95,6 +92,7 @@ class SelfNormalizingObjective(nn.Module):
         self.noise_weight = config.noise_reconstruction
         self.refresh_every = config.refresh_inverse_every
         self.corrected_directions = config.corrected_directions
+        self.refreshed = [(layer, shape) for layer, shape in self.layers if layer.learns_inverse]
         matrices = [layer for layer, _ in self.layers if isinstance(layer, MatrixInverse)]
         for layer in matrices:
             layer.set_corrected(self.corrected_directions > 0)
@@ -160,8 +158,8 @@ class SelfNormalizingObjective(nn.Module):
 
         Images with a log-likelihood below the threshold are left out of the loss.
 
-        Every ``refresh_inverse_every`` steps each R is set to the projection of W^-1 on what R can represent. After
-        each step, each learned R of a matrix is made exact on ``corrected_directions`` random directions.
+        Every ``refresh_inverse_every`` steps each learned R is set to the projection of W^-1 on what R can represent.
+        After each step, each learned R of a matrix is made exact on ``corrected_directions`` random directions.
 
         Args:
             loss: The loss of the step.
@@ -176,7 +174,7 @@ class SelfNormalizingObjective(nn.Module):
             self.suspects.update(loss.trimmed, applied)
         # To invert a matrix the program waits for a GPU anyway, so that a flag may be read as well.
         if self.refresh_every and (step + 1) % self.refresh_every == 0 and applied:
-            for layer, shape in self.layers:
+            for layer, shape in self.refreshed:
                 layer.refresh_inverse(shape)
         if self.corrected and applied:
             generator = self._generator(step)
