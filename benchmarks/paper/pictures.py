@@ -50,20 +50,28 @@ def grid(images: NDArray[np.uint8], columns: int = 4) -> NDArray[np.uint8]:
 
 
 def angles(results: Path) -> bool:
-    """Draw Figure 3, a panel a recipe: the mean angle over the layers by epoch, with their standard deviation."""
+    """Draw Figure 3, one panel for each recipe: the mean angle over the layers by epoch, with its standard deviation.
+
+    Inverses that are refreshed have no line: whether a point is right after that or not outweighs all else.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
     drawn = False
+    colours: dict[str, str] = {}
     for axis, recipe in zip(axes, ("published", "converged"), strict=True):
-        for record in (record for group in ("dense", "convolutional") for record in runs(results, group, recipe)):
+        for record in [*runs(results, "dense", recipe), *runs(results, "convolutional", recipe)]:
             points = [point for point in record["curve"] if point["angles"]]
             if not points or record["seed"] != 0:
                 continue
+            title = GROUPS[record["group"]].row(record["row"]).title
+            colour = colours.setdefault(title, f"C{len(colours)}")
             epochs = np.array([point["step"] / record["steps_per_epoch"] for point in points])
             means = np.array([np.mean(point["angles"]) for point in points])
             spread = np.array([np.std(point["angles"]) for point in points])
-            (line,) = axis.plot(epochs, means, label=GROUPS[record["group"]].row(record["row"]).title)
-            low = np.maximum(means - spread, 1e-4)
-            axis.fill_between(epochs, low, means + spread, color=line.get_color(), alpha=0.2)
+            if record["config"]["refresh_inverse_every"]:
+                axis.plot(epochs, means, color=colour, label=title, linestyle="", marker=".")
+            else:
+                axis.plot(epochs, means, color=colour, label=title)
+                axis.fill_between(epochs, np.maximum(means - spread, 1e-4), means + spread, color=colour, alpha=0.2)
             drawn = True
         axis.axhline(1, color="grey", linestyle=":", label="1 degree")
         axis.set(yscale="log", ylim=(1e-3, 180), xlabel="epoch", title=f"{recipe}, seed 0")

@@ -303,8 +303,8 @@ def inverses(results: Path) -> list[str]:
 def final_angles(results: Path) -> list[str]:
     """Return the angles of Figure 3 at the end of the trainings and at their worst.
 
-    Where inverses are refreshed, the last point may be right after that. So the worst of the last quarter of the steps
-    is there, too. The paper has the angles of its own rows by its own recipe.
+    Where inverses are refreshed, the last point may be right after that. Therefore the worst of the last quarter of the
+    steps is given, too. The paper has the angles of its own rows by its own recipe.
     """
     lines = [
         "| row | recipe | seed | steps | mean degrees at the end | of each layer "
