@@ -31,6 +31,7 @@ from models.training.feature_fit import Report, fit_features
 from models.training.fitness import independent_pixels
 from models.training.loop import Observer, Trainer
 from models.training.schedule import Schedule
+from models.training.step_memory import release_memory
 from snf_runtime.images.batch import stacked
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.likelihood import bits_per_dim, score_images
@@ -203,6 +204,7 @@ def trained_pixels(
     costs = replace(phases_in_steps(architecture, config, summary), evaluation=0.0)
     schedule = Schedule(config, len(dataset.statistics), costs, began)
     trained = Trainer(dataset, architecture, config, folder, observe, schedule=schedule).run(should_stop)
+    release_memory()
     flow = trained.flow.eval()
     density = open_pixels(flow, architecture, log_dets_of(flow, architecture), _digest(flow), options)
     mean = float(np.mean([score.log_likelihood for score in score_images(density, good)]))

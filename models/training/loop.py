@@ -34,7 +34,7 @@ from models.training.objective import BatchLoss, Loss, SelfNormalizingObjective,
 from models.training.optimizer import make_optimizer
 from models.training.precision import compute_coupling_nets_in, lay_out_coupling_nets, training_precision
 from models.training.schedule import Schedule
-from models.training.step_memory import kept_memory, release_memory
+from models.training.step_memory import kept_memory, release_memory, released_memory
 from models.training.trained_flow import TrainedFlow
 from models.training.training_digest import identity_of
 from models.training.validation import trimmed_bits_per_dim, write_preview
@@ -183,7 +183,7 @@ class Trainer:
         The flow of the best validation is not loaded. Raises ``Interrupted`` or ``TrainingDiverged`` as :meth:`run`.
         """
         batches = self.batches.from_step(self.state.step, self.device)
-        with closing(batches), fastest_convolutions(self.device):
+        with released_memory(), closing(batches), fastest_convolutions(self.device):
             self._take_steps(batches, should_stop)
 
     def _take_steps(self, batches: Iterator[torch.Tensor], should_stop: Callable[[], bool]) -> None:
@@ -307,10 +307,10 @@ class Trainer:
         the flow has overfitted, else it has diverged.
         """
         self._was_applied()
+        release_memory()
         if not self.ranks.first:
             return
         began = time.monotonic()
-        release_memory()
         frozen = self._freeze(last=last)
         images, share = stacked(self.dataset.statistics[:count]), self.config.suspect_share
         bits, kept = trimmed_bits_per_dim(frozen, images, share, str(self.device))

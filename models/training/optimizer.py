@@ -46,7 +46,7 @@ class FusedAdam(torch.optim.Adam):
         fill: Callable[..., bool] = super()._init_group
         complex_numbers = fill(group, *lists)
         for index, parameter in enumerate(lists[0]):
-            if not parameter.is_contiguous():
+            if parameter.is_cpu and not parameter.is_contiguous():
                 order = sorted(range(parameter.dim()), key=parameter.stride, reverse=True)
                 for tensors in lists[:4]:
                     tensors[index] = tensors[index].permute(order)

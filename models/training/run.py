@@ -42,6 +42,7 @@ from models.training.presets import PRESETS, find_preset
 from models.training.recipe import TrainingRecipe
 from models.training.run_record import RunRecord, claim_folder
 from models.training.schedule import Schedule
+from models.training.step_memory import release_memory
 from models.training.training_digest import weights_of
 from models.training.validation_plan import PhaseSteps
 
@@ -126,6 +127,7 @@ def train(
             Trainer(dataset, flow_architecture, config, folder, observe, device, ranks, start=start).take_steps(
                 should_stop
             )
+            release_memory()
         return path
     trained = None
     costs = None if isinstance(architecture, FeatureArchitecture) else _phases(dataset, architecture, config, observe)
@@ -135,6 +137,7 @@ def train(
         trained = Trainer(dataset, flow_architecture, config, folder, observe, device, ranks, schedule, start).run(
             should_stop
         )
+        release_memory()
         spent = f"{trained.elapsed_seconds:.1f} s, {trained.validation_seconds:.1f} s of them for validation"
         observe({"event": "log", "message": f"trained {trained.steps} steps in {spent}; evaluates and calibrates"})
     fitted, fit_began = None, time.monotonic()

@@ -1,38 +1,40 @@
 """Memory of training steps, which the C library keeps from one step to the next.
 
-By default glibc asks the system for each block above 32 MB anew, and for smaller ones soon after they were freed. The
-system fills every page with zeros when it is first used, which takes a third of a step's time where gradients have tens
-of megabytes. Where the C library is another one, nothing changes.
+By default glibc asks the system for each block above 32 MB anew, and gives smaller ones back soon after they are freed.
+The system fills every page with zeros when it is first used, which takes a sixth of a step where gradients have tens of
+megabytes. Where the C library is another one, or where its environment variables tune it, nothing changes.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-# Numbers of <malloc.h>, and the defaults of glibc.
+# Numbers of <malloc.h>, and limits and defaults of glibc.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_NEVER = -1
 _GREATEST_MMAP_THRESHOLD = 32 * 2**20
 _DEFAULT_MMAP_MAX = 65536
-_GREATEST_INT = 2**31 - 1
+VARIABLES = "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES"
 
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Keep memory that is freed in a ``with`` block for later allocations of this process.
+    """Allocate blocks of any size from a heap that does not shrink, in a ``with`` block.
 
-    It goes back to the system by :func:`release_memory`. Blocks that were allocated outside of ``with`` blocks do so
-    when they are freed.
+    The heap of the main thread keeps what is freed until :func:`release_memory` is called, whoever allocated it. Blocks
+    of 32 MB and more that are allocated outside of ``with`` blocks are no part of it.
     """
-    tune = _function("mallopt")
-    if tune is None:
+    found = _functions()
+    if found is None:
         yield
         return
-    # Blocks from the heap in place of mappings of their own, and a heap that does not shrink.
-    tune(_TRIM_THRESHOLD, _GREATEST_INT)
+    tune, _ = found
+    tune(_TRIM_THRESHOLD, _NEVER)
     tune(_MMAP_THRESHOLD, _GREATEST_MMAP_THRESHOLD)
     tune(_MMAP_MAX, 0)
     try:
@@ -42,14 +44,34 @@ def kept_memory() -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Give freed memory that was kept back to the system, and keep no more until the next ``with`` block."""
-    tune, trim = _function("mallopt"), _function("malloc_trim")
-    if tune is not None and trim is not None:
-        tune(_TRIM_THRESHOLD, 2 * _GREATEST_MMAP_THRESHOLD)  # what glibc itself rises to
+    """Give freed memory that was kept back to the system.
+
+    From then on the thresholds of glibc are fixed at the greatest to which it raises them by itself: blocks of 32 MB
+    and more go back when they are freed, and the heap where 64 MB at its end are free.
+    """
+    found = _functions()
+    if found is not None:
+        tune, trim = found
+        tune(_TRIM_THRESHOLD, 2 * _GREATEST_MMAP_THRESHOLD)
         trim(0)
 
 
+@contextmanager
+def released_memory() -> Iterator[None]:
+    """Call :func:`release_memory` at the end of a ``with`` block, also where it ends by an exception."""
+    try:
+        yield
+    finally:
+        release_memory()
+
+
 @cache
-def _function(name: str) -> Callable[..., Any] | None:
-    """Return a function of glibc; None where the C library has none of this name."""
-    return getattr(ctypes.CDLL(None), name, None)
+def _functions() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+    """Return ``mallopt`` and ``malloc_trim`` of glibc; None where they are missing or tuned by the environment."""
+    if any(name in os.environ for name in VARIABLES):
+        return None
+    library = ctypes.CDLL(None)
+    try:
+        return library.mallopt, library.malloc_trim
+    except AttributeError:
+        return None
