@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.needs import extra
+from benchmarks.paper.recipes import RECIPES
 from benchmarks.paper.rows import GROUPS
 from benchmarks.paper.samples import unpacked
 from benchmarks.paper.store import Record, read, runs
@@ -52,12 +53,12 @@ def grid(images: NDArray[np.uint8], columns: int = 4) -> NDArray[np.uint8]:
 def angles(results: Path) -> bool:
     """Draw Figure 3, one panel for each recipe: the mean angle over the layers by epoch, with its standard deviation.
 
-    Inverses that are refreshed have no line: whether a point is right after that or not outweighs all else.
+    Refreshed inverses are drawn as points without a line: their angle depends on the steps since the last refresh.
     """
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
     drawn = False
     colours: dict[str, str] = {}
-    for axis, recipe in zip(axes, ("published", "converged"), strict=True):
+    for axis, recipe in zip(axes, RECIPES, strict=True):
         for record in [*runs(results, "dense", recipe), *runs(results, "convolutional", recipe)]:
             points = [point for point in record["curve"] if point["angles"]]
             if not points or record["seed"] != 0:
@@ -99,10 +100,10 @@ def growth(results: Path) -> bool:
 
 def curves(results: Path) -> bool:
     """Draw Figure 5: validation against time and against epochs, by both recipes."""
-    recipes, groups = ("published", "converged"), ("dense", "convolutional")
-    figure, axes = plt.subplots(len(groups) * len(recipes), 2, figsize=(10, 13), squeeze=False)
+    groups = ("dense", "convolutional")
+    figure, axes = plt.subplots(len(groups) * len(RECIPES), 2, figsize=(10, 13), squeeze=False)
     drawn = False
-    for line, (group, recipe) in enumerate((group, recipe) for group in groups for recipe in recipes):
+    for line, (group, recipe) in enumerate((group, recipe) for group in groups for recipe in RECIPES):
         found = runs(results, group, recipe)
         drawn = curve_pair(axes[line], found, group, f"{group}, {recipe}") or drawn
     return finished(figure, results / "figure5.png", drawn)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.plateau import Plateau
+from benchmarks.paper.recipes import RECIPES
 from benchmarks.paper.rows import GROUPS, Group
 from benchmarks.paper.step_times import GROUPS as TIMED
 from benchmarks.paper.step_times import PAPER
@@ -312,7 +313,7 @@ def final_angles(results: Path) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     of_paper = {"dense": "about 0.1", "convolutional": "below 1"}
-    for recipe, group in product(("published", "converged"), of_paper):
+    for recipe, group in product(RECIPES, of_paper):
         for record in runs(results, group, recipe):
             last = record["curve"][-1]["step"]
             measured = [point for point in record["curve"] if point["angles"]]
