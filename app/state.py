@@ -39,7 +39,10 @@ DECODERS = 2
 
 
 class AppState(TypedDict):
-    """Objects that live as long as the service, such as the model pool; endpoints get them from ``request.state``."""
+    """Objects that live as long as the service, such as the model pool and the scoring queue.
+
+    Endpoints get them from ``request.state``.
+    """
 
     settings: Settings
     metrics: ServiceMetrics

@@ -34,7 +34,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Audited:
-    """Both log-likelihoods of one audited image: by the scoring engine, and recomputed in float64.
+    """Log-likelihoods of one audited image, from the scoring engine and recomputed in float64.
 
     Both are in nats.
 
@@ -64,7 +64,7 @@ def count_images(scorer: Scorer, asked: int) -> int:
 
 
 def audit(scorer: Scorer, index: int) -> Audited:
-    """Audit the score of one image: compute its log-likelihood by the scoring engine and in float64.
+    """Compute one image's log-likelihood by the scoring engine and in float64, to audit the score.
 
     The second computation includes all determinants. Both scores are returned.
 

@@ -34,9 +34,7 @@ def waits_for_room(problem: ModelsError) -> bool:
 
 
 def usable_bytes(folder: Path) -> int:
-    """Return how many bytes of a folder's disk may still be used for large files.
-
-    These are the free bytes without the reserve.
+    """Return the free bytes of a folder's disk, less a reserve for small files such as job records.
 
     If the folder is missing, the closest folder above it counts.
     """

@@ -100,7 +100,7 @@ class CalibrationNotFound(ModelsError):
 
 
 class LimitNotFound(ModelsError):
-    """Raised if a model version has no measured detection limit with the given number."""
+    """Raised if a model version has no detection limit (smallest defects found) with the given number."""
 
     slug = "limit-not-found"
     title = "No such detection limit"

@@ -27,7 +27,7 @@ _REF = re.compile(rf"(?P<name>{NAME})(:(?P<version>{VERSION})|@(?P<alias>{NAME})
 
 
 class ModelRef(NamedTuple):
-    """Parsed reference to a version of a model.
+    """Parsed reference to a model version, such as ``digits:3`` or ``digits@best``.
 
     It has the model's name, and a version number or an alias such as ``live``.
     """

@@ -134,7 +134,7 @@ class Scorer:
         return exact_tolerance(self.dimensions, log_likelihood)
 
     def tolerance(self, log_likelihood: float) -> float:
-        """Return by how many nats a log-likelihood in the calibration's number format may differ from float64."""
+        """Return the allowed numerical error, in nats, of a log-likelihood in the calibration's number format."""
         return score_tolerance(self.dimensions, log_likelihood, self.calibration_summary)
 
     @classmethod
@@ -395,6 +395,6 @@ class Scorer:
 
 
 def load_files(files: ModelFiles) -> Scorer:
-    """Fetch a model's files if missing, check their digest, and load a scorer; see :meth:`Scorer.load`."""
+    """Load a scorer from a model's files, after fetching missing ones and checking their digest."""
     files.fetch()
     return Scorer.load(files.path, files.calibration, files.options)

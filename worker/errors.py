@@ -46,7 +46,10 @@ class RunNotFound(JobsError):
 
 
 class JobConflict(JobsError):
-    """Raised when a job's status does not allow a change, such as pausing a finished job; the HTTP status is 409."""
+    """Raised when a job's status does not allow a change, such as pausing a finished job.
+
+    The HTTP status is 409.
+    """
 
     slug = "job-state-conflict"
     title = "The job's state does not allow this"
@@ -93,7 +96,7 @@ class IdempotencyConflict(JobsError):
 
 
 class StaleAttempt(JobsError):
-    """Raised when an attempt must stop because it no longer has the right to run its job.
+    """Raised when an attempt (execution) of a job must stop because it lost the right to run the job.
 
     An attempt is one execution of a job. Its lease on the job has ended, or has passed to a newer attempt. The attempt
     is then stale.
@@ -107,7 +110,7 @@ class StaleAttempt(JobsError):
 
 
 class BrokerStartFailed(JobsError):
-    """Raised when the broker cannot be used at all, for example because the embedded Valkey server does not start."""
+    """Raised when the message broker cannot be used, for example because its Valkey server does not start."""
 
     slug = "broker-start-failed"
     title = "The broker cannot be used"

@@ -296,7 +296,7 @@ class Settings(ServiceSettings):
 
     @property
     def engine_options(self) -> EngineOptions:
-        """Options of the engine that scores images in the HTTP service.
+        """Options of the inference library that scores images in the HTTP service, such as device and threads.
 
         They are the library, the device, the number of CPU threads, and the folders of the cache and the backbones.
 
@@ -335,7 +335,7 @@ class Settings(ServiceSettings):
 
     @property
     def drift_file(self) -> Path:
-        """Path of the file that stores the p-values of recently scored images across restarts of the service."""
+        """Path of the file that keeps p-values of recent images for drift detection across service restarts."""
         return self.home / "drift" / "windows.json"
 
     @property

@@ -145,7 +145,7 @@ def is_open(path: str) -> bool:
 
 
 def given_key(scope: Scope) -> str | None:
-    """Return the API key in a request's header ``Authorization: Bearer`` or ``X-API-Key``, or None."""
+    """Return the API key from a request's ``Authorization: Bearer`` or ``X-API-Key`` header; None without one."""
     headers = Headers(scope=scope)
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and credentials.strip():

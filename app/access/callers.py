@@ -67,7 +67,7 @@ def address_of(scope: Scope) -> str:
 
 
 def network_of(host: str) -> str:
-    """Return the /64 network of an IPv6 address, or an IPv4 address unchanged.
+    """Return the /64 network of an IPv6 address as text, or an IPv4 address unchanged.
 
     Other text is returned unchanged. An IPv4-mapped IPv6 address becomes its IPv4 address.
 

@@ -22,7 +22,7 @@ MAX_REMEMBERED = 4096
 
 @dataclass
 class Attempts:
-    """Count of wrong API keys from one client address, and the time until which it must wait.
+    """Count of wrong API keys from one client address, and the time when it may try again.
 
     The address is an IPv4 address or an IPv6 /64 network.
 
@@ -40,7 +40,7 @@ class Attempts:
 
 
 class FailedAttempts:
-    """Counter of wrong API keys per client address, which tells how long an address must wait.
+    """Counter of wrong API keys per client address, which sets the wait before an address may try again.
 
     From the 10th wrong key on, the address must wait: 1 s, then 2 s, up to 60 s.
 
@@ -69,7 +69,7 @@ class FailedAttempts:
         return max(0.0, known.blocked_until - self._clock())
 
     def failed(self, address: str, digest: str) -> Attempts:
-        """Count a wrong API key that was sent from a client IP address.
+        """Count a wrong API key from a client IP address, which must wait after too many such keys.
 
         From the 10th wrong key on, the address must wait. Each further wrong key doubles the wait, up to 60 s. Returns
         the record of the address.
@@ -98,9 +98,9 @@ class FailedAttempts:
             known.unreported += 1
 
     def succeeded(self, address: str, digest: str) -> None:
-        """Remember a valid API key together with the client IP address that sent it.
+        """Remember a valid API key and its client address, so that wrong keys from there do not block it.
 
-        The key then does not have to wait at this address. Only its SHA-256 digest is stored.
+        Only the SHA-256 digest of the key is stored.
         """
         self._right.pop((address, digest), None)
         _remember(self._right, (address, digest), None)

@@ -88,7 +88,7 @@ class KeyRing:
         return bool(self._environment) or self._seen is not None or self._problem is not None
 
     def knows_id(self, text: str) -> bool:
-        """Return whether the id inside an API key's text belongs to a key in the key file.
+        """Return whether an API key's text contains the id of a key in the service's key file.
 
         The secret of the key is not checked.
         """

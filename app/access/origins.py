@@ -29,7 +29,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(?P<port>[0-9]{1,
 
 
 class OriginCheck:
-    """ASGI middleware that protects the service from requests by other websites.
+    """ASGI middleware that stops other websites from misusing the service through a user's browser.
 
     It refuses unknown ``Host`` names, and requests by other websites that could change data.
 

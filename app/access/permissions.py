@@ -45,7 +45,7 @@ MayAdminister = Security(_check, scopes=["admin"])
 
 
 def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
-    """Return a request's ``Caller`` after checking that its role includes the required role.
+    """Return a request's ``Caller`` if its role includes the needed role; else raise a ``Problem``.
 
     Raises a 403 ``Problem`` if the role does not include the role ``needed``, and a 401 ``Problem`` if the request was
     not authenticated.
@@ -72,7 +72,7 @@ def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
 
 
 def permit(scope: Scope, needed: Role) -> None:
-    """Allow a request if the role of its sender includes the role needed for the operation.
+    """Mark a request as allowed if the role of its sender includes the role that the operation needs.
 
     The ASGI scope is marked as allowed. Otherwise a 401 or 403 ``Problem`` is raised, as by :func:`require`.
     """
@@ -100,7 +100,7 @@ CallerScope = Annotated[Scope, Depends(_caller)]
 
 
 def describe(document: dict[str, Any]) -> None:
-    """Add the required API key roles and the refusal responses to the operations of an OpenAPI document.
+    """Describe in an OpenAPI document which API key role each operation needs, and how callers are refused.
 
     The responses are 401, 403, 429 and 503. The document is changed in place.
     """

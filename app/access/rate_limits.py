@@ -65,10 +65,7 @@ class RateLimits:
 
 @dataclass(frozen=True)
 class Allowance:
-    """API key of a request, together with the counters that enforce its rate limits.
-
-    It counts the request and its images.
-    """
+    """Rate limits of a request's API key, against which the request and its images are counted."""
 
     key: HeldKey
     limits: RateLimits

@@ -109,7 +109,7 @@ def get_active_calibration(ref: str, registry: RegistryDep) -> CalibrationView:
 def choose_calibration(
     ref: str, choice: CalibrationChoice, registry: RegistryDep, recent: RecentEvidenceDep
 ) -> CalibrationList:
-    """Select the calibration that gives the p-values of a model.
+    """Select which calibration of a model gives the p-values of scored images from now on.
 
     It may be new or earlier. Scoring uses it within about two seconds.
 

@@ -21,7 +21,7 @@ MAX_VERSIONS = 16
 
 @dataclass(eq=False)
 class VersionEvidence:
-    """Anomaly statistics of the images that one model version scored last, at most 200.
+    """Statistics of the last images, at most 200, that a model version scored, for judging them again.
 
     ``weights`` is the digest of the model's weights.
     """
@@ -42,7 +42,7 @@ class VersionEvidence:
 
 
 class RecentEvidence:
-    """Anomaly statistics of the images this process scored last, kept to try other calibrations on them.
+    """Statistics of recently scored images, kept so that another calibration can judge the images again.
 
     At most 200 images and 8 MiB are kept of each of the 16 model versions that scored last. The evidence consists of
     float arrays, not images.

@@ -56,7 +56,7 @@ def show(registry: Registry, ref: str, number: int) -> CalibrationView:
 
 
 def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
-    """Select the calibration that scoring with a model version uses for its p-values.
+    """Select which calibration of a model version gives the p-values of scored images from now on.
 
     ``number`` is stored. All calibrations of the version are returned.
 
@@ -72,7 +72,9 @@ def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
 
 
 def view_of(registry: Registry, name: str, version: int, number: int) -> CalibrationView:
-    """Return a model version's calibration of a given number as an API answer, marked as active.
+    """Return the active calibration of a model version as an API answer, given the calibration's number.
+
+    The number must be that of the calibration in use, which is not checked.
 
     The answer for a damaged calibration has the reason in ``problem`` and no data.
     """
@@ -111,7 +113,7 @@ def _sound(
 
 @lru_cache(maxsize=256)
 def advice(images: int) -> tuple[Threshold, ...]:
-    """Return the p-value thresholds that keep six false-alarm rates from 0.1 to 10 %, one for each rate.
+    """Return the recommended p-value threshold for each of six false-alarm rates from 0.1 to 10 %.
 
     Each threshold keeps its false-alarm rate with 95 % confidence. It is None if there are too few images.
 

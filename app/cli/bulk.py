@@ -189,7 +189,7 @@ def find_model(model: str) -> BulkModel:
 
 
 def find_images(text: str, out: Location, should_stop: Callable[[], bool]) -> tuple[str, Images]:
-    """Return a label for a dataset, folder or file, and the source from which its images are read.
+    """Find the images that ``snf bulk`` is to score; return their label and an object that reads them.
 
     The label is the name of a dataset of this machine, or the URL of a folder or file.
 

@@ -68,7 +68,7 @@ def fail(message: str, code: int) -> typer.Exit:
 
 @contextmanager
 def error_messages() -> Iterator[None]:
-    """End the command with an error message and an exit code on known exceptions of the ``with`` block.
+    """Turn known exceptions of the ``with`` block into an error message and the exit code of the command.
 
     The message is a line on stderr. The exit code is 2 for wrong usage, and 3 if the service or this program failed.
 
@@ -134,9 +134,9 @@ def registry() -> Registry:
 
 
 def url_option(url: str | None) -> str:
-    """Return the option ``--url`` for a command that is suggested to the user, with a blank before it.
+    """Return the option ``--url`` as text to append to a command that is suggested to the user.
 
-    It is empty where the suggested command reaches the same place without it.
+    The text begins with a blank, or is empty where the suggested command reaches the same place without it.
 
     Args:
         url: The option of the running command; None or empty for this machine.

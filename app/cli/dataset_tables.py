@@ -52,9 +52,9 @@ def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
 
 
 def print_report(dataset: DatasetDetail) -> None:
-    """Print what is known about a dataset's images and files, as tables in the terminal.
+    """Print the image counts and sizes of a dataset, and facts about its files, as tables in the terminal.
 
-    They show image counts and sizes and, where known, duplicates, near duplicates and rejected files.
+    Duplicates, near duplicates and rejected files are shown where known.
     """
     report, reference = dataset.report, dataset.reference
     facts = {"images": str(dataset.images)}

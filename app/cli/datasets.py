@@ -77,7 +77,11 @@ def list_datasets(url: Url = None, key: Key = None, as_json: Json = False) -> No
 
 @datasets.command()
 def show(name: Name, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Show a dataset's image counts, sizes and split and, if uploaded, its near duplicates and rejected files."""
+    """Show a dataset's number of images, their sizes, and their split for training, calibration and testing.
+
+    Near duplicates are shown if the images were uploaded or inspected, and rejected files for all but built-in
+    datasets.
+    """
     if url:
         with service(url, key) as client:
             dataset = client.datasets.get(name)
@@ -150,7 +154,9 @@ def refer(
 
 @datasets.command()
 def delete(name: Name, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Delete a dataset. Models that were trained on it are kept, and so are the images of a dataset by reference.
+    """Delete a dataset, but not the models that were trained on it.
+
+    The images of a dataset by reference are kept, too.
 
     Exit code 2: an unfinished job uses it.
     """

@@ -22,7 +22,7 @@ ENDINGS = (".parquet", ".csv", ".jsonl")
 def check_held(
     out: Path, model: JudgingModel, images: Sequence[str] | None, *, dataset: str | None = None, force: bool
 ) -> None:
-    """Check that an output file is new or holds earlier scores of the same images and model.
+    """Refuse an output file that holds anything but earlier scores of the same images and model.
 
     The calibration and the dataset must be the same, too. Otherwise the command exits with code 2, unless ``force`` is
     set.
@@ -56,7 +56,7 @@ def check_held(
 
 
 def check_unfinished(out: Path, folder: Path, plan: BulkPlan, *, force: bool) -> None:
-    """Check that a folder holds no partial results of a different run of ``snf score --out``.
+    """Refuse to replace the partial results that a different run of ``snf score --out`` left in a folder.
 
     Runs are different if their plans differ, for example in the files or the false-alarm rate. The command then exits
     with code 2, unless ``force`` is set.

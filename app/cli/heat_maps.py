@@ -25,9 +25,9 @@ ADVICE = "choose another folder, or write over them with --force"
 
 
 class HeatMapRecord(BaseModel):
-    """Stored description of a folder of anomaly heat maps, by which a repeated command recognises it.
+    """Record of which model and images the anomaly heat maps in a folder belong to, stored there as JSON.
 
-    It names the model, the calibration and the images.
+    It also has the calibration. By this record a repeated command recognises the heat maps.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,12 +64,17 @@ def file_name(index: int, image: str) -> str:
 
 
 def earlier_files(folder: Path) -> list[Path]:
-    """Return the heat maps that an earlier command has written to a folder, by the record there."""
+    """Return the paths of the heat maps that an earlier ``snf score --explain`` left in a folder.
+
+    They are found by the file ``heat-maps.json`` in the folder.
+    """
     return _present(folder, _read(folder / RECORD))
 
 
 def check_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, force: bool) -> HeatMapRecord:
-    """Check that a folder may get heat maps, and return their record. Nothing is changed.
+    """Check that heat maps may be written to a folder; return a ``HeatMapRecord`` that describes them.
+
+    Nothing is changed.
 
     The command exits with code 2 if ``folder`` is a file. Unless ``force`` is set, it also does so if the folder holds
     other heat maps or files of the same names.
@@ -112,7 +117,7 @@ class HeatMapWriter:
         self._begun = False
 
     def add(self, part: ScorePart) -> None:
-        """Save the heat maps of a batch of images as PNG files, and pass the results to the wrapped output."""
+        """Save the heat maps of a batch of images as PNG files, and pass the results on to another output."""
         if not self._begun:
             # Not before: a command that is refused leaves the folder as it is.
             self._replace_earlier()

@@ -133,7 +133,10 @@ def metrics(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Draw the learning curves of a training job (bits/dim by step) in the terminal, or print them as JSON or CSV."""
+    """Draw the learning curves of a training job in the terminal, or print them as JSON or CSV.
+
+    The drawn curves show bits/dim and reconstruction error by training step.
+    """
     with service(service_url(url), key) as client:
         if as_csv:
             typer.echo(client.jobs.metrics_csv(job_id), nl=False)
@@ -181,7 +184,10 @@ def cancel(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json
 
 @jobs.command()
 def pause(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
-    """Pause a queued job at once. A running job first writes a checkpoint, then frees its device."""
+    """Pause a queued job at once, or a running job as soon as it has written a checkpoint.
+
+    A running job then frees its device.
+    """
     with service(service_url(url), key) as client:
         _print_status(client.jobs.pause(job_id), as_json)
 

@@ -44,7 +44,7 @@ class JudgingModel:
         return f"{self.ref} with calibration {self.calibration}"
 
     def check_scores(self, part: ScorePart) -> None:
-        """Exit with code 3 if a batch of images was scored by another calibration than this one."""
+        """Exit with code 3 if a batch of images was scored with a calibration other than the expected one."""
         if part.calibration not in (None, self.calibration):
             raise fail(
                 f"expected scores of {self.label}, got some of calibration {part.calibration}: another one was "

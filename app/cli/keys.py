@@ -51,7 +51,10 @@ def create(
     images: Annotated[str | None, typer.Option("--images", help="Images scored or drawn at most: 10000/hour.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Create an API key and print it. It cannot be shown again: only its hash is stored."""
+    """Create an API key and print it once; it cannot be shown again.
+
+    Only the hash of the key is stored.
+    """
     end = None if expires is None else datetime.now(UTC) + _duration(expires, "--expires")
     from models.naming import NAME, NAME_RULE
     from worker.keys.first_key import import_key_file
@@ -102,7 +105,10 @@ def list_keys(as_json: Json = False) -> None:
 
 @keys.command()
 def revoke(ref: Ref, as_json: Json = False) -> None:
-    """Make an API key invalid permanently, given its name or id; running services refuse it within a second."""
+    """Make an API key permanently invalid, given its name or id.
+
+    Running services refuse it within a second.
+    """
     settings = read_settings(writes=True)
     with _key_file(settings) as file:
         key = file.revoke(ref)
@@ -121,7 +127,10 @@ def rotate(
     ] = "1h",
     as_json: Json = False,
 ) -> None:
-    """Replace the secret text of an API key and print it; the old text stays valid for --overlap, by default 1 hour."""
+    """Give an API key a new secret text, and print that text.
+
+    The old text stays valid for --overlap, by default 1 hour.
+    """
     duration = _duration(overlap, "--overlap")
     settings = read_settings(writes=True)
     with _key_file(settings) as file:

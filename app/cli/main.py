@@ -114,7 +114,10 @@ def worker(
         typer.Option("--check", help="Only check the running workers of this machine. Exit code 1: one is unhealthy."),
     ] = False,
 ) -> None:
-    """Run only the worker processes, which take jobs from the Redis at REDIS_URL, by default that of this machine."""
+    """Run only the worker processes, which take jobs from the Redis server at REDIS_URL.
+
+    By default that is the Redis server of this machine.
+    """
     _set(queues=queues, devices=devices)
     settings = read_settings(writes=not check)
     if check:

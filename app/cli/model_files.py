@@ -78,7 +78,9 @@ def audit(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Check a model's scores: compute log-likelihoods of its stored test images again in float64, and compare.
+    """Check a model's scores by recomputing the log-likelihoods of some images in float64.
+
+    The images are stored with the model. If they are too few, samples are added, where the model can generate them.
 
     Exit code 1: the scores do not agree.
     """

@@ -59,9 +59,9 @@ def write_to_location(model: str, folder: Path | None, url: str, client: Client 
 
 @contextmanager
 def tar_of(file: str) -> Iterator[Path]:
-    """Yield the path of a local tar file of a model that is given as a tar file or a URL.
+    """Yield the path of a model's local tar file; a model given as a URL is fetched first.
 
-    If ``file`` is a URL, the model is fetched and packed into a temporary tar file.
+    A model at a URL is packed into a temporary tar file.
     """
     from models.artifacts.at_location import fetch_artifact
     from models.artifacts.tar import pack

@@ -161,7 +161,7 @@ def use_calibration(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Select the calibration that gives the p-values of a model.
+    """Select which calibration of a model gives the p-values of scored images from now on.
 
     A running service uses it within about two seconds.
 
@@ -185,7 +185,10 @@ def use_calibration(
 
 @models.command("show")
 def show_model(model: Ref, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Show a model's architecture, training, test bits/dim, calibration and serving; JSON also has its manifest."""
+    """Show a model's architecture, training, test bits/dim, calibration and serving engine.
+
+    With --json its manifest is printed, too.
+    """
     if url:
         with service(url, key) as client:
             shown = client.models.get(model)

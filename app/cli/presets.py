@@ -55,7 +55,7 @@ def show(
         str, typer.Option(help="Channels, height and width of the images.", metavar="CxHxW")
     ] = "1x28x28",
 ) -> None:
-    """Print a preset as the JSON of an architecture file with all of its layers, for `snf train --architecture`."""
+    """Print a preset as an architecture file in JSON, with all layers, for `snf train --architecture`."""
     require_local("snf presets show", LOCAL)
     from models.flows.architecture import FeatureArchitecture, HybridArchitecture
     from models.training.architecture_file import document_of
@@ -75,7 +75,10 @@ def show(
 
 @presets.command()
 def layers(as_json: Json = False) -> None:
-    """List the layer types of architecture files with their parameters, also those of installed packages."""
+    """List the layer types that architecture files may use, with their parameters.
+
+    Layer types of installed packages are included.
+    """
     require_local("snf presets layers", LOCAL)
     from models.flows.layers.spec import layer_types
     from models.training.parameter_texts import value_text

@@ -11,10 +11,7 @@ MAX_NAMES = 3
 
 
 class Remarks:
-    """Collection of remarks about scored files, grouped by their text.
-
-    A remark tells what was done to a file before it was scored, or warns about the file.
-    """
+    """Collection of remarks about scored files, such as conversions and warnings, grouped by text."""
 
     def __init__(self) -> None:
         self._files: dict[str, list[str]] = {}

@@ -30,7 +30,7 @@ OF_RESULT = ("test_bits_per_dim", "validation_bits_per_dim", "test_nats", "recon
 
 
 class Figure(NamedTuple):
-    """Measured value of a training run at a training step.
+    """One number measured in a training run at one training step, such as bits/dim.
 
     It has a name, the step, the time of the measurement in seconds since 1970, and the value.
     """

@@ -92,7 +92,10 @@ def score(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Compute the log-likelihood and an anomaly verdict of each image file, or of each image in a service's dataset."""
+    """Compute the log-likelihood and an anomaly verdict of each image file, or of each image of a dataset.
+
+    The dataset is one of a running service.
+    """
     if (dataset is None) == (not paths):
         raise fail("expected either image files or folders, or a --dataset", USAGE)
     if source is not None and (not url or dataset is not None):

@@ -105,7 +105,7 @@ class PartScorer(Protocol):
     model: JudgingModel
 
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
-        """Return the plan that identifies a scoring run: model, image files and false-alarm rate.
+        """Return a ``BulkPlan``, which identifies a scoring run by model, image files and false-alarm rate.
 
         Equal plans give equal tables, wherever they are carried out.
         """
@@ -160,7 +160,7 @@ def score_to_file(request: TableRequest, client: Client | None) -> PartSummary:
 
 
 def print_summary(summary: PartSummary, throughput: ScoringRate, model: str, out: str, *, as_json: bool) -> None:
-    """Print the counts and the speed of a finished scoring run, and where its table is."""
+    """Print a scoring run's counts of images and anomalies, its speed, and where its table is."""
     if as_json:
         counts = {"images": summary.images, "anomalies": summary.anomalies, "errors": summary.errors}
         seconds, rate = round(throughput.seconds, 3), round(throughput.rate, 1)
@@ -191,7 +191,7 @@ class LocalPartScorer:
         self.model = JudgingModel.of_version(self._version)
 
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
-        """Load the model, and return the plan of a scoring run: model, image files and false-alarm rate."""
+        """Load the model, and return the ``BulkPlan`` that identifies the scoring run of the image files."""
         from models.bulk.engine_choice import engine_of
         from models.loading.model_files import content_digest
         from models.scorer import Scorer
@@ -246,7 +246,7 @@ class RemotePartScorer:
         self.model = JudgingModel.of_detail(self._detail)
 
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
-        """Return the plan that identifies the scoring run: model, image files and false-alarm rate.
+        """Return a ``BulkPlan``, which identifies a scoring run by model, image files and false-alarm rate.
 
         It is made from the service's description of the model. The command exits with code 2 if the model's calibration
         cannot judge images.

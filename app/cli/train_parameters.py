@@ -69,9 +69,9 @@ def given_parameters(max_steps: int | None, max_minutes: float | None, pairs: li
 
 
 def read_config(recipe: TrainingRecipe, given: dict[str, Any]) -> TrainingConfig:
-    """Return the training settings of a recipe, with the ``given`` parameters in place of its own.
+    """Return the training settings of a recipe, such as a preset, changed by the ``given`` parameters.
 
-    A recipe is an architecture with training settings, such as a preset.
+    A recipe is an architecture with training settings.
 
     Exits with code 2 if a parameter is invalid.
     """

@@ -150,7 +150,7 @@ def list_datasets(store: DatasetStoreDep, settings: SettingsDep) -> DatasetList:
     responses=responses(401, 404, 422, 500),
 )
 def get_dataset(name: DatasetName, store: DatasetStoreDep, settings: SettingsDep) -> DatasetDetail:
-    """Show the image counts, sizes and split of a dataset.
+    """Show a dataset's number of images, their sizes, and their split for training, calibration and testing.
 
     For a dataset that was uploaded, or refers to images that were inspected, it also has near duplicates. Rejected
     files are listed for all but built-in datasets.

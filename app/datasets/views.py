@@ -81,7 +81,7 @@ def refuse_builtin(name: str) -> None:
 
 
 def refuse_used(name: str, jobs: JobStore) -> None:
-    """Raise a 409 error if an unfinished job uses a dataset.
+    """Raise a 409 error if an unfinished job uses a dataset, which then cannot be deleted.
 
     Raises ``BrokerDown`` if the job store does not answer.
     """

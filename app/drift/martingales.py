@@ -33,7 +33,9 @@ class StreamBets:
         return cls(ranks, ranks.counts.copy())
 
     def add(self, cells: Counts, generator: np.random.Generator) -> None:
-        """Rank the values of new images among all earlier values, and bet on the ranks to test for drift.
+        """Update this betting test for drift with the values of new images.
+
+        Each value is ranked among all earlier ones, and capital is bet on its rank.
 
         The images come in order of arrival. Each is given by the cell in which its value is counted, ``(m,)``.
         """
@@ -41,16 +43,18 @@ class StreamBets:
 
     @property
     def seen(self) -> Counts:
-        """The number of images seen so far in each histogram cell (range of values), ``(cells,)``.
+        """The number of images seen so far in each histogram cell, as an array of shape ``(cells,)``.
 
-        Values are counted in ordered cells. Calibration images are not included.
+        A cell is a range of values of the tested quantity. Cells are ordered. Calibration images are not included.
         """
         return self.ranks.counts - self.unseen
 
 
 @dataclass(eq=False)
 class StreamMartingales:
-    """Betting tests (martingales) for drift of p-values and brightness (white levels) in an image stream.
+    """Betting tests for drift of the p-values and the brightness of images in a stream.
+
+    They are conformal martingales. The measure of brightness is the white level.
 
     White levels are tested only where the calibration has them.
 
@@ -84,7 +88,10 @@ class StreamMartingales:
         return cls(StreamBets.start(RankCounts.of_p_values(images)), levels, images, since)
 
     def add(self, p_values: Sequence[float], white_levels: Sequence[int], generator: np.random.Generator) -> None:
-        """Update the drift tests with new images, given by their p-values and white levels in the order of arrival."""
+        """Update these drift tests with the p-values and the brightness of new images, in order of arrival.
+
+        The brightness of an image is given as its white level.
+        """
         self.p_values.add(p_value_cells(p_values, self.calibration_images), generator)
         if self.white_levels is not None:
             self.white_levels.add(np.asarray(white_levels, dtype=np.int64), generator)

@@ -38,9 +38,9 @@ EXAMPLE: dict[str, Any] = {
 
 
 class WhiteLevelDrift(Answer):
-    """Drift test on the brightness (white level) of recently scored images.
+    """Result of the drift test on the brightness (white level) of recently scored images.
 
-    It is a Kolmogorov-Smirnov test that compares the white levels of recent images with those of the calibration
+    The test is a Kolmogorov-Smirnov test that compares the white levels of recent images with those of the calibration
     images.
 
     The white level of an image is the smallest grey level that at least 99 % of its values do not exceed.

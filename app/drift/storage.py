@@ -61,7 +61,7 @@ class StoredBets(_DriftRecord):
         )
 
     def put_into(self, stream: StreamBets) -> None:
-        """Restore the stored image counts and betting capital into ``stream``, a new martingale test.
+        """Put the stored image counts and betting capital into ``stream``, a new betting test for drift.
 
         Raises ``ValueError`` if the number of cells differs.
         """
@@ -111,7 +111,7 @@ class StoredMartingales(_DriftRecord):
 
 
 class StoredWindow(_DriftRecord):
-    """JSON form of a drift test window: a model's recently scored images, overall or of one source.
+    """JSON form of a sliding window of a model's newest scored images, as stored for the drift tests.
 
     It has their p-values, white levels and times.
 

@@ -51,7 +51,7 @@ class WindowImages:
 
 @dataclass(eq=False)
 class Window:
-    """Window of a model's most recently scored images, overall or of one source, for drift tests.
+    """Sliding window of a model's newest scored images, all or those of one image source, for drift tests.
 
     Queues of bounded length have their p-values, white levels and times. The last test result is kept, too.
 
@@ -95,7 +95,7 @@ class Window:
             self.count += 1
 
     def take(self) -> WindowImages:
-        """Return a copy of the window for a drift test, and clear its list of untested images.
+        """Return a copy of this window for a drift test, and mark all of its images as tested.
 
         The copy includes the images that came since the last call.
         """

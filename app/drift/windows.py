@@ -196,7 +196,7 @@ class DriftWindows:
         return contents
 
     def restore(self, key: Key, reference: WindowReference, windows: Sequence[tuple[str | None, Window]]) -> None:
-        """Restore a model's drift windows of recent images from windows that were stored on disk.
+        """Restore the windows of a model's recent images, which drift tests use, from those stored on disk.
 
         Images that the model already has are replaced.
 

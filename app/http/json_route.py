@@ -32,7 +32,7 @@ class JsonRoute(APIRoute):
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the async function that handles the requests of this route.
+        """Return the async function that checks and answers the requests of this route.
 
         It checks role, content type and body size, then calls the endpoint.
 

@@ -60,7 +60,7 @@ class HeadAsGet:
 
 
 def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:
-    """Return the ``Allow`` header's value for a request path: its HTTP methods, separated by commas.
+    """Return the HTTP methods allowed for a path, comma-separated, as the value of the ``Allow`` header.
 
     It has the methods of all routes of the path.
 

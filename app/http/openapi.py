@@ -19,7 +19,7 @@ def located(description: str, what: str) -> dict[str, Any]:
 
 
 def remove_null_parameters(document: dict[str, Any]) -> None:
-    """Remove null from the parameter types of an OpenAPI document, in place.
+    """Remove the null type from the schemas of all parameters in an OpenAPI document, in place.
 
     Callers leave out an optional parameter instead of sending null.
     """

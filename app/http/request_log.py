@@ -27,7 +27,7 @@ MAX_LOGGED = 500
 
 
 def audit_file(settings: Settings) -> JsonLines:
-    """Return the audit log: the log file of all changes made through the API.
+    """Return the audit log, a ``JsonLines`` file that records all changes made through the API.
 
     It is ``logs/audit.jsonl`` in the service's data folder.
     """
@@ -67,7 +67,7 @@ def shortened(text: str) -> str:
 
 
 def origin_of(scope: Scope) -> Record:
-    """Return the log fields that identify the sender of a request.
+    """Return a dictionary of the log fields that identify the sender of a request.
 
     They are caller, key name, role, network address and user agent.
     """

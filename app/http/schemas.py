@@ -14,9 +14,9 @@ RULES: dict[str, str] = {}
 
 
 def pattern(expression: str, rule: str) -> str:
-    """Register a description in words for a regular expression that validates request values.
+    """Register a rule in words for a regular expression of request values, and return the expression.
 
-    Validation errors show ``rule`` for ``expression``, which is returned unchanged.
+    Validation errors show ``rule`` for ``expression``.
     """
     RULES[expression] = rule
     return expression

@@ -6,7 +6,7 @@ import threading
 
 
 class FairShares:
-    """Fair division of a limited capacity, such as bytes, among callers.
+    """Limited capacity, such as upload slots or pixels, of which each caller gets a fair share.
 
     A caller may hold about as much as remains free.
 
@@ -35,7 +35,7 @@ class FairShares:
         return self._free
 
     def held(self, caller: str) -> int:
-        """Return the number of units that ``caller`` holds at the moment; 0 if it holds none."""
+        """Return how many units of the shared capacity ``caller`` holds at the moment; 0 if it holds none."""
         return self._held.get(caller, 0)
 
     def take(self, caller: str, amount: int = 1) -> bool:

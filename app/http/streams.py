@@ -21,7 +21,7 @@ class ClosableChunks(Protocol):
     def __next__(self) -> bytes: ...
 
     def close(self) -> None:
-        """Release the resource, such as an open file, even if some chunks were not read."""
+        """Release the source of the bytes, such as an open file, even if not all chunks were read."""
 
 
 class ClosedStream(StreamingResponse):

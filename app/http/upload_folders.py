@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class UploadFolders:
-    """Temporary folders for uploads, with cleanup after a crash.
+    """Manager of temporary folders for uploads, which also deletes folders that killed processes left.
 
     Each folder is locked by its process, so that leftovers can be recognised.
 
@@ -37,7 +37,7 @@ class UploadFolders:
 
     @contextmanager
     def new(self) -> Iterator[Path]:
-        """Context manager that yields a new temporary folder, and deletes it at the end.
+        """Context manager that yields a new temporary upload folder, and deletes it when the block ends.
 
         At first the folder holds only the file of its lock.
         """

@@ -24,7 +24,7 @@ def has_protocol(path: str) -> bool:
 
 
 def error_answer(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return an error response in the form of the Open Inference Protocol.
+    """Return an HTTP error response whose JSON body has the format of the Open Inference Protocol.
 
     Args:
         status: HTTP status.

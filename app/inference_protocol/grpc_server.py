@@ -47,7 +47,7 @@ def lacks_packages(settings: Settings) -> bool:
 async def grpc_server(
     app: ASGIApp, settings: Settings, state: AppState, draining: threading.Event
 ) -> AsyncIterator[None]:
-    """Context manager that runs the gRPC server during its block.
+    """Context manager that runs the service's gRPC server while the block runs.
 
     The server answers at ``SNF_GRPC_PORT``. Without a port nothing is done.
 

@@ -35,7 +35,7 @@ def image_shape(preprocessing: Preprocessing) -> list[int]:
 
 
 def image_input(inputs: Sequence[InferInput], preprocessing: Preprocessing, limit: int) -> InferInput:
-    """Return the image tensor of a request, after checking its type and shape.
+    """Return the image tensor of an inference request, after checking its type, shape and image count.
 
     Its data are not read yet.
 

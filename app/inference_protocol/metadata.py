@@ -22,7 +22,7 @@ def server_metadata() -> ServerMetadata:
 
 
 def metadata_of(version: ModelVersion, versions: Sequence[int]) -> ModelMetadata:
-    """Return the metadata of a model version, such as its tensors and the units of its outputs.
+    """Return a model version's metadata, with its input and output tensors and what its scores mean.
 
     The manifest is read from disk.
 

@@ -48,7 +48,7 @@ def check_outputs(requested: Sequence[RequestedOutput]) -> None:
 
 
 def encode(asked: InferRequest, judged: Sequence[JudgedImage], loaded: Loaded) -> EncodedAnswer:
-    """Encode the scores of images as the response to an inference request.
+    """Encode image scores as an inference response, with numbers in JSON or binary as the request asks.
 
     Args:
         asked: The request.

@@ -122,7 +122,7 @@ class BinarySize(Answer):
 
 
 class InferOutput(Answer):
-    """Output tensor with one number per image.
+    """Output tensor of an inference response, with one number per image.
 
     Its values are in `data`, or follow the JSON object as bytes.
     """
@@ -184,7 +184,7 @@ class TensorMetadata(Answer):
 
 
 class ModelParameters(Answer):
-    """Parameters that tell what the scores of a model mean.
+    """Parameters in a model's metadata that explain its scores, such as the default false-alarm rate.
 
     They are the kind of density, version, calibration, smallest p-value and false-alarm rate.
     """

@@ -70,7 +70,7 @@ class JobDataset(Answer):
 
 
 class JobDatasets(Answer):
-    """All datasets, each with the reason if a job cannot use it."""
+    """All datasets as choices for a job, each with the reason if the job cannot use it."""
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [CHOICES]})
 

@@ -131,7 +131,7 @@ def estimate_job(
 def list_job_datasets(
     draft: JobDraft, settings: SettingsDep, registry: RegistryDep, datasets: DatasetStoreDep
 ) -> JobDatasets:
-    """List all datasets, with the reason for each one that a job could not use.
+    """List all datasets, each with the reason if the job in the request cannot use it.
 
     No job is queued.
 

@@ -56,7 +56,7 @@ OVER = {"description": "The job has ended and all its events were sent: do not r
 
 
 async def stream_slot(request: Request, streams: EventStreamsDep) -> AsyncIterator[None]:
-    """Limit how many event streams each caller has open at the same time.
+    """Limit how many event streams are open at the same time, in total and for each caller.
 
     The stream of this request counts until the request ends. Raises a 429 ``Problem`` if too many are open.
     """

@@ -39,7 +39,7 @@ RETRY_S = 2
 
 
 class EventStreams:
-    """Server-sent event streams that report the progress of jobs, with limits on their number.
+    """Server-sent event streams about the progress of jobs, with limits on how many are open at once.
 
     There is a limit for all callers together and one for each caller.
     """
@@ -122,7 +122,10 @@ class EventStreams:
 
 
 class EventStream(ClosedStream):
-    """HTTP response of type ``text/event-stream`` with a job's events, which proxies must not cache or buffer."""
+    """HTTP response that streams the events of a job as ``text/event-stream``.
+
+    Its headers tell proxies not to cache or buffer it.
+    """
 
     def __init__(self, content: AsyncGenerator[bytes]) -> None:
         # Proxies must not cache or buffer the events.

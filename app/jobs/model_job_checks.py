@@ -131,9 +131,7 @@ def check_evaluation(
 def check_limit(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, int]:
-    """Check a request to measure a model's detection limit; raise a 422 error if it is invalid.
-
-    A detection limit is the size of the smallest defects that the model finds.
+    """Check a request to measure the smallest defects that a model finds; raise a 422 error if invalid.
 
     Returns:
         The model as ``name:version``, and the number of the calibration.
@@ -153,7 +151,7 @@ def check_limit(
 
 
 def check_recommendation(request: JobRequest, data_dir: Path | None, datasets: DatasetStore) -> None:
-    """Check a request to compare families of models on a dataset; raise a 422 error if it is invalid."""
+    """Check a request to recommend a model family for a dataset; raise a 422 error if invalid."""
     parameters = read_parameters(RecommendParameters, request)
     if request.model:
         raise invalid("/body/model", "a job of type recommend has no model")
@@ -204,7 +202,7 @@ def unknown_dataset(name: str, known: Collection[str]) -> Problem:
 
 
 def find_calibrated(registry: Registry, ref: str, calibration: int | None) -> ModelVersion:
-    """Find the model version ``ref`` with a given calibration, by default its active calibration.
+    """Return the model version ``ref`` with a calibration given by number, by default the active one.
 
     Its manifest and calibration summary have been read from disk.
 

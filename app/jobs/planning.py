@@ -40,7 +40,7 @@ GUESS_FACTOR = 10
 
 @dataclass(frozen=True)
 class JobPlan:
-    """Result of checking a job request: where the job would run, and its expected time and memory.
+    """Result of checking a job request: the job's queue, and its expected time and memory.
 
     It has the model, its calibration, the queue and the number of workers that serve the queue.
 

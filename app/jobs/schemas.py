@@ -222,7 +222,7 @@ class CurvePoint(Answer):
 
 
 class Validation(Answer):
-    """Metrics of a model on held-out validation images at one step of its training, such as bits/dim."""
+    """Metrics, such as bits/dim, of a model on held-out validation images at one step of its training."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -277,7 +277,7 @@ class Preview(Answer):
 
 
 class Previews(Answer):
-    """PNG grids of images that a training job drew from its model, one per training step, earliest first."""
+    """PNG grids of images drawn from the model at some steps of a training job, earliest first."""
 
     job: str
     samples: list[Preview]
@@ -315,9 +315,9 @@ class CalibrationResult(_VersionResult):
 
 
 class LimitResult(_VersionResult):
-    """Result of a job that measured how small a defect a model version still finds: its detection limit.
+    """Result of a job that measured the smallest defect sizes that a model version still finds.
 
-    It has the number of the new limit, and the smallest defect sizes that are found.
+    It also has the number of the new detection limit.
     """
 
     limit: int = Field(description="Its number.")

@@ -64,7 +64,7 @@ class TimelineEvent(NamedTuple):
 
 
 class Advance(NamedTuple):
-    """Result of ``Timeline.advance``: new events of a job, and its final status after the last event.
+    """Result of ``Timeline.advance``: new events of a job, and its final status if they are the last.
 
     Attributes:
         events: New events.

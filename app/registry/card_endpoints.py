@@ -75,7 +75,7 @@ def get_model_card(ref: str, registry: RegistryDep, format: Form = "markdown") -
     },
 )
 def get_model_card_samples(ref: str, registry: RegistryDep) -> Response:
-    """Return a PNG with a grid of sample images, which were drawn from the model when it was made.
+    """Return a PNG grid of sample images that were drawn from a model version and stored with it.
 
     A model of features alone has none (404).
     """
@@ -89,7 +89,10 @@ def _samples(registry: Registry, ref: str) -> bytes:
 
 
 def render_markdown(text: str) -> str:
-    """Return Markdown text, tables included, as safe HTML: embedded HTML is escaped, images are left out."""
+    """Convert Markdown text to safe HTML, with embedded HTML escaped and images left out.
+
+    Tables are supported.
+    """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(text)
     for token in tokens:

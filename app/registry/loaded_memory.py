@@ -65,7 +65,7 @@ class LoadedMemory:
             return max(file_bytes, self._growth(before, after, file_bytes))
 
     def end_of_more(self, before: int, file_bytes: int) -> int:
-        """Return the memory in bytes of a part of a model that was loaded after the model itself.
+        """Return the memory in bytes of a model part that was loaded after the model, such as its PyTorch flow.
 
         The arguments are as for :meth:`end`.
 

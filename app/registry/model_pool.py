@@ -71,7 +71,7 @@ class ModelPool:
         return self._started.is_set()
 
     def start(self) -> None:
-        """Start a thread that loads the shipped models, then checks the registry for changes every second."""
+        """Start a thread that loads the built-in models, then checks the registry for changes every second."""
         self._watcher.start()
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class ModelPool:
         await asyncio.shield(task)
 
     def find(self, ref: str) -> tuple[ModelVersion, PoolEntry | None]:
-        """Return the model version that ``ref`` names, and its ``PoolEntry`` in this pool.
+        """Return the model version that ``ref`` names, and its entry in this pool of loaded models.
 
         The version is looked up on disk. The entry is None if the version has none.
         """

@@ -96,5 +96,5 @@ def detail(
 
 
 def unfit_reasons(failed: Sequence[FitnessCheck]) -> list[schemas.UnfitReason]:
-    """Convert the failed fitness (quality) checks of a model version to API objects."""
+    """Return the failed quality checks of a model version as API objects, which say why it is unfit."""
     return [schemas.UnfitReason(code=check.code, detail=check.sentence) for check in failed]

@@ -24,7 +24,7 @@ def draw_seed() -> int:
 
 
 def encode(form: str, pixels: Pixels) -> tuple[bytes, str]:
-    """Encode images as one file: a PNG grid, a ``.npy`` array or a zip archive of PNGs.
+    """Encode images as one PNG grid, ``.npy`` array or zip archive, and return it with its media type.
 
     The same pixels always give the same bytes.
 

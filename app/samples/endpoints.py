@@ -32,7 +32,10 @@ router = APIRouter(tags=["samples"], dependencies=[MayScore])
 
 
 class SampleQuery(BaseModel):
-    """Query parameters of a request that draws images from a model, such as number and seed; others are refused."""
+    """Query parameters of a request that draws images from a model, such as their number and seed.
+
+    Unknown parameters are refused.
+    """
 
     n: int = Field(16, ge=1, le=256, description="Number of images.")
     temperature: float = Field(1.0, ge=0, le=2, description="Factor on the base distribution's standard deviation.")

@@ -58,7 +58,7 @@ class WorkItem:
 
     @property
     def waiting(self) -> int:
-        """The number of requests that this work counts as in the limit on waiting requests.
+        """The weight with which this work counts towards the limit on waiting requests.
 
         It is 1 for images that share batches, and 8 for a generator.
         """
@@ -89,7 +89,7 @@ class WorkItem:
         return self.in_hand * self.images // len(self.items) if self.items else 0
 
     def take(self, most: int) -> int:
-        """Move up to ``most`` unprocessed items of this request into the batch; return how many were moved."""
+        """Move up to ``most`` unprocessed items of this request into the current batch; return their number."""
         taken = min(most, len(self.items) - len(self.result) - self.in_hand)
         self.in_hand += taken
         return taken

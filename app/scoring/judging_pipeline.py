@@ -48,7 +48,7 @@ class RequestedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class JudgeImages:
-    """Callable that scores a batch of images.
+    """Callable that scores a batch of images with a given model and number of noise draws.
 
     For each image it returns the log-likelihood and the anomaly verdict, or the error.
 
@@ -87,7 +87,7 @@ class Admission:
 
 @dataclass(frozen=True)
 class Judging:
-    """Shared service that scores images for both APIs: scoring endpoints and the Open Inference Protocol.
+    """Shared service that scores images for the scoring endpoints and the Open Inference Protocol.
 
     All ways into the service use it, so that they share limits, queue and drift tests.
     """
@@ -104,7 +104,7 @@ class Judging:
     async def admit(
         self, scope: Scope, ref: str, query: ScoreQuery, timeout_ms: int | None
     ) -> AsyncIterator[Admission]:
-        """Context manager that accepts a scoring request before its body is read.
+        """Context manager that admits a scoring request, before its body is read, and loads its model.
 
         The deadline of the request applies to the block.
 
@@ -131,7 +131,7 @@ class Judging:
             yield Admission(scope, caller, loaded, limit, time, held)
 
     def hold_large(self, admission: Admission, query: ScoreQuery, pixels: int) -> None:
-        """Count the pixels of large images against the memory limit until the request is answered.
+        """Count a request's large images against the limit on pixels in memory, until the request is answered.
 
         A default deadline is extended in proportion to the pixels.
 

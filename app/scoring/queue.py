@@ -102,7 +102,7 @@ class ScoringQueue:
             log.error("the scoring thread did not end within %g s; its work is given up", timeout_s)
 
     async def run(self, caller: str, steps: Steps[T], images: int) -> T:
-        """Run a generator step by step in the scoring thread, and return its result.
+        """Run a computation, given as a generator, step by step in the scoring thread; return its result.
 
         Other requests run between its steps.
 

@@ -47,15 +47,15 @@ class ScoreQuery(BaseModel):
 
     @property
     def passes(self) -> int:
-        """Computing cost of one image, as a number of forward passes through the model."""
+        """The computing cost of scoring one image, as a number of forward passes through the model."""
         backward = BACKWARD_PASSES if self.detail == "full" else 0
         return self.draws + backward + (backward if self.explain else 0)
 
 
 class Term(Answer):
-    """Part of a log-likelihood, in nats, from one scale of the flow; scale 0 is the transform of the pixels.
+    """Contribution of one scale of the flow to a log-likelihood, in nats.
 
-    A density of features has scale 1 alone; its scale 0 is 0.
+    Scale 0 is the transform of the pixels. A density of features has scale 1 alone; its scale 0 is 0.
     """
 
     scale: int
@@ -144,7 +144,7 @@ class ItemError(Answer):
 
 
 class ImageRegion(Answer):
-    """A region of pixels, joined by sides or corners, where an image's anomaly map reaches its threshold."""
+    """Region of touching pixels (at sides or corners) where an image's anomaly map reaches its threshold."""
 
     box: tuple[int, int, int, int] = Field(
         description="Left, top, right, bottom in pixels of the upright file; the box covers the whole region."
@@ -191,7 +191,7 @@ class HeatMap(Answer):
 
 
 class ScoredImage(Answer):
-    """The log-likelihood of one image, a log-density in nats and never a probability, and its anomaly verdict.
+    """The anomaly verdict on one image, and its log-likelihood: a log-density in nats, not a probability.
 
     `kind` says over what: the pixels in [0, 256), or the features that a frozen network sees in the image. Densities of
     features compare only under one model.

@@ -47,7 +47,7 @@ class UnreadableFile(Exception):
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images of one scoring request.
+    """Batch of images that are sent together in one scoring request.
 
     They are arrays of the same shape, or any mix of paths, bytes and PIL images.
     """
@@ -93,7 +93,7 @@ def batches(images: ImagesLike, size: int) -> Iterator[ImageBatch]:
 
 
 def iter_images(images: ImagesLike) -> Iterator[ImageLike]:
-    """Check the type and shape of each image, and yield it.
+    """Yield the given images one by one, after checking the type of each and the shape of arrays.
 
     The argument is a single image, an array (N, H, W[, C]) or an iterable.
 

@@ -152,7 +152,7 @@ class JobEventReader:
         return Call("GET", self._path, read_nothing, headers=headers, read_timeout_s=SILENCE_S)
 
     def parse(self, message: ServerSentEvent) -> Event | None:
-        """Parse a server-sent message as a typed event, and store its id.
+        """Parse a server-sent message as a job event, and remember its id for a later reconnection.
 
         Returns None for a message without data.
         """
@@ -165,7 +165,7 @@ class JobEventReader:
         return _EVENT_TYPES.get(message.event, Event).model_validate(data | known)
 
     def end_of_stream(self, status: int) -> ServiceUnavailable | None:
-        """Return an error if the stream stopped too early, else None.
+        """Return an error if the stream of a job's events stopped too early, else None.
 
         It stopped too early if the job's ``end`` event was not received.
 

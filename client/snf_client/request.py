@@ -85,7 +85,9 @@ def query(**params: Any) -> dict[str, Any]:
 
 
 def read_json(schema: type[M]) -> Callable[[httpx.Response], M]:
-    """Return a function that parses the JSON body of an HTTP response into an object of the pydantic model ``schema``.
+    """Return a function that parses the JSON body of an HTTP response into an object of type ``schema``.
+
+    ``schema`` is a pydantic model.
 
     Raises:
         UnexpectedAnswer: From the returned function, if the response does not fit the schema.
@@ -114,7 +116,7 @@ def unexpected(response: httpx.Response, expected: str, error: ValidationError) 
 
 
 def read_bytes(media_type: str) -> Callable[[httpx.Response], bytes]:
-    """Return a function that returns the complete body of an HTTP response as bytes.
+    """Return a function that checks an HTTP response's media type and returns its body as bytes.
 
     Raises:
         UnexpectedAnswer: From the returned function, if the response is not of that media type.
@@ -123,7 +125,9 @@ def read_bytes(media_type: str) -> Callable[[httpx.Response], bytes]:
 
 
 def read_text(media_type: str) -> Callable[[httpx.Response], str]:
-    """Return a function that returns the body of an HTTP response as text, decoded by the charset of its headers.
+    """Return a function that checks an HTTP response's media type and returns its body as text.
+
+    The text is decoded by the charset in the headers of the response.
 
     Raises:
         UnexpectedAnswer: From the returned function, if the response is not of that media type.

@@ -111,7 +111,7 @@ def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
 
 
 def may_be_done(error: BaseException) -> bool:
-    """Return whether a request that failed for the client may still have been carried out.
+    """Return whether the service may have carried out a request although it failed for the client.
 
     It may if its response was lost, or if a proxy answered HTTP 502.
     """

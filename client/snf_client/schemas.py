@@ -144,7 +144,9 @@ class ComparedCalibration(BaseModel):
 
 
 class ComparedImages(BaseModel):
-    """Numbers of images that a comparison of model families fitted, calibrated and drew defects on.
+    """Numbers of images that a model comparison used to fit, calibrate and test the models.
+
+    The tests are on good images with injected defects.
 
     No image is counted twice.
     """
@@ -177,7 +179,10 @@ class ComparedVerdicts(BaseModel):
 
 
 class Curve(BaseModel):
-    """ROC curve of one score as at most 200 points (false-positive rate, true-positive rate), from (0, 0) to (1, 1)."""
+    """ROC curve of one anomaly score, as at most 200 points (false-positive rate, true-positive rate).
+
+    It goes from (0, 0) to (1, 1).
+    """
 
     model_config = ConfigDict(frozen=True)
     score: str
@@ -273,7 +278,7 @@ class Draws(BaseModel):
 
 
 class Duplicates(BaseModel):
-    """Summary of the duplicates or near duplicates in a dataset.
+    """Summary of the duplicate images, or of the nearly duplicate images, in a dataset.
 
     It has the number of images with a duplicate, the number of sets or pairs of duplicates, and examples by path.
     """
@@ -323,7 +328,7 @@ class EstimatedJob(BaseModel):
 
 
 class Example(BaseModel):
-    """Example image of a report as PNG, with its p-value, scores and strongest reason for an anomaly.
+    """Example image of an evaluation report, as PNG with its p-value, scores and main reason for an anomaly.
 
     It is one of the most or least anomalous images of a set.
     """
@@ -432,7 +437,7 @@ class ImageFacts(BaseModel):
 
 
 class ImageRegion(BaseModel):
-    """A region of pixels, joined by sides or corners, where an image's anomaly map reaches its threshold."""
+    """Region of touching pixels (at sides or corners) where an image's anomaly map reaches its threshold."""
 
     model_config = ConfigDict(frozen=True)
     box: tuple[int, int, int, int] = Field(
@@ -473,7 +478,7 @@ class JobDataset(BaseModel):
 
 
 class JobDatasets(BaseModel):
-    """All datasets, each with the reason if a job cannot use it."""
+    """All datasets as choices for a job, each with the reason if the job cannot use it."""
 
     model_config = ConfigDict(frozen=True)
     datasets: list[JobDataset]
@@ -621,9 +626,9 @@ class LimitCurve(BaseModel):
 
 
 class LimitResult(BaseModel):
-    """Result of a job that measured how small a defect a model version still finds: its detection limit.
+    """Result of a job that measured the smallest defect sizes that a model version still finds.
 
-    It has the number of the new limit, and the smallest defect sizes that are found.
+    It also has the number of the new detection limit.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -726,7 +731,7 @@ class Preview(BaseModel):
 
 
 class Previews(BaseModel):
-    """PNG grids of images that a training job drew from its model, one per training step, earliest first."""
+    """PNG grids of images drawn from the model at some steps of a training job, earliest first."""
 
     model_config = ConfigDict(frozen=True)
     job: str
@@ -974,9 +979,9 @@ class Split(BaseModel):
 
 
 class Term(BaseModel):
-    """Part of a log-likelihood, in nats, from one scale of the flow; scale 0 is the transform of the pixels.
+    """Contribution of one scale of the flow to a log-likelihood, in nats.
 
-    A density of features has scale 1 alone; its scale 0 is 0.
+    Scale 0 is the transform of the pixels. A density of features has scale 1 alone; its scale 0 is 0.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -1054,7 +1059,7 @@ class UnfitReason(BaseModel):
 
 
 class Validation(BaseModel):
-    """Metrics of a model on held-out validation images at one step of its training, such as bits/dim."""
+    """Metrics, such as bits/dim, of a model on held-out validation images at one step of its training."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     step: int
@@ -1064,9 +1069,9 @@ class Validation(BaseModel):
 
 
 class WhiteLevelDrift(BaseModel):
-    """Drift test on the brightness (white level) of recently scored images.
+    """Result of the drift test on the brightness (white level) of recently scored images.
 
-    It is a Kolmogorov-Smirnov test that compares the white levels of recent images with those of the calibration
+    The test is a Kolmogorov-Smirnov test that compares the white levels of recent images with those of the calibration
     images.
 
     The white level of an image is the smallest grey level that at least 99 % of its values do not exceed.
@@ -1203,7 +1208,7 @@ class CalibrationView(BaseModel):
 
 
 class Column(BaseModel):
-    """Description of one anomaly score in an evaluation report, with its false alarms on normal images.
+    """Description of one anomaly score in an evaluation report, with its false-alarm rates on normal images.
 
     It has a name, a label and a kind. Larger scores are more anomalous.
     """
@@ -1627,7 +1632,7 @@ class RunList(BaseModel):
 
 
 class ScoredImage(BaseModel):
-    """The log-likelihood of one image, a log-density in nats and never a probability, and its anomaly verdict.
+    """The anomaly verdict on one image, and its log-likelihood: a log-density in nats, not a probability.
 
     `kind` says over what: the pixels in [0, 256), or the features that a frozen network sees in the image. Densities of
     features compare only under one model.

@@ -138,7 +138,7 @@ class SyncTransport(_Transport):
         self._http = httpx.Client(base_url=connection.url, headers=connection.headers)
 
     def send(self, call: Call[T]) -> T:
-        """Send a request and return its parsed response; repeat it after failures.
+        """Send a request and return its parsed response; repeat it after failures if that is safe.
 
         ``may_retry`` decides whether a failed request is repeated.
 
@@ -195,7 +195,7 @@ class AsyncTransport(_Transport):
         self._http = httpx.AsyncClient(base_url=connection.url, headers=connection.headers)
 
     async def send(self, call: Call[T]) -> T:
-        """Send a request and return its parsed response; repeat it after failures.
+        """Send a request and return its parsed response; repeat it after failures if that is safe.
 
         ``may_retry`` decides whether a failed request is repeated.
 
@@ -278,7 +278,7 @@ class Resource(Generic[S]):
 
 
 class operation(Generic[P, T]):  # noqa: N801 - a decorator, as ``property`` is
-    """Decorator for a method that describes a request as a ``Call``: calling the method sends the request.
+    """Decorator that turns a method returning a ``Call`` (an HTTP request) into one that sends it.
 
     The method then returns the parsed response.
 

@@ -48,7 +48,7 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def load_added_calibration(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:
-    """Return a p-value calibration that was added to a published model, and the summary stored with it.
+    """Return a p-value calibration added to a published model, and the summary of the calibration.
 
     The digest of the calibration and the weights that it belongs to are checked first.
 

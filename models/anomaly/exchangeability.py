@@ -54,7 +54,7 @@ class RankCounts:
 
     @classmethod
     def of_p_values(cls, images: int) -> RankCounts:
-        """Return the initial histogram in which a stream of images is ranked by conformal p-value.
+        """Return the histogram with which a drift test starts to rank images by conformal p-value.
 
         n calibration images leave n + 1 gaps, in each of which the next image falls with a probability of 1 / (n + 1).
         This needs ranks of one calibration set without equal values: :attr:`Calibration.ranked` says whether it is so.
@@ -72,7 +72,7 @@ class RankCounts:
 
     @classmethod
     def of_levels(cls, calibration: ArrayLike) -> RankCounts:
-        """Return the initial histogram in which a stream of images is ranked by brightness (white level).
+        """Return the histogram with which a drift test starts to rank images by brightness (white level).
 
         ``calibration`` is the number of calibration images at each level, ``(levels,)``.
         """
@@ -110,7 +110,7 @@ class RankCounts:
 
 
 def p_value_cells(p_values: ArrayLike, images: int) -> Counts:
-    """Return for each conformal p-value the index of its bin (cell) in the histogram ``RankCounts``.
+    """Return the index of the ``RankCounts`` histogram bin that contains each conformal p-value.
 
     The cells are those of :meth:`RankCounts.of_p_values`. The result has the shape ``(m,)``.
 
@@ -131,7 +131,7 @@ def _cell_width(images: int) -> int:
 
 @dataclass(eq=False)
 class ConformalMartingale:
-    """Sequential drift test that bets against image ranks being independent and uniform on (0, 1).
+    """Sequential drift test whose betting capital tends to grow if image ranks are dependent or not uniform.
 
     The capital of the test starts at 1. A large capital is evidence that the ranks are not independent and uniform.
 
@@ -188,7 +188,7 @@ def _log_sums(logarithms: Array) -> Array:
 
 
 def log_densities(ranks: Array) -> Array:
-    """Return the log-density of each of the drift test's eight betting functions at the given ranks.
+    """Return the log-densities of the drift test's eight betting functions at given image ranks.
 
     The logarithms are natural.
 

@@ -35,7 +35,7 @@ def false_alarm_interval(calibration: int, tests: int, alpha: float, level: floa
 
 
 def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENCE) -> float | None:
-    """Return the largest p-value threshold at which the false-alarm rate is at most ``alpha``.
+    """Return the largest p-value threshold whose false-alarm rate is at most ``alpha`` with high confidence.
 
     The rate is at most ``alpha`` with probability ``confidence`` or more. The result is None if no threshold is safe.
 

@@ -24,7 +24,7 @@ OUTLINE_SHARE = 100
 
 
 def overlay(image: NDArray[np.uint8], z: Array, above: NDArray[np.bool_] | None = None, scale: int = 1) -> bytes:
-    """Return a PNG file, as bytes, of an image in grey, coloured by a heat map of its likelihood.
+    """Return the bytes of a PNG that shows an image in grey, coloured by its likelihood heat map.
 
     Red is less likely than usual, blue more likely.
 

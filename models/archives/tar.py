@@ -108,7 +108,7 @@ class TarReader:
 
 
 class TarPieces:
-    """Iterator over the bytes of a tar archive, in pieces of at most 256 KiB.
+    """Iterator that packs files into a tar archive and yields its bytes in pieces of at most 256 KiB.
 
     The content is read from the files during the iteration.
 

@@ -32,7 +32,7 @@ NUMBERS = "biuf"
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a safetensors file by name.
+    """Return all arrays of a safetensors file as a dict from array name to NumPy array.
 
     Raises ``ArtifactError`` if the file cannot be read, or has numbers of another type than booleans, integers and
     floats of NumPy, such as bfloat16.

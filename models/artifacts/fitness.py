@@ -30,7 +30,7 @@ _CODES: dict[Measure, UnfitCode] = {
 
 
 class FitnessCheck(BaseModel):
-    """Check of a model: a measured figure, such as bits/dim, and the limit that it must satisfy.
+    """Quality check of a trained model: a measured figure and the limit that it must satisfy.
 
     Attributes:
         measure: ``pixels``: bits/dim of held-out images, less than those of independent pixels. ``features``: log-
@@ -69,7 +69,7 @@ class FitnessCheck(BaseModel):
 
     @property
     def sentence(self) -> str:
-        """The check as one sentence with the measured figure and its limit.
+        """The result of this check as a sentence, with the measured figure and its limit.
 
         The sentence has no full stop. That of a failed check begins with the reason.
         """

@@ -27,7 +27,7 @@ class _ManifestPart(BaseModel):
 
 
 class GridChoice(_ManifestPart):
-    """Result of one grid size (number of cells per side) tried in fitting a flow over image features.
+    """Result of fitting a flow over image features with one grid size, in cells per side.
 
     It has the best shrinkages of the grid and the mean negative log-likelihood of held-out features.
     """
@@ -39,7 +39,9 @@ class GridChoice(_ManifestPart):
 
 
 class FeatureStepsRecord(_ManifestPart):
-    """Record of a trial of Glow steps in a flow over image features, and of whether they were kept.
+    """Record of a trial in which Glow steps were added to a flow over image features.
+
+    It also states whether the steps were kept.
 
     The steps follow the local affine layer. The record states what they changed on held-out images.
 
@@ -122,7 +124,7 @@ class Evaluation(_ManifestPart):
 
 
 class LogDets(_ManifestPart):
-    """Log-determinants of those layers of a flow for which they are the same for every image.
+    """Log-determinants of the flow layers whose log-determinant is the same for every image.
 
     They are log|det dz/dx| in nats. Layers whose log-determinant depends on the image are left out.
 

@@ -19,7 +19,7 @@ MAX_BYTES = {FILE: 2**20, CARD: 2**20, SAMPLES: 32 * 2**20}
 
 
 def pack(folder: Path) -> TarPieces:
-    """Return the files of a stored model as a tar archive.
+    """Return a tar archive of the files of a stored model, as an iterator of bytes.
 
     The archive is an iterator of bytes. Equal files give equal bytes.
 

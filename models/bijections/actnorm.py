@@ -69,7 +69,7 @@ class ActNorm(ChannelAffine):
         super()._load_from_state_dict(*arguments)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the normalised images and the log-determinant of the Jacobian.
+        """Return the normalised images, and the log-determinant of the layer's Jacobian for each image.
 
         z = (x - t)·exp(-l) with shift t and log-scale l of each channel. The log-determinant log|det dz/dx| is in nats,
         ``(N,)``.
@@ -109,7 +109,7 @@ class ActNorm(ChannelAffine):
         return torch.diag(scale), -self.shift * scale
 
     def log_abs_det(self) -> Tensor:
-        """Return the log-determinant of the layer for a single pixel.
+        """Return the contribution of a single pixel to the log-determinant of the layer's Jacobian.
 
         It is minus the sum of the log-scales, in nats, a float64 scalar.
         """

@@ -111,7 +111,7 @@ class FrozenAdditiveCoupling:
     place: Tensor | None
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return the outputs z of the layer, and None in place of its log-determinant.
+        """Return the layer's outputs, and None in place of the log-determinant, which is always 0.
 
         z is ``(N, C, H, W)``. The log-determinant is 0 for all inputs.
         """
@@ -119,7 +119,7 @@ class FrozenAdditiveCoupling:
         return torch.cat([kept, moved + self._shift(kept)], dim=1), None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the exact inputs for the outputs ``z``.
+        """Return the exact inputs that the layer maps to the outputs ``z``.
 
         ``z`` is ``(N, C, H, W)``. The layer learns no inverse, so the argument ``inverse`` has no effect.
         """

@@ -21,7 +21,7 @@ def call(function: type[Function], *inputs: Any) -> Any:
 
 
 def first_derivatives(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
-    """Decorate the backward pass of an autograd function so that it refuses second derivatives.
+    """Decorate the backward pass of an autograd function to raise an error for second derivatives.
 
     Tensors that are kept for the pass have no derivatives of their own, so that second ones would lack terms.
     ``once_differentiable`` of PyTorch notices it only where the incoming gradients need gradients themselves.

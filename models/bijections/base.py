@@ -49,7 +49,7 @@ class Bijection(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and the log-determinant of its Jacobian.
+        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each sample.
 
         Args:
             x: Inputs, ``(N, C, H, W)``.
@@ -60,7 +60,7 @@ class Bijection(nn.Module):
 
     @abstractmethod
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that give the outputs ``z``, and the log-determinant of the inverse.
+        """Return the inputs that the layer maps to ``z``, and each sample's log-determinant of the inverse.
 
         Args:
             z: Outputs of :meth:`forward`.
@@ -77,7 +77,7 @@ class Bijection(nn.Module):
         return shape
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant of the layer where it is the same for all images of ``shape``.
+        """Return the layer's log-determinant if it is the same for all images of ``shape``, else 0.0.
 
         It is log|det dz/dx| in nats for images of ``shape`` (C, H, W). If the log-determinant depends on the image, the
         result is 0.0.
@@ -104,7 +104,7 @@ class Bijection(nn.Module):
         return FrozenMap(lambda x: (module.forward(x)[0], None), lambda z: module.inverse(z)[0], learned)
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return the inputs that the layer's learned approximate inverse gives for the outputs ``z``.
+        """Return the inputs for the outputs ``z``, computed by the layer's learned approximate inverse.
 
         The result is approximate, or exact if the layer learns no inverse.
         """
@@ -193,7 +193,7 @@ class SelfNormalizing(Bijection):
 
     @property
     def learns_inverse(self) -> bool:
-        """Whether training changes the approximate inverse; false where its parameters were fixed by hand."""
+        """Whether training changes the learned approximate inverse; False if its parameters are fixed."""
         return any(each.requires_grad for name, each in self.named_parameters() if name.endswith("inverse_weight"))
 
     @abstractmethod
@@ -286,7 +286,7 @@ class Elementwise(Bijection):
         """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the layer and the log-determinant of each sample.
+        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each sample.
 
         The inputs are ``(N, ...)``. The log-determinant log|det dz/dx| is in nats, ``(N,)``.
         """
@@ -294,10 +294,7 @@ class Elementwise(Bijection):
         return z, sum_samples(log_slope)
 
     def settled(self) -> Elementwise:
-        """Return a deep copy of this layer for scoring.
-
-        Later training of this layer does not change the copy.
-        """
+        """Return a copy of this layer for scoring, which later training of the layer does not change."""
         return copy.deepcopy(self)
 
     def pixel_function(self) -> PixelFunction:

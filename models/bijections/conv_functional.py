@@ -69,7 +69,7 @@ def flip(weight: Tensor) -> Tensor:
 
 
 def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
-    """Return the gradient with respect to a convolution kernel, from its inputs and output gradients.
+    """Return the gradient with respect to a convolution kernel, given the inputs and the output gradients.
 
     It is the gradient of the inner products Σ_n <w * x_n, z_n> with respect to the kernel w, for images x_n and z_n.
 
@@ -189,7 +189,7 @@ def project(inverse_images: Tensor, kernel: Size) -> Tensor:
 
 
 def nearest_kernel(entries: Tensor, kernel: Size, image: Size, above: int = 0) -> Tensor:
-    """Return the convolution kernel nearest to a matrix from the entries that a kernel can have, or sums of them.
+    """Return the convolution kernel nearest to a matrix, given the matrix entries or sums of them.
 
     Args:
         entries: By output channel, row and column, then by input channel, row and column: all entries of the matrix, or
@@ -211,7 +211,7 @@ def nearest_kernel(entries: Tensor, kernel: Size, image: Size, above: int = 0) -
 
 
 def half_bandwidth(weight: Tensor, width: int) -> int:
-    """Return the half-bandwidth of a convolution's matrix: how far from the diagonal entries can be nonzero.
+    """Return the half-bandwidth: how far from its diagonal a convolution's matrix can be nonzero.
 
     It is b such that the matrix is 0 at (i, j) if |i - j| > b, for images of ``width`` pixels.
 
@@ -278,7 +278,7 @@ def _(weight: Tensor, image: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("snf::solve_band", mutates_args=())
 def solve_band(factors: Tensor, swaps: Tensor, rows: Tensor, transpose: bool) -> Tensor:
-    """Solve linear systems given by the band matrix of a convolution and several right-hand sides.
+    """Solve linear systems with the band matrix of a convolution, given its LU factors.
 
     Returns the solution x of T x = z, or of T^T x = z, for each row z, ``(N, D)``, from the LU factors of T.
 
@@ -344,7 +344,7 @@ class FactorisedConvolution:
         self.log_abs_det = float(diagonal.abs().log().sum())
 
     def solve(self, z: Tensor, side: Literal["matrix", "transpose"] = "matrix") -> Tensor:
-        """Return the images ``z`` with the exact inverse of this convolution applied to them.
+        """Return the result of applying the exact inverse of this convolution to the images ``z``.
 
         For ``side`` "transpose" it is the inverse of the transposed convolution.
 
@@ -373,7 +373,7 @@ class FactorisedConvolution:
         return x.permute(0, 3, 1, 2).contiguous().to(z)
 
     def inverse_images(self) -> Tensor:
-        """Return the inverse of this convolution's matrix, with each of its columns in the shape of an image.
+        """Return the inverse of this convolution's matrix, with each column reshaped to an image.
 
         The matrix is D x D, and the result float64 ``(D, C, H, W)``.
         """

@@ -263,7 +263,7 @@ class FrozenConvolution:
 
 
 class SelfNormalizingConvolution(torch.autograd.Function):
-    """Autograd function of a convolution with a learned inverse kernel.
+    """PyTorch autograd function of a convolution whose gradients use a learned inverse kernel.
 
     The gradient of log|det| is computed with the learned kernel (Keller et al. 2021).
 
@@ -282,7 +282,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the convolved images, and a log-determinant of 0 and a reconstruction error for each sample.
+        """Return convolved images, zeros in place of log-determinants, and per sample the learned inverse's error.
 
         Of the log-determinant only the gradient is used.
 
@@ -319,7 +319,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 def self_normalizing_convolution(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the convolved images, and a log-determinant of 0 and a reconstruction error for each sample.
+    """Return convolved images, zeros in place of log-determinants, and per sample the learned inverse's error.
 
     Of the log-determinant only the gradient is used.
 

@@ -206,7 +206,7 @@ class FrozenCoupling:
     place: Tensor | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and the part of the Jacobian's log-determinant that each pixel contributes.
+        """Return the layer's outputs and each pixel's contribution to the Jacobian's log-determinant.
 
         z is ``(N, C, H, W)``. The parts add up to log|det dz/dx| in nats, ``(N, H, W)``.
         """

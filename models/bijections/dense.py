@@ -177,7 +177,7 @@ class RelativeGradientDense(ExactDense):
 
 
 class RelativeProduct(torch.autograd.Function):
-    """Autograd function of a fully connected layer with relative gradients.
+    """PyTorch autograd function of a fully connected layer that is trained by relative gradients.
 
     The function is W x + b. The relative gradient of W is the gradient with respect to A at A = 0 of a step from W to W
     + A W (Gresele et al. 2020, sec. 4).

@@ -93,7 +93,7 @@ class AutoregressiveConv(Bijection):
         return FrozenMap(lambda x: (convolve_causally(weight, x), None), lambda z: substitute_back(weight, z))
 
     def masked_weight(self) -> Tensor:
-        """Return the layer's 2x2 kernel, whose weights for a pixel's own channels form a lower triangular matrix.
+        """Return the layer's 2x2 kernel, with the weight matrix of the pixel itself made lower triangular.
 
         The kernel is ``(C, C, 2, 2)``. The weights of the pixel itself are set to 0 above the diagonal.
         """

@@ -151,7 +151,7 @@ def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:
 
 
 def terms_needed(kernel: Tensor, image: Size) -> int:
-    """Return the number of power series terms to compute for the matrix exponential of a convolution.
+    """Return how many power series terms are needed to compute a convolution's matrix exponential.
 
     For exp(M) = Σ M^n / n! of a convolution M the norm of the first omitted term is then at most 1e-11, unless that
     takes more than 100 terms. The result is from 13 to 100.

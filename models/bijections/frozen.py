@@ -24,7 +24,7 @@ class FrozenStep(Protocol):
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the layer's outputs and the part of the Jacobian's log-determinant that each pixel contributes.
+        """Return the layer's outputs and each pixel's contribution to the Jacobian's log-determinant.
 
         The parts of log|det dz/dx| are in nats, ``(N, H, W)``. They are None if the log-determinant is equal for all
         images.
@@ -77,7 +77,7 @@ class FrozenAffine:
 
     @cached_property
     def inverse_map(self) -> AffineMap:
-        """Matrix and offset of the exact inverse.
+        """The matrix and the offset of the exact inverse of this affine map.
 
         They are computed at the first use, because scoring does not need them. Cost: O(K³) for a K x K matrix.
         """
@@ -87,7 +87,7 @@ class FrozenAffine:
 
     @cached_property
     def reconstruction_map(self) -> AffineMap | None:
-        """The affine map from the layer's inputs to the error with which the learned inverse restores them.
+        """The affine map from an input to the error left after the layer and its learned inverse are applied.
 
         It is the matrix and the offset of x -> R W x - x for the weights W and the learned R ≈ W⁻¹, or None if no
         inverse was learned.
@@ -192,7 +192,7 @@ class FrozenMap:
     flat: bool = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the layer's outputs and the part of the Jacobian's log-determinant that each pixel contributes.
+        """Return the layer's outputs and each pixel's contribution to the Jacobian's log-determinant.
 
         The parts of log|det dz/dx| are in nats, ``(N, H, W)``. They are None if the log-determinant is equal for all
         images.

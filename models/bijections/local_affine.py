@@ -42,7 +42,7 @@ def cell_count(height: int, width: int, grid: int) -> int:
 
 @lru_cache(maxsize=64)
 def places_of_cells(height: int, width: int, grid: int) -> tuple[Tensor, Tensor]:
-    """Return a table of the pixel positions in each grid cell, and each position's index in that table.
+    """Return a table of the pixel positions in each grid cell, and each pixel's index in that table.
 
     The table is ``(cells, most)``, and the indices are ``(places,)``.
 
@@ -79,7 +79,7 @@ def _indices(numbers: NDArray[np.int64]) -> Tensor:
 
 
 def apply_by_cell(matrices: Tensor, x: Tensor, grid: int) -> Tensor:
-    """Multiply the channels at each pixel of images by the matrix of the grid cell that contains it.
+    """Multiply each pixel's channels by the matrix of the grid cell that contains the pixel.
 
     Returns the products, ``(N, C, H, W)``.
 
@@ -98,7 +98,7 @@ def apply_by_cell(matrices: Tensor, x: Tensor, grid: int) -> Tensor:
 
 
 class ExactLocalAffine(Bijection):
-    """Affine layer with a matrix per cell of a grid over the image and a mean per pixel.
+    """Affine layer with one matrix for each cell of a grid over the image and one mean for each pixel.
 
     It is z = W_c (x - m_p) at place p of cell c. The log-determinant Σ_p log|det W_c(p)| is exact.
 
@@ -172,10 +172,7 @@ class ExactLocalAffine(Bijection):
         return FrozenLocalAffine(matrices, self.learned_matrices(), mean, self.grid)
 
     def learned_matrices(self) -> Tensor | None:
-        """Return a float64 copy of the inverse matrix that the layer learned for each grid cell, if any.
-
-        The matrices are ``(cells, C, C)``. The result is None if no inverse is learned.
-        """
+        """Return None, as this layer learns no inverse matrices; its self-normalizing subclass does."""
         return None
 
     def _check(self, x: Tensor) -> None:
@@ -184,7 +181,7 @@ class ExactLocalAffine(Bijection):
 
 
 class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
-    """Affine layer with one matrix per grid cell, which learns inverses to train without determinants.
+    """Affine layer with a matrix for each cell of an image grid, trained without computing determinants.
 
     The layer z = W_c (x - m_p) learns an inverse R_c of each matrix (Keller et al. 2021, eq. 10-12).
 
@@ -226,7 +223,7 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
         return self.apply_inverse_weight(z) + self.mean
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return the images ``z`` with each pixel's channels multiplied by its grid cell's learned inverse.
+        """Return ``z`` with each pixel's channels multiplied by the learned inverse matrix of its grid cell.
 
         It is R z, ``(N, C, H, W)``. The mean is not added.
         """
@@ -234,7 +231,7 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Replace the learned inverse of every grid cell by the exact inverse of its matrix.
+        """Replace each grid cell's learned inverse matrix by the exact inverse of the cell's weight matrix.
 
         Cost: O(C³) a cell.
         """
@@ -249,7 +246,7 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
 
 
 class LocalProduct(torch.autograd.Function):
-    """PyTorch autograd function that multiplies the channels at each pixel by its grid cell's matrix.
+    """PyTorch autograd function that multiplies each pixel's channels by the matrix of its image grid cell.
 
     It is y = W_c x with the gradients of the self-normalizing objective, which invert no matrix.
 
@@ -261,7 +258,7 @@ class LocalProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, grid: int, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the matrix products, and a log-determinant of 0 and a reconstruction error for each sample.
+        """Return matrix products, zeros in place of log-determinants, and per sample the learned inverse's error.
 
         Of the log-determinant only the gradient is used.
 
@@ -328,7 +325,7 @@ class FrozenLocalAffine:
 
     @cached_property
     def inverse_matrices(self) -> Tensor:
-        """The exact inverses of the matrices of all grid cells, ``(cells, C, C)``.
+        """The exact inverses of the weight matrices of all grid cells, ``(cells, C, C)``.
 
         The inverses W⁻¹ are computed at the first use, because scoring does not need them. Cost: O(C³) a cell.
         """

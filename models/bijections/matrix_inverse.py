@@ -9,7 +9,9 @@ from models.bijections.base import SelfNormalizing, Shape
 
 
 class MatrixInverse(SelfNormalizing):
-    """Base class of layers z = W x + b whose learned inverse is a matrix R ≈ W⁻¹ of the size of W, ``(D, D)``.
+    """Base class of linear layers that learn an approximate inverse of their weight matrix.
+
+    The layer is z = W x + b, and the learned inverse is a matrix R near W^-1, ``(D, D)``.
 
     Attributes:
         corrected: Whether training corrects R by :meth:`correct_inverse` in place of learning it.
@@ -20,11 +22,17 @@ class MatrixInverse(SelfNormalizing):
 
     @property
     def learns_inverse(self) -> bool:
-        """Whether training changes R, by its gradient or by corrections; false where it was fixed by hand."""
+        """Whether training updates the learned inverse matrix R, by gradients or by explicit corrections.
+
+        It is false where R was fixed by hand.
+        """
         return self.corrected or super().learns_inverse
 
     def set_corrected(self, corrected: bool) -> None:
-        """Set whether training corrects R, which has no gradient then, or learns it. An R that is fixed stays fixed."""
+        """Set whether training updates the learned inverse R by explicit corrections instead of gradients.
+
+        With corrections R has no gradient. An R that is fixed stays fixed.
+        """
         if self.learns_inverse:
             self.corrected = corrected
             self.inverse_weight.requires_grad_(not corrected)
@@ -39,7 +47,7 @@ class MatrixInverse(SelfNormalizing):
 
     @torch.no_grad()
     def correct_inverse(self, directions: Tensor) -> None:
-        """Make the learned inverse exact on some directions, and change it no more than that needs.
+        """Correct the learned inverse by the least change that makes it exact on a set of directions.
 
         For directions V the matrix R becomes
 

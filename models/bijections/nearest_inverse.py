@@ -31,7 +31,7 @@ Blocks = tuple[Tensor, Tensor, Tensor]
 
 
 def nearest_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
-    """Return the log-determinant of a convolution and the kernel nearest to its inverse, in float64.
+    """Return a convolution's log-determinant and the kernel that best approximates its inverse, in float64.
 
     T(w) is the D x D matrix of the convolution for images of D = C·H·W values. The kernel r minimises the Frobenius
     norm of T(r) - T(w)^-1: r_i = <B_i, T(w)^-1> / m_i with B_i = dT(w)/dw_i and the multiplicity m. flip(r)·m is the
@@ -72,7 +72,9 @@ def nearest_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
 
 
 def nearest_to_whole_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
-    """Return what :func:`nearest_inverse` does, from all of the inverse.
+    """Return a convolution's log-determinant and nearest inverse kernel, from the whole inverse matrix.
+
+    The values are those of :func:`nearest_inverse`, which is usually faster.
 
     Cost: O(D²·b) for D values of an image and half-bandwidth b.
 
@@ -120,7 +122,10 @@ def _selected_inverse(weight: Tensor, image: Size, rows: int) -> tuple[Tensor, B
 
 
 class LogDet(torch.autograd.Function):
-    """PyTorch autograd function for log|det T(w)| in float64, with its gradient flip(r)·m for the nearest inverse r.
+    """PyTorch autograd function for the log-determinant of a convolution, in float64.
+
+    It is log|det T(w)| for the kernel w. Its gradient is flip(r) m for the nearest inverse r and the multiplicity m of
+    :func:`nearest_inverse`.
 
     Its outputs are the log-determinant, ``()``, and the gradient with respect to w. If T(w) is singular, they are -inf
     and not a number.
@@ -128,7 +133,7 @@ class LogDet(torch.autograd.Function):
 
     @staticmethod
     def forward(weight: Tensor, image: Size, inverse_of: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Return both outputs for a kernel and the height and width of the images.
+        """Return the log-determinant of a convolution and its gradient with respect to the kernel.
 
         Args:
             weight: The kernel w, ``(C, C, kh, kw)``.
@@ -145,13 +150,13 @@ class LogDet(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, _inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        """Keep the gradient for the backward pass."""
+        """Save the log-determinant's gradient, which :meth:`forward` computed, for the backward pass."""
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(output[1])
 
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """Return the gradient with respect to the kernel."""
+        """Return the loss gradient with respect to the kernel of the convolution."""
         (of_weight,) = ctx.saved_tensors
         return gradients[0].to(of_weight) * of_weight, None, None

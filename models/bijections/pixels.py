@@ -45,7 +45,7 @@ class AffinePixels(Elementwise):
     constant_log_det = True
 
     def pixel_function(self) -> PixelFunction:
-        """Return this pixel transform as an object that computes it on NumPy arrays."""
+        """Return an object that computes this pixel transform on NumPy arrays."""
         return AffineFunction()
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +83,7 @@ class LogitPixels(Elementwise):
 
     @property
     def domain(self) -> Constraint:
-        """The interval of pixel values to which the logit transform can be applied.
+        """The interval of pixel values on which the logit transform is defined, as a PyTorch constraint.
 
         These are the values with v in [0, 1], for v and the margin a of the class. The interval is a little larger than
         [0, 256].
@@ -91,7 +91,7 @@ class LogitPixels(Elementwise):
         return _interval(-self.alpha * PIXEL_RANGE, (1 / (1 - 2 * self.alpha) - self.alpha) * PIXEL_RANGE)
 
     def pixel_function(self) -> PixelFunction:
-        """Return this pixel transform as an object that computes it on NumPy arrays."""
+        """Return an object that computes this pixel transform on NumPy arrays."""
         return LogitFunction(self.alpha)
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +118,7 @@ class LogitPixels(Elementwise):
 
 
 class MarginalPixels(Elementwise):
-    """Pixel transform that maps the distribution of training pixels to a mixture of three normals.
+    """Pixel transform that maps the distribution of training pixels to a mixture of three Gaussians.
 
     It is G⁻¹(F(x)), where F is the distribution function of training pixels and G that of the mixture.
 
@@ -157,7 +157,7 @@ class MarginalPixels(Elementwise):
         return self
 
     def fit(self, images: NDArray[np.uint8]) -> None:
-        """Fit the transform's distribution of pixel values to the pixels of training images.
+        """Set the pixel distribution of this transform to the smoothed pixel histogram of training images.
 
         F becomes the smoothed histogram of the images, uint8 ``(N, ...)``.
         """
@@ -201,7 +201,7 @@ class MarginalPixels(Elementwise):
         return x.to(z.dtype), -sum_samples(self._log_slope(y, bins)).to(z.dtype)
 
     def pixel_function(self) -> PixelFunction:
-        """Return this pixel transform as an object that computes it on NumPy arrays."""
+        """Return an object that computes this pixel transform on NumPy arrays."""
         return MarginalFunction(self.masses.cpu().numpy().copy())
 
     def settled(self) -> MarginalPixels:

@@ -36,7 +36,7 @@ def by_columns(matrix: Tensor) -> Tensor:
 
 
 class SelfNormalizingProduct(torch.autograd.Function):
-    """PyTorch autograd function of a product with a matrix that has a learned approximate inverse.
+    """PyTorch autograd function of a matrix product whose gradients use a learned approximate inverse.
 
     It is W x, and the gradient of log|det W| is computed with the learned R ≈ W⁻¹ (Keller et al. 2021).
 
@@ -60,7 +60,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the matrix product, and a log-determinant of 0 and a reconstruction error for each sample.
+        """Return matrix products, zeros in place of log-determinants, and per sample the learned inverse's error.
 
         The product is y = W x, and the error is ||R y - x||² for the learned R ≈ W⁻¹. Of the log-determinant only the
         gradient is used.
@@ -74,7 +74,9 @@ class SelfNormalizingProduct(torch.autograd.Function):
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        """Return the loss gradients with respect to the inputs, the matrix and the learned inverse, if it is trained.
+        """Return the loss gradients with respect to the inputs, the matrix and its learned inverse.
+
+        The gradient of the learned inverse is None if it is not trained.
 
         No matrix is inverted. None stands for the argument ``gradient`` of :meth:`forward`.
         """
@@ -109,7 +111,7 @@ def improved_inverse(weight: Tensor, inverse_weight: Tensor) -> Tensor:
 def self_normalizing_product(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the matrix product, and a log-determinant of 0 and a reconstruction error for each sample.
+    """Return matrix products, zeros in place of log-determinants, and per sample the learned inverse's error.
 
     Of the log-determinant only the gradient is used.
 

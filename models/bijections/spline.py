@@ -83,7 +83,7 @@ class SplineActivation(Elementwise):
 
 @dataclass(frozen=True)
 class FrozenSpline:
-    """Immutable float64 splines for scoring, with a spline for each value of an image.
+    """Immutable float64 layer for scoring that applies a separate spline to each value of an image.
 
     The splines are rational-quadratic.
     """
@@ -91,7 +91,7 @@ class FrozenSpline:
     knots: Knots
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the spline values and the part of the Jacobian's log-determinant that each pixel contributes.
+        """Return the spline values and each pixel's contribution to the log-determinant of the Jacobian.
 
         The values z are ``(N, C, H, W)``. The parts of log|det dz/dx| are ``(N, H, W)``.
         """
@@ -171,7 +171,7 @@ class Knots:
 
 @dataclass(frozen=True)
 class SplineBins:
-    """Spline segments between neighbouring knots, for each input value the segment that contains it.
+    """The spline segment (bin between two knots) that contains each input value.
 
     A segment has a position, a width, a height and the slopes at its ends.
 
@@ -194,7 +194,7 @@ class SplineBins:
     right: Tensor
 
     def rise(self, theta: Tensor) -> Tensor:
-        """Return, for each bin, the spline's relative height at a relative position ``theta`` in the bin.
+        """Return how far each spline has risen within its bin, from 0 to 1, at relative position ``theta``.
 
         Both are shares from 0 (left knot) to 1 (right knot).
         """
@@ -203,7 +203,7 @@ class SplineBins:
         return (mean * theta.square() + self.left * mixed) / (mean + (self.left + self.right - 2 * mean) * mixed)
 
     def log_slope(self, theta: Tensor) -> Tensor:
-        """Return, for each bin, the logarithm of the spline's slope at a relative position in the bin.
+        """Return the logarithm of each spline's slope at relative position ``theta`` in its bin.
 
         The slope is dy/dx. The position is a share of the width of the bin in [0, 1].
 
@@ -217,7 +217,7 @@ class SplineBins:
         return 2 * (torch.log(mean) - torch.log(denominator)) + torch.log(numerator)
 
     def solve(self, rise: Tensor) -> Tensor:
-        """Return, for each bin, the relative position at which the spline reaches a given relative height.
+        """Return the relative position in each bin at which the spline has risen by the share ``rise``.
 
         Both are shares from 0 (left knot) to 1 (right knot).
         """

@@ -122,7 +122,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
 
 
 class TwoLayerInverseConvolution(torch.autograd.Function):
-    """Autograd function of a convolution whose inverse is learned as two kernels.
+    """PyTorch autograd function of a convolution whose gradients use an inverse learned as two kernels.
 
     The function is w * x. The gradient of log|det| is computed with the learned inverse.
 
@@ -147,7 +147,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, first: Tensor, second: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the convolved images, and a log-determinant of 0 and a reconstruction error for each sample.
+        """Return convolved images, zeros in place of log-determinants, and per sample the learned inverse's error.
 
         The convolution is y = w * x, and the error is ||r2 * (r1 * y) - x||² for the inverse kernels r1 and r2. Of the
         log-determinant only the gradient is used.
@@ -189,7 +189,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
 
 def newton_schulz_middle(weight: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Return a learned inverse of two kernels as one kernel, improved by a Newton-Schulz step and cropped.
+    """Combine a learned inverse of two kernels into one kernel, refined by a Newton-Schulz step.
 
     Returns the middle taps of 2r - r * w * r for the kernel w and its approximate inverse r = r2 * r1.
 
@@ -208,7 +208,7 @@ def newton_schulz_middle(weight: Tensor, first: Tensor, second: Tensor) -> Tenso
 
 
 def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
-    """Return the gradient of an inner product of convolution matrices with respect to a kernel.
+    """Sum a product of two convolution matrices over the entries where each weight of a kernel would stand.
 
     It is the gradient with respect to w of the Frobenius inner product <T(w), T(outer) T(inner)>, where T(k) is the
     matrix of the convolution by k.

@@ -12,7 +12,7 @@ from models.bijections.frozen import FrozenMap
 
 
 class WoodburyConv(Bijection):
-    """Invertible layer with low-rank mixing of the channels and of the pixels of an image.
+    """Invertible linear layer that mixes the channels and the pixels of images by low-rank matrices.
 
     It is (I + U_c V_c) X (I + U_s V_s) on images X (Lu & Huang 2020).
 

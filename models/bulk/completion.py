@@ -25,7 +25,7 @@ class DamagedPart(Exception):
 
 
 class PartsDamaged(Exception):
-    """Raised if parts of a bulk scoring are missing, damaged or from another scoring.
+    """Raised if result files of a bulk scoring job are missing, damaged or from another scoring.
 
     The final check of all parts deletes their files before it raises this error, so that the parts are scored again.
 

@@ -15,10 +15,10 @@ BulkEngineName = Literal["local", "ray"]
 
 
 class BulkEngine(Protocol):
-    """Protocol of an engine that runs a bulk scoring, on this machine or on a cluster."""
+    """Protocol of an engine that scores many images in parts, on this machine or on a Ray cluster."""
 
     def run(self, work: BulkWork, missing: Sequence[int], callbacks: Callbacks) -> None:
-        """Score the given parts of a bulk scoring job and write one result file for each part.
+        """Score the given parts (image ranges) of a bulk scoring job and write one result file for each.
 
         Returns after the last part.
 

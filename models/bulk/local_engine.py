@@ -41,7 +41,7 @@ class LocalEngine:
     processes: int = 1
 
     def run(self, work: BulkWork, missing: Sequence[int], callbacks: Callbacks) -> None:
-        """Score the given parts of a bulk scoring job on this machine.
+        """Score the given parts (image ranges) of a bulk scoring job on this machine, one result file each.
 
         See :meth:`models.bulk.engines.BulkEngine.run`.
         """

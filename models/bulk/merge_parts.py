@@ -36,7 +36,7 @@ Values: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TableContent:
-    """Contents of a file of scores: the model, its calibration, the dataset and image names.
+    """The model, the calibration, the dataset and the image names that a file of scores records.
 
     Attributes:
         model: Name and version of the model as ``name:version``.
@@ -54,7 +54,7 @@ class TableContent:
 def merge_parts(
     parts: Iterable[Path | BinaryIO], path: Path, metadata: Mapping[str, str], expected: PartSummary | None = None
 ) -> PartSummary:
-    """Join several Parquet files of scores, in order, into one file.
+    """Join several Parquet files of scores, in order, into one Parquet, CSV or JSON Lines file.
 
     Returns the counts of images, errors and anomalies.
 
@@ -81,7 +81,7 @@ def merge_parts(
 
 
 def convert_table(table: Path, path: Path) -> None:
-    """Convert a Parquet file of scores to the format given by the extension of ``path``.
+    """Convert a Parquet file of scores to the format that the extension of ``path`` names, such as ``.csv``.
 
     Files of earlier versions can be converted, too.
 

@@ -40,7 +40,7 @@ PART_PLAN, PART_ERRORS, PART_ANOMALIES = "snf.plan", "snf.part_errors", "snf.par
 
 @dataclass(frozen=True)
 class Output:
-    """Output folder of a bulk scoring job, with one Parquet file for each part of the images.
+    """Output folder of a bulk scoring job, with one Parquet file of scores for each range of images.
 
     It can be pickled.
 
@@ -64,7 +64,7 @@ class Output:
         return self.part(index).exists()
 
     def missing(self) -> list[int]:
-        """Return the indices of the parts of the images whose Parquet file of scores does not exist yet.
+        """Return the indices of the job's parts (image ranges) that have no Parquet file of scores yet.
 
         They are found by one listing of the location.
 
@@ -76,7 +76,7 @@ class Output:
         return [index for index in range(self.plan.parts) if index not in written]
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
-        """Write one part's scores to its Parquet file and return its counts of images, errors and anomalies.
+        """Write the scores of part ``index`` to its Parquet file; return counts of images, errors and anomalies.
 
         The write is atomic: the file appears whole. Equal rows give equal bytes.
         """
@@ -94,7 +94,7 @@ class Output:
         should_stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> PartSummary:
-        """Check that the score files of all parts are complete, and write a summary of their counts.
+        """Check the score files of all parts, and write the total counts of images, errors and anomalies.
 
         Every part must exist and belong to this plan. Returns the counts of all images.
 

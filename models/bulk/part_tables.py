@@ -101,7 +101,7 @@ def is_damage(error: Exception) -> bool:
 
 @contextmanager
 def open_table(file: Path | BinaryIO | IOBase) -> Iterator[parquet.ParquetFile]:
-    """Open a Parquet file for a ``with`` block, whatever bytes the name of its path has.
+    """Open a Parquet file for a ``with`` block, even if its path is not valid UTF-8.
 
     pyarrow takes a path as text only if it is valid UTF-8.
     """

@@ -101,10 +101,7 @@ class BulkPlan(BaseModel):
         return sha256(self.model_dump_json().encode()).hexdigest()
 
     def with_engine_of(self, stored: BulkPlan | None) -> BulkPlan:
-        """Return this plan with the compute engine (library) of the plan ``stored``, if otherwise equal to it.
-
-        Then ``stored`` itself is returned, and else this plan unchanged.
-        """
+        """Return the plan ``stored`` if it equals this plan in all but the compute engine, else this plan."""
         if stored is not None and stored == self.model_copy(update={"engine": stored.engine}):
             return stored
         return self
@@ -167,7 +164,7 @@ def part_size(count: int, group: int = 1) -> int:
 
 
 class Parts(Protocol):
-    """Protocol of a store for a bulk scoring's result files, one for each part of the images.
+    """Protocol of a store for the result files of a bulk scoring, one for each part (image range).
 
     It finds missing parts, writes a part, and checks all of them.
     """

@@ -58,7 +58,7 @@ class RayEngine:
     address: str
 
     def run(self, work: BulkWork, missing: Sequence[int], callbacks: Callbacks) -> None:
-        """Score the given parts of a bulk scoring job on a Ray cluster and write their result files.
+        """Score the given parts (image ranges) of a bulk scoring job on a Ray cluster, one result file each.
 
         See :meth:`models.bulk.engines.BulkEngine.run`.
 

@@ -30,7 +30,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class BulkWork:
-    """Model, images and output of a bulk scoring, as handed to a worker process.
+    """Model, images and output folder of a bulk scoring job, in a form that can be sent to a process.
 
     Attributes:
         output: The parts, and the plan.

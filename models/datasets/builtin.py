@@ -49,7 +49,7 @@ def builtin_file(name: str, data_dir: Path | None) -> Path | None:
 
 
 def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSummary:
-    """Return a built-in dataset's image shape and the number of images in each part of its split.
+    """Return a built-in dataset's image shape and the image count of each part, such as training images.
 
     The images are counted for training, statistics, calibration and testing.
 

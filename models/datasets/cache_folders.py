@@ -35,7 +35,7 @@ def hold(lock: Path) -> int | None:
 
 
 def share(path: Path) -> int | None:
-    """Lock a file against :func:`remove_unused`, and return the file descriptor of the lock.
+    """Lock a file so that :func:`remove_unused` keeps it, and return the file descriptor of the lock.
 
     Closing the descriptor releases the lock. The file is not changed. Returns None if there is no such file, or if it
     is being removed.
@@ -87,7 +87,9 @@ def make_room(folder: Path, lock: str, require: Callable[[], None]) -> None:
 
 
 def remove_unused(lock: Path, remove: Callable[[], None]) -> bool:
-    """Remove a cache or a file unless it is in use; return whether it was removed, by this process or another.
+    """Remove a cache or a file unless a process uses it, and return whether it is gone.
+
+    Another process may have removed it, too.
 
     Args:
         lock: The file that its users lock.

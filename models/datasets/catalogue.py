@@ -22,7 +22,7 @@ def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> l
 def summarize(
     name: str, data_dir: Path | None, store: DatasetStore | None = None, config: ImageOptions | None = None
 ) -> DatasetSummary:
-    """Return the image shape of a dataset and the number of images in each part of its split.
+    """Return a dataset's image shape and the image count of each part, such as training images.
 
     The images are counted for training, statistics, calibration and testing. No image is decoded.
 

@@ -26,7 +26,7 @@ class ImageFacts(BaseModel):
 
 
 def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> Preprocessing:
-    """Choose a model's ``Preprocessing`` for a dataset: input size, fit of images to it, and colour mode.
+    """Choose a model's input size, resizing method (fit) and colour mode for a dataset's images.
 
     The fit says how images get the size, such as ``crop`` or ``pad``. What the configuration leaves open is chosen to
     suit the images.

@@ -67,7 +67,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """Image shape of a dataset and the number of images in each part of its split.
+    """Image shape of a dataset and the image count of each part, such as training images.
 
     The shape is ``(C, H, W)``. The images are counted for training, statistics, calibration and testing.
 

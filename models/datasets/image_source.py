@@ -47,7 +47,7 @@ class ImageSource(Protocol):
 
 
 class StoredImages:
-    """Image source of an uploaded dataset, or of one whose images were inspected but not copied.
+    """Image source that reads an uploaded dataset, or one whose images were checked but not copied.
 
     The latter is a dataset by reference: its inspection reads every image once, for size, colour and duplicates.
 
@@ -126,7 +126,7 @@ class StoredImages:
                     yield stored.path, error
 
     def chosen(self, places: Sequence[int]) -> StoredImages:
-        """Return a new image source with only the images of this one at the given indices.
+        """Return a new image source with only the images at the given indices of this source.
 
         ``places`` are indices in this source, in ascending order.
         """

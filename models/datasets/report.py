@@ -39,7 +39,7 @@ class SizeCount(_ReportPart):
 
 
 class Duplicates(_ReportPart):
-    """Summary of the duplicates or near duplicates in a dataset.
+    """Summary of the duplicate images, or of the nearly duplicate images, in a dataset.
 
     It has the number of images with a duplicate, the number of sets or pairs of duplicates, and examples by path.
     """

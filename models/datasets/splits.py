@@ -30,7 +30,7 @@ REFERENCE_PERCENT = 40
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """Assignment of each image of a dataset to a part: training, statistics or calibration.
+    """Assignment of each image of a dataset to a part: training, anomaly statistics or calibration.
 
     In a small dataset, some images also have a fold, for cross-conformal prediction.
 
@@ -191,7 +191,9 @@ MAX_FOLD_SHARE = 0.4
 def fold_units(
     groups: NDArray[np.int64], images: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[NDArray[np.int8], str]:
-    """Divide images into at most five folds (subsets) of similar size, for cross-conformal p-values.
+    """Divide images into at most five folds (subsets) of similar size, keeping related images together.
+
+    The folds serve cross-conformal p-values.
 
     Returns the fold of each image, 0 to 4, ``(N,)``, and "by group" or "by image".
 
@@ -227,7 +229,7 @@ def _balanced(unit: NDArray[np.int64], generator: np.random.Generator) -> NDArra
 
 
 def group_and_split(index: sqlite3.Connection) -> Split:
-    """Assign the images of a new dataset to groups, and to training, statistics or calibration.
+    """Group a new dataset's images, then split them for training, anomaly statistics and calibration.
 
     The split is stored in the dataset's index and returned.
     """

@@ -174,7 +174,7 @@ class Storage:
                 yield cls(partial(_read, originals), index)
 
     def images(self, order: str) -> Iterator[Stored]:
-        """Yield a ``Stored`` record for every image of the dataset, in a given order.
+        """Yield a ``Stored`` record for each image of the dataset, sorted by ``order``.
 
         The record has the path, position, format and size of the image. The order is an SQL expression such as
         ``part, path``.
@@ -184,7 +184,7 @@ class Storage:
             yield Stored(*row)
 
     def ranks(self, order: str) -> Iterator[int]:
-        """Yield the rank that each image would have if the images were sorted by ``order``, starting at 0.
+        """Yield each stored image's rank (position from 0) in the sort order given by ``order``.
 
         The order is an SQL expression. The images come in the order of their ``start``.
         """
@@ -193,12 +193,12 @@ class Storage:
             yield rank
 
     def sizes(self, order: str) -> NDArray[np.int64]:
-        """Return the height and width of every image in pixels, ``(n, 2)``, ordered by an SQL expression."""
+        """Return each image's height and width in pixels, ``(n, 2)``, sorted by the SQL expression ``order``."""
         rows = self.index.execute(f"SELECT height, width FROM images ORDER BY {order}")  # noqa: S608  # our own words
         return np.array(rows.fetchall(), dtype=np.int64).reshape(-1, 2)
 
     def folds(self) -> list[int]:
-        """Return the fold (subset) number of each image that a small dataset keeps for anomaly statistics.
+        """Return the fold (subset) numbers of the images that a small dataset uses for anomaly statistics.
 
         Folds are 0 to 4. The images are ordered by path.
         """

@@ -169,7 +169,7 @@ class DatasetStore:
         progress: Progress = no_progress,
         fill: FillReference = fill_reference,
     ) -> ReferenceRecord:
-        """Create a dataset by reference to images at a location; they are not copied.
+        """Create a dataset that refers to the images in a folder or file without copying them.
 
         Returns the description of the dataset.
 
@@ -217,7 +217,7 @@ class DatasetStore:
             raise self._not_found(name) from error
 
     def summarize(self, name: str, config: ImageOptions) -> DatasetSummary:
-        """Return a user dataset's image shape and its numbers of training, statistics and calibration images.
+        """Return a user dataset's image shape and the image count of each part, such as training images.
 
         Raises ``DatasetNotFound``, ``DatasetUnfit``.
         """

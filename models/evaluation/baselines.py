@@ -61,7 +61,7 @@ class TwoSided:
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """Baseline anomaly score by probabilistic PCA of the pixels.
+    """Baseline anomaly score: how far the pixels of an image are from a PCA model of normal images.
 
     The score is the Mahalanobis distance of the pixels from their mean (Tipping & Bishop 1999).
 
@@ -157,7 +157,7 @@ def png_sizes(images: Images) -> Array:
 
 
 def intensity_moments(images: Images) -> Array:
-    """Return four moments, from mean to kurtosis, of the pixel values in each channel of each image.
+    """Return the mean, standard deviation, skewness and kurtosis of the pixels in each channel of each image.
 
     They are mean, standard deviation, skewness and excess kurtosis: ``(N, C, H, W)`` -> ``(N, 4 C)``.
 

@@ -91,7 +91,7 @@ class ScoreGroup:
 
 @dataclass(frozen=True)
 class ImageScores:
-    """All anomaly scores of N images, one column per score.
+    """All anomaly scores that an evaluation computes for N images, one column per score.
 
     Images without a finite likelihood are left out.
 
@@ -115,7 +115,9 @@ class ImageScores:
 
     @property
     def statistics(self) -> Array:
-        """The model's overall anomaly score of each image in nats, ``(N,)``, combined from several statistics.
+        """The combined anomaly score of each image in nats, ``(N,)``, from which its p-value is computed.
+
+        Several statistics of the image are combined in it.
 
         It is the first column of ``values``.
         """
@@ -156,7 +158,10 @@ class ScoreSuite:
 
     @property
     def columns(self) -> tuple[ScoreColumn, ...]:
-        """The name, label and kind of each score, in column order; the first is the model's combined anomaly score."""
+        """The name, label and kind of each anomaly score, in column order.
+
+        The first is the model's combined anomaly score.
+        """
         return tuple(column for group in self._groups for column in group.columns)
 
     def __call__(self, images: Batch) -> ImageScores:
@@ -199,7 +204,7 @@ def combined(calibration: Calibration) -> ScoreGroup:
 
 
 def with_gradients(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` that computes the two anomaly scores using gradients of the log-likelihood.
+    """Return a ``ScoreGroup`` for the two anomaly scores that use gradients of the log-likelihood.
 
     They are the combined score with gradients, and -ln of the p-value of the gradients alone.
     """
@@ -219,7 +224,7 @@ def with_gradients(calibration: Calibration) -> ScoreGroup:
 
 
 def families(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` that computes one anomaly score for each family (group) of image statistics.
+    """Return a ``ScoreGroup`` with one anomaly score for each family (group) of image statistics.
 
     The families are whole-image, local and feature statistics. A score is -ln of the p-value of its family, in nats.
 
@@ -230,7 +235,7 @@ def families(calibration: Calibration) -> ScoreGroup:
 
 
 def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
-    """Return a ``ScoreGroup`` that computes an anomaly score for each whole-image statistic, such as kurtosis.
+    """Return a ``ScoreGroup`` with an anomaly score for each whole-image statistic, such as latent kurtosis.
 
     The score is the absolute z-score of the statistic.
 
@@ -287,7 +292,7 @@ def local(calibration: Calibration) -> ScoreGroup:
 
 
 def features(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` that computes an anomaly score for each statistic of backbone-network features.
+    """Return a ``ScoreGroup`` with an anomaly score for each statistic of the backbone network's features.
 
     A score is -ln p in nats, averaged over the folds of the calibration.
 

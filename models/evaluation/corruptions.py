@@ -169,7 +169,7 @@ FAULTS: dict[Kind, Callable[[Array, float, np.random.Generator], Array]] = {
 
 
 def random_rectangle(image: Array, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Choose a random rectangle of ``height`` x ``width`` pixels on a bright part of an image.
+    """Choose a random rectangle of a given size on a bright part of an image, for a simulated fault.
 
     Returns its top row and left column in pixels. The image is ``(C, H, W)``.
 

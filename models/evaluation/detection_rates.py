@@ -24,7 +24,7 @@ DRAWN = ("combined", "thorough", "family", "baseline")
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Sorted anomaly scores of normal images: thresholds among which another image's score is ranked.
+    """Sorted anomaly scores of normal images, among which the score of another image is ranked.
 
     The rank gives the p-value of the other image (conformal test).
 
@@ -41,7 +41,10 @@ class Thresholds:
 
     @classmethod
     def of(cls, calibration_images: int, scored: ImageScores) -> Thresholds:
-        """Create the thresholds from the anomaly scores of normal images that are reserved for this purpose."""
+        """Sort the anomaly scores of normal images, and return them as ``Thresholds``.
+
+        These images are reserved for this purpose: they are neither tested nor used to fit baselines.
+        """
         return cls(calibration_images, np.sort(scored.values, axis=0))
 
     def images(self, column: int) -> int:
@@ -53,7 +56,7 @@ class Thresholds:
         return self.calibration_images if column == 0 else len(self.ordered)
 
     def p_values(self, scored: ImageScores, column: int) -> Array:
-        """Return the p-value of each image by the anomaly score in column ``column``.
+        """Return each image's p-value for the anomaly score with the given column index.
 
         It is (1 + number of normal scores >= its own) / (1 + normal images). The result is ``(N,)``.
         """
@@ -75,7 +78,7 @@ class Thresholds:
 def describe_columns(
     columns: Sequence[ScoreColumn], thresholds: Thresholds, normal: ImageScores, alphas: Sequence[float]
 ) -> list[schema.Column]:
-    """Return the name, label, kind and false-alarm rates of each anomaly score, as report columns.
+    """Return descriptions of the anomaly scores for an evaluation report, with their false-alarm rates.
 
     They are in the given order; the false-alarm rates are those on normal images.
     """
@@ -105,7 +108,7 @@ def compare(
     alphas: Sequence[float],
     resamples: int,
 ) -> tuple[list[schema.Result], str, tuple[float, float, float]]:
-    """Return the metrics of all anomaly scores, and the model's AUROC advantage over the best baseline.
+    """Return AUROC and other metrics of each score, and the model's AUROC advantage over the best baseline.
 
     All scores share the same resamples, so that the interval of the advantage is paired.
 

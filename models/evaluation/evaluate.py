@@ -29,11 +29,14 @@ Progress = Callable[[str, int, int], None]
 
 
 def no_progress(_set: str, _done: int, _total: int) -> None:
-    """Do nothing; the default callback for progress (name of the image set, images done, images in total)."""
+    """Do nothing, as the default progress callback of ``evaluate``.
+
+    It gets the name of the image set, the number of images done, and the number of all images.
+    """
 
 
 def no_finish(_set: str) -> None:
-    """Do nothing; the default callback for a finished image set.
+    """Do nothing, as the default callback of ``evaluate`` for a finished image set.
 
     It gets the name of the set, whose images have all been scored.
     """

@@ -23,7 +23,7 @@ MAX_SIDE = 96
 
 
 def gallery(scorer: Scorer, raw: ScoredSet, images: ImageSet) -> Gallery:
-    """Return the most and the least anomalous images of an evaluated image set, as report examples.
+    """Return the most and the least anomalous images of a set, as examples for an evaluation report.
 
     Each example is a base64 PNG with its scores, and with the strongest reason for an anomaly if there is one.
 

@@ -76,7 +76,7 @@ class ArrayImages:
         return np.tile(np.array(self.pixels.shape[2:], dtype=np.int64), (self.count, 1))
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield the name and decoded image for each index of the selection, ``start`` to ``stop - 1``.
+        """Yield pairs of name and decoded image for the selected images ``start`` to ``stop - 1``.
 
         An unusable image is replaced by an ``ImageError``.
         """

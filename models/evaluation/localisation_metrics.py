@@ -78,7 +78,7 @@ def aupimo(
     masks: Sequence[Mask],
     between: tuple[float, float] = PIMO_RANGE,
 ) -> Array | None:
-    """Return the AUPIMO of each image with a defect: how well its anomaly map locates the defect.
+    """Return the AUPIMO metric of each defective image: how well its anomaly map locates the defect.
 
     The array is ``(images,)``. Returns None if normal images have too few pixels.
 

@@ -23,7 +23,7 @@ SUFFIX = "_mask"
 
 @dataclass(frozen=True)
 class MaskPairs:
-    """Pairs of images and their defect masks, and the images and masks that have no partner.
+    """Result of pairing images with defect masks: the pairs, and the images and masks left over.
 
     Attributes:
         masks: The path of the mask of each image that has one, by the index of the image.

@@ -39,7 +39,7 @@ def few(images: ImageSet) -> ImageSet:
 
 
 def places_in_memory(images: ImageSet) -> NDArray[np.int64]:
-    """Return indices of evenly spaced images, so few that their anomaly maps fit into memory together."""
+    """Return indices of evenly spaced images, so few that all their anomaly maps fit into memory."""
     largest = images.preprocessing.height * images.preprocessing.width
     if images.preprocessing.tiled and len(images):  # the maps are as large as the images, which keep their size
         largest = min(int(images.sizes.prod(1).max()), MAX_MAP_PIXELS)
@@ -139,7 +139,7 @@ def measure_localisation(
 
 
 def reduced(mask: Mask, scale: int) -> Mask:
-    """Reduce a defect mask to the size of a heat map with one pixel for ``scale`` x ``scale`` pixels of the image.
+    """Shrink a defect mask to the size of a heat map whose sides are ``scale`` times shorter.
 
     A pixel of the result is true where any of its pixels is. Pixels beyond the last whole square belong to the last
     one, as sides of heat maps are rounded down, so that no defect is lost.

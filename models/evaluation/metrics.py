@@ -21,7 +21,10 @@ MAX_COUNTS = 2_000_000
 
 @dataclass(frozen=True)
 class Separation:
-    """Metrics of an anomaly score: AUROC, average precision, and false-positive rate at 95 % true positives."""
+    """Metrics of how well an anomaly score separates normal from anomalous images.
+
+    They are AUROC, average precision, and the false-positive rate at 95 % true positives.
+    """
 
     auroc: float
     aupr: float
@@ -60,7 +63,7 @@ class Resamples:
 
 
 def separation(normal: Array, strange: Array) -> Separation:
-    """Return AUROC, average precision, and the false-positive rate at 95 % true positives of an anomaly score.
+    """Return three metrics of how well an anomaly score separates normal from anomalous images.
 
     AUROC = P(anomalous > normal) + P(equal) / 2. The average precision is Σ (R_k - R_k-1) P_k over all thresholds. FPR
     is the smallest false-positive rate among thresholds with at least 95 % true positives.

@@ -23,7 +23,7 @@ PERCENT = 100
 
 
 def render_html(report: EvaluationReport) -> str:
-    """Return an evaluation report as one HTML page that loads no other file, with user-supplied text escaped."""
+    """Return an evaluation report as one self-contained HTML page, in which user-supplied text is escaped."""
     return _template().render(
         report=report,
         policy=CONTENT_SECURITY_POLICY,
@@ -147,7 +147,10 @@ def roc_chart(curves: Sequence[Curve], labels: Sequence[str], title: str) -> Mar
 
 
 def histogram_chart(histograms: Histograms, title: str) -> Markup:
-    """Return an SVG chart of several histograms over the same bins, drawn as outlines of equally wide bars."""
+    """Return an SVG chart of several histograms with the same bins, each drawn as an outline.
+
+    All bars are equally wide, whatever the distance of their bin edges.
+    """
     edges = histograms.edges
     bars = len(edges) - 1
     top = max((share for entry in histograms.sets for share in entry.shares), default=0.0) or 1.0

@@ -44,7 +44,7 @@ class FalseAlarms(_EvaluationPart):
 
 
 class Column(_EvaluationPart):
-    """Description of one anomaly score in an evaluation report, with its false alarms on normal images.
+    """Description of one anomaly score in an evaluation report, with its false-alarm rates on normal images.
 
     It has a name, a label and a kind. Larger scores are more anomalous.
     """
@@ -73,7 +73,10 @@ class Result(_EvaluationPart):
 
 
 class Curve(_EvaluationPart):
-    """ROC curve of one score as at most 200 points (false-positive rate, true-positive rate), from (0, 0) to (1, 1)."""
+    """ROC curve of one anomaly score, as at most 200 points (false-positive rate, true-positive rate).
+
+    It goes from (0, 0) to (1, 1).
+    """
 
     score: str
     points: list[tuple[float, float]]
@@ -103,7 +106,7 @@ class Histograms(_EvaluationPart):
 
 
 class Example(_EvaluationPart):
-    """Example image of a report as PNG, with its p-value, scores and strongest reason for an anomaly.
+    """Example image of an evaluation report, as PNG with its p-value, scores and main reason for an anomaly.
 
     It is one of the most or least anomalous images of a set.
     """

@@ -28,7 +28,7 @@ Images: TypeAlias = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Extremes:
-    """The n most or the n least anomalous images of a set, with their indices and their scores in nats.
+    """The most or least anomalous images of a set, with their indices and anomaly scores in nats.
 
     Attributes:
         images: The images, ``(n, C, H, W)``; those of a model of tiles as small pictures.
@@ -77,7 +77,7 @@ class ScoredSet:
         return self.images - len(self.scored)
 
     def arrays(self) -> Arrays:
-        """Convert the scores and example images to a dictionary of arrays, to be saved.
+        """Convert the scores and example images of this set to a dict of arrays that can be saved in a file.
 
         Its keys are such as ``scored.values``.
         """
@@ -136,7 +136,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class ScoredSetCache:
-    """Disk cache of anomaly scores, one file per image set, so that a restarted evaluation skips finished sets.
+    """Disk cache of anomaly scores, with which a restarted evaluation skips the image sets it has finished.
 
     Each finished set is one file, ``<set>.npz``, which is written atomically. ``plan`` holds everything that the scores
     depend on, such as the digest of the weights: a folder with another plan is emptied first. Without a folder nothing
@@ -168,7 +168,7 @@ class ScoredSetCache:
             return None
 
     def put(self, name: str, arrays: Arrays) -> None:
-        """Store the result arrays of image set ``name`` in the cache folder, as ``<name>.npz``.
+        """Store the results of image set ``name``, a dict of arrays, in the cache folder as ``<name>.npz``.
 
         Without a folder nothing is stored.
         """

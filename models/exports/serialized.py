@@ -14,7 +14,7 @@ GraphFiles = dict[str, bytes]
 
 
 def serialized(model: Any, form: GraphFormat) -> GraphFiles:
-    """Convert an OpenVINO graph to the bytes of its export files, in OpenVINO or ONNX format.
+    """Convert an OpenVINO graph to export files in OpenVINO or ONNX format, as a dict of bytes.
 
     The graph is an ``ov.Model``. Returns the content of each file by its ending.
 

@@ -101,7 +101,7 @@ class Backbone(BaseModel):
 
     @property
     def stride(self) -> int:
-        """Distance between neighbouring feature positions, in input pixels.
+        """Distance in input pixels between neighbouring positions of the backbone's feature map.
 
         It is the largest stride of the maps.
         """

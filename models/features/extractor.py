@@ -35,7 +35,7 @@ class FeatureExtractor(Protocol):
 
     @property
     def pooled(self) -> tuple[int, ...]:
-        """Number of pooled features (averages over the whole image) in each of their groups.
+        """Number of features in each group of pooled features, which are averages over the whole image.
 
         The sum of the numbers is K.
         """
@@ -74,7 +74,7 @@ class TorchExtractor:
 
     @torch.inference_mode()
     def features(self, images: Pixels) -> tuple[Tensor, Tensor]:
-        """Return two tensors: features of images at each position, and pooled (averaged) features of each image.
+        """Return the feature map of each image and its pooled features (averages over the image), as tensors.
 
         The local features, those at each place, are ``(N, C, rows, columns)``. The pooled features are ``(N, K)``.
         """
@@ -89,7 +89,7 @@ class TorchExtractor:
 
 
 def normalised(images: Pixels, backbone: Backbone, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Resize and normalise images for a backbone network.
+    """Resize images to the input size of a backbone network, and normalise their pixel values.
 
     Images get three channels and are enlarged bilinearly. The result is ``(N, 3, *size)``.
 

@@ -42,7 +42,7 @@ Target = Literal["all-places", "identity"]
 
 @dataclass(frozen=True)
 class FitChoice:
-    """Settings of a Gaussian fit to image features, with the negative log-likelihood of held-out features.
+    """Settings of a Gaussian fit to image features, and how well it fits features of held-out images.
 
     The settings are a grid of cells and two degrees of shrinkage.
 
@@ -60,7 +60,9 @@ class FitChoice:
 
 
 def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-places") -> list[FitChoice]:
-    """Choose the shrinkage (regularisation) of a Gaussian fit for each grid of cells by cross-validation.
+    """Choose the regularisation of Gaussian fits to image features by cross-validation, for each grid size.
+
+    Regularisation is shrinkage of the means and covariances. A grid divides the feature map into cells.
 
     Returns the choices, sorted with the best grid first.
 
@@ -101,7 +103,7 @@ def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-
 
 
 def one_gaussian(moments: FeatureMoments, folds: Sequence[int]) -> float:
-    """Return the negative log-likelihood of held-out features under one Gaussian shared by all positions.
+    """Return the mean negative log-likelihood of held-out image features under one Gaussian for all positions.
 
     It is in nats per feature value.
 
@@ -158,7 +160,7 @@ class HeldOut:
         self._weights = held.images * places[used]
 
     def nats(self, shrinkage: float, mean_shrinkage: float) -> float:
-        """Return the mean negative log-likelihood of held-out features for given shrinkage (regularisation).
+        """Return the mean negative log-likelihood of held-out features for a given regularisation of the Gaussian.
 
         It is in nats per feature value, over the cells that :func:`evaluated_cells` selects.
 
@@ -178,7 +180,7 @@ class HeldOut:
 
 
 def evaluated_cells(shape: Shape) -> Tensor:
-    """Return a mask of the cells of a feature map in which likelihoods of held-out features are computed.
+    """Return which cells of a feature map are used to compute held-out likelihoods, as a mask.
 
     The mask is over the cells of the finest grid, bool ``(cells,)``.
 
@@ -214,7 +216,7 @@ class LocalGaussian:
 
     @classmethod
     def fit(cls, train: MomentSum, grid: int, shrinkage: float, mean_shrinkage: float, target: Target) -> LocalGaussian:
-        """Fit means and covariances, regularised by shrinkage, to the moments of training features."""
+        """Fit a Gaussian at each position to the moments of training features, regularised by shrinkage."""
         means = (1 - mean_shrinkage) * train.means + mean_shrinkage * train.cell_means(grid)
         scale = train.everywhere.diagonal().clamp_min(SMALLEST_DEVIATION**2).sqrt()
         outer = scale[:, None] * scale
@@ -252,7 +254,7 @@ def fit_layer(
     choice: FitChoice,
     target: Target = "all-places",
 ) -> None:
-    """Fit a local affine layer in closed form to the features of images in given folds (data subsets).
+    """Fit a local affine layer in closed form to image features of the given folds (subsets of images).
 
     It is a maximum-likelihood fit with shrinkage.
 

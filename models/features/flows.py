@@ -29,7 +29,7 @@ LOCAL_LAYERS: dict[str, Callable[[Shape, int], ExactLocalAffine]] = {
 
 
 class FeatureFlows(nn.Module):
-    """Normalizing flows over image features: one fit to all training images, optionally more to subsets.
+    """Normalizing flows over image features, fitted to all training images and optionally also to subsets.
 
     Each layer of a fit is a linear map z = W (x - m). The last layer, or the Glow steps after it, give standard normal
     latents z.
@@ -64,7 +64,7 @@ class FeatureFlows(nn.Module):
         self.groups = tuple(groups or (pooled[0].shape[0],))
 
     def fits(self) -> Iterator[tuple[ExactLocalAffine, ExactLocalAffine]]:
-        """Yield the two layers of each fit of the flows, starting with the fit to all training images.
+        """Yield the two layers of each fitted flow, starting with the flow fitted to all training images.
 
         They are the layer over the features at places and the layer over the pooled features.
         """
@@ -91,7 +91,7 @@ class FeatureFlows(nn.Module):
         return ["places.0", *(f"steps.{number}" for number in range(len(self.steps)))]
 
     def latents(self, features: Tensor) -> Tensor:
-        """Return the latents of image features at all positions, from the layers fitted to all training images.
+        """Return the latents of image features at all positions, from the flow fitted to all training images.
 
         Features and latents are ``(N, C, rows, columns)``.
         """
@@ -118,7 +118,7 @@ class FeatureFlows(nn.Module):
 
     @torch.no_grad()
     def log_dets(self) -> dict[str, float]:
-        """Return the log-determinant of every layer by name.
+        """Return the log-determinant of every layer of the flows, as a dict by layer name.
 
         It is in nats, computed in float64, and the same for all images.
         """
@@ -149,7 +149,7 @@ def build_feature_flows(architecture: FeatureArchitecture) -> FeatureFlows:
 
 
 def build_steps(architecture: FeatureArchitecture) -> list[Bijection]:
-    """Build the list of invertible layers for the Glow steps of an architecture of feature flows.
+    """Build the invertible layers of all Glow steps in a flow over image features, as a list.
 
     A step is a 1x1 convolution, then an additive coupling that depends on the place.
 

@@ -96,7 +96,7 @@ NOTICE = (
 
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return how many zeros to pad at the start and at the end of one dimension of an image.
+    """Return how many zeros a "same" convolution pads at the start and at the end of an image dimension.
 
     A convolution then gives ceil(side / stride) values.
 

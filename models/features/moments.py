@@ -20,7 +20,7 @@ from models.flows.architecture import FINEST_GRID
 
 
 class FeatureMoments:
-    """Sums of image features and of their products, for each fold (disjoint subset) of the images.
+    """Running sums that give the means and covariances of image features in each fold (subset) of images.
 
     The memory does not grow with the number of images.
 
@@ -95,7 +95,7 @@ class FeatureMoments:
 
 @dataclass(frozen=True)
 class MomentSum:
-    """Sums of features and of their products over all images of several folds (disjoint parts).
+    """Sums that give the means and covariances of image features over several folds (image subsets).
 
     There are sums of features at each place, and sums of products in each cell.
 
@@ -177,7 +177,7 @@ class MomentSum:
         return (total - mixed - mixed.mT) * self.related
 
     def products_at_places(self, grid: int, left: Tensor, right: Tensor, only: Tensor | None = None) -> Tensor:
-        """Sum the outer products of two vectors given at each position, over the positions in each grid cell.
+        """Return, for each grid cell, the sum of outer products of two vectors over the cell's positions.
 
         Returns the sums of left right^T, ``(cells, C, C)``.
 

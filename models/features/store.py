@@ -95,7 +95,7 @@ class BackboneStore:
         return self.folder / backbone.name / WEIGHTS[backbone.format]
 
     def verified(self, backbone: Backbone) -> bytes:
-        """Return the content of a backbone's weight file after checking its SHA-256.
+        """Return the bytes of a backbone's weight file after checking their SHA-256.
 
         Raises ``BackboneUnfit`` if the file cannot be read or has another SHA-256.
         """

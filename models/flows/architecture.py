@@ -334,7 +334,7 @@ Architecture = Annotated[
 
 
 def require_kernel(architecture: PixelArchitecture) -> None:
-    """Raise ``ValueError`` if a short form asks for convolutions of a size that its flow does not have.
+    """Raise ``ValueError`` if an architecture in short form (no layer list) has an unsupported kernel size.
 
     Models of earlier versions may have such a form; their convolutions are 3x3.
     """

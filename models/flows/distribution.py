@@ -65,7 +65,7 @@ class FlowDistribution(nn.Module, Distribution):
 
     @property
     def support(self) -> Constraint:
-        """Constraint on the values that a sample can have.
+        """PyTorch constraint on the values that an image or vector of the distribution can have.
 
         The values are those that the first layer of the flow, the pixel transform, can map.
         """
@@ -153,7 +153,7 @@ class FlowDistribution(nn.Module, Distribution):
             return self._draw(torch.Size(sample_shape), context, with_gradients=False)
 
     def rsample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
-        """Draw random images or vectors, with gradients for the parameters of flow and base.
+        """Draw random images or vectors, with gradients for the parameters of the flow and its base distribution.
 
         A sample is the exact inverse of the flow at random latents from torch's global generator. The base
         distribution must have ``rsample``, too.

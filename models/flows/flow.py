@@ -127,7 +127,7 @@ class Flow(nn.Module):
         return self.forward_pixels(y.to(x.dtype), log_det.to(x.dtype))
 
     def forward_pixels(self, y: Tensor, pixel_log_det: Tensor) -> FlowOutput:
-        """Return latents and log-likelihood of images that already passed through the pixel transform.
+        """Return latents and log-likelihood of images that already went through the flow's pixel transform.
 
         The pixel transform is the first layer of the flow. Its log-det is part of the log-likelihood.
 
@@ -154,7 +154,7 @@ class Flow(nn.Module):
         return FlowOutput(latents, terms)
 
     def inverse(self, latents: list[Tensor], *, learned: bool = False) -> Tensor:
-        """Return the images to which the inverse flow maps given latents.
+        """Return the images that result from running the flow backwards on given latents.
 
         They are computed by exact inverses, or by learned approximate inverses.
 
@@ -179,7 +179,7 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, *, whiten: bool = False) -> None:
-        """Initialise the normalisation layers from a batch of images.
+        """Initialise the flow's normalisation layers from the statistics of a batch of images.
 
         A layer that is not initialised yet is set so that its outputs for the images ``x`` have mean 0 and deviation 1.
 

@@ -71,7 +71,7 @@ class LevelSpec(_Part):
     split: SplitSpec | None = None
 
     def layers(self) -> Iterator[tuple[str, LayerSpec]]:
-        """Yield the position and the description of each layer of the level, repeated layers each time.
+        """Yield position and description of each layer of the level, with all repetitions written out.
 
         A position is a text such as "3", or "2.1" in repeated steps.
         """
@@ -93,7 +93,7 @@ class LevelSpec(_Part):
 
 @dataclass(frozen=True)
 class ShapedLevel:
-    """Description of a flow level, with the shape of the images that its layers get.
+    """Description of a flow level, together with the image shape (C, H, W) on which its layers work.
 
     Attributes:
         spec: The level.

@@ -33,7 +33,7 @@ class Provenance(BaseModel):
     resized: int = 0
 
     def with_image(self, image: DecodedImage) -> Self:
-        """Return a copy of these statistics of image files that counts one more training image.
+        """Return a copy of these statistics of training image files that also counts one more image.
 
         This object stays unchanged.
         """
@@ -91,7 +91,7 @@ class Split(BaseModel):
 
 
 def remark(trained: Provenance | None, image: DecodedImage) -> str | None:
-    """Return remarks on a scored image file as text, or None if there are none.
+    """Return remarks on a scored image file as text, such as a colour conversion, or None without any.
 
     They say what was done to the file, and give the provenance warning, if any.
     """

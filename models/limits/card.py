@@ -38,7 +38,7 @@ def card_text(registry: Registry, name: str, version: int) -> str:
 
 
 def limit_section(number: int, record: LimitRecord, active: int) -> str:
-    """Return the model card section about a detection limit (smallest reliably found defects), as Markdown.
+    """Return the Markdown text on a detection limit (smallest reliably found defect size) for a model card.
 
     It states everything that the measured limit depends on.
 

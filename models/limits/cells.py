@@ -27,7 +27,7 @@ class _Counts(BaseModel):
 
 
 class CellJournal:
-    """Stored counts of images flagged as anomalous for each simulated defect, to resume a measurement.
+    """Stored counts of flagged images for each simulated defect, to resume a measurement of detection limits.
 
     The numbers are in one JSON file that is replaced after each defect.
 
@@ -45,14 +45,14 @@ class CellJournal:
         self._began = time.monotonic()
 
     def get(self, key: str) -> int | None:
-        """Return the stored number of images with a given defect that were flagged as anomalous.
+        """Return the stored number of images with a given simulated defect that were flagged as anomalous.
 
         It is None if the count of the defect is not finished.
         """
         return self._counts.found.get(key)
 
     def put(self, key: str, found: int) -> None:
-        """Store how many of the images with a certain injected defect were flagged as anomalous.
+        """Store how many images with a given simulated defect were flagged as anomalous.
 
         ``key`` names the defect, and ``found`` is the number of images.
         """

@@ -30,7 +30,7 @@ STYLE = Markup(
 
 
 def limit_chart(record: LimitRecord) -> str:
-    """Return an SVG chart of a measured detection limit, the smallest size of reliably found defects.
+    """Return an SVG chart of the share of defects found at each size, with the detection limits marked.
 
     It shows the found shares with their 95 % bounds, the goal of 0.9 and the limits. The picture needs no other file.
 
@@ -111,7 +111,10 @@ def _description(record: LimitRecord) -> str:
 
 
 def limit_text(curve: LimitCurve) -> str:
-    """Return a detection limit in words, such as ``6 pixels`` or ``none up to 12 pixels``."""
+    """Return the smallest reliably found defect size as text, such as ``6 pixels``.
+
+    It is such as ``none up to 12 pixels`` where even the largest size is not found reliably.
+    """
     return f"none up to {curve.cells[-1].size} pixels" if curve.limit is None else f"{curve.limit} pixels"
 
 

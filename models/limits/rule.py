@@ -31,7 +31,7 @@ def limit_cell(size: int, found: int, images: int) -> LimitCell:
 
 
 def undamaged_images(flagged: int, images: int) -> UndamagedImages:
-    """Return the observed false-alarm rate: the share of defect-free images that are flagged.
+    """Return the observed false-alarm rate: the share of defect-free images that are flagged as anomalous.
 
     It comes with its two-sided 95 % interval. Both are None if there are no images.
     """
@@ -49,7 +49,7 @@ def goes_on(cell: LimitCell) -> bool:
 
 
 def limit_curve(shape: Shape, contrast: int | None, cells: Sequence[LimitCell]) -> LimitCurve:
-    """Return the fractions of found defects by size, and the detection limit that follows from them.
+    """Return the fractions of defects found at each size, and the detection limit that follows from them.
 
     All sizes are of one kind of defect, with the same shape and contrast.
 

@@ -58,7 +58,7 @@ class FlowModel:
         self.density = density or self._density_in(options.precision)
 
     def opened(self) -> OpenedDensity:
-        """Return the density by which the model scores images, with two properties of its trained flows.
+        """Return this model's density, ready to score images, with two properties of its trained flows.
 
         The properties are whether the flow over pixels has a learned inverse, and its number of weights for evidence of
         gradients. The number is None for a model with features.

@@ -23,7 +23,7 @@ MAX_FETCHED_BYTES = 8 * 2**30
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Paths of a model's files, with its calibration and engine options, to load it in another process.
+    """File paths and engine options with which another process can load the same model and calibration.
 
     A scorer is pickled as this object alone.
 
@@ -54,7 +54,7 @@ class ModelFiles:
         return cls(path, calibration, options, digest=content_digest(path, calibration))
 
     def with_threads(self, threads: int | None) -> Self:
-        """Return this object with another number of CPU threads in its engine options.
+        """Return these model files with another number of CPU threads in their engine options.
 
         None keeps the number in the options.
         """

@@ -167,7 +167,7 @@ def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSum
 
 
 def statistic_tolerance(statistic: float, summary: CalibrationSummary) -> float:
-    """Return the largest allowed difference of the test image's anomaly statistic from its stored value.
+    """Return how far the anomaly statistic of a model's test image may differ from its stored value, in nats.
 
     It is 0.05 nats.
 

@@ -41,7 +41,7 @@ class LocationUnavailable(ModelsError):
 
 
 class FileChanged(ModelsError):
-    """Raised when a file to be read is not of the expected version."""
+    """Raised when a file has changed, so that its expected version can no longer be read."""
 
     slug = "file-changed"
     title = "The file has changed"

@@ -140,7 +140,7 @@ class Location:
         return RangeFile(lambda start, stop: self.read_range(start, stop, entry.version), entry.size)
 
     def stat(self) -> FileEntry | None:
-        """Return the file's name, size in bytes and version text, or None if there is no such file.
+        """Return the file's name, size in bytes and version identifier, or None if there is no such file.
 
         The file must have exactly this name.
         """

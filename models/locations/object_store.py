@@ -83,7 +83,7 @@ class StoreFile:
         return entry
 
     def stat(self) -> FileEntry | None:
-        """Return the object's name, size in bytes and version text, or None if there is no such object."""
+        """Return the object's name, size in bytes and version identifier, or None if there is no such object."""
         if not self.key:
             return None
         try:

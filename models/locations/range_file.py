@@ -40,7 +40,7 @@ class RangeFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Move to a position in the file and return the position.
+        """Move to a byte position in the file, and return this position counted from the start.
 
         Raises ``ValueError`` for a position before the first byte.
         """

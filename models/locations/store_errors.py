@@ -40,7 +40,7 @@ class AnswerCutOff(LocationUnavailable):
 
 
 def store_error(error: Exception, url: str) -> ModelsError:
-    """Convert an exception of the obstore library to the matching error about a file location.
+    """Convert an exception of the obstore library to the matching error, such as ``LocationNotFound``.
 
     Its text holds no address but the URL of the location, so that it may be shown to callers of the service.
     """
@@ -68,10 +68,7 @@ def store_error(error: Exception, url: str) -> ModelsError:
 
 
 def setting_error(error: Exception, root: str) -> LocationRefused:
-    """Return the error to raise for an object store with wrong settings in environment variables.
-
-    The store cannot be used with these settings.
-    """
+    """Return the error to raise when environment variables have wrong settings for an object store."""
     reason = KEYS["az"] if "Account must be specified" in str(error) else _reason(str(error))
     return LocationRefused(f"{root} cannot be used: {reason}")
 

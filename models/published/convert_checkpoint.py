@@ -39,7 +39,7 @@ WHOLE = ("model_state_dict", "state_dict")
 
 
 def parameters_of(loaded: object) -> dict[str, Tensor]:
-    """Return the parameter tensors of a flow by name, from the loaded content of a checkpoint file.
+    """Return a dict of a flow's parameter tensors by name, from the loaded content of a checkpoint file.
 
     The content is a state dictionary, alone or beside other entries.
 
@@ -65,7 +65,7 @@ def parameters_of(loaded: object) -> dict[str, Tensor]:
 
 
 def published_flow(parameters: Tensors, image_shape: Shape, *, exact: bool = False) -> Flow:
-    """Build a flow from the parameters in a checkpoint of the published code of Keller et al.
+    """Build a flow from the weights in a checkpoint written by the published code of Keller et al.
 
     The flow is in evaluation mode.
 

@@ -31,7 +31,9 @@ REPORT_S = 0.5
 
 
 class ComparisonPlan(BaseModel):
-    """Stored plan of a model comparison: its numbers of images and training time, from measured speeds.
+    """Stored plan of a model comparison: how many images to use and how long to train.
+
+    The numbers follow from measured speeds.
 
     It also has the time spent so far. Another attempt continues with the same decisions.
     """
@@ -47,7 +49,9 @@ class ComparisonPlan(BaseModel):
 
 
 class Budget:
-    """Time budget of a comparison of model families, which also reports progress and stores decisions.
+    """Time budget and progress reporter of a comparison of model families.
+
+    It also stores the plan of the comparison on disk, so that an interrupted comparison can continue with it.
 
     Args:
         seconds: The whole budget.
@@ -76,7 +80,7 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """Seconds since the start of the comparison.
+        """Seconds spent on the model comparison so far.
 
         The seconds of earlier attempts are included.
         """
@@ -84,11 +88,11 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """Seconds left until the deadline of the comparison; negative after the deadline."""
+        """Seconds left until the deadline of the model comparison; negative after the deadline."""
         return self.seconds - self.spent
 
     def share_out(self, per_image: float, reference: int, cells: int, good: int) -> tuple[float, int]:
-        """Divide the remaining time between training the pixel flow and counting the defects that models find.
+        """Divide the remaining time between training the pixel flow and testing the models on added defects.
 
         Returns the seconds to train the pixel flow, and the number of good images that get defects.
 
@@ -106,7 +110,9 @@ class Budget:
         return max(left, MIN_PIXEL_SHARE * self.seconds), good
 
     def save(self) -> None:
-        """Store the plan of the comparison on disk, with the seconds spent so far.
+        """Store the plan of the model comparison on disk, so that the comparison can be continued later.
+
+        The plan includes the seconds spent so far.
 
         A checkpoint is reported, from which another attempt can continue.
         """
@@ -115,18 +121,18 @@ class Budget:
         self._observe({"event": "checkpoint", "step": int(100 * self._fraction)})
 
     def begin(self, phase: str) -> None:
-        """Report the start of a phase of the comparison."""
+        """Report the start of a phase of the model comparison."""
         self._observe({"event": "log", "message": phase})
         self.tick()
 
     def note(self, text: str) -> None:
-        """Report and record that some part of the comparison is left out or reduced."""
+        """Report a note on the model comparison, such as a part left out, and record it in the plan."""
         if text not in self.plan.notes:
             self.plan.notes.append(text)
             self._observe({"event": "log", "message": text})
 
     def tick(self, seconds_left: float | None = None) -> None:
-        """Report the progress of the comparison, or end it if a stop was requested.
+        """Report the progress of the model comparison, or end it if a stop was requested.
 
         There is a report every half second at most. Raises ``Interrupted`` where the comparison is to stop.
 
@@ -139,7 +145,7 @@ class Budget:
         self.report(seconds_left)
 
     def report(self, seconds_left: float | None = None) -> None:
-        """Report the progress of the comparison, at most once every half second.
+        """Report the progress of the model comparison, at most once every half second.
 
         Unlike :meth:`tick`, this never raises ``Interrupted``.
         """
@@ -147,7 +153,7 @@ class Budget:
             self._report(max(self.left if seconds_left is None else min(seconds_left, self.left), 0.0))
 
     def finish(self) -> None:
-        """Report that the comparison is finished."""
+        """Report that the model comparison is finished."""
         self._report(0.0)
 
     def _report(self, left: float) -> None:

@@ -41,7 +41,7 @@ class DefectCurves:
 
 
 def kinds_by_importance(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[Kind]:
-    """Return the kinds of defects to measure (pairs of shape and contrast), the most important first.
+    """Return the pairs of defect shape and contrast to measure, the most important first.
 
     Each shape comes once at first, with the middle contrast if it has contrasts. The kinds of the other contrasts
     follow.

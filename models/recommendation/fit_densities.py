@@ -86,7 +86,7 @@ def fitted_features(
     plan: str,
     report: Report,
 ) -> FittedPart:
-    """Fit flows over image features, or load those fitted by an earlier attempt of the comparison.
+    """Fit flows over image features, or load them if an interrupted comparison has already fitted them.
 
     An earlier attempt has stored its fit in ``folder``.
 
@@ -179,7 +179,7 @@ def trained_pixels(
     observe: Observer,
     should_stop: Callable[[], bool],
 ) -> FittedPart:
-    """Train a flow over pixels for the comparison, or continue the training of an earlier attempt.
+    """Train a flow over pixels for a model comparison, or resume training that was interrupted.
 
     The checkpoints of an earlier attempt are in ``folder``.
 

@@ -26,7 +26,7 @@ PARTS_OF: dict[FamilyName, tuple[PartName, ...]] = {
 
 @dataclass(frozen=True)
 class FamilyJudges:
-    """Calibrated models of the compared families (pixel, feature, hybrid) that flag anomalous images.
+    """Calibrated pixel, feature and hybrid models of a comparison, which flag anomalous images.
 
     Attributes:
         parts: The fitted densities.
@@ -50,7 +50,7 @@ class FamilyJudges:
         subsets: Subsets,
         alpha: float,
     ) -> FamilyJudges:
-        """Calibrate the anomaly verdicts of each fitted model family on normal reference images.
+        """Calibrate each fitted model family on normal images, so that it can flag anomalous ones.
 
         The families are pixels, features and both.
 

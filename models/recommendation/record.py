@@ -89,7 +89,9 @@ class FamilyResult(_RecordPart):
 
 
 class ComparedImages(_RecordPart):
-    """Numbers of images that a comparison of model families fitted, calibrated and drew defects on.
+    """Numbers of images that a model comparison used to fit, calibrate and test the models.
+
+    The tests are on good images with injected defects.
 
     No image is counted twice.
     """

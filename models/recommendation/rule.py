@@ -51,7 +51,9 @@ def limit_rank(curve: LimitCurve, sizes: Sequence[int]) -> int:
 
 
 def mean_rank(curves: Sequence[LimitCurve], sizes: Sequence[int]) -> float:
-    """Return the mean rank of a family's detection limits among the defect sizes; smaller is better.
+    """Return the mean rank of a model family's detection limits among the tried defect sizes.
+
+    A smaller rank is better: the family finds smaller defects.
 
     It is the mean over shapes of the mean over contrasts.
 
@@ -64,7 +66,7 @@ def mean_rank(curves: Sequence[LimitCurve], sizes: Sequence[int]) -> float:
 
 
 def propose(results: Sequence[FamilyResult], sizes: Sequence[int]) -> Proposal:
-    """Propose the cheapest model family with nearly the best detection limits.
+    """Propose the model family that is cheapest to fit among those with nearly the best detection limits.
 
     Its mean rank is at most half a step above the smallest mean rank.
 
@@ -97,7 +99,9 @@ def propose(results: Sequence[FamilyResult], sizes: Sequence[int]) -> Proposal:
 
 
 def limit_words(curve: LimitCurve) -> str:
-    """Return a detection limit in words, such as ``from 6 pixels`` or ``not up to 12 pixels``.
+    """Return the smallest defect size that a model reliably finds, in words such as ``from 6 pixels``.
+
+    Where even the largest size is not found reliably, the words are such as ``not up to 12 pixels``.
 
     >>> limit_words(LimitCurve(shape="spot", contrast=64, cells=(), limit=6, lower=0.95))
     'from 6 pixels'
@@ -106,7 +110,7 @@ def limit_words(curve: LimitCurve) -> str:
 
 
 def limit_cell_text(curve: LimitCurve) -> str:
-    """Return a detection limit in pixels as the text of a table cell, such as ``6``.
+    """Return a detection limit (smallest reliably found defect size in pixels) as text for a table cell.
 
     Without a limit the text has the share at the largest size, such as ``none (60% at 12)``.
     """

@@ -58,15 +58,12 @@ class Subsets:
 
     @property
     def ranks(self) -> int:
-        """Number of reference images among which a new image is ranked.
-
-        The rank gives the p-value of the new image.
-        """
+        """Number of normal images among which a new image is ranked to get its p-value."""
         return len(self.reference) - (0 if self.folds is not None else self.statistics)
 
     @property
     def counts(self) -> ComparedImages:
-        """The number of images in each of the subsets."""
+        """The number of images in each of these subsets, as a ``ComparedImages`` object."""
         return ComparedImages(
             fit=len(self.fit),
             statistics=self.statistics,

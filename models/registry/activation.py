@@ -14,9 +14,9 @@ USUAL_ALPHAS = (0.001, 0.01, 0.05)
 
 
 def attainable(smallest_p: float) -> tuple[float, ...]:
-    """Return the usual false-alarm rates at which a calibration can flag an image.
+    """Return the false-alarm rates among 0.001, 0.01 and 0.05 at which a calibration can flag images.
 
-    The usual rates are 0.001, 0.01 and 0.05. Those below the smallest p-value of the calibration are left out.
+    Those below the smallest p-value of the calibration are left out.
     """
     return tuple(alpha for alpha in USUAL_ALPHAS if alpha >= smallest_p)
 

@@ -88,7 +88,7 @@ class CalibrationStore:
         return None if number == OWN else self.folder / str(number)
 
     def record(self, number: int) -> CalibrationRecord:
-        """Return the metadata record of a calibration that was added to the version (number 1 or more).
+        """Return the metadata record of the added calibration with a given number (1 or more).
 
         It says when, by which job and from which images the calibration was made.
 
@@ -180,7 +180,7 @@ class CalibrationStore:
         return rule.decide(number, new.smallest_p, used, in_use.smallest_p)
 
     def checked_record(self, number: int, weights_sha256: str) -> CalibrationRecord:
-        """Return the metadata record of a calibration, after checking its file and the weights it is for.
+        """Return a calibration's metadata record after checking that its data file fits the model's weights.
 
         The number of the calibration is 1 or more.
 

@@ -43,7 +43,7 @@ class LimitStore:
         return sorted(int(path.name) for path in folders if is_version(path.name) and path.is_dir())
 
     def record(self, number: int) -> LimitRecord:
-        """Return the detection limit with the given number.
+        """Return the record of detection limits (smallest reliably found defects) with the given number.
 
         Raises ``LimitNotFound``, and ``ArtifactError`` for a damaged file.
         """
@@ -53,7 +53,7 @@ class LimitStore:
         return read_limit(self.folder / str(number) / RECORD)
 
     def readable(self) -> dict[int, LimitRecord]:
-        """Return all detection limits with undamaged files as a dict by number, in ascending order.
+        """Return all undamaged records of detection limits as a dict by number, in ascending order.
 
         Damaged limits are logged and left out.
         """

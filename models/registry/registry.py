@@ -58,7 +58,7 @@ class Registry:
         self.zoo = zoo
 
     def names(self) -> list[str]:
-        """Return the sorted names of all models with at least one version, including shipped models."""
+        """Return the sorted names of all models that have a version, including those shipped with the product."""
         folders = {path.name for path in self._folders(self.root)} | {path.name for path in self._folders(self.zoo)}
         return sorted(name for name in folders if is_name(name) and self.versions(name))
 
@@ -84,7 +84,7 @@ class Registry:
         return stored if first is None else {LIVE: first, **stored}
 
     def unfit(self, name: str, version: int) -> tuple[FitnessCheck, ...]:
-        """Return the checks of fitness to serve that a model version failed, as a tuple.
+        """Return the quality checks (``FitnessCheck``) that a model version failed, as a tuple.
 
         The result is empty if the version passed all of them. A version that failed a check does not become live
         automatically.
@@ -147,14 +147,14 @@ class Registry:
         return ModelVersion(name, version, path, shipped, file_identity(path / FILE), number, calibration, stamp)
 
     def calibrations(self, name: str, version: int) -> CalibrationStore:
-        """Return the store of all calibrations of one version of the model ``name``.
+        """Return the ``CalibrationStore`` with all calibrations of one version of the model ``name``.
 
         No file is read.
         """
         return CalibrationStore(self.root, name, version)
 
     def limits(self, name: str, version: int) -> LimitStore:
-        """Return the store of all detection limits of one version of the model ``name``.
+        """Return the ``LimitStore`` with the detection limits measured for one version of the model ``name``.
 
         No file is read.
         """

@@ -53,7 +53,9 @@ def batches_of(images: Iterable[NamedImage]) -> Generator[list[NamedImage]]:
 
 
 def judged_rows(judge: Judge, batch: Sequence[NamedImage], alpha: float | None) -> list[Row]:
-    """Score and judge a batch of images; return one table row (a dict by column) for each, in order.
+    """Score a batch of images, flag anomalies, and return a table row (a dict) for each image.
+
+    The rows are in the order of the images.
 
     An image that cannot be scored has its error in its row.
 

@@ -23,7 +23,7 @@ PROBES = 4
 
 @dataclass(frozen=True)
 class FrozenLevel(LevelLayout):
-    """One resolution level of an immutable flow: its sizes and constants, and its layers.
+    """One resolution level of an immutable flow, with its layers, sizes and precomputed constants.
 
     Attributes:
         steps: The frozen bijections of the level.

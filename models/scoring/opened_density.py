@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OpenedDensity:
-    """Density of a model, ready to score, with facts such as whether its flows have a learned inverse.
+    """Probability density of a model, ready to score images.
+
+    Two facts about its flows come with it, such as whether they have a learned inverse.
 
     The facts are needed before the trained flows are loaded.
 

@@ -95,7 +95,9 @@ class Sampler:
     def sample(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.uint8]:
-        """Draw ``n`` random images, uint8 ``(n, C, H, W)``; image i depends only on the seed and on i.
+        """Draw ``n`` random images, always the same ones for the same seed.
+
+        Image i depends only on the seed and on i.
 
         Args:
             n: The number of images.

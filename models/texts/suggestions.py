@@ -20,9 +20,7 @@ def closest(name: str, known: Collection[str]) -> str | None:
 
 
 def choices(name: str, known: Collection[str]) -> str:
-    """Return the last part of an error message about an unknown name, which helps to find the right one.
-
-    It lists all names, and suggests one if the unknown name is close to it.
+    """Return the end of an error message about an unknown name: a similar name, if any, and all known names.
 
     >>> choices("mnist-min", ["mnist", "parts"])
     'did you mean mnist? There are: mnist, parts'

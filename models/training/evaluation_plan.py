@@ -112,7 +112,7 @@ class EvaluationPlan:
         return FISHER in self.images
 
     def within(self, seconds: float) -> EvaluationPlan:
-        """Return a plan with fewer images that takes at most the given time, if this is possible.
+        """Return this evaluation plan with so few images that it takes at most the given time, if possible.
 
         ``seconds`` is the time. The number of images in each part is reduced by the same factor, but not below a
         minimum.
@@ -136,16 +136,16 @@ class EvaluationPlan:
         return replace(self, images=scored).within(seconds)
 
     def limited(self, images: dict[str, int]) -> EvaluationPlan:
-        """Return a copy of this plan that uses at most a given number of images of each part of the dataset.
+        """Return a copy of this evaluation plan with the image count of each part capped at a maximum.
 
         ``images`` has the number for each part by name, such as "test". Parts without a number stay as they are.
         """
         return replace(self, images={part: min(count, images.get(part, count)) for part, count in self.images.items()})
 
     def part_of(self, dataset: Dataset) -> tuple[ImageRows, ImageRows, ImageRows]:
-        """Select the images of a dataset that the plan evaluates.
+        """Return the statistics, calibration and test images of a dataset that this plan uses.
 
-        Returns statistics, calibration and test images, as many as in the plan, evenly spaced and in their order.
+        They are evenly spaced, as many as in the plan, and in their order.
         """
         statistics, calibration, test = (
             images if self.images[part] == len(images) else EvenlySpaced([images], self.images[part], shuffled=False)
@@ -175,7 +175,7 @@ class EvaluationTimeLeft:
         self._began = time.monotonic()
 
     def seconds_left(self, part: str, done: int) -> float:
-        """Return the remaining time of the evaluation in seconds.
+        """Return the estimated remaining time of the model's evaluation, in seconds.
 
         ``done`` images of ``part`` are finished. The time of what follows the last image is included.
         """

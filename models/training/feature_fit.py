@@ -152,7 +152,7 @@ def fit_features(
 
 
 def passes_of_fit(dataset: Dataset, config: TrainingConfig) -> int:
-    """Return the number of image passes through the backbone network while a feature model is trained.
+    """Return how many images the backbone network processes in all while a feature model is trained.
 
     Fit, calibration and test are included.
 

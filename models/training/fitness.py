@@ -43,7 +43,7 @@ def measure_fitness(
     pixels: TrainedFlow | None,
     features: FittedFeatures | None,
 ) -> FitnessRecord:
-    """Check whether a trained model is good enough to become the live version automatically.
+    """Check whether a trained model is good enough to go live (be served by default) automatically.
 
     A flow over pixels must give held-out images fewer bits/dim than independent pixels do, its last validation must not
     be worse than its first, and its learned inverse must give images back. Where the last validation is worse, but

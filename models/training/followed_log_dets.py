@@ -40,7 +40,7 @@ class _Followed:
 
 
 class FollowedLogDets:
-    """Tracker of log-determinants for layers that do not compute them during training.
+    """Tracker of the log-determinants of flow layers that do not compute them during training.
 
     They are estimated or computed for each report of bits per dimension.
 

@@ -44,7 +44,7 @@ class Loss:
 
     @property
     def kept_log_likelihood(self) -> Tensor:
-        """Mean log-likelihood of the images that count in ``value``, in nats, without those that were left out."""
+        """Mean log-likelihood, in nats, of the images that the loss does not leave out as too unlikely."""
         return self.log_likelihood if self.trimmed is None else self.trimmed.log_likelihood
 
     @property

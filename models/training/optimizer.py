@@ -22,7 +22,9 @@ ITERATIONS = 5
 
 
 class FusedAdam(torch.optim.Adam):
-    """PyTorch's fused Adam optimiser, which skips steps for which the flag tensor ``found_inf`` is 1.
+    """PyTorch's fused Adam optimiser, which can skip a step whose loss or gradients are not finite.
+
+    It skips a step if the flag tensor ``found_inf`` is 1.
 
     The tensor is on the device of the parameters.
 
@@ -54,9 +56,7 @@ class FusedAdam(torch.optim.Adam):
 
 
 def make_optimizer(flow: Flow, config: TrainingConfig, precision: str) -> FusedAdam | Muon:
-    """Create the optimiser, Adam or Muon, that trains the parameters of a flow.
-
-    The training settings choose it.
+    """Create the Adam or Muon optimiser that the training settings choose for the parameters of a flow.
 
     Args:
         flow: The flow.

@@ -37,7 +37,7 @@ def parameter_groups() -> dict[str, list[Parameter]]:
 
 
 def preset_defaults() -> list[tuple[list[str], dict[str, str]]]:
-    """Group the training presets that change the same default settings to the same values.
+    """Return groups of presets whose changes to the default training settings are identical.
 
     Returns the names of the presets in each group, with the changed defaults as text. Presets that change no defaults
     are left out.

@@ -92,7 +92,7 @@ class Preset:
         *,
         tiled: bool = False,
     ) -> Architecture:
-        """Return the model architecture that the preset gives for an image shape and a pixel transform.
+        """Return the preset's model architecture for an image shape and a pixel transform, such as ``logit``.
 
         Args:
             image_shape: Channels, height and width.

@@ -203,9 +203,7 @@ def _fit_features(
 
 
 def folds_of_fit(dataset: Dataset, architecture: FeatureArchitecture, observe: Observer) -> NDArray[np.int8] | None:
-    """Return the cross-validation fold number of each image, for repeated feature fits on a small dataset.
-
-    The fit is then repeated without each fold. Returns None if it is not repeated.
+    """Return the fold number of each image if the feature fit is repeated without each fold, else None.
 
     It is not repeated where the images have too many tiles to keep their evidence under all fits in memory.
     """

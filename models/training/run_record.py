@@ -66,7 +66,7 @@ class RunRecord(BaseModel):
         )
 
     def differences(self, other: RunRecord) -> list[str]:
-        """Return the differences between this run and ``other``, one text each; empty for the same run.
+        """Return a list of texts, one for each difference between this training run and ``other``.
 
         Most texts have the form "name: expected ..., got ...".
 
@@ -92,7 +92,7 @@ class RunRecord(BaseModel):
         return found
 
     def require_same(self, other: RunRecord, folder: Path, state: str) -> None:
-        """Raise ``FolderTaken`` if ``other``, the run about to use this run's folder, differs from this run.
+        """Raise ``FolderTaken`` unless ``other`` has the same recipe, images and settings as this training run.
 
         The error names the differences.
 
@@ -110,7 +110,7 @@ class RunRecord(BaseModel):
 
 
 def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
-    """Return the settings of a new training run, or of one that resumes from checkpoints in ``folder``.
+    """Return the settings of a training run that begins, or resumes from checkpoints, in ``folder``.
 
     An earlier version of this program may have begun a resumed run.
 
@@ -142,7 +142,7 @@ def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, 
 
 
 def claim_folder(folder: Path, run: RunRecord, *, write: bool) -> None:
-    """Store a record that identifies a training run in the folder of the run's checkpoints.
+    """Claim a folder for a training run's checkpoints by writing the run's record into it.
 
     The folder must not have checkpoints of another run.
 

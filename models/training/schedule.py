@@ -60,10 +60,7 @@ class Schedule:
 
     @property
     def deadline(self) -> float | None:
-        """Time by which the model should be written, or None without a time limit.
-
-        It is a time of ``time.monotonic``.
-        """
+        """Time of ``time.monotonic`` by which the model should be written, or None without a time limit."""
         return None if self._limit is None else self._origin + self._limit
 
     def spent(self) -> float:

@@ -24,7 +24,9 @@ VARIABLES = "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Allocate blocks of any size from a heap that does not shrink, in a ``with`` block.
+    """Context manager that keeps freed memory for reuse instead of returning it to the operating system.
+
+    In the block, memory of any size comes from a heap that does not shrink.
 
     The heap of the main thread keeps what is freed until :func:`release_memory` is called, whoever allocated it. Blocks
     of 32 MB and more that are allocated outside of ``with`` blocks are no part of it.
@@ -44,7 +46,7 @@ def kept_memory() -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Give freed memory that was kept back to the system.
+    """Give freed memory that the process kept for reuse back to the operating system.
 
     From then on the thresholds of glibc are fixed at the greatest to which it raises them by itself: blocks of 32 MB
     and more go back when they are freed, and the heap where 64 MB at its end are free.
@@ -58,7 +60,7 @@ def release_memory() -> None:
 
 @contextmanager
 def released_memory() -> Iterator[None]:
-    """Call :func:`release_memory` at the end of a ``with`` block, also where it ends by an exception."""
+    """Context manager that gives freed memory back to the system when its block ends, even by an error."""
     try:
         yield
     finally:

@@ -13,9 +13,7 @@ WINDOW = 1024
 
 @dataclass(frozen=True)
 class TrimmedBatch:
-    """Training batch, held as log-likelihoods, whose least likely images are left out of the loss.
-
-    It has the threshold below which images are left out, and the mean over the images that are kept.
+    """Log-likelihoods of a training batch, with a threshold below which images are left out of the loss.
 
     Attributes:
         log_likelihoods: Of the N images, ``(N,)`` in nats.
@@ -46,7 +44,7 @@ class TrimmedBatch:
 
 
 class Suspects(nn.Module):
-    """Outlier trimming, which leaves the least likely images of a batch out of the training loss.
+    """Detector of suspects: images of a training batch that are too unlikely to be used in the loss.
 
     See Neykov & Müller 2003.
 
@@ -72,7 +70,7 @@ class Suspects(nn.Module):
 
     @torch.no_grad()
     def trim(self, log_likelihoods: Tensor, *, active: bool) -> TrimmedBatch:
-        """Find the images of a training batch that are unlikely enough to be left out of the loss.
+        """Return a ``TrimmedBatch``, which leaves the least likely images of a training batch out of the loss.
 
         The last 1024 images set the threshold. Images with a smaller log-likelihood are left out.
 
@@ -96,7 +94,7 @@ class Suspects(nn.Module):
 
     @torch.no_grad()
     def update(self, trimmed: TrimmedBatch, applied: Tensor) -> None:
-        """Add a batch to the last 1024 images, which set the outlier threshold.
+        """Record a batch among the last 1024 images, whose log-likelihoods set the threshold for outliers.
 
         Stored are the deviations of its log-likelihoods from their median.
 

@@ -22,7 +22,7 @@ MIN_IMAGES = 64
 
 @dataclass(frozen=True)
 class PhaseSteps:
-    """Durations of validation, feature fit and evaluation in a training, in units of one training step.
+    """Durations of validation, feature fitting and evaluation in a training run, counted in training steps.
 
     Unknown durations are 0.
 
@@ -53,7 +53,7 @@ class ValidationPlan:
 
 
 def plan_validations(config: TrainingConfig, images: int, steps: int, costs: PhaseSteps) -> ValidationPlan:
-    """Choose the number and size of a training run's validations to take at most about 6 % of its time.
+    """Plan the number of validations and of images in each, to take at most about 6 % of training time.
 
     Where the configured number of them takes longer, there are fewer; where fewer than four are left, each has fewer
     images. There is one validation at least, of at least 64 images. The plan depends on counted work alone, not on

@@ -69,7 +69,7 @@ class ImageError(ModelsError):
 
 
 def unsupported_image(detail: str) -> ImageError:
-    """Return the error for an image file that is intact, but of an unsupported kind."""
+    """Return the ``ImageError`` for an intact image file of a kind that is not supported."""
     return ImageError("unsupported-image", "The image is of an unsupported kind", detail)
 
 

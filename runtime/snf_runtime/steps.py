@@ -17,7 +17,7 @@ STEP, STEP_PIXELS = 32, 32 * 128 * 128
 
 
 def step_size(pixels: int, threads: int) -> int:
-    """Return how many images to compute before a pause for other work.
+    """Return how many images to process in one step, before the thread pauses for other work.
 
     They fill the tiles of all threads, so that the time of a step hardly depends on the number of threads. Of very
     large images there are fewer than threads.

@@ -14,7 +14,7 @@ CPUS = Path("/sys/devices/system/cpu")
 
 
 def thread_count(asked: int | None) -> int:
-    """Return the number of CPU threads to compute with: the number asked for, or a default for None.
+    """Return the number of CPU threads to use: ``asked``, or a default if ``asked`` is None.
 
     It is the number asked for, otherwise ``OMP_NUM_THREADS``, otherwise the number of cores that this process may use.
 

@@ -103,7 +103,7 @@ class StopFlag:
         self.reason = StopReason.PREEMPT
 
     def install(self, grace_s: float) -> None:
-        """Install the handlers that set the flag when the job's process should stop.
+        """Install handlers of signals and messages that set this flag when the job's process should stop.
 
         They react to SIGTERM, to SIGINT, and to a message or the death of the parent process.
 
@@ -160,7 +160,9 @@ class Fence:
         self._checked = time.monotonic()
 
     def check_periodically(self) -> None:
-        """Raise ``StaleAttempt`` if this attempt has lost its lease, the temporary right to run the job.
+        """Raise ``StaleAttempt`` if this attempt may no longer run its job; frequent calls are cheap.
+
+        It may not once it has lost its lease, the temporary right to run the job.
 
         Redis is asked at most once per heartbeat.
 
@@ -178,9 +180,7 @@ class Fence:
             self._checked = time.monotonic()
 
     def require(self) -> None:
-        """Raise ``StaleAttempt`` if this attempt has lost its lease, the temporary right to run the job.
-
-        While Redis is down, the call waits for it.
+        """Raise ``StaleAttempt`` if this attempt may no longer run its job; wait while Redis is down.
 
         Raises:
             StaleAttempt: The attempt lost its lease.
@@ -227,7 +227,7 @@ Work = Callable[[Path, JobSpec, Settings, EventLog, StopFlag], None]
 
 @contextmanager
 def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
-    """Context manager that holds the file lock of a job's folder, so that only one process works there at a time.
+    """Context manager that locks a job's folder, so that only one process at a time works in it.
 
     Raises:
         StaleAttempt: Another process holds the lock for longer than ``patience_s`` seconds.
@@ -246,9 +246,7 @@ def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
 
 
 def attempt(work: Work) -> int:
-    """Run the job in the folder given to this process, and return the exit code for the process.
-
-    The folder is the command-line argument.
+    """Run one attempt of the job in the folder named on the command line, and return the exit code.
 
     The exit code depends on what ``work`` raises. ``Interrupted`` means that the process was asked to stop,
     ``StaleAttempt`` that the lease is lost, ``BrokerDown`` that an outage is too long, and ``ModelsError`` that the job
@@ -349,7 +347,7 @@ def _refuse(problem: "ModelsError", events: EventLog) -> int:
 
 
 def explain(problem: Exception, limit: int | None) -> dict[str, str]:
-    """Return an error event that describes an unexpected exception, for the event log of a job.
+    """Return an error event, a dict for a job's event log, that describes an unexpected exception.
 
     Args:
         problem: The exception.

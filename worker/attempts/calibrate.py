@@ -19,7 +19,7 @@ from worker.settings import Settings
 
 
 def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Calibrate a model on a dataset of normal images, and register the calibration.
+    """Run a job that calibrates the p-values of a model on normal images, and store the calibration.
 
     The images are taken as normal when p-values are computed.
 

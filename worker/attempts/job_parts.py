@@ -21,7 +21,9 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class TableParts(OpenPlan):
-    """Score files of a bulk scoring job, one for each part of the images, to be joined into one table in its folder.
+    """Score files of a bulk scoring job, which are joined into one table in the job's folder.
+
+    There is one score file for each part (range of images).
 
     Args:
         table: The file of the table.
@@ -39,13 +41,15 @@ class TableParts(OpenPlan):
 
 @dataclass(frozen=True)
 class OutputParts(Output):
-    """Score files of a bulk scoring job, one for each part of the images, which stay separate at its output location.
+    """Score files of a bulk scoring job, which stay separate at the job's output location.
+
+    There is one file for each part (range of images).
 
     Files on this machine are created with the user's umask.
     """
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
-        """Write the scores of one part (range of images) of the bulk job, and return summary counts.
+        """Write the scores of one range of images to a file; return counts of images, errors and anomalies.
 
         ``index`` is the number of the part; see :meth:`models.bulk.output.Output.write`.
         """
@@ -57,7 +61,7 @@ class OutputParts(Output):
         should_stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> PartSummary:
-        """Check that every part of the bulk job is complete, and write the summary file.
+        """Check that the score files of the bulk job are complete, and write a summary of their counts.
 
         See :meth:`models.bulk.output.Output.finish`.
         """
@@ -66,7 +70,7 @@ class OutputParts(Output):
 
 
 def begin_output(spec: JobSpec, settings: Settings, plan: BulkPlan) -> OutputParts:
-    """Open a bulk job's output location, to start or continue writing its parts (files of scores).
+    """Open the output location of a new or continued bulk scoring job, to write its score files there.
 
     Raises the errors of :func:`begin_parts`.
     """
@@ -77,7 +81,7 @@ def begin_output(spec: JobSpec, settings: Settings, plan: BulkPlan) -> OutputPar
 
 
 def plan_at_output(spec: JobSpec, settings: Settings) -> BulkPlan | None:
-    """Return a bulk job's plan (its settings and parts), read from the job's output location.
+    """Return the ``BulkPlan`` with the inputs of a bulk scoring job, as stored at its output location.
 
     Returns None if no plan is stored there.
 
@@ -88,7 +92,7 @@ def plan_at_output(spec: JobSpec, settings: Settings) -> BulkPlan | None:
 
 
 def stored_job_plan(folder: Path, spec: JobSpec, settings: Settings) -> BulkPlan | None:
-    """Return the stored plan (settings and parts) of a bulk scoring job, or None if there is none.
+    """Return the stored inputs of a bulk scoring job as a ``BulkPlan``, or None if there are none.
 
     It is in ``folder`` or at the output of the job; see :func:`plan_at_output`.
     """
@@ -96,7 +100,7 @@ def stored_job_plan(folder: Path, spec: JobSpec, settings: Settings) -> BulkPlan
 
 
 def begin_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) -> Parts:
-    """Open the storage of a bulk scoring job's parts (files of scores), to start or continue the job.
+    """Open the storage for the score files of a bulk scoring job, to start or continue the job.
 
     Args:
         folder: Folder of the parts, unless the job has an output.
@@ -116,7 +120,7 @@ def begin_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, pl
 
 
 def join_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) -> Parts:
-    """Open the storage of the parts (files of scores) of a bulk scoring job that another process runs.
+    """Open the storage for the score files of a bulk scoring job that another process runs.
 
     Arguments are those of :func:`begin_parts`. Raises ``LocationRefused``, and ``PlanDiffers`` if the plan stored in
     ``folder`` is not ``plan``.

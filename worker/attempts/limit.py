@@ -24,7 +24,7 @@ CELLS = "cells"
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Measure the smallest synthetic defects in good images that a model detects.
+    """Measure the smallest synthetic defects that a model detects when they are added to good images.
 
     The detection limit is stored beside the model.
 

@@ -14,7 +14,7 @@ PREPARING_S = 5.0
 
 
 class ProgressReporter:
-    """Writer of progress events to the journal of a job, the file of its events.
+    """Writer of a job's progress, such as steps done and time left, to the job's event file.
 
     Events of type ``metrics`` have the steps done, images per second, and the time left in seconds.
 
@@ -83,12 +83,12 @@ class ProgressReporter:
 
 
 def write_note(events: EventLog, text: str) -> None:
-    """Write a sentence as a log event to the journal of a job, the file of its events."""
+    """Write a sentence as a log event to the event file of a job."""
     events.write({"event": "log", "message": text})
 
 
 def checking_reporter(events: EventLog) -> Callable[[int, int], None]:
-    """Return a callback that logs how many parts (files of scores) of a bulk job have been checked.
+    """Return a callback that logs how many score files of a bulk scoring job have been checked so far.
 
     It takes the parts checked and the parts in all. It writes a job event at most every few seconds.
     """
@@ -121,11 +121,11 @@ class FitReporter:
 
     @property
     def done(self) -> int:
-        """The number of images finished so far, added up over all parts (passes) of the fit."""
+        """The number of images processed so far; an image that is processed several times counts each time."""
         return self._reporter.done
 
     def report(self, part: str, done: int) -> None:
-        """Write a progress event for ``done`` finished images of a part of the fit, at most every 0.5 s."""
+        """Write a progress event after ``done`` images of the fit's phase ``part``, at most every 0.5 s."""
         if part != self._part:
             self._part, self._before = part, self._before + self._done
         self._done = done
@@ -133,7 +133,7 @@ class FitReporter:
 
 
 class LabelledProgress:
-    """Writer of progress events for a job that scores images in several labelled parts.
+    """Writer of progress events for a job that scores several named groups of images.
 
     The events count scored images. A log event is written for each new label.
     """
@@ -158,13 +158,13 @@ class LabelledProgress:
         self._reporter.report(done, total)
 
     def checkpoint(self) -> None:
-        """Write a checkpoint event: a part of the work is saved, and a later attempt continues after it."""
+        """Write a checkpoint event, which says that the job's work so far is saved for a later attempt."""
         if self._reporter is not None:
             self._reporter.checkpoint()
 
 
 class PreparationReporter:
-    """Logger that reports how many of a dataset's images are already resized, while a job prepares the dataset."""
+    """Logger of the number of images resized so far, while a job prepares a dataset."""
 
     def __init__(self, events: EventLog) -> None:
         self._events = events

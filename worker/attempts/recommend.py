@@ -26,7 +26,7 @@ RECORD = "recommendation.json"
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Run a job that compares model families on a dataset.
+    """Run a job that compares model families on a dataset, in order to propose one.
 
     The results and a proposal are written to the job's folder.
 

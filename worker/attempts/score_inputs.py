@@ -18,7 +18,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class ScoreInputs:
-    """Inputs of a bulk scoring job: its model files, images and plan (settings and parts).
+    """Inputs of a bulk scoring job: the files of its model, its images and its settings.
 
     Attributes:
         model: Files of the model, with the calibration that was active when the job was queued.
@@ -34,7 +34,7 @@ class ScoreInputs:
 
 
 def score_inputs(spec: JobSpec, settings: Settings) -> ScoreInputs:
-    """Return the inputs of a bulk scoring job: its model files, images and plan (settings and parts).
+    """Return the inputs of a bulk scoring job: the files of its model, its images and its settings.
 
     Raises:
         ModelsError: The model or the dataset cannot be used.

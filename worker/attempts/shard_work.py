@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class ShardWork:
-    """State of one process that scores images of a bulk job.
+    """Scorer of image ranges (shards) in one of the processes that share a bulk scoring job.
 
     It holds the loaded model, the images, and the shards (ranges of images) that are left.
 
@@ -99,9 +99,7 @@ class ShardWork:
 
 
 class ShardProgress:
-    """Writer of progress events for a bulk scoring job.
-
-    An event gives the number of images that all processes of the job have scored together.
+    """Writer of progress events that count the images scored by all processes of a bulk scoring job.
 
     The unfinished shards in Redis say how many, because finding the missing parts takes long where they are files of a
     server.

@@ -111,7 +111,7 @@ def redis_client(settings: Settings) -> redis.Redis:
 
 @contextmanager
 def translate_redis_errors() -> Iterator[None]:
-    """Context manager that turns errors of the Redis client into ``BrokerDown``.
+    """Context manager that raises ``BrokerDown`` in place of Redis errors that mean an outage.
 
     Errors that do not mean an outage, such as a wrong command, are raised unchanged.
 

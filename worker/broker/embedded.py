@@ -41,10 +41,7 @@ _HANGING_MISSES = 15
 
 
 class ServerState(Enum):
-    """Result of a PING to a Valkey server.
-
-    The server answers, it does not answer in time, or there is no server.
-    """
+    """Result of a PING to a Valkey server: it answers, it does not answer in time, or there is none."""
 
     ANSWERS = "answers"
     HANGS = "hangs"
@@ -135,7 +132,9 @@ class EmbeddedBroker:
         return state is ServerState.ANSWERS
 
     def refuse_foreign_server(self) -> None:
-        """Check that the server on the socket, if there is one, has the data folder of this installation open.
+        """Raise ``BrokerStartFailed`` if the server on the broker's socket belongs to another installation.
+
+        Such a server has another data folder open.
 
         Raises:
             BrokerStartFailed: It is the server of another installation.

@@ -60,9 +60,7 @@ def listener_pid(path: Path) -> int | None:
 
 
 def note_listener(path: Path, note: Path) -> None:
-    """Store the id and the start time of the process that listens on a Unix socket.
-
-    They are written to the file ``note``.
+    """Write the id and start time of the process that listens on a Unix socket into the file ``note``.
 
     Raises:
         OSError: The process cannot be found out, or the file cannot be written.
@@ -74,7 +72,7 @@ def note_listener(path: Path, note: Path) -> None:
 
 
 def noted_pid(note: Path) -> int | None:
-    """Return the process id that ``note_listener`` stored in a file.
+    """Return the process id that ``note_listener`` wrote to a file, if that process still runs.
 
     Returns None if there is no file, or if the process has ended.
 
@@ -113,7 +111,7 @@ def listener_folder(path: Path, note: Path) -> Path | None:
 
 
 def is_same_folder(one: Path, other: Path) -> bool:
-    """Return whether two paths lead to one existing folder."""
+    """Return whether two paths lead to the same existing folder."""
     try:
         return one.samefile(other)
     except OSError:  # one of them is gone, or may not be seen
@@ -138,7 +136,7 @@ def _working_folder(pid: int) -> Path | None:
 
 
 def kill_listener(path: Path, note: Path, folder: Path, timeout: float = 5.0) -> bool:
-    """Kill the process that listens on a Unix socket, if it works in a given folder.
+    """Kill the process that listens on a Unix socket, provided that its working folder is ``folder``.
 
     Returns whether nothing listens on the socket afterwards.
 

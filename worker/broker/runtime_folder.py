@@ -28,7 +28,9 @@ def check_runtime_folder(folder: Path) -> None:
 
 
 def make_runtime_folder(folder: Path) -> None:
-    """Create the folder of the broker's socket with access for its owner only, or check an existing one.
+    """Create the folder of the broker's socket, or check that other users cannot change an existing one.
+
+    A new folder is accessible to its owner only.
 
     Raises:
         BrokerStartFailed: As in :func:`check_runtime_folder`.
@@ -40,7 +42,7 @@ def make_runtime_folder(folder: Path) -> None:
 
 @contextmanager
 def runtime_folder_in_use(settings: Settings) -> Iterator[None]:
-    """Context manager that creates the embedded broker's runtime folder and keeps it from being removed.
+    """Context manager that creates the folder of the embedded broker's socket and prevents its removal.
 
     With any other broker it does nothing. The folder is held during the ``with`` block.
 

@@ -17,7 +17,7 @@ _LIMITS = 0.02, 50.0
 
 
 class DurationModel:
-    """Durations of past trainings, as ratios to the expected time on a reference machine.
+    """Store of the ratios of past training times to the times expected on a reference machine.
 
     They are kept in Redis to correct later estimates.
 
@@ -48,7 +48,9 @@ class DurationModel:
         return float(value) if value else None
 
     def learn(self, job: Job, device: DeviceKind) -> None:
-        """Update the slowdown stored for a device kind and preset with the duration of a finished training.
+        """Update the stored ratio of actual to expected training time from a finished training job.
+
+        This ratio, the slowdown, is stored for each kind of device and preset.
 
         The slowdown is actual time over reference time. The old and the new value count half each.
 

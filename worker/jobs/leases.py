@@ -38,7 +38,7 @@ class LeaseStore:
         self._scripts: dict[str, Any] = {}
 
     def take(self, job_id: str, worker: str, lease_s: float, delivery: str | None = None) -> int | None:
-        """Give a worker the lease (the exclusive right) to run a queued job.
+        """Give a worker the lease (exclusive right) to run a queued job; return the attempt number or None.
 
         Repeating the call with the same ``delivery`` returns the same attempt until the lease is renewed for the first
         time. The first renewal confirms the attempt. An attempt that was never confirmed does not count when its lease
@@ -60,7 +60,9 @@ class LeaseStore:
     def renew(
         self, job_id: str, attempt: int, lease_s: float, changes: Mapping[str, Any] | None = None
     ) -> RequestedAction:
-        """Extend a worker's lease (exclusive right) on a job to ``lease_s`` seconds from now.
+        """Extend a worker's lease (exclusive right) on a job, and return the action that users requested.
+
+        The lease then ends ``lease_s`` seconds from now.
 
         ``changes`` are written to the job record.
 
@@ -144,7 +146,7 @@ class LeaseStore:
 
     @contextmanager
     def lock(self, name: str, life_s: float) -> Iterator[bool]:
-        """Context manager that tries to take a named lock in Redis, which all workers share.
+        """Context manager that tries to take a named lock shared by all workers, and yields whether it did.
 
         The lock ends after ``life_s`` seconds at most. Yields False if the lock is taken already.
         """

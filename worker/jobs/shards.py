@@ -52,7 +52,7 @@ class Shards:
         self._renew = client.register_script(_RENEW)
 
     def offer(self, shards: Iterable[int]) -> None:
-        """Add shards (ranges of images), given by number, to the unfinished shards of a bulk scoring job.
+        """Mark shards (ranges of images) of a bulk scoring job as unfinished, so that processes can claim them.
 
         A shard that is present already keeps its reservation.
         """
@@ -72,7 +72,7 @@ class Shards:
         return (int(claim[0]), claim[1]) if claim else None
 
     def renew(self, shard: int, token: str, life_s: float) -> str | None:
-        """Extend the reservation of a shard (range of images) to ``life_s`` seconds from now.
+        """Extend a claim on a shard (range of images) to ``life_s`` seconds from now; return its new token.
 
         Returns:
             The new token, or None if the claim expired and another process has the shard.
@@ -112,6 +112,6 @@ class Shards:
             return self._client.zcount(self._key, "-inf", seconds * 1000 + microseconds // 1000)
 
     def forget(self) -> None:
-        """Delete the list of the job's unfinished shards from Redis."""
+        """Delete the list of unfinished shards (ranges of images) of the bulk job from Redis."""
         with translate_redis_errors():
             self._client.delete(self._key)

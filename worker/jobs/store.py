@@ -99,9 +99,7 @@ class JobStore(LeaseStore):
         return self.get(value), verdict == "created"
 
     def known(self, idempotency_key: str, fingerprint: str) -> Job | None:
-        """Return the job that an earlier request with the given idempotency key created.
-
-        Returns None if there is none.
+        """Return the job that an earlier request with the same idempotency key created, or None.
 
         Raises:
             IdempotencyConflict: The key was used with another fingerprint.
@@ -283,7 +281,7 @@ class JobStore(LeaseStore):
             raise JobConflict(f"job {job_id} is {verdict}; cancel it first or wait for its end")
 
     def unrecorded(self) -> Ids:
-        """Return the ids of failed jobs whose training run may not be marked as failed yet.
+        """Return the ids of failed jobs whose training run is perhaps not marked as failed yet.
 
         An id is listed from the moment a job fails until :meth:`recorded` is called or the job is removed.
         """
@@ -291,7 +289,9 @@ class JobStore(LeaseStore):
             return sorted(cast(set[str], self._client.smembers(self._key("unrecorded"))))
 
     def recorded(self, job_id: str) -> None:
-        """Note that the training run of a failed job is marked as failed, or that the job has no run.
+        """Take a failed job off the list of jobs whose training run must still be marked as failed.
+
+        Call this once the run is marked, or if the job has no run.
 
         The method :meth:`unrecorded` then no longer returns the id of the job.
         """

@@ -75,7 +75,7 @@ class WaitingLines:
             return cast(list[str], ids)
 
     def note_dispatch(self, job_id: str) -> bool:
-        """Move a queued job to the one of its queue's two waiting lines that workers serve first.
+        """Move a queued job, whose message is sent again, to the waiting line that workers serve first.
 
         Returns False, without a change, if the job is not queued.
 

@@ -81,9 +81,9 @@ class WorkerRegistry:
             return bool(self._client.exists(self._prefix + name))
 
     def require_writable(self) -> None:
-        """Check that Redis accepts writes.
+        """Check that Redis accepts writes; raise ``BrokerDown`` if it does not.
 
-        A key that expires after a second is written. Raises ``BrokerDown`` if Redis takes no writes.
+        A key that expires after a second is written.
         """
         with translate_redis_errors():
             self._client.set(f"{self._index}:write-check", "", px=1000)

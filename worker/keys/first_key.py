@@ -46,7 +46,7 @@ def ensure_keys(settings: Settings, echo: Callable[[str], None]) -> None:
 
 
 def import_key_file(settings: Settings) -> StoredKey | None:
-    """Import the API key from the file ``api-key`` as an admin key.
+    """Add the API key in the file ``api-key`` to the stored keys, as an admin key.
 
     The file is in the data folder. Only a hash of the key is stored.
 

@@ -64,7 +64,7 @@ class HangWatch:
 
     @property
     def hung(self) -> str | None:
-        """Phrase that says how often in a row a hanging process did not answer; None if it does not hang.
+        """Phrase such as ``has not answered 4 times in a row``, or None if the process does not hang.
 
         A process hangs after at least 4 missed probes in a row, or at least 40 before its first answer.
         """

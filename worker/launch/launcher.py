@@ -149,7 +149,7 @@ class Installation:
         ]
 
     def run(self) -> int:
-        """Start the broker, workers and service, and restart any that die or hang until a stop is requested.
+        """Run the broker, workers and HTTP service until a stop is requested; restart any that die or hang.
 
         The address of the service is printed when the service is ready.
 
@@ -239,10 +239,7 @@ class Installation:
 
 
 def port_problem(host: str, port: int) -> str | None:
-    """Return the reason why a server cannot listen on a host and port.
-
-    The reason is a sentence. Returns None if a server can listen there.
-    """
+    """Return a text that explains why a server cannot listen on a host and port, or None if it can."""
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def worker_processes(settings: Settings, module: str = "worker.runtime.main") -> list[ChildProcess]:
-    """Return the worker processes for the devices (CPU and GPUs) of this machine, as a list.
+    """Return a list with a worker process for each usable device (CPU or GPU) of this machine.
 
     The processes are not started yet. Each device that can run jobs of the configured queues has one.
 
@@ -103,7 +103,7 @@ def _run_all(processes: Sequence[ChildProcess], settings: Settings, echo: Callab
 
 
 def check_workers(settings: Settings) -> tuple[bool, str]:
-    """Check that each device of this machine has a running worker that receives jobs.
+    """Return whether each device of this machine has a worker that receives jobs, with an explanation.
 
     In an outage of the broker all workers count as healthy. They cannot renew their entries in Redis then, and a
     restart would interrupt their jobs without repairing the broker.

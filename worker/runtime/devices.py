@@ -13,9 +13,7 @@ AUTO, CPU, CUDA = "auto", "cpu", "cuda"
 
 
 def find_devices(wanted: Sequence[str]) -> list[str]:
-    """Return the names of the devices that run jobs, such as ``cpu`` or ``cuda:0``.
-
-    ``auto`` stands for all GPUs and the CPU.
+    """Return the names of the wanted devices, with ``auto`` replaced by all GPUs and the CPU.
 
     GPUs are the NVIDIA GPUs that ``nvidia-smi`` lists.
 

@@ -27,10 +27,7 @@ Names match regardless of case, as they do for the settings.
 
 
 def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables for a child process, as a dict.
-
-    They are those of this process without API keys, and with ``changes``.
-    """
+    """Return this process's environment as a dict for a child process, without API keys and with ``changes``."""
     variables = {name: value for name, value in os.environ.items() if name.upper() not in SECRETS}
     for change in changes:
         variables |= change
@@ -51,7 +48,7 @@ class Lifeline:
 
     @contextmanager
     def passed(self) -> Iterator[None]:
-        """Context manager inside which the caller starts the child process that gets the pipe's reading end.
+        """Context manager in which to start the child process that inherits the pipe's reading end.
 
         At its end, this process closes its copy of the reading end. After an error it closes both ends.
         """

@@ -32,10 +32,7 @@ def machine_id() -> str | None:
 def memory_of_this_machine(
     groups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> int | None:
-    """Return the memory of this machine or of its container, in bytes.
-
-    The smaller of the two is returned, or None if unknown.
-    """
+    """Return the bytes of memory of this machine, or of its container if smaller; None if unknown."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):

@@ -82,7 +82,7 @@ class AttemptProcess:
         return self._kill_at is not None
 
     def wait(self, timeout: float) -> int | None:
-        """Wait up to ``timeout`` seconds for the process to exit, and return its exit code.
+        """Wait up to ``timeout`` seconds for the process to exit; return its exit code, or None if it still runs.
 
         After a request to stop, a process that is still running is killed when its grace period is over.
 

@@ -35,10 +35,7 @@ class _Failure(NamedTuple):
 
 
 def room_problem(folder: Path) -> str | None:
-    """Return the reason why jobs cannot write to a folder, such as a full disk.
-
-    The reason is a sentence. Returns None if jobs can write there.
-    """
+    """Return a text that explains why jobs cannot write to a folder (such as a full disk), or None."""
     problem = folder_problem(folder, writes=True)
     if problem is not None:
         return problem

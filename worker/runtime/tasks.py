@@ -27,10 +27,7 @@ def register_tasks(
     stopping: threading.Event,
     watchdog: Watchdog,
 ) -> None:
-    """Register the two Celery tasks of a worker.
-
-    One task runs a job. The other task helps with a bulk scoring job of another worker.
-    """
+    """Register a worker's Celery tasks: to run jobs, and to help with another worker's bulk scoring job."""
 
     def run_job(job_id: str) -> None:
         with watchdog.delivery():

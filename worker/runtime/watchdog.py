@@ -58,10 +58,7 @@ class Watchdog:
 
     @contextmanager
     def delivery(self) -> Iterator[None]:
-        """Context manager in which the worker processes a message that it received.
-
-        The worker counts as busy in its block.
-        """
+        """Context manager that marks the worker as busy while it handles a received message."""
         self._begin(in_hand=True)
         try:
             yield

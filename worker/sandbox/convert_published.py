@@ -31,7 +31,9 @@ NUMPY = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.
 
 
 def convert_published(file: Path, image_shape: Shape, *, exact: bool) -> tuple[LayeredArchitecture, Flow]:
-    """Convert a checkpoint from the code of Keller et al. to a normalizing flow in a limited child process.
+    """Convert a checkpoint from the published code of Keller et al. to a normalizing flow.
+
+    A child process with limits on memory and time does the conversion.
 
     The architecture, which lists the layers of the flow, is returned as well. No other process opens the file.
 

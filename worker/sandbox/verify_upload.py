@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def verify_upload(folder: Path, backbones: Path, progress: Callable[[int, int], None]) -> None:
-    """Check that an uploaded model can be loaded.
+    """Check that an uploaded model can be loaded; raise ``ArtifactRefused`` if it cannot.
 
     The check runs in a child process with limits.
 
@@ -74,7 +74,7 @@ def find_problem(folder: Path, backbones: Path) -> str | None:
 
 
 def check_files(folder: Path) -> None:
-    """Check the manifest, the model card and the sample picture of an uploaded model.
+    """Check that an uploaded model's manifest, model card and sample picture are present and valid.
 
     The manifest must list exactly the expected files. Only a density model has a sample picture.
 

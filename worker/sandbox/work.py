@@ -75,7 +75,7 @@ def limit_memory(most: int | None) -> None:
 
 
 def lower_limit(kind: int, soft: int, hard: int) -> None:
-    """Set a resource limit of this process, but never above the present hard limit.
+    """Set a resource limit of this process, such as memory, but never above its present hard limit.
 
     ``kind`` is a constant of the module ``resource``, such as ``RLIMIT_CPU``. ``soft`` and ``hard`` are the limits as
     in ``resource.setrlimit``.

@@ -27,7 +27,7 @@ class ModelsResource(Resource[S]):
 
     @operation
     def get(self, ref: str) -> Call[ModelDetail]:
-        """Return the metadata of a model version, its calibration in use and loading state, such as ``ready``.
+        """Return the details of a model version, such as its active calibration and whether it is loaded.
 
         Once the version is loaded, the result also says how it computes scores.
         """
@@ -69,7 +69,7 @@ class ModelsResource(Resource[S]):
 
     @operation
     def drift(self, ref: str) -> Call[DriftReport]:
-        """Return test results on whether images scored with a model have drifted from its calibration images.
+        """Return drift test results: whether images scored with a model differ from its calibration images.
 
         The first result is for all images together. The others are for each source of images.
         """
@@ -101,7 +101,7 @@ class ModelsResource(Resource[S]):
 
     @operation
     def delete_alias(self, name: str, alias: str) -> Call[None]:
-        """Delete an alias (a name for a version, such as ``champion``) of a model; the version itself stays.
+        """Delete an alias of a model, such as ``champion``; the version that it names stays.
 
         Raises:
             Conflict: If the alias is ``live`` of a fit version, or no version is live.

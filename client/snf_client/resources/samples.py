@@ -32,7 +32,10 @@ class SampleOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class SampledPixels:
-    """Images drawn from a model as uint8 ``(N, H, W)`` or ``(N, H, W, C)``, and the seed that draws them again."""
+    """Images drawn from a model as a uint8 array, with the seed that draws the same images again.
+
+    The shape of the array is ``(N, H, W)`` or ``(N, H, W, C)``.
+    """
 
     pixels: Pixels
     seed: int
@@ -40,7 +43,10 @@ class SampledPixels:
 
 @dataclass(frozen=True)
 class SampleFile:
-    """Images drawn from a model as the bytes of a PNG, ``.npy`` or zip file, and the seed that draws them again."""
+    """Images drawn from a model as the bytes of one file, with the seed that draws them again.
+
+    The file is a PNG grid, a ``.npy`` array or a zip of PNGs.
+    """
 
     content: bytes
     seed: int
@@ -54,7 +60,10 @@ class SamplesResource(Resource[S]):
 
     @operation
     def draw(self, ref: str, n: int = 16, **options: Unpack[SampleOptions]) -> Call[SampledPixels]:
-        """Draw ``n`` random images (1 to 256) from a model; return their uint8 pixels and the seed that was used."""
+        """Draw ``n`` random images from a model; return their uint8 pixels and the seed that was used.
+
+        ``n`` is from 1 to 256.
+        """
         return _samples(ref, n, "npy", _read_pixels, **options)
 
     @operation

@@ -124,7 +124,7 @@ class ScorePart:
         return f"{self.model}:{self.version} with calibration {self.calibration}"
 
     def with_results(self, results: Iterable[ImageResult]) -> ScorePart:
-        """Return a copy of this object in which ``results`` replace the scores and errors of its images."""
+        """Return a copy of this object with the scores and errors of its images replaced by ``results``."""
         return replace(self, results=tuple(results))
 
     def starting_at(self, first: int) -> ScorePart:

@@ -15,7 +15,9 @@ MIN_SPREAD = 1e-9
 
 
 def fit_gaussian(samples: Array) -> Gaussian:
-    """Return the Gaussian distribution fitted to samples, ``(n, K)``, with a Ledoit-Wolf covariance.
+    """Return a Gaussian distribution fitted to samples, with a regularised (Ledoit-Wolf) covariance matrix.
+
+    The samples are ``(n, K)``.
 
     The covariance is shrunk towards a multiple of the identity matrix (Ledoit & Wolf 2004).
     """

@@ -63,7 +63,10 @@ class ReferenceEvidence:
         return replace(self, gradients=gradients, gradient_rows=rows)
 
     def rows_with_gradients(self) -> NDArray[np.intp]:
-        """Return the numbers of the images whose log-likelihood gradient features are known, ``(m,)``."""
+        """Return the indices of the images whose log-likelihood gradient features are known.
+
+        The result has the shape ``(m,)``.
+        """
         if self.gradients is None:
             return np.zeros(0, np.intp)
         return np.arange(len(self.evidence)) if self.gradient_rows is None else self.gradient_rows
@@ -88,7 +91,7 @@ class ReferenceEvidence:
         )
 
     def maxima_of(self, inside: NDArray[np.bool_], statistic: Statistic) -> Array | None:
-        """Return for each image that ``inside`` selects the largest value of its anomaly map.
+        """Return the largest value of the anomaly map of each image that ``inside`` selects.
 
         The result is None if the images have no anomaly map.
 
@@ -169,7 +172,9 @@ def fit_cross(
     suspect_share: float = 0.0,
     unseen: Sequence[FeatureEvidence] | None = None,
 ) -> Calibration:
-    """Return a p-value calibration fitted to few normal images in folds (cross-conformal prediction).
+    """Return a p-value calibration fitted to a small set of normal images by cross-conformal prediction.
+
+    The images are divided into folds.
 
     Each fold is scored by a fit to the other folds (Vovk 2015).
 

@@ -71,12 +71,12 @@ class ReferenceImages:
 
 
 def evenly_spaced(images: int, most: int) -> NDArray[np.intp]:
-    """Return the numbers of at most ``most`` of so many images, evenly spaced, rising."""
+    """Return the indices of at most ``most`` evenly spaced images out of ``images``, in rising order."""
     return np.linspace(0, images - 1, min(most, images)).round().astype(np.intp)
 
 
 class EvenlySpaced:
-    """Sequence of images, taken at even spacing from several arrays of images, in random order.
+    """Sequence of images picked at even spacing from several image arrays, shuffled by default.
 
     It has at most ``most`` images, which are read when they are sliced.
 
@@ -170,7 +170,7 @@ def _parts(
 
 
 def images_in_memory(images: Images, architecture: Architecture) -> int:
-    """Return how many of the images a calibration can use if their statistics are to fit in memory.
+    """Return how many of the given images a calibration can use within its memory limit.
 
     The statistics (evidence) may take 1 GiB, which limits only models that use tiles. The result is at least 20, or the
     number of all images if there are fewer.
@@ -199,7 +199,7 @@ def evidence_bytes(images: Images, architecture: Architecture, fits: int | None 
 
 
 def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> None:
-    """Raise ``DatasetUnfit`` if a model cannot be calibrated on a dataset.
+    """Raise ``DatasetUnfit`` if a model cannot be calibrated on a dataset, judged by its summary.
 
     This is so if the images have another shape than those of the model, if there are fewer than 20, or if the model was
     fitted to all of them.
@@ -215,7 +215,7 @@ def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> Non
 
 
 def check_held_out(name: str, manifest: Manifest) -> None:
-    """Raise ``DatasetUnfit`` if a model was fitted to all images of its training dataset.
+    """Raise ``DatasetUnfit`` if a model was fitted to all images of its training dataset, with none held out.
 
     ``name`` is the name of the dataset, for the error message.
     """

@@ -114,7 +114,7 @@ def fit_local(cells: Array, complexity: Array, grid: tuple[int, int], images: in
 
 
 def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None) -> WholeFamily:
-    """Return probability densities fitted to whole-image statistics of normal images, such as complexity.
+    """Return probability densities fitted to whole-image statistics, such as complexity, of normal images.
 
     Args:
         statistics: K statistics of n images, ``(n, K)``; column 0 is image complexity.

@@ -46,7 +46,7 @@ class GradientPasses:
         progress: Callable[[int], None] = lambda _done: None,
         rows: NDArray[np.intp] | None = None,
     ) -> list[Tensor]:
-        """Return the mean squared gradient of the log-likelihood of images for each weight of the flow.
+        """Return the diagonal Fisher information: the mean squared log-likelihood gradient of each flow weight.
 
         The mean is over the images. The weights are those that ``probe`` covers. There is one tensor for each group of
         layers.
@@ -122,7 +122,7 @@ class GradientPasses:
 def add_gradients(
     scored: list[Likelihood | ScoreNotFinite], features: NDArray[np.float64]
 ) -> list[Likelihood | ScoreNotFinite]:
-    """Return image scores with the statistics of the log-likelihood gradients added for each image.
+    """Return the scores of images with each image's log-likelihood gradient features added.
 
     ``features`` has one row for each image, ``(N, G)``.
 

@@ -30,7 +30,7 @@ FLOOR = 1e-8
 
 
 def tile_of(pixels: int) -> int:
-    """Return the size of a tile: the number of images of ``pixels`` pixels that share one backward pass.
+    """Return how many images of ``pixels`` pixels share one backward pass (a tile).
 
     The number is 8 for up to 1024 pixels an image and smaller for more pixels, but at least 1.
 
@@ -139,7 +139,7 @@ def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.flo
 
 
 def fisher_information(batches: Iterator[Gradients]) -> list[Tensor]:
-    """Return the mean squared gradient of the log-likelihood for each weight, over batches of images.
+    """Return the diagonal Fisher information: the mean squared log-likelihood gradient of each flow weight.
 
     The weights are those of the given gradients, and the mean is over the images of all batches. There is one tensor
     for each group of layers. Without batches the result is empty.

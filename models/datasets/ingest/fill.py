@@ -51,7 +51,7 @@ Fill = Callable[[Path, NewDataset, Progress], None]
 
 
 def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
-    """Write the files of a new dataset of uploaded images into an empty folder.
+    """Write the images and other files of a new, uploaded dataset into an empty folder.
 
     These are the images of the uploaded files, an index, a report and a contact sheet.
 

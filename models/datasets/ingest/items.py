@@ -23,7 +23,9 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImagePixels:
-    """Image from an uploaded NumPy array: its pixels, its path, and the optional name of its image group.
+    """Image from an uploaded NumPy array, with its pixels, its path and optionally a group name.
+
+    Images of one group stay together, if possible, when the dataset is split.
 
     The pixels are uint8 ``(C, H, W)``.
     """
@@ -110,7 +112,7 @@ def safe_path(name: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text with its control characters written as escapes, such as that of a carriage return."""
+    """Return a text with each control character, such as a newline, replaced by a printable escape."""
     return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 

@@ -50,7 +50,7 @@ class UploadMeter:
         self.unpacked = 0
 
     def add_file(self) -> None:
-        """Count one more file of an upload, or one more image of an uploaded array.
+        """Count one more file or array image of an upload, and check the limit on their number.
 
         Raises ``DatasetRefused`` for more than ``limits.files``.
         """
@@ -80,7 +80,7 @@ def _too_large(detail: str) -> DatasetRefused:
 
 
 class DiskQuota:
-    """Quota for the total size of a folder, which also keeps a reserve of the disk free.
+    """Quota for the total size of a folder, which also keeps some free space on its disk.
 
     ``quota`` is the largest size of the folder in bytes.
     """

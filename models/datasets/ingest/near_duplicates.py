@@ -25,7 +25,7 @@ class KeptHashes:
         self._paths: list[str] = []
 
     def twin(self, dhash: int) -> str | None:
-        """Return the path of the first kept image that is a near duplicate of one with hash ``dhash``, or None.
+        """Return the path of the first kept image whose hash is close to ``dhash``, or None.
 
         Near duplicates have 64-bit hashes that differ in at most 3 bits.
 

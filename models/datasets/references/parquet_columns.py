@@ -101,7 +101,7 @@ def sound_parquet(name: str) -> Iterator[None]:
 
 
 def group_rows(parquet: pq.ParquetFile, images: ImageColumn, name: str, size: int) -> list[int]:
-    """Return how many rows each row group of a Parquet file has.
+    """Return the number of rows in each row group of a Parquet file, and refuse implausible numbers.
 
     ``size`` is the size of the file in bytes. Raises ``DatasetRefused`` if it cannot have that many rows, or if the
     metadata of the file contradicts itself.

@@ -45,10 +45,7 @@ class Coupling(LayerSpec):
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return the network width of a built coupling layer.
-
-        The result is a dict with the field ``width`` of the description.
-        """
+        """Return the network width of a built coupling layer, in a dict with the key ``width``."""
         return {"width": layer.get_parameter("net.first.weight").shape[0]}
 
     def summary(self) -> str:
@@ -77,7 +74,7 @@ class AffineCouplingSpec(Coupling):
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return the network width of a coupling layer, and whether the network depends on the position.
+        """Return a dict with the width of a coupling layer's network and whether it depends on the position.
 
         The layer is already built. The position is that in the image. The result is a dict with the fields ``width``
         and ``place`` of the description.

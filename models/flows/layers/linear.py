@@ -171,7 +171,7 @@ class ExactLocalAffineSpec(_LocalAffine):
 
 @register
 class SelfNormalizingLocalAffineSpec(_LocalAffine):
-    """Local affine layer that learns the inverses of its channel-mixing matrices.
+    """Affine layer with a channel-mixing matrix for each image region and a learned inverse of each matrix.
 
     There is a matrix of the channels for each cell of a grid, and a mean for each place.
     """

@@ -71,7 +71,7 @@ class CompiledCache:
         return self._folder / f"{name}.blob"
 
     def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
-        """Return the stored measurement of the best tile size for a graph, or None if there is none.
+        """Return the stored measurement of how many images a graph best computes at once, or None if missing.
 
         A tile is the fixed number of images that are computed at once. The size was measured with ``lanes`` threads.
         ``model`` is the graph for one image.

@@ -51,7 +51,7 @@ def open_extractor(
     size: tuple[int, int],
     options: EngineOptions,
 ) -> FeatureExtractor:
-    """Return a callable from images to the features of a backbone network, to which flows are fitted.
+    """Return a callable that computes features of images with a backbone network, for fitting flows.
 
     It uses the same backend as scoring.
 

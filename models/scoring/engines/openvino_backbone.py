@@ -20,7 +20,7 @@ Network = Callable[[Node], dict[str, Node]]
 
 
 def open_network(store: BackboneStore, backbone: Backbone) -> Network:
-    """Return a backbone network as a function that builds its OpenVINO nodes for an image node.
+    """Return a function that adds a backbone network to an OpenVINO graph and returns its nodes by name.
 
     The digest of the weights is checked first.
 
@@ -40,7 +40,9 @@ def open_network(store: BackboneStore, backbone: Backbone) -> Network:
 
 
 def outputs_of(network: Network, backbone: Backbone, image: Node) -> tuple[list[Node], Node]:
-    """Return the OpenVINO nodes of a backbone's feature maps, as a list, and of its deepest feature map.
+    """Add a backbone network to an OpenVINO graph, and return the nodes of its feature maps.
+
+    The result is a list of these nodes, and separately the node of the deepest feature map.
 
     Args:
         network: The network of the backbone.

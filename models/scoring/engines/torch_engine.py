@@ -45,7 +45,9 @@ class TensorLatents:
 
 
 class TorchEngine:
-    """Backend that runs a flow with PyTorch on a CPU or GPU: coupling networks in float32, all else in float64.
+    """Backend that runs a flow with PyTorch on a CPU or GPU.
+
+    Coupling networks run in float32 or partly in bfloat16, all else in float64.
 
     The networks take nearly all of the time. Everything else would cause nearly all of the rounding in float32, because
     each step amplifies the rounding of the state before it. Images are computed in tiles of a fixed size, the last one
@@ -178,7 +180,9 @@ def _joined(tiles: list[list[Tensor]], count: int) -> list[Array]:
 
 
 class CudaGraph(Generic[Result]):
-    """A function of a GPU tensor of fixed shape, captured once as a CUDA graph and replayed without Python overhead.
+    """Function of a GPU tensor, captured as a CUDA graph so that calls have no Python overhead.
+
+    The tensor always has the shape of ``example``.
 
     Each call overwrites the results of the call before.
 

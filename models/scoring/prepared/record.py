@@ -19,7 +19,7 @@ from snf_runtime.scoring.pixel_transforms import AffineFunction, LogitFunction, 
 
 @dataclass(frozen=True)
 class PreparedProgram:
-    """Names of the cached compiled graphs that run a model's flow or flows, with their tile size.
+    """Names of the cached graphs that run a model's flows, and how many images they compute at once.
 
     One graph is for a single image, the other for a tile on each thread. A tile is a fixed number of images computed at
     once.
@@ -51,7 +51,7 @@ class PreparedPixels:
 
 @dataclass(frozen=True)
 class PreparedFeatures:
-    """Stored layout of flows over features, with the graph names of the compiled program that runs them.
+    """Stored layout of flows over features, with the names of the compiled graphs that run them.
 
     The program runs the backbone and the flows as one graph.
     """
@@ -62,7 +62,7 @@ class PreparedFeatures:
 
 @dataclass(frozen=True)
 class PreparedRecord:
-    """Stored description from which a model's density can be opened again.
+    """Stored description of a model's density, to open the density without loading the trained flows.
 
     It has the flow over pixels, the flows over features, or both.
     """
@@ -110,7 +110,9 @@ def record_of(opened: OpenedDensity) -> PreparedRecord | None:
 
 
 def described_pixels(frozen: FlowLayout, outputs: Outputs) -> ExportedPixels | None:
-    """Return a description of a flow over pixels (transform, levels, outputs) for an export or the cache.
+    """Return the description of a flow over pixels that is stored beside its exported or cached graph.
+
+    With it, log-likelihoods are computed from the outputs of the graph.
 
     Returns None if its pixel transform is not affine, logit or marginal.
 

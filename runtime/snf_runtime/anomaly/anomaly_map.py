@@ -23,7 +23,7 @@ KERNEL = np.exp(-0.5 * np.square(_OFFSETS / SMOOTHING)) / np.exp(-0.5 * np.squar
 
 
 def of_places(places: Array, image: tuple[int, int]) -> Array:
-    """Return an anomaly map with one value per pixel, interpolated from values on a coarse grid of places.
+    """Return a per-pixel anomaly map, interpolated from values at the cell centres (places) of a coarse grid.
 
     The interpolation is bilinear.
 

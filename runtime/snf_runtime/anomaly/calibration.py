@@ -77,7 +77,7 @@ class Fold:
     map_maxima: Array | None = None
 
     def families(self, evidence: Evidence) -> Array:
-        """Return one negative log p-value for each image and each group of anomaly statistics.
+        """Return the negative log p-value of each image for each family (group) of anomaly statistics.
 
         The shape is ``(N, kinds)``, in nats. Gradients are the last group, if the evidence and the calibration have
         them.
@@ -98,7 +98,7 @@ class Fold:
         return merge(self.families(evidence), self.weights(evidence))
 
     def kinds(self, evidence: Evidence) -> tuple[EvidenceKind, ...]:
-        """Return the names of the groups of statistics, such as "features", by which given images are judged.
+        """Return the names of the groups of anomaly statistics, such as "features", used to judge given images.
 
         "gradients" is the last, if the evidence and the calibration have gradients.
         """
@@ -106,7 +106,7 @@ class Fold:
         return (*self.statistic.kinds, "gradients") if with_gradients else self.statistic.kinds
 
     def weights(self, evidence: Evidence) -> Array:
-        """Return the weight of each group of statistics when their p-values are merged into one.
+        """Return the weight of each group of anomaly statistics in the merged p-value of an image.
 
         The order is that of :meth:`kinds`, ``(kinds,)``. The weights sum to 1.
         """
@@ -148,13 +148,13 @@ class Calibration:
 
     @cached_property
     def white_level_counts(self) -> tuple[int, ...] | None:
-        """The counts of reference images by white level (99 % pixel quantile), 0 to 255; None if not stored."""
+        """The number of reference images at each white level (99 % pixel quantile), 0 to 255; None if not stored."""
         if self.white_levels is None:
             return None
         return tuple(np.bincount(self.white_levels, minlength=LEVELS).tolist())
 
     def ordered(self, gradients: bool = False) -> list[Array]:
-        """Return the sorted anomaly statistics of the calibration images, one array for each group (fold).
+        """Return the sorted anomaly statistics of the calibration images, as one array for each fold of images.
 
         New images are ranked among them, which gives their p-values. If ``gradients`` is true, the statistics include
         gradients.

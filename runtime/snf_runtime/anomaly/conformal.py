@@ -78,7 +78,7 @@ def attainable_alpha(alpha: float | None, smallest: float) -> float:
 
 
 def flagged_ranks(calibration: int, alpha: float) -> int:
-    """Return how many of the top ranks among calibration images mean an anomaly at a false-alarm rate.
+    """Return the number k: an image is flagged if fewer than k calibration images are at least as anomalous.
 
     The number is k = floor(alpha (n + 1)) for n calibration images. An image has p <= alpha if fewer than k of them are
     at least as anomalous.

@@ -52,7 +52,10 @@ class PixelMaps:
         return maps if self.gradients is None else {**maps, "gradients": self.gradients}
 
     def regions(self, threshold: float) -> MapRegions:
-        """Return the regions of the anomaly map at or above a threshold, in pixels of the image."""
+        """Return the anomalous regions of the image, where its anomaly map is at or above a threshold.
+
+        Their coordinates are in pixels of the image.
+        """
         if self.tiles is None:
             return find_regions(self.anomaly, threshold)
         plan, places = self.tiles

@@ -13,7 +13,7 @@ from snf_runtime.steps import Steps
 
 
 class HeatMaps:
-    """The heat maps of images, which are added group by group while the images are scored.
+    """Collector of heat maps, which computes those of one group of images at a time.
 
     Args:
         density: The density of the model.
@@ -31,7 +31,7 @@ class HeatMaps:
         self.maps: list[PixelMaps] = []
 
     def add(self, density_pass: DensityPass, evidence: Evidence | None) -> None:
-        """Add the heat maps of a group of images.
+        """Compute the heat maps of a group of scored images, and append them to ``maps``.
 
         Args:
             density_pass: The result of the density, of one draw of each image.
@@ -57,7 +57,7 @@ class HeatMaps:
 def heat_map_steps(
     density: ImageDensity, calibration: Calibration, reference: MapReference, images: Batch
 ) -> Steps[list[PixelMaps]]:
-    """Compute heat maps of images in a generator that pauses between groups of images or tiles for other work.
+    """Compute heat maps of images in a generator, so that the caller can do other work between groups.
 
     It yields None between groups, and returns all maps at the end. The arguments are those of :class:`HeatMaps`, and
     the images.

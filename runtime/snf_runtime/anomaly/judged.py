@@ -36,7 +36,7 @@ class JudgedImage:
     regions: MapRegions | None = None
 
     def with_regions(self, threshold: float | None) -> JudgedImage:
-        """Return this result with the image regions added in which its anomaly map reaches a threshold.
+        """Return this result with the regions of the image in which its anomaly map reaches a threshold.
 
         The reasons of the verdict get the boxes of the regions that they belong to. The result is unchanged without a
         heat map or a threshold.

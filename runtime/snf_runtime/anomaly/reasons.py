@@ -87,7 +87,7 @@ class VerdictReason:
         return self.words.format(where=f"rows {top}-{bottom - 1}, columns {left}-{right - 1}")
 
     def in_file(self, placement: FilePlacement) -> VerdictReason:
-        """Return a copy of the reason whose box is in pixels of the original file, not of the model's input.
+        """Return the reason with its image box converted to pixels of the original file.
 
         The coordinates are those of the upright file.
         """
@@ -95,7 +95,7 @@ class VerdictReason:
 
 
 def located(reason: VerdictReason, regions: Sequence[AnomalousRegion]) -> VerdictReason:
-    """Return a reason for a verdict, with the bounding box of its region in the anomaly map.
+    """Return a reason for a verdict with the bounding box of the anomalous region that it belongs to.
 
     It is unchanged if no region belongs to it.
 
@@ -116,7 +116,7 @@ def located(reason: VerdictReason, regions: Sequence[AnomalousRegion]) -> Verdic
 
 
 def statistic_reason(name: str, z: float, share: float) -> VerdictReason:
-    """Describe an unusual statistic of the whole image as a reason for a verdict.
+    """Return the ``VerdictReason`` that describes an unusual statistic of the whole image.
 
     The statistic is ``z`` standard deviations away from its expected value.
     """
@@ -126,7 +126,7 @@ def statistic_reason(name: str, z: float, share: float) -> VerdictReason:
 
 
 def region_reason(region: Region, z: float, share: float, side: int, image: tuple[int, int]) -> VerdictReason:
-    """Describe an unusual region of the image as a reason for a verdict.
+    """Return the ``VerdictReason`` that describes an unusual region of the image.
 
     The region is more or less likely than the rest of the image suggests.
 
@@ -176,7 +176,7 @@ def feature_reason(
     grid: PlaceGrid,
     tile: tuple[int, int, int, int] | None = None,
 ) -> VerdictReason:
-    """Describe unusual backbone features of an image as a reason for an anomaly verdict.
+    """Return the ``VerdictReason`` that describes unusual backbone features of an image.
 
     Its ``z`` is -ln p of the statistic, in nats.
 
@@ -202,7 +202,7 @@ def _pixels(place: int, places: int, side: int) -> tuple[int, int]:
 
 
 def gradient_reason(surprise: float, share: float) -> VerdictReason:
-    """Describe unusual gradients of the log-likelihood as a reason for a verdict.
+    """Return the ``VerdictReason`` that describes unusual gradients of the log-likelihood.
 
     ``surprise`` is -ln p in nats, and becomes the ``z`` of the reason.
     """

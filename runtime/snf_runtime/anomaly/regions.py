@@ -154,7 +154,7 @@ def find_regions_of_tiles(places: NDArray[np.float64], plan: TilePlan, threshold
 
 
 def region_around(box: Box, regions: Iterable[AnomalousRegion]) -> AnomalousRegion | None:
-    """Return the strongest region whose box overlaps ``box``; None if no region does.
+    """Return the strongest anomalous region whose box overlaps ``box``, or None if there is none.
 
     ``regions`` are sorted, the strongest first.
     """

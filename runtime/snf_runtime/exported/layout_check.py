@@ -40,7 +40,7 @@ def check_layout(manifest: ExportManifest) -> None:
 
 
 def pixel_outputs(pixels: ExportedPixels) -> dict[tuple[GraphPart, int], OutputShape]:
-    """Return a dict of the output shapes of the computation graph of an exported flow over pixels.
+    """Return the output shapes of the computation graph of an exported pixel flow, as a dict.
 
     The keys are the kind and level of each output, in the order of the graph. Shapes are for one image, with None for a
     size that the manifest does not give.
@@ -59,7 +59,7 @@ def pixel_outputs(pixels: ExportedPixels) -> dict[tuple[GraphPart, int], OutputS
 
 
 def feature_outputs(features: ExportedFeatures) -> dict[tuple[GraphPart, int], OutputShape]:
-    """Return a dict of the output shapes of the computation graph of an exported density of features.
+    """Return the output shapes of the computation graph of an exported feature density, as a dict.
 
     The keys are the kind of each output and 0, in the order of the graph. Shapes are for one image, with None for the
     number of fits, which the manifest does not give.

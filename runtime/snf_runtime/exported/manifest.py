@@ -25,7 +25,7 @@ ENDINGS: dict[GraphFormat, tuple[str, ...]] = {"openvino": (".xml", ".bin"), "on
 
 @dataclass(frozen=True)
 class ExportedTransform:
-    """Type (affine, logit or marginal) and parameter of the pixel transform of an exported flow.
+    """Type and parameter of the pixel transform, which an exported flow first applies to each pixel value.
 
     For type "marginal", ``arrays.npz`` holds the probability masses.
     """
@@ -36,7 +36,7 @@ class ExportedTransform:
 
 @dataclass(frozen=True)
 class ExportedPixels:
-    """What is stored beside the exported graph of a flow over pixels, to compute log-likelihoods from its outputs.
+    """Description of an exported pixel flow, used to compute log-likelihoods from its graph's outputs.
 
     Attributes:
         transform: The pixel transform.
@@ -93,7 +93,7 @@ class ExportedCalibration:
 
 @dataclass(frozen=True)
 class ExportedPinned:
-    """Expected results for the stored test image by which an exported model is checked.
+    """Expected results for the test image by which an exported model is checked when it is loaded.
 
     They are its log-likelihood and its anomaly statistic at export, with their tolerances, in nats. The image is in
     ``arrays.npz``.

@@ -48,7 +48,7 @@ def check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
 
 
 def has_many_scans(data: bytes) -> bool:
-    """Return whether a JPEG file has more than 64 scans.
+    """Return whether a JPEG file has more than 64 scans, which would make it slow to decode.
 
     The result is also true if it has so many segments that the scans are not all counted.
 

@@ -16,7 +16,7 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class FilePlacement:
-    """Mapping from coordinates in a model's image to those in the original file.
+    """Mapping from coordinates in a preprocessed image to those in its original file.
 
     It undoes crop, stretch or pad. The coordinates are those of the upright file.
 

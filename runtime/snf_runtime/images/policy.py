@@ -54,8 +54,5 @@ def is_no_image(path: str) -> bool:
 
 
 def path_text(path: str | Path) -> str:
-    """Convert a file path to text.
-
-    Bytes that are not valid UTF-8 become backslash escapes.
-    """
+    """Convert a file path to text, with backslash escapes for bytes that are not valid UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -188,7 +188,7 @@ def conform(opened: OpenedImage, preprocessing: Preprocessing) -> DecodedImage:
 
 
 def conform_mask(opened: OpenedImage, preprocessing: Preprocessing) -> NDArray[np.bool_]:
-    """Convert a mask of defects to a boolean array of the size to which its image is resized.
+    """Convert a defect mask to a boolean array that has the size of its preprocessed image.
 
     It is resized by the nearest pixel. The result is true where the grey level is at least half of white.
 
@@ -350,9 +350,7 @@ def _to_size(
 
 
 def padded_size(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
-    """Return the size of an image after it is scaled to fit into a frame.
-
-    It is the width and height before the image is padded.
+    """Return the width and height of an image scaled to fit into a frame, before it is padded.
 
     Args:
         size: Width and height of the image.

@@ -48,7 +48,7 @@ class TilePlan:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """The number of rows and columns of squares with sides of ``stride`` pixels that cover the image.
+        """The number of rows and columns of the grid of ``stride``-pixel squares that covers the image.
 
         The last ones may reach beyond its edges.
         """

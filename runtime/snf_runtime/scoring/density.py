@@ -40,7 +40,7 @@ class DensityPass(Protocol):
         ...
 
     def compared_maps(self) -> NDArray[np.float64]:
-        """Return the log-likelihood maps that heat maps compare with those of normal images.
+        """Return log-likelihood maps of the images, for comparison with the maps of normal images in heat maps.
 
         There is a map for each image or tile, in nats.
         """
@@ -121,7 +121,7 @@ class ImageDensity(Protocol):
 
     @property
     def step_pixels(self) -> int:
-        """The number of input pixels that the model processes for one image.
+        """The number of input pixels that the model processes per image, from which group sizes follow.
 
         They are pixels of the input of the network or flow.
         """
@@ -129,7 +129,7 @@ class ImageDensity(Protocol):
 
     @property
     def at_once(self) -> int:
-        """The number of images or tiles that are computed as one group, with pauses for other work in between.
+        """The number of images or tiles to compute in one group, between pauses for other work.
 
         A group fills the tiles of all threads of the engine, unless images are very large.
         """
@@ -137,7 +137,7 @@ class ImageDensity(Protocol):
 
     @property
     def tile(self) -> int:
-        """The number of images (the tile) that the engine computes together in one run."""
+        """The tile size of the engine: the number of images that it computes together in one run."""
         ...
 
     @property
@@ -164,7 +164,7 @@ class ImageDensity(Protocol):
         ...
 
     def evidence(self, images: Batch, density_pass: DensityPass) -> Evidence:
-        """Return the statistics of images from which anomaly verdicts are computed.
+        """Return the evidence on a batch of images: statistics from which anomaly verdicts are computed.
 
         They come from the results of the first dequantisation draw of each image.
         """

@@ -62,7 +62,7 @@ class FeatureEvidence:
 
     @cached_property
     def tiles(self) -> list[tuple[int, int]]:
-        """The index range of each image's tiles in ``places`` and ``pooled``, as ``(start, stop)``.
+        """The index range ``(start, stop)`` of each image's tiles in the arrays ``places`` and ``pooled``.
 
         They are its first tile, and the tile after its last one.
         """
@@ -77,7 +77,7 @@ class FeatureEvidence:
 
     @property
     def fits(self) -> int:
-        """The number of fits of the flow: 1, or F + 1 with F folds (parts) of the training images.
+        """The number of fits of the flow: 1, or one more than there are folds (parts) of the training images.
 
         Of several fits, the first is to all training images, and each other one leaves one fold out.
         """
@@ -118,7 +118,7 @@ class Evidence:
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
-        """Concatenate the anomaly statistics of several batches of images.
+        """Concatenate the evidence (anomaly statistics) of several batches of images into one object.
 
         Gradients, white levels and statistics of channels are None unless all batches have them.
         """
@@ -137,7 +137,7 @@ class Evidence:
 
 
 def gather(images: NDArray[np.uint8], flow_pass: FlowPass) -> Evidence:
-    """Return the statistics of images from which anomaly verdicts under a pixel flow are computed.
+    """Compute statistics of images, and of their latents under a pixel flow, for anomaly verdicts.
 
     They come from the pixels of N images, and from the latents and log-dets of the flow.
 

@@ -29,7 +29,7 @@ class FeatureEngine(TiledEngine, Protocol):
     """Interface of an engine that runs a backbone network and the flows over its features."""
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return the squared norms of the latents of image features, for each fitted flow.
+        """Return the squared norms of the latents of image features, for each image and each fit of the flow.
 
         They are ||z||² of the latents z, at each place and of the pooled features.
 
@@ -65,7 +65,7 @@ class FeaturePass:
         return len(self.features) * self.draws
 
     def terms(self) -> Array:
-        """Return the log-prior and log-determinant of each image, for the scales of pixels and features.
+        """Return the log-prior and log-determinant of each image at its two scales, pixels and features.
 
         The shape is ``(N, 2, 2)``, in nats. Both terms are 0 for scale 0, the pixels.
 
@@ -83,7 +83,7 @@ class FeaturePass:
         return terms.repeat(self.draws, 0)
 
     def compared_maps(self) -> Array:
-        """Return the log-likelihood maps, in nats, that heat maps compare with those of normal images.
+        """Return log-likelihood maps in nats, for comparison with the maps of normal images in heat maps.
 
         They are the additive maps of images or, with tiles, the log-densities at the places of each tile up to
         constants.
@@ -116,7 +116,9 @@ class FeaturePass:
         return self.flows.constant_log_det, -0.5 * math.prod(self.flows.feature_shape) * math.log(2 * math.pi)
 
     def rows(self, chosen: slice) -> FeaturePass:
-        """Return the results for a slice of the rows, where a row is one draw of an image.
+        """Return a new ``FeaturePass`` with only the results of some rows, given as a slice.
+
+        A row is one draw of an image.
 
         Each image has ``draws`` rows, one after the other.
         """
@@ -246,7 +248,7 @@ class FeatureDensity:
             measured, waiting, first = [together[complete:]], waiting - complete, last
 
     def plan(self, image: Pixels) -> TilePlan:
-        """Return the division of an image, uint8 ``(C, H, W)``, into tiles."""
+        """Return the ``TilePlan`` that divides an image, uint8 ``(C, H, W)``, into tiles."""
         side = self.image_shape[1]
         return tile_plan(*size_of(image), side, side // self.flows.feature_shape[1])
 
@@ -262,7 +264,7 @@ class FeatureDensity:
         return FeatureEvidence(0.5 * squares, 0.5 * pooled)
 
     def evidence(self, images: Batch, found: DensityPass) -> Evidence:
-        """Return the statistics of images from which anomaly verdicts are computed.
+        """Return the evidence on a batch of images: statistics from which anomaly verdicts are computed.
 
         ``found`` is the :class:`FeaturePass` of the images.
         """

@@ -78,7 +78,7 @@ class FlowPass:
         return total
 
     def compared_maps(self) -> Array:
-        """Return the log-likelihood maps that heat maps compare with those of normal images.
+        """Return log-likelihood maps of the images, for comparison with the maps of normal images in heat maps.
 
         They are the additive maps, ``(N, H, W)`` in nats.
         """
@@ -107,7 +107,7 @@ def run_flow(engine: Engine, frozen: FlowLayout, x: Array) -> FlowPass:
 
 
 def sums(values: Array) -> Array:
-    """Return the sum over all values of each image, ``(N, ...) -> (N,)``.
+    """Return the sum of all values of each image in a batch, ``(N, ...) -> (N,)``.
 
     Each image is one row, so that its sum does not depend on the number of images.
     """

@@ -25,9 +25,7 @@ TINY = 1e-300
 
 
 def spread(prior_log_det: Array, dimensions: int) -> Array:
-    """Return the mean log width of the Gaussian prior over a flow level's latents, for each image.
-
-    It is the mean log2 of the standard deviations that the prior gives the latents of the level.
+    """Return the mean log2 standard deviation of a level's Gaussian prior over latents, for each image.
 
     Args:
         prior_log_det: Log-det of the prior at each location, ``(N, H, W)`` in nats.

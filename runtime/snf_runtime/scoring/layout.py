@@ -10,7 +10,7 @@ from snf_runtime.scoring.pixel_transforms import PixelFunction
 
 @dataclass(frozen=True)
 class LevelLayout:
-    """The layout of one level of a flow over pixels: its sizes and constants, without weights.
+    """Sizes and constants of one level of a normalizing flow over pixels, without its weights.
 
     It gives the size of the level, its latents, and the constant part of its log-det.
 
@@ -34,7 +34,7 @@ class LevelLayout:
 
 @dataclass(frozen=True)
 class FlowLayout:
-    """The layout of a frozen flow over pixels: its image shape, pixel transform and levels.
+    """The structure of a normalizing flow over image pixels, as needed for scoring, without weights.
 
     Attributes:
         image_shape: Channels, height and width of the images.
@@ -53,7 +53,7 @@ class FlowLayout:
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """The layout of frozen flows over features: the feature shape and the constant log-determinant.
+    """The shape of the image features that normalizing flows score, and a constant term of each score.
 
     Attributes:
         feature_shape: Channels, rows and columns of the features at places.

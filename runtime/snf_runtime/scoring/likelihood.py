@@ -25,7 +25,7 @@ Observer: TypeAlias = Callable[[DensityPass, Evidence], None]
 
 @dataclass(frozen=True)
 class LogLikelihoodTerm:
-    """Contribution of one level of a flow, or of its pixel transform, to the log-likelihood of an image, in nats.
+    """Contribution of one level of a normalizing flow to the log-likelihood of an image, in nats.
 
     Attributes:
         scale: 0 for the pixel transform, l for level l.
@@ -59,7 +59,7 @@ class DrawStatistics:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Exact log-likelihood of an image, with its terms and the statistics for anomaly verdicts.
+    """Exact log-likelihood of an image, with the statistics from which anomaly verdicts are computed.
 
     It is the log-density, in nats, of its pixels plus uniform noise in [0, 1), or of its features.
 
@@ -91,7 +91,7 @@ def score_images(density: ImageDensity, images: Batch, draws: int = 1) -> list[L
 def score_each(
     density: ImageDensity, images: Batch, draws: int = 1, observe: Observer | None = None
 ) -> list[Likelihood | ScoreNotFinite]:
-    """Return each image's log-likelihood, or an error where the log-likelihood is not finite.
+    """Return a ``Likelihood`` for each image, or a ``ScoreNotFinite`` error if its value is not finite.
 
     The error is a ``ScoreNotFinite`` object, which is returned and not raised.
 
@@ -113,7 +113,7 @@ def score_each(
 def score_steps(
     density: ImageDensity, images: Batch, draws: int = 1, at_once: int | None = None, observe: Observer | None = None
 ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-    """Compute the log-likelihoods of images as a generator that pauses between groups.
+    """Score images group by group in a generator, so that the caller can do other work in between.
 
     It yields between groups of at most ``at_once`` dequantised images or tiles, of :attr:`ImageDensity.at_once` unless
     given, and returns what :func:`score_each` returns.

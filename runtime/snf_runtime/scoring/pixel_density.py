@@ -24,7 +24,7 @@ from snf_runtime.scoring.layout import FlowLayout
 
 
 class PixelDensity:
-    """Probability density of the pixels of 8-bit images, computed by a frozen flow.
+    """Probability density of the pixels of 8-bit images under a normalizing flow.
 
     It is p(x + u) for pixels x and dequantisation noise u. Log-densities are in nats.
 
@@ -56,7 +56,9 @@ class PixelDensity:
 
     @cached_property
     def statistics(self) -> tuple[str, ...]:
-        """The names of the anomaly statistics: those of the whole image, then those of latent channels.
+        """The names of the statistics of an image from which anomaly verdicts are computed.
+
+        Those of the whole image come first, then those of latent channels.
 
         The names are in the order of the columns.
         """
@@ -64,14 +66,16 @@ class PixelDensity:
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """The number of rows and columns of the cell grid over an image, for local anomaly statistics.
+        """The numbers of rows and columns of cells into which an image is divided for local statistics.
 
         None for a flow that mixes all pixels at once.
         """
         return grid_shape(*self.image_shape[1:]) if self.frozen.is_spatial else None
 
     def passes(self, images: Batch, draws: int = 1, at_once: int | None = None) -> Iterator[tuple[int, FlowPass]]:
-        """Yield the flow's results for groups of images, so that memory does not grow with their number.
+        """Run images through the flow in groups, and yield the latents and log-determinants of each group.
+
+        Memory thus does not grow with the number of images.
 
         Args:
             images: Pixels, uint8 ``(N, C, H, W)``.
@@ -97,9 +101,7 @@ class PixelDensity:
 
 
 def dequantise(images: NDArray[np.uint8], weights_digest: str) -> NDArray[np.float64]:
-    """Add uniform noise to images, the same noise for the same image and model.
-
-    The noise is in [0, 1). It is a function of the pixels and the weights.
+    """Return images plus uniform noise in [0, 1), always the same for the same image and model weights.
 
     Args:
         images: Pixels, uint8 ``(N, C, H, W)``.

@@ -28,7 +28,7 @@ DERIVATIVES = 6
 
 
 class PixelFunction(Protocol):
-    """Interface of a pixel transform, the function of pixel values that a frozen flow applies first."""
+    """Interface of a pixel transform, the first step of a flow, which maps each pixel value separately."""
 
     def map_with_slope(self, x: Array) -> tuple[Array, Array]:
         """Return the transformed pixel values and the log slope of the transform at each value.
@@ -80,7 +80,7 @@ class LogitFunction:
 
 @dataclass(frozen=True, eq=False)
 class MarginalFunction:
-    """Pixel transform that maps the distribution of training pixels to a mixture of normals.
+    """Pixel transform that maps the distribution of training pixels to a mixture of normal distributions.
 
     It is y = G⁻¹(F(x)), where F is the distribution function of training pixels, and G that of the mixture.
 

@@ -17,7 +17,7 @@ AT_ONCE = 2**22
 
 
 def white_levels(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return the white level of each image, the brightness of its brightest parts.
+    """Return the white level of each image: the 99 % quantile of its pixel values.
 
     It is the smallest level that at least 99 % of the values of the image do not exceed.
 

@@ -30,7 +30,7 @@ TYPICAL = math.log(2)
 
 
 def weights(kinds: Sequence[EvidenceKind], held_out: HeldOutSurprises | None = None) -> Array:
-    """Return the weight of each group of statistics when their p-values are merged into one.
+    """Return the weight of each group of anomaly statistics in the merged p-value of an image.
 
     The shape is ``(kinds,)``. The weights sum to 1.
 
@@ -66,9 +66,7 @@ def merge(surprises: Array, shares: Array) -> Array:
 
 @dataclass(frozen=True)
 class HeldOutSurprises:
-    """Negative log p-values of each group of statistics on normal images held out from its fit.
-
-    It holds the distribution of these surprises, -ln p.
+    """Distributions of surprises (negative log p-values) on held-out normal images, by group of statistics.
 
     Attributes:
         tails: The survival function of each group's surprise.
@@ -81,7 +79,7 @@ class HeldOutSurprises:
 
     @classmethod
     def fit(cls, surprises: Array, least: Array) -> Self:
-        """Fit the distributions to negative log p-values of held-out images.
+        """Fit the distribution of each group of statistics to its negative log p-values on held-out images.
 
         Args:
             surprises: The negative log p-values, ``(N, kinds)`` in nats.
@@ -121,7 +119,7 @@ class Statistic:
 
     @property
     def weights(self) -> Array:
-        """The weight of each group of statistics when their p-values are merged into one.
+        """The weight of each group of anomaly statistics in the merged p-value of an image.
 
         The order is that of :attr:`kinds`, ``(kinds,)``. The weights sum to 1.
         """
@@ -156,7 +154,7 @@ class Statistic:
         return np.concatenate(columns, 1)
 
     def families(self, evidence: Evidence) -> Array:
-        """Return one negative log p-value for each image and each group of anomaly statistics.
+        """Return the negative log p-value of each image for each family (group) of anomaly statistics.
 
         The groups are statistics of the whole image, of regions and of features, as far as the calibration has them.
         Gradients are not included. The shape is ``(N, kinds)``, in nats.

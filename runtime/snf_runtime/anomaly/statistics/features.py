@@ -65,11 +65,13 @@ class FeatureFamily:
         return cls(np.zeros(1, dtype=np.int64), centre, tails, Tail.fit(_merged(values, tails, _shares(evidence))))
 
     def for_fit(self, number: int) -> Self:
-        """Return a copy that judges images by fit ``number`` among several fits of the feature density."""
+        """Return a copy that judges images by one of several fitted feature densities, given its number."""
         return replace(self, fit_number=np.array([number], dtype=np.int64))
 
     def maps(self, evidence: FeatureEvidence) -> list[Array]:
-        """Return, for each image, a map of the centred negative log-density of the features at each place.
+        """Return an anomaly map of each image, with one value at each place (position of its features).
+
+        The value is the centred negative log-density of the features there.
 
         Centred means minus the mean over normal images. A map is ``(rows, columns)``, in nats.
 
@@ -99,7 +101,7 @@ class FeatureFamily:
         return self.joint.surprise(_merged(self.statistics(evidence), self.tails, _shares(evidence)))
 
     def strongest(self, evidence: FeatureEvidence) -> list[tuple[str, float, tuple[int, int]]]:
-        """Return the most unusual feature statistic of each image, and the place of its most unusual features.
+        """Return each image's most unusual feature statistic and the position of its most unusual features.
 
         The result has the name of the statistic, its -ln p in nats, and the row and column of the place.
 

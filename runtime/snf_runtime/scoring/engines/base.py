@@ -49,7 +49,10 @@ class TiledEngine(Protocol):
 
     @property
     def precision(self) -> Precision:
-        """The number format of 1x1 convolutions in the flow's coupling networks; "float32" for features."""
+        """The number format of the 1x1 convolutions in coupling networks, "float32" or "bfloat16".
+
+        An engine that runs flows over features has "float32".
+        """
         ...
 
     @property
@@ -64,7 +67,7 @@ class TiledEngine(Protocol):
 
 
 def images_at_once(engine: TiledEngine, pixels: int) -> int:
-    """Return how many images to compute as one group.
+    """Return how many images an engine should compute as one group, between pauses for other work.
 
     They take the time of a step, and fill a tile in any case.
 
@@ -79,7 +82,7 @@ class Engine(TiledEngine, Protocol):
     """Interface of a backend (PyTorch or OpenVINO) that runs a trained flow from pixels to latents."""
 
     def forward(self, y: Array) -> Latents:
-        """Run the flow on transformed images and return their latents and log-determinants.
+        """Run the flow on images after the pixel transform, and return their latents and log-determinants.
 
         ``y`` holds N images after the pixel transform, float64 ``(N, C, H, W)``.
         """

@@ -41,7 +41,7 @@ class OpenVINOFeatureEngine:
         return self.program.tiling.lanes
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return the squared norms of the latents of image features, for each fitted flow.
+        """Return the squared norms of the latents of image features, for each image and each fit of the flow.
 
         They are ||z||² at each place and for each group of pooled features.
 

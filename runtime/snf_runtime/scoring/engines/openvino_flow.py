@@ -49,7 +49,7 @@ class OpenVINOFlow:
         return self.program.tiling.lanes
 
     def forward(self, y: Array) -> Latents:
-        """Run the flow on transformed images and return their latents and log-determinants.
+        """Run the flow on images after the pixel transform, and return their latents and log-determinants.
 
         ``y`` holds N images after the pixel transform, float64 ``(N, C, H, W)``.
         """

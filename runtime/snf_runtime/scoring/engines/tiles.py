@@ -55,7 +55,7 @@ class Tiling:
                 raise ValueError(f"expected a {name} of more than 0 s, a float, got {time_taken!r}")
 
     def waves(self, images: int) -> int:
-        """Return how many runs with all threads in parallel to make for a number of images.
+        """Return how many waves (runs on all threads in parallel) to make for a number of images.
 
         In each run every thread computes a tile. Images that do not fill a run get one more, if that is faster than to
         compute them one by one.
@@ -65,7 +65,7 @@ class Tiling:
 
 
 def largest_tile(pixels: int) -> int:
-    """Return the largest tile size for images of a number of pixels, H·W.
+    """Return the largest number of images per run (tile size) for images with ``pixels`` pixels each.
 
     >>> largest_tile(28 * 28), largest_tile(256 * 256), largest_tile(1024 * 1024)
     (16, 4, 1)
