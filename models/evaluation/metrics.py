@@ -75,15 +75,16 @@ def separation(normal: Array, strange: Array) -> Separation:
     Raises:
         ValueError: A set is empty, or a score is not finite.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve  # noqa: PLC0415 - slow to load
-
-    truth = np.repeat([0, 1], [len(normal), len(strange)])
     values = np.concatenate([normal, strange])
-    false, true, _ = roc_curve(truth, values, drop_intermediate=False)
-    reached = int(np.searchsorted(true, TPR - 1e-12))
-    return Separation(
-        float(roc_auc_score(truth, values)), float(average_precision_score(truth, values)), float(false[reached])
-    )
+    if not (len(normal) and len(strange)):
+        raise ValueError(f"expected scores of normal and of anomalous images, got {len(normal)} and {len(strange)}")
+    if not np.isfinite(values).all():
+        raise ValueError("expected finite scores, got NaN or infinity")
+    group = _groups(values, len(normal))
+    counts = [np.bincount(part, minlength=int(group.max()) + 1) for part in np.split(group, [len(normal)])]
+    negatives, positives = (count[:, None].astype(np.float64) for count in counts)
+    auroc, aupr, fpr95 = _of_counts(negatives, positives)[0].tolist()
+    return Separation(auroc, aupr, fpr95)
 
 
 def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:

@@ -76,9 +76,17 @@ def test_the_same_seed_gives_the_same_intervals_in_any_number_of_pieces(monkeypa
     assert (bootstrap(normal, strange, Resamples.draw(len(normal), len(strange), 50)) == whole).all()
 
 
-def test_values_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(ValueError, match="NaN"):
-        separation(np.array([0.0, np.nan]), np.array([1.0]))
+@pytest.mark.parametrize(
+    ("normal", "reason"),
+    [
+        ([0.0, np.nan], "expected finite scores, got NaN or infinity"),
+        ([0.0, np.inf], "expected finite scores, got NaN or infinity"),
+        ([], "expected scores of normal and of anomalous images, got 0 and 1"),
+    ],
+)
+def test_scores_that_have_no_order_are_refused(normal: list[float], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        separation(np.array(normal), np.array([1.0]))
 
 
 def test_a_thinned_curve_stays_on_the_exact_one() -> None:
