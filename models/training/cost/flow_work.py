@@ -17,7 +17,7 @@ import torch
 from models.anomaly.gradients.per_image_gradients import TILE
 from models.bijections.base import Bijection, SelfNormalizing, Shape
 from models.bijections.coupling import CouplingNet
-from models.bijections.frozen import FrozenStep, Inverse
+from models.bijections.frozen import FrozenStep, Inverse, has_learned_inverse
 from models.bijections.matrix_inverse import MatrixInverse
 from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
@@ -178,11 +178,13 @@ def _layer_work(
             made.inverse(latents[:1], inverse)  # the first one may factorise the layer's matrix
             return made
 
-        freezing, preview_freezing = count(lambda: frozen_for("exact")), count(lambda: frozen_for("learned"))
+        freezing = preview_freezing = count(lambda: frozen_for("exact"))
         frozen = freezing.outcome
         scoring = count(lambda: frozen.forward(torch.zeros(FROZEN_BATCH, *shape, dtype=torch.float64)))
-        sampling = count(lambda: frozen.inverse(latents, "exact"))
-        preview = count(lambda: frozen.inverse(latents, "learned"))
+        sampling = preview = count(lambda: frozen.inverse(latents, "exact"))
+        if has_learned_inverse(frozen):  # a layer without one draws previews by its exact inverse
+            preview_freezing = count(lambda: frozen_for("learned"))
+            preview = count(lambda: frozen.inverse(latents, "learned"))
     in_networks = precision == "bfloat16" and any(isinstance(module, CouplingNet) for module in layer.modules())
     saved = 0 if recomputed else sum(sizes)
     return FlowWork(
