@@ -180,6 +180,19 @@ for module in sys.argv[1:]:
 """
 
 
+STARTS_WITHOUT_NUMPY = """
+import sys, worker.settings, worker.launch.launcher
+loaded = {"numpy", "PIL", "torch", "celery"} & sys.modules.keys()
+assert not loaded, loaded
+"""
+
+
+def test_the_launcher_loads_nothing_that_it_does_not_need() -> None:
+    command = [sys.executable, "-c", STARTS_WITHOUT_NUMPY]
+    done = subprocess.run(command, cwd=ROOT, env=unmeasured(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_importing_does_not_load_torch() -> None:
     command = [sys.executable, "-c", IMPORTS, *STARTS_WITHOUT_TORCH]
     done = subprocess.run(command, cwd=ROOT, env=unmeasured(), capture_output=True, text=True, check=False)

@@ -1,16 +1,18 @@
 """Options of the backends that run flows, such as device and CPU threads.
 
-Free of torch, so that a service can start before torch is imported.
+Commands and workers import this module before their work is known, so it imports no torch, NumPy or Pillow.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from models.artifacts.manifest import Precision
 from models.threads import thread_count
+
+if TYPE_CHECKING:
+    from models.artifacts.manifest import Precision
 
 EngineName = Literal["auto", "torch", "openvino"]
 

@@ -12,24 +12,21 @@ that its number is still the newest.
 import fcntl
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from worker.attempts.stop_flag import StopFlag
 from worker.errors import BrokerDown, StaleAttempt
 from worker.gc_tuning import relax_gc
 from worker.jobs.event_log import EventLog
 from worker.jobs.store import JobStore
-from worker.runtime.lifeline import watch
-from worker.runtime.process import ExitCode, StopReason
+from worker.runtime.process import ExitCode
 from worker.sandbox.work import limit_memory, prefer_oom_kill
 from worker.settings import Settings, load_settings
 
@@ -87,58 +84,6 @@ class JobSpec(BaseModel):
             pydantic.ValidationError: The file is damaged.
         """
         return cls.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
-
-
-class StopFlag:
-    """Flag that is set when the process of a job should stop.
-
-    It is set by a signal, by a message of the parent process, or by the parent's death.
-
-    Attributes:
-        reason: Reason from the message of the supervisor; preemption by default.
-    """
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self.reason = StopReason.PREEMPT
-
-    def install(self, grace_s: float) -> None:
-        """Install handlers of signals and messages that set this flag when the job's process should stop.
-
-        They react to SIGTERM, to SIGINT, and to a message or the death of the parent process.
-
-        If the supervisor is gone, the process is killed after ``grace_s`` seconds.
-        """
-
-        def on_signal(_signum: int, _frame: FrameType | None) -> None:
-            self.ask()
-
-        def on_message(message: bytes) -> None:
-            self.reason = StopReason(message.decode())
-            self._event.set()
-
-        def on_orphaned() -> None:
-            self._event.set()
-            time.sleep(grace_s)
-            # A hung process would hold the lock of the folder for ever.
-            os.killpg(0, signal.SIGKILL)
-
-        signal.signal(signal.SIGTERM, on_signal)
-        signal.signal(signal.SIGINT, on_signal)
-        watch(on_message, on_orphaned)
-
-    def ask(self) -> None:
-        """Set the flag, so that the job stops the next time it checks ``is_set``."""
-        self._event.set()
-
-    def is_set(self) -> bool:
-        """Return True if the process was asked to stop."""
-        return self._event.is_set()
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """Exit code after a request to stop: 76 if the job was cancelled, 75 if a later attempt continues it."""
-        return ExitCode.CANCELLED if self.reason is StopReason.CANCEL else ExitCode.PREEMPTED
 
 
 class Fence:

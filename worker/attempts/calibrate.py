@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from models.registry.calibrations import CalibrationStore
-from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt
+from worker.attempts.attempt import Fence, JobSpec, attempt
 from worker.attempts.progress import PreparationReporter, ProgressReporter
+from worker.attempts.stop_flag import StopFlag
 from worker.broker.connection import redis_client
 from worker.jobs.event_log import EventLog
 from worker.jobs.store import JobStore

@@ -10,8 +10,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt
+from worker.attempts.attempt import Fence, JobSpec, attempt
 from worker.attempts.progress import LabelledProgress, write_note
+from worker.attempts.stop_flag import StopFlag
 from worker.broker.connection import redis_client
 from worker.jobs.event_log import EventLog
 from worker.jobs.retention import adopt_earlier

@@ -19,8 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.attempts.attempt import Fence, JobSpec, StopFlag, attempt, prepare_process
+from worker.attempts.attempt import Fence, JobSpec, attempt, prepare_process
 from worker.attempts.progress import checking_reporter, write_note
+from worker.attempts.stop_flag import StopFlag
 from worker.broker.connection import redis_client
 from worker.errors import BrokerDown, JobNotFound
 from worker.jobs.event_log import EventLog

@@ -18,8 +18,9 @@ from models.registry.version import ModelVersion
 from models.scoring.options import EngineName, EngineOptions
 from models.training.config import TrainingConfig
 from models.training.recipe import TrainingRecipe
-from worker.attempts.attempt import BEGAN, Fence, JobSpec, StopFlag, attempt
+from worker.attempts.attempt import BEGAN, Fence, JobSpec, attempt
 from worker.attempts.progress import FitReporter, PreparationReporter, write_note
+from worker.attempts.stop_flag import StopFlag
 from worker.broker.connection import redis_client
 from worker.jobs.event_log import EventLog
 from worker.jobs.retention import adopt_earlier, drop_training_files

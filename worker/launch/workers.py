@@ -18,7 +18,6 @@ from worker.private_home import protect_home
 from worker.queues import Queue
 from worker.runtime.devices import find_devices, process_name, queues_of
 from worker.runtime.machine import machine_id, memory_of_this_machine, training_memory
-from worker.runtime.main import run_worker
 from worker.runtime.worker_name import HOST, HOST_VARIABLE
 from worker.settings import Settings
 
@@ -72,6 +71,8 @@ def run_workers(settings: Settings, echo: Callable[[str], None] = print) -> int:
         ValueError: No device can serve a wanted queue.
         BrokerStartFailed: Another user may change the runtime folder.
     """
+    from worker.runtime.main import run_worker  # noqa: PLC0415  # Celery takes time to import, and the launcher runs none
+
     processes = worker_processes(settings)
     alone = len(processes) == 1
     remark = protect_home(settings.home)

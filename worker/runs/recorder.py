@@ -8,11 +8,10 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from models.atomic_files import make_folder, write_atomically
 from models.errors import ModelsError
-from models.registry.version import ModelVersion
 from models.training.interrupted import Interrupted
 from worker.errors import JobsError
 from worker.jobs.curve import newest_attempt
@@ -23,6 +22,9 @@ from worker.private_home import private_umask
 from worker.runs.record import RunResult, RunStart, TrainingRun
 from worker.runs.store import RUN_ID, RunStore
 from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from models.registry.version import ModelVersion
 
 Observer = Callable[[dict[str, Any]], None]
 

@@ -14,7 +14,8 @@ from models.datasets import DatasetStore
 from models.registry.registry import Registry
 from tests.models.datasets.sample_files import mixed, source, zipped
 from tests.support.compiled_cache import share_compiled
-from worker.attempts.attempt import JobSpec, StopFlag
+from worker.attempts.attempt import JobSpec
+from worker.attempts.stop_flag import StopFlag
 from worker.attempts.train import run
 from worker.jobs.event_log import EventLog
 from worker.settings import Settings
