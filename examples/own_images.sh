@@ -97,7 +97,7 @@ ref=$(value ref)
 echo "4. Score one image with $ref"
 image=$(find "$folder" -type f \( -iname '*.png' -o -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.webp' -o -iname '*.bmp' \
   -o -iname '*.tif' -o -iname '*.tiff' -o -iname '*.gif' \) |
-  sort | head -n 1)
+  sort | sed -n 1p) # which reads to the end: a broken pipe would end the script
 [[ -n $image ]] || fail "no image in $folder has a usual name"
 cp "$image" "$work/image"
 call --form "images=@$work/image;filename=one" "$url/v1/models/$ref/score"
