@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
+from socket import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,7 @@ import typer.testing
 from coverage import Coverage
 
 from tests.support.compiled_cache import FOLDER
+from tests.support.fork_server import LISTENS_AT, listen
 from tests.support.unmeasured import MEASURED
 from worker.gc_tuning import relax_gc
 
@@ -47,9 +49,11 @@ UNMEASURED = (
     "tests/models/scoring/test_change_of_variables.py",
     "tests/models/scoring/test_exactness.py",
     "tests/models/training/test_presets.py",
+    "tests/test_checked_models.py",
     "tests/test_library.py",
 )
 """Folders and files whose tests put together what others run in parts: a tracer would double their time."""
+FORKED = pytest.StashKey[socket]()
 CLUSTER = pytest.StashKey[tuple[ExitStack, "RayCluster"]]()
 
 
@@ -59,15 +63,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Makes the folder of what is compiled; the processes that pytest-xdist starts inherit its name."""
+    """Makes what all processes of a test run share; those that pytest-xdist starts inherit the names of it."""
     relax_gc()
     if not hasattr(config, "workerinput"):
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="snf-compiled-")
+        address = Path(tempfile.mkdtemp(prefix="snf-", dir="/tmp")) / "fork-server"  # addresses have to be short
+        os.environ[LISTENS_AT] = str(address)
+        config.stash[FORKED] = listen(address)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Removes it."""
     if not hasattr(config, "workerinput"):
+        config.stash[FORKED].close()
+        shutil.rmtree(Path(os.environ.pop(LISTENS_AT)).parent)
         shutil.rmtree(os.environ.pop(FOLDER))
 
 
@@ -144,13 +153,28 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ray_cluster(request: pytest.FixtureRequest) -> RayCluster:
-    """A Ray cluster of two nodes, which tests share. A test that loses the second one adds it again."""
-    from tests.support.ray_cluster import two_nodes  # noqa: PLC0415 - most processes do without
+    """A Ray cluster of two nodes, which tests share. They may lose the second one."""
+    cluster = _shared_cluster(request.config.stash)
+    if not cluster.has_second:
+        cluster.add_second()
+    return cluster
 
-    stash = request.config.stash
+
+@pytest.fixture
+def small_ray_cluster(request: pytest.FixtureRequest) -> RayCluster:
+    """The same cluster without its second node: a scoring has one actor at a time."""
+    cluster = _shared_cluster(request.config.stash)
+    if cluster.has_second:
+        cluster.dismiss_second()
+    return cluster
+
+
+def _shared_cluster(stash: pytest.Stash) -> RayCluster:
+    from tests.support.ray_cluster import cluster_of_one  # noqa: PLC0415 - most processes do without
+
     if CLUSTER not in stash:
         stack = ExitStack()
-        stash[CLUSTER] = stack, stack.enter_context(two_nodes())
+        stash[CLUSTER] = stack, stack.enter_context(cluster_of_one())
     return stash[CLUSTER][1]
 
 

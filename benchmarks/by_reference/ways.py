@@ -19,7 +19,7 @@ from models.bulk.ray_engine import PartActor
 from models.locations.location import Location
 from tests.end_to_end.support.service import environment
 from tests.support.paths import ROOT
-from tests.support.ray_cluster import RayCluster, two_nodes
+from tests.support.ray_cluster import RayCluster, cluster_of_one
 
 MODEL = "mnist-snf-glow"
 THREADS = 1
@@ -159,7 +159,8 @@ def ray_actors(_pid: int) -> list[int]:
 @contextmanager
 def ray_cluster() -> Iterator[RayCluster]:
     """Run a Ray cluster of two nodes with one core each on this machine."""
-    with extra("ray"), two_nodes() as cluster:
+    with extra("ray"), cluster_of_one() as cluster:
+        cluster.add_second()
         yield cluster
 
 

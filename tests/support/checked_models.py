@@ -105,7 +105,7 @@ class CheckedModel:
         if preset.family == "features":
             return cls(name, preset, whole_digits(), {"feature_side": 64})
         if preset.family == "hybrid":
-            return cls(name, small(preset), whole_digits(), {**SETTINGS, "feature_side": 64})
+            return cls(name, small(preset), whole_digits(), {**SETTINGS, "feature_side": 32})
         return cls(name, small(preset), digits(16 if preset.levels == 3 else 8), SETTINGS)
 
 

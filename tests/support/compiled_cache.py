@@ -2,6 +2,9 @@
 
 import os
 from pathlib import Path
+from typing import Any
+
+from models.scoring.options import EngineOptions
 
 FOLDER = "SNF_TEST_COMPILED"
 """Variable that names the folder, for all processes of a test run; elsewhere each home has its own."""
@@ -13,3 +16,8 @@ def share_compiled(home: Path) -> Path:
     if FOLDER in os.environ and not (home / "cache").exists():
         (home / "cache").symlink_to(os.environ[FOLDER])
     return home
+
+
+def compiled(**options: Any) -> EngineOptions:
+    """Return options of an engine that takes what was compiled for others."""
+    return EngineOptions(cache=Path(os.environ[FOLDER]) if FOLDER in os.environ else None, **options)

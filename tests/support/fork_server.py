@@ -1,11 +1,13 @@
-"""Services and attempts of jobs as forks of a process that has imported what they need, which takes seconds.
+"""Installations and attempts of jobs as forks of a process that has imported what they need, which takes seconds.
 
-Each is a process of its own, in a session of its own, that runs the module of its command line from the start.
+Each is a process of its own, in a session of its own, that runs the module of its command line from the start. All
+processes of a test run share the one that is forked.
 """
 
 import atexit
 import json
 import os
+import re
 import runpy
 import select
 import signal
@@ -15,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -35,12 +37,16 @@ IMPORTED = (
     "celery.concurrency.solo", "celery.worker", "worker.runtime.main", "tests.worker.support.helpers",
 )  # fmt: skip
 """Modules that take long to import and start no thread."""
+LISTENS_AT = "TEST_FORK_SERVER"
+"""Variable with the path of the socket at which the process of a test run that is forked takes requests."""
+NAME_LENGTH = 15
+"""Characters that Linux keeps of the name of a process; those of a fork are the last ones of its module."""
 ZOMBIE_S = 1.0
 """Time for which the id of a process that has ended is not given to another: its parent may be about to signal it."""
 
 
 class ForkServer:
-    """Starts processes as `subprocess.Popen` does; its own process starts with the first of them."""
+    """Starts processes as `subprocess.Popen` does, by the process of this test run that is forked."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -78,8 +84,10 @@ class ForkServer:
             self.pids[command[-1]] = process.pid
             return process
         with self._lock:
-            channel = self._channel or self._start()
-            request = {"argv": command[2:], "env": dict(env), "cwd": str(cwd), "passed": list(pass_fds)}
+            channel = self._channel or self._connect()
+            request = {
+                "argv": command[2:], "env": dict(env), "cwd": str(cwd), "umask": umask(), "passed": list(pass_fds)
+            }  # fmt: skip
             data = json.dumps(request).encode() + b"\n"
             sent = socket.send_fds(channel, [data], [stdout.fileno(), *pass_fds])
             channel.sendall(data[sent:])
@@ -100,18 +108,16 @@ class ForkServer:
             return self._codes.get(pid)
 
     def close(self) -> None:
-        """Ends it; what it has started goes on."""
+        """Starts no more; what it has started goes on."""
         if self._channel is not None:
             self._channel.shutdown(socket.SHUT_RDWR)
-            self._process.wait()
 
-    def _start(self) -> socket.socket:
-        self._channel, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", __name__, str(theirs.fileno())]
-            self._process = subprocess.Popen(command, cwd=ROOT, env=unmeasured(), pass_fds=[theirs.fileno()])
-        threading.Thread(target=self._listen, args=(self._channel,), daemon=True).start()
-        return self._channel
+    def _connect(self) -> socket.socket:
+        channel = socket.socket(socket.AF_UNIX)
+        channel.connect(os.environ[LISTENS_AT])
+        threading.Thread(target=self._listen, args=(channel,), daemon=True).start()
+        self._channel = channel
+        return channel
 
     def _listen(self, channel: socket.socket) -> None:
         with suppress(ConnectionError):
@@ -139,6 +145,10 @@ class ForkedProcess:
     def poll(self) -> int | None:
         return self._server.await_end(self.pid, 0)
 
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
@@ -158,6 +168,12 @@ class ForkedProcess:
 Process = ForkedProcess | subprocess.Popen[bytes]
 
 
+def umask() -> int:
+    """That of this process, which a new process inherits."""
+    (line,) = re.findall(r"^Umask:\s(.+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(line, 8)
+
+
 @cache
 def fork_server() -> ForkServer:
     """The one of this process."""
@@ -167,15 +183,44 @@ def fork_server() -> ForkServer:
 
 
 @contextmanager
-def forked_attempts(server: ForkServer) -> Iterator[None]:
-    """Attempts that this process starts are forks of that server."""
+def forked_by(server: ForkServer, module: str) -> Iterator[None]:
+    """Processes that a module of this process starts are forks of that server."""
     names: Any = SimpleNamespace(**vars(subprocess) | {"Popen": server.popen})
-    with patch("worker.runtime.process.subprocess", names):
+    with patch(f"{module}.subprocess", names):
         yield
 
 
-def serve(channel: socket.socket) -> None:
-    """Forks for each request, and reports each end, until the other side is gone."""
+def forked_attempts(server: ForkServer) -> AbstractContextManager[None]:
+    """Attempts that this process starts are forks of that server."""
+    return forked_by(server, "worker.runtime.process")
+
+
+def listen(path: Path) -> socket.socket:
+    """Takes requests at a path, and starts the process that is forked with the first one.
+
+    That process ends when the returned socket is closed.
+    """
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen(100)
+    lifeline, theirs = socket.socketpair()
+
+    def start() -> None:
+        with listening, theirs:
+            ready, _, _ = select.select([listening, theirs], [], [])
+            if theirs not in ready:
+                fds = [listening.fileno(), theirs.fileno()]
+                command = [sys.executable, "-m", __name__, *map(str, fds)]
+                process = subprocess.Popen(command, cwd=ROOT, env=unmeasured(), pass_fds=fds)
+        if theirs not in ready:
+            process.wait()
+
+    threading.Thread(target=start, daemon=True).start()
+    return lifeline
+
+
+def serve(listening: socket.socket, lifeline: socket.socket) -> None:
+    """Forks for each request, and reports each end to who has asked, until the other side of the lifeline is gone."""
     for module in IMPORTED:
         import_module(module)
     # Tests ask for the same numbers in every form of a model, not for the fastest.
@@ -187,35 +232,64 @@ def serve(channel: socket.socket) -> None:
     os.set_blocking(writing, False)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     signal.set_wakeup_fd(writing)
-    running: set[int] = set()
+    clients: set[socket.socket] = set()
+    running: dict[int, socket.socket] = {}
     ended: dict[int, float] = {}
     while True:
-        ready, _, _ = select.select([channel, reading], [], [], ZOMBIE_S if ended else None)
+        ready, _, _ = select.select([listening, lifeline, reading, *clients], [], [], ZOMBIE_S if ended else None)
+        if lifeline in ready:
+            return
+        if listening in ready:
+            clients.add(listening.accept()[0])
         if reading in ready:
             os.read(reading, 1000)
-            for pid in list(running):
-                if end := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                    code = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
-                    channel.sendall(json.dumps([pid, code]).encode() + b"\n")
-                    running.remove(pid)
-                    ended[pid] = time.monotonic()
+            report_ended(running, ended)
         for pid in [pid for pid, when in ended.items() if time.monotonic() - when > ZOMBIE_S]:
             os.waitpid(pid, 0)
             del ended[pid]
-        if channel in ready:
-            data, fds, _, _ = socket.recv_fds(channel, 2**16, 2)
-            while data and not data.endswith(b"\n"):
-                data += channel.recv(2**16)
-            if not data:
-                return
+        for client in clients.intersection(ready):
+            request, fds = received(client)
+            if request is None:
+                clients.remove(client)
+                client.close()
+                continue
             pid = os.fork()
             if pid == 0:
-                channel.close()
-                become(json.loads(data), *fds)
-            running.add(pid)
+                for inherited in (listening, lifeline, *clients):
+                    inherited.close()
+                become(request, *fds)
+            running[pid] = client
             for fd in fds:
                 os.close(fd)
-            channel.sendall(json.dumps([pid]).encode() + b"\n")
+            report(client, pid)
+
+
+def received(client: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """The next request of a client, None where it is gone, and the open files that came along."""
+    with suppress(ConnectionError):
+        data, fds, _, _ = socket.recv_fds(client, 2**16, 2)
+        while not data.endswith(b"\n") and (more := client.recv(2**16)):
+            data += more
+        if data.endswith(b"\n"):
+            return json.loads(data), fds
+        for fd in fds:
+            os.close(fd)
+    return None, []
+
+
+def report_ended(running: dict[int, socket.socket], ended: dict[int, float]) -> None:
+    """Tells clients which of their processes have ended, and keeps the times."""
+    for pid, client in list(running.items()):
+        if end := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            report(client, pid, end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
+            del running[pid]
+            ended[pid] = time.monotonic()
+
+
+def report(client: socket.socket, *what: int) -> None:
+    """Tells a client, which may be gone, of a start or an end."""
+    with suppress(OSError):
+        client.sendall(json.dumps(what).encode() + b"\n")
 
 
 def become(request: dict[str, Any], output: int, *passed: int) -> Never:
@@ -230,8 +304,11 @@ def become(request: dict[str, Any], output: int, *passed: int) -> Never:
         os.dup2(fd, target)
     os.environ.clear()
     os.environ.update(request["env"])
+    os.umask(request["umask"])
     os.chdir(request["cwd"])
     sys.argv = request["argv"]
+    started = sys.argv[1] if sys.argv[0] == "worker.runtime.lifeline" else sys.argv[0]
+    Path("/proc/self/comm").write_text(started[-NAME_LENGTH:])
     # Budgets in minutes count from the start of a process, which imports this module first.
     vars(sys.modules["worker.attempts.attempt"])["BEGAN"] = time.monotonic()
     coverage.process_startup()
@@ -242,4 +319,4 @@ def become(request: dict[str, Any], output: int, *passed: int) -> Never:
 if __name__ == "__main__":
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(*(socket.socket(fileno=int(fd)) for fd in sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes of a core each, whose processes are on this machine and listen on loopback alone.
+"""A Ray cluster of one or two nodes of a core each, whose processes are on this machine and listen on loopback alone.
 
 The nodes have folders of their own as current folder and as ``SNF_HOME``, so that only what an actor gets reaches it.
 """
@@ -32,7 +32,7 @@ QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "he
 
 
 class RayCluster:
-    """A head node and a second one, which may be lost.
+    """A head node, and a second one while a test needs it, which may be lost.
 
     Args:
         folder: Folder of the nodes.
@@ -45,9 +45,8 @@ class RayCluster:
         # Without this file the head node asks the metadata service of a cloud.
         (folder / "ray_bootstrap_config.yaml").write_text("provider: {type: local}")
         self._cluster: Cluster = Cluster()
-        self._add_node(include_dashboard=False, _system_config=QUICK)
+        self._add_node(include_dashboard=False, no_monitor=True, _system_config=QUICK)
         self.address: str = self._cluster.address
-        self.add_second()
 
     @property
     def has_second(self) -> bool:
@@ -57,11 +56,18 @@ class RayCluster:
         self._add_node()
 
     def lose_second(self) -> None:
-        [second] = self._cluster.worker_nodes
-        self._cluster.remove_node(second, allow_graceful=False)
+        self._remove_second(gracefully=False)
+
+    def dismiss_second(self) -> None:
+        self._remove_second(gracefully=True)
+        self._cluster.wait_for_nodes()
 
     def shut_down(self) -> None:
         self._cluster.shutdown()
+
+    def _remove_second(self, *, gracefully: bool) -> None:
+        [second] = self._cluster.worker_nodes
+        self._cluster.remove_node(second, allow_graceful=gracefully)
 
     def _add_node(self, **options: Any) -> None:
         handler = signal.getsignal(signal.SIGTERM)
@@ -70,13 +76,13 @@ class RayCluster:
         left_out = ("SNF_", "AWS_", MEASURED)
         others = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         with patch.dict(os.environ, others | ENVIRONMENT | own, clear=True), chdir(self._folder):
-            self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, **options)
+            self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, include_log_monitor=False, **options)
         signal.signal(signal.SIGTERM, handler)  # Ray's own one exits with code 1, from wherever this process is
 
 
 @contextmanager
-def two_nodes() -> Iterator[RayCluster]:
-    """Yield a cluster of a head and a second node."""
+def cluster_of_one() -> Iterator[RayCluster]:
+    """Yield a cluster of a head node, to which tests add a second one."""
     own = {name: value for name, value in ENVIRONMENT.items() if name.startswith("RAY_")}
     # One by one: tests set other variables before the cluster starts, and undo that before it ends.
     before = {name: os.environ.get(name) for name in own}

@@ -4,22 +4,51 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from models.artifacts.manifest import read_manifest
 from models.bulk.output import open_output
+from models.bulk.part import Stopped
+from models.bulk.part_tables import PartSummary, table_of
 from models.bulk.plan import BulkPlan
 from models.bulk.sources import DatasetImages
-from models.bulk.work import BulkWork
+from models.bulk.work import BulkWork, OpenWork
 from models.datasets.image_source import ImageSource, NamedImage
 from models.errors import DatasetNotFound
 from models.loading.model_files import ModelFiles
 from models.locations.location import Location
+from models.score_rows.judged_rows import batches_of
+from models.score_rows.row import failed_row
 from models.scoring.options import EngineOptions
 from snf_runtime.images.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class WorkWithoutModel(BulkWork):
+    """A bulk scoring whose processes load no model, which takes them seconds: each row says that it has no score."""
+
+    def open(self, threads: int | None = None) -> OpenWork:
+        return _OpenWithoutModel(self)
+
+
+class _OpenWithoutModel(OpenWork):
+    def __init__(self, work: BulkWork) -> None:
+        self._output = work.output
+        self.source = work.images.open(read_manifest(work.model.path).preprocessing)
+
+    def score(
+        self, index: int, should_stop: Callable[[], bool], progress: Callable[[int], None] = lambda _images: None
+    ) -> PartSummary:
+        rows = []
+        for batch in batches_of(self.source.read(*self._output.plan.range(index))):
+            if should_stop():
+                raise Stopped("scoring was stopped")
+            rows += [failed_row(path, "not-scored", "there is no model") for path, _ in batch]
+            progress(len(batch))
+        return self._output.write(index, table_of(rows))
 
 
 @dataclass(frozen=True)
@@ -28,7 +57,7 @@ class SlowImages:
 
     Args:
         journal: File that gets a line ``START PID`` when a part is read.
-        seconds: Time that reading a part takes.
+        seconds: Time that reading a part takes, half of it before the first image and half in the middle.
         fail_at: First image of a part that cannot be read.
         error: Why it cannot.
         failures: How often it cannot.
@@ -53,7 +82,12 @@ class SlowImages:
 
 
 def slow_work(
-    artifact: Path, folder: Path, images_per_part: int = 25, options: EngineOptions | None = None, **slowness: Any
+    artifact: Path,
+    folder: Path,
+    images_per_part: int = 25,
+    options: EngineOptions | None = None,
+    work: type[BulkWork] = BulkWork,
+    **slowness: Any,
 ) -> tuple[BulkWork, SlowImages]:
     """Return a bulk scoring of slow images with a model, whose parts are in a folder.
 
@@ -72,7 +106,7 @@ def slow_work(
         images_per_part=images_per_part,
     )
     output = open_output(Location.parse(str(folder / "out")), plan)
-    return BulkWork(output, ModelFiles(artifact, None, options or EngineOptions("torch")), images), images
+    return work(output, ModelFiles(artifact, None, options or EngineOptions("torch")), images), images
 
 
 class _SlowSource:
@@ -83,7 +117,10 @@ class _SlowSource:
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
         with self._images.journal.open("a") as file:
             file.write(f"{start} {os.getpid()}\n")
-        time.sleep(self._images.seconds)
+        time.sleep(self._images.seconds / 2)
         if start == self._images.fail_at and len(self._images.readers(start)) <= self._images.failures:
             raise self._images.error
-        yield from self._source.read(start, stop)
+        middle = (start + stop) // 2
+        yield from self._source.read(start, middle)
+        time.sleep(self._images.seconds / 2)
+        yield from self._source.read(middle, stop)
