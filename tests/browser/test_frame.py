@@ -1,15 +1,18 @@
 """The console's frame in a real browser: pages, themes, the key, and a service that is away."""
 
+from typing import Literal
+
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
-from tests.browser.looks import Look
 
 pytestmark = pytest.mark.timeout(120)
 
 PAGES = ("Score", "Samples", "Train", "Runs", "Models")
+THEMES: list[tuple[Literal["light", "dark"], str]] = [("light", "dark"), ("dark", "light")]
+BACKGROUND = "getComputedStyle(document.documentElement).backgroundColor"
 
 
 def test_pages_are_reached_by_keyboard_and_named(page: Page) -> None:
@@ -28,30 +31,32 @@ def test_pages_are_reached_by_keyboard_and_named(page: Page) -> None:
         expect(page.get_by_role("main")).to_be_focused()
 
 
-def test_an_unknown_place_is_the_first_page(page: Page) -> None:
-    page.goto("/#/nothing/here")
-    expect(page.get_by_role("heading", level=1, name="Score images")).to_be_visible()
-
-
-def test_a_link_that_was_cut_opens_its_page(page: Page, collector: Collector) -> None:
+def test_a_link_that_was_cut_opens_its_page_and_an_unknown_one_the_first(page: Page, collector: Collector) -> None:
     with collector.expected("status of 404"):  # there is no run of this name
         page.goto("/#/runs/one%2")
         expect(page.get_by_role("heading", level=1, name="Runs")).to_be_visible()
-
-
-@pytest.mark.parametrize("look", [Look("light"), Look("dark")], ids=str)
-def test_a_theme_that_was_chosen_stays(page: Page, look: Look) -> None:
-    page.goto("/")
-    background = "getComputedStyle(document.documentElement).backgroundColor"
-    before = page.evaluate(background)
-    other = "dark" if look.scheme == "light" else "light"
-    page.get_by_role("button", name=f"{other} theme").click()
-    chosen = page.evaluate(background)
-    assert chosen != before
+    page.goto("/#/nothing/here")
+    expect(page.get_by_role("heading", level=1, name="Score images")).to_be_visible()
     page.reload()
-    expect(page.get_by_role("heading", level=1)).to_be_visible()
-    assert page.evaluate(background) == chosen
-    axe(page)
+    expect(page.get_by_role("heading", level=1, name="Score images")).to_be_visible()
+
+
+def test_a_theme_that_was_chosen_stays(page: Page) -> None:
+    page.goto("/")
+    page.emulate_media(color_scheme="dark")
+    expect(page.get_by_role("button", name="light theme")).to_be_visible()
+    dark = page.evaluate(BACKGROUND)
+    for preferred, other in THEMES:
+        page.emulate_media(color_scheme=preferred)
+        before = page.evaluate(BACKGROUND)
+        page.get_by_role("button", name=f"{other} theme").click()
+        chosen = page.evaluate(BACKGROUND)
+        assert chosen != before
+        assert (chosen == dark) == (other == "dark")
+        page.reload()
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        assert page.evaluate(BACKGROUND) == chosen
+        axe(page)
 
 
 def test_the_state_of_the_service_is_told(page: Page, collector: Collector) -> None:

@@ -77,7 +77,8 @@ def test_it_is_made_live_and_taken_back(page: Page, house: httpx.Client, version
 
 def test_a_training_of_one_step_says_on_its_page_why_its_model_is_not_live(page: Page, house: httpx.Client) -> None:
     request = {"type": "train", "dataset": "mnist-mini", "preset": "snf-glow-tiny", "model": "rushed"}
-    job = house.post("/v1/jobs", json=request | {"parameters": {"max_steps": 1, "validation_images": 20}}).json()["id"]
+    parameters = {"max_steps": 1, "validation_images": 20, "image_size": 8}
+    job = house.post("/v1/jobs", json=request | {"parameters": parameters}).json()["id"]
     page.goto(f"/#/train/{job}")
     outcome = page.get_by_role("region", name="The model rushed:1 is unfit")
     expect(outcome).to_be_visible(timeout=TRAINED_MS)

@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
-from tests.end_to_end.support.service import MNIST, running
+from tests.end_to_end.support.service import MNIST, serving
 from worker.keys.key_file import KeyFile
 
 pytestmark = pytest.mark.timeout(120)
@@ -28,7 +28,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
 def house(chromium: str, reader: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """The service alone, with keys."""
     home = tmp_path_factory.getbasetemp() / "locked"
-    with running("app.cli.main", "serve", home=home, shipped=MNIST, api_keys=KEY) as client:
+    with serving(home, shipped=MNIST, api_keys=KEY) as client:
         yield client
 
 

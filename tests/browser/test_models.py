@@ -49,7 +49,7 @@ def aliases(house: httpx.Client, name: str) -> dict[str, int]:
 
 
 @in_every_look
-def test_all_models_are_listed(
+def test_models_are_listed_and_their_tabs_are_reached_by_keyboard_fit_and_are_accessible(
     page: Page, house: httpx.Client, digits: str, screenshot: Callable[[Page, str], Path]
 ) -> None:
     page.goto("/#/models")
@@ -66,33 +66,25 @@ def test_all_models_are_listed(
     expect(page.get_by_role("heading", level=1, name=digits)).to_be_visible()
     expect(page).to_have_title(f"{digits} · snf density")
 
-
-@in_every_look
-def test_every_tab_fits_and_is_accessible(page: Page, screenshot: Callable[[Page, str], Path]) -> None:
     opened(page, SHIPPED)
+    page.get_by_role("tab", name=TABS[0]).focus()
     for tab in TABS:
         key = tab.lower().split()[-1]
-        page.get_by_role("tab", name=tab).click()
+        expect(page.get_by_role("tab", name=tab, selected=True)).to_be_focused()
         expect(page.get_by_role("tabpanel", name=tab)).to_be_visible()
         expect(page.get_by_text("Loading")).to_have_count(0)
         fits(page)
         assert screenshot(page, f"models-{key}").stat().st_size > 0
         expect(page).to_have_url(re.compile(f"#/models/{SHIPPED}/{key}$"))
-
-
-def test_tabs_are_gone_through_by_keyboard(page: Page) -> None:
-    opened(page, SHIPPED)
-    page.get_by_role("tab", name="Overview").focus()
-    for tab in (*TABS[1:], TABS[0]):
         page.keyboard.press("ArrowRight")
-        expect(page.get_by_role("tab", name=tab, selected=True)).to_be_focused()
+    expect(page.get_by_role("tab", name=TABS[0], selected=True)).to_be_focused()
     page.keyboard.press("End")
     expect(page.get_by_role("tab", name=TABS[-1], selected=True)).to_be_focused()
-    page.keyboard.press("ArrowRight")
-    expect(page.get_by_role("tab", name=TABS[0], selected=True)).to_be_focused()
 
 
-def test_the_overview_says_what_the_service_does(page: Page, house: httpx.Client) -> None:
+def test_overview_card_and_audit_agree_with_the_service(
+    page: Page, house: httpx.Client, screenshot: Callable[[Page, str], Path]
+) -> None:
     detail = house.get(f"/v1/models/{SHIPPED}").json()
     manifest, serving = detail["manifest"], detail["serving"]
     opened(page, SHIPPED)
@@ -102,14 +94,39 @@ def test_the_overview_says_what_the_service_does(page: Page, house: httpx.Client
     expect(fact(page, "weights digest")).to_have_text(serving["log_det_digest"][:12])
     expect(fact(page, "steps")).to_contain_text(f"{manifest['training']['steps']:,}")
 
+    page.get_by_role("tab", name="Card").click()
+    expect(page.get_by_role("heading", name="Limits")).to_be_visible()
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    samples = page.get_by_role("img", name=f"Samples of {SHIPPED}:1")
+    expect(samples).to_be_visible()
+    assert samples.evaluate("image => image.decode().then(() => image.naturalWidth)") > 28
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download card.md").click()
+    assert download.value.suggested_filename == f"{SHIPPED}-1.md"
+    assert Path(download.value.path()).read_text() == house.get(f"/v1/models/{SHIPPED}/card").text
 
-def test_it_is_scored_with(page: Page) -> None:
+    page.get_by_role("tab", name="Audit").click()
+    panel = page.get_by_role("tabpanel")
+    panel.get_by_role("button", name="Audit").click()
+    expect(panel.get_by_role("status")).to_contain_text(re.compile("Agrees within .* nats, tolerance "))
+    said = house.get(f"/v1/models/{SHIPPED}/audit", params={"n": 4}).json()
+    for one in said["images"]:
+        row = line(page, re.compile(f"^{one['index'] + 1} stored with the model"))
+        expect(row).to_contain_text(f"{one['recomputed']:.6f}")
+    expect(line(page, "all layers")).to_contain_text(f"{said['total']['cached']:.6f}")
+    assert screenshot(page, "audit").stat().st_size > 0
+    panel.get_by_text(f"{len(said['log_dets'])} layers in detail").click()
+    expect(line(page, said["log_dets"][-1]["layer"])).to_contain_text(f"{said['log_dets'][-1]['recomputed']:.6f}")
+    axe(page)
+
+
+def test_images_are_scored_with_the_model_of_the_page(page: Page) -> None:
     opened(page, "fashion-snf-glow")
     page.get_by_role("button", name="Score images").click()
     expect(page.get_by_role("combobox", name="Model")).to_have_value("fashion-snf-glow")
 
 
-def test_what_is_not_there_is_said(page: Page, digits: str) -> None:
+def test_what_is_not_there_or_does_not_answer_is_said(page: Page, digits: str, collector: Collector) -> None:
     page.goto("/#/models/nobody")
     expect(page.get_by_text("No model has this name")).to_be_visible()
     page.goto(f"/#/models/{digits}:9")
@@ -118,6 +135,26 @@ def test_what_is_not_there_is_said(page: Page, digits: str) -> None:
     page.get_by_role("combobox", name="Version").select_option("2")
     expect(page).to_have_url(re.compile(f"#/models/{digits}:2/overview$"))
     expect(page.get_by_role("button", name="Score with live version 1")).to_be_visible()
+
+    # Jobs that cannot be asked for leave the rest.
+    problem = {"type": "broker-down", "title": "The job store does not answer", "status": 503, "detail": "try later"}
+    page.route("**/v1/jobs?*", lambda route: route.fulfill(status=503, json=problem))
+    with collector.expected("status of 503"):
+        opened(page, SHIPPED, "evaluations")
+        expect(page.get_by_role("tabpanel").get_by_text("try later")).to_be_visible()
+    page.get_by_role("tab", name="Overview").click()
+    expect(fact(page, "engine")).to_be_visible()
+
+    # A service that is away is waited for.
+    opened(page, SHIPPED, "drift")
+    with collector.expected("ERR_FAILED"):
+        page.route("**/v1/**", lambda route: route.abort("failed"))
+        expect(page.get_by_text("Check that it is running")).to_be_visible()
+    expect(page.get_by_role("tabpanel", name="Drift")).to_be_visible()
+    axe(page)
+    page.unroute("**/v1/**")
+    expect(page.get_by_text("Check that it is running")).to_have_count(0)
+    collector.found = [one for one in collector.found if "/v1/models" not in one]
 
 
 def test_versions_are_released_rolled_back_and_deleted(
@@ -193,54 +230,7 @@ def test_a_damaged_version_is_named_and_another_made_live(
     collector.found = [one for one in collector.found if "status of 500" not in one]
 
 
-def test_an_audit_agrees(page: Page, house: httpx.Client, screenshot: Callable[[Page, str], Path]) -> None:
-    opened(page, SHIPPED, "audit")
-    panel = page.get_by_role("tabpanel")
-    panel.get_by_role("button", name="Audit").click()
-    expect(panel.get_by_role("status")).to_contain_text(re.compile("Agrees within .* nats, tolerance "))
-    said = house.get(f"/v1/models/{SHIPPED}/audit", params={"n": 4}).json()
-    for one in said["images"]:
-        row = line(page, re.compile(f"^{one['index'] + 1} stored with the model"))
-        expect(row).to_contain_text(f"{one['recomputed']:.6f}")
-    expect(line(page, "all layers")).to_contain_text(f"{said['total']['cached']:.6f}")
-    assert screenshot(page, "audit").stat().st_size > 0
-    panel.get_by_text(f"{len(said['log_dets'])} layers in detail").click()
-    expect(line(page, said["log_dets"][-1]["layer"])).to_contain_text(f"{said['log_dets'][-1]['recomputed']:.6f}")
-    axe(page)
-
-
-def test_the_card_is_shown_with_its_samples(page: Page, house: httpx.Client) -> None:
-    opened(page, SHIPPED, "card")
-    expect(page.get_by_role("heading", name="Limits")).to_be_visible()
-    expect(page.get_by_role("heading", level=1)).to_have_count(1)
-    samples = page.get_by_role("img", name=f"Samples of {SHIPPED}:1")
-    expect(samples).to_be_visible()
-    assert samples.evaluate("image => image.decode().then(() => image.naturalWidth)") > 28
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Download card.md").click()
-    assert download.value.suggested_filename == f"{SHIPPED}-1.md"
-    assert Path(download.value.path()).read_text() == house.get(f"/v1/models/{SHIPPED}/card").text
-
-
-def test_drift_is_told_by_source(page: Page, house: httpx.Client, digits: str) -> None:
-    opened(page, digits, "drift")
-    panel = page.get_by_role("tabpanel")
-    expect(panel.get_by_text("This version has not scored an image")).to_be_visible()
-    expect(panel.get_by_text("/score?source=camera-1")).to_be_visible()
-    strange = [DIGITS[0]] * 60
-    for source, images in (("line-1", DIGITS), ("camera-2", strange)):
-        answer = house.post(f"/v1/models/{digits}/score", params={"source": source}, files=files(*images))
-        assert answer.status_code == 200, answer.text
-    # It comes by itself, within seconds.
-    expect(line(page, "line-1")).to_contain_text("too few images")
-    expect(line(page, "camera-2")).to_contain_text("drift since")
-    expect(panel.get_by_role("status")).to_contain_text("raise an alarm")
-    expect(line(page, "camera-2")).to_contain_text("by KS of p-values")
-    expect(line(page, "camera-2")).to_contain_text("60 images")
-    fits(page)
-
-
-def test_an_alarm_is_seen_everywhere_and_acknowledged(
+def test_drift_is_told_by_source_seen_everywhere_and_acknowledged(
     page: Page, house: httpx.Client, another: str, screenshot: Callable[[Page, str], Path]
 ) -> None:
     name = another
@@ -272,30 +262,23 @@ def test_an_alarm_is_seen_everywhere_and_acknowledged(
     expect(page.get_by_text("differ from the calibration images")).to_have_count(0)
     assert house.get(f"/v1/models/{name}").json()["drift"] == []
 
-
-def test_a_service_that_is_away_is_told_and_waited_for(page: Page, collector: Collector) -> None:
-    opened(page, SHIPPED, "drift")
-    with collector.expected("ERR_FAILED"):
-        page.route("**/v1/**", lambda route: route.abort("failed"))
-        expect(page.get_by_text("Check that it is running")).to_be_visible()
-    expect(page.get_by_role("tabpanel", name="Drift")).to_be_visible()
-    axe(page)
-    page.unroute("**/v1/**")
-    expect(page.get_by_text("Check that it is running")).to_have_count(0)
-    collector.found = [one for one in collector.found if "/v1/models" not in one]
-
-
-def test_jobs_that_cannot_be_asked_for_leave_the_rest(page: Page, collector: Collector) -> None:
-    problem = {"type": "broker-down", "title": "The job store does not answer", "status": 503, "detail": "try later"}
-    page.route("**/v1/jobs?*", lambda route: route.fulfill(status=503, json=problem))
-    with collector.expected("status of 503"):
-        opened(page, SHIPPED, "evaluations")
-        expect(page.get_by_role("tabpanel").get_by_text("try later")).to_be_visible()
-    page.get_by_role("tab", name="Overview").click()
-    expect(fact(page, "engine")).to_be_visible()
+    panel = page.get_by_role("tabpanel")
+    expect(panel.get_by_text("/score?source=camera-1")).to_be_visible()
+    for source, images in (("line-1", DIGITS), ("camera-2", [DIGITS[0]] * 60)):
+        answer = house.post(f"/v1/models/{name}/score", params={"source": source}, files=files(*images))
+        assert answer.status_code == 200, answer.text
+    # It comes by itself, within seconds.
+    expect(line(page, "line-1")).to_contain_text("too few images")
+    expect(line(page, "camera-2")).to_contain_text("drift since")
+    expect(panel.get_by_role("status")).to_contain_text("raise an alarm")
+    expect(line(page, "camera-2")).to_contain_text("by KS of p-values")
+    expect(line(page, "camera-2")).to_contain_text("60 images")
+    fits(page)
 
 
-def test_a_model_is_downloaded_and_uploaded_again(page: Page, house: httpx.Client, digits: str) -> None:
+def test_a_model_is_downloaded_and_uploaded_again_and_a_file_that_is_none_refused(
+    page: Page, house: httpx.Client, digits: str, collector: Collector, tmp_path: Path
+) -> None:
     opened(page, digits)
     with page.expect_download() as download:
         page.get_by_role("link", name="Download").click()
@@ -320,8 +303,6 @@ def test_a_model_is_downloaded_and_uploaded_again(page: Page, house: httpx.Clien
     sums = [house.get(f"/v1/models/{name}:1").json()["manifest"]["log_dets"]["total"] for name in (digits, "moved")]
     assert sums[0] == sums[1]
 
-
-def test_a_file_that_is_no_model_is_refused(page: Page, collector: Collector, tmp_path: Path) -> None:
     page.goto("/#/models")
     page.get_by_text("Upload a model").click()
     wrong = tmp_path / "model.tar"

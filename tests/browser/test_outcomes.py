@@ -15,13 +15,14 @@ pytestmark = pytest.mark.timeout(180)
 
 MODEL = "mnist-snf-glow"
 TRAINING: dict[str, Any] = {"type": "train", "dataset": "mnist-mini", "preset": "snf-glow-tiny"}
+IMAGES = DIGITS[:20]
 PATIENCE_MS = 60_000
 
 
 @pytest.fixture(scope="module")
 def digits(house: httpx.Client) -> str:
-    """A dataset of all digits of the tests."""
-    answer = upload(house, "digits", *((path.name, path.read_bytes()) for path in DIGITS))
+    """A dataset of digits."""
+    answer = upload(house, "digits", *((path.name, path.read_bytes()) for path in IMAGES))
     assert answer.status_code == 201, answer.text
     return "digits"
 
@@ -38,24 +39,25 @@ def opened(page: Page, job: str) -> None:
     expect(page.get_by_role("heading", level=1)).to_contain_text("succeeded", timeout=PATIENCE_MS)
 
 
-def test_the_table_of_a_scoring_job_is_downloaded(page: Page, house: httpx.Client, digits: str) -> None:
-    opened(page, queued(house, type="score", dataset=digits, model=MODEL))
+def test_scores_are_downloaded_as_a_table_or_named_at_a_location(
+    page: Page, house: httpx.Client, digits: str, shared: Path
+) -> None:
+    output = f"{shared.as_uri()}/scores"
+    scored = {"type": "score", "dataset": digits, "model": MODEL}
+    kept, placed = queued(house, **scored), queued(house, **scored, parameters={"output": output})
+    opened(page, kept)
     with page.expect_download() as download:
         page.get_by_role("button", name="Download the table").click()
     assert download.value.suggested_filename.endswith(".parquet")
-    assert parquet.read_table(download.value.path()).num_rows == len(DIGITS)
-
-
-def test_scores_at_a_location_are_named(page: Page, house: httpx.Client, digits: str, shared: Path) -> None:
-    output = f"{shared.as_uri()}/scores"
-    opened(page, queued(house, type="score", dataset=digits, model=MODEL, parameters={"output": output}))
-    expect(page.get_by_role("region", name="All images are scored")).to_contain_text(output)
+    assert parquet.read_table(download.value.path()).num_rows == len(IMAGES)
+    opened(page, placed)
+    expect(page.get_by_role("region", name="All images are scored")).to_contain_text(output, timeout=PATIENCE_MS)
     expect(page.get_by_role("button", name="Download the table")).to_have_count(0)
-    assert parquet.read_table(shared / "scores" / "part-000000.parquet").num_rows == len(DIGITS)
+    assert parquet.read_table(shared / "scores" / "part-000000.parquet").num_rows == len(IMAGES)
 
 
 def test_a_failed_training_says_what_helps(page: Page, house: httpx.Client) -> None:
-    parameters = {"max_steps": 300, "learning_rate": 1.0, "warmup_steps": 0, "gradient_clip": 1e6}
+    parameters = {"max_steps": 300, "batch_size": 8, "learning_rate": 1.0, "warmup_steps": 0, "gradient_clip": 1e6}
     job = queued(house, **TRAINING, model="lost", parameters=parameters)
     page.goto(f"/#/train/{job}")
     expect(page.get_by_role("heading", level=1)).to_contain_text("failed", timeout=PATIENCE_MS)

@@ -6,7 +6,6 @@ import httpx
 from playwright.sync_api import Page, expect
 
 from models.locations.location import Location
-from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.model_pages import fits
 from tests.support.referenced import digits, put
@@ -29,7 +28,6 @@ def test_images_are_referred_to_and_listed(page: Page, collector: Collector, hou
         refer.click()
         expect(page.get_by_role("alert")).to_contain_text("SNF_ALLOWED_LOCATIONS")
     fits(page)
-    axe(page)
     page.get_by_label("Location").fill(location.url)
     refer.click()
     report = page.get_by_role("region", name="Dataset by-reference")
@@ -49,7 +47,6 @@ def test_images_are_referred_to_and_listed(page: Page, collector: Collector, hou
         )
         expect(page.get_by_role("region", name="Estimate").get_by_role("alert")).to_contain_text("not inspected")
     fits(page)
-    axe(page)
     page.get_by_role("region", name="Dataset only-scored").get_by_role("button", name="Delete").click()
     dialog = page.get_by_role("dialog", name="Delete only-scored?")
     expect(dialog).to_contain_text("Its images stay where they are.")

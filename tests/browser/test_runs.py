@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -72,26 +73,39 @@ def test_runs_are_compared(page: Page, ids: list[str], screenshot: Callable[...,
     assert page.url.endswith(f"#/runs/{ids[1]},{ids[0]}")
 
 
-@pytest.mark.usefixtures("house")
-def test_a_run_without_a_record_leaves_the_others_and_can_be_removed(
-    page: Page, ids: list[str], collector: Collector
+def test_runs_that_are_gone_none_or_many_and_a_list_that_fails(
+    page: Page, house: httpx.Client, ids: list[str], collector: Collector
 ) -> None:
+    [known] = house.get("/v1/runs", params={"limit": 1, "after": ids[2]}).json()["runs"]
+    a_run_without_a_record_leaves_the_others_and_can_be_removed(page, ids[0], collector)
+    without_runs_the_page_says_how_to_get_some(page)
+    all_runs_can_be_reached_and_trying_again_adds_no_polling(page, known, collector)
+
+
+def a_run_without_a_record_leaves_the_others_and_can_be_removed(page: Page, other: str, collector: Collector) -> None:
     gone = "0" * 26
     with collector.expected(f"status of 404.*/v1/runs/{gone}"):
-        page.goto(f"/#/runs/{gone},{ids[0]}")
+        page.goto(f"/#/runs/{gone},{other}")
     comparison = page.get_by_role("region", name="Comparison")
     results = comparison.get_by_role("region", name="Results")
     expect(results.get_by_role("row", name="test bits/dim")).to_contain_text("1.0723")
     expect(comparison.get_by_text(f"There is no record of run {gone}")).to_be_visible()
     comparison.get_by_role("button", name=f"Remove {gone}").click()
     expect(comparison.get_by_text("There is no record")).to_have_count(0)
-    assert page.url.endswith(f"#/runs/{ids[0]}")
+    assert page.url.endswith(f"#/runs/{other}")
 
 
-def test_all_runs_can_be_reached_and_trying_again_adds_no_polling(
-    page: Page, house: httpx.Client, ids: list[str], collector: Collector
+def without_runs_the_page_says_how_to_get_some(page: Page) -> None:
+    page.route("**/v1/runs?*", lambda route: route.fulfill(json={"runs": [], "next": None}))
+    page.goto("/#/runs")
+    expect(page.get_by_text("No runs yet.")).to_be_visible()
+    page.get_by_role("link", name="Start a training").click()
+    expect(page.get_by_role("heading", level=1, name="Train")).to_be_visible()
+
+
+def all_runs_can_be_reached_and_trying_again_adds_no_polling(
+    page: Page, known: dict[str, Any], collector: Collector
 ) -> None:
-    [known] = house.get("/v1/runs", params={"limit": 1, "after": ids[2]}).json()["runs"]
     asked: list[str] = []
 
     def answer(route: Route) -> None:
@@ -118,16 +132,3 @@ def test_all_runs_can_be_reached_and_trying_again_adds_no_polling(
     for shown in range(40, 221, 20):
         page.get_by_role("button", name="Show more").click()
         expect(boxes).to_have_count(shown)
-
-
-@pytest.mark.usefixtures("house")
-def test_without_runs_the_page_says_how_to_get_some(page: Page) -> None:
-    page.route("**/v1/runs?*", empty)
-    page.goto("/#/runs")
-    expect(page.get_by_text("No runs yet.")).to_be_visible()
-    page.get_by_role("link", name="Start a training").click()
-    expect(page.get_by_role("heading", level=1, name="Train")).to_be_visible()
-
-
-def empty(route: Route) -> None:
-    route.fulfill(json={"runs": [], "next": None})

@@ -23,35 +23,47 @@ def opened(page: Page) -> None:
     expect(page.get_by_role("figure", name="Exact inverse")).to_be_visible()
 
 
+def drawn(house: httpx.Client, inverse: str) -> np.ndarray:
+    """The samples that the page shows at first, as an array."""
+    query = {"n": 16, "temperature": 0.8, "seed": 1, "inverse": inverse, "format": "npy"}
+    answer = house.get(f"/v1/models/{MODEL}/samples", params=query)
+    return np.load(io.BytesIO(answer.content)).astype(int)
+
+
 @in_every_look
-def test_both_inverses_and_their_difference(page: Page, screenshot: Callable[[Page, str], Path]) -> None:
+def test_both_inverses_and_their_difference_as_of_the_arrays(
+    page: Page, house: httpx.Client, screenshot: Callable[[Page, str], Path]
+) -> None:
+    largest = int(np.abs(drawn(house, "exact") - drawn(house, "learned")).max())
     opened(page)
     page.get_by_text("both", exact=True).click()
     difference = page.get_by_role("figure", name="Difference")
     expect(difference).to_be_visible()
     expect(page.get_by_role("figure", name="Learned inverse").get_by_role("button")).to_have_count(16)
     expect(difference.locator("img")).to_have_count(16)
+    says = f"White is {largest} of 255 grey levels" if largest else "No difference: all pixels are equal."
+    expect(difference).to_contain_text(says)
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow == 0, f"the page is {overflow} pixels wider than its window"
     axe(page)
     assert screenshot(page, "samples").stat().st_size > 0
 
 
-def test_the_difference_is_that_of_the_arrays(page: Page, house: httpx.Client) -> None:
-    def drawn(inverse: str) -> np.ndarray:
-        query = {"n": 16, "temperature": 0.8, "seed": 1, "inverse": inverse, "format": "npy"}
-        answer = house.get(f"/v1/models/{MODEL}/samples", params=query)
-        return np.load(io.BytesIO(answer.content)).astype(int)
+def test_samples_are_scored_and_drawn_as_the_controls_say(
+    page: Page, house: httpx.Client, collector: Collector
+) -> None:
+    query = {"n": 16, "temperature": 0.8, "seed": 1, "format": "json"}
+    third = house.get(f"/v1/models/{MODEL}/samples", params=query).json()["samples"][2]
+    with collector.expected("status of 404"):  # a version that is gone leaves the model
+        page.goto(f"/#/samples/{MODEL}:9")
+        expect(page.get_by_label("Model", exact=True)).to_have_value(MODEL)
+    page.get_by_role("button", name="Sample 3,").click()
+    expect(page.get_by_label("Selected sample")).to_contain_text(f"{third['log_likelihood']:.3f} nats")
+    page.get_by_role("button", name="Score this sample").click()
+    row = page.get_by_role("row", name=f"{MODEL}-seed-1-3.png")
+    expect(row).to_contain_text(f"{third['log_likelihood']:.2f}")
 
-    largest = int(np.abs(drawn("exact") - drawn("learned")).max())
-    opened(page)
-    page.get_by_text("both", exact=True).click()
-    says = f"White is {largest} of 255 grey levels" if largest else "No difference: all pixels are equal."
-    expect(page.get_by_role("figure", name="Difference")).to_contain_text(says)
-
-
-def test_what_the_controls_say_is_drawn(page: Page) -> None:
-    opened(page)
+    page.get_by_role("link", name="Samples").click()
     page.get_by_text("36", exact=True).click()
     first = page.get_by_role("button", name="Sample 1,").locator("img")
     expect(page.get_by_role("button", name="Sample 36,")).to_be_visible()
@@ -67,20 +79,3 @@ def test_what_the_controls_say_is_drawn(page: Page) -> None:
     with page.expect_download() as download:
         page.get_by_role("button", name="NumPy array").click()
     assert np.load(download.value.path()).shape == (36, 28, 28)
-
-
-def test_a_sample_is_scored(page: Page, house: httpx.Client) -> None:
-    query = {"n": 16, "temperature": 0.8, "seed": 1, "format": "json"}
-    third = house.get(f"/v1/models/{MODEL}/samples", params=query).json()["samples"][2]
-    opened(page)
-    page.get_by_role("button", name="Sample 3,").click()
-    expect(page.get_by_label("Selected sample")).to_contain_text(f"{third['log_likelihood']:.3f} nats")
-    page.get_by_role("button", name="Score this sample").click()
-    row = page.get_by_role("row", name=f"{MODEL}-seed-1-3.png")
-    expect(row).to_contain_text(f"{third['log_likelihood']:.2f}")
-
-
-def test_a_version_that_was_deleted_leaves_the_others(page: Page, collector: Collector) -> None:
-    with collector.expected("status of 404"):
-        page.goto("/#/samples/mnist-snf-glow:9")
-        expect(page.get_by_label("Model", exact=True)).to_have_value("mnist-snf-glow")

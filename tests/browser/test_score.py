@@ -120,21 +120,56 @@ def anomalies_are_shown_alone(page: Page) -> None:
     axe(page)
 
 
-def test_a_dropped_image_has_the_services_own_numbers(page: Page, house: httpx.Client) -> None:
+def test_dropped_images_have_the_services_own_numbers_sorted_in_parts_and_in_a_file(
+    page: Page, house: httpx.Client, tmp_path: Path
+) -> None:
     digit = DIGITS[0]
     files = {"images": (digit.name, digit.read_bytes())}
     said = house.post("/v1/models/mnist-snf-glow/score", files=files).json()["results"][0]
+    # Names that are a formula of a spreadsheet and markup of a page are shown as names.
+    formula, markup = tmp_path / "=1+1.png", tmp_path / "<img src=x onerror=alert(1)>.png"
+    for named in (formula, markup):
+        named.write_bytes(DIGITS[1].read_bytes())
     opened(page)
-    drop(page.get_by_role("main"), digit)
-    scored(page, 1)
+    drop(page.get_by_role("main"), formula, markup, *DIGITS)
+    scored(page, len(DIGITS) + 2)
     cells = row(page, digit.name).get_by_role("cell")
     expect(cells.nth(2)).to_have_text(f"{said['log_likelihood']:.2f}")
     expect(cells.nth(3)).to_have_text(f"{said['bits_per_dim']:.4f}")
     expect(cells.nth(5)).to_have_text("anomaly" if said["anomaly"]["is_anomaly"] else "normal")
+    expect(page.get_by_role("button", name=markup.name)).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_bytes().decode())))
+    assert [one["file"] for one in rows] == ["'=1+1.png", markup.name, *(one.name for one in DIGITS)]
+    assert {one["model"] for one in rows} == {"mnist-snf-glow"}
+    assert all((float(one["p_value"]) <= 0.01) == (one["anomaly"] == "true") for one in rows)
+
+    drop(page.get_by_role("main"), *DIGITS, *DIGITS)
+    count = 3 * len(DIGITS) + 2
+    scored(page, count)
+    heading = page.get_by_role("button", name="log-likelihood")
+    heading.click()
+    values = page.locator("tbody tr td:nth-child(3)")
+    found = [float(one) for one in values.all_inner_texts()]
+    assert len(found) == 100
+    assert found == sorted(found)
+    heading.click()
+    expect(page.get_by_role("columnheader", name="log-likelihood")).to_have_attribute("aria-sort", "descending")
+    page.get_by_role("button", name=f"Show {count - 100} more").click()
+    expect(values).to_have_count(count)
 
 
-def test_the_false_alarm_rate_moves_verdicts_at_once(page: Page) -> None:
+def test_the_false_alarm_rate_moves_verdicts_at_once_as_far_as_attainable(page: Page) -> None:
     opened(page)
+    expect(page.get_by_text("The smallest attainable is 0.02 % (1/(5,000 + 1), rounded up).")).to_be_visible()
+    cases = [[0.001, 20], [0.01, 49], [0.0001, 5000], [0.00015, 5000], [0.05, 3], [0.0025, 399], [0.00123, 666]]
+    told = page.evaluate(
+        "async cases => { const { unattainable } = await import('/console/js/attainable.js');"
+        " return cases.map(([alpha, images]) => unattainable(alpha, images)); }",
+        cases,
+    )
+    assert told == [unattainable(alpha, int(images)) for alpha, images in cases]
     page.get_by_role("button", name="an 8 with a hole").click()
     scored(page, 1)
     verdict = row(page, "digit-hole.png").get_by_role("cell").last
@@ -151,92 +186,12 @@ def test_the_false_alarm_rate_moves_verdicts_at_once(page: Page) -> None:
     assert not [url for url in asked if "/score" in url]
 
 
-def test_what_is_not_attainable_is_said_as_by_the_service(page: Page) -> None:
-    opened(page)
-    expect(page.get_by_text("The smallest attainable is 0.02 % (1/(5,000 + 1), rounded up).")).to_be_visible()
-    cases = [[0.001, 20], [0.01, 49], [0.0001, 5000], [0.00015, 5000], [0.05, 3], [0.0025, 399], [0.00123, 666]]
-    told = page.evaluate(
-        "async cases => { const { unattainable } = await import('/console/js/attainable.js');"
-        " return cases.map(([alpha, images]) => unattainable(alpha, images)); }",
-        cases,
-    )
-    assert told == [unattainable(alpha, int(images)) for alpha, images in cases]
-
-
-def test_a_pasted_image_and_a_file_that_is_none(page: Page, collector: Collector, tmp_path: Path) -> None:
-    opened(page)
-    paste(page, DIGITS[1])
-    scored(page, 1)
-    notes = tmp_path / "notes.txt"
-    notes.write_text("no image")
-    with collector.expected(REFUSED):
-        page.get_by_label("choose files").set_input_files(notes)
-        expect(page.get_by_role("row", name="notes.txt")).to_contain_text("The file is not an image")
-    drop(page.get_by_role("main"), DIGITS[2], notes)  # a bad file does not harm a good one
-    scored(page, 2)
-    expect(page.get_by_text("2 files not scored")).to_be_visible()
-
-
-def test_markup_in_a_file_name_is_only_a_name(page: Page, tmp_path: Path) -> None:
-    opened(page)
-    name = "<img src=x onerror=alert(1)>.png"
-    (tmp_path / name).write_bytes(DIGITS[0].read_bytes())
-    drop(page.get_by_role("main"), tmp_path / name)
-    scored(page, 1)
-    expect(page.get_by_role("button", name=name)).to_be_visible()
-
-
-def test_the_table_as_a_file(page: Page, tmp_path: Path) -> None:
-    opened(page)
-    formula = tmp_path / "=1+1.png"
-    formula.write_bytes(DIGITS[0].read_bytes())
-    drop(page.get_by_role("main"), formula, *DIGITS[1:])
-    scored(page, len(DIGITS))
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Download CSV").click()
-    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_bytes().decode())))
-    assert [one["file"] for one in rows] == ["'=1+1.png", *(one.name for one in DIGITS[1:])]
-    assert {one["model"] for one in rows} == {"mnist-snf-glow"}
-    assert all((float(one["p_value"]) <= 0.01) == (one["anomaly"] == "true") for one in rows)
-
-
-def test_many_images_are_sorted_and_shown_in_parts(page: Page) -> None:
-    opened(page)
-    count = 3 * len(DIGITS)
-    drop(page.get_by_role("main"), *DIGITS, *DIGITS, *DIGITS)
-    scored(page, count)
-    heading = page.get_by_role("button", name="log-likelihood")
-    heading.click()
-    values = page.locator("tbody tr td:nth-child(3)")
-    found = [float(one) for one in values.all_inner_texts()]
-    assert len(found) == 100
-    assert found == sorted(found)
-    heading.click()
-    expect(page.get_by_role("columnheader", name="log-likelihood")).to_have_attribute("aria-sort", "descending")
-    page.get_by_role("button", name=f"Show {count - 100} more").click()
-    expect(values).to_have_count(count)
-
-
 def test_another_model_scores_the_same_images_anew(page: Page) -> None:
     opened(page)
     page.get_by_role("button", name="trousers").click()
     scored(page, 1)
     verdict = row(page, "trousers.png").get_by_role("cell").last
     expect(verdict).to_have_text("anomaly")
-    page.get_by_label("Model", exact=True).select_option("fashion-snf-glow")
-    expect(page.get_by_text("scored by fashion-snf-glow:1")).to_be_visible()
-    expect(verdict).to_have_text("normal")
-    # A look at another page loses nothing.
-    page.get_by_role("link", name="Samples").click()
-    expect(page.get_by_role("heading", level=1, name="Samples")).to_be_visible()
-    page.get_by_role("link", name="Score", exact=True).click()
-    scored(page, 1)
-
-
-def test_a_heat_map_that_comes_late_is_not_that_of_another_model(page: Page) -> None:
-    opened(page)
-    page.get_by_role("button", name="trousers").click()
-    scored(page, 1)
     held: list[Route] = []
 
     def hold(route: Route) -> None:
@@ -247,14 +202,21 @@ def test_a_heat_map_that_comes_late_is_not_that_of_another_model(page: Page) -> 
         page.get_by_role("button", name="trousers.png").click()
     page.get_by_label("Model", exact=True).select_option("fashion-snf-glow")
     expect(page.get_by_text("scored by fashion-snf-glow:1")).to_be_visible()
+    expect(verdict).to_have_text("normal")
+    # A heat map that comes late is not that of another model.
     with page.expect_response("**/mnist-snf-glow:1/score?explain=true*"):
         held[0].continue_()
     with page.expect_request("**/fashion-snf-glow:1/score?explain=true*"):
         page.get_by_role("button", name="trousers.png").click()
     expect(page.get_by_alt_text("Heat map")).to_be_visible()
+    # A look at another page loses nothing.
+    page.get_by_role("link", name="Samples").click()
+    expect(page.get_by_role("heading", level=1, name="Samples")).to_be_visible()
+    page.get_by_role("link", name="Score", exact=True).click()
+    scored(page, 1)
 
 
-def test_scores_of_another_version_are_named_and_made_anew(page: Page) -> None:
+def test_scores_by_another_version_are_named(page: Page) -> None:
     opened(page)
     drop(page.get_by_role("main"), DIGITS[0])
     scored(page, 1)
@@ -273,8 +235,9 @@ def test_scores_of_another_version_are_named_and_made_anew(page: Page) -> None:
     expect(page.get_by_role("button", name="Score all again")).to_have_count(0)
 
 
-def test_an_answer_that_breaks_off_is_told_and_stops_nothing(page: Page) -> None:
+def test_an_answer_that_breaks_off_is_told_and_a_busy_service_is_waited_for(page: Page, collector: Collector) -> None:
     opened(page)
+    # An answer that breaks off stops nothing.
     page.route("**/score", lambda route: route.fulfill(content_type="application/json", body='{"results": ['))
     drop(page.get_by_role("main"), DIGITS[0])
     toast(page, "Try again.")
@@ -283,9 +246,7 @@ def test_an_answer_that_breaks_off_is_told_and_stops_nothing(page: Page) -> None
     drop(page.get_by_role("main"), DIGITS[1])
     scored(page, 1)
 
-
-def test_a_busy_service_is_waited_for_and_a_broken_one_named(page: Page, collector: Collector) -> None:
-    opened(page)
+    # A busy service is waited for.
     answers = iter([(429, {"Retry-After": "1"}), (503, {})])
 
     def busy(route: Route) -> None:
@@ -299,15 +260,15 @@ def test_a_busy_service_is_waited_for_and_a_broken_one_named(page: Page, collect
 
     page.route("**/score", busy)
     with collector.expected("status of 429"), collector.expected("status of 503"):
-        drop(page.get_by_role("main"), DIGITS[0])
-        scored(page, 1)
+        drop(page.get_by_role("main"), DIGITS[2])
+        scored(page, 2)
     page.unroute("**/score")
     broken = '{"type": "model-failed", "title": "The model could not be loaded", "detail": "its file is damaged"}'
     page.route("**/score", lambda route: route.fulfill(status=500, body=broken))
     with collector.expected("status of 500"):
-        drop(page.get_by_role("main"), DIGITS[1])
+        drop(page.get_by_role("main"), DIGITS[3])
         toast(page, "its file is damaged")
-    expect(page.get_by_role("row", name=DIGITS[1].name)).to_contain_text("The model could not be loaded")
+    expect(page.get_by_role("row", name=DIGITS[3].name)).to_contain_text("The model could not be loaded")
 
 
 def test_images_of_a_request_that_is_too_large_are_sent_in_halves(
@@ -329,7 +290,9 @@ def test_images_of_a_request_that_is_too_large_are_sent_in_halves(
     house.delete("/v1/models/resizing").raise_for_status()
 
 
-def test_every_file_of_a_folder_is_named_or_counted(page: Page, tmp_path: Path) -> None:
+def test_every_file_of_a_folder_the_clipboard_and_a_drop_is_named_or_counted(
+    page: Page, collector: Collector, tmp_path: Path
+) -> None:
     lot = tmp_path / "lot"
     lot.mkdir()
     turned = encoded(np.asarray(Image.open(DIGITS[0])), exif=exif(6))
@@ -352,3 +315,14 @@ def test_every_file_of_a_folder_is_named_or_counted(page: Page, tmp_path: Path) 
     page.get_by_role("button", name="lot/scan.tif", exact=True).click()
     expect(page.get_by_text("This browser cannot show the file")).to_be_visible()
     expect(page.get_by_alt_text("Heat map")).to_be_visible()
+
+    paste(page, DIGITS[2])
+    scored(page, 5)
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no image")
+    with collector.expected(REFUSED):
+        page.get_by_label("choose files").set_input_files(notes)
+        expect(page.get_by_role("row", name="notes.txt")).to_contain_text("The file is not an image")
+    drop(page.get_by_role("main"), DIGITS[3], notes)  # a bad file does not harm a good one
+    scored(page, 6)
+    expect(page.get_by_text("3 files not scored")).to_be_visible()

@@ -65,7 +65,27 @@ def drop_where_all_fail(page: Page, status: int, detail: str) -> None:
     drop(page.get_by_role("main"), *DIGITS, *DIGITS, *DIGITS)
 
 
-def test_who_gives_no_key_for_many_images_is_asked_once(page: Page, collector: Collector) -> None:
+def test_what_is_refused_is_said_once_and_asked_for_again(page: Page, collector: Collector) -> None:
+    def lost(route: Route) -> None:
+        route.fulfill(**refusal(500, "a moment of weakness"))
+
+    page.route("**/reference", lost)
+    with collector.expected("status of 500"):
+        page.goto("/")
+        toast(page, "a moment of weakness")
+    page.unroute("**/reference")
+    page.get_by_role("button", name="a handwritten 7").click()
+    expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
+    page.get_by_role("button", name="digit-7.png").click()
+    expect(page.get_by_role("img", name="Histogram of statistic T of 5000 calibration images")).to_be_visible()
+
+    # An error of many requests is one message.
+    with collector.expected("status of 500"):
+        drop_where_all_fail(page, 500, "the disk is full")
+        expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text(f"{MANY} files not scored")
+    expect(page.locator(".toast")).to_have_count(1)
+
+    # Who gives no key for many images is asked once.
     with collector.expected("status of 401"):
         drop_where_all_fail(page, 401, "the key has expired")
         dialog = page.get_by_role("dialog", name="Enter an API key")
@@ -73,13 +93,6 @@ def test_who_gives_no_key_for_many_images_is_asked_once(page: Page, collector: C
         dialog.get_by_role("button", name="Cancel").click()
         expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text(f"{MANY} files not scored")
     expect(dialog).to_be_hidden()
-    expect(page.locator(".toast")).to_have_count(1)
-
-
-def test_an_error_of_many_requests_is_one_message(page: Page, collector: Collector) -> None:
-    with collector.expected("status of 500"):
-        drop_where_all_fail(page, 500, "the disk is full")
-        expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text(f"{MANY} files not scored")
     expect(page.locator(".toast")).to_have_count(1)
 
 
@@ -109,16 +122,14 @@ def test_a_file_that_was_deleted_is_named_and_harms_no_other(page: Page, collect
     collector.found = [one for one in collector.found if "failed request" not in one]
 
 
-def test_a_folder_without_permission_is_named_and_left_out(page: Page) -> None:
+def test_a_folder_is_taken_without_what_cannot_be_read_and_with_any_number_of_images(page: Page) -> None:
     opened(page)
     page.evaluate(UNREADABLE_FOLDER)
     drop(page.get_by_role("main"), DIGITS[0])
     expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text("1 image scored")
     toast(page, "1 file or folder cannot be read and is left out: stick/lost+found")
 
-
-def test_a_folder_of_more_images_than_a_call_may_have_arguments(page: Page) -> None:
-    opened(page)
+    # More images than a call may have arguments.
     many = """async () => {
       const { Queue } = await import("/console/js/score/queue.js");
       const queue = new Queue({ changed() {}, failed() {} });
@@ -129,18 +140,3 @@ def test_a_folder_of_more_images_than_a_call_may_have_arguments(page: Page) -> N
     assert page.evaluate(many) == 200_000
     page.reload()  # at once: there are no addresses of 200,000 pictures to free
     expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
-
-
-def test_a_calibration_that_was_not_answered_is_asked_for_again(page: Page, collector: Collector) -> None:
-    def lost(route: Route) -> None:
-        route.fulfill(**refusal(500, "a moment of weakness"))
-
-    page.route("**/reference", lost)
-    with collector.expected("status of 500"):
-        page.goto("/")
-        toast(page, "a moment of weakness")
-    page.unroute("**/reference")
-    page.get_by_role("button", name="a handwritten 7").click()
-    expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
-    page.get_by_role("button", name="digit-7.png").click()
-    expect(page.get_by_role("img", name="Histogram of statistic T of 5000 calibration images")).to_be_visible()

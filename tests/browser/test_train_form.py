@@ -1,7 +1,5 @@
 """The training form in a real browser: what it shows is what it sends."""
 
-from typing import Any
-
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -10,46 +8,36 @@ from tests.browser.model_pages import SHIPPED
 pytestmark = pytest.mark.timeout(120)
 
 
-def sent(page: Page) -> dict[str, Any]:
-    """Start the training that the form describes, and return the request, which is never answered."""
-    with page.expect_request("**/v1/jobs") as request:
-        page.get_by_role("button", name="Start training").click()
-    body: dict[str, Any] = request.value.post_data_json
-    return body
-
-
-@pytest.fixture
-def form(page: Page) -> Page:
-    """The page with the built-in digits chosen."""
+def test_nothing_is_sent_that_the_form_does_not_show(page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
     page.route("**/v1/jobs", lambda _route: None)
     page.goto("/#/train")
     page.get_by_role("radio", name="mnist-mini").check()
-    expect(page.get_by_role("button", name="Start training")).to_be_enabled()
-    return page
+    start = page.get_by_role("button", name="Start training")
+    expect(start).to_be_enabled()
 
-
-def test_a_new_model_is_not_promoted_by_a_box_that_is_hidden(form: Page) -> None:
-    """The box makes a version live even if it is unfit; it is there for models that exist."""
-    name = form.get_by_label("Name of the model")
-    name.fill(SHIPPED)
-    box = form.get_by_role("checkbox", name="Make the new version live")
-    box.check()
-    name.fill("new-name")
-    expect(box).to_have_count(0)
-    assert sent(form)["promote"] is False
-
-
-def test_a_number_that_cannot_be_read_is_not_sent_as_its_default(form: Page) -> None:
-    started: list[str] = []
-    form.on("request", lambda request: started.append(request.url) if request.url.endswith("/v1/jobs") else None)
-    more = form.get_by_text("More parameters")
+    # A number that cannot be read is not sent as its default.
+    more = page.get_by_text("More parameters")
     more.click()
-    rate = form.get_by_label("learning rate", exact=True)
+    rate = page.get_by_label("learning rate", exact=True)
     rate.press_sequentially("1e-")
     more.click()
     expect(rate).to_be_hidden()
-    form.get_by_role("button", name="Start training").click()
+    start.click()
     expect(rate).to_be_focused()
-    assert not started
+    assert not [url for url in asked if url.endswith("/v1/jobs")]
     rate.press_sequentially("4")
-    assert sent(form)["parameters"]["learning_rate"] == 1e-4
+
+    # A new model is not promoted by a box that is hidden: it makes a version live even if it is unfit.
+    name = page.get_by_label("Name of the model")
+    name.fill(SHIPPED)
+    box = page.get_by_role("checkbox", name="Make the new version live")
+    box.check()
+    name.fill("new-name")
+    expect(box).to_have_count(0)
+    with page.expect_request("**/v1/jobs") as request:
+        start.click()
+    body = request.value.post_data_json
+    assert body["parameters"]["learning_rate"] == 1e-4
+    assert body["promote"] is False
